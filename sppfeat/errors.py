@@ -1,0 +1,31 @@
+"""The errors that a user can cause or cure.
+
+A message says what was wrong, the value found, what is allowed, and where. Anything
+that is not a :class:`SppfeatError` is a defect of the program and keeps its traceback.
+"""
+
+__all__ = ["BoxError", "ConfigError", "ImageError", "SppfeatError", "StoreError", "WeightsError"]
+
+
+class SppfeatError(Exception):
+    """Base of every error that has a cause outside the program."""
+
+
+class ConfigError(SppfeatError):
+    """A setting, or a combination of settings, that cannot be honoured."""
+
+
+class ImageError(SppfeatError):
+    """One image cannot be read, decoded or brought to a valid network-input size."""
+
+
+class BoxError(SppfeatError):
+    """Boxes that are malformed, or that do not fit the image or layer they are for."""
+
+
+class WeightsError(SppfeatError):
+    """Weights cannot be found, fetched, read, or do not fit the backbone."""
+
+
+class StoreError(SppfeatError):
+    """The feature file cannot be created, locked, opened, trusted or continued."""

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from PIL import Image
+
+# Few examples, no deadline: the suite runs on small, shared machines.
+settings.register_profile(
+    "sppfeat", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("sppfeat")
+
+PHOTOS = Path(__file__).parent / "images"
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """Real photographs, a folder per class."""
+    return PHOTOS
+
+
+def write_image(path: Path, height: int, width: int, seed: int) -> None:
+    """A smooth random picture, so that resizing and JPEG keep something of it."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve pictures of five sizes in two class folders."""
+    top = tmp_path / "pictures"
+    sizes = [(40, 60), (60, 40), (48, 48), (33, 71), (90, 64)]
+    for i in range(12):
+        write_image(top / ("cat" if i % 2 else "dog") / f"img{i}.png", *sizes[i % len(sizes)], seed=i)
+    return top
+
+
+@pytest.fixture
+def mixed_folder(folder: Path) -> Path:
+    """The same with three files that are no pictures."""
+    (folder / "cat" / "empty.jpg").touch()
+    (folder / "cat" / "text.jpg").write_text("not a picture")
+    whole = (folder / "dog" / "img0.png").read_bytes()
+    (folder / "dog" / "short.png").write_bytes(whole[: len(whole) // 2])
+    return folder

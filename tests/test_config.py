@@ -1,0 +1,355 @@
+"""Settings: what is refused and how it is said, and a fingerprint that changes with the descriptor alone."""
+
+import dataclasses
+import json
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sppfeat.config import (
+    INTERPOLATIONS,
+    BackboneSpec,
+    DescriptorSpec,
+    ExtractConfig,
+    InputSpec,
+    RunOptions,
+    check_choice,
+    config_differences,
+    parse_device,
+    parse_levels,
+)
+from sppfeat.errors import ConfigError
+from sppfeat.images import resize_image
+
+BACKBONE = {
+    "name": "resnet50",
+    "weights": "IMAGENET1K_V2",
+    "weights_sha256": "0" * 64,
+    "layers": ("layer3", "layer4"),
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bilinear",
+    "seed": None,
+}
+CHANGED = {
+    "backbone": {
+        "name": "resnet18",
+        "weights": "file",
+        "weights_sha256": "1" * 64,
+        "layers": ("layer4", "layer3"),
+        "mean": (0.485, 0.456, 0.4060000001),
+        "std": (0.229, 0.224, 0.226),
+        "interpolation": "bicubic",
+        "seed": 0,
+    },
+    "input": {"size": None, "max_pixels": 3_999_999, "min_side": 32, "exif": "ignore", "flip": True},
+    "descriptor": {"levels": (4, 2, 1), "pool": "avg", "normalize": "l2", "dtype": "float16"},
+}
+PARTS = {"backbone": BackboneSpec, "input": InputSpec, "descriptor": DescriptorSpec}
+
+
+def config(*, precision="fp32", **parts):
+    return ExtractConfig(
+        backbone=BackboneSpec(**{**BACKBONE, **parts.get("backbone", {})}),
+        input=InputSpec(**parts.get("input", {})),
+        descriptor=DescriptorSpec(**parts.get("descriptor", {})),
+        precision=precision,
+    )
+
+
+# --- recording ------------------------------------------------------------------------------------
+
+CONFIGS = st.builds(
+    ExtractConfig,
+    backbone=st.builds(
+        BackboneSpec,
+        name=st.text(),
+        weights=st.text(),
+        weights_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+        layers=st.lists(st.text(min_size=1), min_size=1, max_size=3, unique=True).map(tuple),
+        mean=st.tuples(*[st.floats(-10, 10)] * 3),
+        std=st.tuples(*[st.floats(1e-300, 10)] * 3),
+        interpolation=st.sampled_from(INTERPOLATIONS),
+        seed=st.none() | st.integers(-(2**63), 2**63 - 1),
+    ),
+    input=st.builds(
+        InputSpec,
+        size=st.none() | st.integers(1, 65_535),
+        max_pixels=st.integers(1, 2**40),
+        min_side=st.integers(1, 2**20),
+        exif=st.sampled_from(["apply", "ignore"]),
+        flip=st.booleans(),
+    ),
+    descriptor=st.builds(
+        DescriptorSpec,
+        levels=st.lists(st.integers(1, 64), min_size=1, unique=True),
+        pool=st.sampled_from(["max", "avg"]),
+        normalize=st.sampled_from(["none", "l2", "power"]),
+        dtype=st.sampled_from(["float32", "float16"]),
+    ),
+    precision=st.sampled_from(["fp32", "tf32", "bf16", "fp16"]),
+)
+
+
+@given(CONFIGS)
+def test_a_configuration_survives_being_recorded(original):
+    through_json = ExtractConfig.from_dict(json.loads(original.to_json()))
+    assert through_json == original
+    assert through_json.fingerprint == original.fingerprint
+    assert ExtractConfig.from_dict(original.to_dict()) == original
+
+
+@given(CONFIGS, st.randoms())
+def test_the_fingerprint_does_not_depend_on_the_order_of_the_settings(original, random):
+    items = list(original.to_dict().items())
+    random.shuffle(items)
+    assert ExtractConfig.from_dict(dict(items)).fingerprint == original.fingerprint
+
+
+def test_every_setting_is_recorded_under_a_name_of_its_own():
+    n_fields = sum(len(dataclasses.fields(part)) for part in PARTS.values())
+    recorded = config().to_dict()
+    assert len(recorded) == n_fields + 1  # precision
+    assert recorded["backbone"] == "resnet50"
+    assert recorded["layers"] == ["layer3", "layer4"]
+
+
+def test_each_change_of_a_setting_changes_the_fingerprint():
+    assert {part: set(fields) for part, fields in CHANGED.items()} == {
+        part: {field.name for field in dataclasses.fields(kind)} for part, kind in PARTS.items()
+    }
+    variants = [
+        config(**{part: {field: value}}) for part in CHANGED for field, value in CHANGED[part].items()
+    ]
+    variants += [config(), config(precision="tf32")]
+    assert len({variant.fingerprint for variant in variants}) == len(variants)
+
+
+def test_equal_numbers_of_different_types_are_the_same_settings():
+    plain = config(input={"size": 224, "max_pixels": 10, "min_side": 3}, backbone={"mean": (0.0, 1.0, 0.5)})
+    typed = config(
+        input={"size": np.int64(224), "max_pixels": np.uint16(10), "min_side": np.int8(3)},
+        backbone={"mean": [0, np.float32(1), np.float64(0.5)], "layers": ["layer3", "layer4"]},
+        descriptor={"levels": np.array([1, 2, 4])},
+    )
+    assert typed == plain
+    assert typed.fingerprint == plain.fingerprint
+
+
+def test_the_fingerprint_is_fixed_for_all_versions():
+    # A change here makes every existing file impossible to continue.
+    assert config().fingerprint == "acf7e76858b2d78635441751028d00ac9b3bdaa655ea8b0b6f36162cc7aea3a2"
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        (lambda d: d.pop("pool"), "pool"),
+        (lambda d: d.pop("backbone"), "backbone"),
+        (lambda d: d.pop("precision"), "precision"),
+        (lambda d: d.update(dilation=2), "dilation"),
+        (lambda d: d.update(pool="median"), "median"),
+        (lambda d: d.update(size="224"), "'224'"),
+        (lambda d: d.update(levels=None), "levels"),
+        (lambda d: d.update(layers="layer4"), "layer4"),
+        (lambda d: d.update(mean=None), "mean"),
+        (lambda d: d.update(flip=0), "flip"),
+        (lambda d: d.update(precision=None), "precision"),
+    ],
+)
+def test_a_recorded_configuration_that_is_damaged_is_refused(broken, named):
+    recorded = config().to_dict()
+    broken(recorded)
+    with pytest.raises(ConfigError, match=named):
+        ExtractConfig.from_dict(recorded)
+
+
+@pytest.mark.parametrize("recorded", [[], None, "text", 3, {}])
+def test_what_is_no_recorded_configuration_is_refused(recorded):
+    with pytest.raises(ConfigError):
+        ExtractConfig.from_dict(recorded)
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "allowed"),
+    [
+        (InputSpec, "size", 0, "1 to 65535"),
+        (InputSpec, "size", 65_536, "1 to 65535"),
+        (InputSpec, "size", 224.0, "1 to 65535"),
+        (InputSpec, "size", True, "1 to 65535"),
+        (InputSpec, "size", "native", "1 to 65535"),
+        (InputSpec, "max_pixels", 0, "1 or more"),
+        (InputSpec, "max_pixels", None, "1 or more"),
+        (InputSpec, "min_side", 0, "1 or more"),
+        (InputSpec, "min_side", -1, "1 or more"),
+        (InputSpec, "exif", "strip", "apply, ignore"),
+        (InputSpec, "flip", "yes", "True, False"),
+        (DescriptorSpec, "levels", (), "1 to 64"),
+        (DescriptorSpec, "levels", (0,), "1 to 64"),
+        (DescriptorSpec, "pool", "min", "max, avg"),
+        (DescriptorSpec, "normalize", "L2", "none, l2, power"),
+        (DescriptorSpec, "dtype", "float64", "float32, float16"),
+        (DescriptorSpec, "dtype", np.float32, "float32, float16"),
+        (RunOptions, "device", "gpu", "auto, cpu, cuda, cuda:N, mps"),
+        (RunOptions, "batch_size", 0, "1 or more, or auto"),
+        (RunOptions, "batch_size", 2.5, "1 or more, or auto"),
+        (RunOptions, "workers", -1, "0 or more, or auto"),
+        (RunOptions, "workers", Decimal(1), "0 or more, or auto"),
+    ],
+)
+def test_an_invalid_value_is_named_with_what_is_allowed(kind, field, value, allowed):
+    with pytest.raises(ConfigError) as raised:
+        kind(**{field: value})
+    message = str(raised.value)
+    assert repr(value) in message
+    assert allowed in message
+    assert field.replace("_", "-") in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("name", None, "None"),
+        ("weights", b"x", "b'x'"),
+        ("weights_sha256", 0, "0"),
+        ("layers", (), "each once"),
+        ("layers", ("layer4", "layer4"), "layer4"),
+        ("layers", "layer4", "layer4"),
+        ("layers", ("",), "each once"),
+        ("layers", (4,), "4"),
+        ("mean", (0.5, 0.5), "three numbers"),
+        ("mean", (0.5, 0.5, float("nan")), "nan"),
+        ("mean", "abc", "abc"),
+        ("std", (0.5, 0.5, 0.0), "above 0"),
+        ("std", (0.5, 0.5, -1.0), "-1.0"),
+        ("std", (0.5, 0.5, float("inf")), "inf"),
+        ("interpolation", "cubic", "bicubic"),
+        ("interpolation", None, "bicubic"),
+        ("seed", 1.5, "1.5"),
+        ("seed", 2**64, str(2**64)),
+    ],
+)
+def test_an_invalid_backbone_is_refused(field, value, said):
+    with pytest.raises(ConfigError) as raised:
+        BackboneSpec(**{**BACKBONE, field: value})
+    assert said in str(raised.value)
+    assert field in str(raised.value)
+
+
+def test_the_precisions_are_checked():
+    with pytest.raises(ConfigError, match="precision is 'fp64'; allowed: fp32, tf32, bf16, fp16"):
+        config(precision="fp64")
+
+
+def test_the_filters_are_those_that_resizing_knows():
+    image = Image.new("RGB", (3, 3))
+    for name in INTERPOLATIONS:
+        assert resize_image(image, input_hw=(2, 2), resample=name).shape == (2, 2, 3)
+    with pytest.raises(ConfigError, match=", ".join(INTERPOLATIONS)):
+        resize_image(image, input_hw=(2, 2), resample="cubic")
+
+
+@pytest.mark.parametrize("kind", [InputSpec, DescriptorSpec, RunOptions])
+def test_settings_cannot_be_changed_behind_the_back_of_their_check(kind):
+    spec = kind()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(spec, dataclasses.fields(spec)[0].name, 1)
+
+
+# --- levels, devices, choices ---------------------------------------------------------------------
+
+LEVELS = st.lists(st.integers(1, 64), min_size=1, max_size=8, unique=True)
+
+
+@given(LEVELS)
+def test_levels_are_the_same_from_text_and_from_numbers(levels):
+    assert parse_levels(",".join(map(str, levels))) == tuple(levels)
+    assert parse_levels(", ".join(map(str, levels))) == tuple(levels)
+    assert parse_levels(levels) == parse_levels(np.array(levels)) == tuple(levels)
+    assert DescriptorSpec(levels=levels).n_bins == sum(n**2 for n in levels)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        "",
+        ",",
+        "1,",
+        "1,,2",
+        "a",
+        "1;2",
+        "0",
+        "65",
+        "-1",
+        "1,1",
+        "1.0",
+        "1_0",
+        "\N{ARABIC-INDIC DIGIT TWO}",
+        "1\n,2",
+        (),
+        (1.0,),
+        (2.5,),
+        (float("nan"),),
+        (float("inf"),),
+        (True,),
+        (1, 1),
+        (0,),
+        (65,),
+        4,
+        None,
+        ("1", "x"),
+    ],
+)
+def test_levels_that_make_no_pyramid_are_refused(levels):
+    with pytest.raises(ConfigError, match="levels are"):
+        parse_levels(levels)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])
+def test_devices(device):
+    assert parse_device(device) == RunOptions(device=device).device == device
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "",
+        "CPU",
+        "cuda:",
+        "cuda:-1",
+        "cuda:a",
+        "cpu ",
+        "xpu",
+        "cpu\n",
+        None,
+        0,
+        "cuda:\N{ARABIC-INDIC DIGIT TWO}",
+    ],
+)
+def test_unknown_devices_are_refused(device):
+    with pytest.raises(ConfigError, match="device is"):
+        parse_device(device)
+
+
+@pytest.mark.parametrize("value", [None, 1, ["a"], "A", ""])
+def test_what_is_not_among_the_choices_is_refused(value):
+    with pytest.raises(ConfigError, match=r"thing is .*; allowed: a, b"):
+        check_choice("thing", value, ("a", "b"))
+
+
+def test_differences_are_named_with_both_values():
+    recorded, wanted = config().to_dict(), config(input={"size": 448}, precision="bf16").to_dict()
+    assert config_differences(recorded, recorded) == []
+    differences = config_differences(recorded, wanted)
+    assert len(differences) == 2
+    assert "precision: the file has 'fp32', this command 'bf16'" in differences
+    assert "size: the file has 224, this command 448" in differences
+    del wanted["seed"]
+    assert any("seed" in line and "not set" in line for line in config_differences(recorded, wanted))
