@@ -1,0 +1,198 @@
+"""Spatial pyramid pooling: feature map and regions in, descriptors of fixed length out.
+
+He, Zhang, Ren, Sun: *Spatial Pyramid Pooling in Deep Convolutional Networks for Visual
+Recognition*, TPAMI 2015, sections 2.2 and 2.3. A region of ``a`` cells along an axis is cut
+into ``n`` bins; bin ``i`` covers cells ``floor(i*a/n) .. ceil((i+1)*a/n)`` (half-open, computed
+in integers), which is what torch's adaptive pooling does. Where the paper's sliding window
+(``ceil(a/n)`` cells every ``floor(a/n)``) gives ``n`` windows that cover the region, the two
+are the same; where it does not (11 cells, 4 bins: 5 windows), this is the one that is right.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sppfeat.config import NORMALIZATIONS, POOL_MODES, WINDOWS, check_choice, parse_levels
+from sppfeat.errors import BoxError, ConfigError
+
+__all__ = ["SpatialPyramidPool2d", "normalize_descriptors", "pool_regions", "spatial_pyramid_pool"]
+
+
+def spatial_pyramid_pool(
+    feature_map: Tensor, levels: Sequence[int], *, mode: str = "max", window: str = "adaptive"
+) -> Tensor:
+    """Descriptors of whole feature maps, one per map, differentiable.
+
+    Args:
+        feature_map: ``(N, C, H, W)``, floating point, ``H`` and ``W`` at least 1.
+        levels: the pyramid; ``n`` stands for a grid of ``n x n`` bins.
+        mode: ``"max"`` or ``"avg"``.
+        window: ``"adaptive"`` (the bins of this module), or ``"sliding"``: the formula as the paper
+            prints it, for networks trained with it.
+
+    Returns:
+        ``(N, D)`` with ``D = C * sum(n * n for n in levels)``, dtype and device of the map. Level by
+        level in the order given; inside a level channel, then bin row, then bin column.
+
+    Raises:
+        ConfigError: a map that is not ``(N, C, H, W)`` floating point, or is empty; bad levels or mode;
+            a size for which the sliding window does not give ``n`` bins that cover the map.
+
+    Example:
+        >>> import torch
+        >>> fmap = torch.arange(6.0).reshape(1, 1, 2, 3)  # one channel, 2 x 3 cells
+        >>> spatial_pyramid_pool(fmap, (1, 2)).tolist()
+        [[5.0, 1.0, 2.0, 4.0, 5.0]]
+    """
+    levels = parse_levels(levels)
+    check_choice("mode", mode, POOL_MODES)
+    check_choice("window", window, WINDOWS)
+    _check_map(feature_map)
+    if window == "sliding":
+        _check_sliding(feature_map.shape[-2:], levels)
+    return torch.cat([_pool_level(feature_map, n, mode).flatten(1) for n in levels], 1)
+
+
+def pool_regions(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, mode: str = "max") -> Tensor:
+    """Descriptors of regions of feature maps, one per region, differentiable.
+
+    Args:
+        feature_map: ``(N, C, H, W)``, floating point.
+        regions: ``(K, 5)`` int64, each ``[batch, x0, y0, x1, y1]``: a map of the batch, and cells of it,
+            half-open, inside the map, never empty.
+        levels: the pyramid; ``n`` stands for a grid of ``n x n`` bins.
+        mode: ``"max"`` or ``"avg"``.
+
+    Returns:
+        ``(K, D)``: row ``k`` is what :func:`spatial_pyramid_pool` gives for the crop of region ``k``.
+
+    Raises:
+        ConfigError: bad map, levels or mode.
+        BoxError: regions of another shape or dtype, empty, or outside the map.
+
+    Example:
+        >>> import torch
+        >>> fmap = torch.arange(6.0).reshape(1, 1, 2, 3)
+        >>> pool_regions(fmap, torch.tensor([[0, 1, 0, 3, 2]]), (1,)).tolist()
+        [[5.0]]
+    """
+    levels = parse_levels(levels)
+    check_choice("mode", mode, POOL_MODES)
+    _check_map(feature_map)
+    _check_regions(regions, feature_map)
+    length = feature_map.shape[1] * sum(n * n for n in levels)
+    if regions.shape[0] == 0:
+        return feature_map.new_zeros((0, length))
+    rows = []
+    for batch, x0, y0, x1, y1 in regions.tolist():
+        crop = feature_map[batch : batch + 1, :, y0:y1, x0:x1]
+        rows.append(torch.cat([_pool_level(crop, n, mode).flatten(1) for n in levels], 1))
+    return torch.cat(rows, 0)
+
+
+class SpatialPyramidPool2d(nn.Module):
+    """:func:`spatial_pyramid_pool` as a layer: ``(N, C, H, W)`` to ``(N, D)`` whatever ``H`` and ``W``.
+
+    Args:
+        levels: the pyramid, such as ``(1, 2, 4)``.
+        mode: ``"max"`` or ``"avg"``.
+
+    Raises:
+        ConfigError: bad levels or mode.
+    """
+
+    def __init__(self, levels: Sequence[int], mode: str = "max") -> None:
+        super().__init__()
+        self.levels = parse_levels(levels)
+        self.mode = check_choice("mode", mode, POOL_MODES)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """Return the ``(N, D)`` descriptors of an ``(N, C, H, W)`` map."""
+        return spatial_pyramid_pool(feature_map, self.levels, mode=self.mode)
+
+    def extra_repr(self) -> str:
+        """Return what ``print`` shows of the layer."""
+        return f"levels={self.levels}, mode={self.mode!r}"
+
+
+def normalize_descriptors(descriptors: Tensor, method: str) -> Tensor:
+    """Descriptors of one layer, each scaled as ``method`` says.
+
+    ``"l2"`` divides by the l2 norm, ``"power"`` takes signed square roots first, ``"none"`` returns the
+    argument. There is no epsilon: a descriptor of zeros stays zeros, a tiny one is scaled like any other
+    (it is divided by its largest magnitude before it is squared, so that nothing under- or overflows).
+
+    Args:
+        descriptors: ``(K, D)``, floating point: all levels of **one** layer.
+        method: ``"none"``, ``"l2"`` or ``"power"``.
+
+    Returns:
+        ``(K, D)``, dtype and device of the argument.
+
+    Raises:
+        ConfigError: a method that is none of these.
+
+    Example:
+        >>> import torch
+        >>> normalize_descriptors(torch.tensor([[3.0, -4.0], [0.0, 0.0]]), "l2").tolist()
+        [[0.6000000238418579, -0.800000011920929], [0.0, 0.0]]
+    """
+    check_choice("normalize", method, NORMALIZATIONS)
+    if method == "none" or descriptors.shape[1] == 0:
+        return descriptors
+    peak = descriptors.abs().amax(1, keepdim=True)
+    # `peak` of 0 and of infinity must not divide: zeros stay zeros, infinities stay visible.
+    scaled = torch.where((peak > 0) & peak.isfinite(), descriptors / peak, descriptors)
+    if method == "power":
+        scaled = scaled.sign() * scaled.abs().sqrt()
+    norm = scaled.norm(dim=1, keepdim=True)
+    return torch.where(norm > 0, scaled / norm, scaled)
+
+
+def _pool_level(feature_map: Tensor, n: int, mode: str) -> Tensor:
+    if mode == "max":
+        return F.adaptive_max_pool2d(feature_map, n)
+    return F.adaptive_avg_pool2d(feature_map, n)
+
+
+def _check_map(feature_map: Tensor) -> None:
+    if feature_map.ndim != 4 or not feature_map.is_floating_point():
+        raise ConfigError(
+            "a feature map is a floating-point tensor of shape (N, C, H, W), "
+            f"not {feature_map.dtype} of shape {tuple(feature_map.shape)}"
+        )
+    if feature_map.shape[1] == 0 or feature_map.shape[2] == 0 or feature_map.shape[3] == 0:
+        raise ConfigError(f"a feature map of shape {tuple(feature_map.shape)} has nothing to pool")
+
+
+def _check_regions(regions: Tensor, feature_map: Tensor) -> None:
+    if regions.ndim != 2 or regions.shape[1] != 5 or regions.dtype != torch.int64:
+        raise BoxError(
+            "regions are an int64 tensor of shape (K, 5), each [batch, x0, y0, x1, y1], "
+            f"not {regions.dtype} of shape {tuple(regions.shape)}"
+        )
+    n_maps, _, height, width = feature_map.shape
+    batch, x0, y0, x1, y1 = regions.unbind(1)
+    wrong = (batch < 0) | (batch >= n_maps) | (x0 < 0) | (y0 < 0) | (x1 > width) | (y1 > height)
+    wrong |= (x0 >= x1) | (y0 >= y1)
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0, 0])
+        raise BoxError(
+            f"region {first} is {regions[first].tolist()} ([batch, x0, y0, x1, y1], half-open): "
+            f"empty, or not inside {n_maps} maps of {height} x {width} cells (height x width)"
+        )
+
+
+def _check_sliding(map_hw: Sequence[int], levels: Sequence[int]) -> None:
+    """Refuse the sizes for which ``ceil(a/n)`` cells every ``floor(a/n)`` are not the bins of this module."""
+    for cells in map_hw:
+        for n in levels:
+            win, stride = -(-cells // n), cells // n
+            n_windows = (cells - win) // stride + 1 if stride else 0
+            if n_windows != n or stride * (n - 1) + win != cells:
+                raise ConfigError(
+                    f"window='sliding': {cells} cells and {n} bins give {n_windows} windows of {win} cells "
+                    f"every {stride}, not {n} that cover the map; it needs cells modulo bins to be 0 or 1"
+                )
