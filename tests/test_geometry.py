@@ -1,0 +1,246 @@
+"""Boxes in the three frames, against plain Python arithmetic on exact fractions."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.ops import roi_pool
+
+from sppfeat.errors import BoxError, ConfigError
+from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes
+
+# Eighths of a pixel and strides that are powers of two: float64 is then exact, as are the fractions.
+EIGHTHS = st.integers(-8 * 150, 8 * 450).map(lambda n: n / 8)
+SIDES = st.one_of(
+    st.just(0.0), st.integers(1, 24).map(lambda n: n / 8), st.integers(1, 3000).map(lambda n: n / 8)
+)
+BOXES = st.lists(
+    st.tuples(EIGHTHS, EIGHTHS, SIDES, SIDES).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+)
+STRIDES = st.sampled_from([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+OFFSETS = st.integers(-40, 80).map(lambda n: n / 2)
+GEOMETRIES = st.builds(
+    FeatureGeometry,
+    st.one_of(STRIDES, st.tuples(STRIDES, STRIDES)),
+    st.one_of(OFFSETS, st.tuples(OFFSETS, OFFSETS)),
+)
+MAPS = st.tuples(st.integers(1, 40), st.integers(1, 40))
+RULES = st.sampled_from(["sppnet", "paper", "roi_pool"])
+MARGINS = st.integers(-16, 48).map(lambda n: n / 4)
+SIZES = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
+
+
+def boxes64(boxes):
+    return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+
+
+def pair(value):
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def project_axis(low, high, stride, offset, n_cells, rule, margin):
+    """One box along one axis; first and last cell, inclusive."""
+    x0, x1, s, c, m = (Fraction(v) for v in (low, high, stride, offset, margin))
+    half = Fraction(1, 2)
+    if rule == "sppnet":
+        left, right = math.floor((x0 - c + m) / s + half), math.ceil((x1 - 1 - c - m) / s - half)
+    elif rule == "paper":
+        left, right = math.floor((x0 - c) / s) + 1, math.ceil((x1 - 1 - c) / s) - 1
+    else:
+        left, right = math.floor(x0 / s + half), math.floor((x1 - 1) / s + half)
+    if left > right:
+        left = right = math.floor(Fraction(left + right + 2, 2)) - 1
+    return min(max(left, 0), n_cells - 1), min(max(right, 0), n_cells - 1)
+
+
+@given(BOXES, GEOMETRIES, MAPS, RULES, MARGINS)
+def test_regions_equal_the_formulas(boxes, geometry, map_hw, rule, margin):
+    margin = margin if rule == "sppnet" else 0.0
+    regions = project_boxes(boxes64(boxes), geometry, map_hw, rule=rule, margin=margin)
+    assert regions.dtype == torch.int64
+    assert regions.shape == (len(boxes), 4)
+    (stride_y, stride_x), (offset_y, offset_x) = pair(geometry.stride), pair(geometry.offset)
+    for box, region in zip(boxes, regions.tolist(), strict=True):
+        left, right = project_axis(box[0], box[2], stride_x, offset_x, map_hw[1], rule, margin)
+        top, bottom = project_axis(box[1], box[3], stride_y, offset_y, map_hw[0], rule, margin)
+        assert region == [left, top, right + 1, bottom + 1]
+
+
+@given(BOXES, GEOMETRIES, MAPS, RULES)
+def test_regions_are_inside_the_map_and_never_empty(boxes, geometry, map_hw, rule):
+    for x0, y0, x1, y1 in project_boxes(boxes64(boxes), geometry, map_hw, rule=rule).tolist():
+        assert 0 <= x0 < x1 <= map_hw[1]
+        assert 0 <= y0 < y1 <= map_hw[0]
+
+
+@given(st.integers(1, 400), st.sampled_from([0.0, 7.5, 15.0, 17.0]))
+def test_whole_input_covers_every_cell_centred_in_it(side, offset):
+    n_cells = math.ceil(side / 16)
+    geometry = FeatureGeometry(16.0, offset)
+    x0, y0, x1, y1 = project_boxes(boxes64([0, 0, side, side]), geometry, (n_cells, n_cells))[0].tolist()
+    assert (x0, x1) == (y0, y1)
+    assert x0 == 0
+    assert all(cell < x1 for cell in range(n_cells) if offset + 16 * cell <= side - 1)
+
+
+@pytest.mark.parametrize("rule", ["sppnet", "paper", "roi_pool"])
+def test_boxes_outside_become_the_nearest_border_cells(rule):
+    outside = boxes64([[-500, -400, -100, -50], [900, 800, 950, 890], [-1e300, -1e300, 1e300, 1e300]])
+    regions = project_boxes(outside, FeatureGeometry(32.0, 0.0), (5, 9), rule=rule)
+    assert regions.tolist() == [[0, 0, 1, 1], [8, 4, 9, 5], [0, 0, 9, 5]]
+
+
+@pytest.mark.parametrize(
+    ("x0", "x1", "expected"),
+    [
+        # stride 16, offset 0: cell i is nearest to pixels 16 i - 8 .. 16 i + 8
+        (0, 8, (0, 1)),  # corner pixels 0 and 7
+        (0, 9, (0, 1)),  # pixel 8 is as near to cell 0 as to cell 1: ceil(8/16 - 1/2) = 0
+        (0, 10, (0, 2)),
+        (8, 24, (1, 2)),  # floor(8/16 + 1/2) = 1: the tie at the left edge goes inwards as well
+        (9, 10, (1, 2)),
+        (8, 9, (0, 1)),  # left 1, right 0: floor((1 + 0 + 2)/2) - 1 = 0
+        (16, 16, (1, 2)),  # no area: left 1, right ceil(15/16 - 1/2) = 1
+    ],
+)
+def test_sppnet_by_hand(x0, x1, expected):
+    region = project_boxes(boxes64([[x0, 0, x1, 16]]), FeatureGeometry(16.0, 0.0), (4, 4))[0].tolist()
+    assert (region[0], region[2]) == expected
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 400)] * 2, *[st.integers(1, 300)] * 2), min_size=1, max_size=20).map(
+        lambda boxes: [(x, y, x + w, y + h) for x, y, w, h in boxes]
+    ),
+    st.sampled_from([4, 8, 16, 32]),
+    MAPS,
+)
+def test_roi_pool_rule_equals_torchvision(boxes, stride, map_hw):
+    # Maps that hold their own coordinates: the largest and the smallest of a region are its corners. One bin,
+    # whole pixels and strides of powers of two, so that torchvision's float32 rounds nothing.
+    height, width = map_hw
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    coded = torch.stack([-x, -y, x, y])[None].float()
+    corner_pixels = boxes64(boxes) - boxes64([0, 0, 1, 1])
+    rois = torch.cat([torch.zeros(len(boxes), 1), corner_pixels.float()], 1)
+    pooled = roi_pool(coded, rois, 1, 1 / stride).flatten(1)
+    regions = project_boxes(boxes64(boxes), FeatureGeometry(float(stride), 99.0), map_hw, rule="roi_pool")
+    for box, region, (x0, y0, x1, y1) in zip(boxes, regions.tolist(), pooled.tolist(), strict=True):
+        if math.floor(box[0] / stride + 0.5) < width and math.floor(box[1] / stride + 0.5) < height:
+            assert region == [-x0, -y0, x1 + 1, y1 + 1]
+        else:  # torchvision pools nothing outside the map, and gives 0
+            assert (x0, y0, x1, y1) == (0, 0, 0, 0)
+
+
+def test_roi_pool_rule_with_a_stride_per_axis():
+    boxes_in = boxes64([[31, 31, 97, 97]])
+    regions = project_boxes(boxes_in, FeatureGeometry((32.0, 8.0), (3.0, 5.0)), (7, 30), rule="roi_pool")
+    assert regions.tolist() == [[4, 1, 13, 4]]
+
+
+@given(SIZES, SIZES)
+def test_whole_image_scales_to_the_whole_input(image_hw, input_hw):
+    scaled = scale_boxes(boxes64([0, 0, image_hw[1], image_hw[0]]), image_hw, input_hw)
+    assert scaled.tolist() == [[0, 0, input_hw[1], input_hw[0]]]
+
+
+@given(BOXES, SIZES, SIZES)
+def test_edges_scale_with_the_image(boxes, image_hw, input_hw):
+    scaled = scale_boxes(boxes64(boxes), image_hw, input_hw)
+    assert scaled.shape == (len(boxes), 4)
+    factors = [Fraction(input_hw[1 - i % 2], image_hw[1 - i % 2]) for i in range(4)]
+    for box, got in zip(boxes, scaled.tolist(), strict=True):
+        for edge, factor, value in zip(box, factors, got, strict=True):
+            assert value == pytest.approx(float(Fraction(edge) * factor), rel=1e-15, abs=1e-300)
+
+
+def choose_one(box, image_hw, scales):
+    area = (Fraction(box[2]) - Fraction(box[0])) * (Fraction(box[3]) - Fraction(box[1]))
+    if area == 0:
+        return scales.index(max(scales))
+    expected = 224 * min(image_hw) / math.sqrt(area)
+    return min(range(len(scales)), key=lambda i: (abs(scales[i] - expected), scales[i], i))
+
+
+@given(BOXES, SIZES, st.lists(st.integers(1, 2000), min_size=1, max_size=6))
+def test_scale_is_the_nearest(boxes, image_hw, scales):
+    chosen = choose_scale(boxes64(boxes), image_hw, scales)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == [choose_one(box, image_hw, scales) for box in boxes]
+
+
+@pytest.mark.parametrize(("scales", "expected"), [((400, 600), 0), ((600, 400), 1), ((600, 400, 400), 1)])
+def test_smaller_scale_on_a_tie(scales, expected):
+    # 224 * 500 / sqrt(224 * 224) = 500, as far from 400 as from 600
+    assert choose_scale(boxes64([0, 0, 224, 224]), (500, 700), scales).tolist() == [expected]
+
+
+def test_box_without_area_takes_the_largest_scale():
+    assert choose_scale(boxes64([[5, 5, 5, 50], [5, 5, 5, 5]]), (500, 700), (480, 1200, 688)).tolist() == [
+        1,
+        1,
+    ]
+
+
+def call_all(boxes):
+    return [
+        lambda: scale_boxes(boxes, (10, 10), (20, 20)),
+        lambda: project_boxes(boxes, FeatureGeometry(16.0, 0.0), (4, 4)),
+        lambda: choose_scale(boxes, (10, 10), (480,)),
+    ]
+
+
+def test_no_boxes():
+    shapes = [tuple(call().shape) for call in call_all(torch.zeros(0, 4, dtype=torch.float64))]
+    assert shapes == [(0, 4), (0, 4), (0,)]
+
+
+@pytest.mark.parametrize(
+    "boxes", [torch.zeros(2, 4), torch.zeros(4, dtype=torch.float64), torch.zeros(2, 5, dtype=torch.float64)]
+)
+def test_rank_and_dtype_are_checked(boxes):
+    for call in call_all(boxes):
+        with pytest.raises(BoxError, match=r"must be \(K, 4\) float64, found"):
+            call()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_first_row_that_is_not_finite_is_named(bad):
+    for call in call_all(boxes64([[0, 0, 1, 1], [0, bad, 1, 1], [bad, 0, 1, 1]])):
+        with pytest.raises(BoxError, match=r"finite.* in row 1$"):
+            call()
+
+
+def test_first_reversed_row_is_named():
+    for call in call_all(boxes64([[0, 0, 1, 1], [0, 0, 1, 1], [5, 0, 4, 1]]))[1:]:
+        with pytest.raises(BoxError, match=r"x0 <= x1.*\[5\.0, 0\.0, 4\.0, 1\.0\] in row 2$"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": "nearest"}, "unknown projection rule 'nearest'; there are sppnet, paper, roi_pool"),
+        ({"rule": "paper", "margin": 4.0}, "'paper' takes none, found 4.0"),
+        ({"margin": math.nan}, "margin must be a finite number"),
+        ({"map_hw": (0, 4)}, "map_hw must be a positive"),
+        ({"geometry": FeatureGeometry(0.0, 0.0)}, "stride must be positive"),
+        ({"geometry": FeatureGeometry(16.0, math.nan)}, "offset finite"),
+    ],
+)
+def test_unusable_settings_are_refused(settings, message):
+    arguments = {"geometry": FeatureGeometry(16.0, 0.0), "map_hw": (4, 4), **settings}
+    with pytest.raises(ConfigError, match=message):
+        project_boxes(boxes64([0, 0, 1, 1]), **arguments)
+
+
+def test_unusable_scales_and_sizes_are_refused():
+    boxes = boxes64([0, 0, 1, 1])
+    for scales in ((), (0,), (480, -1), (math.inf,)):
+        with pytest.raises(ConfigError, match="scales must be"):
+            choose_scale(boxes, (10, 10), scales)
+    with pytest.raises(ConfigError, match="image_hw must be"):
+        scale_boxes(boxes, (0, 10), (10, 10))
