@@ -1,0 +1,500 @@
+"""Image files: which are taken, their size as displayed, and their pixels as upright 8-bit RGB.
+
+Runs in worker processes, so it imports Pillow and numpy only. Sizes are ``(height, width)``.
+
+Pillow's own conversions are departed from where they lose the picture: 16-bit greyscale is scaled, not
+clipped to white, and transparency is laid over white instead of being dropped. What each kind of file
+gives is written at :func:`read_image`.
+"""
+
+import errno
+import os
+import stat
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import BinaryIO, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, TiffImagePlugin
+from PIL.Image import Resampling, Transpose
+
+from sppfeat.errors import ConfigError, ImageError
+
+__all__ = [
+    "IMAGE_FORMATS",
+    "IMAGE_SUFFIXES",
+    "decode_image",
+    "image_from_array",
+    "probe_image",
+    "read_image",
+    "resize_image",
+]
+
+_Value = TypeVar("_Value")
+
+# HEIC and JPEG XL are listed although Pillow has no decoder for them: a photograph that a folder scan
+# passed over in silence would be missed by nobody until the results are wrong.
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jfif", ".jp2",
+    ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".mpo", ".pbm", ".pcx", ".pgm", ".png",
+    ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp",
+})
+"""The file suffixes, in lower case, that a scan of a folder takes for images."""
+
+# Never EPS and PostScript (Pillow runs Ghostscript on them), PDF, or formats that are not pictures. The
+# weak signatures come last: TGA has none.
+IMAGE_FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF", "PPM", "SGI", "DIB", "PCX", "TGA",
+)
+# fmt: on
+"""The formats, by Pillow's names, that are opened whatever a file is called. MPO is opened as JPEG."""
+
+_RESAMPLING = {
+    "nearest": Resampling.NEAREST,
+    "bilinear": Resampling.BILINEAR,
+    "bicubic": Resampling.BICUBIC,
+    "lanczos": Resampling.LANCZOS,
+    "box": Resampling.BOX,
+    "hamming": Resampling.HAMMING,
+}
+
+_ORIENTATION_TAG = 0x0112
+_EXIF_POLICIES = {"apply": "apply", "ignore": "ignore"}
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_AS_STORED = _UPRIGHT | {6: Transpose.ROTATE_90, 8: Transpose.ROTATE_270}
+_SWAPS_SIDES = frozenset((5, 6, 7, 8))
+
+_FILE_REASONS = {
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EISDIR: "is a folder",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+}
+
+# What a file begins with: (offset, bytes, name). First those that Pillow decodes, then those that are
+# met where an image was expected.
+_READ_SIGNATURES = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (8, b"WEBP", "WebP"),
+    (0, b"GIF8", "GIF"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "BigTIFF"),
+    (0, b"MM\0+", "BigTIFF"),
+    (0, b"BM", "BMP"),
+    (4, b"jP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+)
+_OTHER_SIGNATURES = (
+    (0, b"\xff\x0a", "no decoder for JPEG XL in this Pillow; convert it to PNG or JPEG"),
+    (4, b"JXL ", "no decoder for JPEG XL in this Pillow; convert it to PNG or JPEG"),
+    (0, b"%PDF", "a PDF document; only pictures are read"),
+    (0, b"%!PS", "a PostScript document; only pictures are read"),
+    (0, b"8BPS", "a Photoshop document; convert it to PNG or TIFF"),
+    (0, b"<svg", "an SVG drawing; convert it to PNG"),
+    (0, b"version https://git-lfs", "a Git LFS pointer; the image itself has not been fetched"),
+    (0, b"<!doctype html", "an HTML page, not an image"),
+    (0, b"<html", "an HTML page, not an image"),
+)
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+_LONGEST_REASON = 200
+_LONGEST_EXIF = 1 << 20
+
+
+def probe_image(path: bytes | str, *, exif: str) -> tuple[int, int]:
+    """Return the height and width of an image as displayed, from its header, decoding no pixel.
+
+    Args:
+        path: The file.
+        exif: ``"apply"``: as the EXIF orientation turns it. ``"ignore"``: as stored.
+
+    Returns:
+        ``(height, width)`` in pixels, equal to the size of what :func:`read_image` returns.
+
+    Raises:
+        ImageError: The file cannot be read, is no image, or has pixels without a defined range.
+    """
+    with _opened(path, exif) as opened:
+        return opened.displayed_hw
+
+
+def read_image(path: bytes | str, *, exif: str) -> Image.Image:
+    """Return an image at its full size, upright, as 8-bit RGB.
+
+    Greyscale, 1-bit, palette, CMYK, YCbCr and LAB pixels are converted by Pillow, without regard to an
+    embedded ICC profile. Transparency is laid over white. Of 16-bit samples the high byte counts, in
+    colour and grey alike; 32-bit integers and floats have no defined range and are refused. Of several
+    frames or pages the first counts.
+
+    Args:
+        path: The file.
+        exif: ``"apply"``: turned as its EXIF orientation says. ``"ignore"``: as stored.
+
+    Returns:
+        A Pillow image of mode ``"RGB"``.
+
+    Raises:
+        ImageError: The file cannot be read, is no image, is damaged or cut short, is too large for
+            Pillow's guard against decompression bombs, or has pixels without a defined range.
+    """
+    return _read(path, exif, image_hw=None)
+
+
+def decode_image(
+    path: bytes | str,
+    *,
+    exif: str,
+    image_hw: tuple[int, int],
+    input_hw: tuple[int, int],
+    resample: str,
+) -> npt.NDArray[np.uint8]:
+    """Return the pixels of an image at the size of the network input.
+
+    Args:
+        path: The file.
+        exif: As for :func:`read_image`.
+        image_hw: Height and width as displayed that :func:`probe_image` gave for this file.
+        input_hw: Height and width to resize to. At ``image_hw`` nothing is resampled.
+        resample: Pillow's filter, applied to 8-bit RGB of the full size.
+
+    Returns:
+        ``(h, w, 3)`` uint8, C-contiguous, read-only.
+
+    Raises:
+        ImageError: As for :func:`read_image`; or the file has another size than ``image_hw`` by now.
+        ConfigError: ``resample`` is unknown.
+    """
+    _choose("resample", resample, _RESAMPLING)
+    return resize_image(_read(path, exif, image_hw=image_hw), input_hw=input_hw, resample=resample)
+
+
+def resize_image(image: Image.Image, *, input_hw: tuple[int, int], resample: str) -> npt.NDArray[np.uint8]:
+    """Return the pixels of an image in memory at the size of the network input.
+
+    Args:
+        image: 8-bit RGB.
+        input_hw: Height and width to resize to. At the image's own size nothing is resampled.
+        resample: Pillow's filter.
+
+    Returns:
+        ``(h, w, 3)`` uint8, C-contiguous, read-only.
+
+    Raises:
+        ImageError: There is not the memory for it.
+        ConfigError: ``resample`` is unknown.
+    """
+    filter_ = _choose("resample", resample, _RESAMPLING)
+    height, width = input_hw
+    with _pillow_errors(f"cannot be resized to {height} x {width} (height x width)"):
+        if image.size != (width, height):
+            image = image.resize((width, height), filter_)
+        return np.asarray(image)
+
+
+def image_from_array(image: npt.NDArray[np.uint8] | Image.Image, *, exif: str = "apply") -> Image.Image:
+    """Return an image in memory as 8-bit RGB, by the rules of :func:`read_image`.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 in RGB order, ``(H, W)`` uint8 grey, or a Pillow image of any mode.
+        exif: For a Pillow image as ``Image.open`` returned it: as for :func:`read_image`. Any other
+            image is taken as it is, since whoever made it may have turned it already.
+
+    Returns:
+        A Pillow image of mode ``"RGB"``.
+
+    Raises:
+        ImageError: Another type, shape or dtype; no pixels; or a file behind it that is damaged.
+
+    Example:
+        >>> image_from_array(np.zeros((2, 3), np.uint8)).getpixel((0, 0))
+        (0, 0, 0)
+    """
+    _choose("exif", exif, _EXIF_POLICIES)
+    if not isinstance(image, Image.Image):
+        _check_array(image)
+        with _pillow_errors("the array cannot be converted"):
+            return Image.fromarray(image).convert("RGB")
+    with _pillow_errors("the image cannot be converted"):
+        _check_pixels(image)
+        if 0 in image.size:
+            raise ImageError(f"an image of {image.height} x {image.width} (height x width) has no pixels")
+        if not isinstance(image, TiffImagePlugin.TiffImageFile):  # which forgets it while it decodes
+            image.load()
+        orientation = _orientation(image) if isinstance(image, ImageFile.ImageFile) else 1
+        return _upright(_to_rgb(image), image, orientation, exif)
+
+
+class _Opened(NamedTuple):
+    """An image whose header has been read."""
+
+    image: ImageFile.ImageFile
+    orientation: int  # of EXIF, 1 to 8
+    displayed_hw: tuple[int, int]
+
+
+def _read(path: bytes | str, exif: str, *, image_hw: tuple[int, int] | None) -> Image.Image:
+    with _opened(path, exif) as (image, orientation, displayed_hw):
+        if image_hw is not None and displayed_hw != tuple(image_hw):
+            was, now = (f"{height} x {width}" for height, width in (image_hw, displayed_hw))
+            raise ImageError(f"changed since it was planned: was {was} (height x width), is {now}")
+        with _pillow_errors(f"cannot be decoded as {image.format}"):
+            rgb = _upright(_to_rgb(image), image, orientation, exif)
+        if (rgb.height, rgb.width) != displayed_hw:
+            declared = f"{displayed_hw[0]} x {displayed_hw[1]}"
+            raise ImageError(f"its header says {declared}, its pixels are {rgb.height} x {rgb.width}")
+        return rgb
+
+
+@contextmanager
+def _opened(path: bytes | str, exif: str) -> Iterator[_Opened]:
+    _choose("exif", exif, _EXIF_POLICIES)
+    with _open_regular_file(path) as file:
+        # A file object and no path: Pillow would map an uncompressed file into memory, where a file
+        # that is cut short meanwhile kills the process with SIGBUS.
+        with _pillow_errors("its header cannot be read"):
+            image = _open_image(file)
+            _check_pixels(image)
+            _check_strips(image)
+            _scale_key_colour(image)
+            orientation = _orientation(image, file)
+            opened = _Opened(image, orientation, _displayed_hw(image, orientation, exif))
+        yield opened
+
+
+def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    try:
+        return Image.open(file, formats=_formats_of_this_pillow())
+    except Exception as error:  # of nearly every type, see _pillow_errors
+        # EINVAL: Pillow followed an offset in the file to a place that no file has.
+        errno_ = getattr(error, "errno", None)
+        about_this_machine = isinstance(error, MemoryError) or errno_ not in (None, errno.EINVAL)
+        if about_this_machine or isinstance(error, Image.DecompressionBombError):
+            raise
+        raise ImageError(_why_unidentified(file)) from error
+
+
+def _choose(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    return choices[value]
+
+
+def _open_regular_file(path: bytes | str) -> BinaryIO:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - the path may be bytes
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("is a folder")
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
+            raise ImageError("is not a regular file")
+        if status.st_size == 0:
+            raise ImageError("empty file")
+        return open(path, "rb")
+    except OSError as error:
+        raise ImageError(_FILE_REASONS.get(error.errno or 0) or _one_line(error.strerror)) from error
+    except ValueError as error:  # a zero byte in the name
+        raise ImageError(_one_line(error)) from error
+
+
+@contextmanager
+def _pillow_errors(what: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into an ImageError, and keep its warnings quiet.
+
+    Pillow raises, on hostile files, nearly every type there is (SyntaxError, struct.error, zlib.error,
+    MemoryError, KeyError, ...), so that only ``Exception`` catches them all: hence the narrow use, around
+    Pillow alone. Its warnings (suspicious size, corrupt EXIF) would be printed once per place in Pillow's
+    source, without the file's name.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"too many pixels: {_one_line(error)}") from error
+    except MemoryError as error:
+        raise ImageError(f"{what}: not enough memory") from error
+    except Exception as error:
+        reason = _one_line(error.strerror if isinstance(error, OSError) and error.strerror else error)
+        if reason.lstrip("-").isdigit():  # TIFF, before Pillow 11
+            reason = f"decoder error {reason}"
+        raise ImageError(f"{what}: {reason or type(error).__name__}") from error
+
+
+def _one_line(text: object) -> str:
+    """Return a text with what cannot be printed escaped, cut to a length that fits a report."""
+    line = " ".join(str(text).split())
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+    return escaped if len(escaped) <= _LONGEST_REASON else escaped[: _LONGEST_REASON - 3] + "..."
+
+
+def _formats_of_this_pillow() -> tuple[str, ...]:
+    # Image.open fails with KeyError on a format that this build lacks (AVIF before Pillow 11.3).
+    Image.init()
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
+
+
+def _why_unidentified(file: BinaryIO) -> str:
+    """Return why Pillow took a file for no image, from the bytes that it begins with."""
+    n_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(64)
+    if head[4:8] == b"ftyp":
+        brands = {head[i : i + 4] for i in range(8, min(len(head), max(12, head[3])), 4)}
+        if brands & {b"avif", b"avis"}:
+            if "AVIF" not in _formats_of_this_pillow():
+                return "no decoder for AVIF in this Pillow; convert it to PNG or JPEG"
+            return _damaged_header("AVIF", n_bytes)
+        if brands & _HEIF_BRANDS:
+            return "no decoder for HEIC in this Pillow; convert it to JPEG or PNG"
+    for offset, magic, name in _READ_SIGNATURES:
+        if head.startswith(magic, offset):
+            return _damaged_header(name, n_bytes)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for offset, magic, reason in _OTHER_SIGNATURES:
+        if head.startswith(magic, offset) or text.startswith(magic, offset):
+            return reason
+    return "not an image, or in a format that Pillow cannot read"
+
+
+def _damaged_header(name: str, n_bytes: int) -> str:
+    return (
+        f"begins like {name}, but Pillow cannot read its header: "
+        f"damaged, cut short ({n_bytes} bytes) or of an unsupported kind"
+    )
+
+
+def _displayed_hw(image: Image.Image, orientation: int, exif: str) -> tuple[int, int]:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # From the tags: Pillow 11.2 and later swap a TIFF's size already when they open it.
+        height, width = int(image.tag_v2[257]), int(image.tag_v2[256])
+    else:
+        height, width = image.height, image.width
+    return (width, height) if exif == "apply" and orientation in _SWAPS_SIDES else (height, width)
+
+
+def _orientation(image: Image.Image, file: BinaryIO | None = None) -> int:
+    """Return the EXIF orientation, 2 to 8, or 1 where there is none or it cannot be understood."""
+    try:
+        if image.format == "PNG" and file is not None and "exif" not in image.info:
+            # PngImageFile.getexif decodes the picture to find a chunk behind the pixels.
+            late_exif = _late_png_exif(file)
+            if late_exif is not None:
+                image.info["exif"] = b"Exif\x00\x00" + late_exif
+        orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG)
+        return int(orientation) if orientation in _UPRIGHT else 1
+    except Exception:  # Pillow's parser raises nearly every type on a damaged block, as in _pillow_errors
+        return 1
+
+
+def _late_png_exif(file: BinaryIO) -> bytes | None:
+    """Return a PNG's eXIf chunk wherever it is; exiftool puts it behind the pixels."""
+    descriptor, position = file.fileno(), 8
+    while True:
+        header = os.pread(descriptor, 8, position)
+        if len(header) < 8 or header[4:] == b"IEND":
+            return None
+        length, kind = struct.unpack(">I4s", header)
+        if kind == b"eXIf":
+            return os.pread(descriptor, min(length, _LONGEST_EXIF), position + 8)
+        position += 12 + length
+
+
+def _upright(rgb: Image.Image, image: Image.Image, orientation: int, exif: str) -> Image.Image:
+    """Return the pixels turned as ``exif`` asks; ``image`` is where they were decoded from."""
+    turned_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile)  # while it decodes
+    if turned_by_pillow == (exif == "apply") or orientation == 1:
+        return rgb
+    return rgb.transpose((_UPRIGHT if exif == "apply" else _AS_STORED)[orientation])
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuse pixels of which nobody can say which value is black and which is white."""
+    if image.mode == "F":
+        raise ImageError("32-bit float pixels have no defined range; convert it to 8 or 16 bits")
+    if image.mode == "I" and image.format != "PPM":  # which Pillow scales to 0..65535
+        raise ImageError("signed or 32-bit integer pixels have no defined range; convert it to 8 or 16 bits")
+
+
+def _check_strips(image: ImageFile.ImageFile) -> None:
+    """Refuse a TIFF that lists too few strips, of which Pillow would leave the rest black."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        height = int(image.tag_v2[257])
+        n_rows = max(tile[1][3] if tile[1] else height for tile in image.tile)
+        if n_rows < height:
+            raise ImageError(f"damaged TIFF file: it has pixels for {n_rows} of its {height} rows")
+
+
+def _scale_key_colour(image: ImageFile.ImageFile) -> None:
+    """Bring a PNG's transparent colour to 8 bits, as its pixels will be.
+
+    Pillow leaves the colour at the file's own depth, where it matches other pixels or none.
+    """
+    key = image.info.get("transparency")
+    if image.format != "PNG" or key is None:
+        return
+    raw_mode = image.tile[0][3]
+    if raw_mode == "1" and key == 1:  # Pillow before 11
+        image.info["transparency"] = 255
+    elif raw_mode in ("L;2", "L;4"):
+        image.info["transparency"] = key * (85 if raw_mode == "L;2" else 17)
+    elif raw_mode == "RGB;16B":
+        image.info["transparency"] = tuple(sample >> 8 for sample in key)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Decode the pixels and return them as RGB, not turned (except by Pillow itself, for TIFF)."""
+    image.load()
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _high_bytes(image)
+    if image.mode == "La":  # to which no other conversion leads
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        canvas = Image.new("RGB", rgba.size, "white")
+        canvas.paste(rgba, (0, 0), rgba)
+        return canvas
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """Return 16-bit greyscale as RGB: ``sample >> 8``, as Pillow does for 16-bit colour.
+
+    Pillow's own conversion clips, so that every sample above 255 becomes white.
+    """
+    samples = np.asarray(image)
+    shift = 8
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    if tags.get(258) == (12,):  # BitsPerSample: Pillow unpacks 12 bits to 0..4095
+        shift = 4
+    grey = (samples >> shift).astype(np.uint8)
+    if tags.get(262) == 0:  # PhotometricInterpretation: 0 is white
+        grey = 255 - grey
+    if "transparency" in image.info:
+        grey[samples == image.info["transparency"]] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _check_array(image: object) -> None:
+    allowed = "allowed are uint8 arrays (H, W, 3) in RGB order or (H, W) grey, and Pillow images"
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"not an image but {type(image).__name__}; {allowed}")
+    grey_or_rgb = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    if image.dtype != np.uint8 or not grey_or_rgb:
+        raise ImageError(f"an array of shape {image.shape} and dtype {image.dtype}; {allowed}")
+    if image.size == 0:
+        raise ImageError(f"an array of shape {image.shape} has no pixels")

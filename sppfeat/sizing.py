@@ -1,0 +1,80 @@
+"""The size at which an image enters the network, in exact integer arithmetic.
+
+The paper (He et al., TPAMI 2015, section 3.1.2) resizes each image so that its shorter side is ``S``
+and keeps the aspect ratio. Two bounds come on top: a largest number of pixels and the smallest input
+that the backbone takes.
+"""
+
+import math
+import operator
+
+from sppfeat.errors import ConfigError, ImageError
+
+__all__ = ["network_input_hw"]
+
+
+def network_input_hw(
+    image_hw: tuple[int, int], *, short_side: int | None, max_pixels: int, min_side: int
+) -> tuple[int, int]:
+    """Return the height and width that an image is resized to before it enters the network.
+
+    Each step chooses a short side, in this order: ``short_side``; where that gives more than
+    ``max_pixels``, the largest that does not; where that is below ``min_side``, ``min_side``. The long
+    side always follows from the image's own aspect ratio, ``floor(long * S / short + 1/2)``, so that
+    roundings do not add up; it is one less where only this rounding would exceed ``max_pixels``.
+
+    Args:
+        image_hw: Height and width of the image as displayed, in pixels, each at least 1.
+        short_side: The short side ``S`` in pixels, or None for the image's own size.
+        max_pixels: The most pixels the result may have.
+        min_side: The backbone's smallest input side in pixels.
+
+    Returns:
+        ``(height, width)`` in pixels, of the image's orientation.
+
+    Raises:
+        ConfigError: ``short_side``, ``max_pixels`` or ``min_side`` is less than 1.
+        ImageError: The image is empty, or so elongated that it cannot have sides of ``min_side`` and
+            at most ``max_pixels`` at its aspect ratio.
+
+    Example:
+        >>> network_input_hw((480, 640), short_side=224, max_pixels=4_000_000, min_side=32)
+        (224, 299)
+        >>> network_input_hw((6000, 4000), short_side=None, max_pixels=4_000_000, min_side=32)
+        (2448, 1632)
+    """
+    _check_settings(short_side=short_side, max_pixels=max_pixels, min_side=min_side)
+    # Python's own integers: numpy's overflow in the products below.
+    height, width = (operator.index(side) for side in image_hw)
+    short, long = min(height, width), max(height, width)
+    if short < 1:
+        raise ImageError(f"an image of {height} x {width} (height x width) has no pixels")
+
+    side = short if short_side is None else operator.index(short_side)
+    if side * _long_side(short, long, side) > max_pixels:
+        side = math.isqrt(short * max_pixels // long)
+    side = max(side, min_side)
+    if side * side * long > max_pixels * short:
+        raise ImageError(_does_not_fit(height, width, max_pixels=max_pixels, min_side=min_side))
+    other = min(_long_side(short, long, side), max_pixels // side)
+    return (side, other) if height <= width else (other, side)
+
+
+def _long_side(short: int, long: int, side: int) -> int:
+    """Return ``floor(long * side / short + 1/2)``: the long side that belongs to a short side."""
+    return (2 * long * side + short) // (2 * short)
+
+
+def _does_not_fit(height: int, width: int, *, max_pixels: int, min_side: int) -> str:
+    short, long = min(height, width), max(height, width)
+    needed = _long_side(short, long, min_side)
+    return (
+        f"too elongated: {height} x {width} (height x width) scaled to the backbone's smallest side of "
+        f"{min_side} is {min_side} x {needed} = {min_side * needed} pixels, more than max-pixels {max_pixels}"
+    )
+
+
+def _check_settings(**settings: int | None) -> None:
+    for name, value in settings.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}")

@@ -1,0 +1,847 @@
+"""Image files: every kind of pixel, orientation and damage, and that a header never lies about the pixels."""
+
+import gc
+import io
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps, features
+
+from sppfeat.errors import ConfigError, ImageError
+from sppfeat.images import (
+    IMAGE_FORMATS,
+    IMAGE_SUFFIXES,
+    decode_image,
+    image_from_array,
+    probe_image,
+    read_image,
+)
+
+HERE = Path(__file__).parent
+SHARED_EDGE_CASES = HERE.parent / "../shared/data/images/edge_cases"
+ORIENTATION = 0x0112
+PILLOW_MAJOR = int(PIL.__version__.split(".")[0])
+HAS_AVIF = bool(features.check("avif")) if "avif" in features.modules else False
+
+WHITE = (255, 255, 255)
+
+
+# --- making files ---------------------------------------------------------------------------------
+
+
+def saved(image, image_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def png_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width, height, *, depth, colour, rows, before=(), after=()):
+    """Return a PNG file of raw rows, with chunks before and behind the pixels."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), *before, (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))]
+    chunks += [*after, (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def tiff(width, height, pixels, tags):
+    """Return a little-endian uncompressed TIFF with one strip; ``tags`` maps tag to (type, values)."""
+    tags = {256: (4, [width]), 257: (4, [height]), 259: (3, [1]), 278: (4, [height]), **tags}
+    tags |= {279: (4, [len(pixels)]), 273: (4, [8])}
+    directory_at = 8 + len(pixels) + len(pixels) % 2
+    extra_at = directory_at + 2 + 12 * len(tags) + 4
+    entries, extra = b"", b""
+    for tag, (kind, values) in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}{ {1: 'B', 3: 'H', 4: 'I'}[kind] }", *values)
+        if len(packed) > 4:
+            packed, extra = struct.pack("<I", extra_at + len(extra)), extra + packed
+        entries += struct.pack("<HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
+    body = pixels + b"\0" * (len(pixels) % 2)
+    return (
+        b"II*\0"
+        + struct.pack("<I", directory_at)
+        + body
+        + (struct.pack("<H", len(tags)) + entries + bytes(4) + extra)
+    )
+
+
+def exif_block(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif.tobytes()
+
+
+def read_array(path, exif="apply"):
+    image = read_image(path, exif=exif)
+    assert image.mode == "RGB"
+    array = np.asarray(image)
+    assert probe_image(path, exif=exif) == array.shape[:2]
+    return array
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(content, name="image"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return str(path)
+
+    return write_file
+
+
+def noise(height, width, *bands):
+    """Return smooth random pixels, so that lossy formats keep them roughly."""
+    rng = np.random.default_rng(height * 1000 + width)
+    small = rng.integers(0, 256, (4, 5, *bands), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+# --- kinds of pixels ------------------------------------------------------------------------------
+
+HIGH_BYTES = [0, 0, 1, 128, 255]
+SAMPLES_16 = [0, 255, 256, 0x80FF, 65535]
+GREY = np.array([[0, 60, 128, 200, 255]], np.uint8)
+
+
+def grey_rgb(values):
+    return [[(value,) * 3 for value in values]]
+
+
+def big_endian(*values):
+    return struct.pack(f">{len(values)}H", *values)
+
+
+def image_16(mode, dtype):
+    return Image.frombytes(mode, (5, 1), np.array(SAMPLES_16, dtype).tobytes())
+
+
+def palette_image():
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2])
+    return image
+
+
+KEY_2 = (b"tRNS", big_endian(2))
+GREY_16_TAGS = {262: (3, [1]), 258: (3, [16])}
+EXACT_KINDS = {
+    "grey PNG": lambda: (saved(Image.fromarray(GREY), "PNG"), grey_rgb(GREY[0])),
+    "grey TIFF, white is 0": lambda: (
+        tiff(2, 1, bytes([0, 55]), {262: (3, [0]), 258: (3, [8])}),
+        grey_rgb([255, 200]),
+    ),
+    "1-bit": lambda: (png(8, 1, depth=1, colour=0, rows=[b"\xa0"]), grey_rgb([255, 0, 255, 0, 0, 0, 0, 0])),
+    "palette": lambda: (saved(palette_image(), "PNG"), [[(10, 20, 30), (40, 50, 60), (70, 80, 90)]]),
+    "palette, one transparent": lambda: (
+        saved(palette_image(), "PNG", transparency=1),
+        [[(10, 20, 30), WHITE, (70, 80, 90)]],
+    ),
+    "palette, several alphas": lambda: (
+        saved(palette_image(), "PNG", transparency=bytes([255, 0, 51])),
+        [[(10, 20, 30), WHITE, (218, 220, 222)]],  # (51 * c + 204 * 255) / 255
+    ),
+    "palette GIF, transparent": lambda: (
+        saved(palette_image(), "GIF", transparency=2),
+        [[(10, 20, 30), (40, 50, 60), WHITE]],
+    ),
+    "RGBA": lambda: (
+        saved(
+            Image.fromarray(np.array([[[9, 8, 7, 255], [9, 8, 7, 0], [100, 0, 200, 128]]], np.uint8)), "PNG"
+        ),
+        [[(9, 8, 7), WHITE, (177, 127, 227)]],  # round(c * 128 / 255 + 127)
+    ),
+    "LA": lambda: (
+        saved(Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8), "LA"), "PNG"),
+        grey_rgb([9, 255]),
+    ),
+    "key colour, RGB": lambda: (
+        png(2, 1, depth=8, colour=2, rows=[b"\1\2\3\4\5\6"], before=[(b"tRNS", big_endian(1, 2, 3))]),
+        [[WHITE, (4, 5, 6)]],
+    ),
+    "key colour, 8-bit grey": lambda: (
+        png(2, 1, depth=8, colour=0, rows=[b"\2\3"], before=[KEY_2]),
+        grey_rgb([255, 3]),
+    ),
+    "key colour, 4-bit grey": lambda: (
+        png(2, 1, depth=4, colour=0, rows=[b"\x23"], before=[KEY_2]),
+        grey_rgb([255, 51]),
+    ),
+    "key colour, 2-bit grey": lambda: (
+        png(4, 1, depth=2, colour=0, rows=[b"\x1b"], before=[KEY_2]),
+        grey_rgb([0, 85, 255, 255]),
+    ),
+    "key colour, 1-bit": lambda: (
+        png(8, 1, depth=1, colour=0, rows=[b"\xa0"], before=[(b"tRNS", big_endian(0))]),
+        grey_rgb([255] * 8),
+    ),
+    "key colour white, 1-bit": lambda: (
+        png(8, 1, depth=1, colour=0, rows=[b"\xa0"], before=[(b"tRNS", big_endian(1))]),
+        grey_rgb([255, 0, 255, 0, 0, 0, 0, 0]),
+    ),
+    "key colour, 16-bit grey": lambda: (
+        png(5, 1, depth=16, colour=0, rows=[big_endian(*SAMPLES_16)], before=[(b"tRNS", big_endian(256))]),
+        grey_rgb([0, 0, 255, 128, 255]),
+    ),
+    "key colour, 16-bit RGB": lambda: (
+        png(
+            *(2, 1),
+            depth=16,
+            colour=2,
+            rows=[big_endian(0x1234, 0x1234, 0x1234, 0x3400, 0x3400, 0x3400)],
+            before=[(b"tRNS", big_endian(0x1234, 0x1234, 0x1234))],
+        ),
+        [[WHITE, (0x34,) * 3]],
+    ),
+    "16-bit grey PNG": lambda: (
+        png(5, 1, depth=16, colour=0, rows=[big_endian(*SAMPLES_16)]),
+        grey_rgb(HIGH_BYTES),
+    ),
+    "16-bit grey + alpha PNG": lambda: (
+        png(2, 1, depth=16, colour=4, rows=[big_endian(0x1234, 65535, 0x1234, 0)]),
+        grey_rgb([0x12, 255]),
+    ),
+    "16-bit RGB PNG": lambda: (
+        png(1, 1, depth=16, colour=2, rows=[big_endian(255, 0x80FF, 65535)]),
+        [[(0, 128, 255)]],
+    ),
+    "16-bit grey TIFF": lambda: (saved(image_16("I;16", "<u2"), "TIFF"), grey_rgb(HIGH_BYTES)),
+    "16-bit grey TIFF, big-endian": lambda: (saved(image_16("I;16B", ">u2"), "TIFF"), grey_rgb(HIGH_BYTES)),
+    "16-bit grey TIFF, LZW": lambda: (
+        saved(image_16("I;16", "<u2"), "TIFF", compression="tiff_lzw"),
+        grey_rgb(HIGH_BYTES),
+    ),
+    "16-bit grey TIFF, white is 0": lambda: (
+        tiff(5, 1, struct.pack("<5H", *SAMPLES_16), GREY_16_TAGS | {262: (3, [0])}),
+        grey_rgb([255, 255, 254, 127, 0]),
+    ),
+    "12-bit grey TIFF": lambda: (
+        tiff(2, 1, b"\xff\xf1\x20", GREY_16_TAGS | {258: (3, [12])}),
+        grey_rgb([255, 0x12]),
+    ),
+    "16-bit RGB TIFF": lambda: (
+        tiff(
+            *(1, 1, struct.pack("<3H", 255, 0x80FF, 65535)),
+            {262: (3, [2]), 258: (3, [16, 16, 16]), 277: (3, [3])},
+        ),
+        [[(0, 128, 255)]],
+    ),
+    "16-bit PGM": lambda: (b"P5 5 1 65535\n" + big_endian(*SAMPLES_16), grey_rgb(HIGH_BYTES)),
+    "12-bit PGM": lambda: (b"P5 3 1 4095\n" + big_endian(0, 2048, 4095), grey_rgb([0, 128, 255])),
+    "plain PGM of 7 greys": lambda: (b"P2 3 1 6\n0 3 6\n", grey_rgb([0, 128, 255])),
+    "16-bit grey JPEG 2000": lambda: (
+        saved(image_16("I;16", "<u2"), "JPEG2000", irreversible=False),
+        grey_rgb(HIGH_BYTES),
+    ),
+    "CMYK TIFF": lambda: (
+        saved(Image.frombytes("CMYK", (2, 1), bytes([0, 255, 255, 0, 0, 0, 0, 255])), "TIFF"),
+        [[(255, 0, 0), (0, 0, 0)]],
+    ),
+    "premultiplied RGBA TIFF": lambda: (
+        tiff(
+            *(2, 1, bytes([51, 0, 0, 51, 0, 0, 0, 0])),
+            {262: (3, [2]), 258: (3, [8] * 4), 277: (3, [4]), 338: (3, [1])},
+        ),
+        [[(255, 204, 204), WHITE]],
+    ),
+    "premultiplied grey + alpha TIFF": lambda: (
+        tiff(2, 1, bytes([51, 51, 0, 0]), {262: (3, [1]), 258: (3, [8] * 2), 277: (3, [2]), 338: (3, [1])}),
+        grey_rgb([255, 255]),
+    ),
+}
+
+
+NEED_PILLOW_13 = {"premultiplied grey + alpha TIFF", "YCbCr TIFF"}  # older ones fail, with a reason
+
+
+@pytest.mark.parametrize("kind", EXACT_KINDS)
+def test_pixels_are_exactly_what_the_kind_promises(kind, write):
+    if kind in NEED_PILLOW_13 and PILLOW_MAJOR < 13:
+        pytest.skip("Pillow 13 reads it")
+    content, expected = EXACT_KINDS[kind]()
+    path = write(content)
+    np.testing.assert_array_equal(read_array(path), np.array(expected, np.uint8))
+    np.testing.assert_array_equal(read_array(path, exif="ignore"), np.array(expected, np.uint8))
+
+
+def ycck_red():
+    """Return an Adobe YCCK JPEG that is red: the C, M, Y planes as Y, Cb, Cr, all inverted."""
+    cmy = Image.new("RGB", (32, 16), (0, 255, 255)).convert("YCbCr")
+    planes = [ImageOps.invert(plane) for plane in cmy.split()]
+    # Pillow inverts what it writes; libjpeg turns YCC into 255 - C, so the planes go in uninverted.
+    content = bytearray(
+        saved(Image.merge("CMYK", [*planes, Image.new("L", (32, 16), 0)]), "JPEG", quality=95)
+    )
+    content[content.index(b"Adobe") + 11] = 2
+    return bytes(content)
+
+
+def lab_tiff():
+    mid_grey = bytes([137, 0, 0])  # L = 53.6 of 100, a = b = 0
+    return tiff(1, 1, mid_grey, {262: (3, [8]), 258: (3, [8] * 3), 277: (3, [3])})
+
+
+CLOSE_KINDS = {
+    "CMYK JPEG": (lambda: saved(Image.new("CMYK", (32, 16), (0, 255, 255, 0)), "JPEG"), (255, 0, 0)),
+    "CMYK JPEG, black": (lambda: saved(Image.new("CMYK", (32, 16), (0, 0, 0, 255)), "JPEG"), (0, 0, 0)),
+    "YCCK JPEG": (ycck_red, (255, 0, 0)),
+    "grey JPEG": (lambda: saved(Image.new("L", (32, 16), 77), "JPEG"), (77, 77, 77)),
+    "YCbCr TIFF": (
+        lambda: saved(Image.new("RGB", (8, 8), (200, 30, 60)).convert("YCbCr"), "TIFF"),
+        (200, 30, 60),
+    ),
+    "JPEG in TIFF": (
+        lambda: saved(Image.new("RGB", (32, 16), (200, 30, 60)), "TIFF", compression="jpeg"),
+        (200, 30, 60),
+    ),
+    "LAB TIFF": (lab_tiff, (128, 128, 128)),
+    "corrupt ICC profile": (
+        lambda: saved(Image.new("RGB", (32, 16), (200, 30, 60)), "JPEG", icc_profile=b"no profile"),
+        (200, 30, 60),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CLOSE_KINDS)
+def test_colours_come_out_right(kind, write):
+    if kind in NEED_PILLOW_13 and PILLOW_MAJOR < 13:
+        pytest.skip("Pillow 13 reads it")
+    make, colour = CLOSE_KINDS[kind]
+    array = read_array(write(make()))
+    assert np.abs(array.astype(int) - colour).max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA"])
+def test_opaque_alpha_equals_no_alpha(mode):
+    picture = noise(20, 30, 3)
+    if mode == "P":
+        image = picture.quantize(16)
+        image.info["transparency"] = bytes([255] * 16)
+        plain = picture.quantize(16).convert("RGB")
+    else:
+        image = picture.convert(mode)
+        plain = picture.convert({"RGBA": "RGB", "LA": "L", "PA": "P"}[mode]).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(image_from_array(image)), np.asarray(plain))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: saved(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"),
+        lambda: saved(Image.fromarray(np.ones((2, 2), np.int32)), "TIFF"),
+        lambda: tiff(1, 1, b"\1\0", {262: (3, [1]), 258: (3, [16]), 339: (3, [2])}),
+        lambda: b"Pf 1 1 -1.0\n" + struct.pack("<f", 0.5),
+    ],
+    ids=["float TIFF", "int32 TIFF", "int16 TIFF", "float PFM"],
+)
+def test_pixels_without_a_range_are_refused_before_and_at_reading(make, write):
+    path = write(make())
+    for read in (probe_image, read_image):
+        with pytest.raises(ImageError, match="no defined range; convert it to 8 or 16 bits"):
+            read(path, exif="apply")
+
+
+FRAMES = [Image.new("RGB", (24, 16), colour) for colour in ("red", "lime")]
+ANIMATED = {"GIF": {}, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "MPO": {"quality": 100}}
+
+
+@pytest.mark.parametrize("image_format", ANIMATED)
+def test_the_first_frame_counts(image_format, write):
+    options = ANIMATED[image_format]
+    content = saved(FRAMES[0], image_format, save_all=True, append_images=FRAMES[1:], **options)
+    array = read_array(write(content))
+    assert array.shape == (16, 24, 3)
+    assert np.abs(array.astype(int) - (255, 0, 0)).max() <= 2
+
+
+def test_an_mpo_whose_second_picture_is_missing_gives_the_first(write):
+    content = saved(FRAMES[0], "MPO", save_all=True, append_images=FRAMES[1:], quality=100)
+    array = read_array(write(content[: content.rindex(b"\xff\xd8")]))
+    assert np.abs(array.astype(int) - (255, 0, 0)).max() <= 2
+
+
+def test_a_gif_frame_larger_than_its_screen_has_one_size(write):
+    content = bytearray(saved(palette_image().resize((30, 20)), "GIF"))
+    content[6:10] = struct.pack("<HH", 10, 40)
+    assert read_array(write(bytes(content))).shape == (40, 30, 3)
+
+
+# --- orientation ----------------------------------------------------------------------------------
+
+TURNED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 1),
+}
+STORED = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+BLOCKS = np.asarray(Image.fromarray(STORED).resize((56, 40), Image.Resampling.NEAREST))
+
+
+def png_with_late_exif(orientation):
+    rows = [row.tobytes() for row in STORED]
+    return png(7, 5, depth=8, colour=2, rows=rows, after=[(b"eXIf", exif_block(orientation)[6:])])
+
+
+def tiff_with_orientation(orientation, **options):
+    return saved(Image.fromarray(STORED), "TIFF", tiffinfo={ORIENTATION: orientation}, **options)
+
+
+ORIENTED = {
+    "PNG": lambda o: saved(Image.fromarray(STORED), "PNG", exif=exif_block(o)),
+    "PNG, late eXIf": png_with_late_exif,
+    "WebP": lambda o: saved(Image.fromarray(STORED), "WEBP", lossless=True, exif=exif_block(o)),
+    "TIFF": tiff_with_orientation,
+    "TIFF, LZW": lambda o: tiff_with_orientation(o, compression="tiff_lzw"),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("kind", ORIENTED)
+def test_orientation_is_applied_or_ignored(kind, orientation, write):
+    path = write(ORIENTED[kind](orientation))
+    np.testing.assert_array_equal(read_array(path, exif="apply"), TURNED[orientation](STORED))
+    np.testing.assert_array_equal(read_array(path, exif="ignore"), STORED)
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("image_format", ["JPEG", "MPO", "AVIF"])
+def test_orientation_of_lossy_formats(image_format, orientation, write):
+    if image_format == "AVIF" and not HAS_AVIF:
+        pytest.skip("this Pillow has no AVIF")
+    frames = (
+        {"save_all": True, "append_images": [Image.new("RGB", (56, 40))]} if image_format == "MPO" else {}
+    )
+    options = {"quality": 98, "exif": exif_block(orientation), **frames}
+    path = write(saved(Image.fromarray(BLOCKS), image_format, **options))
+    stored, upright = read_array(path, exif="ignore"), read_array(path, exif="apply")
+    np.testing.assert_array_equal(upright, TURNED[orientation](stored))
+    assert np.abs(stored.astype(int) - BLOCKS).mean() < 25
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+@pytest.mark.parametrize("kind", sorted(set(ORIENTED) - {"TIFF, LZW"}))  # which libtiff will not write
+def test_an_orientation_that_does_not_exist_counts_as_none(kind, orientation, write):
+    np.testing.assert_array_equal(read_array(write(ORIENTED[kind](orientation))), STORED)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"", b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\x7f", exif_block(6)[:-9], b"\0" * 99],
+)
+def test_corrupt_exif_counts_as_none(block, write):
+    for options in ({"image_format": "JPEG"}, {"image_format": "WEBP"}, {"image_format": "PNG"}):
+        content = saved(Image.new("RGB", (7, 5)), exif=block, **options)
+        assert read_array(write(content)).shape == (5, 7, 3)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(junk=st.binary(max_size=60), start=st.integers(0, 60))
+def test_no_exif_block_harms_an_image(junk, start, write):
+    block = bytearray(exif_block(6))
+    block[start : start + len(junk)] = junk
+    path = write(saved(Image.new("RGB", (7, 5)), "JPEG", exif=bytes(block)))
+    assert read_array(path).shape in {(5, 7, 3), (7, 5, 3)}
+
+
+def test_a_tiff_with_a_dangling_exif_pointer_is_read(write):
+    tags = {262: (3, [1]), 258: (3, [8]), ORIENTATION: (3, [6]), 0x8769: (4, [0x7FFFFFF0])}
+    path = write(tiff(2, 1, b"\0\xff", tags))
+    np.testing.assert_array_equal(read_array(path), [[[0] * 3], [[255] * 3]])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_an_orientation_in_xmp_only_leaves_header_and_pixels_agreed(kind, write):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    jpeg = saved(Image.new("RGB", (7, 5)), "JPEG")
+    segment = b"http://ns.adobe.com/xap/1.0/\0" + xmp
+    rows = [row.tobytes() for row in STORED]
+    itxt = (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+    content = {
+        "JPEG": jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:],
+        "PNG": png(7, 5, depth=8, colour=2, rows=rows, before=[itxt]),
+        "TIFF": tiff(7, 5, bytes(35), {262: (3, [1]), 258: (3, [8]), 700: (1, list(xmp))}),
+    }[kind]
+    # Whether XMP counts depends on the version of Pillow; read_array checks that the sizes agree.
+    assert sorted(read_array(write(content)).shape) == [3, 5, 7]
+    assert read_array(write(content), exif="ignore").shape == (5, 7, 3)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+PICTURE = noise(60, 90, 3)
+INTACT = {
+    "JPEG": saved(PICTURE, "JPEG"),
+    "progressive JPEG": saved(PICTURE, "JPEG", progressive=True),
+    "PNG": saved(PICTURE, "PNG"),
+    "GIF": saved(PICTURE, "GIF"),
+    "WebP": saved(PICTURE, "WEBP"),
+    "TIFF": saved(PICTURE, "TIFF"),
+    "TIFF, deflate": saved(PICTURE, "TIFF", compression="tiff_adobe_deflate"),
+    "TIFF, JPEG": saved(PICTURE, "TIFF", compression="jpeg"),
+    "BMP": saved(PICTURE, "BMP"),
+    "JPEG 2000": saved(PICTURE, "JPEG2000"),
+    "PPM": saved(PICTURE, "PPM"),
+    "SGI": saved(PICTURE, "SGI"),
+    "PCX": saved(PICTURE, "PCX"),
+    "TGA": saved(PICTURE, "TGA"),
+}
+if HAS_AVIF:
+    INTACT["AVIF"] = saved(PICTURE, "AVIF")
+
+
+@pytest.mark.parametrize("kind", INTACT)
+def test_a_file_that_is_cut_short_fails_or_has_all_its_pixels(kind, write):
+    content = INTACT[kind]
+    whole = read_array(write(content))
+    n_failed = 0
+    for n_bytes in {1, 8, 20, *np.linspace(30, len(content) - 1, 25).astype(int).tolist()}:
+        path = write(content[:n_bytes])
+        try:
+            array = read_array(path)
+        except ImageError as error:
+            assert_is_a_reason(str(error))
+            n_failed += 1
+        else:  # only what follows the pixels is missing
+            np.testing.assert_array_equal(array, whole)
+            assert n_bytes > 0.98 * len(content)
+    assert n_failed >= 24
+
+
+def test_a_tiff_without_all_its_strips_is_not_filled_up(write):
+    path = write(tiff(2, 9, b"\1\2", {262: (3, [1]), 258: (3, [8]), 278: (4, [1])}))
+    with pytest.raises(ImageError, match="damaged TIFF file: it has pixels for 1 of its 9 rows"):
+        probe_image(path, exif="apply")
+
+
+def assert_is_a_reason(reason):
+    assert 0 < len(reason) < 300
+    assert reason.isprintable()
+    assert "image.bin" not in reason
+    assert "0x" not in reason, "an address, different in each run"
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_hostile_bytes_give_a_reason_or_an_image_of_the_probed_size(data, write):
+    content = bytearray(INTACT[data.draw(st.sampled_from(sorted(INTACT)))])
+    # Headers are where it matters: half of the changes go into the first 200 bytes.
+    places = st.integers(0, 200) | st.integers(0, len(content) - 1)
+    for place in data.draw(st.lists(places, min_size=1, max_size=6)):
+        content[place % len(content)] = data.draw(st.integers(0, 255))
+    path = write(bytes(content), "image.bin")
+    for exif in ("apply", "ignore"):
+        assert_a_reason_or_one_size(path, exif)
+
+
+def assert_a_reason_or_one_size(path, exif):
+    try:
+        image = read_image(path, exif=exif)
+    except ImageError as error:
+        assert_is_a_reason(str(error))
+    else:
+        assert probe_image(path, exif=exif) == (image.height, image.width)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello\n", "not an image, or in a format that Pillow cannot read"),
+        (
+            INTACT["JPEG"][:100],
+            "begins like JPEG, but Pillow cannot read its header: damaged, cut short (100 ",
+        ),
+        (
+            INTACT["PNG"][:20],
+            "begins like PNG, but Pillow cannot read its header: damaged, cut short (20 byte",
+        ),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "no decoder for HEIC in this Pillow"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "no decoder for HEIC in this Pillow"),
+        (b"\xff\x0a" + bytes(20), "no decoder for JPEG XL in this Pillow"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "no decoder for JPEG XL in this Pillow"),
+        (b"%PDF-1.4\n", "a PDF document"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a PostScript document"),
+        (b"8BPS\0\1" + bytes(30), "a Photoshop document"),
+        (b" \n<!DOCTYPE html><html>", "an HTML page, not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+    ],
+)
+def test_what_is_no_image_says_what_it_is(content, reason, write):
+    path = write(content)
+    for read in (probe_image, read_image):
+        with pytest.raises(ImageError) as error:
+            read(path, exif="apply")
+        assert str(error.value).startswith(reason)
+
+
+def test_avif_is_read_or_its_missing_decoder_named(write):
+    content = INTACT.get("AVIF", b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf")
+    if HAS_AVIF:
+        assert read_array(write(content)).shape == (60, 90, 3)
+    else:
+        with pytest.raises(ImageError, match="no decoder for AVIF in this Pillow"):
+            read_image(write(content), exif="apply")
+
+
+def count_open_files():
+    descriptors = Path("/proc/self/fd")
+    return len(list(descriptors.iterdir())) if descriptors.is_dir() else None
+
+
+def test_files_that_cannot_be_opened(tmp_path, write):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    cases = {
+        tmp_path / "missing.jpg": "no such file",
+        tmp_path: "is a folder",
+        tmp_path / "fifo": "is not a regular file",
+        tmp_path / "loop": "Too many levels of symbolic links",
+        Path(write(b"x")) / "below": "no such file",
+        tmp_path / ("n" * 300): "File name too long",
+    }
+    for path, reason in cases.items():
+        with pytest.raises(ImageError) as error:
+            probe_image(str(path), exif="apply")
+        assert str(error.value) == reason
+        assert isinstance(error.value.__cause__, OSError) or path in (tmp_path, tmp_path / "fifo")
+    with pytest.raises(ImageError, match=r"^embedded null byte$"):
+        probe_image("a\0b", exif="apply")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_permission_denied(write):
+    path = write(INTACT["PNG"])
+    Path(path).chmod(0)
+    with pytest.raises(ImageError, match=r"^permission denied$"):
+        probe_image(path, exif="apply")
+
+
+def test_permission_denied_as_the_system_says_it(write, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "/secret/name")
+
+    path = write(INTACT["PNG"])
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ImageError, match=r"^permission denied$"):
+        probe_image(path, exif="apply")
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    try:
+        with open(path, "wb") as file:
+            file.write(INTACT["PNG"])
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert probe_image(path, exif="apply") == (60, 90)
+    assert read_image(os.fsdecode(path), exif="apply").size == (90, 60)
+
+
+def test_a_decompression_bomb_gives_the_numbers(write):
+    path = write(png(30_000, 30_000, depth=8, colour=2, rows=[b""]))
+    with pytest.raises(ImageError, match=r"too many pixels: .*900000000 pixels.* limit of 178956970"):
+        probe_image(path, exif="apply")
+
+
+def test_a_large_image_below_the_limit_passes_in_silence(write):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = write(png(10_000, 10_000, depth=8, colour=2, rows=[b""]))
+        assert probe_image(path, exif="apply") == (10_000, 10_000)
+
+
+@pytest.mark.parametrize("error_type", [MemoryError, SyntaxError, struct.error, KeyError, RecursionError])
+def test_whatever_pillow_raises_becomes_an_image_error(error_type, write, monkeypatch):
+    def fail(*_):
+        raise error_type("odd\x1b[31m\nthing")
+
+    path = write(INTACT["JPEG"])
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", fail)
+    with pytest.raises(ImageError) as error:
+        read_image(path, exif="apply")
+    assert isinstance(error.value.__cause__, error_type)
+    assert_is_a_reason(str(error.value))
+    expected = "not enough memory" if error_type is MemoryError else r"odd\x1b[31m thing"
+    assert expected in str(error.value).replace(r"\\", "\\").replace(r"\n", " ")
+
+
+@pytest.mark.parametrize("kind", [*INTACT, "damaged JPEG"])
+def test_no_file_handle_stays_open_and_nothing_is_printed(kind, write, capfd):
+    path = write(INTACT["JPEG"][:700] if kind == "damaged JPEG" else INTACT[kind])
+    before = count_open_files()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for read in (probe_image, read_image):
+            try:
+                kept = read(path, exif="apply")
+            except ImageError:
+                kept = None
+            assert count_open_files() == before
+            del kept
+        gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
+# --- decoding for the network ---------------------------------------------------------------------
+
+
+def test_decoding_resizes_the_upright_rgb_pixels_as_pillow_does(write):
+    path = write(saved(PICTURE, "PNG", exif=exif_block(6)))
+    upright = Image.fromarray(np.rot90(np.asarray(PICTURE), -1))
+    for name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):
+        array = decode_image(path, exif="apply", image_hw=(90, 60), input_hw=(48, 32), resample=name)
+        expected = upright.resize((32, 48), Image.Resampling[name.upper()])
+        np.testing.assert_array_equal(array, np.asarray(expected))
+        assert array.dtype == np.uint8
+        assert array.flags.c_contiguous
+        assert array.shape == (48, 32, 3)
+
+
+def test_decoding_at_its_own_size_changes_no_pixel(write, monkeypatch):
+    monkeypatch.delattr(Image.Image, "resize")
+    path = write(INTACT["PNG"])
+    array = decode_image(path, exif="apply", image_hw=(60, 90), input_hw=(60, 90), resample="lanczos")
+    np.testing.assert_array_equal(array, np.asarray(PICTURE))
+
+
+def test_an_image_that_has_changed_is_refused(write):
+    path = write(INTACT["PNG"])
+    with pytest.raises(ImageError) as error:
+        decode_image(path, exif="apply", image_hw=(90, 60), input_hw=(9, 6), resample="box")
+    assert str(error.value) == "changed since it was planned: was 90 x 60 (height x width), is 60 x 90"
+
+
+def test_unknown_choices_are_configuration_errors(write):
+    path = write(INTACT["PNG"])
+    with pytest.raises(ConfigError, match=r"resample must be one of nearest, .*hamming, not 'cubic'"):
+        decode_image(path, exif="apply", image_hw=(60, 90), input_hw=(6, 9), resample="cubic")
+    for call in (lambda: probe_image(path, exif="yes"), lambda: image_from_array(PICTURE, exif="yes")):
+        with pytest.raises(ConfigError, match="exif must be one of apply, ignore, not 'yes'"):
+            call()
+
+
+# --- images in memory -----------------------------------------------------------------------------
+
+
+def test_arrays_and_pillow_images_become_rgb():
+    rgb = np.asarray(PICTURE)
+    for image in (rgb, rgb[::2, ::3], rgb[..., ::-1], Image.fromarray(rgb)):
+        got = image_from_array(image)
+        assert got.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(image))
+    grey = rgb[..., 0]
+    np.testing.assert_array_equal(np.asarray(image_from_array(grey)), np.stack([grey] * 3, -1))
+    wide = Image.fromarray(np.array([SAMPLES_16], np.uint16))
+    np.testing.assert_array_equal(np.asarray(image_from_array(wide)), grey_rgb(HIGH_BYTES))
+    assert image_from_array(Image.new("HSV", (1, 1), (0, 255, 255))).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((3, 5, 7), np.uint8), r"shape \(3, 5, 7\) and dtype uint8"),
+        (np.zeros((5, 7, 4), np.uint8), r"shape \(5, 7, 4\)"),
+        (np.zeros((5, 7, 3), np.float32), "dtype float32"),
+        (np.zeros((5, 7), bool), "dtype bool"),
+        (np.zeros(5, np.uint8), r"shape \(5,\)"),
+        ([[1, 2]], "not an image but list"),
+        ("photo.jpg", "not an image but str"),
+    ],
+)
+def test_other_arrays_are_refused_with_what_is_allowed(image, found):
+    with pytest.raises(ImageError, match=f"{found}.*allowed are uint8 arrays"):
+        image_from_array(image)
+
+
+@pytest.mark.parametrize("image", [np.zeros((0, 7, 3), np.uint8), Image.new("RGB", (0, 3))])
+def test_images_without_pixels_are_refused(image):
+    with pytest.raises(ImageError, match="no pixels"):
+        image_from_array(image)
+
+
+def test_float_pillow_images_are_refused():
+    with pytest.raises(ImageError, match="no defined range"):
+        image_from_array(Image.fromarray(np.zeros((2, 2), np.float32)))
+
+
+@pytest.mark.parametrize("kind", ORIENTED)
+def test_an_image_straight_from_image_open_is_treated_as_its_file(kind, write):
+    path = write(ORIENTED[kind](6))
+    for exif in ("apply", "ignore"):
+        with Image.open(path) as image:
+            expected = read_array(path, exif=exif)
+            np.testing.assert_array_equal(np.asarray(image_from_array(image, exif=exif)), expected)
+
+
+def test_an_image_that_was_made_is_taken_as_it_is(write):
+    with Image.open(write(ORIENTED["PNG"](6))) as image:
+        turned = ImageOps.exif_transpose(image)
+        np.testing.assert_array_equal(np.asarray(image_from_array(turned)), TURNED[6](STORED))
+        copied = image.copy()
+    np.testing.assert_array_equal(np.asarray(image_from_array(copied)), STORED)
+
+
+# --- the whole ------------------------------------------------------------------------------------
+
+
+def test_suffixes_are_lower_case_and_cover_what_pillow_decodes():
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)
+    Image.init()
+    read = {suffix for suffix, name in Image.EXTENSION.items() if name in IMAGE_FORMATS}
+    assert {
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".bmp",
+        ".heic",
+        ".jxl",
+    } <= IMAGE_SUFFIXES
+    other_names = {".icb", ".vda", ".vst", ".bw", ".rgb", ".rgba", ".pfm", ".avifs"}
+    assert read - other_names <= IMAGE_SUFFIXES | {".mpo"}
+    assert not {"EPS", "PDF", "PSD", "WMF", "FITS", "HDF5"} & set(IMAGE_FORMATS)
+
+
+def test_importing_loads_neither_torch_nor_h5py():
+    code = "import sys, sppfeat.images, sppfeat.sizing; print({'torch', 'h5py'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_the_example_images_are_readable_and_small():
+    paths = sorted((HERE / "images").glob("*/*.jpg"))
+    assert len(paths) == 20
+    assert {path.parent.name for path in paths} == {"brick", "galaxies", "grass", "gravel"}
+    assert sum(path.stat().st_size for path in paths) < 600_000
+    assert len({read_array(str(path)).shape for path in paths}) >= 8
+
+
+@pytest.mark.skipif(not SHARED_EDGE_CASES.is_dir(), reason="the collection of photographs is not here")
+def test_real_photographs():
+    paths = sorted(SHARED_EDGE_CASES.glob("*.JPEG"))
+    assert paths
+    for path in paths:
+        with Image.open(path) as image:
+            expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        np.testing.assert_array_equal(read_array(str(path)), expected)

@@ -1,0 +1,158 @@
+"""The network-input size: worked examples, an oracle in fractions, and its properties."""
+
+from fractions import Fraction
+from math import floor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+from sppfeat.errors import ConfigError, ImageError
+from sppfeat.sizing import network_input_hw
+
+SIDES = st.integers(1, 70_000)
+HW = st.tuples(SIDES, SIDES)
+SHORT_SIDES = st.none() | st.integers(1, 3_000)
+MAX_PIXELS = st.integers(1, 10_000_000)
+MIN_SIDES = st.integers(1, 300)
+SOME_DO_NOT_FIT = settings(suppress_health_check=[HealthCheck.filter_too_much])
+
+
+def size_or_none(image_hw, short_side, max_pixels, min_side):
+    try:
+        return network_input_hw(image_hw, short_side=short_side, max_pixels=max_pixels, min_side=min_side)
+    except ImageError:
+        return None
+
+
+def oracle(image_hw, short_side, max_pixels, min_side):
+    """Return the size by rational numbers and bisection, or None: no isqrt, no integer division."""
+    short, long = sorted(image_hw)
+    aspect = Fraction(long, short)
+
+    def rounded_long(side):
+        return max(1, floor(aspect * side + Fraction(1, 2)))
+
+    side = short_side or short
+    if side * rounded_long(side) > max_pixels:
+        low, high = 0, side + 1  # largest side with side * (side * aspect) <= max_pixels
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if middle * (middle * aspect) <= max_pixels else (low, middle)
+        side = low
+    side = max(side, min_side)
+    if side * (side * aspect) > max_pixels:
+        return None
+    other = rounded_long(side)
+    while side * other > max_pixels:
+        other -= 1
+    return (side, other) if image_hw[0] <= image_hw[1] else (other, side)
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "short_side", "max_pixels", "min_side", "expected"),
+    [
+        ((375, 500), 224, 4_000_000, 32, (224, 299)),  # 298.67
+        ((500, 375), 224, 4_000_000, 32, (299, 224)),
+        ((480, 640), 480, 4_000_000, 32, (480, 640)),
+        ((2, 3), 3, 4_000_000, 1, (3, 5)),  # 4.5 rounds up, not to even
+        ((2, 5), 1, 4_000_000, 1, (1, 3)),  # 2.5 likewise
+        ((1, 1), 224, 4_000_000, 32, (224, 224)),
+        ((300, 400), None, 4_000_000, 32, (300, 400)),
+        ((3000, 4000), None, 4_000_000, 32, (1732, 2309)),  # sqrt(3e6) = 1732.05
+        ((2000, 2000), None, 4_000_000, 32, (2000, 2000)),  # the bound itself is allowed
+        ((2000, 2001), None, 4_000_000, 32, (1999, 2000)),
+        ((10, 20), None, 4_000_000, 32, (32, 64)),  # scaled up to the smallest input
+        ((10, 25), 4, 4_000_000, 32, (32, 80)),
+        ((2, 3), 3, 14, 1, (3, 4)),  # 3 x 4.5 = 13.5 fits in 14; 3 x 5 would not
+        ((1, 20_000), 224, 4_000_000, 1, (14, 280_000)),
+        ((20_000, 1), 224, 4_000_000, 1, (280_000, 14)),
+        ((65_535, 65_535), 224, 4_000_000, 32, (224, 224)),
+        ((65_535, 65_535), None, 4_000_000, 32, (2000, 2000)),
+        ((1, 65_535), None, 4_000_000, 1, (1, 65_535)),
+    ],
+)
+def test_worked_examples(image_hw, short_side, max_pixels, min_side, expected):
+    got = network_input_hw(image_hw, short_side=short_side, max_pixels=max_pixels, min_side=min_side)
+    assert got == expected
+
+
+def test_an_image_too_elongated_says_why_in_one_line():
+    with pytest.raises(ImageError) as error:
+        network_input_hw((1, 20_000), short_side=224, max_pixels=4_000_000, min_side=32)
+    assert str(error.value) == (
+        "too elongated: 1 x 20000 (height x width) scaled to the backbone's smallest side of 32 "
+        "is 32 x 640000 = 20480000 pixels, more than max-pixels 4000000"
+    )
+
+
+@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)
+@example((2, 3), 3, 14, 1)
+@example((1, 20_000), 224, 4_000_000, 32)
+@example((65_535, 65_534), None, 4_000_000, 32)
+def test_equals_the_oracle(image_hw, short_side, max_pixels, min_side):
+    got = size_or_none(image_hw, short_side, max_pixels, min_side)
+    assert got == oracle(image_hw, short_side, max_pixels, min_side)
+
+
+@SOME_DO_NOT_FIT
+@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)
+def test_bounds_hold(image_hw, short_side, max_pixels, min_side):
+    got = size_or_none(image_hw, short_side, max_pixels, min_side)
+    assume(got is not None)
+    assert got[0] * got[1] <= max_pixels
+    assert min(got) >= min_side
+    assert all(isinstance(side, int) for side in got)
+
+
+@SOME_DO_NOT_FIT
+@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)
+def test_aspect_is_kept_to_one_pixel_of_the_long_side(image_hw, short_side, max_pixels, min_side):
+    got = size_or_none(image_hw, short_side, max_pixels, min_side)
+    assume(got is not None)
+    exact_long = Fraction(max(image_hw) * min(got), min(image_hw))
+    assert abs(max(got) - exact_long) < 1
+    assert (got[0] <= got[1]) == (image_hw[0] <= image_hw[1]) or got[0] == got[1]
+
+
+@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)
+def test_the_transposed_image_gets_the_transposed_size(image_hw, short_side, max_pixels, min_side):
+    got = size_or_none(image_hw, short_side, max_pixels, min_side)
+    transposed = size_or_none(image_hw[::-1], short_side, max_pixels, min_side)
+    assert transposed == (got and got[::-1])
+
+
+@given(HW, MIN_SIDES)
+def test_a_size_that_is_already_right_stays(image_hw, min_side):
+    assume(min(image_hw) >= min_side)
+    limits = {"max_pixels": image_hw[0] * image_hw[1], "min_side": min_side}
+    assert network_input_hw(image_hw, short_side=None, **limits) == image_hw
+    assert network_input_hw(image_hw, short_side=min(image_hw), **limits) == image_hw
+
+
+@given(st.integers(1, 10**30), st.integers(1, 10**30), st.integers(1, 10**12))
+def test_huge_sides_are_exact(height, width, short_side):
+    limits = {"max_pixels": 10**80, "min_side": 1}
+    got = size_or_none((height, width), short_side, **limits)
+    assert got == oracle((height, width), short_side, **limits)
+
+
+def test_numpy_integers_do_not_overflow():
+    image_hw = tuple(np.array([2**31 - 1, 2**31 - 2], np.int32))
+    got = network_input_hw(image_hw, short_side=None, max_pixels=4_000_000, min_side=32)
+    assert got == (1999, 1999)
+    assert all(type(side) is int for side in got)
+
+
+@pytest.mark.parametrize("image_hw", [(0, 5), (5, 0), (-1, 5)])
+def test_an_image_without_pixels_is_refused(image_hw):
+    with pytest.raises(ImageError, match="no pixels"):
+        network_input_hw(image_hw, short_side=224, max_pixels=4_000_000, min_side=32)
+
+
+@pytest.mark.parametrize("name", ["short_side", "max_pixels", "min_side"])
+def test_settings_below_one_are_refused(name):
+    limits = {"short_side": 224, "max_pixels": 4_000_000, "min_side": 32, name: 0}
+    with pytest.raises(ConfigError, match=f"{name} must be at least 1, not 0"):
+        network_input_hw((10, 10), **limits)
