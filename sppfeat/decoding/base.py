@@ -1,0 +1,72 @@
+"""What goes into a decoder and what comes out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder"]
+
+
+class DecodeSettings(NamedTuple):
+    """What holds for every image of a run.
+
+    Attributes:
+        exif: ``apply`` or ``ignore`` the EXIF orientation.
+        resample: Pillow filter that resizes to the network input.
+    """
+
+    exif: str
+    resample: str
+
+
+class DecodeTask(NamedTuple):
+    """Images of one network-input size.
+
+    Attributes:
+        images: any numbers that name the images to the caller.
+        paths: where they are.
+        image_hw: height and width of each as displayed, as planned.
+        input_hw: height and width to resize to.
+    """
+
+    images: Sequence[int]
+    paths: Sequence[bytes]
+    image_hw: Sequence[tuple[int, int]]
+    input_hw: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decoded batch."""
+        return len(self.images) * 3 * self.input_hw[0] * self.input_hw[1]
+
+
+class Decoded(NamedTuple):
+    """One decoded batch.
+
+    Attributes:
+        images: those of the task that could be decoded, in its order.
+        pixels: ``(n, H, W, 3)`` uint8 RGB, writable, valid until the next batch is asked for.
+        failures: the reason for each image of the task that could not be decoded.
+    """
+
+    images: Sequence[int]
+    pixels: npt.NDArray[np.uint8]
+    failures: dict[int, str]
+
+
+class Decoder(Protocol):
+    """Reads headers and decodes batches, in order."""
+
+    def probe(self, paths: Iterable[bytes]) -> Iterator[tuple[int, int] | str]:
+        """Yield for each path height and width as displayed, or the reason why it cannot be read."""
+        ...
+
+    def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
+        """Yield for each task its batch, looking ahead as far as memory allows."""
+        ...
+
+    def close(self) -> None:
+        """Stop; no further calls."""
+        ...

@@ -1,0 +1,50 @@
+"""The decoder without processes: for few images, for debugging, and as the oracle of the other one."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from sppfeat.decoding.base import Decoded, DecodeSettings, DecodeTask
+from sppfeat.errors import ImageError
+from sppfeat.images import decode_image, probe_image
+
+__all__ = ["InlineDecoder"]
+
+
+class InlineDecoder:
+    """Decodes in the calling process, one image after the other.
+
+    Args:
+        settings: what holds for every image.
+    """
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self._settings = settings
+
+    def probe(self, paths: Iterable[bytes]) -> Iterator[tuple[int, int] | str]:
+        """Yield for each path height and width as displayed, or the reason why it cannot be read."""
+        for path in paths:
+            try:
+                yield probe_image(path, exif=self._settings.exif)
+            except ImageError as error:
+                yield str(error)
+
+    def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
+        """Yield for each task its batch."""
+        exif, resample = self._settings
+        for task in tasks:
+            good: list[int] = []
+            pixels = np.empty((len(task.images), *task.input_hw, 3), dtype=np.uint8)
+            failures: dict[int, str] = {}
+            for image, path, image_hw in zip(task.images, task.paths, task.image_hw, strict=True):
+                try:
+                    pixels[len(good)] = decode_image(
+                        path, exif=exif, image_hw=image_hw, input_hw=task.input_hw, resample=resample
+                    )
+                    good.append(image)
+                except ImageError as error:
+                    failures[image] = str(error)
+            yield Decoded(good, pixels[: len(good)], failures)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to stop."""

@@ -1,0 +1,240 @@
+"""Worker processes that decode ahead of the network, and what becomes of them when they die or hang."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import wait
+from typing import Any
+
+from sppfeat.decoding.arena import Arena
+from sppfeat.decoding.base import Decoded, DecodeSettings, DecodeTask
+from sppfeat.decoding.process import Answer, Job, WorkerProcess, describe_exit
+from sppfeat.decoding.worker import READY, Crash, DecodeJob, ProbeJob
+
+__all__ = ["DecoderPool"]
+
+_PROBES_AHEAD = 128  # per worker
+_START_SECONDS = 120.0  # a worker starts in 0.2 s, but from a busy file server in minutes
+_MAX_FAILED_STARTS = 5  # in a row, by a signal: the system is short of memory, and will stay so
+
+
+class DecoderPool:
+    """Decodes in worker processes.
+
+    A worker answers its jobs in order, so that when it dies or hangs the oldest unanswered job names the
+    image that did it. One that died is tried once more, first thing in a new worker; then its image fails.
+
+    Args:
+        settings: what holds for every image.
+        n_workers: number of processes, at least 1.
+        look_ahead_bytes: memory for decoded batches; where one batch is larger, the size of that.
+        hang_seconds: how long one image may take before its worker is killed. Only time in which the
+            pool was waiting for it counts, so that a run that was suspended loses nothing.
+    """
+
+    def __init__(
+        self,
+        settings: DecodeSettings,
+        *,
+        n_workers: int,
+        look_ahead_bytes: int = 256 << 20,
+        hang_seconds: float = 120.0,
+    ) -> None:
+        if n_workers < 1:
+            raise ValueError(f"n_workers is {n_workers}; allowed: 1 or more")
+        self._settings = settings
+        self._hang_seconds = hang_seconds
+        self._arena = Arena(look_ahead_bytes)
+        self._waiting: deque[Job] = deque()
+        self._abandoned: list[_BatchInFlight] = []  # by a caller who stopped asking for batches
+        self._n_failed_starts = 0
+        self._workers: list[WorkerProcess] = []
+        try:
+            for _ in range(n_workers):
+                self._workers.append(WorkerProcess(self._arena.fd))
+        except BaseException:
+            self.close()
+            raise
+
+    def probe(self, paths: Iterable[bytes]) -> Iterator[tuple[int, int] | str]:
+        """Yield for each path height and width as displayed, or the reason why it cannot be read."""
+        window: deque[list[tuple[int, int] | str]] = deque()
+        for path in paths:
+            answer: list[Any] = []
+            window.append(answer)
+            self._submit(ProbeJob(path, self._settings.exif), cost=1, done=answer.append)
+            while len(window) >= _PROBES_AHEAD * len(self._workers):
+                yield self._first_answer(window)
+        while window:
+            yield self._first_answer(window)
+
+    def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
+        """Yield for each task its batch; as many further ones are under way as the arena holds."""
+        self._reclaim()
+        pending: deque[_BatchInFlight] = deque()
+        source = iter(tasks)
+        held = next(source, None)
+        try:
+            while held is not None or pending:
+                while held is not None and (batch := self._start_batch(held, alone=not pending)) is not None:
+                    pending.append(batch)
+                    held = next(source, None)
+                first = pending[0]
+                self._pump_until(lambda: not first.n_open)  # noqa: B023 - called before the loop goes on
+                yield first.decoded(self._arena)
+                pending.popleft()
+                self._arena.free(first.offset, first.task.nbytes)
+        finally:
+            self._abandoned.extend(pending)
+
+    def close(self) -> None:
+        """Kill the workers and give the memory back."""
+        while self._workers:
+            self._workers.pop().stop()
+        self._arena.close()
+
+    def _reclaim(self) -> None:
+        """Free the memory of abandoned batches, once nobody writes to it any more."""
+        for batch in self._abandoned:
+            self._pump_until(lambda: not batch.n_open)  # noqa: B023 - called before the loop goes on
+            self._arena.free(batch.offset, batch.task.nbytes)
+        self._abandoned.clear()
+
+    def _first_answer(self, window: deque[list[tuple[int, int] | str]]) -> tuple[int, int] | str:
+        self._pump_until(lambda: bool(window[0]))
+        return window.popleft()[0]
+
+    def _start_batch(self, task: DecodeTask, *, alone: bool) -> "_BatchInFlight | None":
+        """Send the jobs of a task, or return None where the arena has no room for it now."""
+        offset = self._arena.allocate(task.nbytes)
+        if offset is None and alone:
+            self._arena.resize(task.nbytes)
+            offset = self._arena.allocate(task.nbytes)
+        if offset is None:
+            return None
+        batch = _BatchInFlight(task, offset)
+        for i, (path, image_hw) in enumerate(zip(task.paths, task.image_hw, strict=True)):
+            job = DecodeJob(path, *self._settings, image_hw, task.input_hw, offset + i * batch.image_nbytes)
+            self._submit(job, cost=image_hw[0] * image_hw[1], done=batch.answer_for(i))
+        return batch
+
+    def _submit(self, message: ProbeJob | DecodeJob, *, cost: int, done: Callable[[Answer], None]) -> None:
+        self._waiting.append(Job(message, cost=cost, done=done))
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Send waiting jobs, each to the worker with the least to do of those that can take it."""
+        while self._waiting:
+            job = self._waiting[0]
+            worker = min(self._workers, key=lambda worker: (not worker.has_room_for(job), worker.cost))
+            if not worker.has_room_for(job):
+                return
+            if not worker.jobs and worker.is_dead():  # of no image: it had none
+                self._receive(worker)
+            else:
+                worker.send(self._waiting.popleft())
+
+    def _pump_until(self, is_done: Callable[[], bool]) -> None:
+        while not is_done():
+            self._dispatch()
+            busy = {worker.connection: worker for worker in self._workers if worker.jobs}
+            patience = min(1.0, self._hang_seconds)
+            started = time.monotonic()
+            answered = wait(list(busy), timeout=patience)
+            # More than the patience passes only while this process is suspended.
+            waited = min(time.monotonic() - started, patience)
+            for connection, worker in busy.items():
+                if connection in answered:
+                    self._receive(worker)
+                else:
+                    worker.silent_seconds += waited
+                    self._check_silence(worker)
+
+    def _receive(self, worker: WorkerProcess) -> None:
+        while worker.connection.poll():
+            try:
+                answer = worker.connection.recv()
+            except (EOFError, OSError):
+                self._bury(worker)
+                return
+            if isinstance(answer, Crash):
+                raise RuntimeError(f"a defect in the decoding worker:\n{answer.traceback}")
+            if answer == READY:
+                self._n_failed_starts = 0
+                worker.start()
+            else:
+                worker.finish(answer)
+
+    def _check_silence(self, worker: WorkerProcess) -> None:
+        if not worker.is_ready:
+            if worker.silent_seconds > max(_START_SECONDS, self._hang_seconds):
+                raise RuntimeError(f"a decoding worker did not start within {worker.silent_seconds:.0f} s")
+        elif worker.silent_seconds > self._hang_seconds:
+            suspect, *others = worker.jobs
+            self._replace(worker)
+            self._waiting.extendleft(reversed(others))
+            suspect.done(f"decoding took more than {self._hang_seconds:g} s")
+
+    def _bury(self, worker: WorkerProcess) -> None:
+        """Put a new process in the place of one that has died, and settle what it had to do."""
+        fresh = self._replace(worker)
+        if not worker.is_ready or not worker.jobs:
+            self._waiting.extendleft(reversed(worker.jobs))  # it has not looked at any of them
+            return
+        suspect, *others = worker.jobs
+        self._waiting.extendleft(reversed(others))
+        if suspect.was_suspect:
+            suspect.done(f"the decoder died of it, twice ({describe_exit(worker.process.returncode)})")
+        else:
+            suspect.was_suspect = True
+            fresh.send(suspect)
+
+    def _replace(self, worker: WorkerProcess) -> WorkerProcess:
+        """Put a new process in the place of one, and return it."""
+        worker.stop()
+        status = worker.process.returncode
+        if not worker.is_ready:
+            self._n_failed_starts += 1
+            if status >= 0 or self._n_failed_starts >= _MAX_FAILED_STARTS:
+                raise RuntimeError(
+                    f"a decoding worker did not start ({describe_exit(status)}); see above for why"
+                )
+        fresh = WorkerProcess(self._arena.fd)
+        self._workers[self._workers.index(worker)] = fresh
+        return fresh
+
+
+class _BatchInFlight:
+    """A task whose images are being decoded into one piece of the arena."""
+
+    def __init__(self, task: DecodeTask, offset: int) -> None:
+        self.task = task
+        self.offset = offset
+        self.image_nbytes = 3 * task.input_hw[0] * task.input_hw[1]
+        self.n_open = len(task.images)
+        self.failures: dict[int, str] = {}  # by position in the task
+
+    def answer_for(self, position: int) -> Callable[[Answer], None]:
+        """Return what to do with the answer for one image of the task."""
+
+        def done(answer: Answer) -> None:
+            self.n_open -= 1
+            if isinstance(answer, str):
+                self.failures[position] = answer
+
+        return done
+
+    def decoded(self, arena: Arena) -> Decoded:
+        """Return the batch; images that failed are taken out by moving the later ones up."""
+        shape = (len(self.task.images), *self.task.input_hw, 3)
+        pixels = arena.buffer[self.offset : self.offset + self.task.nbytes].reshape(shape)
+        good = [i for i in range(len(self.task.images)) if i not in self.failures]
+        if self.failures:
+            for target, position in enumerate(good):
+                if target != position:
+                    pixels[target] = pixels[position]
+        return Decoded(
+            [self.task.images[i] for i in good],
+            pixels[: len(good)],
+            {self.task.images[i]: self.failures[i] for i in sorted(self.failures)},
+        )

@@ -1,0 +1,94 @@
+"""The worker process: reads headers and decodes images into the arena, until its pipe closes.
+
+It imports Pillow and numpy, never torch or h5py: a worker starts in a tenth of a second and can be
+killed by a decoder, or by the system, at no other cost than the image it was at.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.decoding.arena import map_arena
+from sppfeat.errors import ImageError
+from sppfeat.images import decode_image, probe_image
+
+__all__ = ["READY", "Crash", "DecodeJob", "ProbeJob", "main"]
+
+READY = "ready"
+
+
+class ProbeJob(NamedTuple):
+    """Read one header; the answer is ``(height, width)`` or the reason why not."""
+
+    path: bytes
+    exif: str
+
+
+class DecodeJob(NamedTuple):
+    """Decode one image to ``input_hw``, at ``offset`` of the arena; the answer is None or why not."""
+
+    path: bytes
+    exif: str
+    resample: str
+    image_hw: tuple[int, int]
+    input_hw: tuple[int, int]
+    offset: int
+
+    @property
+    def end(self) -> int:
+        """Where in the arena the pixels end."""
+        return self.offset + 3 * self.input_hw[0] * self.input_hw[1]
+
+
+class Crash(NamedTuple):
+    """The answer to a job that met a defect of this program."""
+
+    traceback: str
+
+
+def main(connection_fd: int, arena_fd: int) -> None:
+    """Answer jobs in the order they come.
+
+    Args:
+        connection_fd: descriptor of the pipe to the parent.
+        arena_fd: descriptor of the shared block.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    connection: Connection[Any, Any] = Connection(connection_fd)
+    arena = map_arena(arena_fd)
+    connection.send(READY)
+    # Image libraries written in C print warnings there that nobody can relate to a file.
+    if sys.stderr is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        try:
+            if isinstance(job, DecodeJob) and job.end > len(arena):  # it has grown since
+                arena = map_arena(arena_fd)
+            connection.send(_answer(job, arena))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> tuple[int, int] | str | Crash | None:
+    try:
+        if isinstance(job, ProbeJob):
+            return probe_image(job.path, exif=job.exif)
+        pixels = decode_image(
+            job.path, exif=job.exif, image_hw=job.image_hw, input_hw=job.input_hw, resample=job.resample
+        )
+        arena[job.offset : job.end] = pixels.reshape(-1)
+    except ImageError as error:
+        return str(error)
+    except Exception:  # carried to the parent, which raises it: the traceback must not be lost here
+        return Crash(traceback.format_exc())
+    return None

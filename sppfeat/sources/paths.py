@@ -1,0 +1,93 @@
+"""Very many paths in little memory, and the order in which people expect them."""
+
+import operator
+import os
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import SupportsIndex, overload
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["PathTable", "natural_key"]
+
+_DIGITS = re.compile(rb"[0-9]+")
+_NO_NUMBER = bytes(5)
+
+
+class PathTable(Sequence[bytes]):
+    """An immutable sequence of paths: one byte string and an offset for each, no object per path.
+
+    Paths are bytes as the operating system has them (``os.fsencode``), so that names which are not
+    valid UTF-8 survive.
+
+    Args:
+        paths: the paths, as bytes or str.
+
+    Example:
+        >>> table = PathTable(["a.jpg", "b/c.jpg"])
+        >>> table[1], len(table)
+        (b'b/c.jpg', 2)
+    """
+
+    def __init__(self, paths: Iterable[bytes | str]) -> None:
+        blob = bytearray()
+        ends = array("q", [0])
+        for path in paths:
+            blob += os.fsencode(path)
+            ends.append(len(blob))
+        self._blob = bytes(blob)
+        self._ends: npt.NDArray[np.int64] = np.frombuffer(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"path {index} of {len(self)}")
+        index %= len(self)
+        return self._blob[self._ends[index] : self._ends[index + 1]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        start = 0
+        for end in self._ends[1:].tolist():
+            yield self._blob[start:end]
+            start = end
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the table holds."""
+        return len(self._blob) + self._ends.nbytes
+
+
+def natural_key(name: bytes) -> bytes:
+    """Return the key under which ``img2`` sorts before ``img10``, and ties fall by the raw bytes.
+
+    The key is one byte string and no tuple, which for a folder of a million images is 0.5 GB less.
+
+    Args:
+        name: a file name; it holds no zero byte, as no file name can.
+
+    Example:
+        >>> sorted([b"img10", b"IMG2", b"img1"], key=natural_key)
+        [b'img1', b'IMG2', b'img10']
+    """
+    # A number is compared by its length without zeros, then digit by digit: no limit on its size. The
+    # zero byte in front of its length keeps a text before every longer text, the empty number behind the
+    # whole key before every number.
+    return _DIGITS.sub(_number_key, name.lower()) + _NO_NUMBER + name
+
+
+def _number_key(match: re.Match[bytes]) -> bytes:
+    digits = match.group().lstrip(b"0")
+    return b"\0" + (len(digits) + 1).to_bytes(4, "big") + digits

@@ -1,0 +1,138 @@
+"""The Plan: every image once, equal shapes together, largest first, in little memory."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from sppfeat.config import InputSpec
+from sppfeat.errors import ImageError
+from sppfeat.plan import input_sizes, make_plan, schedule
+from sppfeat.sizing import network_input_hw
+from sppfeat.sources import Listing, PathTable
+
+IMAGE_SIZES = hnp.arrays(np.int32, st.tuples(st.integers(0, 40), st.just(2)), elements=st.integers(0, 3000))
+FEW_SIZES = hnp.arrays(np.int32, st.tuples(st.integers(0, 60), st.just(2)), elements=st.integers(0, 3))
+SPECS = st.builds(
+    InputSpec,
+    size=st.none() | st.integers(1, 300),
+    max_pixels=st.integers(1, 100_000),
+    min_side=st.integers(1, 64),
+)
+
+
+def listing_of(n, classes=()):
+    paths = PathTable(f"{i}.jpg" for i in range(n))
+    labels = np.full(n, -1, dtype=np.int64)
+    return Listing(root=b"/r", paths=paths, labels=labels, classes=classes)
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+@given(IMAGE_SIZES, SPECS)
+def test_the_network_input_size_is_that_of_each_image_by_itself(image_hw, spec):
+    input_hw, reasons = input_sizes(image_hw, spec)
+    assert input_hw.shape == image_hw.shape
+    assert input_hw.dtype == np.int32
+    for i, (height, width) in enumerate(image_hw.tolist()):
+        expected, reason = (0, 0), None
+        if height and width:
+            try:
+                expected = network_input_hw(
+                    (height, width), short_side=spec.size, max_pixels=spec.max_pixels, min_side=spec.min_side
+                )
+            except ImageError as error:
+                reason = str(error)
+        assert tuple(input_hw[i].tolist()) == expected
+        assert reasons.get(i) == reason
+
+
+def test_sizes_beyond_16_bits():
+    image_hw = np.array([[2_000_000_000, 1_000_000_000]], dtype=np.int32)
+    assert input_sizes(image_hw, InputSpec(size=100))[0].tolist() == [[200, 100]]
+
+
+# --- the plan -------------------------------------------------------------------------------------
+
+
+def test_each_image_has_a_row_and_what_is_wrong_is_kept():
+    image_hw = np.array([[480, 640], [0, 0], [1, 20_000], [640, 480]], dtype=np.int32)
+    plan = make_plan(listing_of(4), image_hw, {1: "no such file"}, InputSpec(min_side=32, max_pixels=10_000))
+    assert plan.rows.tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
+    assert plan.n_images == plan.n_rows == 4
+    assert plan.n_shapes == 2
+    assert plan.errors[1] == "no such file"
+    assert "too elongated" in plan.errors[2]
+    assert set(plan.errors) == {1, 2}
+    assert (plan.input_hw == 0).all(axis=1).tolist() == [False, True, True, False]
+
+
+def test_a_plan_takes_at_most_200_bytes_per_image():
+    n = 10_000
+    paths = PathTable(f"train/n{i % 100:08d}/image_of_a_class_{i:012d}.jpeg" for i in range(n))
+    assert len(paths[0]) >= 50
+    listing = Listing(root=b"/data", paths=paths, labels=np.arange(n), classes=())
+    image_hw = np.full((n, 2), 500, dtype=np.int32)
+    assert make_plan(listing, image_hw, {}, InputSpec()).nbytes / n <= 200
+
+
+# --- the schedule ---------------------------------------------------------------------------------
+
+
+@given(FEW_SIZES, st.data(), st.none() | st.integers(1, 9), st.integers(1, 50))
+def test_a_schedule_covers_each_image_once_in_order(input_hw, data, batch_size, batch_pixels):
+    wanted = data.draw(
+        st.lists(st.integers(0, max(0, len(input_hw) - 1)), unique=True, max_size=len(input_hw))
+    )
+    images = np.array(wanted, dtype=np.int64)
+    batches = list(schedule(input_hw, images, batch_size=batch_size, batch_pixels=batch_pixels))
+    again = list(schedule(input_hw, images[::-1], batch_size=batch_size, batch_pixels=batch_pixels))
+    assert [(b.images.tolist(), b.input_hw) for b in batches] == [
+        (b.images.tolist(), b.input_hw) for b in again
+    ]
+
+    done = [i for batch in batches for i in batch.images.tolist()]
+    assert sorted(done) == sorted(i for i in wanted if input_hw[i].all())
+    for batch in batches:
+        assert {tuple(input_hw[i].tolist()) for i in batch.images.tolist()} == {batch.input_hw}
+        limit = batch_size or max(1, batch_pixels // (batch.input_hw[0] * batch.input_hw[1]))
+        assert 1 <= len(batch.images) <= limit
+        assert batch.images.tolist() == sorted(batch.images.tolist())
+    pixels = [height * width for _, (height, width) in batches]
+    assert pixels == sorted(pixels, reverse=True)
+    for before, after in itertools.pairwise(batches):
+        if before.input_hw == after.input_hw:
+            assert len(before.images) >= len(after.images)  # only the last of a size is not full
+            assert before.images[-1] < after.images[0]
+    shapes = [batch.input_hw for batch in batches]
+    assert len(list(itertools.groupby(shapes))) == len(set(shapes))
+
+
+def test_largest_first_then_in_the_order_of_the_plan():
+    input_hw = np.array([[2, 3], [4, 4], [3, 2], [2, 3], [0, 0], [70_000, 70_000]], dtype=np.int32)
+    batches = schedule(input_hw, np.arange(6), batch_size=8, batch_pixels=1)
+    assert [(images.tolist(), hw) for images, hw in batches] == [
+        ([5], (70_000, 70_000)),
+        ([1], (4, 4)),
+        ([2], (3, 2)),
+        ([0, 3], (2, 3)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "size"), [(1, 1), (224 * 224, 1), (224 * 224 * 5 - 1, 4), (224 * 224 * 5, 5)]
+)
+def test_a_batch_holds_as_many_pixels_as_allowed(pixels, size):
+    input_hw = np.full((20, 2), 224, dtype=np.int32)
+    batches = list(schedule(input_hw, np.arange(20), batch_size=None, batch_pixels=pixels))
+    assert [len(batch.images) for batch in batches] == [size] * (20 // size)
+
+
+@pytest.mark.parametrize("images", [np.empty(0, dtype=np.int64), np.array([1])])
+def test_no_image_that_can_be_done_gives_no_batch(images):
+    input_hw = np.array([[2, 2], [0, 0]], dtype=np.int32)
+    assert list(schedule(input_hw, images, batch_size=None, batch_pixels=100)) == []

@@ -1,0 +1,443 @@
+"""Inputs: which files become images, in which order, under which names and labels."""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppfeat.errors import ConfigError
+from sppfeat.sources import PathTable, list_images
+from sppfeat.sources.paths import natural_key
+
+NAMES = st.binary(min_size=1, max_size=30).map(lambda name: name.replace(b"\0", b"x").replace(b"/", b"y"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder, which is the working directory too."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def touch(folder, *names):
+    for name in names:
+        path = os.path.join(os.fsencode(folder), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb"):
+            pass
+
+
+def listed(*inputs, **options):
+    return [os.fsdecode(path) for path in list_images(inputs, **options).paths]
+
+
+def labelled(*inputs, labels="auto"):
+    """Return the class of each image, by path, and how many images are said to have none."""
+    listing = list_images(inputs, labels=labels)
+    names = [os.fsdecode(listing.classes[i]) if i >= 0 else None for i in listing.labels.tolist()]
+    return dict(zip(map(os.fsdecode, listing.paths), names, strict=True)), listing.n_unlabelled
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_listed_with_its_sub_folders_in_natural_order(folder):
+    touch(
+        folder,
+        "img10.jpg",
+        "img2.jpg",
+        "IMG1.JPG",
+        "b/2.png",
+        "b/10.png",
+        "b/1.png",
+        "a20/x.webp",
+        "a3/x.webp",
+    )
+    assert listed(".") == [
+        "a3/x.webp",
+        "a20/x.webp",
+        "b/1.png",
+        "b/2.png",
+        "b/10.png",
+        "IMG1.JPG",
+        "img2.jpg",
+        "img10.jpg",
+    ]
+
+
+def test_the_order_does_not_depend_on_the_order_of_creation(tmp_path):
+    names = [f"{folder}/{i}.jpg" for folder in ("x1", "x02", "x10") for i in (3, 20, 100)]
+    touch(tmp_path / "up", *names)
+    touch(tmp_path / "down", *reversed(names))
+    assert listed(str(tmp_path / "up")) == listed(str(tmp_path / "down")) == names
+
+
+def test_hidden_names_and_other_files_are_left_out_and_the_latter_counted(folder):
+    touch(
+        folder, "a.jpg", ".b.jpg", ".hidden/c.jpg", "notes.txt", "sub/README", "sub/d.JPEG", "._a.jpg", "jpg"
+    )
+    listing = list_images(["."])
+    assert list(listing.paths) == [b"a.jpg", b"sub/d.JPEG"]
+    assert listing.n_other_files == 3
+    assert listing.n_repeated == 0
+
+
+def test_what_a_scan_leaves_out_can_be_named(folder):
+    touch(folder, ".a.jpg", "scan_0001", ".hidden/b.jpg")
+    assert listed(".a.jpg", "scan_0001", ".hidden") == [".a.jpg", "scan_0001", ".hidden/b.jpg"]
+
+
+def test_a_folder_with_the_name_of_an_image_is_a_folder(folder):
+    touch(folder, "album.jpg/1.jpg")
+    assert listed(".") == ["album.jpg/1.jpg"]
+
+
+def test_very_deep_folders(folder):
+    here = os.getcwd()
+    for _ in range(1200):  # beyond Python's limit of recursion
+        os.mkdir("d")
+        os.chdir("d")
+    touch(".", "a.jpg")
+    os.chdir(here)
+    try:
+        assert listed(".") == ["d/" * 1200 + "a.jpg"]
+    finally:  # neither pytest nor shutil.rmtree can remove it
+        subprocess.run(["rm", "-rf", "d"], check=True)
+
+
+def test_inputs_keep_their_order(folder):
+    touch(folder, "b/1.jpg", "a/1.jpg", "z.jpg")
+    assert listed("z.jpg", "b", "a") == ["z.jpg", "b/1.jpg", "a/1.jpg"]
+
+
+@pytest.mark.parametrize("inputs", [("a", "a"), ("a", "./a/"), ("a", "b/../a"), ("a", "a/1.jpg", "a//2.jpg")])
+def test_what_is_named_again_is_taken_once(folder, inputs):
+    touch(folder, "a/1.jpg", "a/2.jpg", "b/3.txt")
+    listing = list_images(inputs)
+    assert list(listing.paths) == [b"1.jpg", b"2.jpg"]
+    assert listing.n_repeated == 2
+
+
+def test_a_folder_that_cannot_be_read_is_an_error():
+    with tempfile.TemporaryDirectory() as name:
+        locked = Path(name, "sub", "locked")
+        touch(locked, "a.jpg")
+        Path(name).chmod(0o755)
+        locked.chmod(0)
+        try:
+            with (
+                not_root(),
+                pytest.raises(ConfigError, match=r"cannot list the folder '.*locked': Permission"),
+            ):
+                list_images([name])
+        finally:
+            locked.chmod(0o700)
+
+
+@contextlib.contextmanager
+def not_root():
+    """Nobody is refused a folder who is root."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+def test_links_to_files_and_folders_are_followed_under_their_own_names(folder):
+    touch(folder, "store/x1.jpg", "data/b.jpg")
+    os.symlink("../store/x1.jpg", "data/a.jpg")
+    os.symlink("../store", "data/c")
+    assert listed("data") == ["a.jpg", "b.jpg", "c/x1.jpg"]
+
+
+def test_link_cycles_end_where_they_close(folder):
+    touch(folder, "a/1.jpg", "b/2.jpg")
+    os.symlink(".", "self")
+    os.symlink("../b", "a/to_b")
+    os.symlink("../a", "b/to_a")
+    assert listed(".") == ["a/1.jpg", "a/to_b/2.jpg", "b/2.jpg", "b/to_a/1.jpg"]
+
+
+def test_a_link_that_leads_nowhere_is_listed_and_stops_no_scan(folder):
+    touch(folder, "ok.jpg")
+    os.symlink("gone.jpg", "dangling.jpg")
+    os.symlink("loop.jpg", "loop.jpg")
+    os.symlink("gone", "dangling")
+    assert listed(".") == ["dangling.jpg", "loop.jpg", "ok.jpg"]
+    assert list_images(["."]).n_other_files == 1
+    assert listed("dangling.jpg") == ["dangling.jpg"]
+
+
+def test_two_dots_behind_a_link_are_what_the_file_system_says(folder):
+    touch(folder, "far/away/x.jpg", "far/y.jpg")
+    os.symlink("far/away", "link")
+    assert listed("link/../y.jpg") == ["y.jpg"]
+    listing = list_images(["link/.."])
+    assert os.fsdecode(listing.root) == str(folder / "far")
+    assert listed("link") == ["x.jpg"]
+    assert os.fsdecode(list_images(["link"]).root) == str(folder / "link")
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+STRANGE = [
+    b"new\nline.jpg",
+    b"not-utf8-\xff\xfe.jpg",
+    "\U0001f4f7 \u00e9.jpg".encode(),
+    b" lead.jpg",
+    b"back\\slash.jpg",
+]
+
+
+def test_strange_names_survive(tmp_path):
+    touch(tmp_path, *STRANGE)
+    listing = list_images([str(tmp_path)])
+    assert sorted(listing.paths) == sorted(STRANGE)
+    assert all(os.path.exists(os.path.join(listing.root, path)) for path in listing.paths)
+
+
+def test_strange_names_survive_as_arguments_and_in_lists(folder):
+    touch(folder, *STRANGE)
+    assert list(list_images([os.fsdecode(name) for name in STRANGE]).paths) == STRANGE
+    Path("list").write_bytes(b"\0".join(STRANGE))
+    assert list(list_images(["@list"]).paths) == STRANGE
+
+
+@given(st.lists(NAMES))
+def test_the_natural_order_is_what_it_was_defined_to_be(names):
+    def oracle(name):
+        parts = re.split(rb"([0-9]+)", name.lower())
+        return (
+            *(p if i % 2 == 0 else (len(p.lstrip(b"0")), p.lstrip(b"0")) for i, p in enumerate(parts)),
+            (-1,),
+            name,
+        )
+
+    assert sorted(names, key=natural_key) == sorted(names, key=oracle)
+
+
+@given(st.lists(st.integers(0, 10**30)), st.text("ab", max_size=2), st.text("cd.", max_size=2))
+def test_numbers_in_names_are_ordered_by_value(numbers, before, after):
+    names = [f"{before}{number}{after}".encode() for number in numbers]
+    expected = [f"{before}{number}{after}".encode() for number in sorted(numbers)]
+    assert sorted(names, key=natural_key) == expected
+
+
+@given(st.lists(st.binary(max_size=60)))
+def test_a_path_table_is_the_sequence_it_was_made_from(paths):
+    table = PathTable(iter(paths))
+    assert list(table) == paths
+    assert len(table) == len(paths)
+    assert [table[i] for i in range(-len(paths), len(paths))] == paths + paths
+    assert table[1:5:2] == paths[1:5:2]
+    assert table[::-1] == paths[::-1]
+    assert table.nbytes == sum(map(len, paths)) + 8 * (len(paths) + 1)
+    if paths:
+        assert table[np.int64(0)] == paths[0]
+    for index in (len(paths), -len(paths) - 1):
+        with pytest.raises(IndexError, match="path"):
+            table[index]
+
+
+def test_a_path_table_takes_text_that_was_no_utf8():
+    assert list(PathTable(["\udcff.jpg", b"\xfe"])) == [b"\xff.jpg", b"\xfe"]
+
+
+# --- lists ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"b.jpg\nsub\na.jpg",
+        b"b.jpg\nsub\na.jpg\n",
+        b"b.jpg\r\nsub\r\na.jpg\r\n",
+        b"\n\nb.jpg\n\nsub\r\na.jpg\n",
+        b"b.jpg\0sub\0a.jpg",
+        b"b.jpg\0sub\0a.jpg\0",
+        b"\xef\xbb\xbfb.jpg\r\nsub\r\na.jpg\r\n",  # with the mark that Windows puts in front
+    ],
+)
+def test_a_list_names_files_and_folders(folder, content):
+    touch(folder, "a.jpg", "b.jpg", "sub/1.jpg", "sub/2.jpg", "sub/no.txt")
+    (folder / "list.txt").write_bytes(content)
+    wanted = ["b.jpg", "sub/1.jpg", "sub/2.jpg", "a.jpg"]
+    assert listed("@list.txt") == wanted
+    assert listed("-", stdin=[content[:3], content[3:]]) == wanted
+
+
+def test_a_list_on_standard_input(folder, monkeypatch):
+    touch(folder, "a.jpg")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a.jpg\n")))
+    assert listed("-") == ["a.jpg"]
+
+
+def test_a_missing_file_of_a_list_is_listed(folder):
+    touch(folder, "a.jpg")
+    Path("list").write_bytes(b"gone.jpg\na.jpg\ngone/too\n")
+    assert listed("@list") == ["gone.jpg", "a.jpg", "gone/too"]
+
+
+def test_names_in_a_list_keep_their_spaces(folder):
+    touch(folder, " a .jpg ")
+    Path("list").write_bytes(b" a .jpg \n")
+    assert listed("@list") == [" a .jpg "]
+
+
+def test_paths_in_a_list_are_relative_to_the_working_directory(folder, monkeypatch):
+    touch(folder, "here/a.jpg")
+    Path("here/list").write_bytes(b"a.jpg\n")
+    monkeypatch.chdir("here")
+    assert os.path.join(os.fsdecode(list_images(["@list"]).root), "a.jpg") == str(folder / "here" / "a.jpg")
+
+
+def test_a_list_in_utf16_is_an_error(folder):
+    Path("list").write_text("a.jpg\n", encoding="utf-16")
+    with pytest.raises(ConfigError, match="'list' is in UTF-16"):
+        list_images(["@list"])
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ((), "no inputs"),
+        (("gone",), "no such file or folder: 'gone'"),
+        (("a.jpg", ""), "no such file or folder: ''"),
+        (("a\0b",), "no such file"),
+        (("@gone",), "cannot read the list 'gone': No such file"),
+        (("@",), "cannot read the list ''"),
+        (("@.",), "cannot read the list '.': Is a directory"),
+        (("@a\0b",), "cannot read the list"),
+        (("empty",), "no images in 'empty': 1 files there have no suffix of an image"),
+        (("@void",), "no images in '@void'"),
+    ],
+)
+def test_inputs_that_cannot_be_honoured(folder, inputs, said):
+    touch(folder, "a.jpg", "empty/x.txt", "void")
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        list_images(inputs)
+
+
+def test_an_unknown_label_mode_is_refused(folder):
+    touch(folder, "a.jpg")
+    with pytest.raises(ConfigError, match="labels is 'yes'; allowed: auto, folder, none"):
+        list_images(["a.jpg"], labels="yes")
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def test_one_folder_per_class(folder):
+    touch(folder, "train/cat10/1.jpg", "train/cat9/a/2.jpg", "train/cat9/3.jpg")
+    listing = list_images(["train"])
+    assert listing.classes == (b"cat9", b"cat10")
+    assert listing.labels.tolist() == [0, 0, 1]
+    assert listing.labels.dtype == np.int64
+    assert list_images(["train"], labels="none").classes == ()
+
+
+def test_the_folders_of_several_splits_are_the_same_classes(folder):
+    touch(folder, "train/cat/1.jpg", "train/dog/2.jpg", "val/dog/3.jpg", "val/eel/4.jpg")
+    assert labelled("train", "val") == (
+        {"train/cat/1.jpg": "cat", "train/dog/2.jpg": "dog", "val/dog/3.jpg": "dog", "val/eel/4.jpg": "eel"},
+        0,
+    )
+
+
+def test_class_folders_as_inputs(folder):
+    touch(folder, "t/cat/1.jpg", "t/dog/more/2.jpg", "t/dog/3.jpg")
+    assert labelled("t/cat", "t/dog") == (
+        {"cat/1.jpg": "cat", "dog/3.jpg": "dog", "dog/more/2.jpg": "dog"},
+        0,
+    )
+
+
+def test_files_of_a_list_are_labelled_by_the_folder_below_the_common_one(folder):
+    touch(folder, "t/cat/1.jpg", "t/dog/2.jpg")
+    Path("list").write_bytes(b"t/cat/1.jpg\nt/dog/2.jpg\n")
+    assert labelled("@list") == ({"cat/1.jpg": "cat", "dog/2.jpg": "dog"}, 0)
+
+
+def test_a_stray_image_takes_the_labels_away_unless_they_are_asked_for(folder):
+    touch(folder, "t/cat/1.jpg", "t/dog/2.jpg", "t/stray.jpg")
+    paths = ["cat/1.jpg", "dog/2.jpg", "stray.jpg"]
+    assert labelled("t") == (dict.fromkeys(paths), 1)
+    assert labelled("t", labels="folder") == (dict(zip(paths, ["cat", "dog", None], strict=True)), 1)
+    assert labelled("t", labels="none") == (dict.fromkeys(paths), 0)
+
+
+def test_a_file_beside_a_folder_of_classes_makes_no_classes_of_the_folders(folder):
+    touch(folder, "train/cat/1.jpg", "train/dog/2.jpg", "other/3.jpg")
+    found, n_unlabelled = labelled("train", "other/3.jpg")
+    assert set(found.values()) == {None}
+    assert n_unlabelled == 1
+    assert labelled("train", "other/3.jpg", labels="folder")[0]["train/dog/2.jpg"] == "dog"
+
+
+def test_a_file_named_before_its_folder_has_the_label_it_has_in_the_folder(folder):
+    touch(folder, "t/cat/1.jpg", "t/dog/2.jpg")
+    assert labelled("t/dog/2.jpg", "t")[0] == {"dog/2.jpg": "dog", "cat/1.jpg": "cat"}
+
+
+def test_one_class_folder_is_no_label_unless_asked_for(folder):
+    touch(folder, "t/cat/1.jpg", "t/cat/2.jpg")
+    assert labelled("t") == ({"cat/1.jpg": None, "cat/2.jpg": None}, 0)
+    assert labelled("t", labels="folder") == ({"cat/1.jpg": "cat", "cat/2.jpg": "cat"}, 0)
+
+
+@pytest.mark.parametrize("labels", ["auto", "none"])
+def test_a_flat_folder_has_no_labels(folder, labels):
+    touch(folder, "1.jpg", "2.jpg")
+    assert labelled(".", labels=labels) == ({"1.jpg": None, "2.jpg": None}, 0)
+
+
+# --- the common root ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "root", "paths"),
+    [
+        (("a/b",), "a/b", ["1.jpg", "c/2.jpg"]),
+        (("a/b/1.jpg",), "a/b", ["1.jpg"]),
+        (("a/b/c", "a/d"), "a", ["b/c/2.jpg", "d/3.jpg"]),
+        (("a/b/c", "a/b"), "a/b", ["c/2.jpg", "1.jpg"]),
+        (("ab", "a/d"), "", ["ab/4.jpg", "a/d/3.jpg"]),
+    ],
+)
+def test_the_root_is_the_deepest_folder_above_all_inputs(folder, inputs, root, paths):
+    touch(folder, "a/b/1.jpg", "a/b/c/2.jpg", "a/d/3.jpg", "ab/4.jpg")
+    listing = list_images(inputs)
+    assert os.fsdecode(listing.root) == str(folder / root)
+    assert [os.fsdecode(path) for path in listing.paths] == paths
+
+
+def test_a_root_of_the_file_system(folder):
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as elsewhere:
+        touch(folder, "a.jpg")
+        touch(elsewhere, "b.jpg")
+        other = str(Path(elsewhere).resolve())
+        listing = list_images([f"/{folder}/a.jpg", f"//{other}"])
+        assert all(os.path.exists(os.path.join(listing.root, path)) for path in listing.paths)
+        assert [os.fsdecode(os.path.join(listing.root, path)) for path in listing.paths] == [
+            str(folder / "a.jpg"),
+            f"{other}/b.jpg",
+        ]
