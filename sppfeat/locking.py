@@ -1,0 +1,86 @@
+"""Whether an output can be written, and that only one process does."""
+
+import contextlib
+import fcntl
+import os
+import warnings
+from pathlib import Path
+from types import TracebackType
+
+from sppfeat.errors import StoreError
+
+__all__ = ["OutputLock", "check_output"]
+
+
+def check_output(path: Path) -> None:
+    """Raise StoreError unless a file can be at ``path``."""
+    real = Path(os.path.realpath(path))
+    # os.path, because the methods of Path raise on a name that is too long or a folder we may not enter.
+    if os.path.isdir(real):
+        example = str(path / "features.h5")
+        raise StoreError(f"the output {str(path)!r} is a folder; give a file name such as {example!r}")
+    if os.path.exists(real) and not os.path.isfile(real):
+        raise StoreError(f"the output {str(path)!r} is not a regular file")
+    if not os.path.isdir(real.parent):
+        raise StoreError(f"the folder of the output does not exist: {str(real.parent)!r}")
+
+
+class OutputLock:
+    """Keeps a second writer away from an output; released by the system when the process dies.
+
+    The lock is on a file beside the output, so that readers are not kept out. Where the output is a
+    link, it is beside what the link leads to: two names of one file are one lock.
+
+    Args:
+        output: the output file.
+
+    Raises:
+        StoreError: another process has it, or the folder cannot be written to.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._path = Path(f"{os.path.realpath(output)}.lock")
+        self._fd = -1
+        while self._fd < 0:
+            self._fd = self._try_lock(output)
+
+    def _try_lock(self, output: Path) -> int:
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to the folder of {str(output)!r}: {self._path.name}: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise StoreError(
+                f"another process is writing {str(output)!r} (it holds {self._path.name})"
+            ) from error
+        except OSError as error:
+            warnings.warn(
+                f"this file system cannot lock ({error.strerror}): "
+                f"see to it that no other process writes {str(output)!r}",
+                stacklevel=4,
+            )
+        try:
+            # The file may have been removed, by the process that held it, before we got the lock.
+            if os.path.samestat(os.fstat(fd), self._path.stat()):
+                return fd
+        except FileNotFoundError:
+            pass
+        os.close(fd)
+        return -1
+
+    def __enter__(self) -> "OutputLock":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(
+            OSError
+        ):  # a folder that is read-only by now: a lock file left there is none
+            self._path.unlink(missing_ok=True)
+        os.close(self._fd)

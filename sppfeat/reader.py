@@ -1,0 +1,243 @@
+"""Feature files, read: checked when opened, memory-mapped where possible, ready for scikit-learn."""
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config import ExtractConfig
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.layout import check_layout, hdf5_errors, read_column_blocks, text_attribute
+from sppfeat.schema import ColumnBlock, Status
+from sppfeat.sources import PathTable
+
+__all__ = ["FeatureFile", "open_features"]
+
+
+class FeatureFile:
+    """A feature file, open for reading; also while another process is filling it.
+
+    Use :func:`sppfeat.open`. A row whose image failed holds NaN, one whose image is pending is undefined:
+    :meth:`to_sklearn` and :meth:`iter_batches` hand out only rows that have a descriptor.
+
+    Args:
+        path: the file.
+
+    Raises:
+        StoreError: no file, no HDF5 file, not a file of this format, of a newer schema, or inconsistent.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(os.fsdecode(path))
+        if not os.path.exists(self.path):  # Path.exists raises on a name that is too long
+            raise StoreError(f"no such file: {str(self.path)!r}")
+        if not self.path.is_file():
+            raise StoreError(f"not a file: {str(self.path)!r}")
+        with hdf5_errors(self.path, "cannot be opened as HDF5"):
+            self._file = h5py.File(self.path, "r")
+        try:
+            check_layout(self._file, self.path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "FeatureFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __repr__(self) -> str:
+        return (
+            f"<FeatureFile {str(self.path)!r}: {self.n_rows} rows x {self.dimension}, {self.n_images} images>"
+        )
+
+    def close(self) -> None:
+        """Close the file; arrays that were handed out stay valid."""
+        self._file.close()
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, with and without descriptor."""
+        return int(self._file["features"].shape[0])
+
+    @property
+    def dimension(self) -> int:
+        """Length of a descriptor."""
+        return int(self._file["features"].shape[1])
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return int(self._file["images/status"].shape[0])
+
+    @cached_property
+    def features(self) -> npt.NDArray[np.floating[Any]]:
+        """``(R, D)`` float32 or float16, memory-mapped, read-only; failed and pending rows too."""
+        return self._map("features")
+
+    @property
+    def boxes(self) -> npt.NDArray[np.float64]:
+        """``(R, 4)`` float64, ``xyxy`` in pixels of the image as displayed, edges, half-open."""
+        return self._read("boxes")
+
+    @property
+    def image_index(self) -> npt.NDArray[np.int64]:
+        """``(R,)`` int64: the image of each row."""
+        return self._read("image_index")
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """``(N,)``: path of each image, relative to :attr:`root`, as ``os.fsdecode`` has it."""
+        return [os.fsdecode(path) for path in self.path_table]
+
+    @cached_property
+    def path_table(self) -> PathTable:
+        """:attr:`paths` as bytes, compactly."""
+        return PathTable(self._read("images/path"))
+
+    def path_of(self, image: int) -> str:
+        """Path of one image, relative to :attr:`root`."""
+        return os.fsdecode(self.path_table[image])
+
+    @property
+    def image_hw(self) -> npt.NDArray[np.int32]:
+        """``(N, 2)`` int32: height and width of each image as displayed."""
+        return self._read("images/size")
+
+    @property
+    def image_rows(self) -> npt.NDArray[np.int64]:
+        """``(N, 2)`` int64: half-open range of each image's rows."""
+        return self._read("images/rows")
+
+    @property
+    def status(self) -> npt.NDArray[np.uint8]:
+        """``(N,)`` uint8: 0 pending, 1 done, 2 failed; read anew each time."""
+        # Through a map: HDF5 may have cached what another process has written over since.
+        return np.array(self._map("images/status"))
+
+    @property
+    def errors(self) -> dict[int, str]:
+        """Why images failed, by image."""
+        failed = np.flatnonzero(self.status == Status.FAILED)
+        texts = self._map("images/error")
+        return {int(i): bytes(texts[i]).decode("utf-8", "replace") for i in failed}
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """``(N,)`` int64: class of each image, an index into :attr:`classes`, or -1."""
+        return self._read("images/label")
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes; empty where they are not known."""
+        return [os.fsdecode(name) for name in self._read("classes")]
+
+    @cached_property
+    def columns(self) -> tuple[ColumnBlock, ...]:
+        """Which column of a descriptor is what."""
+        return read_column_blocks(self._file)
+
+    @cached_property
+    def config(self) -> ExtractConfig:
+        """The settings that made the descriptors."""
+        try:
+            return ExtractConfig.from_dict(json.loads(self.attribute("config")))
+        except json.JSONDecodeError as error:
+            raise StoreError(f"{str(self.path)!r}: its attribute 'config' is not JSON: {error}") from error
+        except ConfigError as error:
+            raise StoreError(f"{str(self.path)!r}: its attribute 'config': {error}") from error
+
+    @property
+    def schema_version(self) -> int:
+        """Version of the file format."""
+        return int(self._file.attrs["schema_version"])
+
+    @property
+    def root(self) -> str:
+        """Folder that :attr:`paths` are relative to."""
+        return self.attribute("input_root")
+
+    def attribute(self, name: str) -> str:
+        """Return a text attribute of the file.
+
+        Raises:
+            StoreError: there is none.
+        """
+        value = text_attribute(self._file, name)
+        if value is None:
+            raise StoreError(f"{str(self.path)!r} has no text attribute {name!r}")
+        return value
+
+    def rows_with_descriptor(self) -> npt.NDArray[np.int64]:
+        """Numbers of the rows that have a descriptor, ascending."""
+        return np.flatnonzero(self.status[self.image_index] == Status.DONE)
+
+    def to_sklearn(self) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.int64] | None]:
+        """``X`` and ``y`` of the rows that have a descriptor, in file order.
+
+        Returns:
+            ``X`` ``(n, D)``: a read-only view of the memory-mapped file where these rows are one range of it
+            (always, when no image failed or is pending), else a copy. ``y`` ``(n,)`` int64, the class of each
+            row as an index into :attr:`classes`; None where no labels are known.
+        """
+        rows = self.rows_with_descriptor()
+        labels = self.labels[self.image_index[rows]] if self.classes else None
+        return self._take(rows), labels
+
+    def iter_batches(
+        self, batch_size: int = 1024
+    ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.int64] | None]]:
+        """``X`` and ``y`` as :meth:`to_sklearn`, ``batch_size`` rows at a time, for ``partial_fit``."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
+        rows = self.rows_with_descriptor()
+        labels = self.labels[self.image_index[rows]] if self.classes else None
+        parts = (slice(start, start + batch_size) for start in range(0, len(rows), batch_size))
+        return ((self._take(rows[part]), None if labels is None else labels[part]) for part in parts)
+
+    def _take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            return self.features[rows[0] : rows[-1] + 1]
+        return self.features[rows]
+
+    def _map(self, name: str) -> npt.NDArray[Any]:
+        """Return a dataset as a read-only memory map; its content where it is not one piece of the file."""
+        dataset = self._file[name]
+        offset = dataset.id.get_offset()
+        if offset is None or dataset.chunks is not None or dataset.is_virtual or 0 in dataset.shape:
+            return np.asarray(dataset[()])
+        # By descriptor: another file may have been renamed to this path since.
+        with os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb") as raw:
+            return np.memmap(raw, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+
+    def _read(self, name: str) -> npt.NDArray[Any]:
+        with hdf5_errors(self.path, f"cannot read /{name}"):
+            return np.asarray(self._file[name][()])
+
+
+def open_features(path: str | os.PathLike[str]) -> FeatureFile:
+    """Open a feature file for reading; the same as ``sppfeat.open``.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The open file, a context manager.
+
+    Raises:
+        StoreError: no file, no HDF5 file, not a file of this format, of a newer schema, or inconsistent.
+    """
+    return FeatureFile(path)

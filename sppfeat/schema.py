@@ -1,0 +1,99 @@
+"""The output file, schema 1: names, types and shapes in one place."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import StoreError
+
+__all__ = [
+    "COLUMNS",
+    "ERROR_NBYTES",
+    "FORMAT",
+    "SCHEMA_VERSION",
+    "ColumnBlock",
+    "Status",
+    "check_dimension",
+    "column_blocks",
+    "cut_error",
+]
+
+FORMAT = "sppfeat"
+SCHEMA_VERSION = 1
+ERROR_NBYTES = 200
+
+# Datasets that every file has: shape in terms of R rows and N images, and what is stored.
+COLUMNS = {
+    "boxes": (("R", 4), "<f8"),
+    "image_index": (("R",), "<i8"),
+    "images/path": (("N",), "string"),
+    "images/size": (("N", 2), "<i4"),
+    "images/rows": (("N", 2), "<i8"),
+    "images/status": (("N",), "|u1"),
+    "images/error": (("N",), f"|S{ERROR_NBYTES}"),
+    "images/label": (("N",), "<i8"),
+    "classes": (("K",), "string"),
+    "columns/layer": (("B",), "string"),
+    "columns/level": (("B",), "<i8"),
+    "columns/channels": (("B",), "<i8"),
+    "columns/start": (("B",), "<i8"),
+    "columns/stop": (("B",), "<i8"),
+}
+
+
+class Status(IntEnum):
+    """What has become of an image."""
+
+    PENDING = 0
+    DONE = 1
+    FAILED = 2
+
+
+class ColumnBlock(NamedTuple):
+    """Columns ``start`` to ``stop``: one level of one layer, channel by bin row by bin column."""
+
+    layer: str
+    level: int
+    channels: int
+    start: int
+    stop: int
+
+
+def column_blocks(
+    layers: Sequence[str], channels: Sequence[int], levels: Sequence[int]
+) -> tuple[ColumnBlock, ...]:
+    """Return which column of a descriptor is what: layer by layer, inside a layer level by level.
+
+    Example:
+        >>> [block[3:] for block in column_blocks(["relu"], [64], [1, 2])]
+        [(0, 64), (64, 320)]
+    """
+    blocks: list[ColumnBlock] = []
+    start = 0
+    for layer, n_channels in zip(layers, channels, strict=True):
+        for level in levels:
+            stop = start + n_channels * level * level
+            blocks.append(ColumnBlock(layer, level, n_channels, start, stop))
+            start = stop
+    return tuple(blocks)
+
+
+def cut_error(reason: str) -> bytes:
+    """Return a reason as at most 200 bytes of UTF-8 in one line, cut at a character."""
+    line = " ".join(reason.replace("\0", "\\0").split())
+    encoded = line.encode("utf-8", "backslashreplace")[:ERROR_NBYTES]
+    return encoded.decode("utf-8", "ignore").encode("utf-8")
+
+
+def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:
+    """Raise StoreError unless the blocks tile ``dimension`` columns."""
+    starts: npt.NDArray[np.int64] = np.array([0, *(block.stop for block in blocks)])
+    ok = starts[-1] == dimension and all(
+        block.start == start and block.stop - start == block.channels * block.level**2 and block.level > 0
+        for block, start in zip(blocks, starts[:-1].tolist(), strict=True)
+    )
+    if not ok:
+        raise StoreError(f"/columns does not describe the {dimension} columns of /features")

@@ -1,0 +1,58 @@
+"""Small feature files for the tests of what writes and reads them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sppfeat.config import BackboneSpec, DescriptorSpec, ExtractConfig, InputSpec
+from sppfeat.plan import Plan, make_plan
+from sppfeat.schema import column_blocks
+from sppfeat.sources import Listing, PathTable
+from sppfeat.store import create_file
+
+LAYERS, CHANNELS, LEVELS = ("layer3", "layer4"), (2, 1), (1, 2)
+BLOCKS = column_blocks(LAYERS, CHANNELS, LEVELS)
+DIMENSION = 15
+
+
+def config(dtype="float32", **backbone):
+    backbone = {
+        "name": "resnet18",
+        "weights": "none",
+        "weights_sha256": "0" * 64,
+        "layers": LAYERS,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "interpolation": "bilinear",
+        "seed": 0,
+        **backbone,
+    }
+    return ExtractConfig(
+        backbone=BackboneSpec(**backbone),
+        input=InputSpec(),
+        descriptor=DescriptorSpec(levels=LEVELS, dtype=dtype),
+    )
+
+
+def plan_of(paths, *, sizes=None, labels=None, classes=(), root=b"/data") -> Plan:
+    """Plan images; sizes are 4 x 6 where not given."""
+    n = len(paths)
+    listing = Listing(
+        root=root,
+        paths=PathTable(paths),
+        labels=np.full(n, -1, dtype=np.int64) if labels is None else np.array(labels, dtype=np.int64),
+        classes=tuple(classes),
+    )
+    image_hw = np.array([[4, 6]] * n if sizes is None else sizes, dtype=np.int32).reshape(n, 2)
+    return make_plan(listing, image_hw, {}, InputSpec())
+
+
+def new_file(path: Path, n=5, *, dtype="float32", **options):
+    """Lay out a file of ``n`` images and return its path."""
+    plan = plan_of([f"{i}.jpg" for i in range(n)], **options)
+    create_file(path, plan, config(dtype), BLOCKS)
+    return path
+
+
+def descriptors(n, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, DIMENSION)).astype(np.float32)

@@ -1,0 +1,430 @@
+"""Reading feature files: what is wrong with one is said, and what is handed out is what is there."""
+
+import contextlib
+import os
+import re
+import shutil
+import threading
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from feature_files import BLOCKS, DIMENSION, config, descriptors, new_file
+
+import sppfeat
+from sppfeat.errors import StoreError
+from sppfeat.reader import FeatureFile
+from sppfeat.schema import COLUMNS, Status
+from sppfeat.store import FeatureWriter
+
+PENDING, DONE, FAILED = Status
+N = 6
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    """A file with rows 0, 1, 3, 5 done, 2 failed and 4 pending."""
+    path = new_file(
+        tmp_path_factory.mktemp("f") / "f.h5", n=N, labels=[0, 1, 0, 1, 0, -1], classes=[b"cat", b"dog"]
+    )
+    fill(path, done=[0, 1, 3, 5], failed=[2])
+    return path
+
+
+@pytest.fixture
+def file(pristine, tmp_path):
+    return Path(shutil.copy(pristine, tmp_path / "f.h5"))
+
+
+def fill(path, *, done, failed=(), seed=0):
+    with FeatureFile(path) as features:
+        rows = descriptors(features.n_rows, seed)
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        for image in done:
+            writer.write_rows(image, rows[image : image + 1])
+            writer.mark_done(image)
+        for image in failed:
+            writer.mark_failed(image, "no such file")
+
+
+def edit(path, change):
+    with h5py.File(path, "r+") as opened:
+        change(opened)
+
+
+def replace(name, values, **options):
+    """An edit that puts another dataset in the place of one."""
+
+    def change(opened):
+        del opened[name]
+        if values is not None:
+            opened.create_dataset(name, data=values, **options)
+
+    return change
+
+
+def set_items(name, index, value):
+    def change(opened):
+        opened[name][index] = value
+
+    return change
+
+
+# --- handing out ----------------------------------------------------------------------------------
+
+
+def test_everything_about_a_file(file):
+    with sppfeat.open(file) as features:
+        assert isinstance(features, FeatureFile)
+        assert (len(features), features.n_rows, features.n_images, features.dimension) == (N, N, N, DIMENSION)
+        assert features.features.shape == (N, DIMENSION)
+        assert features.features.dtype == np.float32
+        assert features.paths == [f"{i}.jpg" for i in range(N)]
+        assert features.path_of(3) == "3.jpg"
+        assert features.root == "/data"
+        assert features.classes == ["cat", "dog"]
+        assert features.labels.tolist() == [0, 1, 0, 1, 0, -1]
+        assert features.columns == BLOCKS
+        assert features.config == config()
+        assert features.attribute("fingerprint") == config().fingerprint
+        assert features.schema_version == 1
+        assert features.boxes.tolist() == [[0, 0, 6, 4]] * N
+        assert features.image_hw.tolist() == [[4, 6]] * N
+        assert features.image_rows.tolist() == [[i, i + 1] for i in range(N)]
+        assert features.image_index.tolist() == list(range(N))
+        assert features.status.tolist() == [DONE, DONE, FAILED, DONE, PENDING, DONE]
+        assert features.errors == {2: "no such file"}
+        assert features.rows_with_descriptor().tolist() == [0, 1, 3, 5]
+        assert repr(features) == f"<FeatureFile {str(file)!r}: 6 rows x 15, 6 images>"
+        with pytest.raises(StoreError, match="no text attribute 'author'"):
+            features.attribute("author")
+        with pytest.raises(StoreError, match="no text attribute 'schema_version'"):
+            features.attribute("schema_version")
+
+
+@pytest.mark.parametrize("kind", [str, Path, os.fsencode])
+def test_a_file_opens_by_any_kind_of_path(file, kind):
+    strange = file.with_name(os.fsdecode(b"\xff\n.h5"))
+    file.rename(strange)
+    with sppfeat.open(kind(strange)) as features:
+        assert len(features) == N
+
+
+def test_only_rows_with_a_descriptor_go_to_scikit_learn(file):
+    with FeatureFile(file) as features:
+        x, y = features.to_sklearn()
+        assert np.array_equal(x, descriptors(N)[[0, 1, 3, 5]])
+        assert y.tolist() == [0, 1, 1, -1]
+        assert y.dtype == np.int64
+        assert not np.shares_memory(x, features.features)
+
+
+@pytest.mark.parametrize(("done", "failed"), [(range(5), []), ([1, 2, 3], [0, 4]), ([2], []), ([3, 4], [0])])
+def test_rows_in_one_piece_are_not_copied(tmp_path, done, failed):
+    path = new_file(tmp_path / "f.h5")
+    fill(path, done=done, failed=failed)
+    with FeatureFile(path) as features:
+        x, y = features.to_sklearn()
+        assert y is None
+        assert np.array_equal(x, descriptors(5)[list(done)])
+        assert np.shares_memory(x, features.features)
+        assert not x.flags.writeable
+        with pytest.raises(ValueError, match="read-only"):
+            x[0, 0] = 1
+    assert np.array_equal(x, descriptors(5)[list(done)])  # the file is closed
+
+
+@pytest.mark.parametrize("failed", [[], [0, 1, 2, 3, 4]])
+def test_a_file_without_any_descriptor(tmp_path, failed):
+    path = new_file(tmp_path / "f.h5", labels=[0] * 5, classes=[b"a"])
+    fill(path, done=[], failed=failed)
+    with FeatureFile(path) as features:
+        x, y = features.to_sklearn()
+        assert x.shape == (0, DIMENSION)
+        assert y.shape == (0,)
+        assert list(features.iter_batches()) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])
+def test_batches_are_the_whole_in_pieces(file, batch_size):
+    with FeatureFile(file) as features:
+        x, y = features.to_sklearn()
+        batches = list(features.iter_batches(batch_size))
+        assert [len(part) for part, _ in batches[:-1]] == [batch_size] * (len(batches) - 1)
+        assert np.array_equal(np.concatenate([part for part, _ in batches]), x)
+        assert np.array_equal(np.concatenate([labels for _, labels in batches]), y)
+        for wrong in (0, -1):
+            with pytest.raises(ValueError, match="batch_size"):
+                features.iter_batches(wrong)
+
+
+def test_batches_without_labels(tmp_path):
+    path = new_file(tmp_path / "f.h5")
+    fill(path, done=range(5))
+    with FeatureFile(path) as features:
+        assert [labels for _, labels in features.iter_batches(2)] == [None] * 3
+
+
+def test_scikit_learn_takes_it(file):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    with FeatureFile(file) as features:
+        x, y = features.to_sklearn()
+        assert linear_model.RidgeClassifier().fit(x, y).predict(x).shape == (4,)
+
+
+# --- the very file that was opened ----------------------------------------------------------------
+
+
+def test_features_are_mapped_and_not_read(file):
+    with FeatureFile(file) as features:
+        assert isinstance(features.features, np.memmap)
+        assert features.features.mode == "r"
+        assert features.features is features.features
+        with contextlib.closing(FeatureWriter(file)) as writer:
+            writer.write_rows(4, np.full((1, DIMENSION), 5, dtype=np.float32))
+        assert (features.features[4] == 5).all()
+
+
+def test_another_file_of_the_same_name_changes_nothing(file, tmp_path):
+    with FeatureFile(file) as features:
+        other = new_file(tmp_path / "other.h5", n=2)
+        fill(other, done=[0, 1], seed=9)
+        other.replace(file)
+        assert np.array_equal(features.features[:2], descriptors(N)[:2])
+        assert features.status.tolist() == [DONE, DONE, FAILED, DONE, PENDING, DONE]
+        assert features.errors == {2: "no such file"}
+        file.unlink()
+        assert np.array_equal(features.to_sklearn()[0], descriptors(N)[[0, 1, 3, 5]])
+
+
+def test_what_a_writer_does_is_seen_by_who_reads(tmp_path):
+    path = new_file(tmp_path / "f.h5", n=40)
+    rows = descriptors(40)
+    finished = threading.Event()
+
+    def write():
+        with contextlib.closing(FeatureWriter(path, sync_seconds=0.0)) as writer:
+            for image in range(40):
+                writer.write_rows(image, rows[image : image + 1])
+                writer.mark_done(image)
+        finished.set()
+
+    with FeatureFile(path) as features:
+        thread = threading.Thread(target=write)
+        thread.start()
+        counts = []
+        while not counts or counts[-1] < 40:
+            was_finished = finished.is_set()
+            x, _ = features.to_sklearn()
+            assert np.array_equal(x, rows[: len(x)])
+            counts.append(len(x))
+            assert len(x) == 40 or not was_finished
+        thread.join()
+        assert counts == sorted(counts)
+        assert (features.status == DONE).all()
+
+
+def test_nothing_is_left_open(file):
+    def descriptors_open():
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors_open()
+    for _ in range(3):
+        with FeatureFile(file) as features:
+            features.to_sklearn()
+            assert features.status.any()
+        with pytest.raises(StoreError):
+            FeatureFile(__file__)
+    del features
+    assert descriptors_open() == before
+
+
+def test_a_file_repacked_by_others_still_reads(file):
+    """Chunked and compressed: it cannot be mapped, but it is the same."""
+    edit(file, lambda f: replace("features", f["features"][()], chunks=(2, DIMENSION), compression="gzip")(f))
+    edit(file, lambda f: replace("images/status", f["images/status"][()], chunks=(N,))(f))
+    with FeatureFile(file) as features:
+        assert np.array_equal(features.to_sklearn()[0], descriptors(N)[[0, 1, 3, 5]])
+
+
+def test_strings_of_fixed_length_still_read(file):
+    edit(file, replace("images/path", np.array([f"{i}.jpg".encode() for i in range(N)])))
+    edit(file, lambda f: f.attrs.create("format", np.bytes_(b"sppfeat")))
+    with FeatureFile(file) as features:
+        assert features.paths[2] == "2.jpg"
+
+
+# --- files that are refused -----------------------------------------------------------------------
+
+
+def refused(path, said):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(StoreError, match=said) as raised:
+            FeatureFile(path)
+    assert os.path.basename(path) in str(raised.value)
+
+
+def test_what_is_no_file(tmp_path):
+    refused(tmp_path / "gone.h5", "no such file")
+    refused(tmp_path / ("x" * 300), "no such file")
+    (tmp_path / "d").mkdir()
+    refused(tmp_path / "d", "not a file")
+    os.mkfifo(tmp_path / "fifo")
+    refused(tmp_path / "fifo", "not a file")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(2000), bytes(4096)]
+)
+def test_what_is_no_hdf5(tmp_path, content):
+    path = tmp_path / "f.h5"
+    path.write_bytes(content)
+    refused(path, "cannot be opened as HDF5")
+
+
+def test_hdf5_of_others(tmp_path):
+    path = tmp_path / "f.h5"
+    with h5py.File(path, "w") as opened:
+        opened["features"] = np.zeros((3, 4))
+    refused(path, "no feature file: its attribute 'format'")
+    for value in ("other", 3, np.array(["sppfeat", "sppfeat"], dtype=object), h5py.Empty("S7")):
+        edit(path, lambda f, value=value: f.attrs.create("format", value))
+        refused(path, "no feature file: its attribute 'format'")
+
+
+def test_a_file_that_is_cut_short_anywhere(file):
+    content = file.read_bytes()
+    for n in {*range(0, len(content), 97), len(content) - 1}:
+        file.write_bytes(content[:n])
+        refused(file, "f.h5")
+
+
+def test_a_file_with_damaged_bytes_opens_or_says_so(pristine, tmp_path):
+    """In its structure, that is; what is wrong with values is for 'verify' to find."""
+    content = pristine.read_bytes()
+    random = np.random.default_rng(0)
+    n_refused = 0
+    for i in range(150):
+        damaged = bytearray(content)
+        at = int(random.integers(len(content)))
+        damaged[at : at + 8] = random.bytes(8) if i % 2 else bytes(8)
+        path = tmp_path / "f.h5"
+        path.write_bytes(damaged)
+        try:
+            with FeatureFile(path) as features:
+                features.to_sklearn()
+                assert len(features.paths) == N
+        except StoreError:
+            n_refused += 1
+        path.unlink()
+    assert n_refused > 10
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (2, "has schema 2; this sppfeat reads up to 1: update it"),
+        (0, "schema_version is 0; allowed: a number from 1"),
+        (-1, "allowed: a number from 1"),
+        ("1", "schema_version is 1; allowed: a number"),
+        (1.5, "schema_version is"),
+        ([1, 1], "schema_version is"),
+        (None, "schema_version is None"),
+    ],
+)
+def test_other_schemas(file, value, said):
+    def change(opened):
+        del opened.attrs["schema_version"]
+        if value is not None:
+            opened.attrs["schema_version"] = value
+
+    edit(file, change)
+    refused(file, re.escape(said) if "has schema" in said else said)
+
+
+@pytest.mark.parametrize("name", ["sppfeat_version", "config", "fingerprint", "weights_sha256", "input_root"])
+def test_missing_and_mistyped_attributes(file, name):
+    edit(file, lambda f: f.attrs.create(name, 7))
+    refused(file, f"no text attribute '{name}'")
+    edit(file, lambda f: f.attrs.__delitem__(name))
+    refused(file, f"no text attribute '{name}'")
+
+
+@pytest.mark.parametrize("name", ["features", *COLUMNS])
+def test_missing_datasets(file, name):
+    edit(file, replace(name, None))
+    refused(file, f"has no dataset /{name}")
+    edit(file, lambda f: f.create_group(name))
+    refused(file, f"has no dataset /{name}")
+
+
+@pytest.mark.parametrize("name", ["features", *COLUMNS])
+def test_datasets_of_another_shape(file, name):
+    with h5py.File(file, "r") as opened:
+        values, kind = opened[name][()], opened[name].dtype
+    for wrong in (
+        values[:-1] if len(values) else np.array([b"a"]),
+        values[None],
+        np.concatenate([values, values]),
+    ):
+        if name == "classes" and wrong.ndim == 1:
+            continue  # any number of classes is a number of classes
+        edit(file, replace(name, wrong, dtype=kind))
+        refused(file, "f.h5")
+    edit(file, replace(name, values.reshape(-1)[0] if values.size else b"", dtype=kind))
+    refused(file, "of shape|is float32 of")
+    edit(file, replace(name, h5py.Empty(kind)))
+    refused(file, "of shape|is float32 of")
+
+
+@pytest.mark.parametrize("name", ["features", *COLUMNS])
+def test_datasets_of_another_type(file, name):
+    with h5py.File(file, "r") as opened:
+        shape = opened[name].shape
+    for kind in (
+        "<i2",
+        "<f8" if name != "boxes" else ">f8",
+        "S3" if COLUMNS.get(name, ("", ""))[1] != "string" else "|u1",
+    ):
+        edit(file, replace(name, np.zeros(shape, dtype=kind)))
+        refused(file, f"/{name} is")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (set_items("images/rows", 0, [0, 2]), "does not divide the 6 rows"),
+        (set_items("images/rows", 5, [5, 7]), "does not divide the 6 rows"),
+        (set_items("images/rows", 2, [3, 2]), "does not divide the 6 rows"),
+        (set_items("image_index", 3, 6), "names images that do not exist; there are 6"),
+        (set_items("image_index", 3, -1), "names images that do not exist"),
+        (set_items("columns/stop", 3, 16), "does not describe the 15 columns"),
+        (set_items("columns/level", 0, 3), "does not describe the 15 columns"),
+        (set_items("columns/start", 1, 1), "does not describe the 15 columns"),
+        (set_items("columns/layer", 1, b"\xff"), "damaged"),
+    ],
+)
+def test_datasets_that_contradict_each_other(file, change, said):
+    edit(file, change)
+    refused(file, said)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        ("{", "'config' is not JSON"),
+        ("[]", "no table of settings"),
+        ("{}", "incomplete"),
+        ('{"size": 1}', "incomplete"),
+    ],
+)
+def test_a_recorded_configuration_that_cannot_be_read_is_said_when_it_is_asked_for(file, recorded, said):
+    edit(file, lambda f: f.attrs.create("config", recorded))
+    with FeatureFile(file) as features:
+        assert len(features) == N
+        with pytest.raises(StoreError, match=said) as raised:
+            _ = features.config
+        assert "f.h5" in str(raised.value)
