@@ -1,0 +1,272 @@
+"""Backbones: torchvision models, or a network of the user's own, cut at the chosen layers."""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from sppfeat import zoo
+from sppfeat.config import BackboneSpec
+from sppfeat.errors import ConfigError
+from sppfeat.receptive_field import FeatureGeometry, receptive_field
+from sppfeat.weights import (
+    InputTransform,
+    file_sha256,
+    input_transform,
+    is_weights_file,
+    load_parameters,
+    named_weights,
+    read_named_weights,
+    read_weights_file,
+    state_sha256,
+)
+
+__all__ = ["Backbone", "cut_network", "load_backbone", "wrap_module"]
+
+_IMAGENET = InputTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
+_SHOWN_LAYERS = 5
+_WALK_SIDE = 224
+_LARGEST_MIN_SIDE = 512  # a network that cannot take 512 x 512 pixels takes one size only
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network up to one or more layers, with its parameters.
+
+    Attributes:
+        spec: what it is and what its input must look like.
+        network: ``(N, 3, H, W)`` to a dict from layer name to feature map ``(N, C, H', W')``.
+        channels: of each layer's map.
+        min_side: the smallest side of an input that gives every layer at least one cell.
+        weights_path: the weights' file, or empty.
+    """
+
+    spec: BackboneSpec
+    network: nn.Module
+    channels: tuple[int, ...]
+    min_side: int
+    weights_path: str = ""
+
+    def maps(self, network: nn.Module, batch: Tensor) -> list[Tensor]:
+        """Feature maps of the layers, in the order of ``spec.layers``."""
+        outputs = network(batch)
+        return [outputs[layer] for layer in self.spec.layers]
+
+    def geometry(self, layer: int) -> FeatureGeometry:
+        """Stride and offset of the map of the ``layer``-th layer.
+
+        Raises:
+            ConfigError: receptive-field arithmetic does not apply to this network.
+        """
+        side = max(self.min_side, _WALK_SIDE)
+        try:
+            return receptive_field(self.network, self.spec.layers[layer], input_hw=(side, side))
+        except ConfigError as error:
+            raise ConfigError(f"{self.spec.name}: boxes cannot be projected: {error}") from error
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: str = "DEFAULT",
+    layers: Sequence[str] = (),
+    seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Backbone:
+    """A torchvision classification model with weights, cut at ``layers``.
+
+    Args:
+        name: torchvision's name.
+        weights: a torchvision weight name, a file, or ``none``.
+        layers: node names; the last feature map before what the pyramid replaces where empty.
+        seed: of the initial values with ``none``.
+        mean, std: of the input; those of the weights, or of the architecture's default weights, where None.
+
+    Raises:
+        ConfigError: no such model or layer, or one without a feature map.
+        WeightsError: weights cannot be found, fetched or read, or do not fit.
+    """
+    zoo.check_name(name)
+    from_file = is_weights_file(weights)
+    entry = None if weights == "none" or from_file else named_weights(name, weights)
+    file_state = read_weights_file(Path(weights)) if from_file else None
+    model = _build(name, seed)
+    default = zoo.default_layer(name, model)
+    layers = tuple(layers) or (default,)
+    network = cut_network(model, layers, name)
+    head = set(model.state_dict()) - set(cut_network(model, (default,), name).state_dict())
+    needed = set(network.state_dict())
+    kind, path = "none", ""
+    if entry is not None:
+        state, sha256 = read_named_weights(name, entry)
+        load_parameters(model, state, needed=needed, head=head, source=f"{name} {entry.name}")
+        kind = entry.name
+    elif file_state is not None:
+        path = str(Path(weights).absolute())
+        load_parameters(model, file_state, needed=needed, head=head, source=f"{weights!r} as {name}")
+        kind, sha256 = "file", file_sha256(Path(weights))
+    else:
+        sha256 = state_sha256(network.state_dict())
+    transform = input_transform(entry if entry is not None else named_weights(name, "DEFAULT"))
+    spec = BackboneSpec(
+        name=name,
+        weights=kind,
+        weights_sha256=sha256,
+        layers=layers,
+        mean=tuple(transform.mean if mean is None else mean),
+        std=tuple(transform.std if std is None else std),
+        interpolation=transform.interpolation,
+        seed=seed if kind == "none" else None,
+    )
+    channels, min_side = _probe_maps(network, layers, name)
+    return Backbone(spec, network, channels, min_side, path)
+
+
+def wrap_module(
+    module: nn.Module,
+    *,
+    layers: Sequence[str],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Backbone:
+    """A network of the user's own, cut at ``layers``; a copy, in evaluation mode.
+
+    Args:
+        module: takes ``(N, 3, H, W)`` float32.
+        layers: node names of its graph; names of sub-modules where it cannot be traced.
+        mean, std: of the input; ImageNet's where None.
+
+    Raises:
+        ConfigError: no layer, no such layer, or one whose output is not a feature map.
+    """
+    name = f"module:{type(module).__qualname__}"
+    if not layers:
+        raise ConfigError(f"{name}: which layer? Give layer='...', the name of a node or sub-module")
+    network = cut_network(copy.deepcopy(module).cpu().float().eval(), layers, name)
+    spec = BackboneSpec(
+        name=name,
+        weights="module",
+        weights_sha256=state_sha256(network.state_dict()),
+        layers=tuple(layers),
+        mean=tuple(_IMAGENET.mean if mean is None else mean),
+        std=tuple(_IMAGENET.std if std is None else std),
+        interpolation=_IMAGENET.interpolation,
+    )
+    channels, min_side = _probe_maps(network, spec.layers, name)
+    return Backbone(spec, network, channels, min_side)
+
+
+def cut_network(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
+    """The part of a network that ``layers`` depend on; it shares the parameters.
+
+    Args:
+        model: in evaluation mode.
+        layers: node names as torchvision's feature extraction has them.
+        name: of the network, for messages.
+
+    Returns:
+        A module from images to a dict of feature maps.
+
+    Raises:
+        ConfigError: no such layer.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            nodes = get_graph_node_names(model)[1]
+    except Exception as error:  # tracing runs the network's own code, which may raise anything
+        return _HookedNetwork(model, layers, name, cause=error)
+    for layer in layers:
+        if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
+            shown = zoo.close_matches(layer, nodes) or nodes[-_SHOWN_LAYERS:]
+            raise ConfigError(
+                f"{name} has no layer {layer!r}; allowed: {', '.join(shown)}, ... ({len(nodes)} in all; "
+                f"'sppfeat backbones NAME' lists those of a torchvision model)"
+            )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cut: nn.Module = create_feature_extractor(
+            model, {layer: layer for layer in layers}, suppress_diff_warning=True
+        )
+    return cut.eval()
+
+
+class _HookedNetwork(nn.Module):
+    """Feature maps of named sub-modules, for networks whose graph cannot be traced."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], name: str, *, cause: Exception) -> None:
+        super().__init__()
+        self.model = model
+        self._caught: dict[str, Tensor] = {}
+        modules = dict(model.named_modules())
+        for layer in layers:
+            if layer not in modules:
+                shown = zoo.close_matches(layer, list(modules)) or list(modules)[-_SHOWN_LAYERS:]
+                raise ConfigError(
+                    f"{name} has no sub-module {layer!r}; allowed: {', '.join(shown)}, ... "
+                    f"(only sub-modules can be layers, as its graph cannot be traced: {cause})"
+                ) from cause
+            modules[layer].register_forward_hook(self._catch(layer))
+
+    def _catch(self, layer: str):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:  # noqa: ARG001
+            self._caught[layer] = output
+
+        return hook
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """Return the outputs of the layers for ``(N, 3, H, W)`` images."""
+        self._caught.clear()
+        self.model(batch)
+        caught, self._caught = self._caught, {}
+        return caught
+
+
+def _build(name: str, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return zoo.build_model(name).eval()
+
+
+def _probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tuple[int, ...], int]:
+    """Channels of each layer's map, and the smallest side of an input that gives all of them a cell."""
+
+    def try_side(side: int) -> list[torch.Size] | Exception:
+        try:
+            with torch.inference_mode():
+                outputs = network(torch.zeros(1, 3, side, side))
+            return [outputs[layer].shape for layer in layers]
+        except Exception as error:  # the network's own code: whatever it raises says that it cannot
+            return error
+
+    def is_good(shapes: list[torch.Size] | Exception) -> bool:
+        return not isinstance(shapes, Exception) and all(0 not in shape for shape in shapes)
+
+    bad, good = 0, 1
+    while not is_good(shapes := try_side(good)):
+        if good >= _LARGEST_MIN_SIDE:
+            cause = shapes if isinstance(shapes, Exception) else None
+            raise ConfigError(f"{name} cannot take an image of {good} x {good} pixels: {shapes}") from cause
+        bad, good = good, 2 * good
+    large = try_side(2 * good + 64)
+    while good - bad > 1:
+        middle = (bad + good) // 2
+        bad, good = (bad, middle) if is_good(try_side(middle)) else (middle, good)
+    smallest = try_side(good)
+    if isinstance(large, Exception) or isinstance(smallest, Exception):
+        raise ConfigError(
+            f"{name} cannot take images of any size: {large if isinstance(large, Exception) else smallest}"
+        )
+    for layer, small_shape, large_shape in zip(layers, smallest, large, strict=True):
+        if len(large_shape) != 4 or small_shape[1] != large_shape[1]:
+            raise ConfigError(
+                f"{name}, layer {layer}: its output is {tuple(large_shape)} for an image of "
+                f"{2 * good + 64} x {2 * good + 64} pixels, not a feature map (1, C, H, W) with a fixed C"
+            )
+    return tuple(shape[1] for shape in smallest), good

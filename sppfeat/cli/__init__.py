@@ -1,0 +1,57 @@
+"""The command line: parse, wire, map errors to exit codes; nothing else.
+
+Modules here import click and settings only. What a command needs beyond that it imports when it runs,
+so that ``--help`` loads neither torch nor h5py.
+"""
+
+import importlib
+from typing import Any
+
+import click
+
+from sppfeat._version import __version__
+from sppfeat.cli.output import say
+from sppfeat.errors import ConfigError, SppfeatError
+
+__all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "EXIT_USAGE", "main"]
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+_COMMANDS = ("extract", "info", "verify", "backbones")
+
+
+class _Commands(click.Group):
+    """Finds commands in the modules of this package, and is the one place that maps errors to exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"sppfeat.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SppfeatError as error:
+            say(f"Error: {error}")
+            ctx.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR)
+        except KeyboardInterrupt:
+            say("Interrupted.")
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="sppfeat")
+def main() -> None:
+    """CNN features of whole images: one forward pass, pooled over a spatial pyramid, in one HDF5 file.
+
+    Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images failed; 130 interrupted (the
+    same command again continues).
+    """

@@ -1,0 +1,331 @@
+"""``sppfeat extract``."""
+
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sppfeat.cli.options import (
+    AUTO_OR_INT,
+    CHANNELS,
+    LEVELS,
+    SIZE,
+    device_option,
+    json_option,
+    option,
+    verbosity_options,
+)
+from sppfeat.cli.output import human_bytes, print_json, print_result, say
+from sppfeat.cli.progress import Bar
+from sppfeat.config import (
+    DEFAULT_BACKBONE,
+    DEFAULT_LEVELS,
+    DEFAULT_MAX_PIXELS,
+    DEFAULT_SIZE,
+    DTYPES,
+    EXIF_MODES,
+    NORMALIZATIONS,
+    POOL_MODES,
+    PRECISIONS,
+    DescriptorSpec,
+    ExtractConfig,
+    InputSpec,
+    RunOptions,
+)
+
+if TYPE_CHECKING:
+    from sppfeat.extraction import Extraction, ExtractRequest, PlanSummary
+    from sppfeat.pipeline import Progress
+
+__all__ = ["extract"]
+
+EXIT_SOME_FAILED = 3
+EXIT_INTERRUPTED = 130
+_SHOWN_FAILURES = 5
+
+
+@click.command(short_help="Write the descriptors of images to an HDF5 file.")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The HDF5 file to write or continue.",
+)
+@option(
+    "--labels",
+    type=click.Choice(["auto", "folder", "none"]),
+    default="auto",
+    help="Class labels from the first-level folders: if all images lie in two or more such folders; always; never.",
+)
+@option(
+    "--backbone", default=DEFAULT_BACKBONE, help="Network, by torchvision's name; see 'sppfeat backbones'."
+)
+@option(
+    "--weights",
+    default="DEFAULT",
+    metavar="NAME|FILE|none",
+    help="torchvision weights by name, a local file (.pth, .safetensors), or none: untrained.",
+)
+@option("--seed", type=int, default=0, help="Seed of the untrained network of --weights none.")
+@option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NODE",
+    help="Layer to pool, see 'sppfeat backbones NAME'; repeatable: side by side. [default: the last feature map]",
+)
+@option("--mean", type=CHANNELS, help="Mean of the network input, 0..1. [default: of the weights]")
+@option("--std", type=CHANNELS, help="Standard deviation of the network input. [default: of the weights]")
+@option(
+    "--size",
+    type=SIZE,
+    metavar="PIXELS|native",
+    default=DEFAULT_SIZE,
+    help="Short side of the network input; the aspect ratio is kept.",
+)
+@option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=DEFAULT_MAX_PIXELS,
+    help="Larger network inputs are scaled down to this many pixels.",
+)
+@option(
+    "--exif",
+    type=click.Choice(EXIF_MODES),
+    default=InputSpec.exif,
+    help="What to do with the EXIF orientation.",
+)
+@option("--flip", is_flag=True, help="Average with the descriptor of the mirror image.")
+@option(
+    "--levels",
+    type=LEVELS,
+    metavar="N,N,...",
+    default=",".join(map(str, DEFAULT_LEVELS)),
+    help="The pyramid: n stands for n x n bins.",
+)
+@option(
+    "--pool", type=click.Choice(POOL_MODES), default=DescriptorSpec.pool, help="What is taken of each bin."
+)
+@option(
+    "--normalize",
+    type=click.Choice(NORMALIZATIONS),
+    default=DescriptorSpec.normalize,
+    help="Scaling, per layer; power is signed square root, then l2.",
+)
+@option("--dtype", type=click.Choice(DTYPES), default=DescriptorSpec.dtype, help="Of the stored descriptors.")
+@option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=ExtractConfig.precision,
+    help="Of the network; fp32 is exact, bf16 fast where the machine has it, tf32 for CUDA.",
+)
+@device_option
+@option("--batch-size", type=AUTO_OR_INT, metavar="auto|N", default="auto", help="Images per batch.")
+@option(
+    "--workers",
+    type=AUTO_OR_INT,
+    metavar="auto|N",
+    default="auto",
+    help="Processes that decode images; 0: none.",
+)
+@option(
+    "--overwrite",
+    is_flag=True,
+    help="Start anew; an existing output is replaced once the new one is complete.",
+)
+@option("--retry-failed", is_flag=True, help="Try failed images of an existing output again.")
+@option("--add-new", is_flag=True, help="Add inputs that an existing output does not have.")
+@option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@json_option
+@verbosity_options
+def extract(**options: Any) -> None:
+    r"""Write the descriptors of images to an HDF5 file.
+
+    INPUT is a folder (searched recursively), an image file, @FILE (a list of folders and files, one per
+    line or separated by NUL), or - (such a list on standard input). Rows come in the order of the inputs,
+    inside a folder in natural order (img2 before img10).
+
+    If the output exists and was made with the same settings, it is continued: images that are done stay.
+
+    \b
+    Every option can be set in the environment: SPPFEAT_LEVELS=1,2 is --levels 1,2.
+    Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images failed; 130 interrupted.
+    """
+    from sppfeat.extraction import prepare
+
+    quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
+    started = time.monotonic()
+    request = _request(options)
+    context = click.get_current_context()
+    with Bar("reading headers", 0, unit="img", shown=not quiet) as bar:
+        preparing = contextlib.ExitStack()
+        extraction = preparing.enter_context(prepare(request, on_probe=bar.move_to))
+    with preparing:
+        plan = extraction.summary()
+        if request.dry_run:
+            _print_plan(plan, as_json)
+            return
+        if not quiet:
+            say(_plan_text(plan, dataclasses.asdict(extraction.config) if verbose else None))
+        with _stop_on_signals() as stop, Bar("extracting", plan.to_do, unit="img", shown=not quiet) as bar:
+            progress = extraction.run(on_progress=bar.show, should_stop=stop.is_wanted)
+        result = _result(extraction, progress, time.monotonic() - started)
+    if not quiet:
+        say(_result_text(result, verbose))
+    if as_json:
+        print_json({"plan": dataclasses.asdict(plan), "result": result})
+    if result["pending"]:
+        context.exit(EXIT_INTERRUPTED)
+    if result["failed"]:
+        context.exit(EXIT_SOME_FAILED)
+
+
+def _request(options: dict[str, Any]) -> "ExtractRequest":
+    from sppfeat.extraction import BackboneChoice, ExtractRequest
+
+    def number(name: str) -> int | None:
+        return None if options[name] == "auto" else int(options[name])
+
+    return ExtractRequest(
+        inputs=options["inputs"],
+        output=options["output"],
+        labels=options["labels"],
+        backbone=BackboneChoice(
+            name=options["backbone"],
+            weights=options["weights"],
+            layers=options["layers"],
+            seed=options["seed"],
+            mean=options["mean"],
+            std=options["std"],
+        ),
+        input=InputSpec(
+            size=None if options["size"] == "native" else options["size"],
+            max_pixels=options["max_pixels"],
+            exif=options["exif"],
+            flip=options["flip"],
+        ),
+        descriptor=DescriptorSpec(
+            levels=options["levels"],
+            pool=options["pool"],
+            normalize=options["normalize"],
+            dtype=options["dtype"],
+        ),
+        precision=options["precision"],
+        run=RunOptions(device=options["device"], batch_size=number("batch_size"), workers=number("workers")),
+        overwrite=options["overwrite"],
+        retry_failed=options["retry_failed"],
+        add_new=options["add_new"],
+        dry_run=options["dry_run"],
+    )
+
+
+class _Stop:
+    """Whether a signal has asked to stop."""
+
+    def __init__(self) -> None:
+        self._wanted = False
+
+    def want(self) -> None:
+        self._wanted = True
+
+    def is_wanted(self) -> bool:
+        return self._wanted
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[_Stop]:
+    """The first SIGINT or SIGTERM asks to stop after the batch in hand, a second one stops at once."""
+    stop = _Stop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: object) -> None:  # noqa: ARG001
+        stop.want()
+        say("\nStopping after this batch; once more stops at once.")
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_plan(plan: "PlanSummary", as_json: bool) -> None:
+    if as_json:
+        print_json({"plan": dataclasses.asdict(plan)})
+    else:
+        print_result(_plan_text(plan, None))
+
+
+def _plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
+    images = f"{plan.images} in {plan.input_shapes} input shapes, {plan.rows} rows"
+    if plan.classes:
+        images += f", {plan.classes} classes"
+    lines = [
+        ("images", images),
+        ("backbone", f"{plan.backbone}, weights {plan.weights}, layer {' + '.join(plan.layers)}"),
+        ("descriptor", f"levels {','.join(map(str, plan.levels))}: {plan.dimension} values"),
+        ("output", f"{plan.output}, {human_bytes(plan.output_bytes)}"),
+        ("device", f"{plan.device}, {plan.precision}, {plan.workers} decoding processes"),
+    ]
+    if plan.already_done or plan.already_failed:
+        done = f"{plan.already_done} done, {plan.already_failed} failed before, {plan.to_do} to do"
+        lines.insert(1, ("continuing", done))
+    if plan.unreadable:
+        lines.insert(1, ("unreadable", f"{plan.unreadable} images: they will be marked as failed"))
+    lines += [("note", note) for note in plan.notes]
+    lines += [("setting", f"{part}: {values}") for part, values in (settings or {}).items()]
+    return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
+
+
+def _result(extraction: "Extraction", progress: "Progress", seconds: float) -> dict[str, Any]:
+    """What the file holds now, and what this run did."""
+    from sppfeat.reader import FeatureFile
+    from sppfeat.schema import Status
+
+    with FeatureFile(extraction.path) as file:
+        status = file.status.tolist()
+        failures = [{"path": file.path_of(i), "error": text} for i, text in file.errors.items()]
+    network_seconds = progress.decode_seconds + progress.network_seconds + progress.write_seconds
+    n_now = progress.n_done + progress.n_failed
+    return {
+        "output": str(extraction.path),
+        "images": len(status),
+        "done": status.count(Status.DONE),
+        "failed": len(failures),
+        "pending": status.count(Status.PENDING),
+        "done_now": progress.n_done,
+        "failed_now": progress.n_failed,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(n_now / network_seconds, 2) if network_seconds else None,
+        "decode_seconds": round(progress.decode_seconds, 3),
+        "network_seconds": round(progress.network_seconds, 3),
+        "write_seconds": round(progress.write_seconds, 3),
+        "failures": failures,
+    }
+
+
+def _result_text(result: dict[str, Any], verbose: bool) -> str:
+    rate = f", {result['images_per_second']} images/s" if result["images_per_second"] else ""
+    lines = [
+        f"{result['done']} of {result['images']} images done, {result['failed']} failed "
+        f"({result['done_now']} + {result['failed_now']} now, {result['seconds']:.1f} s{rate}): {result['output']}"
+    ]
+    failures = result["failures"]
+    shown = len(failures) if verbose else _SHOWN_FAILURES
+    lines += [f"  failed: {failure['path']!r}: {failure['error']}" for failure in failures[:shown]]
+    if len(failures) > shown:
+        lines.append(f"  ... and {len(failures) - shown} more: 'sppfeat info' or -v lists them")
+    if result["pending"]:
+        lines.append(f"{result['pending']} images are left: the same command again continues.")
+    return "\n".join(lines)

@@ -1,0 +1,56 @@
+"""What goes where: results to standard output, everything else to standard error."""
+
+import json
+from typing import Any
+
+import click
+
+__all__ = ["human_bytes", "print_json", "print_result", "say", "table"]
+
+
+def say(text: str) -> None:
+    """Print a line for the person at the terminal, to standard error."""
+    click.echo(_printable(text), err=True)
+
+
+def print_result(text: str) -> None:
+    """Print a result, to standard output."""
+    click.echo(_printable(text))
+
+
+def print_json(value: Any) -> None:
+    """Print a result as JSON, to standard output; pure ASCII, whatever is in file names."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def human_bytes(n: int) -> str:
+    """A number of bytes as people say it.
+
+    Example:
+        >>> human_bytes(1_234_567)
+        '1.2 MB'
+    """
+    value = float(n)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:
+    """A table in plain text; the columns in ``right`` are aligned to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        cells = [
+            cell.rjust(w) if i in right else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """A text that every terminal encoding can show: names that are not UTF-8 are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,55 @@
+"""The progress bar."""
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sppfeat.pipeline import Progress
+
+__all__ = ["Bar"]
+
+_SECONDS_BETWEEN_LINES = 10.0  # where standard error is a file, each update is a line
+
+
+class Bar:
+    """One bar on standard error; ``with`` closes it.
+
+    Args:
+        label: what is counted.
+        total: how many.
+        unit: of what.
+        shown: False for no bar at all.
+    """
+
+    def __init__(self, label: str, total: int, *, unit: str, shown: bool) -> None:
+        from tqdm import tqdm
+
+        interval = 0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES
+        self._bar: Any = tqdm(
+            total=total, desc=label, unit=unit, disable=not shown, mininterval=interval, file=sys.stderr
+        )
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def move_to(self, n: int, total: int | None = None) -> None:
+        """Show ``n`` as done, of a new total if one is given."""
+        if total is not None:
+            self._bar.total = total
+        self._bar.update(n - self._bar.n)
+
+    def show(self, progress: "Progress") -> None:
+        """Show images done and failed, and where the time goes."""
+        seconds = (progress.decode_seconds, progress.network_seconds, progress.write_seconds)
+        shares = [100 * part / max(sum(seconds), 1e-9) for part in seconds]
+        self._bar.set_postfix_str(
+            f"decode {shares[0]:.0f}%, net {shares[1]:.0f}%, write {shares[2]:.0f}%, failed {progress.n_failed}",
+            refresh=False,
+        )
+        self.move_to(progress.n_done + progress.n_failed)

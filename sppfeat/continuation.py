@@ -1,0 +1,210 @@
+"""Continuing a feature file: is it the same work, which images are left, what has changed since."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config import ExtractConfig, InputSpec, config_differences
+from sppfeat.errors import StoreError
+from sppfeat.pipeline import Sink
+from sppfeat.plan import Plan, input_sizes
+from sppfeat.reader import FeatureFile
+from sppfeat.schema import Status
+from sppfeat.sources import Listing, PathTable
+
+__all__ = [
+    "Matched",
+    "Probe",
+    "Recorded",
+    "continued_plan",
+    "copy_rows",
+    "extended_plan",
+    "match_inputs",
+    "read_recorded",
+]
+
+Probe = Callable[[Sequence[bytes]], tuple[npt.NDArray[np.int32], dict[int, str]]]
+"""Absolute paths to ``(n, 2)`` int32 heights and widths, 0 where unknown, and the reasons by position."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a feature file says of its images.
+
+    Attributes:
+        path: the file.
+        root, paths, image_hw, rows, labels, classes: as in :class:`sppfeat.plan.Plan`.
+        status: ``(N,)`` uint8.
+    """
+
+    path: Path
+    root: bytes
+    paths: PathTable
+    image_hw: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[bytes, ...]
+    status: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """How the inputs of now relate to the images of a file.
+
+    Attributes:
+        root: where the file's images lie now.
+        vanished: ``(v,)`` int64, images of the file that are not among the inputs.
+        new: ``(k,)`` int64, positions in the listing of inputs that the file does not have.
+        new_paths: these, relative to ``root``.
+    """
+
+    root: bytes
+    vanished: npt.NDArray[np.int64]
+    new: npt.NDArray[np.int64]
+    new_paths: list[bytes]
+
+
+def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
+    """Read what a file says of its images, if it was made with this configuration.
+
+    Raises:
+        StoreError: it is no feature file, or was made with other settings; these are named with both values.
+    """
+    try:
+        with FeatureFile(path) as file:
+            differences = config_differences(file.config.to_dict(), config.to_dict())
+            if differences:
+                raise StoreError(f"it was made with other settings: {'; '.join(differences)}")
+            return Recorded(
+                path=path,
+                root=os.fsencode(file.root),
+                paths=file.path_table,
+                image_hw=file.image_hw,
+                rows=file.image_rows,
+                labels=file.labels,
+                classes=tuple(os.fsencode(name) for name in file.classes),
+                status=file.status,
+            )
+    except StoreError as error:
+        raise StoreError(
+            f"{str(path)!r} exists and cannot be continued; use --overwrite or another output: {error}"
+        ) from error
+
+
+def match_inputs(recorded: Recorded, listing: Listing) -> Matched:
+    """Compare the inputs of now with the images of a file.
+
+    The file's images are looked for under the root that it records; where the inputs lie elsewhere (the
+    folder was moved), under the root of the inputs.
+
+    Raises:
+        StoreError: the file holds none of the inputs.
+    """
+    root, now = recorded.root, list(listing.paths)
+    if listing.root != recorded.root:
+        if os.path.commonpath((listing.root, recorded.root)) == recorded.root:
+            below = os.path.relpath(listing.root, recorded.root)
+            now = [os.path.join(below, path) for path in now]
+        else:
+            root = listing.root
+    if now == list(recorded.paths):
+        nothing = np.empty(0, dtype=np.int64)
+        return Matched(root, nothing, nothing, [])
+    known, wanted = set(recorded.paths), set(now)
+    vanished = np.array([i for i, path in enumerate(recorded.paths) if path not in wanted], dtype=np.int64)
+    new = np.array([i for i, path in enumerate(now) if path not in known], dtype=np.int64)
+    if len(vanished) == len(recorded.paths):
+        raise StoreError(
+            f"{str(recorded.path)!r} exists and holds none of these inputs: its images lie under "
+            f"{os.fsdecode(recorded.root)!r}, such as {os.fsdecode(recorded.paths[0])!r}; "
+            "use --overwrite or another output"
+        )
+    return Matched(root, vanished, new, [now[i] for i in new.tolist()])
+
+
+def continued_plan(
+    recorded: Recorded, matched: Matched, to_do: npt.NDArray[np.int64], spec: InputSpec, probe: Probe
+) -> Plan:
+    """The plan of the images that a file has.
+
+    Headers are read again only of images that failed before or whose size is not known.
+
+    Args:
+        recorded, matched: the file and the inputs of now.
+        to_do: ``(n,)`` int64, images that will be processed; vanished ones get that as their error.
+        spec: sizes of the network input.
+        probe: reads headers.
+    """
+    unknown = (recorded.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
+    again = np.setdiff1d(to_do[unknown], matched.vanished)
+    sizes, reasons = probe([os.path.join(matched.root, recorded.paths[i]) for i in again.tolist()])
+    image_hw = recorded.image_hw.copy()
+    image_hw[again] = sizes
+    errors = {int(again[position]): reason for position, reason in reasons.items()}
+    gone = np.intersect1d(to_do, matched.vanished).tolist()
+    errors.update(dict.fromkeys(gone, "vanished: not among the inputs any more"))
+    input_hw, too_odd = input_sizes(image_hw, spec)
+    return Plan(
+        root=matched.root,
+        paths=recorded.paths,
+        image_hw=image_hw,
+        input_hw=input_hw,
+        rows=recorded.rows,
+        labels=recorded.labels,
+        classes=recorded.classes,
+        errors={**too_odd, **errors},
+    )
+
+
+def extended_plan(plan: Plan, matched: Matched, listing: Listing, spec: InputSpec, probe: Probe) -> Plan:
+    """The plan of a file's images, at their rows, followed by the new inputs.
+
+    New class names come after the ones that the file has; a file without labels stays without.
+    """
+    sizes, reasons = probe([os.path.join(matched.root, path) for path in matched.new_paths])
+    n_old, n_new = plan.n_images, len(matched.new)
+    image_hw = np.concatenate((plan.image_hw, sizes))
+    input_hw, too_odd = input_sizes(image_hw, spec)
+    classes, labels = _extended_classes(plan.classes, listing, matched.new)
+    first = plan.n_rows + np.arange(n_new, dtype=np.int64)
+    return dataclasses.replace(
+        plan,
+        paths=PathTable([*plan.paths, *matched.new_paths]),
+        image_hw=image_hw,
+        input_hw=input_hw,
+        rows=np.concatenate((plan.rows, np.stack((first, first + 1), axis=1))),
+        labels=np.concatenate((plan.labels, labels)),
+        classes=classes,
+        errors={
+            **too_odd,
+            **plan.errors,
+            **{n_old + position: reason for position, reason in reasons.items()},
+        },
+    )
+
+
+def copy_rows(source: Path, sink: Sink, n_rows_at_once: int = 256) -> None:
+    """Copy the rows and the status of all images of one file into one that begins with the same rows."""
+    with FeatureFile(source) as file:
+        for start in range(0, file.n_rows, n_rows_at_once):
+            sink.write_rows(start, file.features[start : start + n_rows_at_once])
+        for image in np.flatnonzero(file.status == Status.DONE).tolist():
+            sink.mark_done(image)
+        for image, reason in file.errors.items():
+            sink.mark_failed(image, reason)
+
+
+def _extended_classes(
+    classes: tuple[bytes, ...], listing: Listing, new: npt.NDArray[np.int64]
+) -> tuple[tuple[bytes, ...], npt.NDArray[np.int64]]:
+    if not classes:
+        return classes, np.full(len(new), -1, dtype=np.int64)
+    names = [listing.classes[label] if label >= 0 else None for label in listing.labels[new].tolist()]
+    extended = list(dict.fromkeys([*classes, *(name for name in listing.classes if name in set(names))]))
+    index = {name: i for i, name in enumerate(extended)}
+    return tuple(extended), np.array([-1 if name is None else index[name] for name in names], dtype=np.int64)

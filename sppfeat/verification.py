@@ -1,0 +1,302 @@
+"""Is a feature file what it says it is: structure, values, and rows computed again."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import ImageError, SppfeatError, StoreError
+from sppfeat.reader import FeatureFile
+from sppfeat.schema import Status
+
+__all__ = ["Recomputed", "VerifyReport", "recompute_rows", "tolerance", "verify_file"]
+
+_BLOCK_NBYTES = 64 << 20
+_SHOWN = 10
+# Relative l2 differences between a stored descriptor and the same computed elsewhere. fp32 is the
+# project's definition of equality; the others are the rounding of 10, 7 and 10 bits through some 50 layers.
+_TOLERANCE = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 6e-2, "fp16": 1e-2}
+_FLOAT16_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What was found. Problems mean that the file is wrong; warnings may be as the images are.
+
+    Attributes:
+        images, done, failed, pending: images, by status.
+        rows: rows of the file.
+        nan_rows, infinite_rows: rows of done images with such values.
+        zero_rows: rows of done images that are zero throughout.
+        duplicate_rows: rows of done images that equal an earlier one.
+        problems, warnings: in words, each with the first rows or images concerned.
+    """
+
+    images: int
+    done: int
+    failed: int
+    pending: int
+    rows: int
+    nan_rows: int
+    infinite_rows: int
+    zero_rows: int
+    duplicate_rows: int
+    problems: list[str]
+    warnings: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recomputed:
+    """Rows computed again.
+
+    Attributes:
+        rows: their numbers.
+        tolerance: what relative l2 difference is equality, by the file's precision and dtype.
+        largest_difference: found.
+        problems: rows that differ by more, or whose image cannot be read any more.
+    """
+
+    rows: list[int]
+    tolerance: float
+    largest_difference: float
+    problems: list[str]
+
+
+def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambda rows: None) -> VerifyReport:
+    """Check a file's structure and every value of it; memory stays bounded, eight bytes per row apart.
+
+    Args:
+        file: an open file; its basic structure was checked when it was opened.
+        on_progress: called with the number of rows read so far.
+
+    Returns:
+        The report.
+    """
+    status = file.status
+    of_row = file.image_index
+    problems = _check_structure(file, status, of_row)
+    if problems:  # rows cannot be assigned to images
+        found = {
+            name: np.empty(0, dtype=np.int64) for name in ("nan", "infinite", "zero", "duplicate", "unfailed")
+        }
+    else:
+        found = _scan_rows(file, status[of_row], on_progress)
+    for name, text in (
+        ("nan", "rows of done images hold NaN"),
+        ("infinite", "rows of done images hold infinities"),
+        ("unfailed", "rows of failed images are not NaN"),
+    ):
+        if len(found[name]):
+            problems.append(f"{len(found[name])} {text}: {_first(found[name])}")
+    warnings = [
+        f"{len(found[name])} {text}: {_first(found[name])}"
+        for name, text in (("zero", "rows are zero throughout"), ("duplicate", "rows equal an earlier row"))
+        if len(found[name])
+    ]
+    counts = np.bincount(status, minlength=3).tolist()
+    return VerifyReport(
+        images=file.n_images,
+        done=counts[Status.DONE],
+        failed=counts[Status.FAILED],
+        pending=counts[Status.PENDING],
+        rows=file.n_rows,
+        nan_rows=len(found["nan"]),
+        infinite_rows=len(found["infinite"]),
+        zero_rows=len(found["zero"]),
+        duplicate_rows=len(found["duplicate"]),
+        problems=problems,
+        warnings=warnings,
+    )
+
+
+def tolerance(file: FeatureFile) -> float:
+    """The relative l2 difference up to which a row computed again counts as equal."""
+    rounding = _FLOAT16_ROUNDING if file.config.descriptor.dtype == "float16" else 0.0
+    return _TOLERANCE[file.config.precision] + rounding
+
+
+def recompute_rows(
+    file: FeatureFile,
+    n_rows: int,
+    *,
+    seed: int = 0,
+    root: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Recomputed:
+    """Compute randomly chosen rows again, one image at a time, and compare.
+
+    Args:
+        file: an open file.
+        n_rows: how many rows; all, where there are fewer with a descriptor.
+        seed: of the choice.
+        root: folder that the images lie under; the recorded one where None.
+        weights: file or name; the recorded one where None.
+        device: where to compute.
+
+    Returns:
+        What was compared.
+
+    Raises:
+        SppfeatError: the backbone cannot be built again, or its weights are not the recorded ones.
+    """
+    from sppfeat.describe import Describer, choose_device
+    from sppfeat.images import decode_image
+    from sppfeat.plan import input_sizes
+
+    config = file.config
+    backbone = _recorded_backbone(file, weights)
+    describer = Describer(
+        backbone,
+        config.descriptor,
+        flip=config.input.flip,
+        precision=config.precision,
+        device=choose_device(device, config.precision),
+    )
+    candidates = file.rows_with_descriptor()
+    chosen = np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
+    rows = sorted(chosen.tolist())
+    images = file.image_index[rows]
+    input_hw, _ = input_sizes(file.image_hw[images], config.input)
+    folder = os.fsencode(file.root if root is None else root)
+    limit, largest, problems = tolerance(file), 0.0, []
+    for row, image, hw, target in zip(
+        rows, images.tolist(), file.image_hw[images].tolist(), input_hw.tolist(), strict=True
+    ):
+        path = os.path.join(folder, file.path_table[image])
+        try:
+            pixels = decode_image(
+                path,
+                exif=config.input.exif,
+                image_hw=tuple(hw),
+                input_hw=tuple(target),
+                resample=config.backbone.interpolation,
+            )
+        except ImageError as error:
+            problems.append(f"row {row}: {os.fsdecode(path)!r} cannot be read any more: {error}")
+            continue
+        difference = _relative_difference(file.features[row], describer.images(pixels[None])[0])
+        largest = max(largest, difference)
+        if not difference <= limit:
+            problems.append(
+                f"row {row} ({os.fsdecode(path)!r}) differs by {difference:.2e} (relative l2), more than {limit:g}"
+            )
+    return Recomputed(rows=rows, tolerance=limit, largest_difference=largest, problems=problems)
+
+
+def _check_structure(
+    file: FeatureFile, status: npt.NDArray[np.uint8], of_row: npt.NDArray[np.int64]
+) -> list[str]:
+    """What /images/rows, /image_index, /images/status, labels, names and configuration contradict."""
+    problems = []
+    counts = np.diff(file.image_rows, axis=1).reshape(-1)
+    if not np.array_equal(of_row, np.repeat(np.arange(file.n_images), counts)):
+        problems.append("/image_index and /images/rows contradict each other")
+    bad_status = np.flatnonzero(status > max(Status))
+    if len(bad_status):
+        problems.append(f"{len(bad_status)} images have an unknown status: images {_first(bad_status)}")
+    labels = file.labels
+    bad_labels = np.flatnonzero((labels < -1) | (labels >= max(1, len(file.classes))))
+    if len(bad_labels):
+        problems.append(
+            f"{len(bad_labels)} images have a label that no class has: images {_first(bad_labels)}"
+        )
+    if len(set(file.path_table)) != file.n_images:
+        problems.append("/images/path names an image twice")
+    try:
+        if file.config.fingerprint != file.attribute("fingerprint"):
+            problems.append("the attribute 'fingerprint' is not that of the attribute 'config'")
+        if (
+            file.config.descriptor.n_bins * sum({b.layer: b.channels for b in file.columns}.values())
+            != file.dimension
+        ):
+            problems.append("the attribute 'config' and /columns contradict each other")
+    except SppfeatError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _scan_rows(
+    file: FeatureFile, row_status: npt.NDArray[np.uint8], on_progress: Callable[[int], None]
+) -> dict[str, npt.NDArray[np.int64]]:
+    n_rows, dimension = file.n_rows, file.dimension
+    step = max(1, _BLOCK_NBYTES // max(1, dimension * file.features.itemsize))
+    weights = np.random.default_rng(0).integers(1, 2**63, dimension, dtype=np.uint64) | np.uint64(1)
+    is_done = row_status == Status.DONE
+    flags = {name: np.zeros(n_rows, dtype=bool) for name in ("nan", "infinite", "zero", "unfailed")}
+    hashes = np.zeros(n_rows, dtype=np.uint64)
+    for start in range(0, n_rows, step):
+        part = slice(start, min(start + step, n_rows))
+        block = np.asarray(file.features[part])
+        nan = np.isnan(block)
+        flags["nan"][part] = nan.any(axis=1)
+        flags["infinite"][part] = np.isinf(block).any(axis=1)
+        flags["zero"][part] = ~block.any(axis=1)
+        flags["unfailed"][part] = ~nan.all(axis=1)
+        hashes[part] = _row_hashes(block, weights)
+        on_progress(part.stop)
+    found = {name: np.flatnonzero(flag & is_done) for name, flag in flags.items() if name != "unfailed"}
+    found["unfailed"] = np.flatnonzero(flags["unfailed"] & (row_status == Status.FAILED))
+    found["duplicate"] = _duplicates(file, np.flatnonzero(is_done & ~flags["nan"]), hashes)
+    return found
+
+
+def _row_hashes(block: npt.NDArray[Any], weights: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A number per row: a sum of its bits with random odd weights, modulo 2**64."""
+    bits = np.ascontiguousarray(block).view(f"u{block.dtype.itemsize}")
+    result = np.empty(len(bits), dtype=np.uint64)
+    for i, row in enumerate(bits):
+        result[i] = (row.astype(np.uint64) * weights).sum(dtype=np.uint64)
+    return result
+
+
+def _duplicates(
+    file: FeatureFile, rows: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int64]:
+    """Rows that equal an earlier one, value by value."""
+    order = rows[np.argsort(hashes[rows], kind="stable")]
+    same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    pairs = zip(order[same].tolist(), order[same + 1].tolist(), strict=True)
+    return np.array(
+        sorted(
+            later for earlier, later in pairs if np.array_equal(file.features[earlier], file.features[later])
+        ),
+        dtype=np.int64,
+    )
+
+
+def _recorded_backbone(file: FeatureFile, weights: str | None) -> Any:
+    from sppfeat.backbones import load_backbone
+
+    spec = file.config.backbone
+    if spec.weights == "module":
+        raise StoreError(f"rows of {spec.name} cannot be computed again: its network is not known here")
+    if weights is None:
+        weights = file.attribute("weights_path") if spec.weights == "file" else spec.weights
+        if spec.weights == "file" and not Path(weights).is_file():
+            raise StoreError(f"the weights {weights!r} are not there any more; say where with --weights")
+    backbone = load_backbone(
+        spec.name, weights=weights, layers=spec.layers, seed=spec.seed or 0, mean=spec.mean, std=spec.std
+    )
+    if backbone.spec.weights_sha256 != spec.weights_sha256:
+        raise StoreError(
+            f"the weights {weights!r} are not those of the file: sha256 is {backbone.spec.weights_sha256[:12]}..., "
+            f"recorded is {spec.weights_sha256[:12]}..."
+        )
+    return backbone
+
+
+def _relative_difference(stored: npt.NDArray[np.floating[Any]], computed: npt.NDArray[np.float32]) -> float:
+    a, b = stored.astype(np.float64), computed.astype(np.float64)
+    norm = float(np.linalg.norm(b))
+    difference = float(np.linalg.norm(a - b))
+    return difference / norm if norm > 0 else (0.0 if difference == 0 else float("inf"))
+
+
+def _first(numbers: npt.NDArray[np.int64]) -> str:
+    shown = ", ".join(map(str, numbers[:_SHOWN].tolist()))
+    return shown + (", ..." if len(numbers) > _SHOWN else "")

@@ -1,0 +1,227 @@
+"""Pretrained parameters: named ones from torchvision, local files, and what goes with them."""
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sppfeat.errors import WeightsError
+
+__all__ = [
+    "InputTransform",
+    "file_sha256",
+    "input_transform",
+    "is_weights_file",
+    "load_parameters",
+    "named_weights",
+    "read_named_weights",
+    "read_weights_file",
+    "state_sha256",
+]
+
+# Where training scripts put the parameters inside a checkpoint, the usual ones first.
+_CHECKPOINT_KEYS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "params")
+# What wrappers put before every name: DataParallel, torch.compile.
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+# torchvision's densenet files still name norm1 as norm.1, as modules could be named before torch 0.4.
+_LEGACY_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+_SHOWN_KEYS = 5
+
+
+class InputTransform(NamedTuple):
+    """What the input of a network must look like: mean and std per channel in 0..1, RGB; Pillow filter."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+
+def is_weights_file(weights: str) -> bool:
+    """Whether a ``--weights`` value names a file rather than a torchvision weight set.
+
+    Example:
+        >>> is_weights_file("IMAGENET1K_V1"), is_weights_file("runs/model.pth")
+        (False, True)
+    """
+    return os.sep in weights or Path(weights).suffix != "" or Path(weights).is_file()
+
+
+def named_weights(model_name: str, weights: str) -> Any:
+    """torchvision's weight entry of a model, such as ``DEFAULT`` or ``IMAGENET1K_V2``.
+
+    Raises:
+        WeightsError: the model has none of that name.
+    """
+    from torchvision.models import get_model_weights
+
+    entries = get_model_weights(model_name)
+    if weights in entries.__members__:
+        return entries[weights]
+    names = [name for name in entries.__members__ if name != "DEFAULT"]
+    raise WeightsError(
+        f"{model_name} has no weights {weights!r}; allowed: DEFAULT, {', '.join(names)}, none, or a file"
+    )
+
+
+def input_transform(entry: Any) -> InputTransform:
+    """What a weight entry's own transforms do to an image, resizing and cropping apart."""
+    transforms = entry.transforms()
+    return InputTransform(tuple(transforms.mean), tuple(transforms.std), transforms.interpolation.value)
+
+
+def read_named_weights(model_name: str, entry: Any) -> tuple[dict[str, Tensor], str]:
+    """Parameters of a weight entry, from torch's hub cache or downloaded into it, and the file's SHA-256.
+
+    Raises:
+        WeightsError: it cannot be downloaded, or the download is damaged.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / Path(entry.url).name
+    try:
+        state = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"cannot download the {entry.name} weights of {model_name} ({error}); without network, copy "
+            f"{entry.url} into {str(folder)!r}, or give --weights FILE, or --weights none for an untrained network"
+        ) from error
+    return state, file_sha256(path)
+
+
+def read_weights_file(path: Path) -> dict[str, Tensor]:
+    """Parameters from a local file: a state dict, or a checkpoint that holds one under a usual key.
+
+    Only tensors are read, never pickled objects. ``module.`` and ``_orig_mod.`` before every name are taken off.
+
+    Raises:
+        WeightsError: no such file, not readable as tensors, no state dict inside.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights file {str(path)!r}")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state = _find_state_dict(content)
+    if state is None:
+        keys = list(content)[:_SHOWN_KEYS] if isinstance(content, Mapping) else type(content).__name__
+        raise WeightsError(
+            f"{str(path)!r} holds no state dict: found {keys}; allowed: names to tensors, "
+            f"at the top or under {', '.join(_CHECKPOINT_KEYS)}"
+        )
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _WRAPPER_PREFIXES:
+            if all(name.startswith(prefix) for name in state):
+                state = {name.removeprefix(prefix): value for name, value in state.items()}
+                stripped = True
+    return state
+
+
+def load_parameters(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    needed: Collection[str],
+    head: Collection[str],
+    source: str,
+) -> None:
+    """Copy a state dict into a model, whatever floating-point type it has.
+
+    Args:
+        model: the whole network.
+        state: names to tensors.
+        needed: names of what the chosen layers depend on; these must match.
+        head: names of the classifier behind the feature map; what does not fit of these is left out.
+        source: for messages.
+
+    Raises:
+        WeightsError: anything else does not match; the message names the keys.
+    """
+    own = model.state_dict()
+    state = {_LEGACY_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
+    head_modules = {name.split(".")[0] for name in head} - {
+        name.split(".")[0] for name in set(own) - set(head)
+    }
+    loose = {name for name in head if name not in needed}
+    # num_batches_tracked is a counter that evaluation does not read; checkpoints before torch 0.4 lack it.
+    missing = [
+        name
+        for name in own
+        if name not in state and name not in loose and not name.endswith("num_batches_tracked")
+    ]
+    unknown = [name for name in state if name not in own and name.split(".")[0] not in head_modules]
+    wrong = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape and name not in loose
+    ]
+    if missing or unknown or wrong:
+        parts = (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+        details = "; ".join(f"{len(names)} {what}: {_first(names)}" for what, names in parts if names)
+        raise WeightsError(f"{source} does not fit this backbone: {details}")
+    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values of a state dict, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler and zip reader meet in a foreign file
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"cannot read {str(path)!r} as a file of tensors: {reason}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise WeightsError(
+            f"reading {str(path)!r} needs the package safetensors: pip install 'sppfeat[safetensors]'"
+        ) from error
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"cannot read {str(path)!r} as safetensors: {error}") from error
+    return state
+
+
+def _find_state_dict(content: Any) -> dict[str, Tensor] | None:
+    candidates = [content]
+    if isinstance(content, Mapping):
+        candidates += [content[key] for key in _CHECKPOINT_KEYS if key in content]
+    for candidate in candidates:
+        if (
+            isinstance(candidate, Mapping)
+            and candidate
+            and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in candidate.items())
+        ):
+            return dict(candidate)
+    return None
+
+
+def _first(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:_SHOWN_KEYS])
+    return shown + (", ..." if len(names) > _SHOWN_KEYS else "")

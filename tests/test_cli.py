@@ -1,0 +1,356 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import write_image
+
+import sppfeat
+from sppfeat.cli import main
+
+TINY = [
+    "--backbone",
+    "squeezenet1_1",
+    "--weights",
+    "none",
+    "--size",
+    "48",
+    "--levels",
+    "1,2",
+    "--device",
+    "cpu",
+]
+COMMANDS = ["extract", "info", "verify", "backbones"]
+
+
+def run(*args, env=None, input=None):  # noqa: A002 - click's own name
+    return CliRunner().invoke(main, [str(arg) for arg in args], env=env, input=input)
+
+
+def in_process(*args, **settings):
+    return subprocess.run(
+        [sys.executable, "-m", "sppfeat", *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **settings,
+    )
+
+
+@pytest.fixture
+def features(folder, tmp_path):
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--workers", "0")
+    assert result.exit_code == 0, result.output
+    return tmp_path / "f.h5"
+
+
+def test_extract_says_what_it_does_on_stderr_and_nothing_on_stdout(folder, tmp_path):
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    for text in (
+        "12 in 5 input shapes, 12 rows, 2 classes",
+        "squeezenet1_1",
+        "none",
+        "features",
+        "2560 values",
+    ):
+        assert text in result.stderr
+    assert re.search(r"cpu, fp32", result.stderr)
+    assert re.search(r"decode \d+%, net \d+%, write \d+%, failed 0", result.stderr)
+    assert "12 of 12 images done, 0 failed" in result.stderr
+
+
+def test_quiet_says_nothing(folder, tmp_path):
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "-q")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_json_is_the_only_thing_on_stdout(mixed_folder, tmp_path):
+    result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, "--json")
+    assert result.exit_code == 3
+    found = json.loads(result.stdout)
+    assert found["plan"]["images"] == 15
+    assert found["plan"]["dimension"] == 2560
+    assert found["result"]["done"] == 12
+    assert {failure["path"] for failure in found["result"]["failures"]} == {
+        "cat/empty.jpg",
+        "cat/text.jpg",
+        "dog/short.png",
+    }
+
+
+def test_failed_images_are_named_and_give_exit_code_3_also_later(mixed_folder, tmp_path):
+    for _ in range(2):
+        result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY)
+        assert result.exit_code == 3
+        assert "'cat/empty.jpg': " in result.stderr
+
+
+def test_dry_run_prints_the_plan_as_the_result(folder, tmp_path):
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--dry-run")
+    assert result.exit_code == 0
+    assert "12 in 5 input shapes" in result.stdout
+    assert not (tmp_path / "f.h5").exists()
+    assert json.loads(run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--dry-run", "--json").stdout)[
+        "plan"
+    ]
+
+
+def test_options_can_be_set_in_the_environment(folder, tmp_path):
+    plain = [part for part in TINY if part not in ("--levels", "1,2")]
+    env = {"SPPFEAT_LEVELS": "1,3", "SPPFEAT_NORMALIZE": "l2", "SPPFEAT_OUTPUT": str(tmp_path / "e.h5")}
+    result = run("extract", folder, *plain, env=env)
+    assert result.exit_code == 0, result.output
+    with sppfeat.open(tmp_path / "e.h5") as file:
+        assert file.config.descriptor.levels == (1, 3)
+        assert file.config.descriptor.normalize == "l2"
+
+
+def test_lists_from_a_file_and_from_standard_input(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["pictures/cat/img3.png", "pictures/cat/img1.png", "pictures/missing.png"]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    run("extract", "@list.txt", "-o", "a.h5", *TINY)
+    run("extract", "-", "-o", "b.h5", *TINY, input="\0".join(names).encode())
+    for output in ("a.h5", "b.h5"):
+        with sppfeat.open(output) as file:
+            assert [f"pictures/{path}" for path in file.paths] == names
+            assert file.status.tolist() == [1, 1, 2]
+            assert "no such file" in file.errors[2]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--levels", "1,x"], "levels"),
+        (["--levels", "0"], "from 1 to 64"),
+        (["--size", "big"], "'big' is neither"),
+        (["--size", "0"], "size is 0"),
+        (["--layer", "features.99"], "no layer 'features.99'"),
+        (["--backbone", "resnet5"], "resnet50"),
+        (["--backbone", "vit_b_16"], "vit_b_16"),
+        (["--device", "gpu"], "cuda:N"),
+        (["--device", "cuda:7"], "CUDA"),
+        (["--precision", "tf32"], "CUDA"),
+        (["--mean", "1,2"], "three numbers"),
+        (["--std", "1,0,1"], "above 0"),
+        (["--batch-size", "0"], "batch-size is 0"),
+        (["--workers", "-1"], "workers is -1"),
+        (["--overwrite", "--add-new"], "starts anew"),
+        (["--weights", "IMAGENET1K_V9"], "IMAGENET1K_V1"),
+        (["--weights", "missing.pth"], "no weights file 'missing.pth'"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line_and_writes_nothing(folder, tmp_path, args, message):
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *args)
+    assert result.exit_code in (1, 2)
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert os.listdir(tmp_path) == ["pictures"]
+
+
+def test_usage_errors_and_other_errors_have_their_exit_codes(folder, tmp_path):
+    assert run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--layer", "nonsense").exit_code == 2
+    assert run("extract", tmp_path / "nothing", "-o", tmp_path / "f.h5", *TINY).exit_code == 2
+    assert run("extract", folder).exit_code == 2
+    assert run("extract", folder, "-o", tmp_path / "no" / "f.h5", *TINY).exit_code == 1
+    assert run("info", tmp_path / "nothing.h5").exit_code == 1
+
+
+def test_a_defect_of_the_program_keeps_its_traceback(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sppfeat.extraction.make_plan", lambda *args: 1 / 0)
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_info_as_text_and_json(features):
+    text = run("info", features)
+    assert text.exit_code == 0
+    for part in (
+        "12 rows x 2560 float32",
+        "12 done, 0 failed, 0 pending",
+        "complete",
+        "level 2, 512 channels",
+    ):
+        assert part in text.stdout
+    found = json.loads(run("info", features, "--json").stdout)
+    assert found["rows"] == 12
+    assert found["classes"] == {"cat": 6, "dog": 6}
+    assert found["config"]["levels"] == [1, 2]
+    assert found["complete"] is True
+
+
+def test_verify_is_content_with_a_good_file_and_recomputes(features):
+    result = run("verify", features, "--recompute", 4, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["ok"] is True
+    assert len(found["recomputed"]["rows"]) == 4
+    assert found["recomputed"]["largest_difference"] <= 1e-5
+
+
+def test_verify_finds_what_is_wrong(features):
+    import h5py
+
+    with h5py.File(features, "r+") as file:
+        rows = file["features"]
+        rows[1, 5] = np.nan
+        rows[2, 7] = np.inf
+        rows[3] = 0
+        rows[5] = rows[4]
+    result = run("verify", features, "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert (found["nan_rows"], found["infinite_rows"], found["zero_rows"], found["duplicate_rows"]) == (
+        1,
+        1,
+        1,
+        1,
+    )
+    text = run("verify", features)
+    assert "problem: 1 rows of done images hold NaN: 1" in text.stdout
+    assert "warning: 1 rows equal an earlier row: 5" in text.stdout
+
+
+def test_verify_recompute_notices_rows_of_another_image(features):
+    import h5py
+
+    with h5py.File(features, "r+") as file:
+        file["features"][:] = file["features"][()][::-1]
+    result = run("verify", features, "--recompute", 12)
+    assert result.exit_code == 1
+    assert "differs by" in result.stdout
+
+
+def test_verify_recompute_with_moved_images_and_missing_ones(features, folder, tmp_path):
+    folder.rename(tmp_path / "moved")
+    assert run("verify", features, "--recompute", 3).exit_code == 1
+    assert run("verify", features, "--recompute", 3, "--root", tmp_path / "moved").exit_code == 0
+
+
+def test_backbones_lists_models_with_dimensions_for_the_levels():
+    result = run("backbones", "resnet*", "--levels", "1,2", "--json")
+    assert result.exit_code == 0, result.output
+    found = {entry["name"]: entry for entry in json.loads(result.stdout)}
+    assert set(found) == {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
+    resnet = found["resnet50"]
+    assert (resnet["channels"], resnet["stride"], resnet["dimension"]) == (2048, 32, 2048 * 5)
+    assert resnet["layer"] == "layer4"
+    assert "IMAGENET1K_V2" in resnet["weights"]
+    assert 90 < resnet["download_mb"] < 110
+    assert "resnet50   " in run("backbones", "resnet5?").stdout
+    assert run("backbones", "vit*").exit_code == 2
+
+
+def test_backbones_of_one_model_lists_its_layers():
+    found = json.loads(run("backbones", "resnet18", "--json").stdout)
+    layers = {layer["layer"]: layer for layer in found["layers"]}
+    assert (layers["layer4.1.relu_1"]["channels"], layers["layer4.1.relu_1"]["stride"]) == (512, 32)
+    assert layers["maxpool"]["stride"] == 4
+    assert found["default_layer"] == "layer4"
+    text = run("backbones", "resnet18").stdout
+    assert "layer4.1.relu_1" in text
+    assert run("backbones", "vit_b_16").exit_code == 2
+
+
+def test_extract_works_as_a_process_and_python_m(folder, tmp_path):
+    result = in_process("extract", folder, "-o", tmp_path / "f.h5", *TINY)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    again = in_process("extract", folder, "-o", tmp_path / "f.h5", *TINY)
+    assert again.returncode == 0
+    assert "12 done, 0 failed before, 0 to do" in again.stderr
+
+
+def wait_until_some_rows(output: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if output.exists():
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(tmp_path, number):
+    for i in range(60):
+        write_image(tmp_path / "many" / f"{i}.png", 40 + i, 64, seed=i)
+    slow = [*TINY[:-2], "--size", "300", "--batch-size", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "sppfeat",
+        "extract",
+        str(tmp_path / "many"),
+        "-o",
+        str(tmp_path / "f.h5"),
+        *slow,
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_until_some_rows(tmp_path / "f.h5", process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "the same command again continues" in errors
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        done = int((file.status == 1).sum())
+        assert 0 < done < 60
+    again = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert again.returncode == 0
+    assert f"{done} done, 0 failed before, {60 - done} to do" in again.stderr
+
+
+def test_a_killed_run_leaves_a_file_that_is_right_and_continues(tmp_path):
+    for i in range(40):
+        write_image(tmp_path / "many" / f"{i}.png", 40 + i, 64, seed=i)
+    slow = [*TINY[:-2], "--size", "300", "--batch-size", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "sppfeat",
+        "extract",
+        str(tmp_path / "many"),
+        "-o",
+        str(tmp_path / "f.h5"),
+        *slow,
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_until_some_rows(tmp_path / "f.h5", process)
+    time.sleep(1.0)
+    process.kill()
+    process.wait()
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert (file.status < 2).all()
+    again = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert run("verify", tmp_path / "f.h5", "--recompute", 8).exit_code == 0
+
+
+def test_a_second_writer_is_refused(folder, tmp_path):
+    from sppfeat.store import OutputLock
+
+    with OutputLock(tmp_path / "f.h5"):
+        result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
+    assert result.exit_code == 1
+    assert "another process is writing" in result.stderr
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_loads_neither_torch_nor_h5py(command):
+    code = (
+        "import sys\nfrom sppfeat.cli import main\n"
+        f"try: main({[*command, '--help']!r})\n"
+        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
+        "loaded = {'torch', 'torchvision', 'h5py', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Usage:" in result.stdout

@@ -1,0 +1,355 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.models import get_model
+from torchvision.models.feature_extraction import create_feature_extractor
+
+import sppfeat
+from sppfeat.config import DescriptorSpec, InputSpec, RunOptions
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.extraction import BackboneChoice, ExtractRequest, prepare
+
+BACKBONE = BackboneChoice(name="squeezenet1_1", weights="none", seed=3)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZE = 48
+
+
+def request(inputs, output, **changes) -> ExtractRequest:
+    settings = {
+        "backbone": BACKBONE,
+        "input": InputSpec(size=SIZE),
+        "descriptor": DescriptorSpec(levels=(1, 2)),
+        "run": RunOptions(workers=0, device="cpu"),
+    }
+    return ExtractRequest(inputs=tuple(map(str, inputs)), output=Path(output), **{**settings, **changes})
+
+
+def extract(inputs, output, *, stop_after: int | None = None, **changes):
+    n_batches = 0
+
+    def should_stop() -> bool:
+        nonlocal n_batches
+        n_batches += 1
+        return stop_after is not None and n_batches >= stop_after
+
+    with prepare(request(inputs, output, **changes)) as extraction:
+        return extraction, extraction.run(should_stop=should_stop)
+
+
+@pytest.fixture(scope="module")
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = get_model("squeezenet1_1", weights=None).eval()
+    return create_feature_extractor(model, {"features": "fmap"})
+
+
+def oracle(network, path, *, size=SIZE, levels=(1, 2), flip=False) -> np.ndarray:
+    """What a reader gets with a dozen lines of plain torch."""
+    image = Image.open(path).convert("RGB")
+    short = min(image.size)
+    width, height = (size if side == short else int(side * size / short + 0.5) for side in image.size)
+    pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    batch = (batch - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    views = [batch, batch.flip(-1)] if flip else [batch]
+    with torch.inference_mode():
+        maps = [network(view)["fmap"] for view in views]
+    vectors = [torch.cat([F.adaptive_max_pool2d(fmap, n).flatten(1) for n in levels], 1) for fmap in maps]
+    return torch.stack(vectors).mean(0)[0].numpy()
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b))
+
+
+def contents(path) -> dict:
+    """Every dataset and attribute but times."""
+    import h5py
+
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]} if hasattr(item, "shape") else {}))
+        found.update({f"@{name}": value for name, value in file.attrs.items() if name != "created"})
+    return found
+
+
+def assert_same_file(path, other) -> None:
+    a, b = contents(path), contents(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        if name == "features":
+            assert np.array_equal(np.isnan(a[name]), np.isnan(b[name]))
+            good = ~np.isnan(a[name]).any(axis=1)
+            assert all(difference(x, y) <= 1e-5 for x, y in zip(a[name][good], b[name][good], strict=True))
+        else:
+            is_float = np.asarray(a[name]).dtype.kind == "f"
+            assert np.array_equal(a[name], b[name], equal_nan=is_float), name
+
+
+@settings(max_examples=12)
+@given(
+    batch_size=st.sampled_from([None, 1, 2, 5]),
+    workers=st.sampled_from([0, 0, 0, 2]),
+    stop_after=st.sampled_from([None, 1, 3]),
+    flip=st.booleans(),
+    reverse=st.booleans(),
+)
+def test_descriptors_equal_plain_torch_however_the_run_goes(
+    folder, tmp_path_factory, network, batch_size, workers, stop_after, flip, reverse
+):
+    output = tmp_path_factory.mktemp("out") / "features.h5"
+    inputs = sorted(folder.rglob("*.png"), reverse=reverse)
+    changes = {
+        "run": RunOptions(workers=workers, batch_size=batch_size, device="cpu"),
+        "input": InputSpec(size=SIZE, flip=flip),
+    }
+    if stop_after:
+        extract(inputs, output, stop_after=stop_after, **changes)
+    extract(inputs, output, **changes)
+    with sppfeat.open(output) as file:
+        assert (file.status == 1).all()
+        assert file.paths == [str(path.relative_to(folder)) for path in inputs]
+        for path, row in zip(inputs, file.features, strict=True):
+            assert difference(row, oracle(network, path, flip=flip)) <= 1e-5
+
+
+def test_a_run_continued_equals_a_run_in_one_go(mixed_folder, tmp_path):
+    extract([mixed_folder], tmp_path / "whole.h5")
+    extraction, progress = extract([mixed_folder], tmp_path / "parts.h5", stop_after=1)
+    assert extraction.n_pending() > 0
+    extraction, later = extract([mixed_folder], tmp_path / "parts.h5")
+    assert progress.n_done + later.n_done == 12
+    assert extraction.n_pending() == 0
+    assert_same_file(tmp_path / "whole.h5", tmp_path / "parts.h5")
+    assert sorted(os.listdir(tmp_path)) == ["parts.h5", "pictures", "whole.h5"]
+
+
+def test_images_that_cannot_be_read_fail_and_move_nothing(mixed_folder, tmp_path, network):
+    _, progress = extract([mixed_folder], tmp_path / "f.h5")
+    assert (progress.n_done, progress.n_failed) == (12, 3)
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        failed = {file.paths[i]: reason for i, reason in file.errors.items()}
+        assert set(failed) == {"cat/empty.jpg", "cat/text.jpg", "dog/short.png"}
+        assert "empty" in failed["cat/empty.jpg"]
+        for i, path in enumerate(file.paths):
+            if path in failed:
+                assert np.isnan(file.features[i]).all()
+            else:
+                assert difference(file.features[i], oracle(network, mixed_folder / path)) <= 1e-5
+        x, y = file.to_sklearn()
+        assert x.shape == (12, file.dimension)
+        assert [file.classes[label] for label in y] == [
+            p.split("/")[0] for p in file.paths if p not in failed
+        ]
+
+
+def test_a_finished_file_is_left_alone(folder, tmp_path):
+    extract([folder], tmp_path / "f.h5")
+    before = (tmp_path / "f.h5").read_bytes()
+    extraction, progress = extract([folder], tmp_path / "f.h5")
+    assert progress.n_done == progress.n_failed == 0
+    assert extraction.summary().already_done == 12
+    assert (tmp_path / "f.h5").read_bytes() == before
+
+
+def test_other_settings_are_refused_with_both_values(folder, tmp_path):
+    extract([folder], tmp_path / "f.h5")
+    with pytest.raises(StoreError, match=r"size: the file has 48, this command 64.*") as caught:
+        extract([folder], tmp_path / "f.h5", input=InputSpec(size=64))
+    assert "--overwrite" in str(caught.value)
+    with pytest.raises(StoreError, match=r"seed.*weights_sha256"):
+        extract(
+            [folder], tmp_path / "f.h5", backbone=BackboneChoice(name="squeezenet1_1", weights="none", seed=4)
+        )
+
+
+def test_inputs_that_have_nothing_to_do_with_the_file_are_refused(folder, tmp_path):
+    extract([folder], tmp_path / "f.h5")
+    write_image(tmp_path / "other" / "x.png", 40, 40, 0)
+    with pytest.raises(StoreError, match="holds none of these inputs"):
+        extract([tmp_path / "other"], tmp_path / "f.h5")
+
+
+def test_a_moved_folder_continues_the_file(folder, tmp_path):
+    extract([folder], tmp_path / "f.h5", stop_after=1)
+    moved = folder.rename(tmp_path / "moved")
+    extraction, _ = extract([moved], tmp_path / "f.h5")
+    assert extraction.n_pending() == 0
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert (file.status == 1).all()
+
+
+def test_naming_only_a_subfolder_leaves_the_rest_vanished(folder, tmp_path):
+    extract([folder], tmp_path / "f.h5")
+    extraction, _ = extract([folder / "cat"], tmp_path / "f.h5")
+    assert any("6 images of the file are not among the inputs" in note for note in extraction.notes)
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert (file.status == 1).all()
+
+
+def test_vanished_images_fail_and_come_back_with_retry_failed(folder, tmp_path, network):
+    output = tmp_path / "f.h5"
+    extract([folder], output, stop_after=1)
+    with sppfeat.open(output) as file:
+        gone = folder / file.paths[int(np.flatnonzero(file.status == 0)[0])]
+    aside = gone.rename(tmp_path / "aside.png")
+    extract([folder], output)
+    with sppfeat.open(output) as file:
+        (reason,) = file.errors.values()
+        assert "vanished" in reason
+    aside.rename(gone)
+    extract([folder], output)
+    with sppfeat.open(output) as file:
+        assert len(file.errors) == 1
+    extract([folder], output, retry_failed=True)
+    with sppfeat.open(output) as file:
+        assert (file.status == 1).all()
+        assert file.errors == {}
+        image = file.paths.index(str(gone.relative_to(folder)))
+        assert difference(file.features[image], oracle(network, gone)) <= 1e-5
+
+
+def test_a_repaired_image_of_another_size_gets_its_size_and_row(mixed_folder, tmp_path, network):
+    output = tmp_path / "f.h5"
+    extract([mixed_folder], output)
+    write_image(tmp_path / "new.png", 50, 70, 9)
+    (tmp_path / "new.png").replace(mixed_folder / "dog" / "short.png")
+    _, progress = extract([mixed_folder], output, retry_failed=True)
+    assert (progress.n_done, progress.n_failed) == (1, 2)
+    with sppfeat.open(output) as file:
+        image = file.paths.index("dog/short.png")
+        assert file.image_hw[image].tolist() == [50, 70]
+        assert file.boxes[image].tolist() == [0, 0, 70, 50]
+        assert difference(file.features[image], oracle(network, mixed_folder / "dog/short.png")) <= 1e-5
+
+
+def test_an_image_replaced_while_the_run_goes_fails_with_the_sizes(folder, tmp_path):
+    with prepare(request([folder], tmp_path / "f.h5")) as extraction:
+        write_image(folder / "cat" / "img1.png", 99, 98, 0)
+        extraction.run()
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        (reason,) = file.errors.values()
+        assert "60 x 40" in reason
+        assert "99 x 98" in reason
+
+
+@pytest.mark.parametrize("done_before", [1, None])
+def test_new_inputs_are_reported_and_added_on_request(mixed_folder, tmp_path, network, done_before):
+    output = tmp_path / "f.h5"
+    extract([mixed_folder], output, stop_after=done_before)
+    write_image(mixed_folder / "ant" / "new.png", 44, 55, 77)
+    write_image(mixed_folder / "cat" / "img1000.png", 44, 55, 78)
+    extraction, _ = extract([mixed_folder], output)
+    assert any("2 inputs are not in the file" in note and "--add-new" in note for note in extraction.notes)
+    with sppfeat.open(output) as file:
+        before = file.paths, np.array(file.features), dict(file.errors)
+    extract([mixed_folder], output, add_new=True)
+    with sppfeat.open(output) as file:
+        assert file.paths == [*before[0], "ant/new.png", "cat/img1000.png"]
+        assert np.array_equal(file.features[: len(before[1])], before[1], equal_nan=True)
+        assert file.errors == before[2]
+        assert file.classes == ["cat", "dog", "ant"]
+        assert file.labels[-2:].tolist() == [2, 0]
+        for i in (-1, -2):
+            assert difference(file.features[i], oracle(network, mixed_folder / file.paths[i])) <= 1e-5
+    assert not Path(f"{output}.partial").exists()
+
+
+def test_overwrite_keeps_the_old_file_until_the_new_one_is_complete(folder, tmp_path):
+    output = tmp_path / "f.h5"
+    extract([folder], output)
+    old = output.read_bytes()
+    bigger = {"input": InputSpec(size=64), "overwrite": True}
+    extract([folder], output, stop_after=1, **bigger)
+    assert output.read_bytes() == old
+    assert Path(f"{output}.partial").exists()
+    extraction, progress = extract([folder], output, **bigger)
+    assert extraction.summary().already_done > 0
+    assert progress.n_done < 12
+    assert not Path(f"{output}.partial").exists()
+    extract([folder], tmp_path / "fresh.h5", input=InputSpec(size=64))
+    assert_same_file(output, tmp_path / "fresh.h5")
+
+
+def test_overwrite_replaces_what_is_no_feature_file(folder, tmp_path):
+    (tmp_path / "f.h5").write_text("something else")
+    with pytest.raises(StoreError, match="cannot be continued"):
+        extract([folder], tmp_path / "f.h5")
+    extract([folder], tmp_path / "f.h5", overwrite=True)
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert (file.status == 1).all()
+
+
+def test_dry_run_writes_nothing(folder, tmp_path):
+    with prepare(request([folder], tmp_path / "f.h5", dry_run=True)) as extraction:
+        plan = extraction.summary()
+    assert (plan.images, plan.rows, plan.dimension, plan.input_shapes) == (12, 12, 512 * 5, 5)
+    assert plan.output_bytes == 12 * 512 * 5 * 4
+    assert os.listdir(tmp_path) == ["pictures"]
+
+
+def test_values_beyond_float16_are_failures_not_infinities(folder, tmp_path):
+    # A tiny std makes a large input, and that a large descriptor.
+    loud = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-9, 1e-9, 1e-9))
+    half = DescriptorSpec(levels=(1,), dtype="float16")
+    _, progress = extract([folder], tmp_path / "f.h5", backbone=loud, descriptor=half)
+    assert progress.n_failed == 12
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert all("beyond float16 (at most 65504)" in reason for reason in file.errors.values())
+    fits = DescriptorSpec(levels=(1,), dtype="float16", normalize="l2")
+    _, progress = extract([folder], tmp_path / "g.h5", backbone=loud, descriptor=fits)
+    assert progress.n_done == 12
+
+
+def test_values_that_are_not_finite_are_failures(folder, tmp_path):
+    deaf = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-39, 1e-39, 1e-39))
+    _, progress = extract([folder], tmp_path / "f.h5", backbone=deaf)
+    assert progress.n_failed == 12
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert all("not finite" in reason for reason in file.errors.values())
+
+
+def test_layers_stand_side_by_side_and_are_scaled_apart(folder, tmp_path):
+    layers = ("features.7", "features")
+    many = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, layers=layers)
+    extract(
+        [folder],
+        tmp_path / "both.h5",
+        backbone=many,
+        descriptor=DescriptorSpec(levels=(1, 2), normalize="l2"),
+    )
+    with sppfeat.open(tmp_path / "both.h5") as both:
+        split = both.columns[1].stop
+        assert [block[:3] for block in both.columns] == [
+            ("features.7", 1, 256),
+            ("features.7", 2, 256),
+            ("features", 1, 512),
+            ("features", 2, 512),
+        ]
+        for layer, part in zip(layers, (slice(split), slice(split, None)), strict=True):
+            one = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, layers=(layer,))
+            output = tmp_path / f"{layer}.h5"
+            extract([folder], output, backbone=one, descriptor=DescriptorSpec(levels=(1, 2), normalize="l2"))
+            with sppfeat.open(output) as alone:
+                assert np.allclose(both.features[:, part], alone.features, atol=1e-6)
+
+
+def test_overwrite_goes_with_neither_retry_nor_add(tmp_path):
+    with pytest.raises(ConfigError, match="starts anew"):
+        request(["x"], tmp_path / "f.h5", overwrite=True, add_new=True)
+
+
+def test_the_output_must_be_able_to_exist(folder, tmp_path):
+    with pytest.raises(StoreError, match="does not exist"):
+        extract([folder], tmp_path / "missing" / "f.h5")
+    with pytest.raises(StoreError, match="is a folder"):
+        extract([folder], tmp_path)

@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import sppfeat
+from sppfeat.errors import BoxError, ConfigError, ImageError
+from sppfeat.geometry import FeatureGeometry, project_boxes, scale_boxes
+
+NETWORK = {"backbone": "squeezenet1_1", "weights": "none", "seed": 3, "size": 48, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return sppfeat.Extractor(**NETWORK, levels=(1, 2))
+
+
+def same(a, b) -> bool:
+    return bool(np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b))
+
+
+def test_one_image_gives_a_vector_and_many_a_matrix_in_their_order(extractor, folder):
+    paths = sorted(folder.rglob("*.png"))
+    many = extractor(paths)
+    assert many.shape == (12, extractor.dimension)
+    assert many.dtype == np.float32
+    for path, row in zip(paths, many, strict=True):
+        one = extractor(path)
+        assert one.shape == (extractor.dimension,)
+        assert same(one, row)
+    assert same(extractor(paths[::-1]), many[::-1])
+
+
+def test_paths_pictures_and_arrays_are_the_same_image(extractor, folder):
+    path = folder / "cat" / "img1.png"
+    picture = Image.open(path)
+    expected = extractor(path)
+    for image in (str(path), picture, np.asarray(picture)):
+        assert same(extractor(image), expected)
+    assert same(extractor([np.asarray(picture), path])[0], expected)
+
+
+def test_it_equals_what_the_command_writes(extractor, folder, tmp_path):
+    from click.testing import CliRunner
+
+    from sppfeat.cli import main
+
+    args = [
+        "--backbone",
+        "squeezenet1_1",
+        "--weights",
+        "none",
+        "--seed",
+        "3",
+        "--size",
+        "48",
+        "--levels",
+        "1,2",
+    ]
+    result = CliRunner().invoke(main, ["extract", str(folder), "-o", str(tmp_path / "f.h5"), *args, "-q"])
+    assert result.exit_code == 0, result.output
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert file.config == extractor.config
+        assert file.columns == extractor.columns
+        rows = extractor([folder / path for path in file.paths])
+        assert all(same(a, b) for a, b in zip(rows, file.features, strict=True))
+
+
+def test_the_whole_image_as_a_box_is_the_whole_image(extractor, folder):
+    path = folder / "dog" / "img0.png"  # 40 x 60
+    assert same(extractor(path, [[0, 0, 60, 40]])[0], extractor(path))
+
+
+def test_boxes_pool_the_cells_that_the_geometry_says(folder):
+    extractor = sppfeat.Extractor(**{**NETWORK, "size": 200}, levels=(1,))
+    path = folder / "dog" / "img0.png"
+    boxes = np.array([[5.0, 3, 30, 22], [20, 10, 60, 40], [1, 1, 2, 2]])
+    result = extractor(path, boxes)
+    assert result.shape == (3, 512)
+    pixels = np.array(Image.open(path).resize((300, 200), Image.Resampling.BILINEAR))
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255.0
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1)
+        for v in (extractor.config.backbone.mean, extractor.config.backbone.std)
+    )
+    from sppfeat.backbones import load_backbone
+
+    with torch.inference_mode():
+        fmap = load_backbone("squeezenet1_1", weights="none", seed=3).network((batch - mean) / std)[
+            "features"
+        ]
+    boxes_in = scale_boxes(torch.from_numpy(boxes), (40, 60), (200, 300))
+    cells = project_boxes(boxes_in, FeatureGeometry(16.0, 15.0), tuple(fmap.shape[-2:]))
+    for row, (x0, y0, x1, y1) in zip(result, cells.tolist(), strict=True):
+        assert same(row, fmap[0, :, y0:y1, x0:x1].amax((1, 2)).numpy())
+
+
+def test_boxes_of_many_images_are_a_list_and_may_be_none_at_all(extractor, folder):
+    paths = sorted(folder.rglob("*.png"))[:2]
+    found = extractor(paths, [np.empty((0, 4)), [[0, 0, 10, 10], [5, 5, 30, 30]]])
+    assert [part.shape for part in found] == [(0, extractor.dimension), (2, extractor.dimension)]
+
+
+def test_flip_makes_an_image_and_its_mirror_image_the_same(folder):
+    extractor = sppfeat.Extractor(**NETWORK, levels=(1, 2), flip=True)
+    picture = Image.open(folder / "cat" / "img3.png")
+    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert np.allclose(extractor(picture), extractor(mirrored), atol=1e-4)
+    width, height = picture.size
+    box = [[3, 4, 30, 40]]
+    assert np.allclose(
+        extractor(picture, box), extractor(mirrored, [[width - 30, 4, width - 3, 40]]), atol=1e-4
+    )
+
+
+def test_a_network_of_ones_own(folder):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    extractor = sppfeat.Extractor(module, layer="1", levels=(1, 3), size=32, device="cpu", normalize="l2")
+    rows = extractor(sorted(folder.rglob("*.png")))
+    assert rows.shape == (12, 8 * 10)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert module.training
+
+
+def test_nothing_in_nothing_out(extractor):
+    assert extractor([]).shape == (0, extractor.dimension)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precisions_are_near(extractor, folder, precision):
+    path = folder / "cat" / "img1.png"
+    near = sppfeat.Extractor(**NETWORK, levels=(1, 2), precision=precision)(path)
+    exact = extractor(path)
+    assert 1e-5 < np.linalg.norm(near - exact) / np.linalg.norm(exact) < 0.06
+
+
+def test_float32_means_float32_and_the_callers_switches_are_left_alone(extractor, folder):
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        extractor(folder / "cat" / "img1.png")
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+
+def test_bad_images_are_named(extractor, folder, tmp_path):
+    (tmp_path / "bad.jpg").write_text("no picture")
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        extractor(tmp_path / "bad.jpg")
+    with pytest.raises(ImageError, match=r"missing\.jpg"):
+        extractor([folder / "cat" / "img1.png", tmp_path / "missing.jpg"])
+    with pytest.raises(ImageError):
+        extractor(np.zeros((4, 4, 3), dtype=np.float32))
+
+
+def test_bad_boxes_and_settings_are_refused(extractor, folder):
+    path = folder / "cat" / "img1.png"
+    with pytest.raises(BoxError, match=r"\(K, 4\)"):
+        extractor(path, [1, 2, 3, 4])
+    with pytest.raises(BoxError, match="boxes for 1 images"):
+        extractor([path, path], [[[0, 0, 1, 1]]])
+    with pytest.raises(BoxError, match="finite"):
+        extractor(path, [[0, 0, float("nan"), 1]])
+    with pytest.raises(ConfigError, match="rule"):
+        extractor(path, [[0, 0, 5, 5]], projection="nearest")
+    with pytest.raises(ConfigError, match="'native'"):
+        sppfeat.Extractor(**{**NETWORK, "size": "big"})
+    with pytest.raises(TypeError, match="colour"):
+        sppfeat.Extractor(**NETWORK, colour="blue")

@@ -1,0 +1,58 @@
+"""What importing a module loads: a command's help needs no network, a decoding worker neither, a reader no torch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "h5py", "PIL", "click", "tqdm", "numpy")
+
+
+def loaded_by(code):
+    """Return which of the heavy packages a fresh Python has loaded after running some code."""
+    script = f"{code}\nimport json, sys\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import sppfeat", set()),
+        ("import sppfeat.config", set()),
+        ("import sppfeat.cli", {"click"}),
+        ("import sppfeat.decoding.worker", {"numpy", "PIL"}),
+        ("import sppfeat.sources", {"numpy", "PIL"}),
+        ("import sppfeat.plan", {"numpy", "PIL"}),
+        ("import sppfeat.schema", {"numpy"}),
+        ("import sppfeat.pipeline", {"numpy", "PIL"}),
+        ("import sppfeat.store", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat.reader", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat; sppfeat.open", {"numpy", "PIL", "h5py"}),
+    ],
+)
+def test_what_an_import_loads(code, allowed):
+    assert loaded_by(code) <= allowed
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["extract", "--help"], ["info", "--help"], ["--version"]])
+def test_help_loads_neither_torch_nor_h5py(arguments):
+    code = f"import contextlib, sppfeat.cli\nwith contextlib.suppress(SystemExit): sppfeat.cli.main({arguments!r})"
+    assert loaded_by(code) <= {"click"}
+
+
+def test_worker_processes_load_neither_torch_nor_h5py(tmp_path, monkeypatch):
+    from sppfeat.decoding import DecoderPool, DecodeSettings
+
+    maps = []
+    pool = DecoderPool(DecodeSettings("apply", "bilinear"), n_workers=1)
+    try:
+        list(pool.probe([b"gone.jpg"]))
+        with open(f"/proc/{pool._workers[0].process.pid}/maps") as file:
+            maps = file.read()
+    finally:
+        pool.close()
+    assert "_imaging" in maps
+    assert "torch" not in maps
+    assert "hdf5" not in maps

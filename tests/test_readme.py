@@ -1,0 +1,117 @@
+"""The README says what the program does: its tables, commands and numbers are checked against the code."""
+
+import re
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import sppfeat
+from sppfeat.cli import main
+from sppfeat.schema import COLUMNS
+
+README = Path(__file__).parent.parent / "README.md"
+COMMANDS = main.list_commands(click.Context(main))
+
+
+def command(name: str) -> click.Command:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    return found
+
+
+def option_table(name: str) -> str:
+    """A command's options as Markdown, from the code."""
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    context = click.Context(command(name), info_name=name)
+    for parameter in command(name).params:
+        if not isinstance(parameter, click.Option):
+            continue
+        flags = ", ".join(f"`{flag}`" for flag in [*parameter.opts, *parameter.secondary_opts])
+        if not parameter.is_flag:
+            flags += f" {parameter.make_metavar(context)}".replace("|", "\\|")
+        default = parameter.get_default(context)
+        has_default = isinstance(default, str | int) and not isinstance(default, bool)
+        shown = f"`{default}`" if has_default else "required" if parameter.required else ""
+        lines.append(f"| {flags} | {shown} | {(parameter.help or '').replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
+def section(name: str) -> str:
+    match = re.search(rf"<!-- options of {name} -->\n(.*?)<!-- end -->", README.read_text(), re.DOTALL)
+    assert match, f"README has no option table of {name}"
+    return match[1].rstrip("\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_option_tables_are_those_of_the_code(name):
+    # To write them anew: python tests/test_readme.py
+    assert section(name) == option_table(name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help(name):
+    assert command(name).help
+    assert command(name).short_help
+    for parameter in command(name).params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_its_environment_variable(name):
+    for parameter in command(name).params:
+        if isinstance(parameter, click.Option):
+            long_name = next(flag for flag in parameter.opts if flag.startswith("--"))
+            assert parameter.envvar == f"SPPFEAT_{long_name[2:].replace('-', '_').upper()}"
+
+
+def test_every_dataset_of_the_file_is_described():
+    text = README.read_text()
+    for name in ["features", *COLUMNS]:
+        group = name.rsplit("/", 1)[0]
+        assert f"`/{name}`" in text or (group == "columns" and "`/columns/*`" in text), name
+
+
+def test_exit_codes_are_described():
+    text = README.read_text()
+    for code in (0, 1, 2, 3, 130):
+        assert re.search(rf"\| {code} \|", text), code
+
+
+def test_every_example_command_parses():
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", README.read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    commands = [line.split("#")[0].split() for line in lines if line.startswith("sppfeat ")]
+    assert len(commands) >= 5
+    for _, name, *args in commands:
+        args = [arg.strip("'\"") for arg in args]
+        command(name).make_context(name, args, resilient_parsing=False)
+
+
+def test_the_worked_example_runs_as_printed(tmp_path, monkeypatch, photos):
+    """The Python of the example, on a file made by its command, but with an untrained network."""
+    monkeypatch.chdir(tmp_path)
+    args = ["extract", str(photos), "-o", "features.h5", "--backbone", "squeezenet1_1", "--weights", "none", "-q"]
+    assert CliRunner().invoke(main, args).exit_code == 0
+    match = re.search(r"```python\n(import sppfeat\n.*?)```", README.read_text(), re.DOTALL)
+    assert match
+    scope: dict = {}
+    exec(compile(match[1], "README.md", "exec"), scope)
+    assert scope["X"].shape == (20, 512 * 21)
+    assert scope["accuracy"].mean() > 0.5  # four classes: untrained convolutions tell textures apart, too
+
+
+def test_the_version_is_the_same_everywhere():
+    assert CliRunner().invoke(main, ["--version"]).output.strip().endswith(sppfeat.__version__)
+
+
+if __name__ == "__main__":
+    text = README.read_text()
+    for name in COMMANDS:
+        between = re.compile(rf"(<!-- options of {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = between.sub(lambda match, name=name: f"{match[1]}{option_table(name)}\n{match[2]}", text)
+    README.write_text(text)
+    sys.exit()
