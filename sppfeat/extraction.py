@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from sppfeat.backbones import Backbone, load_backbone
-from sppfeat.config import DEFAULT_BACKBONE, DescriptorSpec, ExtractConfig, InputSpec, RunOptions
+from sppfeat.config import ExtractConfig
 from sppfeat.continuation import (
     Probe,
     continued_plan,
@@ -23,94 +23,19 @@ from sppfeat.continuation import (
 )
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.describe import BATCH_PIXELS, Describer, choose_device, device_name
-from sppfeat.errors import ConfigError, StoreError
+from sppfeat.errors import StoreError
 from sppfeat.pipeline import Progress, run_pipeline
 from sppfeat.plan import Plan, make_plan, schedule
 from sppfeat.reader import FeatureFile
+from sppfeat.request import BackboneChoice, ExtractRequest, PlanSummary
 from sppfeat.schema import ColumnBlock, Status, column_blocks
 from sppfeat.sources import Listing, list_images
 from sppfeat.store import FeatureWriter, OutputLock, check_output, create_file, feature_nbytes
 
-__all__ = ["BackboneChoice", "ExtractRequest", "Extraction", "PlanSummary", "available_cores", "prepare"]
+__all__ = ["Extraction", "available_cores", "prepare"]
 
 _MAX_AUTO_WORKERS = 16
 _MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start: as long as some 50 small images
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneChoice:
-    """Which backbone to load; see :func:`sppfeat.backbones.load_backbone`."""
-
-    name: str = DEFAULT_BACKBONE
-    weights: str = "DEFAULT"
-    layers: tuple[str, ...] = ()
-    seed: int = 0
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    def load(self) -> Backbone:
-        """Load it."""
-        return load_backbone(
-            self.name, weights=self.weights, layers=self.layers, seed=self.seed, mean=self.mean, std=self.std
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractRequest:
-    """What a user asks of an extraction.
-
-    Attributes:
-        inputs, labels: see :func:`sppfeat.sources.list_images`.
-        output: the feature file.
-        backbone, input, descriptor, precision: what shapes a descriptor.
-        run: how the work is done.
-        overwrite: replace an existing output once the new one is complete.
-        retry_failed: try failed images of an existing output again.
-        add_new: add inputs that an existing output does not have.
-        dry_run: only plan; write nothing, take no lock.
-    """
-
-    inputs: tuple[str, ...]
-    output: Path
-    labels: str = "auto"
-    backbone: BackboneChoice = field(default_factory=BackboneChoice)
-    input: InputSpec = field(default_factory=InputSpec)
-    descriptor: DescriptorSpec = field(default_factory=DescriptorSpec)
-    precision: str = ExtractConfig.precision
-    run: RunOptions = field(default_factory=RunOptions)
-    overwrite: bool = False
-    retry_failed: bool = False
-    add_new: bool = False
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        if self.overwrite and (self.retry_failed or self.add_new):
-            raise ConfigError("--overwrite starts anew: it goes with neither --retry-failed nor --add-new")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanSummary:
-    """What a run is going to do, for people and programs."""
-
-    output: str
-    images: int
-    already_done: int
-    already_failed: int
-    to_do: int
-    unreadable: int
-    rows: int
-    dimension: int
-    output_bytes: int
-    input_shapes: int
-    classes: int
-    backbone: str
-    weights: str
-    layers: list[str]
-    levels: list[int]
-    device: str
-    precision: str
-    workers: int
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -280,12 +205,14 @@ def prepare(
         SppfeatError: inputs, settings, weights or an existing output that do not allow it.
     """
     check_output(request.output)
+    # Where it is a link: what it leads to is written, locked and replaced, not the link.
+    request = dataclasses.replace(request, output=Path(os.path.realpath(request.output)))
     device = choose_device(request.run.device, request.precision)
     listing = list_images(request.inputs, labels=request.labels)
     with contextlib.ExitStack() as stack:
         if not request.dry_run:
             stack.enter_context(OutputLock(request.output))
-        backbone = request.backbone.load()
+        backbone = _load(request.backbone)
         config = ExtractConfig(
             backbone=backbone.spec,
             input=dataclasses.replace(request.input, min_side=backbone.min_side),
@@ -310,6 +237,11 @@ def prepare(
             notes=notes,
             work=_find_work(request, config, listing, _prober(decoder, on_probe), notes),
         )
+
+
+def _load(choice: BackboneChoice) -> Backbone:
+    settings = dict(vars(choice))
+    return load_backbone(settings.pop("name"), **settings)
 
 
 def available_cores() -> int:
@@ -421,7 +353,9 @@ def _listing_notes(listing: Listing, labels: str) -> list[str]:
         notes.append(f"{listing.n_other_files} files in the folders have no suffix of an image: left out")
     if listing.n_repeated:
         notes.append(f"{listing.n_repeated} inputs are named more than once: each is taken once")
-    if listing.n_unlabelled and listing.classes:
+    if labels == "folder" and not listing.classes:
+        notes.append("no labels: no image lies in a folder below the inputs")
+    elif listing.n_unlabelled and listing.classes:
         notes.append(f"{listing.n_unlabelled} images lie outside the class folders: their label is -1")
     elif listing.n_unlabelled and labels == "auto":
         notes.append(

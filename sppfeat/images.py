@@ -295,7 +295,7 @@ def _choose(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
 
 def _open_regular_file(path: bytes | str) -> BinaryIO:
     try:
-        status = os.stat(path)  # noqa: PTH116 - the path may be bytes
+        status = os.stat(path)  # the path may be bytes
         if stat.S_ISDIR(status.st_mode):
             raise ImageError("is a folder")
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever

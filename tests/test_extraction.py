@@ -15,7 +15,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 import sppfeat
 from sppfeat.config import DescriptorSpec, InputSpec, RunOptions
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.extraction import BackboneChoice, ExtractRequest, prepare
+from sppfeat.extraction import prepare
+from sppfeat.request import BackboneChoice, ExtractRequest
 
 BACKBONE = BackboneChoice(name="squeezenet1_1", weights="none", seed=3)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -353,3 +354,20 @@ def test_the_output_must_be_able_to_exist(folder, tmp_path):
         extract([folder], tmp_path / "missing" / "f.h5")
     with pytest.raises(StoreError, match="is a folder"):
         extract([folder], tmp_path)
+
+
+def test_an_output_that_is_a_link_stays_one(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "f.h5"
+    link.symlink_to(tmp_path / "elsewhere" / "real.h5")
+    extract([folder], link)
+    extract([folder], link, input=InputSpec(size=64), overwrite=True)
+    assert link.is_symlink()
+    with sppfeat.open(link) as file:
+        assert (file.status == 1).all()
+        assert file.config.input.size == 64
+
+
+def test_labels_asked_for_and_not_found_are_reported(folder, tmp_path):
+    extraction, _ = extract([folder / "cat"], tmp_path / "f.h5", labels="folder")
+    assert any("no labels" in note for note in extraction.notes)

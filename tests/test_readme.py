@@ -94,7 +94,17 @@ def test_every_example_command_parses():
 def test_the_worked_example_runs_as_printed(tmp_path, monkeypatch, photos):
     """The Python of the example, on a file made by its command, but with an untrained network."""
     monkeypatch.chdir(tmp_path)
-    args = ["extract", str(photos), "-o", "features.h5", "--backbone", "squeezenet1_1", "--weights", "none", "-q"]
+    args = [
+        "extract",
+        str(photos),
+        "-o",
+        "features.h5",
+        "--backbone",
+        "squeezenet1_1",
+        "--weights",
+        "none",
+        "-q",
+    ]
     assert CliRunner().invoke(main, args).exit_code == 0
     match = re.search(r"```python\n(import sppfeat\n.*?)```", README.read_text(), re.DOTALL)
     assert match

@@ -3,12 +3,17 @@
 The walk is given the network as it is. The gradient is taken of a copy in which nothing can hide
 a dependence: every weight is positive and every activation is in its rising part; max pooling,
 whose gradient reaches one pixel only, becomes average pooling over the same windows; the gates of
-squeeze-and-excitation are held constant (1), and normalisation over channels is left out (it
-couples no two positions). The image is long along the axis under test, so that no border cuts the
-support, and narrow along the other, so that it is fast.
+squeeze-and-excitation are held constant (1), and normalisation is left out (over channels or of a
+batch in eval mode, it couples no two positions). The image is long along the axis under test, so
+that no border cuts the support, and narrow along the other, so that it is fast.
+
+The zoo's convolutions and linear layers have the same weight everywhere, so they are computed as
+what that makes of them, a mean over channels and an average over the window: dense convolutions
+in float64 take minutes. Random stacks of windows are held against torch's own convolution.
 """
 
 import copy
+import math
 import warnings
 
 import pytest
@@ -29,14 +34,14 @@ def open_up(network, layer):
     """The network up to a layer (None: whole), in float64, with the values that the text above describes."""
     network = copy.deepcopy(network)
     for name, module in list(network.named_modules()):
-        if isinstance(module, torchvision.ops.SqueezeExcitation):
+        if isinstance(module, (torchvision.ops.SqueezeExcitation, nn.BatchNorm2d)):
             parent, _, child = name.rpartition(".")
             setattr(network.get_submodule(parent), child, nn.Identity())
     if layer is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network = create_feature_extractor(network, {layer: "map"})
-    network = network.to_empty(device="cpu").double().eval()
+    network = network.to_empty(device="cpu").double().eval().requires_grad_(False)
     with torch.no_grad():
         for name, value in network.state_dict().items():
             if name.endswith(("bias", "running_mean")):
@@ -56,17 +61,33 @@ def mean_instead_of_max(x, kernel_size, stride=None, padding=0, dilation=1, ceil
     return F.conv2d(x, kernel, None, stride, padding, dilation, groups=x.shape[1])
 
 
-def support_centre(network, layer, axis, monkeypatch, *, length, width=32, level=1e-3):
+def mean_convolution(x, weight, bias, stride, padding, dilation, groups):
+    """A convolution whose weight is 1 / (the number of values in its window), without a bias."""
+    window_hw = tuple(weight.shape[2:])
+    x = x.unflatten(1, (groups, -1)).mean(2) if groups < x.shape[1] else x
+    if dilation == (1, 1):
+        x = F.avg_pool2d(x, window_hw, stride, padding)
+    else:
+        kernel = torch.full((groups, 1, *window_hw), 1 / math.prod(window_hw), dtype=x.dtype)
+        x = torch.conv2d(x, kernel, None, stride, padding, dilation, groups)
+    return x.repeat_interleave(weight.shape[0] // groups, dim=1) if groups < weight.shape[0] else x
+
+
+def mean_linear(x, weight, bias=None):
+    return x.mean(-1, keepdim=True).repeat_interleave(weight.shape[0], dim=-1)
+
+
+def support_centre(network, layer, axis, *, length, width=32, level=1e-3):
     """Centre of the central cell's support along an axis (0: y, 1: x), and that cell's index."""
-    monkeypatch.setattr(F, "max_pool2d", mean_instead_of_max)
-    monkeypatch.setattr(F, "layer_norm", lambda x, *_: x)
     shape = (length, width) if axis == 0 else (width, length)
     image = torch.full((1, 3, *shape), level, dtype=torch.float64, requires_grad=True)
-    output = open_up(network, layer)(image)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(F, "max_pool2d", mean_instead_of_max)
+        monkeypatch.setattr(F, "layer_norm", lambda x, *_: x)
+        output = open_up(network, layer)(image)
     output = output["map"] if layer else output
     cell = output.shape[2 + axis] // 2
     output.select(2 + axis, cell).sum().backward()
-    monkeypatch.undo()
     touched = image.grad.abs().sum(dim=(0, 1, 3 - axis)).nonzero().flatten()
     first, last = int(touched[0]), int(touched[-1])
     assert first > 0, "the border cuts the support: make the image longer"
@@ -108,10 +129,10 @@ def test_zoo_against_gradient(name, length, monkeypatch):
     geometry = receptive_field(network, layer)
     has_affine_input = name in ("googlenet", "inception_v3")  # shifts small values below zero
     width, level = (75, 1.0) if has_affine_input else (32, 1e-3)
+    monkeypatch.setattr(F, "conv2d", mean_convolution)
+    monkeypatch.setattr(F, "linear", mean_linear)
     for axis in (0, 1) if name in ("resnet18", "alexnet") else (0,):
-        centre, cell = support_centre(
-            network, layer, axis, monkeypatch, length=length, width=width, level=level
-        )
+        centre, cell = support_centre(network, layer, axis, length=length, width=width, level=level)
         assert centre == along(geometry.offset, axis) + along(geometry.stride, axis) * cell
 
 
@@ -142,10 +163,9 @@ def window_layers(draw):
 def test_stacks_of_windows_against_gradient(layers):
     network = nn.Sequential(*layers)
     geometry = receptive_field(network)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        for axis in (0, 1):
-            centre, cell = support_centre(network, None, axis, monkeypatch, length=401, width=200)
-            assert centre == along(geometry.offset, axis) + along(geometry.stride, axis) * cell
+    for axis in (0, 1):
+        centre, cell = support_centre(network, None, axis, length=401, width=200)
+        assert centre == along(geometry.offset, axis) + along(geometry.stride, axis) * cell
 
 
 class Call(nn.Module):
@@ -336,7 +356,8 @@ def test_dict_of_all_nodes_equals_nodes_one_by_one():
 
 
 def test_channels_last_maps_have_no_entry_and_lost_ones_a_reason():
-    found = layer_geometries(zoo.build_model("swin_t"), layers=["features.0", "features.1", "permute"])
+    network = torchvision.models.SwinTransformer([4, 4], 96, [2, 1, 1, 1], [3, 6, 12, 24], [7, 7])
+    found = layer_geometries(network, layers=["features.0", "features.1", "permute"])
     assert list(found) == ["permute"]
     assert found["permute"].channels == 768
     assert found["permute"].map_hw == (7, 7)

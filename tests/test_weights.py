@@ -151,8 +151,8 @@ def test_a_file_in_the_hub_cache_is_used_and_its_checksum_recorded(monkeypatch, 
     backbone = load_backbone(NAME, weights="DEFAULT")
     assert backbone.spec.weights == "IMAGENET1K_V1"
     assert backbone.spec.weights_sha256 == file_sha256(cache / entry.url.rsplit("/", 1)[1])
-    loaded = {k: v for k, v in backbone.network.state_dict().items()}
-    assert all(torch.equal(v, state[k]) for k, v in loaded.items())
+    loaded = backbone.network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
 
 
 def test_densenet_files_with_names_from_before_torch_0_4_load(tmp_path):

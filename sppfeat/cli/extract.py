@@ -37,9 +37,10 @@ from sppfeat.config import (
     InputSpec,
     RunOptions,
 )
+from sppfeat.request import BackboneChoice, ExtractRequest, PlanSummary
 
 if TYPE_CHECKING:
-    from sppfeat.extraction import Extraction, ExtractRequest, PlanSummary
+    from sppfeat.extraction import Extraction
     from sppfeat.pipeline import Progress
 
 __all__ = ["extract"]
@@ -187,9 +188,7 @@ def extract(**options: Any) -> None:
         context.exit(EXIT_SOME_FAILED)
 
 
-def _request(options: dict[str, Any]) -> "ExtractRequest":
-    from sppfeat.extraction import BackboneChoice, ExtractRequest
-
+def _request(options: dict[str, Any]) -> ExtractRequest:
     def number(name: str) -> int | None:
         return None if options[name] == "auto" else int(options[name])
 
@@ -260,14 +259,14 @@ def _stop_on_signals() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _print_plan(plan: "PlanSummary", as_json: bool) -> None:
+def _print_plan(plan: PlanSummary, as_json: bool) -> None:
     if as_json:
         print_json({"plan": dataclasses.asdict(plan)})
     else:
         print_result(_plan_text(plan, None))
 
 
-def _plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
+def _plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
     images = f"{plan.images} in {plan.input_shapes} input shapes, {plan.rows} rows"
     if plan.classes:
         images += f", {plan.classes} classes"

@@ -1,0 +1,74 @@
+"""Which rule an operator follows, and the layout that comes of it."""
+
+from typing import Any
+
+import torch
+
+from sppfeat.receptive_field import shapes, values, windows
+from sppfeat.receptive_field.axes import Layout, opaque, shape_of
+from sppfeat.receptive_field.call import Call, Rule
+
+__all__ = ["has_rule", "output_layout"]
+
+_RULE_NAMES: tuple[tuple[Rule, str], ...] = (
+    (windows.convolution, "convolution _convolution"),
+    (windows.pool, "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d"),
+    (
+        windows.adaptive_pool,
+        "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d",
+    ),
+    (windows.resample, "upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d"),
+    (windows.resample, "_upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
+    (shapes.resize_all, "roll flip repeat"),
+    (shapes.pad, "constant_pad_nd reflection_pad2d replication_pad2d"),
+    (shapes.slice_axis, "slice"),
+    (shapes.resize_one, "split split_with_sizes unsafe_split unsafe_split_with_sizes index_select glu"),
+    (shapes.drop_one, "select unbind"),
+    (shapes.view, "view _unsafe_view reshape _reshape_alias"),
+    (shapes.permute, "permute"),
+    (shapes.transpose, "transpose t"),
+    (shapes.unsqueeze, "unsqueeze"),
+    (shapes.squeeze, "squeeze"),
+    (shapes.expand, "expand"),
+    (shapes.cat, "cat"),
+    (shapes.stack, "stack"),
+    (values.matmul, "mm bmm addmm baddbmm"),
+    (values.linear, "linear"),
+    (values.softmax, "_softmax _log_softmax"),
+    (values.reduce, "mean sum amax amin max min std var std_mean var_mean norm linalg_vector_norm logsumexp"),
+    (values.create, "empty_like zeros_like ones_like full_like rand_like randn_like"),
+    (values.create, "new_empty new_zeros new_ones new_full"),
+    # Operators without PyTorch's own tag "pointwise" that are so all the same.
+    (
+        values.elementwise,
+        "copy_ fill_ zero_ masked_fill masked_fill_ hardswish hardswish_ silu_ mish_ gelu_ threshold_",
+    ),
+    # One value per cell, with channel-wise parameters; statistics over the whole map are left out like gates.
+    (values.same, "native_batch_norm cudnn_batch_norm miopen_batch_norm native_group_norm native_layer_norm"),
+    (values.same, "_native_batch_norm_legit _native_batch_norm_legit_no_training _fused_rms_norm"),
+    (values.same, "_batch_norm_with_update _batch_norm_no_update"),
+    (values.same, "detach alias _to_copy lift_fresh native_dropout native_channel_shuffle channel_shuffle"),
+    (values.same, "_prelu_kernel log_sigmoid_forward"),
+)
+_RULES: dict[str, Rule] = {name: rule for rule, names in _RULE_NAMES for name in names.split()}
+
+
+def has_rule(func: Any) -> bool:
+    """Whether there is a rule for an operator, a torch.ops overload."""
+    return _rule_for(func) is not values.unknown
+
+
+def output_layout(call: Call) -> Layout:
+    """The layout of the call's output."""
+    layout = _rule_for(call.func)(call)
+    if shape_of(layout) == call.shape:
+        return layout
+    return opaque(call.shape, f"{call.where}: the operator's rule does not fit its result")
+
+
+def _rule_for(func: Any) -> Rule:
+    if func.namespace != "aten":
+        return values.unknown
+    if torch.Tag.pointwise in func.tags:
+        return values.elementwise
+    return _RULES.get(func.overloadpacket.__name__, values.unknown)
