@@ -371,3 +371,17 @@ def test_an_output_that_is_a_link_stays_one(folder, tmp_path):
 def test_labels_asked_for_and_not_found_are_reported(folder, tmp_path):
     extraction, _ = extract([folder / "cat"], tmp_path / "f.h5", labels="folder")
     assert any("no labels" in note for note in extraction.notes)
+
+
+def test_native_size_is_no_resizing(folder, tmp_path, network):
+    extract([folder], tmp_path / "f.h5", input=InputSpec(size=None))
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        for path, hw, row in zip(file.paths, file.image_hw.tolist(), file.features, strict=True):
+            assert difference(row, oracle(network, folder / path, size=min(hw))) <= 1e-5
+
+
+def test_larger_inputs_than_max_pixels_are_scaled_down(folder, tmp_path, network):
+    extract([folder], tmp_path / "f.h5", input=InputSpec(size=90, max_pixels=48 * 48))
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        square = file.paths.index("dog/img2.png")  # 48 x 48
+        assert difference(file.features[square], oracle(network, folder / "dog/img2.png", size=48)) <= 1e-5
