@@ -11,14 +11,11 @@ from typing import Any
 import click
 
 from sppfeat._version import __version__
+from sppfeat.cli.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
 from sppfeat.cli.output import say
 from sppfeat.errors import ConfigError, SppfeatError
 
-__all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "EXIT_USAGE", "main"]
-
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+__all__ = ["main"]
 
 _COMMANDS = ("extract", "info", "verify", "backbones")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.options import (
     AUTO_OR_INT,
     CHANNELS,
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = ["extract"]
 
-EXIT_SOME_FAILED = 3
-EXIT_INTERRUPTED = 130
 _SHOWN_FAILURES = 5
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sppfeat.cli.exit_codes import EXIT_ERROR
 from sppfeat.cli.options import device_option, json_option, option
 from sppfeat.cli.output import print_json, print_result
 from sppfeat.cli.progress import Bar
@@ -64,7 +65,7 @@ def verify(
     else:
         print_result(_text(result, problems))
     if problems:
-        click.get_current_context().exit(1)
+        click.get_current_context().exit(EXIT_ERROR)
 
 
 def _text(result: dict[str, Any], problems: list[str]) -> str:
