@@ -270,6 +270,15 @@ def test_extract_works_as_a_process_and_python_m(folder, tmp_path):
     assert "12 done, 0 failed before, 0 to do" in again.stderr
 
 
+def slow_command(tmp_path: Path, n_images: int) -> list[str]:
+    """A run of many batches, from many/ to f.h5."""
+    for i in range(n_images):
+        write_image(tmp_path / "many" / f"{i}.png", 40 + i, 64, seed=i)
+    slow = [*TINY[:-2], "--size", "300", "--batch-size", "1"]
+    paths = [str(tmp_path / "many"), "-o", str(tmp_path / "f.h5")]
+    return [sys.executable, "-m", "sppfeat", "extract", *paths, *slow]
+
+
 def wait_until_some_rows(output: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
@@ -280,19 +289,7 @@ def wait_until_some_rows(output: Path, process: subprocess.Popen) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(tmp_path, number):
-    for i in range(60):
-        write_image(tmp_path / "many" / f"{i}.png", 40 + i, 64, seed=i)
-    slow = [*TINY[:-2], "--size", "300", "--batch-size", "1"]
-    command = [
-        sys.executable,
-        "-m",
-        "sppfeat",
-        "extract",
-        str(tmp_path / "many"),
-        "-o",
-        str(tmp_path / "f.h5"),
-        *slow,
-    ]
+    command = slow_command(tmp_path, 60)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_until_some_rows(tmp_path / "f.h5", process)
     process.send_signal(number)
@@ -308,19 +305,7 @@ def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(tmp_path,
 
 
 def test_a_killed_run_leaves_a_file_that_is_right_and_continues(tmp_path):
-    for i in range(40):
-        write_image(tmp_path / "many" / f"{i}.png", 40 + i, 64, seed=i)
-    slow = [*TINY[:-2], "--size", "300", "--batch-size", "1"]
-    command = [
-        sys.executable,
-        "-m",
-        "sppfeat",
-        "extract",
-        str(tmp_path / "many"),
-        "-o",
-        str(tmp_path / "f.h5"),
-        *slow,
-    ]
+    command = slow_command(tmp_path, 40)
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     wait_until_some_rows(tmp_path / "f.h5", process)
     time.sleep(1.0)
