@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sppfeat.config import PROJECTIONS
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.receptive_field import FeatureGeometry, receptive_field
 
 __all__ = ["FeatureGeometry", "choose_scale", "project_boxes", "receptive_field", "scale_boxes"]
 
-_RULES = ("sppnet", "paper", "roi_pool")
 _NOMINAL_SIDE = 224  # pixels; a box is pooled from the scale at which it is nearest to 224 x 224
 
 
@@ -189,8 +189,8 @@ def _check_hw(hw: tuple[int, int], name: str) -> None:
 
 
 def _check_rule(rule: str, margin: float) -> None:
-    if rule not in _RULES:
-        raise ConfigError(f"unknown projection rule {rule!r}; there are {', '.join(_RULES)}")
+    if rule not in PROJECTIONS:
+        raise ConfigError(f"unknown projection rule {rule!r}; there are {', '.join(PROJECTIONS)}")
     if not math.isfinite(margin):
         raise ConfigError(f"margin must be a finite number of input pixels, found {margin}")
     if margin != 0 and rule != "sppnet":

@@ -11,16 +11,26 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sppfeat.config import (
+    BOX_COORDS,
+    BOX_ENDS,
+    BOX_ORDERS,
+    BOX_UNITS,
     INTERPOLATIONS,
+    PROJECTIONS,
     BackboneSpec,
+    BoxConvention,
     DescriptorSpec,
     ExtractConfig,
+    GridSpec,
     InputSpec,
+    RegionSpec,
     RunOptions,
     check_choice,
     config_differences,
     parse_device,
+    parse_grid,
     parse_levels,
+    parse_normalize,
 )
 from sppfeat.errors import ConfigError
 from sppfeat.images import resize_image
@@ -45,9 +55,37 @@ CHANGED = {
         "std": (0.229, 0.224, 0.226),
         "interpolation": "bicubic",
         "seed": 0,
+        "head": "fc7",
     },
-    "input": {"size": None, "max_pixels": 3_999_999, "min_side": 32, "exif": "ignore", "flip": True},
-    "descriptor": {"levels": (4, 2, 1), "pool": "avg", "normalize": "l2", "dtype": "float16"},
+    "input": {
+        "size": None,
+        "scales": (480, 576),
+        "max_pixels": 3_999_999,
+        "min_side": 32,
+        "exif": "ignore",
+        "flip": True,
+    },
+    "descriptor": {
+        "levels": (4, 2, 1),
+        "pool": "avg",
+        "normalize": "meannorm:20",
+        "norm_factors": (0.5, 2.0),
+        "dtype": "float16",
+    },
+}
+REGIONS = {
+    "boxes": "file",
+    "boxes_sha256": "2" * 64,
+    "box_format": "csv",
+    "convention": BoxConvention(),
+}
+CHANGED_REGIONS = {
+    "boxes_sha256": "3" * 64,
+    "box_format": "coco",
+    "convention": BoxConvention(coords="xywh"),
+    "projection": "paper",
+    "margin": 2.5,
+    "drop_duplicates": True,
 }
 PARTS = {"backbone": BackboneSpec, "input": InputSpec, "descriptor": DescriptorSpec}
 
@@ -58,11 +96,40 @@ def config(*, precision="fp32", **parts):
         input=InputSpec(**parts.get("input", {})),
         descriptor=DescriptorSpec(**parts.get("descriptor", {})),
         precision=precision,
+        regions=RegionSpec(**{**REGIONS, **parts["regions"]}) if "regions" in parts else None,
     )
 
 
 # --- recording ------------------------------------------------------------------------------------
 
+PLAIN_CONVENTIONS = st.builds(
+    BoxConvention,
+    coords=st.sampled_from(BOX_COORDS),
+    units=st.sampled_from(BOX_UNITS),
+    order=st.sampled_from(BOX_ORDERS),
+)
+CORNER_CONVENTIONS = st.builds(
+    BoxConvention, origin=st.integers(0, 1), ends=st.sampled_from(BOX_ENDS), order=st.sampled_from(BOX_ORDERS)
+)
+REGION_SPECS = st.builds(
+    RegionSpec,
+    boxes=st.just("file"),
+    boxes_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    box_format=st.text(),
+    convention=PLAIN_CONVENTIONS | CORNER_CONVENTIONS,
+    projection=st.sampled_from(PROJECTIONS),
+    drop_duplicates=st.booleans(),
+) | st.builds(
+    RegionSpec, boxes=st.sampled_from(["multiview", "grid:3x3", "grid:2x64px:0.5"]), margin=st.floats(-9, 9)
+)
+NORMALIZING = st.fixed_dictionaries({"normalize": st.sampled_from(["none", "l2", "power"])}) | (
+    st.fixed_dictionaries(
+        {
+            "normalize": st.floats(1e-3, 1e3).map(lambda norm: f"meannorm:{norm}"),
+            "norm_factors": st.none() | st.lists(st.floats(1e-9, 1e9), min_size=1).map(tuple),
+        }
+    )
+)
 CONFIGS = st.builds(
     ExtractConfig,
     backbone=st.builds(
@@ -75,6 +142,7 @@ CONFIGS = st.builds(
         std=st.tuples(*[st.floats(1e-300, 10)] * 3),
         interpolation=st.sampled_from(INTERPOLATIONS),
         seed=st.none() | st.integers(-(2**63), 2**63 - 1),
+        head=st.sampled_from([None, "fc6", "fc7"]),
     ),
     input=st.builds(
         InputSpec,
@@ -85,17 +153,26 @@ CONFIGS = st.builds(
         flip=st.booleans(),
     ),
     descriptor=st.builds(
-        DescriptorSpec,
+        lambda normalizing, **settings: DescriptorSpec(**normalizing, **settings),
+        NORMALIZING,
         levels=st.lists(st.integers(1, 64), min_size=1, unique=True),
         pool=st.sampled_from(["max", "avg"]),
-        normalize=st.sampled_from(["none", "l2", "power"]),
         dtype=st.sampled_from(["float32", "float16"]),
     ),
     precision=st.sampled_from(["fp32", "tf32", "bf16", "fp16"]),
+    regions=st.none() | REGION_SPECS,
+)
+BOX_CONFIGS = st.builds(
+    lambda original, scales, regions: dataclasses.replace(
+        original, input=dataclasses.replace(original.input, scales=tuple(scales)), regions=regions
+    ),
+    CONFIGS,
+    st.lists(st.integers(1, 65_535), max_size=5),
+    REGION_SPECS,
 )
 
 
-@given(CONFIGS)
+@given(CONFIGS | BOX_CONFIGS)
 def test_a_configuration_survives_being_recorded(original):
     through_json = ExtractConfig.from_dict(json.loads(original.to_json()))
     assert through_json == original
@@ -111,9 +188,16 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_the_settings(original, 
 
 
 def test_every_setting_is_recorded_under_a_name_of_its_own():
-    n_fields = sum(len(dataclasses.fields(part)) for part in PARTS.values())
-    recorded = config().to_dict()
-    assert len(recorded) == n_fields + 1  # precision
+    n_fields = sum(len(dataclasses.fields(part)) for part in (*PARTS.values(), RegionSpec, BoxConvention))
+    recorded = config(
+        backbone={"head": "fc6"},
+        input={"scales": (480, 688)},
+        descriptor={"normalize": "meannorm:20", "norm_factors": (1.0,)},
+        regions={},
+    ).to_dict()
+    assert len(recorded) == n_fields - 1 + 1  # the convention is its fields; precision
+    assert recorded["scales"] == [480, 688]
+    assert recorded["box_coords"] == "xyxy"
     assert recorded["backbone"] == "resnet50"
     assert recorded["layers"] == ["layer3", "layer4"]
 
@@ -122,10 +206,18 @@ def test_each_change_of_a_setting_changes_the_fingerprint():
     assert {part: set(fields) for part, fields in CHANGED.items()} == {
         part: {field.name for field in dataclasses.fields(kind)} for part, kind in PARTS.items()
     }
+    assert {*CHANGED_REGIONS, "boxes"} == {field.name for field in dataclasses.fields(RegionSpec)}
+    needed = {"norm_factors": {"normalize": "meannorm:20"}, "scales": {}}
     variants = [
-        config(**{part: {field: value}}) for part in CHANGED for field, value in CHANGED[part].items()
+        config(
+            **{part: {**needed.get(field, {}), field: value}},
+            **({"regions": {}} if field == "scales" else {}),
+        )
+        for part in CHANGED
+        for field, value in CHANGED[part].items()
     ]
-    variants += [config(), config(precision="tf32")]
+    variants += [config(), config(precision="tf32"), config(regions={})]
+    variants += [config(regions={field: value}) for field, value in CHANGED_REGIONS.items()]
     assert len({variant.fingerprint for variant in variants}) == len(variants)
 
 
@@ -353,3 +445,107 @@ def test_differences_are_named_with_both_values():
     assert "size: the file has 224, this command 448" in differences
     del wanted["seed"]
     assert any("seed" in line and "not set" in line for line in config_differences(recorded, wanted))
+
+
+# --- boxes ----------------------------------------------------------------------------------------
+
+
+def test_scales_are_distinct_ascending_and_take_the_place_of_the_size():
+    spec = InputSpec(size=300, scales=(688, 480, 688))
+    assert (spec.size, spec.scales) == (None, (480, 688))
+    assert spec.short_sides == (480, 688)
+    assert InputSpec(size=300).short_sides == (300,)
+    assert InputSpec(size=None).short_sides == (None,)
+    with pytest.raises(ConfigError, match=r"scales is 0; allowed: 1 to 65535 pixels"):
+        InputSpec(scales=(480, 0))
+    with pytest.raises(ConfigError, match="several scales are for boxes"):
+        config(input={"scales": (480, 688)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"coords": "xyxyz"}, r"box-coords is 'xyxyz'; allowed: xyxy, xywh, cxcywh"),
+        ({"units": "percent"}, r"box-units is 'percent'; allowed: absolute, normalized"),
+        ({"origin": 2}, r"box-origin is 2; allowed: 0, 1"),
+        ({"ends": "open"}, r"box-ends is 'open'; allowed: edges, inclusive"),
+        ({"order": "zx"}, r"box-order is 'zx'; allowed: xy, yx"),
+        ({"coords": "xywh", "ends": "inclusive"}, r"box-ends inclusive .* box-coords xywh"),
+        ({"units": "normalized", "origin": 1}, r"box-units normalized .* not with 1 and edges"),
+        ({"units": "normalized", "ends": "inclusive"}, r"box-units normalized .* not with 0 and inclusive"),
+    ],
+)
+def test_conventions_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        BoxConvention(**settings)
+
+
+def test_a_convention_is_changed_where_something_else_is_asked_for():
+    voc = BoxConvention(origin=1, ends="inclusive")
+    assert voc.replace(coords=None, origin=0, ends=None) == BoxConvention(ends="inclusive")
+    with pytest.raises(ConfigError, match="box-ends inclusive"):
+        voc.replace(coords="xywh")
+
+
+@pytest.mark.parametrize(
+    ("text", "grid"),
+    [
+        ("grid:3x3", GridSpec(3, 3, False, 0.0)),
+        ("grid:2x5:0.25", GridSpec(2, 5, False, 0.25)),
+        ("grid:224x112px:.5", GridSpec(224, 112, True, 0.5)),
+    ],
+)
+def test_grids(text, grid):
+    assert parse_grid(text) == grid
+    assert RegionSpec(boxes=text).boxes == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "grid",
+        "grid:",
+        "grid:3",
+        "grid:0x3",
+        "grid:3x3:1",
+        "grid:3x3:1.5",
+        "grid:3x3:.",
+        "grid:3x3x3",
+        "raster",
+    ],
+)
+def test_what_is_no_grid(text):
+    with pytest.raises(ConfigError, match=r"grid:ROWSxCOLUMNS"):
+        parse_grid(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"projection": "nearest"}, r"projection is 'nearest'; allowed: sppnet, paper, roi_pool"),
+        ({"margin": float("nan")}, r"margin is nan; allowed"),
+        ({"projection": "paper", "margin": 1.0}, r"a margin goes with --projection sppnet"),
+    ],
+)
+def test_projections_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        RegionSpec(**{**REGIONS, **settings})
+
+
+@pytest.mark.parametrize(
+    "text", ["meannorm", "meannorm:", "meannorm:0", "meannorm:-1", "meannorm:inf", "l3", "l2:5", 3]
+)
+def test_what_is_no_normalisation(text):
+    with pytest.raises(ConfigError, match=r"normalize is .*; allowed: none, l2, power, meannorm:NORM"):
+        parse_normalize(text)
+
+
+def test_the_mean_norm_is_recorded_in_one_form():
+    assert (
+        DescriptorSpec(normalize="meannorm:20").normalize
+        == DescriptorSpec(normalize="meannorm:2e1").normalize
+    )
+    assert DescriptorSpec(normalize="meannorm:20").mean_norm == 20.0
+    assert DescriptorSpec(normalize="l2").mean_norm is None
+    with pytest.raises(ConfigError, match="go with meannorm, not with 'l2'"):
+        DescriptorSpec(normalize="l2", norm_factors=(1.0,))

@@ -1,0 +1,101 @@
+"""Everything that a descriptor depends on, and a fingerprint of it."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sppfeat.config.checks import check_choice
+from sppfeat.config.regions import RegionSpec
+from sppfeat.config.specs import PRECISIONS, BackboneSpec, DescriptorSpec, InputSpec
+from sppfeat.errors import ConfigError
+
+__all__ = ["ExtractConfig", "config_differences"]
+
+# In the recorded settings a field is named as its option is.
+_JSON_NAMES = {"name": "backbone"}
+# Recorded only where they are set: files from before there were such settings are continued.
+_OPTIONAL: dict[str, Any] = {"scales": [], "head": None, "norm_factors": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Everything that a descriptor depends on, and nothing else; two equal ones give equal descriptors.
+
+    Attributes:
+        backbone, input, descriptor: see there.
+        precision: of the network.
+        regions: what is pooled; None for whole images.
+    """
+
+    backbone: BackboneSpec
+    input: InputSpec
+    descriptor: DescriptorSpec
+    precision: str = "fp32"
+    regions: RegionSpec | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+        if self.input.scales and self.regions is None:
+            raise ConfigError("several scales are for boxes, each of which is pooled from one of them")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a flat dict of JSON values; tuples are lists."""
+        flat: dict[str, Any] = {}
+        for part in (self.backbone, self.input, self.descriptor):
+            values = dataclasses.asdict(part)
+            flat.update({_JSON_NAMES.get(name, name): value for name, value in values.items()})
+        flat["precision"] = self.precision
+        flat.update(self.regions.to_dict() if self.regions else {})
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
+        return {n: v for n, v in values.items() if n not in _OPTIONAL or v != _OPTIONAL[n]}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "ExtractConfig":
+        """Return the configuration that :meth:`to_dict` wrote down.
+
+        Raises:
+            ConfigError: a setting is missing, unknown or invalid.
+        """
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"the recorded configuration is no table of settings but {settings!r}")
+        recorded = {**_OPTIONAL, **settings}
+        rest: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()}
+        try:
+            precision = rest.pop("precision")
+            regions = RegionSpec.take_from(rest)
+            parts = {}
+            for name, part in (
+                ("backbone", BackboneSpec),
+                ("input", InputSpec),
+                ("descriptor", DescriptorSpec),
+            ):
+                fields = [field.name for field in dataclasses.fields(part)]
+                parts[name] = part(**{field: rest.pop(_JSON_NAMES.get(field, field)) for field in fields})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"the recorded configuration is incomplete or malformed: {error}") from error
+        if rest:
+            raise ConfigError(f"the recorded configuration has unknown settings: {', '.join(sorted(rest))}")
+        return cls(precision=precision, regions=regions, **parts)  # type: ignore[arg-type]
+
+    def to_json(self) -> str:
+        """Return the settings as canonical JSON: sorted keys, no white space."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def config_differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return one line per setting that differs, with both values."""
+    names = sorted(set(recorded) | set(wanted))
+    absent = "(not set)"
+    return [
+        f"{name}: the file has {recorded.get(name, absent)!r}, this command {wanted.get(name, absent)!r}"
+        for name in names
+        if recorded.get(name, absent) != wanted.get(name, absent)
+    ]

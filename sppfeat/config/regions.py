@@ -1,0 +1,181 @@
+"""Which boxes, in whose convention, and how they become regions."""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sppfeat.config.checks import check_choice, set_fields
+from sppfeat.errors import ConfigError
+
+__all__ = [
+    "BOX_COORDS",
+    "BOX_ENDS",
+    "BOX_ORDERS",
+    "BOX_ORIGINS",
+    "BOX_UNITS",
+    "MULTIVIEW_SCALES",
+    "PROJECTIONS",
+    "BoxConvention",
+    "GridSpec",
+    "RegionSpec",
+    "parse_grid",
+]
+
+BOX_COORDS = ("xyxy", "xywh", "cxcywh")
+BOX_UNITS = ("absolute", "normalized")
+BOX_ORIGINS = (0, 1)
+BOX_ENDS = ("edges", "inclusive")
+BOX_ORDERS = ("xy", "yx")
+PROJECTIONS = ("sppnet", "paper", "roi_pool")
+MULTIVIEW_SCALES = (224, 256, 300, 360, 448, 560)  # of the paper, section 3.1.5
+
+_GRID = re.compile(r"grid:([1-9][0-9]{0,4})x([1-9][0-9]{0,4})(px)?(?::([0-9.]+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxConvention:
+    """How the four numbers of a box are meant.
+
+    Attributes:
+        coords: ``xyxy`` (two corners), ``xywh`` (first corner, width, height) or ``cxcywh`` (centre).
+        units: ``absolute`` (pixels) or ``normalized`` (fractions of the image's width and height).
+        origin: the coordinate of the first pixel (of its edge, with ``ends="edges"``): 0 or 1.
+        ends: ``edges``: x1 is the edge behind the last pixel; ``inclusive``: x1 is the last pixel.
+        order: ``xy``, or ``yx`` where each pair of numbers has y first.
+    """
+
+    coords: str = "xyxy"
+    units: str = "absolute"
+    origin: int = 0
+    ends: str = "edges"
+    order: str = "xy"
+
+    def __post_init__(self) -> None:
+        check_choice("box-coords", self.coords, BOX_COORDS)
+        check_choice("box-units", self.units, BOX_UNITS)
+        check_choice("box-ends", self.ends, BOX_ENDS)
+        check_choice("box-order", self.order, BOX_ORDERS)
+        if self.origin not in BOX_ORIGINS:
+            raise ConfigError(f"box-origin is {self.origin!r}; allowed: 0, 1")
+        if self.ends == "inclusive" and self.coords != "xyxy":
+            raise ConfigError(
+                f"box-ends inclusive says which pixel x1 is, but box-coords {self.coords} has a width: "
+                "use --box-ends edges, or --box-coords xyxy"
+            )
+        if self.units == "normalized" and (self.origin, self.ends) != (0, "edges"):
+            raise ConfigError(
+                f"box-units normalized has no pixels to count: it goes with box-origin 0 and box-ends edges, "
+                f"not with {self.origin} and {self.ends}"
+            )
+
+    def replace(self, **changes: Any) -> "BoxConvention":
+        """Return the convention with the changes that are not None.
+
+        Raises:
+            ConfigError: they contradict each other, or what stays.
+        """
+        return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+    def __str__(self) -> str:
+        return f"{self.coords}, {self.units}, origin {self.origin}, {self.ends}, order {self.order}"
+
+
+class GridSpec(NamedTuple):
+    """A grid of windows over the image.
+
+    Attributes:
+        rows, columns: number of windows; with ``in_pixels`` height and width of each.
+        in_pixels: windows of one size in pixels, as many as it takes.
+        overlap: fraction of a window that the next one shares, 0 to below 1.
+    """
+
+    rows: int
+    columns: int
+    in_pixels: bool
+    overlap: float
+
+
+def parse_grid(text: str) -> GridSpec:
+    """Return the grid that ``grid:3x3``, ``grid:3x4:0.5`` or ``grid:224x224px:0.5`` names.
+
+    Raises:
+        ConfigError: it names none.
+
+    Example:
+        >>> parse_grid("grid:3x4:0.5")
+        GridSpec(rows=3, columns=4, in_pixels=False, overlap=0.5)
+    """
+    match = _GRID.fullmatch(text)
+    try:
+        overlap = float(match[4] or 0) if match else math.nan
+    except ValueError:
+        overlap = math.nan
+    if match is None or not 0 <= overlap < 1:
+        raise ConfigError(
+            f"boxes are {text!r}; allowed: grid:ROWSxCOLUMNS, such as grid:3x3, or grid:HEIGHTxWIDTHpx, such as "
+            "grid:224x224px, each with :OVERLAP from 0 to below 1, such as grid:3x3:0.5"
+        )
+    return GridSpec(int(match[1]), int(match[2]), match[3] is not None, overlap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionSpec:
+    """What is pooled of each image, where that is not the whole image.
+
+    Attributes:
+        boxes: ``file``, ``grid:...`` or ``multiview``.
+        boxes_sha256: of the box file; empty where there is none.
+        box_format: of the box file; None where there is none.
+        convention: of the box file; None where there is none.
+        projection: rule by which boxes become cells, see :func:`sppfeat.geometry.project_boxes`.
+        margin: network-input pixels by which each box is tightened on each side.
+        drop_duplicates: boxes of an image that fall on the same region are one row.
+    """
+
+    boxes: str
+    boxes_sha256: str = ""
+    box_format: str | None = None
+    convention: BoxConvention | None = None
+    projection: str = "sppnet"
+    margin: float = 0.0
+    drop_duplicates: bool = False
+
+    def __post_init__(self) -> None:
+        if self.boxes not in ("file", "multiview"):
+            parse_grid(self.boxes)
+        if (self.boxes == "file") != (self.convention is not None):
+            raise ConfigError(f"boxes are {self.boxes!r}, and their convention is {self.convention}")
+        check_choice("projection", self.projection, PROJECTIONS)
+        set_fields(self, margin=float(self.margin))
+        if not math.isfinite(self.margin):
+            raise ConfigError(f"margin is {self.margin}; allowed: a number of network-input pixels")
+        if self.margin and self.projection != "sppnet":
+            raise ConfigError(f"a margin goes with --projection sppnet; {self.projection!r} takes none")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a flat dict, named as the options are."""
+        flat = {name: value for name, value in vars(self).items() if name != "convention"}
+        convention = vars(self.convention) if self.convention else dict.fromkeys(_CONVENTION)
+        return {**flat, **{f"box_{name}": value for name, value in convention.items()}}
+
+    @classmethod
+    def take_from(cls, flat: dict[str, Any]) -> "RegionSpec | None":
+        """Take out of a flat dict what :meth:`to_dict` put there; None where there are no boxes.
+
+        Raises:
+            KeyError: something is missing.
+            ConfigError: something is invalid.
+        """
+        if "boxes" not in flat:
+            return None
+        convention = {name: flat.pop(f"box_{name}") for name in _CONVENTION}
+        fields = {field.name for field in dataclasses.fields(cls)} - {"convention"}
+        return cls(
+            **{name: flat.pop(name) for name in fields},
+            convention=None if None in convention.values() else BoxConvention(**convention),
+        )
+
+
+_CONVENTION = tuple(field.name for field in dataclasses.fields(BoxConvention))

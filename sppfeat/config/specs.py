@@ -1,0 +1,257 @@
+"""The parts of a configuration, each checking itself."""
+
+import math
+import operator
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sppfeat.config.checks import check_choice, distinct_names, set_fields, three_numbers, whole_number
+from sppfeat.errors import ConfigError
+
+__all__ = [
+    "DEFAULT_BACKBONE",
+    "DEFAULT_BOX_SIZE",
+    "DEFAULT_LEVELS",
+    "DEFAULT_MAX_PIXELS",
+    "DEFAULT_SIZE",
+    "DTYPES",
+    "EXIF_MODES",
+    "HEADS",
+    "INTERPOLATIONS",
+    "NORMALIZATIONS",
+    "POOL_MODES",
+    "PRECISIONS",
+    "WINDOWS",
+    "BackboneSpec",
+    "DescriptorSpec",
+    "InputSpec",
+    "RunOptions",
+    "parse_device",
+    "parse_levels",
+    "parse_normalize",
+]
+
+POOL_MODES = ("max", "avg")
+WINDOWS = ("adaptive", "sliding")
+NORMALIZATIONS = ("none", "l2", "power")
+DTYPES = ("float32", "float16")
+EXIF_MODES = ("apply", "ignore")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+HEADS = ("fc6", "fc7")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+DEFAULT_BACKBONE = "resnet50"
+DEFAULT_LEVELS = (1, 2, 4)
+DEFAULT_SIZE = 224
+DEFAULT_BOX_SIZE = 688  # of the paper's detection with a single scale, section 4.2
+DEFAULT_MAX_PIXELS = 4_000_000
+_MAX_LEVEL = 64  # 64 x 64 bins of 2048 channels are 32 MB per descriptor: more is a typing error
+_MAX_SIDE = 65_535  # the largest side that JPEG can hold
+
+
+def parse_levels(levels: str | Iterable[int]) -> tuple[int, ...]:
+    """Return the pyramid as a tuple, from ``"1,2,4"`` or from integers.
+
+    Raises:
+        ConfigError: no level, one twice, or one outside 1..64.
+
+    Example:
+        >>> parse_levels("1,2,4")
+        (1, 2, 4)
+    """
+    try:
+        parts = levels.split(",") if isinstance(levels, str) else list(levels)
+        parsed = tuple(_level(part) for part in parts)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"levels are {levels!r}; allowed: whole numbers such as 1,2,4") from error
+    if not parsed or any(not 1 <= n <= _MAX_LEVEL for n in parsed):
+        raise ConfigError(f"levels are {levels!r}; allowed: one or more numbers from 1 to {_MAX_LEVEL}")
+    if len(set(parsed)) != len(parsed):
+        raise ConfigError(f"levels are {levels!r}; each level can be given once")
+    return parsed
+
+
+def parse_device(device: str) -> str:
+    """Return ``device`` if it is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", device):
+        raise ConfigError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:N, mps")
+    return device
+
+
+def parse_normalize(normalize: str) -> tuple[str, float | None]:
+    """Return the method, and the mean norm that ``meannorm:NORM`` asks for.
+
+    Raises:
+        ConfigError: no such method, or a norm that is not a positive number.
+
+    Example:
+        >>> parse_normalize("l2"), parse_normalize("meannorm:20")
+        (('l2', None), ('meannorm', 20.0))
+    """
+    if normalize in NORMALIZATIONS:
+        return normalize, None
+    method, _, text = normalize.partition(":") if isinstance(normalize, str) else ("", "", "")
+    try:
+        norm = float(text)
+    except ValueError:
+        norm = math.nan
+    if method != "meannorm" or not 0 < norm < math.inf:
+        allowed = f"{', '.join(NORMALIZATIONS)}, meannorm:NORM such as meannorm:20"
+        raise ConfigError(f"normalize is {normalize!r}; allowed: {allowed}")
+    return method, norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """Which network, and how far up.
+
+    Attributes:
+        name: torchvision's name of the model, or ``module:...`` for a network of the user's own.
+        weights: a torchvision weight name, ``file``, ``none`` or ``module``: what kind of weights.
+        weights_sha256: of the weight file; of names and values of all parameters where there is no file.
+        layers: node names, in the order of their blocks in the descriptor.
+        mean, std: of the input, in 0..1 and RGB order.
+        interpolation: Pillow filter for resizing.
+        seed: of the initial values where ``weights`` is ``none``; otherwise None.
+        head: fully connected layers after the pooling, ``fc6`` or ``fc7``, or None.
+    """
+
+    name: str
+    weights: str
+    weights_sha256: str
+    layers: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    seed: int | None = None
+    head: str | None = None
+
+    def __post_init__(self) -> None:
+        set_fields(self, layers=distinct_names("layers", self.layers))
+        set_fields(self, mean=three_numbers("mean", self.mean), std=three_numbers("std", self.std))
+        if min(self.std) <= 0:
+            raise ConfigError(f"std is {list(self.std)}; allowed: numbers above 0")
+        for name in ("name", "weights", "weights_sha256"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed: a text")
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        if self.seed is not None:
+            set_fields(self, seed=whole_number("seed", self.seed, -(2**63), 2**64 - 1))
+        if self.head is not None:
+            check_choice("head", self.head, HEADS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """How an image becomes the network's input.
+
+    Attributes:
+        size: short side in pixels, or None for the image's own size, or where ``scales`` are given.
+        scales: several short sides, ascending; each box is pooled from one of them.
+        max_pixels: upper limit of height x width.
+        min_side: lower limit of the short side: the smallest the backbone can take.
+        exif: ``apply`` or ``ignore`` the EXIF orientation.
+        flip: average with the mirror image's descriptor.
+    """
+
+    size: int | None = DEFAULT_SIZE
+    scales: tuple[int, ...] = ()
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    min_side: int = 1
+    exif: str = "apply"
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scales:
+            sides = {whole_number("scales", side, 1, _MAX_SIDE, unit=" pixels") for side in self.scales}
+            set_fields(self, scales=tuple(sorted(sides)), size=None)
+        if self.size is not None:
+            set_fields(self, size=whole_number("size", self.size, 1, _MAX_SIDE, unit=" pixels, or native"))
+        set_fields(self, max_pixels=whole_number("max-pixels", self.max_pixels, 1))
+        set_fields(self, min_side=whole_number("min-side", self.min_side, 1))
+        check_choice("exif", self.exif, EXIF_MODES)
+        if not isinstance(self.flip, bool):
+            raise ConfigError(f"flip is {self.flip!r}; allowed: True, False")
+
+    @property
+    def short_sides(self) -> tuple[int | None, ...]:
+        """Short side of each size that an image is run at; None is its own."""
+        return self.scales or (self.size,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescriptorSpec:
+    """How a feature map becomes a descriptor, and how that is stored.
+
+    Attributes:
+        levels: the pyramid.
+        pool: ``max`` or ``avg``.
+        normalize: ``none``, ``l2``, ``power`` or ``meannorm:NORM``.
+        norm_factors: what ``meannorm`` multiplies each layer's part with, taken from another file; None
+            where it is estimated on the images of the run.
+        dtype: of the stored descriptors.
+    """
+
+    levels: tuple[int, ...] = DEFAULT_LEVELS
+    pool: str = "max"
+    normalize: str = "none"
+    norm_factors: tuple[float, ...] | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        set_fields(self, levels=parse_levels(self.levels))
+        check_choice("pool", self.pool, POOL_MODES)
+        method, norm = parse_normalize(self.normalize)
+        if norm is not None:
+            set_fields(self, normalize=f"{method}:{norm:.17g}")
+        if self.norm_factors is not None:
+            if norm is None:
+                raise ConfigError(f"factors of the mean norm go with meannorm, not with {self.normalize!r}")
+            set_fields(self, norm_factors=tuple(float(factor) for factor in self.norm_factors))
+        check_choice("dtype", self.dtype, DTYPES)
+
+    @property
+    def n_bins(self) -> int:
+        """Bins of the whole pyramid."""
+        return sum(n * n for n in self.levels)
+
+    @property
+    def mean_norm(self) -> float | None:
+        """The mean l2 norm that ``meannorm`` asks for, or None."""
+        return parse_normalize(self.normalize)[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How the work is done; nothing here changes a descriptor.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        batch_size: images per batch, or None to choose by pixels and device.
+        workers: processes that decode, 0 for none (decode in this process), or None to choose.
+    """
+
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        parse_device(self.device)
+        if self.batch_size is not None:
+            set_fields(self, batch_size=whole_number("batch-size", self.batch_size, 1, unit=", or auto"))
+        if self.workers is not None:
+            set_fields(self, workers=whole_number("workers", self.workers, 0, unit=", or auto"))
+
+
+def _level(part: Any) -> int:
+    if isinstance(part, str) and re.fullmatch(r" *[0-9]+ *", part):
+        return int(part)
+    if isinstance(part, str | bool):
+        raise ValueError(f"{part!r} is not a whole number")
+    return operator.index(part)
