@@ -1,0 +1,187 @@
+"""The file or folder that boxes are read from: its bytes, their digest, and messages that say where."""
+
+import codecs
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+
+from sppfeat.errors import BoxError
+from sppfeat.sources.paths import natural_key
+
+__all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]
+
+FOLDER_SUFFIXES = (b".xml", b".txt", b".npy")
+
+
+class AnnotationFiles:
+    """A box file, or a folder of such files; remembers the digest of every file that was read.
+
+    Args:
+        path: of the file or folder.
+
+    Attributes:
+        path: the same, as text.
+        is_folder: whether it is a folder.
+        name: of the file in its folder; empty for a folder.
+
+    Raises:
+        BoxError: there is nothing, or neither a file nor a folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._digests: dict[bytes, bytes] = {}
+        self._names: list[bytes] | None = None
+        try:
+            raw = os.fsencode(self.path)
+            mode = os.stat(raw).st_mode
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+            raise BoxError(f"cannot read the box file {self.path!r}: {_reason(error)}") from error
+        self.is_folder = stat.S_ISDIR(mode)
+        if not self.is_folder and not stat.S_ISREG(mode):
+            raise BoxError(f"cannot read boxes from {self.path!r}: it is neither a file nor a folder")
+        self._folder, self.name = (raw, b"") if self.is_folder else os.path.split(raw)
+
+    @property
+    def stem(self) -> bytes:
+        """The file's name without its suffix."""
+        return os.path.splitext(self.name)[0]
+
+    def error(self, where: str, what: str, name: bytes | None = None) -> BoxError:
+        """Return an error that says in which file, where there, and what is wrong.
+
+        Args:
+            where: line, column, key or JSON path; may be empty.
+            what: is wrong, found and allowed.
+            name: of the file in the folder; None for the source itself.
+        """
+        path = self.path if name is None or not self.is_folder else os.fsdecode(self._full(name))
+        return BoxError(f"{path!r}, {where}: {what}" if where else f"{path!r}: {what}")
+
+    def head(self, n_bytes: int) -> bytes:
+        """Return the first bytes of the file.
+
+        Raises:
+            BoxError: it cannot be read.
+        """
+        return self._read(self.name, n_bytes)
+
+    def read(self, name: bytes | None = None) -> bytes:
+        """Return the content of the file, or of a file of the folder, and remember its digest.
+
+        Raises:
+            BoxError: it cannot be read, or is a folder.
+        """
+        if name is None and self.is_folder:
+            raise self.error("", "is a folder; allowed for this format: one file")
+        name = self.name if name is None else name
+        content = self._read(name, -1)
+        self._digests[name] = hashlib.sha256(content).digest()
+        return content
+
+    def read_text(self, name: bytes | None = None) -> bytes:
+        """Return the content of a text file, still encoded, without a byte order mark.
+
+        Raises:
+            BoxError: it cannot be read, is in UTF-16, or holds a zero byte.
+        """
+        content = self.read(name)
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise self.error("line 1", "the text is in UTF-16; allowed: UTF-8", name)
+        zero = content.find(b"\0")
+        if zero >= 0:
+            line = content.count(b"\n", 0, zero) + 1
+            raise self.error(f"line {line}", "found a zero byte '\\x00'; allowed: text in UTF-8", name)
+        return content.removeprefix(codecs.BOM_UTF8)
+
+    def files(self, suffix: bytes) -> list[bytes]:
+        """Return the names of the files with a suffix, relative to the folder, in natural order.
+
+        A file that is not in a folder is its own only name, whatever its suffix. Hidden names are left out.
+
+        Raises:
+            BoxError: a folder cannot be listed, or two files differ by the case of the suffix only.
+        """
+        if not self.is_folder:
+            return [self.name]
+        if self._names is None:
+            self._names = list(self._walk())
+        names = [name for name in self._names if _suffix(name) == suffix]
+        stems: dict[bytes, bytes] = {}
+        for name in names:
+            other = stems.setdefault(os.path.splitext(name)[0], name)
+            if other is not name:
+                raise self.error(
+                    "", f"is of the same image as {os.fsdecode(other)!r}; allowed: one file an image", name
+                )
+        return names
+
+    def has_file(self, name: bytes) -> bool:
+        """Whether this is a folder with a file of that name right in it."""
+        return self.is_folder and os.path.isfile(self._full(name))
+
+    def sha256(self) -> str:
+        """Return the digest of the file; of a folder that of the sorted names and digests of what was read."""
+        if not self.is_folder:
+            return self._digests[self.name].hex()
+        # The digests have one length and names hold no zero byte: no two folders give the same bytes.
+        whole = b"".join(name + b"\0" + digest for name, digest in sorted(self._digests.items()))
+        return hashlib.sha256(whole).hexdigest()
+
+    def _full(self, name: bytes) -> bytes:
+        return os.path.join(self._folder, name)
+
+    def _read(self, name: bytes, n_bytes: int) -> bytes:
+        try:
+            with open(os.fsdecode(self._full(name)), "rb", opener=_open_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise self.error("", "is neither a file nor a folder; allowed: a file", name)
+                return file.read(n_bytes)
+        except OSError as error:
+            raise self.error("", f"cannot be read: {_reason(error)}", name) from error
+
+    def _walk(self) -> Iterator[bytes]:
+        """Yield the files of interest, depth first; links are followed, and cycles of them end."""
+        stack: list[tuple[bytes, bool, frozenset[tuple[int, int]]]] = [(b"", True, frozenset())]
+        while stack:
+            name, is_folder, above = stack.pop()
+            if not is_folder:
+                yield name
+                continue
+            try:
+                status = os.stat(self._full(name))
+                identity = (status.st_dev, status.st_ino)
+                entries = [] if identity in above else self._entries(name)
+            except OSError as error:
+                raise self.error("", f"cannot be listed: {_reason(error)}", name) from error
+            entries.sort(key=lambda entry: natural_key(entry[0]), reverse=True)
+            stack += [(path, folder, above | {identity}) for path, folder in entries]
+
+    def _entries(self, folder: bytes) -> list[tuple[bytes, bool]]:
+        with os.scandir(self._full(folder)) as entries:
+            found = [
+                (os.path.join(folder, e.name), _leads_to_folder(e)) for e in entries if e.name[:1] != b"."
+            ]
+        return [
+            (name, is_folder) for name, is_folder in found if is_folder or _suffix(name) in FOLDER_SUFFIXES
+        ]
+
+
+def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: reading it says so, if it is read
+        return False
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for its writer
+
+
+def _suffix(name: bytes) -> bytes:
+    return os.path.splitext(name)[1].lower()
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -1,0 +1,83 @@
+"""Boxes that come as one array an image."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.box_table import BoxTable
+from sppfeat.config import BoxConvention
+from sppfeat.sources import PathTable
+
+__all__ = ["ARRAY_RULE", "ImageBoxes", "boxes_of_array", "build_table", "is_box_dtype", "is_box_shape"]
+
+ARRAY_RULE = "integers or floats of up to 64 bits, of shape (K, 4), or (K, 5) with a score"
+
+
+class ImageBoxes(NamedTuple):
+    """The boxes of an image.
+
+    Attributes:
+        name: of the image.
+        values: ``(K, 5)`` float64, four numbers and the score, NaN where there is none.
+    """
+
+    name: bytes
+    values: npt.NDArray[np.float64]
+
+
+def is_box_shape(shape: Sequence[int]) -> bool:
+    """Whether an array of this shape holds boxes; also none at all, ``(0,)`` or ``(0, n)``."""
+    return (len(shape) == 2 and shape[1] in (4, 5)) or (len(shape) in (1, 2) and shape[0] == 0)
+
+
+def is_box_dtype(dtype: np.dtype[Any]) -> bool:
+    """Whether the numbers are such as boxes have."""
+    return dtype.kind in "iuf" and dtype.itemsize <= 8
+
+
+def boxes_of_array(name: bytes, array: npt.NDArray[Any]) -> ImageBoxes:
+    """Return the boxes of an image.
+
+    Args:
+        name: of the image.
+        array: of a shape and dtype that boxes have.
+    """
+    values = np.full((len(array), 5), np.nan)
+    if len(array):
+        values[:, : array.shape[1]] = array  # from uint8 too, where differences would wrap around
+    return ImageBoxes(name, values)
+
+
+def build_table(images: Sequence[ImageBoxes], convention: BoxConvention, *, names: str = "path") -> BoxTable:
+    """Return the table of all images; a box is named by its row, from 0, behind the name of its image.
+
+    Args:
+        images: each once.
+        convention: of the boxes.
+        names: as :class:`sppfeat.box_table.BoxTable` has it; with ``single`` a box is named by its row alone.
+    """
+    values = np.concatenate([image.values for image in images]) if images else np.empty((0, 5))
+    counts = [len(image.values) for image in images]
+    return BoxTable(
+        images=PathTable(image.name for image in images),
+        image=np.repeat(np.arange(len(images), dtype=np.int64), counts),
+        boxes=values[:, :4].copy(),
+        convention=convention,
+        label=np.full(len(values), -1, dtype=np.int64),
+        classes=(),
+        score=values[:, 4].copy(),
+        ids=PathTable(_ids(images, with_name=names != "single")),
+        extra_names=(),
+        extra=(),
+        image_hw=np.zeros((len(images), 2), dtype=np.int32),
+        names=names,
+    )
+
+
+def _ids(images: Sequence[ImageBoxes], *, with_name: bool) -> Iterator[bytes]:
+    for image in images:
+        prefix = image.name + b":" if with_name else b""
+        for row in range(len(image.values)):
+            yield prefix + b"%d" % row

@@ -1,0 +1,175 @@
+"""Boxes as JSON objects, one a line."""
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from sppfeat.box_formats.annotation_files import AnnotationFiles
+from sppfeat.box_formats.columns import COLUMN_SETS, LIST_KEYS, Columns, find_columns
+from sppfeat.box_formats.conventions import default_convention
+from sppfeat.box_formats.json_text import encode_json_text, json_decoder, parse_json, unique_keys
+from sppfeat.box_formats.numbers import NUMBER_RULE, parse_number
+from sppfeat.box_formats.texts import shorten
+from sppfeat.box_table import BoxTable, BoxTableBuilder
+from sppfeat.errors import BoxError
+from sppfeat.sources import PathTable
+
+__all__ = ["read_jsonl"]
+
+_SETS = {**COLUMN_SETS, **LIST_KEYS}
+_MAX_EXTRA = 1000  # each is a column of its own, also of the boxes that do not have it
+
+
+def read_jsonl(source: AnnotationFiles) -> BoxTable:
+    """Return the boxes of a file with a JSON object a line.
+
+    Raises:
+        BoxError: it is malformed, or its lines spell boxes in different ways.
+    """
+    lines = _LineReader(source)
+    for line, entry in _entries(source):
+        lines.add(line, entry)
+    return lines.build()
+
+
+class _LineReader:
+    """Collects boxes; the first line decides how all spell them."""
+
+    def __init__(self, source: AnnotationFiles) -> None:
+        self._source = source
+        self._builder = BoxTableBuilder()
+        self._columns: dict[tuple[str, ...], Columns] = {}
+        self._first: tuple[int, Columns] | None = None
+        self._n_boxes = 0
+        self._extra: dict[str, list[bytes]] = {}
+
+    def add(self, line: int, entry: dict[str, Any]) -> None:
+        """Append the box of a line."""
+        columns = self._columns_of(line, entry)
+        values = list(entry.values())
+        label = self._text(columns, values, columns.label, line)
+        self._builder.add_box(
+            self._builder.add_image(self._image(columns, values, line)),
+            self._box(columns, values, line),
+            label=self._builder.add_class(label) if label else -1,
+            score=math.nan if columns.score is None else self._number(columns, values, columns.score, line),
+            box_id=self._encode(self._text(columns, values, columns.box_id, line), line),
+        )
+        for i in columns.extra:
+            self._add_extra(columns.names[i], values[i], line)
+        self._n_boxes += 1
+
+    def build(self) -> BoxTable:
+        """Return the table of all lines."""
+        convention = default_convention("jsonl")
+        if self._first is not None:
+            convention = convention.replace(coords=self._first[1].coords)
+        for texts in self._extra.values():
+            texts += [b""] * (self._n_boxes - len(texts))
+        return dataclasses.replace(
+            self._builder.build(convention),
+            extra_names=tuple(self._extra),
+            extra=tuple(PathTable(texts) for texts in self._extra.values()),
+        )
+
+    def _columns_of(self, line: int, entry: dict[str, Any]) -> Columns:
+        names = tuple(entry)
+        columns = self._columns.get(names)
+        if columns is None:
+            columns = find_columns(names, _SETS, error=lambda what: self._source.error(f"line {line}", what))
+            self._columns[names] = columns
+        if self._first is None:
+            self._first = (line, columns)
+        first_line, first = self._first
+        if columns.coordinate_names != first.coordinate_names:
+            raise self._source.error(
+                f"line {line}",
+                f"the box is {','.join(columns.coordinate_names)}, but {','.join(first.coordinate_names)} on line "
+                f"{first_line}; allowed: the same on all lines",
+            )
+        return columns
+
+    def _image(self, columns: Columns, values: list[Any], line: int) -> bytes:
+        image = values[columns.image]
+        if not isinstance(image, str) or not image:
+            raise self._error(columns, columns.image, line, image, "the name of an image, as text")
+        return self._encode(image, line)
+
+    def _box(self, columns: Columns, values: list[Any], line: int) -> list[float]:
+        if len(columns.coordinates) == 4:
+            return [self._number(columns, values, i, line) for i in columns.coordinates]
+        column = columns.coordinates[0]
+        box = values[column]
+        if not isinstance(box, list) or len(box) != 4:
+            raise self._error(columns, column, line, box, "a list of four numbers")
+        numbers = []
+        for i, value in enumerate(box):
+            number = math.nan if value is None else parse_number(value)
+            if number is None:
+                raise self._source.error(
+                    f"line {line}",
+                    f"{columns.names[column]}[{i}] is {shorten(value)}; allowed: {NUMBER_RULE}, or null",
+                )
+            numbers.append(number)
+        return numbers
+
+    def _number(self, columns: Columns, values: list[Any], column: int, line: int) -> float:
+        value = values[column]
+        number = math.nan if value is None else parse_number(value)
+        if number is None:
+            raise self._error(columns, column, line, value, f"{NUMBER_RULE}, or null")
+        return number
+
+    def _text(self, columns: Columns, values: list[Any], column: int | None, line: int) -> str:
+        """Return a text, or that of a number; empty for null, and where there is no such key."""
+        value = None if column is None else values[column]
+        if value is None or column is None:
+            return ""
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise self._error(columns, column, line, value, "text, a number, or null")
+        text = value if isinstance(value, str) else json.dumps(value)
+        self._encode(text, line)
+        return text
+
+    def _add_extra(self, name: str, value: Any, line: int) -> None:
+        texts = self._extra.get(name)
+        if texts is None:
+            if len(self._extra) == _MAX_EXTRA:
+                raise self._source.error(
+                    f"line {line}",
+                    f"found {shorten(name)}, the {_MAX_EXTRA + 1}th further key; allowed: {_MAX_EXTRA}",
+                )
+            self._encode(name, line)
+            texts = self._extra[name] = []
+        texts += [b""] * (self._n_boxes - len(texts))
+        texts.append(self._encode(value if isinstance(value, str) else self._compact(value, line), line))
+
+    def _compact(self, value: Any, line: int) -> str:
+        try:
+            return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        except RecursionError as error:
+            raise self._source.error(
+                f"line {line}", f"found {shorten(value)}, nested too deeply; allowed: a few levels"
+            ) from error
+
+    def _encode(self, text: str, line: int) -> bytes:
+        return encode_json_text(self._source, text, f"line {line}")
+
+    def _error(self, columns: Columns, column: int, line: int, value: Any, allowed: str) -> BoxError:
+        return self._source.error(
+            f"line {line}", f"{columns.names[column]!r} is {shorten(value)}; allowed: {allowed}"
+        )
+
+
+def _entries(source: AnnotationFiles) -> Iterator[tuple[int, dict[str, Any]]]:
+    decoder = json_decoder(unique_keys)
+    for line, content in enumerate(io.BytesIO(source.read_text()), start=1):
+        if not content.strip():
+            continue
+        entry = parse_json(source, content, decoder=decoder, first_line=line)
+        if not isinstance(entry, dict):
+            raise source.error(f"line {line}", f"found {shorten(entry)}; allowed: a JSON object on each line")
+        yield line, entry

@@ -1,0 +1,121 @@
+"""Boxes as MATLAB writes them, as the proposals of Selective Search are handed round."""
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.box_formats.annotation_files import AnnotationFiles
+from sppfeat.box_formats.arrays import (
+    ARRAY_RULE,
+    boxes_of_array,
+    build_table,
+    is_box_dtype,
+    is_box_shape,
+)
+from sppfeat.box_formats.conventions import default_convention
+from sppfeat.box_formats.mat_outline import check_outline
+from sppfeat.box_formats.texts import TEXT_RULE, encode_text, shorten
+from sppfeat.box_table import BoxTable
+from sppfeat.errors import BoxError
+
+__all__ = ["MAT_MAGIC", "MAT_V73_MAGIC", "read_mat"]
+
+MAT_MAGIC = b"MATLAB 5.0"
+MAT_V73_MAGIC = b"MATLAB 7.3"
+
+_VARIABLES = ("boxes", "images")
+
+_INSTALL = "install it with: pip install 'sppfeat[mat]'"
+
+
+def read_mat(source: AnnotationFiles) -> BoxTable:
+    """Return the boxes of a .mat file.
+
+    Its variable ``boxes`` is an array of the boxes of one image, or a cell array of such, whose images a cell
+    array ``images`` names.
+
+    Raises:
+        BoxError: it is damaged, holds other variables, or scipy is not installed.
+    """
+    variables = _load(source)
+    boxes = variables.get("boxes")
+    if not isinstance(boxes, np.ndarray):
+        raise source.error(
+            "boxes", f"found {shorten(boxes)} in place of an array; allowed: {ARRAY_RULE}, or cells"
+        )
+    convention = default_convention("mat")
+    if boxes.dtype != object:
+        _check_array(source, boxes, "boxes")
+        return build_table([boxes_of_array(source.stem, boxes)], convention, names="single")
+    cells = boxes.ravel(order="F")
+    names = _image_names(source, variables.get("images"))
+    if len(names) != len(cells):
+        raise source.error(
+            "images", f"found {len(names)} names for {len(cells)} cells of boxes; allowed: as many"
+        )
+    for i, array in enumerate(cells, start=1):
+        _check_array(source, array, f"boxes{{{i}}}")
+    images = [boxes_of_array(name, array) for name, array in zip(names, cells, strict=True)]
+    return build_table(images, convention)
+
+
+def _load(source: AnnotationFiles) -> dict[str, Any]:
+    content = source.read()
+    if content.startswith(MAT_V73_MAGIC):
+        raise source.error(
+            "", f"found {MAT_V73_MAGIC.decode()!r}, which is HDF5; allowed: saved with save(..., '-v7')"
+        )
+    try:
+        import scipy.io  # type: ignore[import-untyped, unused-ignore]
+    except ImportError as error:
+        raise source.error("", f"is read with scipy, which is not there; {_INSTALL}") from error
+    if 0 not in content[:4]:  # as scipy tells version 4 from 5
+        try:
+            check_outline(content, _VARIABLES)
+        except ValueError as error:
+            raise source.error("", f"the file is damaged, or none of boxes: {error}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of repeated variables, and of what is not read here
+            variables: dict[str, Any] = scipy.io.loadmat(
+                io.BytesIO(content), variable_names=_VARIABLES, appendmat=False
+            )
+    except Exception as error:  # scipy has no error of its own, and raises nearly anything on a damaged file
+        raise source.error(
+            "", f"found a file that scipy cannot read: {shorten(str(error))}; allowed: .mat of version 4 to 7"
+        ) from error
+    return variables
+
+
+def _check_array(source: AnnotationFiles, array: object, where: str) -> None:
+    if not isinstance(array, np.ndarray):
+        raise source.error(where, f"found {type(array).__name__}; allowed: {ARRAY_RULE}")
+    if not is_box_shape(array.shape) or not (is_box_dtype(array.dtype) or not array.size):
+        raise source.error(
+            where,
+            f"found an array of shape {array.shape} of {shorten(str(array.dtype))}; allowed: {ARRAY_RULE}",
+        )
+
+
+def _image_names(source: AnnotationFiles, images: object) -> list[bytes]:
+    if not isinstance(images, np.ndarray) or images.dtype != object:
+        found = "no such variable" if images is None else shorten(images)
+        raise source.error("images", f"found {found}; allowed: a cell array of names, one a cell of boxes")
+    cells: npt.NDArray[Any] = images.ravel(order="F")
+    names: dict[bytes, int] = {}
+    for i, cell in enumerate(cells, start=1):
+        is_text = isinstance(cell, np.ndarray) and cell.dtype.kind == "U" and cell.size == 1
+        name = encode_text(str(cell.item())) if is_text else None
+        if not name:
+            raise _cell_error(source, i, cell, f"a name, {TEXT_RULE}")
+        if names.setdefault(name, i) != i:
+            raise _cell_error(source, i, cell, f"every image once, this one is images{{{names[name]}}} too")
+    return list(names)
+
+
+def _cell_error(source: AnnotationFiles, number: int, cell: object, allowed: str) -> BoxError:
+    found = cell.tolist() if isinstance(cell, np.ndarray) and cell.size < 100 else type(cell).__name__
+    return source.error(f"images{{{number}}}", f"found {shorten(found)}; allowed: {allowed}")

@@ -1,0 +1,147 @@
+"""The outline of a MATLAB file of version 5 to 7, checked before scipy reads it.
+
+scipy's reader is not hardened: a type code that does not exist, or sizes that do not fit, make it read beyond
+its tables and end the process (scipy 1.17; its documentation says so since). Layout: MathWorks, "MAT-File Format",
+Version 5.
+"""
+
+import math
+import struct
+import zlib
+from collections.abc import Collection
+
+__all__ = ["check_outline"]
+
+_HEADER_BYTES = 128
+_MATRIX, _COMPRESSED = 14, 15
+_CELL, _CHAR, _OPAQUE = 1, 4, 17
+_NUMERIC = range(6, 16)  # double, single and the integers
+_COMPLEX = 0x800
+_ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
+_CHARACTERS = (1, 2, 3, 4, 16, 17, 18)
+
+_MOST_EXPANSION = 1000
+_MOST_EXPANDED = 100 * 2**20
+
+
+def check_outline(content: bytes, names: Collection[str]) -> None:
+    """Check that variables are arrays of numbers or texts, or cells of such, of the sizes that they declare.
+
+    Args:
+        content: of the file.
+        names: of the variables to check; of others only what leads past them is.
+
+    Raises:
+        ValueError: they are not; says what was found and what is allowed.
+    """
+    if len(content) < _HEADER_BYTES:
+        raise ValueError(f"found {len(content)} bytes; allowed: {_HEADER_BYTES} and more")
+    order = "<" if content[126:128] == b"IM" else ">"
+    variables = _Elements(memoryview(content)[_HEADER_BYTES:], order, alignment=1)
+    while variables:
+        kind, variable = variables.read()
+        if kind == _COMPRESSED:
+            kind, variable = _Elements(_expand(variable), order).read()
+        _check_kind(kind, (_MATRIX,))
+        _check_matrix(variable, order, names=names)
+
+
+class _Elements:
+    """Reads element after element: a tag of type and size, and that many bytes."""
+
+    def __init__(self, content: memoryview, order: str, *, alignment: int = 8) -> None:
+        self._content = content
+        self._order = order
+        self._alignment = alignment
+        self._start = 0
+
+    def __bool__(self) -> bool:
+        return self._start < len(self._content)
+
+    def read(self) -> tuple[int, memoryview]:
+        """Return the type and the bytes of the next element."""
+        try:
+            kind, n_bytes = struct.unpack_from(self._order + "II", self._content, self._start)
+        except struct.error as error:
+            raise ValueError("found the end of the file or variable; allowed: another element") from error
+        begin = self._start + 8
+        if kind >> 16:  # the short form: size and type in four bytes, the content in the next four
+            n_bytes, kind, begin = kind >> 16, kind & 0xFFFF, begin - 4
+            if n_bytes > 4:
+                raise ValueError(f"found a short element of {n_bytes} bytes; allowed: 4")
+            self._start += 8
+        else:
+            self._start = begin + n_bytes + -n_bytes % self._alignment
+        if begin + n_bytes > len(self._content):
+            raise ValueError(
+                f"found {len(self._content) - begin} bytes of an element of {n_bytes}; allowed: all"
+            )
+        return kind, self._content[begin : begin + n_bytes]
+
+
+def _expand(compressed: memoryview) -> memoryview:
+    most = max(_MOST_EXPANDED, _MOST_EXPANSION * len(compressed))
+    stream = zlib.decompressobj()
+    try:
+        content = stream.decompress(compressed, most)
+    except zlib.error as error:
+        raise ValueError(
+            f"found a compressed variable that is damaged: {error}; allowed: a whole one"
+        ) from error
+    if not stream.eof:
+        raise ValueError(
+            f"found a compressed variable that is cut off, or beyond {most} bytes; allowed: a whole one"
+        )
+    return memoryview(content)
+
+
+def _check_matrix(matrix: memoryview, order: str, *, names: Collection[str] | None) -> None:
+    """Check an array; one among variables only if its name is one of these, one in a cell always."""
+    parts = _Elements(matrix, order)
+    _, flags = parts.read()
+    if len(flags) != 8:
+        raise ValueError(f"found array flags of {len(flags)} bytes; allowed: 8")
+    (word,) = struct.unpack_from(order + "I", flags)
+    array_class = word & 0xFF
+    if names is not None and array_class == _OPAQUE:
+        return
+    kind, sides = parts.read()
+    _check_kind(kind, (5, 6))
+    kind, name = parts.read()
+    if names is not None and bytes(name).decode("latin-1") not in names:
+        return
+    shape = struct.unpack_from(f"{order}{len(sides) // 4}i", sides)
+    if min(shape, default=-1) < 0:
+        raise ValueError(f"found an array of shape {shape[:8]}; allowed: sizes from 0")
+    n_items = math.prod(shape)
+    if array_class == _CELL and names is not None:
+        _check_cells(parts, order, n_items)
+    elif array_class == _CHAR:
+        _check_kind(parts.read()[0], _CHARACTERS)
+    elif array_class in _NUMERIC:
+        for _ in range(2 if word & _COMPLEX else 1):
+            kind, items = parts.read()
+            _check_kind(kind, _ITEM_BYTES)
+            if len(items) != n_items * _ITEM_BYTES[kind]:
+                raise ValueError(
+                    f"found {len(items)} bytes for an array of shape {shape[:8]}; allowed: as many as it has"
+                )
+    else:
+        raise ValueError(
+            f"found an array of class {array_class}; allowed: numbers, texts, or a cell array of these"
+        )
+    if parts:
+        raise ValueError("found more in an array than belongs to it; allowed: nothing behind its elements")
+
+
+def _check_cells(parts: _Elements, order: str, n_cells: int) -> None:
+    for _ in range(n_cells):
+        kind, cell = parts.read()
+        _check_kind(kind, (_MATRIX,))
+        if cell:  # nothing at all is an empty array
+            _check_matrix(cell, order, names=None)
+
+
+def _check_kind(kind: int, allowed: Collection[int]) -> None:
+    if kind not in allowed:
+        raise ValueError(f"found an element of type {kind}; allowed: {', '.join(map(str, allowed))}")

@@ -1,0 +1,201 @@
+"""Boxes as NumPy writes them: an .npz, an .npy or a folder of these. Nothing is unpickled."""
+
+import contextlib
+import io
+import lzma
+import math
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.box_formats.annotation_files import AnnotationFiles
+from sppfeat.box_formats.arrays import (
+    ARRAY_RULE,
+    ImageBoxes,
+    boxes_of_array,
+    build_table,
+    is_box_shape,
+)
+from sppfeat.box_formats.conventions import default_convention
+from sppfeat.box_formats.texts import TEXT_RULE, encode_text, shorten
+from sppfeat.box_table import BoxTable
+from sppfeat.errors import BoxError
+
+__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "read_numpy"]
+
+NPY_MAGIC = b"\x93NUMPY"
+ZIP_MAGIC = b"PK"
+
+_MOST_EXPANSION = 1000
+_MOST_EXPANDED = 100 * 2**20
+
+# numpy's own reader evaluates the header as Python text; three expressions suffice for plain arrays.
+_DESCR = re.compile(rb"""['"]descr['"]\s*:\s*['"]([^'"]*)['"]""")
+_ORDER = re.compile(rb"""['"]fortran_order['"]\s*:\s*(True|False)""")
+_SHAPE = re.compile(rb"""['"]shape['"]\s*:\s*\(([^()]*)\)""")
+_SIDE = re.compile(rb"\s*([0-9]{1,18})L?\s*")
+_BOX_DTYPE = re.compile(rb"[<>|=]?(?:[iu][1248]|f[248])")
+_HEADER_BYTES = 10_012  # numpy too reads no header beyond 10,000 bytes
+
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    NotImplementedError,  # a compression method, a version
+    RuntimeError,  # a password
+    EOFError,
+    OSError,  # of bzip2
+    ValueError,  # offsets beyond the file, names that are no text
+    OverflowError,
+    IndexError,
+)
+
+
+def read_numpy(source: AnnotationFiles) -> BoxTable:
+    """Return the boxes of an .npz, of one .npy, or of a folder of .npy files.
+
+    Raises:
+        BoxError: an array is no array of boxes, or a file is not what it says.
+    """
+    convention = default_convention("numpy")
+    if source.is_folder:
+        names = source.files(b".npy")
+        if not names:
+            raise source.error("", "found no .npy file in the folder; allowed: one or more")
+        boxes = [
+            boxes_of_array(os.path.splitext(name)[0], _read_array(source, source.read(name), "", name=name))
+            for name in names
+        ]
+        return build_table(boxes, convention)
+    content = source.read()
+    if content.startswith(ZIP_MAGIC):
+        return build_table(_read_archive(source, content), convention)
+    return build_table(
+        [boxes_of_array(source.stem, _read_array(source, content, ""))], convention, names="single"
+    )
+
+
+def _read_archive(source: AnnotationFiles, content: bytes) -> list[ImageBoxes]:
+    boxes: dict[bytes, ImageBoxes] = {}
+    with _damage_reported(source, ""):
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    with archive:
+        for member in archive.infolist():
+            key = _key(source, member)
+            if key in boxes:
+                raise source.error(f"key {_show(key)}", "found twice; allowed: every image once")
+            boxes[key] = boxes_of_array(key, _read_member(source, archive, member, key))
+    return list(boxes.values())
+
+
+@contextlib.contextmanager
+def _damage_reported(source: AnnotationFiles, where: str) -> Iterator[None]:
+    try:
+        yield
+    except _ZIP_ERRORS as error:
+        raise source.error(
+            where,
+            f"found a damaged .npz: {shorten(str(error) or type(error).__name__)}; allowed: a whole one",
+        ) from error
+
+
+def _key(source: AnnotationFiles, member: zipfile.ZipInfo) -> bytes:
+    name, suffix = os.path.splitext(member.filename)
+    key = encode_text(name)
+    if suffix != ".npy" or not key:
+        raise source.error(
+            "",
+            f"found {shorten(member.filename)} in the archive; allowed: .npy, named by the image, {TEXT_RULE}",
+        )
+    return key
+
+
+def _read_member(
+    source: AnnotationFiles, archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: bytes
+) -> npt.NDArray[Any]:
+    where = f"key {_show(key)}"
+    if member.file_size > max(_MOST_EXPANDED, _MOST_EXPANSION * member.compress_size):
+        raise source.error(
+            where,
+            f"found {member.compress_size} bytes that expand to {member.file_size}; allowed: {_MOST_EXPANSION} times "
+            f"as many, or {_MOST_EXPANDED} bytes",
+        )
+    with _damage_reported(source, where), archive.open(member) as file:
+        head = file.read(_HEADER_BYTES)
+    _parse_header(source, head, member.file_size, where)
+    with _damage_reported(source, where):
+        content = archive.read(member)
+    return _read_array(source, content, where)
+
+
+class _Header(NamedTuple):
+    """What an .npy file says of its array, and where this begins."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    start: int
+
+
+def _read_array(
+    source: AnnotationFiles, content: bytes, where: str, *, name: bytes | None = None
+) -> npt.NDArray[Any]:
+    header = _parse_header(source, content[:_HEADER_BYTES], len(content), where, name=name)
+    flat = np.frombuffer(content, header.dtype, count=math.prod(header.shape), offset=header.start)
+    return flat.reshape(header.shape, order=header.order)
+
+
+def _parse_header(
+    source: AnnotationFiles, head: bytes, n_bytes: int, where: str, *, name: bytes | None = None
+) -> _Header:
+    """Return the header of an .npy, once it is that of boxes and of the size of the file."""
+
+    def error(found: str, allowed: str = ARRAY_RULE) -> BoxError:
+        return source.error(where, f"found {found}; allowed: {allowed}", name)
+
+    text, start = _header_text(head)
+    descr, order, shape = (pattern.search(text) for pattern in (_DESCR, _ORDER, _SHAPE))
+    if order is None or shape is None:
+        raise error(shorten(head[:40]), "an array as numpy.save writes it")
+    if descr is None:
+        raise error(f"an array of records, {_show(text)}")
+    if descr[1].lstrip(b"|<>=").startswith(b"O"):
+        raise error(f"an array of Python objects, {_show(descr[1])}, which would have to be unpickled")
+    dtype = np.dtype(descr[1].decode()) if _BOX_DTYPE.fullmatch(descr[1]) else None
+    sides = _parse_shape(shape[1])
+    if dtype is None:
+        raise error(f"an array of {_show(descr[1])}")
+    if sides is None or not is_box_shape(sides):
+        raise error(f"an array of shape ({shape[1].decode('latin-1')[:60]})")
+    n_declared = start + math.prod(sides) * dtype.itemsize
+    if n_declared != n_bytes:
+        raise error(
+            f"{n_bytes} bytes, but {dtype} of shape {sides} has {n_declared}", "as many as it declares"
+        )
+    return _Header(dtype, sides, "F" if order[1] == b"True" else "C", start)
+
+
+def _header_text(head: bytes) -> tuple[bytes, int]:
+    """Return the header's text, and where it ends; an empty one if there is none."""
+    width = {1: 2, 2: 4, 3: 4}.get(head[6] if len(head) >= 12 and head.startswith(NPY_MAGIC) else 0)
+    if width is None:
+        return b"", 0
+    end = 8 + width + int.from_bytes(head[8 : 8 + width], "little")
+    return (head[8 + width : end], end) if end <= len(head) else (b"", 0)
+
+
+def _parse_shape(text: bytes) -> tuple[int, ...] | None:
+    sides = [_SIDE.fullmatch(side) for side in text.split(b",") if side.strip()]
+    return None if None in sides else tuple(int(side[1]) for side in sides if side is not None)
+
+
+def _show(text: bytes) -> str:
+    return shorten(os.fsdecode(text))

@@ -1,0 +1,70 @@
+"""From a path to a table of boxes."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sppfeat.box_formats.annotation_files import AnnotationFiles
+from sppfeat.box_formats.coco import read_coco
+from sppfeat.box_formats.conventions import FORMATS
+from sppfeat.box_formats.jsonl import read_jsonl
+from sppfeat.box_formats.mat import read_mat
+from sppfeat.box_formats.numpy_files import read_numpy
+from sppfeat.box_formats.recognition import recognise_source
+from sppfeat.box_formats.separated import read_csv, read_tsv
+from sppfeat.box_formats.voc import read_voc
+from sppfeat.box_formats.yolo import read_yolo
+from sppfeat.box_table import BoxTable
+from sppfeat.config import check_choice
+
+__all__ = ["BoxFile", "read_boxes"]
+
+_READERS: Mapping[str, Callable[[AnnotationFiles], BoxTable]] = {
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "jsonl": read_jsonl,
+    "coco": read_coco,
+    "voc": read_voc,
+    "yolo": read_yolo,
+    "numpy": read_numpy,
+    "mat": read_mat,
+}
+
+
+@dataclass(frozen=True)
+class BoxFile:
+    """A box file as it was read.
+
+    Attributes:
+        table: its boxes.
+        box_format: one of ``FORMATS``.
+        sha256: of its bytes, in hexadecimal; for a folder that of the names in it and the digests of the files
+            that were read, wherever the folder lies.
+        path: as it was given.
+    """
+
+    table: BoxTable
+    box_format: str
+    sha256: str
+    path: str
+
+
+def read_boxes(path: str | os.PathLike[str], *, box_format: str | None = None) -> BoxFile:
+    """Return the boxes of a file or folder.
+
+    Args:
+        path: of the file; of a folder for ``voc``, ``yolo`` and ``numpy``, which is read recursively, hidden
+            names left out.
+        box_format: one of ``FORMATS``; None recognises it.
+
+    Raises:
+        BoxError: it cannot be read or recognised, or is malformed; says where, what and what is allowed.
+        ConfigError: there is no such format.
+    """
+    if box_format is not None:
+        check_choice("box-format", box_format, FORMATS)
+    source = AnnotationFiles(path)
+    if box_format is None:
+        box_format = recognise_source(source)
+    table = _READERS[box_format](source)
+    return BoxFile(table, box_format, source.sha256(), source.path)

@@ -1,0 +1,98 @@
+"""Which format a box file has: by its content first, by its name where that leaves a choice."""
+
+import codecs
+import json
+import os
+from collections import Counter
+
+from sppfeat.box_formats.annotation_files import FOLDER_SUFFIXES, AnnotationFiles
+from sppfeat.box_formats.conventions import FORMATS
+from sppfeat.box_formats.mat import MAT_MAGIC, MAT_V73_MAGIC
+from sppfeat.box_formats.numbers import parse_number
+from sppfeat.box_formats.numpy_files import NPY_MAGIC, ZIP_MAGIC
+from sppfeat.box_formats.texts import shorten
+from sppfeat.box_formats.yolo import CLASS_FILES
+from sppfeat.errors import BoxError
+
+__all__ = ["recognise_format", "recognise_source"]
+
+_HEAD_BYTES = 2**20  # a longer line is no line of a table
+_MAGIC = {NPY_MAGIC: "numpy", ZIP_MAGIC: "numpy", MAT_MAGIC: "mat", MAT_V73_MAGIC: "mat"}
+_FOLDERS = dict(zip(FOLDER_SUFFIXES, ("voc", "yolo", "numpy"), strict=True))
+_BLANK = b" \t\r\n\0" + codecs.BOM_UTF8 + codecs.BOM_UTF16  # zero bytes are those of UTF-16
+
+
+def recognise_format(path: str | os.PathLike[str]) -> str:
+    """Return the format of a box file or folder, one of ``FORMATS``.
+
+    Raises:
+        BoxError: it cannot be read, or is of none.
+    """
+    return recognise_source(AnnotationFiles(path))
+
+
+def recognise_source(source: AnnotationFiles) -> str:
+    """Return the format of what boxes are read from.
+
+    Raises:
+        BoxError: it cannot be read, or is of none.
+    """
+    if source.is_folder:
+        return _recognise_folder(source)
+    head = source.head(_HEAD_BYTES)
+    for magic, box_format in _MAGIC.items():
+        if head.startswith(magic):
+            return box_format
+    if not head.strip(_BLANK):
+        raise _unrecognised(source, "an empty file")
+    suffix = os.path.splitext(source.name)[1].lower()
+    if head.lstrip(_BLANK)[:1] == b"<":
+        return "voc"
+    if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if suffix == b".mat":  # version 4 has no magic bytes
+            return "mat"
+        raise _unrecognised(source, f"bytes that are no text, {shorten(head[:20])}")
+    return _recognise_text(head.removeprefix(codecs.BOM_UTF8).lstrip(), suffix)
+
+
+def _recognise_folder(source: AnnotationFiles) -> str:
+    names = {suffix: source.files(suffix) for suffix in FOLDER_SUFFIXES}
+    names[b".txt"] = [name for name in names[b".txt"] if name not in CLASS_FILES]
+    counts = Counter({suffix: len(found) for suffix, found in names.items() if found})
+    if len(counts) == 1:
+        return _FOLDERS[next(iter(counts))]
+    found = ", ".join(f"{count} {suffix.decode()}" for suffix, count in counts.items())
+    allowed = ", ".join(f"{suffix.decode()} ({box_format})" for suffix, box_format in _FOLDERS.items())
+    raise _unrecognised(
+        source, f"files {found} in the folder" if counts else "none of these files in the folder", allowed
+    )
+
+
+def _recognise_text(head: bytes, suffix: bytes) -> str:
+    """Return the format of a text that begins with its first character."""
+    if head.startswith(b"["):
+        return "coco"
+    line = head.partition(b"\n")[0]
+    if head.startswith(b"{"):
+        # A line that is cut off is no JSON either.
+        return "jsonl" if suffix in (b".jsonl", b".ndjson") or _is_entry(line) else "coco"
+    fields = line.split()
+    if len(fields) >= 5 and all(parse_number(field) is not None for field in fields):
+        return "yolo"  # with more than 6 a polygon, which its reader calls by its name
+    return "tsv" if b"\t" in line else "csv"
+
+
+def _is_entry(line: bytes) -> bool:
+    """Whether a line is a whole JSON object, and none of COCO."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):  # ValueError: no JSON, no UTF-8, an int of thousands of digits
+        return False
+    return isinstance(entry, dict) and not {"images", "annotations"} & entry.keys()
+
+
+def _unrecognised(source: AnnotationFiles, found: str, allowed: str = "") -> BoxError:
+    folders = f"one kind of {allowed} files, or " if allowed else ""
+    return source.error(
+        "", f"found {found}; allowed: {folders}a format that --box-format names, one of {', '.join(FORMATS)}"
+    )

@@ -1,0 +1,112 @@
+"""Boxes as rows of comma- or tab-separated text with a header."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+
+from sppfeat.box_formats.annotation_files import AnnotationFiles
+from sppfeat.box_formats.columns import COLUMN_SETS, Columns, find_columns
+from sppfeat.box_formats.conventions import default_convention
+from sppfeat.box_formats.numbers import NUMBER_RULE, parse_number
+from sppfeat.box_formats.texts import shorten
+from sppfeat.box_table import BoxTable, BoxTableBuilder
+
+__all__ = ["read_csv", "read_tsv"]
+
+
+def read_csv(source: AnnotationFiles) -> BoxTable:
+    """Return the boxes of comma-separated text.
+
+    Raises:
+        BoxError: it is malformed.
+    """
+    return _read_separated(source, ",", "csv")
+
+
+def read_tsv(source: AnnotationFiles) -> BoxTable:
+    """Return the boxes of tab-separated text.
+
+    Raises:
+        BoxError: it is malformed.
+    """
+    return _read_separated(source, "\t", "tsv")
+
+
+def _read_separated(source: AnnotationFiles, delimiter: str, box_format: str) -> BoxTable:
+    records = _records(source, delimiter)
+    line, header = next(records, (1, []))
+    columns = find_columns(
+        header,
+        COLUMN_SETS,
+        error=lambda what: source.error(f"line {line}", f"the header: {what}"),
+    )
+    builder = BoxTableBuilder(extra_names=[columns.names[i] for i in columns.extra])
+    for line, row in records:
+        if len(row) != len(header):
+            raise source.error(
+                f"line {line}",
+                f"found {len(row)} fields, {shorten(row)}; allowed: {len(header)}, as in the header",
+            )
+        _add_row(builder, source, columns, line, row)
+    return builder.build(default_convention(box_format).replace(coords=columns.coords))
+
+
+def _records(source: AnnotationFiles, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not blank, each with the line that it begins on."""
+    content = io.BytesIO(source.read_text())
+    # Paths need not be UTF-8: their bytes survive. No newline is translated: there may be some within quotes.
+    lines = io.TextIOWrapper(content, encoding="utf-8", errors="surrogateescape", newline="")
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        line = rows.line_num + 1
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise source.error(
+                f"line {line}",
+                f"found a row that cannot be split: {error}; allowed: fields as csv quotes them",
+            ) from error
+        if row is None:
+            return
+        if len(row) > 1 or (row and row[0].strip()):
+            yield line, row
+
+
+def _add_row(
+    builder: BoxTableBuilder, source: AnnotationFiles, columns: Columns, line: int, row: Sequence[str]
+) -> None:
+    image = row[columns.image]
+    if not image:
+        raise source.error(
+            f"line {line}", f"column {columns.names[columns.image]!r} is ''; allowed: the name of an image"
+        )
+    try:
+        box = [float(row[i]) for i in columns.coordinates]
+    except ValueError:  # rare, and then slow: an empty field or a bad one
+        box = [_number(source, columns, line, row, i) for i in columns.coordinates]
+    label = row[columns.label] if columns.label is not None else ""
+    builder.add_box(
+        builder.add_image(_encode(image)),
+        box,
+        label=builder.add_class(label) if label else -1,
+        score=math.nan if columns.score is None else _number(source, columns, line, row, columns.score),
+        box_id=b"" if columns.box_id is None else _encode(row[columns.box_id]),
+        extra=[_encode(row[i]) for i in columns.extra],
+    )
+
+
+def _number(source: AnnotationFiles, columns: Columns, line: int, row: Sequence[str], column: int) -> float:
+    """Return the number of a field; an empty one is NaN, as pandas writes it."""
+    text = row[column]
+    number = parse_number(text) if text.strip() else math.nan
+    if number is None:
+        raise source.error(
+            f"line {line}",
+            f"column {columns.names[column]!r} is {shorten(text)}; allowed: {NUMBER_RULE}, or nothing",
+        )
+    return number
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # the inverse of how it was read
