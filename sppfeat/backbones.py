@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from sppfeat import zoo
 from sppfeat.config import BackboneSpec
 from sppfeat.errors import ConfigError
+from sppfeat.heads import Head, check_head, cut_head
 from sppfeat.receptive_field import FeatureGeometry, receptive_field
 from sppfeat.weights import (
     InputTransform,
@@ -44,6 +45,7 @@ class Backbone:
         channels: of each layer's map.
         min_side: the smallest side of an input that gives every layer at least one cell.
         weights_path: the weights' file, or empty.
+        head: fully connected layers for what is pooled from the one layer, or None.
     """
 
     spec: BackboneSpec
@@ -51,6 +53,7 @@ class Backbone:
     channels: tuple[int, ...]
     min_side: int
     weights_path: str = ""
+    head: Head | None = None
 
     def maps(self, network: nn.Module, batch: Tensor) -> list[Tensor]:
         """Feature maps of the layers, in the order of ``spec.layers``."""
@@ -75,6 +78,7 @@ def load_backbone(
     *,
     weights: str = "DEFAULT",
     layers: Sequence[str] = (),
+    head: str | None = None,
     seed: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -85,47 +89,46 @@ def load_backbone(
         name: torchvision's name.
         weights: a torchvision weight name, a file, or ``none``.
         layers: node names; the last feature map before what the pyramid replaces where empty.
+        head: ``fc6`` or ``fc7``, on the default layer only, or None.
         seed: of the initial values with ``none``.
         mean, std: of the input; those of the weights, or of the architecture's default weights, where None.
 
     Raises:
-        ConfigError: no such model or layer, or one without a feature map.
+        ConfigError: no such model, layer or head, or a layer without a feature map.
         WeightsError: weights cannot be found, fetched or read, or do not fit.
     """
     zoo.check_name(name)
+    if head is not None:
+        _check_head_layers(name, head, layers)
     from_file = is_weights_file(weights)
     entry = None if weights == "none" or from_file else named_weights(name, weights)
     file_state = read_weights_file(Path(weights)) if from_file else None
-    model = _build(name, seed)
-    default = zoo.default_layer(name, model)
-    layers = tuple(layers) or (default,)
-    network = cut_network(model, layers, name)
-    head = set(model.state_dict()) - set(cut_network(model, (default,), name).state_dict())
-    needed = set(network.state_dict())
-    kind, path = "none", ""
+    parts = _cut_model(_build(name, seed), name, layers, head)
+    kind, path, with_head = "none", "", f" with {head}" if head else ""
     if entry is not None:
         state, sha256 = read_named_weights(name, entry)
-        load_parameters(model, state, needed=needed, head=head, source=f"{name} {entry.name}")
+        parts.load(state, f"{name} {entry.name}{with_head}")
         kind = entry.name
     elif file_state is not None:
         path = str(Path(weights).absolute())
-        load_parameters(model, file_state, needed=needed, head=head, source=f"{weights!r} as {name}")
+        parts.load(file_state, f"{weights!r} as {name}{with_head}")
         kind, sha256 = "file", file_sha256(Path(weights))
     else:
-        sha256 = state_sha256(network.state_dict())
+        sha256 = state_sha256(parts.used_state())
     transform = input_transform(entry if entry is not None else named_weights(name, "DEFAULT"))
     spec = BackboneSpec(
         name=name,
         weights=kind,
         weights_sha256=sha256,
-        layers=layers,
+        layers=parts.layers,
         mean=tuple(transform.mean if mean is None else mean),
         std=tuple(transform.std if std is None else std),
         interpolation=transform.interpolation,
         seed=seed if kind == "none" else None,
+        head=head,
     )
-    channels, min_side = _probe_maps(network, layers, name)
-    return Backbone(spec, network, channels, min_side, path)
+    channels, min_side = _probe_maps(parts.network, parts.layers, name)
+    return Backbone(spec, parts.network, channels, min_side, path, parts.head)
 
 
 def wrap_module(
@@ -226,6 +229,56 @@ class _HookedNetwork(nn.Module):
         self.model(batch)
         caught, self._caught = self._caught, {}
         return caught
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A whole torchvision model, and what of it is in use."""
+
+    model: nn.Module
+    layers: tuple[str, ...]
+    network: nn.Module
+    head: Head | None
+    classifier: frozenset[str]  # names of the parameters behind the default layer
+
+    def used_state(self) -> dict[str, Tensor]:
+        """Parameters of the network and of the head, under the whole model's names."""
+        layers = {} if self.head is None else self.head.network.state_dict(prefix="classifier.")
+        return {**self.network.state_dict(), **layers}
+
+    def load(self, state: Mapping[str, Tensor], source: str) -> None:
+        layers = () if self.head is None else self.head.network.named_children()
+        load_parameters(
+            self.model,
+            state,
+            needed=self.used_state(),
+            classifier=self.classifier,
+            used_modules=[f"classifier.{layer}" for layer, _ in layers],
+            source=source,
+        )
+
+
+def _check_head_layers(name: str, head: str, layers: Sequence[str]) -> None:
+    check_head(name, head)
+    default = zoo.default_layer(name)
+    if layers and tuple(layers) != (default,):
+        raise ConfigError(
+            f"layers are {', '.join(layers)}; --head {head} takes the layer that {name} feeds it, {default!r}: "
+            f"leave the layers out"
+        )
+
+
+def _cut_model(model: nn.Module, name: str, layers: Sequence[str], head: str | None) -> _Parts:
+    default = zoo.default_layer(name, model)
+    layers = tuple(layers) or (default,)
+    body = cut_network(model, (default,), name)
+    return _Parts(
+        model,
+        layers,
+        body if layers == (default,) else cut_network(model, layers, name),
+        None if head is None else cut_head(model, name, head),
+        frozenset(model.state_dict()) - frozenset(body.state_dict()),
+    )
 
 
 def _build(name: str, seed: int) -> nn.Module:

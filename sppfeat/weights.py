@@ -125,7 +125,8 @@ def load_parameters(
     state: Mapping[str, Tensor],
     *,
     needed: Collection[str],
-    head: Collection[str],
+    classifier: Collection[str],
+    used_modules: Collection[str] = (),
     source: str,
 ) -> None:
     """Copy a state dict into a model, whatever floating-point type it has.
@@ -133,8 +134,11 @@ def load_parameters(
     Args:
         model: the whole network.
         state: names to tensors.
-        needed: names of what the chosen layers depend on; these must match.
-        head: names of the classifier behind the feature map; what does not fit of these is left out.
+        needed: names of what the chosen layers, and the head, depend on; these must match.
+        classifier: names of all that is behind the feature map; what is not needed of these is left out
+            where it does not fit.
+        used_modules: of the classifier, those in use, with parameters or without: a state that has other
+            parameters there (a normalisation after fc6, say) is of another network, and is refused.
         source: for messages.
 
     Raises:
@@ -142,17 +146,23 @@ def load_parameters(
     """
     own = model.state_dict()
     state = {_LEGACY_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
-    head_modules = {name.split(".")[0] for name in head} - {
-        name.split(".")[0] for name in set(own) - set(head)
+    classifier_modules = {name.split(".")[0] for name in classifier} - {
+        name.split(".")[0] for name in set(own) - set(classifier)
     }
-    loose = {name for name in head if name not in needed}
+    loose = {name for name in classifier if name not in needed}
+    used_prefixes = tuple(f"{module}." for module in used_modules)
     # num_batches_tracked is a counter that evaluation does not read; checkpoints before torch 0.4 lack it.
     missing = [
         name
         for name in own
         if name not in state and name not in loose and not name.endswith("num_batches_tracked")
     ]
-    unknown = [name for name in state if name not in own and name.split(".")[0] not in head_modules]
+    unknown = [
+        name
+        for name in state
+        if name not in own
+        and (name.split(".")[0] not in classifier_modules or name.startswith(used_prefixes))
+    ]
     wrong = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
@@ -181,7 +191,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

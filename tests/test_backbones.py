@@ -121,6 +121,7 @@ def test_a_network_of_ones_own_is_copied_and_cut(kind):
     backbone = wrap_module(module, layers=["second"])
     assert backbone.channels == (16,)
     assert backbone.spec.weights == "module"
+    assert backbone.head is backbone.spec.head is None
     (fmap,) = maps_of(backbone, torch.ones(2, 3, 20, 30))
     assert fmap.shape == (2, 16, 10, 15)
     assert module.training

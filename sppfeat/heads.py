@@ -1,0 +1,92 @@
+"""Fully connected heads: what a classifier computes from one pooled region, up to fc6 or fc7.
+
+Girshick, Donahue, Darrell, Malik: *Rich feature hierarchies*, CVPR 2014, section 3.2: pool5 as one vector, times
+the weights of fc6 (fc7 follows it), rectified. Girshick: *Fast R-CNN*, ICCV 2015, section 2.2: adaptive max pooling
+of a region replaces the last max pooling, with as many bins as the first fully connected layer takes.
+"""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from sppfeat.config import HEADS, check_choice
+from sppfeat.errors import ConfigError
+
+__all__ = ["Head", "check_head", "cut_head"]
+
+# torchvision's models whose classifier has two hidden Linear layers.
+_WITH_HEADS = ("vgg*", "alexnet")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The fully connected layers of a classifier up to fc6 or fc7, ReLU included.
+
+    Attributes:
+        name: ``fc6`` or ``fc7``.
+        level: the one level of the pyramid that it takes: ``level x level`` bins, max-pooled.
+        channels: length of its output.
+        network: ``(K, C * level * level)``, channel, then bin row, then bin column, to ``(K, channels)``.
+    """
+
+    name: str
+    level: int
+    channels: int
+    network: nn.Module
+
+
+def check_head(name: str, head: str) -> None:
+    """Refuse a head that no network has, or that this one does not; by name alone, without building it.
+
+    Args:
+        name: torchvision's name of the model.
+        head: ``fc6`` or ``fc7``.
+
+    Raises:
+        ConfigError: the message says which heads and which models there are.
+
+    Example:
+        >>> check_head("vgg16", "fc7")
+        >>> check_head("resnet50", "fc7")
+        Traceback (most recent call last):
+        sppfeat.errors.ConfigError: 'resnet50' has no fc6 or fc7; the models that have them: vgg*, alexnet
+    """
+    check_choice("head", head, HEADS)
+    if not any(fnmatchcase(name, pattern) for pattern in _WITH_HEADS):
+        raise _without_heads(name)
+
+
+def cut_head(model: nn.Module, name: str, head: str) -> Head:
+    """The layers of a model's classifier up to the ReLU of ``head``; it shares the parameters.
+
+    Args:
+        model: in evaluation mode, so that dropout does nothing.
+        name: torchvision's name of the model.
+        head: ``fc6``, the ReLU after the first Linear, or ``fc7``, that after the second.
+
+    Raises:
+        ConfigError: no such head, or a model without such a classifier.
+    """
+    check_head(name, head)
+    classifier, pooling = getattr(model, "classifier", None), getattr(model, "avgpool", None)
+    if not isinstance(classifier, nn.Sequential) or not isinstance(pooling, nn.AdaptiveAvgPool2d):
+        raise _without_heads(name)
+    size = pooling.output_size
+    level, columns = size if isinstance(size, tuple) else (size, size)
+    if level is None or level != columns:
+        raise _without_heads(name)
+    n_linear = channels = 0
+    for i, layer in enumerate(classifier):
+        if isinstance(layer, nn.Linear):
+            n_linear, channels = n_linear + 1, layer.out_features
+        elif isinstance(layer, nn.ReLU) and n_linear == HEADS.index(head) + 1:
+            # A slice keeps the names of the layers, and lets go of those behind it.
+            return Head(head, level, channels, classifier[: i + 1].eval())
+    raise _without_heads(name)
+
+
+def _without_heads(name: str) -> ConfigError:
+    return ConfigError(
+        f"{name!r} has no {' or '.join(HEADS)}; the models that have them: {', '.join(_WITH_HEADS)}"
+    )

@@ -1,0 +1,265 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import get_model
+
+from sppfeat import zoo
+from sppfeat.backbones import cut_network, load_backbone
+from sppfeat.errors import ConfigError, WeightsError
+from sppfeat.heads import check_head, cut_head
+from sppfeat.pyramid import spatial_pyramid_pool
+from sppfeat.weights import file_sha256
+
+SEED = 3
+# Where torchvision's classifiers have the ReLU of each head, and what they take: channels, bins per side.
+RELUS = {("alexnet", "fc6"): 2, ("alexnet", "fc7"): 5, ("vgg11", "fc6"): 1, ("vgg11", "fc7"): 4}
+POOL5 = {"alexnet": (256, 6), "vgg11": (512, 7)}
+
+
+@pytest.fixture(scope="module")
+def models():
+    """torchvision's whole models with the initial values of the seed; building a vgg takes 4 s."""
+    built = {}
+    for name in POOL5:
+        with torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            built[name] = get_model(name, weights=None).eval()
+    return built
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    """alexnet without a head and with each, with the initial values of the seed."""
+    heads = (None, "fc6", "fc7")
+    return {head: load_backbone("alexnet", weights="none", head=head, seed=SEED) for head in heads}
+
+
+@pytest.fixture(scope="module")
+def half(models):
+    """A state dict of alexnet in half precision: half the file."""
+    return {name: value.half() for name, value in models["alexnet"].state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def small(half):
+    """The same with one row in the file for each matrix of the classifier."""
+    return {
+        name: value[:1].clone().expand(value.shape) if value.ndim == 2 else value
+        for name, value in half.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(3, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+
+
+def activations(model, layer, batch):
+    """What a layer of the whole network puts out, caught on its way to the class scores."""
+    caught = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: caught.append(output.clone()))
+    with torch.inference_mode():
+        model(batch)
+    hook.remove()
+    return caught[0]
+
+
+def describe(network, head, batch):
+    with torch.inference_mode():
+        (fmap,) = network(batch).values()
+        return head.network(spatial_pyramid_pool(fmap, (head.level,)))
+
+
+def relative_l2(a, b):
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def save(tmp_path, state):
+    torch.save(state, tmp_path / "w.pth")
+    return str(tmp_path / "w.pth")
+
+
+def without(state, *prefixes):
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}
+
+
+@pytest.mark.parametrize(("name", "head"), RELUS)
+def test_the_whole_map_of_224_pixels_gives_the_networks_own_activations(models, images, name, head):
+    model = models[name]
+    expected = activations(model, model.classifier[RELUS[name, head]], images)
+    network = cut_network(model, [zoo.default_layer(name, model)], name)
+    result = describe(network, cut_head(model, name, head), images)
+    assert result.dtype == torch.float32
+    assert result.shape == expected.shape
+    assert float(expected.min()) == 0 < float(expected.max())
+    assert relative_l2(result, expected) < 1e-5
+
+
+@pytest.mark.parametrize("head", ["fc6", "fc7"])
+def test_the_head_of_a_loaded_backbone_is_that_of_the_model_with_the_same_seed(
+    models, untrained, images, head
+):
+    model, backbone = models["alexnet"], untrained[head]
+    assert backbone.spec.head == backbone.head.name == head
+    assert backbone.spec.layers == ("features.11",)
+    expected = activations(model, model.classifier[RELUS["alexnet", head]], images)
+    assert relative_l2(describe(backbone.network, backbone.head, images), expected) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "head"), RELUS)
+def test_sizes_come_from_the_model_and_rows_do_not_depend_on_each_other(models, name, head):
+    channels, level = POOL5[name]
+    cut = cut_head(models[name], name, head)
+    assert (cut.name, cut.level, cut.channels) == (head, level, 4096)
+    pooled = torch.rand(5, channels * level * level, generator=torch.Generator().manual_seed(2))
+    before = pooled.clone()
+    with torch.inference_mode():
+        rows = cut.network(pooled)
+        assert cut.network(pooled[:0]).shape == (0, 4096)
+        singly = torch.cat([cut.network(row[None]) for row in pooled])
+        assert torch.equal(cut.network(pooled), rows)  # no dropout
+    assert torch.equal(pooled, before)  # its ReLUs work in place, on what the head made itself
+    assert rows.shape == (5, 4096)
+    assert relative_l2(rows, singly) < 1e-5
+
+
+def test_the_grid_and_the_length_are_read_from_the_model_and_not_known_by_name():
+    model = get_model("squeezenet1_1", weights=None)
+    model.avgpool = nn.AdaptiveAvgPool2d(3)
+    model.classifier = nn.Sequential(nn.Linear(18, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
+    heads = [cut_head(model.eval(), "vgg_of_ones_own", head) for head in ("fc6", "fc7")]
+    assert [(head.level, head.channels, len(list(head.network))) for head in heads] == [(3, 5, 2), (3, 4, 4)]
+
+
+def test_a_head_shares_its_parameters_and_has_none_behind_it(models):
+    model = models["alexnet"]
+    own = {value.data_ptr() for value in cut_head(model, "alexnet", "fc6").network.parameters()}
+    assert own == {model.classifier[1].weight.data_ptr(), model.classifier[1].bias.data_ptr()}
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg16", "vgg19_bn", "alexnet"])
+@pytest.mark.parametrize("head", ["fc6", "fc7"])
+def test_models_with_heads_are_known_by_name(name, head):
+    check_head(name, head)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "squeezenet1_1", "mobilenet_v3_large", "convnext_tiny"])
+def test_models_without_heads_are_refused_before_anything_is_built_or_read(monkeypatch, name):
+    def build(name):
+        raise AssertionError(name)
+
+    monkeypatch.setattr(zoo, "build_model", build)
+    for weights in ("none", "DEFAULT", "no-such-file.pth"):
+        with pytest.raises(ConfigError, match=rf"'{name}' has no fc6 or fc7.*vgg\*, alexnet"):
+            load_backbone(name, weights=weights, head="fc7")
+
+
+def test_a_model_of_that_name_without_such_a_classifier_is_refused(models):
+    for name in ("resnet18", "squeezenet1_1", "mobilenet_v2"):
+        with pytest.raises(ConfigError, match="'vgg16' has no fc6 or fc7"):
+            cut_head(get_model(name, weights=None), "vgg16", "fc6")
+    shallow = get_model("squeezenet1_1", weights=None)
+    shallow.classifier = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    for size in (2, (2, 2), (2, 3), None):
+        shallow.avgpool = nn.AdaptiveAvgPool2d(size)
+        with pytest.raises(ConfigError, match="has no fc6 or fc7"):
+            cut_head(shallow, "vgg16", "fc7" if size in (2, (2, 2)) else "fc6")
+
+
+@pytest.mark.parametrize("head", ["fc8", "", "FC6", "classifier"])
+def test_other_heads_are_refused(head):
+    with pytest.raises(ConfigError, match=rf"head is '{head}'; allowed: fc6, fc7"):
+        load_backbone("alexnet", weights="none", head=head)
+
+
+@pytest.mark.parametrize("layers", [["features.12"], ["features.11", "features.4"], ["features"]])
+def test_a_head_takes_the_layer_that_its_network_feeds_it(layers):
+    with pytest.raises(ConfigError, match=r"--head fc7 takes the layer that alexnet feeds it, 'features.11'"):
+        load_backbone("alexnet", weights="none", head="fc7", layers=layers)
+
+
+def test_the_default_layer_may_be_named(untrained):
+    named = load_backbone("alexnet", weights="none", head="fc6", seed=SEED, layers=["features.11"])
+    assert named.spec == untrained["fc6"].spec
+
+
+def test_the_checksum_of_an_untrained_network_covers_its_head(untrained):
+    other = load_backbone("alexnet", weights="none", head="fc6", seed=SEED + 1)
+    checksums = {backbone.spec.weights_sha256 for backbone in (*untrained.values(), other)}
+    assert len(checksums) == 4
+    assert untrained[None].head is None
+    assert untrained[None].spec.head is None
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_file_gives_the_parameters_of_the_head(tmp_path, half, suffix):
+    path = tmp_path / f"w.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(half, path)
+    backbone = load_backbone("alexnet", weights=str(path), head="fc7", seed=SEED + 1)
+    assert backbone.spec.weights_sha256 == file_sha256(path)
+    path.unlink()  # 120 MB
+    loaded = backbone.head.network.state_dict()
+    assert sorted(loaded) == ["1.bias", "1.weight", "4.bias", "4.weight"]
+    assert all(torch.equal(value, half[f"classifier.{name}"].float()) for name, value in loaded.items())
+
+
+def test_the_class_scores_and_what_is_behind_the_head_do_not_matter(tmp_path, small):
+    fc6 = without(small, "classifier.4", "classifier.6")
+    others = {
+        "absent": {},
+        "other": {
+            "classifier.4.weight": torch.ones(9, 4096),
+            "classifier.6.0.weight": torch.ones(10, 9),
+            "classifier.6.bias": torch.ones(10),
+            "classifier.8.weight": torch.ones(2),
+        },
+    }
+    for what, more in others.items():
+        backbone = load_backbone("alexnet", weights=save(tmp_path, {**fc6, **more}), head="fc6")
+        loaded = backbone.head.network.state_dict()
+        assert torch.equal(loaded["1.weight"], fc6["classifier.1.weight"].float()), what
+        assert torch.equal(loaded["1.bias"], fc6["classifier.1.bias"].float()), what
+
+
+@pytest.mark.parametrize(
+    ("head", "dropped", "added", "message"),
+    [
+        ("fc6", ("classifier",), {}, r"2 missing: classifier\.1\.weight, classifier\.1\.bias$"),
+        (
+            "fc7",
+            ("classifier.4", "classifier.6"),
+            {},
+            r"2 missing: classifier\.4\.weight, classifier\.4\.bias$",
+        ),
+        (
+            "fc6",
+            (),
+            {"classifier.1.weight": torch.ones(8, 9216)},
+            r"1 of another shape: classifier\.1\.weight \(8, 9216\) instead of \(4096, 9216\)$",
+        ),
+        # A normalisation between fc6 and its ReLU: left out, the activations would be other ones.
+        ("fc6", (), {"classifier.2.weight": torch.ones(4096)}, r"1 unknown: classifier\.2\.weight$"),
+        ("fc7", (), {"classifier.3.weight": torch.ones(4096)}, r"1 unknown: classifier\.3\.weight$"),
+    ],
+)
+def test_a_file_whose_classifier_is_another_is_refused_by_name(
+    tmp_path, small, head, dropped, added, message
+):
+    path = save(tmp_path, {**without(small, *dropped), **added})
+    with pytest.raises(WeightsError, match=f"as alexnet with {head} does not fit this backbone: {message}"):
+        load_backbone("alexnet", weights=path, head=head)
+
+
+def test_a_head_from_the_hub_cache(monkeypatch, tmp_path, small):
+    from torchvision.models import get_model_weights
+
+    entry = get_model_weights("alexnet")["IMAGENET1K_V1"]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    path = cache / entry.url.rsplit("/", 1)[1]
+    torch.save(small, path)
+    backbone = load_backbone("alexnet", head="fc7")
+    assert (backbone.spec.weights, backbone.spec.head) == ("IMAGENET1K_V1", "fc7")
+    assert torch.equal(backbone.head.network[4].bias, small["classifier.4.bias"].float())
