@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from sppfeat.config import ExtractConfig, InputSpec, config_differences
 from sppfeat.errors import StoreError
-from sppfeat.pipeline import Sink
+from sppfeat.pipeline import RowAudit, Sink
 from sppfeat.plan import Plan, input_sizes
 from sppfeat.reader import FeatureFile
-from sppfeat.schema import Status
+from sppfeat.row_planner import RowPlanner
+from sppfeat.rows import Annotations, RowBoxes
+from sppfeat.schema import NATIVE_SCALE, RowFlag, Status
 from sppfeat.sources import Listing, PathTable
 
 __all__ = [
@@ -38,8 +40,9 @@ class Recorded:
 
     Attributes:
         path: the file.
-        root, paths, image_hw, rows, labels, classes: as in :class:`sppfeat.plan.Plan`.
+        root, paths, image_hw, rows, labels, classes, boxes: as in :class:`sppfeat.plan.Plan`.
         status: ``(N,)`` uint8.
+        norm_factors: what ``meannorm`` multiplies each layer's part with.
     """
 
     path: Path
@@ -50,6 +53,8 @@ class Recorded:
     labels: npt.NDArray[np.int64]
     classes: tuple[bytes, ...]
     status: npt.NDArray[np.uint8]
+    boxes: RowBoxes | None
+    norm_factors: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
                 labels=file.labels,
                 classes=tuple(os.fsencode(name) for name in file.classes),
                 status=file.status,
+                boxes=_recorded_boxes(file) if file.has_boxes else None,
+                norm_factors=file.norm_factors,
             )
     except StoreError as error:
         raise StoreError(
@@ -128,7 +135,12 @@ def match_inputs(recorded: Recorded, listing: Listing) -> Matched:
 
 
 def continued_plan(
-    recorded: Recorded, matched: Matched, to_do: npt.NDArray[np.int64], spec: InputSpec, probe: Probe
+    recorded: Recorded,
+    matched: Matched,
+    to_do: npt.NDArray[np.int64],
+    spec: InputSpec,
+    probe: Probe,
+    planner: RowPlanner | None,
 ) -> Plan:
     """The plan of the images that a file has.
 
@@ -139,6 +151,7 @@ def continued_plan(
         to_do: ``(n,)`` int64, images that will be processed; vanished ones get that as their error.
         spec: sizes of the network input.
         probe: reads headers.
+        planner: makes the rows, where there are boxes.
     """
     unknown = (recorded.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
     again = np.setdiff1d(to_do[unknown], matched.vanished)
@@ -149,6 +162,11 @@ def continued_plan(
     gone = np.intersect1d(to_do, matched.vanished).tolist()
     errors.update(dict.fromkeys(gone, "vanished: not among the inputs any more"))
     input_hw, too_odd = input_sizes(image_hw, spec)
+    boxes = recorded.boxes
+    resized = np.flatnonzero((image_hw != recorded.image_hw).any(axis=1))
+    if boxes is not None and planner is not None and len(resized):
+        boxes, unplanned = _boxes_of_resized(recorded, boxes, resized, image_hw, planner)
+        errors.update(unplanned)
     return Plan(
         root=matched.root,
         paths=recorded.paths,
@@ -158,10 +176,18 @@ def continued_plan(
         labels=recorded.labels,
         classes=recorded.classes,
         errors={**too_odd, **errors},
+        boxes=boxes,
     )
 
 
-def extended_plan(plan: Plan, matched: Matched, listing: Listing, spec: InputSpec, probe: Probe) -> Plan:
+def extended_plan(
+    plan: Plan,
+    matched: Matched,
+    listing: Listing,
+    spec: InputSpec,
+    probe: Probe,
+    planner: RowPlanner | None,
+) -> Plan:
     """The plan of a file's images, at their rows, followed by the new inputs.
 
     New class names come after the ones that the file has; a file without labels stays without.
@@ -171,13 +197,17 @@ def extended_plan(plan: Plan, matched: Matched, listing: Listing, spec: InputSpe
     image_hw = np.concatenate((plan.image_hw, sizes))
     input_hw, too_odd = input_sizes(image_hw, spec)
     classes, labels = _extended_classes(plan.classes, listing, matched.new)
-    first = plan.n_rows + np.arange(n_new, dtype=np.int64)
+    first = np.arange(n_new, dtype=np.int64)
+    ranges, boxes = np.stack((first, first + 1), axis=1), plan.boxes
+    if boxes is not None and planner is not None:
+        ranges, added = planner.rows(matched.root, [*plan.paths, *matched.new_paths], sizes, first=n_old)
+        boxes = planner.join(boxes, added)
     return dataclasses.replace(
         plan,
         paths=PathTable([*plan.paths, *matched.new_paths]),
         image_hw=image_hw,
         input_hw=input_hw,
-        rows=np.concatenate((plan.rows, np.stack((first, first + 1), axis=1))),
+        rows=np.concatenate((plan.rows, plan.n_rows + ranges)),
         labels=np.concatenate((plan.labels, labels)),
         classes=classes,
         errors={
@@ -185,18 +215,68 @@ def extended_plan(plan: Plan, matched: Matched, listing: Listing, spec: InputSpe
             **plan.errors,
             **{n_old + position: reason for position, reason in reasons.items()},
         },
+        boxes=boxes,
     )
 
 
 def copy_rows(source: Path, sink: Sink, n_rows_at_once: int = 256) -> None:
     """Copy the rows and the status of all images of one file into one that begins with the same rows."""
     with FeatureFile(source) as file:
+        flags, regions = (file.row_flag, file.row_region) if file.has_boxes else (None, None)
         for start in range(0, file.n_rows, n_rows_at_once):
-            sink.write_rows(start, file.features[start : start + n_rows_at_once])
+            rows = np.arange(start, min(start + n_rows_at_once, file.n_rows))
+            audit = None if flags is None or regions is None else RowAudit(flags[rows], regions[rows])
+            sink.write_rows(rows, file.features[rows[0] : rows[-1] + 1], audit)
         for image in np.flatnonzero(file.status == Status.DONE).tolist():
             sink.mark_done(image)
         for image, reason in file.errors.items():
             sink.mark_failed(image, reason)
+
+
+def _recorded_boxes(file: FeatureFile) -> RowBoxes:
+    """Rows as a file has them; a box that is smaller than a cell is found so again."""
+    sides = [NATIVE_SCALE if side is None else side for side in file.config.input.short_sides]
+    index = {side: i for i, side in enumerate(sides)}
+    scale = file.row_scale
+    return RowBoxes(
+        boxes_px=file.boxes,
+        flag=file.row_flag & ~np.uint8(RowFlag.SUB_CELL),
+        scale=np.array([index.get(side, -1) for side in scale.tolist()], dtype=np.int16),
+        mirrored=file.row_mirrored,
+        source=file.row_source,
+        annotations=Annotations(
+            label=file.row_label,
+            classes=tuple(file.row_classes),
+            score=file.row_score,
+            ids=PathTable(file.row_id),
+            extra_names=tuple(file.row_extra),
+            extra=tuple(PathTable(column) for column in file.row_extra.values()),
+        ),
+        box_row=file.box_row,
+    )
+
+
+def _boxes_of_resized(
+    recorded: Recorded,
+    boxes: RowBoxes,
+    resized: npt.NDArray[np.int64],
+    image_hw: npt.NDArray[np.int32],
+    planner: RowPlanner,
+) -> tuple[RowBoxes, dict[int, str]]:
+    """Rows with the boxes of images whose size is another than recorded, and why some images have none."""
+    boxes_px, flag, scale = boxes.boxes_px.copy(), boxes.flag.copy(), boxes.scale.copy()
+    reasons = {}
+    for image, (height, width) in zip(resized.tolist(), image_hw[resized].tolist(), strict=True):
+        rows = np.arange(*recorded.rows[image].tolist())
+        fitted = planner.refit(boxes.take(rows), (height, width))
+        if fitted is None:
+            reasons[image] = (
+                f"its size, {height} x {width}, was not known when the file was laid out, and now gives "
+                f"other rows than the {len(rows)} that the file has: start anew with --overwrite"
+            )
+        else:
+            boxes_px[rows], flag[rows], scale[rows] = fitted.boxes_px, fitted.flag, fitted.scale
+    return dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=scale), reasons
 
 
 def _extended_classes(

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,22 @@ from torch import Tensor
 from sppfeat.backbones import Backbone
 from sppfeat.config import DescriptorSpec
 from sppfeat.errors import ConfigError
-from sppfeat.geometry import project_boxes
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
+from sppfeat.regions import Projector, Regions
 
-__all__ = ["BATCH_PIXELS", "Describer", "choose_device", "device_name"]
+__all__ = [
+    "BATCH_PIXELS",
+    "DescribedRegions",
+    "Describer",
+    "RegionRequest",
+    "choose_device",
+    "device_name",
+]
 
 # Network-input pixels per batch. Two CPU cores gain nothing from more than some 8 images of 224 x 300;
 # a GPU wants more to be busy.
 BATCH_PIXELS = {"cpu": 8 * 224 * 300, "cuda": 64 * 224 * 300, "mps": 16 * 224 * 300}
+_SLICE_VALUES = 16 << 20  # pooled values of boxes at once: 64 MB, whatever the number of boxes
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -58,6 +66,36 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
+class RegionRequest(NamedTuple):
+    """Boxes of one image.
+
+    Attributes:
+        boxes_px: ``(K, 4)`` float64, xyxy edges in pixels of the image, clipped to it.
+        mirrored: ``(K,)`` bool, whether to pool from the mirror image.
+        image_hw: height and width of the image, in pixels.
+    """
+
+    boxes_px: Tensor
+    mirrored: Tensor
+    image_hw: tuple[int, int]
+
+
+class DescribedRegions(NamedTuple):
+    """Some boxes of one request.
+
+    Attributes:
+        position: of the request.
+        boxes: which of its boxes.
+        descriptors: ``(k, D)`` float32.
+        regions: their cells.
+    """
+
+    position: int
+    boxes: slice
+    descriptors: npt.NDArray[np.float32]
+    regions: Regions
+
+
 class Describer:
     """Turns batches of equal-sized images into descriptors.
 
@@ -67,6 +105,7 @@ class Describer:
         flip: average with the mirror image's descriptor, bin by bin.
         precision: ``fp32`` (TF32 and other shortcuts off), ``tf32``, ``bf16`` or ``fp16``.
         device: where to compute.
+        norm_factors: what ``meannorm`` multiplies each layer's part with.
     """
 
     def __init__(
@@ -77,6 +116,7 @@ class Describer:
         flip: bool,
         precision: str,
         device: torch.device,
+        norm_factors: Sequence[float] | None = None,
     ) -> None:
         self.device = device
         self._backbone = backbone
@@ -84,7 +124,9 @@ class Describer:
         self._flip = flip
         self._precision = precision
         self._dtype = _DTYPES[precision]
+        self._factors = norm_factors
         self._network = backbone.network.eval().to(device, self._dtype).to(memory_format=torch.channels_last)
+        self._head = backbone.head.network.to(device, self._dtype) if backbone.head else None
         self._mean = torch.tensor(backbone.spec.mean, device=device).reshape(1, 3, 1, 1)
         self._std = torch.tensor(backbone.spec.std, device=device).reshape(1, 3, 1, 1)
 
@@ -97,63 +139,126 @@ class Describer:
         Returns:
             ``(N, D)`` float32.
         """
-
-        def pool(maps: Sequence[Tensor], mirrored: bool) -> list[Tensor]:  # noqa: ARG001
-            spec = self._descriptor
-            return [spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps]
-
-        return self._describe(pixels, pool)
-
-    def boxes(
-        self, pixels: npt.NDArray[np.uint8], boxes_in: Tensor, *, rule: str, margin: float
-    ) -> npt.NDArray[np.float32]:
-        """Descriptors of boxes of one image.
-
-        Args:
-            pixels: ``(1, H, W, 3)`` uint8 RGB.
-            boxes_in: ``(K, 4)`` float64 ``xyxy``, edges in pixels of the network input.
-            rule: how boxes become cells, see :func:`sppfeat.geometry.project_boxes`.
-            margin: network-input pixels by which each box is tightened on each side.
-
-        Returns:
-            ``(K, D)`` float32.
-        """
-        width = pixels.shape[2]
-
-        def pool(maps: Sequence[Tensor], mirrored: bool) -> list[Tensor]:
-            boxes = boxes_in
-            if mirrored:
-                boxes = torch.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), 1)
-            return [self._pool_boxes(i, fmap, boxes, rule, margin) for i, fmap in enumerate(maps)]
-
-        return self._describe(pixels, pool)
-
-    def _pool_boxes(self, layer: int, fmap: Tensor, boxes_in: Tensor, rule: str, margin: float) -> Tensor:
-        geometry = self._backbone.geometry(layer)
-        height, width = fmap.shape[-2:]
-        cells = project_boxes(boxes_in, geometry, (height, width), rule=rule, margin=margin)
-        regions = torch.cat((torch.zeros_like(cells[:, :1]), cells), 1).to(fmap.device)
-        return pool_regions(fmap, regions, self._descriptor.levels, mode=self._descriptor.pool)
-
-    def _describe(self, pixels: npt.NDArray[np.uint8], pool: Any) -> npt.NDArray[np.float32]:
+        spec = self._descriptor
         with torch.inference_mode(), _float32_arithmetic(self._precision):
-            # (N, H, W, 3) seen as (N, 3, H, W) is channels-last in memory as it lies.
-            writable = pixels if pixels.flags.writeable else pixels.copy()
-            raw = torch.from_numpy(writable).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-            batch = raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
-            blocks = pool(self._maps(batch), False)
+            batch = self._batch(pixels)
+            blocks = self._blocks(
+                [spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in self._maps(batch)]
+            )
             if self._flip:
-                mirrored = pool(
-                    self._maps(batch.flip(-1).contiguous(memory_format=torch.channels_last)), True
+                mirrored = self._blocks(
+                    [
+                        spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool)
+                        for fmap in self._maps(_mirror(batch))
+                    ]
                 )
                 blocks = [(a + b) / 2 for a, b in zip(blocks, mirrored, strict=True)]
+            return self._scaled(blocks)
+
+    def regions(
+        self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest], projector: Projector
+    ) -> Iterator[DescribedRegions]:
+        """Descriptors of boxes, from one forward pass of each image.
+
+        Args:
+            pixels: ``(N, H, W, 3)`` uint8 RGB.
+            requests: ``N``, the boxes of each image.
+            projector: how boxes become regions.
+
+        Yields:
+            All boxes of each image, in order, in pieces of bounded size.
+        """
+        if not any(len(request.boxes_px) for request in requests):
+            return
+        maps, mirrored_maps = self._both_maps(pixels, requests)
+        input_hw = (pixels.shape[1], pixels.shape[2])
+        some_maps = maps or mirrored_maps
+        map_hws = [(fmap.shape[2], fmap.shape[3]) for fmap in some_maps]
+        n_values = sum(fmap.shape[1] for fmap in some_maps) * self._descriptor.n_bins
+        step = max(1, _SLICE_VALUES // n_values)
+        for position, (boxes_px, mirrored, image_hw) in enumerate(requests):
+            for start in range(0, len(boxes_px), step):
+                part = slice(start, min(start + step, len(boxes_px)))
+                asked = boxes_px[part], mirrored[part]
+                where: dict[str, Any] = {"image_hw": image_hw, "input_hw": input_hw, "map_hws": map_hws}
+                regions = projector.regions(*asked, **where)
+                # No context may stay open across a yield: both are switches of the whole thread.
+                with torch.inference_mode(), _float32_arithmetic(self._precision):
+                    blocks = self._pool_either(maps, mirrored_maps, position, regions.cells, asked[1])
+                    if self._flip:
+                        others = projector.regions(asked[0], ~asked[1], **where)
+                        swapped = self._pool_either(maps, mirrored_maps, position, others.cells, ~asked[1])
+                        blocks = [(a + b) / 2 for a, b in zip(blocks, swapped, strict=True)]
+                    descriptors = self._scaled(blocks)
+                yield DescribedRegions(position, part, descriptors, regions)
+
+    def _both_maps(
+        self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps of the images and of their mirror images, as far as they are needed."""
+        with torch.inference_mode(), _float32_arithmetic(self._precision):
+            batch = self._batch(pixels)
+            plain = self._flip or any(bool((~request.mirrored).any()) for request in requests)
+            mirrored = self._flip or any(bool(request.mirrored.any()) for request in requests)
+            return self._maps(batch) if plain else [], self._maps(_mirror(batch)) if mirrored else []
+
+    def _pool_either(
+        self, maps: list[Tensor], mirrored_maps: list[Tensor], position: int, cells: Tensor, mirrored: Tensor
+    ) -> list[Tensor]:
+        """Blocks of the regions of an image, each from its map or its mirror image's."""
+        if not bool(mirrored.any()):
+            return self._pool(maps, position, cells)
+        if bool(mirrored.all()):
+            return self._pool(mirrored_maps, position, cells)
+        plain = self._pool(maps, position, cells[~mirrored])
+        other = self._pool(mirrored_maps, position, cells[mirrored])
+        where = mirrored.to(self.device)
+        result = []
+        for a, b in zip(plain, other, strict=True):
+            block = a.new_empty(len(cells), a.shape[1])
+            block[~where], block[where] = a, b
+            result.append(block)
+        return result
+
+    def _pool(self, maps: Sequence[Tensor], position: int, cells: Tensor) -> list[Tensor]:
+        spec = self._descriptor
+        pooled = []
+        for i, fmap in enumerate(maps):
+            regions = torch.nn.functional.pad(cells[:, i], (1, 0), value=position).to(fmap.device)
+            pooled.append(pool_regions(fmap, regions, spec.levels, mode=spec.pool))
+        return self._blocks(pooled)
+
+    def _blocks(self, pooled: list[Tensor]) -> list[Tensor]:
+        """What is scaled: the pooled layers, or what the head makes of the one."""
+        if self._head is None:
+            return pooled
+        return [self._head(pooled[0].to(self._dtype)).to(torch.float32)]
+
+    def _scaled(self, blocks: list[Tensor]) -> npt.NDArray[np.float32]:
+        if self._descriptor.mean_norm is None:
             scaled = [normalize_descriptors(block, self._descriptor.normalize) for block in blocks]
-            result: npt.NDArray[np.float32] = torch.cat(scaled, 1).cpu().numpy()
-            return result
+        else:
+            if self._factors is None:
+                raise ConfigError(
+                    f"normalize is {self._descriptor.normalize!r}, but its factors are not known"
+                )
+            scaled = [block * factor for block, factor in zip(blocks, self._factors, strict=True)]
+        result: npt.NDArray[np.float32] = torch.cat(scaled, 1).cpu().numpy()
+        return result
+
+    def _batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        # (N, H, W, 3) seen as (N, 3, H, W) is channels-last in memory as it lies.
+        writable = pixels if pixels.flags.writeable else pixels.copy()
+        raw = torch.from_numpy(writable).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
 
     def _maps(self, batch: Tensor) -> list[Tensor]:
         """Feature maps of the layers, in float32: pooling and scaling are never done in less."""
         return [fmap.to(torch.float32) for fmap in self._backbone.maps(self._network, batch.to(self._dtype))]
+
+
+def _mirror(batch: Tensor) -> Tensor:
+    return batch.flip(-1).contiguous(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager

@@ -3,62 +3,38 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from sppfeat.backbones import Backbone, load_backbone
-from sppfeat.config import ExtractConfig
-from sppfeat.continuation import (
-    Probe,
-    continued_plan,
-    copy_rows,
-    extended_plan,
-    match_inputs,
-    read_recorded,
-)
+from sppfeat.blocks import describe_plan
+from sppfeat.box_report import box_notes, summarise_boxes
+from sppfeat.config import DescriptorSpec, ExtractConfig
+from sppfeat.configure import configure, descriptor_blocks, read_box_choice, row_planner_of
+from sppfeat.continuation import copy_rows
+from sppfeat.creation import Provenance, create_file, feature_nbytes
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.describe import BATCH_PIXELS, Describer, choose_device, device_name
-from sppfeat.errors import StoreError
+from sppfeat.locking import OutputLock, check_output
+from sppfeat.normalization import estimate_factors
 from sppfeat.pipeline import Progress, run_pipeline
-from sppfeat.plan import Plan, make_plan, schedule
+from sppfeat.plan import schedule
 from sppfeat.reader import FeatureFile
-from sppfeat.request import BackboneChoice, ExtractRequest, PlanSummary
-from sppfeat.schema import ColumnBlock, Status, column_blocks
+from sppfeat.regions import Projector
+from sppfeat.request import BackboneChoice, BoxSummary, ExtractRequest, PlanSummary
+from sppfeat.schema import ColumnBlock, Status
 from sppfeat.sources import Listing, list_images
-from sppfeat.store import FeatureWriter, OutputLock, check_output, create_file, feature_nbytes
+from sppfeat.store import FeatureWriter
+from sppfeat.work import Task, Work, find_work, prober, settle
 
 __all__ = ["Extraction", "available_cores", "prepare"]
 
 _MAX_AUTO_WORKERS = 16
 _MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start: as long as some 50 small images
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Which file to fill, and with what.
-
-    Attributes:
-        target: the file; another one than the output while an existing output is being replaced.
-        plan: every image and row.
-        status: ``(N,)`` uint8 of each image before this run.
-        to_do: ``(n,)`` int64, the images of this run, those that cannot be processed included.
-        resized: ``(m,)`` int64, images whose size the file does not have right.
-        is_new: the file is yet to be laid out.
-        adopt: a file whose rows the new one begins with.
-    """
-
-    target: Path
-    plan: Plan
-    status: npt.NDArray[np.uint8]
-    to_do: npt.NDArray[np.int64]
-    resized: npt.NDArray[np.int64]
-    is_new: bool
-    adopt: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +46,7 @@ class Extraction:
         config: what shapes a descriptor, and is recorded.
         blocks: the columns of a descriptor.
         backbone: the network.
+        projector: how boxes become regions; None for whole images.
         device: where it runs.
         decoder: reads the images.
         n_workers: processes that it has, 0 for none.
@@ -81,11 +58,12 @@ class Extraction:
     config: ExtractConfig
     blocks: tuple[ColumnBlock, ...]
     backbone: Backbone
+    projector: Projector | None
     device: torch.device
     decoder: Decoder
     n_workers: int
     notes: list[str]
-    work: _Work
+    work: Work
 
     def summary(self) -> PlanSummary:
         """What this run is going to do."""
@@ -111,8 +89,22 @@ class Extraction:
             device=device_name(self.device),
             precision=self.config.precision,
             workers=self.n_workers,
+            head=spec.head,
+            normalize=self.config.descriptor.normalize,
+            boxes=self._box_summary(),
             notes=self.notes,
         )
+
+    def _box_summary(self) -> BoxSummary | None:
+        regions, boxes = self.config.regions, self.work.plan.boxes
+        if regions is None or boxes is None:
+            return None
+        return summarise_boxes(self.work.plan, boxes, regions, self.config.input, self._boxes_path)
+
+    @property
+    def _boxes_path(self) -> str:
+        choice = self.request.boxes
+        return os.path.abspath(choice.boxes) if choice and choice.is_file else ""
 
     def run(
         self,
@@ -133,15 +125,15 @@ class Extraction:
             StoreError: the file cannot be created or written to.
         """
         work, output = self.work, self.request.output
+        factors = self._norm_factors()
         if work.is_new:
-            create_file(
-                work.target, work.plan, self.config, self.blocks, weights_path=self.backbone.weights_path
-            )
+            provenance = Provenance(self.backbone.weights_path, self._boxes_path, factors)
+            create_file(work.target, work.plan, self.config, self.blocks, provenance=provenance)
         if work.adopt is not None:
             with contextlib.closing(FeatureWriter(work.target)) as writer:
                 copy_rows(work.adopt, writer)
             work.target.replace(output)
-        progress = self._fill(on_progress, should_stop) if len(work.to_do) else Progress()
+        progress = self._fill(factors, on_progress, should_stop) if len(work.to_do) else Progress()
         if self.path != output and self.n_pending() == 0:
             self.path.replace(output)
         return progress
@@ -156,30 +148,56 @@ class Extraction:
         with FeatureFile(self.path) as file:
             return int((file.status == Status.PENDING).sum())
 
-    def _fill(self, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Progress:
-        work = self.work
-        describer = Describer(
+    def _norm_factors(self) -> tuple[float, ...] | None:
+        """What ``meannorm`` multiplies with: as the file has it, as was asked for, or estimated now."""
+        spec, plan = self.config.descriptor, self.work.plan
+        known = self.work.norm_factors or spec.norm_factors
+        if spec.mean_norm is None or known is not None:
+            return known
+        plain = self._describer(dataclasses.replace(spec, normalize="none"), None)
+        return estimate_factors(
+            plan,
+            self.blocks,
+            spec.mean_norm,
+            decoder=self.decoder,
+            describe_for=lambda sample: describe_plan(sample, plain, self.projector),
+            batch_pixels=BATCH_PIXELS[self.device.type],
+        )
+
+    def _describer(self, spec: DescriptorSpec, factors: tuple[float, ...] | None) -> Describer:
+        return Describer(
             self.backbone,
-            self.config.descriptor,
+            spec,
             flip=self.config.input.flip,
             precision=self.config.precision,
             device=self.device,
+            norm_factors=factors,
         )
+
+    def _fill(
+        self,
+        factors: tuple[float, ...] | None,
+        on_progress: Callable[[Progress], None],
+        should_stop: Callable[[], bool],
+    ) -> Progress:
+        plan = self.work.plan
+        describer = self._describer(self.config.descriptor, factors)
         with contextlib.closing(FeatureWriter(self.path)) as writer:
-            unreadable = _settle(work, writer)
-            start = Progress(n_failed=len(unreadable))
+            settled = settle(self.work, self.config, writer)
+            start = Progress(n_done=len(settled.done), n_failed=len(settled.failed))
             on_progress(start)
             batches = schedule(
-                work.plan.input_hw,
-                np.setdiff1d(work.to_do, unreadable),
+                plan.input_hw,
+                settled.left,
                 batch_size=self.request.run.batch_size,
                 batch_pixels=BATCH_PIXELS[self.device.type],
+                uses=plan.uses,
             )
             return run_pipeline(
-                work.plan,
+                plan,
                 batches,
                 decoder=self.decoder,
-                describe=describer.images,
+                describe=describe_plan(plan, describer, self.projector),
                 sink=writer,
                 dtype=self.config.descriptor.dtype,
                 start=start,
@@ -213,12 +231,16 @@ def prepare(
         if not request.dry_run:
             stack.enter_context(OutputLock(request.output))
         backbone = _load(request.backbone)
-        config = ExtractConfig(
-            backbone=backbone.spec,
-            input=dataclasses.replace(request.input, min_side=backbone.min_side),
-            descriptor=request.descriptor,
+        box_file = read_box_choice(request.boxes)
+        config = configure(
+            backbone,
+            request.input,
+            request.descriptor,
             precision=request.precision,
+            boxes=request.boxes,
+            box_file=box_file,
         )
+        planner = row_planner_of(request.boxes, config, backbone, box_file)
         settings = DecodeSettings(config.input.exif, config.backbone.interpolation)
         n_workers = _n_workers(request.run.workers, len(listing.paths))
         decoder: Decoder = (
@@ -226,16 +248,20 @@ def prepare(
         )
         stack.callback(decoder.close)
         notes = _listing_notes(listing, request.labels)
+        work = find_work(Task(request, config, listing, prober(decoder, on_probe), planner), notes)
+        if work.plan.boxes is not None:
+            notes += box_notes(work.plan, work.plan.boxes, box_file.table if box_file else None)
         yield Extraction(
             request=request,
             config=config,
-            blocks=column_blocks(backbone.spec.layers, backbone.channels, config.descriptor.levels),
+            blocks=descriptor_blocks(config, backbone),
             backbone=backbone,
+            projector=planner.projector if planner else None,
             device=device,
             decoder=decoder,
             n_workers=n_workers,
             notes=notes,
-            work=_find_work(request, config, listing, _prober(decoder, on_probe), notes),
+            work=work,
         )
 
 
@@ -247,98 +273,6 @@ def _load(choice: BackboneChoice) -> Backbone:
 def available_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _find_work(
-    request: ExtractRequest, config: ExtractConfig, listing: Listing, probe: Probe, notes: list[str]
-) -> _Work:
-    """What to do, given what is at the output; adds to ``notes`` what the user should know of it."""
-    output, partial = request.output, Path(f"{request.output}.partial")
-    if not output.exists():
-        return _start(output, config, listing, probe)
-    if not request.overwrite:
-        return _continue(request, output, config, listing, probe, notes)
-    if partial.exists():  # an overwriting run that was interrupted, perhaps this one
-        try:
-            return _continue(request, partial, config, listing, probe, notes)
-        except StoreError:
-            pass
-    return _start(partial, config, listing, probe)
-
-
-def _start(target: Path, config: ExtractConfig, listing: Listing, probe: Probe) -> _Work:
-    image_hw, errors = probe([os.path.join(listing.root, path) for path in listing.paths])
-    plan = make_plan(listing, image_hw, errors, config.input)
-    every = np.arange(plan.n_images)
-    return _Work(target, plan, np.zeros(len(every), dtype=np.uint8), every, every[:0], is_new=True)
-
-
-def _continue(
-    request: ExtractRequest,
-    target: Path,
-    config: ExtractConfig,
-    listing: Listing,
-    probe: Probe,
-    notes: list[str],
-) -> _Work:
-    recorded = read_recorded(target, config)
-    matched = match_inputs(recorded, listing)
-    is_to_do = recorded.status == Status.PENDING
-    if request.retry_failed:
-        is_to_do |= recorded.status == Status.FAILED
-    to_do = np.flatnonzero(is_to_do)
-    plan = continued_plan(recorded, matched, to_do, config.input, probe)
-    resized = np.flatnonzero((plan.image_hw != recorded.image_hw).any(axis=1))
-    work = _Work(target, plan, recorded.status, to_do, resized, is_new=False)
-    if len(matched.vanished):
-        notes.append(f"{len(matched.vanished)} images of the file are not among the inputs any more")
-    if not len(matched.new):
-        return work
-    if not request.add_new:
-        example = os.fsdecode(matched.new_paths[0])
-        notes.append(
-            f"{len(matched.new)} inputs are not in the file, such as {example!r}; --add-new adds them"
-        )
-        return work
-    longer = extended_plan(plan, matched, listing, config.input, probe)
-    added = np.arange(plan.n_images, longer.n_images)
-    return _Work(
-        target=Path(f"{request.output}.partial"),
-        plan=longer,
-        status=np.concatenate((recorded.status, np.zeros(len(added), dtype=np.uint8))),
-        to_do=np.concatenate((to_do, added)),
-        resized=resized[:0],  # the new file is laid out with the right sizes
-        is_new=True,
-        adopt=target,
-    )
-
-
-def _settle(work: _Work, writer: FeatureWriter) -> npt.NDArray[np.int64]:
-    """Before the first batch: make tried-again images pending, record sizes, fail what cannot be processed."""
-    for image in work.to_do[work.status[work.to_do] == Status.FAILED].tolist():
-        writer.reopen(image)
-    for image in work.resized.tolist():
-        height, width = work.plan.image_hw[image].tolist()
-        writer.write_size(image, (height, width))
-    unreadable = work.to_do[np.isin(work.to_do, list(work.plan.errors))]
-    for image in unreadable.tolist():
-        writer.mark_failed(image, work.plan.errors[image])
-    return unreadable
-
-
-def _prober(decoder: Decoder, on_probe: Callable[[int, int], None]) -> Probe:
-    def probe(paths: Sequence[bytes]) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
-        image_hw = np.zeros((len(paths), 2), dtype=np.int32)
-        errors: dict[int, str] = {}
-        for i, answer in enumerate(decoder.probe(paths)):
-            if isinstance(answer, str):
-                errors[i] = answer
-            else:
-                image_hw[i] = answer
-            on_probe(i + 1, len(paths))
-        return image_hw, errors
-
-    return probe
 
 
 def _n_workers(workers: int | None, n_images: int) -> int:

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
@@ -11,21 +13,26 @@ from PIL import Image
 from torch import nn
 
 from sppfeat.backbones import load_backbone, wrap_module
+from sppfeat.boxes import clip_boxes
 from sppfeat.config import (
     DEFAULT_BACKBONE,
-    DEFAULT_LEVELS,
     DEFAULT_SIZE,
     DescriptorSpec,
     ExtractConfig,
     InputSpec,
+    RegionSpec,
     RunOptions,
+    parse_levels,
 )
-from sppfeat.describe import BATCH_PIXELS, Describer, choose_device
+from sppfeat.configure import configure, descriptor_blocks
+from sppfeat.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
 from sppfeat.errors import BoxError, ConfigError, ImageError
-from sppfeat.geometry import scale_boxes
+from sppfeat.geometry import FeatureGeometry
 from sppfeat.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.plan import input_sizes, schedule
-from sppfeat.schema import ColumnBlock, column_blocks
+from sppfeat.regions import Projector
+from sppfeat.request import DescriptorChoice
+from sppfeat.schema import ColumnBlock, RowFlag
 
 __all__ = ["Extractor"]
 
@@ -40,9 +47,11 @@ class Extractor:
         weights: a torchvision weight name, a file, or ``"none"``; not with a network of your own.
         layer: node name, or several: their descriptors stand side by side. With a network of your own
             it must be given.
-        levels: the pyramid.
+        levels: the pyramid; ``(1, 2, 4)``, or what the head takes, where None.
         pool: ``"max"`` or ``"avg"``.
         normalize: ``"none"``, ``"l2"`` or ``"power"``.
+        normalize_from: a feature file whose mean norm is taken over.
+        head: ``"fc6"`` or ``"fc7"``: the network's fully connected layers after the pooling.
         size: short side of the network input in pixels, or ``"native"``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
         precision: ``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``.
@@ -65,9 +74,11 @@ class Extractor:
         *,
         weights: str = "DEFAULT",
         layer: str | Sequence[str] | None = None,
-        levels: str | Sequence[int] = DEFAULT_LEVELS,
+        levels: str | Sequence[int] | None = None,
         pool: str = DescriptorSpec.pool,
         normalize: str = DescriptorSpec.normalize,
+        normalize_from: str | os.PathLike[str] | None = None,
+        head: str | None = None,
         size: int | str = DEFAULT_SIZE,
         device: str = RunOptions.device,
         precision: str = ExtractConfig.precision,
@@ -78,25 +89,40 @@ class Extractor:
         **inputs: Any,
     ) -> None:
         layers = [layer] if isinstance(layer, str) else list(layer or ())
-        descriptor = DescriptorSpec(levels=levels, pool=pool, normalize=normalize)  # type: ignore[arg-type]
+        choice = DescriptorChoice(
+            levels=None if levels is None else parse_levels(levels),
+            pool=pool,
+            normalize=normalize,
+            normalize_from=None if normalize_from is None else Path(normalize_from),
+        )
+        choice.spec()  # settings that are wrong by themselves are found before a network is built
         self._batch_size = RunOptions(device=device, batch_size=batch_size).batch_size
         target = choose_device(device, precision)
         if isinstance(backbone, str):
-            loaded = load_backbone(backbone, weights=weights, layers=layers, seed=seed, mean=mean, std=std)
-        else:
+            loaded = load_backbone(
+                backbone, weights=weights, layers=layers, seed=seed, mean=mean, std=std, head=head
+            )
+        elif head is None:
             loaded = wrap_module(backbone, layers=layers, mean=mean, std=std)
-        self.config = ExtractConfig(
-            backbone=loaded.spec,
-            input=InputSpec(size=_parse_size(size), min_side=loaded.min_side, **inputs),
-            descriptor=descriptor,
-            precision=precision,
-        )
-        self.columns: tuple[ColumnBlock, ...] = column_blocks(
-            loaded.spec.layers, loaded.channels, descriptor.levels
-        )
+        else:
+            raise ConfigError(f"head is {head!r}, which a network of your own has not: allowed: None")
+        spec = InputSpec(size=_parse_size(size), **inputs)
+        self.config = configure(loaded, spec, choice, precision=precision)
+        self.columns: tuple[ColumnBlock, ...] = descriptor_blocks(self.config, loaded)
+        self._backbone = loaded
         self._describer = Describer(
-            loaded, descriptor, flip=self.config.input.flip, precision=precision, device=target
+            loaded,
+            self.config.descriptor,
+            flip=self.config.input.flip,
+            precision=precision,
+            device=target,
+            norm_factors=self.config.descriptor.norm_factors,
         )
+        if self.config.descriptor.mean_norm is not None and self.config.descriptor.norm_factors is None:
+            raise ConfigError(
+                f"normalize is {normalize!r}, which is estimated on many images: give normalize_from=, a feature "
+                "file that was made with it"
+            )
 
     @property
     def dimension(self) -> int:
@@ -123,24 +149,28 @@ class Extractor:
 
         Returns:
             Without boxes ``(D,)`` float32 for one image, ``(N, D)`` for many. With boxes ``(K, D)`` for one,
-            a list of such for many.
+            a list of such for many. Boxes are clipped to their image; one that has no area inside, or is not
+            finite, gives a row of NaN.
 
         Raises:
             ImageError: an image cannot be read; it is named.
             BoxError: boxes are malformed, or not one array per image.
         """
-        if _is_one_image(images):
-            if boxes is None:
-                return self._whole_images([images])[0]
-            return self._boxes_of(images, boxes, projection, margin)
-        many = list(cast("Sequence[ImageLike]", images))
+        many = [images] if _is_one_image(images) else list(cast("Sequence[ImageLike]", images))
         if boxes is None:
-            return self._whole_images(many)
+            rows = self._whole_images(many)
+            return rows[0] if _is_one_image(images) else rows
+        RegionSpec(boxes="multiview", projection=projection, margin=margin)  # checks both
+        projector = Projector(self._geometries, projection, margin)
+        if _is_one_image(images):
+            return self._boxes_of(images, boxes, projector)
         if len(boxes) != len(many):
             raise BoxError(f"boxes for {len(boxes)} images, but there are {len(many)} images")
-        return [
-            self._boxes_of(image, own, projection, margin) for image, own in zip(many, boxes, strict=True)
-        ]
+        return [self._boxes_of(image, own, projector) for image, own in zip(many, boxes, strict=True)]
+
+    @cached_property
+    def _geometries(self) -> tuple[FeatureGeometry, ...]:
+        return tuple(self._backbone.geometry(i) for i in range(len(self._backbone.spec.layers)))
 
     def _whole_images(self, images: list[ImageLike]) -> npt.NDArray[np.float32]:
         result = np.empty((len(images), self.dimension), dtype=np.float32)
@@ -159,7 +189,7 @@ class Extractor:
             result[batch.images] = self._describer.images(pixels)
         return result
 
-    def _boxes_of(self, image: Any, boxes: Any, projection: str, margin: float) -> npt.NDArray[np.float32]:
+    def _boxes_of(self, image: Any, boxes: Any, projector: Projector) -> npt.NDArray[np.float32]:
         boxes_px = np.asarray(boxes, dtype=np.float64)
         if boxes_px.ndim != 2 or boxes_px.shape[1] != 4:
             raise BoxError(f"boxes of one image are a (K, 4) array, not one of shape {boxes_px.shape}")
@@ -167,10 +197,16 @@ class Extractor:
         sizes, errors = input_sizes(np.array([image_hw], dtype=np.int32), self.config.input)
         if errors:
             raise ImageError(f"{_name(image, 0)}: {errors[0]}")
-        input_hw = (int(sizes[0, 0]), int(sizes[0, 1]))
-        pixels = self._pixels(image, image_hw, input_hw)
-        boxes_in = scale_boxes(torch.from_numpy(boxes_px), image_hw, input_hw)
-        return self._describer.boxes(pixels[None], boxes_in, rule=projection, margin=margin)
+        height, width = sizes[0, 0].tolist()
+        clipped, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
+        rows = np.flatnonzero((flag & RowFlag.DEGENERATE) == 0)
+        result = np.full((len(boxes_px), self.dimension), np.nan, dtype=np.float32)
+        mirrored = torch.zeros(len(rows), dtype=torch.bool)
+        request = RegionRequest(torch.from_numpy(clipped[rows]), mirrored, image_hw)
+        pixels = self._pixels(image, image_hw, (height, width))
+        for described in self._describer.regions(pixels[None], [request], projector):
+            result[rows[described.boxes]] = described.descriptors
+        return result
 
     def _image_hw(self, image: ImageLike) -> tuple[int, int]:
         if isinstance(image, str | os.PathLike):

@@ -15,7 +15,14 @@ from sppfeat.config import PROJECTIONS
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.receptive_field import FeatureGeometry, receptive_field
 
-__all__ = ["FeatureGeometry", "choose_scale", "project_boxes", "receptive_field", "scale_boxes"]
+__all__ = [
+    "FeatureGeometry",
+    "choose_scale",
+    "project_boxes",
+    "receptive_field",
+    "scale_boxes",
+    "sub_cell_boxes",
+]
 
 _NOMINAL_SIDE = 224  # pixels; a box is pooled from the scale at which it is nearest to 224 x 224
 
@@ -92,21 +99,37 @@ def project_boxes(
         tensor([[0, 0, 7, 7],
                 [2, 1, 5, 6]])
     """
-    _check_boxes(boxes_in, "boxes_in")
-    _check_order(boxes_in)
     _check_hw(map_hw, "map_hw")
-    _check_rule(rule, margin)
-    stride, offset = _by_column(boxes_in, geometry.stride), _by_column(boxes_in, geometry.offset)
-    if not (bool((stride > 0).all()) and bool(stride.isfinite().all()) and bool(offset.isfinite().all())):
-        raise ConfigError(f"stride must be positive and offset finite, found {geometry}")
-    corners = boxes_in - boxes_in.new_tensor([0, 0, 1, 1])  # x1 - 1: the last pixel inside
-    first, last = _project_corners(corners, stride, offset, rule, margin)
+    first, last = _first_and_last(boxes_in, geometry, rule, margin)
     middle = torch.floor((first + last + 2) / 2) - 1
     empty = first > last
     ends = boxes_in.new_tensor([map_hw[1] - 1, map_hw[0] - 1])
     first = torch.minimum(torch.where(empty, middle, first).clamp(min=0), ends)
     last = torch.minimum(torch.where(empty, middle, last).clamp(min=0), ends)
     return torch.cat([first, last + 1], dim=1).to(torch.int64)
+
+
+def sub_cell_boxes(
+    boxes_in: Tensor, geometry: FeatureGeometry, *, rule: str = "sppnet", margin: float = 0.0
+) -> Tensor:
+    """Which boxes :func:`project_boxes` finds smaller than a cell: the first is beyond the last on an axis.
+
+    Args:
+        boxes_in, geometry, rule, margin: as there.
+
+    Returns:
+        ``(K,)`` bool.
+
+    Raises:
+        BoxError, ConfigError: as there.
+
+    Example:
+        >>> boxes_in = torch.tensor([[0, 0, 224, 224], [40, 40, 44, 44]], dtype=torch.float64)
+        >>> sub_cell_boxes(boxes_in, FeatureGeometry(stride=32.0, offset=0.0), rule="paper")
+        tensor([False,  True])
+    """
+    first, last = _first_and_last(boxes_in, geometry, rule, margin)
+    return (first > last).any(dim=1)
 
 
 def choose_scale(boxes_px: Tensor, image_hw: tuple[int, int], scales: Sequence[int]) -> Tensor:
@@ -146,6 +169,20 @@ def choose_scale(boxes_px: Tensor, image_hw: tuple[int, int], scales: Sequence[i
     distance = (expected.clamp(max=2.0 * max(scales))[:, None] - candidates).abs()
     nearest = distance.argmin(dim=1)  # the first among equals: the smaller scale
     return boxes_px.new_tensor(ascending, dtype=torch.int64)[nearest]
+
+
+def _first_and_last(
+    boxes_in: Tensor, geometry: FeatureGeometry, rule: str, margin: float
+) -> tuple[Tensor, Tensor]:
+    """First and last cells ``(K, 2)`` along x and y, as float64, as the rule has them; checks the arguments."""
+    _check_boxes(boxes_in, "boxes_in")
+    _check_order(boxes_in)
+    _check_rule(rule, margin)
+    stride, offset = _by_column(boxes_in, geometry.stride), _by_column(boxes_in, geometry.offset)
+    if not (bool((stride > 0).all()) and bool(stride.isfinite().all()) and bool(offset.isfinite().all())):
+        raise ConfigError(f"stride must be positive and offset finite, found {geometry}")
+    corners = boxes_in - boxes_in.new_tensor([0, 0, 1, 1])  # x1 - 1: the last pixel inside
+    return _project_corners(corners, stride, offset, rule, margin)
 
 
 def _project_corners(

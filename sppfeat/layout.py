@@ -2,14 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from sppfeat.errors import StoreError
-from sppfeat.schema import COLUMNS, FORMAT, SCHEMA_VERSION, ColumnBlock, check_dimension
+from sppfeat.schema import COLUMNS, FORMAT, ROW_COLUMNS, SCHEMA_VERSION, ColumnBlock, check_dimension
 
 __all__ = ["check_layout", "hdf5_errors", "read_column_blocks", "text_attribute"]
 
@@ -45,9 +45,10 @@ def check_layout(file: h5py.File, path: Path) -> None:
                 f"{str(path)!r}: /features is {features.dtype} of {shape}; allowed: (R, D) f4 or f2"
             )
         sizes = {"R": shape[0]}
-        for name, (wanted, dtype) in COLUMNS.items():
+        columns = _columns(file)
+        for name, (wanted, dtype) in columns.items():
             _check_column(_dataset(file, name, path), wanted, dtype, sizes, path)
-        _check_extents(file, path)
+        _check_extents(file, ("features", *columns), path)
         try:
             check_dimension(read_column_blocks(file), shape[1])
         except StoreError as error:
@@ -68,6 +69,11 @@ def text_attribute(file: h5py.File, name: str) -> str | None:
     if isinstance(value, bytes):
         return os.fsdecode(bytes(value))
     return value if isinstance(value, str) else None
+
+
+def _columns(file: h5py.File) -> dict[str, tuple[tuple[str | int, ...], str]]:
+    """Return the datasets that a file must have beside the features: more where there are boxes."""
+    return {**COLUMNS, **ROW_COLUMNS} if any(name in file for name in ROW_COLUMNS) else {**COLUMNS}
 
 
 def _check_attributes(file: h5py.File, path: Path) -> None:
@@ -113,10 +119,10 @@ def _check_column(
         )
 
 
-def _check_extents(file: h5py.File, path: Path) -> None:
+def _check_extents(file: h5py.File, names: Iterable[str], path: Path) -> None:
     """Refuse datasets that end behind the end of the file: reading them through a map kills the process."""
     size = os.fstat(file.id.get_vfd_handle()).st_size
-    for name in ("features", *COLUMNS):
+    for name in names:
         dataset = file[name]
         offset = dataset.id.get_offset()
         if offset is not None and offset + dataset.size * dataset.dtype.itemsize > size:
@@ -137,3 +143,8 @@ def _check_rows(file: h5py.File, sizes: dict[str, int], path: Path) -> None:
         raise StoreError(
             f"{str(path)!r}: /image_index names images that do not exist; there are {sizes['N']}"
         )
+    for name, limit in (("row_source", "X"), ("row_label", "Q"), ("box_row", "R")) if "X" in sizes else ():
+        numbers = file[name][()]
+        least = 0 if name == "row_source" else -1
+        if ((numbers < least) | (numbers >= sizes[limit])).any():
+            raise StoreError(f"{str(path)!r}: /{name} holds numbers outside {least} to {sizes[limit] - 1}")

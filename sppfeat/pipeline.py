@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,16 +12,57 @@ import numpy.typing as npt
 from sppfeat.decoding import Decoder, DecodeTask
 from sppfeat.plan import Batch, Plan
 
-__all__ = ["Describe", "Progress", "Sink", "run_pipeline"]
+__all__ = ["Describe", "Progress", "RowAudit", "RowBlock", "Sink", "run_pipeline"]
 
-Describe = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+
+class RowAudit(NamedTuple):
+    """How some rows were pooled.
+
+    Attributes:
+        flag: ``(K,)`` uint8, :class:`sppfeat.schema.RowFlag`.
+        region: ``(K, L, 4)`` int32, cells of each layer's map.
+    """
+
+    flag: npt.NDArray[np.uint8]
+    region: npt.NDArray[np.int32]
+
+
+class RowBlock(NamedTuple):
+    """Descriptors of some rows of an image.
+
+    Attributes:
+        image: whose they are.
+        rows: ``(K,)`` int64, ascending.
+        descriptors: ``(K, D)``.
+        audit: how they were pooled; None for whole images.
+    """
+
+    image: int
+    rows: npt.NDArray[np.int64]
+    descriptors: npt.NDArray[np.floating[Any]]
+    audit: RowAudit | None = None
+
+
+class Describe(Protocol):
+    """Turns decoded images into rows."""
+
+    def __call__(
+        self, images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int
+    ) -> Iterator[RowBlock]:
+        """Yield the rows of ``(N, H, W, 3)`` uint8 images at a scale, in pieces that fit into memory."""
+        ...
 
 
 class Sink(Protocol):
     """Takes rows and what became of each image."""
 
-    def write_rows(self, first_row: int, descriptors: npt.NDArray[np.floating[Any]]) -> None:
-        """Take ``(K, D)`` descriptors for rows ``first_row`` and on."""
+    def write_rows(
+        self,
+        rows: npt.NDArray[np.int64],
+        descriptors: npt.NDArray[np.floating[Any]],
+        audit: RowAudit | None = None,
+    ) -> None:
+        """Take ``(K, D)`` descriptors for rows ``(K,)``, ascending."""
         ...
 
     def mark_done(self, image: int) -> None:
@@ -68,8 +110,8 @@ def run_pipeline(
         plan: paths, sizes and rows.
         batches: what to do, in this order.
         decoder: decodes them, ahead.
-        describe: ``(N, H, W, 3)`` uint8 to ``(N, D)`` float32.
-        sink: gets rows first, then the mark of their image.
+        describe: turns decoded images into rows.
+        sink: gets rows first, then, after the last rows of an image, its mark.
         dtype: what the sink stores; an image whose values do not fit it fails.
         start: counts to go on from.
         on_progress: called after each batch.
@@ -80,32 +122,51 @@ def run_pipeline(
     """
     progress = start or Progress()
     clock = _Clock()
-    for decoded in decoder.decode(_tasks(plan, batches)):
-        decode_seconds = clock.lap()
-        descriptors = describe(decoded.pixels) if decoded.images else np.empty((0, 0), dtype=np.float32)
-        network_seconds = clock.lap()
-        failures = dict(decoded.failures)
-        for image, descriptor in zip(decoded.images, descriptors, strict=True):
-            reason = _why_not_storable(descriptor, dtype)
-            if reason is not None:
-                failures[image] = reason
-                continue
-            sink.write_rows(int(plan.rows[image, 0]), descriptor[None])
-            sink.mark_done(image)
-        for image, reason in failures.items():
-            sink.mark_failed(image, reason)
+    under_way: deque[Batch] = deque()
+    failures: dict[int, str] = {}  # of images that a later batch has again
+    for decoded in decoder.decode(_tasks(plan, batches, under_way)):
+        decode_seconds, write_seconds = clock.lap(), 0.0
+        batch = under_way.popleft()
+        for image, reason in decoded.failures.items():
+            failures.setdefault(image, reason)
+        network_seconds = 0.0
+        for block in describe(decoded.images, decoded.pixels, batch.scale) if decoded.images else ():
+            network_seconds += clock.lap()
+            if block.image not in failures:
+                unfit = _why_not_storable(block.descriptors, dtype)
+                if unfit is None:
+                    sink.write_rows(block.rows, block.descriptors, block.audit)
+                else:
+                    failures[block.image] = unfit
+            write_seconds += clock.lap()
+        network_seconds += clock.lap()
+        n_done, n_failed = _mark(batch, failures, sink)
         progress = Progress(
-            n_done=progress.n_done + len(decoded.images) + len(decoded.failures) - len(failures),
-            n_failed=progress.n_failed + len(failures),
+            n_done=progress.n_done + n_done,
+            n_failed=progress.n_failed + n_failed,
             decode_seconds=progress.decode_seconds + decode_seconds,
             network_seconds=progress.network_seconds + network_seconds,
-            write_seconds=progress.write_seconds + clock.lap(),
+            write_seconds=progress.write_seconds + write_seconds + clock.lap(),
         )
         on_progress(progress)
         if should_stop():
             break
         clock.lap()
     return progress
+
+
+def _mark(batch: Batch, failures: dict[int, str], sink: Sink) -> tuple[int, int]:
+    """Mark the images that no later batch has; how many are done and failed."""
+    finished = batch.images[batch.is_last].tolist()
+    n_failed = 0
+    for image in finished:
+        reason = failures.pop(image, None)
+        if reason is None:
+            sink.mark_done(image)
+        else:
+            sink.mark_failed(image, reason)
+            n_failed += 1
+    return len(finished) - n_failed, n_failed
 
 
 class _Clock:
@@ -120,23 +181,24 @@ class _Clock:
         return seconds
 
 
-def _tasks(plan: Plan, batches: Iterable[Batch]) -> Iterator[DecodeTask]:
-    for images, input_hw in batches:
-        indices = images.tolist()
+def _tasks(plan: Plan, batches: Iterable[Batch], under_way: deque[Batch]) -> Iterator[DecodeTask]:
+    for batch in batches:
+        under_way.append(batch)
+        indices = batch.images.tolist()
         yield DecodeTask(
             images=indices,
             paths=[os.path.join(plan.root, plan.paths[i]) for i in indices],
-            image_hw=[(h, w) for h, w in plan.image_hw[images].tolist()],
-            input_hw=input_hw,
+            image_hw=[(h, w) for h, w in plan.image_hw[batch.images].tolist()],
+            input_hw=batch.input_hw,
         )
 
 
-def _why_not_storable(descriptor: npt.NDArray[np.float32], dtype: str) -> str | None:
-    """Why a descriptor cannot be stored as it is, or None: no infinity or NaN is ever written for a done image."""
-    peak = float(np.abs(descriptor).max(initial=0.0))  # NaN if there is one
+def _why_not_storable(descriptors: npt.NDArray[np.floating[Any]], dtype: str) -> str | None:
+    """Why descriptors cannot be stored as they are, or None: no infinity or NaN is written for a done image."""
+    peak = float(np.abs(descriptors).max(initial=0.0))  # NaN if there is one
     if not np.isfinite(peak):
-        n_bad = int((~np.isfinite(descriptor)).sum())
-        return f"{n_bad} of the descriptor's {len(descriptor)} values are not finite"
+        n_bad = int((~np.isfinite(descriptors)).sum())
+        return f"{n_bad} of the {descriptors.size} values of its descriptors are not finite"
     limit = float(np.finfo(dtype).max)
     if peak > limit:
         return (

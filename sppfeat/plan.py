@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from sppfeat.config import InputSpec
 from sppfeat.errors import ImageError
+from sppfeat.rows import RowBoxes, Rows
 from sppfeat.sizing import network_input_hw
 from sppfeat.sources import Listing, PathTable
 
@@ -23,11 +24,13 @@ class Plan:
         root: absolute path that all images lie under.
         paths: relative to ``root``.
         image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where they are not known.
-        input_hw: ``(N, 2)`` int32, of the network input; 0 where the image cannot be processed.
+        input_hw: ``(N, S, 2)`` int32, of the network input at each scale; 0 where the image cannot be
+            processed.
         rows: ``(N, 2)`` int64, half-open range of the image's rows.
         labels: ``(N,)`` int64, index into ``classes`` or -1.
         classes: class names.
         errors: why an image cannot be processed, by its index.
+        boxes: which part of its image each row is; None where each row is a whole image.
     """
 
     root: bytes
@@ -38,6 +41,7 @@ class Plan:
     labels: npt.NDArray[np.int64]
     classes: tuple[bytes, ...]
     errors: Mapping[int, str]
+    boxes: RowBoxes | None = None
 
     @property
     def n_images(self) -> int:
@@ -52,14 +56,31 @@ class Plan:
     @property
     def n_shapes(self) -> int:
         """Number of distinct network-input sizes."""
-        keys = _shape_keys(self.input_hw)
+        keys = _shape_keys(self.input_hw.reshape(-1, 2))
         return len(np.unique(keys[keys > 0]))
 
     @property
+    def row_images(self) -> npt.NDArray[np.int64]:
+        """``(R,)`` int64: the image of each row."""
+        return np.repeat(np.arange(self.n_images), np.diff(self.rows, axis=1).reshape(-1))
+
+    @property
+    def uses(self) -> npt.NDArray[np.bool_]:
+        """``(N, S)`` bool: which images have to be run at which scale."""
+        uses = np.zeros(self.input_hw.shape[:2], dtype=bool)
+        if self.boxes is None:
+            uses[:] = True
+        else:
+            pooled = self.boxes.scale >= 0
+            uses[self.row_images[pooled], self.boxes.scale[pooled]] = True
+        return uses
+
+    @property
     def nbytes(self) -> int:
-        """Bytes that the plan holds, the error texts apart."""
+        """Bytes that the plan holds, error texts and what a box file says of its boxes apart."""
         arrays = (self.image_hw, self.input_hw, self.rows, self.labels)
-        return self.paths.nbytes + sum(array.nbytes for array in arrays)
+        boxes = self.boxes.nbytes if self.boxes else 0
+        return self.paths.nbytes + sum(array.nbytes for array in arrays) + boxes
 
 
 class Batch(NamedTuple):
@@ -68,37 +89,48 @@ class Batch(NamedTuple):
     Attributes:
         images: ``(n,)`` int64, indices into the plan.
         input_hw: height and width that they share.
+        scale: at which scale this is.
+        is_last: ``(n,)`` bool, whether no later batch has the image.
     """
 
     images: npt.NDArray[np.int64]
     input_hw: tuple[int, int]
+    scale: int
+    is_last: npt.NDArray[np.bool_]
 
 
 def make_plan(
-    listing: Listing, image_hw: npt.NDArray[np.int32], errors: Mapping[int, str], spec: InputSpec
+    listing: Listing,
+    image_hw: npt.NDArray[np.int32],
+    errors: Mapping[int, str],
+    spec: InputSpec,
+    rows: Rows | None = None,
 ) -> Plan:
-    """Plan one row per image of a listing.
+    """Plan the rows of a listing.
 
     Args:
         listing: the images.
         image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where the header could not be read.
         errors: why a header could not be read, by index.
         spec: sizes of the network input.
+        rows: the rows of each image; None for one that is the whole image.
 
     Returns:
         The plan; images for which no valid network-input size exists are among its errors.
     """
     input_hw, too_odd = input_sizes(image_hw, spec)
     first = np.arange(len(listing.paths), dtype=np.int64)
+    ranges = np.stack((first, first + 1), axis=1) if rows is None else rows.ranges
     return Plan(
         root=listing.root,
         paths=listing.paths,
         image_hw=image_hw,
         input_hw=input_hw,
-        rows=np.stack((first, first + 1), axis=1),
+        rows=ranges,
         labels=listing.labels,
         classes=listing.classes,
         errors={**too_odd, **errors},
+        boxes=rows.boxes if rows else None,
     )
 
 
@@ -108,28 +140,51 @@ def schedule(
     *,
     batch_size: int | None,
     batch_pixels: int,
+    uses: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[Batch]:
     """Batches that cover ``images``, each of equal network-input sizes: largest size first, then plan order.
 
+    Images of equal sizes at every scale stay together; they come at one scale after the other, so that few
+    images are under way at any time.
+
     Args:
-        input_hw: ``(N, 2)`` int32, network-input size of every image; 0 where it cannot be processed.
+        input_hw: ``(N, S, 2)`` int32, network-input sizes of every image; 0 where it cannot be processed.
         images: ``(n,)`` int64, indices of the images to be done; those that cannot be are left out.
         batch_size: images per batch, or None: as many as fit ``batch_pixels``, at least one.
         batch_pixels: network-input pixels per batch where ``batch_size`` is None.
+        uses: ``(N, S)`` bool, which images are wanted at which scale; None for all at all.
 
     Yields:
         The batches.
     """
     hw = input_hw[images]
-    keys = _shape_keys(hw)
-    order = np.lexsort((images, -keys, -hw.prod(axis=1, dtype=np.int64)))
-    order = order[keys[order] > 0]
-    bounds = np.flatnonzero(np.diff(keys[order], prepend=-1, append=-1))
+    keys = _shape_keys(hw.reshape(-1, 2)).reshape(hw.shape[:2])
+    pixels = hw.prod(axis=2, dtype=np.int64).max(axis=1, initial=0)
+    order = np.lexsort((images, *(-keys).T, -pixels))
+    wanted = np.asarray((keys > 0).all(axis=1))
+    if uses is not None:
+        wanted &= uses[images].any(axis=1)
+    order = order[wanted[order]]
+    changes = np.flatnonzero((np.diff(keys[order], axis=0) != 0).any(axis=1)) + 1
+    bounds = np.array([0, *changes, len(order)]) if len(order) else order
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        height, width = hw[order[start]].tolist()
-        step = batch_size or max(1, batch_pixels // (height * width))
+        step = batch_size or max(1, batch_pixels // int(pixels[order[start]]))
         for first in range(start, stop, step):
-            yield Batch(images[order[first : min(first + step, stop)]], (height, width))
+            chunk = images[order[first : min(first + step, stop)]]
+            yield from _at_each_scale(chunk, hw[order[start]], None if uses is None else uses[chunk])
+
+
+def _at_each_scale(
+    images: npt.NDArray[np.int64], input_hw: npt.NDArray[np.int32], uses: npt.NDArray[np.bool_] | None
+) -> Iterator[Batch]:
+    """Yield some images at each scale, ``input_hw`` ``(S, 2)``, at which they are wanted."""
+    if uses is None:
+        uses = np.ones((len(images), len(input_hw)), dtype=bool)
+    last = len(input_hw) - 1 - uses[:, ::-1].argmax(axis=1)
+    for scale, (height, width) in enumerate(input_hw.tolist()):
+        here = uses[:, scale]
+        if here.any():
+            yield Batch(images[here], (height, width), scale, last[here] == scale)
 
 
 def input_sizes(
@@ -142,20 +197,23 @@ def input_sizes(
         spec: sizes of the network input.
 
     Returns:
-        ``(N, 2)`` int32, 0 where there is no valid size; and the reason, by index, where an image's own
-        size is known and yet leads to none.
+        ``(N, S, 2)`` int32, per short side, 0 where there is no valid size; and the reason, by index, where
+        an image's own size is known and yet leads to none.
     """
     keys, inverse = np.unique(_shape_keys(image_hw), return_inverse=True)  # ten times as fast as axis=0
-    input_hw = np.zeros((len(keys), 2), dtype=np.int32)
+    input_hw = np.zeros((len(keys), len(spec.short_sides), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
     for i, key in enumerate(keys.tolist()):
         if key == 0:
             continue
         height, width = divmod(key, 1 << 32)
         try:
-            input_hw[i] = network_input_hw(
-                (height, width), short_side=spec.size, max_pixels=spec.max_pixels, min_side=spec.min_side
-            )
+            input_hw[i] = [
+                network_input_hw(
+                    (height, width), short_side=side, max_pixels=spec.max_pixels, min_side=spec.min_side
+                )
+                for side in spec.short_sides
+            ]
         except ImageError as error:
             reasons[i] = str(error)
     failed = np.flatnonzero(np.isin(inverse, list(reasons))) if reasons else ()

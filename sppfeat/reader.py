@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.layout import check_layout, hdf5_errors, read_column_blocks, text_attribute
-from sppfeat.schema import ColumnBlock, Status
+from sppfeat.schema import ColumnBlock, RowFlag, Status
 from sppfeat.sources import PathTable
 
 __all__ = ["FeatureFile", "open_features"]
@@ -145,6 +145,73 @@ class FeatureFile:
         """Names of the classes; empty where they are not known."""
         return [os.fsdecode(name) for name in self._read("classes")]
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether rows are boxes; whole images otherwise, and then there is nothing in the ``row_*``."""
+        return "row_source" in self._file
+
+    @property
+    def row_source(self) -> npt.NDArray[np.int64]:
+        """``(R,)`` int64: position of each row's box in the box file."""
+        return self._read("row_source")
+
+    @property
+    def row_flag(self) -> npt.NDArray[np.uint8]:
+        """``(R,)`` uint8: what was found of each row's box, bits of :class:`sppfeat.schema.RowFlag`."""
+        return np.array(self._map("row_flag"))
+
+    @property
+    def row_scale(self) -> npt.NDArray[np.int32]:
+        """``(R,)`` int32: short side at which each row was pooled; 0 the image's own size, -1 none."""
+        return np.array(self._map("row_scale"))
+
+    @property
+    def row_mirrored(self) -> npt.NDArray[np.bool_]:
+        """``(R,)`` bool: whether each row was pooled from the mirror image."""
+        return self._read("row_mirrored").astype(bool)
+
+    @property
+    def row_region(self) -> npt.NDArray[np.int32]:
+        """``(R, L, 4)`` int32: cells of each layer's map, ``x0, y0, x1, y1``, half-open; zeros: none yet."""
+        return np.array(self._map("row_region"))
+
+    @property
+    def row_label(self) -> npt.NDArray[np.int64]:
+        """``(R,)`` int64: class of each row's box, an index into :attr:`row_classes`, or -1."""
+        return self._read("row_label")
+
+    @property
+    def row_score(self) -> npt.NDArray[np.float64]:
+        """``(R,)`` float64: score of each row's box, NaN where there is none."""
+        return self._read("row_score")
+
+    @cached_property
+    def row_id(self) -> list[str]:
+        """``(R,)``: what the box file calls each row's box; empty where it has no name."""
+        return [os.fsdecode(name) for name in self._read("row_id")]
+
+    @cached_property
+    def row_classes(self) -> list[str]:
+        """Names of the classes of boxes; empty where they are not known."""
+        return [os.fsdecode(name) for name in self._read("row_classes")] if self.has_boxes else []
+
+    @cached_property
+    def row_extra(self) -> dict[str, list[str]]:
+        """Further columns of the box file by name, each ``(R,)`` texts."""
+        names = [os.fsdecode(name) for name in self._read("row_extra_names")]
+        columns = self._read("row_extra").reshape(self.n_rows, len(names)).T
+        return {name: [os.fsdecode(t) for t in column] for name, column in zip(names, columns, strict=True)}
+
+    @property
+    def box_row(self) -> npt.NDArray[np.int64]:
+        """For each box of the box file the row that has its descriptor; -1: its image was no input."""
+        return self._read("box_row")
+
+    @property
+    def target_names(self) -> list[str]:
+        """What the numbers of ``y`` stand for: :attr:`row_classes` if boxes have classes, else :attr:`classes`."""
+        return self.row_classes or self.classes
+
     @cached_property
     def columns(self) -> tuple[ColumnBlock, ...]:
         """Which column of a descriptor is what."""
@@ -159,6 +226,17 @@ class FeatureFile:
             raise StoreError(f"{str(self.path)!r}: its attribute 'config' is not JSON: {error}") from error
         except ConfigError as error:
             raise StoreError(f"{str(self.path)!r}: its attribute 'config': {error}") from error
+
+    @property
+    def norm_factors(self) -> tuple[float, ...] | None:
+        """What ``meannorm`` multiplied each layer's part with; None where that was not asked for."""
+        text = text_attribute(self._file, "norm_factors")
+        if text is None:
+            return None
+        try:
+            return tuple(float(factor) for factor in json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"{str(self.path)!r}: its attribute 'norm_factors' is {text!r}") from error
 
     @property
     def schema_version(self) -> int:
@@ -182,20 +260,34 @@ class FeatureFile:
         return value
 
     def rows_with_descriptor(self) -> npt.NDArray[np.int64]:
-        """Numbers of the rows that have a descriptor, ascending."""
-        return np.flatnonzero(self.status[self.image_index] == Status.DONE)
+        """Numbers of the rows that have a descriptor, ascending: of images that are done, and with an area."""
+        has_one = self.status[self.image_index] == Status.DONE
+        if self.has_boxes:
+            has_one &= (self.row_flag & RowFlag.DEGENERATE) == 0
+        return np.flatnonzero(has_one)
+
+    def count_boxes(self) -> dict[str, int]:
+        """How many rows there are, how many have a descriptor, and how many were found what of their box."""
+        flag = self.row_flag
+        return {
+            "rows": self.n_rows,
+            "with_descriptor": len(self.rows_with_descriptor()),
+            "clipped": int(((flag & RowFlag.CLIPPED) != 0).sum()),
+            "degenerate": int(((flag & RowFlag.DEGENERATE) != 0).sum()),
+            "sub_cell": int(((flag & RowFlag.SUB_CELL) != 0).sum()),
+        }
 
     def to_sklearn(self) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.int64] | None]:
         """``X`` and ``y`` of the rows that have a descriptor, in file order.
 
         Returns:
             ``X`` ``(n, D)``: a read-only view of the memory-mapped file where these rows are one range of it
-            (always, when no image failed or is pending), else a copy. ``y`` ``(n,)`` int64, the class of each
-            row as an index into :attr:`classes`; None where no labels are known.
+            (always, when no image failed or is pending and every box has an area), else a copy. ``y`` ``(n,)``
+            int64, the class of each row as an index into :attr:`target_names`: of its box if the box file
+            has classes, else of its image; -1 where it has none; None where no classes are known.
         """
         rows = self.rows_with_descriptor()
-        labels = self.labels[self.image_index[rows]] if self.classes else None
-        return self._take(rows), labels
+        return self._take(rows), self._targets(rows)
 
     def iter_batches(
         self, batch_size: int = 1024
@@ -204,9 +296,14 @@ class FeatureFile:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
         rows = self.rows_with_descriptor()
-        labels = self.labels[self.image_index[rows]] if self.classes else None
+        labels = self._targets(rows)
         parts = (slice(start, start + batch_size) for start in range(0, len(rows), batch_size))
         return ((self._take(rows[part]), None if labels is None else labels[part]) for part in parts)
+
+    def _targets(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        if self.row_classes:
+            return self.row_label[rows]
+        return self.labels[self.image_index[rows]] if self.classes else None
 
     def _take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows):

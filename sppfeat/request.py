@@ -3,10 +3,25 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sppfeat.config import DEFAULT_BACKBONE, DescriptorSpec, ExtractConfig, InputSpec, RunOptions
+from sppfeat.config import (
+    DEFAULT_BACKBONE,
+    DEFAULT_LEVELS,
+    DescriptorSpec,
+    ExtractConfig,
+    InputSpec,
+    RegionSpec,
+    RunOptions,
+)
 from sppfeat.errors import ConfigError
 
-__all__ = ["BackboneChoice", "ExtractRequest", "PlanSummary"]
+__all__ = [
+    "BackboneChoice",
+    "BoxChoice",
+    "BoxSummary",
+    "DescriptorChoice",
+    "ExtractRequest",
+    "PlanSummary",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +34,71 @@ class BackboneChoice:
     seed: int = 0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    head: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescriptorChoice:
+    """What a descriptor is to be.
+
+    Attributes:
+        levels: the pyramid; None for the usual one, or the one that a head expects.
+        pool, normalize, dtype: see :class:`sppfeat.config.DescriptorSpec`.
+        normalize_from: a feature file whose mean norm is taken over.
+    """
+
+    levels: tuple[int, ...] | None = None
+    pool: str = DescriptorSpec.pool
+    normalize: str = DescriptorSpec.normalize
+    dtype: str = DescriptorSpec.dtype
+    normalize_from: Path | None = None
+
+    def spec(self, *, head: str | None = None, head_level: int | None = None) -> DescriptorSpec:
+        """Return the settings, for a head that expects one level or for none.
+
+        Raises:
+            ConfigError: settings that are invalid, or that do not go with the head.
+        """
+        levels = self.levels or DEFAULT_LEVELS
+        if head_level is not None:
+            if self.levels not in (None, (head_level,)):
+                raise ConfigError(
+                    f"levels are {list(levels)}, but --head {head} fixes them: {head_level}, which is what the "
+                    "network's fully connected layers take"
+                )
+            if self.pool != "max":
+                raise ConfigError(f"pool is {self.pool!r}, but --head {head} takes maxima: allowed: max")
+            levels = (head_level,)
+        return DescriptorSpec(levels=levels, pool=self.pool, normalize=self.normalize, dtype=self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxChoice:
+    """Which boxes, and how they are pooled.
+
+    Attributes:
+        boxes: a box file, ``grid:...`` or ``multiview``.
+        box_format: of the file; None to recognise it.
+        coords, units, origin, ends, order: see :class:`sppfeat.config.BoxConvention`; None for that of the
+            format.
+        projection, margin, drop_duplicates: see :class:`sppfeat.config.RegionSpec`.
+    """
+
+    boxes: str
+    box_format: str | None = None
+    coords: str | None = None
+    units: str | None = None
+    origin: int | None = None
+    ends: str | None = None
+    order: str | None = None
+    projection: str = RegionSpec.projection
+    margin: float = RegionSpec.margin
+    drop_duplicates: bool = RegionSpec.drop_duplicates
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the boxes are in a file."""
+        return self.boxes != "multiview" and not self.boxes.startswith("grid:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +108,7 @@ class ExtractRequest:
     Attributes:
         inputs, labels: see :func:`sppfeat.sources.list_images`.
         output: the feature file.
-        backbone, input, descriptor, precision: what shapes a descriptor.
+        backbone, input, descriptor, precision, boxes: what shapes a descriptor.
         run: how the work is done.
         overwrite: replace an existing output once the new one is complete.
         retry_failed: try failed images of an existing output again.
@@ -41,7 +121,8 @@ class ExtractRequest:
     labels: str = "auto"
     backbone: BackboneChoice = field(default_factory=BackboneChoice)
     input: InputSpec = field(default_factory=InputSpec)
-    descriptor: DescriptorSpec = field(default_factory=DescriptorSpec)
+    descriptor: DescriptorChoice = field(default_factory=DescriptorChoice)
+    boxes: BoxChoice | None = None
     precision: str = ExtractConfig.precision
     run: RunOptions = field(default_factory=RunOptions)
     overwrite: bool = False
@@ -52,6 +133,36 @@ class ExtractRequest:
     def __post_init__(self) -> None:
         if self.overwrite and (self.retry_failed or self.add_new):
             raise ConfigError("--overwrite starts anew: it goes with neither --retry-failed nor --add-new")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxSummary:
+    """What is known of the boxes before a run.
+
+    Attributes:
+        source: box file, ``grid:...`` or ``multiview``.
+        format, convention: of the file; empty where there is none.
+        boxes: of the file, or windows.
+        rows: of the output.
+        same_region: boxes that share the row of another one (with ``--drop-duplicates``).
+        clipped: rows whose box reaches over the border of its image.
+        degenerate: rows whose box has no area in its image: NaN.
+        of_no_input: boxes of images that are not among the inputs.
+        images_without_boxes: inputs.
+        scales: rows per short side.
+    """
+
+    source: str
+    format: str
+    convention: str
+    boxes: int
+    rows: int
+    same_region: int
+    clipped: int
+    degenerate: int
+    of_no_input: int
+    images_without_boxes: int
+    scales: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,4 +187,7 @@ class PlanSummary:
     device: str
     precision: str
     workers: int
+    head: str | None
+    normalize: str
+    boxes: BoxSummary | None
     notes: list[str]

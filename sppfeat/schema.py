@@ -1,7 +1,7 @@
 """The output file, schema 1: names, types and shapes in one place."""
 
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +13,12 @@ __all__ = [
     "COLUMNS",
     "ERROR_NBYTES",
     "FORMAT",
+    "NATIVE_SCALE",
+    "NO_SCALE",
+    "ROW_COLUMNS",
     "SCHEMA_VERSION",
     "ColumnBlock",
+    "RowFlag",
     "Status",
     "check_dimension",
     "column_blocks",
@@ -26,7 +30,7 @@ SCHEMA_VERSION = 1
 ERROR_NBYTES = 200
 
 # Datasets that every file has: shape in terms of R rows and N images, and what is stored.
-COLUMNS = {
+COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "boxes": (("R", 4), "<f8"),
     "image_index": (("R",), "<i8"),
     "images/path": (("N",), "string"),
@@ -43,6 +47,24 @@ COLUMNS = {
     "columns/stop": (("B",), "<i8"),
 }
 
+# Datasets of a file with boxes, besides: L layers, X boxes of the box file, Q classes of boxes, E further columns.
+ROW_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
+    "row_source": (("R",), "<i8"),
+    "row_flag": (("R",), "|u1"),
+    "row_scale": (("R",), "<i4"),
+    "row_mirrored": (("R",), "|u1"),
+    "row_region": (("R", "L", 4), "<i4"),
+    "row_label": (("R",), "<i8"),
+    "row_score": (("R",), "<f8"),
+    "row_id": (("R",), "string"),
+    "row_classes": (("Q",), "string"),
+    "row_extra": (("R", "E"), "string"),
+    "row_extra_names": (("E",), "string"),
+    "box_row": (("X",), "<i8"),
+}
+NATIVE_SCALE = 0  # in /row_scale: the image's own size
+NO_SCALE = -1  # in /row_scale: pooled from none
+
 
 class Status(IntEnum):
     """What has become of an image."""
@@ -50,6 +72,15 @@ class Status(IntEnum):
     PENDING = 0
     DONE = 1
     FAILED = 2
+
+
+class RowFlag(IntFlag):
+    """What was found of a row's box; a box may be both clipped and smaller than a cell."""
+
+    OK = 0
+    CLIPPED = 1
+    DEGENERATE = 2
+    SUB_CELL = 4
 
 
 class ColumnBlock(NamedTuple):

@@ -1,18 +1,12 @@
-"""The output file: laid out in full before the first row, then filled in place.
+"""The output file, filled in place, row by row and without HDF5.
 
-Crash safety comes from the layout. HDF5 writes the whole file under a temporary name: contiguous
-datasets, allocated early, in the oldest file format. It is closed, reserved on disk, synced and
-renamed. From then on no HDF5 call writes to it: rows, then status, go to their known places with
-``os.pwrite``, so that no metadata can be half written and stock h5py reads it at any moment.
+:mod:`sppfeat.creation` lays it out in full. From then on no HDF5 call writes to it: rows, then status, go to
+their known places with ``os.pwrite``, so that no metadata can be half written and stock h5py reads it at any
+moment: crash safety comes from the layout.
 """
 
-import contextlib
-import datetime
-import errno
 import os
-import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,57 +14,17 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat._version import __version__
-from sppfeat.config import ExtractConfig
+from sppfeat.boxes import whole_image_boxes
 from sppfeat.errors import StoreError
 from sppfeat.layout import check_layout, hdf5_errors
-from sppfeat.locking import OutputLock, check_output
-from sppfeat.plan import Plan
-from sppfeat.schema import ERROR_NBYTES, FORMAT, SCHEMA_VERSION, ColumnBlock, Status, cut_error
+from sppfeat.pipeline import RowAudit
+from sppfeat.schema import ERROR_NBYTES, Status, cut_error
 
-__all__ = ["FeatureWriter", "OutputLock", "check_output", "create_file", "feature_nbytes"]
+__all__ = ["FeatureWriter"]
 
 _WRITTEN = ("features", "boxes", "images/size", "images/status", "images/error")
-_STRING = h5py.string_dtype("utf-8")
-_BYTES_PER_IMAGE = 320  # of columns other than the features, and around a path in the heap of HDF5
-_FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-
-
-def feature_nbytes(plan: Plan, blocks: Sequence[ColumnBlock], dtype: str) -> int:
-    """Return the bytes of ``/features``."""
-    return plan.n_rows * blocks[-1].stop * _FILE_DTYPES[dtype].itemsize
-
-
-def create_file(
-    path: Path, plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock], *, weights_path: str = ""
-) -> None:
-    """Lay out the output file in full; it has its name only once it is whole.
-
-    Args:
-        path: the output; what is there is replaced. A link stays, and what it leads to is replaced.
-        plan: every image and row.
-        config: recorded with its fingerprint.
-        blocks: the columns of a descriptor.
-        weights_path: where the weights came from, if from a file.
-
-    Raises:
-        StoreError: no space, no folder, no permission.
-    """
-    real = Path(os.path.realpath(path))
-    part = Path(f"{real}.tmp")
-    try:
-        part.unlink(missing_ok=True)  # of a creation that was killed; it takes space
-        _check_space(path, real.parent, _file_nbytes(plan, config, blocks))
-        try:
-            _lay_out(part, plan, config, blocks, weights_path)
-            _reserve_and_sync(part)
-            part.replace(real)
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:  # h5py raises RuntimeError when the disk is full on closing
-        reason = getattr(error, "strerror", None) or error
-        raise StoreError(f"cannot create {str(path)!r}: {reason}") from error
-    _sync_folder(real.parent)
+_WRITTEN_OF_BOXES = ("row_flag", "row_scale", "row_region")
+_NAN_NBYTES = 4 << 20  # written at once
 
 
 class FeatureWriter:
@@ -97,26 +51,56 @@ class FeatureWriter:
         with hdf5_errors(path, "cannot be opened for writing"):
             with h5py.File(path, "r") as file:
                 check_layout(file, path)
-                self._places = {name: _place(file[name], path) for name in _WRITTEN}
+                written = (*_WRITTEN, *_WRITTEN_OF_BOXES) if "row_flag" in file else _WRITTEN
+                self._places = {name: _place(file[name], path) for name in written}
                 self._rows: npt.NDArray[np.int64] = file["images/rows"][()]
                 self._dtype: np.dtype[Any] = file["features"].dtype
                 self._dimension = int(file["features"].shape[1])
+                self._n_layers = int(file["row_region"].shape[1]) if "row_region" in file else 0
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
-    def write_rows(self, first_row: int, descriptors: npt.NDArray[np.floating[Any]]) -> None:
-        """Write ``(K, D)`` descriptors to rows ``first_row`` and on."""
-        if descriptors.ndim != 2 or descriptors.shape[1] != self._dimension:
-            raise ValueError(f"descriptors of shape {descriptors.shape}, not (K, {self._dimension})")
+    def write_rows(
+        self,
+        rows: npt.NDArray[np.int64],
+        descriptors: npt.NDArray[np.floating[Any]],
+        audit: RowAudit | None = None,
+    ) -> None:
+        """Write ``(K, D)`` descriptors to rows ``(K,)``, ascending, and how they were pooled."""
+        if descriptors.shape != (len(rows), self._dimension):
+            raise ValueError(f"descriptors of shape {descriptors.shape}, not {(len(rows), self._dimension)}")
         with np.errstate(over="ignore"):
-            block = np.ascontiguousarray(descriptors, dtype=self._dtype)
-        self._pwrite(_raw(block), "features", first_row * self._dimension * self._dtype.itemsize)
+            self._write_at("features", rows, np.ascontiguousarray(descriptors, dtype=self._dtype))
+        if audit is not None:
+            self._write_at("row_flag", rows, audit.flag.astype("|u1"))
+            self._write_at("row_region", rows, audit.region.astype("<i4"))
+
+    def write_no_descriptor(self, rows: npt.NDArray[np.int64]) -> None:
+        """Fill rows, ascending, with NaN."""
+        step = max(1, _NAN_NBYTES // max(1, self._dimension * self._dtype.itemsize))
+        nan = np.full((min(step, len(rows)), self._dimension), np.nan, dtype=self._dtype)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            self._write_at("features", part, nan[: len(part)])
 
     def write_size(self, image: int, image_hw: tuple[int, int]) -> None:
-        """Write the size of an image that was not known at first, and its whole-image box."""
+        """Write the size of an image that was not known at first, and where its row is all of it, its box."""
         self._pwrite(_raw(np.array(image_hw, dtype="<i4")), "images/size", image * 8)
-        first, stop = self._rows[image].tolist()
-        box = whole_image_boxes(np.array([image_hw], dtype=np.int32))
-        self._pwrite(_raw(np.repeat(box, stop - first, axis=0)), "boxes", first * 32)
+        if "row_flag" not in self._places:
+            first, stop = self._rows[image].tolist()
+            box = whole_image_boxes(np.array([image_hw], dtype=np.int32))
+            self._write_at("boxes", np.arange(first, stop), np.repeat(box, stop - first, axis=0))
+
+    def write_boxes(
+        self,
+        rows: npt.NDArray[np.int64],
+        boxes_px: npt.NDArray[np.float64],
+        flag: npt.NDArray[np.uint8],
+        scale: npt.NDArray[np.int32],
+    ) -> None:
+        """Write what was not known of the boxes of rows, ascending, before their image's size was."""
+        self._write_at("boxes", rows, boxes_px.astype("<f8"))
+        self._write_at("row_flag", rows, flag.astype("|u1"))
+        self._write_at("row_scale", rows, scale.astype("<i4"))
 
     def mark_done(self, image: int) -> None:
         """Say that all rows of an image are written."""
@@ -126,10 +110,7 @@ class FeatureWriter:
     def mark_failed(self, image: int, reason: str) -> None:
         """Fill the rows of an image with NaN and record why."""
         self._pwrite(cut_error(reason).ljust(ERROR_NBYTES, b"\0"), "images/error", image * ERROR_NBYTES)
-        first, stop = self._rows[image].tolist()
-        nan = np.full((1, self._dimension), np.nan, dtype=self._dtype)
-        for row in range(first, stop):
-            self.write_rows(row, nan)
+        self.write_no_descriptor(np.arange(*self._rows[image].tolist()))
         self._mark(image, Status.FAILED)
 
     def reopen(self, image: int) -> None:
@@ -163,6 +144,15 @@ class FeatureWriter:
         if time.monotonic() - self._last_sync > self._sync_seconds:
             self.sync()
 
+    def _write_at(self, dataset: str, rows: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> None:
+        """Write one entry of a dataset per row: in one piece where rows follow each other."""
+        if not len(rows):
+            return
+        nbytes = values.itemsize * values[0].size
+        bounds = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2, append=rows[-1] + 2) != 1)
+        for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            self._pwrite(_raw(values[start:stop]), dataset, int(rows[start]) * nbytes)
+
     def _pwrite(self, content: bytes | memoryview, dataset: str, at: int) -> None:
         rest = memoryview(content)
         offset, nbytes = self._places[dataset]
@@ -194,103 +184,3 @@ def _place(dataset: h5py.Dataset, path: Path) -> tuple[int, int]:
 
 def _raw(array: npt.NDArray[Any]) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
-
-
-def _lay_out(
-    part: Path, plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock], weights_path: str
-) -> None:
-    with h5py.File(part, "w", libver="earliest") as file:
-        _write_attributes(file, plan, config, weights_path)
-        _write_columns(file, plan, config, blocks)
-
-
-def _write_attributes(file: h5py.File, plan: Plan, config: ExtractConfig, weights_path: str) -> None:
-    attributes = {
-        "format": FORMAT,
-        "sppfeat_version": __version__,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "config": config.to_json(),
-        "fingerprint": config.fingerprint,
-        "weights_sha256": config.backbone.weights_sha256,
-        "weights_path": os.fsencode(weights_path),
-        "input_root": plan.root,
-    }
-    for name, value in attributes.items():
-        file.attrs.create(name, value, dtype=_STRING)
-    file.attrs.create("schema_version", SCHEMA_VERSION, dtype="<i8")
-
-
-def _write_columns(file: h5py.File, plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> None:
-    n, dimension = plan.n_images, blocks[-1].stop
-    _allocate(file, "features", (plan.n_rows, dimension), _FILE_DTYPES[config.descriptor.dtype])
-    image_index = np.repeat(np.arange(n, dtype="<i8"), np.diff(plan.rows, axis=1).reshape(-1))
-    file["boxes"] = whole_image_boxes(plan.image_hw)[image_index]
-    file["image_index"] = image_index
-    file.create_dataset("images/path", data=list(plan.paths), dtype=_STRING, shape=(n,))
-    file["images/size"] = plan.image_hw.astype("<i4")
-    file["images/rows"] = plan.rows.astype("<i8")
-    _allocate(file, "images/status", (n,), np.dtype("|u1"))
-    _allocate(file, "images/error", (n,), h5py.string_dtype("utf-8", ERROR_NBYTES))
-    file["images/label"] = plan.labels.astype("<i8")
-    file.create_dataset("classes", data=list(plan.classes), dtype=_STRING, shape=(len(plan.classes),))
-    for name in ColumnBlock._fields:
-        values = [getattr(block, name) for block in blocks]
-        file.create_dataset(f"columns/{name}", data=values, dtype=_STRING if name == "layer" else "<i8")
-
-
-def whole_image_boxes(image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """Return ``(N, 4)`` float64 ``[0, 0, width, height]``; NaN where the size is not known."""
-    boxes = np.zeros((len(image_hw), 4), dtype="<f8")
-    boxes[:, 2:] = image_hw[:, ::-1]
-    boxes[(image_hw == 0).any(axis=1)] = np.nan
-    return boxes
-
-
-def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Make a contiguous dataset that has its place in the file and no content: it reads as zeros."""
-    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    layout.set_layout(h5py.h5d.CONTIGUOUS)
-    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    links.set_create_intermediate_group(True)
-    h5_type = h5py.h5t.py_create(dtype, logical=True)
-    h5py.h5d.create(file.id, name.encode(), h5_type, h5py.h5s.create_simple(shape), layout, links)
-
-
-def _file_nbytes(plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> int:
-    columns = plan.n_images * _BYTES_PER_IMAGE + plan.paths.nbytes
-    return feature_nbytes(plan, blocks, config.descriptor.dtype) + columns
-
-
-def _check_space(path: Path, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise StoreError(
-            f"{str(path)!r} needs {needed / 1e9:.2f} GB and {str(folder)!r} has {free / 1e9:.2f} GB free; "
-            "fewer levels, --dtype float16 or another folder would do"
-        )
-
-
-def _reserve_and_sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        if hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(fd, 0, os.fstat(fd).st_size)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                    raise
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Some file systems cannot sync a folder, and some folders cannot be read; the rename has happened.
-    with contextlib.suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -1,6 +1,5 @@
 """Is a feature file what it says it is: structure, values, and rows computed again."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from sppfeat.errors import ImageError, SppfeatError, StoreError
 from sppfeat.reader import FeatureFile
-from sppfeat.schema import Status
+from sppfeat.schema import RowFlag, Status
 
 __all__ = ["Recomputed", "VerifyReport", "recompute_rows", "tolerance", "verify_file"]
 
@@ -32,7 +31,7 @@ class VerifyReport:
         rows: rows of the file.
         nan_rows, infinite_rows: rows of done images with such values.
         zero_rows: rows of done images that are zero throughout.
-        duplicate_rows: rows of done images that equal an earlier one.
+        duplicate_rows: rows of done images that equal an earlier one; with boxes, of another region.
         problems, warnings: in words, each with the first rows or images concerned.
     """
 
@@ -88,7 +87,7 @@ def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambd
     for name, text in (
         ("nan", "rows of done images hold NaN"),
         ("infinite", "rows of done images hold infinities"),
-        ("unfailed", "rows of failed images are not NaN"),
+        ("unfailed", "rows of failed images, or of boxes without area, are not NaN"),
     ):
         if len(found[name]):
             problems.append(f"{len(found[name])} {text}: {_first(found[name])}")
@@ -144,46 +143,28 @@ def recompute_rows(
     Raises:
         SppfeatError: the backbone cannot be built again, or its weights are not the recorded ones.
     """
-    from sppfeat.describe import Describer, choose_device
-    from sppfeat.images import decode_image
-    from sppfeat.plan import input_sizes
+    from sppfeat.recomputation import Recomputation
 
-    config = file.config
-    backbone = _recorded_backbone(file, weights)
-    describer = Describer(
-        backbone,
-        config.descriptor,
-        flip=config.input.flip,
-        precision=config.precision,
-        device=choose_device(device, config.precision),
-    )
+    again = Recomputation(file, _recorded_backbone(file, weights), device=device, root=root)
     candidates = file.rows_with_descriptor()
     chosen = np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
     rows = sorted(chosen.tolist())
-    images = file.image_index[rows]
-    input_hw, _ = input_sizes(file.image_hw[images], config.input)
-    folder = os.fsencode(file.root if root is None else root)
+    regions = file.row_region if file.has_boxes else None
     limit, largest, problems = tolerance(file), 0.0, []
-    for row, image, hw, target in zip(
-        rows, images.tolist(), file.image_hw[images].tolist(), input_hw.tolist(), strict=True
-    ):
-        path = os.path.join(folder, file.path_table[image])
+    for row in rows:
+        where = f"row {row} ({again.path_of(row)!r})"
         try:
-            pixels = decode_image(
-                path,
-                exif=config.input.exif,
-                image_hw=tuple(hw),
-                input_hw=tuple(target),
-                resample=config.backbone.interpolation,
-            )
+            computed = again.row(row)
         except ImageError as error:
-            problems.append(f"row {row}: {os.fsdecode(path)!r} cannot be read any more: {error}")
+            problems.append(f"{where} cannot be read any more: {error}")
             continue
-        difference = _relative_difference(file.features[row], describer.images(pixels[None])[0])
+        difference = _relative_difference(file.features[row], computed.descriptor)
         largest = max(largest, difference)
         if not difference <= limit:
+            problems.append(f"{where} differs by {difference:.2e} (relative l2), more than {limit:g}")
+        if regions is not None and not np.array_equal(regions[row], computed.region):
             problems.append(
-                f"row {row} ({os.fsdecode(path)!r}) differs by {difference:.2e} (relative l2), more than {limit:g}"
+                f"{where} is of the region {computed.region.tolist()}, the file says {regions[row].tolist()}"
             )
     return Recomputed(rows=rows, tolerance=limit, largest_difference=largest, problems=problems)
 
@@ -207,16 +188,36 @@ def _check_structure(
         )
     if len(set(file.path_table)) != file.n_images:
         problems.append("/images/path names an image twice")
+    if file.has_boxes:
+        problems += _check_boxes(file)
     try:
         if file.config.fingerprint != file.attribute("fingerprint"):
             problems.append("the attribute 'fingerprint' is not that of the attribute 'config'")
-        if (
-            file.config.descriptor.n_bins * sum({b.layer: b.channels for b in file.columns}.values())
-            != file.dimension
-        ):
+        n_bins = 1 if file.config.backbone.head else file.config.descriptor.n_bins
+        if n_bins * sum({b.layer: b.channels for b in file.columns}.values()) != file.dimension:
             problems.append("the attribute 'config' and /columns contradict each other")
+        if (file.config.regions is not None) != file.has_boxes:
+            problems.append("the attribute 'config' and /row_* contradict each other: only one has boxes")
     except SppfeatError as error:
         problems.append(str(error))
+    return problems
+
+
+def _check_boxes(file: FeatureFile) -> list[str]:
+    """What the /row_* contradict."""
+    problems = []
+    box_row, source, flag = file.box_row, file.row_source, file.row_flag
+    if not np.array_equal(box_row[source], np.arange(file.n_rows)):
+        problems.append("/row_source and /box_row contradict each other")
+    unknown = np.flatnonzero(flag > RowFlag.CLIPPED | RowFlag.DEGENERATE | RowFlag.SUB_CELL)
+    if len(unknown):
+        problems.append(f"{len(unknown)} rows have an unknown flag: {_first(unknown)}")
+    region = file.row_region.astype(np.int64)
+    has_one = np.isin(np.arange(file.n_rows), file.rows_with_descriptor())
+    is_bad = (region[..., :2] < 0).any(axis=(1, 2)) | (region[..., :2] >= region[..., 2:]).any(axis=(1, 2))
+    bad = np.flatnonzero(has_one & is_bad)
+    if len(bad):
+        problems.append(f"{len(bad)} rows have a descriptor, but of no region: {_first(bad)}")
     return problems
 
 
@@ -226,7 +227,9 @@ def _scan_rows(
     n_rows, dimension = file.n_rows, file.dimension
     step = max(1, _BLOCK_NBYTES // max(1, dimension * file.features.itemsize))
     weights = np.random.default_rng(0).integers(1, 2**63, dimension, dtype=np.uint64) | np.uint64(1)
-    is_done = row_status == Status.DONE
+    has_one = np.zeros(n_rows, dtype=bool)
+    has_one[file.rows_with_descriptor()] = True
+    has_none = (row_status != Status.PENDING) & ~has_one
     flags = {name: np.zeros(n_rows, dtype=bool) for name in ("nan", "infinite", "zero", "unfailed")}
     hashes = np.zeros(n_rows, dtype=np.uint64)
     for start in range(0, n_rows, step):
@@ -239,9 +242,9 @@ def _scan_rows(
         flags["unfailed"][part] = ~nan.all(axis=1)
         hashes[part] = _row_hashes(block, weights)
         on_progress(part.stop)
-    found = {name: np.flatnonzero(flag & is_done) for name, flag in flags.items() if name != "unfailed"}
-    found["unfailed"] = np.flatnonzero(flags["unfailed"] & (row_status == Status.FAILED))
-    found["duplicate"] = _duplicates(file, np.flatnonzero(is_done & ~flags["nan"]), hashes)
+    found = {name: np.flatnonzero(flag & has_one) for name, flag in flags.items() if name != "unfailed"}
+    found["unfailed"] = np.flatnonzero(flags["unfailed"] & has_none)
+    found["duplicate"] = _duplicates(file, np.flatnonzero(has_one & ~flags["nan"]), hashes)
     return found
 
 
@@ -260,7 +263,13 @@ def _duplicates(
     """Rows that equal an earlier one, value by value."""
     order = rows[np.argsort(hashes[rows], kind="stable")]
     same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
-    pairs = zip(order[same].tolist(), order[same + 1].tolist(), strict=True)
+    before, after = order[same], order[same + 1]
+    if file.has_boxes:  # boxes that fall on the same region are the same, as they should be
+        region = file.row_region.reshape(file.n_rows, -1)
+        keys = np.column_stack((file.image_index, file.row_scale, file.row_mirrored, region))
+        differs = (keys[before] != keys[after]).any(axis=1)
+        before, after = before[differs], after[differs]
+    pairs = zip(before.tolist(), after.tolist(), strict=True)
     return np.array(
         sorted(
             later for earlier, later in pairs if np.array_equal(file.features[earlier], file.features[later])
@@ -280,7 +289,13 @@ def _recorded_backbone(file: FeatureFile, weights: str | None) -> Any:
         if spec.weights == "file" and not Path(weights).is_file():
             raise StoreError(f"the weights {weights!r} are not there any more; say where with --weights")
     backbone = load_backbone(
-        spec.name, weights=weights, layers=spec.layers, seed=spec.seed or 0, mean=spec.mean, std=spec.std
+        spec.name,
+        weights=weights,
+        layers=spec.layers,
+        seed=spec.seed or 0,
+        mean=spec.mean,
+        std=spec.std,
+        head=spec.head,
     )
     if backbone.spec.weights_sha256 != spec.weights_sha256:
         raise StoreError(

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from sppfeat.config import BackboneSpec, DescriptorSpec, ExtractConfig, InputSpec
+from sppfeat.creation import create_file
 from sppfeat.plan import Plan, make_plan
 from sppfeat.schema import column_blocks
 from sppfeat.sources import Listing, PathTable
-from sppfeat.store import create_file
 
 LAYERS, CHANNELS, LEVELS = ("layer3", "layer4"), (2, 1), (1, 2)
 BLOCKS = column_blocks(LAYERS, CHANNELS, LEVELS)
@@ -56,3 +56,8 @@ def new_file(path: Path, n=5, *, dtype="float32", **options):
 
 def descriptors(n, seed=0):
     return np.random.default_rng(seed).standard_normal((n, DIMENSION)).astype(np.float32)
+
+
+def write(writer, first, values):
+    """Write rows ``first`` and on."""
+    writer.write_rows(np.arange(first, first + len(values)), values)

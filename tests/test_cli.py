@@ -166,7 +166,7 @@ def test_usage_errors_and_other_errors_have_their_exit_codes(folder, tmp_path):
 
 
 def test_a_defect_of_the_program_keeps_its_traceback(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("sppfeat.extraction.make_plan", lambda *args: 1 / 0)
+    monkeypatch.setattr("sppfeat.work.make_plan", lambda *args: 1 / 0)
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
     assert isinstance(result.exception, ZeroDivisionError)
 
@@ -319,7 +319,7 @@ def test_a_killed_run_leaves_a_file_that_is_right_and_continues(tmp_path):
 
 
 def test_a_second_writer_is_refused(folder, tmp_path):
-    from sppfeat.store import OutputLock
+    from sppfeat.locking import OutputLock
 
     with OutputLock(tmp_path / "f.h5"):
         result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)

@@ -13,10 +13,10 @@ from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import sppfeat
-from sppfeat.config import DescriptorSpec, InputSpec, RunOptions
+from sppfeat.config import InputSpec, RunOptions
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.request import BackboneChoice, ExtractRequest
+from sppfeat.request import BackboneChoice, DescriptorChoice, ExtractRequest
 
 BACKBONE = BackboneChoice(name="squeezenet1_1", weights="none", seed=3)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -27,7 +27,7 @@ def request(inputs, output, **changes) -> ExtractRequest:
     settings = {
         "backbone": BACKBONE,
         "input": InputSpec(size=SIZE),
-        "descriptor": DescriptorSpec(levels=(1, 2)),
+        "descriptor": DescriptorChoice(levels=(1, 2)),
         "run": RunOptions(workers=0, device="cpu"),
     }
     return ExtractRequest(inputs=tuple(map(str, inputs)), output=Path(output), **{**settings, **changes})
@@ -301,12 +301,12 @@ def test_dry_run_writes_nothing(folder, tmp_path):
 def test_values_beyond_float16_are_failures_not_infinities(folder, tmp_path):
     # A tiny std makes a large input, and that a large descriptor.
     loud = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-9, 1e-9, 1e-9))
-    half = DescriptorSpec(levels=(1,), dtype="float16")
+    half = DescriptorChoice(levels=(1,), dtype="float16")
     _, progress = extract([folder], tmp_path / "f.h5", backbone=loud, descriptor=half)
     assert progress.n_failed == 12
     with sppfeat.open(tmp_path / "f.h5") as file:
         assert all("beyond float16 (at most 65504)" in reason for reason in file.errors.values())
-    fits = DescriptorSpec(levels=(1,), dtype="float16", normalize="l2")
+    fits = DescriptorChoice(levels=(1,), dtype="float16", normalize="l2")
     _, progress = extract([folder], tmp_path / "g.h5", backbone=loud, descriptor=fits)
     assert progress.n_done == 12
 
@@ -326,7 +326,7 @@ def test_layers_stand_side_by_side_and_are_scaled_apart(folder, tmp_path):
         [folder],
         tmp_path / "both.h5",
         backbone=many,
-        descriptor=DescriptorSpec(levels=(1, 2), normalize="l2"),
+        descriptor=DescriptorChoice(levels=(1, 2), normalize="l2"),
     )
     with sppfeat.open(tmp_path / "both.h5") as both:
         split = both.columns[1].stop
@@ -339,7 +339,9 @@ def test_layers_stand_side_by_side_and_are_scaled_apart(folder, tmp_path):
         for layer, part in zip(layers, (slice(split), slice(split, None)), strict=True):
             one = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, layers=(layer,))
             output = tmp_path / f"{layer}.h5"
-            extract([folder], output, backbone=one, descriptor=DescriptorSpec(levels=(1, 2), normalize="l2"))
+            extract(
+                [folder], output, backbone=one, descriptor=DescriptorChoice(levels=(1, 2), normalize="l2")
+            )
             with sppfeat.open(output) as alone:
                 assert np.allclose(both.features[:, part], alone.features, atol=1e-6)
 

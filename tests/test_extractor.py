@@ -155,15 +155,22 @@ def test_bad_images_are_named(extractor, folder, tmp_path):
         extractor(np.zeros((4, 4, 3), dtype=np.float32))
 
 
+def test_boxes_are_clipped_and_those_without_area_are_rows_of_nan(extractor, folder):
+    path = folder / "cat" / "img1.png"  # 60 x 40
+    rows = extractor(
+        path, [[-9, -9, 30, 50], [0, 0, np.nan, 1], [0, 0, 30, 50], [50, 5, 90, 6], [7, 5, 3, 9]]
+    )
+    assert np.isnan(rows).all(axis=1).tolist() == [False, True, False, True, True]
+    assert np.array_equal(rows[0], rows[2])
+
+
 def test_bad_boxes_and_settings_are_refused(extractor, folder):
     path = folder / "cat" / "img1.png"
     with pytest.raises(BoxError, match=r"\(K, 4\)"):
         extractor(path, [1, 2, 3, 4])
     with pytest.raises(BoxError, match="boxes for 1 images"):
         extractor([path, path], [[[0, 0, 1, 1]]])
-    with pytest.raises(BoxError, match="finite"):
-        extractor(path, [[0, 0, float("nan"), 1]])
-    with pytest.raises(ConfigError, match="rule"):
+    with pytest.raises(ConfigError, match="projection is 'nearest'"):
         extractor(path, [[0, 0, 5, 5]], projection="nearest")
     with pytest.raises(ConfigError, match="'native'"):
         sppfeat.Extractor(**{**NETWORK, "size": "big"})

@@ -36,7 +36,7 @@ def listing_of(n, classes=()):
 @given(IMAGE_SIZES, SPECS)
 def test_the_network_input_size_is_that_of_each_image_by_itself(image_hw, spec):
     input_hw, reasons = input_sizes(image_hw, spec)
-    assert input_hw.shape == image_hw.shape
+    assert input_hw.shape == (len(image_hw), 1, 2)
     assert input_hw.dtype == np.int32
     for i, (height, width) in enumerate(image_hw.tolist()):
         expected, reason = (0, 0), None
@@ -47,13 +47,13 @@ def test_the_network_input_size_is_that_of_each_image_by_itself(image_hw, spec):
                 )
             except ImageError as error:
                 reason = str(error)
-        assert tuple(input_hw[i].tolist()) == expected
+        assert tuple(input_hw[i, 0].tolist()) == expected
         assert reasons.get(i) == reason
 
 
 def test_sizes_beyond_16_bits():
     image_hw = np.array([[2_000_000_000, 1_000_000_000]], dtype=np.int32)
-    assert input_sizes(image_hw, InputSpec(size=100))[0].tolist() == [[200, 100]]
+    assert input_sizes(image_hw, InputSpec(size=100))[0].tolist() == [[[200, 100]]]
 
 
 # --- the plan -------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def test_each_image_has_a_row_and_what_is_wrong_is_kept():
     assert plan.errors[1] == "no such file"
     assert "too elongated" in plan.errors[2]
     assert set(plan.errors) == {1, 2}
-    assert (plan.input_hw == 0).all(axis=1).tolist() == [False, True, True, False]
+    assert (plan.input_hw == 0).all(axis=(1, 2)).tolist() == [False, True, True, False]
 
 
 def test_a_plan_takes_at_most_200_bytes_per_image():
@@ -89,8 +89,9 @@ def test_a_schedule_covers_each_image_once_in_order(input_hw, data, batch_size, 
         st.lists(st.integers(0, max(0, len(input_hw) - 1)), unique=True, max_size=len(input_hw))
     )
     images = np.array(wanted, dtype=np.int64)
-    batches = list(schedule(input_hw, images, batch_size=batch_size, batch_pixels=batch_pixels))
-    again = list(schedule(input_hw, images[::-1], batch_size=batch_size, batch_pixels=batch_pixels))
+    limits = {"batch_size": batch_size, "batch_pixels": batch_pixels}
+    batches = list(schedule(input_hw[:, None], images, **limits))
+    again = list(schedule(input_hw[:, None], images[::-1], **limits))
     assert [(b.images.tolist(), b.input_hw) for b in batches] == [
         (b.images.tolist(), b.input_hw) for b in again
     ]
@@ -98,11 +99,13 @@ def test_a_schedule_covers_each_image_once_in_order(input_hw, data, batch_size, 
     done = [i for batch in batches for i in batch.images.tolist()]
     assert sorted(done) == sorted(i for i in wanted if input_hw[i].all())
     for batch in batches:
+        assert batch.scale == 0
+        assert batch.is_last.all()
         assert {tuple(input_hw[i].tolist()) for i in batch.images.tolist()} == {batch.input_hw}
         limit = batch_size or max(1, batch_pixels // (batch.input_hw[0] * batch.input_hw[1]))
         assert 1 <= len(batch.images) <= limit
         assert batch.images.tolist() == sorted(batch.images.tolist())
-    pixels = [height * width for _, (height, width) in batches]
+    pixels = [batch.input_hw[0] * batch.input_hw[1] for batch in batches]
     assert pixels == sorted(pixels, reverse=True)
     for before, after in itertools.pairwise(batches):
         if before.input_hw == after.input_hw:
@@ -114,8 +117,8 @@ def test_a_schedule_covers_each_image_once_in_order(input_hw, data, batch_size, 
 
 def test_largest_first_then_in_the_order_of_the_plan():
     input_hw = np.array([[2, 3], [4, 4], [3, 2], [2, 3], [0, 0], [70_000, 70_000]], dtype=np.int32)
-    batches = schedule(input_hw, np.arange(6), batch_size=8, batch_pixels=1)
-    assert [(images.tolist(), hw) for images, hw in batches] == [
+    batches = schedule(input_hw[:, None], np.arange(6), batch_size=8, batch_pixels=1)
+    assert [(batch.images.tolist(), batch.input_hw) for batch in batches] == [
         ([5], (70_000, 70_000)),
         ([1], (4, 4)),
         ([2], (3, 2)),
@@ -127,12 +130,12 @@ def test_largest_first_then_in_the_order_of_the_plan():
     ("pixels", "size"), [(1, 1), (224 * 224, 1), (224 * 224 * 5 - 1, 4), (224 * 224 * 5, 5)]
 )
 def test_a_batch_holds_as_many_pixels_as_allowed(pixels, size):
-    input_hw = np.full((20, 2), 224, dtype=np.int32)
+    input_hw = np.full((20, 1, 2), 224, dtype=np.int32)
     batches = list(schedule(input_hw, np.arange(20), batch_size=None, batch_pixels=pixels))
     assert [len(batch.images) for batch in batches] == [size] * (20 // size)
 
 
 @pytest.mark.parametrize("images", [np.empty(0, dtype=np.int64), np.array([1])])
 def test_no_image_that_can_be_done_gives_no_batch(images):
-    input_hw = np.array([[2, 2], [0, 0]], dtype=np.int32)
+    input_hw = np.array([[[2, 2]], [[0, 0]]], dtype=np.int32)
     assert list(schedule(input_hw, images, batch_size=None, batch_pixels=100)) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from feature_files import BLOCKS, DIMENSION, config, descriptors, new_file
+from feature_files import BLOCKS, DIMENSION, config, descriptors, new_file, write
 
 import sppfeat
 from sppfeat.errors import StoreError
@@ -43,7 +43,7 @@ def fill(path, *, done, failed=(), seed=0):
         rows = descriptors(features.n_rows, seed)
     with contextlib.closing(FeatureWriter(path)) as writer:
         for image in done:
-            writer.write_rows(image, rows[image : image + 1])
+            write(writer, image, rows[image : image + 1])
             writer.mark_done(image)
         for image in failed:
             writer.mark_failed(image, "no such file")
@@ -183,7 +183,7 @@ def test_features_are_mapped_and_not_read(file):
         assert features.features.mode == "r"
         assert features.features is features.features
         with contextlib.closing(FeatureWriter(file)) as writer:
-            writer.write_rows(4, np.full((1, DIMENSION), 5, dtype=np.float32))
+            write(writer, 4, np.full((1, DIMENSION), 5, dtype=np.float32))
         assert (features.features[4] == 5).all()
 
 
@@ -204,15 +204,15 @@ def test_what_a_writer_does_is_seen_by_who_reads(tmp_path):
     rows = descriptors(40)
     finished = threading.Event()
 
-    def write():
+    def fill():
         with contextlib.closing(FeatureWriter(path, sync_seconds=0.0)) as writer:
             for image in range(40):
-                writer.write_rows(image, rows[image : image + 1])
+                write(writer, image, rows[image : image + 1])
                 writer.mark_done(image)
         finished.set()
 
     with FeatureFile(path) as features:
-        thread = threading.Thread(target=write)
+        thread = threading.Thread(target=fill)
         thread.start()
         counts = []
         while not counts or counts[-1] < 40:

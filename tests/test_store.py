@@ -17,12 +17,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from feature_files import BLOCKS, DIMENSION, config, descriptors, new_file, plan_of
+from feature_files import BLOCKS, DIMENSION, config, descriptors, new_file, plan_of, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sppfeat
+from sppfeat.creation import Provenance, create_file, feature_nbytes
 from sppfeat.errors import StoreError
+from sppfeat.locking import OutputLock, check_output
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import (
     COLUMNS,
@@ -33,7 +35,7 @@ from sppfeat.schema import (
     column_blocks,
     cut_error,
 )
-from sppfeat.store import FeatureWriter, OutputLock, check_output, create_file, feature_nbytes
+from sppfeat.store import FeatureWriter
 
 HERE = Path(__file__).parent
 PENDING, DONE, FAILED = Status
@@ -52,7 +54,9 @@ def read(path, name):
 def run(code, *arguments, **options):
     """Run some code in a Python of its own, the files of the tests at hand."""
     prelude = "import sys, os, signal\nfrom pathlib import Path\nfrom feature_files import *\n"
-    prelude += "from sppfeat.store import *\nfrom sppfeat.errors import StoreError\n"
+    for module in ("store", "creation", "locking"):
+        prelude += f"from sppfeat.{module} import *\n"
+    prelude += "from sppfeat.errors import StoreError\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
     command = [sys.executable, "-c", prelude + textwrap.dedent(code), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **options)
@@ -65,7 +69,9 @@ def run(code, *arguments, **options):
 def test_the_file_is_what_the_schema_says(tmp_path, dtype, stored):
     sizes = [[4, 6], [0, 0], [70_000, 1]]
     plan = plan_of(["a/1.jpg", "a/2.jpg", "b/3.jpg"], sizes=sizes, labels=[0, 0, 1], classes=[b"a", b"b"])
-    create_file(tmp_path / "f.h5", plan, config(dtype), BLOCKS, weights_path="/w\udcff.pth")
+    create_file(
+        tmp_path / "f.h5", plan, config(dtype), BLOCKS, provenance=Provenance(weights_path="/w\udcff.pth")
+    )
     with h5py.File(tmp_path / "f.h5", "r") as opened:
         names = []
         opened.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
@@ -327,7 +333,7 @@ def test_a_disk_that_is_full_in_the_middle(tiny_disk, monkeypatch):
             filler.write(bytes(4096))
             filler.flush()
     with contextlib.closing(FeatureWriter(tiny_disk / "f.h5")) as writer:  # its place was reserved
-        writer.write_rows(0, descriptors(5))
+        write(writer, 0, descriptors(5))
         for image in range(5):
             writer.mark_done(image)
     with FeatureFile(tiny_disk / "f.h5") as features:
@@ -340,10 +346,10 @@ def test_a_disk_that_is_full_in_the_middle(tiny_disk, monkeypatch):
 def test_rows_status_and_errors_are_where_hdf5_sees_them(file):
     rows = descriptors(5)
     with contextlib.closing(FeatureWriter(file)) as writer:
-        writer.write_rows(1, rows[1:3])
+        write(writer, 1, rows[1:3])
         writer.mark_done(1)
         writer.mark_done(2)
-        writer.write_rows(4, rows[4:][:, ::-1])
+        write(writer, 4, rows[4:][:, ::-1])
         writer.mark_failed(4, "damaged:\n" + "\u00e9" * 200)
     assert read(file, "images/status").tolist() == [PENDING, DONE, DONE, PENDING, FAILED]
     assert np.array_equal(read(file, "features")[1:3], rows[1:3])
@@ -360,7 +366,7 @@ def test_float16(tmp_path):
     rows[0, 0], rows[0, 1] = 65504, 1e6
     with warnings.catch_warnings(), contextlib.closing(FeatureWriter(path)) as writer:
         warnings.simplefilter("error")
-        writer.write_rows(0, rows[:4])
+        write(writer, 0, rows[:4])
         writer.mark_failed(4, "no")
     stored = read(path, "features")
     assert stored.dtype == np.float16
@@ -372,10 +378,10 @@ def test_float16(tmp_path):
 def test_arrays_of_any_layout_and_type_are_stored_by_value(file):
     rows = descriptors(5)
     with contextlib.closing(FeatureWriter(file)) as writer:
-        writer.write_rows(0, np.asfortranarray(rows[:2]))
-        writer.write_rows(2, rows.astype(np.float64)[2:5:2])
-        writer.write_rows(5, rows[:0])
-        writer.write_rows(4, rows[4:].astype(">f4"))
+        write(writer, 0, np.asfortranarray(rows[:2]))
+        write(writer, 2, rows.astype(np.float64)[2:5:2])
+        write(writer, 5, rows[:0])
+        write(writer, 4, rows[4:].astype(">f4"))
     assert np.array_equal(read(file, "features"), rows[[0, 1, 2, 4, 4]])
 
 
@@ -384,10 +390,10 @@ def test_what_does_not_fit_is_refused_and_writes_nothing(file):
     with contextlib.closing(FeatureWriter(file)) as writer:
         for first, rows in [(-1, 1), (5, 1), (4, 2), (0, 6), (10**12, 1)]:
             with pytest.raises(IndexError, match="/features"):
-                writer.write_rows(first, np.ones((rows, DIMENSION), dtype=np.float32))
+                write(writer, first, np.ones((rows, DIMENSION), dtype=np.float32))
         for shape in [(1, DIMENSION - 1), (DIMENSION,), (1, 1, DIMENSION)]:
             with pytest.raises(ValueError, match="descriptors of shape"):
-                writer.write_rows(0, np.ones(shape, dtype=np.float32))
+                write(writer, 0, np.ones(shape, dtype=np.float32))
         for image in (-1, 5):
             for call in (
                 lambda i: writer.mark_done(i),
@@ -419,7 +425,7 @@ def test_a_failed_image_that_is_tried_again_loses_its_error(file):
         writer.reopen(0)
         writer.reopen(1)
         assert read(file, "images/status").tolist() == [0] * 5
-        writer.write_rows(0, descriptors(1))
+        write(writer, 0, descriptors(1))
         writer.mark_done(0)
     assert read(file, "images/status").tolist() == [DONE, PENDING, 0, 0, 0]
     assert read(file, "images/error")[0] == b""
@@ -451,7 +457,7 @@ def test_status_follows_only_after_rows_are_on_the_disk(file, monkeypatch):
     monkeypatch.setattr(os, "fdatasync", fdatasync)
     writer = FeatureWriter(file, sync_seconds=1e-9)
     for image in range(3):
-        writer.write_rows(image, descriptors(1))
+        write(writer, image, descriptors(1))
         writer.mark_done(image)
     writer.mark_failed(3, "no")
     writer.close()
@@ -464,11 +470,11 @@ def test_status_follows_only_after_rows_are_on_the_disk(file, monkeypatch):
 
 def test_status_waits_for_a_sync_and_comes_with_time(file):
     writer = FeatureWriter(file, sync_seconds=0.05)
-    writer.write_rows(0, descriptors(1))
+    write(writer, 0, descriptors(1))
     writer.mark_done(0)
     assert read(file, "images/status")[0] == PENDING
     time.sleep(0.06)
-    writer.write_rows(1, descriptors(1))
+    write(writer, 1, descriptors(1))
     writer.mark_done(1)
     assert read(file, "images/status")[:2].tolist() == [DONE, DONE]
     writer.close()
@@ -485,7 +491,7 @@ def test_rows_that_the_disk_lost_are_never_marked_done(file, monkeypatch):
 
     monkeypatch.setattr(os, "fdatasync", fdatasync)
     writer = FeatureWriter(file, sync_seconds=1e-9)
-    writer.write_rows(0, descriptors(1))
+    write(writer, 0, descriptors(1))
     with pytest.raises(StoreError, match="Input/output error"):
         writer.mark_done(0)
     writer.close()
@@ -499,7 +505,7 @@ def test_a_limit_on_the_size_of_files_is_an_error_with_a_reason(file):
     writer = FeatureWriter(path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
     try:
-        writer.write_rows(0, descriptors(5))
+        write(writer, 0, descriptors(5))
     except StoreError as error:
         print(error)
     """
@@ -515,7 +521,7 @@ writer = FeatureWriter(path, sync_seconds=0.001)
 print("ready", flush=True)
 while True:
     for image in range(5):
-        writer.write_rows(image, np.full((1, DIMENSION), image + 1, dtype=np.float32))
+        write(writer, image, np.full((1, DIMENSION), image + 1, dtype=np.float32))
         writer.mark_done(image) if image != 3 else writer.mark_failed(image, "no")
 """
 
@@ -533,7 +539,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_file_that_is_right(tmp_path):
             for image in np.flatnonzero(features.status == FAILED).tolist():
                 assert features.errors[image] == "no"
         with contextlib.closing(FeatureWriter(path)) as writer:
-            writer.write_rows(0, descriptors(1))
+            write(writer, 0, descriptors(1))
 
 
 def test_the_file_opens_at_any_moment_while_it_is_filled(tmp_path):
@@ -558,7 +564,7 @@ def test_several_writers_fill_disjoint_rows(file):
     writers = [FeatureWriter(file) for _ in range(2)]
     rows = descriptors(5)
     for image in range(5):
-        writers[image % 2].write_rows(image, rows[image : image + 1])
+        write(writers[image % 2], image, rows[image : image + 1])
         writers[image % 2].mark_done(image)
     for writer in writers:
         writer.close()
@@ -612,7 +618,7 @@ def test_what_is_written_is_what_is_read(tmp_path, paths, data, dtype):
     with contextlib.closing(FeatureWriter(path)) as writer:
         for image in data.draw(st.permutations(range(n)))[: data.draw(st.integers(0, n))]:
             if data.draw(st.booleans()):
-                writer.write_rows(image, rows[image : image + 1])
+                write(writer, image, rows[image : image + 1])
                 writer.mark_done(image)
                 expected[image] = DONE
             else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sppfeat.cli.box_options import box_choice, box_options, sizes_of
 from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.options import (
     AUTO_OR_INT,
@@ -21,15 +22,17 @@ from sppfeat.cli.options import (
     option,
     verbosity_options,
 )
-from sppfeat.cli.output import human_bytes, print_json, print_result, say
+from sppfeat.cli.output import box_counts_text, human_bytes, print_json, print_result, say
 from sppfeat.cli.progress import Bar
 from sppfeat.config import (
     DEFAULT_BACKBONE,
+    DEFAULT_BOX_SIZE,
     DEFAULT_LEVELS,
     DEFAULT_MAX_PIXELS,
     DEFAULT_SIZE,
     DTYPES,
     EXIF_MODES,
+    HEADS,
     NORMALIZATIONS,
     POOL_MODES,
     PRECISIONS,
@@ -38,7 +41,7 @@ from sppfeat.config import (
     InputSpec,
     RunOptions,
 )
-from sppfeat.request import BackboneChoice, ExtractRequest, PlanSummary
+from sppfeat.request import BackboneChoice, BoxSummary, DescriptorChoice, ExtractRequest, PlanSummary
 
 if TYPE_CHECKING:
     from sppfeat.extraction import Extraction
@@ -49,7 +52,7 @@ __all__ = ["extract"]
 _SHOWN_FAILURES = 5
 
 
-@click.command(short_help="Write the descriptors of images to an HDF5 file.")
+@click.command(short_help="Write the descriptors of images, or of boxes in them, to an HDF5 file.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @option(
     "-o",
@@ -81,14 +84,19 @@ _SHOWN_FAILURES = 5
     metavar="NODE",
     help="Layer to pool, see 'sppfeat backbones NAME'; repeatable: side by side. [default: the last feature map]",
 )
+@option(
+    "--head",
+    type=click.Choice(HEADS),
+    help="Run the network's fully connected layers on each pooled region (vgg*, alexnet).",
+)
 @option("--mean", type=CHANNELS, help="Mean of the network input, 0..1. [default: of the weights]")
 @option("--std", type=CHANNELS, help="Standard deviation of the network input. [default: of the weights]")
 @option(
     "--size",
     type=SIZE,
     metavar="PIXELS|native",
-    default=DEFAULT_SIZE,
-    help="Short side of the network input; the aspect ratio is kept.",
+    help="Short side of the network input; the aspect ratio is kept. "
+    f"[default: {DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --boxes]",
 )
 @option(
     "--max-pixels",
@@ -107,18 +115,25 @@ _SHOWN_FAILURES = 5
     "--levels",
     type=LEVELS,
     metavar="N,N,...",
-    default=",".join(map(str, DEFAULT_LEVELS)),
-    help="The pyramid: n stands for n x n bins.",
+    help="The pyramid: n stands for n x n bins. "
+    f"[default: {','.join(map(str, DEFAULT_LEVELS))}; with --head what it takes]",
 )
 @option(
     "--pool", type=click.Choice(POOL_MODES), default=DescriptorSpec.pool, help="What is taken of each bin."
 )
 @option(
     "--normalize",
-    type=click.Choice(NORMALIZATIONS),
+    metavar=f"{'|'.join(NORMALIZATIONS)}|meannorm:NORM",
     default=DescriptorSpec.normalize,
-    help="Scaling, per layer; power is signed square root, then l2.",
+    help="Scaling, per layer; power is signed square root, then l2; meannorm one factor for all rows.",
 )
+@option(
+    "--normalize-from",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Scale as a feature file made with meannorm was scaled.",
+)
+@box_options
 @option("--dtype", type=click.Choice(DTYPES), default=DescriptorSpec.dtype, help="Of the stored descriptors.")
 @option(
     "--precision",
@@ -146,11 +161,14 @@ _SHOWN_FAILURES = 5
 @json_option
 @verbosity_options
 def extract(**options: Any) -> None:
-    r"""Write the descriptors of images to an HDF5 file.
+    r"""Write the descriptors of images, or of boxes in them, to an HDF5 file.
 
     INPUT is a folder (searched recursively), an image file, @FILE (a list of folders and files, one per
     line or separated by NUL), or - (such a list on standard input). Rows come in the order of the inputs,
     inside a folder in natural order (img2 before img10).
+
+    With --boxes there is one row per box instead of one per image, pooled from one run of the image: image by
+    image, in the order of the box file. A box without area in its image keeps its row, as NaN.
 
     If the output exists and was made with the same settings, it is continued: images that are done stay.
 
@@ -202,19 +220,22 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
             seed=options["seed"],
             mean=options["mean"],
             std=options["std"],
+            head=options["head"],
         ),
         input=InputSpec(
-            size=None if options["size"] == "native" else options["size"],
+            **sizes_of(options),
             max_pixels=options["max_pixels"],
             exif=options["exif"],
             flip=options["flip"],
         ),
-        descriptor=DescriptorSpec(
+        descriptor=DescriptorChoice(
             levels=options["levels"],
             pool=options["pool"],
             normalize=options["normalize"],
             dtype=options["dtype"],
+            normalize_from=options["normalize_from"],
         ),
+        boxes=box_choice(options),
         precision=options["precision"],
         run=RunOptions(device=options["device"], batch_size=number("batch_size"), workers=number("workers")),
         overwrite=options["overwrite"],
@@ -269,10 +290,16 @@ def _plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
     images = f"{plan.images} in {plan.input_shapes} input shapes, {plan.rows} rows"
     if plan.classes:
         images += f", {plan.classes} classes"
+    pooling = f"levels {','.join(map(str, plan.levels))}"
+    if plan.head:
+        pooling += f", then {plan.head}"
+    if plan.normalize != "none":
+        pooling += f", {plan.normalize}"
     lines = [
         ("images", images),
+        *_box_lines(plan.boxes),
         ("backbone", f"{plan.backbone}, weights {plan.weights}, layer {' + '.join(plan.layers)}"),
-        ("descriptor", f"levels {','.join(map(str, plan.levels))}: {plan.dimension} values"),
+        ("descriptor", f"{pooling}: {plan.dimension} values"),
         ("output", f"{plan.output}, {human_bytes(plan.output_bytes)}"),
         ("device", f"{plan.device}, {plan.precision}, {plan.workers} decoding processes"),
     ]
@@ -286,6 +313,20 @@ def _plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
     return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
 
 
+def _box_lines(boxes: BoxSummary | None) -> list[tuple[str, str]]:
+    if boxes is None:
+        return []
+    text = f"{boxes.boxes} of {boxes.source}"
+    if boxes.format:
+        text += f", read as {boxes.format}: {boxes.convention}"
+    if boxes.same_region:
+        text += f"; {boxes.same_region} fall on the region of another one"
+    lines = [("boxes", text)]
+    if len(boxes.scales) > 1:
+        lines.append(("scales", ", ".join(f"{side}: {n} rows" for side, n in boxes.scales.items())))
+    return lines
+
+
 def _result(extraction: "Extraction", progress: "Progress", seconds: float) -> dict[str, Any]:
     """What the file holds now, and what this run did."""
     from sppfeat.reader import FeatureFile
@@ -294,6 +335,7 @@ def _result(extraction: "Extraction", progress: "Progress", seconds: float) -> d
     with FeatureFile(extraction.path) as file:
         status = file.status.tolist()
         failures = [{"path": file.path_of(i), "error": text} for i, text in file.errors.items()]
+        boxes = file.count_boxes() if file.has_boxes else None
     network_seconds = progress.decode_seconds + progress.network_seconds + progress.write_seconds
     n_now = progress.n_done + progress.n_failed
     return {
@@ -309,6 +351,7 @@ def _result(extraction: "Extraction", progress: "Progress", seconds: float) -> d
         "decode_seconds": round(progress.decode_seconds, 3),
         "network_seconds": round(progress.network_seconds, 3),
         "write_seconds": round(progress.write_seconds, 3),
+        "boxes": boxes,
         "failures": failures,
     }
 
@@ -319,6 +362,8 @@ def _result_text(result: dict[str, Any], verbose: bool) -> str:
         f"{result['done']} of {result['images']} images done, {result['failed']} failed "
         f"({result['done_now']} + {result['failed_now']} now, {result['seconds']:.1f} s{rate}): {result['output']}"
     ]
+    if result["boxes"]:
+        lines.append(f"  boxes: {box_counts_text(result['boxes'])}")
     failures = result["failures"]
     shown = len(failures) if verbose else _SHOWN_FAILURES
     lines += [f"  failed: {failure['path']!r}: {failure['error']}" for failure in failures[:shown]]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.cli.options import json_option
-from sppfeat.cli.output import human_bytes, print_json, print_result
+from sppfeat.cli.output import box_counts_text, human_bytes, print_json, print_result
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
@@ -54,6 +54,7 @@ def _describe(file: "FeatureFile") -> dict[str, Any]:
             "pending": status.count(0),
         },
         "complete": 0 not in status,
+        "boxes": _describe_boxes(file) if file.has_boxes else None,
         "root": file.root,
         "classes": {name: int((labels == i).sum()) for i, name in enumerate(file.classes)},
         "columns": [block._asdict() for block in file.columns],
@@ -61,6 +62,20 @@ def _describe(file: "FeatureFile") -> dict[str, Any]:
         "weights_path": file.attribute("weights_path"),
         "config": file.config.to_dict(),
         "failures": [{"path": file.path_of(i), "error": text} for i, text in errors.items()],
+    }
+
+
+def _describe_boxes(file: "FeatureFile") -> dict[str, Any]:
+    from sppfeat.schema import NO_SCALE
+
+    label, sides = file.row_label.tolist(), file.row_scale.tolist()
+    return {
+        "source": file.attribute("boxes_path") or file.config.to_dict()["boxes"],
+        **file.count_boxes(),
+        "images_without_boxes": int((file.image_rows[:, 0] == file.image_rows[:, 1]).sum()),
+        "classes": {name: label.count(i) for i, name in enumerate(file.row_classes)},
+        "scales": {str(side): sides.count(side) for side in sorted(set(sides) - {NO_SCALE})},
+        "columns": list(file.row_extra),
     }
 
 
@@ -80,10 +95,15 @@ def _text(found: dict[str, Any]) -> str:
         ),
         ("root", found["root"]),
     ]
-    classes = found["classes"]
-    if classes:
-        shown = ", ".join(f"{name} {n}" for name, n in list(classes.items())[:_SHOWN])
-        lines.append(("classes", f"{len(classes)}: {shown}{', ...' if len(classes) > _SHOWN else ''}"))
+    boxes = found["boxes"]
+    if boxes:
+        lines.append(("boxes", f"{boxes['source']}: {box_counts_text(boxes)}"))
+        if boxes["images_without_boxes"]:
+            lines.append(("boxes", f"{boxes['images_without_boxes']} images have none"))
+        if len(boxes["scales"]) > 1:
+            lines.append(("scales", ", ".join(f"{side}: {n} rows" for side, n in boxes["scales"].items())))
+        lines += _class_lines("of boxes", boxes["classes"])
+    lines += _class_lines("classes", found["classes"])
     lines += [("columns", _column_text(block)) for block in found["columns"]]
     lines += [("setting", f"{name} = {value}") for name, value in found["config"].items()]
     failures = found["failures"]
@@ -91,6 +111,13 @@ def _text(found: dict[str, Any]) -> str:
     if len(failures) > _SHOWN:
         lines.append(("failed", f"... and {len(failures) - _SHOWN} more: --json lists them"))
     return "\n".join(f"{name + ':':<10} {text}" for name, text in lines)
+
+
+def _class_lines(name: str, classes: dict[str, int]) -> list[tuple[str, str]]:
+    if not classes:
+        return []
+    shown = ", ".join(f"{name} {n}" for name, n in list(classes.items())[:_SHOWN])
+    return [(name, f"{len(classes)}: {shown}{', ...' if len(classes) > _SHOWN else ''}")]
 
 
 def _column_text(block: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-__all__ = ["human_bytes", "print_json", "print_result", "say", "table"]
+__all__ = ["box_counts_text", "human_bytes", "print_json", "print_result", "say", "table"]
 
 
 def say(text: str) -> None:
@@ -21,6 +21,19 @@ def print_result(text: str) -> None:
 def print_json(value: Any) -> None:
     """Print a result as JSON, to standard output; pure ASCII, whatever is in file names."""
     click.echo(json.dumps(value, indent=2))
+
+
+def box_counts_text(counts: dict[str, int]) -> str:
+    """What became of boxes, in a line.
+
+    Example:
+        >>> box_counts_text({"rows": 9, "with_descriptor": 8, "clipped": 2, "degenerate": 1, "sub_cell": 0})
+        '9 rows, 8 with a descriptor; 2 clipped, 1 degenerate, 0 smaller than a cell'
+    """
+    return (
+        f"{counts['rows']} rows, {counts['with_descriptor']} with a descriptor; {counts['clipped']} clipped, "
+        f"{counts['degenerate']} degenerate, {counts['sub_cell']} smaller than a cell"
+    )
 
 
 def human_bytes(n: int) -> str:

@@ -1,0 +1,121 @@
+"""What a user should know of the boxes of a run before it starts."""
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.box_table import BoxTable
+from sppfeat.config import InputSpec, RegionSpec
+from sppfeat.plan import Plan
+from sppfeat.request import BoxSummary
+from sppfeat.rows import RowBoxes
+from sppfeat.schema import RowFlag
+
+__all__ = ["box_notes", "summarise_boxes"]
+
+_SHOWN = 3
+
+
+def summarise_boxes(
+    plan: Plan, boxes: RowBoxes, spec: RegionSpec, inputs: InputSpec, path: str
+) -> BoxSummary:
+    """Count what will become of the boxes of a plan.
+
+    Args:
+        plan: with these boxes.
+        boxes: its rows.
+        spec: their settings.
+        inputs: sizes of the network input.
+        path: the box file; empty where there is none.
+    """
+    names = ["native" if side is None else str(side) for side in inputs.short_sides]
+    per_scale = np.bincount(boxes.scale[boxes.scale >= 0], minlength=len(names)).tolist()
+    return BoxSummary(
+        source=path or spec.boxes,
+        format=spec.box_format or "",
+        convention=str(spec.convention or ""),
+        boxes=len(boxes.box_row),
+        rows=len(boxes),
+        same_region=int((boxes.box_row >= 0).sum()) - len(boxes),
+        clipped=int(((boxes.flag & RowFlag.CLIPPED) != 0).sum()),
+        degenerate=int(boxes.is_degenerate.sum()),
+        of_no_input=int((boxes.box_row < 0).sum()),
+        images_without_boxes=len(_without_boxes(plan)),
+        scales=dict(zip(names, per_scale, strict=True)),
+    )
+
+
+def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None) -> list[str]:
+    """What is odd about the boxes of a plan, each with its number and the first examples.
+
+    Args:
+        plan: with these boxes.
+        boxes: its rows.
+        table: the box file, if there is one.
+    """
+    notes = []
+    if table is not None:
+        notes += _unused_notes(boxes, table) + _size_notes(plan, boxes, table)
+    empty = _without_boxes(plan)
+    if len(empty):
+        notes.append(f"{len(empty)} images have no boxes, and no rows: {_examples(plan, empty)}")
+    for flag, text in (
+        (RowFlag.CLIPPED, "boxes reach over the border of their image and are clipped to it"),
+        (RowFlag.DEGENERATE, "boxes have no area inside their image: their rows are NaN"),
+    ):
+        rows = np.flatnonzero(boxes.flag & flag)
+        if len(rows):
+            notes.append(f"{len(rows)} {text}: {_example_boxes(plan, boxes, rows)}")
+    return notes
+
+
+def _unused_notes(boxes: RowBoxes, table: BoxTable) -> list[str]:
+    unused = np.flatnonzero(boxes.box_row < 0)
+    if not len(unused):
+        return []
+    images = np.unique(table.image[unused])
+    names = ", ".join(repr(os.fsdecode(table.images[i])) for i in images[:_SHOWN].tolist())
+    more = ", ..." if len(images) > _SHOWN else ""
+    return [f"{len(unused)} boxes are of {len(images)} images that are not among the inputs: {names}{more}"]
+
+
+def _size_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> list[str]:
+    """Images that the box file says are of another size: their boxes may be meant for other pixels."""
+    images, first = np.unique(plan.row_images, return_index=True)
+    said = table.image_hw[table.image[boxes.source[first]]]
+    found = plan.image_hw[images]
+    differs = (said > 0).all(axis=1) & (found > 0).all(axis=1) & (said != found).any(axis=1)
+    if not differs.any():
+        return []
+    i = int(np.flatnonzero(differs)[0])
+    turned = differs & (said == found[:, ::-1]).all(axis=1)
+    hint = "; --exif ignore is for boxes drawn on images as they are stored" if turned.any() else ""
+    return [
+        f"{int(differs.sum())} images have another size than the box file says, such as "
+        f"{os.fsdecode(plan.paths[int(images[i])])!r}: {_size(found[i])}, in the box file {_size(said[i])}{hint}"
+    ]
+
+
+def _without_boxes(plan: Plan) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(plan.rows[:, 0] == plan.rows[:, 1])
+
+
+def _examples(plan: Plan, images: npt.NDArray[np.int64]) -> str:
+    names = ", ".join(repr(os.fsdecode(plan.paths[i])) for i in images[:_SHOWN].tolist())
+    return names + (", ..." if len(images) > _SHOWN else "")
+
+
+def _example_boxes(plan: Plan, boxes: RowBoxes, rows: npt.NDArray[np.int64]) -> str:
+    row_images = plan.row_images
+    shown = []
+    for row in rows[:_SHOWN].tolist():
+        numbers = ", ".join(f"{value:g}" for value in boxes.boxes_px[row].tolist())
+        image = int(row_images[row])
+        size = f"{plan.image_hw[image, 1]} x {plan.image_hw[image, 0]}"
+        shown.append(f"[{numbers}] of {os.fsdecode(plan.paths[image])!r} ({size})")
+    return "; ".join(shown) + ("; ..." if len(rows) > _SHOWN else "")
+
+
+def _size(hw: npt.NDArray[np.int32]) -> str:
+    return f"{hw[1]} x {hw[0]}"

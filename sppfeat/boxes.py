@@ -1,0 +1,97 @@
+"""Boxes of any convention in pixels of the image, clipped to it.
+
+``boxes_px`` are ``x0, y0, x1, y1`` in pixels of the image as displayed, 0-based pixel edges, half-open:
+the whole image is ``[0, 0, width, height]``.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config import BoxConvention
+from sppfeat.schema import RowFlag
+
+__all__ = ["boxes_to_px", "clip_boxes", "whole_image_boxes"]
+
+
+def boxes_to_px(
+    boxes: npt.NDArray[np.float64], convention: BoxConvention, image_hw: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float64]:
+    """Boxes as a file has them, in pixels of their images; neither clipped nor put in order.
+
+    Args:
+        boxes: ``(K, 4)`` float64, the numbers of the file.
+        convention: how they are meant.
+        image_hw: ``(K, 2)`` int32, height and width of each box's image; 0 where they are not known.
+
+    Returns:
+        ``boxes_px``: ``(K, 4)`` float64; NaN where they depend on a size that is not known.
+
+    Example:
+        >>> voc = BoxConvention(origin=1, ends="inclusive")
+        >>> boxes_to_px(np.array([[1.0, 1.0, 500.0, 375.0]]), voc, np.array([[375, 500]])).tolist()
+        [[0.0, 0.0, 500.0, 375.0]]
+    """
+    if convention.order == "yx":
+        boxes = boxes[:, [1, 0, 3, 2]]
+    first, second = boxes[:, :2], boxes[:, 2:]
+    # Overflow gives infinities, which have no area inside any image.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if convention.coords == "xyxy":
+            start, end = first - convention.origin, second - convention.origin
+        elif convention.coords == "xywh":
+            start = first - convention.origin
+            end = start + second
+        else:
+            centre = first - convention.origin
+            start, end = centre - second / 2, centre + second / 2
+        if convention.ends == "inclusive":
+            end = end + 1
+        boxes_px = np.concatenate((start, end), axis=1)
+        if convention.units == "normalized":
+            height, width = image_hw[:, 0].astype(np.float64), image_hw[:, 1].astype(np.float64)
+            boxes_px = boxes_px * np.stack((width, height, width, height), axis=1)
+            boxes_px[(image_hw == 0).any(axis=1)] = np.nan
+    return boxes_px
+
+
+def clip_boxes(
+    boxes_px: npt.NDArray[np.float64], image_hw: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+    """The part of each box that lies in its image.
+
+    Args:
+        boxes_px: ``(K, 4)`` float64, xyxy edges in pixels of the image, of any order and extent.
+        image_hw: ``(K, 2)`` int32, height and width of each box's image; 0 where they are not known.
+
+    Returns:
+        ``(K, 4)`` float64, xyxy, inside the image and with an area, or zeros; and ``(K,)`` uint8
+        :class:`sppfeat.schema.RowFlag`: ``CLIPPED`` where a box reaches over the border, ``DEGENERATE``
+        where it has no area inside or is not finite, 0 for every box of an image of unknown size.
+
+    Example:
+        >>> clipped, flag = clip_boxes(np.array([[-5.0, 0.0, 20.0, 30.0]]), np.array([[30, 40]]))
+        >>> clipped.tolist(), flag.tolist()
+        ([[0.0, 0.0, 20.0, 30.0]], [1])
+    """
+    limit = image_hw[:, ::-1].astype(np.float64)
+    known = (image_hw > 0).all(axis=1)
+    clipped = boxes_px.copy()
+    clipped[:, :2] = np.clip(boxes_px[:, :2], 0, limit)
+    clipped[:, 2:] = np.clip(boxes_px[:, 2:], 0, limit)
+    finite = np.isfinite(boxes_px).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        has_area = finite & (clipped[:, :2] < clipped[:, 2:]).all(axis=1)
+        reaches_over = (clipped != boxes_px).any(axis=1)
+    flag = np.zeros(len(boxes_px), dtype=np.uint8)
+    flag[reaches_over & has_area] = RowFlag.CLIPPED
+    flag[~has_area & known] = RowFlag.DEGENERATE
+    clipped[~has_area | ~known] = 0
+    return clipped, flag
+
+
+def whole_image_boxes(image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """Return ``(N, 4)`` float64 ``[0, 0, width, height]``; NaN where the size is not known."""
+    boxes = np.zeros((len(image_hw), 4), dtype="<f8")
+    boxes[:, 2:] = image_hw[:, ::-1]
+    boxes[(image_hw == 0).any(axis=1)] = np.nan
+    return boxes

@@ -1,0 +1,178 @@
+"""Options of ``sppfeat extract`` about boxes, and the request that they make."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from sppfeat.cli.options import option
+from sppfeat.config import (
+    BOX_COORDS,
+    BOX_ENDS,
+    BOX_ORDERS,
+    BOX_ORIGINS,
+    BOX_UNITS,
+    DEFAULT_BOX_SIZE,
+    DEFAULT_SIZE,
+    MULTIVIEW_SCALES,
+    PROJECTIONS,
+    RegionSpec,
+)
+from sppfeat.errors import ConfigError
+from sppfeat.request import BoxChoice
+
+__all__ = ["box_choice", "box_options", "sizes_of"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+# Kept here, and compared with sppfeat.box_formats in a test: that package needs numpy, --help does not.
+BOX_FORMATS = ("csv", "tsv", "jsonl", "coco", "voc", "yolo", "numpy", "mat")
+
+
+class _Scales(click.ParamType):  # type: ignore[type-arg]
+    name = "pixels,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of pixels such as 480,576,688,864,1200", param, ctx)
+
+
+_OPTIONS = (
+    option(
+        "--boxes",
+        metavar="FILE|grid:RxC[:OVERLAP]|multiview",
+        help="One row per box: of an annotation file or folder, of a grid over each image, or the paper's views.",
+    ),
+    option(
+        "--box-format",
+        type=click.Choice(BOX_FORMATS),
+        help="Of the box file. [default: recognised]",
+    ),
+    option(
+        "--box-coords",
+        type=click.Choice(BOX_COORDS),
+        help="What its four numbers are: two corners, corner and size, centre and size. [default: of the format]",
+    ),
+    option(
+        "--box-units",
+        type=click.Choice(BOX_UNITS),
+        help="Pixels, or fractions of width and height. [default: of the format]",
+    ),
+    option(
+        "--box-origin",
+        type=click.Choice([str(origin) for origin in BOX_ORIGINS]),
+        help="Number of the first pixel. [default: of the format]",
+    ),
+    option(
+        "--box-ends",
+        type=click.Choice(BOX_ENDS),
+        help="Whether x1 is the edge behind the last pixel, or that pixel. [default: of the format]",
+    ),
+    option(
+        "--box-order",
+        type=click.Choice(BOX_ORDERS),
+        help="xy, or yx where y comes first in each pair. [default: xy]",
+    ),
+    option(
+        "--scales",
+        type=_Scales(),
+        metavar="PIXELS,...",
+        help="Short sides; each box is pooled from the one at which it is nearest to 224 x 224. [default: --size; "
+        f"for multiview {','.join(map(str, MULTIVIEW_SCALES))}]",
+    ),
+    option(
+        "--projection",
+        type=click.Choice(PROJECTIONS),
+        default=RegionSpec.projection,
+        help="How boxes become cells: as the released code, appendix A of the paper, or Fast R-CNN.",
+    ),
+    option(
+        "--margin",
+        type=float,
+        default=RegionSpec.margin,
+        metavar="PIXELS",
+        help="Network-input pixels by which each box is tightened on each side (sppnet only).",
+    ),
+    option(
+        "--drop-duplicates",
+        is_flag=True,
+        help="Boxes of an image that fall on the same region become one row; /box_row leads back.",
+    ),
+)
+_NEED_BOXES = (
+    "box_format",
+    "box_coords",
+    "box_units",
+    "box_origin",
+    "box_ends",
+    "box_order",
+    "scales",
+    "margin",
+    "drop_duplicates",
+)
+
+
+def box_options(function: _F) -> _F:
+    """All options about boxes."""
+    for decorate in reversed(_OPTIONS):
+        function = decorate(function)
+    return function
+
+
+def box_choice(options: dict[str, Any]) -> BoxChoice | None:
+    """Return which boxes are asked for, or None for whole images.
+
+    Raises:
+        ConfigError: options about boxes, but no boxes; or options that do not go with these.
+    """
+    boxes = options["boxes"]
+    given = [name for name in _NEED_BOXES if options[name]]
+    if options["projection"] != RegionSpec.projection:
+        given.append("projection")
+    if boxes is None:
+        if given:
+            raise ConfigError(f"--{given[0].replace('_', '-')} is about boxes, but there are none: --boxes")
+        return None
+    origin = options["box_origin"]
+    choice = BoxChoice(
+        boxes=boxes,
+        box_format=options["box_format"],
+        coords=options["box_coords"],
+        units=options["box_units"],
+        origin=None if origin is None else int(origin),
+        ends=options["box_ends"],
+        order=options["box_order"],
+        projection=options["projection"],
+        margin=options["margin"],
+        drop_duplicates=options["drop_duplicates"],
+    )
+    of_files = [name for name in given if name.startswith("box_")]
+    if of_files and not choice.is_file:
+        raise ConfigError(f"--{of_files[0].replace('_', '-')} is about box files, not about {boxes!r}")
+    if boxes == "multiview" and options["flip"]:
+        raise ConfigError("multiview has the mirror image of each view as a row of its own: leave out --flip")
+    return choice
+
+
+def sizes_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return ``size`` and ``scales`` of the network input, as asked for or as usual for what is pooled.
+
+    Raises:
+        ConfigError: both are asked for.
+    """
+    size, scales = options["size"], options["scales"]
+    if size is not None and scales:
+        raise ConfigError("--size and --scales are both given; allowed: one of them")
+    if scales:
+        return {"scales": scales}
+    if size is None and options["boxes"] == "multiview":
+        return {"scales": MULTIVIEW_SCALES}
+    if size is None:
+        return {"size": DEFAULT_SIZE if options["boxes"] is None else DEFAULT_BOX_SIZE}
+    return {"size": None if size == "native" else size}

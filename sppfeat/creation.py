@@ -1,0 +1,231 @@
+"""The output file laid out in full, before the first row, under a temporary name.
+
+HDF5 writes it: contiguous datasets, allocated early, in the oldest file format. It is closed, reserved on
+disk, synced and renamed; from then on :mod:`sppfeat.store` fills it without HDF5.
+"""
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat._version import __version__
+from sppfeat.boxes import whole_image_boxes
+from sppfeat.config import ExtractConfig, InputSpec
+from sppfeat.errors import StoreError
+from sppfeat.plan import Plan
+from sppfeat.rows import RowBoxes
+from sppfeat.schema import (
+    ERROR_NBYTES,
+    FORMAT,
+    NATIVE_SCALE,
+    NO_SCALE,
+    SCHEMA_VERSION,
+    ColumnBlock,
+)
+
+__all__ = ["Provenance", "create_file", "feature_nbytes", "scale_sides"]
+
+_STRING = h5py.string_dtype("utf-8")
+_BYTES_PER_IMAGE = 320  # of columns other than the features, and around a path in the heap of HDF5
+_BYTES_PER_BOX = 160  # of the columns of a row with a box, and around its texts in the heap of HDF5
+_FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+
+
+class Provenance(NamedTuple):
+    """What is recorded beside the settings.
+
+    Attributes:
+        weights_path: where the weights came from, if from a file.
+        boxes_path: the box file, if there is one.
+        norm_factors: what ``meannorm`` multiplies each layer's part with, if that is asked for.
+    """
+
+    weights_path: str = ""
+    boxes_path: str = ""
+    norm_factors: tuple[float, ...] | None = None
+
+
+def feature_nbytes(plan: Plan, blocks: Sequence[ColumnBlock], dtype: str) -> int:
+    """Return the bytes of ``/features``."""
+    return plan.n_rows * blocks[-1].stop * _FILE_DTYPES[dtype].itemsize
+
+
+def create_file(
+    path: Path,
+    plan: Plan,
+    config: ExtractConfig,
+    blocks: Sequence[ColumnBlock],
+    *,
+    provenance: Provenance | None = None,
+) -> None:
+    """Lay out the output file in full; it has its name only once it is whole.
+
+    Args:
+        path: the output; what is there is replaced. A link stays, and what it leads to is replaced.
+        plan: every image and row.
+        config: recorded with its fingerprint.
+        blocks: the columns of a descriptor.
+        provenance: where things came from.
+
+    Raises:
+        StoreError: no space, no folder, no permission.
+    """
+    real = Path(os.path.realpath(path))
+    part = Path(f"{real}.tmp")
+    try:
+        part.unlink(missing_ok=True)  # of a creation that was killed; it takes space
+        _check_space(path, real.parent, _file_nbytes(plan, config, blocks))
+        try:
+            _lay_out(part, plan, config, blocks, provenance or Provenance())
+            _reserve_and_sync(part)
+            part.replace(real)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # h5py raises RuntimeError when the disk is full on closing
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"cannot create {str(path)!r}: {reason}") from error
+    _sync_folder(real.parent)
+
+
+def _lay_out(
+    part: Path, plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock], provenance: Provenance
+) -> None:
+    with h5py.File(part, "w", libver="earliest") as file:
+        _write_attributes(file, plan, config, provenance)
+        _write_columns(file, plan, config, blocks)
+        if plan.boxes is not None:
+            _write_row_columns(file, plan.boxes, config)
+
+
+def _write_attributes(file: h5py.File, plan: Plan, config: ExtractConfig, provenance: Provenance) -> None:
+    attributes = {
+        "format": FORMAT,
+        "sppfeat_version": __version__,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "config": config.to_json(),
+        "fingerprint": config.fingerprint,
+        "weights_sha256": config.backbone.weights_sha256,
+        "weights_path": os.fsencode(provenance.weights_path),
+        "input_root": plan.root,
+    }
+    if plan.boxes is not None:
+        attributes["boxes_path"] = os.fsencode(provenance.boxes_path)
+    if provenance.norm_factors is not None:
+        attributes["norm_factors"] = json.dumps(provenance.norm_factors)
+    for name, value in attributes.items():
+        file.attrs.create(name, value, dtype=_STRING)
+    file.attrs.create("schema_version", SCHEMA_VERSION, dtype="<i8")
+
+
+def _write_columns(file: h5py.File, plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> None:
+    n, dimension = plan.n_images, blocks[-1].stop
+    _allocate(file, "features", (plan.n_rows, dimension), _FILE_DTYPES[config.descriptor.dtype])
+    image_index = plan.row_images.astype("<i8")
+    if plan.boxes is None:
+        file["boxes"] = whole_image_boxes(plan.image_hw)[image_index]
+    else:
+        file["boxes"] = plan.boxes.boxes_px.astype("<f8")
+    file["image_index"] = image_index
+    file.create_dataset("images/path", data=list(plan.paths), dtype=_STRING, shape=(n,))
+    file["images/size"] = plan.image_hw.astype("<i4")
+    file["images/rows"] = plan.rows.astype("<i8")
+    _allocate(file, "images/status", (n,), np.dtype("|u1"))
+    _allocate(file, "images/error", (n,), h5py.string_dtype("utf-8", ERROR_NBYTES))
+    file["images/label"] = plan.labels.astype("<i8")
+    file.create_dataset("classes", data=list(plan.classes), dtype=_STRING, shape=(len(plan.classes),))
+    for name in ColumnBlock._fields:
+        values = [getattr(block, name) for block in blocks]
+        file.create_dataset(f"columns/{name}", data=values, dtype=_STRING if name == "layer" else "<i8")
+
+
+def _write_row_columns(file: h5py.File, boxes: RowBoxes, config: ExtractConfig) -> None:
+    n_rows, said = len(boxes), boxes.annotations
+    file["row_source"] = boxes.source.astype("<i8")
+    file["row_flag"] = boxes.flag.astype("|u1")
+    file["row_scale"] = scale_sides(boxes.scale, config.input)
+    file["row_mirrored"] = boxes.mirrored.astype("|u1")
+    _allocate(file, "row_region", (n_rows, len(config.backbone.layers), 4), np.dtype("<i4"))
+    file["row_label"] = said.label.astype("<i8")
+    file["row_score"] = said.score.astype("<f8")
+    for name, texts in (
+        ("row_id", list(said.ids)),
+        ("row_classes", [os.fsencode(text) for text in said.classes]),
+        ("row_extra_names", [os.fsencode(text) for text in said.extra_names]),
+    ):
+        file.create_dataset(name, data=texts, dtype=_STRING, shape=(len(texts),))
+    extra = file.create_dataset("row_extra", (n_rows, len(said.extra)), dtype=_STRING)
+    for i, column in enumerate(said.extra if n_rows else ()):
+        extra[:, i] = list(column)
+    file["box_row"] = boxes.box_row.astype("<i8")
+
+
+def scale_sides(scale: npt.NDArray[np.int16], spec: InputSpec) -> npt.NDArray[np.int32]:
+    """Return what /row_scale says for indices of short sides."""
+    sides = [NATIVE_SCALE if side is None else side for side in spec.short_sides]
+    return np.array([*sides, NO_SCALE], dtype="<i4")[scale]
+
+
+def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Make a contiguous dataset that has its place in the file and no content: it reads as zeros."""
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    h5_type = h5py.h5t.py_create(dtype, logical=True)
+    h5py.h5d.create(file.id, name.encode(), h5_type, h5py.h5s.create_simple(shape), layout, links)
+
+
+def _file_nbytes(plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> int:
+    columns = plan.n_images * _BYTES_PER_IMAGE + plan.paths.nbytes
+    if plan.boxes is not None:
+        said = plan.boxes.annotations
+        texts = said.ids.nbytes + sum(column.nbytes for column in said.extra)
+        columns += (
+            plan.n_rows * (_BYTES_PER_BOX + 16 * (len(config.backbone.layers) + len(said.extra))) + texts
+        )
+    return feature_nbytes(plan, blocks, config.descriptor.dtype) + columns
+
+
+def _check_space(path: Path, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StoreError(
+            f"{str(path)!r} needs {needed / 1e9:.2f} GB and {str(folder)!r} has {free / 1e9:.2f} GB free; "
+            "fewer levels, --dtype float16 or another folder would do"
+        )
+
+
+def _reserve_and_sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(fd, 0, os.fstat(fd).st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some file systems cannot sync a folder, and some folders cannot be read; the rename has happened.
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,179 @@
+"""The scaling of SPP-net's released code: one factor per layer, such that the mean l2 norm is a given one.
+
+The code (SPP_net, ``rcnn_feature_stats``) scales features to a mean norm of 20, which it estimates on up to
+200 images with up to 200 boxes each. Here the factor is estimated per layer, before the first row, on images
+and boxes drawn from the whole plan.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config import DescriptorSpec, ExtractConfig, config_differences
+from sppfeat.decoding import Decoder
+from sppfeat.errors import ConfigError, ImageError
+from sppfeat.pipeline import Describe, RowAudit, run_pipeline
+from sppfeat.plan import Plan, schedule
+from sppfeat.reader import FeatureFile
+from sppfeat.schema import ColumnBlock
+from sppfeat.sources import PathTable
+
+__all__ = ["estimate_factors", "factors_of_file", "sample_plan"]
+
+_N_IMAGES = 200
+_N_ROWS = 200  # of each image
+_SEED = 0
+# What may differ between a file and another one that takes its factors.
+_FREE = {"norm_factors", "dtype", "normalize"}
+
+
+def estimate_factors(
+    plan: Plan,
+    blocks: Sequence[ColumnBlock],
+    mean_norm: float,
+    *,
+    decoder: Decoder,
+    describe_for: Callable[[Plan], Describe],
+    batch_pixels: int,
+) -> tuple[float, ...]:
+    """What to multiply each layer's part of a descriptor with, so that its mean l2 norm is ``mean_norm``.
+
+    Args:
+        plan: images and rows, of which some are drawn.
+        blocks: the columns of a descriptor.
+        mean_norm: wanted.
+        decoder: reads the images.
+        describe_for: a plan to what makes its rows, not scaled.
+        batch_pixels: see :func:`sppfeat.plan.schedule`.
+
+    Returns:
+        One factor per layer.
+
+    Raises:
+        ImageError: none of the drawn images could be read.
+        ConfigError: a layer's descriptors are all zero.
+    """
+    sample = sample_plan(plan, n_images=_N_IMAGES, n_rows=_N_ROWS, seed=_SEED)
+    norms = _NormSink(blocks)
+    batches = schedule(
+        sample.input_hw,
+        np.arange(sample.n_images),
+        batch_size=None,
+        batch_pixels=batch_pixels,
+        uses=sample.uses,
+    )
+    run_pipeline(sample, batches, decoder=decoder, describe=describe_for(sample), sink=norms)
+    if not norms.n_rows:
+        reason = next(iter(norms.failures), "no image has a row")
+        raise ImageError(f"no mean norm: none of {sample.n_images} images could be used: {reason}")
+    factors = []
+    for layer, total in norms.sums.items():
+        if not total > 0:
+            raise ConfigError(f"the mean norm of layer {layer} is {total}: its descriptors cannot be scaled")
+        factors.append(mean_norm * norms.n_rows / total)
+    return tuple(factors)
+
+
+def factors_of_file(path: Path, config: ExtractConfig) -> DescriptorSpec:
+    """The descriptor settings of a configuration, scaled as a file is.
+
+    Args:
+        path: a feature file made with ``meannorm``.
+        config: the configuration, yet without its scaling.
+
+    Returns:
+        ``config.descriptor`` with the file's mean norm and factors.
+
+    Raises:
+        StoreError: not a feature file.
+        ConfigError: the file has no mean norm, or other descriptors than the configuration.
+    """
+    with FeatureFile(path) as file:
+        recorded, factors = file.config, file.norm_factors
+    if recorded.descriptor.mean_norm is None or factors is None:
+        raise ConfigError(
+            f"--normalize-from {str(path)!r}: it was made with --normalize {recorded.descriptor.normalize}; "
+            "allowed: a file made with meannorm"
+        )
+    wanted = config.descriptor.normalize
+    if wanted not in ("none", recorded.descriptor.normalize):
+        raise ConfigError(
+            f"--normalize-from {str(path)!r} has {recorded.descriptor.normalize}, and --normalize says {wanted}"
+        )
+    differences = config_differences(_comparable(recorded), _comparable(config))
+    if differences:
+        raise ConfigError(f"--normalize-from {str(path)!r} has other descriptors: {'; '.join(differences)}")
+    return dataclasses.replace(
+        config.descriptor, normalize=recorded.descriptor.normalize, norm_factors=factors
+    )
+
+
+def sample_plan(plan: Plan, *, n_images: int, n_rows: int, seed: int) -> Plan:
+    """A plan of up to ``n_images`` images, drawn at random, with up to ``n_rows`` rows of each."""
+    rng = np.random.default_rng(seed)
+    usable = np.flatnonzero((plan.input_hw > 0).all(axis=(1, 2)) & plan.uses.any(axis=1))
+    images = np.sort(rng.choice(usable, min(n_images, len(usable)), replace=False))
+    chosen = []
+    for first, stop in plan.rows[images].tolist():
+        rows = np.arange(first, stop)
+        if plan.boxes is not None:
+            rows = rows[plan.boxes.scale[first:stop] >= 0]
+        chosen.append(np.sort(rng.choice(rows, min(n_rows, len(rows)), replace=False)))
+    ends = np.cumsum([len(rows) for rows in chosen], dtype=np.int64)
+    every = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
+    return dataclasses.replace(
+        plan,
+        paths=PathTable(plan.paths[i] for i in images.tolist()),
+        image_hw=plan.image_hw[images],
+        input_hw=plan.input_hw[images],
+        rows=np.stack((np.concatenate(([0], ends[:-1])), ends), axis=1) if chosen else plan.rows[:0],
+        labels=plan.labels[images],
+        errors={},
+        boxes=plan.boxes.take(every) if plan.boxes else None,
+    )
+
+
+class _NormSink:
+    """Sums up the l2 norms of each layer's part."""
+
+    def __init__(self, blocks: Sequence[ColumnBlock]) -> None:
+        self._columns: dict[str, slice] = {}
+        for block in blocks:
+            start = self._columns[block.layer].start if block.layer in self._columns else block.start
+            self._columns[block.layer] = slice(start, block.stop)
+        self.sums = dict.fromkeys(self._columns, 0.0)
+        self.n_rows = 0
+        self.failures: list[str] = []
+
+    def write_rows(
+        self,
+        rows: npt.NDArray[np.int64],
+        descriptors: npt.NDArray[np.floating[Any]],
+        audit: RowAudit | None = None,  # noqa: ARG002
+    ) -> None:
+        """Add up the norms of some rows."""
+        self.n_rows += len(rows)
+        for layer, columns in self._columns.items():
+            norms = np.linalg.norm(descriptors[:, columns].astype(np.float64), axis=1)
+            self.sums[layer] += float(norms.sum())
+
+    def mark_done(self, image: int) -> None:
+        """Need nothing."""
+
+    def mark_failed(self, image: int, reason: str) -> None:  # noqa: ARG002
+        """Keep the reason."""
+        self.failures.append(reason)
+
+
+def _comparable(config: ExtractConfig) -> dict[str, Any]:
+    parts = dataclasses.replace(config, regions=None, input=dataclasses.replace(config.input, scales=()))
+    names = {
+        *(field.name for field in dataclasses.fields(config.backbone)),
+        *(field.name for field in dataclasses.fields(config.descriptor)),
+        "backbone",
+    }
+    return {name: value for name, value in parts.to_dict().items() if name in names - _FREE}

@@ -1,0 +1,132 @@
+"""Boxes that nobody has to draw: a grid over the image, and the views of SPP-net's multi-view test."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config import GridSpec
+from sppfeat.errors import ConfigError
+
+__all__ = ["VIEW_SIDE", "Views", "grid_views", "multiview_views"]
+
+VIEW_SIDE = 224  # network-input pixels; of the windows of the paper's multi-view test
+
+_MAX_VIEWS = 1_000_000  # per image: 32 MB of boxes
+
+_PLACES = {  # of a window, as fractions of the room that it has along x and y
+    "centre": (0.5, 0.5),
+    "top-left": (0.0, 0.0),
+    "top-right": (1.0, 0.0),
+    "bottom-left": (0.0, 1.0),
+    "bottom-right": (1.0, 1.0),
+    "top": (0.5, 0.0),
+    "left": (0.0, 0.5),
+    "right": (1.0, 0.5),
+    "bottom": (0.5, 1.0),
+}
+
+
+class Views(NamedTuple):
+    """Boxes of one image.
+
+    Attributes:
+        boxes_px: ``(V, 4)`` float64, xyxy edges in pixels of the image.
+        scale: ``(V,)`` int16, index of the short side at which each is pooled; -1: to be chosen.
+        mirrored: ``(V,)`` bool, whether it is pooled from the mirror image.
+        ids: ``(V,)`` names.
+    """
+
+    boxes_px: npt.NDArray[np.float64]
+    scale: npt.NDArray[np.int16]
+    mirrored: npt.NDArray[np.bool_]
+    ids: tuple[bytes, ...]
+
+
+def grid_views(grid: GridSpec, image_hw: tuple[int, int]) -> Views:
+    """Windows that cover the image, row by row; named ``row,column``.
+
+    By number, all windows are equal, and adjacent ones share the fraction ``overlap`` of a window. By
+    pixels, they have the given size (cut where the image is smaller) and are that fraction apart, but for
+    the last one of each row and column, which ends at the border.
+
+    Example:
+        >>> grid_views(GridSpec(1, 2, False, 0.0), (30, 40)).boxes_px.tolist()
+        [[0.0, 0.0, 20.0, 30.0], [20.0, 0.0, 40.0, 30.0]]
+
+    Raises:
+        ConfigError: more than a million windows.
+    """
+    height, width = image_hw
+    along = _windows_of_size if grid.in_pixels else _windows_by_number
+    ys, xs = along(height, grid.rows, grid.overlap), along(width, grid.columns, grid.overlap)
+    n_views = len(ys) * len(xs)
+    if n_views > _MAX_VIEWS:
+        raise ConfigError(
+            f"the grid has {n_views} windows on an image of {height} x {width} pixels (height x width); "
+            f"allowed: up to {_MAX_VIEWS}"
+        )
+    boxes = np.empty((len(ys), len(xs), 4))
+    boxes[..., 0::2] = xs[None]
+    boxes[..., 1::2] = ys[:, None]
+    return Views(
+        boxes_px=boxes.reshape(-1, 4),
+        scale=np.full(n_views, -1, dtype=np.int16),
+        mirrored=np.zeros(n_views, dtype=bool),
+        ids=tuple(b"%d,%d" % (row, column) for row in range(len(ys)) for column in range(len(xs))),
+    )
+
+
+def multiview_views(image_hw: tuple[int, int], short_sides: tuple[int | None, ...]) -> Views:
+    """The views of He et al., TPAMI 2015, section 3.1.5, at each scale.
+
+    The whole image, and windows of 224 x 224 network-input pixels at the centre, the corners and the
+    middles of the sides; then the mirror image of each. Where the input's side is smaller than a window,
+    the window is as large as the side. The paper leaves out windows that coincide (at 224 pixels there
+    are three of them); here each image has the same views in the same order.
+
+    Args:
+        image_hw: height and width of the image, in pixels.
+        short_sides: of the network input, per scale; None is the image's own size.
+    """
+    height, width = image_hw
+    boxes, ids = [], []
+    for side in short_sides:
+        image_pixels = VIEW_SIDE * min(height, width) / side if side else float(VIEW_SIDE)
+        view_w, view_h = min(image_pixels, width), min(image_pixels, height)
+        boxes.append((0.0, 0.0, float(width), float(height)))
+        for x, y in _PLACES.values():
+            x0, y0 = x * (width - view_w), y * (height - view_h)
+            # The far edges from the far border, so that a window at the border ends there to the bit.
+            boxes.append((x0, y0, width - (1 - x) * (width - view_w), height - (1 - y) * (height - view_h)))
+        ids += [b"%s %s" % (str(side or "native").encode(), place.encode()) for place in ("whole", *_PLACES)]
+    per_scale = 1 + len(_PLACES)
+    plain = np.array(boxes).reshape(len(short_sides), 1, per_scale, 4)
+    n_views = 2 * per_scale * len(short_sides)
+    named = [ids[i : i + per_scale] for i in range(0, len(ids), per_scale)]
+    return Views(
+        boxes_px=np.repeat(plain, 2, axis=1).reshape(n_views, 4),
+        scale=np.repeat(np.arange(len(short_sides), dtype=np.int16), 2 * per_scale),
+        mirrored=np.tile(np.repeat([False, True], per_scale), len(short_sides)),
+        ids=tuple(name for own in named for name in (*own, *(name + b" mirrored" for name in own))),
+    )
+
+
+def _windows_by_number(side: int, n: int, overlap: float) -> npt.NDArray[np.float64]:
+    """Start and end of ``n`` equal windows that cover ``side``, as ``(n, 2)``."""
+    step = 1 - overlap
+    total = 1 + (n - 1) * step  # in windows
+    starts = np.arange(n) * step
+    # So that the last window ends at the border to the bit.
+    ends = total - (n - 1 - np.arange(n)) * step
+    return np.stack((side * (starts / total), side * (ends / total)), axis=1)
+
+
+def _windows_of_size(side: int, window: int, overlap: float) -> npt.NDArray[np.float64]:
+    """Start and end of windows of one size, the last one at the border, as ``(n, 2)``."""
+    window = min(window, side)
+    step = window * (1 - overlap)
+    n = 1 + max(0, math.ceil((side - window) / step - 1e-9))
+    starts = np.minimum(np.arange(n) * step, side - window)
+    return np.stack((starts, starts + window), axis=1)
