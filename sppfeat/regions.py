@@ -166,7 +166,12 @@ def drop_duplicates(
             map_hws=sizes((in_h, in_w)),
         ).cells
     keys = np.column_stack(
-        (image[pooled], boxes.scale[pooled], boxes.mirrored[pooled], cells[pooled].reshape(len(pooled), -1))
+        (
+            image[pooled],
+            boxes.scale[pooled],
+            boxes.mirrored[pooled],
+            cells[pooled].reshape(len(pooled), 4 * cells.shape[1]),
+        )
     )
     _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     same_as = np.arange(len(boxes))

@@ -265,8 +265,9 @@ def _duplicates(
     same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
     before, after = order[same], order[same + 1]
     if file.has_boxes:  # boxes that fall on the same region are the same, as they should be
-        region = file.row_region.reshape(file.n_rows, -1)
-        keys = np.column_stack((file.image_index, file.row_scale, file.row_mirrored, region))
+        regions = file.row_region
+        cells = regions.reshape(len(regions), 4 * regions.shape[1])
+        keys = np.column_stack((file.image_index, file.row_scale, file.row_mirrored, cells))
         differs = (keys[before] != keys[after]).any(axis=1)
         before, after = before[differs], after[differs]
     pairs = zip(before.tolist(), after.tolist(), strict=True)

@@ -3,97 +3,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import write_image
+from extraction_runs import (
+    SIZE,
+    assert_same_file,
+    difference,
+    extract,
+    plain_descriptor,
+    plain_network,
+    request,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from torch.nn import functional as F
-from torchvision.models import get_model
-from torchvision.models.feature_extraction import create_feature_extractor
 
 import sppfeat
 from sppfeat.config import InputSpec, RunOptions
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.request import BackboneChoice, DescriptorChoice, ExtractRequest
-
-BACKBONE = BackboneChoice(name="squeezenet1_1", weights="none", seed=3)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZE = 48
-
-
-def request(inputs, output, **changes) -> ExtractRequest:
-    settings = {
-        "backbone": BACKBONE,
-        "input": InputSpec(size=SIZE),
-        "descriptor": DescriptorChoice(levels=(1, 2)),
-        "run": RunOptions(workers=0, device="cpu"),
-    }
-    return ExtractRequest(inputs=tuple(map(str, inputs)), output=Path(output), **{**settings, **changes})
-
-
-def extract(inputs, output, *, stop_after: int | None = None, **changes):
-    n_batches = 0
-
-    def should_stop() -> bool:
-        nonlocal n_batches
-        n_batches += 1
-        return stop_after is not None and n_batches >= stop_after
-
-    with prepare(request(inputs, output, **changes)) as extraction:
-        return extraction, extraction.run(should_stop=should_stop)
+from sppfeat.request import BackboneChoice, DescriptorChoice
 
 
 @pytest.fixture(scope="module")
 def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = get_model("squeezenet1_1", weights=None).eval()
-    return create_feature_extractor(model, {"features": "fmap"})
-
-
-def oracle(network, path, *, size=SIZE, levels=(1, 2), flip=False) -> np.ndarray:
-    """What a reader gets with a dozen lines of plain torch."""
-    image = Image.open(path).convert("RGB")
-    short = min(image.size)
-    width, height = (size if side == short else int(side * size / short + 0.5) for side in image.size)
-    pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
-    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-    batch = (batch - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
-    views = [batch, batch.flip(-1)] if flip else [batch]
-    with torch.inference_mode():
-        maps = [network(view)["fmap"] for view in views]
-    vectors = [torch.cat([F.adaptive_max_pool2d(fmap, n).flatten(1) for n in levels], 1) for fmap in maps]
-    return torch.stack(vectors).mean(0)[0].numpy()
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b))
-
-
-def contents(path) -> dict:
-    """Every dataset and attribute but times."""
-    import h5py
-
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]} if hasattr(item, "shape") else {}))
-        found.update({f"@{name}": value for name, value in file.attrs.items() if name != "created"})
-    return found
-
-
-def assert_same_file(path, other) -> None:
-    a, b = contents(path), contents(other)
-    assert a.keys() == b.keys()
-    for name in a:
-        if name == "features":
-            assert np.array_equal(np.isnan(a[name]), np.isnan(b[name]))
-            good = ~np.isnan(a[name]).any(axis=1)
-            assert all(difference(x, y) <= 1e-5 for x, y in zip(a[name][good], b[name][good], strict=True))
-        else:
-            is_float = np.asarray(a[name]).dtype.kind == "f"
-            assert np.array_equal(a[name], b[name], equal_nan=is_float), name
+    return plain_network()
 
 
 @settings(max_examples=12)
@@ -120,7 +52,7 @@ def test_descriptors_equal_plain_torch_however_the_run_goes(
         assert (file.status == 1).all()
         assert file.paths == [str(path.relative_to(folder)) for path in inputs]
         for path, row in zip(inputs, file.features, strict=True):
-            assert difference(row, oracle(network, path, flip=flip)) <= 1e-5
+            assert difference(row, plain_descriptor(network, path, flip=flip)) <= 1e-5
 
 
 def test_a_run_continued_equals_a_run_in_one_go(mixed_folder, tmp_path):
@@ -145,7 +77,7 @@ def test_images_that_cannot_be_read_fail_and_move_nothing(mixed_folder, tmp_path
             if path in failed:
                 assert np.isnan(file.features[i]).all()
             else:
-                assert difference(file.features[i], oracle(network, mixed_folder / path)) <= 1e-5
+                assert difference(file.features[i], plain_descriptor(network, mixed_folder / path)) <= 1e-5
         x, y = file.to_sklearn()
         assert x.shape == (12, file.dimension)
         assert [file.classes[label] for label in y] == [
@@ -216,7 +148,7 @@ def test_vanished_images_fail_and_come_back_with_retry_failed(folder, tmp_path, 
         assert (file.status == 1).all()
         assert file.errors == {}
         image = file.paths.index(str(gone.relative_to(folder)))
-        assert difference(file.features[image], oracle(network, gone)) <= 1e-5
+        assert difference(file.features[image], plain_descriptor(network, gone)) <= 1e-5
 
 
 def test_a_repaired_image_of_another_size_gets_its_size_and_row(mixed_folder, tmp_path, network):
@@ -230,7 +162,10 @@ def test_a_repaired_image_of_another_size_gets_its_size_and_row(mixed_folder, tm
         image = file.paths.index("dog/short.png")
         assert file.image_hw[image].tolist() == [50, 70]
         assert file.boxes[image].tolist() == [0, 0, 70, 50]
-        assert difference(file.features[image], oracle(network, mixed_folder / "dog/short.png")) <= 1e-5
+        assert (
+            difference(file.features[image], plain_descriptor(network, mixed_folder / "dog/short.png"))
+            <= 1e-5
+        )
 
 
 def test_an_image_replaced_while_the_run_goes_fails_with_the_sizes(folder, tmp_path):
@@ -261,7 +196,9 @@ def test_new_inputs_are_reported_and_added_on_request(mixed_folder, tmp_path, ne
         assert file.classes == ["cat", "dog", "ant"]
         assert file.labels[-2:].tolist() == [2, 0]
         for i in (-1, -2):
-            assert difference(file.features[i], oracle(network, mixed_folder / file.paths[i])) <= 1e-5
+            assert (
+                difference(file.features[i], plain_descriptor(network, mixed_folder / file.paths[i])) <= 1e-5
+            )
     assert not Path(f"{output}.partial").exists()
 
 
@@ -379,11 +316,14 @@ def test_native_size_is_no_resizing(folder, tmp_path, network):
     extract([folder], tmp_path / "f.h5", input=InputSpec(size=None))
     with sppfeat.open(tmp_path / "f.h5") as file:
         for path, hw, row in zip(file.paths, file.image_hw.tolist(), file.features, strict=True):
-            assert difference(row, oracle(network, folder / path, size=min(hw))) <= 1e-5
+            assert difference(row, plain_descriptor(network, folder / path, size=min(hw))) <= 1e-5
 
 
 def test_larger_inputs_than_max_pixels_are_scaled_down(folder, tmp_path, network):
     extract([folder], tmp_path / "f.h5", input=InputSpec(size=90, max_pixels=48 * 48))
     with sppfeat.open(tmp_path / "f.h5") as file:
         square = file.paths.index("dog/img2.png")  # 48 x 48
-        assert difference(file.features[square], oracle(network, folder / "dog/img2.png", size=48)) <= 1e-5
+        assert (
+            difference(file.features[square], plain_descriptor(network, folder / "dog/img2.png", size=48))
+            <= 1e-5
+        )

@@ -1,0 +1,97 @@
+"""Extractions with a small untrained network, and what plain torch makes of the same images."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.models import get_model
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from sppfeat.config import InputSpec, RunOptions
+from sppfeat.extraction import prepare
+from sppfeat.request import BackboneChoice, DescriptorChoice, ExtractRequest
+
+BACKBONE = BackboneChoice(name="squeezenet1_1", weights="none", seed=3)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZE = 48
+
+
+def request(inputs, output, **changes) -> ExtractRequest:
+    settings = {
+        "backbone": BACKBONE,
+        "input": InputSpec(size=SIZE),
+        "descriptor": DescriptorChoice(levels=(1, 2)),
+        "run": RunOptions(workers=0, device="cpu"),
+    }
+    return ExtractRequest(inputs=tuple(map(str, inputs)), output=Path(output), **{**settings, **changes})
+
+
+def extract(inputs, output, *, stop_after: int | None = None, **changes):
+    n_batches = 0
+
+    def should_stop() -> bool:
+        nonlocal n_batches
+        n_batches += 1
+        return stop_after is not None and n_batches >= stop_after
+
+    with prepare(request(inputs, output, **changes)) as extraction:
+        return extraction, extraction.run(should_stop=should_stop)
+
+
+def plain_network():
+    """torchvision's model of the same seed, up to the default layer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(BACKBONE.seed)
+        model = get_model(BACKBONE.name, weights=None).eval()
+    return create_feature_extractor(model, {"features": "fmap"})
+
+
+def plain_maps(network, path, *, size=SIZE, mirrored=False) -> torch.Tensor:
+    """The feature map of an image, with a dozen lines of plain torch."""
+    image = Image.open(path).convert("RGB")
+    short = min(image.size)
+    width, height = (size if side == short else int(side * size / short + 0.5) for side in image.size)
+    pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    batch = (batch - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    with torch.inference_mode():
+        return network(batch.flip(-1) if mirrored else batch)["fmap"]
+
+
+def plain_descriptor(network, path, *, size=SIZE, levels=(1, 2), flip=False) -> np.ndarray:
+    """The descriptor of a whole image, likewise."""
+    maps = [plain_maps(network, path, size=size, mirrored=mirrored) for mirrored in ([0, 1] if flip else [0])]
+    vectors = [torch.cat([F.adaptive_max_pool2d(fmap, n).flatten(1) for n in levels], 1) for fmap in maps]
+    return torch.stack(vectors).mean(0)[0].numpy()
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b))
+
+
+def contents(path) -> dict:
+    """Every dataset and attribute but times."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]} if hasattr(item, "shape") else {}))
+        found.update({f"@{name}": value for name, value in file.attrs.items() if name != "created"})
+    return found
+
+
+def assert_same_file(path, other) -> None:
+    assert_same_contents(contents(path), contents(other))
+
+
+def assert_same_contents(a, b) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        if name == "features":
+            assert np.array_equal(np.isnan(a[name]), np.isnan(b[name]))
+            good = ~np.isnan(a[name]).any(axis=1)
+            assert all(difference(x, y) <= 1e-5 for x, y in zip(a[name][good], b[name][good], strict=True))
+        else:
+            is_float = np.asarray(a[name]).dtype.kind == "f"
+            assert np.array_equal(a[name], b[name], equal_nan=is_float), name
