@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.schema import COLUMNS
+from sppfeat.schema import COLUMNS, ROW_COLUMNS
 
 README = Path(__file__).parent.parent / "README.md"
 COMMANDS = main.list_commands(click.Context(main))
@@ -33,7 +33,7 @@ def option_table(name: str) -> str:
         if not parameter.is_flag:
             flags += f" {parameter.make_metavar(context)}".replace("|", "\\|")
         default = parameter.get_default(context)
-        has_default = isinstance(default, str | int) and not isinstance(default, bool)
+        has_default = isinstance(default, str | int | float) and not isinstance(default, bool)
         shown = f"`{default}`" if has_default else "required" if parameter.required else ""
         lines.append(f"| {flags} | {shown} | {(parameter.help or '').replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
@@ -70,7 +70,7 @@ def test_every_option_has_its_environment_variable(name):
 
 def test_every_dataset_of_the_file_is_described():
     text = README.read_text()
-    for name in ["features", *COLUMNS]:
+    for name in ["features", *COLUMNS, *ROW_COLUMNS]:
         group = name.rsplit("/", 1)[0]
         assert f"`/{name}`" in text or (group == "columns" and "`/columns/*`" in text), name
 

@@ -48,7 +48,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="sppfeat")
 def main() -> None:
-    """CNN features of whole images: one forward pass, pooled over a spatial pyramid, in one HDF5 file.
+    """CNN features of images and boxes: one forward pass, pooled over a spatial pyramid, in one HDF5 file.
 
     Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images failed; 130 interrupted (the
     same command again continues).

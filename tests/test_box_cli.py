@@ -1,0 +1,190 @@
+"""What the options about boxes do on the command line, and what they say."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import sppfeat
+from sppfeat import box_formats
+from sppfeat.cli import main
+from sppfeat.cli.box_options import BOX_FORMATS
+
+TINY = [
+    "--backbone",
+    "squeezenet1_1",
+    "--weights",
+    "none",
+    "--levels",
+    "1,2",
+    "--device",
+    "cpu",
+    "--workers",
+    "0",
+]
+CSV = """image,x0,y0,x1,y1,label
+img1.png,0,0,20,30,one
+img1.png,-5,0,20,30,two
+img3.png,9,9,9,9,one
+gone.png,0,0,1,1,x
+"""
+
+
+def run(*args, env=None):
+    return CliRunner().invoke(main, [str(arg) for arg in args], env=env)
+
+
+@pytest.fixture
+def boxes(tmp_path):
+    (tmp_path / "boxes.csv").write_text(CSV)
+    return tmp_path / "boxes.csv"
+
+
+def test_a_run_with_boxes_says_what_it_understood_and_what_became_of_them(folder, boxes, tmp_path):
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--size", "48", "--boxes", boxes)
+    assert result.exit_code == 0, result.output
+    for text in (
+        "12 in 5 input shapes, 3 rows, 2 classes",
+        f"boxes:       4 of {boxes}, read as csv: xyxy, absolute, origin 0, edges, order xy",
+        "1 boxes are of 1 images that are not among the inputs: 'gone.png'",
+        "10 images have no boxes, and no rows: ",
+        "1 boxes reach over the border of their image and are clipped to it: [-5, 0, 20, 30] of 'cat/img1.png'",
+        "1 boxes have no area inside their image: their rows are NaN: [9, 9, 9, 9] of 'cat/img3.png'",
+        "boxes: 3 rows, 2 with a descriptor; 1 clipped, 1 degenerate",
+    ):
+        assert text in result.stderr
+    info = run("info", tmp_path / "f.h5")
+    assert "3 rows, 2 with a descriptor; 1 clipped, 1 degenerate" in info.output
+    assert "of boxes:  3: one 2, two 1, x 0" in info.output
+    assert "10 images have none" in info.output
+    found = json.loads(run("info", tmp_path / "f.h5", "--json").stdout)["boxes"]
+    assert found["classes"] == {"one": 2, "two": 1, "x": 0}
+    assert found["scales"] == {"48": 2}
+    assert run("verify", tmp_path / "f.h5", "--recompute", "9", "-q").exit_code == 0
+
+
+def test_the_plan_as_json_counts_boxes(folder, boxes, tmp_path):
+    args = ["extract", folder, "-o", tmp_path / "f.h5", *TINY, "--boxes", boxes, "--scales", "480,688"]
+    plan = json.loads(run(*args, "--dry-run", "--json").stdout)["plan"]
+    assert plan["boxes"] == {
+        "source": str(boxes),
+        "format": "csv",
+        "convention": "xyxy, absolute, origin 0, edges, order xy",
+        "boxes": 4,
+        "rows": 3,
+        "same_region": 0,
+        "clipped": 1,
+        "degenerate": 1,
+        "of_no_input": 1,
+        "images_without_boxes": 10,
+        "scales": {"480": 2, "688": 0},
+    }
+    assert "scales:      480: 2 rows, 688: 0 rows" in run(*args, "--dry-run").stdout
+    assert not (tmp_path / "f.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "scales"),
+    [
+        ([], 224, ()),
+        (["--boxes", "grid:2x2"], 688, ()),
+        (["--boxes", "grid:2x2", "--size", "100"], 100, ()),
+        (["--boxes", "grid:2x2", "--size", "native"], None, ()),
+        (["--boxes", "grid:2x2", "--scales", "300,200"], None, (200, 300)),
+        (["--boxes", "multiview"], None, (224, 256, 300, 360, 448, 560)),
+        (["--boxes", "multiview", "--size", "300"], 300, ()),
+        (["--boxes", "multiview", "--scales", "300,400"], None, (300, 400)),
+    ],
+)
+def test_sizes(folder, tmp_path, monkeypatch, options, size, scales):
+    seen = []
+    monkeypatch.setattr("sppfeat.extraction.prepare", lambda request, **rest: seen.append(request) or 1 / 0)
+    run("extract", folder, "-o", tmp_path / "f.h5", *options)
+    assert (seen[0].input.size, seen[0].input.scales) == (size, scales)
+
+
+def test_every_option_reaches_the_file(folder, boxes, tmp_path):
+    options = {
+        "--box-format": "csv",
+        "--box-coords": "cxcywh",
+        "--box-units": "normalized",
+        "--box-origin": "0",
+        "--box-ends": "edges",
+        "--box-order": "yx",
+        "--projection": "sppnet",
+        "--margin": "1.5",
+        "--normalize": "meannorm:20",
+    }
+    boxes.write_text("path,a,b,x,y,w,h\nimg1.png,,,.5,.5,.5,.25\n")
+    flat = [part for pair in options.items() for part in pair]
+    args = ["extract", folder, "-o", tmp_path / "f.h5", *TINY, "--size", "64", "--drop-duplicates", *flat]
+    result = run(*args, "-q", env={"SPPFEAT_BOXES": str(boxes)})
+    assert (result.exit_code, result.output) == (0, "")
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        recorded = file.config.to_dict()
+        assert {
+            f"--{name.replace('_', '-')}": str(value) for name, value in recorded.items()
+        }.items() >= options.items()
+        assert recorded["drop_duplicates"] is True
+        height, width = file.image_hw[0].tolist()
+        assert file.boxes[0].tolist() == [0.375 * width, 0.25 * height, 0.625 * width, 0.75 * height]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scales", "480"], "--scales is about boxes, but there are none: --boxes"),
+        (["--box-origin", "0"], "--box-origin is about boxes"),
+        (["--projection", "paper"], "--projection is about boxes"),
+        (["--drop-duplicates"], "--drop-duplicates is about boxes"),
+        (["--boxes", "grid:3x3", "--scales", "1,2", "--size", "3"], "--size and --scales are both given"),
+        (["--boxes", "grid:3x3", "--scales", "many"], "is not a list of pixels"),
+        (["--boxes", "grid:3x3", "--scales", "0,5"], "scales is 0; allowed: 1 to 65535 pixels"),
+        (
+            ["--boxes", "grid:3x3", "--box-format", "csv"],
+            "--box-format is about box files, not about 'grid:3x3'",
+        ),
+        (["--boxes", "grid:axb"], "boxes are 'grid:axb'; allowed: grid:ROWSxCOLUMNS"),
+        (["--boxes", "multiview", "--flip"], "leave out --flip"),
+        (
+            ["--boxes", "grid:3x3", "--projection", "paper", "--margin", "1"],
+            "a margin goes with --projection sppnet",
+        ),
+        (
+            ["--boxes", "BOXES", "--box-ends", "inclusive", "--box-units", "normalized"],
+            "box-units normalized has no",
+        ),
+        (["--normalize", "meannorm"], "normalize is 'meannorm'; allowed: none, l2, power, meannorm:NORM"),
+        (["--head", "fc6"], "'squeezenet1_1' has no fc6 or fc7; the models that have them: vgg*, alexnet"),
+    ],
+)
+def test_wrong_usage_is_said_and_writes_nothing(folder, boxes, tmp_path, options, message):
+    options = [str(boxes) if option == "BOXES" else option for option in options]
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *options)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "f.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "boxes.csv"),
+        ("path,x0,y0,x1,y1\nimg1.png,0,0,wide,1\n", "line 2"),
+        ("path,x0,y0,x1,y1\nnobody.png,0,0,1,1\n", "none of its 1 images is among the inputs"),
+        ("path,x0,y0,x1,y1\nimg.png,0,0,1,1\n", "img.png"),
+    ],
+)
+def test_a_wrong_box_file_is_an_error_and_writes_nothing(folder, boxes, tmp_path, content, message):
+    boxes.unlink()
+    if content is not None:
+        boxes.write_text(content)
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--boxes", boxes)
+    assert result.exit_code == 1, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "f.h5").exists()
+
+
+def test_the_formats_are_those_that_can_be_read():
+    assert BOX_FORMATS == box_formats.FORMATS
