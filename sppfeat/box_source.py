@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from sppfeat.box_table import BoxTable
 from sppfeat.boxes import boxes_to_px
-from sppfeat.config import GridSpec
+from sppfeat.config import GridSpec, InputSpec
 from sppfeat.errors import BoxError
 from sppfeat.matching import match_images
+from sppfeat.plan import input_sizes
 from sppfeat.rows import RowBoxes, Rows, rows_of_table, rows_of_views
 from sppfeat.views import Views, grid_views, multiview_views
 
@@ -30,6 +31,10 @@ class BoxSource(Protocol):
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> npt.NDArray[np.float64] | None:
         """``(K, 4)`` boxes_px of the rows of one image at another size; None where they would be other rows."""
+        ...
+
+    def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
+        """``(K,)`` scales of rows as the source has them; -1: to be chosen by size."""
         ...
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
@@ -61,7 +66,7 @@ class FileBoxes:
             image_of = match_images(self.table, root, paths)
         except BoxError as error:
             raise BoxError(f"{self.path!r}: {error}") from error
-        if len(image_of) and (image_of < 0).all():
+        if not first and len(image_of) and (image_of < 0).all():
             raise BoxError(
                 f"{self.path!r}: none of its {len(image_of)} images is among the inputs; the first is "
                 f"{self.table.images[0].decode('utf-8', 'backslashreplace')!r}, the first input "
@@ -74,8 +79,23 @@ class FileBoxes:
         row_hw = np.full((len(boxes), 2), image_hw, dtype=np.int32)
         return boxes_to_px(self.table.boxes[boxes.source], self.table.convention, row_hw)
 
+    def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
+        """Return -1 for each row: to be chosen."""
+        return np.full(len(boxes), -1, dtype=np.int16)
+
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
-        """Return the rows one after the other; both are of this box file."""
+        """Return the rows one after the other; both are of this box file.
+
+        Raises:
+            BoxError: a box that was of one of the old images is of a new one, too.
+        """
+        twice = np.flatnonzero((boxes.box_row >= 0) & (added.box_row >= 0))
+        if len(twice):
+            name = self.table.images[int(self.table.image[twice[0]])].decode("utf-8", "backslashreplace")
+            raise BoxError(
+                f"{self.path!r}: the image {name!r} is another one among the new inputs than in the file; start "
+                "anew with --overwrite, or name it by more of its path"
+            )
         shifted = np.where(added.box_row >= 0, added.box_row + len(boxes), -1)
         return boxes.followed_by(added, box_row=np.where(boxes.box_row >= 0, boxes.box_row, shifted))
 
@@ -86,11 +106,11 @@ class ViewBoxes:
 
     Attributes:
         grid: a grid of them; None for the views of SPP-net's multi-view test.
-        short_sides: of the network input, per scale.
+        input: sizes of the network input.
     """
 
     grid: GridSpec | None
-    short_sides: tuple[int | None, ...]
+    input: InputSpec
 
     def rows(
         self,
@@ -104,9 +124,15 @@ class ViewBoxes:
         return rows_of_views(self._views, image_hw)
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> npt.NDArray[np.float64] | None:
-        """Return the windows of an image of this size, if they are as many."""
+        """Return the windows of an image of this size, if they are the same; NaN where it is not known."""
+        if 0 in image_hw:
+            return np.full((len(boxes), 4), np.nan)
         views = self._views(image_hw)
-        return views.boxes_px if len(views.ids) == len(boxes) else None
+        return views.boxes_px if views.ids == tuple(boxes.annotations.ids) else None
+
+    def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
+        """Return the scale of each view; -1 for windows of a grid: to be chosen."""
+        return boxes.scale if self.grid is None else np.full(len(boxes), -1, dtype=np.int16)
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
         """Return the rows one after the other, numbered on."""
@@ -115,6 +141,9 @@ class ViewBoxes:
         return boxes.followed_by(moved, box_row=np.concatenate((boxes.box_row, added.box_row + len(boxes))))
 
     def _views(self, image_hw: tuple[int, int]) -> Views:
-        if self.grid is None:
-            return multiview_views(image_hw, self.short_sides)
-        return grid_views(self.grid, image_hw)
+        if self.grid is not None:
+            return grid_views(self.grid, image_hw)
+        sizes, _ = input_sizes(np.array([image_hw], dtype=np.int32), self.input)
+        # Of an image that cannot be processed there are views, too: rows that stay NaN.
+        input_sides = [side or min(image_hw) for side in sizes[0].min(axis=1).tolist()]
+        return multiview_views(image_hw, self.input.short_sides, input_sides=input_sides)

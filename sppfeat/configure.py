@@ -88,7 +88,7 @@ def row_planner_of(
         source = FileBoxes(box_file.table, choice.boxes)
     else:
         grid = None if choice.boxes == "multiview" else parse_grid(choice.boxes)
-        source = ViewBoxes(grid, config.input.short_sides)
+        source = ViewBoxes(grid, config.input)
     projector = Projector.of(backbone, config.regions)
     return RowPlanner(
         source, config.input, projector, map_sizes(backbone) if choice.drop_duplicates else None

@@ -157,7 +157,8 @@ def continued_plan(
     again = np.setdiff1d(to_do[unknown], matched.vanished)
     sizes, reasons = probe([os.path.join(matched.root, recorded.paths[i]) for i in again.tolist()])
     image_hw = recorded.image_hw.copy()
-    image_hw[again] = sizes
+    readable = (sizes > 0).all(axis=1)  # what was known of the others stays
+    image_hw[again[readable]] = sizes[readable]
     errors = {int(again[position]): reason for position, reason in reasons.items()}
     gone = np.intersect1d(to_do, matched.vanished).tolist()
     errors.update(dict.fromkeys(gone, "vanished: not among the inputs any more"))
@@ -271,8 +272,8 @@ def _boxes_of_resized(
         fitted = planner.refit(boxes.take(rows), (height, width))
         if fitted is None:
             reasons[image] = (
-                f"its size, {height} x {width}, was not known when the file was laid out, and now gives "
-                f"other rows than the {len(rows)} that the file has: start anew with --overwrite"
+                f"its size is {height} x {width} (height x width), not what it was when the file was laid out, and "
+                f"gives other rows than the {len(rows)} that the file has: start anew with --overwrite"
             )
         else:
             boxes_px[rows], flag[rows], scale[rows] = fitted.boxes_px, fitted.flag, fitted.scale

@@ -18,6 +18,8 @@ __all__ = ["match_images"]
 # COCO's files of 2014 are called COCO_val2014_000000000042.jpg, those of 2017 000000000042.jpg.
 _NUMBERED = re.compile(rb"(?:COCO_[a-z]+[0-9]+_)?0*([0-9]+)")
 
+_STEM = b"/"  # no file ends so: behind a stem, that it is not taken for a whole name
+
 
 class _Found(NamedTuple):
     rank: int
@@ -45,73 +47,78 @@ def match_images(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> npt.ND
     """
     if table.names == "single" and len(paths) == 1:
         return np.zeros(len(table.images), dtype=np.int64)
-    names = [_clean(name) for name in table.images]
-    wanted: dict[bytes, list[int]] = {}
-    for position, name in enumerate(names):
-        for key in _keys_of_name(name, table.names):
-            wanted.setdefault(key, []).append(position)
+    by_number = table.names == "id"
+    wanted: dict[bytes, list[tuple[int, int]]] = {}
+    for position, name in enumerate(table.images):
+        for key, rank in _keys_of_name(name, by_number):
+            wanted.setdefault(key, []).append((position, rank))
+    deepest = max((key.count(b"/") for key in wanted), default=0)
     best: dict[int, _Found] = {}
     for image, path in enumerate(paths):
-        for key in _keys_of_path(path, table.names):
-            for position in wanted.get(key, ()):
-                rank = 1 if table.names == "id" else _rank(names[position], root, path)
-                best[position] = _better(best.get(position, _Found(0, -1)), rank, image)
+        for key, rank in _keys_of_path(path, root, deepest, by_number):
+            for position, own in wanted.get(key, ()):
+                best[position] = _better(best.get(position, _Found(0, -1)), rank + own, image)
     for position, found in best.items():
         if found.rival is not None:
             raise BoxError(
                 f"the box file names an image {_show(table.images[position])}, which could be "
                 f"{_show(paths[found.image])} or {_show(paths[found.rival])}: name it by more of its path"
             )
-    return np.array([best[i].image if i in best else -1 for i in range(len(names))], dtype=np.int64)
+    return np.array([best[i].image if i in best else -1 for i in range(len(table.images))], dtype=np.int64)
+
+
+def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
+    """Yield what is looked up of a name: as it stands before stripped, and that before Windows' separators."""
+    stripped = name.strip()
+    for form, rank in ((name, 8), (stripped, 4), (stripped.replace(b"\\", b"/"), 0)):
+        clean = _clean(form)
+        yield clean, rank
+        if not _has_suffix(clean):
+            yield clean + _STEM, rank
+    folder, last = posixpath.split(_clean(stripped))
+    if by_number and _number(last) != last:
+        yield posixpath.join(folder, _number(last)) + _STEM, 0
+
+
+def _keys_of_path(path: bytes, root: bytes, deepest: int, by_number: bool) -> Iterator[tuple[bytes, int]]:
+    """Yield each name that a path answers to, and its rank: 4 or 3 with its suffix, 2 or 1 without."""
+    forms = [(path, b"", 2)]
+    if _has_suffix(path):
+        stem = os.path.splitext(path)[0]
+        forms.append((stem, _STEM, 0))
+        folder, last = posixpath.split(stem)
+        if by_number and _number(last) != last:
+            forms.append((posixpath.join(folder, _number(last)), _STEM, 0))
+    for relative, mark, bonus in forms:
+        absolute = posixpath.join(root, relative)
+        yield relative + mark, bonus + 2
+        yield absolute + mark, bonus + 2
+        end = len(absolute)
+        for _ in range(deepest + 1):
+            end = absolute.rfind(b"/", 0, end)
+            if end < 0:
+                break
+            if absolute[end + 1 :] != relative:
+                yield absolute[end + 1 :] + mark, bonus + 1
 
 
 def _clean(name: bytes) -> bytes:
     """Return a name in the one form that paths are compared in, without what leads up and out."""
-    normal = posixpath.normpath(name.strip())
+    normal = posixpath.normpath(name)
+    if normal.startswith(b"//"):  # which POSIX leaves open, and normpath as it is
+        normal = normal[1:]
     while normal.startswith(b"../"):
         normal = normal[3:]
     return normal
 
 
-def _keys_of_name(name: bytes, names: str) -> Iterator[bytes]:
-    """Yield what is looked up of a name: its last part, with and without the suffix of an image."""
-    last = posixpath.basename(name)
-    if names == "id":
-        yield _number(last)
-        return
-    yield last
-    if os.path.splitext(last)[1].lower().decode("latin-1") not in IMAGE_SUFFIXES:
-        yield b"/" + last  # no file name has a slash: so marked, a stem is not taken for a name
-
-
-def _keys_of_path(path: bytes, names: str) -> Iterator[bytes]:
-    last = posixpath.basename(path)
-    stem = os.path.splitext(last)[0]
-    if names == "id":
-        yield _number(stem)
-        return
-    yield last
-    yield b"/" + stem
+def _has_suffix(name: bytes) -> bool:
+    return os.path.splitext(name)[1].lower().decode("latin-1") in IMAGE_SUFFIXES
 
 
 def _number(stem: bytes) -> bytes:
     match = _NUMBERED.fullmatch(stem)
     return match[1] if match else stem
-
-
-def _rank(name: bytes, root: bytes, path: bytes) -> int:
-    """How well a path fits a name: 4 or 3 with its suffix, 2 or 1 without, the higher one if from the root."""
-    whole = posixpath.join(root, path)
-    for with_suffix, (relative, absolute) in (
-        (True, (path, whole)),
-        (False, (os.path.splitext(path)[0], os.path.splitext(whole)[0])),
-    ):
-        bonus = 2 if with_suffix else 0
-        if name in (relative, absolute):
-            return bonus + 2
-        if not name.startswith(b"/") and absolute.endswith(b"/" + name):
-            return bonus + 1
-    return 0
 
 
 def _better(found: _Found, rank: int, image: int) -> _Found:

@@ -133,7 +133,7 @@ def sample_plan(plan: Plan, *, n_images: int, n_rows: int, seed: int) -> Plan:
         rows=np.stack((np.concatenate(([0], ends[:-1])), ends), axis=1) if chosen else plan.rows[:0],
         labels=plan.labels[images],
         errors={},
-        boxes=plan.boxes.take(every) if plan.boxes else None,
+        boxes=plan.boxes.take(every) if plan.boxes is not None else None,
     )
 
 

@@ -79,7 +79,7 @@ class Plan:
     def nbytes(self) -> int:
         """Bytes that the plan holds, error texts and what a box file says of its boxes apart."""
         arrays = (self.image_hw, self.input_hw, self.rows, self.labels)
-        boxes = self.boxes.nbytes if self.boxes else 0
+        boxes = 0 if self.boxes is None else self.boxes.nbytes
         return self.paths.nbytes + sum(array.nbytes for array in arrays) + boxes
 
 

@@ -124,9 +124,10 @@ def choose_scales(rows: Rows, image_hw: npt.NDArray[np.int32], short_sides: Sequ
         scale[open_rows] = 0
     else:
         sides = [side for side in short_sides if side is not None]
-        for group in _groups(row_hw, np.flatnonzero(open_rows)):
-            height, width = row_hw[group[0]].tolist()
-            scale[group] = choose_scale(torch.from_numpy(clipped[group]), (height, width), sides).numpy()
+        short_side = row_hw.min(axis=1, keepdims=True)  # all that the choice depends on beside the box
+        for group in _groups(short_side, np.flatnonzero(open_rows)):
+            square = (int(short_side[group[0], 0]),) * 2
+            scale[group] = choose_scale(torch.from_numpy(clipped[group]), square, sides).numpy()
     scale[boxes.is_degenerate] = -1
     return rows._replace(boxes=dataclasses.replace(boxes, scale=scale))
 

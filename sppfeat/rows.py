@@ -186,8 +186,10 @@ def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.ND
     n_rows = int(ranges[-1, 1]) if len(ranges) else 0
     boxes_px = np.empty((n_rows, 4))
     scale, mirrored = np.empty(n_rows, dtype=np.int16), np.empty(n_rows, dtype=bool)
+    order = np.argsort(inverse, kind="stable")
+    of_size = np.split(order, np.cumsum(np.bincount(inverse, minlength=len(views)))[:-1])
     for i, own in enumerate(views):
-        rows = ranges[inverse == i, 0][:, None] + np.arange(counts[i])
+        rows = ranges[of_size[i], 0][:, None] + np.arange(counts[i])
         boxes_px[rows] = own.boxes_px if sizes[i].all() else np.nan
         scale[rows] = own.scale
         mirrored[rows] = own.mirrored

@@ -1,6 +1,7 @@
 """Boxes that nobody has to draw: a grid over the image, and the views of SPP-net's multi-view test."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,14 +60,18 @@ def grid_views(grid: GridSpec, image_hw: tuple[int, int]) -> Views:
         ConfigError: more than a million windows.
     """
     height, width = image_hw
-    along = _windows_of_size if grid.in_pixels else _windows_by_number
-    ys, xs = along(height, grid.rows, grid.overlap), along(width, grid.columns, grid.overlap)
-    n_views = len(ys) * len(xs)
+    n_rows, n_columns = grid.rows, grid.columns
+    if grid.in_pixels:
+        n_rows = _n_windows(height, grid.rows, grid.overlap)
+        n_columns = _n_windows(width, grid.columns, grid.overlap)
+    n_views = n_rows * n_columns
     if n_views > _MAX_VIEWS:
         raise ConfigError(
             f"the grid has {n_views} windows on an image of {height} x {width} pixels (height x width); "
             f"allowed: up to {_MAX_VIEWS}"
         )
+    along = _windows_of_size if grid.in_pixels else _windows_by_number
+    ys, xs = along(height, grid.rows, grid.overlap), along(width, grid.columns, grid.overlap)
     boxes = np.empty((len(ys), len(xs), 4))
     boxes[..., 0::2] = xs[None]
     boxes[..., 1::2] = ys[:, None]
@@ -78,7 +83,9 @@ def grid_views(grid: GridSpec, image_hw: tuple[int, int]) -> Views:
     )
 
 
-def multiview_views(image_hw: tuple[int, int], short_sides: tuple[int | None, ...]) -> Views:
+def multiview_views(
+    image_hw: tuple[int, int], short_sides: Sequence[int | None], *, input_sides: Sequence[int] | None = None
+) -> Views:
     """The views of He et al., TPAMI 2015, section 3.1.5, at each scale.
 
     The whole image, and windows of 224 x 224 network-input pixels at the centre, the corners and the
@@ -88,12 +95,13 @@ def multiview_views(image_hw: tuple[int, int], short_sides: tuple[int | None, ..
 
     Args:
         image_hw: height and width of the image, in pixels.
-        short_sides: of the network input, per scale; None is the image's own size.
+        short_sides: of the network input, per scale, as they are called; None is the image's own size.
+        input_sides: as they really are, where limits on the network input changed them.
     """
     height, width = image_hw
     boxes, ids = [], []
-    for side in short_sides:
-        image_pixels = VIEW_SIDE * min(height, width) / side if side else float(VIEW_SIDE)
+    for side, input_side in zip(short_sides, input_sides or short_sides, strict=True):
+        image_pixels = VIEW_SIDE * min(height, width) / (input_side or min(height, width))
         view_w, view_h = min(image_pixels, width), min(image_pixels, height)
         boxes.append((0.0, 0.0, float(width), float(height)))
         for x, y in _PLACES.values():
@@ -127,6 +135,12 @@ def _windows_of_size(side: int, window: int, overlap: float) -> npt.NDArray[np.f
     """Start and end of windows of one size, the last one at the border, as ``(n, 2)``."""
     window = min(window, side)
     step = window * (1 - overlap)
-    n = 1 + max(0, math.ceil((side - window) / step - 1e-9))
-    starts = np.minimum(np.arange(n) * step, side - window)
+    starts = np.minimum(np.arange(_n_windows(side, window, overlap)) * step, side - window)
+    starts[-1] = side - window  # to the bit, whatever the step was rounded to
     return np.stack((starts, starts + window), axis=1)
+
+
+def _n_windows(side: int, window: int, overlap: float) -> int:
+    """How many windows of one size it takes."""
+    window = min(window, side)
+    return 1 + max(0, math.ceil((side - window) / (window * (1 - overlap)) - 1e-9))

@@ -1,9 +1,11 @@
 """The Plan: every image once, equal shapes together, largest first, in little memory."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
+from box_rows import rows_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -139,3 +141,104 @@ def test_a_batch_holds_as_many_pixels_as_allowed(pixels, size):
 def test_no_image_that_can_be_done_gives_no_batch(images):
     input_hw = np.array([[[2, 2]], [[0, 0]]], dtype=np.int32)
     assert list(schedule(input_hw, images, batch_size=None, batch_pixels=100)) == []
+
+
+# --- several scales -------------------------------------------------------------------------------
+
+SEVERAL_SCALES = st.integers(1, 4).flatmap(
+    lambda s: hnp.arrays(
+        np.int32, st.tuples(st.integers(0, 40), st.just(s), st.just(2)), elements=st.integers(0, 2)
+    )
+)
+
+
+@given(SEVERAL_SCALES, st.data(), st.none() | st.integers(1, 9), st.integers(1, 50))
+def test_each_image_comes_once_at_each_scale_that_it_is_wanted_at(input_hw, data, batch_size, batch_pixels):
+    n, n_scales = input_hw.shape[:2]
+    wanted = data.draw(st.lists(st.integers(0, max(0, n - 1)), unique=True, max_size=n))
+    uses = data.draw(st.none() | hnp.arrays(np.bool_, (n, n_scales)))
+    images = np.array(wanted, dtype=np.int64)
+    settings = {"batch_size": batch_size, "batch_pixels": batch_pixels, "uses": uses}
+    batches = list(schedule(input_hw, images, **settings))
+
+    done = [(image, batch.scale) for batch in batches for image in batch.images.tolist()]
+    expected = [
+        (image, scale)
+        for image in wanted
+        if input_hw[image].all()
+        for scale in range(n_scales)
+        if uses is None or uses[image, scale]
+    ]
+    assert len(set(done)) == len(done)
+    assert sorted(done) == sorted(expected)
+
+    to_come, under_way = dict.fromkeys(image for image, _ in done), set()
+    for image, _ in done:
+        to_come[image] = (to_come[image] or 0) + 1
+    for batch in batches:
+        assert len(batch.images)
+        assert len(batch.is_last) == len(batch.images)
+        assert batch.images.tolist() == sorted(batch.images.tolist())
+        largest = 1
+        for image, is_last in zip(batch.images.tolist(), batch.is_last.tolist(), strict=True):
+            assert tuple(input_hw[image, batch.scale].tolist()) == batch.input_hw
+            largest = int(input_hw[image].prod(axis=1).max())
+            to_come[image] -= 1
+            assert is_last == (to_come[image] == 0)
+            under_way.add(image)
+        # What is decoded at one scale and not yet at the last one never exceeds a batch.
+        assert len(under_way) <= (batch_size or max(1, batch_pixels // largest))
+        under_way -= {image for image in under_way if to_come[image] == 0}
+    assert not under_way
+
+    again = schedule(input_hw, images[::-1], **settings)
+    assert [(b.images.tolist(), b.input_hw, b.scale, b.is_last.tolist()) for b in again] == [
+        (b.images.tolist(), b.input_hw, b.scale, b.is_last.tolist()) for b in batches
+    ]
+
+
+def test_a_chunk_comes_at_all_scales_before_the_next_one():
+    input_hw = np.array([[[2, 2], [4, 4]]] * 3 + [[[2, 2], [4, 6]]], dtype=np.int32)
+    uses = np.array([[True, True], [True, False], [False, True], [True, True]])
+    batches = schedule(input_hw, np.arange(4), batch_size=2, batch_pixels=1, uses=uses)
+    assert [(b.images.tolist(), b.input_hw, b.scale, b.is_last.tolist()) for b in batches] == [
+        ([3], (2, 2), 0, [False]),
+        ([3], (4, 6), 1, [True]),
+        ([0, 1], (2, 2), 0, [False, True]),
+        ([0], (4, 4), 1, [True]),
+        ([2], (4, 4), 1, [True]),
+    ]
+
+
+def test_the_input_sizes_of_several_scales_are_those_of_each():
+    image_hw = np.array([[480, 640], [0, 0], [1, 20_000], [640, 480]], dtype=np.int32)
+    spec = InputSpec(scales=(100, 300), max_pixels=100_000, min_side=32)
+    input_hw, reasons = input_sizes(image_hw, spec)
+    alone = [
+        input_sizes(image_hw, InputSpec(size=side, max_pixels=100_000, min_side=32))[0] for side in (100, 300)
+    ]
+    assert input_hw.tolist() == np.concatenate(alone, axis=1).tolist()
+    assert list(reasons) == [2]
+    assert not input_hw[1:3].any()
+
+
+ROWS_OF_IMAGES = st.lists(st.lists(st.integers(-1, 2), max_size=6), max_size=8)
+
+
+@given(ROWS_OF_IMAGES)
+def test_an_image_is_used_at_the_scales_of_its_rows(scales):
+    n = len(scales)
+    rows = rows_of([[(0, 0, 1, 1)] * len(own) for own in scales], [(9, 9)] * n)
+    flat = np.array([scale for own in scales for scale in own], dtype=np.int16)
+    rows = rows._replace(boxes=dataclasses.replace(rows.boxes, scale=flat))
+    image_hw = np.full((n, 2), 9, dtype=np.int32)
+    plan = make_plan(listing_of(n), image_hw, {}, InputSpec(scales=(10, 20, 30)), rows)
+    assert plan.n_rows == len(flat)
+    assert plan.row_images.tolist() == [image for image, own in enumerate(scales) for _ in own]
+    assert plan.uses.tolist() == [[scale in own for scale in range(3)] for own in scales]
+
+
+def test_whole_images_are_used_at_their_size():
+    plan = make_plan(listing_of(3), np.full((3, 2), 9, dtype=np.int32), {}, InputSpec())
+    assert plan.uses.tolist() == [[True]] * 3
+    assert plan.row_images.tolist() == [0, 1, 2]

@@ -1,0 +1,53 @@
+"""Small box tables and their rows for the tests of what plans boxes."""
+
+import numpy as np
+
+from sppfeat.box_table import BoxTable, BoxTableBuilder
+from sppfeat.config import BoxConvention, InputSpec
+from sppfeat.plan import Plan, make_plan
+from sppfeat.rows import Rows, rows_of_table
+from sppfeat.sources import Listing, PathTable
+
+ROOT = b"/data"
+
+
+def table_of(boxes, *, images=(), convention=None, names="path", sizes=None) -> BoxTable:
+    """A table of ``(image name, four numbers)``; ``images`` are there first, with boxes or without.
+
+    Box ``i`` has the label ``c<i % 3>``, the score ``i / 8``, the id ``box<i>`` and the note ``note <i>``.
+    """
+    builder = BoxTableBuilder(extra_names=("note",))
+    for name in images:
+        builder.add_image(name.encode(), (sizes or {}).get(name, (0, 0)))
+    for i, (name, box) in enumerate(boxes):
+        builder.add_box(
+            builder.add_image(name.encode(), (sizes or {}).get(name, (0, 0))),
+            box,
+            label=builder.add_class(f"c{i % 3}"),
+            score=i / 8,
+            box_id=b"box%d" % i,
+            extra=(b"note %d" % i,),
+        )
+    return builder.build(convention or BoxConvention(), names=names)
+
+
+def sizes_of(image_hw) -> np.ndarray:
+    return np.array(image_hw, dtype=np.int32).reshape(-1, 2)
+
+
+def rows_of(boxes_of_image, image_hw) -> Rows:
+    """Rows of boxes in pixels, a list of boxes per image, in this order in the box file too."""
+    boxes = [(str(i), box) for i, own in enumerate(boxes_of_image) for box in own]
+    table = table_of(boxes, images=[str(i) for i in range(len(boxes_of_image))])
+    return rows_of_table(table, np.arange(len(boxes_of_image)), sizes_of(image_hw))
+
+
+def plan_of(rows: Rows, image_hw, spec: InputSpec) -> Plan:
+    n = len(rows.ranges)
+    listing = Listing(
+        root=ROOT,
+        paths=PathTable(f"{i}.jpg" for i in range(n)),
+        labels=np.full(n, -1, dtype=np.int64),
+        classes=(),
+    )
+    return make_plan(listing, sizes_of(image_hw), {}, spec, rows)

@@ -1,0 +1,178 @@
+"""What a user is told of the boxes of a run: right numbers, and examples that are there."""
+
+import dataclasses
+import math
+
+import numpy as np
+from box_rows import ROOT, plan_of, sizes_of, table_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppfeat.box_report import box_notes, summarise_boxes
+from sppfeat.box_source import FileBoxes, ViewBoxes
+from sppfeat.config import BoxConvention, InputSpec, RegionSpec, parse_grid
+from sppfeat.geometry import FeatureGeometry
+from sppfeat.regions import Projector
+from sppfeat.row_planner import RowPlanner
+from sppfeat.sources import PathTable
+
+SPEC = InputSpec(scales=(64, 128))
+VOC = BoxConvention(origin=1, ends="inclusive")
+FILE = RegionSpec(boxes="file", box_format="voc", convention=VOC)
+PROJECTOR = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
+
+
+def map_hws(input_hw):
+    return [tuple(math.ceil(side / 16) for side in input_hw)]
+
+
+def planned(source, image_hw, *, drop=False, spec=SPEC):
+    n = len(image_hw)
+    planner = RowPlanner(source, spec, PROJECTOR, map_hws if drop else None)
+    rows = planner.rows(ROOT, [b"%d.jpg" % i for i in range(n)], sizes_of(image_hw))
+    return plan_of(rows, image_hw, spec)
+
+
+def of_file(boxes, image_hw, *, drop=False, **settings):
+    table = table_of(boxes, **settings)
+    return planned(FileBoxes(table, "b.csv"), image_hw, drop=drop), table
+
+
+def summary(plan, spec=FILE, inputs=SPEC, path="/b.csv"):
+    return summarise_boxes(plan, plan.boxes, spec, inputs, path)
+
+
+BOXES = [
+    ("0.jpg", (0, 0, 60, 60)),  # 224 * 60 / 60 = 224: nearer to 128
+    ("0.jpg", (0, 0, 60, 60.25)),  # clipped to the same
+    ("2.jpg", (-1, -1, 200, 200)),  # clipped; 224 * 60 / sqrt(200 * 60) = 123
+    ("0.jpg", (5, 5, 5, 5)),
+    ("x.jpg", (0, 0, 1, 1)),
+    ("0.jpg", (math.nan, 0, 1, 1)),
+    ("y.jpg", (0, 0, 1, 1)),
+    ("x.jpg", (0, 0, 1, 1)),
+    ("3.jpg", (0, 0, 1, 1)),  # of unknown size
+]
+SIZES = [(60, 80), (60, 80), (60, 2000), (0, 0)]
+
+
+def test_a_summary_counts_everything():
+    found = summary(of_file(BOXES, SIZES, drop=True)[0])
+    assert (found.source, found.format, found.convention) == ("/b.csv", "voc", str(VOC))
+    assert (found.boxes, found.rows, found.of_no_input) == (9, 5, 3)
+    assert (found.same_region, found.clipped, found.degenerate) == (1, 1, 2)
+    assert found.images_without_boxes == 1
+    assert found.scales == {"64": 0, "128": 2}
+    plain = summary(of_file(BOXES, SIZES)[0])
+    assert (plain.boxes, plain.rows, plain.of_no_input) == (9, 6, 3)
+    assert (plain.same_region, plain.clipped, plain.degenerate) == (0, 2, 2)
+    assert plain.scales == {"64": 0, "128": 3}
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["0.jpg", "1.jpg", "2.jpg", "x"]), st.tuples(*[st.integers(-5, 90)] * 4)),
+        max_size=20,
+    )
+)
+def test_the_counts_of_a_summary_add_up(boxes):
+    boxes = [("0.jpg", (0, 0, 9, 9)), *boxes]
+    found = summary(of_file(boxes, SIZES, drop=True)[0])
+    assert found.boxes == len(boxes) == found.rows + found.same_region + found.of_no_input
+    assert found.of_no_input == sum(name == "x" for name, _ in boxes)
+    assert sum(found.scales.values()) == found.rows - found.degenerate
+
+
+def test_a_summary_of_windows():
+    spec = InputSpec(size=None)
+    plan = planned(ViewBoxes(parse_grid("grid:2x2"), InputSpec(size=None)), SIZES, spec=spec)
+    found = summary(plan, RegionSpec(boxes="grid:2x2"), spec, "")
+    assert (found.source, found.format, found.convention) == ("grid:2x2", "", "")
+    assert (found.boxes, found.rows, found.of_no_input) == (16, 16, 0)
+    assert (found.clipped, found.degenerate, found.images_without_boxes) == (0, 0, 0)
+    assert found.scales == {"native": 12}
+    assert box_notes(plan, plan.boxes, None) == []
+
+
+def test_notes_name_the_first_of_each_kind():
+    plan, table = of_file(BOXES, SIZES)
+    assert box_notes(plan, plan.boxes, table) == [
+        "3 boxes are of 2 images that are not among the inputs: 'x.jpg', 'y.jpg'",
+        "1 images have no boxes, and no rows: '1.jpg'",
+        "2 boxes reach over the border of their image and are clipped to it: [0, 0, 60, 60.25] of '0.jpg' "
+        "(80 x 60); [-1, -1, 200, 200] of '2.jpg' (2000 x 60)",
+        "2 boxes have no area inside their image: their rows are NaN: [5, 5, 5, 5] of '0.jpg' (80 x 60); "
+        "[nan, 0, 1, 1] of '0.jpg' (80 x 60)",
+    ]
+
+
+def test_notes_name_three_examples_of_many():
+    boxes = [("0.jpg", (i, 0, i + 100, 5)) for i in range(5)] + [
+        (f"x{i}.jpg", (0, 0, 1, 1)) for i in range(5)
+    ]
+    plan, table = of_file(boxes, [(60, 80)] * 6)
+    unused, empty, clipped = box_notes(plan, plan.boxes, table)
+    assert (
+        unused == "5 boxes are of 5 images that are not among the inputs: 'x0.jpg', 'x1.jpg', 'x2.jpg', ..."
+    )
+    assert empty == "5 images have no boxes, and no rows: '1.jpg', '2.jpg', '3.jpg', ..."
+    assert clipped.startswith("5 boxes reach over")
+    assert clipped.endswith("[2, 0, 102, 5] of '0.jpg' (80 x 60); ...")
+
+
+def test_nothing_odd_needs_no_note():
+    plan, table = of_file([("0.jpg", (0, 0, 80, 60))], [(60, 80)])
+    assert box_notes(plan, plan.boxes, table) == []
+
+
+def test_no_boxes_at_all():
+    plan, table = of_file([], [(60, 80)], images=["0.jpg"])
+    assert box_notes(plan, plan.boxes, table) == ["1 images have no boxes, and no rows: '0.jpg'"]
+    found = summary(plan)
+    assert (found.boxes, found.rows, found.same_region, found.images_without_boxes) == (0, 0, 0, 1)
+
+
+def test_boxes_that_are_one_row_leave_their_image_with_a_row():
+    plan, table = of_file([("0.jpg", (0, 0, 9, 9))] * 2, [(60, 80)], drop=True)
+    assert plan.n_rows == 1
+    assert box_notes(plan, plan.boxes, table) == []
+
+
+def size_notes(sizes, image_hw):
+    boxes = [(f"{i}.jpg", (0, 0, 1, 1)) for i in range(len(image_hw))]
+    plan, table = of_file(boxes, image_hw, images=sizes, sizes=sizes)
+    return box_notes(plan, plan.boxes, table)
+
+
+def test_images_of_another_size_than_the_box_file_says():
+    known = [(60, 80), (60, 80), (0, 0), (60, 80), (60, 80)]
+    sizes = {"0.jpg": (60, 80), "1.jpg": (30, 40), "2.jpg": (30, 40), "3.jpg": (0, 0), "4.jpg": (61, 80)}
+    assert size_notes(sizes, known) == [
+        "2 images have another size than the box file says, such as '1.jpg': 80 x 60, in the box file 40 x 30"
+    ]
+
+
+def test_images_that_are_turned_get_a_hint():
+    (note,) = size_notes({"0.jpg": (80, 60)}, [(60, 80)])
+    assert note.startswith(
+        "1 images have another size than the box file says, such as '0.jpg': 80 x 60, in the"
+    )
+    assert "--exif ignore" in note
+    (note,) = size_notes({"0.jpg": (81, 60)}, [(60, 80)])
+    assert "--exif" not in note
+
+
+def test_the_size_is_that_of_the_image_that_the_box_is_of():
+    # Named in another order than the inputs are in, one without boxes, one that is no input.
+    sizes = {"1.jpg": (60, 80), "x.jpg": (1, 1), "2.jpg": (7, 7), "0.jpg": (40, 40)}
+    boxes = [("1.jpg", (0, 0, 1, 1)), ("x.jpg", (0, 0, 1, 1)), ("0.jpg", (0, 0, 1, 1))]
+    plan, table = of_file(boxes, [(40, 40), (60, 80), (9, 9)], images=sizes, sizes=sizes)
+    assert not any("another size" in note for note in box_notes(plan, plan.boxes, table))
+
+
+def test_names_that_are_not_utf_8_are_shown():
+    table = table_of([("x", (0, 0, 1, 1)), ("0.jpg", (0, 0, 1, 1))])
+    table = dataclasses.replace(table, images=PathTable([b"\xff.jpg", b"0.jpg"]))
+    plan = planned(FileBoxes(table, "b.csv"), [(60, 80)])
+    assert "'\\udcff.jpg'" in box_notes(plan, plan.boxes, table)[0]
+    assert np.array_equal(plan.boxes.box_row, [-1, 0])

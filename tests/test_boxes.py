@@ -1,0 +1,275 @@
+"""Boxes of any convention in pixels, and clipped, against arithmetic on one box at a time."""
+
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppfeat.boxes import boxes_to_px, clip_boxes, whole_image_boxes
+from sppfeat.config import BOX_COORDS, BOX_ENDS, BOX_ORDERS, BOX_ORIGINS, BOX_UNITS, BoxConvention
+from sppfeat.errors import ConfigError
+from sppfeat.schema import RowFlag
+
+
+def _legal():
+    for coords, units, origin, ends, order in itertools.product(
+        BOX_COORDS, BOX_UNITS, BOX_ORIGINS, BOX_ENDS, BOX_ORDERS
+    ):
+        try:
+            yield BoxConvention(coords=coords, units=units, origin=origin, ends=ends, order=order)
+        except ConfigError:
+            continue
+
+
+LEGAL = list(_legal())
+CONVENTIONS = st.sampled_from(LEGAL)
+# Eighths of a pixel: sums and halves of them are exact in float64.
+EIGHTHS = st.integers(-800, 4000).map(lambda n: n / 8)
+WILD = st.floats(width=64) | st.sampled_from([math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 5e-324, -0.0])
+ROUNDING = 0.01  # pixels over the border that are no more than that
+SIZES = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
+MAYBE_SIZES = SIZES | st.just((0, 0))
+
+
+def to_px(box, convention, hw):
+    """One box, number by number."""
+    a, b, c, d = box
+    if convention.order == "yx":
+        a, b, c, d = b, a, d, c
+    a, b = a - convention.origin, b - convention.origin
+    if convention.coords == "xyxy":
+        c, d = c - convention.origin, d - convention.origin
+        if convention.ends == "inclusive":
+            c, d = c + 1, d + 1
+    elif convention.coords == "xywh":
+        c, d = a + c, b + d
+    else:
+        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
+    if convention.units == "normalized":
+        height, width = hw
+        if not height or not width:
+            return [math.nan] * 4
+        a, b, c, d = a * width, b * height, c * width, d * height
+    return [a, b, c, d]
+
+
+def write_as(box_px, convention, hw):
+    """A box in pixels as somebody who uses the convention writes it down."""
+    x0, y0, x1, y1 = box_px
+    if convention.units == "normalized":
+        height, width = hw
+        x0, y0, x1, y1 = x0 / width, y0 / height, x1 / width, y1 / height
+    first = convention.origin
+    if convention.coords == "xyxy":
+        behind = 1 if convention.ends == "inclusive" else 0
+        pairs = [(x0 + first, y0 + first), (x1 - behind + first, y1 - behind + first)]
+    elif convention.coords == "xywh":
+        pairs = [(x0 + first, y0 + first), (x1 - x0, y1 - y0)]
+    else:
+        pairs = [((x0 + x1) / 2 + first, (y0 + y1) / 2 + first), (x1 - x0, y1 - y0)]
+    return [number for x, y in pairs for number in ((y, x) if convention.order == "yx" else (x, y))]
+
+
+def clip(box, hw):
+    """One box; its part inside the image, and its flag."""
+    height, width = hw
+    if not height or not width:
+        return [0.0] * 4, 0
+    if not all(math.isfinite(value) for value in box):
+        return [0.0] * 4, RowFlag.DEGENERATE
+    x0, y0, x1, y1 = (
+        min(max(value, 0.0), float(side)) for value, side in zip(box, (width, height) * 2, strict=True)
+    )
+    if x0 >= x1 or y0 >= y1:
+        return [0.0] * 4, RowFlag.DEGENERATE
+    over = max(abs(inside - value) for inside, value in zip((x0, y0, x1, y1), box, strict=True))
+    return [x0, y0, x1, y1], RowFlag.CLIPPED if over > ROUNDING else RowFlag.OK
+
+
+def arrays(boxes, sizes):
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4), np.array(sizes, dtype=np.int32).reshape(-1, 2)
+
+
+def same(found, expected):
+    return np.array_equal(found, np.array(expected, dtype=np.float64).reshape(-1, 4), equal_nan=True)
+
+
+# --- conventions ----------------------------------------------------------------------------------
+
+
+def test_there_are_twenty_legal_conventions():
+    # absolute: (xyxy x 2 ends + xywh + cxcywh) x 2 origins; normalized: 3; each in 2 orders
+    assert len(LEGAL) == (4 * 2 + 3) * 2
+
+
+@given(CONVENTIONS, st.lists(st.tuples(st.tuples(*[EIGHTHS] * 4), MAYBE_SIZES), max_size=8))
+def test_boxes_are_converted_as_each_by_itself(convention, cases):
+    boxes, image_hw = arrays([box for box, _ in cases], [hw for _, hw in cases])
+    before = boxes.copy()
+    found = boxes_to_px(boxes, convention, image_hw)
+    assert found.shape == (len(cases), 4)
+    assert found.dtype == np.float64
+    assert np.array_equal(boxes, before)
+    assert not np.shares_memory(found, boxes)
+    assert same(found, [to_px(box, convention, hw) for box, hw in cases])
+
+
+@pytest.mark.parametrize("convention", LEGAL, ids=str)
+@given(
+    st.lists(
+        st.tuples(EIGHTHS, EIGHTHS, st.integers(1, 4000), st.integers(1, 4000)).map(
+            lambda b: (b[0], b[1], b[0] + b[2] / 8, b[1] + b[3] / 8)
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    SIZES,
+)
+def test_a_box_is_the_same_however_it_is_written(convention, true_boxes, hw):
+    written = [write_as(box, convention, hw) for box in true_boxes]
+    found = boxes_to_px(*_with_convention(written, convention, hw))
+    if convention.units == "absolute":
+        assert found.tolist() == [list(box) for box in true_boxes]
+    else:
+        np.testing.assert_allclose(found, true_boxes, rtol=1e-13, atol=1e-10)
+
+
+def _with_convention(boxes, convention, hw):
+    values, image_hw = arrays(boxes, [hw] * len(boxes))
+    return values, convention, image_hw
+
+
+@pytest.mark.parametrize(
+    ("settings", "written"),
+    [
+        ({}, [10, 20, 40, 60]),
+        ({"origin": 1}, [11, 21, 41, 61]),
+        ({"ends": "inclusive"}, [10, 20, 39, 59]),
+        ({"origin": 1, "ends": "inclusive"}, [11, 21, 40, 60]),  # VOC
+        ({"origin": 1, "ends": "inclusive", "order": "yx"}, [21, 11, 60, 40]),  # Selective Search
+        ({"coords": "xywh"}, [10, 20, 30, 40]),  # COCO
+        ({"coords": "xywh", "order": "yx"}, [20, 10, 40, 30]),
+        ({"coords": "cxcywh"}, [25, 40, 30, 40]),
+        ({"coords": "cxcywh", "units": "normalized"}, [0.125, 0.4, 0.15, 0.4]),  # YOLO
+        ({"units": "normalized", "order": "yx"}, [0.2, 0.05, 0.6, 0.2]),  # TensorFlow
+    ],
+)
+def test_one_box_by_hand(settings, written):
+    found = boxes_to_px(*_with_convention([written], BoxConvention(**settings), (100, 200)))
+    assert found.tolist() == [pytest.approx([10, 20, 40, 60])]
+
+
+@given(CONVENTIONS, st.lists(st.tuples(st.tuples(*[WILD] * 4), MAYBE_SIZES), max_size=8))
+def test_any_number_at_all_gives_boxes_and_no_warning(convention, cases):
+    boxes, image_hw = arrays([box for box, _ in cases], [hw for _, hw in cases])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        boxes_px = boxes_to_px(boxes, convention, image_hw)
+        clipped, flag = clip_boxes(boxes_px, image_hw)
+    assert boxes_px.shape == (len(cases), 4)
+    assert np.isfinite(clipped).all()
+    for (box, hw), own in zip(cases, flag.tolist(), strict=True):
+        if not all(map(math.isfinite, box)) and hw != (0, 0):
+            assert own == RowFlag.DEGENERATE
+
+
+@pytest.mark.parametrize("convention", LEGAL, ids=str)
+def test_no_boxes(convention):
+    boxes, image_hw = arrays([], [])
+    assert boxes_to_px(boxes, convention, image_hw).shape == (0, 4)
+    clipped, flag = clip_boxes(boxes, image_hw)
+    assert (clipped.shape, flag.shape, flag.dtype) == ((0, 4), (0,), np.uint8)
+
+
+def test_only_normalized_boxes_need_the_size_of_their_image():
+    boxes, image_hw = arrays([[0.25, 0.25, 0.5, 0.5]] * 2, [[0, 0], [40, 80]])
+    absolute = boxes_to_px(boxes, BoxConvention(), image_hw)
+    assert absolute.tolist() == boxes.tolist()
+    normalized = boxes_to_px(boxes, BoxConvention(units="normalized"), image_hw)
+    assert same(normalized, [[math.nan] * 4, [20, 10, 40, 20]])
+
+
+# --- clipping -------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.tuples(*[EIGHTHS | WILD] * 4), MAYBE_SIZES), max_size=12))
+def test_boxes_are_clipped_as_each_by_itself(cases):
+    boxes, image_hw = arrays([box for box, _ in cases], [hw for _, hw in cases])
+    before = boxes.copy()
+    clipped, flag = clip_boxes(boxes, image_hw)
+    assert np.array_equal(boxes, before, equal_nan=True)
+    expected = [clip(box, hw) for box, hw in cases]
+    assert clipped.tolist() == [box for box, _ in expected]
+    assert flag.tolist() == [int(own) for _, own in expected]
+    assert flag.dtype == np.uint8
+
+
+@given(st.lists(st.tuples(st.tuples(*[EIGHTHS] * 4), SIZES), max_size=12))
+def test_clipping_twice_is_clipping_once(cases):
+    boxes, image_hw = arrays([box for box, _ in cases], [hw for _, hw in cases])
+    clipped, flag = clip_boxes(boxes, image_hw)
+    again, flag_again = clip_boxes(clipped, image_hw)
+    assert again.tolist() == clipped.tolist()
+    assert ((flag_again == RowFlag.DEGENERATE) == (flag == RowFlag.DEGENERATE)).all()
+    assert not (flag_again == RowFlag.CLIPPED).any()
+
+
+@pytest.mark.parametrize(
+    ("box", "expected", "flag"),
+    [
+        ([0, 0, 40, 30], [0, 0, 40, 30], RowFlag.OK),  # the whole image
+        ([-0.0, -0.0, 40, 30], [0, 0, 40, 30], RowFlag.OK),
+        ([-0.005, 0, 40, 30.005], [0, 0, 40, 30], RowFlag.OK),  # by a rounding
+        ([-0.005, 0, 40, 30.015], [0, 0, 40, 30], RowFlag.CLIPPED),
+        ([39.995, 0, 40.005, 30], [39.995, 0, 40, 30], RowFlag.OK),
+        ([40, 0, 40.005, 30], None, RowFlag.DEGENERATE),
+        ([0, 0, 40.125, 30], [0, 0, 40, 30], RowFlag.CLIPPED),
+        ([-1e300, -1e300, 1e300, 1e300], [0, 0, 40, 30], RowFlag.CLIPPED),
+        ([39.5, 29.5, 60, 60], [39.5, 29.5, 40, 30], RowFlag.CLIPPED),
+        ([40, 0, 60, 30], None, RowFlag.DEGENERATE),  # touches the border from outside
+        ([-20, 0, 0, 30], None, RowFlag.DEGENERATE),
+        ([50, 50, 60, 60], None, RowFlag.DEGENERATE),
+        ([5, 5, 5, 20], None, RowFlag.DEGENERATE),  # no width
+        ([20, 5, 10, 20], None, RowFlag.DEGENERATE),  # reversed
+        ([5, 20, 10, 5], None, RowFlag.DEGENERATE),
+        ([60, 60, -10, -10], None, RowFlag.DEGENERATE),  # reversed around the whole image
+        ([math.nan, 0, 10, 10], None, RowFlag.DEGENERATE),
+        ([0, 0, math.inf, 10], None, RowFlag.DEGENERATE),
+        ([-math.inf, -math.inf, math.inf, math.inf], None, RowFlag.DEGENERATE),
+    ],
+)
+def test_one_box_is_clipped_by_hand(box, expected, flag):
+    clipped, found = clip_boxes(*arrays([box], [[30, 40]]))
+    assert clipped.tolist() == [expected or [0, 0, 0, 0]]
+    assert found.tolist() == [flag]
+
+
+def test_nothing_is_said_of_boxes_of_an_image_of_unknown_size():
+    boxes, image_hw = arrays([[0, 0, 10, 10], [math.nan] * 4, [10, 10, 0, 0]], [[0, 0]] * 3)
+    clipped, flag = clip_boxes(boxes, image_hw)
+    assert not clipped.any()
+    assert not flag.any()
+
+
+@given(
+    st.integers(1, 2000),
+    st.integers(1, 2000),
+    st.integers(0, 10**6),
+)
+def test_a_normalized_box_that_ends_at_the_border_is_not_clipped_for_a_rounding(height, width, start):
+    # What a label tool writes of a box from x0 to the right border: centre and width, in full precision.
+    x0 = start / 10**6 * 0.999
+    box = [(x0 + 1) / 2, 0.5, 1 - x0, 1.0]
+    yolo = BoxConvention(coords="cxcywh", units="normalized")
+    boxes, image_hw = arrays([box], [[height, width]])
+    assert clip_boxes(boxes_to_px(boxes, yolo, image_hw), image_hw)[1].tolist() == [RowFlag.OK]
+
+
+def test_whole_images():
+    found = whole_image_boxes(np.array([[30, 40], [0, 0], [2**31 - 1, 1]], dtype=np.int32))
+    assert same(found, [[0, 0, 40, 30], [math.nan] * 4, [0, 0, 1, 2**31 - 1]])
+    assert whole_image_boxes(np.empty((0, 2), dtype=np.int32)).shape == (0, 4)

@@ -1,0 +1,293 @@
+"""Which input a name in a box file is, against comparing each name with each path part by part."""
+
+import itertools
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppfeat.box_table import BoxTableBuilder
+from sppfeat.config import BoxConvention
+from sppfeat.errors import BoxError
+from sppfeat.matching import match_images
+
+ROOT = b"/data/photos"
+FOLDERS = ["", "a/", "b/", "a/b/", "photos/"]
+STEMS = ["1", "2", "01", "photo", "photo.v2", "x.jpg"]
+PATHS = st.lists(
+    st.builds(
+        "{}{}{}".format, st.sampled_from(FOLDERS), st.sampled_from(STEMS), st.sampled_from([".jpg", ".PNG"])
+    ),
+    unique=True,
+    max_size=8,
+)
+NAMES = st.lists(
+    st.builds(
+        "{}{}{}{}".format,
+        st.sampled_from(["", "./", "../", "../../x/../", "/data/photos/", "photos/", "data/photos/", "/"]),
+        st.sampled_from(FOLDERS),
+        st.sampled_from(STEMS),
+        st.sampled_from(["", ".jpg", ".PNG", ".png"]),
+    ),
+    unique=True,
+    max_size=8,
+)
+
+
+def table_of(names, kind="path"):
+    builder = BoxTableBuilder()
+    for name in names:
+        builder.add_image(name if isinstance(name, bytes) else name.encode())
+    return builder.build(BoxConvention(), names=kind)
+
+
+def match(names, paths, kind="path", root=ROOT):
+    encoded = [path if isinstance(path, bytes) else path.encode() for path in paths]
+    found = match_images(table_of(names, kind), root, encoded)
+    assert found.dtype.kind == "i"
+    return found.tolist()
+
+
+def parts_of(name):
+    """Parts of a name without those that lead nowhere or out; whether it is absolute."""
+    parts = []
+    for part in name.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return parts, name.startswith("/")
+
+
+def fit(name, path):
+    """How well one path fits one name: (with suffix, from the root), or None."""
+    parts, is_absolute = parts_of(name)
+    below = path.split("/")
+    whole = ROOT.decode().strip("/").split("/") + below
+    ends_like_an_image = parts[-1].lower().endswith((".jpg", ".png"))
+    for with_suffix in (True, False):
+        if not with_suffix:
+            if ends_like_an_image:
+                return None
+            below, whole = ([*p[:-1], p[-1].rpartition(".")[0]] for p in (below, whole))
+        if is_absolute:
+            if parts == whole:
+                return with_suffix, True
+        elif parts == below:
+            return with_suffix, True
+        elif whole[-len(parts) :] == parts:
+            return with_suffix, False
+    return None
+
+
+def expected(name, paths):
+    """Index of the path, -1, or None where it is not clear."""
+    fits = [(fit(name, path), i) for i, path in enumerate(paths) if fit(name, path) is not None]
+    if not fits:
+        return -1
+    best = max(fits)[0]
+    winners = [i for how, i in fits if how == best]
+    return winners[0] if len(winners) == 1 else None
+
+
+@given(NAMES, PATHS)
+def test_each_name_is_the_path_that_fits_it_best(names, paths):
+    wanted = {name: expected(name, paths) for name in names}
+    if None in wanted.values():
+        with pytest.raises(BoxError, match="could be"):
+            match(names, paths)
+    clear = [name for name in names if wanted[name] is not None]
+    assert match(clear, paths) == [wanted[name] for name in clear]
+
+
+@given(NAMES, PATHS, st.randoms(use_true_random=False))
+def test_the_order_of_the_inputs_does_not_matter(names, paths, random):
+    def found(ordered):
+        try:
+            return [ordered[i] if i >= 0 else None for i in match(names, ordered)]
+        except BoxError:
+            return "not clear"
+
+    shuffled = list(paths)
+    random.shuffle(shuffled)
+    assert found(shuffled) == found(paths)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train/1.jpg",
+        "1.jpg",
+        "./train/1.jpg",
+        "../train/1.jpg",
+        "../../photos/train/1.jpg",
+        "train/../train/./1.jpg",
+        "train//1.jpg",
+        "photos/train/1.jpg",
+        "/data/photos/train/1.jpg",
+        "/data/photos/val/../train/1.jpg",
+        "1",
+        "train/1",
+        "/data/photos/train/1",
+        " 1.jpg\r",
+    ],
+)
+def test_a_path_or_its_last_parts(name):
+    assert match([name], ["train/0.jpg", "train/1.jpg"]) == [1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "11.jpg",
+        "rain/1.jpg",
+        "val/1.jpg",
+        "/train/1.jpg",
+        "/1.jpg",
+        "1.png",
+        "1.JPG",
+        ".jpg",
+        "",
+        "..",
+        "/",
+        "1.",
+    ],
+)
+def test_what_is_no_input(name):
+    builder = BoxTableBuilder()
+    builder.add_image(name.encode())
+    assert match_images(builder.build(BoxConvention()), ROOT, [b"train/1.jpg"]).tolist() == [-1]
+
+
+def test_two_leading_slashes_are_one():
+    # Once: posixpath.normpath keeps exactly two leading slashes, so //data/... is not /data/...
+    assert match(["//data/photos/1.jpg"], ["1.jpg"]) == [0]
+
+
+@pytest.mark.parametrize(("name", "path"), [("photo.v2", "photo.v2.jpg"), ("a.b/c.d", "a.b/c.d.png")])
+def test_dots_that_are_no_suffix_of_an_image(name, path):
+    assert match([name], ["photo.jpg", path]) == [1]
+
+
+def test_a_name_without_suffix_is_no_file_whose_suffix_is_none_of_an_image():
+    # Files named one by one are inputs whatever their suffix.
+    # Once: 'photo' is taken for 'photo.v2', and its boxes for those of that image.
+    assert match(["photo"], ["photo.v2", "other.jpg"]) == [-1]
+
+
+def test_a_file_without_suffix_has_its_own_name():
+    assert match(["photo", "photo.v2"], ["photo", "photo.v2", "x/photo.jpg"]) == [0, 1]
+
+
+def test_a_name_goes_as_it_is_written_before_it_is_stripped():
+    # Once: the blank is stripped from the name and kept in the path, so that boxes go to another image.
+    assert match([" a.jpg", "a.jpg"], ["a.jpg", " a.jpg"]) == [1, 0]
+
+
+def test_names_that_are_not_utf_8():
+    paths = [b"a/\xff\xfe.jpg", b"a/\xff.jpg"]
+    assert match([b"\xff.jpg", b"a/\xff\xfe", b"\xfe.jpg"], paths) == [1, 0, -1]
+    with pytest.raises(BoxError, match=r"\\udcff\.jpg"):
+        match([b"\xff.jpg"], [b"a/\xff.jpg", b"b/\xff.jpg"])
+
+
+def test_the_path_below_the_root_goes_first():
+    assert match(["1.jpg", "a/1.jpg", "1"], ["a/1.jpg", "1.jpg", "b/a/1.jpg"]) == [1, 0, 1]
+    assert match(["/data/photos/1.jpg"], ["data/photos/1.jpg", "1.jpg"]) == [1]
+
+
+@pytest.mark.parametrize("paths", list(itertools.permutations(["a/1.jpg", "b/1.jpg", "2.jpg"])))
+def test_an_unclear_name_is_an_error_that_names_both(paths):
+    with pytest.raises(BoxError) as raised:
+        match(["2.jpg", "1.jpg"], paths)
+    assert all(repr(name) in str(raised.value) for name in ("1.jpg", "a/1.jpg", "b/1.jpg"))
+    assert match(["2.jpg", "b/1.jpg"], paths) == [paths.index("2.jpg"), paths.index("b/1.jpg")]
+
+
+def test_a_stem_of_two_images_is_unclear_and_its_suffix_resolves_it():
+    with pytest.raises(BoxError, match=r"'1\.jpg' or '1\.png'"):
+        match(["1"], ["1.jpg", "1.png"])
+    assert match(["1.png"], ["1.jpg", "1.png"]) == [1]
+
+
+def test_two_names_can_be_one_image():
+    assert match(["a/1.jpg", "1.jpg", "1"], ["a/1.jpg"]) == [0, 0, 0]
+
+
+# --- numbers, and one image ------------------------------------------------------------------------
+
+
+def test_coco_ids():
+    paths = [
+        "val/COCO_val2014_000000000042.jpg",
+        "000000000139.jpg",
+        "7.png",
+        "0.jpg",
+        "img_9.jpg",
+        "n10.jpg",
+    ]
+    assert match(["42", "139", "000007", "0", "img_9", "9", "10", "4"], paths, "id") == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        -1,
+        -1,
+        -1,
+    ]
+
+
+def test_an_id_of_two_images_is_an_error():
+    with pytest.raises(BoxError, match=r"'7'.*could be 'a/007\.jpg' or 'b/7\.jpg'"):
+        match(["7"], ["a/007.jpg", "b/7.jpg"], "id")
+
+
+@pytest.mark.parametrize("paths", [["a/1.jpg"], ["a/1.jpg", "b/1.jpg"]])
+def test_an_id_that_is_a_path_counts_with_its_folders(paths):
+    # Once: only the last part of a text id is compared: b/1 takes the boxes to a/1.jpg, or is unclear.
+    wanted = [0, 1] if len(paths) == 2 else [0, -1]
+    assert match(["a/1", "b/1"], paths, "id") == wanted
+
+
+def test_an_id_that_is_a_file_name():
+    # Once: image_id "abc.jpg" of COCO results is none of the inputs, although there is abc.jpg.
+    assert match(["abc.jpg"], ["abc.jpg", "abd.jpg"], "id") == [0]
+
+
+def test_boxes_of_one_image_are_of_the_only_input():
+    assert match(["boxes"], ["photo.jpg"], "single") == [0]
+
+
+def test_boxes_of_one_image_go_by_the_name_of_their_file_among_several_inputs():
+    assert match(["2"], ["1.jpg", "2.jpg"], "single") == [1]
+    assert match(["boxes"], ["1.jpg", "2.jpg"], "single") == [-1]
+
+
+def test_no_names_and_no_inputs():
+    assert match([], ["1.jpg"]) == []
+    assert match(["1.jpg"], []) == [-1]
+    assert match(["1"], [], "single") == [-1]
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["path", "id"])
+def test_100_000_names(kind):
+    numbers = range(100_000)
+    paths = [f"train/{i:012d}.jpg" for i in numbers]
+    names = [f"train/{i:012d}.jpg" if kind == "path" else f"{i}" for i in numbers]
+    start = time.process_time()
+    assert match(names, paths, kind) == list(numbers)
+    assert time.process_time() - start < 8
+
+
+def test_frames_of_many_videos_are_called_alike():
+    # Once: every name is compared with every path of the same last part: 250 x 250 x 10 comparisons, for 2,500
+    # names; 4,000 videos of 300 frames would take hours.
+    paths = [f"video{i:04d}/{frame:06d}.jpg" for i in range(250) for frame in range(10)]
+    start = time.process_time()
+    assert match(paths, paths) == list(range(len(paths)))
+    assert time.process_time() - start < 0.5

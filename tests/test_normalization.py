@@ -1,0 +1,296 @@
+"""The mean norm: drawn from rows that exist, exact on what was drawn, and the same every time."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from box_rows import plan_of, rows_of, sizes_of
+from feature_files import BLOCKS, config, new_file
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppfeat.config import DescriptorSpec, InputSpec
+from sppfeat.creation import Provenance, create_file
+from sppfeat.decoding import Decoded
+from sppfeat.errors import ConfigError, ImageError, StoreError
+from sppfeat.normalization import estimate_factors, factors_of_file, sample_plan
+from sppfeat.pipeline import RowBlock
+from sppfeat.plan import make_plan
+from sppfeat.regions import choose_scales
+from sppfeat.schema import column_blocks
+from sppfeat.sources import Listing, PathTable
+
+SPEC = InputSpec(scales=(32, 64), max_pixels=8192, min_side=8)
+BOXES = st.lists(st.tuples(*[st.integers(-5, 60)] * 4), max_size=12)
+SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60)) | st.sampled_from([(0, 0), (1, 2000)])
+IMAGES = st.lists(st.tuples(SIZES, BOXES), max_size=8)
+
+
+def planned(images):
+    image_hw = [hw for hw, _ in images]
+    rows = choose_scales(
+        rows_of([boxes for _, boxes in images], image_hw), sizes_of(image_hw), SPEC.short_sides
+    )
+    return plan_of(rows, image_hw, SPEC)
+
+
+def whole_images(n, hw=(40, 60)):
+    listing = Listing(b"/data", PathTable(f"{i}.jpg" for i in range(n)), np.full(n, -1, dtype=np.int64), ())
+    return make_plan(listing, sizes_of([hw] * n), {}, InputSpec())
+
+
+# --- the sample -----------------------------------------------------------------------------------
+
+
+@given(IMAGES, st.integers(1, 5), st.integers(1, 6), st.integers(0, 3))
+def test_a_sample_holds_rows_of_the_plan_at_most_so_many(images, n_images, n_rows, seed):
+    plan = planned(images)
+    sample = sample_plan(plan, n_images=n_images, n_rows=n_rows, seed=seed)
+    usable = {}
+    for image, (first, stop) in enumerate(plan.rows.tolist()):
+        own = [row for row in range(first, stop) if plan.boxes.scale[row] >= 0]
+        if own and plan.input_hw[image].all():
+            usable[f"{image}.jpg".encode()] = own
+    assert sample.n_images == min(n_images, len(usable)) == len(sample.rows) == len(sample.input_hw)
+    # Once: where the plan has no rows, RowBoxes is false, and the sample is one of whole images.
+    assert sample.boxes is not None
+    assert sample.n_rows == len(sample.boxes)
+    assert not sample.errors
+    stop = 0
+    for i, (first, end) in enumerate(sample.rows.tolist()):
+        name = sample.paths[i]
+        image = int(name.split(b".")[0])
+        assert first == stop
+        stop = end
+        assert end - first == min(n_rows, len(usable[name]))
+        assert sample.image_hw[i].tolist() == plan.image_hw[image].tolist()
+        assert sample.input_hw[i].tolist() == plan.input_hw[image].tolist()
+        # A source names a box of the box file, and here the rows are in its order.
+        drawn = sample.boxes.source[first:end].tolist()
+        assert drawn == sorted(set(drawn))
+        assert set(drawn) <= set(usable[name])
+        assert sample.boxes.boxes_px[first:end].tolist() == plan.boxes.boxes_px[drawn].tolist()
+        assert sample.boxes.scale[first:end].tolist() == plan.boxes.scale[drawn].tolist()
+        assert sample.boxes.flag[first:end].tolist() == plan.boxes.flag[drawn].tolist()
+    assert stop == sample.n_rows
+    assert list(sample.paths) == sorted(sample.paths)
+    assert sample.uses.any(axis=1).all()
+
+    again = sample_plan(plan, n_images=n_images, n_rows=n_rows, seed=seed)
+    assert list(again.paths) == list(sample.paths)
+    assert again.boxes.source.tolist() == sample.boxes.source.tolist()
+
+
+def test_a_sample_of_whole_images():
+    plan = whole_images(50)
+    sample = sample_plan(plan, n_images=20, n_rows=3, seed=0)
+    assert sample.rows.tolist() == [[i, i + 1] for i in range(20)]
+    assert len(set(sample.paths)) == 20
+    assert set(sample.paths) <= set(plan.paths)
+    assert sample.boxes is None
+    assert list(sample_plan(plan, n_images=20, n_rows=3, seed=1).paths) != list(sample.paths)
+    assert list(sample_plan(plan, n_images=99, n_rows=3, seed=1).paths) == list(plan.paths)
+
+
+def test_a_sample_is_drawn_from_the_whole_plan():
+    drawn = {
+        path
+        for seed in range(40)
+        for path in sample_plan(whole_images(10), n_images=3, n_rows=1, seed=seed).paths
+    }
+    assert len(drawn) == 10
+
+
+# --- the factors ----------------------------------------------------------------------------------
+
+
+class FakeDecoder:
+    """Decodes into nothing; some images cannot be decoded."""
+
+    def __init__(self, broken=()):
+        self.broken = set(broken)
+        self.seen = []
+
+    def decode(self, tasks):
+        for task in tasks:
+            names = [path.rpartition(b"/")[2] for path in task.paths]
+            self.seen += names
+            good = [i for i, name in zip(task.images, names, strict=True) if name not in self.broken]
+            failures = {i: "broken" for i in task.images if i not in good}
+            yield Decoded(good, np.zeros((len(good), *task.input_hw, 3), dtype=np.uint8), failures)
+
+
+def of_row(sample, row):
+    """A number that belongs to a row of the sample wherever that stands."""
+    if sample.boxes is None:
+        return 1.0 + int(sample.paths[row].split(b".")[0])
+    return 1.0 + int(sample.boxes.source[row])
+
+
+def descriptor(value):
+    """Norm ``value`` in the first layer and ``5 value`` in the second, over two levels each."""
+    parts = np.zeros(15)
+    parts[0], parts[10], parts[14] = value, 3 * value, -4 * value
+    return parts
+
+
+def describe_for(drawn):
+    def of(sample):
+        def describe(images, pixels, scale):
+            for image in images:
+                rows = np.arange(*sample.rows[image].tolist())
+                if sample.boxes is not None:
+                    rows = rows[sample.boxes.scale[rows] == scale]
+                for row in rows.tolist():  # piece by piece
+                    drawn.append(of_row(sample, row))
+                    yield RowBlock(
+                        image, np.array([row]), descriptor(of_row(sample, row))[None].astype(np.float32)
+                    )
+
+        return describe
+
+    return of
+
+
+def estimate(plan, mean_norm, *, broken=(), describe=None, blocks=BLOCKS):
+    drawn = []
+    factors = estimate_factors(
+        plan,
+        blocks,
+        mean_norm,
+        decoder=FakeDecoder(broken),
+        describe_for=describe or describe_for(drawn),
+        batch_pixels=50_000,
+    )
+    return factors, drawn
+
+
+@given(IMAGES, st.sampled_from([1.0, 20.0, 0.125]))
+def test_the_mean_norm_of_what_was_drawn_is_exactly_the_one_wanted(images, mean_norm):
+    images = [*images, ((40, 40), [(0, 0, 20, 20), (1, 1, 3, 3)])]
+    factors, drawn = estimate(planned(images), mean_norm)
+    assert len(factors) == 2
+    for layer, factor in zip((slice(0, 10), slice(10, 15)), factors, strict=True):
+        norms = [np.linalg.norm(descriptor(value)[layer] * factor) for value in drawn]
+        assert math.fsum(norms) / len(norms) == pytest.approx(mean_norm, rel=1e-12)
+    # All rows with a region of images that can be run, as there are less than 200 of each.
+    plan = planned(images)
+    usable = (plan.boxes.scale >= 0) & plan.input_hw.all(axis=(1, 2))[plan.row_images]
+    assert sorted(drawn) == [1.0 + row for row in np.flatnonzero(usable).tolist()]
+
+
+def test_200_images_with_200_rows_each():
+    boxes = [(0, 0, 20, 20)] * 230
+    factors, drawn = estimate(planned([((40, 40), boxes)] * 210), 20.0)
+    assert len(drawn) == 200 * 200
+    assert factors[0] == pytest.approx(5 * factors[1])
+
+
+def test_whole_images_that_cannot_be_decoded_do_not_count():
+    plan = whole_images(4)
+    factors, _ = estimate(plan, 20.0, broken=[b"0.jpg", b"3.jpg"])
+    assert factors == pytest.approx((20 / 2.5, 20 / 12.5))
+
+
+def test_estimates_are_the_same_every_time():
+    plan = whole_images(500)
+    assert estimate(plan, 20.0) == estimate(plan, 20.0)
+
+
+def test_no_image_that_can_be_read():
+    with pytest.raises(ImageError, match="none of 2 images could be used: broken"):
+        estimate(whole_images(2), 20.0, broken=[b"0.jpg", b"1.jpg"])
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        planned([]),
+        planned([((40, 40), [])]),
+        planned([((40, 40), [(5, 5, 5, 5)])]),
+        planned([((0, 0), [(0, 0, 5, 5)])]),
+        whole_images(0),
+    ],
+)
+def test_no_row_to_estimate_on(plan):
+    with pytest.raises(ImageError, match="none of 0 images could be used: no image has a row"):
+        estimate(plan, 20.0)
+
+
+def test_a_layer_of_zeros():
+    def only_one_layer(sample):
+        def describe(images, pixels, scale):
+            for image in images:
+                values = np.ones((1, 15), dtype=np.float32)
+                values[:, 10:] = 0
+                yield RowBlock(image, np.array([image]), values)
+
+        return describe
+
+    with pytest.raises(ConfigError, match=r"layer layer4 is 0\.0"):
+        estimate(whole_images(2), 20.0, describe=only_one_layer)
+
+
+def test_a_head_is_one_layer():
+    factors, drawn = estimate(whole_images(3), 20.0, blocks=column_blocks(("fc6",), (15,), (1,)))
+    assert factors == pytest.approx([20 / (math.sqrt(26) * np.mean(drawn))])
+
+
+# --- of another file ------------------------------------------------------------------------------
+
+
+def scaled_config(normalize="meannorm:20", levels=(1, 2), input_spec=None, dtype="float32", **backbone):
+    spec = DescriptorSpec(levels=levels, normalize=normalize, dtype=dtype)
+    return dataclasses.replace(config(**backbone), descriptor=spec, input=input_spec or InputSpec())
+
+
+@pytest.fixture
+def scaled_file(tmp_path):
+    path = tmp_path / "train.h5"
+    create_file(
+        path, whole_images(2), scaled_config(), BLOCKS, provenance=Provenance(norm_factors=(2.0, 0.125))
+    )
+    return path
+
+
+@pytest.mark.parametrize("normalize", ["none", "meannorm:20", "meannorm:2e1"])
+def test_factors_are_taken_from_a_file(scaled_file, normalize):
+    wanted = scaled_config(normalize, dtype="float16", input_spec=InputSpec(size=300, flip=True))
+    found = factors_of_file(scaled_file, wanted)
+    assert found.norm_factors == (2.0, 0.125)
+    assert (found.normalize, found.dtype, found.levels) == ("meannorm:20", "float16", (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalize": "l2"}, "has meannorm:20, and --normalize says l2"),
+        ({"normalize": "meannorm:10"}, "has meannorm:20, and --normalize says meannorm:10"),
+        ({"levels": (1,)}, r"other descriptors: levels: the file has \[1, 2\], this command \[1\]"),
+        ({"layers": ("layer4", "layer3")}, "other descriptors: layers"),
+        ({"weights_sha256": "1" * 64}, "other descriptors: weights_sha256"),
+        (
+            {"name": "resnet34"},
+            "other descriptors: backbone: the file has 'resnet18', this command 'resnet34'",
+        ),
+    ],
+)
+def test_factors_of_other_descriptors_are_refused(scaled_file, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        factors_of_file(scaled_file, scaled_config(**{"normalize": "none", **changes}))
+
+
+def test_a_file_without_a_mean_norm_is_refused(tmp_path):
+    path = new_file(tmp_path / "plain.h5")
+    with pytest.raises(ConfigError, match="made with --normalize none; allowed: a file made with meannorm"):
+        factors_of_file(path, scaled_config())
+
+
+def test_what_is_no_feature_file_is_refused(tmp_path):
+    path = tmp_path / "x.h5"
+    path.write_bytes(b"x")
+    with pytest.raises(StoreError):
+        factors_of_file(path, scaled_config())
+    with pytest.raises(StoreError):
+        factors_of_file(tmp_path / "none.h5", scaled_config())

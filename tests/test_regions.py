@@ -1,0 +1,292 @@
+"""Scales and regions of many rows, against geometry asked for one box at a time."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from box_rows import rows_of, sizes_of
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from sppfeat.backbones import load_backbone
+from sppfeat.config import BoxConvention, InputSpec, RegionSpec
+from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, sub_cell_boxes
+from sppfeat.plan import input_sizes
+from sppfeat.regions import Projector, choose_scales, drop_duplicates, map_sizes
+from sppfeat.rows import rows_of_views
+from sppfeat.schema import RowFlag
+from sppfeat.views import multiview_views
+
+STRIDES, OFFSETS = (16.0, (8.0, 32.0)), (3.0, (0.0, -5.5))
+GEOMETRIES = tuple(FeatureGeometry(s, o) for s, o in zip(STRIDES, OFFSETS, strict=True))
+NUMBERS = st.integers(-30, 130).map(float) | st.integers(-300, 1300).map(lambda n: n / 10)
+BOXES = st.tuples(*[NUMBERS] * 4) | st.sampled_from([(math.nan,) * 4, (0, 0, math.inf, 5), (5, 5, 5, 5)])
+SIZES = st.tuples(st.integers(1, 120), st.integers(1, 120)) | st.sampled_from([(0, 0), (60, 80), (60, 80)])
+IMAGES = st.lists(st.tuples(SIZES, st.lists(BOXES, max_size=12)), max_size=5)
+SHORT_SIDES = st.lists(st.integers(20, 300), min_size=1, max_size=4, unique=True).map(sorted).map(tuple)
+RULES = st.sampled_from(["sppnet", "paper", "roi_pool"])
+
+
+def sizes(input_hw):
+    """Sizes of the maps of a network that has none."""
+    return [(math.ceil(input_hw[0] / y), math.ceil(input_hw[1] / x)) for y, x in ((16, 16), (8, 32))]
+
+
+def clip(box, hw):
+    """The part of a box inside an image; None if there is none."""
+    if not all(math.isfinite(value) for value in box):
+        return None
+    x0, x1 = (min(max(value, 0.0), float(hw[1])) for value in box[::2])
+    y0, y1 = (min(max(value, 0.0), float(hw[0])) for value in box[1::2])
+    return [x0, y0, x1, y1] if x0 < x1 and y0 < y1 else None
+
+
+def one(box):
+    return torch.tensor([box], dtype=torch.float64)
+
+
+def box_in_input(box, mirrored, hw, input_hw):
+    """One clipped box in pixels of the network's input."""
+    x0, x1 = (x * input_hw[1] / hw[1] for x in box[::2])
+    y0, y1 = (y * input_hw[0] / hw[0] for y in box[1::2])
+    return [input_hw[1] - x1, y0, input_hw[1] - x0, y1] if mirrored else [x0, y0, x1, y1]
+
+
+def region_of(box, mirrored, hw, input_hw, rule, margin=0.0):
+    """Cells of one clipped box on each map, as a tuple."""
+    box_in = one(box_in_input(box, mirrored, hw, input_hw))
+    cells = []
+    for geometry, map_hw in zip(GEOMETRIES, sizes(input_hw), strict=True):
+        cells += project_boxes(box_in, geometry, map_hw, rule=rule, margin=margin)[0].tolist()
+    return tuple(cells)
+
+
+# --- scales ---------------------------------------------------------------------------------------
+
+
+@given(IMAGES, SHORT_SIDES)
+def test_each_box_gets_the_scale_that_it_would_get_alone(images, short_sides):
+    image_hw = [hw for hw, _ in images]
+    before = rows_of([boxes for _, boxes in images], image_hw)
+    rows = choose_scales(before, sizes_of(image_hw), short_sides)
+    assert (before.boxes.scale == -1).all()
+    assert rows.boxes.scale.dtype == np.int16
+    assert rows.ranges.tolist() == before.ranges.tolist()
+    expected = []
+    for hw, boxes in images:
+        for box in boxes:
+            inside = clip(box, hw) if hw != (0, 0) else None
+            expected.append(-1 if inside is None else int(choose_scale(one(inside), hw, short_sides)[0]))
+    assert rows.boxes.scale.tolist() == expected
+
+
+def test_the_own_size_of_the_image_is_one_scale():
+    rows = rows_of([[(0, 0, 5, 5), (5, 5, 5, 5)], [(0, 0, 5, 5)]], [(10, 10), (0, 0)])
+    assert choose_scales(rows, sizes_of([(10, 10), (0, 0)]), (None,)).boxes.scale.tolist() == [0, -1, -1]
+
+
+def test_a_box_is_judged_by_its_part_inside():
+    # Inside are 224 x 224 of a short side of 448: 448 is right. As drawn, it would be 100 times larger: 100.
+    rows = rows_of([[(224, 224, 22400, 22400)]], [(448, 448)])
+    assert choose_scales(rows, sizes_of([(448, 448)]), (100, 448)).boxes.scale.tolist() == [1]
+
+
+def test_views_keep_their_scale():
+    image_hw = sizes_of([(300, 400), (0, 0)])
+    rows = rows_of_views(lambda hw: multiview_views(hw, (224, 256)), image_hw)
+    assert choose_scales(rows, image_hw, (224, 256)).boxes.scale.tolist() == rows.boxes.scale.tolist()
+
+
+def test_very_small_boxes_take_the_largest_scale():
+    rows = rows_of([[(5, 5, 5 + 1e-9, 5 + 1e-9), (0, 0, 5e-324, 5e-324)]], [(10, 10)])
+    assert choose_scales(rows, sizes_of([(10, 10)]), (100, 448, 1200)).boxes.scale.tolist() == [2, 2]
+
+
+# --- the projector --------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(BOXES, st.booleans()), max_size=10),
+    st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    RULES,
+    st.integers(-8, 8),
+)
+def test_regions_are_those_of_each_box_alone(cases, hw, input_hw, rule, margin):
+    margin = float(margin) if rule == "sppnet" else 0.0
+    cases = [(clip(box, hw), mirrored) for box, mirrored in cases if clip(box, hw)]
+    boxes_px = torch.tensor([box for box, _ in cases], dtype=torch.float64).reshape(-1, 4)
+    mirrored = torch.tensor([own for _, own in cases], dtype=torch.bool)
+    found = Projector(GEOMETRIES, rule, margin).regions(
+        boxes_px, mirrored, image_hw=hw, input_hw=input_hw, map_hws=sizes(input_hw)
+    )
+    assert found.cells.shape == (len(cases), 2, 4)
+    assert found.cells.dtype == torch.int64
+    assert found.sub_cell.shape == (len(cases),)
+    expected = [region_of(box, own, hw, input_hw, rule, margin) for box, own in cases]
+    assert [tuple(cells) for cells in found.cells.flatten(1).tolist()] == expected
+    for small, (box, own) in zip(found.sub_cell.tolist(), cases, strict=True):
+        box_in = one(box_in_input(box, own, hw, input_hw))
+        assert small == any(
+            bool(sub_cell_boxes(box_in, geometry, rule=rule, margin=margin)[0]) for geometry in GEOMETRIES
+        )
+
+
+def test_a_mirrored_box_is_its_mirror_image_in_the_mirror_image():
+    # 64 x 128 image at its own size, stride 16, first cell at pixel 0: x 0..32 becomes 96..128.
+    projector = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
+    boxes = torch.tensor([[0, 0, 32, 64]] * 2, dtype=torch.float64)
+    found = projector.regions(
+        boxes, torch.tensor([False, True]), image_hw=(64, 128), input_hw=(64, 128), map_hws=[(4, 8)]
+    )
+    # corner pixels 0 and 31: cells 0 .. ceil(31/16 - 1/2) = 2; corner pixels 96 and 127: cells 6 .. 8, of which 7 is
+    # the last there is
+    assert found.cells[:, 0].tolist() == [[0, 0, 3, 4], [6, 0, 8, 4]]
+
+
+@pytest.mark.parametrize("rule", ["sppnet", "paper", "roi_pool"])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_whole_image_is_the_whole_map_only_where_that_is_said(rule, mirrored):
+    geometry = (FeatureGeometry(16.0, 20.0),)  # the first cell is centred at pixel 20
+    boxes = torch.tensor([[0, 0, 128, 64], [0, 0, 128, 63]], dtype=torch.float64)
+    where = {"image_hw": (64, 128), "input_hw": (64, 128), "map_hws": [(4, 8)]}
+    flags = torch.tensor([mirrored] * 2)
+    plain = Projector(geometry, rule, 0.0).regions(boxes, flags, **where).cells[:, 0].tolist()
+    whole = Projector(geometry, rule, 0.0, whole_is_map=True).regions(boxes, flags, **where)
+    assert whole.cells[:, 0].tolist() == [[0, 0, 8, 4], plain[1]]
+    alone = project_boxes(one([0, 0, 128, 64]), geometry[0], (4, 8), rule=rule)
+    assert plain[0] == alone[0].tolist()
+
+
+def test_sub_cell_is_said_of_any_layer():
+    geometries = (FeatureGeometry(2.0, 0.0), FeatureGeometry(64.0, 0.0))
+    boxes = torch.tensor([[30, 30, 36, 36], [0, 0, 128, 128], [0, 0, 0.5, 0.5]], dtype=torch.float64)
+    found = Projector(geometries, "paper", 0.0).regions(
+        boxes,
+        torch.zeros(3, dtype=torch.bool),
+        image_hw=(128, 128),
+        input_hw=(128, 128),
+        map_hws=[(64, 64), (2, 2)],
+    )
+    assert found.sub_cell.tolist() == [True, False, True]
+
+
+# --- boxes that are the same region ---------------------------------------------------------------
+
+
+def scaled_rows(rows, image_hw, short_sides):
+    spec = InputSpec(scales=short_sides, max_pixels=40_000, min_side=16)
+    return choose_scales(rows, sizes_of(image_hw), short_sides), input_sizes(sizes_of(image_hw), spec)[0]
+
+
+def dropped(rows, image_hw, short_sides, rule="sppnet"):
+    image_hw = sizes_of(image_hw)
+    scaled, input_hw = scaled_rows(rows, image_hw, short_sides)
+    found = drop_duplicates(
+        scaled, image_hw, input_hw, projector=Projector(GEOMETRIES, rule, 0.0), sizes=sizes
+    )
+    return scaled, input_hw, found
+
+
+def same_region_oracle(scaled, image_hw, input_hw, rule):
+    """For each row the first one that is the same region, row by row."""
+    seen, leads_to = {}, []
+    for image, (first, stop) in enumerate(scaled.ranges.tolist()):
+        for row in range(first, stop):
+            scale = int(scaled.boxes.scale[row])
+            mirrored = bool(scaled.boxes.mirrored[row])
+            if scale < 0 or not input_hw[image].all():
+                leads_to.append(row)
+                continue
+            box = clip(scaled.boxes.boxes_px[row].tolist(), image_hw[image])
+            region = region_of(box, mirrored, image_hw[image], input_hw[image, scale].tolist(), rule)
+            leads_to.append(seen.setdefault((image, scale, mirrored, region), row))
+    return leads_to
+
+
+@given(IMAGES, SHORT_SIDES, RULES, st.randoms(use_true_random=False))
+def test_each_region_is_kept_once_and_every_box_leads_to_its_own(images, short_sides, rule, random):
+    image_hw = [hw for hw, _ in images]
+    rows = rows_of([boxes for _, boxes in images], image_hw)
+    flags = np.array([random.random() < 0.3 for _ in range(len(rows.boxes))], dtype=bool)
+    rows = rows._replace(boxes=dataclasses.replace(rows.boxes, mirrored=flags))
+    scaled, input_hw = scaled_rows(rows, image_hw, short_sides)
+    assume(
+        any(
+            input_hw[i].all() and (scaled.boxes.scale[a:b] >= 0).any() for i, (a, b) in enumerate(rows.ranges)
+        )
+    )
+    scaled, input_hw, found = dropped(rows, image_hw, short_sides, rule)
+    leads_to = same_region_oracle(scaled, image_hw, input_hw, rule)
+    kept = sorted(set(leads_to))
+    assert found.boxes.source.tolist() == scaled.boxes.source[kept].tolist()
+    assert np.array_equal(found.boxes.boxes_px, scaled.boxes.boxes_px[kept], equal_nan=True)
+    assert list(found.boxes.annotations.ids) == [scaled.boxes.annotations.ids[row] for row in kept]
+    assert [found.boxes.source[a:b].tolist() for a, b in found.ranges.tolist()] == [
+        [int(scaled.boxes.source[row]) for row in kept if a <= row < b] for a, b in scaled.ranges.tolist()
+    ]
+    assert found.boxes.box_row.tolist() == [
+        kept.index(leads_to[row]) if row >= 0 else -1 for row in scaled.boxes.box_row.tolist()
+    ]
+
+
+def test_boxes_of_other_images_and_without_area_are_rows_of_their_own():
+    boxes = [[(0, 0, 50, 50), (0, 0, 50, 50), (5, 5, 5, 5), (5, 5, 5, 5), (math.nan,) * 4]] * 2
+    _, _, found = dropped(rows_of(boxes, [(60, 80)] * 2), [(60, 80)] * 2, (60,))
+    assert found.ranges.tolist() == [[0, 4], [4, 8]]
+    assert found.boxes.source.tolist() == [0, 2, 3, 4, 5, 7, 8, 9]
+    assert found.boxes.box_row.tolist() == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7]
+    assert found.boxes.flag.tolist() == [0, *[RowFlag.DEGENERATE] * 3] * 2
+
+
+def test_rows_of_an_image_without_size_or_without_input_size_stay():
+    # 1 x 4000 has no valid input: 16 x 64000 pixels are too many.
+    image_hw = [(0, 0), (1, 4000), (60, 80), (60, 80)]
+    boxes = [(0, 0, 1, 1), (0, 0, 1, 1)]
+    _, input_hw, found = dropped(rows_of([boxes, boxes, boxes, []], image_hw), image_hw, (60,))
+    assert (input_hw[:2] == 0).all()
+    assert found.ranges.tolist() == [[0, 2], [2, 4], [4, 5], [5, 5]]
+    assert found.boxes.box_row.tolist() == [0, 1, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "image_hw"),
+    [
+        ([[(5, 5, 5, 5)]], [(60, 80)]),
+        ([[(0, 0, 5, 5)]], [(0, 0)]),
+        ([[]], [(60, 80)]),
+        ([], []),
+    ],
+)
+def test_no_row_that_has_a_region(boxes, image_hw):
+    _, _, found = dropped(rows_of(boxes, image_hw), image_hw, (60,))
+    assert found.ranges.tolist() == rows_of(boxes, image_hw).ranges.tolist()
+    assert found.boxes.box_row.tolist() == list(range(len(found.boxes)))
+
+
+# --- of a backbone --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("squeezenet1_1", weights="none", layers=["features.5", "features"])
+
+
+@given(st.integers(40, 130), st.integers(40, 130))
+@settings(max_examples=8)
+def test_map_sizes_are_those_of_the_maps(backbone, height, width):
+    with torch.inference_mode():
+        maps = backbone.maps(backbone.network, torch.zeros(1, 3, height, width))
+    found = map_sizes(backbone)((height, width))
+    assert [tuple(size) for size in found] == [tuple(fmap.shape[2:]) for fmap in maps]
+    assert next(backbone.network.parameters()).device.type == "cpu"
+
+
+def test_the_projector_of_a_backbone(backbone):
+    spec = RegionSpec(boxes="file", convention=BoxConvention(), projection="paper")
+    projector = Projector.of(backbone, spec)
+    assert projector.geometries == (backbone.geometry(0), backbone.geometry(1))
+    assert (projector.rule, projector.margin, projector.whole_is_map) == ("paper", 0.0, False)
+    assert Projector.of(backbone, RegionSpec(boxes="multiview")).whole_is_map

@@ -1,0 +1,308 @@
+"""Rows of a box file or of windows: planned, planned again for an image of another size, and joined."""
+
+import math
+
+import numpy as np
+import pytest
+from box_rows import ROOT, sizes_of, table_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppfeat.box_source import FileBoxes, ViewBoxes
+from sppfeat.config import BoxConvention, InputSpec, parse_grid
+from sppfeat.errors import BoxError
+from sppfeat.geometry import FeatureGeometry
+from sppfeat.plan import input_sizes
+from sppfeat.regions import Projector
+from sppfeat.row_planner import RowPlanner
+from sppfeat.schema import RowFlag
+
+YOLO = BoxConvention(coords="cxcywh", units="normalized")
+PROJECTOR = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
+NAMES = [f"{i}.jpg" for i in range(6)]
+PATHS = [name.encode() for name in NAMES]
+IMAGE_HW = [(60, 80), (80, 60), (40, 40), (0, 0), (100, 30), (64, 64)]
+BOXES = st.lists(
+    st.tuples(st.sampled_from([*NAMES, "other.jpg"]), st.tuples(*[st.integers(-20, 120).map(float)] * 4)),
+    max_size=20,
+)
+
+
+def sizes(input_hw):
+    return [tuple(math.ceil(side / 16) for side in input_hw)]
+
+
+def planner_of(source, *, drop=False, **settings):
+    spec = InputSpec(**{"size": 64, **settings})
+    return RowPlanner(source, spec, PROJECTOR, sizes if drop else None)
+
+
+def file_boxes(boxes, **settings):
+    return FileBoxes(table_of(boxes, **settings), "boxes.csv")
+
+
+def content(boxes):
+    """Everything that rows say, in plain Python; NaN as None."""
+    numbers = [[None if math.isnan(v) else v for v in box] for box in boxes.boxes_px.tolist()]
+    said = boxes.annotations
+    return {
+        "boxes_px": numbers,
+        "flag": boxes.flag.tolist(),
+        "scale": boxes.scale.tolist(),
+        "mirrored": boxes.mirrored.tolist(),
+        "source": boxes.source.tolist(),
+        "ids": list(said.ids),
+        "label": said.label.tolist(),
+        "extra": [list(column) for column in said.extra],
+    }
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def test_rows_have_their_scales():
+    boxes = [
+        ("1.jpg", (0, 0, 60, 60)),
+        ("0.jpg", (0, 0, 15, 15)),
+        ("0.jpg", (9, 9, 9, 9)),
+        ("3.jpg", (0, 0, 1, 1)),
+    ]
+    planner = planner_of(file_boxes(boxes), scales=(64, 128, 224))
+    ranges, rows = planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
+    assert ranges.tolist() == [[0, 2], [2, 3], [3, 3], [3, 4], [4, 4], [4, 4]]
+    # 224 * 60 / 15 = 896: the largest; 224 * 60 / 60 = 224
+    assert rows.scale.tolist() == [2, -1, 2, -1]
+    assert rows.flag.tolist() == [0, RowFlag.DEGENERATE, 0, 0]
+    assert rows.source.tolist() == [1, 2, 0, 3]
+
+
+def test_equal_regions_are_one_row_only_where_that_is_asked_for():
+    boxes = [
+        ("0.jpg", (0, 0, 30, 30)),
+        ("0.jpg", (0, 0, 30.25, 30)),
+        ("0.jpg", (9, 9, 9, 9)),
+        ("x.jpg", (0, 0, 1, 1)),
+    ]
+    arguments = ROOT, PATHS, sizes_of(IMAGE_HW)
+    assert planner_of(file_boxes(boxes)).rows(*arguments).boxes.box_row.tolist() == [0, 1, 2, -1]
+    ranges, rows = planner_of(file_boxes(boxes), drop=True).rows(*arguments)
+    assert rows.box_row.tolist() == [0, 0, 1, -1]
+    assert ranges[0].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("boxes", [[("0.jpg", (9, 9, 9, 9))], [("3.jpg", (0, 0, 9, 9))]])
+def test_dropping_duplicates_where_no_row_has_a_region(boxes):
+    assert len(planner_of(file_boxes(boxes), drop=True).rows(ROOT, PATHS, sizes_of(IMAGE_HW)).boxes) == 1
+
+
+@given(BOXES, st.integers(0, 6), st.booleans())
+def test_the_rows_of_later_images_are_those_that_they_have_among_all(boxes, first, drop):
+    boxes = [*boxes, *((name, (0, 0, 9, 9)) for name in NAMES)]
+    planner = planner_of(file_boxes(boxes), drop=drop, scales=(64, 224))
+    image_hw = sizes_of(IMAGE_HW)
+    ranges, every = planner.rows(ROOT, PATHS, image_hw)
+    later_ranges, later = planner.rows(ROOT, PATHS, image_hw[first:], first=first)
+    start = int(ranges[first, 0]) if first < 6 else len(every)
+    assert (later_ranges + start).tolist() == ranges[first:].tolist()
+    assert content(later) == content(every.take(np.arange(start, len(every))))
+    expected = [row - start if row >= start else -1 for row in every.box_row.tolist()]
+    assert later.box_row.tolist() == expected
+
+
+def test_a_box_file_of_none_of_the_inputs_is_an_error():
+    planner = planner_of(file_boxes([("a/x.jpg", (0, 0, 1, 1)), ("y.jpg", (0, 0, 1, 1))]))
+    with pytest.raises(BoxError, match=r"^'boxes\.csv': none of its 2 images .*'a/x\.jpg'.*'0\.jpg'$"):
+        planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
+
+
+def test_an_unclear_name_is_an_error_that_says_the_file():
+    planner = planner_of(file_boxes([("1.jpg", (0, 0, 1, 1))]))
+    with pytest.raises(BoxError, match=r"^'boxes\.csv': .*'a/1\.jpg'"):
+        planner.rows(ROOT, [b"a/1.jpg", b"b/1.jpg"], sizes_of([(9, 9)] * 2))
+
+
+def test_a_box_file_without_images_has_no_rows():
+    ranges, rows = planner_of(file_boxes([])).rows(ROOT, PATHS, sizes_of(IMAGE_HW))
+    assert ranges.tolist() == [[0, 0]] * 6
+    assert len(rows) == 0
+
+
+def test_rows_of_windows():
+    planner = planner_of(ViewBoxes(parse_grid("grid:1x2"), InputSpec(size=64)))
+    ranges, rows = planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
+    assert ranges.tolist() == [[i, i + 2] for i in range(0, 12, 2)]
+    assert rows.boxes_px[2:4].tolist() == [[0, 0, 30, 80], [30, 0, 60, 80]]
+    assert rows.scale.tolist() == [0] * 6 + [-1] * 2 + [0] * 4  # that of an image of unknown size is open
+
+
+@pytest.mark.parametrize(("image_hw", "side"), [((1000, 1500), 560), ((100, 5000), 560), ((50, 60), 560)])
+def test_views_are_224_pixels_of_the_input_whatever_bounds_its_size(image_hw, side):
+    # Once: max_pixels (and min_side) change the short side that a scale stands for, and the windows of the views
+    # stay as large as if they had not: 113 pixels of the input instead of 224 for 100 x 5000 at 560.
+    spec = InputSpec(scales=(side,))
+    planner = RowPlanner(ViewBoxes(None, spec), spec, PROJECTOR, None)
+    boxes = planner.rows(ROOT, [b"a.jpg"], sizes_of([image_hw])).boxes.boxes_px
+    (in_h, in_w) = input_sizes(sizes_of([image_hw]), spec)[0][0, 0].tolist()
+    window = boxes[1]
+    assert (window[2] - window[0]) * in_w / image_hw[1] == pytest.approx(min(224, in_w), abs=0.51)
+    assert (window[3] - window[1]) * in_h / image_hw[0] == pytest.approx(min(224, in_h), abs=0.51)
+
+
+# --- another size than planned --------------------------------------------------------------------
+
+
+@given(BOXES, st.sampled_from([None, YOLO]), st.sampled_from([(60, 80), (33, 200), (1, 1)]))
+def test_boxes_of_an_image_whose_size_was_not_known_become_those_of_its_size(boxes, convention, hw):
+    boxes = [("3.jpg", (0, 0, 0.5, 0.5)), *boxes]
+    planner = planner_of(file_boxes(boxes, convention=convention), scales=(64, 128, 224))
+    ranges, rows = planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
+    fitted = planner.refit(rows.take(np.arange(*ranges[3])), hw)
+    known = [own if i != 3 else hw for i, own in enumerate(IMAGE_HW)]
+    ranges, expected = planner.rows(ROOT, PATHS, sizes_of(known))
+    assert content(fitted) == content(expected.take(np.arange(*ranges[3])))
+
+
+@pytest.mark.parametrize(("source", "now"), [("file", (600, 900)), ("grid:1x1", (60, 2000))])
+def test_the_scale_is_chosen_again_for_another_size(source, now):
+    # An image that could not be decoded, and is another one now.
+    # Once: the scale that was chosen for the size before stays.
+    sides = (64, 128, 224, 448)
+    boxes = file_boxes([("0.jpg", (0, 0, 40, 40))])
+    planner = planner_of(
+        boxes if source == "file" else ViewBoxes(parse_grid(source), InputSpec(scales=sides)), scales=sides
+    )
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(60, 80)])).boxes
+    expected = planner.rows(ROOT, PATHS[:1], sizes_of([now])).boxes
+    assert expected.scale.tolist() != before.scale.tolist()
+    assert content(planner.refit(before, now)) == content(expected)
+
+
+def test_views_keep_their_scales_at_another_size():
+    planner = planner_of(ViewBoxes(None, InputSpec(scales=(224, 256))), scales=(224, 256))
+    for hw in ((60, 80), (0, 0)):
+        before = planner.rows(ROOT, PATHS[:1], sizes_of([hw])).boxes
+        expected = planner.rows(ROOT, PATHS[:1], sizes_of([(600, 900)])).boxes
+        assert content(planner.refit(before, (600, 900))) == content(expected)
+
+
+def test_a_box_gains_and_loses_its_area_with_the_size():
+    planner = planner_of(file_boxes([("0.jpg", (70, 0, 90, 40)), ("0.jpg", (0, 0, 5, 5))]))
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 70)])).boxes
+    assert (before.flag.tolist(), before.scale.tolist()) == ([RowFlag.DEGENERATE, 0], [-1, 0])
+    wide = planner.refit(before, (40, 80))
+    assert (wide.flag.tolist(), wide.scale.tolist()) == ([RowFlag.CLIPPED, 0], [0, 0])
+    narrow = planner.refit(wide, (40, 60))
+    assert (narrow.flag.tolist(), narrow.scale.tolist()) == ([RowFlag.DEGENERATE, 0], [-1, 0])
+
+
+def test_windows_that_would_be_others_cannot_be_refitted():
+    planner = planner_of(ViewBoxes(parse_grid("grid:20x20px"), InputSpec(size=64)))
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 60)])).boxes
+    assert planner.refit(before, (40, 61)) is None
+    assert planner.refit(before, (39, 59)).boxes_px[-1].tolist() == [39, 19, 59, 39]
+
+
+def test_as_many_windows_at_other_places_cannot_be_refitted():
+    # Once: 2 x 3 windows become 3 x 2 under the names 0,0 0,1 0,2 1,0 1,1 1,2
+    planner = planner_of(ViewBoxes(parse_grid("grid:20x20px"), InputSpec(size=64)))
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 60)])).boxes
+    assert planner.refit(before, (60, 40)) is None
+
+
+def test_windows_without_duplicates_cannot_be_refitted_to_another_size():
+    # At 64 x 64 all 5 x 5 windows of a map of 4 x 4 cells: some are the same region.
+    planner = planner_of(ViewBoxes(parse_grid("grid:9x9"), InputSpec(size=64)), drop=True)
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(64, 64)])).boxes
+    assert len(before) < 81
+    assert planner.refit(before, (64, 65)) is None
+
+
+def test_boxes_without_duplicates_cannot_be_refitted_where_they_become_different():
+    # Two boxes on the same cells of a 32 x 32 image; of a 32 x 320 one they are different.
+    # Once: the second box keeps the row, and so gets the descriptor, of the first.
+    boxes = [("0.jpg", (0.0, 0.0, 0.05, 1.0)), ("0.jpg", (0.0, 0.0, 0.1, 1.0))]
+    planner = planner_of(file_boxes(boxes, convention=BoxConvention(units="normalized")), drop=True)
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(32, 32)])).boxes
+    assert before.box_row.tolist() == [0, 0]
+    assert planner.rows(ROOT, PATHS[:1], sizes_of([(32, 320)])).boxes.box_row.tolist() == [0, 1]
+    assert planner.refit(before, (32, 320)) is None
+
+
+def test_boxes_of_an_image_whose_size_was_not_known_are_all_there_to_be_refitted():
+    boxes = [("0.jpg", (0.0, 0.0, 0.05, 1.0)), ("0.jpg", (0.0, 0.0, 0.1, 1.0))]
+    planner = planner_of(file_boxes(boxes, convention=BoxConvention(units="normalized")), drop=True)
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(0, 0)])).boxes
+    assert before.box_row.tolist() == [0, 1]
+    assert planner.refit(before, (32, 32)).boxes_px.tolist() == [[0, 0, 1.6, 32], [0, 0, 3.2, 32]]
+
+
+@pytest.mark.parametrize("boxes", ["grid:2x2", "grid:20x20px", "multiview"])
+def test_an_image_that_cannot_be_read_any_more_has_windows_without_boxes(boxes):
+    # --retry-failed of an image whose header could be read before.
+    # Once: ZeroDivisionError with windows by pixels, boxes of zeros with the others.
+    grid = None if boxes == "multiview" else parse_grid(boxes)
+    planner = planner_of(ViewBoxes(grid, InputSpec(size=64)))
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 40)])).boxes
+    after = planner.refit(before, (0, 0))
+    assert np.isnan(after.boxes_px).all()
+    assert not after.flag.any()
+
+
+def test_an_image_that_cannot_be_read_any_more_keeps_its_boxes():
+    planner = planner_of(file_boxes([("0.jpg", (0, 0, 50, 50)), ("0.jpg", (9, 9, 9, 9))]))
+    before = planner.rows(ROOT, PATHS[:1], sizes_of([(40, 40)])).boxes
+    after = planner.refit(before, (0, 0))
+    assert after.boxes_px.tolist() == before.boxes_px.tolist()
+    assert after.flag.tolist() == [0, 0]
+
+
+# --- images that are added ------------------------------------------------------------------------
+
+
+@given(BOXES, st.integers(1, 6), st.booleans())
+def test_boxes_of_added_images_follow_those_of_the_file(boxes, first, drop):
+    boxes = [*boxes, *((name, (0, 0, 9, 9)) for name in (NAMES[0], NAMES[-1]))]
+    source = file_boxes(boxes, images=NAMES)
+    planner = planner_of(source, drop=drop, scales=(64, 224))
+    image_hw = sizes_of(IMAGE_HW)
+    old = planner.rows(ROOT, PATHS[:first], image_hw[:first]).boxes
+    added = planner.rows(ROOT, PATHS, image_hw[first:], first=first).boxes
+    joined, every = planner.join(old, added), planner.rows(ROOT, PATHS, image_hw).boxes
+    assert content(joined) == content(every)
+    assert joined.box_row.tolist() == every.box_row.tolist()
+
+
+@pytest.mark.parametrize("boxes", ["grid:2x3", "multiview"])
+@pytest.mark.parametrize("drop", [False, True])
+def test_windows_of_added_images_follow_those_of_the_file(boxes, drop):
+    grid = None if boxes == "multiview" else parse_grid(boxes)
+    planner = planner_of(ViewBoxes(grid, InputSpec(size=64)), drop=drop)
+    image_hw = sizes_of(IMAGE_HW)
+    every = planner.rows(ROOT, PATHS, image_hw).boxes
+    for first in (1, 3, 5):
+        old = planner.rows(ROOT, PATHS[:first], image_hw[:first]).boxes
+        joined = planner.join(old, planner.rows(ROOT, PATHS, image_hw[first:], first=first).boxes)
+        assert content(joined) == content(every)
+        assert joined.box_row.tolist() == every.box_row.tolist()
+
+
+def test_a_box_goes_to_one_image_only_when_images_are_added():
+    # Once: '1.jpg' was a/1.jpg; with 1.jpg added it is that one, and the box has a row of both images.
+    planner = planner_of(file_boxes([("1.jpg", (0, 0, 9, 9)), ("2.jpg", (0, 0, 9, 9))]))
+    old_paths, every_path = [b"a/1.jpg", b"2.jpg"], [b"a/1.jpg", b"2.jpg", b"1.jpg"]
+    old = planner.rows(ROOT, old_paths, sizes_of([(9, 9)] * 2)).boxes
+    try:
+        added = planner.rows(ROOT, every_path, sizes_of([(9, 9)]), first=2).boxes
+        joined = planner.join(old, added)
+    except BoxError:
+        return
+    assert sorted(joined.source.tolist()) == [0, 1]
+
+
+def test_images_without_boxes_can_be_added_to_those_of_a_file_of_one_image():
+    # Once: a file of the boxes of one image is refused as soon as a second image is added.
+    planner = planner_of(file_boxes([("boxes", (0, 0, 9, 9))], names="single"))
+    old = planner.rows(ROOT, [b"1.jpg"], sizes_of([(9, 9)])).boxes
+    ranges, added = planner.rows(ROOT, [b"1.jpg", b"2.jpg"], sizes_of([(9, 9)]), first=1)
+    assert ranges.tolist() == [[0, 0]]
+    assert planner.join(old, added).box_row.tolist() == [0]
