@@ -221,14 +221,16 @@ def extended_plan(
 
 
 def copy_rows(source: Path, sink: Sink, n_rows_at_once: int = 256) -> None:
-    """Copy the rows and the status of all images of one file into one that begins with the same rows."""
+    """Copy what became of the images of one file into one that begins with the same images and rows."""
     with FeatureFile(source) as file:
+        status = file.status
+        done_rows = np.flatnonzero(status[file.image_index] == Status.DONE)
         flags, regions = (file.row_flag, file.row_region) if file.has_boxes else (None, None)
-        for start in range(0, file.n_rows, n_rows_at_once):
-            rows = np.arange(start, min(start + n_rows_at_once, file.n_rows))
+        for start in range(0, len(done_rows), n_rows_at_once):
+            rows = done_rows[start : start + n_rows_at_once]
             audit = None if flags is None or regions is None else RowAudit(flags[rows], regions[rows])
-            sink.write_rows(rows, file.features[rows[0] : rows[-1] + 1], audit)
-        for image in np.flatnonzero(file.status == Status.DONE).tolist():
+            sink.write_rows(rows, file.features[rows], audit)
+        for image in np.flatnonzero(status == Status.DONE).tolist():
             sink.mark_done(image)
         for image, reason in file.errors.items():
             sink.mark_failed(image, reason)

@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sppfeat.backbones import Backbone
 from sppfeat.config import DescriptorSpec
@@ -139,20 +141,11 @@ class Describer:
         Returns:
             ``(N, D)`` float32.
         """
-        spec = self._descriptor
         with torch.inference_mode(), _float32_arithmetic(self._precision):
             batch = self._batch(pixels)
-            blocks = self._blocks(
-                [spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in self._maps(batch)]
-            )
+            blocks = self._pool_whole(self._maps(batch))
             if self._flip:
-                mirrored = self._blocks(
-                    [
-                        spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool)
-                        for fmap in self._maps(_mirror(batch))
-                    ]
-                )
-                blocks = [(a + b) / 2 for a, b in zip(blocks, mirrored, strict=True)]
+                blocks = _mean_of(blocks, self._pool_whole(self._maps(_mirror(batch))))
             return self._scaled(blocks)
 
     def regions(
@@ -170,48 +163,46 @@ class Describer:
         """
         if not any(len(request.boxes_px) for request in requests):
             return
-        maps, mirrored_maps = self._both_maps(pixels, requests)
-        input_hw = (pixels.shape[1], pixels.shape[2])
-        some_maps = maps or mirrored_maps
-        map_hws = [(fmap.shape[2], fmap.shape[3]) for fmap in some_maps]
-        n_values = sum(fmap.shape[1] for fmap in some_maps) * self._descriptor.n_bins
-        step = max(1, _SLICE_VALUES // n_values)
+        maps = self._both_maps(pixels, requests)
+        project = partial(projector.regions, input_hw=pixels.shape[1:3], map_hws=maps.map_hws)
+        step = max(1, _SLICE_VALUES // (maps.n_channels * self._descriptor.n_bins))
         for position, (boxes_px, mirrored, image_hw) in enumerate(requests):
             for start in range(0, len(boxes_px), step):
                 part = slice(start, min(start + step, len(boxes_px)))
-                asked = boxes_px[part], mirrored[part]
-                where: dict[str, Any] = {"image_hw": image_hw, "input_hw": input_hw, "map_hws": map_hws}
-                regions = projector.regions(*asked, **where)
+                regions = project(boxes_px[part], mirrored[part], image_hw=image_hw)
                 # No context may stay open across a yield: both are switches of the whole thread.
                 with torch.inference_mode(), _float32_arithmetic(self._precision):
-                    blocks = self._pool_either(maps, mirrored_maps, position, regions.cells, asked[1])
+                    blocks = self._pool(maps, position, regions.cells, mirrored[part])
                     if self._flip:
-                        others = projector.regions(asked[0], ~asked[1], **where)
-                        swapped = self._pool_either(maps, mirrored_maps, position, others.cells, ~asked[1])
-                        blocks = [(a + b) / 2 for a, b in zip(blocks, swapped, strict=True)]
+                        others = project(boxes_px[part], ~mirrored[part], image_hw=image_hw).cells
+                        blocks = _mean_of(blocks, self._pool(maps, position, others, ~mirrored[part]))
                     descriptors = self._scaled(blocks)
                 yield DescribedRegions(position, part, descriptors, regions)
 
-    def _both_maps(
-        self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _both_maps(self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest]) -> "_BothMaps":
         """Maps of the images and of their mirror images, as far as they are needed."""
         with torch.inference_mode(), _float32_arithmetic(self._precision):
             batch = self._batch(pixels)
             plain = self._flip or any(bool((~request.mirrored).any()) for request in requests)
             mirrored = self._flip or any(bool(request.mirrored.any()) for request in requests)
-            return self._maps(batch) if plain else [], self._maps(_mirror(batch)) if mirrored else []
+            return _BothMaps(
+                plain=self._maps(batch) if plain else [],
+                mirrored=self._maps(_mirror(batch)) if mirrored else [],
+            )
 
-    def _pool_either(
-        self, maps: list[Tensor], mirrored_maps: list[Tensor], position: int, cells: Tensor, mirrored: Tensor
-    ) -> list[Tensor]:
+    def _pool_whole(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Blocks of whole maps."""
+        spec = self._descriptor
+        return self._blocks([spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps])
+
+    def _pool(self, maps: "_BothMaps", position: int, cells: Tensor, mirrored: Tensor) -> list[Tensor]:
         """Blocks of the regions of an image, each from its map or its mirror image's."""
         if not bool(mirrored.any()):
-            return self._pool(maps, position, cells)
+            return self._pool_regions(maps.plain, position, cells)
         if bool(mirrored.all()):
-            return self._pool(mirrored_maps, position, cells)
-        plain = self._pool(maps, position, cells[~mirrored])
-        other = self._pool(mirrored_maps, position, cells[mirrored])
+            return self._pool_regions(maps.mirrored, position, cells)
+        plain = self._pool_regions(maps.plain, position, cells[~mirrored])
+        other = self._pool_regions(maps.mirrored, position, cells[mirrored])
         where = mirrored.to(self.device)
         result = []
         for a, b in zip(plain, other, strict=True):
@@ -220,11 +211,11 @@ class Describer:
             result.append(block)
         return result
 
-    def _pool(self, maps: Sequence[Tensor], position: int, cells: Tensor) -> list[Tensor]:
+    def _pool_regions(self, maps: Sequence[Tensor], position: int, cells: Tensor) -> list[Tensor]:
         spec = self._descriptor
         pooled = []
         for i, fmap in enumerate(maps):
-            regions = torch.nn.functional.pad(cells[:, i], (1, 0), value=position).to(fmap.device)
+            regions = F.pad(cells[:, i], (1, 0), value=position).to(fmap.device)
             pooled.append(pool_regions(fmap, regions, spec.levels, mode=spec.pool))
         return self._blocks(pooled)
 
@@ -255,6 +246,27 @@ class Describer:
     def _maps(self, batch: Tensor) -> list[Tensor]:
         """Feature maps of the layers, in float32: pooling and scaling are never done in less."""
         return [fmap.to(torch.float32) for fmap in self._backbone.maps(self._network, batch.to(self._dtype))]
+
+
+class _BothMaps(NamedTuple):
+    """Maps of the layers of some images, and of their mirror images; either may be missing."""
+
+    plain: list[Tensor]
+    mirrored: list[Tensor]
+
+    @property
+    def map_hws(self) -> list[tuple[int, int]]:
+        """Height and width of each layer's map."""
+        return [(fmap.shape[2], fmap.shape[3]) for fmap in self.plain or self.mirrored]
+
+    @property
+    def n_channels(self) -> int:
+        """Of all layers."""
+        return sum(fmap.shape[1] for fmap in self.plain or self.mirrored)
+
+
+def _mean_of(blocks: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    return [(a + b) / 2 for a, b in zip(blocks, others, strict=True)]
 
 
 def _mirror(batch: Tensor) -> Tensor:

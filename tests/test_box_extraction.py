@@ -336,6 +336,20 @@ def test_repaired_images_get_boxes_in_fractions_of_their_size(folder, tmp_path):
     assert_same_file(tmp_path / "f.h5", tmp_path / "fresh.h5")
 
 
+def test_an_image_repaired_while_others_are_added_gets_its_own_flags(folder, tmp_path):
+    good = (folder / "cat" / "img1.png").read_bytes()
+    (folder / "cat" / "img1.png").write_text("broken")
+    fractions = [(0.1, 0.1, 0.5, 0.9), (0.5, 0.1, 0.5, 0.9), (0.5, 0.5, 1.5, 1.5)]
+    boxes = write_boxes(tmp_path / "b.csv", [(f"img{i}.png", *box) for i in (1, 8) for box in fractions])
+    choice = BoxChoice(boxes=str(boxes), units="normalized")
+    extract([folder / "cat", folder / "dog" / "img0.png"], tmp_path / "f.h5", boxes=choice)
+    (folder / "cat" / "img1.png").write_bytes(good)
+    extract([folder], tmp_path / "f.h5", boxes=choice, retry_failed=True, add_new=True)
+    extract([folder], tmp_path / "fresh.h5", boxes=choice)
+    a, b = contents(tmp_path / "f.h5"), contents(tmp_path / "fresh.h5")
+    assert_same_contents({**a, **{name: b[name] for name in ("images/label", "classes")}}, b)
+
+
 def test_windows_of_an_image_whose_number_was_not_known_need_a_new_file(folder, tmp_path):
     good = (folder / "cat" / "img1.png").read_bytes()
     (folder / "cat" / "img1.png").write_text("broken")
