@@ -6,12 +6,13 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from sppfeat.cli.box_options import box_choice, box_options, sizes_of
 from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
+from sppfeat.cli.extract_texts import plan_text, print_plan, result_text, run_result
 from sppfeat.cli.options import (
     AUTO_OR_INT,
     CHANNELS,
@@ -22,7 +23,7 @@ from sppfeat.cli.options import (
     option,
     verbosity_options,
 )
-from sppfeat.cli.output import box_counts_text, human_bytes, print_json, print_result, say
+from sppfeat.cli.output import print_json, say
 from sppfeat.cli.progress import Bar
 from sppfeat.config import (
     DEFAULT_BACKBONE,
@@ -41,15 +42,9 @@ from sppfeat.config import (
     InputSpec,
     RunOptions,
 )
-from sppfeat.request import BackboneChoice, BoxSummary, DescriptorChoice, ExtractRequest, PlanSummary
-
-if TYPE_CHECKING:
-    from sppfeat.extraction import Extraction
-    from sppfeat.pipeline import Progress
+from sppfeat.request import BackboneChoice, DescriptorChoice, ExtractRequest
 
 __all__ = ["extract"]
-
-_SHOWN_FAILURES = 5
 
 
 @click.command(short_help="Write the descriptors of images, or of boxes in them, to an HDF5 file.")
@@ -188,15 +183,15 @@ def extract(**options: Any) -> None:
     with preparing:
         plan = extraction.summary()
         if request.dry_run:
-            _print_plan(plan, as_json)
+            print_plan(plan, as_json)
             return
         if not quiet:
-            say(_plan_text(plan, dataclasses.asdict(extraction.config) if verbose else None))
+            say(plan_text(plan, dataclasses.asdict(extraction.config) if verbose else None))
         with _stop_on_signals() as stop, Bar("extracting", plan.to_do, unit="img", shown=not quiet) as bar:
             progress = extraction.run(on_progress=bar.show, should_stop=stop.is_wanted)
-        result = _result(extraction, progress, time.monotonic() - started)
+        result = run_result(extraction, progress, time.monotonic() - started)
     if not quiet:
-        say(_result_text(result, verbose))
+        say(result_text(result, verbose))
     if as_json:
         print_json({"plan": dataclasses.asdict(plan), "result": result})
     if result["pending"]:
@@ -277,98 +272,3 @@ def _stop_on_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _print_plan(plan: PlanSummary, as_json: bool) -> None:
-    if as_json:
-        print_json({"plan": dataclasses.asdict(plan)})
-    else:
-        print_result(_plan_text(plan, None))
-
-
-def _plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
-    images = f"{plan.images} in {plan.input_shapes} input shapes, {plan.rows} rows"
-    if plan.classes:
-        images += f", {plan.classes} classes"
-    pooling = f"levels {','.join(map(str, plan.levels))}"
-    if plan.head:
-        pooling += f", then {plan.head}"
-    if plan.normalize != "none":
-        pooling += f", {plan.normalize}"
-    lines = [
-        ("images", images),
-        *_box_lines(plan.boxes),
-        ("backbone", f"{plan.backbone}, weights {plan.weights}, layer {' + '.join(plan.layers)}"),
-        ("descriptor", f"{pooling}: {plan.dimension} values"),
-        ("output", f"{plan.output}, {human_bytes(plan.output_bytes)}"),
-        ("device", f"{plan.device}, {plan.precision}, {plan.workers} decoding processes"),
-    ]
-    if plan.already_done or plan.already_failed:
-        done = f"{plan.already_done} done, {plan.already_failed} failed before, {plan.to_do} to do"
-        lines.insert(1, ("continuing", done))
-    if plan.unreadable:
-        lines.insert(1, ("unreadable", f"{plan.unreadable} images: they will be marked as failed"))
-    lines += [("note", note) for note in plan.notes]
-    lines += [("setting", f"{part}: {values}") for part, values in (settings or {}).items()]
-    return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
-
-
-def _box_lines(boxes: BoxSummary | None) -> list[tuple[str, str]]:
-    if boxes is None:
-        return []
-    text = f"{boxes.boxes} of {boxes.source}"
-    if boxes.format:
-        text += f", read as {boxes.format}: {boxes.convention}"
-    if boxes.same_region:
-        text += f"; {boxes.same_region} fall on the region of another one"
-    lines = [("boxes", text)]
-    if len(boxes.scales) > 1:
-        lines.append(("scales", ", ".join(f"{side}: {n} rows" for side, n in boxes.scales.items())))
-    return lines
-
-
-def _result(extraction: "Extraction", progress: "Progress", seconds: float) -> dict[str, Any]:
-    """What the file holds now, and what this run did."""
-    from sppfeat.reader import FeatureFile
-    from sppfeat.schema import Status
-
-    with FeatureFile(extraction.path) as file:
-        status = file.status.tolist()
-        failures = [{"path": file.path_of(i), "error": text} for i, text in file.errors.items()]
-        boxes = file.count_boxes() if file.has_boxes else None
-    network_seconds = progress.decode_seconds + progress.network_seconds + progress.write_seconds
-    n_now = progress.n_done + progress.n_failed
-    return {
-        "output": str(extraction.path),
-        "images": len(status),
-        "done": status.count(Status.DONE),
-        "failed": len(failures),
-        "pending": status.count(Status.PENDING),
-        "done_now": progress.n_done,
-        "failed_now": progress.n_failed,
-        "seconds": round(seconds, 3),
-        "images_per_second": round(n_now / network_seconds, 2) if network_seconds else None,
-        "decode_seconds": round(progress.decode_seconds, 3),
-        "network_seconds": round(progress.network_seconds, 3),
-        "write_seconds": round(progress.write_seconds, 3),
-        "boxes": boxes,
-        "failures": failures,
-    }
-
-
-def _result_text(result: dict[str, Any], verbose: bool) -> str:
-    rate = f", {result['images_per_second']} images/s" if result["images_per_second"] else ""
-    lines = [
-        f"{result['done']} of {result['images']} images done, {result['failed']} failed "
-        f"({result['done_now']} + {result['failed_now']} now, {result['seconds']:.1f} s{rate}): {result['output']}"
-    ]
-    if result["boxes"]:
-        lines.append(f"  boxes: {box_counts_text(result['boxes'])}")
-    failures = result["failures"]
-    shown = len(failures) if verbose else _SHOWN_FAILURES
-    lines += [f"  failed: {failure['path']!r}: {failure['error']}" for failure in failures[:shown]]
-    if len(failures) > shown:
-        lines.append(f"  ... and {len(failures) - shown} more: 'sppfeat info' or -v lists them")
-    if result["pending"]:
-        lines.append(f"{result['pending']} images are left: the same command again continues.")
-    return "\n".join(lines)

@@ -1,0 +1,113 @@
+"""What ``sppfeat extract`` says before and after a run."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from sppfeat.cli.output import box_counts_text, human_bytes, print_json, print_result
+from sppfeat.request import BoxSummary, PlanSummary
+
+if TYPE_CHECKING:
+    from sppfeat.extraction import Extraction
+    from sppfeat.pipeline import Progress
+
+__all__ = ["plan_text", "print_plan", "result_text", "run_result"]
+
+_SHOWN_FAILURES = 5
+
+
+def print_plan(plan: PlanSummary, as_json: bool) -> None:
+    """Print a plan as the result, for ``--dry-run``."""
+    if as_json:
+        print_json({"plan": dataclasses.asdict(plan)})
+    else:
+        print_result(plan_text(plan, None))
+
+
+def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
+    """A plan in lines, with all settings where they are given."""
+    images = f"{plan.images} in {plan.input_shapes} input shapes, {plan.rows} rows"
+    if plan.classes:
+        images += f", {plan.classes} classes"
+    pooling = f"levels {','.join(map(str, plan.levels))}"
+    if plan.head:
+        pooling += f", then {plan.head}"
+    if plan.normalize != "none":
+        pooling += f", {plan.normalize}"
+    lines = [
+        ("images", images),
+        *_box_lines(plan.boxes),
+        ("backbone", f"{plan.backbone}, weights {plan.weights}, layer {' + '.join(plan.layers)}"),
+        ("descriptor", f"{pooling}: {plan.dimension} values"),
+        ("output", f"{plan.output}, {human_bytes(plan.output_bytes)}"),
+        ("device", f"{plan.device}, {plan.precision}, {plan.workers} decoding processes"),
+    ]
+    if plan.already_done or plan.already_failed:
+        done = f"{plan.already_done} done, {plan.already_failed} failed before, {plan.to_do} to do"
+        lines.insert(1, ("continuing", done))
+    if plan.unreadable:
+        lines.insert(1, ("unreadable", f"{plan.unreadable} images: they will be marked as failed"))
+    lines += [("note", note) for note in plan.notes]
+    lines += [("setting", f"{part}: {values}") for part, values in (settings or {}).items()]
+    return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
+
+
+def _box_lines(boxes: BoxSummary | None) -> list[tuple[str, str]]:
+    if boxes is None:
+        return []
+    text = f"{boxes.boxes} of {boxes.source}"
+    if boxes.format:
+        text += f", read as {boxes.format}: {boxes.convention}"
+    if boxes.same_region:
+        text += f"; {boxes.same_region} fall on the region of another one"
+    lines = [("boxes", text)]
+    if len(boxes.scales) > 1:
+        lines.append(("scales", ", ".join(f"{side}: {n} rows" for side, n in boxes.scales.items())))
+    return lines
+
+
+def run_result(extraction: "Extraction", progress: "Progress", seconds: float) -> dict[str, Any]:
+    """What the file holds now, and what this run did."""
+    from sppfeat.reader import FeatureFile
+    from sppfeat.schema import Status
+
+    with FeatureFile(extraction.path) as file:
+        status = file.status.tolist()
+        failures = [{"path": file.path_of(i), "error": text} for i, text in file.errors.items()]
+        boxes = file.count_boxes() if file.has_boxes else None
+    network_seconds = progress.decode_seconds + progress.network_seconds + progress.write_seconds
+    n_now = progress.n_done + progress.n_failed
+    return {
+        "output": str(extraction.path),
+        "images": len(status),
+        "done": status.count(Status.DONE),
+        "failed": len(failures),
+        "pending": status.count(Status.PENDING),
+        "done_now": progress.n_done,
+        "failed_now": progress.n_failed,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(n_now / network_seconds, 2) if network_seconds else None,
+        "decode_seconds": round(progress.decode_seconds, 3),
+        "network_seconds": round(progress.network_seconds, 3),
+        "write_seconds": round(progress.write_seconds, 3),
+        "boxes": boxes,
+        "failures": failures,
+    }
+
+
+def result_text(result: dict[str, Any], verbose: bool) -> str:
+    """What a run did, in lines; all failures if ``verbose``."""
+    rate = f", {result['images_per_second']} images/s" if result["images_per_second"] else ""
+    lines = [
+        f"{result['done']} of {result['images']} images done, {result['failed']} failed "
+        f"({result['done_now']} + {result['failed_now']} now, {result['seconds']:.1f} s{rate}): {result['output']}"
+    ]
+    if result["boxes"]:
+        lines.append(f"  boxes: {box_counts_text(result['boxes'])}")
+    failures = result["failures"]
+    shown = len(failures) if verbose else _SHOWN_FAILURES
+    lines += [f"  failed: {failure['path']!r}: {failure['error']}" for failure in failures[:shown]]
+    if len(failures) > shown:
+        lines.append(f"  ... and {len(failures) - shown} more: 'sppfeat info' or -v lists them")
+    if result["pending"]:
+        lines.append(f"{result['pending']} images are left: the same command again continues.")
+    return "\n".join(lines)
