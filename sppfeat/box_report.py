@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from sppfeat.box_table import BoxTable
 from sppfeat.config import InputSpec, RegionSpec
+from sppfeat.matching import count_same_file_names
 from sppfeat.plan import Plan
 from sppfeat.request import BoxSummary
 from sppfeat.rows import RowBoxes
@@ -15,6 +16,7 @@ from sppfeat.schema import RowFlag
 __all__ = ["box_notes", "summarise_boxes"]
 
 _SHOWN = 3
+_MUCH_FOR_A_FRACTION = 2.0
 
 
 def summarise_boxes(
@@ -46,17 +48,20 @@ def summarise_boxes(
     )
 
 
-def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None) -> list[str]:
+def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bool = True) -> list[str]:
     """What is odd about the boxes of a plan, each with its number and the first examples.
 
     Args:
         plan: with these boxes.
         boxes: its rows.
         table: the box file, if there is one.
+        is_new: the plan has all inputs; one that continues a file has the images of the file.
     """
     notes = []
     if table is not None:
-        notes += _unused_notes(boxes, table) + _size_notes(plan, boxes, table)
+        notes += _unit_notes(table) + _single_notes(plan, table)
+        notes += _unused_notes(plan, boxes, table, "inputs" if is_new else "images of the file")
+        notes += _size_notes(plan, boxes, table) + _label_notes(boxes, table)
     empty = _without_boxes(plan)
     if len(empty):
         notes.append(f"{len(empty)} images have no boxes, and no rows: {_examples(plan, empty)}")
@@ -70,14 +75,69 @@ def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None) -> list[str]:
     return notes
 
 
-def _unused_notes(boxes: RowBoxes, table: BoxTable) -> list[str]:
+def _unit_notes(table: BoxTable) -> list[str]:
+    """Fractions that are read as pixels, or pixels as fractions: the commonest mistake there is."""
+    numbers = table.boxes[np.isfinite(table.boxes).all(axis=1)]
+    if not len(table):
+        return ["the box file has no boxes"]
+    if not len(numbers):
+        return []
+    if table.convention.units == "absolute" and numbers.min() >= 0 and numbers.max() <= 1:
+        return [
+            f"all {len(numbers)} boxes lie within 0..1 and are read as pixels; if they are fractions of the image, say "
+            "--box-units normalized"
+        ]
+    if table.convention.units == "normalized" and np.median(numbers.max(axis=1)) > _MUCH_FOR_A_FRACTION:
+        return [
+            f"most of {len(numbers)} boxes are read as fractions of the image and lie far beyond 1; if they are "
+            "pixels, say --box-units absolute"
+        ]
+    return []
+
+
+def _single_notes(plan: Plan, table: BoxTable) -> list[str]:
+    """Boxes of one image that are taken for the one input although it has another name."""
+    if table.names != "single" or plan.n_images != 1 or not len(table.images):
+        return []
+    stem = os.path.splitext(os.path.basename(plan.paths[0]))[0]
+    if stem == table.images[0]:
+        return []
+    return [
+        f"the box file is of one image, {os.fsdecode(table.images[0])!r} by its name: taken for the one input, "
+        f"{os.fsdecode(plan.paths[0])!r}"
+    ]
+
+
+def _unused_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, among: str) -> list[str]:
     unused = np.flatnonzero(boxes.box_row < 0)
     if not len(unused):
         return []
     images = np.unique(table.image[unused])
-    names = ", ".join(repr(os.fsdecode(table.images[i])) for i in images[:_SHOWN].tolist())
+    names = [table.images[i] for i in images.tolist()]
+    shown = ", ".join(repr(os.fsdecode(name)) for name in names[:_SHOWN])
     more = ", ..." if len(images) > _SHOWN else ""
-    return [f"{len(unused)} boxes are of {len(images)} images that are not among the inputs: {names}{more}"]
+    note = f"{len(unused)} boxes are of {len(images)} images that are not among the {among}: {shown}{more}"
+    n_elsewhere = count_same_file_names(names, plan.paths)
+    if n_elsewhere:
+        note += f"; {n_elsewhere} have the file name of one, in another folder"
+    return [note]
+
+
+def _label_notes(boxes: RowBoxes, table: BoxTable) -> list[str]:
+    """Boxes whose row says what another box is: only with duplicates dropped."""
+    known = np.flatnonzero(boxes.box_row >= 0)
+    differs = known[table.label[known] != boxes.annotations.label[boxes.box_row[known]]]
+    if not len(differs):
+        return []
+    first = int(differs[0])
+    own, other = (
+        repr(table.classes[label]) if label >= 0 else "no class"
+        for label in (int(table.label[first]), int(boxes.annotations.label[boxes.box_row[first]]))
+    )
+    return [
+        f"{len(differs)} boxes share the row of a box of another class, such as box {first}, {own}, in row "
+        f"{int(boxes.box_row[first])}, {other}: the row keeps what was said of the first; /box_row leads there"
+    ]
 
 
 def _size_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> list[str]:

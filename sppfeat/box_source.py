@@ -12,7 +12,7 @@ from sppfeat.box_table import BoxTable
 from sppfeat.boxes import boxes_to_px
 from sppfeat.config import GridSpec, InputSpec
 from sppfeat.errors import BoxError
-from sppfeat.matching import match_images
+from sppfeat.matching import count_same_file_names, match_images
 from sppfeat.plan import input_sizes
 from sppfeat.rows import RowBoxes, Rows, rows_of_table, rows_of_views
 from sppfeat.views import Views, grid_views, multiview_views
@@ -67,10 +67,12 @@ class FileBoxes:
         except BoxError as error:
             raise BoxError(f"{self.path!r}: {error}") from error
         if not first and len(image_of) and (image_of < 0).all():
+            n_elsewhere = count_same_file_names(list(self.table.images), paths)
+            hint = f"; {n_elsewhere} have the file name of an input, in another folder" if n_elsewhere else ""
             raise BoxError(
                 f"{self.path!r}: none of its {len(image_of)} images is among the inputs; the first is "
                 f"{self.table.images[0].decode('utf-8', 'backslashreplace')!r}, the first input "
-                f"{paths[0].decode('utf-8', 'backslashreplace')!r}"
+                f"{paths[0].decode('utf-8', 'backslashreplace')!r}{hint}"
             )
         return rows_of_table(self.table, np.where(image_of < first, -1, image_of - first), image_hw)
 

@@ -1,11 +1,13 @@
 """From what a user asks to the settings of a run: the box file read, the head and the scaling looked up."""
 
 import dataclasses
+import os
 
 from sppfeat.backbones import Backbone
 from sppfeat.box_formats import BoxFile, read_boxes
 from sppfeat.box_source import BoxSource, FileBoxes, ViewBoxes
 from sppfeat.config import ExtractConfig, InputSpec, RegionSpec, parse_grid
+from sppfeat.errors import BoxError
 from sppfeat.normalization import factors_of_file
 from sppfeat.regions import Projector, map_sizes
 from sppfeat.request import BoxChoice, DescriptorChoice
@@ -24,6 +26,10 @@ def read_box_choice(choice: BoxChoice | None) -> BoxFile | None:
     """
     if choice is None or not choice.is_file:
         return None
+    if not os.path.lexists(choice.boxes):
+        raise BoxError(
+            f"no such box file: {choice.boxes!r}; allowed: a file or folder, grid:RxC, such as grid:3x3, or multiview"
+        )
     found = read_boxes(choice.boxes, box_format=choice.box_format)
     convention = found.table.convention.replace(
         coords=choice.coords,

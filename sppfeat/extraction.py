@@ -250,7 +250,8 @@ def prepare(
         notes = _listing_notes(listing, request.labels)
         work = find_work(Task(request, config, listing, prober(decoder, on_probe), planner), notes)
         if work.plan.boxes is not None:
-            notes += box_notes(work.plan, work.plan.boxes, box_file.table if box_file else None)
+            table = box_file.table if box_file else None
+            notes += box_notes(work.plan, work.plan.boxes, table, is_new=work.is_new)
         yield Extraction(
             request=request,
             config=config,

@@ -24,6 +24,7 @@ __all__ = [
     "sub_cell_boxes",
 ]
 
+_ROUNDING = 1e-9  # of a side that is as long as the stride, relative to it
 _NOMINAL_SIDE = 224  # pixels; a box is pooled from the scale at which it is nearest to 224 x 224
 
 
@@ -112,7 +113,10 @@ def project_boxes(
 def sub_cell_boxes(
     boxes_in: Tensor, geometry: FeatureGeometry, *, rule: str = "sppnet", margin: float = 0.0
 ) -> Tensor:
-    """Which boxes :func:`project_boxes` finds smaller than a cell: the first is beyond the last on an axis.
+    """Which boxes are smaller than a cell of the map: what is pooled of them is mostly what surrounds them.
+
+    A box is, whose width or height is below the stride, or for which the rule finds the first cell beyond the
+    last, so that :func:`project_boxes` takes the nearest one.
 
     Args:
         boxes_in, geometry, rule, margin: as there.
@@ -125,11 +129,13 @@ def sub_cell_boxes(
 
     Example:
         >>> boxes_in = torch.tensor([[0, 0, 224, 224], [40, 40, 44, 44]], dtype=torch.float64)
-        >>> sub_cell_boxes(boxes_in, FeatureGeometry(stride=32.0, offset=0.0), rule="paper")
+        >>> sub_cell_boxes(boxes_in, FeatureGeometry(stride=32.0, offset=0.0))
         tensor([False,  True])
     """
     first, last = _first_and_last(boxes_in, geometry, rule, margin)
-    return (first > last).any(dim=1)
+    stride = _by_column(boxes_in, geometry.stride)
+    is_small = boxes_in[:, 2:] - boxes_in[:, :2] < stride * (1 - _ROUNDING)
+    return (is_small | (first > last)).any(dim=1)
 
 
 def choose_scale(boxes_px: Tensor, image_hw: tuple[int, int], scales: Sequence[int]) -> Tensor:

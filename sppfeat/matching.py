@@ -3,7 +3,7 @@
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from sppfeat.box_table import BoxTable
 from sppfeat.errors import BoxError
 from sppfeat.images import IMAGE_SUFFIXES
 
-__all__ = ["match_images"]
+__all__ = ["count_same_file_names", "match_images"]
 
 # COCO's files of 2014 are called COCO_val2014_000000000042.jpg, those of 2017 000000000042.jpg.
 _NUMBERED = re.compile(rb"(?:COCO_[a-z]+[0-9]+_)?0*([0-9]+)")
@@ -65,6 +65,12 @@ def match_images(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> npt.ND
                 f"{_show(paths[found.image])} or {_show(paths[found.rival])}: name it by more of its path"
             )
     return np.array([best[i].image if i in best else -1 for i in range(len(table.images))], dtype=np.int64)
+
+
+def count_same_file_names(names: Sequence[bytes], paths: Iterable[bytes]) -> int:
+    """How many names end with the file name of one of the paths: what has moved to another folder."""
+    known = {posixpath.basename(path) for path in paths}
+    return sum(posixpath.basename(name.replace(b"\\", b"/")) in known for name in names)
 
 
 def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:

@@ -27,8 +27,18 @@ __all__ = ["estimate_factors", "factors_of_file", "sample_plan"]
 _N_IMAGES = 200
 _N_ROWS = 200  # of each image
 _SEED = 0
-# What may differ between a file and another one that takes its factors.
-_FREE = {"norm_factors", "dtype", "normalize"}
+# What may differ between a file and another one that takes its factors: how it is stored, and which boxes.
+_FREE = {
+    "norm_factors",
+    "normalize",
+    "dtype",
+    "precision",
+    "exif",
+    "boxes",
+    "boxes_sha256",
+    "drop_duplicates",
+}
+_OF_BOXES = {"projection", "margin"}
 
 
 def estimate_factors(
@@ -104,7 +114,8 @@ def factors_of_file(path: Path, config: ExtractConfig) -> DescriptorSpec:
         raise ConfigError(
             f"--normalize-from {str(path)!r} has {recorded.descriptor.normalize}, and --normalize says {wanted}"
         )
-    differences = config_differences(_comparable(recorded), _comparable(config))
+    free = _FREE if recorded.regions and config.regions else _FREE | _OF_BOXES
+    differences = config_differences(_comparable(recorded, free), _comparable(config, free))
     if differences:
         raise ConfigError(f"--normalize-from {str(path)!r} has other descriptors: {'; '.join(differences)}")
     return dataclasses.replace(
@@ -169,11 +180,9 @@ class _NormSink:
         self.failures.append(reason)
 
 
-def _comparable(config: ExtractConfig) -> dict[str, Any]:
-    parts = dataclasses.replace(config, regions=None, input=dataclasses.replace(config.input, scales=()))
-    names = {
-        *(field.name for field in dataclasses.fields(config.backbone)),
-        *(field.name for field in dataclasses.fields(config.descriptor)),
-        "backbone",
+def _comparable(config: ExtractConfig, free: set[str]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in free and not name.startswith("box_")
     }
-    return {name: value for name, value in parts.to_dict().items() if name in names - _FREE}

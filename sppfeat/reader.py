@@ -272,6 +272,7 @@ class FeatureFile:
         return {
             "rows": self.n_rows,
             "with_descriptor": len(self.rows_with_descriptor()),
+            "of_failed_or_pending": int((self.status[self.image_index] != Status.DONE).sum()),
             "clipped": int(((flag & RowFlag.CLIPPED) != 0).sum()),
             "degenerate": int(((flag & RowFlag.DEGENERATE) != 0).sum()),
             "sub_cell": int(((flag & RowFlag.SUB_CELL) != 0).sum()),

@@ -398,7 +398,7 @@ def test_another_box_file_or_reading_of_it_is_refused(folder, boxes_of, tmp_path
     _, progress = extract([folder], made, boxes=BoxChoice(boxes=str(moved)))
     assert progress.n_done == 0
     moved.write_bytes(boxes_of.read_bytes() + b"img1.png,0,0,1,1\n")
-    with pytest.raises(StoreError, match=r"boxes_sha256: the file has"):
+    with pytest.raises(StoreError, match=r"the content of the box file is not what it was"):
         extract([folder], made, boxes=BoxChoice(boxes=str(moved)))
 
 

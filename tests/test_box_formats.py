@@ -592,7 +592,9 @@ def coco_with(**changes):
 MALFORMED = {
     "csv": [
         ("", ["line 1", "''"]),
-        ("a.jpg,1,2,3,4\n", ["line 1", "a.jpg", "no box", "xmin,ymin,xmax,ymax"]),
+        ("a.jpg,1,2,3,4\n", ["line 1", "a.jpg", "a header"]),
+        ("path,a,b\n", ["line 1", "no box", "xmin,ymin,xmax,ymax"]),
+        ("path;x0;y0;x1;y1\n", ["line 1", "separated by ';'", "commas"]),
         ("path,x0,y0,x1\n", ["line 1", "path, x0, y0, x1", "x0,y0,x1,y1 | "]),
         ("path,x0,x1,y1,x2,y2\n", ["line 1", "no box"]),
         ("path,x,y,w,h,cx,cy\n", ["line 1", "more than one box"]),
@@ -746,7 +748,7 @@ def test_an_archive_that_expands_too_far(put):
 @pytest.mark.parametrize(
     ("variables", "parts"),
     [
-        ({"proposals": np.zeros((2, 4))}, ["boxes: found None", "(K, 4)"]),
+        ({"proposals": np.zeros((2, 4))}, ["boxes: found no such variable", "(K, 4)", "(read as mat"]),
         ({"boxes": np.zeros((2, 3))}, ["boxes", "(2, 3)"]),
         ({"boxes": np.zeros((2, 4), dtype=complex)}, ["boxes", "complex128"]),
         ({"boxes": "text"}, ["boxes", "<U4"]),

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+import pytest
 from box_rows import ROOT, plan_of, sizes_of, table_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,11 +48,11 @@ BOXES = [
     ("0.jpg", (0, 0, 60, 60.25)),  # clipped to the same
     ("2.jpg", (-1, -1, 200, 200)),  # clipped; 224 * 60 / sqrt(200 * 60) = 123
     ("0.jpg", (5, 5, 5, 5)),
-    ("x.jpg", (0, 0, 1, 1)),
+    ("x.jpg", (0, 0, 2, 2)),
     ("0.jpg", (math.nan, 0, 1, 1)),
-    ("y.jpg", (0, 0, 1, 1)),
-    ("x.jpg", (0, 0, 1, 1)),
-    ("3.jpg", (0, 0, 1, 1)),  # of unknown size
+    ("y.jpg", (0, 0, 2, 2)),
+    ("x.jpg", (0, 0, 2, 2)),
+    ("3.jpg", (0, 0, 2, 2)),  # of unknown size
 ]
 SIZES = [(60, 80), (60, 80), (60, 2000), (0, 0)]
 
@@ -108,7 +109,7 @@ def test_notes_name_the_first_of_each_kind():
 
 def test_notes_name_three_examples_of_many():
     boxes = [("0.jpg", (i, 0, i + 100, 5)) for i in range(5)] + [
-        (f"x{i}.jpg", (0, 0, 1, 1)) for i in range(5)
+        (f"x{i}.jpg", (0, 0, 2, 2)) for i in range(5)
     ]
     plan, table = of_file(boxes, [(60, 80)] * 6)
     unused, empty, clipped = box_notes(plan, plan.boxes, table)
@@ -127,19 +128,74 @@ def test_nothing_odd_needs_no_note():
 
 def test_no_boxes_at_all():
     plan, table = of_file([], [(60, 80)], images=["0.jpg"])
-    assert box_notes(plan, plan.boxes, table) == ["1 images have no boxes, and no rows: '0.jpg'"]
+    assert box_notes(plan, plan.boxes, table) == [
+        "the box file has no boxes",
+        "1 images have no boxes, and no rows: '0.jpg'",
+    ]
     found = summary(plan)
     assert (found.boxes, found.rows, found.same_region, found.images_without_boxes) == (0, 0, 0, 1)
 
 
-def test_boxes_that_are_one_row_leave_their_image_with_a_row():
+def one_region(*labels):
+    """Two boxes of one region, so that one row is left, and the notes."""
     plan, table = of_file([("0.jpg", (0, 0, 9, 9))] * 2, [(60, 80)], drop=True)
+    table = dataclasses.replace(table, label=np.array(labels), classes=("cat", "dog"))
+    said = dataclasses.replace(plan.boxes.annotations, label=np.array(labels[:1]), classes=table.classes)
     assert plan.n_rows == 1
-    assert box_notes(plan, plan.boxes, table) == []
+    return box_notes(plan, dataclasses.replace(plan.boxes, annotations=said), table)
+
+
+def test_boxes_that_are_one_row_leave_their_image_with_a_row():
+    assert one_region(1, 1) == []
+
+
+def test_boxes_of_two_classes_in_one_row_are_said():
+    (note,) = one_region(1, 0)
+    assert note.startswith(
+        "1 boxes share the row of a box of another class, such as box 1, 'cat', in row 0, 'dog'"
+    )
+    (note,) = one_region(1, -1)
+    assert "such as box 1, no class, in row 0, 'dog'" in note
+
+
+@pytest.mark.parametrize(
+    ("boxes", "units", "hint"),
+    [
+        ([(0, 0, 1, 1), (0.1, 0.2, 0.6, 0.9)], "absolute", "--box-units normalized"),
+        ([(0, 0, 1, 1), (math.nan, 0, 1, 1)], "absolute", "--box-units normalized"),
+        ([(0, 0, 1, 1), (0.1, 0.2, 0.6, 9)], "absolute", None),
+        ([(0, 0, 1, 1), (-0.1, 0.2, 0.6, 0.9)], "absolute", None),
+        ([(0, 0, 1.5, 1), (0.1, 0.2, 0.6, 0.9)], "normalized", None),
+        ([(0, 0, 40, 30), (10, 20, 60, 90), (0, 0, 1, 1)], "normalized", "--box-units absolute"),
+    ],
+)
+def test_fractions_read_as_pixels_and_pixels_as_fractions_are_said(boxes, units, hint):
+    table = table_of([("0.jpg", box) for box in boxes])
+    table = dataclasses.replace(table, convention=BoxConvention(units=units))
+    plan = planned(FileBoxes(table, "b.csv"), [(60, 80)])
+    notes = [note for note in box_notes(plan, plan.boxes, table) if "--box-units" in note]
+    assert [hint in note for note in notes] == ([] if hint is None else [True])
+
+
+def test_boxes_of_one_image_taken_for_the_one_input_of_another_name_are_said():
+    for name, is_said in ((b"0", False), (b"1", True)):
+        table = dataclasses.replace(table_of([("x", (0, 0, 9, 9))]), images=PathTable([name]), names="single")
+        plan = planned(FileBoxes(table, "b.npy"), [(60, 80)])
+        notes = box_notes(plan, plan.boxes, table)
+        assert any("taken for the one input, '0.jpg'" in note for note in notes) == is_said
+
+
+def test_images_of_the_same_file_name_in_another_folder_are_counted():
+    table = table_of([("elsewhere/0.jpg", (0, 0, 9, 9)), ("x.jpg", (0, 0, 9, 9)), ("1.jpg", (0, 0, 9, 9))])
+    plan = planned(FileBoxes(table, "b.csv"), [(60, 80), (60, 80)])
+    (note,) = (note for note in box_notes(plan, plan.boxes, table) if "not among" in note)
+    assert note.endswith("'elsewhere/0.jpg', 'x.jpg'; 1 have the file name of one, in another folder")
+    (note,) = (n for n in box_notes(plan, plan.boxes, table, is_new=False) if "not among" in n)
+    assert "not among the images of the file" in note
 
 
 def size_notes(sizes, image_hw):
-    boxes = [(f"{i}.jpg", (0, 0, 1, 1)) for i in range(len(image_hw))]
+    boxes = [(f"{i}.jpg", (0, 0, 2, 2)) for i in range(len(image_hw))]
     plan, table = of_file(boxes, image_hw, images=sizes, sizes=sizes)
     return box_notes(plan, plan.boxes, table)
 
@@ -165,13 +221,13 @@ def test_images_that_are_turned_get_a_hint():
 def test_the_size_is_that_of_the_image_that_the_box_is_of():
     # Named in another order than the inputs are in, one without boxes, one that is no input.
     sizes = {"1.jpg": (60, 80), "x.jpg": (1, 1), "2.jpg": (7, 7), "0.jpg": (40, 40)}
-    boxes = [("1.jpg", (0, 0, 1, 1)), ("x.jpg", (0, 0, 1, 1)), ("0.jpg", (0, 0, 1, 1))]
+    boxes = [("1.jpg", (0, 0, 2, 2)), ("x.jpg", (0, 0, 2, 2)), ("0.jpg", (0, 0, 2, 2))]
     plan, table = of_file(boxes, [(40, 40), (60, 80), (9, 9)], images=sizes, sizes=sizes)
     assert not any("another size" in note for note in box_notes(plan, plan.boxes, table))
 
 
 def test_names_that_are_not_utf_8_are_shown():
-    table = table_of([("x", (0, 0, 1, 1)), ("0.jpg", (0, 0, 1, 1))])
+    table = table_of([("x", (0, 0, 2, 2)), ("0.jpg", (0, 0, 2, 2))])
     table = dataclasses.replace(table, images=PathTable([b"\xff.jpg", b"0.jpg"]))
     plan = planned(FileBoxes(table, "b.csv"), [(60, 80)])
     assert "'\\udcff.jpg'" in box_notes(plan, plan.boxes, table)[0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchvision.ops import roi_pool
 
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes
+from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes, sub_cell_boxes
 
 # Eighths of a pixel and strides that are powers of two: float64 is then exact, as are the fractions.
 EIGHTHS = st.integers(-8 * 150, 8 * 450).map(lambda n: n / 8)
@@ -244,3 +244,22 @@ def test_unusable_scales_and_sizes_are_refused():
             choose_scale(boxes, (10, 10), scales)
     with pytest.raises(ConfigError, match="image_hw must be"):
         scale_boxes(boxes, (0, 10), (10, 10))
+
+
+@given(BOXES, GEOMETRIES, RULES)
+def test_small_is_what_is_below_a_stride_or_has_no_cell_by_the_rule(boxes, geometry, rule):
+    expected = []
+    for box in boxes:
+        is_small = False
+        for axis, stride, offset in zip((1, 0), pair(geometry.stride), pair(geometry.offset), strict=True):
+            low, high = Fraction(box[axis]), Fraction(box[axis + 2])
+            c, half = Fraction(offset), Fraction(1, 2)
+            if rule == "sppnet":
+                ends = math.floor((low - c) / stride + half), math.ceil((high - 1 - c) / stride - half)
+            elif rule == "paper":
+                ends = math.floor((low - c) / stride) + 1, math.ceil((high - 1 - c) / stride) - 1
+            else:
+                ends = math.floor(low / stride + half), math.floor((high - 1) / stride + half)
+            is_small |= high - low < stride or ends[0] > ends[1]
+        expected.append(is_small)
+    assert sub_cell_boxes(boxes64(boxes), geometry, rule=rule).tolist() == expected

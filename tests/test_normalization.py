@@ -256,7 +256,7 @@ def scaled_file(tmp_path):
 
 @pytest.mark.parametrize("normalize", ["none", "meannorm:20", "meannorm:2e1"])
 def test_factors_are_taken_from_a_file(scaled_file, normalize):
-    wanted = scaled_config(normalize, dtype="float16", input_spec=InputSpec(size=300, flip=True))
+    wanted = scaled_config(normalize, dtype="float16", input_spec=InputSpec(exif="ignore"))
     found = factors_of_file(scaled_file, wanted)
     assert found.norm_factors == (2.0, 0.125)
     assert (found.normalize, found.dtype, found.levels) == ("meannorm:20", "float16", (1, 2))
@@ -269,6 +269,8 @@ def test_factors_are_taken_from_a_file(scaled_file, normalize):
         ({"normalize": "meannorm:10"}, "has meannorm:20, and --normalize says meannorm:10"),
         ({"levels": (1,)}, r"other descriptors: levels: the file has \[1, 2\], this command \[1\]"),
         ({"layers": ("layer4", "layer3")}, "other descriptors: layers"),
+        ({"input_spec": InputSpec(size=300)}, "other descriptors: size: the file has 224, this command 300"),
+        ({"input_spec": InputSpec(flip=True)}, "other descriptors: flip"),
         ({"weights_sha256": "1" * 64}, "other descriptors: weights_sha256"),
         (
             {"name": "resnet34"},

@@ -43,9 +43,8 @@ def read_mat(source: AnnotationFiles) -> BoxTable:
     variables = _load(source)
     boxes = variables.get("boxes")
     if not isinstance(boxes, np.ndarray):
-        raise source.error(
-            "boxes", f"found {shorten(boxes)} in place of an array; allowed: {ARRAY_RULE}, or cells"
-        )
+        found = "no such variable" if boxes is None else shorten(boxes)
+        raise source.error("boxes", f"found {found}; allowed: {ARRAY_RULE}, or cells")
     convention = default_convention("mat")
     if boxes.dtype != object:
         _check_array(source, boxes, "boxes")

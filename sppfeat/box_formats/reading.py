@@ -16,6 +16,7 @@ from sppfeat.box_formats.voc import read_voc
 from sppfeat.box_formats.yolo import read_yolo
 from sppfeat.box_table import BoxTable
 from sppfeat.config import check_choice
+from sppfeat.errors import BoxError
 
 __all__ = ["BoxFile", "read_boxes"]
 
@@ -64,7 +65,11 @@ def read_boxes(path: str | os.PathLike[str], *, box_format: str | None = None) -
     if box_format is not None:
         check_choice("box-format", box_format, FORMATS)
     source = AnnotationFiles(path)
-    if box_format is None:
-        box_format = recognise_source(source)
-    table = _READERS[box_format](source)
+    if box_format is not None:
+        return BoxFile(_READERS[box_format](source), box_format, source.sha256(), source.path)
+    box_format = recognise_source(source)
+    try:
+        table = _READERS[box_format](source)
+    except BoxError as error:
+        raise BoxError(f"{error} (read as {box_format}; --box-format says otherwise)") from error
     return BoxFile(table, box_format, source.sha256(), source.path)

@@ -36,6 +36,14 @@ def read_tsv(source: AnnotationFiles) -> BoxTable:
 def _read_separated(source: AnnotationFiles, delimiter: str, box_format: str) -> BoxTable:
     records = _records(source, delimiter)
     line, header = next(records, (1, []))
+    if header and all(parse_number(name) is not None for name in header[-4:]):
+        raise source.error(
+            f"line {line}", f"found {shorten(header)}; allowed: a header, the names of the columns"
+        )
+    if len(header) == 1 and ";" in header[0]:
+        raise source.error(
+            f"line {line}", f"found {shorten(header[0])}, separated by ';'; allowed: commas, or tabs (tsv)"
+        )
     columns = find_columns(
         header,
         COLUMN_SETS,

@@ -97,12 +97,13 @@ _OPTIONS = (
         type=float,
         default=RegionSpec.margin,
         metavar="PIXELS",
-        help="Network-input pixels by which each box is tightened on each side (sppnet only).",
+        help="Network-input pixels by which each box is tightened on each side, or widened if negative (sppnet only).",
     ),
     option(
         "--drop-duplicates",
         is_flag=True,
-        help="Boxes of an image that fall on the same region become one row; /box_row leads back.",
+        help="Boxes of an image that fall on the same region become one row, which keeps what was said of the first; "
+        "/box_row leads from each box to its row.",
     ),
 )
 _NEED_BOXES = (

@@ -156,7 +156,7 @@ __all__ = ["extract"]
 @json_option
 @verbosity_options
 def extract(**options: Any) -> None:
-    r"""Write the descriptors of images, or of boxes in them, to an HDF5 file.
+    """Write the descriptors of images, or of boxes in them, to an HDF5 file.
 
     INPUT is a folder (searched recursively), an image file, @FILE (a list of folders and files, one per
     line or separated by NUL), or - (such a list on standard input). Rows come in the order of the inputs,

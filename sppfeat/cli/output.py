@@ -27,12 +27,16 @@ def box_counts_text(counts: dict[str, int]) -> str:
     """What became of boxes, in a line.
 
     Example:
-        >>> box_counts_text({"rows": 9, "with_descriptor": 8, "clipped": 2, "degenerate": 1, "sub_cell": 0})
-        '9 rows, 8 with a descriptor; 2 clipped, 1 degenerate, 0 smaller than a cell'
+        >>> counts = {"rows": 9, "with_descriptor": 6, "of_failed_or_pending": 2, "clipped": 2, "degenerate": 1}
+        >>> box_counts_text({**counts, "sub_cell": 0})
+        '9 rows, 6 with a descriptor, 2 of failed or pending images; 2 clipped, 1 degenerate, 0 smaller than a cell'
     """
+    text = f"{counts['rows']} rows, {counts['with_descriptor']} with a descriptor"
+    if counts["of_failed_or_pending"]:
+        text += f", {counts['of_failed_or_pending']} of failed or pending images"
     return (
-        f"{counts['rows']} rows, {counts['with_descriptor']} with a descriptor; {counts['clipped']} clipped, "
-        f"{counts['degenerate']} degenerate, {counts['sub_cell']} smaller than a cell"
+        f"{text}; {counts['clipped']} clipped, {counts['degenerate']} degenerate, "
+        f"{counts['sub_cell']} smaller than a cell"
     )
 
 
