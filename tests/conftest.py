@@ -11,7 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Few examples, no deadline: the suite runs on small, shared machines.
 settings.register_profile(
-    "sppfeat", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "sppfeat", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("sppfeat")
 

@@ -151,7 +151,7 @@ def oracle(network):
     return Oracle(network)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     rule=st.sampled_from(["sppnet", "paper", "roi_pool"]),
     scales=st.sampled_from([(), (), SCALES]),

@@ -265,8 +265,8 @@ def test_extract_works_as_a_process_and_python_m(folder, tmp_path):
     result = in_process("extract", folder, "-o", tmp_path / "f.h5", *TINY)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
-    again = in_process("extract", folder, "-o", tmp_path / "f.h5", *TINY)
-    assert again.returncode == 0
+    again = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
+    assert again.exit_code == 0
     assert "12 done, 0 failed before, 0 to do" in again.stderr
 
 
@@ -299,8 +299,8 @@ def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(tmp_path,
     with sppfeat.open(tmp_path / "f.h5") as file:
         done = int((file.status == 1).sum())
         assert 0 < done < 60
-    again = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    assert again.returncode == 0
+    again = run(*command[3:])
+    assert again.exit_code == 0, again.output
     assert f"{done} done, 0 failed before, {60 - done} to do" in again.stderr
 
 
@@ -313,8 +313,8 @@ def test_a_killed_run_leaves_a_file_that_is_right_and_continues(tmp_path):
     process.wait()
     with sppfeat.open(tmp_path / "f.h5") as file:
         assert (file.status < 2).all()
-    again = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    again = run(*command[3:])
+    assert again.exit_code == 0, again.output
     assert run("verify", tmp_path / "f.h5", "--recompute", 8).exit_code == 0
 
 
