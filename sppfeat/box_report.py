@@ -1,6 +1,7 @@
 """What a user should know of the boxes of a run before it starts."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,9 @@ def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bo
         notes += _size_notes(plan, boxes, table) + _label_notes(boxes, table)
     empty = _without_boxes(plan)
     if len(empty):
-        notes.append(f"{len(empty)} images have no boxes, and no rows: {_examples(plan, empty)}")
+        notes.append(
+            f"{len(empty)} images have no boxes, and no rows: {_examples([plan.paths[i] for i in empty.tolist()])}"
+        )
     for flag, text in (
         (RowFlag.CLIPPED, "boxes reach over the border of their image and are clipped to it"),
         (RowFlag.DEGENERATE, "boxes have no area inside their image: their rows are NaN"),
@@ -114,9 +117,9 @@ def _unused_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, among: str) -> l
         return []
     images = np.unique(table.image[unused])
     names = [table.images[i] for i in images.tolist()]
-    shown = ", ".join(repr(os.fsdecode(name)) for name in names[:_SHOWN])
-    more = ", ..." if len(images) > _SHOWN else ""
-    note = f"{len(unused)} boxes are of {len(images)} images that are not among the {among}: {shown}{more}"
+    note = (
+        f"{len(unused)} boxes are of {len(images)} images that are not among the {among}: {_examples(names)}"
+    )
     n_elsewhere = count_same_file_names(names, plan.paths)
     if n_elsewhere:
         note += f"; {n_elsewhere} have the file name of one, in another folder"
@@ -161,9 +164,9 @@ def _without_boxes(plan: Plan) -> npt.NDArray[np.int64]:
     return np.flatnonzero(plan.rows[:, 0] == plan.rows[:, 1])
 
 
-def _examples(plan: Plan, images: npt.NDArray[np.int64]) -> str:
-    names = ", ".join(repr(os.fsdecode(plan.paths[i])) for i in images[:_SHOWN].tolist())
-    return names + (", ..." if len(images) > _SHOWN else "")
+def _examples(names: Sequence[bytes]) -> str:
+    shown = ", ".join(repr(os.fsdecode(name)) for name in names[:_SHOWN])
+    return shown + (", ..." if len(names) > _SHOWN else "")
 
 
 def _example_boxes(plan: Plan, boxes: RowBoxes, rows: npt.NDArray[np.int64]) -> str:

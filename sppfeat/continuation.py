@@ -16,7 +16,7 @@ from sppfeat.plan import Plan, input_sizes
 from sppfeat.reader import FeatureFile
 from sppfeat.row_planner import RowPlanner
 from sppfeat.rows import Annotations, RowBoxes
-from sppfeat.schema import NATIVE_SCALE, RowFlag, Status
+from sppfeat.schema import RowFlag, Status, scale_indices
 from sppfeat.sources import Listing, PathTable
 
 __all__ = [
@@ -238,13 +238,10 @@ def copy_rows(source: Path, sink: Sink, n_rows_at_once: int = 256) -> None:
 
 def _recorded_boxes(file: FeatureFile) -> RowBoxes:
     """Rows as a file has them; a box that is smaller than a cell is found so again."""
-    sides = [NATIVE_SCALE if side is None else side for side in file.config.input.short_sides]
-    index = {side: i for i, side in enumerate(sides)}
-    scale = file.row_scale
     return RowBoxes(
         boxes_px=file.boxes,
         flag=file.row_flag & ~np.uint8(RowFlag.SUB_CELL),
-        scale=np.array([index.get(side, -1) for side in scale.tolist()], dtype=np.int16),
+        scale=scale_indices(file.row_scale, file.config.input),
         mirrored=file.row_mirrored,
         source=file.row_source,
         annotations=Annotations(

@@ -16,24 +16,22 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from sppfeat._version import __version__
 from sppfeat.boxes import whole_image_boxes
-from sppfeat.config import ExtractConfig, InputSpec
+from sppfeat.config import ExtractConfig
 from sppfeat.errors import StoreError
 from sppfeat.plan import Plan
 from sppfeat.rows import RowBoxes
 from sppfeat.schema import (
     ERROR_NBYTES,
     FORMAT,
-    NATIVE_SCALE,
-    NO_SCALE,
     SCHEMA_VERSION,
     ColumnBlock,
+    scale_sides,
 )
 
-__all__ = ["Provenance", "create_file", "feature_nbytes", "scale_sides"]
+__all__ = ["Provenance", "create_file", "feature_nbytes"]
 
 _STRING = h5py.string_dtype("utf-8")
 _BYTES_PER_IMAGE = 320  # of columns other than the features, and around a path in the heap of HDF5
@@ -167,12 +165,6 @@ def _write_row_columns(file: h5py.File, boxes: RowBoxes, config: ExtractConfig) 
     for i, column in enumerate(said.extra if n_rows else ()):
         extra[:, i] = list(column)
     file["box_row"] = boxes.box_row.astype("<i8")
-
-
-def scale_sides(scale: npt.NDArray[np.int16], spec: InputSpec) -> npt.NDArray[np.int32]:
-    """Return what /row_scale says for indices of short sides."""
-    sides = [NATIVE_SCALE if side is None else side for side in spec.short_sides]
-    return np.array([*sides, NO_SCALE], dtype="<i4")[scale]
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

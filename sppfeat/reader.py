@@ -259,12 +259,16 @@ class FeatureFile:
             raise StoreError(f"{str(self.path)!r} has no text attribute {name!r}")
         return value
 
-    def rows_with_descriptor(self) -> npt.NDArray[np.int64]:
-        """Numbers of the rows that have a descriptor, ascending: of images that are done, and with an area."""
-        has_one = self.status[self.image_index] == Status.DONE
+    def has_descriptor(self) -> npt.NDArray[np.bool_]:
+        """``(R,)`` bool, whether a row has a descriptor: its image is done, and its box has an area."""
+        has_one = np.asarray(self.status[self.image_index] == Status.DONE)
         if self.has_boxes:
             has_one &= (self.row_flag & RowFlag.DEGENERATE) == 0
-        return np.flatnonzero(has_one)
+        return has_one
+
+    def rows_with_descriptor(self) -> npt.NDArray[np.int64]:
+        """Numbers of the rows that have a descriptor, ascending: of images that are done, and with an area."""
+        return np.flatnonzero(self.has_descriptor())
 
     def count_boxes(self) -> dict[str, int]:
         """How many rows there are, how many have a descriptor, and how many were found what of their box."""

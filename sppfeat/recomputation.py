@@ -14,7 +14,7 @@ from sppfeat.images import decode_image
 from sppfeat.plan import input_sizes
 from sppfeat.reader import FeatureFile
 from sppfeat.regions import Projector
-from sppfeat.schema import NATIVE_SCALE
+from sppfeat.schema import scale_indices
 
 __all__ = ["Recomputation", "RecomputedRow"]
 
@@ -60,10 +60,8 @@ class Recomputation:
         )
         self._image_index, self._image_hw = file.image_index, file.image_hw
         self._boxes = file.boxes
-        self._row_scale = file.row_scale if file.has_boxes else None
+        self._row_scale = scale_indices(file.row_scale, config.input) if file.has_boxes else None
         self._row_mirrored = file.row_mirrored if file.has_boxes else None
-        sides = [NATIVE_SCALE if side is None else side for side in config.input.short_sides]
-        self._scale = {side: i for i, side in enumerate(sides)}
 
     def path_of(self, row: int) -> str:
         """Where the image of a row is looked for."""
@@ -77,7 +75,7 @@ class Recomputation:
         """
         height, width = self._image_hw[self._image_index[row]].tolist()
         sizes, _ = input_sizes(np.array([[height, width]], dtype=np.int32), self._config.input)
-        scale = 0 if self._row_scale is None else self._scale[int(self._row_scale[row])]
+        scale = 0 if self._row_scale is None else int(self._row_scale[row])
         in_h, in_w = sizes[0, scale].tolist()
         pixels = decode_image(
             os.fsencode(self.path_of(row)),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config import InputSpec
 from sppfeat.errors import StoreError
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "check_dimension",
     "column_blocks",
     "cut_error",
+    "scale_indices",
+    "scale_sides",
 ]
 
 FORMAT = "sppfeat"
@@ -117,6 +120,21 @@ def cut_error(reason: str) -> bytes:
     line = " ".join(reason.replace("\0", "\\0").split())
     encoded = line.encode("utf-8", "backslashreplace")[:ERROR_NBYTES]
     return encoded.decode("utf-8", "ignore").encode("utf-8")
+
+
+def scale_sides(scale: npt.NDArray[np.int16], spec: InputSpec) -> npt.NDArray[np.int32]:
+    """Return what /row_scale says for indices of short sides; -1 is none."""
+    return np.array([*_recorded_sides(spec), NO_SCALE], dtype="<i4")[scale]
+
+
+def scale_indices(sides: npt.NDArray[np.int32], spec: InputSpec) -> npt.NDArray[np.int16]:
+    """Return the indices of short sides of what /row_scale says: the inverse of :func:`scale_sides`."""
+    index = {side: i for i, side in enumerate(_recorded_sides(spec))}
+    return np.array([index.get(side, -1) for side in sides.tolist()], dtype=np.int16)
+
+
+def _recorded_sides(spec: InputSpec) -> list[int]:
+    return [NATIVE_SCALE if side is None else side for side in spec.short_sides]
 
 
 def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:

@@ -213,9 +213,8 @@ def _check_boxes(file: FeatureFile) -> list[str]:
     if len(unknown):
         problems.append(f"{len(unknown)} rows have an unknown flag: {_first(unknown)}")
     region = file.row_region.astype(np.int64)
-    has_one = np.isin(np.arange(file.n_rows), file.rows_with_descriptor())
     is_bad = (region[..., :2] < 0).any(axis=(1, 2)) | (region[..., :2] >= region[..., 2:]).any(axis=(1, 2))
-    bad = np.flatnonzero(has_one & is_bad)
+    bad = np.flatnonzero(file.has_descriptor() & is_bad)
     if len(bad):
         problems.append(f"{len(bad)} rows have a descriptor, but of no region: {_first(bad)}")
     return problems
@@ -227,8 +226,7 @@ def _scan_rows(
     n_rows, dimension = file.n_rows, file.dimension
     step = max(1, _BLOCK_NBYTES // max(1, dimension * file.features.itemsize))
     weights = np.random.default_rng(0).integers(1, 2**63, dimension, dtype=np.uint64) | np.uint64(1)
-    has_one = np.zeros(n_rows, dtype=bool)
-    has_one[file.rows_with_descriptor()] = True
+    has_one = file.has_descriptor()
     has_none = (row_status != Status.PENDING) & ~has_one
     flags = {name: np.zeros(n_rows, dtype=bool) for name in ("nan", "infinite", "zero", "unfailed")}
     hashes = np.zeros(n_rows, dtype=np.uint64)

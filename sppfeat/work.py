@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from sppfeat.config import ExtractConfig
 from sppfeat.continuation import Probe, continued_plan, extended_plan, match_inputs, read_recorded
-from sppfeat.creation import scale_sides
 from sppfeat.decoding import Decoder
 from sppfeat.errors import StoreError
 from sppfeat.plan import Plan, make_plan
 from sppfeat.request import ExtractRequest
 from sppfeat.row_planner import RowPlanner
-from sppfeat.schema import Status
+from sppfeat.schema import Status, scale_sides
 from sppfeat.sources import Listing
 from sppfeat.store import FeatureWriter
 

@@ -9,6 +9,7 @@ from sppfeat.cli.options import option
 from sppfeat.config import (
     BOX_COORDS,
     BOX_ENDS,
+    BOX_FORMATS,
     BOX_ORDERS,
     BOX_ORIGINS,
     BOX_UNITS,
@@ -24,9 +25,6 @@ from sppfeat.request import BoxChoice
 __all__ = ["box_choice", "box_options", "sizes_of"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-# Kept here, and compared with sppfeat.box_formats in a test: that package needs numpy, --help does not.
-BOX_FORMATS = ("csv", "tsv", "jsonl", "coco", "voc", "yolo", "numpy", "mat")
 
 
 class _Scales(click.ParamType):  # type: ignore[type-arg]

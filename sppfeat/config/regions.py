@@ -12,9 +12,11 @@ from sppfeat.errors import ConfigError
 __all__ = [
     "BOX_COORDS",
     "BOX_ENDS",
+    "BOX_FORMATS",
     "BOX_ORDERS",
     "BOX_ORIGINS",
     "BOX_UNITS",
+    "DEFAULT_CONVENTIONS",
     "MULTIVIEW_SCALES",
     "PROJECTIONS",
     "BoxConvention",
@@ -80,6 +82,20 @@ class BoxConvention:
 
     def __str__(self) -> str:
         return f"{self.coords}, {self.units}, origin {self.origin}, {self.ends}, order {self.order}"
+
+
+# How each format of box files means its numbers where nobody says otherwise.
+DEFAULT_CONVENTIONS = {
+    "csv": BoxConvention(),  # the names of the columns decide coords, also of tsv and jsonl
+    "tsv": BoxConvention(),
+    "jsonl": BoxConvention(),
+    "coco": BoxConvention(coords="xywh"),
+    "voc": BoxConvention(origin=1, ends="inclusive"),
+    "yolo": BoxConvention(coords="cxcywh", units="normalized"),
+    "numpy": BoxConvention(),
+    "mat": BoxConvention(ends="inclusive"),
+}
+BOX_FORMATS = tuple(DEFAULT_CONVENTIONS)
 
 
 class GridSpec(NamedTuple):
