@@ -56,6 +56,14 @@ class Recorded:
     boxes: RowBoxes | None
     norm_factors: tuple[float, ...] | None
 
+    def is_of(self, listing: Listing) -> bool:
+        """Whether the file is of these inputs: the same images in the same order, labelled alike."""
+        return (
+            (self.root, self.classes) == (listing.root, listing.classes)
+            and np.array_equal(self.labels, listing.labels)
+            and list(self.paths) == list(listing.paths)
+        )
+
 
 @dataclass(frozen=True)
 class Matched:

@@ -4,7 +4,6 @@ HDF5 writes it: contiguous datasets, allocated early, in the oldest file format.
 disk, synced and renamed; from then on :mod:`sppfeat.store` fills it without HDF5.
 """
 
-import contextlib
 import datetime
 import errno
 import json
@@ -21,6 +20,7 @@ from sppfeat._version import __version__
 from sppfeat.boxes import whole_image_boxes
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import StoreError
+from sppfeat.placing import layout_of, put_in_place
 from sppfeat.plan import Plan
 from sppfeat.rows import RowBoxes
 from sppfeat.schema import (
@@ -79,20 +79,19 @@ def create_file(
         StoreError: no space, no folder, no permission.
     """
     real = Path(os.path.realpath(path))
-    part = Path(f"{real}.tmp")
+    part = layout_of(real)
     try:
         part.unlink(missing_ok=True)  # of a creation that was killed; it takes space
         _check_space(path, real.parent, _file_nbytes(plan, config, blocks))
         try:
             _lay_out(part, plan, config, blocks, provenance or Provenance())
             _reserve_and_sync(part)
-            part.replace(real)
+            put_in_place(part, real)
         finally:
             part.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # h5py raises RuntimeError when the disk is full on closing
         reason = getattr(error, "strerror", None) or error
         raise StoreError(f"cannot create {str(path)!r}: {reason}") from error
-    _sync_folder(real.parent)
 
 
 def _lay_out(
@@ -211,13 +210,3 @@ def _reserve_and_sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Some file systems cannot sync a folder, and some folders cannot be read; the rename has happened.
-    with contextlib.suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -22,6 +22,7 @@ from sppfeat.describe import BATCH_PIXELS, Describer, choose_device, device_name
 from sppfeat.locking import OutputLock, check_output
 from sppfeat.normalization import estimate_factors
 from sppfeat.pipeline import Progress, run_pipeline
+from sppfeat.placing import put_in_place, remove_leftovers
 from sppfeat.plan import schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.regions import Projector
@@ -132,10 +133,10 @@ class Extraction:
         if work.adopt is not None:
             with contextlib.closing(FeatureWriter(work.target)) as writer:
                 copy_rows(work.adopt, writer)
-            work.target.replace(output)
+            put_in_place(work.target, output)
         progress = self._fill(factors, on_progress, should_stop) if len(work.to_do) else Progress()
         if self.path != output and self.n_pending() == 0:
-            self.path.replace(output)
+            put_in_place(self.path, output)
         return progress
 
     @property
@@ -230,6 +231,7 @@ def prepare(
     with contextlib.ExitStack() as stack:
         if not request.dry_run:
             stack.enter_context(OutputLock(request.output))
+            remove_leftovers(request.output)
         backbone = _load(request.backbone)
         box_file = read_box_choice(request.boxes)
         config = configure(

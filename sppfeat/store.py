@@ -8,23 +8,34 @@ moment: crash safety comes from the layout.
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.boxes import whole_image_boxes
 from sppfeat.errors import StoreError
 from sppfeat.layout import check_layout, hdf5_errors
 from sppfeat.pipeline import RowAudit
 from sppfeat.schema import ERROR_NBYTES, Status, cut_error
 
-__all__ = ["FeatureWriter"]
+__all__ = ["BoxAudit", "FeatureWriter"]
 
 _WRITTEN = ("features", "boxes", "images/size", "images/status", "images/error")
 _WRITTEN_OF_BOXES = ("row_flag", "row_scale", "row_region")
 _NAN_NBYTES = 4 << 20  # written at once
+
+
+class BoxAudit(NamedTuple):
+    """What was found of some boxes before they were pooled.
+
+    Attributes:
+        flag: ``(K,)`` uint8, :class:`sppfeat.schema.RowFlag`.
+        scale: ``(K,)`` int32, as /row_scale says it.
+    """
+
+    flag: npt.NDArray[np.uint8]
+    scale: npt.NDArray[np.int32]
 
 
 class FeatureWriter:
@@ -39,7 +50,8 @@ class FeatureWriter:
         sync_seconds: how often to sync.
 
     Raises:
-        StoreError: the file cannot be opened for writing, or is not laid out as it must be.
+        StoreError: the file cannot be opened for writing, or is not laid out as it must be; later, it
+            cannot be written to, or is gone.
     """
 
     def __init__(self, path: Path, *, sync_seconds: float = 2.0) -> None:
@@ -82,25 +94,18 @@ class FeatureWriter:
             part = rows[start : start + step]
             self._write_at("features", part, nan[: len(part)])
 
-    def write_size(self, image: int, image_hw: tuple[int, int]) -> None:
-        """Write the size of an image that was not known at first, and where its row is all of it, its box."""
-        self._pwrite(_raw(np.array(image_hw, dtype="<i4")), "images/size", image * 8)
-        if "row_flag" not in self._places:
-            first, stop = self._rows[image].tolist()
-            box = whole_image_boxes(np.array([image_hw], dtype=np.int32))
-            self._write_at("boxes", np.arange(first, stop), np.repeat(box, stop - first, axis=0))
-
     def write_boxes(
-        self,
-        rows: npt.NDArray[np.int64],
-        boxes_px: npt.NDArray[np.float64],
-        flag: npt.NDArray[np.uint8],
-        scale: npt.NDArray[np.int32],
+        self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], audit: BoxAudit | None = None
     ) -> None:
-        """Write what was not known of the boxes of rows, ascending, before their image's size was."""
+        """Write the boxes of rows, ascending, that were not known before their image's size was."""
         self._write_at("boxes", rows, boxes_px.astype("<f8"))
-        self._write_at("row_flag", rows, flag.astype("|u1"))
-        self._write_at("row_scale", rows, scale.astype("<i4"))
+        if audit is not None:
+            self._write_at("row_flag", rows, audit.flag.astype("|u1"))
+            self._write_at("row_scale", rows, audit.scale.astype("<i4"))
+
+    def write_size(self, image: int, image_hw: tuple[int, int]) -> None:
+        """Write the size of an image that was not known at first: once its boxes are synced, as it stands for them."""
+        self._pwrite(_raw(np.array(image_hw, dtype="<i4")), "images/size", image * 8)
 
     def mark_done(self, image: int) -> None:
         """Say that all rows of an image are written."""
@@ -127,14 +132,17 @@ class FeatureWriter:
         for image, status in marks.items():
             self._pwrite(bytes([status]), "images/status", image)
         self._last_sync = time.monotonic()
+        self._check_name()
 
     def close(self) -> None:
         """Sync everything and close; once is enough."""
         if self._fd < 0:
             return
         try:
-            self.sync()
-            self._fdatasync()
+            try:
+                self.sync()
+            finally:
+                self._fdatasync()
         finally:
             os.close(self._fd)
             self._fd = -1
@@ -166,6 +174,17 @@ class FeatureWriter:
                 raise StoreError(f"cannot write to {str(self._path)!r}: {error.strerror}") from error
             rest = rest[written:]
             offset += written
+
+    def _check_name(self) -> None:
+        """Find out early that hours of work would go into a file that has no name any more."""
+        try:
+            is_there = os.path.samestat(os.fstat(self._fd), os.stat(self._path))
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise StoreError(
+                f"{str(self._path)!r} was removed, renamed or replaced while it was being written"
+            )
 
     def _fdatasync(self) -> None:
         try:

@@ -9,16 +9,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.boxes import whole_image_boxes
 from sppfeat.config import ExtractConfig
 from sppfeat.continuation import Probe, continued_plan, extended_plan, match_inputs, read_recorded
 from sppfeat.decoding import Decoder
 from sppfeat.errors import StoreError
+from sppfeat.placing import extension_of, replacement_of
 from sppfeat.plan import Plan, make_plan
+from sppfeat.reader import FeatureFile
 from sppfeat.request import ExtractRequest
 from sppfeat.row_planner import RowPlanner
 from sppfeat.schema import Status, scale_sides
 from sppfeat.sources import Listing
-from sppfeat.store import FeatureWriter
+from sppfeat.store import BoxAudit, FeatureWriter
 
 __all__ = ["Settled", "Task", "Work", "find_work", "prober", "settle"]
 
@@ -69,17 +72,29 @@ class Task:
 
 def find_work(task: Task, notes: list[str]) -> Work:
     """What to do, given what is at the output; adds to ``notes`` what the user should know of it."""
-    output, partial = task.request.output, Path(f"{task.request.output}.partial")
-    if not output.exists():
-        return _start(output, task)
-    if not task.request.overwrite:
-        return _continue(output, task, notes)
-    if partial.exists():  # an overwriting run that was interrupted, perhaps this one
-        try:
-            return _continue(partial, task, notes)
-        except StoreError:
-            pass
-    return _start(partial, task)
+    output, partial = task.request.output, replacement_of(task.request.output)
+    if task.request.overwrite:
+        return _replace(output, partial, task, notes)
+    if partial.exists():
+        notes.append(f"{str(partial)!r} is of an --overwrite that was interrupted: --overwrite continues it")
+    return _continue(output, task, notes) if output.exists() else _start(output, task)
+
+
+def _replace(output: Path, partial: Path, task: Task, notes: list[str]) -> Work:
+    """Continue the file that will replace an output, if it is of this very work, or begin one."""
+    if not partial.exists():
+        return _start(partial if output.exists() else output, task)
+    try:
+        FeatureFile(partial).close()
+    except StoreError as error:
+        raise StoreError(
+            f"--overwrite would write {str(partial)!r}, which is something else: {error}"
+        ) from error
+    try:
+        recorded = read_recorded(partial, task.config)
+    except StoreError:  # of other settings
+        return _start(partial, task)
+    return _continue(partial, task, notes) if recorded.is_of(task.listing) else _start(partial, task)
 
 
 def _start(target: Path, task: Task) -> Work:
@@ -117,7 +132,7 @@ def _continue(target: Path, task: Task, notes: list[str]) -> Work:
     longer = extended_plan(plan, matched, task.listing, spec, task.probe, task.planner)
     added = np.arange(plan.n_images, longer.n_images)
     return Work(
-        target=Path(f"{request.output}.partial"),
+        target=extension_of(request.output),
         plan=longer,
         status=np.concatenate((recorded.status, np.zeros(len(added), dtype=np.uint8))),
         to_do=np.concatenate((to_do, added)),
@@ -149,16 +164,9 @@ def settle(work: Work, config: ExtractConfig, writer: FeatureWriter) -> Settled:
     whose box has no area get NaN, and images of which nothing has to be pooled are done.
     """
     plan = work.plan
+    _record_sizes(work, config, writer)
     for image in work.to_do[work.status[work.to_do] == Status.FAILED].tolist():
         writer.reopen(image)
-    for image in work.resized.tolist():
-        height, width = plan.image_hw[image].tolist()
-        writer.write_size(image, (height, width))
-        if plan.boxes is not None:
-            rows = np.arange(*plan.rows[image].tolist())
-            own = plan.boxes
-            sides = scale_sides(own.scale[rows], config.input)
-            writer.write_boxes(rows, own.boxes_px[rows], own.flag[rows], sides)
     unreadable = work.to_do[np.isin(work.to_do, list(plan.errors))]
     for image in unreadable.tolist():
         writer.mark_failed(image, plan.errors[image])
@@ -172,6 +180,26 @@ def settle(work: Work, config: ExtractConfig, writer: FeatureWriter) -> Settled:
     for image in left[~has_work].tolist():
         writer.mark_done(image)
     return Settled(unreadable, left[~has_work], left[has_work])
+
+
+def _record_sizes(work: Work, config: ExtractConfig, writer: FeatureWriter) -> None:
+    """Record the sizes that the file does not have right, and the boxes that depend on them.
+
+    Boxes first: a run that is killed here finds the old size again, and does all of it once more.
+    """
+    plan, own = work.plan, work.plan.boxes
+    for image in work.resized.tolist():
+        rows = np.arange(*plan.rows[image].tolist())
+        if own is None:
+            writer.write_boxes(rows, whole_image_boxes(plan.image_hw[image : image + 1]))
+        else:
+            audit = BoxAudit(own.flag[rows], scale_sides(own.scale[rows], config.input))
+            writer.write_boxes(rows, own.boxes_px[rows], audit)
+    writer.sync()
+    for image in work.resized.tolist():
+        height, width = plan.image_hw[image].tolist()
+        writer.write_size(image, (height, width))
+    writer.sync()
 
 
 def prober(decoder: Decoder, on_probe: Callable[[int, int], None]) -> Probe:

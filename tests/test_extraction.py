@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -216,6 +217,72 @@ def test_overwrite_keeps_the_old_file_until_the_new_one_is_complete(folder, tmp_
     assert not Path(f"{output}.partial").exists()
     extract([folder], tmp_path / "fresh.h5", input=InputSpec(size=64))
     assert_same_file(output, tmp_path / "fresh.h5")
+
+
+def test_an_interrupted_overwrite_is_continued_only_for_the_very_same_inputs(folder, tmp_path):
+    output, partial = tmp_path / "f.h5", tmp_path / "f.h5.partial"
+    again = {"input": InputSpec(size=64), "overwrite": True}
+    extract([folder], output)
+    extract([folder / "cat"], output, stop_after=1, **again)
+    assert partial.exists()
+    extraction, _ = extract([folder], output, stop_after=1)
+    assert any("is of an --overwrite that was interrupted" in note for note in extraction.notes)
+    extraction, progress = extract([folder], output, **again)
+    assert extraction.summary().already_done == 0
+    assert progress.n_done == 12
+    with sppfeat.open(output) as file:
+        assert file.n_images == 12
+        assert (file.status == 1).all()
+    assert not partial.exists()
+
+
+def test_an_interrupted_overwrite_is_continued_though_the_old_file_is_gone(folder, tmp_path):
+    output = tmp_path / "f.h5"
+    extract([folder], output)
+    extract([folder], output, stop_after=1, input=InputSpec(size=64), overwrite=True)
+    output.unlink()
+    extraction, _ = extract([folder], output, input=InputSpec(size=64), overwrite=True)
+    assert extraction.summary().already_done > 0
+    assert sorted(os.listdir(tmp_path)) == ["f.h5", "pictures"]
+
+
+def test_overwrite_takes_no_file_of_others_for_its_own(folder, tmp_path):
+    extract([folder], tmp_path / "f.h5")
+    (tmp_path / "f.h5.partial").write_text("a download")
+    with pytest.raises(StoreError, match=r"would write '.*f.h5.partial', which is something else"):
+        extract([folder], tmp_path / "f.h5", overwrite=True)
+    assert (tmp_path / "f.h5.partial").read_text() == "a download"
+
+
+def test_what_killed_runs_left_is_removed_by_the_next_one(folder, tmp_path):
+    left = ["f.h5.sppfeat-layout", "f.h5.sppfeat-longer", "f.h5.partial.sppfeat-layout", "f.h5.lock"]
+    for name in left:
+        (tmp_path / name).write_text("left")
+    extract([folder], tmp_path / "f.h5")
+    assert sorted(os.listdir(tmp_path)) == ["f.h5", "pictures"]
+
+
+def test_a_complete_file_that_cannot_get_its_name_stays(folder, tmp_path, monkeypatch):
+    output = tmp_path / "f.h5"
+    extract([folder], output)
+    true_replace = os.replace
+
+    def replace(source, target):
+        if str(target) == str(output):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        true_replace(source, target)
+
+    again = {"input": InputSpec(size=64), "overwrite": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(
+            StoreError, match=r"cannot rename '.*f.h5.partial' to '.*f.h5': Device or resource"
+        ):
+            extract([folder], output, **again)
+    _, progress = extract([folder], output, **again)
+    assert progress.n_done == 0
+    with sppfeat.open(output) as file:
+        assert file.config.input.size == 64
 
 
 def test_overwrite_replaces_what_is_no_feature_file(folder, tmp_path):

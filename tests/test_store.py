@@ -214,7 +214,7 @@ def test_a_creation_killed_at_any_moment_leaves_no_file_and_blocks_nothing(tmp_p
         code = f"""
         def die(*args, **options):
             os.kill(os.getpid(), signal.SIGKILL)
-        owner, name = {{"fallocate": (os, "posix_fallocate"), "fsync": (os, "fsync"), "replace": (Path, "replace")}}[
+        owner, name = {{"fallocate": (os, "posix_fallocate"), "fsync": (os, "fsync"), "replace": (os, "replace")}}[
             {moment!r}
         ]
         setattr(owner, name, die)
@@ -222,7 +222,7 @@ def test_a_creation_killed_at_any_moment_leaves_no_file_and_blocks_nothing(tmp_p
         """
         with run(code, path) as process:
             assert process.wait() == -signal.SIGKILL
-        assert leftovers(tmp_path) == ["f.h5.tmp"]
+        assert leftovers(tmp_path) == ["f.h5.sppfeat-layout"]
     new_file(path)
     assert leftovers(tmp_path) == ["f.h5"]
 
@@ -253,7 +253,7 @@ def test_the_space_asked_for_is_the_space_taken(tmp_path, monkeypatch):
     asked = []
     usage = namedtuple("usage", "free")
     plan = plan_of([f"class_{i % 7}/some_image_of_a_class_{i:06d}.jpg" for i in range(3000)])
-    (tmp_path / "f.h5.tmp").write_bytes(b"left over")
+    (tmp_path / "f.h5.sppfeat-layout").write_bytes(b"left over")
 
     def disk_usage(folder):
         asked.append(leftovers(tmp_path))
@@ -406,15 +406,33 @@ def test_what_does_not_fit_is_refused_and_writes_nothing(file):
     assert file.read_bytes() == before
 
 
-def test_a_size_that_becomes_known_comes_with_its_box(tmp_path):
+def test_a_size_that_becomes_known_and_its_box(tmp_path):
     path = new_file(tmp_path / "f.h5", sizes=[[4, 6], [0, 0], [4, 6], [4, 6], [4, 6]])
     with contextlib.closing(FeatureWriter(path)) as writer:
+        writer.write_boxes(np.array([1]), np.array([[0.0, 0, 9, 7]]))
         writer.write_size(1, (7, 9))
-        writer.write_size(2, (0, 0))
-    assert read(path, "images/size").tolist() == [[4, 6], [7, 9], [0, 0], [4, 6], [4, 6]]
-    boxes = read(path, "boxes")
-    assert boxes[[0, 1, 3]].tolist() == [[0, 0, 6, 4], [0, 0, 9, 7], [0, 0, 6, 4]]
-    assert np.isnan(boxes[2]).all()
+    assert read(path, "images/size").tolist() == [[4, 6], [7, 9], [4, 6], [4, 6], [4, 6]]
+    assert read(path, "boxes")[:3].tolist() == [[0, 0, 6, 4], [0, 0, 9, 7], [0, 0, 6, 4]]
+
+
+@pytest.mark.parametrize("gone", ["removed", "renamed", "replaced"])
+def test_a_file_that_goes_away_is_noticed_and_loses_nothing(file, tmp_path, gone):
+    writer = FeatureWriter(file, sync_seconds=1e-9)
+    write(writer, 0, descriptors(1))
+    writer.mark_done(0)
+    moved = file.rename(tmp_path / "moved.h5")
+    if gone == "removed":
+        moved.unlink()
+    elif gone == "replaced":
+        new_file(file)
+    write(writer, 1, descriptors(1))
+    with pytest.raises(StoreError, match="was removed, renamed or replaced while it was being written"):
+        writer.mark_done(1)
+    with pytest.raises(StoreError, match="was removed"):
+        writer.close()
+    writer.close()
+    if gone != "removed":
+        assert read(moved, "images/status").tolist() == [DONE, DONE, 0, 0, 0]
 
 
 def test_a_failed_image_that_is_tried_again_loses_its_error(file):
