@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sppfeat.backbones import Backbone
 from sppfeat.config import DescriptorSpec
-from sppfeat.errors import ConfigError
+from sppfeat.errors import ConfigError, DeviceMemoryError
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
 from sppfeat.regions import Projector, Regions
 
@@ -108,6 +108,9 @@ class Describer:
         precision: ``fp32`` (TF32 and other shortcuts off), ``tf32``, ``bf16`` or ``fp16``.
         device: where to compute.
         norm_factors: what ``meannorm`` multiplies each layer's part with.
+
+    Raises:
+        DeviceMemoryError: the network does not fit the device; later, a batch does not.
     """
 
     def __init__(
@@ -127,10 +130,12 @@ class Describer:
         self._precision = precision
         self._dtype = _DTYPES[precision]
         self._factors = norm_factors
-        self._network = backbone.network.eval().to(device, self._dtype).to(memory_format=torch.channels_last)
-        self._head = backbone.head.network.to(device, self._dtype) if backbone.head else None
-        self._mean = torch.tensor(backbone.spec.mean, device=device).reshape(1, 3, 1, 1)
-        self._std = torch.tensor(backbone.spec.std, device=device).reshape(1, 3, 1, 1)
+        with _device_memory(device):
+            network = backbone.network.eval().to(device, self._dtype)
+            self._network = network.to(memory_format=torch.channels_last)
+            self._head = backbone.head.network.to(device, self._dtype) if backbone.head else None
+            self._mean = torch.tensor(backbone.spec.mean, device=device).reshape(1, 3, 1, 1)
+            self._std = torch.tensor(backbone.spec.std, device=device).reshape(1, 3, 1, 1)
 
     def images(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Descriptors of whole images.
@@ -141,7 +146,7 @@ class Describer:
         Returns:
             ``(N, D)`` float32.
         """
-        with torch.inference_mode(), _float32_arithmetic(self._precision):
+        with self._computing():
             batch = self._batch(pixels)
             blocks = self._pool_whole(self._maps(batch))
             if self._flip:
@@ -171,7 +176,7 @@ class Describer:
                 part = slice(start, min(start + step, len(boxes_px)))
                 regions = project(boxes_px[part], mirrored[part], image_hw=image_hw)
                 # No context may stay open across a yield: both are switches of the whole thread.
-                with torch.inference_mode(), _float32_arithmetic(self._precision):
+                with self._computing():
                     blocks = self._pool(maps, position, regions.cells, mirrored[part])
                     if self._flip:
                         others = project(boxes_px[part], ~mirrored[part], image_hw=image_hw).cells
@@ -179,9 +184,15 @@ class Describer:
                     descriptors = self._scaled(blocks)
                 yield DescribedRegions(position, part, descriptors, regions)
 
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """What holds while tensors are computed with."""
+        with _device_memory(self.device), torch.inference_mode(), _float32_arithmetic(self._precision):
+            yield
+
     def _both_maps(self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest]) -> "_BothMaps":
         """Maps of the images and of their mirror images, as far as they are needed."""
-        with torch.inference_mode(), _float32_arithmetic(self._precision):
+        with self._computing():
             batch = self._batch(pixels)
             plain = self._flip or any(bool((~request.mirrored).any()) for request in requests)
             mirrored = self._flip or any(bool(request.mirrored.any()) for request in requests)
@@ -271,6 +282,15 @@ def _mean_of(blocks: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]
 
 def _mirror(batch: Tensor) -> Tensor:
     return batch.flip(-1).contiguous(memory_format=torch.channels_last)
+
+
+@contextlib.contextmanager
+def _device_memory(device: torch.device) -> Iterator[None]:
+    """Turn torch's error into ours."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(f"not enough memory on {device_name(device)}") from error
 
 
 @contextlib.contextmanager

@@ -4,7 +4,16 @@ A message says what was wrong, the value found, what is allowed, and where. Anyt
 that is not a :class:`SppfeatError` is a defect of the program and keeps its traceback.
 """
 
-__all__ = ["BoxError", "ConfigError", "ImageError", "SppfeatError", "StoreError", "WeightsError"]
+__all__ = [
+    "BoxError",
+    "ConfigError",
+    "DecoderError",
+    "DeviceMemoryError",
+    "ImageError",
+    "SppfeatError",
+    "StoreError",
+    "WeightsError",
+]
 
 
 class SppfeatError(Exception):
@@ -25,6 +34,14 @@ class BoxError(SppfeatError):
 
 class WeightsError(SppfeatError):
     """Weights cannot be found, fetched, read, or do not fit the backbone."""
+
+
+class DecoderError(SppfeatError):
+    """The system lets no decoding process start."""
+
+
+class DeviceMemoryError(SppfeatError):
+    """The device has too little memory for what it was given."""
 
 
 class StoreError(SppfeatError):

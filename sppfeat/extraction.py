@@ -19,9 +19,10 @@ from sppfeat.continuation import copy_rows
 from sppfeat.creation import Provenance, create_file, feature_nbytes
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.describe import BATCH_PIXELS, Describer, choose_device, device_name
+from sppfeat.errors import ImageError
 from sppfeat.locking import OutputLock, check_output
 from sppfeat.normalization import estimate_factors
-from sppfeat.pipeline import Progress, run_pipeline
+from sppfeat.pipeline import FailFast, Progress, run_pipeline
 from sppfeat.placing import put_in_place, remove_leftovers
 from sppfeat.plan import schedule
 from sppfeat.reader import FeatureFile
@@ -124,8 +125,11 @@ class Extraction:
 
         Raises:
             StoreError: the file cannot be created or written to.
+            ImageError: an image failed, and that was to end the run.
         """
         work, output = self.work, self.request.output
+        if self.request.fail_fast:
+            self._refuse_unreadable()
         factors = self._norm_factors()
         if work.is_new:
             provenance = Provenance(self.backbone.weights_path, self._boxes_path, factors)
@@ -148,6 +152,15 @@ class Extraction:
         """Images of the file that are neither done nor failed, by what it says now."""
         with FeatureFile(self.path) as file:
             return int((file.status == Status.PENDING).sum())
+
+    def _refuse_unreadable(self) -> None:
+        """Raise ImageError if it is known already that images will fail."""
+        plan = self.work.plan
+        unreadable = self.work.to_do[np.isin(self.work.to_do, list(plan.errors))].tolist()
+        if unreadable:
+            name, reason = os.fsdecode(plan.paths[unreadable[0]]), plan.errors[unreadable[0]]
+            others = f", and {len(unreadable) - 1} others" if len(unreadable) > 1 else ""
+            raise ImageError(f"{name!r}: {reason}{others} (--fail-fast; nothing was written)")
 
     def _norm_factors(self) -> tuple[float, ...] | None:
         """What ``meannorm`` multiplies with: as the file has it, as was asked for, or estimated now."""
@@ -199,8 +212,9 @@ class Extraction:
                 batches,
                 decoder=self.decoder,
                 describe=describe_plan(plan, describer, self.projector),
-                sink=writer,
+                sink=FailFast(writer, plan) if self.request.fail_fast else writer,
                 dtype=self.config.descriptor.dtype,
+                nonfinite=self.config.descriptor.nonfinite,
                 start=start,
                 on_progress=on_progress,
                 should_stop=should_stop,
@@ -243,7 +257,9 @@ def prepare(
             box_file=box_file,
         )
         planner = row_planner_of(request.boxes, config, backbone, box_file)
-        settings = DecodeSettings(config.input.exif, config.backbone.interpolation)
+        settings = DecodeSettings(
+            config.input.exif, config.backbone.interpolation, request.run.max_decode_pixels
+        )
         n_workers = _n_workers(request.run.workers, len(listing.paths))
         decoder: Decoder = (
             DecoderPool(settings, n_workers=n_workers) if n_workers else InlineDecoder(settings)

@@ -58,6 +58,7 @@ class Extractor:
         batch_size: images per batch; chosen by their size where None.
         mean, std: of the network input; the weights' own where None (ImageNet's for your own network).
         seed: of the initial values with ``weights="none"``.
+        max_decode_pixels: an image file of more pixels is refused.
         **inputs: ``max_pixels``, ``exif``, ``flip`` as in :class:`sppfeat.config.InputSpec`.
 
     Raises:
@@ -86,6 +87,7 @@ class Extractor:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         seed: int = 0,
+        max_decode_pixels: int = RunOptions.max_decode_pixels,
         **inputs: Any,
     ) -> None:
         layers = [layer] if isinstance(layer, str) else list(layer or ())
@@ -96,7 +98,7 @@ class Extractor:
             normalize_from=None if normalize_from is None else Path(normalize_from),
         )
         choice.spec()  # settings that are wrong by themselves are found before a network is built
-        self._batch_size = RunOptions(device=device, batch_size=batch_size).batch_size
+        self._run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
         target = choose_device(device, precision)
         if isinstance(backbone, str):
             loaded = load_backbone(
@@ -182,7 +184,9 @@ class Extractor:
             raise ImageError(f"{_name(images[i], i)}: {reason}")
         every = np.arange(len(images))
         pixels_per_batch = BATCH_PIXELS[self._describer.device.type]
-        for batch in schedule(input_hw, every, batch_size=self._batch_size, batch_pixels=pixels_per_batch):
+        for batch in schedule(
+            input_hw, every, batch_size=self._run.batch_size, batch_pixels=pixels_per_batch
+        ):
             pixels = np.stack(
                 [self._pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images.tolist()]
             )
@@ -211,7 +215,9 @@ class Extractor:
     def _image_hw(self, image: ImageLike) -> tuple[int, int]:
         if isinstance(image, str | os.PathLike):
             try:
-                return probe_image(os.fspath(image), exif=self.config.input.exif)
+                return probe_image(
+                    os.fspath(image), exif=self.config.input.exif, max_pixels=self._run.max_decode_pixels
+                )
             except ImageError as error:
                 raise ImageError(f"{os.fspath(image)!r}: {error}") from error
         upright = image_from_array(image, exif=self.config.input.exif)
@@ -223,7 +229,12 @@ class Extractor:
             return resize_image(image_from_array(image, exif=exif), input_hw=input_hw, resample=resample)
         try:
             return decode_image(
-                os.fspath(image), exif=exif, image_hw=tuple(image_hw), input_hw=input_hw, resample=resample
+                os.fspath(image),
+                exif=exif,
+                image_hw=tuple(image_hw),
+                input_hw=input_hw,
+                resample=resample,
+                max_pixels=self._run.max_decode_pixels,
             )
         except ImageError as error:
             raise ImageError(f"{os.fspath(image)!r}: {error}") from error

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import struct
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
 from PIL.Image import Resampling, Transpose
 
+from sppfeat.config import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.errors import ConfigError, ImageError
 
 __all__ = [
@@ -113,26 +115,30 @@ _OTHER_SIGNATURES = (
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _LONGEST_REASON = 200
 _LONGEST_EXIF = 1 << 20
+_PILLOW_GUARD = threading.RLock()
 
 
-def probe_image(path: bytes | str, *, exif: str) -> tuple[int, int]:
+def probe_image(
+    path: bytes | str, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
+) -> tuple[int, int]:
     """Return the height and width of an image as displayed, from its header, decoding no pixel.
 
     Args:
         path: The file.
         exif: ``"apply"``: as the EXIF orientation turns it. ``"ignore"``: as stored.
+        max_pixels: A larger image is refused.
 
     Returns:
         ``(height, width)`` in pixels, equal to the size of what :func:`read_image` returns.
 
     Raises:
-        ImageError: The file cannot be read, is no image, or has pixels without a defined range.
+        ImageError: The file cannot be read, is no image, is too large, or has pixels without a defined range.
     """
-    with _opened(path, exif) as opened:
+    with _opened(path, exif, max_pixels) as opened:
         return opened.displayed_hw
 
 
-def read_image(path: bytes | str, *, exif: str) -> Image.Image:
+def read_image(path: bytes | str, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS) -> Image.Image:
     """Return an image at its full size, upright, as 8-bit RGB.
 
     Greyscale, 1-bit, palette, CMYK, YCbCr and LAB pixels are converted by Pillow, without regard to an
@@ -143,15 +149,16 @@ def read_image(path: bytes | str, *, exif: str) -> Image.Image:
     Args:
         path: The file.
         exif: ``"apply"``: turned as its EXIF orientation says. ``"ignore"``: as stored.
+        max_pixels: A larger image is refused.
 
     Returns:
         A Pillow image of mode ``"RGB"``.
 
     Raises:
-        ImageError: The file cannot be read, is no image, is damaged or cut short, is too large for
-            Pillow's guard against decompression bombs, or has pixels without a defined range.
+        ImageError: The file cannot be read, is no image, is damaged or cut short, is too large, or has pixels
+            without a defined range.
     """
-    return _read(path, exif, image_hw=None)
+    return _read(path, exif, max_pixels, image_hw=None)
 
 
 def decode_image(
@@ -161,6 +168,7 @@ def decode_image(
     image_hw: tuple[int, int],
     input_hw: tuple[int, int],
     resample: str,
+    max_pixels: int = DEFAULT_MAX_DECODE_PIXELS,
 ) -> npt.NDArray[np.uint8]:
     """Return the pixels of an image at the size of the network input.
 
@@ -170,6 +178,7 @@ def decode_image(
         image_hw: Height and width as displayed that :func:`probe_image` gave for this file.
         input_hw: Height and width to resize to. At ``image_hw`` nothing is resampled.
         resample: Pillow's filter, applied to 8-bit RGB of the full size.
+        max_pixels: As for :func:`read_image`.
 
     Returns:
         ``(h, w, 3)`` uint8, C-contiguous, read-only.
@@ -179,7 +188,8 @@ def decode_image(
         ConfigError: ``resample`` is unknown.
     """
     _choose("resample", resample, _RESAMPLING)
-    return resize_image(_read(path, exif, image_hw=image_hw), input_hw=input_hw, resample=resample)
+    image = _read(path, exif, max_pixels, image_hw=image_hw)
+    return resize_image(image, input_hw=input_hw, resample=resample)
 
 
 def resize_image(image: Image.Image, *, input_hw: tuple[int, int], resample: str) -> npt.NDArray[np.uint8]:
@@ -246,8 +256,8 @@ class _Opened(NamedTuple):
     displayed_hw: tuple[int, int]
 
 
-def _read(path: bytes | str, exif: str, *, image_hw: tuple[int, int] | None) -> Image.Image:
-    with _opened(path, exif) as (image, orientation, displayed_hw):
+def _read(path: bytes | str, exif: str, max_pixels: int, *, image_hw: tuple[int, int] | None) -> Image.Image:
+    with _opened(path, exif, max_pixels) as (image, orientation, displayed_hw):
         if image_hw is not None and displayed_hw != tuple(image_hw):
             was, now = (f"{height} x {width}" for height, width in (image_hw, displayed_hw))
             raise ImageError(f"changed since it was planned: was {was} (height x width), is {now}")
@@ -260,19 +270,42 @@ def _read(path: bytes | str, exif: str, *, image_hw: tuple[int, int] | None) -> 
 
 
 @contextmanager
-def _opened(path: bytes | str, exif: str) -> Iterator[_Opened]:
+def _opened(path: bytes | str, exif: str, max_pixels: int) -> Iterator[_Opened]:
     _choose("exif", exif, _EXIF_POLICIES)
-    with _open_regular_file(path) as file:
+    with _open_regular_file(path) as file, _guard_against_bombs(max_pixels):
         # A file object and no path: Pillow would map an uncompressed file into memory, where a file
         # that is cut short meanwhile kills the process with SIGBUS.
         with _pillow_errors("its header cannot be read"):
             image = _open_image(file)
+            if image.width * image.height > max_pixels:
+                raise ImageError(
+                    f"too many pixels: {image.height} x {image.width} (height x width) are "
+                    f"{image.height * image.width}, more than max-decode-pixels {max_pixels}"
+                )
             _check_pixels(image)
             _check_strips(image)
             _scale_key_colour(image)
             orientation = _orientation(image, file)
             opened = _Opened(image, orientation, _displayed_hw(image, orientation, exif))
         yield opened
+
+
+@contextmanager
+def _guard_against_bombs(max_pixels: int) -> Iterator[None]:
+    """Set Pillow's own guard, which also looks at frames and tiles, to a limit of ours, and back.
+
+    It is one for the whole process: hence a lock, but none where the limit is the usual one.
+    """
+    if max_pixels == DEFAULT_MAX_DECODE_PIXELS:
+        yield
+        return
+    with _PILLOW_GUARD:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # of which Pillow allows twice as many
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
@@ -325,7 +358,7 @@ def _pillow_errors(what: str) -> Iterator[None]:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"too many pixels: {_one_line(error)}") from error
+        raise ImageError(f"too many pixels for max-decode-pixels: {_one_line(error)}") from error
     except MemoryError as error:
         raise ImageError(f"{what}: not enough memory") from error
     except Exception as error:

@@ -29,6 +29,7 @@ _N_ROWS = 200  # of each image
 _SEED = 0
 # What may differ between a file and another one that takes its factors: how it is stored, and which boxes.
 _FREE = {
+    "nonfinite",
     "norm_factors",
     "normalize",
     "dtype",

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.decoding import Decoder, DecodeTask
+from sppfeat.decoding import Decoded, Decoder, DecodeTask
+from sppfeat.errors import DeviceMemoryError, ImageError
 from sppfeat.plan import Batch, Plan
 
-__all__ = ["Describe", "Progress", "RowAudit", "RowBlock", "Sink", "run_pipeline"]
+__all__ = ["Describe", "FailFast", "Progress", "RowAudit", "RowBlock", "Sink", "run_pipeline"]
 
 
 class RowAudit(NamedTuple):
@@ -49,7 +50,11 @@ class Describe(Protocol):
     def __call__(
         self, images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int
     ) -> Iterator[RowBlock]:
-        """Yield the rows of ``(N, H, W, 3)`` uint8 images at a scale, in pieces that fit into memory."""
+        """Yield the rows of ``(N, H, W, 3)`` uint8 images at a scale, in pieces that fit into memory.
+
+        Raises:
+            DeviceMemoryError: fewer images at once might do.
+        """
         ...
 
 
@@ -72,6 +77,25 @@ class Sink(Protocol):
     def mark_failed(self, image: int, reason: str) -> None:
         """Note that an image has no descriptor, and why."""
         ...
+
+
+class FailFast:
+    """A sink that ends the run at the first image that fails, and leaves that one as it is.
+
+    Args:
+        sink: takes everything else.
+        plan: knows the names of the images.
+    """
+
+    def __init__(self, sink: Sink, plan: Plan) -> None:
+        self.write_rows = sink.write_rows
+        self.mark_done = sink.mark_done
+        self._plan = plan
+
+    def mark_failed(self, image: int, reason: str) -> None:
+        """Raise an ImageError that names the image."""
+        name = os.fsdecode(self._plan.paths[image])
+        raise ImageError(f"{name!r}: {reason} (--fail-fast; what is done is kept)")
 
 
 class Progress(NamedTuple):
@@ -100,6 +124,7 @@ def run_pipeline(
     describe: Describe,
     sink: Sink,
     dtype: str = "float32",
+    nonfinite: str = "fail",
     start: Progress | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -112,7 +137,9 @@ def run_pipeline(
         decoder: decodes them, ahead.
         describe: turns decoded images into rows.
         sink: gets rows first, then, after the last rows of an image, its mark.
-        dtype: what the sink stores; an image whose values do not fit it fails.
+        dtype: what the sink stores.
+        nonfinite: ``fail``: an image fails whose descriptors hold NaN, infinities or values beyond ``dtype``;
+            ``keep``: they are stored as they are.
         start: counts to go on from.
         on_progress: called after each batch.
         should_stop: asked after each batch; True ends the run early.
@@ -124,16 +151,17 @@ def run_pipeline(
     clock = _Clock()
     under_way: deque[Batch] = deque()
     failures: dict[int, str] = {}  # of images that a later batch has again
+    in_parts = _InParts(describe)
     for decoded in decoder.decode(_tasks(plan, batches, under_way)):
         decode_seconds, write_seconds = clock.lap(), 0.0
         batch = under_way.popleft()
         for image, reason in decoded.failures.items():
             failures.setdefault(image, reason)
         network_seconds = 0.0
-        for block in describe(decoded.images, decoded.pixels, batch.scale) if decoded.images else ():
+        for block in in_parts(decoded, batch.scale, failures):
             network_seconds += clock.lap()
             if block.image not in failures:
-                unfit = _why_not_storable(block.descriptors, dtype)
+                unfit = _why_not_storable(block.descriptors, dtype) if nonfinite == "fail" else None
                 if unfit is None:
                     sink.write_rows(block.rows, block.descriptors, block.audit)
                 else:
@@ -153,6 +181,39 @@ def run_pipeline(
             break
         clock.lap()
     return progress
+
+
+class _InParts:
+    """Describes batches, in parts that the device has memory for: it halves them, and learns how large they may be."""
+
+    def __init__(self, describe: Describe) -> None:
+        self._describe = describe
+        self._most_pixels: int | None = None  # of the network input, at once
+
+    def __call__(self, decoded: Decoded, scale: int, failures: dict[int, str]) -> Iterator[RowBlock]:
+        """Yield the rows of a batch; an image that is too much by itself gets its reason in ``failures``."""
+        height, width = decoded.pixels.shape[1:3]
+        n_images = len(decoded.images)
+        step = n_images if self._most_pixels is None else max(1, self._most_pixels // (height * width))
+        parts = deque((i, min(i + step, n_images)) for i in range(0, n_images, max(1, step)))
+        while parts:
+            first, stop = parts.popleft()
+            try:
+                yield from self._describe(decoded.images[first:stop], decoded.pixels[first:stop], scale)
+                continue
+            except DeviceMemoryError as error:
+                reason = str(error)
+            # Behind the handler, which holds on to what took the memory.
+            if stop - first == 1:
+                failures.setdefault(
+                    decoded.images[first],
+                    f"{reason} for this image alone, {height} x {width} (height x width) at the network's input: "
+                    "a smaller --size or --max-pixels would do",
+                )
+                continue
+            half = (stop - first + 1) // 2
+            self._most_pixels = half * height * width
+            parts.extendleft([(first + half, stop), (first, first + half)])
 
 
 def _mark(batch: Batch, failures: dict[int, str], sink: Sink) -> tuple[int, int]:

@@ -43,7 +43,7 @@ class DescriptorChoice:
 
     Attributes:
         levels: the pyramid; None for the usual one, or the one that a head expects.
-        pool, normalize, dtype: see :class:`sppfeat.config.DescriptorSpec`.
+        pool, normalize, dtype, nonfinite: see :class:`sppfeat.config.DescriptorSpec`.
         normalize_from: a feature file whose mean norm is taken over.
     """
 
@@ -51,6 +51,7 @@ class DescriptorChoice:
     pool: str = DescriptorSpec.pool
     normalize: str = DescriptorSpec.normalize
     dtype: str = DescriptorSpec.dtype
+    nonfinite: str = DescriptorSpec.nonfinite
     normalize_from: Path | None = None
 
     def spec(self, *, head: str | None = None, head_level: int | None = None) -> DescriptorSpec:
@@ -69,7 +70,13 @@ class DescriptorChoice:
             if self.pool != "max":
                 raise ConfigError(f"pool is {self.pool!r}, but --head {head} takes maxima: allowed: max")
             levels = (head_level,)
-        return DescriptorSpec(levels=levels, pool=self.pool, normalize=self.normalize, dtype=self.dtype)
+        return DescriptorSpec(
+            levels=levels,
+            pool=self.pool,
+            normalize=self.normalize,
+            dtype=self.dtype,
+            nonfinite=self.nonfinite,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +120,7 @@ class ExtractRequest:
         overwrite: replace an existing output once the new one is complete.
         retry_failed: try failed images of an existing output again.
         add_new: add inputs that an existing output does not have.
+        fail_fast: stop at the first image that fails, and leave it to the next run.
         dry_run: only plan; write nothing, take no lock.
     """
 
@@ -128,6 +136,7 @@ class ExtractRequest:
     overwrite: bool = False
     retry_failed: bool = False
     add_new: bool = False
+    fail_fast: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:

@@ -84,18 +84,13 @@ def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambd
         }
     else:
         found = _scan_rows(file, status[of_row], on_progress)
-    for name, text in (
-        ("nan", "rows of done images hold NaN"),
-        ("infinite", "rows of done images hold infinities"),
-        ("unfailed", "rows of failed images, or of boxes without area, are not NaN"),
-    ):
-        if len(found[name]):
-            problems.append(f"{len(found[name])} {text}: {_first(found[name])}")
-    warnings = [
-        f"{len(found[name])} {text}: {_first(found[name])}"
-        for name, text in (("zero", "rows are zero throughout"), ("duplicate", "rows equal an earlier row"))
-        if len(found[name])
-    ]
+    wrong = {"unfailed": "rows of failed images, or of boxes without area, are not NaN"}
+    odd = {"zero": "rows are zero throughout", "duplicate": "rows equal an earlier row"}
+    nonfinite = {"nan": "rows of done images hold NaN", "infinite": "rows of done images hold infinities"}
+    keeps = not problems and file.config.descriptor.nonfinite == "keep"
+    (odd if keeps else wrong).update(nonfinite)
+    problems += _said_of(found, wrong)
+    warnings = _said_of(found, odd)
     counts = np.bincount(status, minlength=3).tolist()
     return VerifyReport(
         images=file.n_images,
@@ -305,10 +300,24 @@ def _recorded_backbone(file: FeatureFile, weights: str | None) -> Any:
 
 
 def _relative_difference(stored: npt.NDArray[np.floating[Any]], computed: npt.NDArray[np.float32]) -> float:
-    a, b = stored.astype(np.float64), computed.astype(np.float64)
+    finite = np.isfinite(stored)
+    with np.errstate(over="ignore"):
+        rounded = computed.astype(stored.dtype)
+    if not np.array_equal(stored[~finite], rounded[~finite], equal_nan=True):
+        return float("inf")
+    a, b = stored[finite].astype(np.float64), computed[finite].astype(np.float64)
     norm = float(np.linalg.norm(b))
     difference = float(np.linalg.norm(a - b))
     return difference / norm if norm > 0 else (0.0 if difference == 0 else float("inf"))
+
+
+def _said_of(found: dict[str, npt.NDArray[np.int64]], texts: dict[str, str]) -> list[str]:
+    """What was found, in words."""
+    return [
+        f"{len(found[name])} {text}: {_first(found[name])}"
+        for name, text in texts.items()
+        if len(found[name])
+    ]
 
 
 def _first(numbers: npt.NDArray[np.int64]) -> str:

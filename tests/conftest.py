@@ -1,10 +1,15 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
+
+if TYPE_CHECKING:
+    from killing import KillableRuns
 
 # As the command line does, before torch is loaded: idle threads do not spin for long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -29,6 +34,16 @@ def write_image(path: Path, height: int, width: int, seed: int) -> None:
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> Iterator["KillableRuns"]:
+    """Real processes that can be killed."""
+    from killing import KillableRuns
+
+    started = KillableRuns(tmp_path_factory.mktemp("runs"))
+    yield started
+    started.close()
 
 
 @pytest.fixture

@@ -38,9 +38,12 @@ class Run(NamedTuple):
             return False
         return True
 
-    def kill(self) -> None:
+    def send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
 
 
 class KillableRuns:
@@ -66,7 +69,13 @@ class KillableRuns:
         )
 
     def start(
-        self, *arguments, sync_seconds: float = 2.0, die_at: int | None = None, half: bool = False
+        self,
+        *arguments,
+        sync_seconds: float = 2.0,
+        die_at: int | None = None,
+        half: bool = False,
+        log: str | None = None,
+        ignored: tuple[int, ...] = (),
     ) -> Run:
         """Begin a run.
 
@@ -75,9 +84,13 @@ class KillableRuns:
             sync_seconds: how often rows are synced and status is written.
             die_at: the process kills itself before this one of its ``CALLS``, counted from 0.
             half: where that writes, it writes half of it first.
+            log: where it prints to; where :meth:`log` finds it, if not given.
+            ignored: signals, by whoever started it.
         """
+        self._log.unlink(missing_ok=True)
         job = {"args": list(map(str, arguments)), "sync": sync_seconds, "die_at": die_at, "half": half}
-        self._process.stdin.write(json.dumps({**job, "log": str(self._log)}) + "\n")
+        job |= {"log": log or str(self._log), "ignored": ignored}
+        self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return Run(int(self._process.stdout.readline()))
 
@@ -93,7 +106,7 @@ class KillableRuns:
 
     def log(self) -> str:
         """What the last run printed."""
-        return self._log.read_text()
+        return self._log.read_text() if self._log.exists() else ""
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -141,16 +154,19 @@ def run_job(job: dict, counter: int) -> int:
     from sppfeat.cli import main
     from sppfeat.store import FeatureWriter
 
-    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    output = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for fd in (1, 2):
-        os.dup2(log, fd)
+        os.dup2(output, fd)
+    for number in job["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
     FeatureWriter.__init__.__kwdefaults__["sync_seconds"] = job["sync"]
     n_calls = count_calls(job["die_at"], job["half"])
     try:
         main(job["args"])
     except SystemExit as stop:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os.write(counter, str(n_calls()).encode())
         return stop.code or 0
     except BaseException:

@@ -1,16 +1,12 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import write_image
 
 import sppfeat
 from sppfeat.cli import main
@@ -268,54 +264,6 @@ def test_extract_works_as_a_process_and_python_m(folder, tmp_path):
     again = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
     assert again.exit_code == 0
     assert "12 done, 0 failed before, 0 to do" in again.stderr
-
-
-def slow_command(tmp_path: Path, n_images: int) -> list[str]:
-    """A run of many batches, from many/ to f.h5."""
-    for i in range(n_images):
-        write_image(tmp_path / "many" / f"{i}.png", 40 + i, 64, seed=i)
-    slow = [*TINY[:-2], "--size", "300", "--batch-size", "1"]
-    paths = [str(tmp_path / "many"), "-o", str(tmp_path / "f.h5")]
-    return [sys.executable, "-m", "sppfeat", "extract", *paths, *slow]
-
-
-def wait_until_some_rows(output: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        if output.exists():
-            return
-        time.sleep(0.02)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(tmp_path, number):
-    command = slow_command(tmp_path, 60)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    wait_until_some_rows(tmp_path / "f.h5", process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "the same command again continues" in errors
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        done = int((file.status == 1).sum())
-        assert 0 < done < 60
-    again = run(*command[3:])
-    assert again.exit_code == 0, again.output
-    assert f"{done} done, 0 failed before, {60 - done} to do" in again.stderr
-
-
-def test_a_killed_run_leaves_a_file_that_is_right_and_continues(tmp_path):
-    command = slow_command(tmp_path, 40)
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    wait_until_some_rows(tmp_path / "f.h5", process)
-    time.sleep(1.0)
-    process.kill()
-    process.wait()
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert (file.status < 2).all()
-    again = run(*command[3:])
-    assert again.exit_code == 0, again.output
-    assert run("verify", tmp_path / "f.h5", "--recompute", 8).exit_code == 0
 
 
 def test_a_second_writer_is_refused(folder, tmp_path):

@@ -71,6 +71,7 @@ CHANGED = {
         "normalize": "meannorm:20",
         "norm_factors": (0.5, 2.0),
         "dtype": "float16",
+        "nonfinite": "keep",
     },
 }
 REGIONS = {
@@ -158,6 +159,7 @@ CONFIGS = st.builds(
         levels=st.lists(st.integers(1, 64), min_size=1, unique=True),
         pool=st.sampled_from(["max", "avg"]),
         dtype=st.sampled_from(["float32", "float16"]),
+        nonfinite=st.sampled_from(["fail", "keep"]),
     ),
     precision=st.sampled_from(["fp32", "tf32", "bf16", "fp16"]),
     regions=st.none() | REGION_SPECS,
@@ -192,7 +194,7 @@ def test_every_setting_is_recorded_under_a_name_of_its_own():
     recorded = config(
         backbone={"head": "fc6"},
         input={"scales": (480, 688)},
-        descriptor={"normalize": "meannorm:20", "norm_factors": (1.0,)},
+        descriptor={"normalize": "meannorm:20", "norm_factors": (1.0,), "nonfinite": "keep"},
         regions={},
     ).to_dict()
     assert len(recorded) == n_fields - 1 + 1  # the convention is its fields; precision

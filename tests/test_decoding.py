@@ -428,12 +428,13 @@ def test_a_pool_that_cannot_start_leaves_nothing_behind(monkeypatch):
     assert children() == family
 
 
-def test_workers_ignore_ctrl_c_from_their_first_moment(images, open_pool):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_workers_take_no_signal_that_is_for_their_parent(images, open_pool, number):
     pool = open_pool()
     before = workers_of(pool)
     for _ in range(3):
         for pid in before:
-            os.kill(pid, signal.SIGINT)
+            os.kill(pid, number)
         assert list(pool.probe([path for path, _ in images[:6]])) == list(
             InlineDecoder(SETTINGS).probe([path for path, _ in images[:6]])
         )

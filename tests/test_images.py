@@ -1,5 +1,6 @@
 """Image files: every kind of pixel, orientation and damage, and that a header never lies about the pixels."""
 
+import contextlib
 import gc
 import io
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -657,8 +659,35 @@ def test_names_that_are_not_utf_8(tmp_path):
 
 def test_a_decompression_bomb_gives_the_numbers(write):
     path = write(png(30_000, 30_000, depth=8, colour=2, rows=[b""]))
-    with pytest.raises(ImageError, match=r"too many pixels: .*900000000 pixels.* limit of 178956970"):
+    with pytest.raises(
+        ImageError, match=r"too many pixels for max-decode-pixels: .*900000000 pixels.* limit of 178956970"
+    ):
         probe_image(path, exif="apply")
+
+
+@pytest.mark.parametrize("limit", [5400, 5399, 2700, 100, 1])
+def test_the_limit_of_pixels_is_exact_and_leaves_pillow_as_it_was(limit, write):
+    before = Image.MAX_IMAGE_PIXELS
+    path = write(INTACT["PNG"])  # 60 x 90
+    said = "60 x 90 .* are 5400, more than max-decode-pixels 5399" if limit == 5399 else "too many pixels"
+    for reading in (probe_image, read_image):
+        with pytest.raises(ImageError, match=said) if limit < 5400 else contextlib.nullcontext():
+            reading(path, exif="apply", max_pixels=limit)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_limits_of_pixels_in_several_threads_do_not_meet(write):
+    before = Image.MAX_IMAGE_PIXELS
+    path = write(INTACT["PNG"])
+
+    def reading(limit):
+        for _ in range(50):
+            with pytest.raises(ImageError) if limit < 5400 else contextlib.nullcontext():
+                read_image(path, exif="apply", max_pixels=limit)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(reading, [5399, 5400, 100, 10_000]))
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_a_large_image_below_the_limit_passes_in_silence(write):

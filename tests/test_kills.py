@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import write_image
 from extraction_runs import assert_same_file
-from killing import TINY, KillableRuns, Run
+from killing import TINY, Run
 
 import sppfeat
 from sppfeat.errors import StoreError
@@ -22,13 +22,6 @@ SIZES = [(40, 60), (60, 40), (48, 48)]
 # Of each scenario, drawn anew for each; SPPFEAT_ALL_MOMENTS=1 takes every one of its 20 to 45.
 N_MOMENTS = 1000 if os.environ.get("SPPFEAT_ALL_MOMENTS") else 10
 N_KILLS = 30
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    started = KillableRuns(tmp_path_factory.mktemp("runs"))
-    yield started
-    started.close()
 
 
 class Scenario(NamedTuple):

@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +23,7 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import print_json, say
 from sppfeat.cli.progress import Bar
+from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.config import (
     DEFAULT_BACKBONE,
     DEFAULT_BOX_SIZE,
@@ -43,6 +42,9 @@ from sppfeat.config import (
     RunOptions,
 )
 from sppfeat.request import BackboneChoice, DescriptorChoice, ExtractRequest
+
+if TYPE_CHECKING:
+    from sppfeat.pipeline import Progress
 
 __all__ = ["extract"]
 
@@ -146,6 +148,22 @@ __all__ = ["extract"]
     help="Processes that decode images; 0: none.",
 )
 @option(
+    "--max-decode-pixels",
+    type=click.IntRange(1),
+    default=RunOptions.max_decode_pixels,
+    help="Larger images fail, undecoded: a guard against decompression bombs.",
+)
+@option(
+    "--allow-nonfinite",
+    is_flag=True,
+    help="Keep descriptors with NaN or infinities; otherwise their image fails.",
+)
+@option(
+    "--fail-fast",
+    is_flag=True,
+    help="Stop at the first image that fails; the same command again begins with it.",
+)
+@option(
     "--overwrite",
     is_flag=True,
     help="Start anew; an existing output is replaced once the new one is complete.",
@@ -171,12 +189,25 @@ def extract(**options: Any) -> None:
     Every option can be set in the environment: SPPFEAT_LEVELS=1,2 is --levels 1,2.
     Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images failed; 130 interrupted.
     """
+    with stop_on_signals() as stop:
+        try:
+            result = _extract(options, stop)
+        except KeyboardInterrupt:
+            say("Interrupted: the same command again continues.")
+            click.get_current_context().exit(EXIT_INTERRUPTED)
+    if result and result["pending"]:
+        click.get_current_context().exit(EXIT_INTERRUPTED)
+    if result and result["failed"]:
+        click.get_current_context().exit(EXIT_SOME_FAILED)
+
+
+def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
+    """What the file holds afterwards; None where only a plan was asked for."""
     from sppfeat.extraction import prepare
 
     quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
     started = time.monotonic()
     request = _request(options)
-    context = click.get_current_context()
     with Bar("reading headers", 0, unit="img", shown=not quiet) as bar:
         preparing = contextlib.ExitStack()
         extraction = preparing.enter_context(prepare(request, on_probe=bar.move_to))
@@ -184,20 +215,22 @@ def extract(**options: Any) -> None:
         plan = extraction.summary()
         if request.dry_run:
             print_plan(plan, as_json)
-            return
+            return None
         if not quiet:
             say(plan_text(plan, dataclasses.asdict(extraction.config) if verbose else None))
-        with _stop_on_signals() as stop, Bar("extracting", plan.to_do, unit="img", shown=not quiet) as bar:
-            progress = extraction.run(on_progress=bar.show, should_stop=stop.is_wanted)
+        with Bar("extracting", plan.to_do, unit="img", shown=not quiet) as bar:
+
+            def on_progress(progress: "Progress") -> None:
+                stop.begin_batches()
+                bar.show(progress)
+
+            progress = extraction.run(on_progress=on_progress, should_stop=stop.is_wanted)
         result = run_result(extraction, progress, time.monotonic() - started)
     if not quiet:
         say(result_text(result, verbose))
     if as_json:
         print_json({"plan": dataclasses.asdict(plan), "result": result})
-    if result["pending"]:
-        context.exit(EXIT_INTERRUPTED)
-    if result["failed"]:
-        context.exit(EXIT_SOME_FAILED)
+    return result
 
 
 def _request(options: dict[str, Any]) -> ExtractRequest:
@@ -228,47 +261,20 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
             pool=options["pool"],
             normalize=options["normalize"],
             dtype=options["dtype"],
+            nonfinite="keep" if options["allow_nonfinite"] else "fail",
             normalize_from=options["normalize_from"],
         ),
         boxes=box_choice(options),
         precision=options["precision"],
-        run=RunOptions(device=options["device"], batch_size=number("batch_size"), workers=number("workers")),
+        run=RunOptions(
+            device=options["device"],
+            batch_size=number("batch_size"),
+            workers=number("workers"),
+            max_decode_pixels=options["max_decode_pixels"],
+        ),
         overwrite=options["overwrite"],
         retry_failed=options["retry_failed"],
         add_new=options["add_new"],
+        fail_fast=options["fail_fast"],
         dry_run=options["dry_run"],
     )
-
-
-class _Stop:
-    """Whether a signal has asked to stop."""
-
-    def __init__(self) -> None:
-        self._wanted = False
-
-    def want(self) -> None:
-        self._wanted = True
-
-    def is_wanted(self) -> bool:
-        return self._wanted
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
-    """The first SIGINT or SIGTERM asks to stop after the batch in hand, a second one stops at once."""
-    stop = _Stop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: object) -> None:  # noqa: ARG001
-        stop.want()
-        say("\nStopping after this batch; once more stops at once.")
-        for signal_number, handler in before.items():
-            signal.signal(signal_number, handler)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

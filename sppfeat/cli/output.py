@@ -1,5 +1,6 @@
 """What goes where: results to standard output, everything else to standard error."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -9,8 +10,9 @@ __all__ = ["box_counts_text", "human_bytes", "print_json", "print_result", "say"
 
 
 def say(text: str) -> None:
-    """Print a line for the person at the terminal, to standard error."""
-    click.echo(_printable(text), err=True)
+    """Print a line for the person at the terminal, to standard error: if that is gone, to nobody."""
+    with contextlib.suppress(OSError):
+        click.echo(_printable(text), err=True)
 
 
 def print_result(text: str) -> None:

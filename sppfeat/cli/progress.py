@@ -1,5 +1,6 @@
 """The progress bar."""
 
+import contextlib
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,21 @@ if TYPE_CHECKING:
 __all__ = ["Bar"]
 
 _SECONDS_BETWEEN_LINES = 10.0  # where standard error is a file, each update is a line
+
+
+class _StandardError:
+    """Standard error; where that is gone (a terminal that closed, a pipe nobody reads), nobody is told."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 class Bar:
@@ -27,7 +43,7 @@ class Bar:
 
         interval = 0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES
         self._bar: Any = tqdm(
-            total=total, desc=label, unit=unit, disable=not shown, mininterval=interval, file=sys.stderr
+            total=total, desc=label, unit=unit, disable=not shown, mininterval=interval, file=_StandardError()
         )
 
     def __enter__(self) -> "Bar":

@@ -17,7 +17,7 @@ __all__ = ["ExtractConfig", "config_differences"]
 # In the recorded settings a field is named as its option is.
 _JSON_NAMES = {"name": "backbone"}
 # Recorded only where they are set: files from before there were such settings are continued.
-_OPTIONAL: dict[str, Any] = {"scales": [], "head": None, "norm_factors": None}
+_OPTIONAL: dict[str, Any] = {"scales": [], "head": None, "norm_factors": None, "nonfinite": "fail"}
 
 _OF_BOXES = set(RegionSpec(boxes="multiview").to_dict()) - {"boxes"}
 

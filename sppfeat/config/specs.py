@@ -14,12 +14,14 @@ __all__ = [
     "DEFAULT_BACKBONE",
     "DEFAULT_BOX_SIZE",
     "DEFAULT_LEVELS",
+    "DEFAULT_MAX_DECODE_PIXELS",
     "DEFAULT_MAX_PIXELS",
     "DEFAULT_SIZE",
     "DTYPES",
     "EXIF_MODES",
     "HEADS",
     "INTERPOLATIONS",
+    "NONFINITE",
     "NORMALIZATIONS",
     "POOL_MODES",
     "PRECISIONS",
@@ -38,6 +40,7 @@ WINDOWS = ("adaptive", "sliding")
 NORMALIZATIONS = ("none", "l2", "power")
 DTYPES = ("float32", "float16")
 EXIF_MODES = ("apply", "ignore")
+NONFINITE = ("fail", "keep")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 HEADS = ("fc6", "fc7")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -47,6 +50,7 @@ DEFAULT_LEVELS = (1, 2, 4)
 DEFAULT_SIZE = 224
 DEFAULT_BOX_SIZE = 688  # of the paper's detection with a single scale, section 4.2
 DEFAULT_MAX_PIXELS = 4_000_000
+DEFAULT_MAX_DECODE_PIXELS = 178_956_970  # where Pillow takes an image for a decompression bomb
 _MAX_LEVEL = 64  # 64 x 64 bins of 2048 channels are 32 MB per descriptor: more is a typing error
 _MAX_SIDE = 65_535  # the largest side that JPEG can hold
 
@@ -196,6 +200,8 @@ class DescriptorSpec:
         norm_factors: what ``meannorm`` multiplies each layer's part with, taken from another file; None
             where it is estimated on the images of the run.
         dtype: of the stored descriptors.
+        nonfinite: whether an image fails whose descriptor holds NaN or infinities, or values beyond ``dtype``:
+            ``fail`` or ``keep``.
     """
 
     levels: tuple[int, ...] = DEFAULT_LEVELS
@@ -203,6 +209,7 @@ class DescriptorSpec:
     normalize: str = "none"
     norm_factors: tuple[float, ...] | None = None
     dtype: str = "float32"
+    nonfinite: str = "fail"
 
     def __post_init__(self) -> None:
         set_fields(self, levels=parse_levels(self.levels))
@@ -215,6 +222,7 @@ class DescriptorSpec:
                 raise ConfigError(f"factors of the mean norm go with meannorm, not with {self.normalize!r}")
             set_fields(self, norm_factors=tuple(float(factor) for factor in self.norm_factors))
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("nonfinite", self.nonfinite, NONFINITE)
 
     @property
     def n_bins(self) -> int:
@@ -235,11 +243,13 @@ class RunOptions:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         batch_size: images per batch, or None to choose by pixels and device.
         workers: processes that decode, 0 for none (decode in this process), or None to choose.
+        max_decode_pixels: an image of more pixels fails, undecoded.
     """
 
     device: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
+    max_decode_pixels: int = DEFAULT_MAX_DECODE_PIXELS
 
     def __post_init__(self) -> None:
         parse_device(self.device)
@@ -247,6 +257,8 @@ class RunOptions:
             set_fields(self, batch_size=whole_number("batch-size", self.batch_size, 1, unit=", or auto"))
         if self.workers is not None:
             set_fields(self, workers=whole_number("workers", self.workers, 0, unit=", or auto"))
+        limit = whole_number("max-decode-pixels", self.max_decode_pixels, 1)
+        set_fields(self, max_decode_pixels=limit)
 
 
 def _level(part: Any) -> int:

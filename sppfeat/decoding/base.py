@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config import DEFAULT_MAX_DECODE_PIXELS
+
 __all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder"]
 
 
@@ -15,10 +17,12 @@ class DecodeSettings(NamedTuple):
     Attributes:
         exif: ``apply`` or ``ignore`` the EXIF orientation.
         resample: Pillow filter that resizes to the network input.
+        max_pixels: a larger image fails, undecoded.
     """
 
     exif: str
     resample: str
+    max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
 
 
 class DecodeTask(NamedTuple):

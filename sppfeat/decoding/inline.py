@@ -25,13 +25,13 @@ class InlineDecoder:
         """Yield for each path height and width as displayed, or the reason why it cannot be read."""
         for path in paths:
             try:
-                yield probe_image(path, exif=self._settings.exif)
+                yield probe_image(path, exif=self._settings.exif, max_pixels=self._settings.max_pixels)
             except ImageError as error:
                 yield str(error)
 
     def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
         """Yield for each task its batch."""
-        exif, resample = self._settings
+        settings = self._settings
         for task in tasks:
             good: list[int] = []
             pixels = np.empty((len(task.images), *task.input_hw, 3), dtype=np.uint8)
@@ -39,7 +39,7 @@ class InlineDecoder:
             for image, path, image_hw in zip(task.images, task.paths, task.image_hw, strict=True):
                 try:
                     pixels[len(good)] = decode_image(
-                        path, exif=exif, image_hw=image_hw, input_hw=task.input_hw, resample=resample
+                        path, image_hw=image_hw, input_hw=task.input_hw, **settings._asdict()
                     )
                     good.append(image)
                 except ImageError as error:

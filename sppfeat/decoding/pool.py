@@ -62,7 +62,7 @@ class DecoderPool:
         for path in paths:
             answer: list[Any] = []
             window.append(answer)
-            self._submit(ProbeJob(path, self._settings.exif), cost=1, done=answer.append)
+            self._submit(ProbeJob(path, self._settings), cost=1, done=answer.append)
             while len(window) >= _PROBES_AHEAD * len(self._workers):
                 yield self._first_answer(window)
         while window:
@@ -114,7 +114,7 @@ class DecoderPool:
             return None
         batch = _BatchInFlight(task, offset)
         for i, (path, image_hw) in enumerate(zip(task.paths, task.image_hw, strict=True)):
-            job = DecodeJob(path, *self._settings, image_hw, task.input_hw, offset + i * batch.image_nbytes)
+            job = DecodeJob(path, self._settings, image_hw, task.input_hw, offset + i * batch.image_nbytes)
             self._submit(job, cost=image_hw[0] * image_hw[1], done=batch.answer_for(i))
         return batch
 

@@ -53,7 +53,7 @@ class WorkerProcess:
         self.connection, theirs = Pipe()
         code = _START.format(path=[str(entry) for entry in sys.path], pipe=theirs.fileno(), arena=arena_fd)
         try:
-            with _interrupts_held_back():
+            with _signals_held_back():
                 # Not multiprocessing.Process: that would run the caller's main module again in the child.
                 self.process = subprocess.Popen(
                     [sys.executable, "-c", code],
@@ -109,9 +109,12 @@ class WorkerProcess:
 
 
 @contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Start children that no Ctrl-C reaches, not even before they can say that they ignore it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_held_back() -> Iterator[None]:
+    """Start children that no signal to the whole group reaches: what is held back now is so for all their life.
+
+    Ctrl-C, a job that is told to end, a terminal that closes: all that is their parent's to handle.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:

@@ -5,7 +5,6 @@ killed by a decoder, or by the system, at no other cost than the image it was at
 """
 
 import os
-import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.decoding.arena import map_arena
+from sppfeat.decoding.base import DecodeSettings
 from sppfeat.errors import ImageError
 from sppfeat.images import decode_image, probe_image
 
@@ -27,15 +27,14 @@ class ProbeJob(NamedTuple):
     """Read one header; the answer is ``(height, width)`` or the reason why not."""
 
     path: bytes
-    exif: str
+    settings: DecodeSettings
 
 
 class DecodeJob(NamedTuple):
     """Decode one image to ``input_hw``, at ``offset`` of the arena; the answer is None or why not."""
 
     path: bytes
-    exif: str
-    resample: str
+    settings: DecodeSettings
     image_hw: tuple[int, int]
     input_hw: tuple[int, int]
     offset: int
@@ -59,7 +58,6 @@ def main(connection_fd: int, arena_fd: int) -> None:
         connection_fd: descriptor of the pipe to the parent.
         arena_fd: descriptor of the shared block.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     connection: Connection[Any, Any] = Connection(connection_fd)
     arena = map_arena(arena_fd)
     connection.send(READY)
@@ -82,9 +80,9 @@ def main(connection_fd: int, arena_fd: int) -> None:
 def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> tuple[int, int] | str | Crash | None:
     try:
         if isinstance(job, ProbeJob):
-            return probe_image(job.path, exif=job.exif)
+            return probe_image(job.path, exif=job.settings.exif, max_pixels=job.settings.max_pixels)
         pixels = decode_image(
-            job.path, exif=job.exif, image_hw=job.image_hw, input_hw=job.input_hw, resample=job.resample
+            job.path, image_hw=job.image_hw, input_hw=job.input_hw, **job.settings._asdict()
         )
         arena[job.offset : job.end] = pixels.reshape(-1)
     except ImageError as error:

@@ -1,0 +1,56 @@
+"""What Ctrl-C, ``kill`` and a terminal that closes do to a run."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from sppfeat.cli.output import say
+
+__all__ = ["Stop", "stop_on_signals"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stop:
+    """Whether a signal has asked to stop.
+
+    Before the first batch there is nothing that could be finished: a signal stops at once.
+    """
+
+    def __init__(self) -> None:
+        self._is_wanted = False
+        self._has_batches = False
+
+    def begin_batches(self) -> None:
+        """From now on the first signal waits for the batch in hand."""
+        self._has_batches = True
+
+    def is_wanted(self) -> bool:
+        """Whether to stop after this batch."""
+        return self._is_wanted
+
+    def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Take a signal."""
+        if self._is_wanted or not self._has_batches:
+            raise KeyboardInterrupt
+        self._is_wanted = True
+        say("\nStopping after this batch; once more stops at once.")
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """The first signal asks to stop after the batch in hand, a second one raises KeyboardInterrupt.
+
+    What is ignored stays ignored: SIGHUP under ``nohup``, SIGINT in the background of a script.
+    """
+    stop = Stop()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in heeded:
+        signal.signal(number, stop.handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)

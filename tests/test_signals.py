@@ -1,0 +1,103 @@
+"""Runs that are told to stop, and runs whose terminal is gone."""
+
+import signal
+import time
+
+import pytest
+from conftest import write_image
+from extraction_runs import assert_same_file
+from killing import TINY
+
+import sppfeat
+
+N_IMAGES = 60
+SLOW = (*TINY, "--size", "200")
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture
+def many(tmp_path):
+    for i in range(N_IMAGES):
+        write_image(tmp_path / "many" / f"{i}.png", 40 + i, 64, seed=i)
+    return tmp_path / "many"
+
+
+def wait_for(is_so, run) -> None:
+    while not is_so() and run.is_running():
+        time.sleep(0.002)
+
+
+def n_done(output) -> int:
+    with sppfeat.open(output) as file:
+        return int((file.status == 1).sum())
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(runs, many, tmp_path, number):
+    command = ("extract", many, "-o", tmp_path / "f.h5", *SLOW)
+    run = runs.start(*command, sync_seconds=0)
+    wait_for(lambda: (tmp_path / "f.h5").exists() and n_done(tmp_path / "f.h5"), run)
+    run.send(number)
+    status, _ = runs.wait()
+    assert status == 130, runs.log()
+    assert "Stopping after this batch" in runs.log()
+    assert "images are left: the same command again continues" in runs.log()
+    done = n_done(tmp_path / "f.h5")
+    assert 0 < done < N_IMAGES
+    status, _ = runs.run(*command)
+    assert status == 0, runs.log()
+    assert f"{done} done, 0 failed before, {N_IMAGES - done} to do" in runs.log()
+    runs.run("extract", many, "-o", tmp_path / "whole.h5", *SLOW)
+    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("second", SIGNALS)
+def test_a_second_signal_stops_at_once_and_loses_nothing(runs, tmp_path, second):
+    """In the second of two long batches, for the end of which the first signal waits."""
+    for i in range(40):
+        write_image(tmp_path / "many" / f"{i}.png", 80 if i < 20 else 64, 64, seed=i)
+    output = tmp_path / "f.h5"
+    command = ("extract", tmp_path / "many", "-o", output, *TINY, "--size", 300, "--batch-size", 20)
+    run = runs.start(*command, sync_seconds=1000)
+    wait_for(lambda: output.exists() and any_rows(output), run)
+    run.send(signal.SIGTERM)
+    wait_for(lambda: "Stopping after this batch" in runs.log(), run)
+    run.send(second)
+    status, _ = runs.wait()
+    assert status == 130, runs.log()
+    assert n_done(output) == 20  # although nothing had been synced before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "many"]
+
+
+def any_rows(output) -> bool:
+    with sppfeat.open(output) as file:
+        return bool(file.features.any())
+
+
+def test_a_signal_before_the_first_batch_stops_at_once(runs, many, tmp_path):
+    run = runs.start("extract", many, "-o", tmp_path / "f.h5", *SLOW)
+    wait_for(lambda: "reading headers" in runs.log(), run)
+    run.send(signal.SIGTERM)
+    status, _ = runs.wait()
+    assert status == 130, runs.log()
+    assert "Interrupted: the same command again continues." in runs.log()
+    assert "Traceback" not in runs.log()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left <= {"many", "f.h5"}
+
+
+def test_a_signal_that_was_ignored_before_is_ignored_still(runs, many, tmp_path):
+    """As under nohup, and in the background of a script."""
+    output = tmp_path / "f.h5"
+    run = runs.start("extract", many, "-o", output, *TINY, ignored=(signal.SIGHUP, signal.SIGINT))
+    wait_for(output.exists, run)
+    run.send(signal.SIGHUP)
+    run.send(signal.SIGINT)
+    assert runs.wait()[0] == 0, runs.log()
+    assert n_done(output) == N_IMAGES
+
+
+def test_a_terminal_that_is_gone_ends_no_run(runs, many, tmp_path):
+    """Whatever is written to /dev/full fails, as to a terminal that was closed."""
+    assert runs.run("extract", many, "-o", tmp_path / "f.h5", *TINY, log="/dev/full")[0] == 0
+    assert n_done(tmp_path / "f.h5") == N_IMAGES
