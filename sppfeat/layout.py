@@ -1,32 +1,26 @@
-"""Whether an open HDF5 file is a feature file of a schema that this program knows."""
+"""Whether an open HDF5 file is a feature file of a schema that this program knows, and safe to read."""
 
-import contextlib
-import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from sppfeat.errors import StoreError
+from sppfeat.hdf5 import (
+    check_storage,
+    hdf5_errors,
+    is_scalar,
+    open_dataset,
+    read_dataset,
+    text_attribute,
+)
 from sppfeat.schema import COLUMNS, FORMAT, ROW_COLUMNS, SCHEMA_VERSION, ColumnBlock, check_dimension
+from sppfeat.text_heaps import check_first_heaps
+from sppfeat.texts import one_line
 
-__all__ = ["check_layout", "hdf5_errors", "read_column_blocks", "text_attribute"]
+__all__ = ["check_layout", "read_column_blocks"]
 
 _ATTRIBUTES = ("sppfeat_version", "config", "fingerprint", "weights_sha256", "input_root")
-
-
-@contextlib.contextmanager
-def hdf5_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever h5py raises into a StoreError.
-
-    On a damaged file that is nearly every type there is, depending on which byte is damaged: hence the
-    narrow use, around reading alone.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
-        raise StoreError(f"{str(path)!r}: {what}: {error}") from error
 
 
 def check_layout(file: h5py.File, path: Path) -> None:
@@ -37,66 +31,64 @@ def check_layout(file: h5py.File, path: Path) -> None:
         path: how it is called in messages.
     """
     with hdf5_errors(path, "cannot be read as a feature file, it is damaged"):
+        check_first_heaps(file, path)
         _check_attributes(file, path)
-        features = _dataset(file, "features", path)
+        features = open_dataset(file, "features", path)
         shape: tuple[int, ...] = features.shape or ()
-        if len(shape) != 2 or features.dtype not in (np.dtype("<f4"), np.dtype("<f2")):
-            raise StoreError(
-                f"{str(path)!r}: /features is {features.dtype} of {shape}; allowed: (R, D) f4 or f2"
-            )
+        dtypes = [dtype for dtype in ("<f4", "<f2") if features.dtype == np.dtype(dtype)]
+        if len(shape) != 2 or not dtypes:
+            found = one_line(str(features.dtype))
+            raise StoreError(f"{str(path)!r}: /features is {found} of {shape}; allowed: (R, D) f4 or f2")
         sizes = {"R": shape[0]}
-        columns = _columns(file)
-        for name, (wanted, dtype) in columns.items():
-            _check_column(_dataset(file, name, path), wanted, dtype, sizes, path)
-        _check_extents(file, ("features", *columns), path)
-        try:
-            check_dimension(read_column_blocks(file), shape[1])
-        except StoreError as error:
-            raise StoreError(f"{str(path)!r}: {error}") from error
+        datasets = {"features": features}
+        _check_type(features, dtypes[0], path)
+        for name, (wanted, dtype) in _columns(file).items():
+            datasets[name] = open_dataset(file, name, path)
+            _check_column(datasets[name], wanted, dtype, sizes, path)
+        check_storage(file, datasets, path)
+        _check_blocks(file, sizes["B"], shape[1], path)
         _check_rows(file, sizes, path)
 
 
-def read_column_blocks(file: h5py.File) -> tuple[ColumnBlock, ...]:
+def read_column_blocks(file: h5py.File, path: Path) -> tuple[ColumnBlock, ...]:
     """Return which column of a descriptor is what."""
-    layers = [bytes(layer).decode() for layer in file["columns/layer"][()]]
-    numbers = (file[f"columns/{name}"][()].tolist() for name in ColumnBlock._fields[1:])
+    layers = [bytes(layer).decode() for layer in read_dataset(file, "columns/layer", path)]
+    numbers = (read_dataset(file, f"columns/{name}", path).tolist() for name in ColumnBlock._fields[1:])
     return tuple(ColumnBlock(*block) for block in zip(layers, *numbers, strict=True))
-
-
-def text_attribute(file: h5py.File, name: str) -> str | None:
-    """Return a text attribute of the file, or None where there is none; bytes as ``os.fsdecode`` has them."""
-    value = file.attrs.get(name)
-    if isinstance(value, bytes):
-        return os.fsdecode(bytes(value))
-    return value if isinstance(value, str) else None
 
 
 def _columns(file: h5py.File) -> dict[str, tuple[tuple[str | int, ...], str]]:
     """Return the datasets that a file must have beside the features: more where there are boxes."""
-    return {**COLUMNS, **ROW_COLUMNS} if any(name in file for name in ROW_COLUMNS) else {**COLUMNS}
+    # "in" would follow the link, to wherever it leads.
+    has_boxes = any(file.id.links.exists(name.encode()) for name in ROW_COLUMNS)
+    return {**COLUMNS, **ROW_COLUMNS} if has_boxes else {**COLUMNS}
 
 
 def _check_attributes(file: h5py.File, path: Path) -> None:
     where = repr(str(path))
-    if text_attribute(file, "format") != FORMAT:
+    if text_attribute(file, "format", path) != FORMAT:
         raise StoreError(f"{where} is HDF5, but no feature file: its attribute 'format' is not {FORMAT!r}")
-    version = file.attrs.get("schema_version")
-    if not isinstance(version, int | np.integer) or version < 1:
+    version = _schema_version(file, path)
+    if not isinstance(version, int) or version < 1:
         raise StoreError(f"{where}: schema_version is {version}; allowed: a number from 1")
     if version > SCHEMA_VERSION:
         raise StoreError(
             f"{where} has schema {version}; this sppfeat reads up to {SCHEMA_VERSION}: update it"
         )
     for name in _ATTRIBUTES:
-        if text_attribute(file, name) is None:
+        if text_attribute(file, name, path) is None:
             raise StoreError(f"{where} has no text attribute {name!r}")
 
 
-def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    dataset = file.get(name)
-    if not isinstance(dataset, h5py.Dataset):
-        raise StoreError(f"{str(path)!r} has no dataset /{name}")
-    return dataset
+def _schema_version(file: h5py.File, path: Path) -> int | str | None:
+    """Return the number, or in words what is there in its place."""
+    if "schema_version" not in file.attrs:
+        return None
+    attribute = file.attrs.get_id("schema_version")
+    if attribute.dtype.kind in "iu" and is_scalar(attribute):
+        return int(file.attrs["schema_version"])
+    text = text_attribute(file, "schema_version", path)
+    return one_line(f"{attribute.dtype} of shape {attribute.shape}" if text is None else text)
 
 
 def _check_column(
@@ -114,21 +106,38 @@ def _check_column(
     )
     if not right_type or not right_shape:
         sides = tuple(sizes.get(side, side) if isinstance(side, str) else side for side in wanted)
+        found = one_line(str(dataset.dtype))
         raise StoreError(
-            f"{str(path)!r}: {dataset.name} is {dataset.dtype} of shape {shape}, not {dtype} of {sides}"
+            f"{str(path)!r}: {one_line(dataset.name)} is {found} of shape {shape}, not {dtype} of {sides}"
+        )
+    if dataset.dtype.kind in "iuf":
+        _check_type(dataset, dtype, path)
+
+
+def _check_type(dataset: h5py.Dataset, dtype: str, path: Path) -> None:
+    """Refuse numbers whose bytes mean something else than numpy's: they would be mapped as what they are not.
+
+    HDF5 knows integers with fewer bits than their bytes, floating-point numbers of any make, and enumerations; h5py
+    calls them by the name of the type that it converts them to.
+    """
+    if not dataset.id.get_type().equal(h5py.h5t.py_create(np.dtype(dtype))):
+        raise StoreError(
+            f"{str(path)!r}: {one_line(dataset.name)} is stored as a type of its own; allowed: plain {dtype}"
         )
 
 
-def _check_extents(file: h5py.File, names: Iterable[str], path: Path) -> None:
-    """Refuse datasets that end behind the end of the file: reading them through a map kills the process."""
-    size = os.fstat(file.id.get_vfd_handle()).st_size
-    for name in names:
-        dataset = file[name]
-        offset = dataset.id.get_offset()
-        if offset is not None and offset + dataset.size * dataset.dtype.itemsize > size:
-            raise StoreError(
-                f"{str(path)!r} is truncated: /{name} ends behind the end of the file ({size} bytes)"
-            )
+def _check_blocks(file: h5py.File, n_blocks: int, dimension: int, path: Path) -> None:
+    if not 1 <= n_blocks <= dimension:
+        raise StoreError(
+            f"{str(path)!r}: /columns has {n_blocks} blocks of {dimension} columns; allowed: 1 to as many as columns"
+        )
+    blocks = read_column_blocks(file, path)
+    try:
+        check_dimension(blocks, dimension)
+    except StoreError as error:
+        raise StoreError(f"{str(path)!r}: {error}") from error
+    if min(block.channels for block in blocks) < 1:
+        raise StoreError(f"{str(path)!r}: /columns has blocks without channels; allowed: 1 or more")
 
 
 def _check_rows(file: h5py.File, sizes: dict[str, int], path: Path) -> None:

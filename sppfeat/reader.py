@@ -1,6 +1,7 @@
 """Feature files, read: checked when opened, memory-mapped where possible, ready for scikit-learn."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -14,9 +15,11 @@ import numpy.typing as npt
 
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.layout import check_layout, hdf5_errors, read_column_blocks, text_attribute
+from sppfeat.hdf5 import hdf5_errors, read_dataset, text_attribute
+from sppfeat.layout import check_layout, read_column_blocks
 from sppfeat.schema import ColumnBlock, RowFlag, Status
 from sppfeat.sources import PathTable
+from sppfeat.texts import one_line
 
 __all__ = ["FeatureFile", "open_features"]
 
@@ -26,6 +29,9 @@ class FeatureFile:
 
     Use :func:`sppfeat.open`. A row whose image failed holds NaN, one whose image is pending is undefined:
     :meth:`to_sklearn` and :meth:`iter_batches` hand out only rows that have a descriptor.
+
+    Nobody may shorten the file while it is open, nor after arrays of it were handed out: the system ends a process
+    (SIGBUS) that reads through a map what is no longer there. Replacing it by another file is harmless.
 
     Args:
         path: the file.
@@ -43,6 +49,7 @@ class FeatureFile:
         with hdf5_errors(self.path, "cannot be opened as HDF5"):
             self._file = h5py.File(self.path, "r")
         try:
+            self._nbytes = self.nbytes
             check_layout(self._file, self.path)
         except BaseException:
             self._file.close()
@@ -69,6 +76,11 @@ class FeatureFile:
         self._file.close()
 
     @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return os.fstat(self._file.id.get_vfd_handle()).st_size
+
+    @property
     def n_rows(self) -> int:
         """Number of rows, with and without descriptor."""
         return int(self._file["features"].shape[0])
@@ -77,6 +89,12 @@ class FeatureFile:
     def dimension(self) -> int:
         """Length of a descriptor."""
         return int(self._file["features"].shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[np.floating[Any]]:
+        """Type of the descriptors: float32 or float16."""
+        dtype: np.dtype[np.floating[Any]] = self._file["features"].dtype
+        return dtype
 
     @property
     def n_images(self) -> int:
@@ -215,28 +233,37 @@ class FeatureFile:
     @cached_property
     def columns(self) -> tuple[ColumnBlock, ...]:
         """Which column of a descriptor is what."""
-        return read_column_blocks(self._file)
+        return read_column_blocks(self._file, self.path)
 
     @cached_property
     def config(self) -> ExtractConfig:
         """The settings that made the descriptors."""
+        where = f"{str(self.path)!r}: its attribute 'config'"
         try:
             return ExtractConfig.from_dict(json.loads(self.attribute("config")))
         except json.JSONDecodeError as error:
-            raise StoreError(f"{str(self.path)!r}: its attribute 'config' is not JSON: {error}") from error
-        except ConfigError as error:
-            raise StoreError(f"{str(self.path)!r}: its attribute 'config': {error}") from error
+            raise StoreError(f"{where} is not JSON: {error}") from error
+        # Nested too deeply, digits without end, or a value of a type that nobody thought of.
+        except (ConfigError, RecursionError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+            raise StoreError(f"{where}: {one_line(str(error))}") from error
 
     @property
     def norm_factors(self) -> tuple[float, ...] | None:
         """What ``meannorm`` multiplied each layer's part with; None where that was not asked for."""
-        text = text_attribute(self._file, "norm_factors")
+        text = text_attribute(self._file, "norm_factors", self.path)
         if text is None:
             return None
         try:
-            return tuple(float(factor) for factor in json.loads(text))
-        except (TypeError, ValueError) as error:
-            raise StoreError(f"{str(self.path)!r}: its attribute 'norm_factors' is {text!r}") from error
+            recorded = json.loads(text)
+            factors = tuple(map(_positive_number, recorded)) if isinstance(recorded, list) else ()
+        except (RecursionError, ValueError, OverflowError):
+            factors = ()
+        if not factors:
+            raise StoreError(
+                f"{str(self.path)!r}: its attribute 'norm_factors' is {one_line(repr(text))}; "
+                "allowed: a list of numbers above 0"
+            )
+        return factors
 
     @property
     def schema_version(self) -> int:
@@ -254,7 +281,7 @@ class FeatureFile:
         Raises:
             StoreError: there is none.
         """
-        value = text_attribute(self._file, name)
+        value = text_attribute(self._file, name, self.path)
         if value is None:
             raise StoreError(f"{str(self.path)!r} has no text attribute {name!r}")
         return value
@@ -317,17 +344,33 @@ class FeatureFile:
 
     def _map(self, name: str) -> npt.NDArray[Any]:
         """Return a dataset as a read-only memory map; its content where it is not one piece of the file."""
-        dataset = self._file[name]
-        offset = dataset.id.get_offset()
-        if offset is None or dataset.chunks is not None or dataset.is_virtual or 0 in dataset.shape:
-            return np.asarray(dataset[()])
-        # By descriptor: another file may have been renamed to this path since.
-        with os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb") as raw:
-            return np.memmap(raw, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+        self._check_length(name)
+        with hdf5_errors(self.path, f"cannot read /{name}"):
+            dataset = self._file[name]
+            offset = dataset.id.get_offset()
+            if offset is None or dataset.chunks is not None or 0 in dataset.shape:
+                return read_dataset(self._file, name, self.path)
+            # By descriptor: another file may have been renamed to this path since.
+            with os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb") as raw:
+                return np.memmap(raw, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
 
     def _read(self, name: str) -> npt.NDArray[Any]:
-        with hdf5_errors(self.path, f"cannot read /{name}"):
-            return np.asarray(self._file[name][()])
+        self._check_length(name)
+        return read_dataset(self._file, name, self.path)
+
+    def _check_length(self, name: str) -> None:
+        """Refuse to read a file that is shorter than when it was opened: HDF5 would read zeros."""
+        if self.nbytes < self._nbytes:
+            raise StoreError(
+                f"{str(self.path)!r}: cannot read /{name}: the file was cut short since it was opened, "
+                f"from {self._nbytes} to {self.nbytes} bytes"
+            )
+
+
+def _positive_number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{value!r} is no number above 0")
+    return float(value)
 
 
 def open_features(path: str | os.PathLike[str]) -> FeatureFile:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.layout import check_layout, hdf5_errors
+from sppfeat.hdf5 import hdf5_errors
+from sppfeat.layout import check_layout
 from sppfeat.pipeline import RowAudit
 from sppfeat.schema import ERROR_NBYTES, Status, cut_error
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sppfeat.errors import ImageError, SppfeatError, StoreError
 from sppfeat.reader import FeatureFile
-from sppfeat.schema import RowFlag, Status
+from sppfeat.schema import NATIVE_SCALE, NO_SCALE, RowFlag, Status
 
 __all__ = ["Recomputed", "VerifyReport", "recompute_rows", "tolerance", "verify_file"]
 
@@ -183,6 +183,16 @@ def _check_structure(
         )
     if len(set(file.path_table)) != file.n_images:
         problems.append("/images/path names an image twice")
+    bad_paths = [i for i, p in enumerate(file.path_table) if not p or p.startswith(b"/") or b"\0" in p]
+    if bad_paths:
+        problems.append(
+            f"{len(bad_paths)} images have a path that is none below the root: images {_first(np.array(bad_paths))}"
+        )
+    no_size = np.flatnonzero((file.image_hw < 0).any(axis=1))
+    if len(no_size):
+        problems.append(f"{len(no_size)} images have a size below 0: images {_first(no_size)}")
+    if len(set(file.classes)) != len(file.classes):
+        problems.append("/classes names a class twice")
     if file.has_boxes:
         problems += _check_boxes(file)
     try:
@@ -193,6 +203,15 @@ def _check_structure(
             problems.append("the attribute 'config' and /columns contradict each other")
         if (file.config.regions is not None) != file.has_boxes:
             problems.append("the attribute 'config' and /row_* contradict each other: only one has boxes")
+        if file.config.descriptor.dtype != file.dtype.name:
+            problems.append(
+                f"the attribute 'config' says {file.config.descriptor.dtype}, /features is {file.dtype}"
+            )
+        n_layers = len({block.layer for block in file.columns})
+        if len(file.norm_factors or range(n_layers)) != n_layers:
+            problems.append("the attribute 'norm_factors' does not have one factor per layer")
+        if file.has_boxes:
+            problems += _check_scales(file)
     except SppfeatError as error:
         problems.append(str(error))
     return problems
@@ -215,10 +234,27 @@ def _check_boxes(file: FeatureFile) -> list[str]:
     return problems
 
 
+def _check_scales(file: FeatureFile) -> list[str]:
+    """What /row_scale and /row_region contradict of the recorded configuration."""
+    problems = []
+    sides = [side or NATIVE_SCALE for side in file.config.input.short_sides]
+    unknown = np.flatnonzero(~np.isin(file.row_scale, [*sides, NO_SCALE]))
+    if len(unknown):
+        problems.append(
+            f"{len(unknown)} rows have a scale that the attribute 'config' has not: {_first(unknown)}"
+        )
+    n_layers = file.row_region.shape[1]
+    if n_layers != len(file.config.backbone.layers):
+        problems.append(
+            f"/row_region has {n_layers} layers, the attribute 'config' {len(file.config.backbone.layers)}"
+        )
+    return problems
+
+
 def _scan_rows(
     file: FeatureFile, row_status: npt.NDArray[np.uint8], on_progress: Callable[[int], None]
 ) -> dict[str, npt.NDArray[np.int64]]:
-    n_rows, dimension = file.n_rows, file.dimension
+    n_rows, dimension = file.n_rows, file.dimension if file.n_rows else 0  # without rows it is any number
     step = max(1, _BLOCK_NBYTES // max(1, dimension * file.features.itemsize))
     weights = np.random.default_rng(0).integers(1, 2**63, dimension, dtype=np.uint64) | np.uint64(1)
     has_one = file.has_descriptor()

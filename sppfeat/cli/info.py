@@ -1,5 +1,6 @@
 """``sppfeat info``."""
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,8 +8,12 @@ import click
 
 from sppfeat.cli.options import json_option
 from sppfeat.cli.output import box_counts_text, human_bytes, print_json, print_result
+from sppfeat.texts import escaped
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from sppfeat.reader import FeatureFile
 
 __all__ = ["info"]
@@ -35,28 +40,30 @@ def info(file: Path, as_json: bool) -> None:
 
 
 def _describe(file: "FeatureFile") -> dict[str, Any]:
-    status = file.status.tolist()
-    labels = file.labels
+    from sppfeat.schema import Status
+
+    status = file.status
+    done, failed, pending = (int((status == s).sum()) for s in (Status.DONE, Status.FAILED, Status.PENDING))
     errors = file.errors
     return {
         "path": str(file.path),
         "schema_version": file.schema_version,
         "sppfeat_version": file.attribute("sppfeat_version"),
         "created": file.attribute("created"),
-        "bytes": file.path.stat().st_size,
+        "bytes": file.nbytes,
         "rows": file.n_rows,
         "dimension": file.dimension,
-        "dtype": str(file.features.dtype),
+        "dtype": str(file.dtype),
         "images": {
             "total": len(status),
-            "done": status.count(1),
-            "failed": status.count(2),
-            "pending": status.count(0),
+            "done": done,
+            "failed": failed,
+            "pending": pending,
         },
-        "complete": 0 not in status,
+        "complete": done + failed == len(status),
         "boxes": _describe_boxes(file) if file.has_boxes else None,
         "root": file.root,
-        "classes": {name: int((labels == i).sum()) for i, name in enumerate(file.classes)},
+        "classes": _count_classes(file.classes, file.labels),
         "columns": [block._asdict() for block in file.columns],
         "fingerprint": file.attribute("fingerprint"),
         "weights_path": file.attribute("weights_path"),
@@ -66,22 +73,38 @@ def _describe(file: "FeatureFile") -> dict[str, Any]:
 
 
 def _describe_boxes(file: "FeatureFile") -> dict[str, Any]:
+    import numpy as np
+
     from sppfeat.schema import NO_SCALE
 
-    label, sides = file.row_label.tolist(), file.row_scale.tolist()
+    sides, counts = np.unique(file.row_scale, return_counts=True)
     return {
         "source": file.attribute("boxes_path") or file.config.to_dict()["boxes"],
         **file.count_boxes(),
         "images_without_boxes": int((file.image_rows[:, 0] == file.image_rows[:, 1]).sum()),
-        "classes": {name: label.count(i) for i, name in enumerate(file.row_classes)},
-        "scales": {str(side): sides.count(side) for side in sorted(set(sides) - {NO_SCALE})},
+        "classes": _count_classes(file.row_classes, file.row_label),
+        "scales": {
+            str(side): n for side, n in zip(sides.tolist(), counts.tolist(), strict=True) if side != NO_SCALE
+        },
         "columns": list(file.row_extra),
     }
+
+
+def _count_classes(names: list[str], labels: "npt.NDArray[np.int64]") -> dict[str, int]:
+    """How many have each class; time and memory depend on how many there are, not on what their numbers are."""
+    import numpy as np
+
+    known = labels[(labels >= 0) & (labels < len(names))]
+    counts: dict[str, int] = {}
+    for name, n in zip(names, np.bincount(known, minlength=len(names)).tolist(), strict=True):
+        counts[name] = counts.get(name, 0) + n
+    return counts
 
 
 def _text(found: dict[str, Any]) -> str:
     images = found["images"]
     state = "complete" if found["complete"] else "incomplete: the same extract command continues it"
+    unknown = images["total"] - images["done"] - images["failed"] - images["pending"]
     lines = [
         ("file", f"{found['path']}, {human_bytes(found['bytes'])}, {state}"),
         (
@@ -95,6 +118,8 @@ def _text(found: dict[str, Any]) -> str:
         ),
         ("root", found["root"]),
     ]
+    if unknown:
+        lines.append(("images", f"{unknown} of no known status: sppfeat verify says which"))
     boxes = found["boxes"]
     if boxes:
         lines.append(("boxes", f"{boxes['source']}: {box_counts_text(boxes)}"))
@@ -110,13 +135,14 @@ def _text(found: dict[str, Any]) -> str:
     lines += [("failed", f"{failure['path']!r}: {failure['error']}") for failure in failures[:_SHOWN]]
     if len(failures) > _SHOWN:
         lines.append(("failed", f"... and {len(failures) - _SHOWN} more: --json lists them"))
-    return "\n".join(f"{name + ':':<10} {text}" for name, text in lines)
+    # Texts of the file may hold anything: line breaks, or what steers the terminal.
+    return "\n".join(f"{name + ':':<10} {escaped(text)}" for name, text in lines)
 
 
 def _class_lines(name: str, classes: dict[str, int]) -> list[tuple[str, str]]:
     if not classes:
         return []
-    shown = ", ".join(f"{name} {n}" for name, n in list(classes.items())[:_SHOWN])
+    shown = ", ".join(f"{name} {n}" for name, n in itertools.islice(classes.items(), _SHOWN))
     return [(name, f"{len(classes)}: {shown}{', ...' if len(classes) > _SHOWN else ''}")]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from sppfeat.texts import escaped
+
 __all__ = ["box_counts_text", "human_bytes", "print_json", "print_result", "say", "table"]
 
 
@@ -71,5 +73,5 @@ def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:
 
 
 def _printable(text: str) -> str:
-    """A text that every terminal encoding can show: names that are not UTF-8 are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A text that every terminal can show: of names that are not UTF-8, or would steer it, that is escaped."""
+    return "\n".join(map(escaped, text.split("\n")))

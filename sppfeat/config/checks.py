@@ -51,7 +51,7 @@ def three_numbers(name: str, values: Any) -> tuple[float, ...]:
     """Three floats: 1 and 1.0 are the same setting and must give the same fingerprint."""
     try:
         numbers = tuple(float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = ()
     if len(numbers) != 3 or not all(math.isfinite(number) for number in numbers):
         raise ConfigError(f"{name} is {values!r}; allowed: three numbers, for R, G and B in 0..1")

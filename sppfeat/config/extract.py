@@ -76,10 +76,11 @@ class ExtractConfig:
             ):
                 fields = [field.name for field in dataclasses.fields(part)]
                 parts[name] = part(**{field: rest.pop(_JSON_NAMES.get(field, field)) for field in fields})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"the recorded configuration is incomplete or malformed: {error}") from error
         if rest:
-            raise ConfigError(f"the recorded configuration has unknown settings: {', '.join(sorted(rest))}")
+            unknown = ", ".join(map(repr, sorted(rest)))
+            raise ConfigError(f"the recorded configuration has unknown settings: {unknown}")
         return cls(precision=precision, regions=regions, **parts)  # type: ignore[arg-type]
 
     def to_json(self) -> str:

@@ -220,7 +220,10 @@ class DescriptorSpec:
         if self.norm_factors is not None:
             if norm is None:
                 raise ConfigError(f"factors of the mean norm go with meannorm, not with {self.normalize!r}")
-            set_fields(self, norm_factors=tuple(float(factor) for factor in self.norm_factors))
+            factors = tuple(float(factor) for factor in self.norm_factors)
+            if not factors or not all(0 < factor < math.inf for factor in factors):
+                raise ConfigError(f"factors of the mean norm are {list(factors)}; allowed: numbers above 0")
+            set_fields(self, norm_factors=factors)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("nonfinite", self.nonfinite, NONFINITE)
 

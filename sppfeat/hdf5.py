@@ -1,0 +1,178 @@
+"""Datasets and attributes of an HDF5 file that may come from anywhere, made sure of before anything of them is read.
+
+They lie in this very file, claim no more than it can hold, and share no bytes.
+"""
+
+import contextlib
+import itertools
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import StoreError
+from sppfeat.text_heaps import read_texts
+from sppfeat.texts import one_line
+
+__all__ = [
+    "check_storage",
+    "hdf5_errors",
+    "is_scalar",
+    "open_dataset",
+    "read_dataset",
+    "text_attribute",
+]
+
+_MAX_ATTRIBUTE = 1 << 20  # characters; the longest, config, has a thousand
+_MAX_LINKS = 16  # soft links on the way to a dataset; HDF5 itself follows as many
+_MAX_RATIO = 2000  # bytes of content per byte of the file: deflate reaches 1032
+_SMALL_NBYTES = 1 << 20  # content that is fine however little of it is stored
+
+
+@contextlib.contextmanager
+def hdf5_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever h5py raises into a StoreError.
+
+    On a damaged file that is nearly every type there is, depending on which byte is damaged: hence the
+    narrow use, around reading alone.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        raise StoreError(f"{str(path)!r}: {what}: {one_line(str(error))}") from error
+
+
+def text_attribute(file: h5py.File, name: str, path: Path) -> str | None:
+    """Return a text attribute of the file, or None where there is none; bytes as ``os.fsdecode`` has them.
+
+    Raises:
+        StoreError: it cannot be read, or is too long.
+    """
+    with hdf5_errors(path, f"cannot read the attribute {name!r}"):
+        if name not in file.attrs:
+            return None
+        attribute = file.attrs.get_id(name)
+        # An array of texts may lead to one long text very often: its type is asked for before it is read.
+        if h5py.check_string_dtype(attribute.dtype) is None or not is_scalar(attribute):
+            return None
+        value = file.attrs[name]
+        text = os.fsdecode(bytes(value)) if isinstance(value, bytes) else str(value)
+    if len(text) > _MAX_ATTRIBUTE:
+        raise StoreError(
+            f"{str(path)!r}: its attribute {name!r} has {len(text)} characters; allowed: {_MAX_ATTRIBUTE}"
+        )
+    return text
+
+
+def is_scalar(attribute: h5py.h5a.AttrID) -> bool:
+    """Return whether an attribute is one value."""
+    return bool(attribute.get_space().get_simple_extent_type() == h5py.h5s.SCALAR)
+
+
+def open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """Return a dataset that lies in this very file, all of it."""
+    with hdf5_errors(path, f"cannot open /{name}"):
+        dataset = file[name] if _is_linked(file, name, path) else None
+    if not isinstance(dataset, h5py.Dataset):
+        raise StoreError(f"{str(path)!r} has no dataset /{name}")
+    # Before its shape is asked for, which opens the files that a virtual dataset is made of.
+    properties = dataset.id.get_create_plist()
+    is_virtual = properties.get_layout() == h5py.h5d.VIRTUAL
+    if is_virtual or properties.get_external_count():
+        kind = "virtual" if is_virtual else "external"
+        raise StoreError(
+            f"{str(path)!r}: /{name} is {kind}, its content lies in other files; allowed: datasets of this file"
+        )
+    return dataset
+
+
+def _is_linked(file: h5py.File, name: str, path: Path) -> bool:
+    """Return whether there is something of a name; a way that leads through another file is refused, and not gone."""
+    group, rest, n_links = file, name.encode().split(b"/"), 0
+    while rest:
+        step = rest.pop(0)
+        if step in (b"", b"."):
+            continue
+        if not isinstance(group, h5py.Group) or not group.id.links.exists(step):
+            return False
+        kind = group.id.links.get_info(step).type
+        if kind == h5py.h5l.TYPE_SOFT:
+            target = group.id.links.get_val(step)
+            n_links += 1
+            if n_links > _MAX_LINKS:
+                raise StoreError(f"{str(path)!r}: /{name} is behind more than {_MAX_LINKS} soft links")
+            group, rest = file if target.startswith(b"/") else group, target.split(b"/") + rest
+        elif kind != h5py.h5l.TYPE_HARD:
+            raise StoreError(
+                f"{str(path)!r}: /{name} is a link to another file; allowed: datasets of this file"
+            )
+        elif rest:
+            group = group[step]
+    return True
+
+
+def read_dataset(file: h5py.File, name: str, path: Path) -> npt.NDArray[Any]:
+    """Return the content of a dataset of a file that was checked; texts as bytes.
+
+    Raises:
+        StoreError: it cannot be read, or its texts claim more bytes than the file has.
+    """
+    with hdf5_errors(path, f"cannot read /{name}"):
+        dataset = file[name]
+        text = h5py.check_string_dtype(dataset.dtype)
+        if text is not None and text.length is None and dataset.size:
+            return read_texts(file, dataset, path)
+        return np.asarray(dataset[()])
+
+
+def check_storage(file: h5py.File, datasets: Mapping[str, h5py.Dataset], path: Path) -> None:
+    """Refuse datasets that claim more than the file holds, or the bytes of another one.
+
+    Content that was never allocated costs no storage, but memory when it is read; bytes behind the end of the file
+    kill the process that reads them through a map; and whoever continues the file writes to those places.
+    """
+    file_nbytes = os.fstat(file.id.get_vfd_handle()).st_size
+    extents = []
+    for name, dataset in datasets.items():
+        if 0 in dataset.shape:
+            continue
+        stored = dataset.id.get_storage_size()
+        content = math.prod(dataset.shape) * dataset.dtype.itemsize  # numpy's product would overflow
+        if dataset.chunks is not None:
+            _check_chunks(name, dataset, content, min(stored, file_nbytes), path)
+        elif dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS:
+            offset = dataset.id.get_offset()
+            if offset is None:
+                raise StoreError(
+                    f"{str(path)!r}: /{name} was never written: {dataset.shape}, without storage"
+                )
+            end = offset + max(content, stored)
+            if end > file_nbytes:
+                raise StoreError(
+                    f"{str(path)!r} is truncated: /{name} ends behind the end of the file ({file_nbytes} bytes)"
+                )
+            extents.append((offset, end, name))
+    extents.sort()
+    for (_, end, name), (start, _, other) in itertools.pairwise(extents):
+        if start < end:
+            raise StoreError(f"{str(path)!r}: /{name} and /{other} share bytes of the file; each has its own")
+
+
+def _check_chunks(name: str, dataset: h5py.Dataset, content: int, stored: int, path: Path) -> None:
+    n_chunks = math.prod(-(-side // part) for side, part in zip(dataset.shape, dataset.chunks, strict=True))
+    found = dataset.id.get_num_chunks()
+    if found < n_chunks:
+        raise StoreError(
+            f"{str(path)!r}: /{name} was not written: {found} of its {n_chunks} chunks are there"
+        )
+    content = max(content, math.prod(dataset.chunks) * dataset.dtype.itemsize)
+    if content > _MAX_RATIO * stored + _SMALL_NBYTES:
+        raise StoreError(
+            f"{str(path)!r}: /{name} claims {content} bytes of content in {stored} bytes of the file; "
+            f"allowed: {_MAX_RATIO} times as much"
+        )

@@ -1,0 +1,22 @@
+"""Texts that come from files, as a terminal can show them and an error can quote them."""
+
+__all__ = ["escaped", "one_line"]
+
+_MAX_SHOWN = 300
+
+
+def one_line(text: str) -> str:
+    r"""Return a text as an error can quote it: escaped, and cut where it is very long.
+
+    Example:
+        >>> print(one_line("cat\n\x1b[2J"))
+        cat\n\x1b[2J
+    """
+    return escaped(text[:_MAX_SHOWN]) + ("..." if len(text) > _MAX_SHOWN else "")
+
+
+def escaped(text: str) -> str:
+    """Return a text of a file as a terminal can show it: in one line, and steering nothing."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
