@@ -1,6 +1,7 @@
 """Where the boxes of a run come from: a box file, or windows made for each image."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,7 @@ from sppfeat.errors import BoxError
 from sppfeat.matching import count_same_file_names, match_images
 from sppfeat.plan import input_sizes
 from sppfeat.rows import RowBoxes, Rows, rows_of_table, rows_of_views
+from sppfeat.texts import one_line
 from sppfeat.views import Views, grid_views, multiview_views
 
 __all__ = ["BoxSource", "FileBoxes", "ViewBoxes"]
@@ -71,8 +73,8 @@ class FileBoxes:
             hint = f"; {n_elsewhere} have the file name of an input, in another folder" if n_elsewhere else ""
             raise BoxError(
                 f"{self.path!r}: none of its {len(image_of)} images is among the inputs; the first is "
-                f"{self.table.images[0].decode('utf-8', 'backslashreplace')!r}, the first input "
-                f"{paths[0].decode('utf-8', 'backslashreplace')!r}{hint}"
+                f"{one_line(repr(os.fsdecode(self.table.images[0])))}, the first input "
+                f"{os.fsdecode(paths[0])!r}{hint}"
             )
         return rows_of_table(self.table, np.where(image_of < first, -1, image_of - first), image_hw)
 

@@ -16,15 +16,23 @@ from sppfeat.images import IMAGE_SUFFIXES
 __all__ = ["count_same_file_names", "match_images"]
 
 # COCO's files of 2014 are called COCO_val2014_000000000042.jpg, those of 2017 000000000042.jpg.
-_NUMBERED = re.compile(rb"(?:COCO_[a-z]+[0-9]+_)?0*([0-9]+)")
+# Zeros go to one part only: with any other split allowed, 100,000 of them would take a minute to fail.
+_NUMBERED = re.compile(rb"(?:COCO_[a-z]+[0-9]+_)?0*(0|[1-9][0-9]*)")
+
+_UP = re.compile(rb"\A(?:\.\./)+")
+
+_LONGEST = 4096  # of what is shown; no path of a file is longer
 
 _STEM = b"/"  # no file ends so: behind a stem, that it is not taken for a whole name
 
 
 class _Found(NamedTuple):
-    rank: int
-    image: int
+    rank: int = 0
+    image: int = -1
     rival: int | None = None  # another image of the same rank
+
+
+_NOTHING = _Found()
 
 
 def match_images(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
@@ -48,23 +56,24 @@ def match_images(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> npt.ND
     if table.names == "single" and len(paths) == 1:
         return np.zeros(len(table.images), dtype=np.int64)
     by_number = table.names == "id"
-    wanted: dict[bytes, list[tuple[int, int]]] = {}
-    for position, name in enumerate(table.images):
-        for key, rank in _keys_of_name(name, by_number):
-            wanted.setdefault(key, []).append((position, rank))
-    deepest = max((key.count(b"/") for key in wanted), default=0)
-    best: dict[int, _Found] = {}
+    # The best path of each key, and then the best key of each name: many names can have one key, and many paths.
+    keys = [list(_keys_of_name(name, by_number)) for name in table.images]
+    best = {key: _NOTHING for of_name in keys for key, _ in of_name}
+    deepest = max((key.count(b"/") for key in best), default=0)
     for image, path in enumerate(paths):
         for key, rank in _keys_of_path(path, root, deepest, by_number):
-            for position, own in wanted.get(key, ()):
-                best[position] = _better(best.get(position, _Found(0, -1)), rank + own, image)
-    for position, found in best.items():
+            if key in best:
+                best[key] = _better(best[key], rank, image)
+    image_of = np.full(len(keys), -1, dtype=np.int64)
+    for position, of_name in enumerate(keys):
+        found = _best_of((best[key], own) for key, own in of_name)
         if found.rival is not None:
             raise BoxError(
                 f"the box file names an image {_show(table.images[position])}, which could be "
                 f"{_show(paths[found.image])} or {_show(paths[found.rival])}: name it by more of its path"
             )
-    return np.array([best[i].image if i in best else -1 for i in range(len(table.images))], dtype=np.int64)
+        image_of[position] = found.image
+    return image_of
 
 
 def count_same_file_names(names: Sequence[bytes], paths: Iterable[bytes]) -> int:
@@ -76,7 +85,8 @@ def count_same_file_names(names: Sequence[bytes], paths: Iterable[bytes]) -> int
 def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
     """Yield what is looked up of a name: as it stands before stripped, and that before Windows' separators."""
     stripped = name.strip()
-    for form, rank in ((name, 8), (stripped, 4), (stripped.replace(b"\\", b"/"), 0)):
+    ranks = {stripped.replace(b"\\", b"/"): 0, stripped: 4, name: 8}  # mostly one: the last, the best, counts
+    for form, rank in ranks.items():
         clean = _clean(form)
         yield clean, rank
         if not _has_suffix(clean):
@@ -113,9 +123,7 @@ def _clean(name: bytes) -> bytes:
     normal = posixpath.normpath(name)
     if normal.startswith(b"//"):  # which POSIX leaves open, and normpath as it is
         normal = normal[1:]
-    while normal.startswith(b"../"):
-        normal = normal[3:]
-    return normal
+    return _UP.sub(b"", normal, count=1)
 
 
 def _has_suffix(name: bytes) -> bool:
@@ -135,5 +143,17 @@ def _better(found: _Found, rank: int, image: int) -> _Found:
     return found
 
 
+def _best_of(candidates: Iterable[tuple[_Found, int]]) -> _Found:
+    """Return what was found for the keys of one name, each with its own rank."""
+    best = _NOTHING
+    for found, own in candidates:
+        if found.rank:
+            best = _better(best, found.rank + own, found.image)
+            if found.rival is not None:
+                best = _better(best, found.rank + own, found.rival)
+    return best
+
+
 def _show(name: bytes) -> str:
-    return repr(os.fsdecode(name))
+    text = os.fsdecode(name)
+    return repr(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")

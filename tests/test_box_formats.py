@@ -4,8 +4,11 @@ import json
 import math
 import os
 import string
+import struct
 import sys
+import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sppfeat.box_formats import FORMATS, BoxFile, default_convention, read_boxes, recognise_format
+from sppfeat.box_formats import (
+    FORMATS,
+    BoxFile,
+    annotation_files,
+    default_convention,
+    jsonl,
+    read_boxes,
+    reading,
+    recognise_format,
+)
 from sppfeat.box_table import BoxTable
 from sppfeat.config import BoxConvention
 from sppfeat.errors import BoxError, ConfigError
+from sppfeat.matching import match_images
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "boxes"
 NAN = math.nan
@@ -604,6 +617,8 @@ MALFORMED = {
         (HEADER + '"a\nb",1,2,3,4,5\na,1,2,3px,4,5\n', ["line 4", "'x1' is '3px'", "a number"]),
         (HEADER + "a,1,2,3,4,high\n", ["line 2", "'score' is 'high'"]),
         (HEADER + "a,True,2,3,4,1\n", ["line 2", "'x0' is 'True'"]),
+        (HEADER + "a,1_0,2,3,4,1\n", ["line 2", "'x0' is '1_0'", "a number"]),
+        (HEADER + "a,1,2,3,4,1_0\n", ["line 2", "'score' is '1_0'"]),
         (HEADER + ",1,2,3,4,1\n", ["line 2", "'path' is ''"]),
         (HEADER + f"a,{'9' * 99}x,2,3,4,1\n", ["line 2", "'x0' is '999", "..."]),
         (HEADER + 'a,1,2,3,4,1\na,"1,2,3,4,1\n', ["line 3", "cannot be split"]),
@@ -630,6 +645,7 @@ MALFORMED = {
         ('{"path": "a", "box": [1, 2, 1' + "0" * 380 + ", 4]}", ["line 1", "box[2] is 1000", "a number"]),
         ('{"path": "a", "box": [1, 2, 1' + "0" * 5000 + ", 4]}", ["line 1", "'1000", "400 digits"]),
         (f'{{{BOX}, "score": "high"}}', ["line 1", "'score' is 'high'"]),
+        ('{"path": "a", "box": [1, 2, "1_0", 4]}', ["line 1", "box[2] is '1_0'", "a number"]),
         (f'{{{BOX}, "label": [1]}}', ["line 1", "'label' is [1]", "text, a number, or null"]),
         (f'{{{BOX}, "id": false}}', ["line 1", "'id' is False"]),
         (
@@ -651,6 +667,14 @@ MALFORMED = {
         (coco_with(annotations__1=7), ["annotations[1]", "found 7", "an object"]),
         (coco_with(images__1__id=9), ["images[1].id", "'9'", "images[0]"]),
         (coco_with(images__1__file_name="b.jpg"), ["images[1].file_name", "'b.jpg'", "images[0]"]),
+        (
+            coco_with(images__0__id="7" * 9000, images__1__id="7" * 9000),
+            ["images[1].id", "'7777", "...", "images[0]"],
+        ),
+        (
+            coco_with(categories__0__id="7" * 9000, categories__1__id="7" * 9000),
+            ["categories[1].id", "'7777", "..."],
+        ),
         (coco_with(images__0__file_name=None), ["images[0].file_name", "missing"]),
         (coco_with(images__0__height=1.5), ["images[0].height", "found 1.5"]),
         (coco_with(images__0__width=2**31), ["images[0].width", "2147483648"]),
@@ -682,6 +706,10 @@ MALFORMED = {
         (VOC.replace(b"<xmin>5</xmin>", b""), ["line 12, object 2", "xmin"]),
         (VOC.replace(b">5<", b">five<"), ["line 12, object 2", "xmin is 'five'", "a number"]),
         (VOC.replace(b">0.5<", b">high<"), ["line 10, object 2", "score is 'high'"]),
+        (VOC.replace(b"<ymax>8</ymax>", b"<ymax>1<b>2</b>8</ymax>"), ["line 12, object 2", "ymax is '1 8'"]),
+        (VOC.replace(b"<xmin>5", b"<xmin>5</xmin>\n<xmin>6"), ["line 13", "a second 'xmin'"]),
+        (VOC.replace(b"<name>cat", b"\n<bndbox></bndbox><name>cat"), ["line 13", "a second 'bndbox'", "one"]),
+        (VOC.replace(b"</filename>", b"</filename><filename>c</filename>"), ["line 3", "second 'filename'"]),
         ('<!DOCTYPE annotation [<!ENTITY a "b">]><annotation/>', ["line 1", "DOCTYPE of 'annotation'"]),
         ('<!DOCTYPE x SYSTEM "http://localhost/x.dtd"><annotation/>', ["line 1", "DOCTYPE of 'x'"]),
     ],
@@ -692,6 +720,7 @@ MALFORMED = {
         ("cat .1 .2 .3 .4", ["line 1", "class is 'cat'", "whole number from 0"]),
         ("-1 .1 .2 .3 .4", ["line 1", "class is '-1'"]),
         ("1.5 .1 .2 .3 .4", ["line 1", "class is '1.5'"]),
+        ("1_0 .1 .2 .3 .4", ["line 1", "class is '1_0'"]),
         ("0 .1 .2 wide .4", ["line 1", "w is 'wide'", "a number"]),
         ("0 .1 .2 .3 .4 \xff", ["line 1", "score is 'ÿ'"]),
         (b"\xff\xfe0\0", ["line 1", "UTF-16"]),
@@ -716,6 +745,8 @@ MALFORMED = {
         (npz(a=np.zeros((1, 4)))[:-30], ["damaged .npz"]),
         (zipped([("a.npy", npy(np.zeros((1, 4)))), ("b.txt", b"x")]), ["'b.txt'", ".npy"]),
         (zipped([("a.npy", npy_header(shape="(2000000, 4)"))]), ["key 'a'", "(2000000, 4)"]),
+        (zipped([("a.npy", npy(np.zeros((2, 4))))], zipfile.ZIP_BZIP2), ["key 'a'", "compression 12"]),
+        (zipped([("a.npy", npy(np.zeros((2, 4))))], zipfile.ZIP_LZMA), ["key 'a'", "compression 14"]),
         (zipped([("a.npy", npy(np.array([[None] * 4]), allow_pickle=True))]), ["key 'a'", "Python objects"]),
         (zipped([("a.npy", npy(np.zeros((9, 4))))]).replace(bytes(9), b"\1" * 9, 1), ["damaged .npz", "CRC"]),
     ],
@@ -741,8 +772,28 @@ def test_an_image_twice_in_an_npz(put):
 
 
 def test_an_archive_that_expands_too_far(put):
-    content = zipped([("a.npy", bytes(200 * 2**20))], zipfile.ZIP_DEFLATED)
-    assert "expand to 209715200" in message_of(put("b.npz", content))
+    # Once: 10 kB make a table of 380 MB.
+    one, half = (npy(np.zeros((n, 4), dtype=np.uint8)) for n in (300_000, 150_000))
+    for members in ([("a.npy", one)], [("b.npy", half), ("a.npy", half)]):
+        message = message_of(put("b.npz", zipped(members, zipfile.ZIP_DEFLATED)))
+        assert "key 'a': found 300000 boxes or more in" in message
+        assert "allowed: 200000, or 50 a byte" in message
+    assert len(read_boxes(put("b.npz", zipped([("a.npy", half)], zipfile.ZIP_DEFLATED))).table) == 150_000
+
+
+def test_an_archive_that_expands_beyond_what_it_says(put):
+    small = npy(np.array(ROWS))
+    large = small + bytes(40 * 2**20)
+    content = zipped([("a.npy", large)], zipfile.ZIP_DEFLATED)
+    for says, said in ((len(small), len(large)), (zlib.crc32(small), zlib.crc32(large))):
+        content = content.replace(said.to_bytes(4, "little"), says.to_bytes(4, "little"))
+    path = put("b.npz", content)
+    tracemalloc.start()
+    try:
+        assert read_boxes(path).table.boxes.tolist() == ROWS
+        assert tracemalloc.get_traced_memory()[1] < 5 * 2**20  # once 40, or as much as the file likes
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -783,8 +834,81 @@ def test_damaged_mat(put):
     # A type code of which scipy 1.17 reads the table out of bounds, and the process ends.
     flags = content.index(b"boxes") + 8
     assert "type 43785" in message_of(put("b.mat", content[:flags] + b"\x09\xab" + content[flags + 2 :]))
-    assert "scipy cannot read" in message_of(put("b.mat", b"\0" + b"\1" * 300), "mat")
+    assert "type 16843008" in message_of(put("b.mat", b"\1\1\1\0" + b"\1" * 300), "mat")
     assert "-v7" in message_of(put("b.mat", b"MATLAB 7.3 MAT-file" + bytes(600)))
+
+
+def mat4(n_rows, n_columns, name=b"boxes", *, code=0, content=b"", n_name=None):
+    """Return a variable of a .mat of version 4 that says of itself what it is told to."""
+    n_name = len(name) + 1 if n_name is None else n_name
+    return struct.pack("<5i", code, n_rows, n_columns, 0, n_name) + name + b"\0" + content
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (
+            mat4(-23, 1, b"xy", code=50),
+            "-23 x 1",
+        ),  # once: 20 + 3 - 23 bytes on is the same variable, for ever
+        (mat4(0, 4, n_name=-1), "a name of -1 bytes"),
+        (mat4(2**31 - 1, 2**31 - 1), "2147483647 x 2147483647"),
+        (mat4(2, 4, content=bytes(63)), "up to byte 90"),
+        (mat4(2, 4, content=bytes(64)) + mat4(1, 4, content=bytes(32)), "boxes twice"),
+        (mat4(1, 3, code=2, content=bytes(24)), "boxes, a sparse array"),
+        (mat4(1, 4, code=2000, content=bytes(32)), "type 2000"),
+        (mat4(1, 4, code=60, content=bytes(32)), "type 60"),
+        (mat4(0, 4) + b"\0", "the end of the file"),
+    ],
+)
+def test_malformed_mat_of_version_4(put, content, part):
+    pytest.importorskip("scipy.io")
+    assert part in message_of(put("b.mat", content), "mat")
+
+
+def test_mat_of_version_4_of_other_numbers(put):
+    pytest.importorskip("scipy.io")
+    other = mat4(1, 1, b"x", code=2, content=bytes(8))
+    boxes = np.array(ROWS, dtype="<i2").tobytes(order="F")
+    table = read_boxes(put("b.mat", other + mat4(2, 4, code=30, content=boxes)), box_format="mat").table
+    assert table.boxes.tolist() == ROWS
+
+
+def element(kind, content):
+    """Return an element of a .mat of version 5."""
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def variable(array_class, shape, *parts, name=b"boxes"):
+    flags, sides = struct.pack("<II", array_class, 0), struct.pack(f"<{len(shape)}i", *shape)
+    return element(14, element(6, flags) + element(5, sides) + element(1, name) + b"".join(parts))
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        # Once: as many blanks as it says, 1.5 GB.
+        (variable(4, (20_000, 10_000), element(16, b"")), "0 bytes for a text of shape (20000, 10000)"),
+        (variable(4, (1, 5), element(16, b"abcd")), "4 bytes for a text"),
+        (variable(6, (0, 4), element(9, b"")) * 2, "boxes twice"),
+        # Once: the product of 200,000 sizes, of which the file has 2 kB.
+        (element(15, zlib.compress(variable(6, (2**31 - 1,) * 200_000))), "200000 dimensions; allowed: 32"),
+        (element(15, zlib.compress(variable(2, (300_000, 4)) + bytes(10))), "array of class 2"),
+        (
+            element(15, zlib.compress(variable(9, (300_000, 4), element(2, bytes(1_200_000))))),
+            "300000 boxes or more in",
+        ),
+        (
+            element(15, zlib.compress(variable(1, (1, 60_000), element(14, b"") * 60_000))),
+            "240000 boxes or more",
+        ),
+        (element(14, element(6, struct.pack("<II", 17, 0)) + element(1, b"boxes")), "array of class 17"),
+    ],
+)
+def test_mat_that_says_more_than_it_has(put, content, part):
+    pytest.importorskip("scipy.io")
+    message = message_of(put("b.mat", b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + content))
+    assert part in message
 
 
 @pytest.mark.parametrize(
@@ -834,6 +958,42 @@ def test_what_cannot_be_read(put, tmp_path, monkeypatch):
         read_boxes(tmp_path / "b.csv")
 
 
+def test_a_folder_that_cannot_be_listed(put, tmp_path, monkeypatch):
+    put("f/d/a.txt", YOLO)
+    real_scandir = os.scandir
+
+    def scandir(path):
+        if path.endswith(b"/d"):
+            raise PermissionError(13, "Permission denied")
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(BoxError, match=r"/f/d': cannot be listed: Permission denied"):
+        read_boxes(tmp_path / "f")
+
+
+def test_what_does_not_fit_into_memory(put, monkeypatch):
+    def read(_):
+        raise MemoryError
+
+    monkeypatch.setitem(reading._READERS, "csv", read)
+    for box_format in (None, "csv"):
+        assert "does not fit into memory" in message_of(put("b.csv", CSV), box_format)
+
+
+def test_a_file_that_has_nothing_to_say_for_now(tmp_path, monkeypatch):
+    # As the kernel's log: a file by its mode, which without waiting gives None. A pipe with a writer does, too.
+    os.mkfifo(tmp_path / "a.txt")
+    reader = os.open(tmp_path / "a.txt", os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(tmp_path / "a.txt", os.O_WRONLY)
+    monkeypatch.setattr(annotation_files.stat, "S_ISREG", lambda mode: True)
+    try:
+        assert "a.txt': cannot be read without waiting" in message_of(tmp_path, "yolo")
+    finally:
+        os.close(writer)
+        os.close(reader)
+
+
 @pytest.mark.parametrize("box_format", FORMATS)
 def test_a_folder_without_files_of_the_format(tmp_path, box_format):
     message = message_of(tmp_path, box_format)
@@ -850,6 +1010,106 @@ def test_links_pipes_and_cycles_in_a_folder(put, tmp_path):
     os.mkfifo(tmp_path / "f" / "pipe.txt")
     with pytest.raises(BoxError, match=r"pipe\.txt': is neither"):
         read_boxes(tmp_path / "f")
+    (tmp_path / "f" / "pipe.txt").unlink()
+    (tmp_path / "f" / "zero.txt").symlink_to("/dev/zero")
+    with pytest.raises(BoxError, match=r"zero\.txt': is neither"):
+        read_boxes(tmp_path / "f")
+
+
+def test_many_links_up_are_many_cycles_that_end(put, tmp_path):
+    for i in range(101):
+        put(f"f/{i}/a.txt", b"")
+        (tmp_path / "f" / str(i) / "up").symlink_to("..")
+    assert len(read_boxes(tmp_path / "f").table.images) == 101
+
+
+def test_links_that_multiply(put, tmp_path):
+    # Once: seven folders with links to each other are a tree of 13,700 folders, and ten one of 9.8 million.
+    for i in range(10):
+        put(f"f/{i}/a.txt", YOLO)
+    for i in range(10):
+        for j in range(10):
+            (tmp_path / "f" / str(i) / f"to{j}").symlink_to(tmp_path / "f" / str(j))
+    with pytest.raises(BoxError, match=r"is found in more than 100 ways, by links; allowed: 100"):
+        read_boxes(tmp_path / "f")
+
+
+def test_a_link_to_the_names_of_classes_that_leads_nowhere(put, tmp_path):
+    # Once: as if there were none, and classes go by their numbers.
+    put("f/a.txt", YOLO)
+    (tmp_path / "f" / "classes.txt").symlink_to("gone")
+    with pytest.raises(BoxError, match=r"classes\.txt': cannot be read: No such file"):
+        read_boxes(tmp_path / "f")
+
+
+def test_files_whose_names_are_no_utf8(put, tmp_path):
+    path = os.path.join(os.fsencode(put("f/a.txt", YOLO).parent), b"\xff.txt")
+    with open(path, "wb") as file:
+        file.write(b"0 0 0 1 1\n0 0 0 1")
+    assert r"\udcff.txt', line 2: found 4 fields" in message_of(tmp_path / "f")
+    os.truncate(path, 10)
+    table = read_boxes(tmp_path / "f").table
+    assert (list(table.images), table.ids[-1]) == ([b"a", b"\xff"], b"\xff.txt:1")
+
+
+def test_further_keys_of_many_boxes(put, monkeypatch):
+    # Once: a line of 1000 keys and 20,000 of none, 0.6 MB, make a table of 310 MB.
+    monkeypatch.setattr(jsonl, "_MOST_CELLS", 5000)
+    keys = ", ".join(f'"k{i}": 1' for i in range(500))
+    assert len(read_boxes(put("b.jsonl", "\n".join([f"{{{BOX}, {keys}}}"] * 20))).table) == 20
+    message = message_of(put("b.jsonl", f"{{{BOX}, {keys}}}\n" + f"{{{BOX}}}\n" * 20))
+    assert "line 13: found 13 boxes and 500 further keys; allowed: 6" in message
+
+
+def test_nothing_is_opened_by_the_names_in_a_box_file(put, tmp_path, monkeypatch):
+    pytest.importorskip("scipy.io")
+    names = [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "C:\\x\\a.jpg",
+        "file:///etc/passwd",
+        str(tmp_path / "secret.jpg"),
+    ]
+    put("secret.jpg", b"")
+    boxes = np.array(ROWS)
+    entries = [
+        {"file_name": name, "id": i, "image_id": i, "bbox": [1, 2, 3, 4]} for i, name in enumerate(names)
+    ]
+    rows = "path,x0,y0,x1,y1\n" + "".join(f"{name},1,2,3,4\n" for name in names)
+    xml = VOC.replace(b"<folder>VOC2007", b"<path>/etc/passwd</path><folder>/etc")
+    sources = [
+        put("b.csv", rows),
+        put("b.tsv", rows.replace(",", "\t")),
+        put("b.jsonl", "\n".join(map(json.dumps, entries))),
+        put("b.json", json.dumps({"images": entries, "annotations": entries})),
+        put("r.json", json.dumps(entries)),
+        put("b.npz", zipped([(f"{name}.npy", npy(boxes)) for name in names])),
+        put("b.mat", mat(boxes=cells([boxes] * len(names)), images=cells(names))),
+        put("f/0.xml", xml.replace(b"b.jpg", names[0].encode()), files={"f/1.xml": xml}).parent,
+    ]
+    touched, is_on = [], False
+
+    def touch(event, arguments):  # an audit hook cannot be taken away
+        if is_on and event in ("open", "os.scandir", "os.listdir"):
+            touched.append(os.fsdecode(arguments[0]))
+
+    real_stat = os.stat
+    sys.addaudithook(touch)
+    monkeypatch.setattr(
+        os, "stat", lambda path, **options: touched.append(path) or real_stat(path, **options)
+    )
+    for source in sources:
+        inside = [source, *source.glob("*.xml")]
+        read_boxes(source)  # what is imported late is imported now
+        touched.clear()
+        is_on = True
+        table = read_boxes(source).table
+        found = match_images(table, b"/photos", [b"a.jpg", b"etc/passwd"])
+        is_on = False
+        assert {os.path.normpath(os.fsdecode(path)) for path in touched} <= set(map(str, inside))
+        assert names[0].encode() in list(table.images)
+        assert dict(zip(table.images, found, strict=True))[names[0].encode()] == 1
+        assert dict(zip(table.images, found, strict=True)).get(b"/etc/passwd", -1) == -1
 
 
 def test_entities_do_not_grow(put):

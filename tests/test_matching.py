@@ -275,10 +275,42 @@ def test_no_names_and_no_inputs():
 
 @pytest.mark.parametrize("kind", ["path", "id"])
 def test_many_names(kind):
-    numbers = range(25_000)
+    numbers = range(10_000)
     paths = [f"train/{i:012d}.jpg" for i in numbers]
     names = [f"train/{i:012d}.jpg" if kind == "path" else f"{i}" for i in numbers]
     assert match(names, paths, kind) == list(numbers)
+
+
+def test_a_name_of_a_megabyte_is_shown_in_part():
+    with pytest.raises(
+        BoxError, match=r"'\./\./.*\.\.\.', which could be 'a/1\.jpg' or 'b/1\.jpg'"
+    ) as raised:
+        match(["./" * 500_000 + "1.jpg"], ["a/1.jpg", "b/1.jpg"])
+    assert len(str(raised.value)) < 5000
+
+
+# What took minutes and more once, and takes an instant; sizes at which nobody waits for the end.
+
+
+def test_a_name_that_leads_up_and_up():
+    assert match([b"../" * 1_000_000 + b"photos/1.jpg"], ["1.jpg"]) == [0]
+
+
+def test_an_id_of_many_zeros():
+    assert match(["0" * 1_000_000 + "x", "0" * 1_000_000 + "7", "0" * 9], ["7.jpg", "0.jpg"], "id") == [
+        -1,
+        0,
+        1,
+    ]
+
+
+def test_many_spellings_of_one_name_for_many_files_of_that_name():
+    spellings = itertools.product(["/", "/./"], repeat=13)
+    names = [f"x{''.join(spelling)}1.jpg" for spelling in spellings]
+    paths = [f"{i}/x/1.jpg" for i in range(len(names))]
+    with pytest.raises(BoxError, match="could be"):
+        match(names, paths)
+    assert match(names, [*paths, "x/1.jpg"]) == [len(paths)] * len(names)
 
 
 def test_frames_of_many_videos_are_called_alike():

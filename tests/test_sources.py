@@ -166,6 +166,15 @@ def test_links_to_files_and_folders_are_followed_under_their_own_names(folder):
     assert listed("data") == ["a.jpg", "b.jpg", "c/x1.jpg"]
 
 
+def test_folders_that_link_to_each_other_are_not_listed_for_ever(folder):
+    for i in range(9):
+        (folder / f"d{i}").mkdir()
+        for j in range(9):
+            (folder / f"d{i}" / f"to{j}").symlink_to(f"../d{j}")
+    with pytest.raises(ConfigError, match="is found in more than 100 ways, by links"):
+        list_images([str(folder)])
+
+
 def test_link_cycles_end_where_they_close(folder):
     touch(folder, "a/1.jpg", "b/2.jpg")
     os.symlink(".", "self")

@@ -4,6 +4,7 @@ import codecs
 import hashlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 
 from sppfeat.errors import BoxError
@@ -12,6 +13,8 @@ from sppfeat.sources.paths import natural_key
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]
 
 FOLDER_SUFFIXES = (b".xml", b".txt", b".npy")
+
+_MOST_WAYS = 100  # ten folders with links to each other have millions, without a cycle in any of them
 
 
 class AnnotationFiles:
@@ -118,8 +121,8 @@ class AnnotationFiles:
         return names
 
     def has_file(self, name: bytes) -> bool:
-        """Whether this is a folder with a file of that name right in it."""
-        return self.is_folder and os.path.isfile(self._full(name))
+        """Whether this is a folder with something of that name right in it, be it a link to nothing."""
+        return self.is_folder and os.path.lexists(self._full(name))
 
     def sha256(self) -> str:
         """Return the digest of the file; of a folder that of the sorted names and digests of what was read."""
@@ -137,12 +140,16 @@ class AnnotationFiles:
             with open(os.fsdecode(self._full(name)), "rb", opener=_open_at_once) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise self.error("", "is neither a file nor a folder; allowed: a file", name)
-                return file.read(n_bytes)
+                content: bytes | None = file.read(n_bytes)
         except OSError as error:
             raise self.error("", f"cannot be read: {_reason(error)}", name) from error
+        if content is None:  # the kernel's log is a file, and has nothing to say for now
+            raise self.error("", "cannot be read without waiting; allowed: a file", name)
+        return content
 
     def _walk(self) -> Iterator[bytes]:
         """Yield the files of interest, depth first; links are followed, and cycles of them end."""
+        n_ways: Counter[tuple[int, int]] = Counter()
         stack: list[tuple[bytes, bool, frozenset[tuple[int, int]]]] = [(b"", True, frozenset())]
         while stack:
             name, is_folder, above = stack.pop()
@@ -155,8 +162,14 @@ class AnnotationFiles:
                 entries = [] if identity in above else self._entries(name)
             except OSError as error:
                 raise self.error("", f"cannot be listed: {_reason(error)}", name) from error
+            n_ways[identity] += identity not in above
+            if n_ways[identity] > _MOST_WAYS:
+                raise self.error(
+                    "", f"is found in more than {_MOST_WAYS} ways, by links; allowed: {_MOST_WAYS}", name
+                )
             entries.sort(key=lambda entry: natural_key(entry[0]), reverse=True)
-            stack += [(path, folder, above | {identity}) for path, folder in entries]
+            here = above | {identity}
+            stack += [(path, folder, here) for path, folder in entries]
 
     def _entries(self, folder: bytes) -> list[tuple[bytes, bool]]:
         with os.scandir(self._full(folder)) as entries:

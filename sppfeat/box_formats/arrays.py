@@ -10,9 +10,21 @@ from sppfeat.box_table import BoxTable
 from sppfeat.config import BoxConvention
 from sppfeat.sources import PathTable
 
-__all__ = ["ARRAY_RULE", "ImageBoxes", "boxes_of_array", "build_table", "is_box_dtype", "is_box_shape"]
+__all__ = [
+    "ARRAY_RULE",
+    "BoxBudget",
+    "ImageBoxes",
+    "boxes_of_array",
+    "build_table",
+    "is_box_dtype",
+    "is_box_shape",
+]
 
 ARRAY_RULE = "integers or floats of up to 64 bits, of shape (K, 4), or (K, 5) with a score"
+
+
+_MOST_BOXES = 200_000
+_MOST_BOXES_A_BYTE = 50
 
 
 class ImageBoxes(NamedTuple):
@@ -25,6 +37,34 @@ class ImageBoxes(NamedTuple):
 
     name: bytes
     values: npt.NDArray[np.float64]
+
+
+class BoxBudget:
+    """How many boxes a compressed file may still have: each is 150 bytes in memory, and nearly none in the file.
+
+    Windows on a grid, the best that boxes compress, are 20 a byte.
+
+    Args:
+        n_bytes: of the file.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        self._n_bytes = n_bytes
+        self._most = max(_MOST_BOXES, _MOST_BOXES_A_BYTE * n_bytes)
+        self._n_boxes = 0
+
+    def take(self, n_boxes: int) -> None:
+        """Count boxes.
+
+        Raises:
+            ValueError: there are too many; says what was found and what is allowed.
+        """
+        self._n_boxes += n_boxes
+        if self._n_boxes > self._most:
+            raise ValueError(
+                f"found {self._n_boxes} boxes or more in {self._n_bytes} bytes; allowed: {_MOST_BOXES}, or "
+                f"{_MOST_BOXES_A_BYTE} a byte"
+            )
 
 
 def is_box_shape(shape: Sequence[int]) -> bool:

@@ -107,7 +107,7 @@ class _Categories:
             if self._labels.setdefault(category, i) != i:
                 raise source.error(
                     f"{where}.id",
-                    f"found {category!r}, as in categories[{self._labels[category]}]; allowed: once",
+                    f"found {shorten(category)}, as in categories[{self._labels[category]}]; allowed: once",
                 )
             if first.setdefault(name, i) != i:
                 raise source.error(
@@ -145,7 +145,7 @@ def _add_images(source: AnnotationFiles, content: dict[str, Any], builder: BoxTa
             )
         if numbers.setdefault(image, i) != i:
             raise source.error(
-                f"{where}.id", f"found {image!r}, as in images[{numbers[image]}]; allowed: once"
+                f"{where}.id", f"found {shorten(image)}, as in images[{numbers[image]}]; allowed: once"
             )
     return numbers
 

@@ -21,6 +21,7 @@ __all__ = ["read_jsonl"]
 
 _SETS = {**COLUMN_SETS, **LIST_KEYS}
 _MAX_EXTRA = 1000  # each is a column of its own, also of the boxes that do not have it
+_MOST_CELLS = 10**7  # of these columns, where the file is no longer: 20 bytes each
 
 
 def read_jsonl(source: AnnotationFiles) -> BoxTable:
@@ -29,8 +30,9 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
     Raises:
         BoxError: it is malformed, or its lines spell boxes in different ways.
     """
-    lines = _LineReader(source)
-    for line, entry in _entries(source):
+    content = source.read_text()
+    lines = _LineReader(source, len(content))
+    for line, entry in _entries(source, content):
         lines.add(line, entry)
     return lines.build()
 
@@ -38,13 +40,14 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
 class _LineReader:
     """Collects boxes; the first line decides how all spell them."""
 
-    def __init__(self, source: AnnotationFiles) -> None:
+    def __init__(self, source: AnnotationFiles, n_bytes: int) -> None:
         self._source = source
         self._builder = BoxTableBuilder()
         self._columns: dict[tuple[str, ...], Columns] = {}
         self._first: tuple[int, Columns] | None = None
         self._n_boxes = 0
         self._extra: dict[str, list[bytes]] = {}
+        self._most_cells = max(_MOST_CELLS, n_bytes)
 
     def add(self, line: int, entry: dict[str, Any]) -> None:
         """Append the box of a line."""
@@ -61,6 +64,12 @@ class _LineReader:
         for i in columns.extra:
             self._add_extra(columns.names[i], values[i], line)
         self._n_boxes += 1
+        if self._n_boxes * len(self._extra) > self._most_cells:
+            raise self._source.error(
+                f"line {line}",
+                f"found {self._n_boxes} boxes and {len(self._extra)} further keys; allowed: {self._most_cells} boxes "
+                "times keys",
+            )
 
     def build(self) -> BoxTable:
         """Return the table of all lines."""
@@ -164,12 +173,12 @@ class _LineReader:
         )
 
 
-def _entries(source: AnnotationFiles) -> Iterator[tuple[int, dict[str, Any]]]:
+def _entries(source: AnnotationFiles, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
     decoder = json_decoder(unique_keys)
-    for line, content in enumerate(io.BytesIO(source.read_text()), start=1):
-        if not content.strip():
+    for line, text in enumerate(io.BytesIO(content), start=1):
+        if not text.strip():
             continue
-        entry = parse_json(source, content, decoder=decoder, first_line=line)
+        entry = parse_json(source, text, decoder=decoder, first_line=line)
         if not isinstance(entry, dict):
             raise source.error(f"line {line}", f"found {shorten(entry)}; allowed: a JSON object on each line")
         yield line, entry

@@ -16,6 +16,7 @@ from sppfeat.box_formats.arrays import (
     is_box_shape,
 )
 from sppfeat.box_formats.conventions import default_convention
+from sppfeat.box_formats.mat4_outline import check_outline_4, is_version_4
 from sppfeat.box_formats.mat_outline import check_outline
 from sppfeat.box_formats.texts import TEXT_RULE, encode_text, shorten
 from sppfeat.box_table import BoxTable
@@ -71,11 +72,10 @@ def _load(source: AnnotationFiles) -> dict[str, Any]:
         import scipy.io  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise source.error("", f"is read with scipy, which is not there; {_INSTALL}") from error
-    if 0 not in content[:4]:  # as scipy tells version 4 from 5
-        try:
-            check_outline(content, _VARIABLES)
-        except ValueError as error:
-            raise source.error("", f"the file is damaged, or none of boxes: {error}") from error
+    try:
+        (check_outline_4 if is_version_4(content) else check_outline)(content, _VARIABLES)
+    except ValueError as error:
+        raise source.error("", f"the file is damaged, or none of boxes: {error}") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of repeated variables, and of what is not read here

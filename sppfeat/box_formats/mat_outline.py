@@ -1,14 +1,16 @@
 """The outline of a MATLAB file of version 5 to 7, checked before scipy reads it.
 
 scipy's reader is not hardened: a type code that does not exist, or sizes that do not fit, make it read beyond
-its tables and end the process (scipy 1.17; its documentation says so since). Layout: MathWorks, "MAT-File Format",
-Version 5.
+its tables and end the process, and a text of no bytes becomes as many blanks as its shape says (scipy 1.17; its
+documentation says so since). Layout: MathWorks, "MAT-File Format", Version 5.
 """
 
 import math
 import struct
 import zlib
 from collections.abc import Collection
+
+from sppfeat.box_formats.arrays import BoxBudget
 
 __all__ = ["check_outline"]
 
@@ -20,8 +22,12 @@ _COMPLEX = 0x800
 _ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
 _CHARACTERS = (1, 2, 3, 4, 16, 17, 18)
 
+_MOST_SIDES = 32  # as numpy has them
+
 _MOST_EXPANSION = 1000
 _MOST_EXPANDED = 100 * 2**20
+
+_BOXES_A_CELL = 4  # as much memory
 
 
 def check_outline(content: bytes, names: Collection[str]) -> None:
@@ -38,12 +44,21 @@ def check_outline(content: bytes, names: Collection[str]) -> None:
         raise ValueError(f"found {len(content)} bytes; allowed: {_HEADER_BYTES} and more")
     order = "<" if content[126:128] == b"IM" else ">"
     variables = _Elements(memoryview(content)[_HEADER_BYTES:], order, alignment=1)
+    found: set[str] = set()
+    budget = BoxBudget(len(content))
     while variables:
         kind, variable = variables.read()
         if kind == _COMPRESSED:
             kind, variable = _Elements(_expand(variable), order).read()
         _check_kind(kind, (_MATRIX,))
-        _check_matrix(variable, order, names=names)
+        _add_name(found, _check_matrix(variable, order, budget, names=names))
+
+
+def _add_name(found: set[str], name: str | None) -> None:
+    if name in found:
+        raise ValueError(f"found {name} twice; allowed: once")
+    if name is not None:
+        found.add(name)
 
 
 class _Elements:
@@ -95,36 +110,45 @@ def _expand(compressed: memoryview) -> memoryview:
     return memoryview(content)
 
 
-def _check_matrix(matrix: memoryview, order: str, *, names: Collection[str] | None) -> None:
-    """Check an array; one among variables only if its name is one of these, one in a cell always."""
+def _check_matrix(
+    matrix: memoryview, order: str, budget: BoxBudget, *, names: Collection[str] | None
+) -> str | None:
+    """Check an array; one among variables only if its name is one of these, and return that; one in a cell always."""
     parts = _Elements(matrix, order)
     _, flags = parts.read()
     if len(flags) != 8:
         raise ValueError(f"found array flags of {len(flags)} bytes; allowed: 8")
     (word,) = struct.unpack_from(order + "I", flags)
     array_class = word & 0xFF
-    if names is not None and array_class == _OPAQUE:
-        return
-    kind, sides = parts.read()
-    _check_kind(kind, (5, 6))
-    kind, name = parts.read()
-    if names is not None and bytes(name).decode("latin-1") not in names:
-        return
+    sides = memoryview(b"")
+    if array_class != _OPAQUE:  # which has none
+        kind, sides = parts.read()
+        _check_kind(kind, (5, 6))
+    _, name_bytes = parts.read()
+    name = bytes(name_bytes).decode("latin-1")
+    if names is not None and name not in names:
+        return None
+    if len(sides) > 4 * _MOST_SIDES:
+        raise ValueError(f"found an array of {len(sides) // 4} dimensions; allowed: {_MOST_SIDES}")
     shape = struct.unpack_from(f"{order}{len(sides) // 4}i", sides)
-    if min(shape, default=-1) < 0:
-        raise ValueError(f"found an array of shape {shape[:8]}; allowed: sizes from 0")
+    if array_class != _OPAQUE and min(shape, default=-1) < 0:
+        raise ValueError(f"found an array of shape {shape}; allowed: sizes from 0")
     n_items = math.prod(shape)
     if array_class == _CELL and names is not None:
-        _check_cells(parts, order, n_items)
+        _check_cells(parts, order, budget, n_items)
     elif array_class == _CHAR:
-        _check_kind(parts.read()[0], _CHARACTERS)
+        kind, text = parts.read()
+        _check_kind(kind, _CHARACTERS)
+        if n_items > len(text):
+            raise ValueError(f"found {len(text)} bytes for a text of shape {shape}; allowed: one a character")
     elif array_class in _NUMERIC:
+        budget.take(n_items // 4)
         for _ in range(2 if word & _COMPLEX else 1):
             kind, items = parts.read()
             _check_kind(kind, _ITEM_BYTES)
             if len(items) != n_items * _ITEM_BYTES[kind]:
                 raise ValueError(
-                    f"found {len(items)} bytes for an array of shape {shape[:8]}; allowed: as many as it has"
+                    f"found {len(items)} bytes for an array of shape {shape}; allowed: as many as it has"
                 )
     else:
         raise ValueError(
@@ -132,14 +156,16 @@ def _check_matrix(matrix: memoryview, order: str, *, names: Collection[str] | No
         )
     if parts:
         raise ValueError("found more in an array than belongs to it; allowed: nothing behind its elements")
+    return name
 
 
-def _check_cells(parts: _Elements, order: str, n_cells: int) -> None:
+def _check_cells(parts: _Elements, order: str, budget: BoxBudget, n_cells: int) -> None:
+    budget.take(_BOXES_A_CELL * n_cells)
     for _ in range(n_cells):
         kind, cell = parts.read()
         _check_kind(kind, (_MATRIX,))
         if cell:  # nothing at all is an empty array
-            _check_matrix(cell, order, names=None)
+            _check_matrix(cell, order, budget, names=None)
 
 
 def _check_kind(kind: int, allowed: Collection[int]) -> None:

@@ -9,13 +9,15 @@ def parse_number(value: object) -> float | None:
     """Return the float that a text or a number stands for, NaN and infinities included; None if it is none.
 
     Example:
-        >>> parse_number("1e3"), parse_number(True), parse_number("")
-        (1000.0, None, None)
+        >>> parse_number("1e3"), parse_number(True), parse_number(""), parse_number("1_000")
+        (1000.0, None, None, None)
     """
     if type(value) is float:  # most are
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, str, bytes)):
         return None
+    if (isinstance(value, str) and "_" in value) or (isinstance(value, bytes) and b"_" in value):
+        return None  # 1_000 is a number in Python's source text alone
     try:
         return float(value)
     except (ValueError, OverflowError):  # no number, an int beyond the range of float

@@ -66,10 +66,17 @@ def read_boxes(path: str | os.PathLike[str], *, box_format: str | None = None) -
         check_choice("box-format", box_format, FORMATS)
     source = AnnotationFiles(path)
     if box_format is not None:
-        return BoxFile(_READERS[box_format](source), box_format, source.sha256(), source.path)
+        return BoxFile(_read_table(source, box_format), box_format, source.sha256(), source.path)
     box_format = recognise_source(source)
     try:
-        table = _READERS[box_format](source)
+        table = _read_table(source, box_format)
     except BoxError as error:
         raise BoxError(f"{error} (read as {box_format}; --box-format says otherwise)") from error
     return BoxFile(table, box_format, source.sha256(), source.path)
+
+
+def _read_table(source: AnnotationFiles, box_format: str) -> BoxTable:
+    try:
+        return _READERS[box_format](source)
+    except MemoryError as error:
+        raise source.error("", "does not fit into memory; allowed: a box file that does") from error

@@ -89,9 +89,13 @@ def _add_row(
         raise source.error(
             f"line {line}", f"column {columns.names[columns.image]!r} is ''; allowed: the name of an image"
         )
+    fields = [row[i] for i in columns.coordinates]
     try:
-        box = [float(row[i]) for i in columns.coordinates]
-    except ValueError:  # rare, and then slow: an empty field or a bad one
+        box = [float(field) for field in fields]
+        is_plain = "_" not in "".join(fields)
+    except ValueError:
+        is_plain = False
+    if not is_plain:  # rare, and then slow: an empty field or a bad one
         box = [_number(source, columns, line, row, i) for i in columns.coordinates]
     label = row[columns.label] if columns.label is not None else ""
     builder.add_box(

@@ -30,24 +30,13 @@ def read_voc(source: AnnotationFiles) -> BoxTable:
     builder = BoxTableBuilder(extra_names=_EXTRA)
     first: dict[int, bytes] = {}
     for name in names:
-        annotation = _parse(source, name)
-        size = annotation.child("size")
-        image_name = annotation.text_of("filename") or os.fsdecode(
-            os.path.splitext(os.path.basename(name))[0]
-        )
-        image = builder.add_image(
-            image_name.encode("utf-8", "surrogateescape"),
-            (0, 0) if size is None else (_side(size, "height"), _side(size, "width")),
-        )
-        if first.setdefault(image, name) != name:
+        try:
+            _add_annotation(builder, source, name, _parse(source, name), first)
+        except _RepeatedError as error:
+            (element,) = error.args
             raise source.error(
-                "filename",
-                f"found {shorten(image_name)}, as in {os.fsdecode(first[image])!r}; allowed: one file an image",
-                name,
-            )
-        objects = [child for child in annotation.children if child.tag == "object"]
-        for number, entry in enumerate(objects, start=1):
-            _add_object(builder, source, name, image, entry, number)
+                f"line {element.line}", f"found a second {shorten(element.tag)}; allowed: one", name
+            ) from error
     return builder.build(default_convention("voc"))
 
 
@@ -68,13 +57,28 @@ class _Element:
         return "".join(self.pieces).strip()
 
     def child(self, tag: str) -> "_Element | None":
-        """Return the first child of that tag."""
-        return next((child for child in self.children if child.tag == tag), None)
+        """Return the child of that tag.
+
+        Raises:
+            _RepeatedError: there are several, of which no reader takes the same.
+        """
+        found = [child for child in self.children if child.tag == tag]
+        if len(found) > 1:
+            raise _RepeatedError(found[1])
+        return found[0] if found else None
 
     def text_of(self, tag: str) -> str:
-        """Return the text of the first child of that tag; empty where there is none."""
+        """Return the text of the child of that tag; empty where there is none.
+
+        Raises:
+            _RepeatedError: there are several.
+        """
         child = self.child(tag)
         return "" if child is None else child.text
+
+
+class _RepeatedError(Exception):
+    """An element, the argument, that is there a second time."""
 
 
 class _TreeBuilder:
@@ -95,6 +99,7 @@ class _TreeBuilder:
         return self._open[0].children[0]
 
     def _start(self, tag: str, _: object) -> None:
+        self._add_text(" ")  # 1<b/>2 is no 12
         self._depth += 1
         if self._depth <= _DEPTH:
             element = _Element(tag, self._parser.CurrentLineNumber)
@@ -144,6 +149,30 @@ def _parse(source: AnnotationFiles, name: bytes) -> _Element:
             f"line {tree.root.line}", f"found <{shorten(tree.root.tag)[1:-1]}>; allowed: <annotation>", name
         )
     return tree.root
+
+
+def _add_annotation(
+    builder: BoxTableBuilder,
+    source: AnnotationFiles,
+    name: bytes,
+    annotation: _Element,
+    first: dict[int, bytes],
+) -> None:
+    size = annotation.child("size")
+    image_name = annotation.text_of("filename") or os.fsdecode(os.path.splitext(os.path.basename(name))[0])
+    image = builder.add_image(
+        image_name.encode("utf-8", "surrogateescape"),
+        (0, 0) if size is None else (_side(size, "height"), _side(size, "width")),
+    )
+    if first.setdefault(image, name) != name:
+        raise source.error(
+            "filename",
+            f"found {shorten(image_name)}, as in {os.fsdecode(first[image])!r}; allowed: one file an image",
+            name,
+        )
+    objects = [child for child in annotation.children if child.tag == "object"]
+    for number, entry in enumerate(objects, start=1):
+        _add_object(builder, source, name, image, entry, number)
 
 
 def _side(size: _Element, tag: str) -> int:

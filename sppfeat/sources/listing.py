@@ -5,6 +5,7 @@ import itertools
 import os
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from sppfeat.sources.paths import PathTable, natural_key
 
 __all__ = ["LABEL_MODES", "Listing", "list_images"]
 
+_MOST_WAYS = 100  # ten folders with links to each other have millions, without a cycle in any of them
 LABEL_MODES = ("auto", "folder", "none")
 
 
@@ -108,6 +110,7 @@ class _Scan:
     def walk(self, top: bytes) -> Iterator[bytes]:
         """Yield the image files below ``top``, depth first, in natural order; cycles of links end."""
         above = {_folder_identity(top)}
+        n_ways: Counter[tuple[int, int]] = Counter()
         stack = [(top, self._entries(top), above)]
         while stack:
             folder, entries, above = stack[-1]
@@ -118,6 +121,12 @@ class _Scan:
                     continue
                 identity = _folder_identity(path)
                 if identity is not None and identity not in above:
+                    n_ways[identity] += 1
+                    if n_ways[identity] > _MOST_WAYS:
+                        raise ConfigError(
+                            f"the folder {_show(path)} is found in more than {_MOST_WAYS} ways, by links; "
+                            f"allowed: {_MOST_WAYS}"
+                        )
                     stack.append((path, self._entries(path), above | {identity}))
                     break
             else:
