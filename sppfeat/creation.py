@@ -4,12 +4,15 @@ HDF5 writes it: contiguous datasets, allocated early, in the oldest file format.
 disk, synced and renamed; from then on :mod:`sppfeat.store` fills it without HDF5.
 """
 
+import contextlib
 import datetime
 import errno
+import io
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +33,7 @@ from sppfeat.schema import (
     ColumnBlock,
     scale_sides,
 )
+from sppfeat.texts import one_line
 
 __all__ = ["Provenance", "create_file", "feature_nbytes"]
 
@@ -84,14 +88,33 @@ def create_file(
         part.unlink(missing_ok=True)  # of a creation that was killed; it takes space
         _check_space(path, real.parent, _file_nbytes(plan, config, blocks))
         try:
-            _lay_out(part, plan, config, blocks, provenance or Provenance())
+            with _quiet_hdf5():
+                _lay_out(part, plan, config, blocks, provenance or Provenance())
             _reserve_and_sync(part)
             put_in_place(part, real)
         finally:
             part.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:  # h5py raises RuntimeError when the disk is full on closing
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = one_line(error.strerror or str(error))
         raise StoreError(f"cannot create {str(path)!r}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet_hdf5() -> Iterator[None]:
+    """Say once why a file could not be written.
+
+    Where the disk is full, h5py prints a traceback of its own for everything of the file that cannot be closed, as
+    soon as nothing refers to it any more: here, and not when the error has been dealt with.
+    """
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                yield
+            except Exception as error:
+                traceback.clear_frames(error.__traceback__)
+                raise
+    except RuntimeError as error:  # what h5py raises when the disk is full on closing
+        raise OSError(str(error)) from error
 
 
 def _lay_out(

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -76,6 +77,7 @@ class KillableRuns:
         half: bool = False,
         log: str | None = None,
         ignored: tuple[int, ...] = (),
+        file_nbytes: int | None = None,
     ) -> Run:
         """Begin a run.
 
@@ -86,10 +88,11 @@ class KillableRuns:
             half: where that writes, it writes half of it first.
             log: where it prints to; where :meth:`log` finds it, if not given.
             ignored: signals, by whoever started it.
+            file_nbytes: no file may become larger.
         """
         self._log.unlink(missing_ok=True)
         job = {"args": list(map(str, arguments)), "sync": sync_seconds, "die_at": die_at, "half": half}
-        job |= {"log": log or str(self._log), "ignored": ignored}
+        job |= {"log": log or str(self._log), "ignored": ignored, "file_nbytes": file_nbytes}
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return Run(int(self._process.stdout.readline()))
@@ -157,6 +160,8 @@ def run_job(job: dict, counter: int) -> int:
     output = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for fd in (1, 2):
         os.dup2(output, fd)
+    if job["file_nbytes"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_nbytes"],) * 2)
     for number in job["ignored"]:
         signal.signal(number, signal.SIG_IGN)
     FeatureWriter.__init__.__kwdefaults__["sync_seconds"] = job["sync"]

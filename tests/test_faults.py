@@ -1,0 +1,394 @@
+"""What happens when disks are full, folders change, memory lacks, and values are no numbers."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import write_image
+from extraction_runs import (
+    assert_same_file,
+    difference,
+    extract,
+    plain_descriptor,
+    plain_network,
+    request,
+)
+from killing import TINY
+
+import sppfeat
+from sppfeat.cli import main
+from sppfeat.config import InputSpec, RunOptions
+from sppfeat.describe import Describer
+from sppfeat.errors import DeviceMemoryError, ImageError, StoreError
+from sppfeat.extraction import prepare
+from sppfeat.request import BackboneChoice, DescriptorChoice
+from sppfeat.schema import Status
+
+DONE, FAILED = Status.DONE, Status.FAILED
+
+
+@pytest.fixture(scope="module")
+def network():
+    return plain_network()
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def statuses(path: Path) -> dict[str, int]:
+    with sppfeat.open(path) as file:
+        return dict(zip(file.paths, file.status.tolist(), strict=True))
+
+
+def reasons(path: Path) -> dict[str, str]:
+    with sppfeat.open(path) as file:
+        return {file.paths[image]: reason for image, reason in file.errors.items()}
+
+
+def assert_done_rows_are_plain_torch(path: Path, folder: Path, network) -> None:
+    with sppfeat.open(path) as file:
+        for image in np.flatnonzero(file.status == DONE).tolist():
+            expected = plain_descriptor(network, folder / file.paths[image])
+            assert difference(file.features[image], expected) <= 1e-5
+
+
+# --- disks ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 2 MB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mounted)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("cannot mount a file system here")
+    yield mounted
+    subprocess.run(["umount", "-l", str(mounted)], check=True)
+
+
+def fill(disk: Path, leave: int = 0) -> None:
+    with open(disk / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+        free = shutil.disk_usage(disk).free
+        filler.write(bytes(max(0, free - leave)))
+        while not leave:
+            filler.write(bytes(512))
+
+
+def test_too_little_space_is_said_before_any_image_is_decoded(folder, disk, monkeypatch):
+    fill(disk, leave=60_000)
+    monkeypatch.setattr("sppfeat.extraction.run_pipeline", None)
+    with pytest.raises(StoreError, match=r"needs 0.00 GB and .* GB free; fewer levels"):
+        extract([folder], disk / "f.h5")
+    assert sorted(os.listdir(disk)) == ["filler"]
+
+
+def test_a_disk_that_fills_up_meanwhile_does_no_harm_as_the_space_was_reserved(folder, disk, network):
+    with prepare(request([folder], disk / "f.h5")) as extraction:
+        extraction.run(on_progress=lambda progress: fill(disk))
+    assert set(statuses(disk / "f.h5").values()) == {DONE}
+    assert_done_rows_are_plain_torch(disk / "f.h5", folder, network)
+
+
+def test_a_disk_that_is_full_in_the_middle_keeps_what_is_done(folder, disk, tmp_path, network, monkeypatch):
+    """On a file system that can reserve nothing."""
+
+    def unsupported(fd, offset, length):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    def fill_after_two(progress):
+        if progress.n_done == 2:
+            fill(disk)
+
+    one_at_a_time = RunOptions(workers=0, batch_size=1, device="cpu")
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    said = pytest.raises(StoreError, match=r"cannot write to '.*f.h5': No space left on device")
+    with prepare(request([folder], disk / "f.h5", run=one_at_a_time)) as extraction, said:
+        extraction.run(on_progress=fill_after_two)
+    done = [name for name, status in statuses(disk / "f.h5").items() if status == DONE]
+    assert 2 <= len(done) < 12
+    assert_done_rows_are_plain_torch(disk / "f.h5", folder, network)
+    (disk / "filler").unlink()
+    extract([folder], disk / "f.h5")
+    extract([folder], tmp_path / "whole.h5")
+    assert_same_file(disk / "f.h5", tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("n_writes", [0, 1, 5, 20])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_write_that_fails_ends_the_run_with_its_reason(folder, tmp_path, monkeypatch, n_writes, error):
+    true_pwrite, left = os.pwrite, n_writes
+
+    def pwrite(fd, content, at):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(error, os.strerror(error))
+        return true_pwrite(fd, content, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        with pytest.raises(StoreError, match=os.strerror(error)):
+            extract([folder], tmp_path / "f.h5")
+    extract([folder], tmp_path / "f.h5")
+    extract([folder], tmp_path / "whole.h5")
+    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+
+
+def test_a_limit_on_the_size_of_files_is_said_and_leaves_nothing(folder, tmp_path, runs):
+    command = ("extract", folder, "-o", tmp_path / "f.h5", *TINY)
+    assert runs.run(*command, file_nbytes=20_000)[0] == 1
+    assert "cannot create" in runs.log()
+    assert "Traceback" not in runs.log()
+    assert os.listdir(tmp_path) == ["pictures"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_said(folder, disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    result = run("extract", folder, "-o", disk / "f.h5", *TINY)
+    assert result.exit_code == 1
+    assert "cannot write to the folder of" in result.stderr
+    assert "Read-only file system" in result.stderr
+
+
+def test_an_output_on_another_mount_and_a_link_to_it(folder, disk, tmp_path):
+    again = {"input": InputSpec(size=64), "overwrite": True}
+    (tmp_path / "link.h5").symlink_to(disk / "f.h5")
+    extract([folder], tmp_path / "link.h5", stop_after=1)
+    extract([folder], disk / "f.h5")
+    extract([folder], tmp_path / "link.h5", stop_after=1, **again)
+    extract([folder], tmp_path / "link.h5", **again)
+    assert (tmp_path / "link.h5").is_symlink()
+    extract([folder], tmp_path / "whole.h5", input=InputSpec(size=64))
+    assert_same_file(disk / "f.h5", tmp_path / "whole.h5")
+    assert sorted(os.listdir(disk)) == ["f.h5"]
+
+
+# --- inputs that change ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_input_folder_that_changes_during_the_run(tmp_path, network, workers):
+    folder, output = tmp_path / "p", tmp_path / "f.h5"
+    for i in range(40):
+        write_image(folder / f"img{i}.png", 40 + i % 2, 60, seed=i)
+
+    def change(progress):
+        if progress.n_done or progress.n_failed:
+            return
+        (folder / "img31.png").unlink()
+        (folder / "img32.png").write_bytes((folder / "img32.png").read_bytes()[:200])
+        write_image(folder / "img33.png", 70, 50, seed=0)
+        write_image(folder / "img34.png", 40, 60, seed=99)
+        for name, make in (("img35.png", os.mkdir), ("img36.png", os.mkfifo)):
+            (folder / name).unlink()
+            make(folder / name)
+        (folder / "img37.png").unlink()
+        (folder / "img37.png").symlink_to("img37.png")
+        write_image(folder / "img40.png", 40, 60, seed=40)
+
+    options = {"run": RunOptions(workers=workers, batch_size=2, device="cpu")}
+    with prepare(request([folder], output, **options)) as extraction:
+        extraction.run(on_progress=change)
+    said = reasons(output)
+    assert set(said) == {f"img{i}.png" for i in (31, 32, 33, 35, 36, 37)}
+    for name, reason in (
+        ("img31.png", "no such file"),
+        ("img32.png", "cannot be decoded as PNG"),
+        ("img33.png", "changed since it was planned: was 41 x 60 .*, is 70 x 50"),
+        ("img35.png", "is a folder"),
+        ("img36.png", "is not a regular file"),
+        ("img37.png", "symbolic links"),
+    ):
+        assert re.search(reason, said[name]), said[name]
+    assert_done_rows_are_plain_torch(output, folder, network)  # img34 as it is now
+    extraction, _ = extract([folder], output)
+    assert any("1 inputs are not in the file, such as 'img40.png'" in note for note in extraction.notes)
+
+
+def test_a_folder_that_is_gone_before_its_headers_are_read_costs_its_images(
+    folder, tmp_path, network, monkeypatch
+):
+    from sppfeat.extraction import list_images
+
+    def list_and_lose(*arguments, **options):
+        listing = list_images(*arguments, **options)
+        shutil.rmtree(folder / "dog")
+        return listing
+
+    monkeypatch.setattr("sppfeat.extraction.list_images", list_and_lose)
+    extract([folder], tmp_path / "f.h5")
+    said = statuses(tmp_path / "f.h5")
+    assert {name for name, status in said.items() if status == FAILED} == {
+        n for n in said if n.startswith("dog")
+    }
+    assert len(said) == 12
+    assert_done_rows_are_plain_torch(tmp_path / "f.h5", folder, network)
+
+
+# --- images that fail -----------------------------------------------------------------------------
+
+
+def test_fail_fast_refuses_what_cannot_be_read_before_it_writes(mixed_folder, tmp_path):
+    result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, "--fail-fast")
+    assert result.exit_code == 1
+    assert "'cat/empty.jpg': empty file, and 1 others (--fail-fast; nothing was written)" in result.stderr
+    assert os.listdir(tmp_path) == ["pictures"]
+
+
+def test_fail_fast_stops_at_an_image_and_the_next_run_begins_with_it(mixed_folder, tmp_path):
+    (mixed_folder / "cat/empty.jpg").unlink()
+    (mixed_folder / "cat/text.jpg").unlink()
+    command = ("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, "--fail-fast")
+    for _ in range(2):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert "'dog/short.png': cannot be decoded as PNG" in result.stderr
+        assert "Traceback" not in result.output
+    assert FAILED not in statuses(tmp_path / "f.h5").values()
+    shutil.copy(mixed_folder / "dog/img0.png", mixed_folder / "dog/short.png")
+    assert run(*command).exit_code == 0
+    assert run("extract", mixed_folder, "-o", tmp_path / "whole.h5", *TINY).exit_code == 0
+    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+
+
+def test_an_image_of_too_many_pixels_fails_and_comes_with_a_higher_limit(folder, tmp_path):
+    command = ("extract", folder, "-o", tmp_path / "f.h5", *TINY)
+    assert run(*command, "--max-decode-pixels", 3000).exit_code == 3
+    said = reasons(tmp_path / "f.h5")
+    (reason,) = set(said.values())
+    assert reason.startswith(
+        "too many pixels for max-decode-pixels: Image size (5760 pixels) exceeds limit of 3000"
+    )
+    assert len(said) == 2
+    assert run(*command, "--retry-failed").exit_code == 0
+    assert run("extract", folder, "-o", tmp_path / "whole.h5", *TINY).exit_code == 0
+    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+    assert run("verify", tmp_path / "f.h5", "--recompute", 12).exit_code == 0
+
+
+# --- memory of the device -------------------------------------------------------------------------
+
+
+def no_memory_for(n_images: int, monkeypatch) -> list[int]:
+    """Let the device run out of memory with more images than this; what it was asked for."""
+    true_maps, asked = Describer._maps, []
+
+    def maps(self, batch):
+        asked.append(len(batch))
+        if len(batch) > n_images:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return true_maps(self, batch)
+
+    monkeypatch.setattr(Describer, "_maps", maps)
+    return asked
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_a_batch_that_the_device_has_no_memory_for_is_split(folder, tmp_path, monkeypatch, boxes):
+    command = ["extract", folder, *TINY[: TINY.index("--batch-size")], "--workers", 0]
+    command += ["--boxes", "grid:2x2"] if boxes else []
+    assert run(*command, "-o", tmp_path / "whole.h5").exit_code == 0
+    asked = no_memory_for(1, monkeypatch)
+    assert run(*command, "-o", tmp_path / "f.h5").exit_code == 0
+    assert max(asked) > 1
+    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+
+
+def test_images_that_the_device_has_no_memory_for_fail_with_a_reason(folder, tmp_path, monkeypatch):
+    no_memory_for(0, monkeypatch)
+    _, progress = extract([folder], tmp_path / "f.h5")
+    assert progress.n_failed == 12
+    said = reasons(tmp_path / "f.h5")
+    assert said["cat/img1.png"].startswith("not enough memory on cpu for this image alone, 72 x 48 (height x")
+    monkeypatch.undo()
+    extract([folder], tmp_path / "f.h5", retry_failed=True)
+    extract([folder], tmp_path / "whole.h5")
+    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+
+
+def test_a_network_that_the_device_has_no_memory_for_is_said(folder, tmp_path, monkeypatch):
+    def to(self, *arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    with pytest.raises(DeviceMemoryError, match="not enough memory on cpu"):
+        extract([folder], tmp_path / "f.h5")
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+DEAF = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-39, 1e-39, 1e-39))
+
+
+def test_values_that_are_not_finite_are_kept_on_request_and_said_to_be_so(folder, tmp_path):
+    output = tmp_path / "f.h5"
+    command = ["extract", folder, "-o", output, *TINY, "--std", "1e-39,1e-39,1e-39"]
+    assert run(*command).exit_code == 3
+    assert all("not finite" in reason for reason in reasons(output).values())
+    keeping = run(*command, "--allow-nonfinite")
+    assert keeping.exit_code == 1
+    assert "nonfinite: the file has '(not set)', this command 'keep'" in keeping.stderr
+    assert run(*command, "--allow-nonfinite", "--overwrite").exit_code == 0
+    with sppfeat.open(output) as file:
+        assert (file.status == DONE).all()
+        assert not np.isfinite(file.features).all(axis=1).any()
+    checked = run("verify", output, "--recompute", 3, "--json")
+    assert checked.exit_code == 0, checked.output
+    report = json.loads(checked.stdout)
+    assert report["nan_rows"] + report["infinite_rows"] >= 12
+    assert any("hold NaN" in warning or "infinities" in warning for warning in report["warnings"])
+
+
+def test_values_beyond_float16_are_kept_as_infinities_on_request(folder, tmp_path):
+    loud = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-9, 1e-9, 1e-9))
+    half = DescriptorChoice(levels=(1,), dtype="float16", nonfinite="keep")
+    _, progress = extract([folder], tmp_path / "f.h5", backbone=loud, descriptor=half)
+    assert progress.n_failed == 0
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert np.isinf(file.features).any()
+    assert run("verify", tmp_path / "f.h5", "--recompute", 12).exit_code == 0
+
+
+def test_a_mean_norm_is_not_estimated_on_values_that_are_not_finite(folder, tmp_path):
+    kept = DescriptorChoice(levels=(1,), normalize="meannorm:20", nonfinite="keep")
+    with pytest.raises(ImageError, match=r"no mean norm: .*not finite"):
+        extract([folder], tmp_path / "f.h5", backbone=DEAF, descriptor=kept)
+
+
+# --- the same everywhere --------------------------------------------------------------------------
+
+
+def test_a_picture_and_its_mirror_image_have_one_descriptor_with_flip(tmp_path):
+    """Which of the two passes comes first does not matter."""
+    from PIL import Image, ImageOps
+
+    for i in range(4):
+        write_image(tmp_path / "p" / f"{i}.png", 64, 80 + i, seed=i)
+        ImageOps.mirror(Image.open(tmp_path / "p" / f"{i}.png")).save(tmp_path / "p" / f"{i}m.png")
+    extract([tmp_path / "p"], tmp_path / "f.h5", input=InputSpec(size=None, flip=True))
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        for i in range(4):
+            one, other = (file.features[file.paths.index(f"{i}{m}.png")] for m in ("", "m"))
+            assert difference(one, other) <= 1e-5
+
+
+def test_float32_is_float32_whatever_the_process_is_set_to(folder, tmp_path, network):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        extract([folder], tmp_path / "f.h5")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert_done_rows_are_plain_torch(tmp_path / "f.h5", folder, network)

@@ -1,0 +1,137 @@
+"""The pipeline by itself: batches that are too large, images that fail, values that cannot be kept."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pytest
+from feature_files import plan_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppfeat.decoding import Decoded, DecodeTask
+from sppfeat.errors import DeviceMemoryError, ImageError
+from sppfeat.pipeline import FailFast, RowBlock, run_pipeline
+from sppfeat.plan import schedule
+
+N = 12
+
+
+class Pixels:
+    """A decoder without files: every pixel of image ``i`` is ``i``; some fail."""
+
+    def __init__(self, failing: Iterable[int] = ()) -> None:
+        self.failing = set(failing)
+
+    def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
+        for task in tasks:
+            good = [i for i in task.images if i not in self.failing]
+            pixels = np.empty((len(good), *task.input_hw, 3), dtype=np.uint8)
+            pixels[:] = np.array(good, dtype=np.uint8).reshape(-1, 1, 1, 1)
+            yield Decoded(good, pixels, {i: "damaged" for i in task.images if i in self.failing})
+
+
+class Device:
+    """Describes an image by its pixel value, has room for so many pixels at once, and notes what it was given."""
+
+    def __init__(self, room: float = np.inf, values=None) -> None:
+        self.room = room
+        self.values = values or {}
+        self.asked: list[tuple[int, ...]] = []
+
+    def __call__(self, images, pixels, scale):
+        self.asked.append(pixels.shape[:3])
+        if np.prod(pixels.shape[:3]) > self.room:
+            raise DeviceMemoryError("not enough memory on cuda:0")
+        for i, image in enumerate(images):
+            value = self.values.get(image, pixels[i, 0, 0, 0])
+            yield RowBlock(image, np.array([image]), np.array([[value, 1]], dtype=np.float32))
+
+
+class Rows:
+    """A sink that keeps everything."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, list[float]] = {}
+        self.done: list[int] = []
+        self.failed: dict[int, str] = {}
+
+    def write_rows(self, rows, descriptors, audit=None):
+        self.rows.update(zip(rows.tolist(), descriptors.tolist(), strict=True))
+
+    def mark_done(self, image):
+        assert image in self.rows
+        self.done.append(image)
+
+    def mark_failed(self, image, reason):
+        self.failed[image] = reason
+
+
+def run(device, *, failing=(), sink=None, sizes=None, batch_size=5, **options):
+    sink = sink or Rows()
+    plan = plan_of([f"{i}.jpg" for i in range(N)], sizes=sizes or [[4, 6]] * N)
+    batches = schedule(plan.image_hw[:, None], np.arange(N), batch_size=batch_size, batch_pixels=1)
+    progress = run_pipeline(plan, batches, decoder=Pixels(failing), describe=device, sink=sink, **options)
+    assert progress.n_done + progress.n_failed == len(sink.done) + len(sink.failed)
+    return sink
+
+
+@given(
+    room=st.integers(24, 24 * N),
+    failing=st.sets(st.integers(0, N - 1)),
+    batch_size=st.integers(1, N),
+    tall=st.sets(st.integers(0, N - 1)),
+)
+def test_batches_that_the_device_has_no_memory_for_are_split_and_nothing_else_changes(
+    room, failing, batch_size, tall
+):
+    sizes = [[8, 3] if i in tall else [4, 6] for i in range(N)]
+    sink = run(Device(room), failing=failing, batch_size=batch_size, sizes=sizes)
+    assert sink.rows == {i: [i, 1] for i in range(N) if i not in failing}
+    assert sorted(sink.done) == sorted(set(range(N)) - failing)
+    assert sink.failed == dict.fromkeys(failing, "damaged")
+
+
+def test_what_fits_is_learnt():
+    device = Device(room=24 * 3)
+    run(device, batch_size=12)
+    assert [n for n, _, _ in device.asked] == [12, 6, 3, 3, 6, 3, 3]
+    device = Device(room=24 * 3)
+    run(device, batch_size=6)
+    assert [n for n, _, _ in device.asked] == [6, 3, 3, 3, 3]
+
+
+def test_an_image_that_is_too_large_by_itself_fails_with_a_reason():
+    sizes = [[40, 60] if i in (3, 7) else [4, 6] for i in range(N)]
+    sink = run(Device(room=100), sizes=sizes)
+    assert sorted(sink.done) == [i for i in range(N) if i not in (3, 7)]
+    assert set(sink.failed) == {3, 7}
+    for reason in sink.failed.values():
+        assert reason.startswith("not enough memory on cuda:0 for this image alone, 40 x 60 (height x width)")
+        assert "--max-pixels" in reason
+
+
+def test_a_failure_of_decoding_is_not_hidden_by_one_of_memory():
+    sink = run(Device(room=1), failing=[2])
+    assert sink.failed.pop(2) == "damaged"
+    assert len(sink.failed) == N - 1
+
+
+@pytest.mark.parametrize(("value", "said"), [(np.nan, "1 of the 2 values"), (1e6, "beyond float16")])
+def test_values_that_cannot_be_stored_fail_or_are_kept(value, said):
+    device = Device(values={4: value})
+    sink = run(device, dtype="float16")
+    assert set(sink.failed) == {4}
+    assert said in sink.failed[4]
+    assert 4 not in sink.rows
+    kept = run(device, dtype="float16", nonfinite="keep")
+    assert not kept.failed
+    assert np.array_equal(kept.rows[4], [value, 1], equal_nan=True)
+
+
+def test_fail_fast_ends_the_run_at_the_first_failure_and_leaves_that_image_as_it_is():
+    plan = plan_of([f"{i}.jpg" for i in range(N)])
+    sink = Rows()
+    with pytest.raises(ImageError, match=r"'6.jpg': damaged \(--fail-fast"):
+        run(Device(), failing=[6, 9], sink=FailFast(sink, plan), batch_size=4)
+    assert sink.done == [0, 1, 2, 3, 4, 5]
+    assert not sink.failed
