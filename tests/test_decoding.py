@@ -17,6 +17,7 @@ from PIL import Image
 
 from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask, InlineDecoder
 from sppfeat.decoding.arena import Arena, map_arena
+from sppfeat.errors import DecoderError
 
 SETTINGS = DecodeSettings("apply", "bilinear")
 INPUT_SIZES = [(24, 32), (16, 16), (7, 40)]
@@ -239,13 +240,13 @@ def test_workers_killed_while_idle_lose_nothing_and_make_no_image_suspect(images
 
 def test_workers_that_are_always_killed_at_their_start_are_an_error(images, open_pool, tmp_path, monkeypatch):
     hook(tmp_path, monkeypatch, "os.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(RuntimeError, match="did not start"):
+    with pytest.raises(DecoderError, match="did not start"):
         list(open_pool().probe([images[0][0]]))
 
 
 def test_workers_that_cannot_start_are_an_error(images, open_pool, tmp_path, monkeypatch, capfd):
     hook(tmp_path, monkeypatch, "sys.modules['PIL'] = None")
-    with pytest.raises(RuntimeError, match=r"did not start \(exit status 1\); see above"):
+    with pytest.raises(DecoderError, match=r"did not start \(exit status 1\); see above"):
         list(open_pool(n_workers=1).probe([images[0][0]]))
     assert "PIL" in capfd.readouterr().err
 
@@ -422,7 +423,7 @@ def test_a_closed_pool_leaves_nothing_behind(images):
 def test_a_pool_that_cannot_start_leaves_nothing_behind(monkeypatch):
     before, family = descriptors(), children()
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DecoderError, match="no decoding worker could be started: No such file"):
         DecoderPool(SETTINGS, n_workers=2)
     assert descriptors() == before
     assert children() == family

@@ -1,14 +1,17 @@
 """Runs that are told to stop, and runs whose terminal is gone."""
 
+import json
 import signal
 import time
 
 import pytest
+from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import assert_same_file
 from killing import TINY
 
 import sppfeat
+from sppfeat.cli import main
 
 N_IMAGES = 60
 SLOW = (*TINY, "--size", "200")
@@ -101,3 +104,19 @@ def test_a_terminal_that_is_gone_ends_no_run(runs, many, tmp_path):
     """Whatever is written to /dev/full fails, as to a terminal that was closed."""
     assert runs.run("extract", many, "-o", tmp_path / "f.h5", *TINY, log="/dev/full")[0] == 0
     assert n_done(tmp_path / "f.h5") == N_IMAGES
+
+
+def test_info_works_at_any_moment_of_a_run(runs, many, tmp_path):
+    output = tmp_path / "f.h5"
+    seen = []
+    run = runs.start("extract", many, "-o", output, *SLOW, sync_seconds=0)
+    wait_for(output.exists, run)
+    while run.is_running():
+        result = CliRunner().invoke(main, ["info", str(output), "--json"])
+        assert result.exit_code == 0, result.output
+        images = json.loads(result.stdout)["images"]
+        assert images["done"] + images["pending"] == images["total"] == N_IMAGES
+        seen.append(images["done"])
+    assert runs.wait()[0] == 0, runs.log()
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3

@@ -10,6 +10,7 @@ from sppfeat.decoding.arena import Arena
 from sppfeat.decoding.base import Decoded, DecodeSettings, DecodeTask
 from sppfeat.decoding.process import Answer, Job, WorkerProcess, describe_exit
 from sppfeat.decoding.worker import READY, Crash, DecodeJob, ProbeJob
+from sppfeat.errors import DecoderError
 
 __all__ = ["DecoderPool"]
 
@@ -30,6 +31,9 @@ class DecoderPool:
         look_ahead_bytes: memory for decoded batches; where one batch is larger, the size of that.
         hang_seconds: how long one image may take before its worker is killed. Only time in which the
             pool was waiting for it counts, so that a run that was suspended loses nothing.
+
+    Raises:
+        DecoderError: the system starts no process; now, or later in the place of one that died.
     """
 
     def __init__(
@@ -168,7 +172,7 @@ class DecoderPool:
     def _check_silence(self, worker: WorkerProcess) -> None:
         if not worker.is_ready:
             if worker.silent_seconds > max(_START_SECONDS, self._hang_seconds):
-                raise RuntimeError(f"a decoding worker did not start within {worker.silent_seconds:.0f} s")
+                raise DecoderError(f"a decoding worker did not start within {worker.silent_seconds:.0f} s")
         elif worker.silent_seconds > self._hang_seconds:
             suspect, *others = worker.jobs
             self._replace(worker)
@@ -196,7 +200,7 @@ class DecoderPool:
         if not worker.is_ready:
             self._n_failed_starts += 1
             if status >= 0 or self._n_failed_starts >= _MAX_FAILED_STARTS:
-                raise RuntimeError(
+                raise DecoderError(
                     f"a decoding worker did not start ({describe_exit(status)}); see above for why"
                 )
         fresh = WorkerProcess(self._arena.fd)

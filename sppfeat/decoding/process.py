@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Pipe
 
 from sppfeat.decoding.worker import DecodeJob, ProbeJob
+from sppfeat.errors import DecoderError
 
 __all__ = ["Answer", "Job", "WorkerProcess", "describe_exit"]
 
@@ -62,6 +63,9 @@ class WorkerProcess:
                     env={**os.environ, **_ONE_THREAD},
                     pass_fds=(theirs.fileno(), arena_fd),
                 )
+        except OSError as error:
+            self.connection.close()
+            raise DecoderError(f"no decoding worker could be started: {error.strerror}") from error
         except BaseException:
             self.connection.close()
             raise
