@@ -1,5 +1,6 @@
 """Extractions with a small untrained network, and what plain torch makes of the same images."""
 
+import contextlib
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from sppfeat.config import InputSpec, RunOptions
+from sppfeat.describe import Describer
 from sppfeat.extraction import prepare
 from sppfeat.request import BackboneChoice, DescriptorChoice, ExtractRequest
 
@@ -39,6 +41,36 @@ def extract(inputs, output, *, stop_after: int | None = None, **changes):
 
     with prepare(request(inputs, output, **changes)) as extraction:
         return extraction, extraction.run(should_stop=should_stop)
+
+
+@contextlib.contextmanager
+def memory_for(n_images: int | None):
+    """Let the device run out of memory with more images than this at once; yield what it was asked for."""
+    true_maps, asked = Describer._maps, []
+
+    def maps(self, batch):
+        asked.append(len(batch))
+        if n_images is not None and len(batch) > n_images:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return true_maps(self, batch)
+
+    Describer._maps = maps
+    try:
+        yield asked
+    finally:
+        Describer._maps = true_maps
+
+
+@contextlib.contextmanager
+def float32_products(precision: str):
+    """Set how exactly this process multiplies float32 matrices."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def plain_network():

@@ -509,3 +509,23 @@ def test_decoding_much_takes_no_more_memory_than_it_was_given(tmp_path, open_poo
     assert os.fstat(pool._arena.fd).st_size == 1_000_000
     assert sum(1 for _ in pool.decode([task(300), task(700), task(300)])) == 3
     assert os.fstat(pool._arena.fd).st_size == 3 * 700 * 700  # the one that is larger gets what it needs
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 200])
+def test_decoding_looks_ahead_by_a_bounded_number_of_images(images, open_pool, batch_size):
+    """However much memory there is for small ones: what is noted of each image takes memory, too."""
+    path, image_hw = images[0]
+    taken = 0
+
+    def tasks():
+        nonlocal taken
+        for _ in range(2000 // batch_size):
+            taken += batch_size
+            yield DecodeTask([0] * batch_size, [path] * batch_size, [image_hw] * batch_size, (4, 4))
+
+    pool = open_pool(n_workers=2)
+    given = 0
+    for batch in pool.decode(tasks()):
+        given += len(batch.images)
+        assert taken - given <= 2 * 64 + 2 * batch_size
+    assert given == taken

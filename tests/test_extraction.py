@@ -10,6 +10,8 @@ from extraction_runs import (
     assert_same_file,
     difference,
     extract,
+    float32_products,
+    memory_for,
     plain_descriptor,
     plain_network,
     request,
@@ -35,20 +37,25 @@ def network():
     workers=st.sampled_from([0, 0, 0, 2]),
     stop_after=st.sampled_from([None, 1, 3]),
     flip=st.booleans(),
-    reverse=st.booleans(),
+    order=st.randoms(use_true_random=False),
+    room=st.sampled_from([None, 1, 2]),
+    lowered=st.booleans(),
 )
 def test_descriptors_equal_plain_torch_however_the_run_goes(
-    folder, tmp_path_factory, network, batch_size, workers, stop_after, flip, reverse
+    folder, tmp_path_factory, network, batch_size, workers, stop_after, flip, order, room, lowered
 ):
+    """Whatever the order, the memory of the device (images at once) and the process' own idea of float32."""
     output = tmp_path_factory.mktemp("out") / "features.h5"
-    inputs = sorted(folder.rglob("*.png"), reverse=reverse)
+    inputs = sorted(folder.rglob("*.png"))
+    order.shuffle(inputs)
     changes = {
         "run": RunOptions(workers=workers, batch_size=batch_size, device="cpu"),
         "input": InputSpec(size=SIZE, flip=flip),
     }
-    if stop_after:
-        extract(inputs, output, stop_after=stop_after, **changes)
-    extract(inputs, output, **changes)
+    with memory_for(room), float32_products("medium" if lowered else "highest"):
+        if stop_after:
+            extract(inputs, output, stop_after=stop_after, **changes)
+        extract(inputs, output, **changes)
     with sppfeat.open(output) as file:
         assert (file.status == 1).all()
         assert file.paths == [str(path.relative_to(folder)) for path in inputs]

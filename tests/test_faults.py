@@ -18,6 +18,7 @@ from extraction_runs import (
     assert_same_file,
     difference,
     extract,
+    memory_for,
     plain_descriptor,
     plain_network,
     request,
@@ -27,7 +28,6 @@ from killing import TINY
 import sppfeat
 from sppfeat.cli import main
 from sppfeat.config import InputSpec, RunOptions
-from sppfeat.describe import Describer
 from sppfeat.errors import DeviceMemoryError, ImageError, StoreError
 from sppfeat.extraction import prepare
 from sppfeat.request import BackboneChoice, DescriptorChoice
@@ -280,38 +280,23 @@ def test_an_image_of_too_many_pixels_fails_and_comes_with_a_higher_limit(folder,
 # --- memory of the device -------------------------------------------------------------------------
 
 
-def no_memory_for(n_images: int, monkeypatch) -> list[int]:
-    """Let the device run out of memory with more images than this; what it was asked for."""
-    true_maps, asked = Describer._maps, []
-
-    def maps(self, batch):
-        asked.append(len(batch))
-        if len(batch) > n_images:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return true_maps(self, batch)
-
-    monkeypatch.setattr(Describer, "_maps", maps)
-    return asked
-
-
 @pytest.mark.parametrize("boxes", [False, True])
-def test_a_batch_that_the_device_has_no_memory_for_is_split(folder, tmp_path, monkeypatch, boxes):
+def test_a_batch_that_the_device_has_no_memory_for_is_split(folder, tmp_path, boxes):
     command = ["extract", folder, *TINY[: TINY.index("--batch-size")], "--workers", 0]
     command += ["--boxes", "grid:2x2"] if boxes else []
     assert run(*command, "-o", tmp_path / "whole.h5").exit_code == 0
-    asked = no_memory_for(1, monkeypatch)
-    assert run(*command, "-o", tmp_path / "f.h5").exit_code == 0
+    with memory_for(1) as asked:
+        assert run(*command, "-o", tmp_path / "f.h5").exit_code == 0
     assert max(asked) > 1
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
-def test_images_that_the_device_has_no_memory_for_fail_with_a_reason(folder, tmp_path, monkeypatch):
-    no_memory_for(0, monkeypatch)
-    _, progress = extract([folder], tmp_path / "f.h5")
+def test_images_that_the_device_has_no_memory_for_fail_with_a_reason(folder, tmp_path):
+    with memory_for(0):
+        _, progress = extract([folder], tmp_path / "f.h5")
     assert progress.n_failed == 12
     said = reasons(tmp_path / "f.h5")
     assert said["cat/img1.png"].startswith("not enough memory on cpu for this image alone, 72 x 48 (height x")
-    monkeypatch.undo()
     extract([folder], tmp_path / "f.h5", retry_failed=True)
     extract([folder], tmp_path / "whole.h5")
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
@@ -381,14 +366,3 @@ def test_a_picture_and_its_mirror_image_have_one_descriptor_with_flip(tmp_path):
         for i in range(4):
             one, other = (file.features[file.paths.index(f"{i}{m}.png")] for m in ("", "m"))
             assert difference(one, other) <= 1e-5
-
-
-def test_float32_is_float32_whatever_the_process_is_set_to(folder, tmp_path, network):
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        extract([folder], tmp_path / "f.h5")
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert_done_rows_are_plain_torch(tmp_path / "f.h5", folder, network)

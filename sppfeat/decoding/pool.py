@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -15,6 +15,7 @@ from sppfeat.errors import DecoderError
 __all__ = ["DecoderPool"]
 
 _PROBES_AHEAD = 128  # per worker
+_IMAGES_AHEAD = 64  # per worker: more would keep nobody busier, and each takes memory for what is noted of it
 _START_SECONDS = 120.0  # a worker starts in 0.2 s, but from a busy file server in minutes
 _MAX_FAILED_STARTS = 5  # in a row, by a signal: the system is short of memory, and will stay so
 
@@ -73,14 +74,14 @@ class DecoderPool:
             yield self._first_answer(window)
 
     def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
-        """Yield for each task its batch; as many further ones are under way as the arena holds."""
+        """Yield for each task its batch; further ones are under way, as many as is useful and the arena holds."""
         self._reclaim()
         pending: deque[_BatchInFlight] = deque()
         source = iter(tasks)
         held = next(source, None)
         try:
             while held is not None or pending:
-                while held is not None and (batch := self._start_batch(held, alone=not pending)) is not None:
+                while held is not None and (batch := self._start_batch(held, pending)) is not None:
                     pending.append(batch)
                     held = next(source, None)
                 first = pending[0]
@@ -108,10 +109,13 @@ class DecoderPool:
         self._pump_until(lambda: bool(window[0]))
         return window.popleft()[0]
 
-    def _start_batch(self, task: DecodeTask, *, alone: bool) -> "_BatchInFlight | None":
-        """Send the jobs of a task, or return None where the arena has no room for it now."""
+    def _start_batch(self, task: DecodeTask, pending: "Sequence[_BatchInFlight]") -> "_BatchInFlight | None":
+        """Send the jobs of a task, or return None where that is too far ahead, or the arena has no room for it now."""
+        n_ahead = sum(len(batch.task.images) for batch in pending)
+        if len(pending) > 1 and n_ahead + len(task.images) > _IMAGES_AHEAD * len(self._workers):
+            return None
         offset = self._arena.allocate(task.nbytes)
-        if offset is None and alone:
+        if offset is None and not pending:
             self._arena.resize(task.nbytes)
             offset = self._arena.allocate(task.nbytes)
         if offset is None:
