@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 import struct
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +18,14 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 
 from sppfeat.config import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.errors import ConfigError, ImageError
+from sppfeat.image_guards import PILLOW, HeaderReader, check_precincts, check_scans, check_tiles
+from sppfeat.image_signatures import why_unidentified
+from sppfeat.texts import one_line
 
 __all__ = [
     "IMAGE_FORMATS",
@@ -86,36 +88,8 @@ _FILE_REASONS = {
     errno.EPERM: "permission denied",
 }
 
-# What a file begins with: (offset, bytes, name). First those that Pillow decodes, then those that are
-# met where an image was expected.
-_READ_SIGNATURES = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (8, b"WEBP", "WebP"),
-    (0, b"GIF8", "GIF"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
-    (0, b"II+\0", "BigTIFF"),
-    (0, b"MM\0+", "BigTIFF"),
-    (0, b"BM", "BMP"),
-    (4, b"jP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-)
-_OTHER_SIGNATURES = (
-    (0, b"\xff\x0a", "no decoder for JPEG XL in this Pillow; convert it to PNG or JPEG"),
-    (4, b"JXL ", "no decoder for JPEG XL in this Pillow; convert it to PNG or JPEG"),
-    (0, b"%PDF", "a PDF document; only pictures are read"),
-    (0, b"%!PS", "a PostScript document; only pictures are read"),
-    (0, b"8BPS", "a Photoshop document; convert it to PNG or TIFF"),
-    (0, b"<svg", "an SVG drawing; convert it to PNG"),
-    (0, b"version https://git-lfs", "a Git LFS pointer; the image itself has not been fetched"),
-    (0, b"<!doctype html", "an HTML page, not an image"),
-    (0, b"<html", "an HTML page, not an image"),
-)
-_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _LONGEST_REASON = 200
 _LONGEST_EXIF = 1 << 20
-_PILLOW_GUARD = threading.RLock()
 
 
 def probe_image(
@@ -262,6 +236,8 @@ def _read(path: bytes | str, exif: str, max_pixels: int, *, image_hw: tuple[int,
             was, now = (f"{height} x {width}" for height, width in (image_hw, displayed_hw))
             raise ImageError(f"changed since it was planned: was {was} (height x width), is {now}")
         with _pillow_errors(f"cannot be decoded as {image.format}"):
+            check_scans(image)
+            check_precincts(image)
             rgb = _upright(_to_rgb(image), image, orientation, exif)
         if (rgb.height, rgb.width) != displayed_hw:
             declared = f"{displayed_hw[0]} x {displayed_hw[1]}"
@@ -272,7 +248,7 @@ def _read(path: bytes | str, exif: str, max_pixels: int, *, image_hw: tuple[int,
 @contextmanager
 def _opened(path: bytes | str, exif: str, max_pixels: int) -> Iterator[_Opened]:
     _choose("exif", exif, _EXIF_POLICIES)
-    with _open_regular_file(path) as file, _guard_against_bombs(max_pixels):
+    with _open_regular_file(path) as file, PILLOW.refusing_more_than(max_pixels):
         # A file object and no path: Pillow would map an uncompressed file into memory, where a file
         # that is cut short meanwhile kills the process with SIGBUS.
         with _pillow_errors("its header cannot be read"):
@@ -283,41 +259,29 @@ def _opened(path: bytes | str, exif: str, max_pixels: int) -> Iterator[_Opened]:
                     f"{image.height * image.width}, more than max-decode-pixels {max_pixels}"
                 )
             _check_pixels(image)
-            _check_strips(image)
+            check_tiles(image, max_pixels)
             _scale_key_colour(image)
             orientation = _orientation(image, file)
+            file.n_reads_left = None
             opened = _Opened(image, orientation, _displayed_hw(image, orientation, exif))
         yield opened
-
-
-@contextmanager
-def _guard_against_bombs(max_pixels: int) -> Iterator[None]:
-    """Set Pillow's own guard, which also looks at frames and tiles, to a limit of ours, and back.
-
-    It is one for the whole process: hence a lock, but none where the limit is the usual one.
-    """
-    if max_pixels == DEFAULT_MAX_DECODE_PIXELS:
-        yield
-        return
-    with _PILLOW_GUARD:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # of which Pillow allows twice as many
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
 
 
 def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
     try:
         return Image.open(file, formats=_formats_of_this_pillow())
+    except ImageError:
+        raise
     except Exception as error:  # of nearly every type, see _pillow_errors
         # EINVAL: Pillow followed an offset in the file to a place that no file has.
         errno_ = getattr(error, "errno", None)
         about_this_machine = isinstance(error, MemoryError) or errno_ not in (None, errno.EINVAL)
         if about_this_machine or isinstance(error, Image.DecompressionBombError):
             raise
-        raise ImageError(_why_unidentified(file)) from error
+        reason = why_unidentified(file, has_avif="AVIF" in _formats_of_this_pillow())
+        if not isinstance(error, UnidentifiedImageError) and (detail := _one_line(error)):
+            reason = one_line(f"{reason} ({detail})", longest=_LONGEST_REASON)
+        raise ImageError(reason) from error
 
 
 def _choose(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
@@ -326,7 +290,7 @@ def _choose(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
     return choices[value]
 
 
-def _open_regular_file(path: bytes | str) -> BinaryIO:
+def _open_regular_file(path: bytes | str) -> HeaderReader:
     try:
         status = os.stat(path)  # the path may be bytes
         if stat.S_ISDIR(status.st_mode):
@@ -335,7 +299,7 @@ def _open_regular_file(path: bytes | str) -> BinaryIO:
             raise ImageError("is not a regular file")
         if status.st_size == 0:
             raise ImageError("empty file")
-        return open(path, "rb")
+        return HeaderReader(open(path, "rb", buffering=0))
     except OSError as error:
         raise ImageError(_FILE_REASONS.get(error.errno or 0) or _one_line(error.strerror)) from error
     except ValueError as error:  # a zero byte in the name
@@ -370,45 +334,13 @@ def _pillow_errors(what: str) -> Iterator[None]:
 
 def _one_line(text: object) -> str:
     """Return a text with what cannot be printed escaped, cut to a length that fits a report."""
-    line = " ".join(str(text).split())
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
-    return escaped if len(escaped) <= _LONGEST_REASON else escaped[: _LONGEST_REASON - 3] + "..."
+    return one_line(" ".join(str(text).split()), longest=_LONGEST_REASON)
 
 
 def _formats_of_this_pillow() -> tuple[str, ...]:
     # Image.open fails with KeyError on a format that this build lacks (AVIF before Pillow 11.3).
     Image.init()
     return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
-
-
-def _why_unidentified(file: BinaryIO) -> str:
-    """Return why Pillow took a file for no image, from the bytes that it begins with."""
-    n_bytes = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    head = file.read(64)
-    if head[4:8] == b"ftyp":
-        brands = {head[i : i + 4] for i in range(8, min(len(head), max(12, head[3])), 4)}
-        if brands & {b"avif", b"avis"}:
-            if "AVIF" not in _formats_of_this_pillow():
-                return "no decoder for AVIF in this Pillow; convert it to PNG or JPEG"
-            return _damaged_header("AVIF", n_bytes)
-        if brands & _HEIF_BRANDS:
-            return "no decoder for HEIC in this Pillow; convert it to JPEG or PNG"
-    for offset, magic, name in _READ_SIGNATURES:
-        if head.startswith(magic, offset):
-            return _damaged_header(name, n_bytes)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for offset, magic, reason in _OTHER_SIGNATURES:
-        if head.startswith(magic, offset) or text.startswith(magic, offset):
-            return reason
-    return "not an image, or in a format that Pillow cannot read"
-
-
-def _damaged_header(name: str, n_bytes: int) -> str:
-    return (
-        f"begins like {name}, but Pillow cannot read its header: "
-        f"damaged, cut short ({n_bytes} bytes) or of an unsupported kind"
-    )
 
 
 def _displayed_hw(image: Image.Image, orientation: int, exif: str) -> tuple[int, int]:
@@ -463,15 +395,6 @@ def _check_pixels(image: Image.Image) -> None:
         raise ImageError("signed or 32-bit integer pixels have no defined range; convert it to 8 or 16 bits")
 
 
-def _check_strips(image: ImageFile.ImageFile) -> None:
-    """Refuse a TIFF that lists too few strips, of which Pillow would leave the rest black."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        height = int(image.tag_v2[257])
-        n_rows = max(tile[1][3] if tile[1] else height for tile in image.tile)
-        if n_rows < height:
-            raise ImageError(f"damaged TIFF file: it has pixels for {n_rows} of its {height} rows")
-
-
 def _scale_key_colour(image: ImageFile.ImageFile) -> None:
     """Bring a PNG's transparent colour to 8 bits, as its pixels will be.
 
@@ -497,7 +420,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "La":  # to which no other conversion leads
         image = image.convert("LA")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")  # which copies
         canvas = Image.new("RGB", rgba.size, "white")
         canvas.paste(rgba, (0, 0), rgba)
         return canvas

@@ -5,14 +5,15 @@ __all__ = ["escaped", "one_line"]
 _MAX_SHOWN = 300
 
 
-def one_line(text: str) -> str:
-    r"""Return a text as an error can quote it: escaped, and cut where it is very long.
+def one_line(text: str, *, longest: int = _MAX_SHOWN) -> str:
+    r"""Return a text as an error can quote it: escaped, and cut where it is longer than ``longest``.
 
     Example:
         >>> print(one_line("cat\n\x1b[2J"))
         cat\n\x1b[2J
     """
-    return escaped(text[:_MAX_SHOWN]) + ("..." if len(text) > _MAX_SHOWN else "")
+    line = escaped(text[: longest + 1])
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
 def escaped(text: str) -> str:

@@ -83,7 +83,8 @@ def plain_network():
 
 def plain_maps(network, path, *, size=SIZE, mirrored=False) -> torch.Tensor:
     """The feature map of an image, with a dozen lines of plain torch."""
-    image = Image.open(path).convert("RGB")
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
     short = min(image.size)
     width, height = (size if side == short else int(side * size / short + 0.5) for side in image.size)
     pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))

@@ -895,8 +895,9 @@ def test_nothing_of_a_file_steers_the_terminal(boxed):
 
 
 def test_what_an_error_quotes_is_cut():
-    assert one_line("x" * 301) == "x" * 300 + "..."
-    assert one_line("\x1b" * 300) == "\\x1b" * 300
+    assert one_line("x" * 300) == "x" * 300
+    assert one_line("x" * 301) == "x" * 297 + "..."
+    assert one_line("\x1b" * 300, longest=11) == "\\x1b\\x1b..."
 
 
 # --- any bytes --------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ import PIL
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageFile, ImageOps, features
 
+from sppfeat import image_guards, images
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.images import (
     IMAGE_FORMATS,
@@ -60,9 +61,10 @@ def png(width, height, *, depth, colour, rows, before=(), after=()):
 
 
 def tiff(width, height, pixels, tags):
-    """Return a little-endian uncompressed TIFF with one strip; ``tags`` maps tag to (type, values)."""
+    """Return a little-endian uncompressed TIFF with one strip, unless ``tags``, tag to (type, values), has tiles."""
     tags = {256: (4, [width]), 257: (4, [height]), 259: (3, [1]), 278: (4, [height]), **tags}
-    tags |= {279: (4, [len(pixels)]), 273: (4, [8])}
+    if 324 not in tags:  # TileOffsets
+        tags |= {279: (4, [len(pixels)]), 273: (4, [8])}
     directory_at = 8 + len(pixels) + len(pixels) % 2
     extra_at = directory_at + 2 + 12 * len(tags) + 4
     entries, extra = b"", b""
@@ -532,6 +534,113 @@ def test_a_tiff_without_all_its_strips_is_not_filled_up(write):
         probe_image(path, exif="apply")
 
 
+GREY_TILES = {262: (3, [1]), 258: (3, [8]), 322: (4, [16]), 323: (4, [16])}
+
+
+@pytest.mark.parametrize("n_tiles", [1, 2, 3, 4])
+def test_a_tiff_without_all_its_tiles_is_not_filled_up(n_tiles, write):
+    tags = GREY_TILES | {324: (4, [8] * n_tiles), 325: (4, [256] * n_tiles)}
+    path = write(tiff(30, 31, b"\xff" * 256, tags))
+    if n_tiles == 4:
+        assert read_array(path).tolist() == np.full((31, 30, 3), 255).tolist()
+        return
+    with pytest.raises(
+        ImageError, match=r"damaged TIFF file: (it has pixels for 16|its strips or tiles hold)"
+    ):
+        probe_image(path, exif="apply")
+
+
+@pytest.mark.parametrize("n_planes", [1, 2, 3])
+def test_a_tiff_without_all_its_planes_is_not_filled_up(n_planes, write):
+    colour = {262: (3, [2]), 258: (3, [8] * 3), 277: (3, [3]), 284: (3, [2])}
+    tiles = {322: (4, [16]), 323: (4, [16]), 324: (4, [8] * n_planes), 325: (4, [256] * n_planes)}
+    path = write(tiff(16, 16, b"\xff" * 256, colour | tiles))
+    if n_planes == 3:
+        assert read_array(path).tolist() == np.full((16, 16, 3), 255).tolist()
+        return
+    with pytest.raises(ImageError, match=f"hold {256 * n_planes} of 768 samples"):
+        probe_image(path, exif="apply")
+
+
+def test_a_tiff_whose_tile_is_a_bomb_is_refused(write):
+    """152 bytes took a gigabyte: libtiff makes room for a whole tile, whatever the image has of it."""
+    pixels = zlib.compress(bytes(1000))
+    tags = {259: (3, [8]), 322: (4, [16_384]), 323: (4, [65_520]), 324: (4, [8]), 325: (4, [len(pixels)])}
+    path = write(tiff(1, 1, pixels, GREY_TILES | tags))
+    with pytest.raises(ImageError, match=r"too many pixels: tiles of 65520 x 16384 .* for an image of 1 x 1"):
+        probe_image(path, exif="apply")
+
+
+PIXEL = png(1, 1, depth=8, colour=2, rows=[b"abc"])
+ENDLESS = {
+    "comment of a PNM": b"P6 #" + b"x" * 3000 + b"\n1 1 255\nabc",
+    "padding of a JPEG": saved(Image.new("RGB", (4, 4)), "JPEG").replace(
+        b"\xff\xdb", b"\xff" * 3000 + b"\xdb", 1
+    ),
+    "empty segments of a JPEG": saved(Image.new("RGB", (4, 4)), "JPEG").replace(
+        b"\xff\xdb", b"\xff\xe5\0\2" * 3000 + b"\xff\xdb", 1
+    ),
+    "empty chunks of a PNG": PIXEL[:33] + png_chunk(b"abCd", b"") * 3000 + PIXEL[33:],
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_header_without_end_is_given_up(kind, write, monkeypatch):
+    """30 MB of these took 15 s and more, with empty segments and chunks a gigabyte."""
+    path = write(ENDLESS[kind])
+    assert read_array(path).shape[2] == 3
+    monkeypatch.setattr(images.HeaderReader, "n_reads_left", 2000)
+    with pytest.raises(ImageError, match="its header has not ended after"):
+        probe_image(path, exif="apply")
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(write, monkeypatch):
+    """Each of them costs a pass over the whole picture: 1000 of 13,000 x 13,000 took 25 s, in half a megabyte."""
+    content = saved(PICTURE, "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    assert read_array(write(content[:-2] + content[last:-2] * 400 + content[-2:])).shape == (60, 90, 3)
+    path = write(content[:-2] + content[last:-2] * 600 + content[-2:])
+    assert read_array(path).shape == (60, 90, 3)  # it is a small one
+    monkeypatch.setattr(image_guards, "_MOST_SCANNED_PIXELS", 600 * 60 * 90)
+    with pytest.raises(ImageError, match=r"too many scans: 6\d\d in a progressive JPEG; allowed are 500"):
+        read_image(path, exif="apply")
+
+
+@pytest.mark.parametrize("boxed", [True, False])
+def test_a_jpeg_2000_of_tiny_precincts_is_refused(boxed, write):
+    options = {"no_jp2": not boxed, "num_resolutions": 2}
+    picture = noise(400, 300, 3)
+    content = saved(picture, "JPEG2000", precinct_size=(64, 64), **options)
+    for usual in (content, saved(picture, "JPEG2000", **options)):
+        assert read_array(write(usual)).shape == (400, 300, 3)
+    style = content.index(b"\xff\x52")
+    assert content[style + 4] & 1
+    path = write(content[: style + 14] + b"\x00\x00" + content[style + 16 :])
+    # 200 x 150 of the smaller resolution and 400 x 300 of the larger, of each of three components.
+    with pytest.raises(ImageError, match=f"too many precincts: {3 * (200 * 150 + 400 * 300)} in a JPEG 2000"):
+        read_image(path, exif="apply")
+
+
+def test_what_pillow_says_of_a_header_is_passed_on(write):
+    bomb = (b"iCCP", b"name\0\0" + zlib.compress(bytes(2**21)))
+    path = write(png(1, 1, depth=8, colour=2, rows=[b"abc"], before=[bomb]))
+    with pytest.raises(ImageError, match=r"begins like PNG, .*\(Decompressed data too large.*\)") as error:
+        probe_image(path, exif="apply")
+    assert_is_a_reason(str(error.value))
+
+
+def test_settings_of_pillow_do_not_let_damage_through(write, monkeypatch):
+    """Many programs set both; Pillow would fill the missing part with grey."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    for kind in ("JPEG", "PNG", "TIFF", "GIF"):
+        path = write(INTACT[kind][: len(INTACT[kind]) * 3 // 4])
+        with pytest.raises(ImageError):
+            read_image(path, exif="apply")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+    assert Image.MAX_IMAGE_PIXELS is None
+
+
 def assert_is_a_reason(reason):
     assert 0 < len(reason) < 300
     assert reason.isprintable()
@@ -539,14 +648,47 @@ def assert_is_a_reason(reason):
     assert "0x" not in reason, "an address, different in each run"
 
 
+EXTREMES = [
+    struct.pack(order + size, value)
+    for order in "<>"
+    for size, bits in (("H", 16), ("I", 32), ("Q", 64))
+    for value in (0, 1, 2 ** (bits - 1) - 1, 2 ** (bits - 1), 2**bits - 1)
+]
+# Headers are where it matters: half of the changes go into the first 200 bytes.
+PLACES = st.integers(0, 200) | st.integers(0, 1 << 20)
+EDITS = st.tuples(PLACES, st.integers(0, 255).map(lambda value: bytes([value])) | st.sampled_from(EXTREMES))
+CUTS = st.tuples(PLACES, st.sampled_from([-100, -4, -1, 1, 4, 100, 3000]))  # bytes repeated, or left out
+
+
+def with_right_checksums(content):
+    """Return a PNG with the checksum that each chunk ought to have, without which none would be read."""
+    parts, place = [content[:8]], 8
+    while place + 12 <= len(content):
+        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        parts += [content[place : place + 4], content[place + 4 : end]]
+        parts.append(struct.pack(">I", zlib.crc32(content[place + 4 : end])))
+        place = end + 4
+    return b"".join([*parts, content[place:]])
+
+
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_hostile_bytes_give_a_reason_or_an_image_of_the_probed_size(data, write):
-    content = bytearray(INTACT[data.draw(st.sampled_from(sorted(INTACT)))])
-    # Headers are where it matters: half of the changes go into the first 200 bytes.
-    places = st.integers(0, 200) | st.integers(0, len(content) - 1)
-    for place in data.draw(st.lists(places, min_size=1, max_size=6)):
-        content[place % len(content)] = data.draw(st.integers(0, 255))
+@given(
+    kind=st.sampled_from(sorted(INTACT)),
+    edits=st.lists(EDITS, max_size=6),
+    cuts=st.lists(CUTS, max_size=1),
+    mend=st.booleans(),
+)
+def test_hostile_bytes_give_a_reason_or_an_image_of_the_probed_size(kind, edits, cuts, mend, write):
+    content = bytearray(INTACT[kind])
+    for place, new in edits:
+        place %= len(content)
+        content[place : place + len(new)] = new
+    for place, length in cuts:
+        place %= len(content)
+        repeated = content[place : place + length] if length > 0 else b""
+        content[place : place + max(0, -length)] = repeated
+    if mend and kind == "PNG":
+        content = with_right_checksums(bytes(content))
     path = write(bytes(content), "image.bin")
     for exif in ("apply", "ignore"):
         assert_a_reason_or_one_size(path, exif)
@@ -554,7 +696,7 @@ def test_hostile_bytes_give_a_reason_or_an_image_of_the_probed_size(data, write)
 
 def assert_a_reason_or_one_size(path, exif):
     try:
-        image = read_image(path, exif=exif)
+        image = read_image(path, exif=exif, max_pixels=1_000_000)
     except ImageError as error:
         assert_is_a_reason(str(error))
     else:
@@ -637,7 +779,7 @@ def test_permission_denied(write):
 
 
 def test_permission_denied_as_the_system_says_it(write, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", "/secret/name")
 
     path = write(INTACT["PNG"])
@@ -686,7 +828,7 @@ def test_limits_of_pixels_in_several_threads_do_not_meet(write):
                 read_image(path, exif="apply", max_pixels=limit)
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(reading, [5399, 5400, 100, 10_000]))
+        list(threads.map(reading, [5399, 178_956_970, 100, 10_000]))
     assert before == Image.MAX_IMAGE_PIXELS
 
 

@@ -5,6 +5,7 @@ so that ``--help`` loads neither torch nor h5py.
 """
 
 import importlib
+import logging
 import os
 from typing import Any
 
@@ -53,6 +54,8 @@ def main() -> None:
     Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images failed; 130 interrupted (the
     same command again continues).
     """
+    # Pillow warns of odd files without their names, on standard error; what is wrong with a file is in its row.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     # Before torch is loaded: its idle threads spin, and take the processor from the workers that decode and
     # from everything else. Let them sleep after as short a time as GNU's OpenMP itself takes where it knows
     # that there are too many: beside one busy process on two cores a run did 34 instead of 14 images/s.

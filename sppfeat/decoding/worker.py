@@ -60,7 +60,10 @@ def main(connection_fd: int, arena_fd: int) -> None:
     """
     connection: Connection[Any, Any] = Connection(connection_fd)
     arena = map_arena(arena_fd)
-    connection.send(READY)
+    try:
+        connection.send(READY)
+    except (BrokenPipeError, ConnectionResetError):  # its parent has ended meanwhile
+        return
     # Image libraries written in C print warnings there that nobody can relate to a file.
     if sys.stderr is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
