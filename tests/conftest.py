@@ -1,7 +1,8 @@
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from killing import KillableRuns
 
+    from sppfeat.backbones import Backbone
+
 # As the command line does, before torch is loaded: idle threads do not spin for long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
@@ -19,6 +22,8 @@ settings.register_profile(
     "sppfeat", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("sppfeat")
+
+collect_ignore = ["fuzz"]  # programs to be run by hand, which --doctest-modules would import
 
 PHOTOS = Path(__file__).parent / "images"
 
@@ -34,6 +39,27 @@ def write_image(path: Path, height: int, width: int, seed: int) -> None:
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def networks_loaded_once() -> Iterator[None]:
+    """Load each network of an extraction once in all tests: it takes longer than extracting a dozen pictures."""
+    import sppfeat.extraction as extraction
+
+    loaded: dict[str, Backbone] = {}
+
+    def load(name: str, **settings: Any) -> "Backbone":
+        key = f"{name} {sorted(settings.items())}"
+        if settings.get("weights") != "none":  # a file may change
+            return load_backbone(name, **settings)
+        if key not in loaded:
+            loaded[key] = load_backbone(name, **settings)
+        return copy.deepcopy(loaded[key])  # whoever describes with it converts it in place
+
+    load_backbone = extraction.load_backbone
+    extraction.load_backbone = load
+    yield
+    extraction.load_backbone = load_backbone
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ from sppfeat.schema import Status
 
 SIZES = [(40, 60), (60, 40), (48, 48)]
 # Of each scenario, drawn anew for each; SPPFEAT_ALL_MOMENTS=1 takes every one of its 20 to 45.
-N_MOMENTS = 1000 if os.environ.get("SPPFEAT_ALL_MOMENTS") else 10
-N_KILLS = 30
+N_MOMENTS = 1000 if os.environ.get("SPPFEAT_ALL_MOMENTS") else 8
+N_KILLS = 24
 
 
 class Scenario(NamedTuple):
