@@ -69,7 +69,7 @@ def estimate_factors(
         ConfigError: a layer's descriptors are all zero.
     """
     sample = sample_plan(plan, n_images=_N_IMAGES, n_rows=_N_ROWS, seed=_SEED)
-    norms = _NormSink(blocks)
+    norms = _NormSink(blocks, sample.n_rows)
     batches = schedule(
         sample.input_hw,
         np.arange(sample.n_images),
@@ -82,7 +82,7 @@ def estimate_factors(
         reason = next(iter(norms.failures), "no image has a row")
         raise ImageError(f"no mean norm: none of {sample.n_images} images could be used: {reason}")
     factors = []
-    for layer, total in norms.sums.items():
+    for layer, total in norms.sums().items():
         if not total > 0:
             raise ConfigError(f"the mean norm of layer {layer} is {total}: its descriptors cannot be scaled")
         factors.append(mean_norm * norms.n_rows / total)
@@ -150,15 +150,14 @@ def sample_plan(plan: Plan, *, n_images: int, n_rows: int, seed: int) -> Plan:
 
 
 class _NormSink:
-    """Sums up the l2 norms of each layer's part."""
+    """Keeps the l2 norms of each layer's part: of each row once, though a batch that is split gives some again."""
 
-    def __init__(self, blocks: Sequence[ColumnBlock]) -> None:
+    def __init__(self, blocks: Sequence[ColumnBlock], n_rows: int) -> None:
         self._columns: dict[str, slice] = {}
         for block in blocks:
             start = self._columns[block.layer].start if block.layer in self._columns else block.start
             self._columns[block.layer] = slice(start, block.stop)
-        self.sums = dict.fromkeys(self._columns, 0.0)
-        self.n_rows = 0
+        self._norms = np.full((n_rows, len(self._columns)), np.nan)
         self.failures: list[str] = []
 
     def write_rows(
@@ -167,11 +166,18 @@ class _NormSink:
         descriptors: npt.NDArray[np.floating[Any]],
         audit: RowAudit | None = None,  # noqa: ARG002
     ) -> None:
-        """Add up the norms of some rows."""
-        self.n_rows += len(rows)
-        for layer, columns in self._columns.items():
-            norms = np.linalg.norm(descriptors[:, columns].astype(np.float64), axis=1)
-            self.sums[layer] += float(norms.sum())
+        """Keep the norms of some rows."""
+        for i, columns in enumerate(self._columns.values()):
+            self._norms[rows, i] = np.linalg.norm(descriptors[:, columns].astype(np.float64), axis=1)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that were written."""
+        return int((~np.isnan(self._norms[:, 0])).sum())
+
+    def sums(self) -> dict[str, float]:
+        """Return the sum of the norms of each layer's part."""
+        return dict(zip(self._columns, np.nansum(self._norms, axis=0).tolist(), strict=True))
 
     def mark_done(self, image: int) -> None:
         """Need nothing."""

@@ -28,9 +28,10 @@ from killing import TINY
 import sppfeat
 from sppfeat.cli import main
 from sppfeat.config import InputSpec, RunOptions
+from sppfeat.describe import Describer
 from sppfeat.errors import DeviceMemoryError, ImageError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.request import BackboneChoice, DescriptorChoice
+from sppfeat.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.schema import Status
 
 DONE, FAILED = Status.DONE, Status.FAILED
@@ -288,6 +289,29 @@ def test_a_batch_that_the_device_has_no_memory_for_is_split(folder, tmp_path, bo
         assert run(*command, "-o", tmp_path / "f.h5").exit_code == 0
     assert max(asked) > 1
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+
+
+def test_a_mean_norm_does_not_depend_on_the_memory_of_the_device(folder, tmp_path):
+    scaled = {"descriptor": DescriptorChoice(levels=(1, 2), normalize="meannorm:20")}
+    scaled["boxes"] = BoxChoice(boxes="grid:2x3")
+    extract([folder], tmp_path / "whole.h5", **scaled)
+    true_pool, n_refused = Describer._pool, 0
+
+    def pool(
+        self, maps, position, *arguments
+    ):  # rows of the first image are there already when the memory ends
+        nonlocal n_refused
+        if position:
+            n_refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return true_pool(self, maps, position, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Describer, "_pool", pool)
+        extract([folder], tmp_path / "f.h5", stop_after=1, **scaled)
+    with sppfeat.open(tmp_path / "whole.h5") as whole, sppfeat.open(tmp_path / "f.h5") as file:
+        assert n_refused > 1
+        assert file.norm_factors == pytest.approx(whole.norm_factors, rel=1e-6)
 
 
 def test_images_that_the_device_has_no_memory_for_fail_with_a_reason(folder, tmp_path):
