@@ -24,7 +24,7 @@ from extraction_runs import (
     plain_network,
 )
 from PIL import Image, features
-from test_images import exif_block, noise, png, saved, tiff
+from test_images import PILLOW_MAJOR, exif_block, noise, png, saved, tiff
 
 import sppfeat
 from sppfeat.cli import main
@@ -133,7 +133,7 @@ LIES = {
         patched(saved(PICTURE.quantize(16), "BMP"), (46, b"\xff" * 4)), DAMAGED.format("BMP")
     ),
     "gif.gif": Case(patched(GIF, (6, b"\xff" * 4)), MANY),
-    "webp.webp": Case(webp_of(60_000, 60_000), MANY),
+    "webp.webp": Case(webp_of(60_000, 60_000), f"{MANY}|begins like WebP"),  # before Pillow 13
     "jp2.jp2": Case(jp2_of(2**31 - 1, 2**31 - 1), MANY),
     "ppm.ppm": Case(b"P6 99999 99999 255\n\0", MANY),
     "ppm-long.ppm": Case(b"P6 99999999999999 1 255\n\0", "not an image"),
@@ -168,10 +168,14 @@ HARMLESS = {
     os.fsdecode(b"caf\xe9.jpg"): JPEG,
 }
 """Files that are odd, but whose picture is whole."""
+NEED_PILLOW_13 = {"huge-tag.tif"}  # older ones fail, with a reason
 
 CASES = {
     **LIES,
-    **{name: Case(content, None) for name, content in HARMLESS.items()},
+    **{
+        name: Case(content, "begins like" if name in NEED_PILLOW_13 and PILLOW_MAJOR < 13 else None)
+        for name, content in HARMLESS.items()
+    },
     "empty.jpg": Case(b"", "^empty file$"),
     "text.jpg": Case(b"no picture\n", "^not an image, or in a format"),
     "page.jpg": Case(b"<!DOCTYPE html><html>", "an HTML page"),
@@ -186,7 +190,7 @@ CASES = {
     "long.png": Case(png(65_535, 1, depth=8, colour=0, rows=[bytes(65_535)]), "^too elongated: 1 x 65535"),
     "profile-bomb.png": Case(
         png(1, 1, depth=8, colour=0, rows=[b"x"], before=[(b"iCCP", b"n\0\0" + zlib.compress(bytes(2**21)))]),
-        "begins like PNG.*Decompressed data too large",
+        "begins like PNG.*(?i:decompressed data too large)",
     ),
     "float.tif": Case(saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "no defined range"),
     "photo.heic": Case(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "no decoder for HEIC"),

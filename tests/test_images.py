@@ -624,7 +624,9 @@ def test_a_jpeg_2000_of_tiny_precincts_is_refused(boxed, write):
 def test_what_pillow_says_of_a_header_is_passed_on(write):
     bomb = (b"iCCP", b"name\0\0" + zlib.compress(bytes(2**21)))
     path = write(png(1, 1, depth=8, colour=2, rows=[b"abc"], before=[bomb]))
-    with pytest.raises(ImageError, match=r"begins like PNG, .*\(Decompressed data too large.*\)") as error:
+    with pytest.raises(
+        ImageError, match=r"begins like PNG, .*\((?i:decompressed data too large).*\)"
+    ) as error:
         probe_image(path, exif="apply")
     assert_is_a_reason(str(error.value))
 
