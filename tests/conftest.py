@@ -1,6 +1,8 @@
 import copy
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,23 @@ def runs(tmp_path_factory) -> Iterator["KillableRuns"]:
     started = KillableRuns(tmp_path_factory.mktemp("runs"))
     yield started
     started.close()
+
+
+@pytest.fixture
+def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mount a file system of so many megabytes; only the superuser can."""
+    mounted = tmp_path / "disk"
+
+    def mount(n_megabytes: int) -> Path:
+        mounted.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={n_megabytes}m", "tmpfs", str(mounted)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("cannot mount a file system here")
+        return mounted
+
+    yield mount
+    if mounted.is_mount():
+        subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
 @pytest.fixture

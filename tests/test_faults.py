@@ -67,15 +67,9 @@ def assert_done_rows_are_plain_torch(path: Path, folder: Path, network) -> None:
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk(mount_disk):
     """A file system of 2 MB."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mounted)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("cannot mount a file system here")
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True)
+    return mount_disk(2)
 
 
 def fill(disk: Path, leave: int = 0) -> None:

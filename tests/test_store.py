@@ -304,19 +304,8 @@ def test_outputs_that_cannot_be(tmp_path):
             OutputLock(path)
 
 
-@pytest.fixture
-def tiny_disk(tmp_path):
-    """A file system of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("cannot mount a file system here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_disk_that_is_full_in_the_middle(tiny_disk, monkeypatch):
+def test_a_disk_that_is_full_in_the_middle(mount_disk, monkeypatch):
+    tiny_disk = mount_disk(1)
     plan = plan_of([f"{i}.jpg" for i in range(5000)])
     with pytest.raises(StoreError, match="GB free"):
         create_file(tiny_disk / "f.h5", plan, config(), BLOCKS)
