@@ -90,6 +90,7 @@ _FILE_REASONS = {
 
 _LONGEST_REASON = 200
 _LONGEST_EXIF = 1 << 20
+_SMALL_FILE_NBYTES = 4 << 20  # of which no header can take longer than some two seconds
 
 
 def probe_image(
@@ -262,7 +263,8 @@ def _opened(path: bytes | str, exif: str, max_pixels: int) -> Iterator[_Opened]:
             check_tiles(image, max_pixels)
             _scale_key_colour(image)
             orientation = _orientation(image, file)
-            file.n_reads_left = None
+            if isinstance(file, HeaderReader):
+                file.n_reads_left = None
             opened = _Opened(image, orientation, _displayed_hw(image, orientation, exif))
         yield opened
 
@@ -290,7 +292,7 @@ def _choose(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
     return choices[value]
 
 
-def _open_regular_file(path: bytes | str) -> HeaderReader:
+def _open_regular_file(path: bytes | str) -> BinaryIO:
     try:
         status = os.stat(path)  # the path may be bytes
         if stat.S_ISDIR(status.st_mode):
@@ -299,6 +301,8 @@ def _open_regular_file(path: bytes | str) -> HeaderReader:
             raise ImageError("is not a regular file")
         if status.st_size == 0:
             raise ImageError("empty file")
+        if status.st_size <= _SMALL_FILE_NBYTES:
+            return open(path, "rb")
         return HeaderReader(open(path, "rb", buffering=0))
     except OSError as error:
         raise ImageError(_FILE_REASONS.get(error.errno or 0) or _one_line(error.strerror)) from error

@@ -138,7 +138,7 @@ LIES = {
     "ppm.ppm": Case(b"P6 99999 99999 255\n\0", MANY),
     "ppm-long.ppm": Case(b"P6 99999999999999 1 255\n\0", "not an image"),
     "ppm-empty.ppm": Case(b"P6 1000 1000 255\n\0", "cannot be decoded as PPM: .*truncated"),
-    "ppm-comment.ppm": Case(b"P6 #" + b"x" * 250_100, "its header has not ended"),
+    "ppm-comment.ppm": Case(b"P6 #" + b"x" * 250_100, "Reached EOF|not an image"),
     "tga.tga": Case(patched(TGA, (12, b"\xff" * 4)), MANY),
     "sgi.sgi": Case(patched(SGI, (6, b"\xff" * 4)), MANY),
     "pcx.pcx": Case(patched(PCX, (8, b"\xfe\xff" * 2)), MANY),
