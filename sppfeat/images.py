@@ -21,10 +21,10 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 
-from sppfeat.config import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.image_guards import PILLOW, HeaderReader, check_precincts, check_scans, check_tiles
 from sppfeat.image_signatures import why_unidentified
+from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.texts import one_line
 
 __all__ = [

@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from sppfeat.boxes import whole_image_boxes
 from sppfeat.config import ExtractConfig
-from sppfeat.continuation import Probe, continued_plan, extended_plan, match_inputs, read_recorded
+from sppfeat.continuation import (
+    Probe,
+    Recorded,
+    continued_plan,
+    extended_plan,
+    match_inputs,
+    read_recorded,
+)
 from sppfeat.decoding import Decoder
 from sppfeat.errors import StoreError
 from sppfeat.placing import extension_of, replacement_of
@@ -77,7 +84,9 @@ def find_work(task: Task, notes: list[str]) -> Work:
         return _replace(output, partial, task, notes)
     if partial.exists():
         notes.append(f"{str(partial)!r} is of an --overwrite that was interrupted: --overwrite continues it")
-    return _continue(output, task, notes) if output.exists() else _start(output, task)
+    if not output.exists():
+        return _start(output, task)
+    return _continue(read_recorded(output, task.config), task, notes)
 
 
 def _replace(output: Path, partial: Path, task: Task, notes: list[str]) -> Work:
@@ -85,16 +94,16 @@ def _replace(output: Path, partial: Path, task: Task, notes: list[str]) -> Work:
     if not partial.exists():
         return _start(partial if output.exists() else output, task)
     try:
-        FeatureFile(partial).close()
-    except StoreError as error:
-        raise StoreError(
-            f"--overwrite would write {str(partial)!r}, which is something else: {error}"
-        ) from error
-    try:
         recorded = read_recorded(partial, task.config)
-    except StoreError:  # of other settings
+    except StoreError:  # of other settings, if it is a feature file at all
+        try:
+            FeatureFile(partial).close()
+        except StoreError as error:
+            raise StoreError(
+                f"--overwrite would write {str(partial)!r}, which is something else: {error}"
+            ) from error
         return _start(partial, task)
-    return _continue(partial, task, notes) if recorded.is_of(task.listing) else _start(partial, task)
+    return _continue(recorded, task, notes) if recorded.is_of(task.listing) else _start(partial, task)
 
 
 def _start(target: Path, task: Task) -> Work:
@@ -106,9 +115,8 @@ def _start(target: Path, task: Task) -> Work:
     return Work(target, plan, np.zeros(len(every), dtype=np.uint8), every, every[:0], is_new=True)
 
 
-def _continue(target: Path, task: Task, notes: list[str]) -> Work:
+def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:
     request, spec = task.request, task.config.input
-    recorded = read_recorded(target, task.config)
     matched = match_inputs(recorded, task.listing)
     is_to_do = recorded.status == Status.PENDING
     if request.retry_failed:
@@ -117,7 +125,7 @@ def _continue(target: Path, task: Task, notes: list[str]) -> Work:
     plan = continued_plan(recorded, matched, to_do, spec, task.probe, task.planner)
     resized = np.flatnonzero((plan.image_hw != recorded.image_hw).any(axis=1))
     work = Work(
-        target, plan, recorded.status, to_do, resized, is_new=False, norm_factors=recorded.norm_factors
+        recorded.path, plan, recorded.status, to_do, resized, is_new=False, norm_factors=recorded.norm_factors
     )
     if len(matched.vanished):
         notes.append(f"{len(matched.vanished)} images of the file are not among the inputs any more")
@@ -138,7 +146,7 @@ def _continue(target: Path, task: Task, notes: list[str]) -> Work:
         to_do=np.concatenate((to_do, added)),
         resized=resized[:0],  # the new file is laid out with the right sizes
         is_new=True,
-        adopt=target,
+        adopt=recorded.path,
         norm_factors=recorded.norm_factors,
     )
 

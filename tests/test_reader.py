@@ -265,6 +265,7 @@ def refused(path, said):
         with pytest.raises(StoreError, match=said) as raised:
             FeatureFile(path)
     assert os.path.basename(path) in str(raised.value)
+    return str(raised.value)
 
 
 def test_what_is_no_file(tmp_path):

@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from sppfeat.errors import BoxError
+from sppfeat.limits import MOST_WAYS
 from sppfeat.sources.paths import natural_key
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]
 
 FOLDER_SUFFIXES = (b".xml", b".txt", b".npy")
-
-_MOST_WAYS = 100  # ten folders with links to each other have millions, without a cycle in any of them
 
 
 class AnnotationFiles:
@@ -163,9 +162,9 @@ class AnnotationFiles:
             except OSError as error:
                 raise self.error("", f"cannot be listed: {_reason(error)}", name) from error
             n_ways[identity] += identity not in above
-            if n_ways[identity] > _MOST_WAYS:
+            if n_ways[identity] > MOST_WAYS:
                 raise self.error(
-                    "", f"is found in more than {_MOST_WAYS} ways, by links; allowed: {_MOST_WAYS}", name
+                    "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}", name
                 )
             entries.sort(key=lambda entry: natural_key(entry[0]), reverse=True)
             here = above | {identity}

@@ -9,12 +9,12 @@ from typing import Any
 
 from sppfeat.config.checks import check_choice, distinct_names, set_fields, three_numbers, whole_number
 from sppfeat.errors import ConfigError
+from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
 
 __all__ = [
     "DEFAULT_BACKBONE",
     "DEFAULT_BOX_SIZE",
     "DEFAULT_LEVELS",
-    "DEFAULT_MAX_DECODE_PIXELS",
     "DEFAULT_MAX_PIXELS",
     "DEFAULT_SIZE",
     "DTYPES",
@@ -50,7 +50,6 @@ DEFAULT_LEVELS = (1, 2, 4)
 DEFAULT_SIZE = 224
 DEFAULT_BOX_SIZE = 688  # of the paper's detection with a single scale, section 4.2
 DEFAULT_MAX_PIXELS = 4_000_000
-DEFAULT_MAX_DECODE_PIXELS = 178_956_970  # where Pillow takes an image for a decompression bomb
 _MAX_LEVEL = 64  # 64 x 64 bins of 2048 channels are 32 MB per descriptor: more is a typing error
 _MAX_SIDE = 65_535  # the largest side that JPEG can hold
 

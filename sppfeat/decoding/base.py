@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
 
 __all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder"]
 

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.images import IMAGE_SUFFIXES
+from sppfeat.limits import MOST_WAYS
 from sppfeat.sources.paths import PathTable, natural_key
 
 __all__ = ["LABEL_MODES", "Listing", "list_images"]
 
-_MOST_WAYS = 100  # ten folders with links to each other have millions, without a cycle in any of them
 LABEL_MODES = ("auto", "folder", "none")
 
 
@@ -122,10 +122,10 @@ class _Scan:
                 identity = _folder_identity(path)
                 if identity is not None and identity not in above:
                     n_ways[identity] += 1
-                    if n_ways[identity] > _MOST_WAYS:
+                    if n_ways[identity] > MOST_WAYS:
                         raise ConfigError(
-                            f"the folder {_show(path)} is found in more than {_MOST_WAYS} ways, by links; "
-                            f"allowed: {_MOST_WAYS}"
+                            f"the folder {_show(path)} is found in more than {MOST_WAYS} ways, by links; "
+                            f"allowed: {MOST_WAYS}"
                         )
                     stack.append((path, self._entries(path), above | {identity}))
                     break
