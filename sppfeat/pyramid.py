@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sppfeat.bin_tables import allocate
 from sppfeat.config import NORMALIZATIONS, POOL_MODES, WINDOWS, check_choice, parse_levels
 from sppfeat.errors import BoxError, ConfigError
+from sppfeat.region_pooling import TABLE_DEVICES, from_finer, level_views, pool_by_tables
 
 __all__ = ["SpatialPyramidPool2d", "normalize_descriptors", "pool_regions", "spatial_pyramid_pool"]
 
@@ -52,7 +54,10 @@ def spatial_pyramid_pool(
     _check_map(feature_map)
     if window == "sliding":
         _check_sliding(feature_map.shape[-2:], levels)
-    return torch.cat([_pool_level(feature_map, n, mode).flatten(1) for n in levels], 1)
+    if mode == "max":  # channels together: several are compared at once
+        feature_map = feature_map.contiguous(memory_format=torch.channels_last)
+    pooled = _pool_levels(feature_map, levels, mode)
+    return torch.cat([pooled[n].flatten(1) for n in levels], 1)
 
 
 def pool_regions(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, mode: str = "max") -> Tensor:
@@ -66,7 +71,9 @@ def pool_regions(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *,
         mode: ``"max"`` or ``"avg"``.
 
     Returns:
-        ``(K, D)``: row ``k`` is what :func:`spatial_pyramid_pool` gives for the crop of region ``k``.
+        ``(K, D)``: row ``k`` is what :func:`spatial_pyramid_pool` gives for the crop of region ``k``. Of ``"avg"``
+        the rounding may be another one, as many regions are pooled from sums in float64. Where the map needs a
+        gradient, regions are pooled one by one.
 
     Raises:
         ConfigError: bad map, levels or mode.
@@ -82,14 +89,16 @@ def pool_regions(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *,
     check_choice("mode", mode, POOL_MODES)
     _check_map(feature_map)
     _check_regions(regions, feature_map)
-    length = feature_map.shape[1] * sum(n * n for n in levels)
-    if regions.shape[0] == 0:
-        return feature_map.new_zeros((0, length))
-    rows = []
-    for batch, x0, y0, x1, y1 in regions.tolist():
-        crop = feature_map[batch : batch + 1, :, y0:y1, x0:x1]
-        rows.append(torch.cat([_pool_level(crop, n, mode).flatten(1) for n in levels], 1))
-    return torch.cat(rows, 0)
+    if _needs_gradient(feature_map):
+        return _pool_each_with_gradient(feature_map, regions, levels, mode)
+    maps = torch.unique(regions[:, 0]).tolist()
+    if len(maps) == 1:
+        return _pool_map(feature_map[maps[0]], regions[:, 1:], levels, mode)
+    descriptors = allocate((len(regions), feature_map.shape[1] * sum(n * n for n in levels)), feature_map)
+    for i in maps:
+        own = (regions[:, 0] == i).nonzero()[:, 0]
+        descriptors[own] = _pool_map(feature_map[i], regions[own, 1:], levels, mode)
+    return descriptors
 
 
 class SpatialPyramidPool2d(nn.Module):
@@ -151,10 +160,67 @@ def normalize_descriptors(descriptors: Tensor, method: str) -> Tensor:
     return torch.where(norm > 0, scaled / norm, scaled)
 
 
-def _pool_level(feature_map: Tensor, n: int, mode: str) -> Tensor:
-    if mode == "max":
-        return F.adaptive_max_pool2d(feature_map, n)
-    return F.adaptive_avg_pool2d(feature_map, n)
+def _pool_levels(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[int, Tensor]:
+    """For each level ``(N, C, n, n)``, of whole maps."""
+    if mode == "avg":
+        return {n: F.adaptive_avg_pool2d(feature_map, n) for n in levels}
+    pooled: dict[int, Tensor] = {}
+    for n in sorted(levels, reverse=True):
+        # With gradients every level by itself: of equal cells the first of the bin gets it, as users of torch expect.
+        made = None if _needs_gradient(feature_map) else from_finer(pooled, n)
+        pooled[n] = F.adaptive_max_pool2d(feature_map, n) if made is None else made
+    return pooled
+
+
+def _pool_map(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str) -> Tensor:
+    """``(K, D)`` descriptors of regions ``(K, 4)`` of one map ``(C, H, W)``, by whichever way is the faster."""
+    by_tables = feature_map.device.type in TABLE_DEVICES and len(regions) >= _least_for_tables(
+        feature_map, mode
+    )
+    if by_tables and mode == "avg":
+        # The sums are in float64: good for anything less precise. An infinity would spoil all sums behind it.
+        by_tables = feature_map.dtype != torch.float64 and bool(feature_map.isfinite().all())
+    if by_tables:
+        return pool_by_tables(feature_map, regions, levels, mode=mode)
+    return _pool_each(feature_map[None], regions, levels, mode)
+
+
+def _least_for_tables(feature_map: Tensor, mode: str) -> int:
+    """How many regions take as long one by one as tables take to be made, measured on two cores."""
+    return 32 if mode == "avg" else min(64, 12 + feature_map.numel() // 50_000)
+
+
+def _pool_each(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str) -> Tensor:
+    """``(K, D)`` descriptors of regions ``(K, 4)`` of one map ``(1, C, H, W)``, one after the other."""
+    n_channels = feature_map.shape[1]
+    if len(regions) > 1:
+        feature_map = feature_map.contiguous(memory_format=torch.channels_last)
+    descriptors = allocate((len(regions), n_channels * sum(n * n for n in levels)), feature_map)
+    places = level_views(descriptors, levels)
+    for k, (x0, y0, x1, y1) in enumerate(regions.tolist()):
+        # Channels together: several are compared at once.
+        crop = feature_map[:, :, y0:y1, x0:x1].contiguous(memory_format=torch.channels_last)
+        for n, pooled in _pool_levels(crop, levels, mode).items():
+            places[n][k] = pooled[0].flatten(1)
+    return descriptors
+
+
+def _pool_each_with_gradient(
+    feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str
+) -> Tensor:
+    """``(K, D)`` descriptors of regions ``(K, 5)``, one after the other."""
+    n_values = feature_map.shape[1] * sum(n * n for n in levels)
+    rows = [
+        feature_map[:0].flatten(1)[:, :1].expand(0, n_values)
+    ]  # so that no region, too, has a gradient: zero
+    for batch, x0, y0, x1, y1 in regions.tolist():
+        crop = feature_map[batch : batch + 1, :, y0:y1, x0:x1]
+        rows.append(spatial_pyramid_pool(crop, levels, mode=mode))
+    return torch.cat(rows, 0)
+
+
+def _needs_gradient(feature_map: Tensor) -> bool:
+    return torch.is_grad_enabled() and feature_map.requires_grad
 
 
 def _check_map(feature_map: Tensor) -> None:

@@ -1,0 +1,127 @@
+"""Many regions of one feature map at once: each distinct bin pooled once, then brought into order."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sppfeat.bin_tables import MaxTables, MeanTables, allocate
+from sppfeat.bins import Bins, distinct_bins
+
+__all__ = ["TABLE_DEVICES", "from_finer", "level_views", "pool_by_tables"]
+
+# Bytes at once. What is looked up, reduced and written in one go should stay in the cache of a processor.
+_CHUNK_NBYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
+_SLICE_NBYTES = 128 << 20  # of distinct bins
+_TABLE_NBYTES = 128 << 20  # of the tables: larger ones are made for some of the channels at a time
+
+TABLE_DEVICES = tuple(_CHUNK_NBYTES)
+
+
+def from_finer(pooled: Mapping[int, Tensor], n: int) -> Tensor | None:
+    """Maxima of level ``n``, ``(N, C, n, n)``, from those of a level whose bins make up its bins; None without such.
+
+    Bin ``i`` of ``n`` begins where bin ``k*i`` of ``k*n`` does and ends where bin ``k*i + k - 1`` ends, since
+    ``floor(i*a/n)`` is ``floor(k*i*a/(k*n))``: the maximum over it is that over those.
+
+    Args:
+        pooled: finer levels, each ``(N, C, m, m)``.
+        n: the level that is wanted.
+    """
+    finer = min((m for m in pooled if m % n == 0), default=None)
+    return None if finer is None else F.max_pool2d(pooled[finer], finer // n)
+
+
+def pool_by_tables(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, mode: str) -> Tensor:
+    """Descriptors of regions of one map; fast where there are many of them.
+
+    Args:
+        feature_map: ``(C, H, W)``, floating point; finite for ``"avg"``. No gradient reaches it.
+        regions: ``(K, 4)`` int64, ``x0, y0, x1, y1`` in cells, half-open, inside the map, at least one.
+        levels: the pyramid.
+        mode: ``"max"`` or ``"avg"``.
+
+    Returns:
+        ``(K, D)``, dtype and device of the map.
+    """
+    cells = feature_map.permute(1, 2, 0)
+    base = [n for n in levels if mode == "avg" or not any(m > n and m % n == 0 for m in levels)]
+    out = allocate((len(regions), cells.shape[2] * sum(n * n for n in levels)), feature_map)
+    step = max(1, _SLICE_NBYTES // (sum(n * n for n in base) * cells.shape[2] * cells.element_size()))
+    slices = [slice(start, min(start + step, len(regions))) for start in range(0, len(regions), step)]
+    bins = [distinct_bins(regions[part], base, (cells.shape[0], cells.shape[1])) for part in slices]
+    for channels in _channel_blocks(cells, bins, mode):
+        tables = _tables(cells[:, :, channels], bins, mode)
+        for part, own in zip(slices, bins, strict=True):
+            rows = tables.pool(own)
+            where = {n: rows[which] for n, which in zip(base, own.of_level, strict=True)}
+            places = {n: place[:, channels] for n, place in level_views(out[part], levels).items()}
+            _write(places, tables.values, where)
+    return out
+
+
+def level_views(descriptors: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
+    """For each level its part of ``(K, D)`` descriptors, as ``(K, C, n * n)``."""
+    n_channels = descriptors.shape[1] // sum(n * n for n in levels)
+    parts = torch.split(descriptors, [n_channels * n * n for n in levels], dim=1)
+    return {n: part.view(-1, n_channels, n * n) for n, part in zip(levels, parts, strict=True)}
+
+
+def _tables(cells: Tensor, bins: Sequence[Bins], mode: str) -> MaxTables | MeanTables:
+    most = max(len(own.y0) for own in bins)
+    chunk = _chunk_rows(cells)
+    if mode == "avg":
+        return MeanTables(cells, n_bins=most, chunk=chunk)
+    return MaxTables(cells, largest_hw=_largest_bin(bins), n_bins=most, chunk=chunk)
+
+
+def _largest_bin(bins: Sequence[Bins]) -> tuple[int, int]:
+    heights, widths = zip(*((own.y1 - own.y0, own.x1 - own.x0) for own in bins), strict=True)
+    return int(torch.cat(heights).max()), int(torch.cat(widths).max())
+
+
+def _channel_blocks(cells: Tensor, bins: Sequence[Bins], mode: str) -> Iterator[slice]:
+    """Slices of channels for which the tables have a bounded size."""
+    height, width, n_channels = cells.shape
+    per_channel = 8 * height * width
+    if mode == "max":
+        per_channel = cells.element_size() * MaxTables.table_rows((height, width), _largest_bin(bins))
+    n_blocks = max(1, -(-n_channels * per_channel // _TABLE_NBYTES))
+    step = -(-n_channels // n_blocks)
+    for start in range(0, n_channels, step):
+        yield slice(start, min(start + step, n_channels))
+
+
+def _chunk_rows(cells: Tensor) -> int:
+    return max(1, _CHUNK_NBYTES[cells.device.type] // (cells.shape[2] * cells.element_size()))
+
+
+def _write(places: Mapping[int, Tensor], values: Tensor, where: Mapping[int, Tensor]) -> None:
+    """Look up the bins of regions, make coarser levels of them, and put all of it where it belongs.
+
+    Args:
+        places: for each level ``(K, C, n * n)``, written to.
+        values: pooled bins, channels (and more) beside each other.
+        where: for each level that is not made of a finer one ``(K, n * n)``: which of the values.
+    """
+    n_regions, n_channels = next(iter(places.values())).shape[:2]
+    per_region = max(where) ** 2 * values.shape[1] * values.element_size()
+    step = min(n_regions, max(1, _CHUNK_NBYTES[values.device.type] // per_region))
+    buffers = {n: values.new_empty((step * n * n, values.shape[1])) for n in where}
+    for start in range(0, n_regions, step):
+        part = slice(start, min(start + step, n_regions))
+        pooled: dict[int, Tensor] = {}
+        for n in sorted(places, reverse=True):
+            made = None if n in where else from_finer(pooled, n)
+            pooled[n] = _look_up(values, where[n][part], buffers[n]) if made is None else made
+            places[n][part] = pooled[n].flatten(2)[:, :n_channels]
+
+
+def _look_up(values: Tensor, rows: Tensor, buffer: Tensor) -> Tensor:
+    """Rows ``(k, n * n)`` of the values as ``(k, C, n, n)``, channels last in memory."""
+    n = math.isqrt(rows.shape[1])
+    looked_up = buffer[: rows.numel()]
+    torch.index_select(values, 0, rows.reshape(-1), out=looked_up)
+    return looked_up.view(len(rows), n, n, values.shape[1]).permute(0, 3, 1, 2)
