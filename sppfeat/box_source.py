@@ -17,7 +17,7 @@ from sppfeat.matching import count_same_file_names, match_images
 from sppfeat.plan import input_sizes
 from sppfeat.rows import RowBoxes, Rows, rows_of_table, rows_of_views
 from sppfeat.texts import one_line
-from sppfeat.views import Views, grid_views, multiview_views
+from sppfeat.views import VIEW_SIDE, Views, grid_views, multiview_views
 
 __all__ = ["BoxSource", "FileBoxes", "ViewBoxes"]
 
@@ -148,6 +148,20 @@ class ViewBoxes:
         if self.grid is not None:
             return grid_views(self.grid, image_hw)
         sizes, _ = input_sizes(np.array([image_hw], dtype=np.int32), self.input)
-        # Of an image that cannot be processed there are views, too: rows that stay NaN.
-        input_sides = [side or min(image_hw) for side in sizes[0].min(axis=1).tolist()]
-        return multiview_views(image_hw, self.input.short_sides, input_sides=input_sides)
+        windows_hw = [self._window_hw(image_hw, (in_h, in_w)) for in_h, in_w in sizes[0].tolist()]
+        return multiview_views(image_hw, self.input.short_sides, windows_hw=windows_hw)
+
+    def _window_hw(self, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> tuple[float, float]:
+        """Height and width, in pixels of the image, of a square window of the network input.
+
+        The long side of the input is that of the aspect ratio but for half a pixel, unless its sides are rounded
+        each by itself. Of an image that cannot be processed, ``input_hw`` 0, there are views, too: rows that stay
+        NaN.
+        """
+        if self.input.round_to == 1:
+            image_hw, input_hw = (min(image_hw),) * 2, (min(input_hw),) * 2
+        height, width = (
+            VIEW_SIDE * side / (input_side or side)
+            for side, input_side in zip(image_hw, input_hw, strict=True)
+        )
+        return height, width

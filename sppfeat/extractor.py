@@ -59,7 +59,8 @@ class Extractor:
         mean, std: of the network input; the weights' own where None (ImageNet's for your own network).
         seed: of the initial values with ``weights="none"``.
         max_decode_pixels: an image file of more pixels is refused.
-        **inputs: ``max_pixels``, ``exif``, ``flip`` as in :class:`sppfeat.config.InputSpec`.
+        **inputs: ``max_pixels``, ``round_to``, ``exif``, ``decode`` (of image files), ``flip`` as in
+            :class:`sppfeat.config.InputSpec`.
 
     Raises:
         SppfeatError: settings, backbone, layer or weights that do not go.
@@ -235,6 +236,7 @@ class Extractor:
                 input_hw=input_hw,
                 resample=resample,
                 max_pixels=self._run.max_decode_pixels,
+                decode=self.config.input.decode,
             )
         except ImageError as error:
             raise ImageError(f"{os.fspath(image)!r}: {error}") from error

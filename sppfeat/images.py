@@ -24,6 +24,7 @@ from PIL.Image import Resampling, Transpose
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.image_guards import PILLOW, HeaderReader, check_precincts, check_scans, check_tiles
 from sppfeat.image_signatures import why_unidentified
+from sppfeat.jpeg_reduction import picture_box, reduce_jpeg
 from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.texts import one_line
 
@@ -68,6 +69,7 @@ _RESAMPLING = {
 
 _ORIENTATION_TAG = 0x0112
 _EXIF_POLICIES = {"apply": "apply", "ignore": "ignore"}
+_IS_REDUCED = {"exact": False, "fast": True}
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -133,7 +135,7 @@ def read_image(path: bytes | str, *, exif: str, max_pixels: int = DEFAULT_MAX_DE
         ImageError: The file cannot be read, is no image, is damaged or cut short, is too large, or has pixels
             without a defined range.
     """
-    return _read(path, exif, max_pixels, image_hw=None)
+    return _read(path, exif, max_pixels).image
 
 
 def decode_image(
@@ -144,6 +146,7 @@ def decode_image(
     input_hw: tuple[int, int],
     resample: str,
     max_pixels: int = DEFAULT_MAX_DECODE_PIXELS,
+    decode: str = "exact",
 ) -> npt.NDArray[np.uint8]:
     """Return the pixels of an image at the size of the network input.
 
@@ -154,26 +157,37 @@ def decode_image(
         input_hw: Height and width to resize to. At ``image_hw`` nothing is resampled.
         resample: Pillow's filter, applied to 8-bit RGB of the full size.
         max_pixels: As for :func:`read_image`.
+        decode: ``"exact"``, or ``"fast"``: a JPEG at least twice as large as ``input_hw``, on both sides, is
+            decoded at 1/2, 1/4 or 1/8 of its size, and resized from there. Other pixels, in the same places.
 
     Returns:
         ``(h, w, 3)`` uint8, C-contiguous, read-only.
 
     Raises:
         ImageError: As for :func:`read_image`; or the file has another size than ``image_hw`` by now.
-        ConfigError: ``resample`` is unknown.
+        ConfigError: ``resample`` or ``decode`` is unknown.
     """
     _choose("resample", resample, _RESAMPLING)
-    image = _read(path, exif, max_pixels, image_hw=image_hw)
-    return resize_image(image, input_hw=input_hw, resample=resample)
+    reduce_to = input_hw if _choose("decode", decode, _IS_REDUCED) else None
+    image, box = _read(path, exif, max_pixels, image_hw=image_hw, reduce_to=reduce_to)
+    return resize_image(image, input_hw=input_hw, resample=resample, box=box)
 
 
-def resize_image(image: Image.Image, *, input_hw: tuple[int, int], resample: str) -> npt.NDArray[np.uint8]:
+def resize_image(
+    image: Image.Image,
+    *,
+    input_hw: tuple[int, int],
+    resample: str,
+    box: tuple[float, float, float, float] | None = None,
+) -> npt.NDArray[np.uint8]:
     """Return the pixels of an image in memory at the size of the network input.
 
     Args:
         image: 8-bit RGB.
         input_hw: Height and width to resize to. At the image's own size nothing is resampled.
         resample: Pillow's filter.
+        box: What of the image is resized: ``x0, y0, x1, y1`` in its pixels, edges, fractions allowed; all of it
+            where None.
 
     Returns:
         ``(h, w, 3)`` uint8, C-contiguous, read-only.
@@ -185,8 +199,8 @@ def resize_image(image: Image.Image, *, input_hw: tuple[int, int], resample: str
     filter_ = _choose("resample", resample, _RESAMPLING)
     height, width = input_hw
     with _pillow_errors(f"cannot be resized to {height} x {width} (height x width)"):
-        if image.size != (width, height):
-            image = image.resize((width, height), filter_)
+        if image.size != (width, height) or box is not None:
+            image = image.resize((width, height), filter_, box)
         return np.asarray(image)
 
 
@@ -231,7 +245,22 @@ class _Opened(NamedTuple):
     displayed_hw: tuple[int, int]
 
 
-def _read(path: bytes | str, exif: str, max_pixels: int, *, image_hw: tuple[int, int] | None) -> Image.Image:
+class _Decoded(NamedTuple):
+    """Pixels of a file, upright, as 8-bit RGB."""
+
+    image: Image.Image
+    box: tuple[float, float, float, float] | None  # where in it the picture is, where that is not all of it
+
+
+def _read(
+    path: bytes | str,
+    exif: str,
+    max_pixels: int,
+    *,
+    image_hw: tuple[int, int] | None = None,
+    reduce_to: tuple[int, int] | None = None,
+) -> _Decoded:
+    """Decode a file that has to be of ``image_hw``, if that is given; no larger than for ``reduce_to``, if it can."""
     with _opened(path, exif, max_pixels) as (image, orientation, displayed_hw):
         if image_hw is not None and displayed_hw != tuple(image_hw):
             was, now = (f"{height} x {width}" for height, width in (image_hw, displayed_hw))
@@ -239,11 +268,18 @@ def _read(path: bytes | str, exif: str, max_pixels: int, *, image_hw: tuple[int,
         with _pillow_errors(f"cannot be decoded as {image.format}"):
             check_scans(image)
             check_precincts(image)
+            turned = orientation if exif == "apply" else 1
+            factor = 1
+            if reduce_to is not None:
+                factor = reduce_jpeg(image, reduce_to[::-1] if turned in _SWAPS_SIDES else reduce_to)
             rgb = _upright(_to_rgb(image), image, orientation, exif)
-        if (rgb.height, rgb.width) != displayed_hw:
+        if (rgb.height, rgb.width) != tuple(-(-side // factor) for side in displayed_hw):
             declared = f"{displayed_hw[0]} x {displayed_hw[1]}"
-            raise ImageError(f"its header says {declared}, its pixels are {rgb.height} x {rgb.width}")
-        return rgb
+            reduced = f" at 1/{factor} of it" if factor > 1 else ""
+            raise ImageError(
+                f"its header says {declared}, its pixels are {rgb.height} x {rgb.width}{reduced}"
+            )
+        return _Decoded(rgb, picture_box(displayed_hw, factor, turned) if factor > 1 else None)
 
 
 @contextmanager

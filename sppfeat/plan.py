@@ -210,7 +210,11 @@ def input_sizes(
         try:
             input_hw[i] = [
                 network_input_hw(
-                    (height, width), short_side=side, max_pixels=spec.max_pixels, min_side=spec.min_side
+                    (height, width),
+                    short_side=side,
+                    max_pixels=spec.max_pixels,
+                    min_side=spec.min_side,
+                    round_to=spec.round_to,
                 )
                 for side in spec.short_sides
             ]

@@ -84,6 +84,7 @@ class Recomputation:
             input_hw=(in_h, in_w),
             resample=self._config.backbone.interpolation,
             max_pixels=height * width,  # whatever the limit was, it was below it
+            decode=self._config.input.decode,
         )[None]
         if self._projector is None or self._row_mirrored is None:
             return RecomputedRow(self._describer.images(pixels)[0], np.empty((0, 4), dtype=np.int32))

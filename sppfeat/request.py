@@ -188,6 +188,7 @@ class PlanSummary:
     dimension: int
     output_bytes: int
     input_shapes: int
+    round_to: int
     classes: int
     backbone: str
     weights: str

@@ -2,7 +2,8 @@
 
 The paper (He et al., TPAMI 2015, section 3.1.2) resizes each image so that its shorter side is ``S``
 and keeps the aspect ratio. Two bounds come on top: a largest number of pixels and the smallest input
-that the backbone takes.
+that the backbone takes. Where that is asked for, both sides then become multiples of a number, so that
+images of many sizes share few.
 """
 
 import math
@@ -14,7 +15,7 @@ __all__ = ["network_input_hw"]
 
 
 def network_input_hw(
-    image_hw: tuple[int, int], *, short_side: int | None, max_pixels: int, min_side: int
+    image_hw: tuple[int, int], *, short_side: int | None, max_pixels: int, min_side: int, round_to: int = 1
 ) -> tuple[int, int]:
     """Return the height and width that an image is resized to before it enters the network.
 
@@ -23,27 +24,34 @@ def network_input_hw(
     side always follows from the image's own aspect ratio, ``floor(long * S / short + 1/2)``, so that
     roundings do not add up; it is one less where only this rounding would exceed ``max_pixels``.
 
+    Last, each side becomes the nearest multiple of ``round_to``, halves up, and at least one: by itself, so
+    that the aspect ratio changes a little. Where these have more than ``max_pixels`` both are rounded down.
+    A side that would be below ``min_side`` is rounded up.
+
     Args:
         image_hw: Height and width of the image as displayed, in pixels, each at least 1.
         short_side: The short side ``S`` in pixels, or None for the image's own size.
         max_pixels: The most pixels the result may have.
         min_side: The backbone's smallest input side in pixels.
+        round_to: What both sides are to be multiples of, in pixels; 1 leaves them as they are.
 
     Returns:
         ``(height, width)`` in pixels, of the image's orientation.
 
     Raises:
-        ConfigError: ``short_side``, ``max_pixels`` or ``min_side`` is less than 1.
+        ConfigError: ``short_side``, ``max_pixels``, ``min_side`` or ``round_to`` is less than 1.
         ImageError: The image is empty, or so elongated that it cannot have sides of ``min_side`` and
-            at most ``max_pixels`` at its aspect ratio.
+            at most ``max_pixels`` at its aspect ratio, or not in multiples of ``round_to``.
 
     Example:
         >>> network_input_hw((480, 640), short_side=224, max_pixels=4_000_000, min_side=32)
         (224, 299)
         >>> network_input_hw((6000, 4000), short_side=None, max_pixels=4_000_000, min_side=32)
         (2448, 1632)
+        >>> network_input_hw((480, 640), short_side=224, max_pixels=4_000_000, min_side=32, round_to=32)
+        (224, 288)
     """
-    _check_settings(short_side=short_side, max_pixels=max_pixels, min_side=min_side)
+    _check_settings(short_side=short_side, max_pixels=max_pixels, min_side=min_side, round_to=round_to)
     # Python's own integers: numpy's overflow in the products below.
     height, width = (operator.index(side) for side in image_hw)
     short, long = min(height, width), max(height, width)
@@ -57,7 +65,23 @@ def network_input_hw(
     if side * side * long > max_pixels * short:
         raise ImageError(_does_not_fit(height, width, max_pixels=max_pixels, min_side=min_side))
     other = min(_long_side(short, long, side), max_pixels // side)
-    return (side, other) if height <= width else (other, side)
+    input_hw = (side, other) if height <= width else (other, side)
+    if round_to == 1:
+        return input_hw
+    return _rounded(input_hw, operator.index(round_to), max_pixels=max_pixels, min_side=min_side)
+
+
+def _rounded(hw: tuple[int, int], step: int, *, max_pixels: int, min_side: int) -> tuple[int, int]:
+    """Return a size within the bounds as multiples of ``step`` within the bounds."""
+    least = -(-min_side // step) * step  # at least one step: min_side is at least 1
+    for added in (step // 2, 0):  # to nearest, down
+        height, width = (max((side + added) // step * step, least) for side in hw)
+        if height * width <= max_pixels:
+            return height, width
+    raise ImageError(
+        f"its network input of {hw[0]} x {hw[1]} (height x width) cannot be rounded to multiples of {step}: "
+        f"{height} x {width} = {height * width} pixels are more than max-pixels {max_pixels}"
+    )
 
 
 def _long_side(short: int, long: int, side: int) -> int:

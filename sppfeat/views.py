@@ -84,7 +84,10 @@ def grid_views(grid: GridSpec, image_hw: tuple[int, int]) -> Views:
 
 
 def multiview_views(
-    image_hw: tuple[int, int], short_sides: Sequence[int | None], *, input_sides: Sequence[int] | None = None
+    image_hw: tuple[int, int],
+    short_sides: Sequence[int | None],
+    *,
+    windows_hw: Sequence[tuple[float, float]] | None = None,
 ) -> Views:
     """The views of He et al., TPAMI 2015, section 3.1.5, at each scale.
 
@@ -96,13 +99,15 @@ def multiview_views(
     Args:
         image_hw: height and width of the image, in pixels.
         short_sides: of the network input, per scale, as they are called; None is the image's own size.
-        input_sides: as they really are, where limits on the network input changed them.
+        windows_hw: height and width of a window in pixels of the image, per scale, where the network input is
+            not ``short_sides`` at the image's aspect ratio.
     """
     height, width = image_hw
     boxes, ids = [], []
-    for side, input_side in zip(short_sides, input_sides or short_sides, strict=True):
-        image_pixels = VIEW_SIDE * min(height, width) / (input_side or min(height, width))
-        view_w, view_h = min(image_pixels, width), min(image_pixels, height)
+    if windows_hw is None:
+        windows_hw = [(VIEW_SIDE * min(image_hw) / (side or min(image_hw)),) * 2 for side in short_sides]
+    for side, (window_h, window_w) in zip(short_sides, windows_hw, strict=True):
+        view_w, view_h = min(window_w, width), min(window_h, height)
         boxes.append((0.0, 0.0, float(width), float(height)))
         for x, y in _PLACES.values():
             x0, y0 = x * (width - view_w), y * (height - view_h)

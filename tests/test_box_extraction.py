@@ -484,6 +484,40 @@ def test_whole_views_are_whole_images_at_each_scale(folder, tmp_path, network):
         assert (file.row_region[centres][..., 2:] > file.row_region[centres][..., :2]).all()
 
 
+@pytest.mark.parametrize("boxes", ["grid:3x4:0.5", "multiview"])
+def test_boxes_follow_sides_that_are_rounded_each_by_itself(folder, tmp_path, boxes):
+    """The same as of pictures that were resized beforehand, by other factors along x and y."""
+    spec = InputSpec(size=300, round_to=64)  # 300 x 450 becomes 320 x 448
+    extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=boxes), input=spec)
+    sizes = {
+        (40, 60): (320, 448),
+        (60, 40): (448, 320),
+        (48, 48): (320, 320),
+        (33, 71): (320, 640),  # 645
+        (90, 64): (448, 320),  # 422
+    }
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        for path, hw in zip(file.paths, file.image_hw.tolist(), strict=True):
+            height, width = sizes[tuple(hw)]
+            resized = tmp_path / "resized" / path
+            resized.parent.mkdir(parents=True, exist_ok=True)
+            with Image.open(folder / path) as image:
+                image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR).save(resized)
+        extract(
+            [tmp_path / "resized"],
+            tmp_path / "r.h5",
+            boxes=BoxChoice(boxes=boxes),
+            input=InputSpec(size=None),
+        )
+        with sppfeat.open(tmp_path / "r.h5") as other:
+            assert other.paths == file.paths
+            assert np.array_equal(file.row_region, other.row_region)
+            for row, expected in zip(file.features, other.features, strict=True):
+                assert difference(row, expected) <= 1e-5
+        assert not verify_file(file).problems
+        assert not recompute_rows(file, 10).problems
+
+
 def test_mean_norm_is_estimated_recorded_and_taken_over(folder, boxes_of, tmp_path, made):
     boxes = BoxChoice(boxes=str(boxes_of))
     scaled = DescriptorChoice(levels=(1, 2), normalize="meannorm:20")

@@ -100,6 +100,23 @@ def test_dry_run_prints_the_plan_as_the_result(folder, tmp_path):
     ]
 
 
+def test_multiples_and_fast_decoding_are_said_before_the_run_and_kept_in_the_file(folder, tmp_path):
+    settings = ["--round-to", "32", "--decode", "fast"]
+    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *settings)
+    assert result.exit_code == 0, result.output
+    assert "12 in 2 input shapes (multiples of 32), 12 rows" in result.stderr
+    assert re.search(r"note: +--decode fast: .* by 2 to 15 %; 0 of 12 images are as large", result.stderr)
+    shown = run("info", tmp_path / "f.h5").stdout
+    assert "round_to = 32" in shown
+    assert "decode = fast" in shown
+    assert run("verify", tmp_path / "f.h5", "--recompute", 3).exit_code == 0
+    assert run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *settings).exit_code == 0
+    other = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
+    assert other.exit_code == 1
+    assert "round_to: the file has 32, this command '(not set)'" in other.stderr
+    assert "decode: the file has 'fast', this command '(not set)'" in other.stderr
+
+
 def test_options_can_be_set_in_the_environment(folder, tmp_path):
     plain = [part for part in TINY if part not in ("--levels", "1,2")]
     env = {"SPPFEAT_LEVELS": "1,3", "SPPFEAT_NORMALIZE": "l2", "SPPFEAT_OUTPUT": str(tmp_path / "e.h5")}
@@ -130,6 +147,9 @@ def test_lists_from_a_file_and_from_standard_input(folder, tmp_path, monkeypatch
         (["--levels", "0"], "from 1 to 64"),
         (["--size", "big"], "'big' is neither"),
         (["--size", "0"], "size is 0"),
+        (["--round-to", "0"], "1<=x<=1024"),
+        (["--round-to", "1.5"], "'1.5' is not a valid integer"),
+        (["--decode", "quick"], "'exact', 'fast'"),
         (["--layer", "features.99"], "no layer 'features.99'"),
         (["--backbone", "resnet5"], "resnet50"),
         (["--backbone", "vit_b_16"], "vit_b_16"),

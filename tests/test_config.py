@@ -62,7 +62,9 @@ CHANGED = {
         "scales": (480, 576),
         "max_pixels": 3_999_999,
         "min_side": 32,
+        "round_to": 32,
         "exif": "ignore",
+        "decode": "fast",
         "flip": True,
     },
     "descriptor": {
@@ -150,6 +152,8 @@ CONFIGS = st.builds(
         size=st.none() | st.integers(1, 65_535),
         max_pixels=st.integers(1, 2**40),
         min_side=st.integers(1, 2**20),
+        round_to=st.integers(1, 1024),
+        decode=st.sampled_from(["exact", "fast"]),
         exif=st.sampled_from(["apply", "ignore"]),
         flip=st.booleans(),
     ),
@@ -193,7 +197,7 @@ def test_every_setting_is_recorded_under_a_name_of_its_own():
     n_fields = sum(len(dataclasses.fields(part)) for part in (*PARTS.values(), RegionSpec, BoxConvention))
     recorded = config(
         backbone={"head": "fc6"},
-        input={"scales": (480, 688)},
+        input={"scales": (480, 688), "round_to": 32, "decode": "fast"},
         descriptor={"normalize": "meannorm:20", "norm_factors": (1.0,), "nonfinite": "keep"},
         regions={},
     ).to_dict()
@@ -237,6 +241,19 @@ def test_equal_numbers_of_different_types_are_the_same_settings():
 def test_the_fingerprint_is_fixed_for_all_versions():
     # A change here makes every existing file impossible to continue.
     assert config().fingerprint == "acf7e76858b2d78635441751028d00ac9b3bdaa655ea8b0b6f36162cc7aea3a2"
+
+
+def test_settings_of_later_versions_are_recorded_only_where_they_change_a_descriptor():
+    """So that files from before there were such settings are continued."""
+    recorded = config(input={"round_to": 1, "decode": "exact"}).to_dict()
+    assert not {"round_to", "decode"} & set(recorded)
+    assert ExtractConfig.from_dict(recorded).input == InputSpec(round_to=1, decode="exact")
+    changed = config(input={"round_to": np.int16(32), "decode": "fast"})
+    assert (changed.to_dict()["round_to"], changed.to_dict()["decode"]) == (32, "fast")
+    assert config_differences(recorded, changed.to_dict()) == [
+        "decode: the file has '(not set)', this command 'fast'",
+        "round_to: the file has '(not set)', this command 32",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +300,13 @@ def test_what_is_no_recorded_configuration_is_refused(recorded):
         (InputSpec, "max_pixels", None, "1 or more"),
         (InputSpec, "min_side", 0, "1 or more"),
         (InputSpec, "min_side", -1, "1 or more"),
+        (InputSpec, "round_to", 0, "1 to 1024 pixels"),
+        (InputSpec, "round_to", 1025, "1 to 1024 pixels"),
+        (InputSpec, "round_to", 32.0, "1 to 1024 pixels"),
+        (InputSpec, "round_to", None, "1 to 1024 pixels"),
         (InputSpec, "exif", "strip", "apply, ignore"),
+        (InputSpec, "decode", "quick", "exact, fast"),
+        (InputSpec, "decode", None, "exact, fast"),
         (InputSpec, "flip", "yes", "True, False"),
         (DescriptorSpec, "levels", (), "1 to 64"),
         (DescriptorSpec, "levels", (0,), "1 to 64"),

@@ -104,6 +104,23 @@ def test_a_pool_decodes_what_one_process_decodes(images, shared_pool, batch_size
     assert_same(decoded(shared_pool, iter(tasks)), decoded(InlineDecoder(SETTINGS), tasks))
 
 
+def test_processes_decode_fast_where_that_is_asked_for(tmp_path):
+    path = tmp_path / "large.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    task = DecodeTask([0], [os.fsencode(path)], [(200, 300)], (24, 32))
+    found = {}
+    for decode in ("exact", "fast"):
+        settings = SETTINGS._replace(decode=decode)
+        pool = DecoderPool(settings, n_workers=1)
+        try:
+            found[decode] = decoded(pool, [task])
+        finally:
+            pool.close()
+        assert_same(found[decode], decoded(InlineDecoder(settings), [task]))
+    assert not np.array_equal(found["exact"][0][1], found["fast"][0][1])
+
+
 @pytest.mark.parametrize("n_workers", [1, 3])
 @pytest.mark.parametrize("look_ahead_bytes", [1, 10 * 24 * 32 * 3, 1 << 20])
 def test_worker_counts_and_memory_change_nothing(images, open_pool, n_workers, look_ahead_bytes):

@@ -18,12 +18,14 @@ from extraction_runs import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import sppfeat
 from sppfeat.config import InputSpec, RunOptions
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction import prepare
 from sppfeat.request import BackboneChoice, DescriptorChoice
+from sppfeat.verification import recompute_rows
 
 
 @pytest.fixture(scope="module")
@@ -401,3 +403,146 @@ def test_larger_inputs_than_max_pixels_are_scaled_down(folder, tmp_path, network
             difference(file.features[square], plain_descriptor(network, folder / "dog/img2.png", size=48))
             <= 1e-5
         )
+
+
+# --- sides in multiples ---------------------------------------------------------------------------
+
+
+def rows_of_resized(folder, paths, input_hws, tmp_path):
+    """The descriptors of pictures that were resized beforehand, each taken at its own size."""
+    resized = tmp_path / "resized"
+    resized.mkdir()
+    for i, (path, (height, width)) in enumerate(zip(paths, input_hws, strict=True)):
+        with Image.open(folder / path) as image:
+            image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR).save(resized / f"{i}.png")
+    return [
+        plain_descriptor(plain_network(), resized / f"{i}.png", size=min(hw))
+        for i, hw in enumerate(input_hws)
+    ]
+
+
+@pytest.mark.parametrize("size", [SIZE, None])
+def test_sides_are_rounded_to_multiples(folder, tmp_path, size):
+    sizes = {
+        SIZE: {
+            (40, 60): (48, 80),
+            (60, 40): (80, 48),
+            (48, 48): (48, 48),
+            (33, 71): (48, 96),
+            (90, 64): (64, 48),
+        },
+        None: {
+            (40, 60): (48, 64),
+            (60, 40): (64, 48),
+            (48, 48): (48, 48),
+            (33, 71): (32, 64),
+            (90, 64): (96, 64),
+        },
+    }[
+        size
+    ]  # by hand: 60 = 3.75 x 16 and 40 = 2.5 x 16, halves up; at 48, the long sides are 72, 103 and 67.5
+    spec = InputSpec(size=size, round_to=16)
+    extraction, _ = extract([folder], tmp_path / "f.h5", input=spec)
+    assert extraction.summary().round_to == 16
+    assert extraction.summary().input_shapes == 5
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert file.config.input.round_to == 16
+        hws = [sizes[tuple(hw)] for hw in file.image_hw.tolist()]
+        for row, expected in zip(
+            file.features, rows_of_resized(folder, file.paths, hws, tmp_path), strict=True
+        ):
+            assert difference(row, expected) <= 1e-5
+        assert not recompute_rows(file, 5).problems
+        assert recompute_rows(file, 5).largest_difference <= 1e-5
+
+
+def test_a_file_without_multiples_is_continued_by_multiples_of_one_only(folder, tmp_path):
+    extract([folder], tmp_path / "f.h5", stop_after=1)
+    extraction, _ = extract(
+        [folder], tmp_path / "f.h5", input=InputSpec(size=SIZE, round_to=1, decode="exact")
+    )
+    assert extraction.n_pending() == 0
+    with pytest.raises(StoreError, match=r"round_to: the file has '\(not set\)', this command 16"):
+        extract([folder], tmp_path / "f.h5", input=InputSpec(size=SIZE, round_to=16))
+
+
+def test_an_image_that_cannot_be_rounded_fails_with_its_reason(folder, tmp_path):
+    write_image(folder / "dog" / "long.png", 40, 400, 1)
+    spec = InputSpec(size=None, max_pixels=18_000, round_to=64)
+    extract([folder], tmp_path / "f.h5", input=spec)
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        (reason,) = file.errors.values()
+        assert (
+            "cannot be rounded to multiples of 64: 64 x 384 = 24576 pixels are more than max-pixels" in reason
+        )
+
+
+# --- decoding at a part of the size ---------------------------------------------------------------
+
+
+@pytest.fixture
+def jpegs(tmp_path):
+    """Six JPEGs: two much larger than the network input, one turned, one only a little larger; two small ones."""
+    top = tmp_path / "jpegs"
+    for i, (height, width) in enumerate([(401, 603), (200, 300), (300, 200), (90, 120), (40, 60), (48, 48)]):
+        write_image(top / f"img{i}.jpg", height, width, seed=i)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(top / "img2.jpg") as image:
+        image.save(top / "img2.jpg", exif=exif, quality="keep")
+    return top
+
+
+def plain_fast_pictures(jpegs, folder):
+    """The same with what is much larger than 48 pixels decoded by ``draft`` and resized, by hand."""
+    folder.mkdir()
+    for i, stored_wh in enumerate([(72, 48), (72, 48), (48, 72), None, None, None]):
+        with Image.open(jpegs / f"img{i}.jpg") as image:
+            if stored_wh is not None:
+                _, box = image.draft(None, stored_wh)
+                image = image.resize(stored_wh, Image.Resampling.BILINEAR, box)
+            if i == 2:
+                image = image.transpose(Image.Transpose.ROTATE_270)
+            image.save(folder / f"img{i}.png")
+    return folder
+
+
+def test_fast_decoding_is_what_draft_makes(jpegs, tmp_path, network):
+    by_hand = plain_fast_pictures(jpegs, tmp_path / "by-hand")
+    spec = InputSpec(size=SIZE, decode="fast")
+    for workers in (0, 1):
+        output = tmp_path / f"{workers}.h5"
+        extraction, _ = extract([jpegs], output, input=spec, run=RunOptions(workers=workers, device="cpu"))
+        assert [note for note in extraction.notes if "--decode fast" in note] == [
+            "--decode fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of "
+            "their size, which moves their descriptors by 2 to 15 %; 3 of 6 images are as large"
+        ]
+        with sppfeat.open(output) as file:
+            assert (file.status == 1).all()
+            assert file.config.input.decode == "fast"
+            for i, row in enumerate(file.features):
+                expected = plain_descriptor(network, by_hand / f"img{i}.png")
+                # Where sides are swapped rows and columns are rounded to whole grey levels in the other order.
+                assert difference(row, expected) <= (1e-2 if i == 2 else 1e-5)
+            again = recompute_rows(file, 6)
+            assert not again.problems
+            assert len(again.rows) == 6
+
+
+def test_fast_and_exact_files_are_not_mixed(jpegs, tmp_path):
+    exact, _ = extract([jpegs], tmp_path / "f.h5")
+    assert not any("--decode" in note for note in exact.notes)
+    with pytest.raises(StoreError, match=r"decode: the file has '\(not set\)', this command 'fast'"):
+        extract([jpegs], tmp_path / "f.h5", input=InputSpec(size=SIZE, decode="fast"))
+    extract([jpegs], tmp_path / "fast.h5", input=InputSpec(size=SIZE, decode="fast"))
+    with sppfeat.open(tmp_path / "f.h5") as slow, sppfeat.open(tmp_path / "fast.h5") as fast:
+        moved = [difference(b, a) > 1e-4 for a, b in zip(slow.features, fast.features, strict=True)]
+        assert moved == [True, True, True, False, False, False]
+
+
+def test_a_mean_norm_is_estimated_on_images_decoded_as_in_the_run(jpegs, tmp_path):
+    spec = InputSpec(size=SIZE, decode="fast")
+    scaled = DescriptorChoice(levels=(1, 2), normalize="meannorm:20")
+    extract([jpegs], tmp_path / "f.h5", input=spec, descriptor=scaled)
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert np.linalg.norm(file.features, axis=1).mean() == pytest.approx(20, rel=1e-5)

@@ -176,3 +176,27 @@ def test_bad_boxes_and_settings_are_refused(extractor, folder):
         sppfeat.Extractor(**{**NETWORK, "size": "big"})
     with pytest.raises(TypeError, match="colour"):
         sppfeat.Extractor(**NETWORK, colour="blue")
+
+
+def test_sides_are_rounded_and_files_decoded_as_the_command_does(folder, tmp_path):
+    from extraction_runs import extract
+
+    from sppfeat.config import InputSpec
+
+    picture = Image.open(folder / "cat" / "img1.png").resize((600, 401))
+    picture.save(tmp_path / "large.jpg", quality=95)
+    extract([tmp_path / "large.jpg"], tmp_path / "f.h5", input=InputSpec(size=48, round_to=32, decode="fast"))
+    settings = {**NETWORK, "levels": (1, 2), "round_to": 32}
+    fast, exact = sppfeat.Extractor(**settings, decode="fast"), sppfeat.Extractor(**settings)
+    path = tmp_path / "large.jpg"
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert file.config == fast.config
+        assert same(fast(path), file.features[0])
+    assert same(fast(path, [[0, 0, 600, 401]])[0], fast(path))
+    assert not same(fast(path), exact(path))
+    pixels = np.asarray(Image.open(path))  # in memory there is nothing to decode
+    assert same(fast(pixels), exact(path))
+    with pytest.raises(ConfigError, match="round-to is 0; allowed: 1 to 1024 pixels"):
+        sppfeat.Extractor(**NETWORK, round_to=0)
+    with pytest.raises(ConfigError, match="decode is 'quick'; allowed: exact, fast"):
+        sppfeat.Extractor(**NETWORK, decode="quick")

@@ -912,6 +912,194 @@ def test_unknown_choices_are_configuration_errors(write):
             call()
 
 
+# --- decoding at a part of the size ---------------------------------------------------------------
+
+WIDE = noise(101, 203, 3)  # neither side is a multiple of 2
+SHADES = Image.fromarray(np.rint(np.add.outer(np.arange(101), np.arange(203)) * 0.84).astype(np.uint8))
+INKS = Image.merge("CMYK", [*WIDE.split(), SHADES])
+FAST_KINDS = {
+    "baseline": lambda exif: saved(WIDE, "JPEG", quality=95, exif=exif),
+    "progressive": lambda exif: saved(WIDE, "JPEG", progressive=True, exif=exif),
+    "4:2:0": lambda exif: saved(WIDE, "JPEG", subsampling=2, exif=exif),
+    "grey": lambda exif: saved(WIDE.convert("L"), "JPEG", exif=exif),
+    "CMYK": lambda exif: saved(INKS, "JPEG", exif=exif),
+    "MPO": lambda exif: saved(WIDE, "MPO", save_all=True, append_images=[WIDE.rotate(180)], exif=exif),
+}
+# Where the picture is in reduced pixels of all_w x all_h, of which it has w x h, once they are turned.
+TURNED_BOXES = {
+    1: lambda all_w, all_h, w, h: (0, 0, w, h),
+    2: lambda all_w, all_h, w, h: (all_w - w, 0, all_w, h),
+    3: lambda all_w, all_h, w, h: (all_w - w, all_h - h, all_w, all_h),
+    4: lambda all_w, all_h, w, h: (0, all_h - h, w, all_h),
+    5: lambda all_w, all_h, w, h: (0, 0, h, w),
+    6: lambda all_w, all_h, w, h: (all_h - h, 0, all_h, w),
+    7: lambda all_w, all_h, w, h: (all_h - h, all_w - w, all_h, all_w),
+    8: lambda all_w, all_h, w, h: (0, all_w - w, h, all_w),
+}
+
+
+def fast(path, input_hw, *, exif="apply", resample="bilinear", **settings):
+    image_hw = probe_image(path, exif=exif)
+    return decode_image(
+        path, exif=exif, image_hw=image_hw, input_hw=input_hw, resample=resample, decode="fast", **settings
+    )
+
+
+def exact(path, input_hw, *, exif="apply", resample="bilinear"):
+    return decode_image(
+        path, exif=exif, image_hw=probe_image(path, exif=exif), input_hw=input_hw, resample=resample
+    )
+
+
+def plain_fast(path, input_hw, orientation, resample):
+    """Pillow's ``draft``, turned with numpy, and the box written out for each orientation; no EXIF of Pillow."""
+    stored_hw = input_hw[::-1] if orientation >= 5 else input_hw
+    with Image.open(path) as image:
+        height, width = image.height, image.width
+        _, (_, _, w, h) = image.draft(None, stored_hw[::-1])
+        reduced = np.asarray(image.convert("RGB"))
+    assert reduced.shape[0] < height
+    assert reduced.shape[1] < width
+    turned = Image.fromarray(np.ascontiguousarray(TURNED[orientation](reduced)))
+    box = TURNED_BOXES[orientation](reduced.shape[1], reduced.shape[0], w, h)
+    return np.asarray(turned.resize(input_hw[::-1], Image.Resampling[resample.upper()], box))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(sorted(FAST_KINDS)),
+    orientation=st.integers(1, 8),
+    height=st.integers(1, 50),
+    width=st.integers(1, 101),
+    resample=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
+)
+def test_fast_is_pillows_draft_and_a_resize(kind, orientation, height, width, resample, write):
+    path = write(FAST_KINDS[kind](exif_block(orientation)))
+    input_hw = (width, height) if orientation >= 5 else (height, width)
+    got = fast(path, input_hw, resample=resample)
+    assert got.shape == (*input_hw, 3)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, plain_fast(path, input_hw, orientation, resample))
+    np.testing.assert_array_equal(
+        fast(path, (height, width), exif="ignore", resample=resample),
+        plain_fast(path, (height, width), 1, resample),
+    )
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(sorted(FAST_KINDS)),
+    orientation=st.integers(1, 8),
+    sides=st.tuples(st.integers(51, 250), st.integers(1, 250))
+    | st.tuples(st.integers(1, 250), st.integers(102, 250)),
+)
+def test_fast_is_exact_where_the_input_is_more_than_half_as_large(kind, orientation, sides, write):
+    path = write(FAST_KINDS[kind](exif_block(orientation)))
+    input_hw = sides[::-1] if orientation >= 5 else sides
+    np.testing.assert_array_equal(fast(path, input_hw), exact(path, input_hw))
+
+
+NOT_JPEGS = {
+    **{name: lambda make=make: make(6) for name, make in ORIENTED.items()},
+    "GIF": lambda: saved(WIDE, "GIF"),
+    "JPEG 2000": lambda: saved(WIDE, "JPEG2000"),
+    "JPEG in TIFF": lambda: saved(WIDE, "TIFF", compression="jpeg"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_JPEGS)
+def test_fast_is_exact_of_everything_but_jpegs(kind, write):
+    path = write(NOT_JPEGS[kind]())
+    np.testing.assert_array_equal(fast(path, (2, 2)), exact(path, (2, 2)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("input_hw", [(50, 101), (25, 50), (12, 25), (9, 20)])
+def test_fast_shifts_nothing(orientation, input_hw, write):
+    """Taking all of the reduced pixels for the picture moves it by 0.9 to 3.3 shades, unturned by 0.8 to 6.6."""
+    input_hw = input_hw[::-1] if orientation >= 5 else input_hw
+    moved = []
+    for shades in (SHADES, ImageOps.invert(SHADES)):  # what rounding does is the same in both
+        path = write(saved(shades, "JPEG", quality=98, exif=exif_block(orientation)))
+        moved.append(fast(path, input_hw).astype(float) - exact(path, input_hw))
+    assert np.abs(moved[0] - moved[1]).max() / 2 <= 2
+    assert np.abs(moved[0] - moved[1]).mean() / 2 < 0.6
+
+
+def test_fast_moves_real_photographs_a_little(photos, tmp_path):
+    with Image.open(sorted(photos.rglob("*.jpg"))[0]) as photo:
+        photo.convert("RGB").resize((803, 601)).save(tmp_path / "p.jpg", quality=95)
+    path = str(tmp_path / "p.jpg")
+    for input_hw in ((300, 401), (150, 200), (75, 100), (40, 50)):
+        difference = fast(path, input_hw).astype(int) - exact(path, input_hw)
+        assert 0 < np.abs(difference).mean() < 8
+
+
+def test_the_guards_are_those_of_the_full_size(write, monkeypatch):
+    content = saved(PICTURE, "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    path = write(content[:-2] + content[last:-2] * 600 + content[-2:])
+    assert fast(path, (6, 9)).shape == (6, 9, 3)
+    monkeypatch.setattr(image_guards, "_MOST_SCANNED_PIXELS", 600 * 60 * 90)
+    with pytest.raises(ImageError, match="too many scans"):
+        fast(path, (6, 9))
+    with pytest.raises(ImageError, match=r"5400, more than max-decode-pixels 5399"):
+        fast(write(INTACT["JPEG"]), (6, 9), max_pixels=5399)
+
+
+def test_a_jpeg_that_is_cut_short_fails_fast_too(write):
+    whole = saved(WIDE, "JPEG", quality=95)
+    for n in range(0, len(whole) - 2, 40):
+        path = write(whole[:n])
+        with pytest.raises(ImageError):
+            decode_image(
+                path, exif="apply", image_hw=(101, 203), input_hw=(10, 20), resample="box", decode="fast"
+            )
+
+
+def test_pixels_of_another_size_than_the_header_are_noticed_fast_too(write, monkeypatch):
+    path = write(saved(WIDE, "JPEG"))
+    monkeypatch.setattr(images, "_to_rgb", lambda image: Image.new("RGB", (51, 26)))
+    assert fast(path, (25, 50)).shape == (25, 50, 3)
+    monkeypatch.setattr(images, "_to_rgb", lambda image: Image.new("RGB", (203, 101)))
+    with pytest.raises(
+        ImageError, match=r"^its header says 101 x 203, its pixels are 101 x 203 at 1/4 of it$"
+    ):
+        fast(path, (25, 50))
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(EDITS, max_size=6), cuts=st.lists(CUTS, max_size=1), progressive=st.booleans())
+def test_hostile_jpegs_give_a_reason_or_pixels(edits, cuts, progressive, write):
+    content = bytearray(saved(WIDE, "JPEG", progressive=progressive))
+    for place, new in edits:
+        place %= len(content)
+        content[place : place + len(new)] = new
+    for place, length in cuts:
+        place %= len(content)
+        repeated = content[place : place + length] if length > 0 else b""
+        content[place : place + max(0, -length)] = repeated
+    path = write(bytes(content), "image.bin")
+    try:
+        pixels = fast(path, (9, 10), max_pixels=1_000_000)
+    except ImageError as error:
+        assert_is_a_reason(str(error))
+    else:
+        assert pixels.shape == (9, 10, 3)
+
+
+def test_how_to_decode_is_checked(write):
+    with pytest.raises(ConfigError, match="decode must be one of exact, fast, not 'quick'"):
+        decode_image(
+            write(INTACT["JPEG"]),
+            exif="apply",
+            image_hw=(60, 90),
+            input_hw=(6, 9),
+            resample="box",
+            decode="quick",
+        )
+
+
 # --- images in memory -----------------------------------------------------------------------------
 
 

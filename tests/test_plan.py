@@ -23,6 +23,7 @@ SPECS = st.builds(
     size=st.none() | st.integers(1, 300),
     max_pixels=st.integers(1, 100_000),
     min_side=st.integers(1, 64),
+    round_to=st.just(1) | st.integers(1, 100),
 )
 
 
@@ -45,7 +46,11 @@ def test_the_network_input_size_is_that_of_each_image_by_itself(image_hw, spec):
         if height and width:
             try:
                 expected = network_input_hw(
-                    (height, width), short_side=spec.size, max_pixels=spec.max_pixels, min_side=spec.min_side
+                    (height, width),
+                    short_side=spec.size,
+                    max_pixels=spec.max_pixels,
+                    min_side=spec.min_side,
+                    round_to=spec.round_to,
                 )
             except ImageError as error:
                 reason = str(error)

@@ -306,3 +306,17 @@ def test_images_without_boxes_can_be_added_to_those_of_a_file_of_one_image():
     ranges, added = planner.rows(ROOT, [b"1.jpg", b"2.jpg"], sizes_of([(9, 9)]), first=1)
     assert ranges.tolist() == [[0, 0]]
     assert planner.join(old, added).box_row.tolist() == [0]
+
+
+@given(
+    st.tuples(st.integers(30, 900), st.integers(30, 900)),
+    st.sampled_from([None, 100, 224, 300, 560]),
+    st.sampled_from([16, 32, 33, 256]),
+)
+def test_views_are_224_pixels_of_an_input_whose_sides_are_rounded_each_by_itself(image_hw, side, step):
+    spec = InputSpec(size=side, round_to=step)
+    planner = RowPlanner(ViewBoxes(None, spec), spec, PROJECTOR, None)
+    boxes = planner.rows(ROOT, [b"a.jpg"], sizes_of([image_hw])).boxes.boxes_px[1:10]
+    in_h, in_w = input_sizes(sizes_of([image_hw]), spec)[0][0, 0].tolist()
+    assert ((boxes[:, 2] - boxes[:, 0]) * in_w / image_hw[1]).tolist() == pytest.approx([min(224, in_w)] * 9)
+    assert ((boxes[:, 3] - boxes[:, 1]) * in_h / image_hw[0]).tolist() == pytest.approx([min(224, in_h)] * 9)

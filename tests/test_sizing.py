@@ -16,6 +16,7 @@ HW = st.tuples(SIDES, SIDES)
 SHORT_SIDES = st.none() | st.integers(1, 3_000)
 MAX_PIXELS = st.integers(1, 10_000_000)
 MIN_SIDES = st.integers(1, 300)
+STEPS = st.integers(1, 1024) | st.sampled_from([2, 3, 16, 32, 64])
 SOME_DO_NOT_FIT = settings(suppress_health_check=[HealthCheck.filter_too_much])
 
 
@@ -151,8 +152,114 @@ def test_an_image_without_pixels_is_refused(image_hw):
         network_input_hw(image_hw, short_side=224, max_pixels=4_000_000, min_side=32)
 
 
-@pytest.mark.parametrize("name", ["short_side", "max_pixels", "min_side"])
+@pytest.mark.parametrize("name", ["short_side", "max_pixels", "min_side", "round_to"])
 def test_settings_below_one_are_refused(name):
     limits = {"short_side": 224, "max_pixels": 4_000_000, "min_side": 32, name: 0}
     with pytest.raises(ConfigError, match=f"{name} must be at least 1, not 0"):
         network_input_hw((10, 10), **limits)
+
+
+# --- multiples of a number ------------------------------------------------------------------------
+
+
+def rounded_or_reason(image_hw, step, **limits):
+    try:
+        return network_input_hw(image_hw, round_to=step, **limits)
+    except ImageError as error:
+        return str(error)
+
+
+def multiples_by_search(side, step, min_side):
+    """Return the nearest multiple that is not below ``min_side``, the larger of two, and the largest not above."""
+    allowed = [m for m in range(step, side + 2 * step + min_side, step) if m >= min_side]
+    nearest = min(allowed, key=lambda m: (abs(m - side), -m))
+    return nearest, max([m for m in allowed if m <= side], default=allowed[0])
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "settings", "step", "expected"),
+    [
+        ((375, 500), {}, 32, (224, 288)),  # 224 x 299
+        ((500, 375), {}, 32, (288, 224)),
+        ((375, 500), {}, 1, (224, 299)),
+        ((375, 500), {}, 2, (224, 300)),  # 299 lies halfway: up
+        ((375, 500), {"short_side": 240}, 32, (256, 320)),  # 240 = 7.5 x 32: up, not to even
+        ((375, 500), {}, 1024, (1024, 1024)),  # at least one multiple
+        ((10, 300), {"short_side": None, "min_side": 1}, 64, (64, 320)),
+        ((100, 100), {"short_side": None, "min_side": 100}, 64, (128, 128)),  # 64 would be below min_side
+        ((2000, 2000), {"short_side": None}, 32, (1984, 1984)),  # 2016 x 2016 would be more than max_pixels
+        ((2000, 1999), {"short_side": None, "max_pixels": 2016 * 1984}, 32, (2016, 1984)),  # the bound itself
+        ((2000, 1999), {"short_side": None, "max_pixels": 2016 * 1984 - 1}, 32, (1984, 1984)),
+    ],
+)
+def test_worked_examples_of_multiples(image_hw, settings, step, expected):
+    limits = {"short_side": 224, "max_pixels": 4_000_000, "min_side": 32, **settings}
+    assert network_input_hw(image_hw, round_to=step, **limits) == expected
+
+
+def test_an_image_that_has_no_size_in_multiples_says_why():
+    limits = {"short_side": None, "max_pixels": 10_000, "min_side": 100}
+    assert network_input_hw((100, 100), **limits) == (100, 100)
+    with pytest.raises(ImageError) as error:
+        network_input_hw((100, 100), round_to=64, **limits)
+    assert str(error.value) == (
+        "its network input of 100 x 100 (height x width) cannot be rounded to multiples of 64: "
+        "128 x 128 = 16384 pixels are more than max-pixels 10000"
+    )
+
+
+@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES, STEPS)
+@example((2000, 2000), None, 4_000_000, 32, 32)
+@example((100, 100), None, 10_000, 100, 64)
+def test_each_side_is_the_nearest_multiple_within_the_bounds(
+    image_hw, short_side, max_pixels, min_side, step
+):
+    plain = size_or_none(image_hw, short_side, max_pixels, min_side)
+    limits = {"short_side": short_side, "max_pixels": max_pixels, "min_side": min_side}
+    got = rounded_or_reason(image_hw, step, **limits)
+    if plain is None:
+        assert "too elongated" in got
+        return
+    (height, lower_height), (width, lower_width) = (multiples_by_search(s, step, min_side) for s in plain)
+    if height * width <= max_pixels:
+        assert got == (height, width)
+    elif lower_height * lower_width <= max_pixels:
+        assert got == (lower_height, lower_width)
+    else:
+        assert f"cannot be rounded to multiples of {step}" in got
+
+
+@SOME_DO_NOT_FIT
+@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES, STEPS)
+def test_bounds_hold_for_multiples_too(image_hw, short_side, max_pixels, min_side, step):
+    limits = {"short_side": short_side, "max_pixels": max_pixels, "min_side": min_side}
+    got = rounded_or_reason(image_hw, step, **limits)
+    assume(not isinstance(got, str))
+    plain = network_input_hw(image_hw, **limits)
+    assert got[0] % step == got[1] % step == 0
+    assert got[0] * got[1] <= max_pixels
+    assert min(got) >= min_side
+    assert all(type(side) is int for side in got)
+    assert all(abs(side - before) < step for side, before in zip(got, plain, strict=True))
+    assert (got[0] <= got[1]) == (image_hw[0] <= image_hw[1]) or got[0] == got[1]
+    assert rounded_or_reason(image_hw[::-1], step, **limits) == got[::-1]
+
+
+@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)
+def test_multiples_of_one_are_every_size(image_hw, short_side, max_pixels, min_side):
+    limits = {"short_side": short_side, "max_pixels": max_pixels, "min_side": min_side}
+    plain = size_or_none(image_hw, short_side, max_pixels, min_side)
+    got = rounded_or_reason(image_hw, 1, **limits)
+    assert got == plain or (plain is None and "too elongated" in got)
+
+
+def test_ragged_images_share_few_sizes():
+    random = np.random.default_rng(0)
+    images = [(int(h), int(w)) for h, w in random.integers(100, 1000, (1000, 2))]
+    limits = {"short_side": 224, "max_pixels": 4_000_000, "min_side": 32}
+    plain = {network_input_hw(hw, **limits) for hw in images}
+    rounded = {network_input_hw(hw, round_to=32, **limits) for hw in images}
+    assert len(plain) > 500
+    # One side is 224, the other one of 224, 256, ... 2240, in both orientations.
+    assert len(rounded) < 130
+    assert all(224 in hw for hw in rounded)

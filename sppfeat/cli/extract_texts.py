@@ -25,7 +25,8 @@ def print_plan(plan: PlanSummary, as_json: bool) -> None:
 
 def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
     """A plan in lines, with all settings where they are given."""
-    images = f"{plan.images} in {plan.input_shapes} input shapes, {plan.rows} rows"
+    rounded = f" (multiples of {plan.round_to})" if plan.round_to > 1 else ""
+    images = f"{plan.images} in {plan.input_shapes} input shapes{rounded}, {plan.rows} rows"
     if plan.classes:
         images += f", {plan.classes} classes"
     pooling = f"levels {','.join(map(str, plan.levels))}"

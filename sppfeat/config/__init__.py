@@ -18,6 +18,7 @@ from sppfeat.config.regions import (
     parse_grid,
 )
 from sppfeat.config.specs import (
+    DECODE_MODES,
     DEFAULT_BACKBONE,
     DEFAULT_BOX_SIZE,
     DEFAULT_LEVELS,
@@ -27,6 +28,7 @@ from sppfeat.config.specs import (
     EXIF_MODES,
     HEADS,
     INTERPOLATIONS,
+    MAX_ROUND_TO,
     NONFINITE,
     NORMALIZATIONS,
     POOL_MODES,
@@ -48,6 +50,7 @@ __all__ = [
     "BOX_ORDERS",
     "BOX_ORIGINS",
     "BOX_UNITS",
+    "DECODE_MODES",
     "DEFAULT_BACKBONE",
     "DEFAULT_BOX_SIZE",
     "DEFAULT_CONVENTIONS",
@@ -58,6 +61,7 @@ __all__ = [
     "EXIF_MODES",
     "HEADS",
     "INTERPOLATIONS",
+    "MAX_ROUND_TO",
     "MULTIVIEW_SCALES",
     "NONFINITE",
     "NORMALIZATIONS",

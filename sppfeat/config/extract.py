@@ -17,7 +17,14 @@ __all__ = ["ExtractConfig", "config_differences"]
 # In the recorded settings a field is named as its option is.
 _JSON_NAMES = {"name": "backbone"}
 # Recorded only where they are set: files from before there were such settings are continued.
-_OPTIONAL: dict[str, Any] = {"scales": [], "head": None, "norm_factors": None, "nonfinite": "fail"}
+_OPTIONAL: dict[str, Any] = {
+    "scales": [],
+    "head": None,
+    "norm_factors": None,
+    "nonfinite": "fail",
+    "round_to": 1,
+    "decode": "exact",
+}
 
 _OF_BOXES = set(RegionSpec(boxes="multiview").to_dict()) - {"boxes"}
 

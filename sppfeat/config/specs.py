@@ -12,6 +12,7 @@ from sppfeat.errors import ConfigError
 from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
 
 __all__ = [
+    "DECODE_MODES",
     "DEFAULT_BACKBONE",
     "DEFAULT_BOX_SIZE",
     "DEFAULT_LEVELS",
@@ -21,6 +22,7 @@ __all__ = [
     "EXIF_MODES",
     "HEADS",
     "INTERPOLATIONS",
+    "MAX_ROUND_TO",
     "NONFINITE",
     "NORMALIZATIONS",
     "POOL_MODES",
@@ -40,6 +42,7 @@ WINDOWS = ("adaptive", "sliding")
 NORMALIZATIONS = ("none", "l2", "power")
 DTYPES = ("float32", "float16")
 EXIF_MODES = ("apply", "ignore")
+DECODE_MODES = ("exact", "fast")
 NONFINITE = ("fail", "keep")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 HEADS = ("fc6", "fc7")
@@ -50,6 +53,7 @@ DEFAULT_LEVELS = (1, 2, 4)
 DEFAULT_SIZE = 224
 DEFAULT_BOX_SIZE = 688  # of the paper's detection with a single scale, section 4.2
 DEFAULT_MAX_PIXELS = 4_000_000
+MAX_ROUND_TO = 1024  # pixels: beyond that hardly an aspect ratio is left
 _MAX_LEVEL = 64  # 64 x 64 bins of 2048 channels are 32 MB per descriptor: more is a typing error
 _MAX_SIDE = 65_535  # the largest side that JPEG can hold
 
@@ -159,7 +163,10 @@ class InputSpec:
         scales: several short sides, ascending; each box is pooled from one of them.
         max_pixels: upper limit of height x width.
         min_side: lower limit of the short side: the smallest the backbone can take.
+        round_to: what both sides are rounded to multiples of, in pixels; 1 leaves them as they are.
         exif: ``apply`` or ``ignore`` the EXIF orientation.
+        decode: ``exact``, or ``fast``: JPEGs at a half, a quarter or an eighth of their size, where that is no
+            less than the network input.
         flip: average with the mirror image's descriptor.
     """
 
@@ -167,7 +174,9 @@ class InputSpec:
     scales: tuple[int, ...] = ()
     max_pixels: int = DEFAULT_MAX_PIXELS
     min_side: int = 1
+    round_to: int = 1
     exif: str = "apply"
+    decode: str = "exact"
     flip: bool = False
 
     def __post_init__(self) -> None:
@@ -178,7 +187,9 @@ class InputSpec:
             set_fields(self, size=whole_number("size", self.size, 1, _MAX_SIDE, unit=" pixels, or native"))
         set_fields(self, max_pixels=whole_number("max-pixels", self.max_pixels, 1))
         set_fields(self, min_side=whole_number("min-side", self.min_side, 1))
+        set_fields(self, round_to=whole_number("round-to", self.round_to, 1, MAX_ROUND_TO, unit=" pixels"))
         check_choice("exif", self.exif, EXIF_MODES)
+        check_choice("decode", self.decode, DECODE_MODES)
         if not isinstance(self.flip, bool):
             raise ConfigError(f"flip is {self.flip!r}; allowed: True, False")
 

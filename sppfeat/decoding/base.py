@@ -18,11 +18,13 @@ class DecodeSettings(NamedTuple):
         exif: ``apply`` or ``ignore`` the EXIF orientation.
         resample: Pillow filter that resizes to the network input.
         max_pixels: a larger image fails, undecoded.
+        decode: ``exact`` or ``fast``, see :func:`sppfeat.images.decode_image`.
     """
 
     exif: str
     resample: str
     max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
+    decode: str = "exact"
 
 
 class DecodeTask(NamedTuple):

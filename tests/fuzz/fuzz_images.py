@@ -113,10 +113,10 @@ def make_check(path: str) -> Callable[[bytes], None]:
             except ImageError as error:
                 check_reason(str(error))
                 continue
+            settings = {"exif": exif, "image_hw": size, "input_hw": (5, 7), "max_pixels": MAX_PIXELS}
             try:  # fails if the pixels have another size than the header, which is a broken promise
-                decode_image(
-                    path, exif=exif, image_hw=size, input_hw=(5, 7), resample="box", max_pixels=MAX_PIXELS
-                )
+                decode_image(path, resample="box", decode="exact", **settings)
+                decode_image(path, resample="box", decode="fast", **settings)
             except ImageError as error:
                 check_reason(str(error))
                 if "its pixels are" in str(error) or "changed since" in str(error):

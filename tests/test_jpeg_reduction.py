@@ -1,0 +1,146 @@
+"""JPEGs decoded at a part of their size: which of them are, and where the picture is in what comes out."""
+
+import io
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sppfeat.jpeg_reduction import picture_box, reduce_jpeg
+
+PICTURE = Image.radial_gradient("L").resize((203, 101)).convert("RGB")
+
+
+def segment(marker, content):
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def lossless_jpeg(height, width):
+    """Return a grey lossless JPEG: each difference to its neighbour is 0, in a code of one bit."""
+    table = bytes([0, 1, *[0] * 15, 0])
+    frame = struct.pack(">BHHB", 8, height, width, 1) + bytes([1, 0x11, 0])
+    scan = segment(0xDA, bytes([1, 1, 0, 1, 0, 0])) + bytes(height * width // 8 + 8)
+    return b"\xff\xd8" + segment(0xC4, table) + segment(0xC3, frame) + scan + b"\xff\xd9"
+
+
+def jpeg(**options):
+    buffer = io.BytesIO()
+    options.pop("image", PICTURE).save(buffer, options.pop("format", "JPEG"), **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def open_image(tmp_path):
+    files = []
+
+    def open_file(content):
+        path = tmp_path / "image"
+        path.write_bytes(content)
+        files.append(path.open("rb"))
+        return Image.open(files[-1])
+
+    yield open_file
+    for file in files:
+        file.close()
+
+
+@given(st.integers(1, 70_000), st.integers(1, 70_000), st.sampled_from([2, 4, 8]), st.integers(1, 8))
+def test_the_picture_is_where_its_first_corner_was_turned_to(height, width, factor, orientation):
+    """The corner that was stored first is a corner of the pixels; from there the picture has its exact size."""
+    x0, y0, x1, y1 = picture_box((height, width), factor, orientation)
+    rows, columns = (height + factor - 1) // factor, (width + factor - 1) // factor
+    assert ((x1 - x0) * factor, (y1 - y0) * factor) == (width, height)
+    assert 0 <= x0 < 1 > y0 >= 0
+    assert columns - 1 < x1 <= columns
+    assert rows - 1 < y1 <= rows
+    right, down = {1: "00", 2: "10", 3: "11", 4: "01", 5: "00", 6: "10", 7: "11", 8: "01"}[orientation]
+    assert (x1 == columns) if right == "1" else (x0 == 0)
+    assert (y1 == rows) if down == "1" else (y0 == 0)
+
+
+@pytest.mark.parametrize(
+    ("least_hw", "factor"),
+    [
+        ((101, 203), 1),
+        ((51, 101), 1),  # 101 / 2 is below it
+        ((50, 102), 1),
+        ((50, 101), 2),
+        ((26, 50), 2),
+        ((25, 50), 4),
+        ((13, 25), 4),
+        ((12, 25), 8),
+        ((1, 1), 8),
+    ],
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"subsampling": 2, "quality": 20},
+        {"image": PICTURE.convert("L")},
+        {"image": PICTURE.convert("CMYK")},
+        {"format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (203, 101))]},
+        {"comment": b"\xff\xc3\xff\xda" * 500},
+    ],
+)
+def test_what_is_twice_as_large_is_reduced_as_far_as_it_goes(open_image, options, least_hw, factor):
+    image = open_image(jpeg(**options))
+    mode = image.mode
+    assert reduce_jpeg(image, least_hw) == factor
+    assert (image.height, image.width) == (-(-101 // factor), -(-203 // factor))
+    image.load()
+    assert (image.height, image.width) == (-(-101 // factor), -(-203 // factor))
+    assert image.mode == mode
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF", "GIF", "BMP", "JPEG2000"])
+def test_other_formats_are_not(open_image, image_format):
+    image = open_image(jpeg(format=image_format))
+    assert reduce_jpeg(image, (10, 10)) == 1
+    assert image.size == (203, 101)
+
+
+def test_a_jpeg_without_blocks_is_not(open_image):
+    """Once: libjpeg-turbo decodes a lossless one in full, and Pillow 12.0 wrote that beyond its rows and died."""
+    image = open_image(lossless_jpeg(400, 3200))
+    assert reduce_jpeg(image, (40, 320)) == 1
+    assert image.size == (3200, 400)
+    image.load()
+    assert image.getextrema() == (128, 128)
+
+
+PLAIN = jpeg()
+FIRST = PLAIN.index(b"\xff\xc0")  # the frame
+FRAME = PLAIN[FIRST : FIRST + 2 + int.from_bytes(PLAIN[FIRST + 2 : FIRST + 4], "big")]
+
+
+@pytest.mark.parametrize(
+    ("inserted", "factor"),
+    [
+        (b"", 4),
+        (b"\xff" * 5, 4),  # fills up
+        (segment(0xFE, b"comment"), 4),
+        (FRAME, 1),  # twice
+        (FRAME.replace(b"\xff\xc0", b"\xff\xc3"), 1),
+        (b"junk", 1),
+        (b"\xff\x01", 1),
+        (b"\xff\x00", 1),
+    ],
+)
+def test_a_header_that_decoders_may_read_differently_is_left_alone(open_image, tmp_path, inserted, factor):
+    image = open_image(PLAIN)
+    (tmp_path / "image").write_bytes(PLAIN[:FIRST] + inserted + PLAIN[FIRST:])
+    assert reduce_jpeg(image, (25, 50)) == factor
+
+
+@pytest.mark.parametrize(
+    "content",
+    [PLAIN[: FIRST + 4], PLAIN[:2], b"", PLAIN[:FIRST] + segment(0xFE, b"") * 10_001 + PLAIN[FIRST:]],
+)
+def test_a_header_that_does_not_come_to_the_picture_is_left_alone(open_image, tmp_path, content):
+    image = open_image(PLAIN)
+    (tmp_path / "image").write_bytes(content)
+    assert reduce_jpeg(image, (25, 50)) == 1
