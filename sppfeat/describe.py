@@ -184,6 +184,16 @@ class Describer:
                     descriptors = self._scaled(blocks)
                 yield DescribedRegions(position, part, descriptors, regions)
 
+    def batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Network input: ``(N, 3, H, W)`` float32 on the device, normalised, of ``(N, H, W, 3)`` uint8 RGB."""
+        with self._computing():
+            return self._batch(pixels)
+
+    def maps(self, batch: Tensor) -> list[Tensor]:
+        """Feature maps of the layers, each ``(N, C, H', W')`` float32, of what :meth:`batch` gave."""
+        with self._computing():
+            return self._maps(batch)
+
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         """What holds while tensors are computed with."""

@@ -78,6 +78,7 @@ class KillableRuns:
         log: str | None = None,
         ignored: tuple[int, ...] = (),
         file_nbytes: int | None = None,
+        temporary: Path | None = None,
     ) -> Run:
         """Begin a run.
 
@@ -89,10 +90,12 @@ class KillableRuns:
             log: where it prints to; where :meth:`log` finds it, if not given.
             ignored: signals, by whoever started it.
             file_nbytes: no file may become larger.
+            temporary: where temporary files go.
         """
         self._log.unlink(missing_ok=True)
         job = {"args": list(map(str, arguments)), "sync": sync_seconds, "die_at": die_at, "half": half}
         job |= {"log": log or str(self._log), "ignored": ignored, "file_nbytes": file_nbytes}
+        job |= {"temporary": temporary and str(temporary)}
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return Run(int(self._process.stdout.readline()))
@@ -162,6 +165,7 @@ def run_job(job: dict, counter: int) -> int:
         os.dup2(output, fd)
     if job["file_nbytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_nbytes"],) * 2)
+    tempfile.tempdir = job["temporary"] or tempfile.tempdir
     for number in job["ignored"]:
         signal.signal(number, signal.SIG_IGN)
     FeatureWriter.__init__.__kwdefaults__["sync_seconds"] = job["sync"]

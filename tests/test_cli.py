@@ -23,7 +23,16 @@ TINY = [
     "--device",
     "cpu",
 ]
-COMMANDS = ["extract", "info", "verify", "backbones"]
+COMMANDS = [
+    "extract",
+    "info",
+    "verify",
+    "backbones",
+    "bench",
+    "bench regions",
+    "bench pooling",
+    "bench extract",
+]
 
 
 def run(*args, env=None, input=None):  # noqa: A002 - click's own name
@@ -295,7 +304,7 @@ def test_a_second_writer_is_refused(folder, tmp_path):
     assert "another process is writing" in result.stderr
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+@pytest.mark.parametrize("command", [[], *(name.split() for name in COMMANDS)])
 def test_help_loads_neither_torch_nor_h5py(command):
     code = (
         "import sys\nfrom sppfeat.cli import main\n"

@@ -13,13 +13,28 @@ from sppfeat.cli import main
 from sppfeat.schema import COLUMNS, ROW_COLUMNS
 
 README = Path(__file__).parent.parent / "README.md"
-COMMANDS = main.list_commands(click.Context(main))
 
 
 def command(name: str) -> click.Command:
-    found = main.get_command(click.Context(main), name)
-    assert found is not None
+    """A command, or one of a group: ``bench regions``."""
+    found: click.Command = main
+    for part in name.split():
+        assert isinstance(found, click.Group)
+        found = found.get_command(click.Context(found), part)
+        assert found is not None, name
     return found
+
+
+def commands_of(group: click.Group, prefix: str = "") -> list[str]:
+    """All commands, in place of each group those that are in it."""
+    names = []
+    for name in group.list_commands(click.Context(group)):
+        found = command(f"{prefix}{name}")
+        names += commands_of(found, f"{name} ") if isinstance(found, click.Group) else [f"{prefix}{name}"]
+    return names
+
+
+COMMANDS = commands_of(main)
 
 
 def option_table(name: str) -> str:
@@ -88,6 +103,8 @@ def test_every_example_command_parses():
     assert len(commands) >= 5
     for _, name, *args in commands:
         args = [arg.strip("'\"") for arg in args]
+        if isinstance(command(name), click.Group):
+            name = f"{name} {args.pop(0)}"
         command(name).make_context(name, args, resilient_parsing=False)
 
 

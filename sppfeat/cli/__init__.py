@@ -18,7 +18,7 @@ from sppfeat.errors import ConfigError, SppfeatError
 
 __all__ = ["main"]
 
-_COMMANDS = ("extract", "info", "verify", "backbones")
+_COMMANDS = ("extract", "info", "verify", "backbones", "bench")
 
 
 class _Commands(click.Group):

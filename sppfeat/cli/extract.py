@@ -12,21 +12,25 @@ from sppfeat.cli.box_options import box_choice, box_options, sizes_of
 from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.extract_texts import plan_text, print_plan, result_text, run_result
 from sppfeat.cli.options import (
-    AUTO_OR_INT,
     CHANNELS,
-    LEVELS,
-    SIZE,
+    backbone_options,
+    batch_size_option,
     device_option,
     json_option,
+    levels_option,
     option,
+    pool_option,
+    precision_option,
+    size_option,
     verbosity_options,
+    whole_number,
+    workers_option,
 )
 from sppfeat.cli.output import print_json, say
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.config import (
     DECODE_MODES,
-    DEFAULT_BACKBONE,
     DEFAULT_BOX_SIZE,
     DEFAULT_LEVELS,
     DEFAULT_MAX_PIXELS,
@@ -36,10 +40,7 @@ from sppfeat.config import (
     HEADS,
     MAX_ROUND_TO,
     NORMALIZATIONS,
-    POOL_MODES,
-    PRECISIONS,
     DescriptorSpec,
-    ExtractConfig,
     InputSpec,
     RunOptions,
 )
@@ -66,23 +67,7 @@ __all__ = ["extract"]
     default="auto",
     help="Class labels from the first-level folders: if all images lie in two or more such folders; always; never.",
 )
-@option(
-    "--backbone", default=DEFAULT_BACKBONE, help="Network, by torchvision's name; see 'sppfeat backbones'."
-)
-@option(
-    "--weights",
-    default="DEFAULT",
-    metavar="NAME|FILE|none",
-    help="torchvision weights by name, a local file (.pth, .safetensors), or none: untrained.",
-)
-@option("--seed", type=int, default=0, help="Seed of the untrained network of --weights none.")
-@option(
-    "--layer",
-    "layers",
-    multiple=True,
-    metavar="NODE",
-    help="Layer to pool, see 'sppfeat backbones NAME'; repeatable: side by side. [default: the last feature map]",
-)
+@backbone_options
 @option(
     "--head",
     type=click.Choice(HEADS),
@@ -90,13 +75,7 @@ __all__ = ["extract"]
 )
 @option("--mean", type=CHANNELS, help="Mean of the network input, 0..1. [default: of the weights]")
 @option("--std", type=CHANNELS, help="Standard deviation of the network input. [default: of the weights]")
-@option(
-    "--size",
-    type=SIZE,
-    metavar="PIXELS|native",
-    help="Short side of the network input; the aspect ratio is kept. "
-    f"[default: {DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --boxes]",
-)
+@size_option(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --boxes")
 @option(
     "--max-pixels",
     type=click.IntRange(1),
@@ -125,16 +104,8 @@ __all__ = ["extract"]
     "which moves their descriptors by 2 to 15 %.",
 )
 @option("--flip", is_flag=True, help="Average with the descriptor of the mirror image.")
-@option(
-    "--levels",
-    type=LEVELS,
-    metavar="N,N,...",
-    help="The pyramid: n stands for n x n bins. "
-    f"[default: {','.join(map(str, DEFAULT_LEVELS))}; with --head what it takes]",
-)
-@option(
-    "--pool", type=click.Choice(POOL_MODES), default=DescriptorSpec.pool, help="What is taken of each bin."
-)
+@levels_option(DEFAULT_LEVELS, note="; with --head what it takes")
+@pool_option
 @option(
     "--normalize",
     metavar=f"{'|'.join(NORMALIZATIONS)}|meannorm:NORM",
@@ -149,21 +120,10 @@ __all__ = ["extract"]
 )
 @box_options
 @option("--dtype", type=click.Choice(DTYPES), default=DescriptorSpec.dtype, help="Of the stored descriptors.")
-@option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default=ExtractConfig.precision,
-    help="Of the network; fp32 is exact, bf16 fast where the machine has it, tf32 for CUDA.",
-)
+@precision_option
 @device_option
-@option("--batch-size", type=AUTO_OR_INT, metavar="auto|N", default="auto", help="Images per batch.")
-@option(
-    "--workers",
-    type=AUTO_OR_INT,
-    metavar="auto|N",
-    default="auto",
-    help="Processes that decode images; 0: none.",
-)
+@batch_size_option
+@workers_option
 @option(
     "--max-decode-pixels",
     type=click.IntRange(1),
@@ -251,9 +211,6 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
 
 
 def _request(options: dict[str, Any]) -> ExtractRequest:
-    def number(name: str) -> int | None:
-        return None if options[name] == "auto" else int(options[name])
-
     return ExtractRequest(
         inputs=options["inputs"],
         output=options["output"],
@@ -287,8 +244,8 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
         precision=options["precision"],
         run=RunOptions(
             device=options["device"],
-            batch_size=number("batch_size"),
-            workers=number("workers"),
+            batch_size=whole_number(options["batch_size"]),
+            workers=whole_number(options["workers"]),
             max_decode_pixels=options["max_decode_pixels"],
         ),
         overwrite=options["overwrite"],

@@ -1,22 +1,41 @@
 """Options that commands share, and how their values are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from sppfeat.config import parse_device, parse_levels
+from sppfeat.config import (
+    DEFAULT_BACKBONE,
+    POOL_MODES,
+    PRECISIONS,
+    DescriptorSpec,
+    ExtractConfig,
+    RunOptions,
+    parse_device,
+    parse_levels,
+)
 from sppfeat.errors import ConfigError
+from sppfeat.request import BackboneChoice
 
 __all__ = [
     "AUTO_OR_INT",
     "CHANNELS",
     "LEVELS",
     "SIZE",
+    "backbone_options",
+    "batch_size_option",
     "device_option",
     "json_option",
+    "levels_option",
     "option",
+    "pool_option",
+    "precision_option",
+    "quiet_option",
+    "size_option",
     "verbosity_options",
+    "whole_number",
+    "workers_option",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -95,11 +114,97 @@ SIZE = _Size()
 AUTO_OR_INT = _AutoOrInt()
 CHANNELS = _Channels()
 
+_BACKBONE_OPTIONS = (
+    option(
+        "--backbone",
+        default=DEFAULT_BACKBONE,
+        help="Network, by torchvision's name; see 'sppfeat backbones'.",
+    ),
+    option(
+        "--weights",
+        default=BackboneChoice.weights,
+        metavar="NAME|FILE|none",
+        help="torchvision weights by name, a local file (.pth, .safetensors), or none: untrained.",
+    ),
+    option(
+        "--seed",
+        type=int,
+        default=BackboneChoice.seed,
+        help="Seed of the untrained network of --weights none.",
+    ),
+    option(
+        "--layer",
+        "layers",
+        multiple=True,
+        metavar="NODE",
+        help="Layer to pool, see 'sppfeat backbones NAME'; repeatable: side by side. [default: the last feature map]",
+    ),
+)
+
+
+def backbone_options(function: _F) -> _F:
+    """Which network: ``--backbone``, ``--weights``, ``--seed``, ``--layer``."""
+    for decorate in reversed(_BACKBONE_OPTIONS):
+        function = decorate(function)
+    return function
+
+
+def size_option(default: str) -> Callable[[_F], _F]:
+    """``--size``, with what is said of its default."""
+    return option(
+        "--size",
+        type=SIZE,
+        metavar="PIXELS|native",
+        help=f"Short side of the network input; the aspect ratio is kept. [default: {default}]",
+    )
+
+
+def levels_option(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:
+    """``--levels``, with what is said of its default; None where it is not given."""
+    return option(
+        "--levels",
+        type=LEVELS,
+        metavar="N,N,...",
+        help=f"The pyramid: n stands for n x n bins. [default: {','.join(map(str, default))}{note}]",
+    )
+
+
+pool_option = option(
+    "--pool", type=click.Choice(POOL_MODES), default=DescriptorSpec.pool, help="What is taken of each bin."
+)
+
+precision_option = option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=ExtractConfig.precision,
+    help="Of the network; fp32 is exact, bf16 fast where the machine has it, tf32 for CUDA.",
+)
+
+batch_size_option = option(
+    "--batch-size", type=AUTO_OR_INT, metavar="auto|N", default="auto", help="Images per batch."
+)
+
+workers_option = option(
+    "--workers",
+    type=AUTO_OR_INT,
+    metavar="auto|N",
+    default="auto",
+    help="Processes that decode images; 0: none.",
+)
+
+quiet_option = option("--quiet", "-q", is_flag=True, help="No progress bar.")
+
+
+def whole_number(value: int | str) -> int | None:
+    """What an option ``auto|N`` means: None where it is to be chosen."""
+    return None if value == "auto" else int(value)
+
+
 device_option = option(
     "--device",
     type=_Device(),
     metavar="auto|cpu|cuda|cuda:N|mps",
-    default="auto",
+    default=RunOptions.device,
     help="Where to compute; auto takes CUDA if there is one.",
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sppfeat.cli.exit_codes import EXIT_ERROR
-from sppfeat.cli.options import device_option, json_option, option
+from sppfeat.cli.options import device_option, json_option, option, quiet_option
 from sppfeat.cli.output import print_json, print_result
 from sppfeat.cli.progress import Bar
 
@@ -28,7 +28,7 @@ __all__ = ["verify"]
 @option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]")
 @device_option
 @json_option
-@option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@quiet_option
 def verify(
     file: Path,
     recompute: int,

@@ -1,0 +1,276 @@
+"""Our pooling of boxes beside torchvision's, and of whole maps beside plain torch."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align, roi_pool
+
+from sppfeat.bench.boxes import draw_boxes
+from sppfeat.bench.machine import Machine, describe_machine, synchronizer
+from sppfeat.bench.settings import PoolingWork
+from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
+from sppfeat.describe import choose_device, device_name
+from sppfeat.errors import DeviceMemoryError
+from sppfeat.pyramid import pool_regions, spatial_pyramid_pool
+
+__all__ = [
+    "MapTimings",
+    "PoolingResult",
+    "RegionTimings",
+    "bench_pooling",
+    "map_contenders",
+    "region_contenders",
+    "same_values",
+]
+
+Contender: TypeAlias = Callable[[Tensor], Tensor]
+
+_PRECISION = "fp32"
+_MOST_VALUES = 64 << 20  # in one call: 256 MB of descriptors, whatever the number of boxes
+_COMPARED = 100  # boxes whose descriptors are compared
+_N_MAPS = (1, 8)
+_SAMPLES = 2  # of roi_align, along each side of a bin: as torchvision's detectors have it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionTimings:
+    """So many boxes of one map.
+
+    Attributes:
+        boxes: how many.
+        calls: pieces that they were pooled in, by every contender.
+        contenders: by name; None where the budget ended it.
+    """
+
+    boxes: int
+    calls: int
+    contenders: Mapping[str, Timing | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapTimings:
+    """So many whole maps at once.
+
+    Attributes:
+        maps: how many.
+        contenders: by name; None where the budget ended it.
+    """
+
+    maps: int
+    contenders: Mapping[str, Timing | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingResult:
+    """What was measured.
+
+    Attributes:
+        machine: where.
+        map_hw, channels, levels, mode: what was pooled, and how.
+        dimension: values of a descriptor.
+        budget_seconds: after which a contender was stopped.
+        repetitions: measurements of each, at most: none is begun once those of a contender have used the budget.
+        regions: for growing numbers of boxes.
+        same_values: share of the values of each contender that are those of ``adaptive_loop``.
+        whole: of whole maps.
+    """
+
+    machine: Machine
+    map_hw: tuple[int, int]
+    channels: int
+    levels: tuple[int, ...]
+    mode: str
+    dimension: int
+    budget_seconds: float
+    repetitions: int
+    regions: tuple[RegionTimings, ...]
+    same_values: Mapping[str, float]
+    whole: tuple[MapTimings, ...]
+
+
+def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[str, Contender]:
+    """What pools boxes: each takes ``(K, 5)`` int64 regions, and returns ``(K, D)``.
+
+    Each has the map as it likes it: ours channels-last, as the network leaves it, the others ``(N, C, H, W)`` in
+    memory, to which they would convert it. ``roi_pool`` knows maxima only, and is missing for ``avg``.
+    ``write_once`` pools nothing: no contender can be faster than writing its result.
+
+    Args:
+        feature_map: ``(N, C, H, W)`` float32.
+        levels, mode: see :func:`sppfeat.pyramid.pool_regions`.
+    """
+    plain = feature_map.contiguous()
+    length = feature_map.shape[1] * sum(n * n for n in levels)
+    contenders: dict[str, Contender] = {
+        "pool_regions": partial(_pool_regions, _channels_last(feature_map), levels, mode),
+        "roi_pool": partial(_roi_pool, plain, levels),
+        "roi_align": partial(_roi_align, plain, levels),
+        "adaptive_loop": partial(_adaptive_loop, plain, levels, mode),
+        "write_once": partial(_write_once, feature_map, length),
+    }
+    if mode != "max":
+        del contenders["roi_pool"]
+    return contenders
+
+
+def map_contenders(levels: Sequence[int], mode: str) -> dict[str, Contender]:
+    """What pools whole maps: each takes ``(N, C, H, W)`` and returns ``(N, D)``."""
+
+    def write_once(maps: Tensor) -> Tensor:
+        return _write_once(maps, maps.shape[1] * sum(n * n for n in levels), maps)
+
+    return {
+        "spatial_pyramid_pool": lambda maps: spatial_pyramid_pool(maps, levels, mode=mode),
+        "adaptive_cat": partial(_adaptive, levels=levels, mode=mode),
+        "write_once": write_once,
+    }
+
+
+def same_values(contenders: Mapping[str, Contender], regions: Tensor) -> dict[str, float]:
+    """Share of the values that are those of ``adaptive_loop``, to float32's accuracy."""
+    expected = contenders["adaptive_loop"](regions)
+
+    def share(values: Tensor) -> float:
+        return int(values.isclose(expected, rtol=1e-5, atol=1e-6).sum()) / expected.numel()
+
+    return {name: share(pool(regions)) for name, pool in contenders.items() if name != "write_once"}
+
+
+def bench_pooling(
+    work: PoolingWork, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> PoolingResult:
+    """Measure all contenders.
+
+    Args:
+        work: what and how much.
+        on_progress: called with the number of passes that are done, and of all.
+
+    Raises:
+        ConfigError: a device that this machine has not.
+        DeviceMemoryError: it has too little memory.
+    """
+    device = choose_device(work.device, _PRECISION)
+    height, width = work.map_hw
+    drawn = torch.randn(
+        max(_N_MAPS), work.n_channels, height, width, generator=torch.Generator().manual_seed(work.seed)
+    )
+    maps = drawn.relu_().to(device)  # as a network's maps are: many zeros
+    boxes = torch.from_numpy(draw_boxes(max(work.counts), work.map_hw, shortest=1, seed=work.seed))
+    regions = F.pad(boxes, (1, 0)).to(device)
+    n_bins = sum(n * n for n in work.levels)
+    step = max(1, _MOST_VALUES // (work.n_channels * n_bins))
+    with torch.inference_mode():
+        of_regions = region_contenders(maps[:1], work.levels, work.mode)
+        of_maps = map_contenders(work.levels, work.mode)
+        n_contenders = len(work.counts) * len(of_regions) + len(_N_MAPS) * len(of_maps)
+        measure = _Measure(work, device, counted_passes(n_contenders * (1 + work.repetitions), on_progress))
+        return PoolingResult(
+            machine=describe_machine(device, _PRECISION),
+            map_hw=work.map_hw,
+            channels=work.n_channels,
+            levels=work.levels,
+            mode=work.mode,
+            dimension=work.n_channels * n_bins,
+            budget_seconds=work.budget_seconds,
+            repetitions=work.repetitions,
+            same_values=same_values(of_regions, regions[:_COMPARED]),
+            regions=tuple(
+                RegionTimings(
+                    boxes=n,
+                    calls=-(-n // step),
+                    contenders=measure(
+                        {
+                            name: partial(_in_pieces, contender, regions[:n], step)
+                            for name, contender in of_regions.items()
+                        }
+                    ),
+                )
+                for n in work.counts
+            ),
+            whole=tuple(
+                MapTimings(
+                    maps=n,
+                    contenders=measure(
+                        {
+                            name: partial(_in_pieces, contender, _laid_out(name, maps[:n]), n)
+                            for name, contender in of_maps.items()
+                        }
+                    ),
+                )
+                for n in _N_MAPS
+            ),
+        )
+
+
+class _Measure:
+    """Measures contenders in turn."""
+
+    def __init__(self, work: PoolingWork, device: torch.device, on_pass: Callable[[], None]) -> None:
+        self._work = work
+        self._device = device
+        self._synchronize = synchronizer(device)
+        self._on_pass = on_pass
+
+    def __call__(self, contenders: Mapping[str, Callable[[], Iterator[Tensor]]]) -> dict[str, Timing | None]:
+        budget = self._work.budget_seconds
+        passes = [
+            timed(name, contender, synchronize=self._synchronize, budget=budget)
+            for name, contender in contenders.items()
+        ]
+        try:
+            timings = interleave(
+                passes, repetitions=self._work.repetitions, budget=budget, on_pass=self._on_pass
+            )
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(f"not enough memory on {device_name(self._device)}") from error
+        return {name: timings.get(name) for name in contenders}
+
+
+def _in_pieces(contender: Contender, whole: Tensor, step: int) -> Iterator[Tensor]:
+    for piece in torch.split(whole, step):
+        yield contender(piece)
+
+
+def _laid_out(name: str, maps: Tensor) -> Tensor:
+    return _channels_last(maps) if name == "spatial_pyramid_pool" else maps
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+def _pool_regions(feature_map: Tensor, levels: Sequence[int], mode: str, regions: Tensor) -> Tensor:
+    return pool_regions(feature_map, regions, levels, mode=mode)
+
+
+def _roi_pool(feature_map: Tensor, levels: Sequence[int], regions: Tensor) -> Tensor:
+    corners = regions.to(feature_map.dtype)
+    corners[:, 3:] -= 1  # the last cell, not the edge behind it
+    return torch.cat([roi_pool(feature_map, corners, n).flatten(1) for n in levels], 1)
+
+
+def _roi_align(feature_map: Tensor, levels: Sequence[int], regions: Tensor) -> Tensor:
+    edges = regions.to(feature_map.dtype)
+    pooled = [
+        roi_align(feature_map, edges, n, sampling_ratio=_SAMPLES, aligned=True).flatten(1) for n in levels
+    ]
+    return torch.cat(pooled, 1)
+
+
+def _adaptive_loop(feature_map: Tensor, levels: Sequence[int], mode: str, regions: Tensor) -> Tensor:
+    crops = (feature_map[i : i + 1, :, y0:y1, x0:x1] for i, x0, y0, x1, y1 in regions.tolist())
+    return torch.cat([_adaptive(crop, levels, mode) for crop in crops])
+
+
+def _adaptive(maps: Tensor, levels: Sequence[int], mode: str) -> Tensor:
+    pool: Callable[[Tensor, int], Tensor] = F.adaptive_max_pool2d if mode == "max" else F.adaptive_avg_pool2d
+    return torch.cat([pool(maps, n).flatten(1) for n in levels], 1)
+
+
+def _write_once(like: Tensor, length: int, rows: Tensor) -> Tensor:
+    return like.new_empty(len(rows), length).fill_(1.0)

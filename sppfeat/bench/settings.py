@@ -1,0 +1,142 @@
+"""What is measured, and how much of it by default; nothing here loads torch."""
+
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from sppfeat.config import DEFAULT_BOX_SIZE, DEFAULT_SIZE, ExtractConfig, RunOptions
+from sppfeat.request import BackboneChoice, DescriptorChoice
+
+__all__ = [
+    "BOXES_COUNT",
+    "BUDGET_SECONDS",
+    "CROPS_COUNT",
+    "MAP_CHANNELS",
+    "MAP_HW",
+    "POOLING_COUNTS",
+    "POOLING_LEVELS",
+    "POOLING_REPETITIONS",
+    "REGIONS_SIZE",
+    "REPETITIONS",
+    "SAMPLE_IMAGES",
+    "SAMPLE_SIZE",
+    "Amount",
+    "PoolingWork",
+    "RegionsWork",
+    "RunsWork",
+    "Subject",
+]
+
+_T = TypeVar("_T")
+
+
+class Amount(NamedTuple, Generic[_T]):
+    """How much is measured where nothing is asked for.
+
+    Attributes:
+        full: what the numbers are worth reporting with.
+        quick: enough to see that everything works.
+    """
+
+    full: _T
+    quick: _T
+
+    def choose(self, given: _T | None, *, quick: bool) -> _T:
+        """Return what was asked for, or else what is usual."""
+        if given is not None:
+            return given
+        return self.quick if quick else self.full
+
+
+REPETITIONS = Amount(3, 2)
+# The paper's headline: 2000 boxes of an image at a single scale, TPAMI 2015, section 4.3.
+BOXES_COUNT = Amount(2000, 20)
+CROPS_COUNT = Amount(200, 5)
+REGIONS_SIZE = Amount(DEFAULT_BOX_SIZE, DEFAULT_SIZE)
+# The pyramid of the paper's detector, section 4.1, on conv5 of an image of 600 x 800 pixels.
+POOLING_COUNTS = Amount((1, 10, 100, 300, 2000, 20000), (1, 10, 50))
+POOLING_LEVELS = (6, 3, 2, 1)
+MAP_HW = Amount((38, 50), (10, 13))
+MAP_CHANNELS = Amount(512, 32)
+POOLING_REPETITIONS = Amount(5, 2)
+BUDGET_SECONDS = 10.0
+SAMPLE_IMAGES = Amount(256, 8)
+SAMPLE_SIZE = Amount(DEFAULT_SIZE, DEFAULT_SIZE // 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """With what is measured; see :class:`sppfeat.request.ExtractRequest`."""
+
+    backbone: BackboneChoice = field(default_factory=BackboneChoice)
+    descriptor: DescriptorChoice = field(default_factory=DescriptorChoice)
+    precision: str = ExtractConfig.precision
+    device: str = RunOptions.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionsWork:
+    """What the bench of boxes is to measure.
+
+    Attributes:
+        image: a file, or None for a synthetic photograph.
+        size: short side of the network input for all boxes, or None for the image's own.
+        n_boxes: the most boxes.
+        n_crops: the most boxes that are cropped, warped and run one by one; time for more is scaled from these.
+        seed: of the boxes and of the synthetic photograph.
+        repetitions: measurements of each.
+    """
+
+    image: str | None = None
+    size: int | None = REGIONS_SIZE.full
+    n_boxes: int = BOXES_COUNT.full
+    n_crops: int = CROPS_COUNT.full
+    seed: int = 0
+    repetitions: int = REPETITIONS.full
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingWork:
+    """What the bench of pooling is to measure.
+
+    Attributes:
+        counts: numbers of boxes.
+        map_hw: height and width of the feature map, in cells.
+        n_channels: of the map.
+        levels, mode: see :func:`sppfeat.pyramid.pool_regions`.
+        device: where to compute.
+        budget_seconds: a contender that takes longer for a number of boxes is stopped.
+        seed: of map and boxes.
+        repetitions: measurements of each.
+    """
+
+    counts: tuple[int, ...] = POOLING_COUNTS.full
+    map_hw: tuple[int, int] = MAP_HW.full
+    n_channels: int = MAP_CHANNELS.full
+    levels: tuple[int, ...] = POOLING_LEVELS
+    mode: str = DescriptorChoice.pool
+    device: str = RunOptions.device
+    budget_seconds: float = BUDGET_SECONDS
+    seed: int = 0
+    repetitions: int = POOLING_REPETITIONS.full
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsWork:
+    """What the bench of a run is to measure.
+
+    Attributes:
+        inputs: as of an extraction; none for synthetic photographs.
+        n_images: the most images, evenly from all.
+        size: short side of the network input, or None for the images' own.
+        batch_size, workers: see :class:`sppfeat.config.RunOptions`.
+        seed: of the synthetic photographs.
+        repetitions: measurements of each.
+    """
+
+    inputs: tuple[str, ...] = ()
+    n_images: int = SAMPLE_IMAGES.full
+    size: int | None = SAMPLE_SIZE.full
+    batch_size: int | None = RunOptions.batch_size
+    workers: int | None = RunOptions.workers
+    seed: int = 0
+    repetitions: int = REPETITIONS.full

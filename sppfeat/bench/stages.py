@@ -1,0 +1,160 @@
+"""The stages of a run, one after the other in this process, each with its own time."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sppfeat.bench.machine import synchronizer
+from sppfeat.creation import Provenance, create_file
+from sppfeat.describe import BATCH_PIXELS, Describer
+from sppfeat.extraction import Extraction
+from sppfeat.images import read_image, resize_image
+from sppfeat.plan import Batch, schedule
+from sppfeat.pyramid import spatial_pyramid_pool
+from sppfeat.store import FeatureWriter
+
+__all__ = ["DECODE_STAGES", "NETWORK_STAGES", "STAGES", "WRITE_STAGES", "Stages", "find_bound"]
+
+DECODE_STAGES = ("read", "decode", "resize")
+NETWORK_STAGES = ("transfer", "backbone", "pool")
+WRITE_STAGES = ("write",)
+STAGES = (*DECODE_STAGES, *NETWORK_STAGES, *WRITE_STAGES)
+
+
+class Stages:
+    """An extraction of whole images, in stages.
+
+    ``read`` reads the file, ``decode`` makes upright RGB of it (and reads it again, from the system's cache),
+    ``resize`` brings that to the network's input and into its batch, ``transfer`` to the device and normalises,
+    ``backbone`` makes feature maps, ``pool`` descriptors in memory, ``write`` brings them to a file and to the disk.
+
+    Args:
+        extraction: what is asked, planned.
+        output: the file to write.
+
+    Attributes:
+        batches: as the run has them.
+        describer: the network.
+    """
+
+    def __init__(self, extraction: Extraction, output: Path) -> None:
+        request, self._config = extraction.request, extraction.config
+        self._plan = extraction.work.plan
+        self._max_decode_pixels = request.run.max_decode_pixels
+        self._output = output
+        self._synchronize = synchronizer(extraction.device)
+        self.batches: list[Batch] = list(
+            schedule(
+                self._plan.input_hw,
+                np.arange(self._plan.n_images),
+                batch_size=request.run.batch_size,
+                batch_pixels=BATCH_PIXELS[extraction.device.type],
+            )
+        )
+        self.describer = Describer(
+            extraction.backbone,
+            self._config.descriptor,
+            flip=False,
+            precision=self._config.precision,
+            device=extraction.device,
+        )
+        create_file(output, self._plan, self._config, extraction.blocks, provenance=Provenance())
+
+    def run(self) -> dict[str, float]:
+        """Do all of it once; the seconds of each stage."""
+        laps = _Laps()
+        with contextlib.closing(FeatureWriter(self._output)) as writer:
+            laps.start()
+            for batch in self.batches:
+                pixels = self.pixels(batch, laps.add)
+                tensor = self.describer.batch(pixels)
+                self._synchronize()
+                laps.add("transfer")
+                maps = self.describer.maps(tensor)
+                self._synchronize()
+                laps.add("backbone")
+                descriptors = self._pool(maps)
+                laps.add("pool")
+                images = batch.images.tolist()
+                for row, image in enumerate(images):
+                    writer.write_rows(self._rows(image), descriptors[row : row + 1])
+                    writer.mark_done(image)
+                laps.add("write")
+            writer.sync()
+            laps.add("write")
+        return laps.seconds
+
+    def pixels(
+        self, batch: Batch, on_stage: Callable[[str], None] = lambda stage: None
+    ) -> npt.NDArray[np.uint8]:
+        """Decoded images of a batch, ``(N, H, W, 3)``; ``on_stage`` is called after each stage of each."""
+        pixels = np.empty((len(batch.images), *batch.input_hw, 3), dtype=np.uint8)
+        exif, resample = self._config.input.exif, self._config.backbone.interpolation
+        for i, path in enumerate(self.paths(batch)):
+            with open(path, "rb") as file:
+                file.read()
+            on_stage("read")
+            image = read_image(path, exif=exif, max_pixels=self._max_decode_pixels)
+            on_stage("decode")
+            pixels[i] = resize_image(image, input_hw=batch.input_hw, resample=resample)
+            on_stage("resize")
+        return pixels
+
+    def paths(self, batch: Batch) -> list[bytes]:
+        """Where the images of a batch are."""
+        return [os.path.join(self._plan.root, self._plan.paths[i]) for i in batch.images.tolist()]
+
+    def _pool(self, maps: Sequence[Tensor]) -> npt.NDArray[np.float32]:
+        spec = self._config.descriptor
+        with torch.inference_mode():
+            blocks = [spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps]
+            descriptors: npt.NDArray[np.float32] = torch.cat(blocks, 1).cpu().numpy()
+        return descriptors
+
+    def _rows(self, image: int) -> npt.NDArray[np.int64]:
+        return np.arange(*self._plan.rows[image].tolist(), dtype=np.int64)
+
+
+def find_bound(seconds: dict[str, float], n_workers: int) -> str:
+    """Which stage a run waits for, from the seconds of each by itself.
+
+    Decoding, network and writing go on at the same time, decoding in ``n_workers`` processes: the run is as fast as
+    the slowest of the three, and that one's longest stage is the answer. Where nothing goes on at the same time
+    (``n_workers`` of 0) it is the longest stage of all.
+
+    Example:
+        >>> seconds = dict(read=0, decode=3, resize=2, transfer=0, backbone=4, pool=0, write=0)
+        >>> find_bound(seconds, n_workers=1), find_bound(seconds, n_workers=2)
+        ('decode', 'backbone')
+    """
+    if n_workers == 0:
+        return max(STAGES, key=seconds.__getitem__)
+    lanes: list[tuple[float, tuple[str, ...]]] = [
+        (sum(seconds[stage] for stage in lane) / n, lane)
+        for lane, n in ((DECODE_STAGES, n_workers), (NETWORK_STAGES, 1), (WRITE_STAGES, 1))
+    ]
+    return max(max(lanes)[1], key=seconds.__getitem__)
+
+
+class _Laps:
+    """Seconds of stages that come by turns."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.start()
+
+    def start(self) -> None:
+        self._last = time.perf_counter()
+
+    def add(self, stage: str) -> None:
+        """Count the time since the last call for a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._last
+        self._last = now

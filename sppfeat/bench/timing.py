@@ -1,0 +1,128 @@
+"""Medians of passes that take turns."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+__all__ = ["Pass", "PassTooLongError", "Timing", "counted_passes", "interleave", "timed"]
+
+Pass: TypeAlias = Callable[[], Mapping[str, float]]
+"""Does the work once; the seconds of what it did, by name."""
+
+
+class PassTooLongError(Exception):
+    """A pass took longer than it may; it was stopped as soon as that was seen."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Several measurements of the same work.
+
+    Attributes:
+        seconds: their median.
+        fastest, slowest: the extremes.
+        repetitions: how many there were.
+    """
+
+    seconds: float
+    fastest: float
+    slowest: float
+    repetitions: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Timing":
+        """Return that of some measurements, at least one."""
+        return cls(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
+
+    def times(self, factor: float) -> "Timing":
+        """Return what it would be for ``factor`` times the work, if time were proportional to it."""
+        return Timing(self.seconds * factor, self.fastest * factor, self.slowest * factor, self.repetitions)
+
+
+def timed(
+    name: str,
+    contender: Callable[[], Iterable[object]],
+    *,
+    synchronize: Callable[[], None] = lambda: None,
+    budget: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Pass:
+    """A pass that runs a contender and takes its time.
+
+    Args:
+        name: of the contender.
+        contender: does its work piece by piece; what it yields is thrown away, in the measured time.
+        synchronize: waits for the device; called before both readings of the clock.
+        budget: seconds after which the pass is stopped, at the next piece.
+        clock: the time in seconds.
+
+    Raises:
+        PassTooLongError: from the pass, where it exceeds the budget.
+    """
+
+    def run() -> dict[str, float]:
+        synchronize()
+        start = clock()
+        for _ in contender():
+            if budget < math.inf and clock() - start > budget:
+                raise PassTooLongError(name)
+        synchronize()
+        seconds = clock() - start
+        if seconds > budget:
+            raise PassTooLongError(name)
+        return {name: seconds}
+
+    return run
+
+
+def interleave(
+    passes: Sequence[Pass],
+    *,
+    repetitions: int,
+    budget: float = math.inf,
+    on_pass: Callable[[], None] = lambda: None,
+) -> dict[str, Timing]:
+    """Run passes in turn, A B C A B C, so that what disturbs the machine disturbs them alike.
+
+    Args:
+        passes: each is run once before, unmeasured.
+        repetitions: measurements of each.
+        budget: no further measurement of a pass whose measurements together took longer (there is one at least).
+        on_pass: called ``(1 + repetitions) * len(passes)`` times, also where nothing is left to be run.
+
+    Returns:
+        The timings by name; without those of a pass that raised PassTooLongError.
+    """
+    results: list[list[Mapping[str, float]]] = [[] for _ in passes]
+    stopped: set[int] = set()
+    for turn in range(1 + repetitions):
+        for i, run in enumerate(passes):
+            if i not in stopped:
+                try:
+                    seconds = run()
+                except PassTooLongError:
+                    stopped.add(i)
+                    results[i].clear()
+                else:
+                    if turn > 0:
+                        results[i].append(seconds)
+                    if sum(sum(found.values()) for found in results[i]) > budget:
+                        stopped.add(i)
+            on_pass()
+    return {name: Timing.of([s[name] for s in found]) for found in results if found for name in found[0]}
+
+
+def counted_passes(n_passes: int, on_progress: Callable[[int, int], None]) -> Callable[[], None]:
+    """What is to be called after each pass, and says how many are done, and of how many."""
+    n_done = 0
+
+    def on_pass() -> None:
+        nonlocal n_done
+        n_done += 1
+        on_progress(n_done, n_passes)
+
+    on_progress(0, n_passes)
+    return on_pass

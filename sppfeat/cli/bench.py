@@ -1,0 +1,302 @@
+"""``sppfeat bench``: a group of commands that measure."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sppfeat.bench.settings import (
+    BOXES_COUNT,
+    BUDGET_SECONDS,
+    CROPS_COUNT,
+    MAP_CHANNELS,
+    MAP_HW,
+    POOLING_COUNTS,
+    POOLING_LEVELS,
+    POOLING_REPETITIONS,
+    REGIONS_SIZE,
+    REPETITIONS,
+    SAMPLE_IMAGES,
+    SAMPLE_SIZE,
+    Amount,
+    PoolingWork,
+    RegionsWork,
+    RunsWork,
+    Subject,
+)
+from sppfeat.cli.bench_texts import extract_text, pooling_text, regions_text
+from sppfeat.cli.options import (
+    backbone_options,
+    batch_size_option,
+    device_option,
+    json_option,
+    levels_option,
+    option,
+    pool_option,
+    precision_option,
+    quiet_option,
+    size_option,
+    whole_number,
+    workers_option,
+)
+from sppfeat.cli.output import print_json, print_result
+from sppfeat.cli.progress import Bar
+from sppfeat.cli.signals import stop_on_signals
+from sppfeat.config import DEFAULT_LEVELS
+from sppfeat.request import BackboneChoice, DescriptorChoice
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["bench"]
+
+_T = TypeVar("_T")
+
+
+class _Counts(click.ParamType):  # type: ignore[type-arg]
+    name = "n,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        return _positive_numbers(self, value, ",", param, ctx, "whole numbers above 0 such as 1,10,100")
+
+
+class _MapSize(click.ParamType):  # type: ignore[type-arg]
+    name = "hxw"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        what = "height and width in cells such as 38x50"
+        numbers = _positive_numbers(self, value, "x", param, ctx, what)
+        if len(numbers) != 2:
+            self.fail(f"{value!r}; allowed: {what}", param, ctx)
+        return numbers
+
+
+def _positive_numbers(
+    kind: click.ParamType,  # type: ignore[type-arg]
+    value: Any,
+    separator: str,
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+    allowed: str,
+) -> tuple[int, ...]:
+    if isinstance(value, tuple):
+        return value
+    parts = value.split(separator)
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        kind.fail(f"{value!r}; allowed: {allowed}", param, ctx)
+    return tuple(map(int, parts))
+
+
+def _amount_option(
+    name: str, amount: Amount[_T], text: str, show: Callable[[_T], str] = str, **settings: Any
+) -> Callable[[Any], Any]:
+    """An option whose default depends on ``--quick``."""
+    default = f"{show(amount.full)}; {show(amount.quick)} with --quick"
+    return option(name, help=f"{text} [default: {default}]", **settings)
+
+
+def _repetitions_option(amount: Amount[int]) -> Callable[[Any], Any]:
+    text = "Measurements of each; their median is reported."
+    return _amount_option("--repetitions", amount, text, type=click.IntRange(1))
+
+
+_quick_option = option(
+    "--quick", is_flag=True, help="Less of everything: to see that it works, not how fast it is."
+)
+_draw_seed_option = option(
+    "--draw-seed", type=int, default=RegionsWork.seed, help="Seed of boxes and synthetic images."
+)
+
+
+@click.group(short_help="Measure on this machine: boxes, pooling, or a run stage by stage.")
+def bench() -> None:
+    """Measure on this machine, with your network, your images, your device and precision.
+
+    Contenders take turns (A B C A B C) after one unmeasured pass each; medians are reported, with --json also the
+    fastest and the slowest. Ctrl-C leaves no files behind.
+    """
+
+
+@bench.command(short_help="Descriptors of many boxes: one run of the image beside a run per box.")
+@click.argument("image", required=False)
+@_amount_option("--boxes-count", BOXES_COUNT, "The most boxes.", type=click.IntRange(1))
+@_amount_option(
+    "--crops-count",
+    CROPS_COUNT,
+    "The most boxes that are run one by one; time for more is scaled from these, and marked.",
+    type=click.IntRange(1),
+)
+@_draw_seed_option
+@backbone_options
+@size_option(f"{REGIONS_SIZE.full}; {REGIONS_SIZE.quick} with --quick")
+@levels_option(DEFAULT_LEVELS)
+@pool_option
+@precision_option
+@device_option
+@_repetitions_option(REPETITIONS)
+@_quick_option
+@json_option
+@quiet_option
+def regions(image: str | None, **options: Any) -> None:
+    """Measure descriptors of many boxes: one run of the image beside a run per box, and from how many on it pays.
+
+    From the decoded pixels of IMAGE (default: a synthetic photograph of 500 x 375 pixels) to descriptors in memory,
+    for growing numbers of boxes: the image resized and run once, boxes projected and pooled (SPP-net), beside each
+    box cropped, warped to 224 x 224 pixels and run through the same network in batches, and pooled (R-CNN). The
+    boxes' sides are log-uniform.
+    """
+    from sppfeat.bench.regions import bench_regions
+
+    quick = options["quick"]
+    work = RegionsWork(
+        image=image,
+        size=_size(REGIONS_SIZE.choose(options["size"], quick=quick)),
+        n_boxes=BOXES_COUNT.choose(options["boxes_count"], quick=quick),
+        n_crops=CROPS_COUNT.choose(options["crops_count"], quick=quick),
+        seed=options["draw_seed"],
+        repetitions=REPETITIONS.choose(options["repetitions"], quick=quick),
+    )
+    with stop_on_signals(), _measuring(options) as bar:
+        result = bench_regions(_subject(options), work, on_progress=bar.move_to)
+    _print(result, regions_text, options)
+
+
+@bench.command(short_help="Our pooling of boxes and maps beside torchvision's and torch's.")
+@_amount_option(
+    "--boxes-counts",
+    POOLING_COUNTS,
+    "Numbers of boxes.",
+    lambda counts: ",".join(map(str, counts)),
+    type=_Counts(),
+    metavar="N,N,...",
+)
+@_amount_option(
+    "--map",
+    MAP_HW,
+    "Height and width of the feature map, in cells.",
+    lambda hw: "x".join(map(str, hw)),
+    type=_MapSize(),
+    metavar="HxW",
+)
+@_amount_option("--channels", MAP_CHANNELS, "Of the feature map.", type=click.IntRange(1))
+@levels_option(POOLING_LEVELS)
+@pool_option
+@option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=BUDGET_SECONDS,
+    metavar="SECONDS",
+    help="What takes longer for a number of boxes is stopped, and has no result there; nothing is repeated for longer.",
+)
+@_draw_seed_option
+@device_option
+@_repetitions_option(POOLING_REPETITIONS)
+@_quick_option
+@json_option
+@quiet_option
+def pooling(**options: Any) -> None:
+    """Measure our pooling of boxes beside torchvision's, and of whole maps beside torch's.
+
+    Boxes of one float32 feature map: pool_regions beside torchvision's roi_pool and roi_align and a loop over
+    torch's adaptive pooling, and what it takes to write the result at all. Whole maps: spatial_pyramid_pool beside
+    adaptive pooling, level by level.
+    """
+    from sppfeat.bench.pooling import bench_pooling
+
+    quick = options["quick"]
+    work = PoolingWork(
+        counts=POOLING_COUNTS.choose(options["boxes_counts"], quick=quick),
+        map_hw=MAP_HW.choose(options["map"], quick=quick),
+        n_channels=MAP_CHANNELS.choose(options["channels"], quick=quick),
+        levels=options["levels"] or POOLING_LEVELS,
+        mode=options["pool"],
+        device=options["device"],
+        budget_seconds=options["budget"],
+        seed=options["draw_seed"],
+        repetitions=POOLING_REPETITIONS.choose(options["repetitions"], quick=quick),
+    )
+    with stop_on_signals(), _measuring(options) as bar:
+        result = bench_pooling(work, on_progress=bar.move_to)
+    _print(result, pooling_text, options)
+
+
+@bench.command(short_help="A run of whole images: each stage, all of it, and what bounds it.")
+@click.argument("inputs", nargs=-1, metavar="[INPUT...]")
+@_amount_option("--images", SAMPLE_IMAGES, "The most images, evenly from all inputs.", type=click.IntRange(1))
+@_draw_seed_option
+@backbone_options
+@size_option(f"{SAMPLE_SIZE.full}; {SAMPLE_SIZE.quick} with --quick")
+@levels_option(DEFAULT_LEVELS)
+@pool_option
+@precision_option
+@device_option
+@batch_size_option
+@workers_option
+@_repetitions_option(REPETITIONS)
+@_quick_option
+@json_option
+@quiet_option
+def extract(inputs: tuple[str, ...], **options: Any) -> None:
+    """Measure a run of whole images: each stage, all of it, and what bounds it.
+
+    INPUT is what it is for 'sppfeat extract' (default: synthetic photographs). Each stage is measured by itself in
+    this process: read, decode, resize, transfer to the device, backbone, pool, write. Then the whole run, with
+    its own workers, into a temporary file; the bare network on the same batches, decoded already; and the loop that
+    everyone writes: Pillow, one image at a time, float32, adaptive pooling.
+    """
+    from sppfeat.bench.runs import prepare_runs
+
+    quick = options["quick"]
+    work = RunsWork(
+        inputs=inputs,
+        n_images=SAMPLE_IMAGES.choose(options["images"], quick=quick),
+        size=_size(SAMPLE_SIZE.choose(options["size"], quick=quick)),
+        batch_size=whole_number(options["batch_size"]),
+        workers=whole_number(options["workers"]),
+        seed=options["draw_seed"],
+        repetitions=REPETITIONS.choose(options["repetitions"], quick=quick),
+    )
+    with stop_on_signals(), contextlib.ExitStack() as preparing:
+        with Bar("preparing images", 0, unit="img", shown=not options["quiet"]) as bar:
+            runs = preparing.enter_context(prepare_runs(_subject(options), work, on_image=bar.move_to))
+        with _measuring(options) as bar:
+            result = runs.measure(on_progress=bar.move_to)
+    _print(result, extract_text, options)
+
+
+def _measuring(options: dict[str, Any]) -> Bar:
+    return Bar("measuring", 0, unit="pass", shown=not options["quiet"])
+
+
+def _size(size: int | str) -> int | None:
+    return None if size == "native" else int(size)
+
+
+def _subject(options: dict[str, Any]) -> Subject:
+    return Subject(
+        backbone=BackboneChoice(
+            name=options["backbone"],
+            weights=options["weights"],
+            layers=options["layers"],
+            seed=options["seed"],
+        ),
+        descriptor=DescriptorChoice(levels=options["levels"], pool=options["pool"]),
+        precision=options["precision"],
+        device=options["device"],
+    )
+
+
+def _print(
+    result: "DataclassInstance", text: Callable[[dict[str, Any]], str], options: dict[str, Any]
+) -> None:
+    found = dataclasses.asdict(result)
+    if options["as_json"]:
+        print_json(found)
+    else:
+        print_result(text(found))

@@ -1,0 +1,177 @@
+"""What ``sppfeat bench`` says, as text."""
+
+from typing import Any
+
+from sppfeat.cli.output import table
+
+__all__ = ["extract_text", "pooling_text", "regions_text"]
+
+_LOOP_OF = {"max": "adaptive_max_pool2d", "avg": "adaptive_avg_pool2d"}
+_NOTHING = "-"
+
+
+def regions_text(found: dict[str, Any]) -> str:
+    """What was found of boxes."""
+    header = ["boxes", "one run, s", "a run per box, s", "speed-up"]
+    rows = [
+        [
+            str(rung["boxes"]),
+            _seconds(rung["spp"]["seconds"]),
+            _seconds(rung["rcnn"]["seconds"]) + ("*" if rung["extrapolated_from"] else " "),
+            f"{rung['speedup']:.1f}",
+        ]
+        for rung in found["ladder"]
+    ]
+    image = "synthetic photograph" if found["image"] is None else found["image"]
+    lines = [
+        *_heading(found),
+        f"image:      {image}, {_hw(found['image_hw'])} pixels, run at {_hw(found['input_hw'])} (height x width)",
+        f"crops:      warped to {_hw(found['crop_hw'])}, {found['crop_batch']} at once",
+        "",
+        table(header, rows, right={0, 1, 2, 3}),
+        "",
+    ]
+    largest = max((rung["extrapolated_from"] or 0) for rung in found["ladder"])
+    if largest:
+        lines.append(f"* not measured with so many: {largest} boxes, scaled in proportion")
+    lines += [_crossover_text(found), _medians(found)]
+    return "\n".join(lines)
+
+
+def pooling_text(found: dict[str, Any]) -> str:
+    """What was found of pooling."""
+    names = list(found["regions"][0]["contenders"])
+    rows = [
+        [str(cell["boxes"]), *(_milliseconds(cell["contenders"][name]) for name in names)]
+        for cell in found["regions"]
+    ]
+    rows.append(["same", *(_share(found["same_values"].get(name)) for name in names)])
+    whole = list(found["whole"][0]["contenders"])
+    whole_rows = [
+        [str(cell["maps"]), *(_milliseconds(cell["contenders"][name]) for name in whole)]
+        for cell in found["whole"]
+    ]
+    lines = [
+        _machine_text(found["machine"]),
+        f"map:        {_hw(found['map_hw'])} cells (height x width), {found['channels']} channels, float32",
+        f"pyramid:    levels {_list(found['levels'])}, {found['mode']}: {found['dimension']} values per box or map",
+        "",
+        "Boxes, ms:",
+        table(["boxes", *names], rows, right=set(range(len(names) + 1))),
+        "",
+        "Whole maps, ms:",
+        table(["maps", *whole], whole_rows, right=set(range(len(whole) + 1))),
+        "",
+        *_pooling_notes(found),
+        _medians(found, ", or until the budget is used up"),
+    ]
+    return "\n".join(lines)
+
+
+def extract_text(found: dict[str, Any]) -> str:
+    """What was found of a run."""
+
+    def row(name: str, rate: dict[str, Any]) -> list[str]:
+        return [name, f"{rate['ms_per_image']:.2f}", f"{rate['images_per_second']:.1f}"]
+
+    rows = [row(stage, rate) for stage, rate in found["stages"].items()]
+    rows += [row(name, found[name]) for name in ("extract", "forward", "loop")]
+    kind = "synthetic photographs" if found["synthetic"] else "images"
+    images = f"{found['images']} {kind} in {found['input_shapes']} input shapes, {found['batches']} batches"
+    if found["unreadable"]:
+        images += f"; {found['unreadable']} left out: they cannot be read or run"
+    if found["failed"]:
+        images += f"; {found['failed']} failed in the run: 'sppfeat extract' says why"
+    return "\n".join(
+        [
+            *_heading(found),
+            f"images:     {images}",
+            "",
+            table(["", "ms per image", "images/s"], rows, right={1, 2}),
+            "",
+            f"bound:      {found['bound']}",
+            f"extract:    the whole run with {found['workers']} decoding processes, after "
+            f"{found['prepare']['seconds']:.2f} s for listing, network and headers",
+            f"forward:    the bare network, same batches, decoded already; the run takes "
+            f"{found['extract_to_forward']:.2f} times as long",
+            f"loop:       Pillow, one image at a time, float32, adaptive pooling; the run is "
+            f"{found['speedup_over_loop']:.2f} times as fast",
+            _medians(found),
+        ]
+    )
+
+
+def _heading(found: dict[str, Any]) -> list[str]:
+    return [
+        _machine_text(found["machine"]),
+        f"backbone:   {found['backbone']}, weights {found['weights']}, layer {' + '.join(found['layers'])}",
+        f"descriptor: levels {_list(found['levels'])}, {found['pool']}: {found['dimension']} values",
+    ]
+
+
+def _machine_text(machine: dict[str, Any]) -> str:
+    return (
+        f"machine:    {machine['processor']}, {machine['cores']} cores, {machine['system']}\n"
+        f"device:     {machine['device']}, {machine['precision']}, {machine['threads']} threads, "
+        f"torch {machine['torch']}, sppfeat {machine['sppfeat']}"
+    )
+
+
+def _crossover_text(found: dict[str, Any]) -> str:
+    crossover = found["crossover"]
+    if crossover is None:
+        return f"crossover:  none: a run per box is faster with {found['ladder'][-1]['boxes']} boxes, too"
+    text = f"crossover:  one run of the image wins from {crossover['boxes']} boxes on"
+    if crossover["above"] is not None:
+        text += f", not with {crossover['above']}"
+    return f"{text} (not measured with so many)" if crossover["is_extrapolated"] else text
+
+
+def _pooling_notes(found: dict[str, Any]) -> list[str]:
+    of_regions = found["regions"]
+    notes = [
+        f"same:       share of the values that equal those of adaptive_loop, one {_LOOP_OF[found['mode']]} per level "
+        "and box;",
+        "            roi_align interpolates: its values are others by definition",
+    ]
+    if found["mode"] != "max":
+        notes.append("            roi_pool takes maxima only: left out")
+    notes.append(
+        "layout:     ours is given channels-last maps, as the network leaves them, the others (N, C, H, W)"
+    )
+    notes.append("write_once: writing values of that number, pooling nothing: the floor")
+    in_pieces = [cell for cell in of_regions if cell["calls"] > 1]
+    if in_pieces:
+        pieces = ", ".join(f"{cell['boxes']} boxes in {cell['calls']} calls" for cell in in_pieces)
+        notes.append(f"memory:     {pieces}, of every contender")
+    cells = [timing for cell in (*of_regions, *found["whole"]) for timing in cell["contenders"].values()]
+    if None in cells:
+        notes.append(
+            f"{_NOTHING}:          stopped: took longer than the budget of {found['budget_seconds']:g} s"
+        )
+    return notes
+
+
+def _medians(found: dict[str, Any], but: str = "") -> str:
+    times = "once" if found["repetitions"] == 1 else f"{found['repetitions']} times"
+    return f"measured:   {times}, in turn{but}; shown are medians, --json has the spread"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"
+
+
+def _milliseconds(timing: dict[str, Any] | None) -> str:
+    return _NOTHING if timing is None else f"{1000 * timing['seconds']:.2f}"
+
+
+def _share(share: float | None) -> str:
+    return _NOTHING if share is None else f"{100 * share:.2f} %"
+
+
+def _hw(hw: tuple[int, int]) -> str:
+    return " x ".join(map(str, hw))
+
+
+def _list(levels: tuple[int, ...]) -> str:
+    return ",".join(map(str, levels))

@@ -1,0 +1,447 @@
+"""What ``sppfeat bench`` reports, and that its contenders compute what they say; never how fast."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import tempfile
+import time
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import write_image
+from extraction_runs import difference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import sppfeat
+import sppfeat.bench.pooling as pooling
+import sppfeat.bench.runs as bench_runs
+from sppfeat.bench.boxes import draw_boxes
+from sppfeat.bench.photographs import synthetic_photo, write_photos
+from sppfeat.bench.regions import BoxContenders, Crossover, Rung, find_crossover, ladder
+from sppfeat.bench.settings import RunsWork, Subject
+from sppfeat.bench.stages import DECODE_STAGES, STAGES, find_bound
+from sppfeat.bench.timing import Timing
+from sppfeat.cli import main
+from sppfeat.images import IMAGE_SUFFIXES, probe_image
+from sppfeat.request import BackboneChoice, DescriptorChoice
+
+NETWORK = ["--backbone", "squeezenet1_1", "--weights", "none", "--levels", "1,2", "--device", "cpu"]
+SUBJECT = Subject(
+    backbone=BackboneChoice(name="squeezenet1_1", weights="none"),
+    descriptor=DescriptorChoice(levels=(1, 2)),
+    device="cpu",
+)
+
+
+def bench(*args, code=0):
+    result = CliRunner().invoke(main, ["bench", *map(str, args)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def json_of(*args):
+    result = bench(*args, "--quick", "--json", "-q")
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def of_regions():
+    return json_of("regions", *NETWORK, "--size", 96)
+
+
+@pytest.fixture(scope="module")
+def of_pooling():
+    return json_of("pooling", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def of_extract(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("temporary")
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        found = json_of("extract", *NETWORK, "--size", 48, "--images", 6)
+    finally:
+        tempfile.tempdir = before
+    assert list(folder.iterdir()) == []
+    return found
+
+
+def is_timing(found, repetitions=2):
+    assert found.keys() == {"seconds", "fastest", "slowest", "repetitions"}
+    assert 0 < found["fastest"] <= found["seconds"] <= found["slowest"]
+    assert found["repetitions"] == repetitions
+    return True
+
+
+@pytest.mark.parametrize("name", ["of_regions", "of_pooling", "of_extract"])
+def test_every_result_names_the_machine(request, name):
+    machine = request.getfixturevalue(name)["machine"]
+    assert machine["processor"]
+    assert machine["cores"] >= 1
+    assert machine["threads"] == torch.get_num_threads()
+    assert (machine["device"], machine["precision"]) == ("cpu", "fp32")
+    assert (machine["torch"], machine["sppfeat"]) == (torch.__version__, sppfeat.__version__)
+
+
+# Boxes
+
+
+def test_regions_reports_both_ways_and_what_is_scaled(of_regions):
+    assert of_regions["backbone"] == "squeezenet1_1"
+    assert of_regions["dimension"] == 512 * 5
+    assert of_regions["image"] is None
+    assert (of_regions["image_hw"], of_regions["input_hw"]) == ([375, 500], [96, 128])
+    assert of_regions["crop_hw"] == [224, 224]
+    rungs = of_regions["ladder"]
+    assert [rung["boxes"] for rung in rungs] == [1, 2, 5, 10, 20]
+    assert [rung["extrapolated_from"] for rung in rungs] == [None, None, None, 5, 5]
+    for rung in rungs:
+        assert is_timing(rung["spp"])
+        assert is_timing(rung["rcnn"])
+        assert rung["speedup"] == rung["rcnn"]["seconds"] / rung["spp"]["seconds"]
+    assert rungs[3]["rcnn"]["seconds"] == 2 * rungs[2]["rcnn"]["seconds"]
+    assert rungs[4]["rcnn"]["slowest"] == 4 * rungs[2]["rcnn"]["slowest"]
+
+
+def test_the_crossover_is_consistent_with_the_ladder(of_regions):
+    crossover = of_regions["crossover"]
+    rungs = of_regions["ladder"]
+    if crossover is None:
+        assert rungs[-1]["speedup"] <= 1
+        return
+    assert all(rung["speedup"] > 1 for rung in rungs if rung["boxes"] >= crossover["boxes"])
+    lost = [rung["boxes"] for rung in rungs if rung["boxes"] < crossover["boxes"]]
+    assert crossover["above"] == (lost[-1] if lost else None)
+
+
+@pytest.mark.parametrize(
+    ("speedups", "expected"),
+    [
+        ([0.5, 0.9, 2, 3], Crossover(boxes=5, above=2, is_extrapolated=False)),
+        ([0.5, 2, 0.9, 3], Crossover(boxes=10, above=5, is_extrapolated=True)),
+        ([2, 2, 2, 2], Crossover(boxes=1, above=None, is_extrapolated=False)),
+        ([2, 2, 2, 1], None),
+        ([0.1, 0.1, 0.1, 0.1], None),
+    ],
+)
+def test_crossover_is_from_where_on_one_run_always_wins(speedups, expected):
+    one = Timing(1, 1, 1, 1)
+    rungs = [
+        Rung(boxes=n, spp=one, rcnn=one.times(s), speedup=s, extrapolated_from=5 if n == 10 else None)
+        for n, s in zip([1, 2, 5, 10], speedups, strict=True)
+    ]
+    assert find_crossover(rungs) == expected
+
+
+@given(st.integers(1, 100_000))
+def test_the_ladder_climbs_to_the_number_asked_for(n):
+    counts = ladder(n)
+    assert counts == sorted(set(counts))
+    assert counts[0] == 1
+    assert counts[-1] == n
+    assert all(b <= 2.5 * a for a, b in itertools.pairwise(counts))
+
+
+def test_both_ways_are_what_the_extractor_computes():
+    image = synthetic_photo(90, 120, np.random.default_rng(0))
+    boxes = draw_boxes(13, (90, 120), shortest=16, seed=1)
+    contenders = BoxContenders(image, boxes, subject=SUBJECT, size=96)
+    settings = {"weights": "none", "levels": (1, 2), "device": "cpu"}
+    whole = sppfeat.Extractor("squeezenet1_1", size=96, **settings)(image, boxes=boxes)
+    warped = [image.crop(tuple(box)).resize((224, 224), Image.Resampling.BILINEAR) for box in boxes.tolist()]
+    crops = sppfeat.Extractor("squeezenet1_1", size=224, **settings)(warped)
+    assert contenders.spp(13).shape == contenders.rcnn(13).shape == (13, contenders.dimension)
+    assert contenders.crop_batch < 13
+    assert difference(contenders.spp(13), whole) <= 1e-5
+    assert difference(contenders.rcnn(13), crops) <= 1e-5
+    assert difference(contenders.spp(4), whole[:4]) <= 1e-5
+
+
+def test_regions_of_an_image_of_the_user_with_all_boxes_measured(tmp_path):
+    write_image(tmp_path / "a.png", 60, 90, seed=0)
+    args = ["regions", tmp_path / "a.png", *NETWORK, "--boxes-count", 3, "--crops-count", 9]
+    found = json_of(*args, "--size", 64, "--repetitions", 1)
+    assert found["image"] == str(tmp_path / "a.png")
+    assert (found["image_hw"], found["input_hw"]) == ([60, 90], [64, 96])
+    assert [rung["extrapolated_from"] for rung in found["ladder"]] == [None, None, None]
+
+
+def test_text_marks_what_was_not_measured():
+    result = bench(
+        "regions", *NETWORK, "--size", 48, "--boxes-count", 4, "--crops-count", 2, "--repetitions", 1
+    )
+    assert "measuring" in result.stderr
+    assert re.search(r"^ +4 .*\* +[\d.]+$", result.stdout, re.MULTILINE)
+    assert re.search(r"^ +2 +[\d.e-]+ +[\d.e-]+ +[\d.]+$", result.stdout, re.MULTILINE)
+    assert "* not measured with so many: 2 boxes, scaled in proportion" in result.stdout
+    assert "crossover: " in result.stdout
+
+
+@given(st.integers(0, 40), st.integers(1, 60), st.integers(1, 60), st.integers(1, 30), st.integers(0, 99))
+def test_boxes_lie_inside_and_are_not_empty(n, height, width, shortest, seed):
+    boxes = draw_boxes(n, (height, width), shortest=shortest, seed=seed)
+    assert boxes.shape == (n, 4)
+    assert boxes.dtype == np.int64
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] <= (width, height)).all()
+    assert (boxes[:, 2:] - boxes[:, :2] >= np.minimum(shortest, (width, height))).all()
+    assert np.array_equal(boxes, draw_boxes(n + 5, (height, width), shortest=shortest, seed=seed)[:n])
+
+
+def test_sides_of_boxes_are_log_uniform():
+    boxes = draw_boxes(20_000, (1024, 1024), shortest=16, seed=0)
+    counts = np.histogram(np.log2(boxes[:, 2] - boxes[:, 0]), bins=[4, 5, 6, 7, 8, 9, 10.01])[0]
+    assert counts.sum() == 20_000
+    assert counts.min() > 0.9 * 20_000 / 6
+    assert counts.max() < 1.1 * 20_000 / 6
+
+
+# Pooling
+
+
+def test_pooling_reports_all_contenders(of_pooling):
+    assert [cell["boxes"] for cell in of_pooling["regions"]] == [1, 10, 50]
+    assert (of_pooling["map_hw"], of_pooling["channels"]) == ([10, 13], 32)
+    assert of_pooling["dimension"] == 32 * (36 + 9 + 4 + 1)
+    for cell in of_pooling["regions"]:
+        assert list(cell["contenders"]) == [
+            "pool_regions",
+            "roi_pool",
+            "roi_align",
+            "adaptive_loop",
+            "write_once",
+        ]
+        assert cell["calls"] == 1
+        assert all(map(is_timing, cell["contenders"].values()))
+    assert [cell["maps"] for cell in of_pooling["whole"]] == [1, 8]
+    for cell in of_pooling["whole"]:
+        assert list(cell["contenders"]) == ["spatial_pyramid_pool", "adaptive_cat", "write_once"]
+        assert all(map(is_timing, cell["contenders"].values()))
+    assert of_pooling["same_values"]["pool_regions"] == 1
+    assert of_pooling["same_values"]["roi_pool"] == 1
+    assert of_pooling["same_values"]["roi_align"] < 1
+
+
+@pytest.mark.parametrize("mode", ["max", "avg"])
+@settings(max_examples=10)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 9))
+def test_contenders_compute_the_same(mode, height, width, seed):
+    levels = (3, 2, 1)
+    fmap = torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(seed))
+    boxes = torch.from_numpy(draw_boxes(20, (height, width), shortest=1, seed=seed))
+    regions = torch.nn.functional.pad(boxes, (1, 0))
+    contenders = pooling.region_contenders(fmap, levels, mode)
+    assert ("roi_pool" in contenders) == (mode == "max")
+    same = pooling.same_values(contenders, regions)
+    assert {same[name] for name in ("pool_regions", "roi_pool") if name in same} == {1}
+    for contender in contenders.values():
+        assert contender(regions).shape == (20, 4 * 14)
+    whole = pooling.map_contenders(levels, mode)
+    assert whole["spatial_pyramid_pool"](fmap).allclose(whole["adaptive_cat"](fmap), atol=1e-6)
+    assert whole["write_once"](fmap).shape == (1, 4 * 14)
+
+
+def test_what_exceeds_the_budget_has_no_result():
+    args = ["pooling", "--quick", "--device", "cpu", "--budget", 1e-9]
+    found = json_of(*args)
+    assert {timing for cell in found["regions"] for timing in cell["contenders"].values()} == {None}
+    text = bench(*args, "-q").stdout
+    assert re.search(r"^ +50( +-){5}$", text, re.MULTILINE)
+    assert "-:          stopped: took longer than the budget of 1e-09 s" in text
+
+
+def test_pooling_options_and_pieces(monkeypatch):
+    monkeypatch.setattr(pooling, "_MOST_VALUES", 3 * 5 * 4)
+    args = ["--boxes-counts", "2,7", "--map", "4x6", "--channels", 4, "--levels", "1,2", "--pool", "avg"]
+    found = json_of("pooling", *args, "--device", "cpu")
+    assert (found["map_hw"], found["channels"], found["levels"]) == ([4, 6], 4, [1, 2])
+    assert [(cell["boxes"], cell["calls"]) for cell in found["regions"]] == [(2, 1), (7, 3)]
+    assert "roi_pool" not in found["regions"][0]["contenders"]
+    text = bench("pooling", "--quick", "-q", *args, "--device", "cpu").stdout
+    assert "7 boxes in 3 calls" in text
+    assert "roi_pool takes maxima only" in text
+
+
+# A run
+
+
+def test_extract_reports_stages_and_runs(of_extract):
+    assert of_extract["images"] == 6
+    assert of_extract["synthetic"] is True
+    assert (of_extract["unreadable"], of_extract["failed"]) == (0, 0)
+    assert 1 < of_extract["input_shapes"] <= of_extract["batches"] <= 6
+    assert of_extract["dimension"] == 512 * 5
+    assert of_extract["workers"] == 1
+    assert list(of_extract["stages"]) == list(STAGES)
+    rates = [*of_extract["stages"].values(), *(of_extract[name] for name in ("extract", "forward", "loop"))]
+    for rate in rates:
+        assert is_timing(rate["total"])
+        assert rate["ms_per_image"] == pytest.approx(1000 * rate["total"]["seconds"] / 6)
+        assert rate["images_per_second"] == pytest.approx(6 / rate["total"]["seconds"])
+    assert is_timing(of_extract["prepare"])
+
+
+def test_ratios_are_those_of_the_medians_and_the_bound_is_a_stage(of_extract):
+    run, forward, loop = (of_extract[name]["total"]["seconds"] for name in ("extract", "forward", "loop"))
+    assert of_extract["extract_to_forward"] == run / forward
+    assert of_extract["speedup_over_loop"] == loop / run
+    stages = {stage: rate["total"]["seconds"] for stage, rate in of_extract["stages"].items()}
+    assert of_extract["bound"] == find_bound(stages, of_extract["workers"])
+    assert of_extract["bound"] in STAGES
+
+
+@given(st.tuples(*[st.floats(0.001, 9)] * len(STAGES)), st.integers(0, 8))
+def test_the_bound_is_the_longest_stage_of_what_takes_longest(values, n_workers):
+    seconds = dict(zip(STAGES, values, strict=True))
+    bound = find_bound(seconds, n_workers)
+    decoding = sum(seconds[stage] for stage in DECODE_STAGES) / max(1, n_workers)
+    if n_workers == 0:
+        assert seconds[bound] == max(values)
+    elif bound in DECODE_STAGES:
+        assert seconds[bound] == max(seconds[stage] for stage in DECODE_STAGES)
+        assert decoding >= max(seconds["backbone"], seconds["write"])
+    elif bound == "write":
+        assert seconds["write"] >= decoding
+    else:
+        assert seconds["transfer"] + seconds["backbone"] + seconds["pool"] >= decoding
+
+
+@pytest.mark.parametrize("pool", ["max", "avg"])
+def test_stages_loop_and_run_compute_the_same(folder, pool):
+    subject = Subject(
+        backbone=SUBJECT.backbone, descriptor=DescriptorChoice(levels=(1, 2), pool=pool), device="cpu"
+    )
+    work = RunsWork(inputs=(str(folder),), n_images=7, size=48, workers=0)
+    with bench_runs.prepare_runs(subject, work) as ready:
+        assert set(ready.stages.run()) == set(STAGES)
+        kept = []
+        ready._whole._folder.mkdir()
+        with bench_runs.prepare(ready._whole._request) as extraction:
+            extraction.run()
+        for path in (ready.stages._output, ready._whole._request.output):
+            with sppfeat.open(path) as file:
+                assert (file.status == 1).all()
+                kept.append(np.array(file.features))
+        order = [image for batch in ready.stages.batches for image in batch.images.tolist()]
+        loop = ready.loop()
+    assert sorted(order) == list(range(7))
+    for features in kept:
+        assert difference(features[order], loop) <= 1e-5
+    assert not ready._whole._folder.exists()
+
+
+def test_the_bare_network_runs_all_batches_whatever_fits_at_once(monkeypatch):
+    class Network:
+        device = torch.device("cpu")
+
+        def __init__(self):
+            self.events = []
+
+        def batch(self, pixels):
+            self.events.append("batch")
+            return pixels
+
+        def maps(self, tensor):
+            self.events.append(len(tensor))
+
+    monkeypatch.setattr(bench_runs, "_TENSOR_NBYTES", 4 * 3 * 100)
+    batches = [np.zeros((n, 5, 5, 3), np.uint8) for n in (2, 2, 1, 9, 3)]
+    network = Network()
+    assert bench_runs._BareNetwork(network, batches).run()["forward"] > 0
+    assert network.events == ["batch", "batch", 2, 2, "batch", 1, "batch", 9, "batch", 3]
+
+
+def test_images_that_cannot_be_read_are_left_out_and_the_folder_is_as_it_was(mixed_folder):
+    before = sorted(mixed_folder.rglob("*"))
+    args = ["extract", mixed_folder, *NETWORK, "--size", 40, "--images", 99, "--repetitions", 1]
+    found = json_of(*args, "--workers", 0)
+    assert sorted(mixed_folder.rglob("*")) == before
+    assert (found["images"], found["unreadable"], found["failed"]) == (12, 3, 0)
+    assert found["synthetic"] is False
+    assert found["workers"] == 0
+    found = json_of(*args, "--images", 4)
+    assert found["images"] + found["unreadable"] == 4
+
+
+def test_extract_as_text():
+    text = bench("extract", *NETWORK, "--size", 40, "--images", 2, "--repetitions", 1, "--workers", 0).stdout
+    assert "2 synthetic photographs in 2 input shapes, 2 batches" in text
+    for name in (*STAGES, "extract", "forward", "loop"):
+        assert re.search(rf"^{name} +[\d.]+ +[\d.]+$", text, re.MULTILINE), name
+    assert re.search(rf"^bound: +({'|'.join(STAGES)})$", text, re.MULTILINE)
+
+
+def test_photographs_are_ragged_and_the_same_for_the_same_seed(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        (tmp_path / name).mkdir()
+        paths = write_photos(tmp_path / name, 8, seed=seed)
+        assert paths == sorted(paths)
+        assert {os.path.splitext(path)[1] for path in paths} <= IMAGE_SUFFIXES
+    content = {
+        name: [path.read_bytes() for path in sorted((tmp_path / name).iterdir())] for name in ("a", "b", "c")
+    }
+    assert content["a"] == content["b"] != content["c"]
+    sizes = {probe_image(str(path), exif="apply") for path in (tmp_path / "a").iterdir()}
+    assert len(sizes) == 8
+
+
+# Errors and ends
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["regions", "missing.jpg", *NETWORK], 1, "'missing.jpg': no such file"),
+        (["regions", *NETWORK, "--layer", "nonsense"], 2, "no layer 'nonsense'"),
+        (["regions", *NETWORK, "--precision", "tf32"], 2, "CUDA"),
+        (["regions", *NETWORK, "--boxes-count", "0"], 2, "boxes-count"),
+        (["regions", "--backbone", "swin_t", "--weights", "none", "--quick"], 2, "cannot be projected"),
+        (["pooling", "--boxes-counts", "1,x"], 2, "whole numbers above 0"),
+        (["pooling", "--boxes-counts", "0"], 2, "whole numbers above 0"),
+        (["pooling", "--map", "38"], 2, "such as 38x50"),
+        (["pooling", "--map", "1x2x3"], 2, "such as 38x50"),
+        (["pooling", "--budget", "0"], 2, "budget"),
+        (["pooling", "--device", "cuda:7"], 2, "CUDA"),
+        (["extract", "missing", *NETWORK], 2, "missing"),
+        (["extract", *NETWORK, "--workers", "-1", "--images", "1"], 2, "workers is -1"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_errors_are_one_clear_line_with_the_usual_exit_code(tmp_path, monkeypatch, args, code, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = bench(*args, code=code)
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_readable_image_is_an_error(tmp_path):
+    (tmp_path / "a.jpg").write_text("not a picture")
+    (tmp_path / "b.jpg").touch()
+    result = bench("extract", tmp_path, *NETWORK, code=1)
+    assert "none of 2 images can be read; the first: " in result.stderr
+    write_image(tmp_path / "long.png", 1, 20_000, seed=0)
+    result = bench("extract", tmp_path / "long.png", *NETWORK, code=1)
+    assert "no image can be run: too elongated" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_with_130_and_leaves_no_files(runs, tmp_path, number):
+    command = ["bench", "extract", *NETWORK, "--size", "64", "--images", "20", "--repetitions", "1000"]
+    run = runs.start(*command, "--workers", "1", temporary=tmp_path)
+    while run.is_running() and not list(tmp_path.glob("*/run/features.h5")):
+        time.sleep(0.002)
+    run.send(number)
+    status, _ = runs.wait()
+    assert status == 130, runs.log()
+    assert "Interrupted." in runs.log()
+    assert "Traceback" not in runs.log()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,124 @@
+"""Turns, medians and budgets, by a clock that goes as it is told."""
+
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppfeat.bench.timing import PassTooLongError, Timing, counted_passes, interleave, timed
+
+
+class Clock:
+    """The time, which passes only where a contender says so."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.calls = []
+
+    def __call__(self):
+        return self.now
+
+    def contender(self, name, seconds, *, pieces=1):
+        """Take the next of these seconds at each run, in equal pieces."""
+        left = iter(seconds)
+
+        def run():
+            self.calls.append(name)
+            total = next(left)
+            for _ in range(pieces):
+                self.now += total / pieces
+                yield
+
+        return run
+
+
+def test_contenders_take_turns_after_one_warm_up_each():
+    clock = Clock()
+    passes = [
+        timed(name, clock.contender(name, seconds), clock=clock)
+        for name, seconds in {"a": [99, 3, 1, 2], "b": [99, 10, 30, 20], "c": [99, 5, 5, 5]}.items()
+    ]
+    found = interleave(passes, repetitions=3)
+    assert "".join(clock.calls) == "abc" * 4
+    assert found == {"a": Timing(2, 1, 3, 3), "b": Timing(20, 10, 30, 3), "c": Timing(5, 5, 5, 3)}
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=9))
+def test_a_timing_is_the_median_between_its_extremes(seconds):
+    timing = Timing.of(seconds)
+    assert timing.seconds == statistics.median(seconds)
+    assert timing.fastest <= timing.seconds <= timing.slowest
+    assert timing.repetitions == len(seconds)
+    assert timing.times(2).seconds == 2 * timing.seconds
+    assert timing.times(2).slowest == 2 * timing.slowest
+
+
+def test_a_pass_over_the_budget_stops_at_its_next_piece_and_has_no_result():
+    clock = Clock()
+    slow = timed("slow", clock.contender("slow", [40], pieces=10), clock=clock, budget=10)
+    with pytest.raises(PassTooLongError):
+        slow()
+    assert clock.now == 12  # the third of ten pieces of 4 seconds
+    passes = [
+        timed(name, clock.contender(name, seconds, pieces=10), clock=clock, budget=10)
+        for name, seconds in {"fast": [1, 1, 1], "slow": [40], "slow later": [1, 1, 40]}.items()
+    ]
+    n_passes = 0
+
+    def on_pass():
+        nonlocal n_passes
+        n_passes += 1
+
+    assert list(interleave(passes, repetitions=2, on_pass=on_pass)) == ["fast"]
+    assert n_passes == 9
+
+
+def test_the_last_piece_counts_too():
+    clock = Clock()
+    with pytest.raises(PassTooLongError):
+        timed("slow", clock.contender("slow", [11]), clock=clock, budget=10)()
+
+
+def test_repetitions_end_where_the_budget_is_used_up_but_there_is_one():
+    clock = Clock()
+    passes = [
+        timed("a", clock.contender("a", [1] * 9), clock=clock, budget=10),
+        timed("b", clock.contender("b", [4] * 9), clock=clock, budget=10),
+        timed("c", clock.contender("c", [10] * 9), clock=clock, budget=10),
+    ]
+    found = interleave(passes, repetitions=8, budget=10)
+    assert {name: timing.repetitions for name, timing in found.items()} == {"a": 8, "b": 3, "c": 2}
+    assert interleave(
+        [timed("d", clock.contender("d", [9, 9, 9, 9]), clock=clock)], repetitions=3, budget=8
+    ) == {"d": Timing(9, 9, 9, 1)}
+
+
+def test_the_device_is_waited_for_before_both_readings_of_the_clock():
+    clock = Clock()
+
+    def contender():
+        clock.calls.append("launch")
+        yield
+
+    def synchronize():
+        clock.calls.append("wait")
+        clock.now += 7
+
+    found = timed("a", contender, synchronize=synchronize, clock=clock)()
+    assert clock.calls == ["wait", "launch", "wait"]
+    assert found == {"a": 7}
+
+
+def test_a_pass_may_measure_several_things():
+    turns = iter([(0, 0), (1, 20), (3, 10), (2, 30)])
+    found = interleave([lambda: dict(zip("xy", next(turns), strict=True))], repetitions=3)
+    assert found == {"x": Timing(2, 1, 3, 3), "y": Timing(20, 10, 30, 3)}
+
+
+def test_passes_are_counted():
+    seen = []
+    on_pass = counted_passes(2, lambda done, total: seen.append((done, total)))
+    on_pass()
+    on_pass()
+    assert seen == [(0, 2), (1, 2), (2, 2)]
