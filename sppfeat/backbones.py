@@ -13,6 +13,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from sppfeat import zoo
 from sppfeat.config import BackboneSpec
 from sppfeat.errors import ConfigError
+from sppfeat.folding import fold_batch_norm
 from sppfeat.heads import Head, check_head, cut_head
 from sppfeat.receptive_field import FeatureGeometry, receptive_field
 from sppfeat.weights import (
@@ -32,6 +33,7 @@ __all__ = ["Backbone", "cut_network", "load_backbone", "wrap_module"]
 _IMAGENET = InputTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
 _SHOWN_LAYERS = 5
 _WALK_SIDE = 224
+_FOLDING_SIDE = 64
 _LARGEST_MIN_SIDE = 512  # a network that cannot take 512 x 512 pixels takes one size only
 
 
@@ -82,6 +84,7 @@ def load_backbone(
     seed: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    fold: bool = True,
 ) -> Backbone:
     """A torchvision classification model with weights, cut at ``layers``.
 
@@ -92,6 +95,7 @@ def load_backbone(
         head: ``fc6`` or ``fc7``, on the default layer only, or None.
         seed: of the initial values with ``none``.
         mean, std: of the input; those of the weights, or of the architecture's default weights, where None.
+        fold: batch normalisations into convolutions, where that is possible.
 
     Raises:
         ConfigError: no such model, layer or head, or a layer without a feature map.
@@ -128,7 +132,10 @@ def load_backbone(
         head=head,
     )
     channels, min_side = _probe_maps(parts.network, parts.layers, name)
-    return Backbone(spec, parts.network, channels, min_side, path, parts.head)
+    network = parts.network
+    if fold:
+        network = fold_batch_norm(network, parts.layers, side=max(min_side, _FOLDING_SIDE))
+    return Backbone(spec, network, channels, min_side, path, parts.head)
 
 
 def wrap_module(
@@ -162,6 +169,7 @@ def wrap_module(
         interpolation=_IMAGENET.interpolation,
     )
     channels, min_side = _probe_maps(network, spec.layers, name)
+    network = fold_batch_norm(network, spec.layers, side=max(min_side, _FOLDING_SIDE))
     return Backbone(spec, network, channels, min_side)
 
 

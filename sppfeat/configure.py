@@ -3,18 +3,18 @@
 import dataclasses
 import os
 
-from sppfeat.backbones import Backbone
+from sppfeat.backbones import Backbone, load_backbone
 from sppfeat.box_formats import BoxFile, read_boxes
 from sppfeat.box_source import BoxSource, FileBoxes, ViewBoxes
 from sppfeat.config import ExtractConfig, InputSpec, RegionSpec, parse_grid
 from sppfeat.errors import BoxError
 from sppfeat.normalization import factors_of_file
 from sppfeat.regions import Projector, map_sizes
-from sppfeat.request import BoxChoice, DescriptorChoice
+from sppfeat.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.row_planner import RowPlanner
 from sppfeat.schema import ColumnBlock, column_blocks
 
-__all__ = ["configure", "descriptor_blocks", "read_box_choice", "row_planner_of"]
+__all__ = ["configure", "descriptor_blocks", "load_choice", "read_box_choice", "row_planner_of"]
 
 
 def read_box_choice(choice: BoxChoice | None) -> BoxFile | None:
@@ -39,6 +39,12 @@ def read_box_choice(choice: BoxChoice | None) -> BoxFile | None:
         order=choice.order,
     )
     return dataclasses.replace(found, table=dataclasses.replace(found.table, convention=convention))
+
+
+def load_choice(choice: BackboneChoice, *, fold: bool = True) -> Backbone:
+    """The backbone that was chosen; see :func:`sppfeat.backbones.load_backbone`."""
+    settings = dict(vars(choice))
+    return load_backbone(settings.pop("name"), **settings, fold=fold)
 
 
 def configure(

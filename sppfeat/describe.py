@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sppfeat.acceleration import CompiledNetwork
 from sppfeat.backbones import Backbone
 from sppfeat.config import DescriptorSpec
 from sppfeat.errors import ConfigError, DeviceMemoryError
@@ -108,6 +109,7 @@ class Describer:
         precision: ``fp32`` (TF32 and other shortcuts off), ``tf32``, ``bf16`` or ``fp16``.
         device: where to compute.
         norm_factors: what ``meannorm`` multiplies each layer's part with.
+        compile_network: whether torch is to compile the network.
 
     Raises:
         DeviceMemoryError: the network does not fit the device; later, a batch does not.
@@ -122,6 +124,7 @@ class Describer:
         precision: str,
         device: torch.device,
         norm_factors: Sequence[float] | None = None,
+        compile_network: bool = False,
     ) -> None:
         self.device = device
         self._backbone = backbone
@@ -132,7 +135,8 @@ class Describer:
         self._factors = norm_factors
         with _device_memory(device):
             network = backbone.network.eval().to(device, self._dtype)
-            self._network = network.to(memory_format=torch.channels_last)
+            network = network.to(memory_format=torch.channels_last)
+            self._network = CompiledNetwork(network) if compile_network else network
             self._head = backbone.head.network.to(device, self._dtype) if backbone.head else None
             self._mean = torch.tensor(backbone.spec.mean, device=device).reshape(1, 3, 1, 1)
             self._std = torch.tensor(backbone.spec.std, device=device).reshape(1, 3, 1, 1)

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sppfeat.backbones import Backbone, load_backbone
+from sppfeat.acceleration import bfloat16_note
+from sppfeat.backbones import Backbone
 from sppfeat.blocks import describe_plan
 from sppfeat.box_report import box_notes, summarise_boxes
 from sppfeat.config import DescriptorSpec, ExtractConfig
-from sppfeat.configure import configure, descriptor_blocks, read_box_choice, row_planner_of
+from sppfeat.configure import configure, descriptor_blocks, load_choice, read_box_choice, row_planner_of
 from sppfeat.continuation import copy_rows
 from sppfeat.creation import Provenance, create_file, feature_nbytes
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
@@ -27,7 +28,7 @@ from sppfeat.placing import put_in_place, remove_leftovers
 from sppfeat.plan import Plan, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.regions import Projector
-from sppfeat.request import BackboneChoice, BoxSummary, ExtractRequest, PlanSummary
+from sppfeat.request import BoxSummary, ExtractRequest, PlanSummary
 from sppfeat.schema import ColumnBlock, Status
 from sppfeat.sources import Listing, list_images
 from sppfeat.store import FeatureWriter
@@ -187,6 +188,7 @@ class Extraction:
             precision=self.config.precision,
             device=self.device,
             norm_factors=factors,
+            compile_network=self.request.run.compile,
         )
 
     def _fill(
@@ -247,7 +249,7 @@ def prepare(
         if not request.dry_run:
             stack.enter_context(OutputLock(request.output))
             remove_leftovers(request.output)
-        backbone = _load(request.backbone)
+        backbone = load_choice(request.backbone)
         box_file = read_box_choice(request.boxes)
         config = configure(
             backbone,
@@ -270,6 +272,7 @@ def prepare(
         )
         stack.callback(decoder.close)
         notes = _listing_notes(listing, request.labels)
+        notes += filter(None, [bfloat16_note(device, config.precision)])
         work = find_work(Task(request, config, listing, prober(decoder, on_probe), planner), notes)
         notes += _decode_notes(work.plan, config.input.decode)
         if work.plan.boxes is not None:
@@ -287,11 +290,6 @@ def prepare(
             notes=notes,
             work=work,
         )
-
-
-def _load(choice: BackboneChoice) -> Backbone:
-    settings = dict(vars(choice))
-    return load_backbone(settings.pop("name"), **settings)
 
 
 def available_cores() -> int:

@@ -46,7 +46,7 @@ def write_image(path: Path, height: int, width: int, seed: int) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def networks_loaded_once() -> Iterator[None]:
     """Load each network of an extraction once in all tests: it takes longer than extracting a dozen pictures."""
-    import sppfeat.extraction as extraction
+    import sppfeat.configure as configure
 
     loaded: dict[str, Backbone] = {}
 
@@ -58,10 +58,10 @@ def networks_loaded_once() -> Iterator[None]:
             loaded[key] = load_backbone(name, **settings)
         return copy.deepcopy(loaded[key])  # whoever describes with it converts it in place
 
-    load_backbone = extraction.load_backbone
-    extraction.load_backbone = load
+    load_backbone = configure.load_backbone
+    configure.load_backbone = load
     yield
-    extraction.load_backbone = load_backbone
+    configure.load_backbone = load_backbone
 
 
 @pytest.fixture(scope="session")

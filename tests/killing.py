@@ -124,12 +124,12 @@ def serve() -> None:
     """Fork a run for each line of standard input; answer with its number, and then with how it ended."""
     from tqdm import tqdm
 
-    import sppfeat.extraction as extraction
+    import sppfeat.configure as configure
     from sppfeat.cli import main
 
     # Everything that a run imports and loads is there before the forks.
     tqdm.monitor_interval = 0  # a thread
-    extraction.load_backbone = functools.cache(extraction.load_backbone)
+    configure.load_backbone = functools.cache(configure.load_backbone)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(SystemExit):
         write_image(Path(folder) / "warm.png", 40, 40, seed=0)
         main(["extract", folder, "-o", f"{folder}/warm.h5", "--boxes", "grid:1x1", "--quiet", *TINY])

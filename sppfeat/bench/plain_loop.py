@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
-from torch import nn
 from torch.nn import functional as F
 
 from sppfeat.backbones import Backbone
@@ -19,16 +18,13 @@ class PlainLoop:
     """Pillow, one image at a time, float32 as ``(1, 3, H, W)`` in memory, the network as it is, adaptive pooling.
 
     Args:
-        network: the layers' maps of images, not converted in any way; moved to ``device``.
-        backbone: what its input must look like.
+        backbone: the network, not folded or converted, and what its input must look like; moved to ``device``.
         descriptor: pyramid and pooling.
         device: where to compute.
     """
 
-    def __init__(
-        self, network: nn.Module, *, backbone: Backbone, descriptor: DescriptorSpec, device: torch.device
-    ) -> None:
-        self._network = network.eval().to(device)
+    def __init__(self, backbone: Backbone, *, descriptor: DescriptorSpec, device: torch.device) -> None:
+        self._network = backbone.network.eval().to(device)
         self._backbone = backbone
         self._descriptor = descriptor
         self._device = device

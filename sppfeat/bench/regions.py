@@ -9,14 +9,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from sppfeat.backbones import Backbone, load_backbone
 from sppfeat.bench.boxes import draw_boxes
 from sppfeat.bench.machine import Machine, describe_machine, synchronizer
 from sppfeat.bench.photographs import synthetic_photo
 from sppfeat.bench.settings import RegionsWork, Subject
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.config import InputSpec, RegionSpec
-from sppfeat.configure import configure, descriptor_blocks
+from sppfeat.configure import configure, descriptor_blocks, load_choice
 from sppfeat.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
 from sppfeat.errors import ImageError
 from sppfeat.images import read_image, resize_image
@@ -117,7 +116,7 @@ class BoxContenders:
         self, image: Image.Image, boxes_px: npt.NDArray[np.int64], *, subject: Subject, size: int | None
     ) -> None:
         self.device = choose_device(subject.device, subject.precision)
-        self.backbone = _load(subject)
+        self.backbone = load_choice(subject.backbone)
         inputs = InputSpec(size=size)
         self.config = configure(self.backbone, inputs, subject.descriptor, precision=subject.precision)
         self.dimension = descriptor_blocks(self.config, self.backbone)[-1].stop
@@ -268,8 +267,3 @@ def _photo(work: RegionsWork) -> Image.Image:
         return read_image(work.image, exif=InputSpec.exif)
     except ImageError as error:
         raise ImageError(f"{work.image!r}: {error}") from error
-
-
-def _load(subject: Subject) -> Backbone:
-    settings = dict(vars(subject.backbone))
-    return load_backbone(settings.pop("name"), **settings)

@@ -1,7 +1,6 @@
 """An extraction stage by stage and whole, beside the bare network and the loop that everyone writes."""
 
 import contextlib
-import copy
 import dataclasses
 import tempfile
 import time
@@ -20,6 +19,7 @@ from sppfeat.bench.settings import RunsWork, Subject
 from sppfeat.bench.stages import STAGES, Stages, find_bound
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.config import InputSpec, RunOptions
+from sppfeat.configure import load_choice
 from sppfeat.describe import Describer
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction import Extraction, prepare
@@ -146,14 +146,13 @@ class Runs:
         self, request: ExtractRequest, extraction: Extraction, folder: Path, *, work: RunsWork, sample: Sample
     ) -> None:
         self._extraction, self._work, self._sample = extraction, work, sample
-        plain = copy.deepcopy(extraction.backbone.network)  # before it is converted
         self.stages = Stages(extraction, folder / "stages.h5")
         batches = self.stages.batches
         self._n_images = sum(len(batch.images) for batch in batches)
         if not self._n_images:
             raise ImageError(f"no image can be run: {next(iter(extraction.work.plan.errors.values()))}")
         device, descriptor = extraction.device, extraction.config.descriptor
-        loop = PlainLoop(plain, backbone=extraction.backbone, descriptor=descriptor, device=device)
+        loop = PlainLoop(load_choice(request.backbone, fold=False), descriptor=descriptor, device=device)
         images = [(path, batch.input_hw) for batch in batches for path in self.stages.paths(batch)]
         self.loop = partial(loop.run, images)
         self._whole = _WholeRun(request, folder / "run")

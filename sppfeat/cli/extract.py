@@ -125,6 +125,11 @@ __all__ = ["extract"]
 @batch_size_option
 @workers_option
 @option(
+    "--compile",
+    is_flag=True,
+    help="Compile the network first (minutes; needs a C++ compiler): for long runs.",
+)
+@option(
     "--max-decode-pixels",
     type=click.IntRange(1),
     default=RunOptions.max_decode_pixels,
@@ -247,6 +252,7 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
             batch_size=whole_number(options["batch_size"]),
             workers=whole_number(options["workers"]),
             max_decode_pixels=options["max_decode_pixels"],
+            compile=options["compile"],
         ),
         overwrite=options["overwrite"],
         retry_failed=options["retry_failed"],

@@ -257,12 +257,14 @@ class RunOptions:
         batch_size: images per batch, or None to choose by pixels and device.
         workers: processes that decode, 0 for none (decode in this process), or None to choose.
         max_decode_pixels: an image of more pixels fails, undecoded.
+        compile: have torch compile the network.
     """
 
     device: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
     max_decode_pixels: int = DEFAULT_MAX_DECODE_PIXELS
+    compile: bool = False
 
     def __post_init__(self) -> None:
         parse_device(self.device)
