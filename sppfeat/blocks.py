@@ -8,11 +8,12 @@ import torch
 
 from sppfeat.boxes import clip_boxes
 from sppfeat.describe import Describer, RegionRequest
-from sppfeat.pipeline import Describe, RowAudit, RowBlock
+from sppfeat.pipeline import Describe
 from sppfeat.plan import Plan
 from sppfeat.regions import Projector
 from sppfeat.rows import RowBoxes
 from sppfeat.schema import RowFlag
+from sppfeat.sinks import RowAudit, RowBlock
 
 __all__ = ["describe_plan"]
 
@@ -45,10 +46,10 @@ class _WholeImages:
         pixels: npt.NDArray[np.uint8],
         scale: int,  # noqa: ARG002
     ) -> Iterator[RowBlock]:
-        descriptors = self._describer.images(pixels)
+        descriptors, arrived = self._describer.deliver_images(pixels)
         for i, image in enumerate(images):
             first, stop = self._plan.rows[image].tolist()
-            yield RowBlock(image, np.arange(first, stop), descriptors[i : i + 1])
+            yield RowBlock(image, np.arange(first, stop), descriptors[i : i + 1], arrived=arrived)
 
 
 class _Boxes:
@@ -65,13 +66,12 @@ class _Boxes:
     ) -> Iterator[RowBlock]:
         rows = [self._rows_at(image, scale) for image in images]
         requests = [self._request(image, own) for image, own in zip(images, rows, strict=True)]
-        for position, part, descriptors, regions in self._describer.regions(
-            pixels, requests, self._projector
-        ):
+        described = self._describer.deliver_regions(pixels, requests, self._projector)
+        for position, part, descriptors, regions, arrived in described:
             own = rows[position][part]
             small = np.where(regions.sub_cell.numpy(), np.uint8(RowFlag.SUB_CELL), np.uint8(0))
             audit = RowAudit(self._boxes.flag[own] | small, regions.cells.numpy().astype(np.int32))
-            yield RowBlock(images[position], own, descriptors, audit)
+            yield RowBlock(images[position], own, descriptors, audit, arrived)
 
     def _rows_at(self, image: int, scale: int) -> npt.NDArray[np.int64]:
         first, stop = self._plan.rows[image].tolist()

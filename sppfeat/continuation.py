@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from sppfeat.config import ExtractConfig, InputSpec, config_differences
 from sppfeat.errors import StoreError
-from sppfeat.pipeline import RowAudit, Sink
 from sppfeat.plan import Plan, input_sizes
 from sppfeat.reader import FeatureFile
 from sppfeat.row_planner import RowPlanner
 from sppfeat.rows import Annotations, RowBoxes
 from sppfeat.schema import RowFlag, Status, scale_indices
+from sppfeat.sinks import RowAudit, Sink
 from sppfeat.sources import Listing, PathTable
 
 __all__ = [

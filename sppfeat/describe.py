@@ -1,7 +1,7 @@
 """Batches of pixels in, descriptors out: normalise, one forward pass, pool, scale."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from sppfeat.acceleration import CompiledNetwork
 from sppfeat.backbones import Backbone
+from sppfeat.bin_tables import allocate
 from sppfeat.config import DescriptorSpec
 from sppfeat.errors import ConfigError, DeviceMemoryError
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
 from sppfeat.regions import Projector, Regions
+from sppfeat.transfer import Delivery, Transfer
 
 __all__ = [
     "BATCH_PIXELS",
@@ -30,7 +32,10 @@ __all__ = [
 # Network-input pixels per batch. Two CPU cores gain nothing from more than some 8 images of 224 x 300;
 # a GPU wants more to be busy.
 BATCH_PIXELS = {"cpu": 8 * 224 * 300, "cuda": 64 * 224 * 300, "mps": 16 * 224 * 300}
-_SLICE_VALUES = 16 << 20  # pooled values of boxes at once: 64 MB, whatever the number of boxes
+_SLICE_VALUES = 32 << 20  # pooled values of boxes at once: 128 MB, whatever the number of boxes
+# Pooled values that are scaled at once: so few that a processor keeps them in its cache, and that their memory
+# is used again and again, where fresh memory takes longer than the arithmetic.
+_SCALED_VALUES = {"cpu": 1 << 20, "cuda": 1 << 28, "mps": 1 << 28}
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -91,12 +96,14 @@ class DescribedRegions(NamedTuple):
         boxes: which of its boxes.
         descriptors: ``(k, D)`` float32.
         regions: their cells.
+        arrived: waits until the descriptors are there; to be called before they are read.
     """
 
     position: int
     boxes: slice
     descriptors: npt.NDArray[np.float32]
     regions: Regions
+    arrived: Callable[[], None]
 
 
 class Describer:
@@ -133,6 +140,7 @@ class Describer:
         self._precision = precision
         self._dtype = _DTYPES[precision]
         self._factors = norm_factors
+        self._transfer = Transfer(device)
         with _device_memory(device):
             network = backbone.network.eval().to(device, self._dtype)
             network = network.to(memory_format=torch.channels_last)
@@ -150,6 +158,12 @@ class Describer:
         Returns:
             ``(N, D)`` float32.
         """
+        delivery = self.deliver_images(pixels)
+        delivery.arrived()
+        return delivery.values
+
+    def deliver_images(self, pixels: npt.NDArray[np.uint8]) -> Delivery:
+        """As :meth:`images`, without waiting for the device."""
         with self._computing():
             batch = self._batch(pixels)
             blocks = self._pool_whole(self._maps(batch))
@@ -170,6 +184,14 @@ class Describer:
         Yields:
             All boxes of each image, in order, in pieces of bounded size.
         """
+        for described in self.deliver_regions(pixels, requests, projector):
+            described.arrived()
+            yield described
+
+    def deliver_regions(
+        self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest], projector: Projector
+    ) -> Iterator[DescribedRegions]:
+        """As :meth:`regions`, without waiting for the device."""
         if not any(len(request.boxes_px) for request in requests):
             return
         maps = self._both_maps(pixels, requests)
@@ -185,8 +207,8 @@ class Describer:
                     if self._flip:
                         others = project(boxes_px[part], ~mirrored[part], image_hw=image_hw).cells
                         blocks = _mean_of(blocks, self._pool(maps, position, others, ~mirrored[part]))
-                    descriptors = self._scaled(blocks)
-                yield DescribedRegions(position, part, descriptors, regions)
+                    delivery = self._scaled(blocks)
+                yield DescribedRegions(position, part, delivery.values, regions, delivery.arrived)
 
     def batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Network input: ``(N, 3, H, W)`` float32 on the device, normalised, of ``(N, H, W, 3)`` uint8 RGB."""
@@ -250,22 +272,27 @@ class Describer:
             return pooled
         return [self._head(pooled[0].to(self._dtype)).to(torch.float32)]
 
-    def _scaled(self, blocks: list[Tensor]) -> npt.NDArray[np.float32]:
-        if self._descriptor.mean_norm is None:
-            scaled = [normalize_descriptors(block, self._descriptor.normalize) for block in blocks]
-        else:
-            if self._factors is None:
-                raise ConfigError(
-                    f"normalize is {self._descriptor.normalize!r}, but its factors are not known"
-                )
-            scaled = [block * factor for block, factor in zip(blocks, self._factors, strict=True)]
-        result: npt.NDArray[np.float32] = torch.cat(scaled, 1).cpu().numpy()
-        return result
+    def _scaled(self, blocks: list[Tensor]) -> Delivery:
+        """The blocks beside each other, each scaled by itself."""
+        spec = self._descriptor
+        if spec.mean_norm is not None and self._factors is None:
+            raise ConfigError(f"normalize is {spec.normalize!r}, but its factors are not known")
+        if spec.normalize == "none" and len(blocks) == 1:
+            return self._transfer.to_host(blocks[0])
+        widths = [block.shape[1] for block in blocks]
+        scaled = allocate((len(blocks[0]), sum(widths)), blocks[0])
+        for i, (block, place) in enumerate(zip(blocks, torch.split(scaled, widths, dim=1), strict=True)):
+            step = max(1, _SCALED_VALUES[self.device.type] // max(1, block.shape[1]))
+            for rows, target in zip(torch.split(block, step), torch.split(place, step), strict=True):
+                if self._factors is not None:
+                    torch.mul(rows, self._factors[i], out=target)
+                else:
+                    target.copy_(normalize_descriptors(rows, spec.normalize))
+        return self._transfer.to_host(scaled)
 
     def _batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         # (N, H, W, 3) seen as (N, 3, H, W) is channels-last in memory as it lies.
-        writable = pixels if pixels.flags.writeable else pixels.copy()
-        raw = torch.from_numpy(writable).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        raw = self._transfer.to_device(pixels).permute(0, 3, 1, 2)
         return raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
 
     def _maps(self, batch: Tensor) -> list[Tensor]:

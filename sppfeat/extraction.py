@@ -23,13 +23,14 @@ from sppfeat.describe import BATCH_PIXELS, Describer, choose_device, device_name
 from sppfeat.errors import ImageError
 from sppfeat.locking import OutputLock, check_output
 from sppfeat.normalization import estimate_factors
-from sppfeat.pipeline import FailFast, Progress, run_pipeline
+from sppfeat.pipeline import Progress, run_pipeline
 from sppfeat.placing import put_in_place, remove_leftovers
 from sppfeat.plan import Plan, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.regions import Projector
 from sppfeat.request import BoxSummary, ExtractRequest, PlanSummary
 from sppfeat.schema import ColumnBlock, Status
+from sppfeat.sinks import FailFast
 from sppfeat.sources import Listing, list_images
 from sppfeat.store import FeatureWriter
 from sppfeat.work import Task, Work, find_work, prober, settle

@@ -16,10 +16,11 @@ import numpy.typing as npt
 from sppfeat.config import DescriptorSpec, ExtractConfig, config_differences
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.pipeline import Describe, RowAudit, run_pipeline
+from sppfeat.pipeline import Describe, run_pipeline
 from sppfeat.plan import Plan, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import ColumnBlock
+from sppfeat.sinks import RowAudit
 from sppfeat.sources import PathTable
 
 __all__ = ["estimate_factors", "factors_of_file", "sample_plan"]

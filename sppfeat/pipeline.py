@@ -1,47 +1,24 @@
-"""From the Plan to finished rows: decoded batches through the network into a sink."""
+"""From the Plan to finished rows: decoded batches through the network into a sink.
+
+Decoding goes on in other processes, writing in another thread: the network waits for neither while it can be helped.
+"""
 
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.decoding import Decoded, Decoder, DecodeTask
-from sppfeat.errors import DeviceMemoryError, ImageError
+from sppfeat.errors import DeviceMemoryError
 from sppfeat.plan import Batch, Plan
+from sppfeat.row_writing import RowWriting
+from sppfeat.sinks import RowBlock, Sink
 
-__all__ = ["Describe", "FailFast", "Progress", "RowAudit", "RowBlock", "Sink", "run_pipeline"]
-
-
-class RowAudit(NamedTuple):
-    """How some rows were pooled.
-
-    Attributes:
-        flag: ``(K,)`` uint8, :class:`sppfeat.schema.RowFlag`.
-        region: ``(K, L, 4)`` int32, cells of each layer's map.
-    """
-
-    flag: npt.NDArray[np.uint8]
-    region: npt.NDArray[np.int32]
-
-
-class RowBlock(NamedTuple):
-    """Descriptors of some rows of an image.
-
-    Attributes:
-        image: whose they are.
-        rows: ``(K,)`` int64, ascending.
-        descriptors: ``(K, D)``.
-        audit: how they were pooled; None for whole images.
-    """
-
-    image: int
-    rows: npt.NDArray[np.int64]
-    descriptors: npt.NDArray[np.floating[Any]]
-    audit: RowAudit | None = None
+__all__ = ["Describe", "Progress", "run_pipeline"]
 
 
 class Describe(Protocol):
@@ -58,46 +35,6 @@ class Describe(Protocol):
         ...
 
 
-class Sink(Protocol):
-    """Takes rows and what became of each image."""
-
-    def write_rows(
-        self,
-        rows: npt.NDArray[np.int64],
-        descriptors: npt.NDArray[np.floating[Any]],
-        audit: RowAudit | None = None,
-    ) -> None:
-        """Take ``(K, D)`` descriptors for rows ``(K,)``, ascending."""
-        ...
-
-    def mark_done(self, image: int) -> None:
-        """Note that all rows of an image have been written."""
-        ...
-
-    def mark_failed(self, image: int, reason: str) -> None:
-        """Note that an image has no descriptor, and why."""
-        ...
-
-
-class FailFast:
-    """A sink that ends the run at the first image that fails, and leaves that one as it is.
-
-    Args:
-        sink: takes everything else.
-        plan: knows the names of the images.
-    """
-
-    def __init__(self, sink: Sink, plan: Plan) -> None:
-        self.write_rows = sink.write_rows
-        self.mark_done = sink.mark_done
-        self._plan = plan
-
-    def mark_failed(self, image: int, reason: str) -> None:
-        """Raise an ImageError that names the image."""
-        name = os.fsdecode(self._plan.paths[image])
-        raise ImageError(f"{name!r}: {reason} (--fail-fast; what is done is kept)")
-
-
 class Progress(NamedTuple):
     """How far a run is, and where its time went.
 
@@ -106,7 +43,7 @@ class Progress(NamedTuple):
         n_failed: images that failed, in this run.
         decode_seconds: waited for decoded images.
         network_seconds: in the backbone and pooling.
-        write_seconds: handing rows to the sink.
+        write_seconds: waited for the sink, which works in a thread of its own.
     """
 
     n_done: int = 0
@@ -141,46 +78,49 @@ def run_pipeline(
         nonfinite: ``fail``: an image fails whose descriptors hold NaN, infinities or values beyond ``dtype``;
             ``keep``: they are stored as they are.
         start: counts to go on from.
-        on_progress: called after each batch.
+        on_progress: called after each batch, with what the sink has by then, and at the end.
         should_stop: asked after each batch; True ends the run early.
 
     Returns:
         The last progress.
     """
-    progress = start or Progress()
-    clock = _Clock()
+    begun = start or Progress()
+    waited = _Waited()
     under_way: deque[Batch] = deque()
-    failures: dict[int, str] = {}  # of images that a later batch has again
     in_parts = _InParts(describe)
-    for decoded in decoder.decode(_tasks(plan, batches, under_way)):
-        decode_seconds, write_seconds = clock.lap(), 0.0
-        batch = under_way.popleft()
-        for image, reason in decoded.failures.items():
-            failures.setdefault(image, reason)
-        network_seconds = 0.0
-        for block in in_parts(decoded, batch.scale, failures):
-            network_seconds += clock.lap()
-            if block.image not in failures:
-                unfit = _why_not_storable(block.descriptors, dtype) if nonfinite == "fail" else None
-                if unfit is None:
-                    sink.write_rows(block.rows, block.descriptors, block.audit)
-                else:
-                    failures[block.image] = unfit
-            write_seconds += clock.lap()
-        network_seconds += clock.lap()
-        n_done, n_failed = _mark(batch, failures, sink)
-        progress = Progress(
-            n_done=progress.n_done + n_done,
-            n_failed=progress.n_failed + n_failed,
-            decode_seconds=progress.decode_seconds + decode_seconds,
-            network_seconds=progress.network_seconds + network_seconds,
-            write_seconds=progress.write_seconds + write_seconds + clock.lap(),
-        )
-        on_progress(progress)
-        if should_stop():
-            break
-        clock.lap()
-    return progress
+
+    with RowWriting(sink, dtype=dtype, nonfinite=nonfinite) as writing:
+
+        def progress() -> Progress:
+            return Progress(
+                begun.n_done + writing.n_done,
+                begun.n_failed + writing.n_failed,
+                begun.decode_seconds + waited.decode,
+                begun.network_seconds + waited.network,
+                begun.write_seconds + waited.write,
+            )
+
+        for decoded in decoder.decode(_tasks(plan, batches, under_way)):
+            waited.for_decoding()
+            batch = under_way.popleft()
+            writing.fail(decoded.failures)
+            for block in in_parts(decoded, batch.scale, writing.fail):
+                waited.for_network()
+                writing.add(block)
+                waited.for_writing()
+            waited.for_network()
+            writing.end_batch(batch)
+            waited.for_writing()
+            on_progress(progress())
+            if should_stop():
+                break
+            waited.begin()
+        waited.begin()
+        writing.finish()
+        waited.for_writing()
+    last = progress()
+    on_progress(last)
+    return last
 
 
 class _InParts:
@@ -190,8 +130,10 @@ class _InParts:
         self._describe = describe
         self._most_pixels: int | None = None  # of the network input, at once
 
-    def __call__(self, decoded: Decoded, scale: int, failures: dict[int, str]) -> Iterator[RowBlock]:
-        """Yield the rows of a batch; an image that is too much by itself gets its reason in ``failures``."""
+    def __call__(
+        self, decoded: Decoded, scale: int, on_failure: Callable[[dict[int, str]], None]
+    ) -> Iterator[RowBlock]:
+        """Yield the rows of a batch; ``on_failure`` is told of an image that is too much by itself, and why."""
         height, width = decoded.pixels.shape[1:3]
         n_images = len(decoded.images)
         step = n_images if self._most_pixels is None else max(1, self._most_pixels // (height * width))
@@ -205,38 +147,38 @@ class _InParts:
                 reason = str(error)
             # Behind the handler, which holds on to what took the memory.
             if stop - first == 1:
-                failures.setdefault(
-                    decoded.images[first],
+                why = (
                     f"{reason} for this image alone, {height} x {width} (height x width) at the network's input: "
-                    "a smaller --size or --max-pixels would do",
+                    "a smaller --size or --max-pixels would do"
                 )
+                on_failure({decoded.images[first]: why})
                 continue
             half = (stop - first + 1) // 2
             self._most_pixels = half * height * width
             parts.extendleft([(first + half, stop), (first, first + half)])
 
 
-def _mark(batch: Batch, failures: dict[int, str], sink: Sink) -> tuple[int, int]:
-    """Mark the images that no later batch has; how many are done and failed."""
-    finished = batch.images[batch.is_last].tolist()
-    n_failed = 0
-    for image in finished:
-        reason = failures.pop(image, None)
-        if reason is None:
-            sink.mark_done(image)
-        else:
-            sink.mark_failed(image, reason)
-            n_failed += 1
-    return len(finished) - n_failed, n_failed
-
-
-class _Clock:
-    """Seconds between calls."""
+class _Waited:
+    """Seconds that the network's thread has spent on each stage."""
 
     def __init__(self) -> None:
+        self.decode = self.network = self.write = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the time since the last stage."""
         self._last = time.perf_counter()
 
-    def lap(self) -> float:
+    def for_decoding(self) -> None:
+        self.decode += self._lap()
+
+    def for_network(self) -> None:
+        self.network += self._lap()
+
+    def for_writing(self) -> None:
+        self.write += self._lap()
+
+    def _lap(self) -> float:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         return seconds
@@ -252,17 +194,3 @@ def _tasks(plan: Plan, batches: Iterable[Batch], under_way: deque[Batch]) -> Ite
             image_hw=[(h, w) for h, w in plan.image_hw[batch.images].tolist()],
             input_hw=batch.input_hw,
         )
-
-
-def _why_not_storable(descriptors: npt.NDArray[np.floating[Any]], dtype: str) -> str | None:
-    """Why descriptors cannot be stored as they are, or None: no infinity or NaN is written for a done image."""
-    peak = float(np.abs(descriptors).max(initial=0.0))  # NaN if there is one
-    if not np.isfinite(peak):
-        n_bad = int((~np.isfinite(descriptors)).sum())
-        return f"{n_bad} of the {descriptors.size} values of its descriptors are not finite"
-    limit = float(np.finfo(dtype).max)
-    if peak > limit:
-        return (
-            f"the descriptor holds {peak:.6g}, beyond {dtype} (at most {limit:g}): use float32, or normalise"
-        )
-    return None

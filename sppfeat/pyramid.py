@@ -8,6 +8,7 @@ in integers), which is what torch's adaptive pooling does. Where the paper's sli
 are the same; where it does not (11 cells, 4 bins: 5 windows), this is the one that is right.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -151,13 +152,13 @@ def normalize_descriptors(descriptors: Tensor, method: str) -> Tensor:
     check_choice("normalize", method, NORMALIZATIONS)
     if method == "none" or descriptors.shape[1] == 0:
         return descriptors
-    peak = descriptors.abs().amax(1, keepdim=True)
+    peak = torch.linalg.vector_norm(descriptors, math.inf, dim=1, keepdim=True)
     # `peak` of 0 and of infinity must not divide: zeros stay zeros, infinities stay visible.
-    scaled = torch.where((peak > 0) & peak.isfinite(), descriptors / peak, descriptors)
+    scaled = descriptors / torch.where((peak > 0) & peak.isfinite(), peak, 1)
     if method == "power":
         scaled = scaled.sign() * scaled.abs().sqrt()
-    norm = scaled.norm(dim=1, keepdim=True)
-    return torch.where(norm > 0, scaled / norm, scaled)
+    norm = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / torch.where(norm > 0, norm, 1)
 
 
 def _pool_levels(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[int, Tensor]:

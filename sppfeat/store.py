@@ -17,8 +17,8 @@ import numpy.typing as npt
 from sppfeat.errors import StoreError
 from sppfeat.hdf5 import hdf5_errors
 from sppfeat.layout import check_layout
-from sppfeat.pipeline import RowAudit
 from sppfeat.schema import ERROR_NBYTES, Status, cut_error
+from sppfeat.sinks import RowAudit
 
 __all__ = ["BoxAudit", "FeatureWriter"]
 

@@ -157,9 +157,14 @@ def answer(*numbers: int) -> None:
 
 def run_job(job: dict, counter: int) -> int:
     """One run, in the forked process; its exit status."""
+    from tqdm import tqdm
+
     from sppfeat.cli import main
     from sppfeat.store import FeatureWriter
 
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own one is shared by all forks, and stays taken where one is killed
     output = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for fd in (1, 2):
         os.dup2(output, fd)

@@ -24,9 +24,9 @@ from sppfeat.cli import main
 from sppfeat.config import BoxConvention, ExtractConfig, InputSpec, RegionSpec
 from sppfeat.creation import create_file
 from sppfeat.errors import StoreError
-from sppfeat.pipeline import RowAudit
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import COLUMNS, ROW_COLUMNS
+from sppfeat.sinks import RowAudit
 from sppfeat.sources import PathTable
 from sppfeat.store import FeatureWriter
 from sppfeat.texts import one_line

@@ -1,0 +1,144 @@
+import threading
+
+import numpy as np
+import pytest
+
+from sppfeat import row_writing
+from sppfeat.plan import Batch
+from sppfeat.row_writing import RowWriting
+from sppfeat.sinks import RowBlock
+
+
+class Record:
+    """A sink that notes what it is asked, and by which thread; it can be held up, or fail."""
+
+    def __init__(self, *, fails_at: int | None = None) -> None:
+        self.calls: list[tuple] = []
+        self.threads: set[int] = set()
+        self.fails_at = fails_at
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def _note(self, *call) -> None:
+        assert self.may_go_on.wait(10)
+        self.threads.add(threading.get_ident())
+        if len(self.calls) == self.fails_at:
+            raise OSError("disk full")
+        self.calls.append(call)
+
+    def write_rows(self, rows, descriptors, audit=None):
+        self._note("rows", *rows.tolist(), descriptors[:, 0].tolist())
+
+    def mark_done(self, image):
+        self._note("done", image)
+
+    def mark_failed(self, image, reason):
+        self._note("failed", image, reason)
+
+
+def block(image: int, value: float = 1.0, *, length: int = 2, **settings) -> RowBlock:
+    return RowBlock(image, np.array([image]), np.full((1, length), value, dtype=np.float32), **settings)
+
+
+def batch(*images: int, last: bool = True) -> Batch:
+    return Batch(np.array(images), (4, 4), 0, np.full(len(images), last))
+
+
+def writing_to(sink: Record) -> RowWriting:
+    return RowWriting(sink, dtype="float32", nonfinite="fail")
+
+
+def test_rows_then_marks_in_order_by_one_other_thread():
+    sink = Record()
+    with writing_to(sink) as writing:
+        for images in ((0, 1), (2,)):
+            for image in images:
+                writing.add(block(image, image + 0.5))
+            writing.fail({7: "damaged"} if images == (2,) else {})
+            writing.end_batch(batch(*images, *([7] if images == (2,) else [])))
+        writing.finish()
+        assert (writing.n_done, writing.n_failed) == (3, 1)
+    rows = [("rows", 0, [0.5]), ("rows", 1, [1.5]), ("done", 0), ("done", 1), ("rows", 2, [2.5])]
+    assert sink.calls == [*rows, ("done", 2), ("failed", 7, "damaged")]
+    assert len(sink.threads) == 1
+    assert threading.get_ident() not in sink.threads
+
+
+def test_values_are_read_once_they_have_arrived():
+    sink, late = Record(), block(0, 0.0)
+
+    def arrive() -> None:
+        late.descriptors[:] = 3.0
+
+    with writing_to(sink) as writing:
+        writing.add(late._replace(arrived=arrive))
+        writing.end_batch(batch(0))
+        writing.finish()
+    assert sink.calls == [("rows", 0, [3.0]), ("done", 0)]
+
+
+def test_nothing_is_handed_over_after_an_error_and_the_error_comes_out():
+    sink = Record(fails_at=1)
+
+    def write() -> None:
+        with writing_to(sink) as writing:
+            for image in range(5):
+                writing.add(block(image))
+                writing.end_batch(batch(image))
+            writing.finish()
+
+    with pytest.raises(OSError, match="disk full"):
+        write()
+    assert sink.calls == [("rows", 0, [1.0])]
+
+
+def test_what_waits_is_dropped_when_the_caller_fails():
+    sink = Record()
+    sink.may_go_on.clear()
+
+    def write() -> None:
+        with writing_to(sink) as writing:
+            for image in range(5):
+                writing.add(block(image))
+                writing.end_batch(batch(image))
+            threading.Timer(0.2, sink.may_go_on.set).start()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert sink.calls in ([], [("rows", 0, [1.0])])
+
+
+def test_no_more_than_so_much_is_on_its_way(monkeypatch):
+    monkeypatch.setattr(row_writing, "_NBYTES_AHEAD", 10_000)
+    monkeypatch.setattr(row_writing, "_TASK_NBYTES", 1)
+    sink = Record()
+    sink.may_go_on.clear()
+    added = []
+
+    def produce() -> None:
+        with writing_to(sink) as writing:
+            for image in range(10):
+                writing.add(block(image, length=1000))  # 4000 bytes
+                added.append(image)
+            writing.finish()
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    producer.join(0.5)
+    assert added == [0, 1]
+    sink.may_go_on.set()
+    producer.join(10)
+    assert len(sink.calls) == len(added) == 10
+
+
+def test_an_image_of_several_batches_is_marked_once_with_the_first_reason():
+    sink = Record()
+    with writing_to(sink) as writing:
+        writing.fail({3: "first"})
+        writing.end_batch(batch(3, last=False))
+        writing.fail({3: "second"})
+        writing.add(block(3))
+        writing.end_batch(batch(3))
+        writing.finish()
+    assert sink.calls == [("failed", 3, "first")]
