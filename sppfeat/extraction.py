@@ -17,6 +17,7 @@ from sppfeat.box_report import box_notes, summarise_boxes
 from sppfeat.config import DescriptorSpec, ExtractConfig
 from sppfeat.configure import configure, descriptor_blocks, load_choice, read_box_choice, row_planner_of
 from sppfeat.continuation import copy_rows
+from sppfeat.cores import available_cores
 from sppfeat.creation import Provenance, create_file, feature_nbytes
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.describe import BATCH_PIXELS, Describer, choose_device, device_name
@@ -35,7 +36,7 @@ from sppfeat.sources import Listing, list_images
 from sppfeat.store import FeatureWriter
 from sppfeat.work import Task, Work, find_work, prober, settle
 
-__all__ = ["Extraction", "available_cores", "prepare"]
+__all__ = ["Extraction", "prepare"]
 
 _MAX_AUTO_WORKERS = 16
 _MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start: as long as some 50 small images
@@ -291,11 +292,6 @@ def prepare(
             notes=notes,
             work=work,
         )
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _n_workers(workers: int | None, n_images: int) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from sppfeat._version import __version__
+from sppfeat.cores import available_cores
 from sppfeat.describe import device_name
-from sppfeat.extraction import available_cores
 
 __all__ = ["Machine", "describe_machine", "synchronizer"]
 

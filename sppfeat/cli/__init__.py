@@ -14,6 +14,7 @@ import click
 from sppfeat._version import __version__
 from sppfeat.cli.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
 from sppfeat.cli.output import say
+from sppfeat.cores import available_cores, visible_cores
 from sppfeat.errors import ConfigError, SppfeatError
 
 __all__ = ["main"]
@@ -60,3 +61,6 @@ def main() -> None:
     # everything else. With resnet50 on two cores: beside one busy process 5.1 instead of 3.5
     # images/s; without one 3 to 5 % less (with 1000, which was tried too, 10 % less).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Torch would start a thread for every core that it sees, also in a container that may use a few of them.
+    if (n_cores := available_cores()) < visible_cores():
+        os.environ.setdefault("OMP_NUM_THREADS", str(n_cores))
