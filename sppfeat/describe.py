@@ -32,7 +32,7 @@ __all__ = [
 # Network-input pixels per batch. Two CPU cores gain nothing from more than some 8 images of 224 x 300;
 # a GPU wants more to be busy.
 BATCH_PIXELS = {"cpu": 8 * 224 * 300, "cuda": 64 * 224 * 300, "mps": 16 * 224 * 300}
-_SLICE_VALUES = 32 << 20  # pooled values of boxes at once: 128 MB, whatever the number of boxes
+_SLICE_VALUES = 16 << 20  # pooled values of boxes at once: 64 MB, whatever the number of boxes
 # Pooled values that are scaled at once: so few that a processor keeps them in its cache, and that their memory
 # is used again and again, where fresh memory takes longer than the arithmetic.
 _SCALED_VALUES = {"cpu": 1 << 20, "cuda": 1 << 28, "mps": 1 << 28}

@@ -95,6 +95,26 @@ def test_images_that_cannot_be_read_fail_and_move_nothing(mixed_folder, tmp_path
         ]
 
 
+def test_a_compiled_network_gives_the_same_rows_and_continues_the_file(folder, tmp_path, monkeypatch):
+    n_batches = 0
+
+    def compile_(network):
+        def compiled(batch):
+            nonlocal n_batches
+            n_batches += 1
+            return network(batch)
+
+        return compiled
+
+    monkeypatch.setattr("torch.compile", compile_)
+    extract([folder], tmp_path / "plain.h5")
+    assert n_batches == 0
+    extract([folder], tmp_path / "compiled.h5", stop_after=1)
+    extract([folder], tmp_path / "compiled.h5", run=RunOptions(compile=True, device="cpu"))
+    assert n_batches > 0
+    assert_same_file(tmp_path / "plain.h5", tmp_path / "compiled.h5")
+
+
 def test_a_finished_file_is_left_alone(folder, tmp_path):
     extract([folder], tmp_path / "f.h5")
     before = (tmp_path / "f.h5").read_bytes()

@@ -45,6 +45,7 @@ from sppfeat.cli.output import print_json, print_result
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.signals import stop_on_signals
 from sppfeat.config import DEFAULT_LEVELS
+from sppfeat.memory import keep_freed_memory
 from sppfeat.request import BackboneChoice, DescriptorChoice
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def bench() -> None:
     Contenders take turns (A B C A B C) after one unmeasured pass each; medians are reported, with --json also the
     fastest and the slowest. Ctrl-C leaves no files behind.
     """
+    keep_freed_memory()
 
 
 @bench.command(short_help="Descriptors of many boxes: one run of the image beside a run per box.")

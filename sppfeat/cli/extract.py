@@ -186,7 +186,9 @@ def extract(**options: Any) -> None:
 def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     """What the file holds afterwards; None where only a plan was asked for."""
     from sppfeat.extraction import prepare
+    from sppfeat.memory import keep_freed_memory
 
+    keep_freed_memory()
     quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
     started = time.monotonic()
     request = _request(options)

@@ -1,0 +1,26 @@
+"""How this process deals with the memory that its arrays and tensors leave behind."""
+
+import ctypes
+import platform
+
+__all__ = ["keep_freed_memory"]
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+_NEVER = -1
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep what is freed and hand it out again, instead of giving it back to the system.
+
+    Each batch frees and needs hundreds of megabytes in large pieces. The GNU C library returns each such piece at
+    once, and the system clears the fresh one page by page: a quarter of the time of pooling thousands of boxes.
+    A switch of the whole process, for programs rather than for libraries.
+
+    Returns:
+        Whether the C library has been told: False where it is another one.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
