@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.describe import BATCH_PIXELS, Describer, choose_device, device_name
 from sppfeat.errors import ImageError
 from sppfeat.locking import OutputLock, check_output
+from sppfeat.memory import return_freed_memory
 from sppfeat.normalization import estimate_factors
 from sppfeat.pipeline import Progress, run_pipeline
 from sppfeat.placing import put_in_place, remove_leftovers
@@ -38,6 +40,7 @@ from sppfeat.work import Task, Work, find_work, prober, settle
 
 __all__ = ["Extraction", "prepare"]
 
+_BATCHES_BETWEEN_RETURNS = 32
 _MAX_AUTO_WORKERS = 16
 _MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start: as long as some 50 small images
 
@@ -205,6 +208,13 @@ class Extraction:
             settled = settle(self.work, self.config, writer)
             start = Progress(n_done=len(settled.done), n_failed=len(settled.failed))
             on_progress(start)
+            n_batches = itertools.count(1)
+
+            def on_batch(progress: Progress) -> None:
+                if next(n_batches) % _BATCHES_BETWEEN_RETURNS == 0:
+                    return_freed_memory()
+                on_progress(progress)
+
             batches = schedule(
                 plan.input_hw,
                 settled.left,
@@ -221,7 +231,7 @@ class Extraction:
                 dtype=self.config.descriptor.dtype,
                 nonfinite=self.config.descriptor.nonfinite,
                 start=start,
-                on_progress=on_progress,
+                on_progress=on_batch,
                 should_stop=should_stop,
             )
 
