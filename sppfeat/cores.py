@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from pathlib import Path
 
 __all__ = ["available_cores", "visible_cores"]
@@ -17,16 +16,12 @@ def available_cores(root: Path = Path("/")) -> int:
     Args:
         root: of the file system.
     """
-    return max(1, min(visible_cores(), _whole(_quota(root))))
+    return max(1, math.ceil(min(visible_cores(), _quota(root))))
 
 
 def visible_cores() -> int:
     """Cores that this process sees, by its affinity: as many as other libraries start threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _whole(quota: float) -> int:
-    return sys.maxsize if quota == math.inf else math.ceil(quota)
 
 
 def _quota(root: Path) -> float:

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sppfeat.bin_tables import allocate
 from sppfeat.config import NORMALIZATIONS, POOL_MODES, WINDOWS, check_choice, parse_levels
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.region_pooling import TABLE_DEVICES, from_finer, level_views, pool_by_tables
+from sppfeat.region_pooling import TABLE_DEVICES, empty_descriptors, from_finer, level_views, pool_by_tables
 
 __all__ = ["SpatialPyramidPool2d", "normalize_descriptors", "pool_regions", "spatial_pyramid_pool"]
 
@@ -95,7 +94,7 @@ def pool_regions(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *,
         return _pool_each_with_gradient(feature_map, regions, levels, mode)
     if len(maps) == 1:
         return _pool_map(feature_map[maps[0]], regions[:, 1:], levels, mode)
-    descriptors = allocate((len(regions), feature_map.shape[1] * sum(n * n for n in levels)), feature_map)
+    descriptors = empty_descriptors(feature_map, len(regions), levels)
     for i in maps:
         own = (regions[:, 0] == i).nonzero()[:, 0]
         descriptors[own] = _pool_map(feature_map[i], regions[own, 1:], levels, mode)
@@ -175,9 +174,8 @@ def _pool_levels(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[
 
 def _pool_map(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str) -> Tensor:
     """``(K, D)`` descriptors of regions ``(K, 4)`` of one map ``(C, H, W)``, by whichever way is the faster."""
-    by_tables = feature_map.device.type in TABLE_DEVICES and len(regions) >= _least_for_tables(
-        feature_map, mode
-    )
+    by_tables = feature_map.device.type in TABLE_DEVICES
+    by_tables &= len(regions) >= _least_for_tables(feature_map, mode)
     if by_tables and mode == "avg":
         # The sums are in float64: good for anything less precise. An infinity would spoil all sums behind it.
         by_tables = feature_map.dtype != torch.float64 and bool(feature_map.isfinite().all())
@@ -193,10 +191,9 @@ def _least_for_tables(feature_map: Tensor, mode: str) -> int:
 
 def _pool_each(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str) -> Tensor:
     """``(K, D)`` descriptors of regions ``(K, 4)`` of one map ``(1, C, H, W)``, one after the other."""
-    n_channels = feature_map.shape[1]
     if len(regions) > 1:
         feature_map = feature_map.contiguous(memory_format=torch.channels_last)
-    descriptors = allocate((len(regions), n_channels * sum(n * n for n in levels)), feature_map)
+    descriptors = empty_descriptors(feature_map, len(regions), levels)
     places = level_views(descriptors, levels)
     for k, (x0, y0, x1, y1) in enumerate(regions.tolist()):
         # Channels together: several are compared at once.
@@ -211,9 +208,8 @@ def _pool_each_with_gradient(
 ) -> Tensor:
     """``(K, D)`` descriptors of regions ``(K, 5)``, one after the other."""
     n_values = feature_map.shape[1] * sum(n * n for n in levels)
-    rows = [
-        feature_map[:0].flatten(1)[:, :1].expand(0, n_values)
-    ]  # so that no region, too, has a gradient: zero
+    # Of no region there is a gradient, too: zero.
+    rows = [feature_map[:0].flatten(1)[:, :1].expand(0, n_values)]
     for batch, x0, y0, x1, y1 in regions.tolist():
         crop = feature_map[batch : batch + 1, :, y0:y1, x0:x1]
         rows.append(spatial_pyramid_pool(crop, levels, mode=mode))

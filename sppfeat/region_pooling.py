@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from sppfeat.bin_tables import MaxTables, MeanTables, allocate
 from sppfeat.bins import Bins, distinct_bins
 
-__all__ = ["TABLE_DEVICES", "from_finer", "level_views", "pool_by_tables"]
+__all__ = ["TABLE_DEVICES", "empty_descriptors", "from_finer", "level_views", "pool_by_tables"]
 
 # Bytes at once. What is looked up, reduced and written in one go should stay in the cache of a processor.
 _CHUNK_NBYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
@@ -48,7 +48,7 @@ def pool_by_tables(feature_map: Tensor, regions: Tensor, levels: Sequence[int], 
     """
     cells = feature_map.permute(1, 2, 0)
     base = [n for n in levels if mode == "avg" or not any(m > n and m % n == 0 for m in levels)]
-    out = allocate((len(regions), cells.shape[2] * sum(n * n for n in levels)), feature_map)
+    out = empty_descriptors(feature_map, len(regions), levels)
     step = max(1, _SLICE_NBYTES // (sum(n * n for n in base) * cells.shape[2] * cells.element_size()))
     slices = [slice(start, min(start + step, len(regions))) for start in range(0, len(regions), step)]
     bins = [distinct_bins(regions[part], base, (cells.shape[0], cells.shape[1])) for part in slices]
@@ -60,6 +60,11 @@ def pool_by_tables(feature_map: Tensor, regions: Tensor, levels: Sequence[int], 
             places = {n: place[:, channels] for n, place in level_views(out[part], levels).items()}
             _write(places, tables.values, where)
     return out
+
+
+def empty_descriptors(feature_map: Tensor, n_regions: int, levels: Sequence[int]) -> Tensor:
+    """``(K, D)``, uninitialised, for regions of ``(..., C, H, W)`` maps; of their dtype, on their device."""
+    return allocate((n_regions, feature_map.shape[-3] * sum(n * n for n in levels)), feature_map)
 
 
 def level_views(descriptors: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:

@@ -43,6 +43,7 @@ class RowWriting:
         self._failures: dict[int, str] = {}  # of images that a later batch has again; the thread's own
         self._is_broken = False
         self._blocks: list[RowBlock] = []
+        self._blocks_nbytes = 0
         self._under_way: deque[tuple[Future[None], int]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-writing")
 
@@ -61,11 +62,14 @@ class RowWriting:
             Exception: what the sink has raised.
         """
         self._blocks.append(block)
-        if sum(block.descriptors.nbytes for block in self._blocks) >= _TASK_NBYTES:
+        self._blocks_nbytes += block.descriptors.nbytes
+        if self._blocks_nbytes >= _TASK_NBYTES:
             self._send_blocks()
 
     def fail(self, failures: Mapping[int, str]) -> None:
         """Say of images that they have failed, before their batch ends; the first reason counts."""
+        if not failures:
+            return
         self._send_blocks()
 
         def note() -> None:
@@ -86,9 +90,10 @@ class RowWriting:
             self._wait_for_first()
 
     def _send_blocks(self) -> None:
-        blocks, self._blocks = self._blocks, []
+        blocks, nbytes = self._blocks, self._blocks_nbytes
+        self._blocks, self._blocks_nbytes = [], 0
         if blocks:
-            self._submit(lambda: self._write(blocks), sum(block.descriptors.nbytes for block in blocks))
+            self._submit(lambda: self._write(blocks), nbytes)
 
     def _submit(self, task: Callable[[], None], nbytes: int) -> None:
         while self._under_way and (self._under_way[0][0].done() or self._n_ahead() + nbytes > _NBYTES_AHEAD):

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sppfeat.sinks import already_there
+
 __all__ = ["Delivery", "Transfer"]
 
 
@@ -55,7 +57,7 @@ class Transfer:
     def to_host(self, tensor: Tensor) -> Delivery:
         """A float32 tensor of the device as an array."""
         if self._down is None:
-            return Delivery(tensor.cpu().numpy(), _nothing)
+            return Delivery(tensor.cpu().numpy(), already_there)
         values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         self._down.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._down):
@@ -64,7 +66,3 @@ class Transfer:
             arrival.record(self._down)
         tensor.record_stream(self._down)
         return Delivery(values.numpy(), arrival.synchronize)
-
-
-def _nothing() -> None:
-    """Wait for nothing."""

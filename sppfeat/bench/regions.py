@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from sppfeat.bench.boxes import draw_boxes
-from sppfeat.bench.machine import Machine, describe_machine, synchronizer
+from sppfeat.bench.descriptors import OfDescriptors, of_descriptors
+from sppfeat.bench.machine import synchronizer
 from sppfeat.bench.photographs import synthetic_photo
 from sppfeat.bench.settings import RegionsWork, Subject
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
@@ -66,12 +67,10 @@ class Crossover:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionsResult:
+class RegionsResult(OfDescriptors):
     """What was measured.
 
     Attributes:
-        machine: where.
-        backbone, weights, layers, levels, pool, dimension: of the descriptors.
         image: the file, or None for a synthetic photograph.
         image_hw, input_hw: height and width of image and network input, in pixels.
         crop_hw: what boxes are warped to, in pixels.
@@ -81,13 +80,6 @@ class RegionsResult:
         crossover: None where one run of the image never won.
     """
 
-    machine: Machine
-    backbone: str
-    weights: str
-    layers: tuple[str, ...]
-    levels: tuple[int, ...]
-    pool: str
-    dimension: int
     image: str | None
     image_hw: tuple[int, int]
     input_hw: tuple[int, int]
@@ -185,15 +177,8 @@ def bench_regions(
     boxes_px = draw_boxes(work.n_boxes, (image.height, image.width), shortest=_SHORTEST_SIDE, seed=work.seed)
     contenders = BoxContenders(image, boxes_px, subject=subject, size=work.size)
     rungs = _climb(contenders, work, on_progress)
-    spec, descriptor = contenders.config.backbone, contenders.config.descriptor
     return RegionsResult(
-        machine=describe_machine(contenders.device, subject.precision),
-        backbone=spec.name,
-        weights=contenders.backbone.weights_path or spec.weights,
-        layers=spec.layers,
-        levels=descriptor.levels,
-        pool=descriptor.pool,
-        dimension=contenders.dimension,
+        **of_descriptors(contenders.backbone, contenders.config, contenders.device),
         image=work.image,
         image_hw=contenders.image_hw,
         input_hw=contenders.input_hw,

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.bench.machine import Machine, describe_machine, synchronizer
+from sppfeat.bench.descriptors import OfDescriptors, of_descriptors
+from sppfeat.bench.machine import synchronizer
 from sppfeat.bench.plain_loop import PlainLoop
 from sppfeat.bench.sample import Sample, take_sample
 from sppfeat.bench.settings import RunsWork, Subject
@@ -55,12 +56,10 @@ class Rate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractResult:
+class ExtractResult(OfDescriptors):
     """What was measured.
 
     Attributes:
-        machine: where.
-        backbone, weights, layers, levels, pool, dimension: of the descriptors.
         images: that were measured with.
         unreadable: that were to be, and left out.
         failed: that failed in the run all the same, such as for NaN.
@@ -78,13 +77,6 @@ class ExtractResult:
         speedup_over_loop: time of the loop by that of the run.
     """
 
-    machine: Machine
-    backbone: str
-    weights: str
-    layers: tuple[str, ...]
-    levels: tuple[int, ...]
-    pool: str
-    dimension: int
     images: int
     unreadable: int
     failed: int
@@ -174,16 +166,9 @@ class Runs:
 
     def _result(self, timings: Mapping[str, Timing]) -> "ExtractResult":
         extraction, plan, n_workers = self._extraction, self._extraction.work.plan, self._whole.n_workers
-        spec, descriptor = extraction.config.backbone, extraction.config.descriptor
         stages = {stage: timings[stage].seconds for stage in STAGES}
         return ExtractResult(
-            machine=describe_machine(extraction.device, extraction.config.precision),
-            backbone=spec.name,
-            weights=extraction.backbone.weights_path or spec.weights,
-            layers=spec.layers,
-            levels=descriptor.levels,
-            pool=descriptor.pool,
-            dimension=extraction.blocks[-1].stop,
+            **of_descriptors(extraction.backbone, extraction.config, extraction.device),
             images=self._n_images,
             unreadable=self._sample.n_unreadable + len(plan.errors),
             failed=self._whole.n_failed - len(plan.errors),

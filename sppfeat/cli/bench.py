@@ -37,6 +37,7 @@ from sppfeat.cli.options import (
     pool_option,
     precision_option,
     quiet_option,
+    short_side,
     size_option,
     whole_number,
     workers_option,
@@ -158,7 +159,7 @@ def regions(image: str | None, **options: Any) -> None:
     quick = options["quick"]
     work = RegionsWork(
         image=image,
-        size=_size(REGIONS_SIZE.choose(options["size"], quick=quick)),
+        size=short_side(REGIONS_SIZE.choose(options["size"], quick=quick)),
         n_boxes=BOXES_COUNT.choose(options["boxes_count"], quick=quick),
         n_crops=CROPS_COUNT.choose(options["crops_count"], quick=quick),
         seed=options["draw_seed"],
@@ -258,7 +259,7 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     work = RunsWork(
         inputs=inputs,
         n_images=SAMPLE_IMAGES.choose(options["images"], quick=quick),
-        size=_size(SAMPLE_SIZE.choose(options["size"], quick=quick)),
+        size=short_side(SAMPLE_SIZE.choose(options["size"], quick=quick)),
         batch_size=whole_number(options["batch_size"]),
         workers=whole_number(options["workers"]),
         seed=options["draw_seed"],
@@ -274,10 +275,6 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
 
 def _measuring(options: dict[str, Any]) -> Bar:
     return Bar("measuring", 0, unit="pass", shown=not options["quiet"])
-
-
-def _size(size: int | str) -> int | None:
-    return None if size == "native" else int(size)
 
 
 def _subject(options: dict[str, Any]) -> Subject:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sppfeat.cli.options import option
+from sppfeat.cli.options import option, short_side
 from sppfeat.config import (
     BOX_COORDS,
     BOX_ENDS,
@@ -174,4 +174,4 @@ def sizes_of(options: dict[str, Any]) -> dict[str, Any]:
         return {"scales": MULTIVIEW_SCALES}
     if size is None:
         return {"size": DEFAULT_SIZE if options["boxes"] is None else DEFAULT_BOX_SIZE}
-    return {"size": None if size == "native" else size}
+    return {"size": short_side(size)}

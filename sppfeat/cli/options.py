@@ -32,6 +32,7 @@ __all__ = [
     "pool_option",
     "precision_option",
     "quiet_option",
+    "short_side",
     "size_option",
     "verbosity_options",
     "whole_number",
@@ -193,6 +194,11 @@ workers_option = option(
 )
 
 quiet_option = option("--quiet", "-q", is_flag=True, help="No progress bar.")
+
+
+def short_side(size: int | str) -> int | None:
+    """What an option ``PIXELS|native`` means: None for the image's own size."""
+    return None if size == "native" else int(size)
 
 
 def whole_number(value: int | str) -> int | None:
