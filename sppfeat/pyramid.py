@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sppfeat.config import NORMALIZATIONS, POOL_MODES, WINDOWS, check_choice, parse_levels
+from sppfeat.crop_pooling import pool_crops
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.region_pooling import TABLE_DEVICES, empty_descriptors, from_finer, level_views, pool_by_tables
 
@@ -181,24 +182,22 @@ def _pool_map(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode:
         by_tables = feature_map.dtype != torch.float64 and bool(feature_map.isfinite().all())
     if by_tables:
         return pool_by_tables(feature_map, regions, levels, mode=mode)
+    if feature_map.device.type == "cpu":
+        return pool_crops(feature_map, regions, levels, mode=mode)
     return _pool_each(feature_map[None], regions, levels, mode)
 
 
 def _least_for_tables(feature_map: Tensor, mode: str) -> int:
     """How many regions take as long one by one as tables take to be made, measured on two cores."""
-    return 32 if mode == "avg" else min(64, 12 + feature_map.numel() // 50_000)
+    return 28 if mode == "avg" else min(80, 24 + feature_map.numel() // 20_000)
 
 
 def _pool_each(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str) -> Tensor:
     """``(K, D)`` descriptors of regions ``(K, 4)`` of one map ``(1, C, H, W)``, one after the other."""
-    if len(regions) > 1:
-        feature_map = feature_map.contiguous(memory_format=torch.channels_last)
     descriptors = empty_descriptors(feature_map, len(regions), levels)
     places = level_views(descriptors, levels)
     for k, (x0, y0, x1, y1) in enumerate(regions.tolist()):
-        # Channels together: several are compared at once.
-        crop = feature_map[:, :, y0:y1, x0:x1].contiguous(memory_format=torch.channels_last)
-        for n, pooled in _pool_levels(crop, levels, mode).items():
+        for n, pooled in _pool_levels(feature_map[:, :, y0:y1, x0:x1], levels, mode).items():
             places[n][k] = pooled[0].flatten(1)
     return descriptors
 

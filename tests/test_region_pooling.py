@@ -91,7 +91,7 @@ def test_many_regions_of_many_maps_of_any_dtype(mode, dtype, memory_format):
         assert torch.allclose(result.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 63, 64, 65])
+@pytest.mark.parametrize("n", [1, 2, 23, 24, 25, 27, 28, 29])
 @pytest.mark.parametrize("mode", ["max", "avg"])
 def test_no_number_of_regions_is_special(n, mode):
     feature_map = random_map(2, (1, 8, 12, 9))
