@@ -12,21 +12,12 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from sppfeat import zoo
 from sppfeat.config import BackboneSpec
-from sppfeat.errors import ConfigError
+from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.folding import fold_batch_norm
 from sppfeat.heads import Head, check_head, cut_head
+from sppfeat.named_weights import Folder, InputTransform, WeightEntry, find_entry, read_entry
 from sppfeat.receptive_field import FeatureGeometry, receptive_field
-from sppfeat.weights import (
-    InputTransform,
-    file_sha256,
-    input_transform,
-    is_weights_file,
-    load_parameters,
-    named_weights,
-    read_named_weights,
-    read_weights_file,
-    state_sha256,
-)
+from sppfeat.weights import file_sha256, is_weights_file, load_parameters, read_weights_file, state_sha256
 
 __all__ = ["Backbone", "cut_network", "load_backbone", "wrap_module"]
 
@@ -79,6 +70,7 @@ def load_backbone(
     name: str,
     *,
     weights: str = "DEFAULT",
+    weights_dir: Folder | None = None,
     layers: Sequence[str] = (),
     head: str | None = None,
     seed: int = 0,
@@ -91,6 +83,7 @@ def load_backbone(
     Args:
         name: torchvision's name.
         weights: a torchvision weight name, a file, or ``none``.
+        weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
         layers: node names; the last feature map before what the pyramid replaces where empty.
         head: ``fc6`` or ``fc7``, on the default layer only, or None.
         seed: of the initial values with ``none``.
@@ -105,12 +98,12 @@ def load_backbone(
     if head is not None:
         _check_head_layers(name, head, layers)
     from_file = is_weights_file(weights)
-    entry = None if weights == "none" or from_file else named_weights(name, weights)
+    entry = None if weights == "none" or from_file else _named_weights(name, weights)
     file_state = read_weights_file(Path(weights)) if from_file else None
     parts = _cut_model(_build(name, seed), name, layers, head)
     kind, path, with_head = "none", "", f" with {head}" if head else ""
     if entry is not None:
-        state, sha256 = read_named_weights(name, entry)
+        state, sha256 = read_entry(entry, folder=weights_dir)
         parts.load(state, f"{name} {entry.name}{with_head}")
         kind = entry.name
     elif file_state is not None:
@@ -119,7 +112,7 @@ def load_backbone(
         kind, sha256 = "file", file_sha256(Path(weights))
     else:
         sha256 = state_sha256(parts.used_state())
-    transform = input_transform(entry if entry is not None else named_weights(name, "DEFAULT"))
+    transform = (find_entry(name) if entry is None else entry).transform
     spec = BackboneSpec(
         name=name,
         weights=kind,
@@ -264,6 +257,13 @@ class _Parts:
             used_modules=[f"classifier.{layer}" for layer, _ in layers],
             source=source,
         )
+
+
+def _named_weights(name: str, weights: str) -> WeightEntry:
+    try:
+        return find_entry(name, weights)
+    except WeightsError as error:
+        raise WeightsError(f"{error}, none, or a file") from error
 
 
 def _check_head_layers(name: str, head: str, layers: Sequence[str]) -> None:

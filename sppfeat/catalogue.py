@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchvision.models import get_model_weights
-
 from sppfeat import zoo
 from sppfeat.config import parse_levels
+from sppfeat.named_weights import entry_names, find_entry
 from sppfeat.receptive_field import LayerGeometry, layer_geometries
 
 __all__ = ["BackboneEntry", "describe_backbone", "describe_layers"]
@@ -43,20 +42,14 @@ def describe_backbone(name: str, levels: Sequence[int]) -> BackboneEntry:
     """
     zoo.check_name(name)
     found = zoo.zoo_summary(name)
-    entries = get_model_weights(name)
-    default = entries["DEFAULT"]
-    names = [
-        default.name,
-        *(other for other in entries.__members__ if other not in ("DEFAULT", default.name)),
-    ]
     return BackboneEntry(
         name=name,
         layer=zoo.default_layer(name),
         channels=found.channels,
         stride=found.geometry.stride if found.geometry else None,
         dimension=found.channels * sum(n * n for n in parse_levels(levels)),
-        weights=names,
-        download_mb=round(float(default.meta["_file_size"]), 1),
+        weights=entry_names(name),
+        download_mb=round(find_entry(name).size_mb, 1),
     )
 
 

@@ -45,6 +45,7 @@ class Extractor:
     Args:
         backbone: torchvision's name of a model, or a network of your own that takes ``(N, 3, H, W)``.
         weights: a torchvision weight name, a file, or ``"none"``; not with a network of your own.
+        weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
         layer: node name, or several: their descriptors stand side by side. With a network of your own
             it must be given.
         levels: the pyramid; ``(1, 2, 4)``, or what the head takes, where None.
@@ -75,6 +76,7 @@ class Extractor:
         backbone: str | nn.Module = DEFAULT_BACKBONE,
         *,
         weights: str = "DEFAULT",
+        weights_dir: str | os.PathLike[str] | None = None,
         layer: str | Sequence[str] | None = None,
         levels: str | Sequence[int] | None = None,
         pool: str = DescriptorSpec.pool,
@@ -103,7 +105,14 @@ class Extractor:
         target = choose_device(device, precision)
         if isinstance(backbone, str):
             loaded = load_backbone(
-                backbone, weights=weights, layers=layers, seed=seed, mean=mean, std=std, head=head
+                backbone,
+                weights=weights,
+                weights_dir=weights_dir,
+                layers=layers,
+                seed=seed,
+                mean=mean,
+                std=std,
+                head=head,
             )
         elif head is None:
             loaded = wrap_module(backbone, layers=layers, mean=mean, std=std)

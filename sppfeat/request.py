@@ -1,5 +1,6 @@
 """What a user asks of an extraction, and what is answered before it starts."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class BackboneChoice:
 
     name: str = DEFAULT_BACKBONE
     weights: str = "DEFAULT"
+    weights_dir: str | os.PathLike[str] | None = None
     layers: tuple[str, ...] = ()
     seed: int = 0
     mean: tuple[float, ...] | None = None

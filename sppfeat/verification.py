@@ -1,5 +1,6 @@
 """Is a feature file what it says it is: structure, values, and rows computed again."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,7 @@ def recompute_rows(
     seed: int = 0,
     root: str | None = None,
     weights: str | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
     device: str = "auto",
 ) -> Recomputed:
     """Compute randomly chosen rows again, one image at a time, and compare.
@@ -130,6 +132,7 @@ def recompute_rows(
         seed: of the choice.
         root: folder that the images lie under; the recorded one where None.
         weights: file or name; the recorded one where None.
+        weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
         device: where to compute.
 
     Returns:
@@ -140,7 +143,8 @@ def recompute_rows(
     """
     from sppfeat.recomputation import Recomputation
 
-    again = Recomputation(file, _recorded_backbone(file, weights), device=device, root=root)
+    backbone = _recorded_backbone(file, weights, weights_dir)
+    again = Recomputation(file, backbone, device=device, root=root)
     candidates = file.rows_with_descriptor()
     chosen = np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
     rows = sorted(chosen.tolist())
@@ -308,7 +312,9 @@ def _duplicates(
     )
 
 
-def _recorded_backbone(file: FeatureFile, weights: str | None) -> Any:
+def _recorded_backbone(
+    file: FeatureFile, weights: str | None, weights_dir: str | os.PathLike[str] | None
+) -> Any:
     from sppfeat.backbones import load_backbone
 
     spec = file.config.backbone
@@ -321,6 +327,7 @@ def _recorded_backbone(file: FeatureFile, weights: str | None) -> Any:
     backbone = load_backbone(
         spec.name,
         weights=weights,
+        weights_dir=weights_dir,
         layers=spec.layers,
         seed=spec.seed or 0,
         mean=spec.mean,

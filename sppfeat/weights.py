@@ -1,11 +1,11 @@
-"""Pretrained parameters: named ones from torchvision, local files, and what goes with them."""
+"""Parameters in files: read, checked against a network and copied into it, and their checksums."""
 
 import hashlib
 import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,9 @@ from torch import Tensor, nn
 from sppfeat.errors import WeightsError
 
 __all__ = [
-    "InputTransform",
     "file_sha256",
-    "input_transform",
     "is_weights_file",
     "load_parameters",
-    "named_weights",
-    "read_named_weights",
     "read_weights_file",
     "state_sha256",
 ]
@@ -33,63 +29,14 @@ _LEGACY_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 _SHOWN_KEYS = 5
 
 
-class InputTransform(NamedTuple):
-    """What the input of a network must look like: mean and std per channel in 0..1, RGB; Pillow filter."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-
-
 def is_weights_file(weights: str) -> bool:
-    """Whether a ``--weights`` value names a file rather than a torchvision weight set.
+    """Whether a ``--weights`` value names a file rather than a weight set.
 
     Example:
         >>> is_weights_file("IMAGENET1K_V1"), is_weights_file("runs/model.pth")
         (False, True)
     """
     return os.sep in weights or Path(weights).suffix != "" or Path(weights).is_file()
-
-
-def named_weights(model_name: str, weights: str) -> Any:
-    """torchvision's weight entry of a model, such as ``DEFAULT`` or ``IMAGENET1K_V2``.
-
-    Raises:
-        WeightsError: the model has none of that name.
-    """
-    from torchvision.models import get_model_weights
-
-    entries = get_model_weights(model_name)
-    if weights in entries.__members__:
-        return entries[weights]
-    names = [name for name in entries.__members__ if name != "DEFAULT"]
-    raise WeightsError(
-        f"{model_name} has no weights {weights!r}; allowed: DEFAULT, {', '.join(names)}, none, or a file"
-    )
-
-
-def input_transform(entry: Any) -> InputTransform:
-    """What a weight entry's own transforms do to an image, resizing and cropping apart."""
-    transforms = entry.transforms()
-    return InputTransform(tuple(transforms.mean), tuple(transforms.std), transforms.interpolation.value)
-
-
-def read_named_weights(model_name: str, entry: Any) -> tuple[dict[str, Tensor], str]:
-    """Parameters of a weight entry, from torch's hub cache or downloaded into it, and the file's SHA-256.
-
-    Raises:
-        WeightsError: it cannot be downloaded, or the download is damaged.
-    """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / Path(entry.url).name
-    try:
-        state = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"cannot download the {entry.name} weights of {model_name} ({error}); without network, copy "
-            f"{entry.url} into {str(folder)!r}, or give --weights FILE, or --weights none for an untrained network"
-        ) from error
-    return state, file_sha256(path)
 
 
 def read_weights_file(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from killing import KillableRuns
+    from weight_server import WeightServer
 
     from sppfeat.backbones import Backbone
+    from sppfeat.named_weights import WeightEntry
 
 # As the command line does, before torch is loaded: idle threads do not spin for long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -72,6 +75,43 @@ def runs(tmp_path_factory) -> Iterator["KillableRuns"]:
     started = KillableRuns(tmp_path_factory.mktemp("runs"))
     yield started
     started.close()
+
+
+@pytest.fixture
+def weight_server(monkeypatch) -> Iterator["WeightServer"]:
+    """A server of weights on this machine."""
+    from weight_server import WeightServer
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = WeightServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def offer(
+    weight_server: "WeightServer", monkeypatch, tmp_path: Path
+) -> Callable[[str, bytes], "WeightEntry"]:
+    """Make the weights of a model a file of that server, and torch's hub cache an empty folder."""
+    from sppfeat import named_weights
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    torchvision_entries, offered = named_weights.list_entries, {}
+
+    def offer_weights(model: str, content: bytes) -> "WeightEntry":
+        sha256 = hashlib.sha256(content).hexdigest()
+        name = f"{model}-{sha256[:8]}.pth"
+        weight_server.files[name] = content
+        offered[model] = torchvision_entries(model)[0]._replace(
+            file_name=name, url=weight_server.url(name), sha256_prefix=sha256[:8]
+        )
+        return offered[model]
+
+    def list_entries(model: str) -> tuple["WeightEntry", ...]:
+        return (offered[model],) if model in offered else torchvision_entries(model)
+
+    monkeypatch.setattr(named_weights, "list_entries", list_entries)
+    return offer_weights
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from sppfeat import zoo
 from sppfeat.backbones import cut_network, load_backbone
 from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.heads import check_head, cut_head
+from sppfeat.named_weights import find_entry
 from sppfeat.pyramid import spatial_pyramid_pool
 from sppfeat.weights import file_sha256
 
@@ -252,14 +253,13 @@ def test_a_file_whose_classifier_is_another_is_refused_by_name(
 
 
 def test_a_head_from_the_hub_cache(monkeypatch, tmp_path, small):
-    from torchvision.models import get_model_weights
-
-    entry = get_model_weights("alexnet")["IMAGENET1K_V1"]
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
-    path = cache / entry.url.rsplit("/", 1)[1]
-    torch.save(small, path)
+    entry = find_entry("alexnet")
+    torch.save(small, cache / entry.file_name)
+    entry = entry._replace(sha256_prefix=file_sha256(cache / entry.file_name))
+    monkeypatch.setattr("sppfeat.named_weights.list_entries", lambda name: (entry,))
     backbone = load_backbone("alexnet", head="fc7")
     assert (backbone.spec.weights, backbone.spec.head) == ("IMAGENET1K_V1", "fc7")
     assert torch.equal(backbone.head.network[4].bias, small["classifier.4.bias"].float())

@@ -42,7 +42,10 @@ def test_what_an_import_loads(code, allowed):
     assert loaded_by(code) <= allowed
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["extract", "--help"], ["info", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["extract", "--help"], ["info", "--help"], ["backbones", "--help"], ["--version"]],
+)
 def test_help_loads_neither_torch_nor_h5py(arguments):
     code = f"import contextlib, sppfeat.cli\nwith contextlib.suppress(SystemExit): sppfeat.cli.main({arguments!r})"
     assert loaded_by(code) <= {"click"}

@@ -1,5 +1,4 @@
 import pickle
-import urllib.error
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torchvision.models import get_model
 
 from sppfeat.backbones import load_backbone
 from sppfeat.errors import WeightsError
-from sppfeat.weights import file_sha256, is_weights_file, read_weights_file, state_sha256
+from sppfeat.weights import is_weights_file, read_weights_file, state_sha256
 
 NAME = "squeezenet1_1"
 
@@ -123,36 +122,6 @@ def test_a_file_without_a_state_dict_says_what_it_found(tmp_path, content):
 
     with pytest.raises(WeightsError, match="holds no state dict"):
         read_weights_file(Path(save(tmp_path, content)))
-
-
-def test_a_failed_download_says_in_one_line_what_to_do(monkeypatch, tmp_path):
-    def fail(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr("urllib.request.urlopen", fail)
-    monkeypatch.setattr("torch.hub.urlopen", fail)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(WeightsError) as caught:
-        load_backbone(NAME)
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in ("IMAGENET1K_V1", "no network", "--weights FILE", "--weights none", str(tmp_path)):
-        assert part in message
-
-
-def test_a_file_in_the_hub_cache_is_used_and_its_checksum_recorded(monkeypatch, tmp_path, state):
-    from torchvision.models import get_model_weights
-
-    entry = get_model_weights(NAME)["IMAGENET1K_V1"]
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    torch.save(state, cache / entry.url.rsplit("/", 1)[1])
-    backbone = load_backbone(NAME, weights="DEFAULT")
-    assert backbone.spec.weights == "IMAGENET1K_V1"
-    assert backbone.spec.weights_sha256 == file_sha256(cache / entry.url.rsplit("/", 1)[1])
-    loaded = backbone.network.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
 
 
 def test_densenet_files_with_names_from_before_torch_0_4_load(tmp_path):

@@ -1,4 +1,4 @@
-"""``sppfeat backbones``."""
+"""``sppfeat backbones``: what there is, and the files of its weights."""
 
 import dataclasses
 import fnmatch
@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.cli.options import LEVELS, json_option, option
-from sppfeat.cli.output import print_json, print_result, table
+from sppfeat.cli.output import human_bytes, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
+from sppfeat.cli.signals import stop_on_signals
 from sppfeat.config import DEFAULT_LEVELS
-from sppfeat.errors import ConfigError
+from sppfeat.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from sppfeat.catalogue import BackboneEntry
+    from sppfeat.named_weights import WeightEntry, WeightFile
 
 __all__ = ["backbones"]
 
 _HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer", "weights"]
 
 
-@click.command(short_help="List the networks, or the layers of one.")
+@click.command(short_help="List the networks, or the layers of one; download weights.")
 @click.argument("name", required=False)
 @option(
     "--levels",
@@ -29,25 +31,115 @@ _HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer",
     default=",".join(map(str, DEFAULT_LEVELS)),
     help="The pyramid, for the dimension.",
 )
+@option("--download", is_flag=True, help="Fetch the weights of NAME instead, for use without network.")
+@option(
+    "--weights",
+    default="DEFAULT",
+    metavar="NAME",
+    help="With --download: which; DEFAULT is the first in the list.",
+)
+@option(
+    "--weights-dir",
+    type=click.Path(readable=False),
+    metavar="FOLDER",
+    help="With --download: where to put the files. [default: torch's hub cache]",
+)
 @json_option
-def backbones(name: str | None, levels: tuple[int, ...], as_json: bool) -> None:
-    """List the networks, or the layers of one.
+def backbones(
+    name: str | None,
+    levels: tuple[int, ...],
+    download: bool,
+    weights: str,
+    weights_dir: str | None,
+    as_json: bool,
+) -> None:
+    """List the networks, or the layers of one; download weights.
 
     NAME is a network, whose layers are listed with channels, stride and offset (cell i is centred at input
     pixel offset + stride * i), or a pattern such as 'resnet*'. Without it all networks are listed: default
     layer, its channels and stride (input pixels per cell; none: whole images only, no boxes), dimension of a
     descriptor, weights, and the download size of the first of them. All of it is computed from the networks
     themselves, which takes about half a second each.
+
+    With --download the weights of NAME, or of all networks that match the pattern, are put into torch's hub
+    cache, or into the folder --weights-dir, unless they are there, and their checksums are verified. Exit
+    code 1 if any of them fails; the others are there then.
+    """
+    if download:
+        if not name:
+            raise click.UsageError("--download needs NAME: a network, or a pattern such as 'resnet*'.")
+        _download(_names_of(name), weights, weights_dir, as_json)
+    elif name is None or _is_pattern(name):
+        _all(_names_of(name or "*"), levels, as_json)
+    else:
+        _one(name, levels, as_json)
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")
+
+
+def _names_of(name: str) -> list[str]:
+    """The networks that a name or a pattern stands for.
+
+    Raises:
+        ConfigError: there are none.
     """
     from sppfeat import zoo
 
-    if name is not None and not any(character in name for character in "*?["):
-        _one(name, levels, as_json)
-        return
-    names = [known for known in zoo.model_names() if fnmatch.fnmatch(known, name or "*")]
+    if not _is_pattern(name):
+        zoo.check_name(name)
+        return [name]
+    names = [known for known in zoo.model_names() if fnmatch.fnmatch(known, name)]
     if not names:
         raise ConfigError(f"no backbone matches {name!r}; 'sppfeat backbones' lists all")
-    _all(names, levels, as_json)
+    return names
+
+
+def _download(names: list[str], weights: str, weights_dir: str | None, as_json: bool) -> None:
+    """Fetch the weights of each network, one that fails or not.
+
+    Raises:
+        WeightsError: any of them failed.
+    """
+    from sppfeat.named_weights import fetch_entry, find_entry
+
+    fetched: list[dict[str, Any]] = []
+    failed: list[str] = []
+    with stop_on_signals():
+        for name in names:
+            try:
+                entry = find_entry(name, weights)
+                file = fetch_entry(entry, folder=weights_dir)
+            except WeightsError as error:
+                if len(names) == 1:
+                    raise
+                failed.append(name)
+                say(f"{name}: {error}")
+                continue
+            fetched.append(_fetched(entry, file))
+            if not as_json:
+                print_result(_fetched_text(entry, file))
+    if as_json:
+        print_json(fetched)
+    if failed:
+        raise WeightsError(f"{len(failed)} of {len(names)} downloads failed: {', '.join(failed)}")
+
+
+def _fetched(entry: "WeightEntry", file: "WeightFile") -> dict[str, Any]:
+    return {
+        "name": entry.model,
+        "weights": entry.name,
+        "path": str(file.path.absolute()),
+        "sha256": file.sha256,
+        "bytes": file.n_bytes,
+        "downloaded": file.was_downloaded,
+    }
+
+
+def _fetched_text(entry: "WeightEntry", file: "WeightFile") -> str:
+    came = "downloaded" if file.was_downloaded else "already there, checksum verified"
+    return f"{entry.model} {entry.name}: {file.path.absolute()} ({human_bytes(file.n_bytes)}, {came})"
 
 
 def _all(names: list[str], levels: tuple[int, ...], as_json: bool) -> None:

@@ -282,6 +282,7 @@ def _subject(options: dict[str, Any]) -> Subject:
         backbone=BackboneChoice(
             name=options["backbone"],
             weights=options["weights"],
+            weights_dir=options["weights_dir"],
             layers=options["layers"],
             seed=options["seed"],
         ),

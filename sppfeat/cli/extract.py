@@ -225,6 +225,7 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
         backbone=BackboneChoice(
             name=options["backbone"],
             weights=options["weights"],
+            weights_dir=options["weights_dir"],
             layers=options["layers"],
             seed=options["seed"],
             mean=options["mean"],

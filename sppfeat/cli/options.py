@@ -35,6 +35,7 @@ __all__ = [
     "short_side",
     "size_option",
     "verbosity_options",
+    "weights_dir_option",
     "whole_number",
     "workers_option",
 ]
@@ -115,6 +116,13 @@ SIZE = _Size()
 AUTO_OR_INT = _AutoOrInt()
 CHANNELS = _Channels()
 
+weights_dir_option = option(
+    "--weights-dir",
+    type=click.Path(readable=False),  # a folder that cannot be listed can still be looked into
+    metavar="FOLDER",
+    help="Look here for the file of named weights, before torch's hub cache and the network.",
+)
+
 _BACKBONE_OPTIONS = (
     option(
         "--backbone",
@@ -127,6 +135,7 @@ _BACKBONE_OPTIONS = (
         metavar="NAME|FILE|none",
         help="torchvision weights by name, a local file (.pth, .safetensors), or none: untrained.",
     ),
+    weights_dir_option,
     option(
         "--seed",
         type=int,
@@ -144,7 +153,7 @@ _BACKBONE_OPTIONS = (
 
 
 def backbone_options(function: _F) -> _F:
-    """Which network: ``--backbone``, ``--weights``, ``--seed``, ``--layer``."""
+    """Which network: ``--backbone``, ``--weights``, ``--weights-dir``, ``--seed``, ``--layer``."""
     for decorate in reversed(_BACKBONE_OPTIONS):
         function = decorate(function)
     return function

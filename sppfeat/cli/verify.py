@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sppfeat.cli.exit_codes import EXIT_ERROR
-from sppfeat.cli.options import device_option, json_option, option, quiet_option
+from sppfeat.cli.options import device_option, json_option, option, quiet_option, weights_dir_option
 from sppfeat.cli.output import print_json, print_result
 from sppfeat.cli.progress import Bar
 
@@ -26,6 +26,7 @@ __all__ = ["verify"]
 @option("--seed", type=int, default=0, help="Of the choice of rows.")
 @option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
 @option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]")
+@weights_dir_option
 @device_option
 @json_option
 @quiet_option
@@ -35,6 +36,7 @@ def verify(
     seed: int,
     root: str | None,
     weights: str | None,
+    weights_dir: str | None,
     device: str,
     as_json: bool,
     quiet: bool,
@@ -56,7 +58,15 @@ def verify(
         result: dict[str, Any] = {"path": str(file), **dataclasses.asdict(report), "recomputed": None}
         problems = list(report.problems)
         if recompute and not problems:
-            again = recompute_rows(features, recompute, seed=seed, root=root, weights=weights, device=device)
+            again = recompute_rows(
+                features,
+                recompute,
+                seed=seed,
+                root=root,
+                weights=weights,
+                weights_dir=weights_dir,
+                device=device,
+            )
             result["recomputed"] = dataclasses.asdict(again)
             problems += again.problems
     result["ok"] = not problems

@@ -1,0 +1,90 @@
+"""Files fetched whole and right, or not at all."""
+
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+import uuid
+from http.client import HTTPException
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from sppfeat.errors import WeightsError
+
+__all__ = ["download"]
+
+# Without a byte. torch.hub waits for ever, and clusters tend to drop what leaves them rather than refuse it.
+_TIMEOUT_SECONDS = 30.0
+_CHUNK_BYTES = 1 << 20
+_SECONDS_BETWEEN_LINES = 10.0  # where standard error is a file, each update of the bar is a line
+
+
+def download(url: str, path: Path, *, sha256_prefix: str) -> str:
+    """Fetch a file, with a progress bar on standard error; put it in its place once it is whole and right.
+
+    Until then it is ``<path>.<random>.partial``, which does not survive a failure or an interruption;
+    whatever is at ``path`` stays until it is replaced.
+
+    Args:
+        url: of the file.
+        path: where to put it; its folder is made.
+        sha256_prefix: what its SHA-256 must begin with, in hexadecimal.
+
+    Returns:
+        Its SHA-256, in hexadecimal.
+
+    Raises:
+        WeightsError: it cannot be fetched or written, is cut off, or has another checksum.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "xb") as file:
+                sha256 = _copy(url, file, path.name)
+            if not sha256.startswith(sha256_prefix):
+                raise OSError(
+                    f"what came has SHA-256 {sha256}, expected is one that begins with {sha256_prefix}"
+                )
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, HTTPException) as error:
+        raise WeightsError(f"cannot download {url} to {str(path)!r}: {_reason(error)}") from error
+    return sha256
+
+
+def _copy(url: str, file: BinaryIO, label: str) -> str:
+    """Copy what is at a URL; its SHA-256."""
+    request = urllib.request.Request(url, headers={"User-Agent": "sppfeat"})
+    digest, n_bytes = hashlib.sha256(), 0
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        with tqdm(
+            total=total,
+            desc=label,
+            unit="B",
+            unit_scale=True,
+            mininterval=0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES,
+        ) as bar:
+            while chunk := response.read(_CHUNK_BYTES):
+                file.write(chunk)
+                digest.update(chunk)
+                n_bytes += len(chunk)
+                bar.update(len(chunk))
+    if total is not None and n_bytes != total:
+        raise OSError(f"the transfer ended after {n_bytes} of {total} bytes")
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """Why, in one line."""
+    if isinstance(error, urllib.error.HTTPError):
+        error.close()
+        return f"the server says {error.code} {error.reason}"
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return " ".join(str(reason).split()) or type(reason).__name__

@@ -1,0 +1,257 @@
+"""Weights that have a name, such as ``IMAGENET1K_V2`` of ``resnet50``: which there are, and their files."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from sppfeat.downloads import download
+from sppfeat.errors import WeightsError
+from sppfeat.weights import file_sha256, read_weights_file
+
+__all__ = [
+    "Folder",
+    "InputTransform",
+    "WeightEntry",
+    "WeightFile",
+    "entry_names",
+    "fetch_entry",
+    "find_entry",
+    "find_file",
+    "list_entries",
+    "read_entry",
+]
+
+Folder: TypeAlias = str | os.PathLike[str]
+
+# torchvision's files are called <what>-<first digits of their SHA-256>.pth.
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
+
+
+class InputTransform(NamedTuple):
+    """What the input of a network must look like: mean and std per channel in 0..1, RGB; Pillow filter."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+
+class WeightEntry(NamedTuple):
+    """A set of weights that has a name.
+
+    Attributes:
+        model: the network that they are of.
+        name: such as ``IMAGENET1K_V2``.
+        file_name: of their file, in whatever folder it lies.
+        url: where to fetch it; None where it cannot be fetched.
+        sha256_prefix: what the SHA-256 of the file begins with, in hexadecimal.
+        transform: what the network expects as input with them.
+        size_mb: of the file, in units of 2**20 bytes.
+    """
+
+    model: str
+    name: str
+    file_name: str
+    url: str | None
+    sha256_prefix: str
+    transform: InputTransform
+    size_mb: float
+
+
+class WeightFile(NamedTuple):
+    """The file of a weight entry, its checksum verified.
+
+    Attributes:
+        path: where it is.
+        sha256: of it, in hexadecimal.
+        n_bytes: its size.
+        was_downloaded: whether it was fetched just now.
+    """
+
+    path: Path
+    sha256: str
+    n_bytes: int
+    was_downloaded: bool
+
+
+def list_entries(model_name: str) -> tuple[WeightEntry, ...]:
+    """All weight entries of a model, first the one that ``DEFAULT`` means."""
+    members = get_model_weights(model_name).__members__
+    default = members["DEFAULT"]
+    others = [member for name, member in members.items() if name == member.name and member is not default]
+    return tuple(_torchvision_entry(model_name, member) for member in [default, *others])
+
+
+def entry_names(model_name: str) -> list[str]:
+    """Names of a model's weights, first the one that ``DEFAULT`` means.
+
+    Example:
+        >>> entry_names("resnet50")
+        ['IMAGENET1K_V2', 'IMAGENET1K_V1']
+    """
+    return [entry.name for entry in list_entries(model_name)]
+
+
+def find_entry(model_name: str, weights: str = "DEFAULT") -> WeightEntry:
+    """The weight entry of a model by its name, or the one that ``DEFAULT`` means.
+
+    Raises:
+        WeightsError: the model has none of that name.
+    """
+    entries = list_entries(model_name)
+    if weights == "DEFAULT":
+        return entries[0]
+    for entry in entries:
+        if entry.name == weights:
+            return entry
+    names = ", ".join(entry.name for entry in entries)
+    raise WeightsError(f"{model_name} has no weights {weights!r}; allowed: DEFAULT, {names}")
+
+
+def find_file(entry: WeightEntry, *, folder: Folder | None = None) -> WeightFile | None:
+    """The file of an entry, without the network: in ``folder``, if that is given, or in torch's hub cache.
+
+    Returns:
+        The first that is there; None where there is none.
+
+    Raises:
+        WeightsError: no such folder; the first that is there cannot be read, or has another checksum.
+    """
+    for place in _search_folders(folder):
+        path = place / entry.file_name
+        if not _is_there(path):
+            continue
+        found = _read_checksum(path)
+        if not _is_right(entry, found):
+            raise WeightsError(
+                f"{str(path)!r} is damaged or cut off ({found.n_bytes} bytes): its SHA-256 is {found.sha256}"
+                f", expected is one that begins with {entry.sha256_prefix}; copy it again, or remove it"
+            )
+        return found
+    return None
+
+
+def fetch_entry(entry: WeightEntry, *, folder: Folder | None = None) -> WeightFile:
+    """The file of an entry in ``folder``, or in torch's hub cache; downloaded unless it is there and right.
+
+    One that is damaged is replaced, once the new one is whole.
+
+    Args:
+        entry: whose file.
+        folder: where to put it; made if it is missing.
+
+    Raises:
+        WeightsError: it cannot be fetched, or not be written there.
+    """
+    path = _target_folder(folder) / entry.file_name
+    if _is_there(path) and _is_right(entry, found := _read_checksum(path)):
+        return found
+    if entry.url is None:
+        raise WeightsError(
+            f"the {entry.name} weights of {entry.model}, {entry.file_name}, cannot be downloaded"
+        )
+    sha256 = download(entry.url, path, sha256_prefix=entry.sha256_prefix)
+    return WeightFile(path, sha256, path.stat().st_size, was_downloaded=True)
+
+
+def read_entry(entry: WeightEntry, *, folder: Folder | None = None) -> tuple[dict[str, Tensor], str]:
+    """Parameters of a weight entry, and the SHA-256 of their file.
+
+    The file is looked for in ``folder``, if that is given, then in torch's hub cache; where it is in neither,
+    it is downloaded into the cache. Its checksum is verified wherever it comes from.
+
+    Raises:
+        WeightsError: no such folder; the file is damaged, or cannot be downloaded.
+    """
+    found = find_file(entry, folder=folder)
+    if found is None:
+        try:
+            found = fetch_entry(entry)
+        except WeightsError as error:
+            raise WeightsError(f"{error}; {_offline_advice(entry, folder)}") from error
+    return read_weights_file(found.path), found.sha256
+
+
+def _torchvision_entry(model_name: str, member: Any) -> WeightEntry:
+    file_name = member.url.rsplit("/", 1)[1]
+    hash_in_name = _HASH_IN_NAME.search(file_name)
+    transforms = member.transforms()
+    return WeightEntry(
+        model=model_name,
+        name=member.name,
+        file_name=file_name,
+        url=member.url,
+        sha256_prefix=hash_in_name[1] if hash_in_name else "",
+        transform=InputTransform(
+            tuple(transforms.mean), tuple(transforms.std), transforms.interpolation.value
+        ),
+        size_mb=float(member.meta["_file_size"]),
+    )
+
+
+def _search_folders(folder: Folder | None) -> list[Path]:
+    """Where the file of an entry may be, in the order in which to look."""
+    if folder is None:
+        return [_hub_folder()]
+    if not os.path.isdir(folder):
+        wrong = "not a folder" if os.path.lexists(folder) else "not there"
+        raise WeightsError(
+            f"the weights folder {os.fspath(folder)!r} is {wrong}; allowed in --weights-dir and "
+            "SPPFEAT_WEIGHTS_DIR: an existing folder"
+        )
+    return [Path(folder), _hub_folder()]
+
+
+def _target_folder(folder: Folder | None) -> Path:
+    if folder is None:
+        return _hub_folder()
+    if not os.fspath(folder):
+        raise WeightsError(
+            "the weights folder is ''; allowed in --weights-dir and SPPFEAT_WEIGHTS_DIR: a folder"
+        )
+    return Path(folder)
+
+
+def _hub_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything at a path: a link to nowhere is, and must not be passed over."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise WeightsError(f"cannot look for the weights {str(path)!r}: {error.strerror}") from error
+    return True
+
+
+def _read_checksum(path: Path) -> WeightFile:
+    if not path.is_file():
+        raise WeightsError(
+            f"{str(path)!r} is not a file of weights but a folder, a device or a link to nowhere"
+        )
+    try:
+        return WeightFile(path, file_sha256(path), path.stat().st_size, was_downloaded=False)
+    except OSError as error:
+        raise WeightsError(f"cannot read the weights {str(path)!r}: {error.strerror}") from error
+
+
+def _is_right(entry: WeightEntry, found: WeightFile) -> bool:
+    return found.sha256.startswith(entry.sha256_prefix)
+
+
+def _offline_advice(entry: WeightEntry, folder: Folder | None) -> str:
+    looked_in = " and ".join(repr(str(place.absolute())) for place in _search_folders(folder))
+    named = "" if entry.name == find_entry(entry.model).name else f" --weights {entry.name}"
+    return (
+        f"{entry.file_name}, the {entry.name} weights of {entry.model}, was looked for in {looked_in}; "
+        f"without network: run 'sppfeat backbones --download {entry.model}{named}' on a machine that has "
+        "one, copy the file, and name its folder with --weights-dir or SPPFEAT_WEIGHTS_DIR; or give "
+        "--weights FILE, or --weights none for an untrained network"
+    )

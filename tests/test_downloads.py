@@ -1,0 +1,127 @@
+"""A file arrives whole and right, or nothing of it stays."""
+
+import hashlib
+import signal
+import socket
+import threading
+
+import pytest
+
+from sppfeat import downloads
+from sppfeat.downloads import download
+from sppfeat.errors import WeightsError
+
+CONTENT = bytes(range(256)) * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+def refuse(url, path, prefix=SHA256[:8]) -> str:
+    """What is said of a download that fails; whatever was in the folder is all that is there."""
+    before = {found: found.read_bytes() for found in path.parent.glob("*")}
+    with pytest.raises(WeightsError) as caught:
+        download(url, path, sha256_prefix=prefix)
+    assert {found: found.read_bytes() for found in path.parent.glob("*")} == before
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"cannot download {url} to {str(path)!r}: ")
+    return message
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_file_is_put_in_its_place_in_a_folder_that_is_made(weight_server, tmp_path, chunked):
+    weight_server.files["w"] = CONTENT
+    weight_server.chunked |= {"w"} if chunked else set()
+    path = tmp_path / "a" / "b" / "w.pth"
+    assert download(weight_server.url("w"), path, sha256_prefix=SHA256[:8]) == SHA256
+    assert path.read_bytes() == CONTENT
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_there_is_replaced_by_what_is_right_and_by_nothing_else(weight_server, tmp_path):
+    weight_server.files["w"] = CONTENT
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"before")
+    refuse(weight_server.url("w"), path, "0" * 8)
+    refuse(weight_server.url("other"), path)
+    download(weight_server.url("w"), path, sha256_prefix=SHA256)
+    assert path.read_bytes() == CONTENT
+
+
+def test_another_checksum_is_named_beside_the_expected_one(weight_server, tmp_path):
+    weight_server.files["w"] = b"<html>Please log in</html>"
+    found = hashlib.sha256(weight_server.files["w"]).hexdigest()
+    message = refuse(weight_server.url("w"), tmp_path / "w.pth")
+    assert f"SHA-256 {found}, expected is one that begins with {SHA256[:8]}" in message
+
+
+@pytest.mark.parametrize(
+    ("chunked", "reason"), [(False, f"ended after 1000 of {len(CONTENT)} bytes"), (True, "IncompleteRead")]
+)
+def test_a_transfer_that_is_cut_off(weight_server, tmp_path, chunked, reason):
+    weight_server.files["w"] = CONTENT
+    weight_server.cut["w"] = 1000
+    weight_server.chunked |= {"w"} if chunked else set()
+    assert reason in refuse(weight_server.url("w"), tmp_path / "w.pth")
+
+
+def test_a_file_that_the_server_does_not_have(weight_server, tmp_path):
+    assert "the server says 404 Not Found" in refuse(weight_server.url("w"), tmp_path / "w.pth")
+
+
+def test_a_server_that_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but it does not listen
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/w"
+        assert "Connection refused" in refuse(url, tmp_path / "w.pth")
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(downloads, "_TIMEOUT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/w"
+        assert "timed out" in refuse(url, tmp_path / "w.pth")
+
+
+def test_a_folder_that_cannot_be_written_to(weight_server, tmp_path):
+    weight_server.files["w"] = CONTENT
+    (tmp_path / "file").touch()
+    url, path = weight_server.url("w"), tmp_path / "file" / "w.pth"
+    with pytest.raises(WeightsError, match="File exists: "):
+        download(url, path, sha256_prefix=SHA256)
+    path = tmp_path / "taken.pth"
+    path.mkdir()
+    with pytest.raises(WeightsError, match="Is a directory: "):
+        download(url, path, sha256_prefix=SHA256)
+    assert {found.name for found in tmp_path.iterdir()} == {"file", "taken.pth"}
+
+
+def test_a_disk_that_is_full(weight_server, tmp_path, mount_disk):
+    weight_server.files["w"] = CONTENT * 10
+    disk = mount_disk(1)
+    with pytest.raises(WeightsError, match="No space left on device"):
+        download(weight_server.url("w"), disk / "w.pth", sha256_prefix="")
+    assert list(disk.iterdir()) == []
+
+
+def test_an_interrupted_download_leaves_nothing(weight_server, tmp_path):
+    weight_server.files["w"] = CONTENT
+    weight_server.cut["w"] = 1000
+    here, released = threading.get_ident(), threading.Event()
+
+    def interrupt() -> None:
+        signal.pthread_kill(here, signal.SIGINT)
+        released.wait(10)
+
+    weight_server.on_cut = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        download(weight_server.url("w"), tmp_path / "w.pth", sha256_prefix=SHA256)
+    released.set()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_goes_to_standard_output(weight_server, tmp_path, capsys):
+    weight_server.files["w"] = CONTENT
+    download(weight_server.url("w"), tmp_path / "w.pth", sha256_prefix=SHA256)
+    assert capsys.readouterr().out == ""

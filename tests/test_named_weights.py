@@ -1,0 +1,265 @@
+import io
+import os
+import re
+
+import pytest
+import torch
+from torchvision.models import get_model
+
+from sppfeat import Extractor, zoo
+from sppfeat.backbones import load_backbone
+from sppfeat.configure import load_choice
+from sppfeat.errors import WeightsError
+from sppfeat.named_weights import entry_names, fetch_entry, find_entry, find_file, list_entries, read_entry
+from sppfeat.request import BackboneChoice
+from sppfeat.weights import file_sha256
+
+NAME = "squeezenet1_1"
+
+
+@pytest.fixture(scope="module")
+def state():
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        return get_model(NAME, weights=None).state_dict()
+
+
+@pytest.fixture
+def entry(offer, state):
+    """The weights of squeezenet1_1, on a server of ours."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    return offer(NAME, content.getvalue())
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """torch's hub cache."""
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """A folder of weights."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    return folder
+
+
+def put(folder, entry, content):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / entry.file_name).write_bytes(content)
+    return folder / entry.file_name
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_every_entry_of_torchvision_says_where_its_file_is_and_how_to_recognise_it():
+    for name in zoo.model_names():
+        entries = list_entries(name)
+        assert entries
+        assert len({entry.name for entry in entries}) == len(entries)
+        for entry in entries:
+            assert entry.model == name
+            assert entry.url.endswith(f"/{entry.file_name}")
+            assert re.fullmatch("[0-9a-f]{8,10}", entry.sha256_prefix), entry
+            assert f"-{entry.sha256_prefix}." in entry.file_name
+            assert len(entry.transform.mean) == len(entry.transform.std) == 3
+            assert entry.transform.interpolation in ("bilinear", "bicubic")
+            assert entry.size_mb > 1
+
+
+def test_the_default_comes_first():
+    assert entry_names("resnet50") == ["IMAGENET1K_V2", "IMAGENET1K_V1"]
+    assert entry_names("vgg16") == ["IMAGENET1K_V1", "IMAGENET1K_FEATURES"]
+    assert find_entry("resnet50") == find_entry("resnet50", "DEFAULT") == list_entries("resnet50")[0]
+    assert find_entry("resnet50", "IMAGENET1K_V1").file_name == "resnet50-0676ba61.pth"
+
+
+def test_a_name_that_a_model_does_not_have():
+    allowed = "resnet50 has no weights 'IMAGENET22K'; allowed: DEFAULT, IMAGENET1K_V2, IMAGENET1K_V1"
+    with pytest.raises(WeightsError) as caught:
+        find_entry("resnet50", "IMAGENET22K")
+    assert str(caught.value) == allowed
+    with pytest.raises(WeightsError) as caught:
+        load_backbone("resnet50", weights="IMAGENET22K")
+    assert str(caught.value) == f"{allowed}, none, or a file"
+
+
+def test_what_is_nowhere_is_downloaded_into_the_hub_cache_once(entry, cache, shelf, state, weight_server):
+    assert find_file(entry) is None
+    found, sha256 = read_entry(entry, folder=shelf)
+    assert same(found, state)
+    assert sha256 == file_sha256(cache / entry.file_name)
+    assert sha256.startswith(entry.sha256_prefix)
+    assert same(read_entry(entry)[0], state)
+    assert weight_server.asked == [entry.file_name]
+    assert list(shelf.iterdir()) == []
+    assert list(cache.iterdir()) == [cache / entry.file_name]
+
+
+def test_the_given_folder_comes_before_the_hub_cache(entry, cache, shelf, weight_server):
+    content = weight_server.files[entry.file_name]
+    put(cache, entry, content)
+    assert find_file(entry, folder=shelf).path == cache / entry.file_name
+    put(shelf, entry, content)
+    put(cache, entry, b"damaged")
+    found = find_file(entry, folder=str(shelf))
+    assert found == (shelf / entry.file_name, file_sha256(shelf / entry.file_name), len(content), False)
+    assert same(read_entry(entry, folder=shelf)[0], torch.load(io.BytesIO(content)))
+    assert weight_server.asked == []
+
+
+@pytest.mark.parametrize("place", ["cache", "shelf"])
+@pytest.mark.parametrize("part", ["first half", "nothing", "another"])
+def test_a_damaged_file_is_refused_and_not_passed_over(entry, place, part, request, shelf, weight_server):
+    whole = weight_server.files[entry.file_name]
+    content = {"first half": whole[: len(whole) // 2], "nothing": b"", "another": b"another"}[part]
+    path = put(request.getfixturevalue(place), entry, content)
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(NAME, weights_dir=shelf)
+    message = str(caught.value)
+    for said in (
+        str(path),
+        file_sha256(path),
+        f"begins with {entry.sha256_prefix}",
+        f"({len(content)} bytes)",
+    ):
+        assert said in message
+    assert weight_server.asked == []
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["folder", "broken link", "fifo"])
+def test_what_is_not_a_file_is_refused_and_not_passed_over(entry, kind, shelf, weight_server):
+    path = shelf / entry.file_name
+    make = {"folder": os.mkdir, "broken link": lambda at: os.symlink("gone", at), "fifo": os.mkfifo}
+    make[kind](path)
+    for use in (read_entry, fetch_entry):
+        with pytest.raises(WeightsError, match=f"{path}' is not a file of weights"):
+            use(entry, folder=shelf)
+    assert weight_server.asked == []
+
+
+def test_a_link_to_a_file_is_followed(entry, shelf, tmp_path, weight_server):
+    put(tmp_path / "elsewhere", entry, weight_server.files[entry.file_name])
+    (shelf / entry.file_name).symlink_to(tmp_path / "elsewhere" / entry.file_name)
+    assert find_file(entry, folder=shelf).path == shelf / entry.file_name
+
+
+def test_a_file_that_cannot_be_looked_for_or_read(entry, shelf, weight_server, monkeypatch):
+    with pytest.raises(WeightsError, match=r"cannot look for the weights .*: File name too long"):
+        find_file(entry._replace(file_name="w" * 300), folder=shelf)
+    put(shelf, entry, weight_server.files[entry.file_name])
+
+    def deny(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("sppfeat.named_weights.file_sha256", deny)
+    with pytest.raises(WeightsError, match=r"cannot read the weights .*: Permission denied"):
+        find_file(entry, folder=shelf)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("gone", "not there"), ("file", "not a folder"), ("", "not there")]
+)
+def test_a_given_folder_must_be_there(entry, name, wrong, tmp_path, monkeypatch, weight_server):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        WeightsError, match=f"the weights folder '{name}' is {wrong}; allowed in --weights-dir"
+    ):
+        read_entry(entry, folder=name)
+    assert weight_server.asked == []
+
+
+def test_a_given_folder_is_looked_at_for_named_weights_only(tmp_path):
+    assert load_backbone(NAME, weights="none", weights_dir=tmp_path / "gone").spec.weights == "none"
+
+
+def test_a_failed_download_says_in_one_line_what_to_do(entry, cache, shelf, weight_server):
+    weight_server.files.clear()
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(NAME, weights_dir=shelf)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (
+        entry.file_name,
+        "IMAGENET1K_V1",
+        "404",
+        repr(str(cache)),
+        repr(str(shelf)),
+        f"'sppfeat backbones --download {NAME}'",
+        "--weights-dir",
+        "SPPFEAT_WEIGHTS_DIR",
+        "--weights FILE",
+        "--weights none",
+    ):
+        assert part in message
+    assert list(cache.iterdir()) == list(shelf.iterdir()) == []
+
+
+def test_the_advice_names_weights_that_are_not_the_default(entry, monkeypatch, weight_server):
+    second = entry._replace(name="SECOND", file_name="gone.pth", url=weight_server.url("gone.pth"))
+    monkeypatch.setattr("sppfeat.named_weights.list_entries", lambda name: (entry, second))
+    with pytest.raises(WeightsError, match=f"--download {NAME} --weights SECOND' on a machine"):
+        load_backbone(NAME, weights="SECOND")
+
+
+def test_fetching_puts_the_file_into_the_folder_unless_it_is_there_and_right(
+    entry, shelf, cache, weight_server
+):
+    content = weight_server.files[entry.file_name]
+    for folder in (shelf, shelf / "made" / "anew", None):
+        path = (folder or cache) / entry.file_name
+        first = fetch_entry(entry, folder=folder)
+        assert first == (path, file_sha256(path), len(content), True)
+        assert fetch_entry(entry, folder=folder) == first._replace(was_downloaded=False)
+    assert len(weight_server.asked) == 3
+
+
+def test_fetching_replaces_a_damaged_file_only_once_the_new_one_is_whole(entry, shelf, weight_server):
+    content = weight_server.files[entry.file_name]
+    path = put(shelf, entry, content[:1000])
+    weight_server.cut[entry.file_name] = 2000
+    with pytest.raises(WeightsError, match=f"ended after 2000 of {len(content)} bytes"):
+        fetch_entry(entry, folder=shelf)
+    assert path.read_bytes() == content[:1000]
+    weight_server.cut.clear()
+    assert fetch_entry(entry, folder=shelf).was_downloaded
+    assert path.read_bytes() == content
+    assert list(shelf.iterdir()) == [path]
+
+
+def test_an_entry_without_url_is_found_or_refused(entry, shelf, weight_server):
+    entry = entry._replace(url=None, sha256_prefix=entry.sha256_prefix)
+    for use in (read_entry, fetch_entry):
+        with pytest.raises(WeightsError, match=f"{entry.file_name}, cannot be downloaded"):
+            use(entry, folder=shelf)
+    put(shelf, entry, weight_server.files[entry.file_name])
+    assert not fetch_entry(entry, folder=shelf).was_downloaded
+
+
+def test_fetching_needs_a_folder_with_a_name(entry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="the weights folder is ''"):
+        fetch_entry(entry, folder="")
+
+
+def test_the_same_weights_from_another_place_are_the_same_weights(entry, cache, shelf, state, weight_server):
+    content = weight_server.files[entry.file_name]
+    put(cache, entry, content)
+    cached = load_choice(BackboneChoice(name=NAME))
+    put(shelf, entry, content)
+    put(cache, entry, b"damaged")
+    shelved = load_choice(BackboneChoice(name=NAME, weights_dir=shelf))
+    assert cached.spec == shelved.spec
+    assert cached.weights_path == shelved.weights_path == ""
+    assert shelved.spec.weights == "IMAGENET1K_V1"
+    assert shelved.spec.weights_sha256 == file_sha256(shelf / entry.file_name)
+    loaded = shelved.network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
+    extractor = Extractor(NAME, weights_dir=str(shelf), device="cpu")
+    assert extractor.config.backbone == shelved.spec
