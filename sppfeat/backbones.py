@@ -15,13 +15,19 @@ from sppfeat.config import BackboneSpec
 from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.folding import fold_batch_norm
 from sppfeat.heads import Head, check_head, cut_head
-from sppfeat.named_weights import Folder, InputTransform, WeightEntry, find_entry, read_entry
+from sppfeat.named_weights import IMAGENET_INPUT, Folder, WeightEntry, find_entry, read_entry
 from sppfeat.receptive_field import FeatureGeometry, receptive_field
-from sppfeat.weights import file_sha256, is_weights_file, load_parameters, read_weights_file, state_sha256
+from sppfeat.weights import (
+    file_sha256,
+    is_weights_file,
+    load_parameters,
+    read_weights_file,
+    state_sha256,
+    trained_backbone,
+)
 
 __all__ = ["Backbone", "cut_network", "load_backbone", "wrap_module"]
 
-_IMAGENET = InputTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
 _SHOWN_LAYERS = 5
 _WALK_SIDE = 224
 _FOLDING_SIDE = 64
@@ -108,7 +114,7 @@ def load_backbone(
         kind = entry.name
     elif file_state is not None:
         path = str(Path(weights).absolute())
-        parts.load(file_state, f"{weights!r} as {name}{with_head}")
+        _load_file(parts, file_state, name, weights, with_head=with_head)
         kind, sha256 = "file", file_sha256(Path(weights))
     else:
         sha256 = state_sha256(parts.used_state())
@@ -129,6 +135,21 @@ def load_backbone(
     if fold:
         network = fold_batch_norm(network, parts.layers, side=max(min_side, _FOLDING_SIDE))
     return Backbone(spec, network, channels, min_side, path, parts.head)
+
+
+def _load_file(
+    parts: "_Parts", state: Mapping[str, Tensor], name: str, weights: str, *, with_head: str
+) -> None:
+    """Load what a weights file holds; where it does not fit, say what it is of, if it says so itself."""
+    try:
+        parts.load(state, f"{weights!r} as {name}{with_head}")
+    except WeightsError as error:
+        made_for = trained_backbone(Path(weights))
+        if made_for in (None, name):
+            raise
+        raise WeightsError(
+            f"{weights!r} was trained as {made_for}, and the backbone is {name}: give --backbone {made_for}"
+        ) from error
 
 
 def wrap_module(
@@ -157,9 +178,9 @@ def wrap_module(
         weights="module",
         weights_sha256=state_sha256(network.state_dict()),
         layers=tuple(layers),
-        mean=tuple(_IMAGENET.mean if mean is None else mean),
-        std=tuple(_IMAGENET.std if std is None else std),
-        interpolation=_IMAGENET.interpolation,
+        mean=tuple(IMAGENET_INPUT.mean if mean is None else mean),
+        std=tuple(IMAGENET_INPUT.std if std is None else std),
+        interpolation=IMAGENET_INPUT.interpolation,
     )
     channels, min_side = _probe_maps(network, spec.layers, name)
     network = fold_batch_norm(network, spec.layers, side=max(min_side, _FOLDING_SIDE))

@@ -26,7 +26,9 @@ __all__ = [
     "Describer",
     "RegionRequest",
     "choose_device",
+    "device_memory",
     "device_name",
+    "float32_arithmetic",
 ]
 
 # Network-input pixels per batch. Two CPU cores gain nothing from more than some 8 images of 224 x 300;
@@ -141,7 +143,7 @@ class Describer:
         self._dtype = _DTYPES[precision]
         self._factors = norm_factors
         self._transfer = Transfer(device)
-        with _device_memory(device):
+        with device_memory(device):
             network = backbone.network.eval().to(device, self._dtype)
             network = network.to(memory_format=torch.channels_last)
             self._network = CompiledNetwork(network) if compile_network else network
@@ -223,7 +225,7 @@ class Describer:
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         """What holds while tensors are computed with."""
-        with _device_memory(self.device), torch.inference_mode(), _float32_arithmetic(self._precision):
+        with device_memory(self.device), torch.inference_mode(), float32_arithmetic(self._precision):
             yield
 
     def _both_maps(self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest]) -> "_BothMaps":
@@ -326,7 +328,7 @@ def _mirror(batch: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _device_memory(device: torch.device) -> Iterator[None]:
+def device_memory(device: torch.device) -> Iterator[None]:
     """Turn torch's error into ours."""
     try:
         yield
@@ -335,7 +337,7 @@ def _device_memory(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _float32_arithmetic(precision: str) -> Iterator[None]:
+def float32_arithmetic(precision: str) -> Iterator[None]:
     """Float32 means float32: no TF32 or bfloat16 inside matrix products unless asked for; restored after."""
     backends: Any = torch.backends
     switches = (

@@ -37,7 +37,7 @@ class WeightsError(SppfeatError):
 
 
 class DecoderError(SppfeatError):
-    """The system lets no decoding process start."""
+    """A decoding process cannot be started, or ended when it should not have."""
 
 
 class DeviceMemoryError(SppfeatError):

@@ -15,6 +15,7 @@ from sppfeat.acceleration import bfloat16_note
 from sppfeat.backbones import Backbone
 from sppfeat.blocks import describe_plan
 from sppfeat.box_report import box_notes, summarise_boxes
+from sppfeat.bundled import bundled_note
 from sppfeat.config import DescriptorSpec, ExtractConfig
 from sppfeat.configure import configure, descriptor_blocks, load_choice, read_box_choice, row_planner_of
 from sppfeat.continuation import copy_rows
@@ -284,7 +285,7 @@ def prepare(
         )
         stack.callback(decoder.close)
         notes = _listing_notes(listing, request.labels)
-        notes += filter(None, [bfloat16_note(device, config.precision)])
+        notes += filter(None, [bundled_note(config.backbone), bfloat16_note(device, config.precision)])
         work = find_work(Task(request, config, listing, prober(decoder, on_probe), planner), notes)
         notes += _decode_notes(work.plan, config.input.decode)
         if work.plan.boxes is not None:

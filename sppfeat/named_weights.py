@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+from sppfeat.bundled import BUNDLED, BUNDLED_FOLDER, BundledWeights
 from sppfeat.downloads import download
 from sppfeat.errors import WeightsError
 from sppfeat.weights import file_sha256, read_weights_file
 
 __all__ = [
+    "IMAGENET_INPUT",
     "Folder",
     "InputTransform",
     "WeightEntry",
@@ -40,6 +42,9 @@ class InputTransform(NamedTuple):
     interpolation: str
 
 
+IMAGENET_INPUT = InputTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
+
+
 class WeightEntry(NamedTuple):
     """A set of weights that has a name.
 
@@ -47,7 +52,7 @@ class WeightEntry(NamedTuple):
         model: the network that they are of.
         name: such as ``IMAGENET1K_V2``.
         file_name: of their file, in whatever folder it lies.
-        url: where to fetch it; None where it cannot be fetched.
+        url: where to fetch it; None where it is part of the package.
         sha256_prefix: what the SHA-256 of the file begins with, in hexadecimal.
         transform: what the network expects as input with them.
         size_mb: of the file, in units of 2**20 bytes.
@@ -80,6 +85,8 @@ class WeightFile(NamedTuple):
 
 def list_entries(model_name: str) -> tuple[WeightEntry, ...]:
     """All weight entries of a model, first the one that ``DEFAULT`` means."""
+    if own := tuple(_bundled_entry(weights) for weights in BUNDLED if weights.model == model_name):
+        return own
     members = get_model_weights(model_name).__members__
     default = members["DEFAULT"]
     others = [member for name, member in members.items() if name == member.name and member is not default]
@@ -121,7 +128,7 @@ def find_file(entry: WeightEntry, *, folder: Folder | None = None) -> WeightFile
     Raises:
         WeightsError: no such folder; the first that is there cannot be read, or has another checksum.
     """
-    for place in _search_folders(folder):
+    for place in _search_folders(entry, folder):
         path = place / entry.file_name
         if not _is_there(path):
             continue
@@ -147,12 +154,13 @@ def fetch_entry(entry: WeightEntry, *, folder: Folder | None = None) -> WeightFi
     Raises:
         WeightsError: it cannot be fetched, or not be written there.
     """
-    path = _target_folder(folder) / entry.file_name
+    path = (BUNDLED_FOLDER if entry.url is None else _target_folder(folder)) / entry.file_name
     if _is_there(path) and _is_right(entry, found := _read_checksum(path)):
         return found
     if entry.url is None:
         raise WeightsError(
-            f"the {entry.name} weights of {entry.model}, {entry.file_name}, cannot be downloaded"
+            f"{str(path)!r}, the {entry.name} weights of {entry.model}, is part of the package, and not there "
+            "or damaged; install sppfeat again"
         )
     sha256 = download(entry.url, path, sha256_prefix=entry.sha256_prefix)
     return WeightFile(path, sha256, path.stat().st_size, was_downloaded=True)
@@ -172,6 +180,8 @@ def read_entry(entry: WeightEntry, *, folder: Folder | None = None) -> tuple[dic
         try:
             found = fetch_entry(entry)
         except WeightsError as error:
+            if entry.url is None:
+                raise
             raise WeightsError(f"{error}; {_offline_advice(entry, folder)}") from error
     return read_weights_file(found.path), found.sha256
 
@@ -193,8 +203,24 @@ def _torchvision_entry(model_name: str, member: Any) -> WeightEntry:
     )
 
 
-def _search_folders(folder: Folder | None) -> list[Path]:
+def _bundled_entry(weights: BundledWeights) -> WeightEntry:
+    path = BUNDLED_FOLDER / weights.file_name
+    n_bytes = path.stat().st_size if path.exists() else 0
+    return WeightEntry(
+        model=weights.model,
+        name=weights.name,
+        file_name=weights.file_name,
+        url=None,
+        sha256_prefix=weights.sha256,
+        transform=IMAGENET_INPUT,
+        size_mb=n_bytes / 2**20,
+    )
+
+
+def _search_folders(entry: WeightEntry, folder: Folder | None) -> list[Path]:
     """Where the file of an entry may be, in the order in which to look."""
+    if entry.url is None:
+        return [BUNDLED_FOLDER]
     if folder is None:
         return [_hub_folder()]
     if not os.path.isdir(folder):
@@ -247,7 +273,7 @@ def _is_right(entry: WeightEntry, found: WeightFile) -> bool:
 
 
 def _offline_advice(entry: WeightEntry, folder: Folder | None) -> str:
-    looked_in = " and ".join(repr(str(place.absolute())) for place in _search_folders(folder))
+    looked_in = " and ".join(repr(str(place.absolute())) for place in _search_folders(entry, folder))
     named = "" if entry.name == find_entry(entry.model).name else f" --weights {entry.name}"
     return (
         f"{entry.file_name}, the {entry.name} weights of {entry.model}, was looked for in {looked_in}; "

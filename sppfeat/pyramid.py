@@ -21,7 +21,13 @@ from sppfeat.crop_pooling import pool_crops
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.region_pooling import TABLE_DEVICES, empty_descriptors, from_finer, level_views, pool_by_tables
 
-__all__ = ["SpatialPyramidPool2d", "normalize_descriptors", "pool_regions", "spatial_pyramid_pool"]
+__all__ = [
+    "SpatialPyramidPool2d",
+    "normalize_descriptors",
+    "pool_levels",
+    "pool_regions",
+    "spatial_pyramid_pool",
+]
 
 
 def spatial_pyramid_pool(
@@ -58,8 +64,29 @@ def spatial_pyramid_pool(
         _check_sliding(feature_map.shape[-2:], levels)
     if mode == "max":  # channels together: several are compared at once
         feature_map = feature_map.contiguous(memory_format=torch.channels_last)
-    pooled = _pool_levels(feature_map, levels, mode)
+    pooled = pool_levels(feature_map, levels, mode)
     return torch.cat([pooled[n].flatten(1) for n in levels], 1)
+
+
+def pool_levels(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[int, Tensor]:
+    """The bins of each level of whole feature maps, differentiable.
+
+    Args:
+        feature_map: ``(N, C, H, W)``, floating point, ``H`` and ``W`` at least 1.
+        levels: the pyramid, valid.
+        mode: ``"max"`` or ``"avg"``.
+
+    Returns:
+        For each level ``n`` its bins, ``(N, C, n, n)``.
+    """
+    if mode == "avg":
+        return {n: F.adaptive_avg_pool2d(feature_map, n) for n in levels}
+    pooled: dict[int, Tensor] = {}
+    for n in sorted(levels, reverse=True):
+        # With gradients every level by itself: of equal cells the first of the bin gets it, as users of torch expect.
+        made = None if _needs_gradient(feature_map) else from_finer(pooled, n)
+        pooled[n] = F.adaptive_max_pool2d(feature_map, n) if made is None else made
+    return pooled
 
 
 def pool_regions(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, mode: str = "max") -> Tensor:
@@ -161,18 +188,6 @@ def normalize_descriptors(descriptors: Tensor, method: str) -> Tensor:
     return scaled / torch.where(norm > 0, norm, 1)
 
 
-def _pool_levels(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[int, Tensor]:
-    """For each level ``(N, C, n, n)``, of whole maps."""
-    if mode == "avg":
-        return {n: F.adaptive_avg_pool2d(feature_map, n) for n in levels}
-    pooled: dict[int, Tensor] = {}
-    for n in sorted(levels, reverse=True):
-        # With gradients every level by itself: of equal cells the first of the bin gets it, as users of torch expect.
-        made = None if _needs_gradient(feature_map) else from_finer(pooled, n)
-        pooled[n] = F.adaptive_max_pool2d(feature_map, n) if made is None else made
-    return pooled
-
-
 def _pool_map(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str) -> Tensor:
     """``(K, D)`` descriptors of regions ``(K, 4)`` of one map ``(C, H, W)``, by whichever way is the faster."""
     by_tables = feature_map.device.type in TABLE_DEVICES
@@ -197,7 +212,7 @@ def _pool_each(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode
     descriptors = empty_descriptors(feature_map, len(regions), levels)
     places = level_views(descriptors, levels)
     for k, (x0, y0, x1, y1) in enumerate(regions.tolist()):
-        for n, pooled in _pool_levels(feature_map[:, :, y0:y1, x0:x1], levels, mode).items():
+        for n, pooled in pool_levels(feature_map[:, :, y0:y1, x0:x1], levels, mode).items():
             places[n][k] = pooled[0].flatten(1)
     return descriptors
 

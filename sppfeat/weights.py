@@ -1,6 +1,7 @@
 """Parameters in files: read, checked against a network and copied into it, and their checksums."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -16,8 +17,10 @@ __all__ = [
     "file_sha256",
     "is_weights_file",
     "load_parameters",
+    "read_tensors",
     "read_weights_file",
     "state_sha256",
+    "trained_backbone",
 ]
 
 # Where training scripts put the parameters inside a checkpoint, the usual ones first.
@@ -49,7 +52,7 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise WeightsError(f"no weights file {str(path)!r}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_tensors(path)
     state = _find_state_dict(content)
     if state is None:
         keys = list(content)[:_SHOWN_KEYS] if isinstance(content, Mapping) else type(content).__name__
@@ -65,6 +68,16 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
                 state = {name.removeprefix(prefix): value for name, value in state.items()}
                 stripped = True
     return state
+
+
+def trained_backbone(path: Path) -> str | None:
+    """Which backbone a file is of, where ``sppfeat train`` wrote it; None where nothing is said of that."""
+    content = None if path.suffix == ".safetensors" else read_tensors(path)
+    try:
+        name = json.loads(content["provenance"])["settings"]["backbone"]["name"]  # type: ignore[index]
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
+    return name if isinstance(name, str) else None
 
 
 def load_parameters(
@@ -120,7 +133,10 @@ def load_parameters(
         details = "; ".join(f"{len(names)} {what}: {_first(names)}" for what, names in parts if names)
         raise WeightsError(f"{source} does not fit this backbone: {details}")
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    model.load_state_dict(fitting, strict=False)
+    own.update(
+        fitting
+    )  # the model's own dict knows the versions of its modules, of which mnasnet's has to be given
+    model.load_state_dict(own)
 
 
 def file_sha256(path: Path) -> str:
@@ -142,7 +158,12 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_torch(path: Path) -> Any:
+def read_tensors(path: Path) -> Any:
+    """What a file written by ``torch.save`` holds, if that is tensors, numbers, texts and containers of them.
+
+    Raises:
+        WeightsError: it cannot be read, or holds pickled objects, of which none is ever run.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler and zip reader meet in a foreign file

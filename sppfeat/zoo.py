@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sppfeat.config import COMPACT_NAME
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _FAMILIES = (
     _Family("resnet", "layer4"),
     _Family("resnext", "layer4"),
     _Family("shufflenet", "conv5"),
+    _Family(COMPACT_NAME, "features"),  # our own
     _Family("squeezenet", "features"),
     _Family("swin", "permute", supports_boxes=False),  # channels first again, after the final normalisation
     _Family("vgg", "features.-2"),  # the last ReLU, before the last max pooling
@@ -65,7 +67,7 @@ def model_names() -> list[str]:
 
     installed = torchvision.models.list_models(module=torchvision.models)
     prefixes = tuple(family.prefix for family in _FAMILIES)
-    return sorted(name for name in installed if name.startswith(prefixes))
+    return sorted([COMPACT_NAME, *(name for name in installed if name.startswith(prefixes))])
 
 
 def check_name(name: str) -> None:
@@ -147,6 +149,10 @@ def build_model(name: str) -> "nn.Module":
         ConfigError: if the name is no backbone.
     """
     check_name(name)
+    if name == COMPACT_NAME:
+        from sppfeat.compact import CompactNetwork
+
+        return CompactNetwork()
     import torchvision
 
     model: nn.Module = torchvision.models.get_model(name, weights=None, **constructor_arguments(name))

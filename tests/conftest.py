@@ -50,12 +50,14 @@ def write_image(path: Path, height: int, width: int, seed: int) -> None:
 def networks_loaded_once() -> Iterator[None]:
     """Load each network of an extraction once in all tests: it takes longer than extracting a dozen pictures."""
     import sppfeat.configure as configure
+    from sppfeat.config import DEFAULT_BACKBONE
 
     loaded: dict[str, Backbone] = {}
 
     def load(name: str, **settings: Any) -> "Backbone":
         key = f"{name} {sorted(settings.items())}"
-        if settings.get("weights") != "none":  # a file may change
+        is_bundled = name == DEFAULT_BACKBONE and settings["weights"] == "DEFAULT"
+        if settings["weights"] != "none" and not is_bundled:  # a file may change
             return load_backbone(name, **settings)
         if key not in loaded:
             loaded[key] = load_backbone(name, **settings)

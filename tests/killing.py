@@ -129,6 +129,7 @@ def serve() -> None:
 
     # Everything that a run imports and loads is there before the forks.
     tqdm.monitor_interval = 0  # a thread
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
     configure.load_backbone = functools.cache(configure.load_backbone)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(SystemExit):
         write_image(Path(folder) / "warm.png", 40, 40, seed=0)

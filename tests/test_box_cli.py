@@ -11,10 +11,6 @@ from sppfeat.cli import main
 from sppfeat.cli.box_options import BOX_FORMATS
 
 TINY = [
-    "--backbone",
-    "squeezenet1_1",
-    "--weights",
-    "none",
     "--levels",
     "1,2",
     "--device",
@@ -155,7 +151,7 @@ def test_every_option_reaches_the_file(folder, boxes, tmp_path):
             "box-units normalized has no",
         ),
         (["--normalize", "meannorm"], "normalize is 'meannorm'; allowed: none, l2, power, meannorm:NORM"),
-        (["--head", "fc6"], "'squeezenet1_1' has no fc6 or fc7; the models that have them: vgg*, alexnet"),
+        (["--head", "fc6"], "'spp_s16' has no fc6 or fc7; the models that have them: vgg*, alexnet"),
     ],
 )
 def test_wrong_usage_is_said_and_writes_nothing(folder, boxes, tmp_path, options, message):

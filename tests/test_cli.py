@@ -12,10 +12,6 @@ import sppfeat
 from sppfeat.cli import main
 
 TINY = [
-    "--backbone",
-    "squeezenet1_1",
-    "--weights",
-    "none",
     "--size",
     "48",
     "--levels",
@@ -28,6 +24,7 @@ COMMANDS = [
     "info",
     "verify",
     "backbones",
+    "train",
     "bench",
     "bench regions",
     "bench pooling",
@@ -62,8 +59,7 @@ def test_extract_says_what_it_does_on_stderr_and_nothing_on_stdout(folder, tmp_p
     assert result.stdout == ""
     for text in (
         "12 in 5 input shapes, 12 rows, 2 classes",
-        "squeezenet1_1",
-        "none",
+        "spp_s16, weights DISTILLED_V1",
         "features",
         "2560 values",
     ):
@@ -170,7 +166,7 @@ def test_lists_from_a_file_and_from_standard_input(folder, tmp_path, monkeypatch
         (["--batch-size", "0"], "batch-size is 0"),
         (["--workers", "-1"], "workers is -1"),
         (["--overwrite", "--add-new"], "starts anew"),
-        (["--weights", "IMAGENET1K_V9"], "IMAGENET1K_V1"),
+        (["--weights", "IMAGENET1K_V9"], "DISTILLED_V1"),
         (["--weights", "missing.pth"], "no weights file 'missing.pth'"),
     ],
 )

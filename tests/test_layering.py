@@ -44,7 +44,14 @@ def test_what_an_import_loads(code, allowed):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["extract", "--help"], ["info", "--help"], ["backbones", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["extract", "--help"],
+        ["info", "--help"],
+        ["train", "--help"],
+        ["backbones", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_loads_neither_torch_nor_h5py(arguments):
     code = f"import contextlib, sppfeat.cli\nwith contextlib.suppress(SystemExit): sppfeat.cli.main({arguments!r})"

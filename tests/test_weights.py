@@ -159,3 +159,11 @@ def test_state_sha256_depends_on_names_values_and_types_and_not_on_order():
     ):
         assert state_sha256(state) != state_sha256(other)
     assert len(state_sha256({"n": torch.tensor(3), "m": nn.Linear(2, 2).weight})) == 64
+
+
+def test_a_network_whose_modules_ask_for_their_version(tmp_path):
+    plain = dict(
+        get_model("mnasnet0_5", weights=None).state_dict()
+    )  # as any program saves a part of a network
+    found = load_backbone("mnasnet0_5", weights=save(tmp_path, plain), fold=False).network.state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in found.items())

@@ -10,6 +10,7 @@ import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from sppfeat import zoo
+from sppfeat.config import COMPACT_NAME
 from sppfeat.errors import ConfigError
 from sppfeat.receptive_field import FeatureGeometry
 
@@ -36,6 +37,7 @@ FAMILIES = [
     ("swin_v2_t", "permute", 768, None, None),
     ("vgg11", "features.19", 512, 16.0, 7.5),
     ("vgg11_bn", "features.27", 512, 16.0, 7.5),
+    ("spp_s16", "features", 512, 16.0, 0.0),
     ("wide_resnet50_2", "layer4", 2048, 32.0, 0.0),
 ]
 HW = (227, 301)
@@ -69,7 +71,7 @@ def test_layer_before_the_last_max_pooling(name):
 def test_every_installed_model_has_a_family_or_a_refusal():
     installed = torchvision.models.list_models(module=torchvision.models)
     refused = [name for name in installed if zoo.refusal(name)]
-    assert sorted([*zoo.model_names(), *refused]) == sorted(installed)
+    assert sorted([*zoo.model_names(), *refused]) == sorted([*installed, COMPACT_NAME])
     assert {name.split("_")[0] for name in refused} == {"vit", "maxvit"}
     families = {zoo._family_of(name).prefix for name in zoo.model_names()}
     assert families == {zoo._family_of(name).prefix for name, *_ in FAMILIES}

@@ -19,7 +19,7 @@ from sppfeat.errors import ConfigError, SppfeatError
 
 __all__ = ["main"]
 
-_COMMANDS = ("extract", "info", "verify", "backbones", "bench")
+_COMMANDS = ("extract", "info", "verify", "backbones", "train", "bench")
 
 
 class _Commands(click.Group):

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from sppfeat.config import (
+    COMPACT_NAME,
     DEFAULT_BACKBONE,
     POOL_MODES,
     PRECISIONS,
@@ -127,13 +128,13 @@ _BACKBONE_OPTIONS = (
     option(
         "--backbone",
         default=DEFAULT_BACKBONE,
-        help="Network, by torchvision's name; see 'sppfeat backbones'.",
+        help=f"Network: {COMPACT_NAME}, which comes with sppfeat, or torchvision's, by name; see 'sppfeat backbones'.",
     ),
     option(
         "--weights",
         default=BackboneChoice.weights,
         metavar="NAME|FILE|none",
-        help="torchvision weights by name, a local file (.pth, .safetensors), or none: untrained.",
+        help="Weights by name, a local file (.pth, .safetensors), or none: untrained.",
     ),
     weights_dir_option,
     option(

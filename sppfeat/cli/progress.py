@@ -52,12 +52,22 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
         self._bar.close()
 
-    def move_to(self, n: int, total: int | None = None) -> None:
-        """Show ``n`` as done, of a new total if one is given."""
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bar.write(text, file=_StandardError())
+
+    def move_to(self, n: int, total: int | None = None, *, note: str = "") -> None:
+        """Show ``n`` as done, of a new total if one is given, with a note behind it."""
         if total is not None:
             self._bar.total = total
+        if note:
+            self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(n - self._bar.n)
 
     def show(self, progress: "Progress") -> None:

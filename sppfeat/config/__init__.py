@@ -18,6 +18,7 @@ from sppfeat.config.regions import (
     parse_grid,
 )
 from sppfeat.config.specs import (
+    COMPACT_NAME,
     DECODE_MODES,
     DEFAULT_BACKBONE,
     DEFAULT_BOX_SIZE,
@@ -50,6 +51,7 @@ __all__ = [
     "BOX_ORDERS",
     "BOX_ORIGINS",
     "BOX_UNITS",
+    "COMPACT_NAME",
     "DECODE_MODES",
     "DEFAULT_BACKBONE",
     "DEFAULT_BOX_SIZE",

@@ -12,6 +12,7 @@ from sppfeat.errors import ConfigError
 from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
 
 __all__ = [
+    "COMPACT_NAME",
     "DECODE_MODES",
     "DEFAULT_BACKBONE",
     "DEFAULT_BOX_SIZE",
@@ -48,7 +49,8 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 HEADS = ("fc6", "fc7")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
-DEFAULT_BACKBONE = "resnet50"
+COMPACT_NAME = "spp_s16"  # the network of our own, see sppfeat.compact
+DEFAULT_BACKBONE = COMPACT_NAME
 DEFAULT_LEVELS = (1, 2, 4)
 DEFAULT_SIZE = 224
 DEFAULT_BOX_SIZE = 688  # of the paper's detection with a single scale, section 4.2

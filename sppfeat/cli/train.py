@@ -1,0 +1,428 @@
+"""``sppfeat train``."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
+from sppfeat.cli.options import (
+    AUTO_OR_INT,
+    LEVELS,
+    device_option,
+    json_option,
+    option,
+    pool_option,
+    verbosity_options,
+    weights_dir_option,
+    whole_number,
+)
+from sppfeat.cli.output import print_json, say
+from sppfeat.cli.progress import Bar
+from sppfeat.cli.signals import Stop, stop_on_signals
+from sppfeat.cli.train_texts import epoch_text, plan_text, print_plan, result_text
+from sppfeat.config import DEFAULT_BACKBONE
+from sppfeat.errors import ConfigError
+from sppfeat.request import BackboneChoice
+from sppfeat.training.settings import (
+    DISTILL_MODES,
+    OPTIMIZERS,
+    TRAIN_LABELS,
+    TRAIN_PRECISIONS,
+    VIEWS,
+    WEIGHTS_DTYPES,
+    DataSettings,
+    NetworkSettings,
+    Recipe,
+    TeacherChoice,
+    TrainRequest,
+    TrainRun,
+    TrainSettings,
+    parse_sizes,
+)
+
+if TYPE_CHECKING:
+    from sppfeat.training.session import Training
+    from sppfeat.training.trainer import Progress
+
+__all__ = ["train"]
+
+
+class _Sizes(click.ParamType):  # type: ignore[type-arg]
+    name = "pixels,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        try:
+            return parse_sizes(param.opts[0].lstrip("-") if param else "sizes", value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Widths(click.ParamType):  # type: ignore[type-arg]
+    name = "n,...|none"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        if value == "none":
+            return ()
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r}; allowed: none, or numbers of units such as 512,512", param, ctx)
+
+
+class _Teacher(click.ParamType):  # type: ignore[type-arg]
+    name = "name[:layer,...][=weights]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TeacherChoice:
+        if isinstance(value, TeacherChoice):
+            return value
+        try:
+            return TeacherChoice.parse(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _numbers(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
+
+
+@click.command(short_help="Train a network with the pyramid in it, by labels or by other networks.")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The folder for weights (model.pth), checkpoints, log and the list of images.",
+)
+@option(
+    "--val",
+    "validation",
+    multiple=True,
+    metavar="INPUT",
+    help="Images to validate on, in folders of the same classes; repeatable.",
+)
+@option(
+    "--val-fraction",
+    type=float,
+    default=DataSettings.val_fraction,
+    help="Hold out this share of each class for validation.",
+)
+@option(
+    "--labels",
+    type=click.Choice(TRAIN_LABELS),
+    default=DataSettings.labels,
+    help="Class labels from the first-level folders: if all images lie in two or more such folders; always.",
+)
+@option("--backbone", default=DEFAULT_BACKBONE, help="Network to train; see 'sppfeat backbones'.")
+@option(
+    "--weights",
+    default="none",
+    metavar="NAME|FILE|none",
+    help="Weights to begin with, as for 'extract'; none: random values.",
+)
+@weights_dir_option
+@option("--layer", metavar="NODE", help="Layer that the pyramid pools. [default: the last feature map]")
+@option("--freeze", is_flag=True, help="Keep the backbone as it is and train what is behind the pyramid.")
+@option(
+    "--levels",
+    type=LEVELS,
+    metavar="N,N,...",
+    default=_numbers(NetworkSettings.levels),
+    help="The pyramid: n stands for n x n bins.",
+)
+@pool_option
+@option(
+    "--hidden",
+    type=_Widths(),
+    metavar="N,...|none",
+    default=_numbers(NetworkSettings.hidden),
+    help="Widths of the fully connected layers between pyramid and classifier: fc6, fc7.",
+)
+@option("--dropout", type=float, default=NetworkSettings.dropout, help="Behind each of them.")
+@option(
+    "--teacher",
+    "teachers",
+    type=_Teacher(),
+    multiple=True,
+    metavar="NAME[:LAYER,...][=NAME|FILE]",
+    help="Learn from this backbone (these layers of it, with these weights) instead of labels; repeatable.",
+)
+@option(
+    "--distill",
+    type=click.Choice(DISTILL_MODES),
+    default=Recipe.distill,
+    help="What a teacher is asked for: its feature map, or the descriptor that is pooled from it.",
+)
+@option(
+    "--sizes",
+    type=_Sizes(),
+    metavar="PIXELS,...",
+    default=_numbers(DataSettings.sizes),
+    help="Sizes of the network input; each epoch has one of them, in turn.",
+)
+@option(
+    "--views",
+    type=click.Choice(VIEWS),
+    default=DataSettings.views,
+    help="crop: random crops, as squares; full: whole images at their own aspect ratio, in batches of equal shapes.",
+)
+@option(
+    "--round-to",
+    type=int,
+    default=DataSettings.round_to,
+    metavar="K",
+    help="With --views full: round both sides to multiples of K pixels; 1: not.",
+)
+@option("--min-crop", type=float, default=DataSettings.min_crop, help="Smallest area of a random crop.")
+@option(
+    "--color",
+    type=float,
+    default=DataSettings.color,
+    help="Strength of random changes of brightness, contrast and saturation; 0: none.",
+)
+@option("--flip/--no-flip", default=DataSettings.flip, help="Mirror half of the images.")
+@option(
+    "--val-sizes",
+    type=_Sizes(),
+    metavar="PIXELS,...",
+    help="Short sides at which validation images are run, whole. [default: those of --sizes]",
+)
+@option("--val-every", type=int, default=DataSettings.val_every, help="Epochs between validations.")
+@option("--epochs", type=int, default=Recipe.epochs, help="Passes over the images.")
+@option("--batch-size", type=int, default=Recipe.batch_size, help="Images per step.")
+@option(
+    "--optimizer",
+    type=click.Choice(OPTIMIZERS),
+    default=Recipe.optimizer,
+    help="sgd has Nesterov momentum 0.9.",
+)
+@option(
+    "--lr",
+    type=float,
+    help="Highest learning rate; falls to 0 along a cosine. [default: 0.0005, with --teacher 0.002; sgd: 20 x that]",
+)
+@option(
+    "--weight-decay", type=float, default=Recipe.weight_decay, help="Of weights, not of biases and scales."
+)
+@option("--warmup-epochs", type=float, default=Recipe.warmup_epochs, help="In which the learning rate rises.")
+@option(
+    "--label-smoothing", type=float, default=Recipe.label_smoothing, help="Share spread over all classes."
+)
+@option(
+    "--ema",
+    type=float,
+    default=Recipe.ema,
+    help="Decay per step of the running mean of the weights, which is what is validated and saved; 0: none.",
+)
+@option(
+    "--seed",
+    type=int,
+    default=Recipe.seed,
+    help="Of initial weights, split, order, augmentation and dropout.",
+)
+@option(
+    "--precision",
+    type=click.Choice(TRAIN_PRECISIONS),
+    default=Recipe.precision,
+    help="bf16: autocast, weights in float32.",
+)
+@device_option
+@option(
+    "--workers",
+    type=AUTO_OR_INT,
+    metavar="auto|N",
+    default="auto",
+    help="Processes that decode images; 0: none.",
+)
+@option(
+    "--weights-dtype",
+    type=click.Choice(WEIGHTS_DTYPES),
+    default=TrainRun.weights_dtype,
+    help="Of the saved weights.",
+)
+@option(
+    "--checkpoint-minutes",
+    type=float,
+    default=TrainRun.checkpoint_minutes,
+    help="Between checkpoints, besides those after each epoch.",
+)
+@option(
+    "--resume", is_flag=True, help="Continue the training in the output folder, from its last checkpoint."
+)
+@option("--overwrite", is_flag=True, help="Start anew, whatever is in the output folder.")
+@option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@json_option
+@verbosity_options
+def train(**options: Any) -> None:
+    """Train a network with the pyramid in it, by labels or by other networks.
+
+    INPUT is a folder, an image file, @FILE or -, as for 'extract'. With one folder per class the network learns
+    the classes: backbone, pyramid, fully connected layers, classifier. With --teacher it needs no labels: it learns
+    what the teachers' networks make of the same pixels.
+
+    model.pth in the output folder is what 'extract --backbone ... --weights' takes. It says how it was made. Ctrl-C
+    ends with a checkpoint, from which the same command with --resume continues as if nothing had been.
+
+    Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images could not be read; 130 interrupted.
+    """
+    for name, reason in _without_effect(options):
+        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise ConfigError(f"--{name.replace('_', '-')} would have no effect: it is for {reason}")
+    with stop_on_signals() as stop:
+        result = _train(options, stop)
+    if result and not result["finished"]:
+        click.get_current_context().exit(EXIT_INTERRUPTED)
+    if result and result["left_out"]:
+        click.get_current_context().exit(EXIT_SOME_FAILED)
+
+
+def _without_effect(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the options that the others leave without effect, and what they are for."""
+    if options["teachers"]:
+        for name in ("labels", "hidden", "dropout", "label_smoothing"):
+            yield name, "class labels, which --teacher does without"
+        if options["distill"] == "map":
+            for name in ("levels", "pool"):
+                yield name, "class labels and --distill descriptor"
+    else:
+        yield "distill", "--teacher"
+    if options["views"] == "crop":
+        yield "round_to", "--views full"
+    else:
+        yield "min_crop", "--views crop"
+    if not (options["validation"] or options["val_fraction"]):
+        for name in ("val_sizes", "val_every"):
+            yield name, "--val and --val-fraction"
+
+
+def _train(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
+    """What came of it; None where only a plan was asked for."""
+    from sppfeat.training.session import prepare_training
+
+    quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
+    request = _request(options)
+    with Bar("reading headers", 0, unit="img", shown=not quiet) as bar:
+        preparing = contextlib.ExitStack()
+        training = preparing.enter_context(prepare_training(request, on_probe=bar.move_to))
+    with preparing:
+        plan = training.summary()
+        if request.run.dry_run:
+            print_plan(plan, request.settings.canonical() if verbose else None, as_json)
+            return None
+        if not quiet:
+            say(plan_text(plan, request.settings.canonical() if verbose else None))
+        started = time.monotonic()
+        finished = _run(training, stop, quiet)
+        result = _result(training, finished, time.monotonic() - started)
+    if not quiet:
+        say(result_text(result, verbose))
+    if as_json:
+        print_json({"plan": plan, "result": result})
+    return result
+
+
+def _run(training: "Training", stop: Stop, quiet: bool) -> bool:
+    """Train, with a bar and a line for each epoch; whether it is finished."""
+    n_said = len(training.trainer.progress.history)
+    with Bar("training", training.trainer.n_steps, unit="step", shown=not quiet) as bar:
+
+        def on_step(progress: "Progress") -> None:
+            nonlocal n_said
+            stop.begin_batches()
+            for entry in () if quiet else progress.history[n_said:]:
+                bar.say(epoch_text(entry))
+            n_said = len(progress.history)
+            note = f"loss {progress.loss / max(1, progress.images):.4f}"
+            bar.move_to(training.trainer.n_steps_done, note=note)
+
+        bar.move_to(training.trainer.n_steps_done)
+        try:
+            return training.run(on_step=on_step, should_stop=stop.is_wanted, seconds=time.monotonic)
+        except KeyboardInterrupt:
+            say("\nInterrupted: the same command with --resume continues from the last checkpoint.")
+            click.get_current_context().exit(EXIT_INTERRUPTED)
+
+
+def _result(training: "Training", finished: bool, seconds: float) -> dict[str, Any]:
+    history = training.trainer.progress.history
+    failures = [f"{path!r}: {reason}" for path, reason in training.left_out.items()]
+    failures += training.trainer.progress.failures
+    return {
+        "finished": finished,
+        "epochs": training.trainer.progress.epoch,
+        "seconds": round(seconds, 1),
+        "weights": str(training.folder.weights) if history else None,
+        "left_out": failures,
+        "last": history[-1] if history else None,
+    }
+
+
+def _request(options: dict[str, Any]) -> TrainRequest:
+    settings = TrainSettings(
+        backbone=BackboneChoice(
+            name=options["backbone"],
+            weights=options["weights"],
+            layers=(options["layer"],) if options["layer"] else (),
+            seed=options["seed"],
+        ),
+        data=DataSettings(
+            labels=options["labels"],
+            val_fraction=options["val_fraction"],
+            sizes=options["sizes"],
+            views=options["views"],
+            min_crop=options["min_crop"],
+            color=options["color"],
+            flip=options["flip"],
+            round_to=options["round_to"],
+            val_sizes=options["val_sizes"] or (),
+            val_every=options["val_every"],
+        ),
+        network=NetworkSettings(
+            levels=options["levels"],
+            pool=options["pool"],
+            hidden=options["hidden"],
+            dropout=options["dropout"],
+            freeze=options["freeze"],
+        ),
+        recipe=Recipe(
+            epochs=options["epochs"],
+            batch_size=options["batch_size"],
+            optimizer=options["optimizer"],
+            learning_rate=options["lr"],
+            weight_decay=options["weight_decay"],
+            warmup_epochs=options["warmup_epochs"],
+            label_smoothing=options["label_smoothing"],
+            ema=options["ema"],
+            distill=options["distill"],
+            seed=options["seed"],
+            precision=options["precision"],
+        ),
+        teachers=options["teachers"],
+    )
+    return TrainRequest(
+        inputs=options["inputs"],
+        output=options["output"],
+        settings=settings,
+        validation=options["validation"],
+        run=TrainRun(
+            device=options["device"],
+            weights_dir=options["weights_dir"],
+            workers=whole_number(options["workers"]),
+            weights_dtype=options["weights_dtype"],
+            resume=options["resume"],
+            overwrite=options["overwrite"],
+            checkpoint_minutes=options["checkpoint_minutes"],
+            dry_run=options["dry_run"],
+        ),
+    )

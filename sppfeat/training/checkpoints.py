@@ -1,0 +1,174 @@
+"""The files of a training: checkpoints to continue from, the weights, the log and the list of images."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sppfeat.errors import StoreError, WeightsError
+from sppfeat.locking import OutputLock
+from sppfeat.placing import put_in_place
+from sppfeat.training.examples import Examples
+from sppfeat.weights import read_tensors
+
+__all__ = ["TrainFolder"]
+
+_FORMAT = "sppfeat-training"
+_VERSION = 1
+
+
+class TrainFolder:
+    """The folder of a training; each file is whole at any moment, whenever the process dies.
+
+    Args:
+        folder: made where it does not exist; its parent must.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoint = folder / "checkpoint.pth"
+        self.weights = folder / "model.pth"
+        self.log = folder / "log.jsonl"
+        self.images = folder / "images.csv"
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that cannot be trained into as is asked for.
+
+        Raises:
+            StoreError: it is no folder, cannot be made, holds a training already, or none that could be resumed.
+        """
+        shown = repr(str(self.folder))
+        # os.path, because the methods of Path raise on a name that is too long or a folder we may not enter.
+        if os.path.lexists(self.folder) and not os.path.isdir(self.folder):
+            raise StoreError(f"the output {shown} is no folder")
+        if not os.path.isdir(self.folder.absolute().parent):
+            raise StoreError(
+                f"the folder of the output does not exist: {str(self.folder.absolute().parent)!r}"
+            )
+        has_checkpoint = os.path.exists(self.checkpoint)
+        if resume and not has_checkpoint:
+            raise StoreError(f"there is no training to resume: {str(self.checkpoint)!r} does not exist")
+        if has_checkpoint and not (resume or overwrite):
+            raise StoreError(
+                f"{shown} holds a training already; --resume continues it, --overwrite starts anew"
+            )
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Make the folder and keep other trainings out of it; if nothing comes into it, it is removed again.
+
+        Raises:
+            StoreError: it cannot be made or written to, or another process trains into it.
+        """
+        is_new = not os.path.lexists(self.folder)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the folder {str(self.folder)!r}: {error.strerror}") from error
+        try:
+            with OutputLock(self.checkpoint):
+                yield
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):  # there is something in it
+                    self.folder.rmdir()
+
+    def clear(self) -> None:
+        """Remove what a training that was here before has left, so that no file is of another one than the others.
+
+        Raises:
+            StoreError: no permission.
+        """
+        for path in (self.weights, self.log):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError(f"cannot remove {str(path)!r}: {error.strerror}") from error
+
+    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write what :meth:`read_checkpoint` returns.
+
+        Raises:
+            StoreError: it cannot be written; the one before it is still there.
+        """
+        _save(self.checkpoint, {"format": _FORMAT, "version": _VERSION, **state})
+
+    def read_checkpoint(self) -> dict[str, Any]:
+        """Return what was written last.
+
+        Raises:
+            StoreError: it cannot be read, or is of another kind or version.
+        """
+        try:
+            content = read_tensors(self.checkpoint)
+        except WeightsError as error:
+            raise StoreError(str(error)) from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise StoreError(f"{str(self.checkpoint)!r} is no checkpoint of a training")
+        if content.get("version") != _VERSION:
+            raise StoreError(
+                f"{str(self.checkpoint)!r} has version {content.get('version')!r}; this sppfeat reads {_VERSION}"
+            )
+        return content
+
+    def write_weights(self, content: Mapping[str, Any]) -> None:
+        """Write the file for ``--weights``.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        _save(self.weights, dict(content))
+
+    def write_log(self, history: Iterable[Mapping[str, Any]]) -> None:
+        """Write one line of JSON per epoch.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        lines = [json.dumps(entry) for entry in history]
+        _replace(self.log, "".join(f"{line}\n" for line in lines).encode())
+
+    def write_images(self, sets: Mapping[str, Examples]) -> None:
+        """Write which image is in which set: ``set,class,path``.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["set", "class", "path"])
+        for name, examples in sets.items():
+            for image in examples.images.tolist():
+                label = examples.labels[image]
+                path = examples.name(image)
+                writer.writerow([name, examples.classes[label] if label >= 0 else "", path])
+        _replace(self.images, text.getvalue().encode(errors="surrogateescape"))
+
+
+def _save(path: Path, content: Mapping[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    _replace(path, buffer.getbuffer())
+
+
+def _replace(path: Path, content: bytes | memoryview) -> None:
+    """Write a file under another name, sync it, and give it its own."""
+    whole = path.with_name(f".{path.name}.part")
+    try:
+        with open(whole, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        put_in_place(whole, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            whole.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        raise

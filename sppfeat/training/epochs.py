@@ -1,0 +1,98 @@
+"""In which batches the images of an epoch come: a function of seed and epoch, whatever came before."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config import InputSpec
+from sppfeat.plan import input_sizes, schedule
+from sppfeat.training.examples import Examples
+from sppfeat.training.settings import DataSettings
+
+__all__ = ["TrainBatch", "epoch_batches", "full_input", "n_batches", "size_of_epoch", "whole_image_batches"]
+
+
+class TrainBatch(NamedTuple):
+    """Images that are run together.
+
+    Attributes:
+        images: ``(n,)`` int64, of a listing.
+        input_hw: height and width of the network input, in pixels.
+    """
+
+    images: npt.NDArray[np.int64]
+    input_hw: tuple[int, int]
+
+
+def size_of_epoch(sizes: Sequence[int], epoch: int) -> int:
+    """The short side of an epoch, in pixels.
+
+    He et al., TPAMI 2015, section 2.3: one full epoch at one size, the next at the other, with the same weights.
+    """
+    return sizes[epoch % len(sizes)]
+
+
+def epoch_batches(
+    examples: Examples, data: DataSettings, *, epoch: int, batch_size: int, seed: int, min_side: int
+) -> list[TrainBatch]:
+    """The batches of an epoch, in random order.
+
+    With ``crop`` every batch is full: the few images that are left over are others in each epoch. With ``full``
+    batches have equal shapes, and no image is left over.
+
+    Args:
+        examples: the images.
+        data: sizes and views.
+        epoch: from 0.
+        batch_size: images per batch, at most.
+        seed: of the order.
+        min_side: the smallest side that the network takes, in pixels.
+    """
+    generator = np.random.default_rng([seed, 1, epoch])
+    order = generator.permutation(examples.images)
+    size = size_of_epoch(data.sizes, epoch)
+    if data.views == "crop":
+        n_full = max(1, len(order) // batch_size)
+        parts = [order[i * batch_size : (i + 1) * batch_size] for i in range(n_full)]
+        return [TrainBatch(part, (size, size)) for part in parts]
+    batches = _batches_by_shape(examples, order, data, size=size, batch_size=batch_size, min_side=min_side)
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def whole_image_batches(
+    examples: Examples, data: DataSettings, *, size: int, batch_size: int, min_side: int
+) -> list[TrainBatch]:
+    """Batches of all images at their own aspect ratio, of equal shapes, largest first; for validation."""
+    return _batches_by_shape(
+        examples, examples.images, data, size=size, batch_size=batch_size, min_side=min_side
+    )
+
+
+def n_batches(examples: Examples, data: DataSettings, *, size: int, batch_size: int, min_side: int) -> int:
+    """How many batches an epoch of a size has."""
+    if data.views == "crop":
+        return max(1, len(examples) // batch_size)
+    return len(whole_image_batches(examples, data, size=size, batch_size=batch_size, min_side=min_side))
+
+
+def full_input(data: DataSettings, *, size: int, min_side: int) -> InputSpec:
+    """At which sizes whole images are run, with a short side of ``size`` pixels."""
+    return InputSpec(size=size, round_to=data.round_to if data.views == "full" else 1, min_side=min_side)
+
+
+def _batches_by_shape(
+    examples: Examples,
+    order: npt.NDArray[np.int64],
+    data: DataSettings,
+    *,
+    size: int,
+    batch_size: int,
+    min_side: int,
+) -> list[TrainBatch]:
+    """Batches of equal shapes; those of a shape in the given order. Images too elongated for it are left out."""
+    input_hw, _ = input_sizes(examples.image_hw[order], full_input(data, size=size, min_side=min_side))
+    ranks = np.arange(len(order))
+    batches = schedule(input_hw, ranks, batch_size=batch_size, batch_pixels=0)
+    return [TrainBatch(order[batch.images], batch.input_hw) for batch in batches]

@@ -1,0 +1,135 @@
+"""The images of a training: where they are, their sizes and classes, and which are held out."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.decoding import Decoder
+from sppfeat.errors import ConfigError
+from sppfeat.sources import Listing, list_images
+from sppfeat.work import prober
+
+__all__ = ["Examples", "read_examples", "split_examples", "with_classes"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images of a listing; arrays, not an object per image.
+
+    Attributes:
+        listing: all images of the inputs.
+        image_hw: ``(N, 2)`` int32, height and width of all as displayed.
+        images: ``(n,)`` int64, which of them these are.
+        labels: ``(N,)`` int64, index into ``classes`` or -1, of all.
+        classes: their names.
+    """
+
+    listing: Listing
+    image_hw: npt.NDArray[np.int32]
+    images: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def path(self, image: int) -> bytes:
+        """Return the absolute path of an image."""
+        return os.path.join(self.listing.root, self.listing.paths[image])
+
+    def name(self, image: int) -> str:
+        """Return the absolute path of an image as a text."""
+        return os.fsdecode(self.path(image))
+
+    def of(self, images: npt.NDArray[np.int64]) -> "Examples":
+        """Return these of the images."""
+        return Examples(self.listing, self.image_hw, np.sort(images), self.labels, self.classes)
+
+
+def read_examples(
+    inputs: Sequence[str],
+    decoder: Decoder,
+    *,
+    labels: str,
+    on_probe: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Examples, dict[str, str]]:
+    """The images of some inputs, their headers read.
+
+    Args:
+        inputs, labels: as for :func:`sppfeat.sources.list_images`.
+        decoder: reads the headers.
+        on_probe: called with the number of headers read, and of all.
+
+    Returns:
+        The images that can be read; and for the path of each other one, the reason.
+
+    Raises:
+        ConfigError: as for ``list_images``; or no image can be read.
+    """
+    listing = list_images(inputs, labels=labels)
+    paths = [os.path.join(listing.root, path) for path in listing.paths]
+    image_hw, errors = prober(decoder, on_probe)(paths)
+    images = np.setdiff1d(np.arange(len(paths)), np.fromiter(errors, dtype=np.int64, count=len(errors)))
+    unreadable = {os.fsdecode(paths[image]): reason for image, reason in errors.items()}
+    if not len(images):
+        path, reason = next(iter(unreadable.items()))
+        raise ConfigError(f"none of the {len(paths)} images can be read, such as {path!r}: {reason}")
+    classes = tuple(os.fsdecode(name) for name in listing.classes)
+    return Examples(listing, image_hw, images, listing.labels, classes), unreadable
+
+
+def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[Examples, Examples]:
+    """Images to train on, and images held out: the same share of each class, drawn at random.
+
+    Args:
+        examples: the images.
+        fraction: share that is held out.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: a class would have no image to train on, or none would be held out.
+    """
+    generator = np.random.default_rng([seed, 0])
+    held_out = []
+    labels = examples.labels[examples.images]
+    for label in np.unique(labels):
+        own = generator.permutation(examples.images[labels == label])
+        n_held_out = round(fraction * len(own))
+        if n_held_out == len(own):
+            name = examples.classes[label] if label >= 0 else "images without a class"
+            raise ConfigError(
+                f"val-fraction {fraction:g} leaves none of the {len(own)} of {name!r} to train on"
+            )
+        held_out.append(own[:n_held_out])
+    validation = np.concatenate(held_out)
+    if not len(validation):
+        raise ConfigError(
+            f"val-fraction {fraction:g} of {len(examples)} images in {len(held_out)} classes is none"
+        )
+    return examples.of(np.setdiff1d(examples.images, validation)), examples.of(validation)
+
+
+def with_classes(examples: Examples, classes: Sequence[str], *, what: str) -> Examples:
+    """The images with labels that are indices into other class names.
+
+    Args:
+        examples: labelled by their own classes.
+        classes: the names that the labels shall be indices into.
+        what: these images are, for the message.
+
+    Raises:
+        ConfigError: an image of a class that is not among them, or of none.
+    """
+    index: Mapping[str, int] = {name: i for i, name in enumerate(classes)}
+    labels = examples.labels[examples.images]
+    unknown = sorted({examples.classes[label] for label in np.unique(labels[labels >= 0])} - set(index))
+    if unknown or (labels < 0).any():
+        found = f"classes {', '.join(map(repr, unknown[:5]))}" if unknown else "images without a class"
+        raise ConfigError(f"the {what} has {found}; allowed: the {len(classes)} classes that are trained")
+    renamed = np.array([*(index.get(name, -1) for name in examples.classes), -1], dtype=np.int64)
+    return Examples(
+        examples.listing, examples.image_hw, examples.images, renamed[examples.labels], tuple(classes)
+    )

@@ -1,0 +1,173 @@
+"""Batches of pixels to train on: images decoded, cropped, mirrored and recoloured in worker processes."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from multiprocessing import active_children
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import InterpolationMode, v2
+
+from sppfeat.decoding.process import describe_exit
+from sppfeat.errors import DecoderError, ImageError
+from sppfeat.images import read_image, resize_image
+from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.training.epochs import TrainBatch
+from sppfeat.training.examples import Examples
+from sppfeat.training.settings import DataSettings
+
+__all__ = ["Batch", "load_batches"]
+
+_RATIO = (3 / 4, 4 / 3)  # aspect ratios of random crops, as is usual for ImageNet
+_BATCHES_AHEAD = 4  # per worker
+
+
+class Batch(NamedTuple):
+    """A batch of pixels.
+
+    Attributes:
+        images: ``(n,)`` int64, those that could be read.
+        pixels: ``(n, 3, H, W)`` uint8.
+        failures: the reason for each image that could not.
+    """
+
+    images: Tensor
+    pixels: Tensor
+    failures: dict[int, str]
+
+
+def load_batches(
+    batches: Sequence[TrainBatch],
+    examples: Examples,
+    data: DataSettings,
+    *,
+    resample: str,
+    seed: Sequence[int],
+    n_workers: int,
+    first: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Yield the batches in their order.
+
+    What becomes of an image depends on ``seed`` and its place among the batches, and not on the worker that gets it.
+
+    Args:
+        batches: which images, and at what size.
+        examples: where the images are.
+        data: what is done to them.
+        resample: Pillow's filter.
+        seed: of this epoch.
+        n_workers: processes; 0: none.
+        first: the batches before this one are passed over.
+        pin_memory: for copies to a GPU that do not wait.
+
+    Raises:
+        DecoderError: a process died.
+    """
+    loader = DataLoader(
+        _Batches(batches, examples, data, resample, tuple(seed)),
+        batch_size=None,
+        sampler=range(first, len(batches)),
+        num_workers=n_workers,
+        prefetch_factor=_BATCHES_AHEAD if n_workers else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # of its own: the loader shall not draw from the one that dropout draws from
+        worker_init_fn=_ignore_signals,
+    )
+    others = active_children()
+    with _child_handler_kept():
+        loaded = iter(loader)
+    workers = [process for process in active_children() if process not in others]
+    while True:
+        try:
+            batch = next(loaded)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            dead = [process.exitcode for process in workers if process.exitcode is not None]
+            if not dead:
+                raise
+            raise DecoderError(
+                f"a process that reads images died ({describe_exit(dead[0])}): an image may crash its decoder "
+                "('extract' of the same images would name it), or memory, shared memory included, may be short "
+                "(fewer --workers need less)"
+            ) from error
+        yield batch
+
+
+def _ignore_signals(worker: int) -> None:  # noqa: ARG001
+    """Ctrl-C and a terminal that closes reach all processes; it is for the one that trains to say what follows."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _child_handler_kept() -> Iterator[None]:
+    """Undo that torch has itself told of dead workers by an exception, in the middle of whatever is computed."""
+    if threading.current_thread() is not threading.main_thread():  # torch does it in the main thread only
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+
+
+class _Batches(Dataset[Batch]):
+    def __init__(
+        self,
+        batches: Sequence[TrainBatch],
+        examples: Examples,
+        data: DataSettings,
+        resample: str,
+        seed: tuple[int, ...],
+    ) -> None:
+        self._batches, self._examples, self._data = batches, examples, data
+        self._resample, self._seed = resample, seed
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, place: int) -> Batch:
+        images, input_hw = self._batches[place]
+        pixels, read, failures = [], [], {}
+        with torch.random.fork_rng(devices=[]):
+            seed = np.random.SeedSequence([*self._seed, place]).generate_state(1, np.uint64)
+            torch.manual_seed(int(seed[0] >> np.uint64(1)))
+            change = _augmentation(self._data, input_hw, self._resample)
+            for image in images.tolist():
+                try:
+                    pixels.append(change(self._picture(image, input_hw)))
+                    read.append(image)
+                except ImageError as error:
+                    failures[image] = f"{self._examples.name(image)!r}: {error}"
+        stacked = torch.stack(pixels) if pixels else torch.empty((0, 3, *input_hw), dtype=torch.uint8)
+        return Batch(torch.tensor(read, dtype=torch.int64), stacked, failures)
+
+    def _picture(self, image: int, input_hw: tuple[int, int]) -> Image.Image:
+        """An image as it is on file; with ``full``, at the size of the network input."""
+        path = self._examples.path(image)
+        picture = read_image(path, exif="apply", max_pixels=DEFAULT_MAX_DECODE_PIXELS)
+        if self._data.views == "crop":
+            return picture
+        return Image.fromarray(resize_image(picture, input_hw=input_hw, resample=self._resample))
+
+
+def _augmentation(data: DataSettings, input_hw: tuple[int, int], resample: str) -> v2.Compose:
+    """What is done to a picture before it is pixels, ``(3, H, W)`` uint8."""
+    steps: list[torch.nn.Module] = []
+    if data.views == "crop":
+        area = (data.min_crop, 1.0)
+        filter_ = InterpolationMode(resample)
+        steps.append(v2.RandomResizedCrop(input_hw, scale=area, ratio=_RATIO, interpolation=filter_))
+    if data.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if data.color:
+        steps.append(v2.ColorJitter(data.color, data.color, data.color))
+    return v2.Compose([*steps, v2.PILToTensor()])

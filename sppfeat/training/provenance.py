@@ -1,0 +1,80 @@
+"""What a training depends on, as its files record it; and whether it is the same as before."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torchvision
+
+from sppfeat._version import __version__
+from sppfeat.backbones import Backbone
+from sppfeat.errors import StoreError
+from sppfeat.training.examples import Examples
+from sppfeat.training.settings import TrainSettings
+
+__all__ = ["check_same", "describe_training"]
+
+# What may differ: the programs, and under which name the start was given, of which there is a checksum.
+_FREE = ("made_by", "torch", "torchvision", "settings.backbone.weights")
+
+
+def describe_training(
+    settings: TrainSettings,
+    backbone: Backbone,
+    teachers: Mapping[str, Backbone],
+    train: Examples,
+    validation: Examples | None,
+) -> dict[str, Any]:
+    """What a training depends on, as plain values."""
+    return {
+        "made_by": f"sppfeat {__version__} train",
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "settings": settings.canonical(),
+        "start_sha256": backbone.spec.weights_sha256,
+        "teachers_sha256": {name: teacher.spec.weights_sha256 for name, teacher in teachers.items()},
+        "classes": 0 if teachers else len(train.classes),
+        "images": len(train),
+        "images_sha256": _images_sha256(train),
+        "validation_images": len(validation) if validation else 0,
+        "validation_sha256": _images_sha256(validation) if validation else "",
+    }
+
+
+def check_same(recorded: dict[str, Any], wanted: dict[str, Any], *, source: str) -> None:
+    """Refuse to resume what was begun otherwise.
+
+    Args:
+        recorded: in the checkpoint.
+        wanted: now.
+        source: of what is recorded, for the message.
+
+    Raises:
+        StoreError: they differ; the message names in what.
+    """
+    before, now = _flat(recorded), _flat(wanted)
+    differing = [
+        f"{name} is {now.get(name)!r}, was {before.get(name)!r}"
+        for name in sorted({*before, *now})
+        if name not in _FREE and before.get(name) != now.get(name)
+    ]
+    if differing:
+        raise StoreError(f"{source!r} is of another training: {'; '.join(differing)}")
+
+
+def _images_sha256(examples: Examples) -> str:
+    """SHA-256 over names below the root, sizes and labels: the same wherever the images are."""
+    digest = hashlib.sha256()
+    for image in examples.images.tolist():
+        row = (examples.listing.paths[image], *examples.image_hw[image].tolist(), int(examples.labels[image]))
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat

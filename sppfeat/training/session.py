@@ -1,0 +1,299 @@
+"""One training, from inputs to weights: prepare it, begin or resume it, run it."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sppfeat.acceleration import bfloat16_note
+from sppfeat.backbones import Backbone
+from sppfeat.configure import load_choice
+from sppfeat.cores import available_cores
+from sppfeat.describe import choose_device, device_name
+from sppfeat.errors import SppfeatError
+from sppfeat.request import BackboneChoice
+from sppfeat.training.checkpoints import TrainFolder
+from sppfeat.training.image_sets import ImageSets, read_image_sets
+from sppfeat.training.learners import ClassLearner, ClassTargets, Learner, TeacherLearner, TeacherTargets
+from sppfeat.training.network import Body, PyramidClassifier, TeacherAdapter
+from sppfeat.training.provenance import check_same, describe_training
+from sppfeat.training.settings import TrainRequest, TrainSettings
+from sppfeat.training.smallest_batch import check_smallest_batch
+from sppfeat.training.trainer import Progress, Trainer, TrainingSet
+
+__all__ = ["Training", "prepare_training"]
+
+_SAMPLES = 512  # images from which the teachers' means and deviations are taken
+_MAX_AUTO_WORKERS = 8
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that is ready to run; :func:`prepare_training` makes it.
+
+    Attributes:
+        request: what was asked.
+        folder: where its files go.
+        trainer: does the steps.
+        what: what it trains on what.
+        backbone: of the student, as it was at the beginning.
+        provenance: what the weights will say of how they were made.
+        device: where it runs.
+        notes: what the user should know.
+        left_out: why images are, by path.
+    """
+
+    request: TrainRequest
+    folder: TrainFolder
+    trainer: Trainer
+    what: TrainingSet
+    backbone: Backbone
+    provenance: dict[str, Any]
+    device: torch.device
+    notes: list[str]
+    left_out: dict[str, str]
+
+    def summary(self) -> dict[str, Any]:
+        """What is going to be done, as plain values."""
+        what, settings = self.what, self.request.settings
+        n_parameters = sum(p.numel() for p in what.learner.parameters() if p.requires_grad)
+        return {
+            "output": str(self.folder.folder),
+            "images": len(what.train),
+            "validation_images": len(what.validation) if what.validation else 0,
+            "left_out": len(self.left_out),
+            "classes": 0 if settings.teachers else len(what.train.classes),
+            "backbone": settings.backbone.name,
+            "weights": self.backbone.weights_path or self.backbone.spec.weights,
+            "layer": self.backbone.spec.layers[0],
+            "teachers": [teacher.text for teacher in settings.teachers],
+            "parameters": n_parameters,
+            "epochs": settings.recipe.epochs,
+            "epochs_done": self.trainer.progress.epoch,
+            "steps": self.trainer.n_steps,
+            "steps_done": self.trainer.n_steps_done,
+            "device": device_name(self.device),
+            "precision": settings.recipe.precision,
+            "notes": self.notes,
+        }
+
+    def run(
+        self,
+        *,
+        on_step: Callable[[Progress], None] = lambda progress: None,
+        should_stop: Callable[[], bool] = lambda: False,
+        seconds: Callable[[], float],
+    ) -> bool:
+        """Train, with a checkpoint every few minutes and after each epoch, and weights and log after each epoch.
+
+        Args:
+            on_step: called after each step.
+            should_stop: asked after each step; True ends the run early, with a checkpoint to resume from.
+            seconds: a clock, for the time between checkpoints.
+
+        Returns:
+            Whether the training is finished.
+
+        Raises:
+            SppfeatError: a file cannot be written, no image can be read, or the loss is not a number any more.
+        """
+        if not self.request.run.resume:
+            # From now on there is something to resume, and nothing of another training.
+            self._write_checkpoint()
+            self.folder.clear()
+            validation = {"validation": self.what.validation} if self.what.validation else {}
+            self.folder.write_images({"train": self.what.train, **validation})
+        every = 60 * self.request.run.checkpoint_minutes
+        last = seconds()
+
+        def after_step(progress: Progress) -> None:
+            nonlocal last
+            on_step(progress)
+            if seconds() - last >= every:
+                self._write_checkpoint()
+                last = seconds()
+
+        while self.trainer.progress.epoch < self.request.settings.recipe.epochs:
+            is_whole = self.trainer.run_epoch(on_step=after_step, should_stop=should_stop)
+            if is_whole:
+                self.write_weights()  # before the checkpoint: who resumes from that need not write them again
+                self.folder.write_log(self.trainer.progress.history)
+            self._write_checkpoint()
+            last = seconds()
+            if not is_whole:
+                return False
+            if should_stop() and self.trainer.progress.epoch < self.request.settings.recipe.epochs:
+                return False
+        return True
+
+    def write_weights(self) -> None:
+        """Write the student's backbone, and what is behind it, for ``--weights``."""
+        dtype = _DTYPES[self.request.run.weights_dtype]
+        result = self.trainer.result
+        content: dict[str, Any] = {"state_dict": _stored(result.body.network, dtype)}
+        if isinstance(result, ClassLearner):
+            content["head"] = _stored(result.classifier, dtype)
+            content["classes"] = list(self.what.train.classes)
+        history = self.trainer.progress.history
+        content["provenance"] = json.dumps({**self.provenance, "history": history}, indent=1)
+        self.folder.write_weights(content)
+
+    def _write_checkpoint(self) -> None:
+        self.folder.write_checkpoint({"provenance": json.dumps(self.provenance), **self.trainer.state()})
+
+
+@contextlib.contextmanager
+def prepare_training(
+    request: TrainRequest, *, on_probe: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[Training]:
+    """A training that is ready to run; the folder is locked meanwhile.
+
+    Args:
+        request: what is asked for.
+        on_probe: called with the number of image headers read, and of all.
+
+    Raises:
+        ConfigError: settings that do not go together, with the images, or with this machine.
+        WeightsError: weights cannot be loaded.
+        StoreError: the folder holds a training already, or not the one to resume, or cannot be written to.
+    """
+    settings, run = request.settings, request.run
+    folder = TrainFolder(request.output)
+    with contextlib.nullcontext() if run.dry_run else folder.hold():
+        folder.check(resume=run.resume, overwrite=run.overwrite)
+        device = choose_device(run.device, settings.recipe.precision)
+        backbone, teachers = _load_networks(request)
+        n_workers = min(_MAX_AUTO_WORKERS, available_cores()) if run.workers is None else run.workers
+        sets = read_image_sets(
+            request,
+            min_side=max(network.min_side for network in (backbone, *teachers.values())),
+            n_workers=n_workers,
+            on_probe=on_probe,
+        )
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(settings.recipe.seed)
+            what = _put_together(settings, backbone, teachers, sets, device)
+            provenance = describe_training(settings, backbone, teachers, sets.train, sets.validation)
+            yield Training(
+                request=request,
+                folder=folder,
+                trainer=_trainer(request, folder, what, provenance, device=device, n_workers=n_workers),
+                what=what,
+                backbone=backbone,
+                provenance=provenance,
+                device=device,
+                notes=[*_notes(settings, device), *sets.notes],
+                left_out=sets.left_out,
+            )
+
+
+def _load_networks(request: TrainRequest) -> tuple[Backbone, dict[str, Backbone]]:
+    """The student, and the teachers by name."""
+    folder = request.run.weights_dir
+    backbone = load_choice(dataclasses.replace(request.settings.backbone, weights_dir=folder), fold=False)
+    teachers = {
+        choice.name: load_choice(
+            BackboneChoice(name=choice.name, weights=choice.weights, layers=choice.layers, weights_dir=folder)
+        )
+        for choice in request.settings.teachers
+    }
+    return backbone, teachers
+
+
+def _trainer(
+    request: TrainRequest,
+    folder: TrainFolder,
+    what: TrainingSet,
+    provenance: dict[str, Any],
+    *,
+    device: torch.device,
+    n_workers: int,
+) -> Trainer:
+    """What does the steps, as it was when it was interrupted, or from the beginning."""
+    settings, run = request.settings, request.run
+    check_smallest_batch(settings, what, device)
+    if run.resume:
+        state = folder.read_checkpoint()
+        check_same(json.loads(state["provenance"]), provenance, source=str(folder.checkpoint))
+        trainer = Trainer(settings, what, device=device, n_workers=n_workers)
+        trainer.restore(state)
+        return trainer
+    if isinstance(what.targets, TeacherTargets) and not run.dry_run:
+        n_batches = -(-_SAMPLES // settings.recipe.batch_size)
+        trainer = Trainer(settings, what, device=device, n_workers=n_workers)
+        what.targets.standardize(trainer.samples(n_batches))
+    return Trainer(settings, what, device=device, n_workers=n_workers)
+
+
+def _notes(settings: TrainSettings, device: torch.device) -> list[str]:
+    """What the user should know of settings."""
+    notes = []
+    if settings.recipe.precision == "bf16" and (note := bfloat16_note(device, "bf16")):
+        notes.append(note)
+    if settings.network.freeze and settings.backbone.weights == "none":
+        notes.append("--freeze with --weights none: the backbone that is kept as it is has random values")
+    return notes
+
+
+def _put_together(
+    settings: TrainSettings,
+    backbone: Backbone,
+    teachers: dict[str, Backbone],
+    sets: ImageSets,
+    device: torch.device,
+) -> TrainingSet:
+    """The student, what is behind it, and what it shall give; on the device."""
+    body, n_channels = Body(backbone), backbone.channels[0]
+    train, validation = sets.train, sets.validation
+    held_out = train if validation is None else validation
+    learner: Learner
+    if teachers:
+        adapters = [
+            TeacherAdapter(n_channels, width, settings.network, settings.recipe.distill)
+            for teacher in teachers.values()
+            for width in teacher.channels
+        ]
+        learner = TeacherLearner(body, adapters)
+        bodies = [Body(teacher).eval().requires_grad_(False) for teacher in teachers.values()]
+        for teacher in bodies:
+            teacher.to(device).to(memory_format=torch.channels_last)
+        names = [f"{name}:{layer}" for name, teacher in teachers.items() for layer in teacher.spec.layers]
+        targets: Any = TeacherTargets(bodies, adapters, names)
+        on_validation = targets
+    else:
+        classifier = PyramidClassifier(n_channels, settings.network, len(train.classes))
+        recipe = settings.recipe
+        learner = ClassLearner(
+            body, classifier, label_smoothing=recipe.label_smoothing, freeze=settings.network.freeze
+        )
+        targets, on_validation = (ClassTargets(e.labels, device) for e in (train, held_out))
+    return TrainingSet(
+        learner=learner.to(device).to(memory_format=torch.channels_last),
+        targets=targets,
+        validation_targets=on_validation,
+        train=train,
+        validation=validation,
+        resample=backbone.spec.interpolation,
+        min_side=max(network.min_side for network in (backbone, *teachers.values())),
+    )
+
+
+def _stored(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A module's state for a file: in main memory, contiguous, numbers with a point as ``dtype``.
+
+    Raises:
+        SppfeatError: a value is not finite, or too large for ``dtype``.
+    """
+    state = {
+        name: (value.to(dtype) if value.is_floating_point() else value).cpu().contiguous()
+        for name, value in module.state_dict().items()
+    }
+    for name, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise SppfeatError(f"the weights {name!r} have values that are not finite as {str(dtype)[6:]}")
+    return state

@@ -1,0 +1,338 @@
+"""The loop: batches, steps, validation and checkpoints, the same whether it was interrupted or not."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sppfeat.describe import device_memory, float32_arithmetic
+from sppfeat.errors import DecoderError, SppfeatError
+from sppfeat.training.epochs import epoch_batches, n_batches, size_of_epoch, whole_image_batches
+from sppfeat.training.evaluation import evaluate
+from sppfeat.training.examples import Examples
+from sppfeat.training.learners import Learner, TargetSource
+from sppfeat.training.loading import Batch, load_batches
+from sppfeat.training.settings import TrainSettings
+
+__all__ = ["Progress", "Trainer", "TrainingSet"]
+
+_LOWEST_RATE = 0.01  # of the learning rate, where the warm-up begins
+_EVALUATION_BATCH = 16
+
+
+class _Stopped(Exception):  # noqa: N818 - no error
+    """Asked to stop in the middle of a validation."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What is trained on what.
+
+    Attributes:
+        learner: on the device.
+        targets: what it shall give on ``train``.
+        validation_targets: the same on ``validation``.
+        train: images to train on.
+        validation: images held out, or None.
+        resample: Pillow's filter.
+        min_side: smallest side of an input that the networks take, in pixels.
+    """
+
+    learner: Learner
+    targets: TargetSource
+    validation_targets: TargetSource
+    train: Examples
+    validation: Examples | None
+    resample: str
+    min_side: int
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        epoch: from 0; equal to the number of epochs at the end.
+        batch: batches of this epoch that are done.
+        images, loss: of this epoch so far: how many, and the sum over them.
+        seconds: that this epoch took so far.
+        failures: why images could not be read, by path and reason.
+        history: one entry per epoch.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    images: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains a learner; what it is after some steps depends on settings and images alone.
+
+    Args:
+        settings: how.
+        what: learner, targets and images.
+        device: where.
+        n_workers: processes that decode; 0: none.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, what: TrainingSet, *, device: torch.device, n_workers: int
+    ) -> None:
+        self.progress = Progress()
+        self._settings, self._what, self._device, self._n_workers = settings, what, device, n_workers
+        recipe = settings.recipe
+        self._optimizer = _optimizer(what.learner, settings)
+        counts = {size: self._count(size) for size in settings.data.sizes}
+        self._n_batches = [counts[size_of_epoch(settings.data.sizes, e)] for e in range(recipe.epochs)]
+        self.n_steps = sum(self._n_batches)
+        warmup = round(self.n_steps * recipe.warmup_epochs / recipe.epochs)
+        self._schedule = _schedule(self._optimizer, warmup, self.n_steps)
+        self._average = (
+            AveragedModel(what.learner, multi_avg_fn=partial(_average, recipe.ema), use_buffers=True)
+            if recipe.ema
+            else None
+        )
+
+    @property
+    def result(self) -> Learner:
+        """The learner that is validated and saved: the running mean where there is one."""
+        return self._what.learner if self._average is None else cast(Learner, self._average.module)
+
+    @property
+    def n_steps_done(self) -> int:
+        """Steps done so far, of ``n_steps``."""
+        return sum(self._n_batches[: self.progress.epoch]) + self.progress.batch
+
+    def state(self) -> dict[str, Any]:
+        """Return all that :meth:`restore` needs, as tensors and plain values."""
+        return {
+            "progress": dataclasses.asdict(self.progress),
+            "learner": self._what.learner.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": _plain(self._schedule.state_dict()),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state` returned."""
+        self.progress = Progress(**state["progress"])
+        self._what.learner.load_state_dict(state["learner"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None and self._device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
+
+    def run_epoch(self, *, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
+        """Do what is left of an epoch, and validate.
+
+        Args:
+            on_step: called after each step.
+            should_stop: asked after each step; True ends it there, to be continued.
+
+        Returns:
+            Whether the epoch was finished.
+
+        Raises:
+            SppfeatError: no image could be read, a process that reads them died, or the loss is not a number any more.
+        """
+        try:
+            is_whole = self._run_batches(on_step, should_stop)
+            if is_whole:
+                self.progress.history.append(self._entry(should_stop))
+        except _Stopped:
+            return False
+        except DecoderError:
+            if should_stop():  # whoever told this process to stop may have killed those that it waits for
+                return False
+            raise
+        if is_whole:
+            self.progress.epoch += 1
+            self.progress.batch, self.progress.images = 0, 0
+            self.progress.loss, self.progress.seconds = 0.0, 0.0
+        return is_whole
+
+    def _run_batches(self, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
+        """Do the batches of an epoch that are left; whether all are done."""
+        progress, recipe = self.progress, self._settings.recipe
+        self._what.learner.train()
+        started = time.monotonic()
+        for batch in self._batches():
+            if len(batch.images):
+                progress.loss += self._step(batch) * len(batch.images)
+                progress.images += len(batch.images)
+            self._note_failures(batch)
+            self._schedule.step()
+            progress.batch += 1
+            now = time.monotonic()
+            progress.seconds += now - started
+            started = now
+            on_step(progress)
+            if should_stop():
+                return False
+        if not progress.images:
+            raise SppfeatError(f"no image of epoch {progress.epoch + 1} of {recipe.epochs} could be read")
+        return True
+
+    def samples(self, n: int) -> Iterator[Tensor]:
+        """Yield the pixels of ``n`` batches as they will be trained on first."""
+        batches = self._batches(n_workers=0)
+        for _ in range(n):
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if len(batch.images):
+                yield self._to_device(batch.pixels)
+
+    def _validate(self, images: Examples, size: int, should_stop: Callable[[], bool]) -> dict[str, float]:
+        """Judge the result on the images, whole, with a short side of ``size`` pixels."""
+        what, data = self._what, self._settings.data
+        batches = whole_image_batches(
+            images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=what.min_side
+        )
+        plain = dataclasses.replace(data, views="full", flip=False, color=0.0)
+        loaded = load_batches(
+            batches, images, plain, resample=what.resample, seed=(0,), n_workers=self._n_workers
+        )
+        watched = self._watched(loaded, should_stop)
+        with self._arithmetic():
+            return evaluate(self.result, what.validation_targets, watched, to_device=self._to_device)
+
+    def _watched(self, batches: Iterable[Batch], should_stop: Callable[[], bool]) -> Iterator[Batch]:
+        """Yield the batches; note what failed, and raise ``_Stopped`` where it is time."""
+        for batch in batches:
+            self._note_failures(batch)
+            yield batch
+            if should_stop():
+                raise _Stopped
+
+    def _note_failures(self, batch: Batch) -> None:
+        self.progress.failures += sorted(set(batch.failures.values()) - set(self.progress.failures))
+
+    def _step(self, batch: Batch) -> float:
+        pixels = self._to_device(batch.pixels)
+        self._optimizer.zero_grad(set_to_none=True)
+        with device_memory(self._device), float32_arithmetic(self._settings.recipe.precision):
+            with self._autocast():
+                answer = self._what.learner(pixels, self._what.targets(batch.images, pixels))
+            loss = float(answer.loss.detach())
+            if not math.isfinite(loss):
+                raise SppfeatError(
+                    f"the loss is {loss} in epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}: "
+                    "a lower learning rate may help"
+                )
+            answer.loss.backward()
+            self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._what.learner)
+        return loss
+
+    def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
+        """What the log says of the epoch that was just done."""
+        progress, data = self.progress, self._settings.data
+        entry: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "size": size_of_epoch(data.sizes, progress.epoch),
+            "learning_rate": self._schedule.get_last_lr()[0],
+            "images": progress.images,
+            "loss": progress.loss / progress.images,
+            "seconds": round(progress.seconds, 1),
+        }
+        is_last = progress.epoch + 1 == self._settings.recipe.epochs
+        is_due = is_last or (progress.epoch + 1) % data.val_every == 0
+        if (images := self._what.validation) is not None and is_due:
+            entry["validation"] = {
+                str(size): self._validate(images, size, should_stop) for size in data.val_sizes
+            }
+        return entry
+
+    def _batches(self, n_workers: int | None = None) -> Iterator[Batch]:
+        """Yield the batches of this epoch that are not done."""
+        what, seed, epoch = self._what, self._settings.recipe.seed, self.progress.epoch
+        settings = {"batch_size": self._settings.recipe.batch_size, "seed": seed, "min_side": what.min_side}
+        return load_batches(
+            epoch_batches(what.train, self._settings.data, epoch=epoch, **settings),
+            what.train,
+            self._settings.data,
+            first=self.progress.batch,
+            resample=what.resample,
+            seed=(seed, 2, epoch),
+            n_workers=self._n_workers if n_workers is None else n_workers,
+            pin_memory=self._device.type == "cuda",
+        )
+
+    def _count(self, size: int) -> int:
+        return n_batches(
+            self._what.train,
+            self._settings.data,
+            size=size,
+            batch_size=self._settings.recipe.batch_size,
+            min_side=self._what.min_side,
+        )
+
+    def _to_device(self, pixels: Tensor) -> Tensor:
+        return pixels.to(self._device, non_blocking=True)
+
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        precision = self._settings.recipe.precision
+        with device_memory(self._device), float32_arithmetic(precision), self._autocast():
+            yield
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        is_half = self._settings.recipe.precision == "bf16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=is_half)
+
+
+def _optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:
+    recipe, rate = settings.recipe, settings.learning_rate
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    # Weight decay is for weights: not for biases, nor for scales and shifts of normalisations.
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=rate)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, warmup: int, n_steps: int) -> LRScheduler:
+    """Linear from a hundredth, then half a cosine down to 0."""
+    falling = CosineAnnealingLR(optimizer, max(1, n_steps - warmup))
+    if not warmup:
+        return falling
+    rising = LinearLR(optimizer, start_factor=_LOWEST_RATE, total_iters=warmup)
+    return SequentialLR(optimizer, [rising, falling], milestones=[warmup])
+
+
+def _average(decay: float, averaged: Any, current: Any, n: Any) -> None:
+    """Move running means: in the first steps they keep less, so that they soon forget the initial values."""
+    step = min(decay, (1 + int(n)) / (10 + int(n)))
+    get_ema_multi_avg_fn(step)(averaged, current, n)  # type: ignore[no-untyped-call]
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A schedule's state without objects that a file of tensors cannot hold."""
+    plain = {name: value for name, value in state.items() if not callable(value)}
+    if "_schedulers" in plain:
+        plain["_schedulers"] = [_plain(inner) for inner in plain["_schedulers"]]
+    return plain

@@ -1,0 +1,124 @@
+import csv
+import errno
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from sppfeat.errors import StoreError
+from sppfeat.sources import Listing, PathTable
+from sppfeat.training.checkpoints import TrainFolder
+from sppfeat.training.examples import Examples
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    return TrainFolder(tmp_path / "run")
+
+
+def test_a_checkpoint_comes_back(folder):
+    state = {"a": torch.arange(3), "b": {"c": [1, "x", None], "d": 2.5}}
+    folder.write_checkpoint(state)
+    found = folder.read_checkpoint()
+    assert torch.equal(found["a"], state["a"])
+    assert found["b"] == state["b"]
+    assert os.listdir(folder.folder) == ["checkpoint.pth"]
+
+
+@pytest.mark.parametrize(("call", "number"), [("fsync", errno.ENOSPC), ("replace", errno.EACCES)])
+def test_a_write_that_fails_leaves_what_was_there(folder, monkeypatch, call, number):
+    folder.write_checkpoint({"epoch": 1})
+    folder.write_log([{"epoch": 1}])
+
+    def fail(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, fail)
+        with pytest.raises(StoreError, match=rf"checkpoint.pth'.*: {os.strerror(number)}"):
+            folder.write_checkpoint({"epoch": 2})
+        with pytest.raises(StoreError, match=r"log.jsonl"):
+            folder.write_log([])
+    assert folder.read_checkpoint()["epoch"] == 1
+    assert folder.log.read_text() == '{"epoch": 1}\n'
+    assert sorted(os.listdir(folder.folder)) == ["checkpoint.pth", "log.jsonl"]
+
+
+def test_a_disk_that_is_full(mount_disk):
+    folder = TrainFolder(mount_disk(1))
+    folder.write_checkpoint({"a": torch.zeros(10)})
+    with pytest.raises(StoreError, match=r"cannot write '.*checkpoint.pth': No space left on device"):
+        folder.write_checkpoint({"a": torch.zeros(1 << 20)})
+    assert len(folder.read_checkpoint()["a"]) == 10
+    assert os.listdir(folder.folder) == ["checkpoint.pth"]
+
+
+def test_a_folder_that_is_gone(folder):
+    folder.folder.rmdir()
+    with pytest.raises(StoreError, match="No such file or directory"):
+        folder.write_checkpoint({})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": 1}, "is no checkpoint of a training"),
+        ([1], "is no checkpoint of a training"),
+        ({"format": "sppfeat-training", "version": 99}, "has version 99; this sppfeat reads 1"),
+    ],
+)
+def test_a_file_of_something_else(folder, content, message):
+    torch.save(content, folder.checkpoint)
+    with pytest.raises(StoreError, match=message):
+        folder.read_checkpoint()
+
+
+def test_what_can_be_trained_into(folder, tmp_path):
+    (tmp_path / "file").touch()
+    start, resume = {"resume": False, "overwrite": False}, {"resume": True, "overwrite": False}
+    folder.check(**start)
+    TrainFolder(tmp_path / "new").check(**start)
+    with pytest.raises(StoreError, match=r"the output '.*file' is no folder"):
+        TrainFolder(tmp_path / "file").check(**start)
+    with pytest.raises(StoreError, match=r"the folder of the output does not exist: '.*missing'"):
+        TrainFolder(tmp_path / "missing/run").check(**start)
+    with pytest.raises(StoreError, match="there is no training to resume"):
+        folder.check(**resume)
+    folder.write_checkpoint({})
+    folder.check(**resume)
+    folder.check(resume=False, overwrite=True)
+    with pytest.raises(StoreError, match="holds a training already"):
+        folder.check(**start)
+
+
+def test_only_one_training_holds_a_folder_and_an_empty_one_is_removed(folder, tmp_path):
+    with folder.hold(), pytest.raises(StoreError, match="another process is writing"), folder.hold():
+        pass
+    assert folder.folder.is_dir()  # it was there before
+    new = TrainFolder(tmp_path / "new")
+    with new.hold():
+        assert new.folder.is_dir()
+    assert not new.folder.exists()
+    with new.hold():
+        new.write_checkpoint({})
+    assert new.checkpoint.exists()
+    with (
+        pytest.raises(StoreError, match=r"cannot make the folder '.*a/b'"),
+        TrainFolder(tmp_path / "a/b").hold(),
+    ):
+        pass
+
+
+def test_names_that_are_not_utf_8_are_listed_as_they_are(folder):
+    listing = Listing(b"/t", PathTable([b"a/\xff,1.png", b"b/2.png"]), np.array([0, -1]), (b"a",))
+    examples = Examples(listing, np.ones((2, 2), np.int32), np.arange(2), listing.labels, ("a",))
+    folder.write_images({"train": examples.of(np.array([0])), "validation": examples.of(np.array([1]))})
+    with open(folder.images, newline="", errors="surrogateescape") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["set", "class", "path"],
+        ["train", "a", "/t/a/\udcff,1.png"],
+        ["validation", "", "/t/b/2.png"],
+    ]

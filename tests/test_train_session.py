@@ -1,0 +1,281 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from training_runs import SIDE, request, settings, tiny_network, train, write_classes  # noqa: F401
+
+from sppfeat.backbones import load_backbone
+from sppfeat.errors import ConfigError, SppfeatError, StoreError
+from sppfeat.request import BackboneChoice
+from sppfeat.training.learners import TeacherLearner
+from sppfeat.training.session import prepare_training
+from sppfeat.training.settings import NetworkSettings, TeacherChoice
+
+pytestmark = pytest.mark.usefixtures("tiny_network")
+
+SQUEEZENET = BackboneChoice(name="squeezenet1_1", weights="none", seed=1)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    return write_classes(tmp_path / "classes")
+
+
+def saved(folder):
+    return torch.load(folder / "model.pth", weights_only=True)
+
+
+def same_tensors(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns_to_tell_colours_apart_and_says_so(classes, tmp_path):
+    training, finished = train(
+        [classes],
+        tmp_path / "run",
+        epochs=8,
+        val_fraction=0.25,
+        color=0.0,
+        learning_rate=0.03,
+        label_smoothing=0.0,
+        ema=0.5,
+    )
+    assert finished
+    history = training.trainer.progress.history
+    assert [entry["epoch"] for entry in history] == list(range(1, 9))
+    assert min(entry["loss"] for entry in history) < 0.5 * history[0]["loss"]
+    assert history[-1]["validation"][str(SIDE)] == pytest.approx(
+        {"images": 4, "top1": 1.0, "mean_class": 1.0, "loss": history[-1]["validation"][str(SIDE)]["loss"]}
+    )
+    assert [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()] == history
+
+
+def test_the_weights_are_what_extract_takes_and_say_how_they_were_made(classes, tmp_path):
+    training, _ = train([classes], tmp_path / "run", val_fraction=0.25)
+    backbone = load_backbone("spp_s16", weights=str(tmp_path / "run/model.pth"), fold=False)
+    result = training.trainer.result
+    assert same_tensors(backbone.network.state_dict(), result.body.network.state_dict())
+    content = saved(tmp_path / "run")
+    assert content["classes"] == ["blue", "red"]
+    assert same_tensors(content["head"], result.classifier.state_dict())
+    provenance = json.loads(content["provenance"])
+    assert provenance["settings"] == json.loads(json.dumps(settings(val_fraction=0.25).canonical()))
+    assert (provenance["images"], provenance["validation_images"]) == (12, 4)
+    assert len(provenance["history"]) == 2
+
+
+@pytest.mark.parametrize("views", ["crop", "full"])
+def test_resumed_equals_uninterrupted(classes, tmp_path, views):
+    changes = {"views": views, "sizes": (SIDE, 48), "val_fraction": 0.25, "ema": 0.9}
+    changes["network"] = NetworkSettings(levels=(1, 2), hidden=(16,), dropout=0.5)
+    whole, _ = train([classes], tmp_path / "whole", **changes)
+    for stop_after in (1, 3, 4, 6):
+        _, finished = train([classes], tmp_path / "run", stop_after=stop_after, overwrite=True, **changes)
+        assert not finished
+        resumed, finished = train([classes], tmp_path / "run", resume=True, **changes)
+        assert finished
+        assert same_tensors(saved(tmp_path / "run")["state_dict"], saved(tmp_path / "whole")["state_dict"])
+        assert same_tensors(saved(tmp_path / "run")["head"], saved(tmp_path / "whole")["head"])
+        untimed = [
+            [{**entry, "seconds": 0} for entry in run.trainer.progress.history] for run in (whole, resumed)
+        ]
+        assert untimed[0] == untimed[1]
+
+
+def test_checkpoints_come_in_time_between_epochs(classes, tmp_path):
+    clock = iter(range(0, 10_000, 40))
+    with prepare_training(
+        request([classes], tmp_path / "run", epochs=1, run={"checkpoint_minutes": 1.0})
+    ) as training:
+        written = []
+        write = training.folder.write_checkpoint
+        training.folder.write_checkpoint = lambda state: (
+            written.append(state["progress"]["batch"]),
+            write(state),
+        )
+        training.run(seconds=lambda: next(clock))
+    assert written == [0, 2, 4, 0]  # at the beginning, every second step, and at the end of the epoch
+
+
+def test_a_finished_training_resumed_changes_nothing(classes, tmp_path):
+    train([classes], tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    _, finished = train([classes], tmp_path / "run", resume=True)
+    assert finished
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_what_is_there_is_not_lost_by_mistake(classes, tmp_path):
+    train([classes], tmp_path / "run")
+    with pytest.raises(StoreError, match="--resume continues it, --overwrite starts anew"):
+        train([classes], tmp_path / "run")
+    with pytest.raises(StoreError, match=r"epochs is 3, was 2"):
+        train([classes], tmp_path / "run", resume=True, epochs=3)
+    (classes / "blue/0.png").unlink()
+    with pytest.raises(StoreError, match=r"images is 15, was 16"):
+        train([classes], tmp_path / "run", resume=True)
+    _, finished = train([classes], tmp_path / "run", overwrite=True)
+    assert finished
+
+
+def test_nothing_to_resume(classes, tmp_path):
+    with pytest.raises(StoreError, match="no training to resume"):
+        train([classes], tmp_path / "run", resume=True)
+    (tmp_path / "run").mkdir(exist_ok=True)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "run/checkpoint.pth")
+    with pytest.raises(StoreError, match="is no checkpoint of a training"):
+        train([classes], tmp_path / "run", resume=True)
+    (tmp_path / "run/checkpoint.pth").write_bytes(b"PK")
+    with pytest.raises(StoreError, match="cannot read"):
+        train([classes], tmp_path / "run", resume=True)
+
+
+def test_a_student_comes_to_explain_its_teacher(classes, tmp_path):
+    teacher = TeacherChoice(name="squeezenet1_1", weights="none")
+    training, _ = train(
+        [classes],
+        tmp_path / "run",
+        teachers=(teacher,),
+        epochs=10,
+        ema=0.0,
+        sizes=(48,),
+        color=0.0,
+        learning_rate=0.02,
+    )
+    history = training.trainer.progress.history
+    assert isinstance(training.trainer.result, TeacherLearner)
+    assert history[-1]["loss"] < 0.85 * history[0]["loss"]
+    content = saved(tmp_path / "run")
+    assert set(content) == {"state_dict", "provenance"}
+    load_backbone("spp_s16", weights=str(tmp_path / "run/model.pth"))
+
+
+@pytest.mark.parametrize("distill", ["map", "descriptor"])
+def test_a_resumed_student_has_the_same_teachers(classes, tmp_path, distill):
+    changes = {"teachers": (TeacherChoice(name="squeezenet1_1", weights="none"),), "distill": distill}
+    changes |= {"epochs": 1, "sizes": (48,), "val_fraction": 0.25}
+    whole, _ = train([classes], tmp_path / "whole", **changes)
+    train([classes], tmp_path / "run", stop_after=1, **changes)
+    resumed, _ = train([classes], tmp_path / "run", resume=True, **changes)
+    assert same_tensors(resumed.trainer.result.state_dict(), whole.trainer.result.state_dict())
+    scores = whole.trainer.progress.history[0]["validation"]["48"]
+    assert set(scores) == {"images", "loss", "explained_squeezenet1_1:features"}
+
+
+def test_a_frozen_backbone_stays_as_it_is(classes, tmp_path):
+    training, _ = train(
+        [classes], tmp_path / "run", backbone=SQUEEZENET, network=NetworkSettings(hidden=(), freeze=True)
+    )
+    untouched = load_backbone("squeezenet1_1", weights="none", seed=1, fold=False).network.state_dict()
+    assert same_tensors(saved(tmp_path / "run")["state_dict"], untouched)
+    assert training.summary()["parameters"] == 512 * 21 * 2 + 2
+    with pytest.raises(ConfigError, match="freeze: a teacher trains the backbone"):
+        settings(network=NetworkSettings(freeze=True), teachers=(TeacherChoice(name="squeezenet1_1"),))
+
+
+def test_a_network_of_the_zoo_from_given_weights(classes, tmp_path):
+    first, _ = train([classes], tmp_path / "first", epochs=1)
+    given = BackboneChoice(name="spp_s16", weights=str(tmp_path / "first/model.pth"))
+    with prepare_training(request([classes], tmp_path / "second", backbone=given)) as training:
+        start = training.what.learner.body.network.state_dict()
+        assert same_tensors(start, first.trainer.result.body.network.state_dict())
+
+
+def test_half_precision_weights_are_loaded_like_others(classes, tmp_path):
+    train([classes], tmp_path / "run", epochs=1, run={"weights_dtype": "float16"})
+    state = saved(tmp_path / "run")["state_dict"]
+    assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
+    load_backbone("spp_s16", weights=str(tmp_path / "run/model.pth"))
+
+
+def test_bfloat16_trains_too(classes, tmp_path):
+    training, finished = train([classes], tmp_path / "run", epochs=1, precision="bf16")
+    assert finished
+    assert all(p.dtype == torch.float32 for p in training.what.learner.parameters())
+
+
+def test_the_list_of_images_says_which_were_held_out(classes, tmp_path):
+    training, _ = train([classes], tmp_path / "run", val_fraction=0.25, epochs=1)
+    with open(tmp_path / "run/images.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["set"] for row in rows] == ["train"] * 12 + ["validation"] * 4
+    assert sorted(row["path"] for row in rows) == sorted(map(str, classes.rglob("*.png")))
+    assert all(f"/{row['class']}/" in row["path"] for row in rows)
+    held_out = {row["path"] for row in rows if row["set"] == "validation"}
+    used = {training.what.train.path(i).decode() for i in training.what.train.images.tolist()}
+    assert not used & held_out
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(classes, tmp_path):
+    (classes / "blue/header.png").write_bytes(b"no picture")
+    whole = (classes / "blue/0.png").read_bytes()
+    (classes / "blue/pixels.png").write_bytes(whole[: len(whole) // 2])
+    training, finished = train([classes], tmp_path / "run")
+    assert finished
+    assert [path.endswith("blue/header.png") for path in training.left_out] == [True]
+    assert ["blue/pixels.png" in failure for failure in training.trainer.progress.failures] == [True]
+
+
+def test_validation_images_in_a_folder_of_their_own(classes, tmp_path):
+    other = write_classes(tmp_path / "other", n=3)
+    training, _ = train([classes], tmp_path / "run", validation=[other], epochs=1)
+    assert training.trainer.progress.history[0]["validation"][str(SIDE)]["images"] == 6
+    (other / "blue").rename(other / "slanted")
+    with pytest.raises(ConfigError, match=r"the validation has classes 'slanted'"):
+        train([classes], tmp_path / "run", validation=[other], overwrite=True)
+
+
+def test_labels_are_needed_without_a_teacher(classes, tmp_path):
+    with pytest.raises(ConfigError, match=r"there is one class only|8 of 8 images have none"):
+        train([classes / "blue"], tmp_path / "run")
+    assert not (tmp_path / "run/checkpoint.pth").exists()
+
+
+def test_a_loss_that_is_no_number_ends_it(classes, tmp_path):
+    with pytest.raises(
+        SppfeatError,
+        match=r"the loss is (nan|inf) in epoch \d, batch \d: a lower learning rate|that are not finite as float32",
+    ):
+        train([classes], tmp_path / "run", optimizer="sgd", learning_rate=100.0, epochs=20, warmup_epochs=0)
+
+
+def test_the_seed_decides(classes, tmp_path):
+    states = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        train([classes], tmp_path / name, epochs=1, seed=seed)
+        states.append(saved(tmp_path / name)["state_dict"])
+    assert same_tensors(states[0], states[1])
+    assert not same_tensors(states[0], states[2])
+
+
+def test_workers_change_nothing(classes, tmp_path):
+    states = []
+    for workers in (0, 2):
+        train([classes], tmp_path / f"{workers}", epochs=1, run={"workers": workers})
+        states.append(saved(tmp_path / f"{workers}")["state_dict"])
+    assert same_tensors(*states)
+
+
+def test_global_randomness_is_left_alone(classes, tmp_path):
+    before = torch.get_rng_state()
+    train([classes], tmp_path / "run", epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.isfinite(saved(tmp_path / "run")["state_dict"]["features.0.0.weight"].numpy()).all()
+
+
+def test_a_training_that_starts_anew_leaves_nothing_of_the_one_before(classes, tmp_path):
+    train([classes], tmp_path / "run", epochs=1)
+    train([classes], tmp_path / "run", epochs=1, seed=6, overwrite=True, stop_after=1)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint.pth", "images.csv"]
+
+
+def test_weights_that_half_precision_cannot_hold_are_not_saved(classes, tmp_path):
+    run = request([classes], tmp_path / "run", run={"weights_dtype": "float16"}, ema=0.0)
+    with prepare_training(run) as training:
+        dict(training.what.learner.body.network.named_buffers())["features.0.1.running_var"].fill_(1e5)
+        with pytest.raises(
+            SppfeatError, match=r"'features.0.1.running_var' have values that are not finite as float16"
+        ):
+            training.write_weights()

@@ -1,0 +1,84 @@
+"""Small trainings on pictures of two kinds that are easily told apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sppfeat import compact
+from sppfeat.request import BackboneChoice
+from sppfeat.training.session import prepare_training
+from sppfeat.training.settings import (
+    DataSettings,
+    NetworkSettings,
+    Recipe,
+    TrainRequest,
+    TrainRun,
+    TrainSettings,
+)
+
+SIDE = 32
+SEED = 5
+
+
+@pytest.fixture
+def tiny_network(monkeypatch):
+    """``spp_s16`` with a few channels; with the seed of :func:`settings`, under which it is loaded once."""
+    monkeypatch.setattr(compact, "_STEM", (4, 6))
+    monkeypatch.setattr(compact, "_STAGES", ((8, 1), (12, 1)))
+    monkeypatch.setattr(compact, "_WIDTH", 16)
+
+
+def write_classes(folder: Path, *, n: int = 8, side: int = 40) -> Path:
+    """Stripes of shades of blue and of red, a folder each."""
+    generator = np.random.default_rng(0)
+    for name, channel in (("blue", 2), ("red", 0)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            wave = (np.indices((side, side + 8 * (i % 3))).sum(0) + i) % 8 < 4
+            shades = generator.integers(0, 100, (2, 3), dtype=np.uint8)
+            shades[:, channel] += 150
+            Image.fromarray(shades[wave.astype(int)]).save(folder / name / f"{i}.png")
+    return folder
+
+
+def settings(*, teachers=(), network=None, backbone=None, **changes) -> TrainSettings:
+    data = {"sizes": (SIDE,), "color": 0.1}
+    recipe = {"epochs": 2, "batch_size": 4, "seed": SEED}
+    for name, value in changes.items():
+        (data if name in DataSettings.__dataclass_fields__ else recipe)[name] = value
+    return TrainSettings(
+        backbone=backbone or BackboneChoice(name="spp_s16", weights="none", seed=SEED),
+        data=DataSettings(**data),
+        network=network or NetworkSettings(levels=(1, 2), hidden=(16,), dropout=0.0),
+        recipe=Recipe(**recipe),
+        teachers=teachers,
+    )
+
+
+def request(
+    inputs, output, *, resume=False, overwrite=False, validation=(), run=None, **changes
+) -> TrainRequest:
+    return TrainRequest(
+        inputs=tuple(map(str, inputs)),
+        output=Path(output),
+        settings=settings(**changes),
+        validation=tuple(map(str, validation)),
+        run=TrainRun(
+            **{"device": "cpu", "workers": 0, "resume": resume, "overwrite": overwrite, **(run or {})}
+        ),
+    )
+
+
+def train(inputs, output, *, stop_after: int | None = None, **changes):
+    """Train, or stop after some steps; the trainer, and whether it is finished."""
+    n_steps = 0
+
+    def should_stop() -> bool:
+        nonlocal n_steps
+        n_steps += 1
+        return stop_after is not None and n_steps >= stop_after
+
+    with prepare_training(request(inputs, output, **changes)) as training:
+        return training, training.run(should_stop=should_stop, seconds=lambda: 0.0)
