@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.cli.options import LEVELS, json_option, option
-from sppfeat.cli.output import human_bytes, print_json, print_result, say, table
+from sppfeat.cli.output import human_bytes, joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.signals import stop_on_signals
 from sppfeat.config import DEFAULT_LEVELS
@@ -28,7 +28,7 @@ _HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer",
     "--levels",
     type=LEVELS,
     metavar="N,N,...",
-    default=",".join(map(str, DEFAULT_LEVELS)),
+    default=joined_numbers(DEFAULT_LEVELS),
     help="The pyramid, for the dimension.",
 )
 @option("--download", is_flag=True, help="Fetch the weights of NAME instead, for use without network.")

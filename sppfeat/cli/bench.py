@@ -28,6 +28,8 @@ from sppfeat.bench.settings import (
 )
 from sppfeat.cli.bench_texts import extract_text, pooling_text, regions_text
 from sppfeat.cli.options import (
+    Parsed,
+    backbone_choice,
     backbone_options,
     batch_size_option,
     device_option,
@@ -42,12 +44,12 @@ from sppfeat.cli.options import (
     whole_number,
     workers_option,
 )
-from sppfeat.cli.output import print_json, print_result
+from sppfeat.cli.output import joined_numbers, print_json, print_result
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.signals import stop_on_signals
 from sppfeat.config import DEFAULT_LEVELS
 from sppfeat.memory import keep_freed_memory
-from sppfeat.request import BackboneChoice, DescriptorChoice
+from sppfeat.request import DescriptorChoice
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -57,42 +59,20 @@ __all__ = ["bench"]
 _T = TypeVar("_T")
 
 
-class _Counts(click.ParamType):  # type: ignore[type-arg]
-    name = "n,..."
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        return _positive_numbers(self, value, ",", param, ctx, "whole numbers above 0 such as 1,10,100")
-
-
-class _MapSize(click.ParamType):  # type: ignore[type-arg]
-    name = "hxw"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        what = "height and width in cells such as 38x50"
-        numbers = _positive_numbers(self, value, "x", param, ctx, what)
-        if len(numbers) != 2:
-            self.fail(f"{value!r}; allowed: {what}", param, ctx)
-        return numbers
-
-
-def _positive_numbers(
-    kind: click.ParamType,  # type: ignore[type-arg]
-    value: Any,
-    separator: str,
-    param: click.Parameter | None,
-    ctx: click.Context | None,
-    allowed: str,
-) -> tuple[int, ...]:
-    if isinstance(value, tuple):
-        return value
-    parts = value.split(separator)
+def _positive_numbers(text: str, separator: str = ",") -> tuple[int, ...]:
+    parts = text.split(separator)
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        kind.fail(f"{value!r}; allowed: {allowed}", param, ctx)
+        raise ValueError(f"{text!r} has a part that is no whole number above 0")
     return tuple(map(int, parts))
+
+
+def _height_and_width(text: str) -> tuple[int, ...]:
+    height, width = _positive_numbers(text, "x")
+    return height, width
+
+
+_COUNTS = Parsed("n,...", _positive_numbers, refusal="{!r}; allowed: whole numbers above 0 such as 1,10,100")
+_MAP_SIZE = Parsed("hxw", _height_and_width, refusal="{!r}; allowed: height and width in cells such as 38x50")
 
 
 def _amount_option(
@@ -175,8 +155,8 @@ def regions(image: str | None, **options: Any) -> None:
     "--boxes-counts",
     POOLING_COUNTS,
     "Numbers of boxes.",
-    lambda counts: ",".join(map(str, counts)),
-    type=_Counts(),
+    joined_numbers,
+    type=_COUNTS,
     metavar="N,N,...",
 )
 @_amount_option(
@@ -184,7 +164,7 @@ def regions(image: str | None, **options: Any) -> None:
     MAP_HW,
     "Height and width of the feature map, in cells.",
     lambda hw: "x".join(map(str, hw)),
-    type=_MapSize(),
+    type=_MAP_SIZE,
     metavar="HxW",
 )
 @_amount_option("--channels", MAP_CHANNELS, "Of the feature map.", type=click.IntRange(1))
@@ -279,13 +259,7 @@ def _measuring(options: dict[str, Any]) -> Bar:
 
 def _subject(options: dict[str, Any]) -> Subject:
     return Subject(
-        backbone=BackboneChoice(
-            name=options["backbone"],
-            weights=options["weights"],
-            weights_dir=options["weights_dir"],
-            layers=options["layers"],
-            seed=options["seed"],
-        ),
+        backbone=backbone_choice(options),
         descriptor=DescriptorChoice(levels=options["levels"], pool=options["pool"]),
         precision=options["precision"],
         device=options["device"],

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sppfeat.cli.output import table
+from sppfeat.cli.output import joined_numbers, table
 
 __all__ = ["extract_text", "pooling_text", "regions_text"]
 
@@ -54,7 +54,8 @@ def pooling_text(found: dict[str, Any]) -> str:
     lines = [
         _machine_text(found["machine"]),
         f"map:        {_hw(found['map_hw'])} cells (height x width), {found['channels']} channels, float32",
-        f"pyramid:    levels {_list(found['levels'])}, {found['mode']}: {found['dimension']} values per box or map",
+        f"pyramid:    levels {joined_numbers(found['levels'])}, {found['mode']}: "
+        f"{found['dimension']} values per box or map",
         "",
         "Boxes, ms:",
         table(["boxes", *names], rows, right=set(range(len(names) + 1))),
@@ -105,7 +106,7 @@ def _heading(found: dict[str, Any]) -> list[str]:
     return [
         _machine_text(found["machine"]),
         f"backbone:   {found['backbone']}, weights {found['weights']}, layer {' + '.join(found['layers'])}",
-        f"descriptor: levels {_list(found['levels'])}, {found['pool']}: {found['dimension']} values",
+        f"descriptor: levels {joined_numbers(found['levels'])}, {found['pool']}: {found['dimension']} values",
     ]
 
 
@@ -171,7 +172,3 @@ def _share(share: float | None) -> str:
 
 def _hw(hw: tuple[int, int]) -> str:
     return " x ".join(map(str, hw))
-
-
-def _list(levels: tuple[int, ...]) -> str:
-    return ",".join(map(str, levels))

@@ -5,7 +5,8 @@ from typing import Any, TypeVar
 
 import click
 
-from sppfeat.cli.options import option, short_side
+from sppfeat.cli.options import Parsed, option, short_side, whole_numbers
+from sppfeat.cli.output import joined_numbers
 from sppfeat.config import (
     BOX_COORDS,
     BOX_ENDS,
@@ -26,21 +27,9 @@ __all__ = ["box_choice", "box_options", "sizes_of"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-
-class _Scales(click.ParamType):  # type: ignore[type-arg]
-    name = "pixels,..."
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of pixels such as 480,576,688,864,1200", param, ctx)
-
-
+_SCALES = Parsed(
+    "pixels,...", whole_numbers, refusal="{!r} is not a list of pixels such as 480,576,688,864,1200"
+)
 _OPTIONS = (
     option(
         "--boxes",
@@ -79,10 +68,10 @@ _OPTIONS = (
     ),
     option(
         "--scales",
-        type=_Scales(),
+        type=_SCALES,
         metavar="PIXELS,...",
         help="Short sides; each box is pooled from the one at which it is nearest to 224 x 224. [default: --size; "
-        f"for multiview {','.join(map(str, MULTIVIEW_SCALES))}]",
+        f"for multiview {joined_numbers(MULTIVIEW_SCALES)}]",
     ),
     option(
         "--projection",

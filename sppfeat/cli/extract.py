@@ -13,6 +13,7 @@ from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.extract_texts import plan_text, print_plan, result_text, run_result
 from sppfeat.cli.options import (
     CHANNELS,
+    backbone_choice,
     backbone_options,
     batch_size_option,
     device_option,
@@ -44,7 +45,7 @@ from sppfeat.config import (
     InputSpec,
     RunOptions,
 )
-from sppfeat.request import BackboneChoice, DescriptorChoice, ExtractRequest
+from sppfeat.request import DescriptorChoice, ExtractRequest
 
 if TYPE_CHECKING:
     from sppfeat.pipeline import Progress
@@ -222,16 +223,7 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
         inputs=options["inputs"],
         output=options["output"],
         labels=options["labels"],
-        backbone=BackboneChoice(
-            name=options["backbone"],
-            weights=options["weights"],
-            weights_dir=options["weights_dir"],
-            layers=options["layers"],
-            seed=options["seed"],
-            mean=options["mean"],
-            std=options["std"],
-            head=options["head"],
-        ),
+        backbone=backbone_choice(options, mean=options["mean"], std=options["std"], head=options["head"]),
         input=InputSpec(
             **sizes_of(options),
             max_pixels=options["max_pixels"],

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.cli.output import box_counts_text, human_bytes, print_json, print_result
+from sppfeat.cli.output import box_counts_text, human_bytes, joined_numbers, print_json, print_result
 from sppfeat.request import BoxSummary, PlanSummary
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
     images = f"{plan.images} in {plan.input_shapes} input shapes{rounded}, {plan.rows} rows"
     if plan.classes:
         images += f", {plan.classes} classes"
-    pooling = f"levels {','.join(map(str, plan.levels))}"
+    pooling = f"levels {joined_numbers(plan.levels)}"
     if plan.head:
         pooling += f", then {plan.head}"
     if plan.normalize != "none":

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sppfeat.cli.output import joined_numbers
 from sppfeat.config import (
     COMPACT_NAME,
     DEFAULT_BACKBONE,
@@ -24,6 +25,8 @@ __all__ = [
     "CHANNELS",
     "LEVELS",
     "SIZE",
+    "Parsed",
+    "backbone_choice",
     "backbone_options",
     "batch_size_option",
     "device_option",
@@ -38,6 +41,7 @@ __all__ = [
     "verbosity_options",
     "weights_dir_option",
     "whole_number",
+    "whole_numbers",
     "workers_option",
 ]
 
@@ -52,70 +56,53 @@ def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     return click.option(*names, **settings)
 
 
-class _Levels(click.ParamType):  # type: ignore[type-arg]
-    name = "levels"
+class Parsed(click.ParamType):  # type: ignore[type-arg]
+    """Values that a function reads from their text; what it refuses is wrong usage.
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        try:
-            return parse_levels(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
+    Args:
+        name: how such a value is called where a command's help shows one.
+        parse: makes the value of a text; raises ConfigError or ValueError where it cannot.
+        refusal: what is said then, with ``{!r}`` in place of the text; the message of the error where empty.
+    """
 
+    def __init__(self, name: str, parse: Callable[[str], Any], *, refusal: str = "") -> None:
+        self.name = name
+        self._parse = parse
+        self._refusal = refusal
 
-class _Size(click.ParamType):  # type: ignore[type-arg]
-    name = "pixels|native"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "native":
-            return "native"
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number of pixels nor 'native'", param, ctx)
-
-
-class _AutoOrInt(click.ParamType):  # type: ignore[type-arg]
-    name = "auto|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "auto":
-            return "auto"
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a whole number nor 'auto'", param, ctx)
-
-
-class _Channels(click.ParamType):  # type: ignore[type-arg]
-    name = "r,g,b"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        if isinstance(value, tuple):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value of a text; what is a value already, as it is."""
+        if not isinstance(value, str):
             return value
         try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not three numbers such as 0.485,0.456,0.406", param, ctx)
+            return self._parse(value)
+        except (ConfigError, ValueError) as error:
+            self.fail(self._refusal.format(value) if self._refusal else str(error), param, ctx)
 
 
-class _Device(click.ParamType):  # type: ignore[type-arg]
-    name = "device"
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """The numbers of a text such as ``1,2,4``.
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            return parse_device(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
+    Raises:
+        ValueError: a part is no whole number.
+    """
+    return tuple(int(part) for part in text.split(","))
 
 
-LEVELS = _Levels()
-SIZE = _Size()
-AUTO_OR_INT = _AutoOrInt()
-CHANNELS = _Channels()
+def _number_or(word: str) -> Callable[[str], int | str]:
+    return lambda text: word if text == word else int(text)
+
+
+def _channels(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+LEVELS = Parsed("levels", parse_levels)
+SIZE = Parsed(
+    "pixels|native", _number_or("native"), refusal="{!r} is neither a number of pixels nor 'native'"
+)
+AUTO_OR_INT = Parsed("auto|N", _number_or("auto"), refusal="{!r} is neither a whole number nor 'auto'")
+CHANNELS = Parsed("r,g,b", _channels, refusal="{!r} is not three numbers such as 0.485,0.456,0.406")
 
 weights_dir_option = option(
     "--weights-dir",
@@ -160,6 +147,18 @@ def backbone_options(function: _F) -> _F:
     return function
 
 
+def backbone_choice(options: dict[str, Any], **others: Any) -> BackboneChoice:
+    """Return the network that :func:`backbone_options` ask for, with other settings of it."""
+    return BackboneChoice(
+        name=options["backbone"],
+        weights=options["weights"],
+        weights_dir=options["weights_dir"],
+        layers=options["layers"],
+        seed=options["seed"],
+        **others,
+    )
+
+
 def size_option(default: str) -> Callable[[_F], _F]:
     """``--size``, with what is said of its default."""
     return option(
@@ -176,7 +175,7 @@ def levels_option(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:
         "--levels",
         type=LEVELS,
         metavar="N,N,...",
-        help=f"The pyramid: n stands for n x n bins. [default: {','.join(map(str, default))}{note}]",
+        help=f"The pyramid: n stands for n x n bins. [default: {joined_numbers(default)}{note}]",
     )
 
 
@@ -218,7 +217,7 @@ def whole_number(value: int | str) -> int | None:
 
 device_option = option(
     "--device",
-    type=_Device(),
+    type=Parsed("device", parse_device),
     metavar="auto|cpu|cuda|cuda:N|mps",
     default=RunOptions.device,
     help="Where to compute; auto takes CUDA if there is one.",

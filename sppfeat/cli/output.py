@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from sppfeat.texts import escaped
 
-__all__ = ["box_counts_text", "human_bytes", "print_json", "print_result", "say", "table"]
+__all__ = ["box_counts_text", "human_bytes", "joined_numbers", "print_json", "print_result", "say", "table"]
 
 
 def say(text: str) -> None:
@@ -57,6 +58,16 @@ def human_bytes(n: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def joined_numbers(numbers: Iterable[int]) -> str:
+    """Numbers as options take them, and as texts say them.
+
+    Example:
+        >>> joined_numbers((1, 2, 4))
+        '1,2,4'
+    """
+    return ",".join(map(str, numbers))
 
 
 def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:

@@ -1,6 +1,7 @@
 """``sppfeat train``."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,8 @@ from click.core import ParameterSource
 
 from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.options import (
-    AUTO_OR_INT,
     LEVELS,
+    Parsed,
     device_option,
     json_option,
     option,
@@ -20,8 +21,10 @@ from sppfeat.cli.options import (
     verbosity_options,
     weights_dir_option,
     whole_number,
+    whole_numbers,
+    workers_option,
 )
-from sppfeat.cli.output import print_json, say
+from sppfeat.cli.output import joined_numbers, print_json, say
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.cli.train_texts import epoch_text, plan_text, print_plan, result_text
@@ -52,48 +55,16 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 
-class _Sizes(click.ParamType):  # type: ignore[type-arg]
-    name = "pixels,..."
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        try:
-            return parse_sizes(param.opts[0].lstrip("-") if param else "sizes", value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
+def _sizes_type(name: str) -> Parsed:
+    return Parsed("pixels,...", functools.partial(parse_sizes, name))
 
 
-class _Widths(click.ParamType):  # type: ignore[type-arg]
-    name = "n,...|none"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        if value == "none":
-            return ()
-        try:
-            return tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r}; allowed: none, or numbers of units such as 512,512", param, ctx)
+def _widths(text: str) -> tuple[int, ...]:
+    return () if text == "none" else whole_numbers(text)
 
 
-class _Teacher(click.ParamType):  # type: ignore[type-arg]
-    name = "name[:layer,...][=weights]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TeacherChoice:
-        if isinstance(value, TeacherChoice):
-            return value
-        try:
-            return TeacherChoice.parse(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _numbers(numbers: tuple[int, ...]) -> str:
-    return ",".join(map(str, numbers))
+_WIDTHS = Parsed("n,...|none", _widths, refusal="{!r}; allowed: none, or numbers of units such as 512,512")
+_TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
 
 
 @click.command(short_help="Train a network with the pyramid in it, by labels or by other networks.")
@@ -138,22 +109,22 @@ def _numbers(numbers: tuple[int, ...]) -> str:
     "--levels",
     type=LEVELS,
     metavar="N,N,...",
-    default=_numbers(NetworkSettings.levels),
+    default=joined_numbers(NetworkSettings.levels),
     help="The pyramid: n stands for n x n bins.",
 )
 @pool_option
 @option(
     "--hidden",
-    type=_Widths(),
+    type=_WIDTHS,
     metavar="N,...|none",
-    default=_numbers(NetworkSettings.hidden),
+    default=joined_numbers(NetworkSettings.hidden),
     help="Widths of the fully connected layers between pyramid and classifier: fc6, fc7.",
 )
 @option("--dropout", type=float, default=NetworkSettings.dropout, help="Behind each of them.")
 @option(
     "--teacher",
     "teachers",
-    type=_Teacher(),
+    type=_TEACHER,
     multiple=True,
     metavar="NAME[:LAYER,...][=NAME|FILE]",
     help="Learn from this backbone (these layers of it, with these weights) instead of labels; repeatable.",
@@ -166,9 +137,9 @@ def _numbers(numbers: tuple[int, ...]) -> str:
 )
 @option(
     "--sizes",
-    type=_Sizes(),
+    type=_sizes_type("sizes"),
     metavar="PIXELS,...",
-    default=_numbers(DataSettings.sizes),
+    default=joined_numbers(DataSettings.sizes),
     help="Sizes of the network input; each epoch has one of them, in turn.",
 )
 @option(
@@ -194,7 +165,7 @@ def _numbers(numbers: tuple[int, ...]) -> str:
 @option("--flip/--no-flip", default=DataSettings.flip, help="Mirror half of the images.")
 @option(
     "--val-sizes",
-    type=_Sizes(),
+    type=_sizes_type("val-sizes"),
     metavar="PIXELS,...",
     help="Short sides at which validation images are run, whole. [default: those of --sizes]",
 )
@@ -238,13 +209,7 @@ def _numbers(numbers: tuple[int, ...]) -> str:
     help="bf16: autocast, weights in float32.",
 )
 @device_option
-@option(
-    "--workers",
-    type=AUTO_OR_INT,
-    metavar="auto|N",
-    default="auto",
-    help="Processes that decode images; 0: none.",
-)
+@workers_option
 @option(
     "--weights-dtype",
     type=click.Choice(WEIGHTS_DTYPES),
