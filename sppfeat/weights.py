@@ -133,9 +133,8 @@ def load_parameters(
         details = "; ".join(f"{len(names)} {what}: {_first(names)}" for what, names in parts if names)
         raise WeightsError(f"{source} does not fit this backbone: {details}")
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    own.update(
-        fitting
-    )  # the model's own dict knows the versions of its modules, of which mnasnet's has to be given
+    # The model's own dict knows the versions of its modules, of which mnasnet's has to be given.
+    own.update(fitting)
     model.load_state_dict(own)
 
 
