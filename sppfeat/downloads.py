@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 import urllib.error
 import urllib.request
 import uuid
@@ -10,8 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm import tqdm
-
+from sppfeat.bars import open_bar
 from sppfeat.errors import WeightsError
 
 __all__ = ["download"]
@@ -19,7 +17,6 @@ __all__ = ["download"]
 # Without a byte. torch.hub waits for ever, and clusters tend to drop what leaves them rather than refuse it.
 _TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 20
-_SECONDS_BETWEEN_LINES = 10.0  # where standard error is a file, each update of the bar is a line
 
 
 def download(url: str, path: Path, *, sha256_prefix: str) -> str:
@@ -64,13 +61,7 @@ def _copy(url: str, file: BinaryIO, label: str) -> str:
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
-        with tqdm(
-            total=total,
-            desc=label,
-            unit="B",
-            unit_scale=True,
-            mininterval=0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES,
-        ) as bar:
+        with open_bar(label, total, unit="B", scaled=True) as bar:
             while chunk := response.read(_CHUNK_BYTES):
                 file.write(chunk)
                 digest.update(chunk)

@@ -37,6 +37,19 @@ def test_a_file_is_put_in_its_place_in_a_folder_that_is_made(weight_server, tmp_
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_it_arrives_where_nobody_reads_the_bar(weight_server, tmp_path, monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+        flush = isatty = lambda self: False
+
+    weight_server.files["w"] = CONTENT
+    monkeypatch.setattr("sys.stderr", Gone())
+    download(weight_server.url("w"), tmp_path / "w.pth", sha256_prefix=SHA256)
+    assert (tmp_path / "w.pth").read_bytes() == CONTENT
+
+
 def test_what_is_there_is_replaced_by_what_is_right_and_by_nothing_else(weight_server, tmp_path):
     weight_server.files["w"] = CONTENT
     path = tmp_path / "w.pth"

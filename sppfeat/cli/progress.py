@@ -1,31 +1,14 @@
 """The progress bar."""
 
-import contextlib
-import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from sppfeat.bars import StandardError, open_bar
 
 if TYPE_CHECKING:
     from sppfeat.pipeline import Progress
 
 __all__ = ["Bar"]
-
-_SECONDS_BETWEEN_LINES = 10.0  # where standard error is a file, each update is a line
-
-
-class _StandardError:
-    """Standard error; where that is gone (a terminal that closed, a pipe nobody reads), nobody is told."""
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
 
 
 class Bar:
@@ -39,12 +22,7 @@ class Bar:
     """
 
     def __init__(self, label: str, total: int, *, unit: str, shown: bool) -> None:
-        from tqdm import tqdm
-
-        interval = 0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES
-        self._bar: Any = tqdm(
-            total=total, desc=label, unit=unit, disable=not shown, mininterval=interval, file=_StandardError()
-        )
+        self._bar: Any = open_bar(label, total, unit=unit, shown=shown)
 
     def __enter__(self) -> "Bar":
         return self
@@ -60,7 +38,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._bar.write(text, file=_StandardError())
+        self._bar.write(text, file=StandardError())
 
     def move_to(self, n: int, total: int | None = None, *, note: str = "") -> None:
         """Show ``n`` as done, of a new total if one is given, with a note behind it."""

@@ -1,0 +1,50 @@
+"""A progress bar on standard error, whatever that is: a terminal, a file, or gone."""
+
+import contextlib
+import sys
+from typing import Any
+
+__all__ = ["StandardError", "open_bar"]
+
+_SECONDS_BETWEEN_UPDATES = 0.1
+_SECONDS_BETWEEN_LINES = 10.0  # where standard error is a file, each update is a line
+
+
+class StandardError:
+    """Standard error; where that is gone (a terminal that closed, a pipe nobody reads), nobody is told."""
+
+    def write(self, text: str) -> None:
+        """Write a text."""
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+def open_bar(label: str, total: int | None, *, unit: str, shown: bool = True, scaled: bool = False) -> Any:
+    """Return a bar of tqdm.
+
+    Args:
+        label: what is counted.
+        total: how many; None where nobody knows.
+        unit: of what.
+        shown: False for no bar at all.
+        scaled: whether numbers are shown in thousands and millions.
+    """
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        desc=label,
+        unit=unit,
+        unit_scale=scaled,
+        disable=not shown,
+        mininterval=_SECONDS_BETWEEN_UPDATES if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES,
+        file=StandardError(),
+    )
