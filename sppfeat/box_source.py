@@ -65,7 +65,7 @@ class FileBoxes:
             BoxError: the box file names none of the images, or one that two images could be.
         """
         try:
-            image_of = match_images(self.table, root, paths)
+            image_of = match_images(self.table.images, root, paths, kind=self.table.names)
         except BoxError as error:
             raise BoxError(f"{self.path!r}: {error}") from error
         if not first and len(image_of) and (image_of < 0).all():

@@ -10,6 +10,7 @@ __all__ = [
     "DecoderError",
     "DeviceMemoryError",
     "ImageError",
+    "LabelError",
     "SppfeatError",
     "StoreError",
     "WeightsError",
@@ -30,6 +31,10 @@ class ImageError(SppfeatError):
 
 class BoxError(SppfeatError):
     """Boxes that are malformed, or that do not fit the image or layer they are for."""
+
+
+class LabelError(SppfeatError):
+    """Labels that are malformed, or that do not fit the rows they are for."""
 
 
 class WeightsError(SppfeatError):

@@ -1,5 +1,6 @@
 """The library's front door: images in, descriptors out, in memory."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,8 +13,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sppfeat.backbones import load_backbone, wrap_module
-from sppfeat.boxes import clip_boxes
+from sppfeat.backbones import Backbone, load_backbone, wrap_module
+from sppfeat.boxes import clip_boxes, whole_image_boxes
 from sppfeat.config import (
     DEFAULT_BACKBONE,
     DEFAULT_SIZE,
@@ -30,11 +31,15 @@ from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.plan import input_sizes, schedule
-from sppfeat.regions import Projector
+from sppfeat.reader import FeatureFile
+from sppfeat.recorded import load_recorded_backbone
+from sppfeat.regions import Projector, best_scales
 from sppfeat.request import DescriptorChoice
 from sppfeat.schema import ColumnBlock, RowFlag
 
 __all__ = ["Extractor"]
+
+_USUAL_REGIONS = RegionSpec(boxes="multiview")
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 
@@ -101,8 +106,8 @@ class Extractor:
             normalize_from=None if normalize_from is None else Path(normalize_from),
         )
         choice.spec()  # settings that are wrong by themselves are found before a network is built
-        self._run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
-        target = choose_device(device, precision)
+        run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
+        choose_device(device, precision)
         if isinstance(backbone, str):
             loaded = load_backbone(
                 backbone,
@@ -119,22 +124,73 @@ class Extractor:
         else:
             raise ConfigError(f"head is {head!r}, which a network of your own has not: allowed: None")
         spec = InputSpec(size=_parse_size(size), **inputs)
-        self.config = configure(loaded, spec, choice, precision=precision)
-        self.columns: tuple[ColumnBlock, ...] = descriptor_blocks(self.config, loaded)
-        self._backbone = loaded
-        self._describer = Describer(
-            loaded,
-            self.config.descriptor,
-            flip=self.config.input.flip,
-            precision=precision,
-            device=target,
-            norm_factors=self.config.descriptor.norm_factors,
-        )
-        if self.config.descriptor.mean_norm is not None and self.config.descriptor.norm_factors is None:
+        config = configure(loaded, spec, choice, precision=precision)
+        if config.descriptor.mean_norm is not None and config.descriptor.norm_factors is None:
             raise ConfigError(
                 f"normalize is {normalize!r}, which is estimated on many images: give normalize_from=, a feature "
                 "file that was made with it"
             )
+        self._set_up(loaded, config, run, config.descriptor.norm_factors)
+
+    @classmethod
+    def from_file(
+        cls,
+        file: FeatureFile | str | os.PathLike[str],
+        *,
+        weights: str | None = None,
+        weights_dir: str | os.PathLike[str] | None = None,
+        device: str = RunOptions.device,
+        batch_size: int | None = RunOptions.batch_size,
+        max_decode_pixels: int = RunOptions.max_decode_pixels,
+    ) -> "Extractor":
+        """What made a feature file: its descriptors are those that the file would have of the same images.
+
+        Args:
+            file: a feature file, or its path.
+            weights: where the weights are now, a file or a name; as recorded where None.
+            weights_dir: a folder in which weights that are named are looked for first.
+            device, batch_size, max_decode_pixels: as of the class.
+
+        Raises:
+            StoreError: no feature file, or its weights are gone or others by now.
+            SppfeatError: its network cannot be loaded.
+        """
+        if not isinstance(file, FeatureFile):
+            with FeatureFile(file) as opened:
+                return cls.from_file(
+                    opened,
+                    weights=weights,
+                    weights_dir=weights_dir,
+                    device=device,
+                    batch_size=batch_size,
+                    max_decode_pixels=max_decode_pixels,
+                )
+        run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
+        choose_device(device, file.config.precision)
+        loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
+        extractor = cls.__new__(cls)
+        extractor._set_up(loaded, file.config, run, file.norm_factors)
+        return extractor
+
+    def _set_up(
+        self,
+        backbone: Backbone,
+        config: ExtractConfig,
+        run: RunOptions,
+        norm_factors: tuple[float, ...] | None,
+    ) -> None:
+        self.config = config
+        self.columns: tuple[ColumnBlock, ...] = descriptor_blocks(config, backbone)
+        self._run = run
+        self._backbone = backbone
+        self._describer = Describer(
+            backbone,
+            config.descriptor,
+            flip=config.input.flip,
+            precision=config.precision,
+            device=choose_device(run.device, config.precision),
+            norm_factors=norm_factors,
+        )
 
     @property
     def dimension(self) -> int:
@@ -146,8 +202,8 @@ class Extractor:
         images: ImageLike | Sequence[ImageLike],
         boxes: Any = None,
         *,
-        projection: str = "sppnet",
-        margin: float = 0.0,
+        projection: str | None = None,
+        margin: float | None = None,
     ) -> Any:
         """Descriptors of one image or many.
 
@@ -156,8 +212,9 @@ class Extractor:
                 array (RGB or grey).
             boxes: for one image a ``(K, 4)`` array, for many a sequence of such: ``xyxy`` in pixels of the
                 image as displayed, 0-based edges, half-open (the whole image is ``[0, 0, width, height]``).
-            projection: how boxes become cells: ``"sppnet"``, ``"paper"`` or ``"roi_pool"``.
-            margin: network-input pixels by which each box is tightened on each side.
+            projection: how boxes become cells: ``"sppnet"``, ``"paper"`` or ``"roi_pool"``; that of the file's boxes
+                (:meth:`from_file`), or ``"sppnet"``, where None.
+            margin: network-input pixels by which each box is tightened on each side; likewise, or 0.
 
         Returns:
             Without boxes ``(D,)`` float32 for one image, ``(N, D)`` for many. With boxes ``(K, D)`` for one,
@@ -172,8 +229,13 @@ class Extractor:
         if boxes is None:
             rows = self._whole_images(many)
             return rows[0] if _is_one_image(images) else rows
-        RegionSpec(boxes="multiview", projection=projection, margin=margin)  # checks both
-        projector = Projector(self._geometries, projection, margin)
+        spec = self.config.regions or _USUAL_REGIONS
+        spec = dataclasses.replace(  # checks both
+            spec,
+            projection=spec.projection if projection is None else projection,
+            margin=spec.margin if margin is None else margin,
+        )
+        projector = Projector(self._geometries, spec.projection, spec.margin)
         if _is_one_image(images):
             return self._boxes_of(images, boxes, projector)
         if len(boxes) != len(many):
@@ -192,16 +254,30 @@ class Extractor:
         input_hw, errors = input_sizes(image_hw, self.config.input)
         for i, reason in errors.items():
             raise ImageError(f"{_name(images[i], i)}: {reason}")
-        every = np.arange(len(images))
-        pixels_per_batch = BATCH_PIXELS[self._describer.device.type]
-        for batch in schedule(
-            input_hw, every, batch_size=self._run.batch_size, batch_pixels=pixels_per_batch
-        ):
+        batches = schedule(
+            input_hw,
+            np.arange(len(images)),
+            batch_size=self._run.batch_size,
+            batch_pixels=BATCH_PIXELS[self._describer.device.type],
+            uses=self._scales_of_whole(image_hw),
+        )
+        for batch in batches:
             pixels = np.stack(
                 [self._pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images.tolist()]
             )
             result[batch.images] = self._describer.images(pixels)
         return result
+
+    def _scales_of_whole(self, image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """``(N, S)``, at which scale each image is run: as a box that is all of it would be."""
+        short_sides = self.config.input.short_sides
+        whole = whole_image_boxes(image_hw)
+        scales = [
+            int(best_scales(whole[i : i + 1], tuple(hw), short_sides)[0])
+            for i, hw in enumerate(image_hw.tolist())
+        ]
+        uses: npt.NDArray[np.bool_] = np.arange(len(short_sides)) == np.array(scales, dtype=int)[:, None]
+        return uses
 
     def _boxes_of(self, image: Any, boxes: Any, projector: Projector) -> npt.NDArray[np.float32]:
         boxes_px = np.asarray(boxes, dtype=np.float64)
@@ -211,15 +287,17 @@ class Extractor:
         sizes, errors = input_sizes(np.array([image_hw], dtype=np.int32), self.config.input)
         if errors:
             raise ImageError(f"{_name(image, 0)}: {errors[0]}")
-        height, width = sizes[0, 0].tolist()
         clipped, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
-        rows = np.flatnonzero((flag & RowFlag.DEGENERATE) == 0)
+        described_rows = np.flatnonzero((flag & RowFlag.DEGENERATE) == 0)
+        scale = best_scales(clipped[described_rows], image_hw, self.config.input.short_sides)
         result = np.full((len(boxes_px), self.dimension), np.nan, dtype=np.float32)
-        mirrored = torch.zeros(len(rows), dtype=torch.bool)
-        request = RegionRequest(torch.from_numpy(clipped[rows]), mirrored, image_hw)
-        pixels = self._pixels(image, image_hw, (height, width))
-        for described in self._describer.regions(pixels[None], [request], projector):
-            result[rows[described.boxes]] = described.descriptors
+        for i in np.unique(scale).tolist():
+            rows, input_hw = described_rows[scale == i], sizes[0, i].tolist()
+            mirrored = torch.zeros(len(rows), dtype=torch.bool)
+            request = RegionRequest(torch.from_numpy(clipped[rows]), mirrored, image_hw)
+            pixels = self._pixels(image, image_hw, tuple(input_hw))
+            for described in self._describer.regions(pixels[None], [request], projector):
+                result[rows[described.boxes]] = described.descriptors
         return result
 
     def _image_hw(self, image: ImageLike) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Which image a box file means by a name."""
+"""Which image a file of boxes or labels means by a name."""
 
 import os
 import posixpath
@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.box_table import BoxTable
 from sppfeat.errors import BoxError
 from sppfeat.images import IMAGE_SUFFIXES
 
@@ -35,17 +34,20 @@ class _Found(NamedTuple):
 _NOTHING = _Found()
 
 
-def match_images(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """For each image that a box file names, the input that it is.
+def match_images(
+    names: Sequence[bytes], root: bytes, paths: Sequence[bytes], *, kind: str = "path"
+) -> npt.NDArray[np.int64]:
+    """For each name of an image in a file of boxes or labels, the input that it is.
 
     A name is a path, or the last parts of one: ``train/1.jpg`` is ``/photos/train/1.jpg``, and so is
     ``1.jpg``, as long as no other input ends so. An input whose path below the root equals the name goes
     before one that only ends so. A name without the suffix of an image stands for the file with one.
 
     Args:
-        table: the box file.
+        names: as the file has them.
         root: absolute path of the folder that the inputs lie under.
         paths: the inputs, relative to it.
+        kind: what the names are, see :attr:`sppfeat.box_table.BoxTable.names`.
 
     Returns:
         ``(M,)`` int64, index into ``paths``; -1 for an image that is not among them.
@@ -53,11 +55,11 @@ def match_images(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> npt.ND
     Raises:
         BoxError: a name that two inputs fit equally well.
     """
-    if table.names == "single" and len(paths) == 1:
-        return np.zeros(len(table.images), dtype=np.int64)
-    by_number = table.names == "id"
+    if kind == "single" and len(paths) == 1:
+        return np.zeros(len(names), dtype=np.int64)
+    by_number = kind == "id"
     # The best path of each key, and then the best key of each name: many names can have one key, and many paths.
-    keys = [list(_keys_of_name(name, by_number)) for name in table.images]
+    keys = [list(_keys_of_name(name, by_number)) for name in names]
     best = {key: _NOTHING for of_name in keys for key, _ in of_name}
     deepest = max((key.count(b"/") for key in best), default=0)
     for image, path in enumerate(paths):
@@ -69,7 +71,7 @@ def match_images(table: BoxTable, root: bytes, paths: Sequence[bytes]) -> npt.ND
         found = _best_of((best[key], own) for key, own in of_name)
         if found.rival is not None:
             raise BoxError(
-                f"the box file names an image {_show(table.images[position])}, which could be "
+                f"an image is named {_show(names[position])}, which could be "
                 f"{_show(paths[found.image])} or {_show(paths[found.rival])}: name it by more of its path"
             )
         image_of[position] = found.image

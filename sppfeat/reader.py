@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from sppfeat.errors import ConfigError, StoreError
 from sppfeat.hdf5 import hdf5_errors, read_dataset, text_attribute
 from sppfeat.layout import check_layout, read_column_blocks
 from sppfeat.schema import ColumnBlock, RowFlag, Status
+from sppfeat.selection import LabelSource, RowsLike, Selection, select
 from sppfeat.sources import PathTable
 from sppfeat.texts import one_line
 
@@ -309,38 +310,78 @@ class FeatureFile:
             "sub_cell": int(((flag & RowFlag.SUB_CELL) != 0).sum()),
         }
 
-    def to_sklearn(self) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.int64] | None]:
-        """``X`` and ``y`` of the rows that have a descriptor, in file order.
+    def select(
+        self,
+        *,
+        rows: RowsLike = None,
+        layers: Iterable[str] | str | None = None,
+        levels: Iterable[int] | int | None = None,
+        bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
+        labels: LabelSource = None,
+    ) -> Selection:
+        """Some rows and columns of the file, with labels and groups that fit them; nothing is read yet.
+
+        Args:
+            rows: None for every row that has a descriptor. A slice, a mask ``(R,)``, or conditions in words, which
+                all hold (of one kind: any of them): ``"label=cat*"``, ``"image=train/*"``, ``"flag=ok"``, ``"0:100"``:
+                those that have a descriptor, in file order; with ``"status=failed"`` (or ``done``, ``pending``,
+                ``any``) also those that have none. Row numbers: these, in this order.
+            layers, levels: which; all where None.
+            bins: for a level the bins ``(row, column)`` to take; of levels that are not named all.
+            labels: what class each row is of: None for the classes of boxes where the file has any, else of images;
+                ``"box"``, ``"image"``; a table (``.csv``, ``.tsv``) with columns ``label``, and ``path`` or
+                ``row``; a mapping of paths to classes; an array of ``R`` rows or ``N`` images.
 
         Returns:
-            ``X`` ``(n, D)``: a read-only view of the memory-mapped file where these rows are one range of it
-            (always, when no image failed or is pending and every box has an area), else a copy. ``y`` ``(n,)``
-            int64, the class of each row as an index into :attr:`target_names`: of its box if the box file
-            has classes, else of its image; -1 where it has none; None where no classes are known.
+            The selection. Where levels or bins of a layer are left out, what is left of it is scaled again as
+            the file's ``normalize`` says (``l2``, ``power``; a mean norm stays what it was).
+
+        Raises:
+            ConfigError: rows, layers, levels, bins or classes that there are not.
+            LabelError: labels that are malformed, or of other images.
         """
-        rows = self.rows_with_descriptor()
-        return self._take(rows), self._targets(rows)
+        return select(self, rows=rows, layers=layers, levels=levels, bins=bins, labels=labels)
+
+    def to_sklearn(
+        self,
+        *,
+        labels: LabelSource = None,
+        levels: Iterable[int] | int | None = None,
+        layers: Iterable[str] | str | None = None,
+        rows: RowsLike = None,
+        bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
+    ) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
+        """``X`` and ``y`` of the rows that have a descriptor, or of a selection.
+
+        Args:
+            labels, levels, layers, rows, bins: as for :meth:`select`.
+
+        Returns:
+            ``X`` ``(n, d)``: a read-only view of the memory-mapped file where these rows and columns are one range
+            of it (always, when all are asked for, no image failed or is pending and every box has an area),
+            else a copy. ``y`` ``(n,)`` int64, the class of each row as an index into :attr:`target_names`: of its
+            box if the box file has classes, else of its image; -1 where it has none; None where no classes are
+            known. With ``labels=`` the numbers are of the names that :meth:`select` gives as its ``target_names``.
+        """
+        return self.select(labels=labels, levels=levels, layers=layers, rows=rows, bins=bins).to_sklearn()
 
     def iter_batches(
-        self, batch_size: int = 1024
-    ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.int64] | None]]:
-        """``X`` and ``y`` as :meth:`to_sklearn`, ``batch_size`` rows at a time, for ``partial_fit``."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
-        rows = self.rows_with_descriptor()
-        labels = self._targets(rows)
-        parts = (slice(start, start + batch_size) for start in range(0, len(rows), batch_size))
-        return ((self._take(rows[part]), None if labels is None else labels[part]) for part in parts)
+        self, batch_size: int = 1024, *, seed: int | None = None, **selection: Any
+    ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]]:
+        """``X`` and ``y`` as :meth:`to_sklearn`, ``batch_size`` rows at a time, for ``partial_fit``.
 
-    def _targets(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
-        if self.row_classes:
-            return self.row_label[rows]
-        return self.labels[self.image_index[rows]] if self.classes else None
+        Args:
+            batch_size: rows at a time; the last may be fewer.
+            seed: of a random order, without which a file sorted by class gives one class after the other; None
+                for the order of the file.
+            **selection: as for :meth:`select`.
+        """
+        return self.select(**selection).iter_batches(batch_size, seed=seed)
 
-    def _take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
-        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
-            return self.features[rows[0] : rows[-1] + 1]
-        return self.features[rows]
+    @property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """``(n,)`` int64: image of each row that :meth:`to_sklearn` gives, for grouped splits."""
+        return self.select().groups
 
     def _map(self, name: str) -> npt.NDArray[Any]:
         """Return a dataset as a read-only memory map; its content where it is not one piece of the file."""

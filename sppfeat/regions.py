@@ -18,7 +18,7 @@ from sppfeat.config import RegionSpec
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes, sub_cell_boxes
 from sppfeat.rows import Rows
 
-__all__ = ["MapSizes", "Projector", "Regions", "choose_scales", "drop_duplicates", "map_sizes"]
+__all__ = ["MapSizes", "Projector", "Regions", "best_scales", "choose_scales", "drop_duplicates", "map_sizes"]
 
 MapSizes = Callable[[tuple[int, int]], Sequence[tuple[int, int]]]
 """Height and width of the network input to height and width of each layer's map, in cells."""
@@ -120,16 +120,28 @@ def choose_scales(rows: Rows, image_hw: npt.NDArray[np.int32], short_sides: Sequ
     clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
     scale = boxes.scale.copy()
     open_rows = (scale < 0) & ~boxes.is_degenerate & (row_hw > 0).all(axis=1)
-    if len(short_sides) == 1:
-        scale[open_rows] = 0
-    else:
-        sides = [side for side in short_sides if side is not None]
-        short_side = row_hw.min(axis=1, keepdims=True)  # all that the choice depends on beside the box
-        for group in _groups(short_side, np.flatnonzero(open_rows)):
-            square = (int(short_side[group[0], 0]),) * 2
-            scale[group] = choose_scale(torch.from_numpy(clipped[group]), square, sides).numpy()
+    short_side = row_hw.min(axis=1, keepdims=True)  # all that the choice depends on beside the box
+    for group in _groups(short_side, np.flatnonzero(open_rows)):
+        square = (int(short_side[group[0], 0]),) * 2
+        scale[group] = best_scales(clipped[group], square, short_sides)
     scale[boxes.is_degenerate] = -1
     return rows._replace(boxes=dataclasses.replace(boxes, scale=scale))
+
+
+def best_scales(
+    boxes_px: npt.NDArray[np.float64], image_hw: tuple[int, int], short_sides: Sequence[int | None]
+) -> npt.NDArray[np.int16]:
+    """``(K,)`` int16, the scale of each box of an image; see :func:`sppfeat.geometry.choose_scale`.
+
+    Args:
+        boxes_px: ``(K, 4)`` float64, pixels of the image, xyxy, clipped to it.
+        image_hw: height and width of the image.
+        short_sides: of the network input; where there is only one it may be None, the image's own.
+    """
+    if len(short_sides) == 1:
+        return np.zeros(len(boxes_px), dtype=np.int16)
+    sides = [side for side in short_sides if side is not None]
+    return choose_scale(torch.from_numpy(boxes_px), image_hw, sides).numpy().astype(np.int16)
 
 
 def drop_duplicates(

@@ -3,13 +3,12 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.errors import ImageError, SppfeatError, StoreError
+from sppfeat.errors import ImageError, SppfeatError
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import NATIVE_SCALE, NO_SCALE, RowFlag, Status
 
@@ -142,8 +141,9 @@ def recompute_rows(
         SppfeatError: the backbone cannot be built again, or its weights are not the recorded ones.
     """
     from sppfeat.recomputation import Recomputation
+    from sppfeat.recorded import load_recorded_backbone
 
-    backbone = _recorded_backbone(file, weights, weights_dir)
+    backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
     again = Recomputation(file, backbone, device=device, root=root)
     candidates = file.rows_with_descriptor()
     chosen = np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
@@ -310,36 +310,6 @@ def _duplicates(
         ),
         dtype=np.int64,
     )
-
-
-def _recorded_backbone(
-    file: FeatureFile, weights: str | None, weights_dir: str | os.PathLike[str] | None
-) -> Any:
-    from sppfeat.backbones import load_backbone
-
-    spec = file.config.backbone
-    if spec.weights == "module":
-        raise StoreError(f"rows of {spec.name} cannot be computed again: its network is not known here")
-    if weights is None:
-        weights = file.attribute("weights_path") if spec.weights == "file" else spec.weights
-        if spec.weights == "file" and not Path(weights).is_file():
-            raise StoreError(f"the weights {weights!r} are not there any more; say where with --weights")
-    backbone = load_backbone(
-        spec.name,
-        weights=weights,
-        weights_dir=weights_dir,
-        layers=spec.layers,
-        seed=spec.seed or 0,
-        mean=spec.mean,
-        std=spec.std,
-        head=spec.head,
-    )
-    if backbone.spec.weights_sha256 != spec.weights_sha256:
-        raise StoreError(
-            f"the weights {weights!r} are not those of the file: sha256 is {backbone.spec.weights_sha256[:12]}..., "
-            f"recorded is {spec.weights_sha256[:12]}..."
-        )
-    return backbone
 
 
 def _relative_difference(stored: npt.NDArray[np.floating[Any]], computed: npt.NDArray[np.float32]) -> float:

@@ -200,3 +200,40 @@ def test_sides_are_rounded_and_files_decoded_as_the_command_does(folder, tmp_pat
         sppfeat.Extractor(**NETWORK, round_to=0)
     with pytest.raises(ConfigError, match="decode is 'quick'; allowed: exact, fast"):
         sppfeat.Extractor(**NETWORK, decode="quick")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"size": 48, "normalize": "power", "flip": True},
+        {"size": 48, "normalize": "meannorm:7"},
+        {"scales": (48, 96), "boxes": "grid:2x2", "projection": "sppnet", "margin": 2.5},
+    ],
+)
+def test_what_made_a_file_makes_its_rows_again(folder, tmp_path, how):
+    from extraction_runs import extract
+
+    from sppfeat.config import InputSpec
+    from sppfeat.request import BoxChoice, DescriptorChoice
+
+    how = dict(how)
+    boxes = {key: how.pop(key) for key in ("boxes", "projection", "margin") if key in how}
+    descriptor = DescriptorChoice(levels=(2, 1), normalize=how.pop("normalize", "none"))
+    output = tmp_path / "f.h5"
+    extract(
+        [folder],
+        output,
+        input=InputSpec(**how),
+        descriptor=descriptor,
+        boxes=BoxChoice(**boxes) if boxes else None,
+    )
+    with sppfeat.open(output) as file:
+        again = sppfeat.Extractor.from_file(file, device="cpu")
+        assert again.columns == file.columns
+        for image, (first, stop) in enumerate(file.image_rows.tolist()[:4]):
+            photo = f"{file.root}/{file.path_of(image)}"
+            rows = again(photo, file.boxes[first:stop]) if boxes else again([photo])
+            assert all(same(a, b) for a, b in zip(rows, file.features[first:stop], strict=True))
+    whole = sppfeat.Extractor.from_file(output, device="cpu")(sorted(folder.rglob("*.png")))
+    assert whole.shape == (12, again.dimension)
+    assert np.isfinite(whole).all()

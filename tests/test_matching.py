@@ -6,8 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.box_table import BoxTableBuilder
-from sppfeat.config import BoxConvention
 from sppfeat.errors import BoxError
 from sppfeat.matching import match_images
 
@@ -34,16 +32,10 @@ NAMES = st.lists(
 )
 
 
-def table_of(names, kind="path"):
-    builder = BoxTableBuilder()
-    for name in names:
-        builder.add_image(name if isinstance(name, bytes) else name.encode())
-    return builder.build(BoxConvention(), names=kind)
-
-
 def match(names, paths, kind="path", root=ROOT):
     encoded = [path if isinstance(path, bytes) else path.encode() for path in paths]
-    found = match_images(table_of(names, kind), root, encoded)
+    named = [name if isinstance(name, bytes) else name.encode() for name in names]
+    found = match_images(named, root, encoded, kind=kind)
     assert found.dtype.kind == "i"
     return found.tolist()
 
@@ -154,9 +146,7 @@ def test_a_path_or_its_last_parts(name):
     ],
 )
 def test_what_is_no_input(name):
-    builder = BoxTableBuilder()
-    builder.add_image(name.encode())
-    assert match_images(builder.build(BoxConvention()), ROOT, [b"train/1.jpg"]).tolist() == [-1]
+    assert match([name], ["train/1.jpg"]) == [-1]
 
 
 def test_two_leading_slashes_are_one():

@@ -19,7 +19,14 @@ from sppfeat.errors import ConfigError, SppfeatError
 
 __all__ = ["main"]
 
-_COMMANDS = ("extract", "info", "verify", "backbones", "train", "bench")
+_COMMANDS = (
+    "extract",
+    "info",
+    "verify",
+    "backbones",
+    "train",
+    "bench",
+)  # in the order of --help
 
 
 class _Commands(click.Group):

@@ -334,7 +334,7 @@ def _run(folder: Path, name: str, content: bytes) -> None:
     try:
         table = read_boxes(path, box_format=target.box_format).table
         _check_table(table)
-        match_images(table, b"/photos", _PATHS)
+        match_images(table.images, b"/photos", _PATHS, kind=table.names)
     except SppfeatError as error:
         str(error).encode()  # a message that can be printed
     seconds, growth = time.monotonic() - start, _peak_bytes() - before

@@ -1,0 +1,69 @@
+"""Options of the commands that read a part of a feature file: which rows, which columns, labels from elsewhere."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sppfeat.cli.options import LEVELS, option
+
+if TYPE_CHECKING:
+    from sppfeat.reader import FeatureFile
+    from sppfeat.selection import Selection
+
+__all__ = ["SelectionChoice", "columns_options", "labels_from_option", "rows_option"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+rows_option = option(
+    "--rows",
+    multiple=True,
+    metavar="CONDITION",
+    help="Which rows: label=NAME, image=PATH (* and ? stand for anything), A:B, N,N,..., flag=ok|clipped|..., or "
+    "status=any for those without descriptor, too; repeatable. [default: all that have a descriptor]",
+)
+
+labels_from_option = option(
+    "--labels-from",
+    metavar="FILE|box|image",
+    help="Labels: a .csv or .tsv with columns label, and path or row; or those of boxes or images. "
+    "[default: as in the file]",
+)
+
+_COLUMNS_OPTIONS = (
+    option("--levels", type=LEVELS, metavar="N,N,...", help="Only these levels. [default: all of the file]"),
+    option(
+        "--layer",
+        "layers",
+        multiple=True,
+        metavar="NODE",
+        help="Only this layer; repeatable. [default: all of the file]",
+    ),
+)
+
+
+def columns_options(function: _F) -> _F:
+    """``--levels`` and ``--layer``."""
+    for decorate in reversed(_COLUMNS_OPTIONS):
+        function = decorate(function)
+    return function
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionChoice:
+    """What these options say; a command that lacks some of them leaves them out."""
+
+    rows: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    levels: tuple[int, ...] | None = None
+    labels_from: str | None = None
+
+    def of(self, file: "FeatureFile") -> "Selection":
+        """Return that part of an open file.
+
+        Raises:
+            ConfigError: rows, layers, levels or classes that the file has not.
+            LabelError: labels that are malformed, or of other images.
+        """
+        return file.select(
+            rows=self.rows or None, layers=self.layers or None, levels=self.levels, labels=self.labels_from
+        )

@@ -1,0 +1,192 @@
+"""Columns of a descriptor by layer, level and bin."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import ConfigError
+from sppfeat.schema import ColumnBlock
+
+__all__ = ["BlockPart", "ColumnSelection", "select_columns"]
+
+
+class BlockPart(NamedTuple):
+    """What is taken of one block of columns.
+
+    Attributes:
+        block: the block.
+        bins: which of its bins, by number (row by row), ascending; all of them where None.
+    """
+
+    block: ColumnBlock
+    bins: tuple[int, ...] | None
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        n_bins = self.block.level**2 if self.bins is None else len(self.bins)
+        return self.block.channels * n_bins
+
+
+@dataclass(frozen=True)
+class ColumnSelection:
+    """Some columns of a descriptor, in the file's order.
+
+    Attributes:
+        parts: what is taken of which block.
+        dimension: of the whole descriptor.
+        incomplete: layers of which some columns are left out; only there the scaling has to be done again.
+    """
+
+    parts: tuple[BlockPart, ...]
+    dimension: int
+    incomplete: frozenset[str]
+
+    @cached_property
+    def width(self) -> int:
+        """Number of selected columns."""
+        return sum(part.width for part in self.parts)
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether all columns are selected."""
+        return self.width == self.dimension
+
+    @cached_property
+    def one_range(self) -> slice | None:
+        """The columns as one range of the descriptor; None where they are not."""
+        blocks = [part.block for part in self.parts]
+        joined = all(a.stop == b.start for a, b in itertools.pairwise(blocks))
+        if not joined or any(part.bins is not None for part in self.parts):
+            return None
+        return slice(blocks[0].start, blocks[-1].stop)
+
+    @cached_property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """``(width,)`` int64: the number of each selected column in the whole descriptor."""
+        pieces = []
+        for block, bins in self.parts:
+            every = np.arange(block.start, block.stop).reshape(block.channels, block.level**2)
+            pieces.append((every if bins is None else every[:, bins]).reshape(-1))
+        return np.concatenate(pieces)
+
+    @property
+    def blocks(self) -> tuple[ColumnBlock, ...]:
+        """The selected columns as blocks of what is selected.
+
+        Raises:
+            ConfigError: some bins of a level, which are no grid.
+        """
+        result: list[ColumnBlock] = []
+        for block, bins in self.parts:
+            if bins is not None:
+                raise ConfigError(f"some bins of level {block.level} are no grid; allowed here: whole levels")
+            start = result[-1].stop if result else 0
+            result.append(block._replace(start=start, stop=start + block.stop - block.start))
+        return tuple(result)
+
+    def layer_ranges(self) -> dict[str, slice]:
+        """Which of the selected columns belong to each layer."""
+        ranges: dict[str, slice] = {}
+        start = 0
+        for part in self.parts:
+            layer, stop = part.block.layer, start + part.width
+            ranges[layer] = slice(ranges[layer].start if layer in ranges else start, stop)
+            start = stop
+        return ranges
+
+    def names(self) -> Iterator[str]:
+        """Yield what each column is: layer, level, channel, and of levels beyond 1 bin row and bin column.
+
+        Example:
+            >>> from sppfeat.schema import column_blocks
+            >>> list(select_columns(column_blocks(["relu"], [1], [1, 2])).names())
+            ['relu:1:0', 'relu:2:0:0:0', 'relu:2:0:0:1', 'relu:2:0:1:0', 'relu:2:0:1:1']
+        """
+        for block, bins in self.parts:
+            n = block.level
+            places = (
+                [f":{i // n}:{i % n}" for i in (range(n * n) if bins is None else bins)] if n > 1 else [""]
+            )
+            for channel in range(block.channels):
+                for place in places:
+                    yield f"{block.layer}:{n}:{channel}{place}"
+
+    def take(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """These columns of whole descriptors ``(n, D)``: a view where they are one range, else a copy."""
+        if self.one_range is not None:
+            return rows[:, self.one_range]
+        return rows[:, self.numbers]
+
+
+def select_columns(
+    blocks: Sequence[ColumnBlock],
+    *,
+    layers: Iterable[str] | str | None = None,
+    levels: Iterable[int] | int | None = None,
+    bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
+) -> ColumnSelection:
+    """Columns by layer, level and bin.
+
+    Args:
+        blocks: the columns of the descriptor.
+        layers: names of layers; None: all.
+        levels: n for the ``n x n`` bins; None: all.
+        bins: for a level the bins ``(row, column)`` to take; of levels that are not named all.
+
+    Raises:
+        ConfigError: a layer, level or bin that there is not.
+
+    Example:
+        >>> from sppfeat.schema import column_blocks
+        >>> select_columns(column_blocks(["relu"], [2], [1, 2]), bins={2: [(0, 1)]}).numbers.tolist()
+        [0, 1, 3, 7]
+    """
+    there_layers = list(dict.fromkeys(block.layer for block in blocks))
+    there_levels = list(dict.fromkeys(block.level for block in blocks))
+    wanted_layers = _wanted("layers", [layers] if isinstance(layers, str) else layers, there_layers)
+    wanted_levels = _wanted("levels", [levels] if isinstance(levels, int) else levels, there_levels)
+    numbers = {} if bins is None else {level: _bin_numbers(level, of) for level, of in bins.items()}
+    _wanted("bins are of levels, which", numbers or None, wanted_levels)
+    parts = tuple(
+        BlockPart(block, numbers.get(block.level))
+        for block in blocks
+        if block.layer in wanted_layers and block.level in wanted_levels
+    )
+    if not parts:  # layers need not have the same levels
+        raise ConfigError(
+            f"no layer of {wanted_layers} has a level of {wanted_levels}; nothing would be left"
+        )
+    n_whole = {layer: sum(b.stop - b.start for b in blocks if b.layer == layer) for layer in there_layers}
+    n_taken = {layer: sum(p.width for p in parts if p.block.layer == layer) for layer in wanted_layers}
+    incomplete = frozenset(layer for layer, n in n_taken.items() if n < n_whole[layer])
+    return ColumnSelection(parts, blocks[-1].stop, incomplete)
+
+
+def _wanted(what: str, wanted: Iterable[Any] | None, there: Sequence[Any]) -> list[Any]:
+    if wanted is None:
+        return list(there)
+    found = list(wanted)
+    unknown = [name for name in found if name not in there]
+    if unknown or not found:
+        said = ",".join(map(str, unknown)) or "none"
+        raise ConfigError(f"{what} are {said}; in this file: {', '.join(map(str, there))}")
+    return found
+
+
+def _bin_numbers(level: int, bins: Iterable[tuple[int, int]]) -> tuple[int, ...] | None:
+    numbers = set()
+    for row, column in bins:
+        if not (0 <= row < level and 0 <= column < level):
+            raise ConfigError(
+                f"bin ({row}, {column}) of level {level}; allowed: rows and columns 0 to {level - 1}"
+            )
+        numbers.add(row * level + column)
+    if not numbers:
+        raise ConfigError(f"no bins of level {level}; allowed: one or more (row, column)")
+    return tuple(sorted(numbers)) if len(numbers) < level * level else None

@@ -1,0 +1,178 @@
+"""Which rows: by number, label, image, status or what was found of their box."""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import ConfigError
+from sppfeat.schema import RowFlag, Status
+from sppfeat.selection.labels import Labels
+from sppfeat.texts import one_line
+
+if TYPE_CHECKING:
+    from sppfeat.reader import FeatureFile
+
+__all__ = ["CONDITIONS", "RowsLike", "parse_conditions", "select_rows"]
+
+RowsLike: TypeAlias = "str | Sequence[str] | slice | Sequence[int] | npt.NDArray[Any] | None"
+
+CONDITIONS = "A:B, N,N,..., label=NAME, image=PATH, status=done|failed|pending|any, flag=ok|clipped|sub-cell|degenerate"
+
+_SLICE = re.compile(r"(-?[0-9]*):(-?[0-9]*)(?::([0-9]+))?")
+_NUMBERS = re.compile(r"[0-9]+(?:,[0-9]+)*")
+_WILD = re.compile(r"[*?\[]")
+_STATUS = {status.name.lower(): status for status in Status}
+_FLAG = {"clipped": RowFlag.CLIPPED, "sub-cell": RowFlag.SUB_CELL, "degenerate": RowFlag.DEGENERATE}
+_SHOWN = 10
+_KEYS = ("label", "image", "status", "flag")
+
+
+def parse_conditions(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Conditions in words by what they are of: ``label``, ``image``, ``status``, ``flag``, or ``number``.
+
+    Raises:
+        ConfigError: a text that is no condition.
+    """
+    conditions: dict[str, list[str]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if _SLICE.fullmatch(text) or _NUMBERS.fullmatch(text):
+            key, value = "number", text
+        elif not equals or key not in _KEYS or not value:
+            raise ConfigError(f"rows are {text!r}; allowed: {CONDITIONS}")
+        for name, choices in (("status", (*_STATUS, "any")), ("flag", ("ok", *_FLAG))):
+            if key == name and value not in choices:
+                raise ConfigError(f"rows are {text!r}; allowed: {name}={'|'.join(choices)}")
+        conditions.setdefault(key, []).append(value)
+    if len(conditions.get("number", ())) > 1:
+        raise ConfigError(f"rows are {' and '.join(conditions['number'])}; allowed: numbers or a range once")
+    return conditions
+
+
+def select_rows(file: "FeatureFile", rows: RowsLike, labels: Labels) -> npt.NDArray[np.int64]:
+    """Numbers of the rows that are meant.
+
+    Args:
+        file: the open file.
+        rows: None for every row that has a descriptor. A slice, a mask ``(R,)`` or conditions in words: those of
+            them that have a descriptor, in file order; with a condition on the status also those that have none.
+            Row numbers: these, in this order.
+        labels: what ``label=`` is about.
+
+    Raises:
+        ConfigError: rows that there are not, or that have no descriptor; no such class or image.
+    """
+    if rows is None:
+        return file.rows_with_descriptor()
+    if isinstance(rows, str):
+        rows = [rows]
+    if isinstance(rows, slice):
+        return np.flatnonzero(_in_range(file.n_rows, rows) & file.has_descriptor())
+    if len(rows) and all(isinstance(row, str) for row in rows):
+        return _select_by_conditions(file, parse_conditions(map(str, rows)), labels)
+    numbers = np.asarray(rows)
+    if numbers.dtype == bool:
+        if numbers.shape != (file.n_rows,):
+            raise ConfigError(f"rows are a mask of shape {numbers.shape}; allowed: ({file.n_rows},)")
+        return np.flatnonzero(numbers & file.has_descriptor())
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise ConfigError(f"rows are {numbers.dtype} of shape {numbers.shape}; allowed: whole numbers, (n,)")
+    return _existing(file, numbers.astype(np.int64), needs_descriptor=True)
+
+
+def _select_by_conditions(
+    file: "FeatureFile", conditions: dict[str, list[str]], labels: Labels
+) -> npt.NDArray[np.int64]:
+    wanted = np.ones(file.n_rows, dtype=bool)
+    statuses = conditions.get("status")
+    if statuses is None:
+        wanted &= file.has_descriptor()
+    elif "any" not in statuses:
+        wanted &= np.isin(file.status[file.image_index], [_STATUS[name] for name in statuses])
+    if "label" in conditions:
+        wanted &= _has_label(labels, conditions["label"])
+    if "image" in conditions:
+        wanted &= _matching_images(file, conditions["image"])[file.image_index]
+    if "flag" in conditions:
+        wanted &= _has_flag(file, conditions["flag"])
+    if "number" not in conditions:
+        return np.flatnonzero(wanted)
+    (text,) = conditions["number"]
+    match = _SLICE.fullmatch(text)
+    if match:
+        start, stop, step = (int(part) if part else None for part in match.groups())
+        if step == 0:
+            raise ConfigError(f"rows are {text!r}; allowed: a step of 1 or more")
+        return np.flatnonzero(wanted & _in_range(file.n_rows, slice(start, stop, step)))
+    numbers = _existing(file, _parse_numbers(text), needs_descriptor=statuses is None)
+    return numbers[wanted[numbers]]
+
+
+def _parse_numbers(text: str) -> npt.NDArray[np.int64]:
+    limit = np.iinfo(np.int64).max
+    return np.array([min(int(number), limit) for number in text.split(",")], dtype=np.int64)
+
+
+def _in_range(n_rows: int, rows: slice) -> npt.NDArray[np.bool_]:
+    inside = np.zeros(n_rows, dtype=bool)
+    inside[rows] = True
+    return inside
+
+
+def _existing(
+    file: "FeatureFile", numbers: npt.NDArray[np.int64], *, needs_descriptor: bool
+) -> npt.NDArray[np.int64]:
+    """Return row numbers, after a look whether they can be handed out."""
+    outside = numbers[(numbers < 0) | (numbers >= file.n_rows)]
+    if len(outside):
+        raise ConfigError(f"row {outside[0]} of {file.n_rows}; allowed: 0 to {file.n_rows - 1}")
+    without = numbers[~file.has_descriptor()[numbers]] if needs_descriptor else numbers[:0]
+    if len(without):
+        image = int(file.image_index[without[0]])
+        raise ConfigError(
+            f"row {without[0]} ({file.path_of(image)!r}) has no descriptor: its image failed or is pending, or its "
+            "box has no area; status=any takes such rows, too"
+        )
+    return numbers
+
+
+def _has_label(labels: Labels, patterns: Sequence[str]) -> npt.NDArray[np.bool_]:
+    if labels.values is None or not labels.names:
+        raise ConfigError(f"rows are label={patterns[0]}, but no classes are known")
+    chosen = {i for pattern in patterns for i in _fitting(pattern, labels.names, "label")}
+    return np.isin(labels.values, sorted(chosen))
+
+
+def _matching_images(file: "FeatureFile", patterns: Sequence[str]) -> npt.NDArray[np.bool_]:
+    chosen = np.zeros(file.n_images, dtype=bool)
+    for pattern in patterns:
+        chosen[_fitting(pattern, file.paths, "image", end=f"/{pattern}")] = True
+    return chosen
+
+
+def _fitting(pattern: str, names: Sequence[str], what: str, *, end: str | None = None) -> list[int]:
+    """Return which names a pattern means: the name itself, what its wildcards fit, or what ends so."""
+    fits = re.compile(fnmatch.translate(pattern)).match if _WILD.search(pattern) else None
+    found = [
+        i
+        for i, name in enumerate(names)
+        if name == pattern or (fits and fits(name)) or (end and name.endswith(end))
+    ]
+    if not found:
+        shown = ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+        raise ConfigError(f"rows are {what}={one_line(pattern)}, which fits none of {shown or 'no images'}")
+    return found
+
+
+def _has_flag(file: "FeatureFile", names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    if not file.has_boxes:
+        raise ConfigError(f"rows are flag={names[0]}, but the rows of this file are whole images, not boxes")
+    flag = file.row_flag
+    chosen = np.zeros(len(flag), dtype=bool)
+    for name in names:
+        chosen |= flag == RowFlag.OK if name == "ok" else (flag & _FLAG[name]) != 0
+    return chosen

@@ -1,0 +1,191 @@
+"""What class each row is of: as the file says, or a table, a mapping or an array from elsewhere."""
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import BoxError, ConfigError, LabelError
+from sppfeat.matching import match_images
+from sppfeat.texts import one_line
+
+if TYPE_CHECKING:
+    from sppfeat.reader import FeatureFile
+
+__all__ = ["LabelSource", "Labels", "read_labels"]
+
+# Where labels come from: see read_labels.
+LabelSource: TypeAlias = (
+    "str | os.PathLike[str] | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
+)
+
+_IMAGE = ("path", "image", "image_path", "file_name", "filename", "file")
+_LABEL = ("label", "class", "category")
+_ROW = "row"
+_MAX_FILE = 1 << 32  # bytes of a table: a hundred million lines
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The class of each row.
+
+    Attributes:
+        values: ``(R,)`` int64, an index into ``names`` or -1; whatever numbers the caller gave, where there
+            are no names; None where nothing is known.
+        names: of the classes.
+        n_unknown: names of a table or mapping that are no image of the file.
+    """
+
+    values: npt.NDArray[Any] | None
+    names: tuple[str, ...]
+    n_unknown: int = 0
+
+
+def read_labels(file: "FeatureFile", source: LabelSource = None) -> Labels:
+    """The class of each row of a file.
+
+    Args:
+        file: the open file.
+        source: None for the classes of boxes where the file has any, else of images; ``"box"`` or ``"image"`` for
+            one of these; the path of a table, comma- or tab-separated (``.tsv``) with a header, that has a column
+            ``label`` (or ``class``, ``category``), and ``path`` (or ``image``, ``file_name``, ...) or ``row``; a
+            mapping of such paths to classes; or an array of ``R`` rows or ``N`` images: texts, or any numbers.
+
+    Raises:
+        LabelError: a table that is malformed, or names none of the images; an array of another length.
+        ConfigError: no file of that name, and neither ``"box"`` nor ``"image"``.
+    """
+    if source is None:
+        source = "box" if file.row_classes else "image"
+    if isinstance(source, Mapping):
+        return _of_images(
+            file, [(os.fsencode(path), str(label)) for path, label in source.items()], "the labels"
+        )
+    if isinstance(source, str) and source in ("box", "image"):
+        return _of_file(file, source)
+    if isinstance(source, str | os.PathLike):
+        return _read_table(file, Path(source))
+    return _of_array(file, np.asarray(source))
+
+
+def _of_file(file: "FeatureFile", which: str) -> Labels:
+    if which == "box":
+        names = tuple(file.row_classes)
+        return Labels(file.row_label if names else None, names)
+    names = tuple(file.classes)
+    return Labels(file.labels[file.image_index] if names else None, names)
+
+
+def _of_array(file: "FeatureFile", values: npt.NDArray[Any]) -> Labels:
+    if values.ndim < 1 or len(values) not in (file.n_rows, file.n_images):
+        raise LabelError(
+            f"labels of shape {values.shape}; allowed: one for each of {file.n_rows} rows, "
+            f"or for each of {file.n_images} images"
+        )
+    if len(values) != file.n_rows:
+        values = values[file.image_index]
+    if values.dtype.kind not in "USO":
+        return Labels(values, ())
+    return _of_names([None if value is None else str(value) for value in values.tolist()])
+
+
+def _of_images(file: "FeatureFile", labelled: list[tuple[bytes, str]], where: str) -> Labels:
+    """Labels of images by their names; of an image that is named twice alike."""
+    try:
+        image_of = match_images([name for name, _ in labelled], os.fsencode(file.root), file.path_table)
+    except BoxError as error:
+        raise LabelError(f"{where}: {error}") from error
+    if labelled and (image_of < 0).all():
+        raise LabelError(
+            f"{where}: none of {len(labelled)} names is an image of {str(file.path)!r}; the first is "
+            f"{one_line(repr(os.fsdecode(labelled[0][0])))}"
+        )
+    of_image: list[str | None] = [None] * file.n_images
+    for (_, label), image in zip(labelled, image_of.tolist(), strict=True):
+        if image < 0:
+            continue
+        if of_image[image] not in (None, label):
+            raise LabelError(
+                f"{where}: image {file.path_of(image)!r} is both {of_image[image]!r} and {label!r}; allowed: one label"
+            )
+        of_image[image] = label
+    of_row = [of_image[image] for image in file.image_index.tolist()]
+    return _of_names(of_row, n_unknown=int((image_of < 0).sum()))
+
+
+def _of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labels:
+    """Numbers for names; none for None and for the empty one."""
+    classes = sorted({name for name in names if name})
+    number = {name: i for i, name in enumerate(classes)}
+    values = np.array([number.get(name, -1) if name else -1 for name in names], dtype=np.int64)
+    return Labels(values, tuple(classes), n_unknown)
+
+
+def _read_table(file: "FeatureFile", path: Path) -> Labels:
+    where = repr(str(path))
+    lines = _lines(path)
+    line, header = next(lines, (1, []))
+    names = [name.strip().lower() for name in header]
+    label = next((names.index(name) for name in _LABEL if name in names), None)
+    image = next((names.index(name) for name in _IMAGE if name in names), None)
+    row = names.index(_ROW) if _ROW in names else None
+    if label is None or (image is None and row is None):
+        raise LabelError(
+            f"{where}, line {line}: the header is {one_line(','.join(header))!r}; allowed: {'|'.join(_LABEL)}, and "
+            f"{_ROW}|{'|'.join(_IMAGE)}"
+        )
+    labelled: list[tuple[bytes, str]] = []
+    of_row: list[str | None] = [None] * (file.n_rows if row is not None else 0)
+    for line, fields in lines:
+        if len(fields) != len(header):
+            raise LabelError(
+                f"{where}, line {line}: found {len(fields)} fields; allowed: {len(header)}, as in the header"
+            )
+        if row is not None:
+            of_row[_row_number(fields[row], of_row, f"{where}, line {line}")] = fields[label]
+        elif image is not None:
+            labelled.append((os.fsencode(fields[image]), fields[label]))
+    return _of_names(of_row) if row is not None else _of_images(file, labelled, where)
+
+
+def _row_number(text: str, of_row: Sequence[str | None], where: str) -> int:
+    number = int(text) if text.strip().isdecimal() and len(text) < 20 else -1
+    if not 0 <= number < len(of_row):
+        raise LabelError(f"{where}: row is {one_line(repr(text))}; allowed: 0 to {len(of_row) - 1}")
+    if of_row[number] is not None:
+        raise LabelError(f"{where}: row {number} has a label already; allowed: each row once")
+    return number
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines of a table that are not blank, with their numbers."""
+    where = repr(str(path))
+    try:
+        if not path.is_file():
+            raise ConfigError(
+                f"labels are {str(path)!r}, where there is no file; allowed: 'box', 'image', or a table (.csv, .tsv)"
+            )
+        if path.stat().st_size > _MAX_FILE:
+            raise LabelError(f"{where} has {path.stat().st_size} bytes; allowed: {_MAX_FILE}")
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise LabelError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    # Paths need not be UTF-8: their bytes survive. No newline is translated: there may be some within quotes.
+    text = io.StringIO(content.decode("utf-8-sig", "surrogateescape"), newline="")
+    rows = csv.reader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    while True:
+        line = rows.line_num + 1
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise LabelError(f"{where}, line {line}: cannot be split into fields: {error}") from error
+        if row is None:
+            return
+        if len(row) > 1 or (row and row[0].strip()):
+            yield line, row

@@ -1,0 +1,157 @@
+"""Some rows and columns of a feature file, with labels and groups that fit them."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.selection.columns import ColumnSelection, select_columns
+from sppfeat.selection.conditions import RowsLike, select_rows
+from sppfeat.selection.labels import Labels, LabelSource, read_labels
+
+if TYPE_CHECKING:
+    from sppfeat.reader import FeatureFile
+
+__all__ = ["Selection", "select"]
+
+_COPIED_NBYTES = 64 << 20  # of whole descriptors that are cut and scaled at once
+_SCALED = ("l2", "power")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some rows and columns of an open feature file; see :meth:`sppfeat.reader.FeatureFile.select`.
+
+    Attributes:
+        file: the open file.
+        rows: ``(n,)`` int64, numbers of the rows.
+        columns: which columns.
+        labels: of all rows of the file.
+    """
+
+    file: "FeatureFile"
+    rows: npt.NDArray[np.int64]
+    columns: ColumnSelection
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a selected descriptor."""
+        return self.columns.width
+
+    @cached_property
+    def X(self) -> npt.NDArray[np.floating[Any]]:  # noqa: N802 - scikit-learn's name for it
+        """``(n, d)`` of the file's type: a read-only view of the memory-mapped file where that can be, else a copy."""
+        return self.take(np.arange(len(self.rows)))
+
+    @property
+    def y(self) -> npt.NDArray[Any] | None:
+        """``(n,)`` class of each row, an index into :attr:`target_names` or -1; None where no classes are known."""
+        return None if self.labels.values is None else self.labels.values[self.rows]
+
+    @property
+    def target_names(self) -> list[str]:
+        """What the numbers of :attr:`y` stand for."""
+        return list(self.labels.names)
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """``(n,)`` int64: image of each row, for splits that keep boxes of one image together."""
+        return self.file.image_index[self.rows]
+
+    @property
+    def paths(self) -> list[str]:
+        """Path of each row's image, relative to the file's root."""
+        table = self.file.path_table
+        return [os.fsdecode(table[image]) for image in self.groups.tolist()]
+
+    def to_sklearn(self) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
+        """:attr:`X` and :attr:`y`."""
+        return self.X, self.y
+
+    def iter_batches(
+        self, batch_size: int = 1024, *, seed: int | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]]:
+        """``X`` and ``y``, ``batch_size`` rows at a time, for ``partial_fit``.
+
+        Args:
+            batch_size: rows at a time; the last may be fewer.
+            seed: of a random order, without which a file sorted by class gives one class after the other; None
+                for the order of the file.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
+        y = self.y
+        order = np.arange(len(self.rows))
+        if seed is not None:
+            np.random.default_rng(seed).shuffle(order)
+        parts = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+        return ((self.take(part), None if y is None else y[part]) for part in parts)
+
+    def take(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
+        """Return the selected columns of some of the rows.
+
+        Where levels or bins of a layer are left out, what is left of the layer is scaled again as the file's
+        ``normalize`` says (``l2`` and ``power``: to l2 norm 1).
+
+        Args:
+            positions: ``(k,)``, among the rows of this selection.
+
+        Returns:
+            ``(k, d)``; a view where the rows are one range and so are the columns, and nothing is scaled.
+        """
+        rows = self.rows[positions]
+        features = self.file.features
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
+            features, rows = features[rows[0] : rows[-1] + 1], np.arange(len(rows))
+            if self.columns.one_range is not None and not self._is_scaled_again:
+                return self.columns.take(features)
+        if self.columns.is_everything:
+            return features[rows]
+        taken = np.empty((len(rows), self.dimension), dtype=features.dtype)
+        step = max(1, _COPIED_NBYTES // max(1, features.shape[1] * features.itemsize))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            taken[part] = self._scaled(self.columns.take(features[rows[part]]))
+        return taken
+
+    @property
+    def _is_scaled_again(self) -> bool:
+        return bool(self.columns.incomplete) and self.file.config.descriptor.normalize in _SCALED
+
+    def _scaled(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Scale the parts of incomplete layers to l2 norm 1; zeros stay zeros."""
+        if not self._is_scaled_again:
+            return block
+        scaled = block.astype(np.float32)
+        for layer, columns in self.columns.layer_ranges().items():
+            if layer in self.columns.incomplete:
+                part = scaled[:, columns]
+                # By the largest magnitude first, so that nothing under- or overflows when it is squared.
+                peak = np.abs(part).max(axis=1, keepdims=True)
+                part /= np.where((peak > 0) & np.isfinite(peak), peak, 1)
+                norm = np.linalg.norm(part, axis=1, keepdims=True)
+                part /= np.where(norm > 0, norm, 1)
+        return scaled
+
+
+def select(
+    file: "FeatureFile",
+    *,
+    rows: RowsLike = None,
+    layers: Iterable[str] | str | None = None,
+    levels: Iterable[int] | int | None = None,
+    bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
+    labels: LabelSource = None,
+) -> Selection:
+    """Some rows and columns of a file; see :meth:`sppfeat.reader.FeatureFile.select`."""
+    columns = select_columns(file.columns, layers=layers, levels=levels, bins=bins)
+    known = read_labels(file, labels)
+    return Selection(file, select_rows(file, rows, known), columns, known)

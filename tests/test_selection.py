@@ -1,0 +1,319 @@
+"""Parts of a feature file: rows and columns against plain loops, labels from anywhere, scaling done again."""
+
+import contextlib
+import itertools
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from feature_files import BLOCKS, CHANNELS, DIMENSION, LAYERS, LEVELS, descriptors, new_file, write
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppfeat.errors import ConfigError, LabelError
+from sppfeat.reader import FeatureFile
+from sppfeat.schema import column_blocks
+from sppfeat.selection import select_columns
+from sppfeat.store import FeatureWriter
+
+PATHS = [b"a/1.jpg", b"a/2.jpg", b"b/1.jpg", b"b/2.jpg", b"b/3.jpg", b"\xff.jpg"]
+N = len(PATHS)
+HAVE = [0, 1, 2, 4, 5]  # 3 failed
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """Six images of which number 3 failed; cat, cat, dog, dog, bird, none."""
+    from feature_files import config, plan_of
+
+    from sppfeat.creation import create_file
+
+    path = tmp_path_factory.mktemp("selection") / "f.h5"
+    plan = plan_of(PATHS, labels=[0, 0, 1, 1, 2, -1], classes=[b"cat", b"dog", b"bird"])
+    create_file(path, plan, config(), BLOCKS)
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        for i, row in enumerate(descriptors(N)):
+            if i == 3:
+                writer.mark_failed(i, "broken")
+            else:
+                write(writer, i, row[None])
+                writer.mark_done(i)
+    return path
+
+
+@pytest.fixture
+def file(path):
+    with FeatureFile(path) as opened:
+        yield opened
+
+
+def with_normalize(path: Path, copy: Path, normalize: str) -> Path:
+    """A copy of a file that says that it was scaled."""
+    copy.write_bytes(path.read_bytes())
+    with h5py.File(copy, "r+") as opened:
+        text = opened.attrs["config"].replace('"normalize":"none"', f'"normalize":"{normalize}"')
+        assert f'"{normalize}"' in text
+        opened.attrs["config"] = text
+    return copy
+
+
+# --- columns --------------------------------------------------------------------------------------
+
+
+def wanted_columns(layers, levels, bins):
+    """Plain loops over every column of a descriptor: which are wanted, and what they are called."""
+    numbers, names, at = [], [], 0
+    for layer, n_channels in zip(LAYERS, CHANNELS, strict=True):
+        for n in LEVELS:
+            for channel, row, column in itertools.product(range(n_channels), range(n), range(n)):
+                in_bins = n not in (bins or {}) or (row, column) in bins[n]
+                if (layers is None or layer in layers) and (levels is None or n in levels) and in_bins:
+                    numbers.append(at)
+                    names.append(f"{layer}:{n}:{channel}" + (f":{row}:{column}" if n > 1 else ""))
+                at += 1
+    return numbers, names
+
+
+SOME_LAYERS = st.none() | st.lists(st.sampled_from(LAYERS), min_size=1, unique=True)
+SOME_LEVELS = st.none() | st.lists(st.sampled_from(LEVELS), min_size=1, unique=True)
+SOME_BINS = st.none() | st.lists(
+    st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, unique=True
+).map(lambda bins: {2: bins})
+
+
+@given(layers=SOME_LAYERS, levels=SOME_LEVELS, bins=SOME_BINS)
+def test_columns_are_those_of_plain_loops(path, layers, levels, bins):
+    if bins and levels is not None and 2 not in levels:
+        bins = None
+    numbers, names = wanted_columns(layers, levels, bins)
+    columns = select_columns(BLOCKS, layers=layers, levels=levels, bins=bins)
+    assert columns.numbers.tolist() == numbers
+    assert list(columns.names()) == names
+    assert columns.width == len(numbers)
+    for layer, part in columns.layer_ranges().items():
+        assert all(name.startswith(layer) for name in names[part])
+    with FeatureFile(path) as file:
+        x, y = file.to_sklearn(layers=layers, levels=levels, bins=bins)
+        assert np.array_equal(x, descriptors(N)[HAVE][:, numbers])
+        assert y.tolist() == [0, 0, 1, 2, -1]
+
+
+def test_blocks_of_some_levels_describe_what_is_selected(file):
+    assert select_columns(BLOCKS, levels=2).blocks == tuple(
+        column_blocks([layer], [n], [2])[0]._replace(start=start, stop=start + 4 * n)
+        for layer, n, start in zip(LAYERS, CHANNELS, (0, 8), strict=True)
+    )
+    with pytest.raises(ConfigError, match="some bins of level 2 are no grid"):
+        _ = select_columns(BLOCKS, bins={2: [(0, 0)]}).blocks
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"layers": "layer9"}, "layers are layer9; in this file: layer3, layer4"),
+        ({"layers": []}, "layers are none"),
+        ({"levels": [1, 3]}, "levels are 3; in this file: 1, 2"),
+        ({"bins": {3: [(0, 0)]}}, "bins are of levels, which are 3; in this file: 1, 2"),
+        ({"bins": {2: [(0, 2)]}}, r"bin \(0, 2\) of level 2; allowed: rows and columns 0 to 1"),
+        ({"bins": {2: []}}, "no bins of level 2"),
+    ],
+)
+def test_columns_that_there_are_not(file, choice, message):
+    with pytest.raises(ConfigError, match=message):
+        file.select(**choice)
+
+
+def test_a_range_of_columns_and_rows_is_not_copied(file):
+    part = file.select(rows=slice(0, 3), layers="layer3")
+    assert np.shares_memory(part.X, file.features)
+    assert not part.X.flags.writeable
+    assert not np.shares_memory(file.select(levels=1).X, file.features)
+
+
+# --- scaling --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalize", ["l2", "power"])
+def test_what_is_left_of_a_layer_is_scaled_again(path, tmp_path, normalize):
+    copy = with_normalize(path, tmp_path / "scaled.h5", normalize)
+    rows = descriptors(N)[HAVE]
+    rows[1, 2:10] = 0  # of level 2 of layer3
+    rows[2, 2:10] = 1e-30
+    with h5py.File(copy, "r+") as opened:
+        opened["features"][HAVE] = rows
+    with FeatureFile(copy) as file:
+        x, _ = file.to_sklearn(levels=2)
+        for row, got in zip(rows, x, strict=True):
+            for layer_part, got_part in ((row[2:10], got[:8]), (row[11:15], got[8:])):
+                norm = np.linalg.norm(layer_part.astype(np.float64))
+                assert np.allclose(got_part, layer_part / norm if norm else layer_part, rtol=1e-6, atol=0)
+        assert np.array_equal(file.to_sklearn(layers="layer4")[0], rows[:, 10:])  # whole, so as it is
+        assert np.array_equal(file.to_sklearn()[0], rows)
+    with FeatureFile(path) as file:
+        assert np.array_equal(file.to_sklearn(levels=1)[0], descriptors(N)[HAVE][:, [0, 1, 10]])
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (None, HAVE),
+        (slice(1, 5), [1, 2, 4]),
+        ([4, 0, 0], [4, 0, 0]),
+        ([], []),
+        (np.array([True] * N), HAVE),
+        ("1:4", [1, 2]),
+        (":", HAVE),
+        ("-2:", [4, 5]),
+        ("::2", [0, 2, 4]),
+        ("4,0", [4, 0]),
+        ("label=cat", [0, 1]),
+        (["label=cat", "label=b*"], [0, 1, 4]),
+        ("label=*", [0, 1, 2, 4]),
+        (["label=*", "1:3"], [1, 2]),
+        ("image=a/*", [0, 1]),
+        ("image=1.jpg", [0, 2]),
+        ("image=b/1.jpg", [2]),
+        ("image=\udcff.jpg", [5]),
+        (["image=?/2.jpg", "status=any"], [1, 3]),
+        ("status=failed", [3]),
+        (["status=done", "status=failed"], [0, 1, 2, 3, 4, 5]),
+        ("status=pending", []),
+        (["3,0", "status=any"], [3, 0]),
+    ],
+)
+def test_which_rows(file, rows, expected):
+    selection = file.select(rows=rows)
+    assert selection.rows.tolist() == expected
+    assert selection.groups.tolist() == expected  # whole images: a row each
+    assert selection.paths == [os.fsdecode(PATHS[i]) for i in expected]
+    good = [row for row in expected if row != 3]
+    x = selection.X
+    assert np.array_equal(x[[row != 3 for row in expected]], descriptors(N)[good])
+    assert np.isnan(x[[row == 3 for row in expected]]).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("lable=cat", "rows are 'lable=cat'; allowed: A:B, "),
+        ("cat", "allowed: A:B"),
+        ("label=", "allowed: A:B"),
+        ("label=cow", "rows are label=cow, which fits none of 'cat', 'dog', 'bird'"),
+        ("image=x/*", "fits none of 'a/1.jpg'"),
+        ("status=broken", "allowed: status=pending|done|failed|any"),
+        ("flag=ok", "rows of this file are whole images, not boxes"),
+        ("flag=fine", "allowed: flag=ok"),
+        (["1:2", "3:4"], "allowed: numbers or a range once"),
+        ("::0", "a step of 1 or more"),
+        ("6", "row 6 of 6; allowed: 0 to 5"),
+        ("99999999999999999999999", "allowed: 0 to 5"),
+        ([-1], "row -1 of 6"),
+        ("3", "row 3 ('b/2.jpg') has no descriptor"),
+        ([3], "has no descriptor"),
+        (np.array([True]), "a mask of shape (1,); allowed: (6,)"),
+        (np.array([1.5]), "float64 of shape"),
+        ([[1, 2]], "int64 of shape"),
+    ],
+)
+def test_rows_that_there_are_not(file, rows, message):
+    with pytest.raises(ConfigError) as error:
+        file.select(rows=rows)
+    assert message in str(error.value)
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def table(folder: Path, text: str, name="labels.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\na/1.jpg,x\nb/1.jpg,y\nb/3.jpg,x\nunknown.jpg,z\n",
+        "\ufefflabel,other,image\nx,,a/1\ny,,b/1.jpg\nx,,b/3.jpg\n\nz,,unknown.jpg\n",
+        "path,class\r\na/1.jpg,x\r\na/1.jpg,x\r\nb/1.jpg,y\r\nb/3.jpg,x\r\na/2.jpg,\r\nunknown.jpg,y\r\n",
+    ],
+)
+def test_labels_of_a_table_by_path(file, tmp_path, text):
+    selection = file.select(labels=table(tmp_path, text))
+    assert [selection.target_names[i] if i >= 0 else None for i in selection.y] == ["x", None, "y", "x", None]
+    assert selection.labels.n_unknown == 1
+
+
+def test_labels_of_a_table_by_row_and_rows_by_them(file, tmp_path):
+    path = table(tmp_path, "row\tlabel\n0\tx\n5\ty\n2\tx\n", "labels.tsv")
+    selection = file.select(labels=str(path), rows="label=x")
+    assert selection.rows.tolist() == [0, 2]
+    assert selection.y.tolist() == [0, 0]
+    assert selection.target_names == ["x", "y"]
+
+
+def test_labels_in_memory(file):
+    assert file.select(labels={"a/1.jpg": "x", "b/3.jpg": "y"}).y.tolist() == [0, -1, -1, 1, -1]
+    assert file.select(labels=list("xyxyxz")).y.tolist() == [0, 1, 0, 0, 2]
+    assert file.select(labels=[3.5, 1, 2, 3, 4, 5]).y.tolist() == [3.5, 1, 2, 4, 5]
+    assert file.select(labels="image").y.tolist() == [0, 0, 1, 2, -1]
+    assert file.select(labels="box").y is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: the header is ''; allowed: label|class|category, and row|path"),
+        ("path,name\n", "the header is 'path,name'"),
+        ("path,label\na/1.jpg\n", "line 2: found 1 fields; allowed: 2"),
+        ("path,label\na/1.jpg,x\na/1.jpg,y\n", "image 'a/1.jpg' is both 'x' and 'y'"),
+        ("path,label\n1.jpg,x\n", "an image is named '1.jpg', which could be"),
+        ("path,label\nz.jpg,x\n", "none of 1 names is an image of"),
+        ('path,label\n"a,x\n', "line 2: cannot be split"),
+        ("row,label\n6,x\n", "row is '6'; allowed: 0 to 5"),
+        ("row,label\n-1,x\n", "row is '-1'"),
+        ("row,label\n1,x\n1,x\n", "line 3: row 1 has a label already"),
+    ],
+)
+def test_tables_that_are_wrong(file, tmp_path, text, message):
+    with pytest.raises(LabelError) as error:
+        file.select(labels=table(tmp_path, text))
+    assert message in str(error.value)
+
+
+def test_labels_that_are_not_there(file):
+    with pytest.raises(
+        ConfigError, match="labels are 'gone', where there is no file; allowed: 'box', 'image'"
+    ):
+        file.select(labels="gone")
+    with pytest.raises(LabelError, match=r"labels of shape \(2,\); allowed: one for each of 6 rows"):
+        file.select(labels=["x", "y"])
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_batches_in_any_order_hold_every_row_once(file, seed):
+    selection = file.select(levels=2)
+    x, y = selection.to_sklearn()
+    batches = list(selection.iter_batches(2, seed=seed))
+    assert [len(part) for part, _ in batches] == [2, 2, 1]
+    got, labels = np.concatenate([part for part, _ in batches]), np.concatenate([part for _, part in batches])
+    order = [int(np.flatnonzero((x == row).all(axis=1))[0]) for row in got]
+    assert sorted(order) == list(range(5))
+    assert (order == list(range(5))) == (seed is None)
+    assert labels.tolist() == y[order].tolist()
+
+
+def test_a_file_without_rows(tmp_path):
+    with FeatureFile(new_file(tmp_path / "f.h5", n=0)) as file:
+        x, y = file.to_sklearn(levels=1)
+        assert (x.shape, y) == ((0, 3), None)
+        assert file.groups.shape == (0,)
+        assert file.dimension == DIMENSION
