@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -18,9 +18,12 @@ from sppfeat.errors import ConfigError, StoreError
 from sppfeat.hdf5 import hdf5_errors, read_dataset, text_attribute
 from sppfeat.layout import check_layout, read_column_blocks
 from sppfeat.schema import ColumnBlock, RowFlag, Status
-from sppfeat.selection import LabelSource, RowsLike, Selection, select
+from sppfeat.selection import LabelSource, RowsLike, Selection, select, to_pandas
 from sppfeat.sources import PathTable
 from sppfeat.texts import one_line
+
+if TYPE_CHECKING:
+    from sppfeat.torch_dataset import FeatureDataset
 
 __all__ = ["FeatureFile", "open_features"]
 
@@ -52,6 +55,7 @@ class FeatureFile:
         try:
             self._nbytes = self.nbytes
             check_layout(self._file, self.path)
+            self._identity = (self.attribute("fingerprint"), self._file["features"].shape)
         except BaseException:
             self._file.close()
             raise
@@ -71,6 +75,10 @@ class FeatureFile:
         return (
             f"<FeatureFile {str(self.path)!r}: {self.n_rows} rows x {self.dimension}, {self.n_images} images>"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and other processes open the file again: it is not in the pickle."""
+        return _reopen, (os.path.abspath(self.path), self._identity)
 
     def close(self) -> None:
         """Close the file; arrays that were handed out stay valid."""
@@ -378,6 +386,31 @@ class FeatureFile:
         """
         return self.select(**selection).iter_batches(batch_size, seed=seed)
 
+    def to_pandas(self, **selection: Any) -> Any:
+        """A ``pandas.DataFrame`` of everything but the vectors, one line per row, aligned with :meth:`to_sklearn`.
+
+        Args:
+            **selection: as for :meth:`select`; ``rows="status=any"`` for the rows that failed, too.
+
+        Returns:
+            A table indexed by the row's number, with the columns of :func:`sppfeat.selection.row_columns`; ``label``
+            is categorical, with the codes that ``y`` has.
+
+        Raises:
+            ConfigError: pandas is not installed; or see :meth:`select`.
+        """
+        return to_pandas(self.select(**selection))
+
+    def to_torch_dataset(self, **selection: Any) -> "FeatureDataset":
+        """A ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)``, and int64 with -1 for none.
+
+        Args:
+            **selection: as for :meth:`select`.
+        """
+        from sppfeat.torch_dataset import FeatureDataset  # loads torch, which reading needs not
+
+        return FeatureDataset(self.select(**selection))
+
     @property
     def groups(self) -> npt.NDArray[np.int64]:
         """``(n,)`` int64: image of each row that :meth:`to_sklearn` gives, for grouped splits."""
@@ -406,6 +439,14 @@ class FeatureFile:
                 f"{str(self.path)!r}: cannot read /{name}: the file was cut short since it was opened, "
                 f"from {self._nbytes} to {self.nbytes} bytes"
             )
+
+
+def _reopen(path: str, identity: tuple[Any, ...]) -> FeatureFile:
+    file = FeatureFile(path)
+    if file._identity != identity:
+        file.close()
+        raise StoreError(f"{path!r} is another file by now")
+    return file
 
 
 def _positive_number(value: Any) -> float:

@@ -3,6 +3,7 @@
 from sppfeat.selection.columns import ColumnSelection, select_columns
 from sppfeat.selection.conditions import CONDITIONS, RowsLike, parse_conditions
 from sppfeat.selection.labels import Labels, LabelSource
+from sppfeat.selection.row_table import row_columns, to_pandas
 from sppfeat.selection.selection import Selection, select
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "RowsLike",
     "Selection",
     "parse_conditions",
+    "row_columns",
     "select",
     "select_columns",
+    "to_pandas",
 ]

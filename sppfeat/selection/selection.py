@@ -41,6 +41,10 @@ class Selection:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled without its vectors, which the file has."""
+        return {name: value for name, value in vars(self).items() if name != "X"}
+
     @property
     def dimension(self) -> int:
         """Length of a selected descriptor."""

@@ -1,0 +1,151 @@
+"""Descriptors inside scikit-learn: a transformer for the first step of a ``Pipeline``."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
+
+from sppfeat.config import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, ExtractConfig, RunOptions
+from sppfeat.extractor import Extractor
+from sppfeat.selection import select_columns
+
+__all__ = ["SPPFeatures"]
+
+
+class SPPFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Descriptors of images, as a scikit-learn transformer.
+
+    There is nothing to learn: ``fit`` loads the network, which finds settings that are wrong. The network is not
+    pickled but loaded again where it is needed, so that copies and parallel searches stay cheap. In a search over the
+    settings of a classifier behind it, ``Pipeline(memory=...)`` keeps the descriptors that the classifier is fitted on.
+
+    Args:
+        backbone: torchvision's name of a model, the bundled ``spp_s16``, or a network of your own.
+        levels: the pyramid; ``(1, 2, 4)``, or what the head takes, where None.
+        weights, weights_dir, layer, pool, normalize, head, size, device, precision, batch_size, seed: see
+            :class:`sppfeat.Extractor`.
+
+    Attributes:
+        n_features_out_: length of a descriptor.
+
+    Example:
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.svm import LinearSVC
+        >>> model = make_pipeline(SPPFeatures(levels=(1, 2), normalize="l2"), LinearSVC())
+    """
+
+    def __init__(
+        self,
+        backbone: Any = DEFAULT_BACKBONE,
+        *,
+        levels: Any = None,
+        weights: str = "DEFAULT",
+        weights_dir: Any = None,
+        layer: Any = None,
+        pool: str = DescriptorSpec.pool,
+        normalize: str = DescriptorSpec.normalize,
+        head: str | None = None,
+        size: int | str = DEFAULT_SIZE,
+        device: str = RunOptions.device,
+        precision: str = ExtractConfig.precision,
+        batch_size: int | None = RunOptions.batch_size,
+        seed: int = 0,
+    ) -> None:
+        # As scikit-learn has it: kept as they are, checked in fit.
+        self.backbone = backbone
+        self.levels = levels
+        self.weights = weights
+        self.weights_dir = weights_dir
+        self.layer = layer
+        self.pool = pool
+        self.normalize = normalize
+        self.head = head
+        self.size = size
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any = None) -> "SPPFeatures":  # noqa: N803, ARG002 - scikit-learn's names
+        """Load the network.
+
+        Args:
+            X: images, see :meth:`transform`; not read.
+            y: ignored.
+
+        Raises:
+            ValueError: no sequence of images.
+            SppfeatError: settings, network or weights that do not go.
+        """
+        _images_of(X)
+        self._extractor = Extractor(**self.get_params(deep=False))
+        self.n_features_out_ = self._extractor.dimension
+        return self
+
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:  # noqa: N803
+        """Descriptors of images.
+
+        Args:
+            X: ``n`` images: paths, Pillow images or uint8 arrays ``(H, W, 3)`` or ``(H, W)``, in a list, an array
+                (also ``(n, 1)`` or a column of a table), or as one uint8 array ``(n, H, W, 3)`` or ``(n, H, W)``.
+
+        Returns:
+            ``(n, D)`` float32.
+
+        Raises:
+            NotFittedError: ``fit`` was not called.
+            ImageError: an image cannot be read; it is named.
+        """
+        descriptors: npt.NDArray[np.float32] = self._loaded()(_images_of(X))
+        return descriptors
+
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:  # noqa: ARG002
+        """``(D,)`` names such as ``features:2:17:0:1``: layer, level, channel, bin row, bin column."""
+        return np.array(list(select_columns(self._loaded().columns).names()), dtype=object)
+
+    def _loaded(self) -> Extractor:
+        """Return the network; of a fitted copy or pickle it is loaded again."""
+        if not hasattr(self, "n_features_out_"):
+            raise NotFittedError("this SPPFeatures is not fitted yet: call fit first")
+        if not hasattr(self, "_extractor"):
+            self._extractor = Extractor(**self.get_params(deep=False))
+        return self._extractor
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop("_extractor", None)
+        return state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.no_validation = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def _images_of(X: Any) -> Sequence[Any]:  # noqa: N803
+    """Return the images as a list.
+
+    Raises:
+        ValueError: one image, or nothing that holds any.
+    """
+    if isinstance(X, str | bytes | os.PathLike) or not isinstance(X, Iterable):
+        raise ValueError(f"X is {type(X).__name__}; allowed: a sequence of images")
+    if hasattr(X, "to_numpy"):  # a column of a table; of a table itself one would get the names of columns
+        X = X.to_numpy()  # noqa: N806
+    if isinstance(X, np.ndarray) and X.dtype != np.uint8:
+        if X.dtype.kind not in "OU" or X.ndim > 2 or (X.ndim == 2 and X.shape[1] != 1):
+            raise ValueError(
+                f"X is {X.dtype} of shape {X.shape}; allowed: paths (n,) or (n, 1), or uint8 images"
+            )
+        return list(X.reshape(-1))
+    if isinstance(X, np.ndarray) and X.ndim not in (3, 4):
+        raise ValueError(f"X is uint8 of shape {X.shape}; allowed: n images, (n, H, W, 3) or (n, H, W)")
+    return list(X)
