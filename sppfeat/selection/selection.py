@@ -123,8 +123,16 @@ class Selection:
         step = max(1, _COPIED_NBYTES // max(1, features.shape[1] * features.itemsize))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            taken[part] = self._scaled(self.columns.take(features[rows[part]]))
+            taken[part] = self._scaled(self._cut(features, rows[part]))
         return taken
+
+    def _cut(
+        self, features: npt.NDArray[np.floating[Any]], rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.floating[Any]]:
+        """Return the selected columns of some rows; of one range of columns nothing else is read from the disk."""
+        if self.columns.one_range is not None:
+            return self.columns.take(features)[rows]
+        return self.columns.take(features[rows])
 
     @property
     def _is_scaled_again(self) -> bool:
