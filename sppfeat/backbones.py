@@ -15,7 +15,8 @@ from sppfeat.config import BackboneSpec
 from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.folding import fold_batch_norm
 from sppfeat.heads import Head, check_head, cut_head
-from sppfeat.named_weights import IMAGENET_INPUT, Folder, WeightEntry, find_entry, read_entry
+from sppfeat.named_weights import IMAGENET_INPUT, WeightEntry, find_entry, read_entry
+from sppfeat.paths import StrPath
 from sppfeat.receptive_field import FeatureGeometry, receptive_field
 from sppfeat.weights import (
     file_sha256,
@@ -76,7 +77,7 @@ def load_backbone(
     name: str,
     *,
     weights: str = "DEFAULT",
-    weights_dir: Folder | None = None,
+    weights_dir: StrPath | None = None,
     layers: Sequence[str] = (),
     head: str | None = None,
     seed: int = 0,

@@ -30,6 +30,7 @@ from sppfeat.describe import BATCH_PIXELS, Describer, RegionRequest, choose_devi
 from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.images import decode_image, image_from_array, probe_image, resize_image
+from sppfeat.paths import StrPath
 from sppfeat.plan import input_sizes, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.recorded import load_recorded_backbone
@@ -41,7 +42,7 @@ __all__ = ["Extractor"]
 
 _USUAL_REGIONS = RegionSpec(boxes="multiview")
 
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
+ImageLike: TypeAlias = StrPath | Image.Image | npt.NDArray[np.uint8]
 
 
 class Extractor:
@@ -81,12 +82,12 @@ class Extractor:
         backbone: str | nn.Module = DEFAULT_BACKBONE,
         *,
         weights: str = "DEFAULT",
-        weights_dir: str | os.PathLike[str] | None = None,
+        weights_dir: StrPath | None = None,
         layer: str | Sequence[str] | None = None,
         levels: str | Sequence[int] | None = None,
         pool: str = DescriptorSpec.pool,
         normalize: str = DescriptorSpec.normalize,
-        normalize_from: str | os.PathLike[str] | None = None,
+        normalize_from: StrPath | None = None,
         head: str | None = None,
         size: int | str = DEFAULT_SIZE,
         device: str = RunOptions.device,
@@ -135,10 +136,10 @@ class Extractor:
     @classmethod
     def from_file(
         cls,
-        file: FeatureFile | str | os.PathLike[str],
+        file: FeatureFile | StrPath,
         *,
         weights: str | None = None,
-        weights_dir: str | os.PathLike[str] | None = None,
+        weights_dir: StrPath | None = None,
         device: str = RunOptions.device,
         batch_size: int | None = RunOptions.batch_size,
         max_decode_pixels: int = RunOptions.max_decode_pixels,

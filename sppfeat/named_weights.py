@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from torchvision.models import get_model_weights
 from sppfeat.bundled import BUNDLED, BUNDLED_FOLDER, BundledWeights
 from sppfeat.downloads import download
 from sppfeat.errors import WeightsError
+from sppfeat.paths import StrPath
 from sppfeat.weights import file_sha256, read_weights_file
 
 __all__ = [
     "IMAGENET_INPUT",
-    "Folder",
     "InputTransform",
     "WeightEntry",
     "WeightFile",
@@ -27,8 +27,6 @@ __all__ = [
     "list_entries",
     "read_entry",
 ]
-
-Folder: TypeAlias = str | os.PathLike[str]
 
 # torchvision's files are called <what>-<first digits of their SHA-256>.pth.
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
@@ -119,7 +117,7 @@ def find_entry(model_name: str, weights: str = "DEFAULT") -> WeightEntry:
     raise WeightsError(f"{model_name} has no weights {weights!r}; allowed: DEFAULT, {names}")
 
 
-def find_file(entry: WeightEntry, *, folder: Folder | None = None) -> WeightFile | None:
+def find_file(entry: WeightEntry, *, folder: StrPath | None = None) -> WeightFile | None:
     """The file of an entry, without the network: in ``folder``, if that is given, or in torch's hub cache.
 
     Returns:
@@ -142,7 +140,7 @@ def find_file(entry: WeightEntry, *, folder: Folder | None = None) -> WeightFile
     return None
 
 
-def fetch_entry(entry: WeightEntry, *, folder: Folder | None = None) -> WeightFile:
+def fetch_entry(entry: WeightEntry, *, folder: StrPath | None = None) -> WeightFile:
     """The file of an entry in ``folder``, or in torch's hub cache; downloaded unless it is there and right.
 
     One that is damaged is replaced, once the new one is whole.
@@ -166,7 +164,7 @@ def fetch_entry(entry: WeightEntry, *, folder: Folder | None = None) -> WeightFi
     return WeightFile(path, sha256, path.stat().st_size, was_downloaded=True)
 
 
-def read_entry(entry: WeightEntry, *, folder: Folder | None = None) -> tuple[dict[str, Tensor], str]:
+def read_entry(entry: WeightEntry, *, folder: StrPath | None = None) -> tuple[dict[str, Tensor], str]:
     """Parameters of a weight entry, and the SHA-256 of their file.
 
     The file is looked for in ``folder``, if that is given, then in torch's hub cache; where it is in neither,
@@ -217,7 +215,7 @@ def _bundled_entry(weights: BundledWeights) -> WeightEntry:
     )
 
 
-def _search_folders(entry: WeightEntry, folder: Folder | None) -> list[Path]:
+def _search_folders(entry: WeightEntry, folder: StrPath | None) -> list[Path]:
     """Where the file of an entry may be, in the order in which to look."""
     if entry.url is None:
         return [BUNDLED_FOLDER]
@@ -232,7 +230,7 @@ def _search_folders(entry: WeightEntry, folder: Folder | None) -> list[Path]:
     return [Path(folder), _hub_folder()]
 
 
-def _target_folder(folder: Folder | None) -> Path:
+def _target_folder(folder: StrPath | None) -> Path:
     if folder is None:
         return _hub_folder()
     if not os.fspath(folder):
@@ -272,7 +270,7 @@ def _is_right(entry: WeightEntry, found: WeightFile) -> bool:
     return found.sha256.startswith(entry.sha256_prefix)
 
 
-def _offline_advice(entry: WeightEntry, folder: Folder | None) -> str:
+def _offline_advice(entry: WeightEntry, folder: StrPath | None) -> str:
     looked_in = " and ".join(repr(str(place.absolute())) for place in _search_folders(entry, folder))
     named = "" if entry.name == find_entry(entry.model).name else f" --weights {entry.name}"
     return (

@@ -17,6 +17,7 @@ from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.hdf5 import hdf5_errors, read_dataset, text_attribute
 from sppfeat.layout import check_layout, read_column_blocks
+from sppfeat.paths import StrPath
 from sppfeat.schema import ColumnBlock, RowFlag, Status
 from sppfeat.selection import LabelSource, RowsLike, Selection, select, to_pandas
 from sppfeat.sources import PathTable
@@ -44,7 +45,7 @@ class FeatureFile:
         StoreError: no file, no HDF5 file, not a file of this format, of a newer schema, or inconsistent.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: StrPath) -> None:
         self.path = Path(os.fsdecode(path))
         if not os.path.exists(self.path):  # Path.exists raises on a name that is too long
             raise StoreError(f"no such file: {str(self.path)!r}")
@@ -455,7 +456,7 @@ def _positive_number(value: Any) -> float:
     return float(value)
 
 
-def open_features(path: str | os.PathLike[str]) -> FeatureFile:
+def open_features(path: StrPath) -> FeatureFile:
     """Open a feature file for reading; the same as ``sppfeat.open``.
 
     Args:

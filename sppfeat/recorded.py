@@ -1,17 +1,17 @@
 """The network that made a feature file, built again."""
 
-import os
 from pathlib import Path
 
 from sppfeat.backbones import Backbone, load_backbone
 from sppfeat.errors import StoreError
+from sppfeat.paths import StrPath
 from sppfeat.reader import FeatureFile
 
 __all__ = ["load_recorded_backbone"]
 
 
 def load_recorded_backbone(
-    file: FeatureFile, *, weights: str | None = None, weights_dir: str | os.PathLike[str] | None = None
+    file: FeatureFile, *, weights: str | None = None, weights_dir: StrPath | None = None
 ) -> Backbone:
     """The backbone of a file, with the very weights that are recorded.
 

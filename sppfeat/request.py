@@ -1,6 +1,5 @@
 """What a user asks of an extraction, and what is answered before it starts."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sppfeat.config import (
     RunOptions,
 )
 from sppfeat.errors import ConfigError
+from sppfeat.paths import StrPath
 
 __all__ = [
     "BackboneChoice",
@@ -31,7 +31,7 @@ class BackboneChoice:
 
     name: str = DEFAULT_BACKBONE
     weights: str = "DEFAULT"
-    weights_dir: str | os.PathLike[str] | None = None
+    weights_dir: StrPath | None = None
     layers: tuple[str, ...] = ()
     seed: int = 0
     mean: tuple[float, ...] | None = None

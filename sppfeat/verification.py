@@ -1,6 +1,5 @@
 """Is a feature file what it says it is: structure, values, and rows computed again."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ImageError, SppfeatError
+from sppfeat.paths import StrPath
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import NATIVE_SCALE, NO_SCALE, RowFlag, Status
 
@@ -120,7 +120,7 @@ def recompute_rows(
     seed: int = 0,
     root: str | None = None,
     weights: str | None = None,
-    weights_dir: str | os.PathLike[str] | None = None,
+    weights_dir: StrPath | None = None,
     device: str = "auto",
 ) -> Recomputed:
     """Compute randomly chosen rows again, one image at a time, and compare.

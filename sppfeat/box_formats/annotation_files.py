@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from sppfeat.errors import BoxError
 from sppfeat.limits import MOST_WAYS
+from sppfeat.paths import StrPath
 from sppfeat.sources.paths import natural_key
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]
@@ -31,7 +32,7 @@ class AnnotationFiles:
         BoxError: there is nothing, or neither a file nor a folder.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: StrPath) -> None:
         self.path = os.fspath(path)
         self._digests: dict[bytes, bytes] = {}
         self._names: list[bytes] | None = None

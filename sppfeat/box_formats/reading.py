@@ -1,6 +1,5 @@
 """From a path to a table of boxes."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from sppfeat.box_formats.yolo import read_yolo
 from sppfeat.box_table import BoxTable
 from sppfeat.config import check_choice
 from sppfeat.errors import BoxError
+from sppfeat.paths import StrPath
 
 __all__ = ["BoxFile", "read_boxes"]
 
@@ -50,7 +50,7 @@ class BoxFile:
     path: str
 
 
-def read_boxes(path: str | os.PathLike[str], *, box_format: str | None = None) -> BoxFile:
+def read_boxes(path: StrPath, *, box_format: str | None = None) -> BoxFile:
     """Return the boxes of a file or folder.
 
     Args:

@@ -13,6 +13,7 @@ from sppfeat.box_formats.numpy_files import NPY_MAGIC, ZIP_MAGIC
 from sppfeat.box_formats.texts import shorten
 from sppfeat.box_formats.yolo import CLASS_FILES
 from sppfeat.errors import BoxError
+from sppfeat.paths import StrPath
 
 __all__ = ["recognise_format", "recognise_source"]
 
@@ -22,7 +23,7 @@ _FOLDERS = dict(zip(FOLDER_SUFFIXES, ("voc", "yolo", "numpy"), strict=True))
 _BLANK = b" \t\r\n\0" + codecs.BOM_UTF8 + codecs.BOM_UTF16  # zero bytes are those of UTF-16
 
 
-def recognise_format(path: str | os.PathLike[str]) -> str:
+def recognise_format(path: StrPath) -> str:
     """Return the format of a box file or folder, one of ``FORMATS``.
 
     Raises:

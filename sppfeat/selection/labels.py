@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sppfeat.errors import BoxError, ConfigError, LabelError
 from sppfeat.matching import match_images
+from sppfeat.paths import StrPath
 from sppfeat.texts import one_line
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["LabelSource", "Labels", "read_labels"]
 
 # Where labels come from: see read_labels.
-LabelSource: TypeAlias = (
-    "str | os.PathLike[str] | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
-)
+LabelSource: TypeAlias = "StrPath | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
 
 _IMAGE = ("path", "image", "image_path", "file_name", "filename", "file")
 _LABEL = ("label", "class", "category")

@@ -13,6 +13,7 @@ from typing import Any
 from sppfeat.config import DEFAULT_LEVELS, POOL_MODES, check_choice, parse_levels
 from sppfeat.config.checks import set_fields, whole_number
 from sppfeat.errors import ConfigError
+from sppfeat.paths import StrPath
 from sppfeat.request import BackboneChoice
 
 __all__ = [
@@ -283,7 +284,7 @@ class TrainRun:
     """
 
     device: str = "auto"
-    weights_dir: str | None = None
+    weights_dir: StrPath | None = None
     workers: int | None = None
     weights_dtype: str = "float32"
     resume: bool = False
