@@ -1,5 +1,7 @@
+import itertools
 import json
 import os
+import re
 import signal
 import time
 
@@ -13,6 +15,7 @@ from training_runs import tiny_network, write_classes  # noqa: F401
 
 import sppfeat
 from sppfeat.cli import main
+from sppfeat.cli.signals import Stop
 from sppfeat.training import session
 from sppfeat.training.checkpoints import TrainFolder
 
@@ -66,6 +69,20 @@ def test_it_says_what_it_does_on_stderr_and_extract_takes_what_comes_of_it(class
     assert (again.exit_code, "--resume continues it" in again.stderr) == (1, True)
     resumed = run(*command, "--resume", "-q")
     assert (resumed.exit_code, resumed.output) == (0, "")
+
+
+@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.parametrize("n_steps", [2, 3, 6])  # of two in an epoch
+def test_each_epoch_is_said_once_wherever_it_is_stopped(classes, tmp_path, monkeypatch, n_steps):
+    command = (classes, "-o", tmp_path / "run", *TINY, "--epochs", 3)
+    with monkeypatch.context() as patched:
+        steps = itertools.count(1)
+        patched.setattr(Stop, "begin_batches", lambda self: setattr(self, "_n_steps", next(steps)))
+        patched.setattr(Stop, "is_wanted", lambda self: self._n_steps >= n_steps)
+        stopped = run(*command)
+    resumed = run(*command, "--resume")
+    assert (stopped.exit_code, resumed.exit_code) == (130, 0), stopped.output + resumed.output
+    assert re.findall(r"epoch (\d): size", stopped.stderr + resumed.stderr) == ["1", "2", "3"]
 
 
 @pytest.mark.usefixtures("tiny_network")

@@ -3,7 +3,14 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.cli.output import box_counts_text, human_bytes, joined_numbers, print_json, print_result
+from sppfeat.cli.output import (
+    box_counts_text,
+    first_of,
+    human_bytes,
+    joined_numbers,
+    print_json,
+    print_result,
+)
 from sppfeat.request import BoxSummary, PlanSummary
 
 if TYPE_CHECKING:
@@ -104,11 +111,9 @@ def result_text(result: dict[str, Any], verbose: bool) -> str:
     ]
     if result["boxes"]:
         lines.append(f"  boxes: {box_counts_text(result['boxes'])}")
-    failures = result["failures"]
-    shown = len(failures) if verbose else _SHOWN_FAILURES
-    lines += [f"  failed: {failure['path']!r}: {failure['error']}" for failure in failures[:shown]]
-    if len(failures) > shown:
-        lines.append(f"  ... and {len(failures) - shown} more: 'sppfeat info' or -v lists them")
+    failures = [f"  failed: {failure['path']!r}: {failure['error']}" for failure in result["failures"]]
+    shown = None if verbose else _SHOWN_FAILURES
+    lines += first_of(failures, shown, more="  ... and {} more: 'sppfeat info' or -v lists them")
     if result["pending"]:
         lines.append(f"{result['pending']} images are left: the same command again continues.")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.cli.options import json_option
-from sppfeat.cli.output import box_counts_text, human_bytes, print_json, print_result
+from sppfeat.cli.output import box_counts_text, first_of, human_bytes, print_json, print_result
 from sppfeat.texts import escaped
 
 if TYPE_CHECKING:
@@ -131,10 +131,10 @@ def _text(found: dict[str, Any]) -> str:
     lines += _class_lines("classes", found["classes"])
     lines += [("columns", _column_text(block)) for block in found["columns"]]
     lines += [("setting", f"{name} = {value}") for name, value in found["config"].items()]
-    failures = found["failures"]
-    lines += [("failed", f"{failure['path']!r}: {failure['error']}") for failure in failures[:_SHOWN]]
-    if len(failures) > _SHOWN:
-        lines.append(("failed", f"... and {len(failures) - _SHOWN} more: --json lists them"))
+    failures = [f"{failure['path']!r}: {failure['error']}" for failure in found["failures"]]
+    lines += [
+        ("failed", text) for text in first_of(failures, _SHOWN, more="... and {} more: --json lists them")
+    ]
     # Texts of the file may hold anything: line breaks, or what steers the terminal.
     return "\n".join(f"{name + ':':<10} {escaped(text)}" for name, text in lines)
 

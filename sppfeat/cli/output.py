@@ -9,7 +9,16 @@ import click
 
 from sppfeat.texts import escaped
 
-__all__ = ["box_counts_text", "human_bytes", "joined_numbers", "print_json", "print_result", "say", "table"]
+__all__ = [
+    "box_counts_text",
+    "first_of",
+    "human_bytes",
+    "joined_numbers",
+    "print_json",
+    "print_result",
+    "say",
+    "table",
+]
 
 
 def say(text: str) -> None:
@@ -43,6 +52,18 @@ def box_counts_text(counts: dict[str, int]) -> str:
         f"{text}; {counts['clipped']} clipped, {counts['degenerate']} degenerate, "
         f"{counts['sub_cell']} smaller than a cell"
     )
+
+
+def first_of(lines: list[str], n_shown: int | None, *, more: str) -> list[str]:
+    """The first lines, and one that says how many ``more`` there are; all of them where ``n_shown`` is None.
+
+    Example:
+        >>> first_of(["a", "b", "c"], 1, more="{} more")
+        ['a', '2 more']
+    """
+    if n_shown is None or len(lines) <= n_shown:
+        return lines
+    return [*lines[:n_shown], more.format(len(lines) - n_shown)]
 
 
 def human_bytes(n: int) -> str:

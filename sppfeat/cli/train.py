@@ -302,21 +302,27 @@ def _run(training: "Training", stop: Stop, quiet: bool) -> bool:
     n_said = len(training.trainer.progress.history)
     with Bar("training", training.trainer.n_steps, unit="step", shown=not quiet) as bar:
 
-        def on_step(progress: "Progress") -> None:
+        def say_epochs() -> None:
             nonlocal n_said
-            stop.begin_batches()
-            for entry in () if quiet else progress.history[n_said:]:
+            history = training.trainer.progress.history
+            for entry in () if quiet else history[n_said:]:
                 bar.say(epoch_text(entry))
-            n_said = len(progress.history)
+            n_said = len(history)
+
+        def on_step(progress: "Progress") -> None:
+            stop.begin_batches()
+            say_epochs()
             note = f"loss {progress.loss / max(1, progress.images):.4f}"
             bar.move_to(training.trainer.n_steps_done, note=note)
 
         bar.move_to(training.trainer.n_steps_done)
         try:
-            return training.run(on_step=on_step, should_stop=stop.is_wanted, seconds=time.monotonic)
+            finished = training.run(on_step=on_step, should_stop=stop.is_wanted, seconds=time.monotonic)
         except KeyboardInterrupt:
             say("\nInterrupted: the same command with --resume continues from the last checkpoint.")
             click.get_current_context().exit(EXIT_INTERRUPTED)
+        say_epochs()
+    return finished
 
 
 def _result(training: "Training", finished: bool, seconds: float) -> dict[str, Any]:

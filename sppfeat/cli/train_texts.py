@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from sppfeat.cli.output import print_json, print_result
+from sppfeat.cli.output import first_of, print_json, print_result
 
 __all__ = ["epoch_text", "plan_text", "print_plan", "result_text"]
 
@@ -59,17 +59,10 @@ def epoch_text(entry: dict[str, Any]) -> str:
 
 def result_text(result: dict[str, Any], verbose: bool) -> str:
     """What came of it."""
-    lines = []
-    if result["last"]:
-        lines.append(epoch_text(result["last"]))
     if result["finished"]:
-        lines.append(f"Done: {result['epochs']} epochs; weights in {result['weights']}")
+        came = f"Done: {result['epochs']} epochs; weights in {result['weights']}"
     else:
-        lines.append(
-            f"Stopped after {result['epochs']} whole epochs: the same command with --resume continues."
-        )
-    shown = result["left_out"] if verbose else result["left_out"][:_SHOWN]
-    lines += [f"left out: {failure}" for failure in shown]
-    if len(shown) < len(result["left_out"]):
-        lines.append(f"left out: {len(result['left_out']) - len(shown)} more (-v shows all)")
-    return "\n".join(lines)
+        came = f"Stopped after {result['epochs']} whole epochs: the same command with --resume continues."
+    left_out = [f"left out: {failure}" for failure in result["left_out"]]
+    shown = None if verbose else _SHOWN
+    return "\n".join([came, *first_of(left_out, shown, more="left out: {} more (-v shows all)")])
