@@ -1,6 +1,5 @@
 """``sppfeat bench``: a group of commands that measure."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -45,7 +44,7 @@ from sppfeat.cli.options import (
     workers_option,
 )
 from sppfeat.cli.output import joined_numbers, print_json, print_result
-from sppfeat.cli.progress import Bar
+from sppfeat.cli.progress import Bar, prepared
 from sppfeat.cli.signals import stop_on_signals
 from sppfeat.config import DEFAULT_LEVELS
 from sppfeat.memory import keep_freed_memory
@@ -245,11 +244,16 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
         seed=options["draw_seed"],
         repetitions=REPETITIONS.choose(options["repetitions"], quick=quick),
     )
-    with stop_on_signals(), contextlib.ExitStack() as preparing:
-        with Bar("preparing images", 0, unit="img", shown=not options["quiet"]) as bar:
-            runs = preparing.enter_context(prepare_runs(_subject(options), work, on_image=bar.move_to))
-        with _measuring(options) as bar:
-            result = runs.measure(on_progress=bar.move_to)
+    with (
+        stop_on_signals(),
+        prepared(
+            lambda on_image: prepare_runs(_subject(options), work, on_image=on_image),
+            "preparing images",
+            shown=not options["quiet"],
+        ) as runs,
+        _measuring(options) as bar,
+    ):
+        result = runs.measure(on_progress=bar.move_to)
     _print(result, extract_text, options)
 
 

@@ -1,6 +1,5 @@
 """``sppfeat extract``."""
 
-import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -28,7 +27,7 @@ from sppfeat.cli.options import (
     workers_option,
 )
 from sppfeat.cli.output import print_json, say
-from sppfeat.cli.progress import Bar
+from sppfeat.cli.progress import Bar, prepared
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.config import (
     DECODE_MODES,
@@ -193,10 +192,9 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
     started = time.monotonic()
     request = _request(options)
-    with Bar("reading headers", 0, unit="img", shown=not quiet) as bar:
-        preparing = contextlib.ExitStack()
-        extraction = preparing.enter_context(prepare(request, on_probe=bar.move_to))
-    with preparing:
+    with prepared(
+        lambda on_probe: prepare(request, on_probe=on_probe), "reading headers", shown=not quiet
+    ) as extraction:
         plan = extraction.summary()
         if request.dry_run:
             print_plan(plan, as_json)

@@ -1,14 +1,18 @@
 """The progress bar."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sppfeat.bars import StandardError, open_bar
 
 if TYPE_CHECKING:
     from sppfeat.pipeline import Progress
 
-__all__ = ["Bar"]
+__all__ = ["Bar", "prepared"]
+
+_T = TypeVar("_T")
 
 
 class Bar:
@@ -57,3 +61,23 @@ class Bar:
             refresh=False,
         )
         self.move_to(progress.n_done + progress.n_failed)
+
+
+@contextlib.contextmanager
+def prepared(
+    prepare: Callable[[Callable[[int, int], None]], contextlib.AbstractContextManager[_T]],
+    label: str,
+    *,
+    shown: bool,
+) -> Iterator[_T]:
+    """What a context manager prepares from images, with a bar that is closed before anything is done with it.
+
+    Args:
+        prepare: makes the context manager; takes what it is to call with the number of images seen, and of all.
+        label: of the bar.
+        shown: False for no bar at all.
+    """
+    with contextlib.ExitStack() as stack:
+        with Bar(label, 0, unit="img", shown=shown) as bar:
+            subject = stack.enter_context(prepare(bar.move_to))
+        yield subject

@@ -1,6 +1,5 @@
 """``sppfeat train``."""
 
-import contextlib
 import functools
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from sppfeat.cli.options import (
     workers_option,
 )
 from sppfeat.cli.output import joined_numbers, print_json, say
-from sppfeat.cli.progress import Bar
+from sppfeat.cli.progress import Bar, prepared
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.cli.train_texts import epoch_text, plan_text, print_plan, result_text
 from sppfeat.config import DEFAULT_BACKBONE
@@ -277,10 +276,9 @@ def _train(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
 
     quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
     request = _request(options)
-    with Bar("reading headers", 0, unit="img", shown=not quiet) as bar:
-        preparing = contextlib.ExitStack()
-        training = preparing.enter_context(prepare_training(request, on_probe=bar.move_to))
-    with preparing:
+    with prepared(
+        lambda on_probe: prepare_training(request, on_probe=on_probe), "reading headers", shown=not quiet
+    ) as training:
         plan = training.summary()
         if request.run.dry_run:
             print_plan(plan, request.settings.canonical() if verbose else None, as_json)
