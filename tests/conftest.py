@@ -14,6 +14,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from killing import KillableRuns
+    from torch import Tensor
     from weight_server import WeightServer
 
     from sppfeat.backbones import Backbone
@@ -67,6 +68,18 @@ def networks_loaded_once() -> Iterator[None]:
     configure.load_backbone = load
     yield
     configure.load_backbone = load_backbone
+
+
+@pytest.fixture(scope="session")
+def squeezenet_state() -> dict[str, "Tensor"]:
+    """The parameters of an untrained squeezenet1_1."""
+    import torch
+    from torchvision.models import get_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        state: dict[str, Tensor] = get_model("squeezenet1_1", weights=None).state_dict()
+    return state
 
 
 @pytest.fixture(scope="session")

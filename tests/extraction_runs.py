@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import torch
 from PIL import Image
+from stopping import stop_at
 from torch.nn import functional as F
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -32,15 +33,8 @@ def request(inputs, output, **changes) -> ExtractRequest:
 
 
 def extract(inputs, output, *, stop_after: int | None = None, **changes):
-    n_batches = 0
-
-    def should_stop() -> bool:
-        nonlocal n_batches
-        n_batches += 1
-        return stop_after is not None and n_batches >= stop_after
-
     with prepare(request(inputs, output, **changes)) as extraction:
-        return extraction, extraction.run(should_stop=should_stop)
+        return extraction, extraction.run(should_stop=stop_at(stop_after))
 
 
 @contextlib.contextmanager

@@ -674,6 +674,19 @@ def with_right_checksums(content):
     return b"".join([*parts, content[place:]])
 
 
+def damaged(content, edits, cuts):
+    """Return the bytes with some of them changed, and some repeated or left out."""
+    content = bytearray(content)
+    for place, new in edits:
+        place %= len(content)
+        content[place : place + len(new)] = new
+    for place, length in cuts:
+        place %= len(content)
+        repeated = content[place : place + length] if length > 0 else b""
+        content[place : place + max(0, -length)] = repeated
+    return bytes(content)
+
+
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(sorted(INTACT)),
@@ -682,17 +695,10 @@ def with_right_checksums(content):
     mend=st.booleans(),
 )
 def test_hostile_bytes_give_a_reason_or_an_image_of_the_probed_size(kind, edits, cuts, mend, write):
-    content = bytearray(INTACT[kind])
-    for place, new in edits:
-        place %= len(content)
-        content[place : place + len(new)] = new
-    for place, length in cuts:
-        place %= len(content)
-        repeated = content[place : place + length] if length > 0 else b""
-        content[place : place + max(0, -length)] = repeated
+    content = damaged(INTACT[kind], edits, cuts)
     if mend and kind == "PNG":
-        content = with_right_checksums(bytes(content))
-    path = write(bytes(content), "image.bin")
+        content = with_right_checksums(content)
+    path = write(content, "image.bin")
     for exif in ("apply", "ignore"):
         assert_a_reason_or_one_size(path, exif)
 
@@ -1071,15 +1077,8 @@ def test_pixels_of_another_size_than_the_header_are_noticed_fast_too(write, monk
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(EDITS, max_size=6), cuts=st.lists(CUTS, max_size=1), progressive=st.booleans())
 def test_hostile_jpegs_give_a_reason_or_pixels(edits, cuts, progressive, write):
-    content = bytearray(saved(WIDE, "JPEG", progressive=progressive))
-    for place, new in edits:
-        place %= len(content)
-        content[place : place + len(new)] = new
-    for place, length in cuts:
-        place %= len(content)
-        repeated = content[place : place + length] if length > 0 else b""
-        content[place : place + max(0, -length)] = repeated
-    path = write(bytes(content), "image.bin")
+    content = damaged(saved(WIDE, "JPEG", progressive=progressive), edits, cuts)
+    path = write(content, "image.bin")
     try:
         pixels = fast(path, (9, 10), max_pixels=1_000_000)
     except ImageError as error:

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from torchvision.models import get_model
 
 from sppfeat import Extractor, named_weights, zoo
 from sppfeat.backbones import load_backbone
@@ -18,18 +17,11 @@ from sppfeat.weights import file_sha256
 NAME = "squeezenet1_1"
 
 
-@pytest.fixture(scope="module")
-def state():
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        return get_model(NAME, weights=None).state_dict()
-
-
 @pytest.fixture
-def entry(offer, state):
+def entry(offer, squeezenet_state):
     """The weights of squeezenet1_1, on a server of ours."""
     content = io.BytesIO()
-    torch.save(state, content)
+    torch.save(squeezenet_state, content)
     return offer(NAME, content.getvalue())
 
 
@@ -89,13 +81,15 @@ def test_a_name_that_a_model_does_not_have():
     assert str(caught.value) == f"{allowed}, none, or a file"
 
 
-def test_what_is_nowhere_is_downloaded_into_the_hub_cache_once(entry, cache, shelf, state, weight_server):
+def test_what_is_nowhere_is_downloaded_into_the_hub_cache_once(
+    entry, cache, shelf, squeezenet_state, weight_server
+):
     assert find_file(entry) is None
     found, sha256 = read_entry(entry, folder=shelf)
-    assert same(found, state)
+    assert same(found, squeezenet_state)
     assert sha256 == file_sha256(cache / entry.file_name)
     assert sha256.startswith(entry.sha256_prefix)
-    assert same(read_entry(entry)[0], state)
+    assert same(read_entry(entry)[0], squeezenet_state)
     assert weight_server.asked == [entry.file_name]
     assert list(shelf.iterdir()) == []
     assert list(cache.iterdir()) == [cache / entry.file_name]
@@ -255,7 +249,9 @@ def test_fetching_needs_a_folder_with_a_name(entry, tmp_path, monkeypatch):
         fetch_entry(entry, folder="")
 
 
-def test_the_same_weights_from_another_place_are_the_same_weights(entry, cache, shelf, state, weight_server):
+def test_the_same_weights_from_another_place_are_the_same_weights(
+    entry, cache, shelf, squeezenet_state, weight_server
+):
     content = weight_server.files[entry.file_name]
     put(cache, entry, content)
     cached = load_choice(BackboneChoice(name=NAME))
@@ -267,6 +263,6 @@ def test_the_same_weights_from_another_place_are_the_same_weights(entry, cache, 
     assert shelved.spec.weights == "IMAGENET1K_V1"
     assert shelved.spec.weights_sha256 == file_sha256(shelf / entry.file_name)
     loaded = shelved.network.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
+    assert all(torch.equal(value, squeezenet_state[name]) for name, value in loaded.items())
     extractor = Extractor(NAME, weights_dir=str(shelf), device="cpu")
     assert extractor.config.backbone == shelved.spec

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from stopping import stop_at
 from training_runs import request, tiny_network, write_classes  # noqa: F401
 
 from sppfeat.training.session import prepare_training
@@ -78,15 +79,9 @@ def test_a_stop_during_validation_is_heeded_and_what_follows_is_the_same(classes
     changes = {"epochs": 1, "val_fraction": 0.5, "batch_size": 2, "val_sizes": (32, 48)}
     with prepare_training(request([classes], tmp_path / "whole", **changes)) as whole:
         assert whole.run(seconds=lambda: 0.0)
-    n_asked = 0
-
-    def should_stop() -> bool:
-        nonlocal n_asked
-        n_asked += 1
-        return n_asked == 3  # after two steps, in the validation
-
+    in_validation = stop_at(3)  # after two steps
     with prepare_training(request([classes], tmp_path / "run", **changes)) as training:
-        assert not training.run(should_stop=should_stop, seconds=lambda: 0.0)
+        assert not training.run(should_stop=in_validation, seconds=lambda: 0.0)
         assert training.trainer.progress.history == []
         assert training.trainer.n_steps_done == training.trainer.n_steps == 2
     with prepare_training(request([classes], tmp_path / "run", resume=True, **changes)) as training:

@@ -13,13 +13,6 @@ from sppfeat.weights import is_weights_file, read_weights_file, state_sha256
 NAME = "squeezenet1_1"
 
 
-@pytest.fixture(scope="module")
-def state():
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        return get_model(NAME, weights=None).state_dict()
-
-
 def save(tmp_path, content, name="w.pth") -> str:
     path = tmp_path / name
     torch.save(content, path)
@@ -32,39 +25,47 @@ def describe(path: str) -> torch.Tensor:
         return backbone.maps(backbone.network, torch.ones(1, 3, 64, 48))[0]
 
 
-def test_every_usual_way_to_save_weights_gives_the_same_network(tmp_path, state):
-    plain = describe(save(tmp_path, state))
+def test_every_usual_way_to_save_weights_gives_the_same_network(tmp_path, squeezenet_state):
+    plain = describe(save(tmp_path, squeezenet_state))
     ways = {
-        "module": {f"module.{k}": v for k, v in state.items()},
-        "compiled": {f"_orig_mod.module.{k}": v for k, v in state.items()},
-        "state_dict": {"state_dict": state, "epoch": 3},
-        "model": {"model": {f"module.{k}": v for k, v in state.items()}, "args": {"lr": 0.1}},
+        "module": {f"module.{k}": v for k, v in squeezenet_state.items()},
+        "compiled": {f"_orig_mod.module.{k}": v for k, v in squeezenet_state.items()},
+        "state_dict": {"state_dict": squeezenet_state, "epoch": 3},
+        "model": {"model": {f"module.{k}": v for k, v in squeezenet_state.items()}, "args": {"lr": 0.1}},
     }
     for name, content in ways.items():
         assert torch.equal(describe(save(tmp_path, content, f"{name}.pth")), plain), name
-    save_file(state, tmp_path / "w.safetensors")
+    save_file(squeezenet_state, tmp_path / "w.safetensors")
     assert torch.equal(describe(str(tmp_path / "w.safetensors")), plain)
 
 
-def test_float16_weights_are_computed_with_in_float32(tmp_path, state):
-    half = {k: v.half() for k, v in state.items()}
+def test_float16_weights_are_computed_with_in_float32(tmp_path, squeezenet_state):
+    half = {k: v.half() for k, v in squeezenet_state.items()}
     rounded = {k: v.float() for k, v in half.items()}
     result = describe(save(tmp_path, half))
     assert result.dtype == torch.float32
     assert torch.equal(result, describe(save(tmp_path, rounded, "r.pth")))
 
 
-def test_the_classifier_does_not_matter(tmp_path, state):
-    plain = describe(save(tmp_path, state))
-    other = {**state, "classifier.1.weight": torch.ones(7, 512, 1, 1), "classifier.1.bias": torch.ones(7)}
-    none = {k: v for k, v in state.items() if not k.startswith("classifier")}
-    more = {**state, "classifier.5.weight": torch.ones(3)}
+def test_the_classifier_does_not_matter(tmp_path, squeezenet_state):
+    plain = describe(save(tmp_path, squeezenet_state))
+    other = {
+        **squeezenet_state,
+        "classifier.1.weight": torch.ones(7, 512, 1, 1),
+        "classifier.1.bias": torch.ones(7),
+    }
+    none = {k: v for k, v in squeezenet_state.items() if not k.startswith("classifier")}
+    more = {**squeezenet_state, "classifier.5.weight": torch.ones(3)}
     for i, content in enumerate((other, none, more)):
         assert torch.equal(describe(save(tmp_path, content, f"{i}.pth")), plain)
 
 
-def test_a_classifier_that_is_pooled_must_fit(tmp_path, state):
-    other = {**state, "classifier.1.weight": torch.ones(7, 512, 1, 1), "classifier.1.bias": torch.ones(7)}
+def test_a_classifier_that_is_pooled_must_fit(tmp_path, squeezenet_state):
+    other = {
+        **squeezenet_state,
+        "classifier.1.weight": torch.ones(7, 512, 1, 1),
+        "classifier.1.bias": torch.ones(7),
+    }
     with pytest.raises(WeightsError, match=r"classifier\.1\.weight \(7, 512, 1, 1\) instead of"):
         load_backbone(NAME, weights=save(tmp_path, other), layers=["classifier.1"])
 
@@ -77,14 +78,14 @@ def test_a_classifier_that_is_pooled_must_fit(tmp_path, state):
         (lambda s: {**s, "features.0.bias": torch.ones(3)}, r"features\.0\.bias \(3,\) instead of \(64,\)"),
     ],
 )
-def test_anything_else_that_does_not_match_is_refused_by_name(tmp_path, state, change, message):
+def test_anything_else_that_does_not_match_is_refused_by_name(tmp_path, squeezenet_state, change, message):
     with pytest.raises(WeightsError, match=message):
-        load_backbone(NAME, weights=save(tmp_path, change(dict(state))))
+        load_backbone(NAME, weights=save(tmp_path, change(dict(squeezenet_state))))
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path, state):
+def test_weights_of_another_architecture_are_refused(tmp_path, squeezenet_state):
     with pytest.raises(WeightsError, match="does not fit this backbone"):
-        load_backbone("resnet18", weights=save(tmp_path, state))
+        load_backbone("resnet18", weights=save(tmp_path, squeezenet_state))
 
 
 class _Evil:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from stopping import stop_at
 
 from sppfeat import compact
 from sppfeat.request import BackboneChoice
@@ -73,12 +74,5 @@ def request(
 
 def train(inputs, output, *, stop_after: int | None = None, **changes):
     """Train, or stop after some steps; the trainer, and whether it is finished."""
-    n_steps = 0
-
-    def should_stop() -> bool:
-        nonlocal n_steps
-        n_steps += 1
-        return stop_after is not None and n_steps >= stop_after
-
     with prepare_training(request(inputs, output, **changes)) as training:
-        return training, training.run(should_stop=should_stop, seconds=lambda: 0.0)
+        return training, training.run(should_stop=stop_at(stop_after), seconds=lambda: 0.0)
