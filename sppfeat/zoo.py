@@ -4,7 +4,7 @@ Nothing here imports torch until a model is built or the installed models are li
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sppfeat.config import COMPACT_NAME
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "build_model",
     "check_name",
+    "choose_names",
     "close_matches",
     "constructor_arguments",
     "default_layer",
@@ -66,6 +67,11 @@ def model_names() -> list[str]:
     import torchvision
 
     installed = torchvision.models.list_models(module=torchvision.models)
+    return choose_names(installed)
+
+
+def choose_names(installed: Iterable[str]) -> list[str]:
+    """Those names of models that can be backbones, and that of the bundled one, sorted."""
     prefixes = tuple(family.prefix for family in _FAMILIES)
     return sorted([COMPACT_NAME, *(name for name in installed if name.startswith(prefixes))])
 

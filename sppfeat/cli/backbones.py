@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sppfeat.cli.completion import complete_backbones
 from sppfeat.cli.options import LEVELS, json_option, option
 from sppfeat.cli.output import human_bytes, joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
@@ -23,7 +24,7 @@ _HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer",
 
 
 @click.command(short_help="List the networks, or the layers of one; download weights.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_backbones)
 @option(
     "--levels",
     type=LEVELS,

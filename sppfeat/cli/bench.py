@@ -26,6 +26,7 @@ from sppfeat.bench.settings import (
     Subject,
 )
 from sppfeat.cli.bench_texts import extract_text, pooling_text, regions_text
+from sppfeat.cli.completion import complete_files
 from sppfeat.cli.options import (
     Parsed,
     backbone_choice,
@@ -106,7 +107,7 @@ def bench() -> None:
 
 
 @bench.command(short_help="Descriptors of many boxes: one run of the image beside a run per box.")
-@click.argument("image", required=False)
+@click.argument("image", required=False, shell_complete=complete_files)
 @_amount_option("--boxes-count", BOXES_COUNT, "The most boxes.", type=click.IntRange(1))
 @_amount_option(
     "--crops-count",
@@ -209,7 +210,7 @@ def pooling(**options: Any) -> None:
 
 
 @bench.command(short_help="A run of whole images: each stage, all of it, and what bounds it.")
-@click.argument("inputs", nargs=-1, metavar="[INPUT...]")
+@click.argument("inputs", nargs=-1, metavar="[INPUT...]", shell_complete=complete_files)
 @_amount_option("--images", SAMPLE_IMAGES, "The most images, evenly from all inputs.", type=click.IntRange(1))
 @_draw_seed_option
 @backbone_options

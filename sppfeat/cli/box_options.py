@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sppfeat.cli.completion import complete_files
 from sppfeat.cli.options import Parsed, option, short_side, whole_numbers
 from sppfeat.cli.output import joined_numbers
 from sppfeat.config import (
@@ -33,6 +34,7 @@ _SCALES = Parsed(
 _OPTIONS = (
     option(
         "--boxes",
+        shell_complete=complete_files,
         metavar="FILE|grid:RxC[:OVERLAP]|multiview",
         help="One row per box: of an annotation file or folder, of a grid over each image, or the paper's views.",
     ),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.cli.box_options import box_choice, box_options, sizes_of
+from sppfeat.cli.completion import complete_files
 from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.extract_texts import plan_text, print_plan, result_text, run_result
 from sppfeat.cli.options import (
@@ -53,7 +54,7 @@ __all__ = ["extract"]
 
 
 @click.command(short_help="Write the descriptors of images, or of boxes in them, to an HDF5 file.")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
 @option(
     "-o",
     "--output",

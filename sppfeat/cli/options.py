@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sppfeat.cli.completion import complete_backbones, complete_weights
 from sppfeat.cli.output import joined_numbers
 from sppfeat.config import (
     COMPACT_NAME,
@@ -115,11 +116,13 @@ _BACKBONE_OPTIONS = (
     option(
         "--backbone",
         default=DEFAULT_BACKBONE,
+        shell_complete=complete_backbones,
         help=f"Network: {COMPACT_NAME}, which comes with sppfeat, or torchvision's, by name; see 'sppfeat backbones'.",
     ),
     option(
         "--weights",
         default=BackboneChoice.weights,
+        shell_complete=complete_weights,
         metavar="NAME|FILE|none",
         help="Weights by name, a local file (.pth, .safetensors), or none: untrained.",
     ),

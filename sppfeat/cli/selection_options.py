@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sppfeat.cli.completion import complete_files
 from sppfeat.cli.options import LEVELS, option
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ rows_option = option(
 
 labels_from_option = option(
     "--labels-from",
+    shell_complete=complete_files,
     metavar="FILE|box|image",
     help="Labels: a .csv or .tsv with columns label, and path or row; or those of boxes or images. "
     "[default: as in the file]",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from sppfeat.cli.completion import complete_backbones, complete_files, complete_weights
 from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.options import (
     LEVELS,
@@ -67,7 +68,7 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
 
 
 @click.command(short_help="Train a network with the pyramid in it, by labels or by other networks.")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
 @option(
     "-o",
     "--output",
@@ -94,10 +95,16 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
     default=DataSettings.labels,
     help="Class labels from the first-level folders: if all images lie in two or more such folders; always.",
 )
-@option("--backbone", default=DEFAULT_BACKBONE, help="Network to train; see 'sppfeat backbones'.")
+@option(
+    "--backbone",
+    default=DEFAULT_BACKBONE,
+    shell_complete=complete_backbones,
+    help="Network to train; see 'sppfeat backbones'.",
+)
 @option(
     "--weights",
     default="none",
+    shell_complete=complete_weights,
     metavar="NAME|FILE|none",
     help="Weights to begin with, as for 'extract'; none: random values.",
 )

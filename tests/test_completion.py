@@ -1,0 +1,78 @@
+"""What the shells complete: asked as they ask, and in the shells themselves where they are."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.shell_completion import get_completion_class
+
+from sppfeat.cli import main
+from sppfeat.cli.completion import complete_backbones
+from sppfeat.zoo import model_names
+
+
+def completions(line):
+    """What bash is told for a line whose last word is begun, as ``(kind, text)``."""
+    words = line.split(" ")
+    complete = get_completion_class("bash")(main, {}, "sppfeat", "_SPPFEAT_COMPLETE")
+    return [(item.type, item.value) for item in complete.get_completions(words[1:-1], words[-1])]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("sppfeat ver", [("plain", "verify")]),
+        ("sppfeat bench r", [("plain", "regions")]),
+        ("sppfeat extract --po", [("plain", "--pool")]),
+        ("sppfeat extract --pool ", [("plain", "max"), ("plain", "avg")]),
+        ("sppfeat extract pho", [("file", "pho")]),
+        ("sppfeat extract photos more", [("file", "more")]),
+        ("sppfeat extract --boxes b", [("file", "b")]),
+        ("sppfeat extract --weights ch", [("file", "ch")]),
+        ("sppfeat extract --weights no", [("plain", "none")]),
+        ("sppfeat extract --backbone resnet3", [("plain", "resnet34")]),
+        ("sppfeat backbones spp", [("plain", "spp_s16")]),
+        ("sppfeat info f", [("file", "f")]),
+    ],
+)
+def test_what_is_completed(line, expected):
+    assert completions(line) == expected
+
+
+def test_all_networks_and_no_others_are_completed():
+    assert [item.value for item in complete_backbones(None, None, "")] == model_names()
+
+
+def run_shell(*command):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if shutil.which(command[0]) is None or shutil.which("sppfeat", path=path) is None:
+        pytest.skip(f"{command[0]} or the sppfeat command is not there")
+    environment = {**os.environ, "PATH": path, "TERM": "dumb"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+def test_bash():
+    script = (
+        'eval "$(_SPPFEAT_COMPLETE=bash_source sppfeat)"; COMP_WORDS=(sppfeat extract --po); COMP_CWORD=2; '
+        '_sppfeat_completion sppfeat; printf "%s\n" "${COMPREPLY[@]}"'
+    )
+    assert run_shell("bash", "-c", script) == ["--pool"]
+
+
+def test_zsh():
+    # Its own completion needs a terminal: what would be offered is caught where it is handed over.
+    script = (
+        "compdef() { :; }; _describe() { print -l -- ${(P)3}; }; words=(sppfeat extract --po); CURRENT=3; "
+        'eval "$(_SPPFEAT_COMPLETE=zsh_source sppfeat)"; _sppfeat_completion'
+    )
+    assert run_shell("zsh", "-f", "-c", script)[0].startswith("--pool")
+
+
+def test_fish():
+    script = 'env _SPPFEAT_COMPLETE=fish_source sppfeat | source; complete -C "sppfeat extract --po"'
+    assert run_shell("fish", "-c", script)[0] == "--pool"
