@@ -317,3 +317,28 @@ def test_a_file_without_rows(tmp_path):
         assert (x.shape, y) == ((0, 3), None)
         assert file.groups.shape == (0,)
         assert file.dimension == DIMENSION
+
+
+def test_partial_fit_learns_from_a_file_sorted_by_class(tmp_path):
+    """In the file's order the last class is all that a classifier remembers; a seed mends that."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    n = 120
+    path = new_file(tmp_path / "f.h5", n=n, labels=[i * 3 // n for i in range(n)], classes=[b"a", b"b", b"c"])
+    centres = np.repeat(4 * np.eye(3, DIMENSION, dtype=np.float32), n // 3, axis=0)
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        write(writer, 0, descriptors(n) + centres)
+        for image in range(n):
+            writer.mark_done(image)
+    with FeatureFile(path) as file:
+        scores = {}
+        for seed in (None, 0):
+            model = linear_model.SGDClassifier(random_state=0)
+            for x, y in file.iter_batches(20, seed=seed):
+                model.partial_fit(x, y, classes=range(3))
+            scores[seed] = model.score(*file.to_sklearn())
+        assert scores[0] > 0.9 > scores[None]
+        pca = decomposition.IncrementalPCA(3)
+        for x, _ in file.iter_batches(20, seed=0):
+            pca.partial_fit(x)
+        assert pca.transform(file.to_sklearn()[0]).shape == (n, 3)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,8 +34,8 @@ def print_result(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a result as JSON, to standard output; pure ASCII, whatever is in file names."""
-    click.echo(json.dumps(value, indent=2))
+    """Print a result as JSON, to standard output: ASCII, whatever is in file names; null for NaN and infinities."""
+    click.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
 
 
 def box_counts_text(counts: dict[str, int]) -> str:
@@ -102,6 +103,15 @@ def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with None for the numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _printable(text: str) -> str:

@@ -1,0 +1,115 @@
+"""The JSON of each command has the fields that the README describes, and is JSON."""
+
+import json
+import math
+
+import pytest
+from click.testing import CliRunner
+from json_fields import check_fields
+
+from sppfeat.cli import main
+from sppfeat.cli.output import print_json
+
+NETWORK = [
+    "--backbone",
+    "squeezenet1_1",
+    "--weights",
+    "none",
+    "--size",
+    "48",
+    "--levels",
+    "1",
+    "--device",
+    "cpu",
+]
+CSV = "path,x0,y0,x1,y1,label,note\nimg1.png,0,0,20,20,cat,x\nimg0.png,0,0,9,9,dog,y\n"
+
+
+def refuse(name):
+    raise AssertionError(f"{name} is no JSON")
+
+
+def output_of(*arguments):
+    result = CliRunner().invoke(main, [*map(str, arguments), "--json"])
+    assert result.exit_code in (0, 3), result.output
+    assert result.stdout.isascii()
+    return json.loads(result.stdout, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run with a failure, and what it printed."""
+    from conftest import write_image
+
+    folder = tmp_path_factory.mktemp("json")
+    for i in range(4):
+        write_image(folder / "pictures" / ("cat" if i % 2 else "dog") / f"img{i}.png", 40, 60, seed=i)
+    (folder / "pictures" / "cat" / "bad.png").touch()
+    (folder / "boxes.csv").write_text(CSV)
+    return folder, output_of("extract", folder / "pictures", "-o", folder / "f.h5", *NETWORK)
+
+
+@pytest.fixture(scope="module")
+def boxes(whole):
+    folder, _ = whole
+    path = folder / "b.h5"
+    return path, output_of(
+        "extract", folder / "pictures", "-o", path, "--boxes", folder / "boxes.csv", *NETWORK
+    )
+
+
+def test_extract(whole, boxes):
+    folder, printed = whole
+    assert printed["result"]["failures"][0]["path"] == "cat/bad.png"
+    plan = output_of("extract", folder / "pictures", "-o", folder / "new.h5", "--dry-run", *NETWORK)
+    assert "result" not in plan
+    check_fields("extract", printed, boxes[1])
+
+
+def test_info_and_verify(whole, boxes):
+    folder, _ = whole
+    check_fields("info", output_of("info", folder / "f.h5"), output_of("info", boxes[0]))
+    check_fields(
+        "verify", output_of("verify", folder / "f.h5"), output_of("verify", boxes[0], "--recompute", 1, "-q")
+    )
+
+
+def test_backbones():
+    check_fields("backbones", output_of("backbones", "spp*"), output_of("backbones", "spp_s16"))
+
+
+def test_train(whole):
+    folder, _ = whole
+    settings = [
+        "--sizes",
+        48,
+        "--epochs",
+        1,
+        "--batch-size",
+        2,
+        "--hidden",
+        4,
+        "--val-fraction",
+        0.5,
+        "--levels",
+        1,
+    ]
+    check_fields("train", output_of("train", folder / "pictures", "-o", folder / "run", *settings, "-q"))
+
+
+def test_bench():
+    network = ["--weights", "none", "--size", 64, "--device", "cpu", "-q"]
+    few = ["--repetitions", 1]
+    check_fields("bench pooling", output_of("bench", "pooling", "--boxes-counts", 1, *few, "--device", "cpu"))
+    check_fields(
+        "bench extract", output_of("bench", "extract", *network, "--images", 2, "--workers", 0, *few)
+    )
+    check_fields("bench regions", output_of("bench", "regions", *network, "--boxes-count", 10, *few))
+
+
+def test_numbers_that_json_has_not_are_null(capsys):
+    print_json({"a": [math.nan, (1.5, -math.inf)], "b": "\udcff"})
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {
+        "a": [None, [1.5, None]],
+        "b": "\udcff",
+    }
