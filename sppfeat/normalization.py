@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import DescriptorSpec, ExtractConfig, config_differences
+from sppfeat.comparability import descriptor_differences
+from sppfeat.config import DescriptorSpec, ExtractConfig
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.pipeline import Describe, run_pipeline
@@ -28,19 +29,6 @@ __all__ = ["estimate_factors", "factors_of_file", "sample_plan"]
 _N_IMAGES = 200
 _N_ROWS = 200  # of each image
 _SEED = 0
-# What may differ between a file and another one that takes its factors: how it is stored, and which boxes.
-_FREE = {
-    "nonfinite",
-    "norm_factors",
-    "normalize",
-    "dtype",
-    "precision",
-    "exif",
-    "boxes",
-    "boxes_sha256",
-    "drop_duplicates",
-}
-_OF_BOXES = {"projection", "margin"}
 
 
 def estimate_factors(
@@ -116,8 +104,7 @@ def factors_of_file(path: Path, config: ExtractConfig) -> DescriptorSpec:
         raise ConfigError(
             f"--normalize-from {str(path)!r} has {recorded.descriptor.normalize}, and --normalize says {wanted}"
         )
-    free = _FREE if recorded.regions and config.regions else _FREE | _OF_BOXES
-    differences = config_differences(_comparable(recorded, free), _comparable(config, free))
+    differences = descriptor_differences(recorded, config, ignoring=("normalize",))
     if differences:
         raise ConfigError(f"--normalize-from {str(path)!r} has other descriptors: {'; '.join(differences)}")
     return dataclasses.replace(
@@ -186,11 +173,3 @@ class _NormSink:
     def mark_failed(self, image: int, reason: str) -> None:  # noqa: ARG002
         """Keep the reason."""
         self.failures.append(reason)
-
-
-def _comparable(config: ExtractConfig, free: set[str]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in config.to_dict().items()
-        if name not in free and not name.startswith("box_")
-    }

@@ -100,8 +100,13 @@ class ExtractConfig:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def config_differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return one line per setting that differs, with both values.
+def config_differences(
+    recorded: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    *,
+    names: tuple[str, str] = ("the file", "this command"),
+) -> list[str]:
+    """Return one line per setting that differs, with both values, and whose they are.
 
     Of whole images and boxes, or boxes of two kinds, only that is said; and of two box files of the same kind no
     checksums.
@@ -117,6 +122,6 @@ def config_differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -
     return [
         "boxes: the content of the box file is not what it was"
         if name == "boxes_sha256"
-        else f"{name}: the file has {recorded.get(name, absent)!r}, this command {wanted.get(name, absent)!r}"
+        else f"{name}: {names[0]} has {recorded.get(name, absent)!r}, {names[1]} {wanted.get(name, absent)!r}"
         for name in differing
     ]
