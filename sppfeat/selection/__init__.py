@@ -4,6 +4,7 @@ from sppfeat.selection.columns import ColumnSelection, select_columns
 from sppfeat.selection.conditions import CONDITIONS, RowsLike, parse_conditions
 from sppfeat.selection.labels import Labels, LabelSource
 from sppfeat.selection.row_table import row_columns, to_pandas
+from sppfeat.selection.scaling import is_scaled_again, scale_again, take_scaled
 from sppfeat.selection.selection import Selection, select
 
 __all__ = [
@@ -13,9 +14,12 @@ __all__ = [
     "Labels",
     "RowsLike",
     "Selection",
+    "is_scaled_again",
     "parse_conditions",
     "row_columns",
+    "scale_again",
     "select",
     "select_columns",
+    "take_scaled",
     "to_pandas",
 ]

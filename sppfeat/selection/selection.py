@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sppfeat.selection.columns import ColumnSelection, select_columns
 from sppfeat.selection.conditions import RowsLike, select_rows
 from sppfeat.selection.labels import Labels, LabelSource, read_labels
+from sppfeat.selection.scaling import is_scaled_again, scale_again
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Selection", "select"]
 
 _COPIED_NBYTES = 64 << 20  # of whole descriptors that are cut and scaled at once
-_SCALED = ("l2", "power")
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ class Selection:
             ``(k, d)``; a view where the rows are one range and so are the columns, and nothing is scaled.
         """
         rows = self.rows[positions]
-        features = self.file.features
+        features, normalize = self.file.features, self._normalize
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
             features, rows = features[rows[0] : rows[-1] + 1], np.arange(len(rows))
-            if self.columns.one_range is not None and not self._is_scaled_again:
+            if self.columns.one_range is not None and not is_scaled_again(self.columns, normalize):
                 return self.columns.take(features)
         if self.columns.is_everything:
             return features[rows]
@@ -123,7 +123,7 @@ class Selection:
         step = max(1, _COPIED_NBYTES // max(1, features.shape[1] * features.itemsize))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            taken[part] = self._scaled(self._cut(features, rows[part]))
+            taken[part] = scale_again(self._cut(features, rows[part]), self.columns, normalize)
         return taken
 
     def _cut(
@@ -135,23 +135,9 @@ class Selection:
         return self.columns.take(features[rows])
 
     @property
-    def _is_scaled_again(self) -> bool:
-        return bool(self.columns.incomplete) and self.file.config.descriptor.normalize in _SCALED
-
-    def _scaled(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Scale the parts of incomplete layers to l2 norm 1; zeros stay zeros."""
-        if not self._is_scaled_again:
-            return block
-        scaled = block.astype(np.float32)
-        for layer, columns in self.columns.layer_ranges().items():
-            if layer in self.columns.incomplete:
-                part = scaled[:, columns]
-                # By the largest magnitude first, so that nothing under- or overflows when it is squared.
-                peak = np.abs(part).max(axis=1, keepdims=True)
-                part /= np.where((peak > 0) & np.isfinite(peak), peak, 1)
-                norm = np.linalg.norm(part, axis=1, keepdims=True)
-                part /= np.where(norm > 0, norm, 1)
-        return scaled
+    def _normalize(self) -> str:
+        """How the descriptors were scaled, if that matters: settings that cannot be read are no harm otherwise."""
+        return self.file.config.descriptor.normalize if self.columns.incomplete else "none"
 
 
 def select(
