@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.errors import ConfigError
 from sppfeat.selection.columns import ColumnSelection, select_columns
 from sppfeat.selection.conditions import RowsLike, select_rows
 from sppfeat.selection.labels import Labels, LabelSource, read_labels
-from sppfeat.selection.scaling import is_scaled_again, scale_again
+from sppfeat.selection.scaling import is_scaled_again, scale_again, take_scaled
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
@@ -125,6 +126,27 @@ class Selection:
             part = slice(start, start + step)
             taken[part] = scale_again(self._cut(features, rows[part]), self.columns, normalize)
         return taken
+
+    def of_descriptors(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+        """Return of descriptors that are not in the file what :meth:`take` would if they were.
+
+        Args:
+            descriptors: ``(m, D)``, whole ones, as :meth:`sppfeat.Extractor.from_file` makes them.
+
+        Returns:
+            ``(m, d)`` of the file's type: the selected columns, scaled again where rows of the file are.
+
+        Raises:
+            ConfigError: descriptors of another length than the file's.
+        """
+        if descriptors.ndim != 2 or descriptors.shape[1] != self.columns.dimension:
+            raise ConfigError(
+                f"descriptors of shape {descriptors.shape}; allowed: (m, {self.columns.dimension}), as in the file"
+            )
+        dtype = self.file.features.dtype
+        with np.errstate(over="ignore"):  # of float16: infinite, as in a file
+            whole = descriptors.astype(dtype, copy=False)
+            return take_scaled(whole, self.columns, self._normalize).astype(dtype, copy=False)
 
     def _cut(
         self, features: npt.NDArray[np.floating[Any]], rows: npt.NDArray[np.int64]

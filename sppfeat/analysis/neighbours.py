@@ -1,0 +1,218 @@
+"""The rows of a feature file that are nearest to some descriptors: exact, in blocks over the memory map."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.bounds import BlockScores, as_points, row_points, score_rows
+from sppfeat.analysis.distances import METRICS, exact_distances
+from sppfeat.config import check_choice
+from sppfeat.errors import ConfigError
+from sppfeat.selection import Selection
+
+__all__ = ["DEFAULT_METRIC", "ENGINES", "METRICS", "Neighbours", "nearest_rows"]
+
+ENGINES = ("exact",)
+DEFAULT_METRIC = "cosine"
+
+_BLOCK_NBYTES = 16 << 20  # of rows at once
+_SCORES = 1 << 23  # queries times rows at once
+_FEW = 64  # rows that are computed exactly rather than looked at again
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest rows of each of ``q`` queries, the nearest first.
+
+    Attributes:
+        rows: ``(q, k)`` int64, numbers of rows of the file; -1 where there are fewer than ``k``.
+        distances: ``(q, k)`` float64; inf where there are fewer.
+    """
+
+    rows: npt.NDArray[np.int64]
+    distances: npt.NDArray[np.float64]
+
+
+def nearest_rows(
+    selection: Selection,
+    queries: npt.NDArray[np.floating[Any]],
+    k: int = 10,
+    *,
+    metric: str = DEFAULT_METRIC,
+    exclude: npt.NDArray[np.int64] | None = None,
+    one_per_image: bool = False,
+    engine: str = "exact",
+    block_nbytes: int = _BLOCK_NBYTES,
+    on_progress: Callable[[int], None] = lambda rows: None,
+) -> Neighbours:
+    """The ``k`` rows of a selection that are nearest to each query.
+
+    Exact: the distances are computed in float64 from the descriptors as the file has them, rows at the same distance
+    come in the order of their numbers, and nothing depends on ``block_nbytes`` or on the other queries. Rows without
+    descriptor, and rows that hold NaN or infinities, are nobody's neighbours. The memory needed is that of the
+    queries, of the results and of a block, whatever the size of the file.
+
+    Args:
+        selection: rows and columns of an open file; a row that is in it twice counts once.
+        queries: ``(q, d)``, descriptors of the selection's columns, such as :meth:`Selection.of_descriptors` gives;
+            taken as float32.
+        k: neighbours per query, 1 or more.
+        metric: ``"cosine"``: one minus the cosine, 0 to 2; a descriptor of zeros has distance 1 from everything,
+            itself included. ``"l2"``: the Euclidean distance.
+        exclude: ``(q,)`` for each query the number of a row that is not its neighbour; -1 for none.
+        one_per_image: of each image only its nearest row.
+        engine: what finds the rows whose distances are worth computing.
+        block_nbytes: of rows that are read at once.
+        on_progress: called with the number of rows that were searched so far.
+
+    Raises:
+        ConfigError: queries of another length, or that hold NaN or infinities; a metric or engine that there is not.
+    """
+    check_choice("metric", metric, METRICS)
+    check_choice("engine", engine, ENGINES)
+    if k < 1:
+        raise ConfigError(f"k is {k}; allowed: 1 or more neighbours")
+    queries = _checked(queries, selection.dimension)
+    excluded = np.full(len(queries), -1) if exclude is None else np.asarray(exclude)
+    if excluded.shape != (len(queries),):
+        raise ConfigError(
+            f"exclude has shape {excluded.shape}; allowed: ({len(queries)},), a row for each query"
+        )
+    search = _Search(
+        queries, as_points(queries, metric), excluded, metric, min(k, len(selection)), one_per_image
+    )
+    for block, n_rows in _blocks(selection, block_nbytes):
+        search.add(block)
+        on_progress(n_rows)
+    missing = ((0, 0), (0, k - search.k))
+    return Neighbours(
+        np.pad(search.rows, missing, constant_values=-1),
+        np.pad(search.distances, missing, constant_values=np.inf),
+    )
+
+
+class _Block(NamedTuple):
+    """Some rows: their numbers, images, values as float32 and squared norms, as far as float32 can have these."""
+
+    rows: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float32]
+    squares: npt.NDArray[np.float32]
+
+
+def _checked(queries: npt.NDArray[np.floating[Any]], dimension: int) -> npt.NDArray[np.float32]:
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise ConfigError(f"queries have shape {queries.shape}; allowed: (q, {dimension})")
+    with np.errstate(over="ignore"):
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+    for i, query in enumerate(queries):
+        if not np.isfinite(query).all():
+            raise ConfigError(f"query {i} holds NaN or infinities, which are near to nothing")
+    return queries
+
+
+def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
+    """Yield the finite rows that have a descriptor, ascending, each with how many rows of the selection are past."""
+    rows, positions = np.unique(selection.rows, return_index=True)
+    has_one = selection.file.has_descriptor()[rows]
+    rows, positions = rows[has_one], positions[has_one]
+    images = selection.file.image_index[rows]
+    step = max(1, nbytes // max(1, 4 * selection.dimension))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        values = np.asarray(selection.take(positions[part]), dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.einsum("ij,ij->i", values, values)
+        block = _Block(rows[part], images[part], values, squares)
+        doubtful = np.flatnonzero(~np.isfinite(squares))
+        bad = doubtful[~np.isfinite(values[doubtful]).all(axis=1)]
+        if len(bad):
+            good = np.delete(np.arange(len(values)), bad)
+            block = _Block(block.rows[good], block.images[good], values[good], squares[good])
+        yield block, min(start + step, len(rows))
+
+
+class _Search:
+    """The nearest rows so far.
+
+    Args:
+        queries: ``(q, d)`` float32.
+        points: of them, see :func:`sppfeat.analysis.bounds.as_points`.
+        excluded: ``(q,)`` row that is not a neighbour, or -1.
+        metric: of the distances.
+        k: neighbours of each query.
+        one_per_image: of each image only its nearest row.
+    """
+
+    def __init__(
+        self,
+        queries: npt.NDArray[np.float32],
+        points: npt.NDArray[np.float32],
+        excluded: npt.NDArray[np.int64],
+        metric: str,
+        k: int,
+        one_per_image: bool,
+    ) -> None:
+        self.k = k
+        self.rows = np.full((len(queries), k), -1)
+        self.distances = np.full((len(queries), k), np.inf)
+        self._images = np.full((len(queries), k), -1)
+        self._queries = queries
+        self._points = points
+        self._excluded = excluded
+        self._metric = metric
+        self._one_per_image = one_per_image
+
+    def add(self, block: _Block) -> None:
+        """Look for nearer rows in a block."""
+        if not len(block.rows) or not self.k:
+            return
+        points = row_points(block.values, block.squares, self._metric)
+        step = max(1, _SCORES // len(block.rows))
+        for start in range(0, len(self._queries), step):
+            bounds = score_rows(self._points[start : start + step], points, self._metric)
+            for i in range(len(bounds.scores)):
+                self._merge(start + i, block, self._candidates(start + i, block, bounds, i))
+
+    def _candidates(self, query: int, block: _Block, bounds: BlockScores, i: int) -> npt.NDArray[np.int64]:
+        """Positions of the rows of a block that can be among the nearest of a query, number ``i`` of ``bounds``."""
+        found = bounds.not_beyond(i, self._limit(query))
+        if self._excluded[query] >= 0:
+            found = found[block.rows[found] != self._excluded[query]]
+        if len(found) <= max(_FEW, 2 * self.k):
+            return found
+        upper = bounds.upper(i, found)
+        if self._one_per_image:
+            order = np.argsort(block.images[found], kind="stable")
+            _, starts = np.unique(block.images[found][order], return_index=True)
+            upper = np.minimum.reduceat(upper[order], starts)
+        if len(upper) < self.k:
+            return found
+        return bounds.not_beyond(i, float(np.partition(upper, self.k - 1)[self.k - 1]), found)
+
+    def _limit(self, query: int) -> float:
+        """Squared distance of the points up to which a row can be among the nearest of a query."""
+        farthest = float(self.distances[query, -1])
+        square = 2 * farthest if self._metric == "cosine" else farthest**2
+        return square * (1 + 1e-12)  # the roundings of float64
+
+    def _merge(self, query: int, block: _Block, found: npt.NDArray[np.int64]) -> None:
+        """Compute the distances of some rows of a block, and keep the nearest."""
+        if not len(found):
+            return
+        distances = exact_distances(self._queries[query], block.values[found], self._metric)
+        known = self.rows[query] >= 0
+        rows = np.concatenate((self.rows[query][known], block.rows[found]))
+        images = np.concatenate((self._images[query][known], block.images[found]))
+        distances = np.concatenate((self.distances[query][known], distances))
+        order = np.lexsort((rows, distances))
+        if self._one_per_image:
+            _, first = np.unique(images[order], return_index=True)
+            order = order[np.sort(first)]
+        order = order[: self.k]
+        self.rows[query, : len(order)] = rows[order]
+        self._images[query, : len(order)] = images[order]
+        self.distances[query, : len(order)] = distances[order]
