@@ -3,14 +3,16 @@
 import contextlib
 import math
 
+import h5py
 import numpy as np
 import pytest
-from feature_files import descriptors, new_file, write
+from feature_files import DIMENSION, descriptors, new_file, write
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.analysis.distances import exact_distances
 from sppfeat.analysis.neighbours import METRICS, nearest_rows
+from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
 from sppfeat.store import FeatureWriter
 
@@ -18,52 +20,17 @@ N = 40
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    path = write_rows(tmp_path_factory.mktemp("neighbours") / "f.h5", descriptors(N))
-    with FeatureFile(path) as opened:
-        yield opened
-
-
-def write_rows(path, rows, *, dtype="float32"):
-    """A file of one row an image, with these descriptors."""
-    new_file(path, n=len(rows), dtype=dtype)
+def path(tmp_path_factory):
+    """One row an image; image 7 failed, 8 is pending."""
+    path = new_file(tmp_path_factory.mktemp("neighbours") / "f.h5", n=N)
     with contextlib.closing(FeatureWriter(path)) as writer:
-        for i, row in enumerate(rows):
-            write(writer, i, row[None].astype(dtype))
-            writer.mark_done(i)
+        for i, row in enumerate(descriptors(N)):
+            if i == 7:
+                writer.mark_failed(i, "broken")
+            elif i != 8:
+                write(writer, i, row[None])
+                writer.mark_done(i)
     return path
-
-
-def set_rows(file, rows):
-    """Other descriptors for an open file, in memory."""
-    file.__dict__["features"] = rows
-    return file.select()
-
-
-def plain_distance(a, b, metric):
-    """Plain loops over the values, in float64 with exact sums."""
-    a, b = [float(v) for v in a], [float(v) for v in b]
-    if metric == "l2":
-        return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
-    norms = [math.sqrt(math.fsum(v * v for v in vector)) for vector in (a, b)]
-    if 0 in norms:
-        return 1.0
-    return math.fsum((x / norms[0] - y / norms[1]) ** 2 for x, y in zip(a, b, strict=True)) / 2
-
-
-def plain_neighbours(rows, query, k, metric, *, excluded=-1, images=None):
-    """Distances of the nearest rows, by sorting all of them."""
-    every = sorted((plain_distance(row, query, metric), i) for i, row in enumerate(rows) if i != excluded)
-    if images is not None:
-        seen = set()
-        every = [(r, i) for r, i in every if not (images[i] in seen or seen.add(images[i]))]
-    return every[:k]
-
-
-VALUES = st.sampled_from([0.0, 1.0, -1.0, 2.0, 0.5, 1e-3, 3.0])
-DRAWN = st.integers(1, 12).flatmap(
-    lambda n: st.lists(st.lists(VALUES, min_size=3, max_size=3), min_size=n, max_size=n)
-)
 
 
 class OfRows:
@@ -74,7 +41,7 @@ class OfRows:
         self.rows = np.arange(len(values))
         self.file = self
         self.image_index = self.rows if images is None else np.asarray(images)
-        self.dimension = values.shape[1]
+        self.n_rows, self.dimension = values.shape
 
     def __len__(self):
         return len(self.rows)
@@ -84,6 +51,48 @@ class OfRows:
 
     def take(self, positions):
         return self.values[positions]
+
+
+def plain_distance(a, b, metric):
+    """Plain loops over the values, with exact sums."""
+    a, b = [float(v) for v in a], [float(v) for v in b]
+    if metric == "l2":
+        return math.sqrt(math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
+    norms = [math.sqrt(math.fsum(v * v for v in vector)) for vector in (a, b)]
+    if 0 in norms:
+        return 1.0
+    return math.fsum((x / norms[0] - y / norms[1]) ** 2 for x, y in zip(a, b, strict=True)) / 2
+
+
+def plain_nearest(rows, query, k, metric, *, left_out, images):
+    """The distances of the nearest rows, by sorting all of them."""
+    every = sorted((plain_distance(row, query, metric), i) for i, row in enumerate(rows) if i not in left_out)
+    seen = set()
+    return [r for r, i in every if not (images[i] in seen or seen.add(images[i]))][:k]
+
+
+def check(found, i, rows, query, metric, *, left_out=(), images=None):
+    """The neighbours of a query are right: as far as plain loops, and in order where their distances are."""
+    of_image = range(len(rows)) if images is None else images
+    expected = plain_nearest(rows, query, len(found.rows[i]), metric, left_out=left_out, images=of_image)
+    n = len(expected)
+    assert (found.rows[i, n:] == -1).all()
+    assert np.isinf(found.distances[i, n:]).all()
+    assert np.allclose(found.distances[i, :n], expected, rtol=1e-12, atol=1e-30)
+    pairs = list(zip(found.distances[i, :n].tolist(), found.rows[i, :n].tolist(), strict=True))
+    assert pairs == sorted(pairs)  # equal distances in the order of their rows
+    assert len({of_image[row] for _, row in pairs}) == n
+    for distance, row in pairs:
+        assert row not in left_out
+        assert distance == pytest.approx(plain_distance(rows[row], query, metric), rel=1e-12, abs=1e-30)
+        twins = [j for j in range(row) if j not in left_out and np.array_equal(rows[j], rows[row])]
+        assert images is not None or set(twins) <= {row for _, row in pairs}
+
+
+VALUES = st.sampled_from([0.0, 1.0, -1.0, 2.0, 0.5, 1e-3, 3.0])
+DRAWN = st.integers(1, 12).flatmap(
+    lambda n: st.lists(st.lists(VALUES, min_size=3, max_size=3), min_size=n, max_size=n)
+)
 
 
 @given(
@@ -98,23 +107,134 @@ def test_neighbours_are_those_of_plain_loops(rows, queries, k, n_block, metric, 
     rows, queries = np.array(rows, dtype=np.float32), np.array(queries, dtype=np.float32)
     images = np.arange(len(rows)) // 2
     part = OfRows(rows, images)
-    excluded = np.arange(len(queries)) - 1
+    excluded = np.arange(len(queries)) % (len(rows) + 1) - 1
     options = {"metric": metric, "exclude": excluded, "one_per_image": per_image}
     found = nearest_rows(part, queries, k, block_nbytes=12 * n_block, **options)
     assert found.rows.shape == found.distances.shape == (len(queries), k)
     for i, query in enumerate(queries):
-        expected = plain_neighbours(
-            rows, query, k, metric, excluded=excluded[i], images=images if per_image else None
-        )
-        n = len(expected)
-        assert (found.rows[i, n:] == -1).all()
-        assert np.isinf(found.distances[i, n:]).all()
-        assert np.allclose(found.distances[i, :n], [r for r, _ in expected], rtol=1e-13, atol=1e-30)
-        # Rows may be in another order only where the oracle's distance is the same up to its roundings.
-        own = exact_distances(query, rows, metric)
-        order = [j for j in np.lexsort((np.arange(len(rows)), own)) if j != excluded[i]]
-        if not per_image:
-            assert found.rows[i, :n].tolist() == order[:n]
+        row = excluded[i]
+        own = set() if row < 0 else set(np.flatnonzero(images == images[row])) if per_image else {row}
+        check(found, i, rows, query, metric, left_out=own, images=images if per_image else None)
     again = nearest_rows(part, queries, k, **options)
     assert np.array_equal(again.rows, found.rows)
     assert np.array_equal(again.distances, found.distances)
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("metric", METRICS)
+def test_many_rows_in_many_columns(metric, per_image):
+    """More columns than are added up at once; clusters, duplicates, and rows that are nearly the same."""
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.random((200, 1100), dtype=np.float32), 10, axis=0)
+    noise = rng.choice([0, 1e-6, 1e-3, 0.3], size=(2000, 1)).astype(np.float32)
+    rows += noise * rng.random((2000, 1100), dtype=np.float32)
+    images = np.arange(2000) // 3
+    queries = rows[[0, 5, 1234]] * np.float32(1 + 1e-6)
+    part = OfRows(rows, images)
+    found = nearest_rows(part, queries, 20, metric=metric, block_nbytes=1 << 20, one_per_image=per_image)
+    for i, query in enumerate(queries):
+        exact = exact_distances(query, rows, metric)
+        order = np.lexsort((np.arange(2000), exact))
+        if per_image:
+            order = order[np.sort(np.unique(images[order], return_index=True)[1])]
+        assert found.rows[i].tolist() == order[:20].tolist()
+        assert np.array_equal(found.distances[i], exact[order[:20]])
+        plain = [plain_distance(rows[j], query, metric) for j in order[:12]]
+        assert np.allclose(exact[order[:12]], plain, rtol=1e-9, atol=1e-20)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e19, 1e30])
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_of_any_magnitude(metric, scale):
+    rows = np.random.default_rng(0).standard_normal((300, 7)).astype(np.float32)
+    rows[::3] *= np.float32(scale)
+    rows[7] = 0
+    queries = np.concatenate((rows[3:5] + np.float32(0.1), np.zeros((1, 7), dtype=np.float32)))
+    found = nearest_rows(OfRows(rows), queries, 9, metric=metric, block_nbytes=28 * 100)
+    for i, query in enumerate(queries):
+        check(found, i, rows, query, metric)
+
+
+def test_ties_come_in_the_order_of_the_rows():
+    rows = np.tile(np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]]), (50, 1))
+    found = nearest_rows(OfRows(rows), np.zeros((1, 2)), 150, metric="l2", block_nbytes=8 * 7)
+    assert found.rows[0].tolist() == list(range(150))
+    assert (found.distances == 1).all()
+
+
+def test_nearly_the_same_rows_keep_their_distance():
+    base = np.random.default_rng(0).random(512, dtype=np.float32)
+    rows = np.stack([base * np.float32(1 + 1e-6 * i) for i in range(20)])
+    found = nearest_rows(OfRows(rows), base[None], 20, metric="l2")
+    for i, row in enumerate(rows):
+        assert found.distances[0, i] == pytest.approx(plain_distance(row, base, "l2"), rel=1e-12)
+    assert found.rows[0].tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_is_not_finite_is_nobodys_neighbour(metric):
+    rows = descriptors(N)
+    rows[3], rows[4, 0], rows[5, 0] = np.nan, np.inf, -np.inf
+    found = nearest_rows(OfRows(rows), rows[:1], N, metric=metric, block_nbytes=60 * 4)
+    assert sorted(found.rows[0, : N - 3].tolist()) == [i for i in range(N) if i not in (3, 4, 5)]
+    assert (found.rows[0, N - 3 :] == -1).all()
+    with pytest.raises(ConfigError, match="query 1 holds NaN or infinities"):
+        nearest_rows(OfRows(rows), rows[2:4], 1, metric=metric)
+
+
+def test_a_selection_of_a_file(path):
+    with FeatureFile(path) as file:
+        # status=any takes the failed and the pending row, too; yet they are no neighbours.
+        selection = file.select(rows=["status=any"], levels=2, layers="layer3")
+        query = selection.of_descriptors(descriptors(N)[4:5])
+        assert np.array_equal(query, descriptors(N)[4:5, 2:10])
+        found = nearest_rows(selection, query, N)
+        check(found, 0, descriptors(N)[:, 2:10], query[0], "cosine", left_out=(7, 8))
+        twice = file.select(rows=[9, 2, 2, 30])
+        found = nearest_rows(twice, descriptors(N)[2:3], 5)
+        assert found.rows[0, 0] == 2
+        assert sorted(found.rows[0].tolist()) == [-1, -1, 2, 9, 30]
+        assert nearest_rows(file.select(rows=[]), descriptors(1), 2).rows.tolist() == [[-1, -1]]
+        assert nearest_rows(file.select(), np.empty((0, DIMENSION)), 2).rows.shape == (0, 2)
+
+
+def test_float16_files_take_queries_as_they_would_have_them(tmp_path):
+    rows = descriptors(N)
+    path = new_file(tmp_path / "half.h5", n=N, dtype="float16")
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        write(writer, 0, rows.astype("float16"))
+        for i in range(N):
+            writer.mark_done(i)
+    with FeatureFile(path) as file:
+        selection = file.select()
+        found = nearest_rows(selection, selection.of_descriptors(rows), 1, metric="l2")
+    assert found.rows[:, 0].tolist() == list(range(N))
+    assert (found.distances == 0).all()
+
+
+def test_what_is_left_of_a_layer_is_scaled_in_queries_as_in_the_file(path, tmp_path):
+    copy = tmp_path / "scaled.h5"
+    copy.write_bytes(path.read_bytes())
+    with h5py.File(copy, "r+") as opened:
+        opened.attrs["config"] = opened.attrs["config"].replace('"normalize":"none"', '"normalize":"l2"')
+    with FeatureFile(copy) as file:
+        selection = file.select(levels=2)
+        assert np.array_equal(selection.of_descriptors(file.features[:7]), selection.X[:7])
+        with pytest.raises(ConfigError, match=r"descriptors of shape \(2, 3\); allowed: \(m, 15\)"):
+            selection.of_descriptors(np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "l1"}, "metric is 'l1'"),
+        ({"engine": "gpu"}, "engine is 'gpu'"),
+        ({"k": 0}, "k is 0; allowed: 1 or more"),
+        ({"queries": np.zeros((1, 3))}, r"queries have shape \(1, 3\); allowed: \(q, 15\)"),
+        ({"exclude": [1, 2]}, r"exclude has shape \(2,\); allowed: \(1,\)"),
+        ({"exclude": [40]}, "exclude names row 40; allowed: -1 to 39"),
+    ],
+)
+def test_what_is_refused(path, options, message):
+    with FeatureFile(path) as file, pytest.raises(ConfigError, match=message):
+        nearest_rows(file.select(), **{"queries": descriptors(1), "k": 3, **options})

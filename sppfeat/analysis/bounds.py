@@ -1,10 +1,11 @@
-"""Which rows of a block can be among the nearest, by one float32 matrix product and what it may be wrong by.
+"""Which rows of a block can be among the nearest, by float32 matrix products and what they may be wrong by.
 
 Of a row's point ``x`` and a query's ``y`` (see :mod:`sppfeat.analysis.distances`) the squared distance is
-``|x|**2 + |y|**2 - 2 x y``. In float32, a sum of ``d`` products in whatever order is wrong by no more than ``g |x| |y|``,
-with ``g = d u / (1 - d u)`` and ``u = 2**-24`` (Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1).
-So the squared distance is known up to ``2 g (|x|**2 + |y|**2)``, which leaves few rows more than are wanted; their
-distances are then computed exactly.
+``|x|**2 + |y|**2 - 2 x y``. In float32, a sum of ``n`` products in whatever order is wrong by no more than
+``g |x| |y|``, with ``g = n u / (1 - n u)`` and ``u = 2**-24`` (Higham, *Accuracy and Stability of Numerical
+Algorithms*, section 3.1). Here some hundred products are added up in float32, and those sums in float64, so that ``g``
+stays small whatever the dimension: the squared distance is known up to ``2 g (|x|**2 + |y|**2)``. That leaves few rows
+more than are wanted, whose distances are then computed exactly.
 """
 
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ import numpy.typing as npt
 
 from sppfeat.analysis.distances import unit_rows
 
-__all__ = ["BlockScores", "RowPoints", "as_points", "row_points", "score_rows"]
+__all__ = ["BlockScores", "RowPoints", "as_points", "row_points", "score_rows", "squared_norms"]
 
+_N_TERMS = 512  # added up in float32
+_OTHER_ROUNDINGS = 16  # of points, factors and float64
 _ROUNDOFF = 2.0**-24  # of float32
-_SMALLEST = 2.0**-126  # that a float32 product which underflows is wrong by
-_USUAL = (1e-30, 1e30)  # squares in which float32 keeps its precision
+_ERROR = 2 * (_N_TERMS + _OTHER_ROUNDINGS) * _ROUNDOFF / (1 - (_N_TERMS + _OTHER_ROUNDINGS) * _ROUNDOFF)
+_SMALLEST = 2.0**-126  # that a product which underflows is wrong by
+_USUAL = (1e-20, 1e30)  # squared norms of which float32 keeps the precision
 _LARGEST_PRODUCT = 1e37
-_OTHER_ROUNDINGS = 16  # beside those of the products: of norms, points, factors and sums
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,13 @@ class RowPoints:
 
     Attributes:
         values: ``(b, d)`` float32, of which ``factors`` times these are the points.
-        factors: ``(b,)`` float32; None for 1.
-        squares: ``(b,)`` float32, squared norms of the points.
+        factors: ``(b,)`` float64.
+        squares: ``(b,)`` float64, squared norms of the points.
     """
 
     values: npt.NDArray[np.float32]
-    factors: npt.NDArray[np.float32] | None
-    squares: npt.NDArray[np.float32]
+    factors: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -43,35 +46,40 @@ class BlockScores:
     """Between what the squared distances of ``q`` queries from ``b`` rows lie.
 
     Attributes:
-        scores: ``(q, b)`` float32, lower bounds without the query's own share; -inf where nothing is known.
-        row_squares: ``(b,)`` float32, squared norms of the rows' points.
+        scores: ``(q, b)`` float64, lower bounds without the query's own share; -inf where nothing is known.
+        row_squares: ``(b,)`` float64, squared norms of the rows' points.
         query_squares: ``(q,)`` float64, likewise of the queries'.
-        error: of a squared distance, in parts of the sum of both squared norms.
-        slack: the same, absolute.
+        slack: what all bounds may be wrong by beside what is proportional to these.
     """
 
-    scores: npt.NDArray[np.float32]
-    row_squares: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float64]
+    row_squares: npt.NDArray[np.float64]
     query_squares: npt.NDArray[np.float64]
-    error: float
     slack: float
 
     def not_beyond(
         self, i: int, square: float, rows: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.int64]:
         """Return which rows of the block, or of ``rows``, may be as near to query ``i`` as a squared distance."""
-        share = (1 - self.error) * float(self.query_squares[i])
-        limit = np.nextafter(np.float32(min(square - share + self.slack, 3e38)), np.float32(np.inf))
+        limit = square - (1 - _ERROR) * self.query_squares[i] + self.slack
         if rows is None:
             return np.flatnonzero(self.scores[i] <= limit)
         return np.asarray(rows[self.scores[i, rows] <= limit])
 
     def upper(self, i: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return what the squared distances of these rows of the block from query ``i`` are at most."""
-        scores = self.scores[i, rows].astype(np.float64)
-        spread = 2 * self.error * self.row_squares[rows].astype(np.float64)
-        bound = scores + spread + (1 + self.error) * float(self.query_squares[i]) + self.slack
+        share = (1 + _ERROR) * self.query_squares[i] + self.slack
+        bound = self.scores[i, rows] + 2 * _ERROR * self.row_squares[rows] + share
         return np.where(np.isfinite(bound), bound, np.inf)
+
+
+def squared_norms(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Squared norms ``(b,)`` of rows, with the error of :func:`score_rows`; inf where float32 is too small for one."""
+    total = np.zeros(len(rows))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for columns in _pieces(rows.shape[1]):
+            total += np.einsum("ij,ij->i", rows[:, columns], rows[:, columns])
+    return total
 
 
 def as_points(queries: npt.NDArray[np.float32], metric: str) -> npt.NDArray[np.float32]:
@@ -84,23 +92,23 @@ def as_points(queries: npt.NDArray[np.float32], metric: str) -> npt.NDArray[np.f
     return points
 
 
-def row_points(rows: npt.NDArray[np.float32], squares: npt.NDArray[np.float32], metric: str) -> RowPoints:
+def row_points(rows: npt.NDArray[np.float32], squares: npt.NDArray[np.float64], metric: str) -> RowPoints:
     """Points of a block of rows.
 
     Args:
         rows: ``(b, d)`` float32, finite.
-        squares: ``(b,)`` float32, their squared norms as float32 has them: inf or 0 where it cannot.
+        squares: ``(b,)``, see :func:`squared_norms`.
         metric: ``"cosine"`` or ``"l2"``.
     """
     if metric == "l2":
-        return RowPoints(rows, None, squares)
+        return RowPoints(rows, np.ones(len(rows)), squares)
     odd = np.flatnonzero(~((squares > _USUAL[0]) & (squares < _USUAL[1])))
     if len(odd):
         rows, squares = rows.copy(), squares.copy()
         rows[odd] = unit_rows(rows[odd].astype(np.float64))
         squares[odd] = 1
-    # Squared norm 1 also for zeros, which so are at a right angle to everything: distance 1, as it should be.
-    return RowPoints(rows, np.float32(1) / np.sqrt(squares, dtype=np.float32), np.ones_like(squares))
+    # Norm 1 also for zeros, which so are at a right angle to everything: distance 1, as it should be.
+    return RowPoints(rows, 1 / np.sqrt(squares), np.ones(len(rows)))
 
 
 def score_rows(points: npt.NDArray[np.float32], rows: RowPoints, metric: str) -> BlockScores:
@@ -111,17 +119,26 @@ def score_rows(points: npt.NDArray[np.float32], rows: RowPoints, metric: str) ->
         rows: the block.
         metric: ``"cosine"`` or ``"l2"``.
     """
-    n_terms = points.shape[1] + _OTHER_ROUNDINGS
-    error = 2 * n_terms * _ROUNDOFF / (1 - n_terms * _ROUNDOFF) if n_terms * _ROUNDOFF < 0.25 else 1.0
-    slack = n_terms * _SMALLEST
     query_squares = np.ones(len(points))
     if metric == "l2":
         query_squares = np.array([np.square(point.astype(np.float64)).sum() for point in points])
-    largest = np.sqrt(query_squares.max(initial=0) * float(rows.squares.max(initial=0)))
-    if error >= 1 or not largest < _LARGEST_PRODUCT:
-        nothing = np.full((len(points), len(rows.values)), -np.inf, dtype=np.float32)
-        return BlockScores(nothing, rows.squares, query_squares, error, slack)
-    scores = points @ rows.values.T
-    scores *= -2 if rows.factors is None else -2 * rows.factors
-    scores += np.float32(1 - error) * rows.squares
-    return BlockScores(scores, rows.squares, query_squares, error, slack)
+    slack = 4 * (points.shape[1] + _OTHER_ROUNDINGS) * _SMALLEST
+    largest = np.sqrt(query_squares.max(initial=0) * rows.squares.max(initial=0))
+    if largest < _LARGEST_PRODUCT:
+        scores = _products(points, rows.values)
+        scores *= -2 * rows.factors
+        scores += (1 - _ERROR) * rows.squares
+    else:  # float32 is too small for the products
+        scores = np.full((len(points), len(rows.values)), -np.inf)
+    return BlockScores(scores, rows.squares, query_squares, slack)
+
+
+def _products(points: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    total = np.zeros((len(points), len(rows)))
+    for columns in _pieces(points.shape[1]):
+        total += points[:, columns] @ rows[:, columns].T
+    return total
+
+
+def _pieces(dimension: int) -> list[slice]:
+    return [slice(start, start + _N_TERMS) for start in range(0, dimension, _N_TERMS)]

@@ -14,7 +14,7 @@ __all__ = ["METRICS", "exact_distances", "unit_rows"]
 
 METRICS = ("cosine", "l2")
 
-_VALUES = 1 << 20  # in float64 at once
+_VALUES = 1 << 16  # in float64 at once, which stay in the cache
 
 
 def exact_distances(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.bounds import BlockScores, as_points, row_points, score_rows
+from sppfeat.analysis.bounds import BlockScores, as_points, row_points, score_rows, squared_norms
 from sppfeat.analysis.distances import METRICS, exact_distances
 from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
@@ -18,8 +18,8 @@ __all__ = ["DEFAULT_METRIC", "ENGINES", "METRICS", "Neighbours", "nearest_rows"]
 ENGINES = ("exact",)
 DEFAULT_METRIC = "cosine"
 
-_BLOCK_NBYTES = 16 << 20  # of rows at once
-_SCORES = 1 << 23  # queries times rows at once
+_BLOCK_NBYTES = 32 << 20  # of rows at once
+_SCORES = 1 << 22  # queries times rows at once
 _FEW = 64  # rows that are computed exactly rather than looked at again
 
 
@@ -42,7 +42,7 @@ def nearest_rows(
     k: int = 10,
     *,
     metric: str = DEFAULT_METRIC,
-    exclude: npt.NDArray[np.int64] | None = None,
+    exclude: npt.ArrayLike | None = None,
     one_per_image: bool = False,
     engine: str = "exact",
     block_nbytes: int = _BLOCK_NBYTES,
@@ -62,7 +62,8 @@ def nearest_rows(
         k: neighbours per query, 1 or more.
         metric: ``"cosine"``: one minus the cosine, 0 to 2; a descriptor of zeros has distance 1 from everything,
             itself included. ``"l2"``: the Euclidean distance.
-        exclude: ``(q,)`` for each query the number of a row that is not its neighbour; -1 for none.
+        exclude: ``(q,)`` for each query the number of a row that is not its neighbour; -1 for none. With
+            ``one_per_image`` no row of that row's image is.
         one_per_image: of each image only its nearest row.
         engine: what finds the rows whose distances are worth computing.
         block_nbytes: of rows that are read at once.
@@ -76,13 +77,12 @@ def nearest_rows(
     if k < 1:
         raise ConfigError(f"k is {k}; allowed: 1 or more neighbours")
     queries = _checked(queries, selection.dimension)
-    excluded = np.full(len(queries), -1) if exclude is None else np.asarray(exclude)
-    if excluded.shape != (len(queries),):
-        raise ConfigError(
-            f"exclude has shape {excluded.shape}; allowed: ({len(queries)},), a row for each query"
-        )
     search = _Search(
-        queries, as_points(queries, metric), excluded, metric, min(k, len(selection)), one_per_image
+        queries,
+        metric=metric,
+        k=min(k, len(selection)),
+        excluded=_excluded(selection, len(queries), exclude, one_per_image),
+        one_per_image=one_per_image,
     )
     for block, n_rows in _blocks(selection, block_nbytes):
         search.add(block)
@@ -95,12 +95,12 @@ def nearest_rows(
 
 
 class _Block(NamedTuple):
-    """Some rows: their numbers, images, values as float32 and squared norms, as far as float32 can have these."""
+    """Some rows: their numbers, images, values as float32 and squared norms as :func:`squared_norms` has them."""
 
     rows: npt.NDArray[np.int64]
     images: npt.NDArray[np.int64]
     values: npt.NDArray[np.float32]
-    squares: npt.NDArray[np.float32]
+    squares: npt.NDArray[np.float64]
 
 
 def _checked(queries: npt.NDArray[np.floating[Any]], dimension: int) -> npt.NDArray[np.float32]:
@@ -114,6 +114,21 @@ def _checked(queries: npt.NDArray[np.floating[Any]], dimension: int) -> npt.NDAr
     return queries
 
 
+def _excluded(
+    selection: Selection, n_queries: int, exclude: npt.ArrayLike | None, one_per_image: bool
+) -> npt.NDArray[np.int64]:
+    """For each query the row, or image where only one row of an image counts, that is no neighbour, or -1."""
+    rows = np.full(n_queries, -1) if exclude is None else np.asarray(exclude)
+    if rows.shape != (n_queries,):
+        raise ConfigError(f"exclude has shape {rows.shape}; allowed: ({n_queries},), a row for each query")
+    outside = rows[(rows < -1) | (rows >= selection.file.n_rows)]
+    if len(outside):
+        raise ConfigError(f"exclude names row {outside[0]}; allowed: -1 to {selection.file.n_rows - 1}")
+    if not one_per_image:
+        return rows
+    return np.where(rows >= 0, selection.file.image_index[rows], -1)
+
+
 def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
     """Yield the finite rows that have a descriptor, ascending, each with how many rows of the selection are past."""
     rows, positions = np.unique(selection.rows, return_index=True)
@@ -124,8 +139,7 @@ def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         values = np.asarray(selection.take(positions[part]), dtype=np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.einsum("ij,ij->i", values, values)
+        squares = squared_norms(values)
         block = _Block(rows[part], images[part], values, squares)
         doubtful = np.flatnonzero(~np.isfinite(squares))
         bad = doubtful[~np.isfinite(values[doubtful]).all(axis=1)]
@@ -140,20 +154,19 @@ class _Search:
 
     Args:
         queries: ``(q, d)`` float32.
-        points: of them, see :func:`sppfeat.analysis.bounds.as_points`.
-        excluded: ``(q,)`` row that is not a neighbour, or -1.
         metric: of the distances.
         k: neighbours of each query.
+        excluded: ``(q,)`` row, or image with ``one_per_image``, that is not a neighbour, or -1.
         one_per_image: of each image only its nearest row.
     """
 
     def __init__(
         self,
         queries: npt.NDArray[np.float32],
-        points: npt.NDArray[np.float32],
-        excluded: npt.NDArray[np.int64],
+        *,
         metric: str,
         k: int,
+        excluded: npt.NDArray[np.int64],
         one_per_image: bool,
     ) -> None:
         self.k = k
@@ -161,9 +174,9 @@ class _Search:
         self.distances = np.full((len(queries), k), np.inf)
         self._images = np.full((len(queries), k), -1)
         self._queries = queries
-        self._points = points
-        self._excluded = excluded
+        self._points = as_points(queries, metric)
         self._metric = metric
+        self._excluded = excluded
         self._one_per_image = one_per_image
 
     def add(self, block: _Block) -> None:
@@ -181,7 +194,8 @@ class _Search:
         """Positions of the rows of a block that can be among the nearest of a query, number ``i`` of ``bounds``."""
         found = bounds.not_beyond(i, self._limit(query))
         if self._excluded[query] >= 0:
-            found = found[block.rows[found] != self._excluded[query]]
+            of_row = block.images if self._one_per_image else block.rows
+            found = found[of_row[found] != self._excluded[query]]
         if len(found) <= max(_FEW, 2 * self.k):
             return found
         upper = bounds.upper(i, found)

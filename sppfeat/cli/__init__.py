@@ -23,6 +23,7 @@ _COMMANDS = (
     "extract",
     "info",
     "verify",
+    "search",
     "backbones",
     "train",
     "bench",

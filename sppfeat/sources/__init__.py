@@ -1,6 +1,7 @@
 """Where images come from: folders, files and lists of them, as one listing in a fixed order."""
 
 from sppfeat.sources.listing import Listing, list_images
+from sppfeat.sources.lists import is_list, read_list
 from sppfeat.sources.paths import PathTable
 
-__all__ = ["Listing", "PathTable", "list_images"]
+__all__ = ["Listing", "PathTable", "is_list", "list_images", "read_list"]

@@ -1,10 +1,8 @@
 """From the inputs of a command to one listing of image files with class labels."""
 
-import codecs
 import itertools
 import os
 import stat
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.images import IMAGE_SUFFIXES
 from sppfeat.limits import MOST_WAYS
+from sppfeat.sources.lists import is_list, read_list
 from sppfeat.sources.paths import PathTable, natural_key
 
 __all__ = ["LABEL_MODES", "Listing", "list_images"]
@@ -159,33 +158,14 @@ def _expand(
 ) -> Iterator[tuple[bytes, bytes | None]]:
     """Yield the absolute path of each image, and the folder that was scanned for it, if one was."""
     for text in inputs:
-        if text == "-":
-            chunks = iter(lambda: sys.stdin.buffer.read(1 << 20), b"") if stdin is None else stdin
-            yield from _expand_list(b"".join(chunks), scan, where="the list on standard input")
-        elif text.startswith("@"):
-            try:
-                with open(text[1:], "rb") as file:
-                    content = file.read()
-            except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else error
-                raise ConfigError(f"cannot read the list {text[1:]!r}: {reason}") from error
-            yield from _expand_list(content, scan, where=f"the list {text[1:]!r}")
+        if is_list(text):
+            for entry in read_list(text, stdin=stdin):
+                yield from _expand_path(_absolute(entry), scan)
         else:
             path = _absolute(os.fsencode(text))
             if not text or not os.path.lexists(path):
                 raise ConfigError(f"no such file or folder: {text!r}")
             yield from _expand_path(path, scan)
-
-
-def _expand_list(content: bytes, scan: _Scan, *, where: str) -> Iterator[tuple[bytes, bytes | None]]:
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ConfigError(f"{where} is in UTF-16; allowed: UTF-8, or names as the file system has them")
-    content = content.removeprefix(codecs.BOM_UTF8)
-    separator = b"\0" if b"\0" in content else b"\n"
-    for line in content.split(separator):
-        entry = line.removesuffix(b"\r") if separator == b"\n" else line
-        if entry:
-            yield from _expand_path(_absolute(entry), scan)
 
 
 def _expand_path(path: bytes, scan: _Scan) -> Iterator[tuple[bytes, bytes | None]]:

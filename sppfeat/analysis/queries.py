@@ -1,0 +1,202 @@
+"""What is searched for: images, boxes of images and rows of the file, as descriptors like those of the file."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.boxes import clip_boxes
+from sppfeat.config import RunOptions
+from sppfeat.errors import BoxError, ConfigError, ImageError
+from sppfeat.images import probe_image
+from sppfeat.reader import FeatureFile
+from sppfeat.schema import RowFlag
+from sppfeat.selection import Selection
+from sppfeat.sources import is_list, read_list
+from sppfeat.texts import one_line
+
+if TYPE_CHECKING:
+    from sppfeat.extractor import Extractor
+
+__all__ = ["Query", "describe_queries", "parse_query", "read_queries"]
+
+_ALLOWED = "an image, IMAGE#x0,y0,x1,y1, row:N, @LIST or -"
+_ROW = re.compile(r"row:([0-9]{1,18})")
+_N_IMAGES = 64  # described between two reports of progress
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query: an image, a box of one, or a row.
+
+    Attributes:
+        text: as it was asked for.
+        path: of the image; None for a row.
+        box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None for the whole image.
+        row: number of the row; None for an image.
+    """
+
+    text: str
+    path: str | None = None
+    box: tuple[float, float, float, float] | None = None
+    row: int | None = None
+
+
+def read_queries(texts: Iterable[str], *, stdin: Iterable[bytes] | None = None) -> list[Query]:
+    """Queries, of which some may be lists of queries: ``@FILE``, or ``-`` for standard input.
+
+    Args:
+        texts: the queries, see :func:`parse_query`; lists are separated as those of images are.
+        stdin: what ``-`` reads, in chunks; standard input where None.
+
+    Raises:
+        ConfigError: a list that cannot be read, a text that is no query, no query at all.
+    """
+    queries = []
+    for text in texts:
+        if is_list(text):
+            queries += [parse_query(os.fsdecode(entry)) for entry in read_list(text, stdin=stdin)]
+        else:
+            queries.append(parse_query(text))
+    if not queries:
+        raise ConfigError(f"no queries; allowed: {_ALLOWED}")
+    return queries
+
+
+def parse_query(text: str) -> Query:
+    """The query that a text is: an image file, ``IMAGE#x0,y0,x1,y1`` or ``row:N``.
+
+    What is the name of a file is that file, whatever else it may look like.
+
+    Raises:
+        ConfigError: no such file, a folder, or a box that is not four numbers.
+
+    Example:
+        >>> parse_query("row:17").row
+        17
+    """
+    if text and os.path.lexists(text):
+        return Query(text, path=_file(text))
+    row = _ROW.fullmatch(text)
+    if row:
+        return Query(text, row=int(row[1]))
+    path, _, numbers = text.rpartition("#")
+    if path and os.path.lexists(path):
+        return Query(text, path=_file(path), box=_parse_box(numbers, text))
+    raise ConfigError(f"query {one_line(repr(text))}: no such file; allowed: {_ALLOWED}")
+
+
+def _file(path: str) -> str:
+    if os.path.isdir(path):
+        raise ConfigError(f"query {one_line(repr(path))} is a folder; allowed: {_ALLOWED}")
+    return path
+
+
+def _parse_box(text: str, query: str) -> tuple[float, float, float, float]:
+    try:
+        x0, y0, x1, y1 = map(float, text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"query {one_line(repr(query))}: its box is {one_line(repr(text))}; allowed: x0,y0,x1,y1, in pixels"
+        ) from error
+    return x0, y0, x1, y1
+
+
+def describe_queries(
+    queries: Sequence[Query],
+    selection: Selection,
+    *,
+    weights: str | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
+    device: str = RunOptions.device,
+    on_progress: Callable[[int], None] = lambda described: None,
+) -> npt.NDArray[np.floating[Any]]:
+    """Descriptors of queries, like those of a selection of a file.
+
+    Images are described with the file's settings and weights (:meth:`sppfeat.Extractor.from_file`), all boxes of an
+    image in one run of the network; without any image no network is loaded. Before that all rows are looked up, and
+    all images and boxes checked as far as the images' headers say.
+
+    Args:
+        queries: what is searched for; in a box file an image is the box that is all of it.
+        selection: of an open file; decides which columns, and how they are scaled.
+        weights: where the weights are now, a file or a name; as recorded where None.
+        weights_dir: a folder in which weights that are named are looked for first.
+        device: where to compute.
+        on_progress: called with how many queries are described so far.
+
+    Returns:
+        ``(q, d)`` of the file's type, finite.
+
+    Raises:
+        ConfigError: a row that there is not, or that has no descriptor; a descriptor that holds NaN.
+        ImageError: an image that cannot be read.
+        BoxError: a box that has no area in its image.
+        StoreError: the weights are gone or others by now.
+        SppfeatError: the network cannot be loaded.
+    """
+    file = selection.file
+    rows = [i for i, query in enumerate(queries) if query.row is not None]
+    numbers = np.array([queries[i].row for i in rows], dtype=np.int64)
+    of_rows = dataclasses.replace(selection, rows=file.select(rows=numbers).rows)
+    boxes_of: dict[str, list[int]] = {}
+    for i, query in enumerate(queries):
+        if query.path is not None:
+            boxes_of.setdefault(query.path, []).append(i)
+    for path, asked in boxes_of.items():
+        _check_image(path, [queries[i] for i in asked], file)
+    result = np.empty((len(queries), selection.dimension), dtype=file.dtype)
+    result[rows] = of_rows.X
+    on_progress(len(rows))
+    if boxes_of:
+        from sppfeat.extractor import Extractor  # which loads torch
+
+        extractor = Extractor.from_file(file, weights=weights, weights_dir=weights_dir, device=device)
+        n_described = len(rows)
+        for some, descriptors in _described(extractor, queries, boxes_of):
+            result[some] = selection.of_descriptors(descriptors)
+            n_described += len(some)
+            on_progress(n_described)
+    for query, descriptor in zip(queries, result, strict=True):
+        if not np.isfinite(descriptor).all():
+            raise ConfigError(
+                f"query {one_line(repr(query.text))}: its descriptor holds NaN or infinities, which are near to nothing"
+            )
+    return result
+
+
+def _check_image(path: str, queries: Sequence[Query], file: FeatureFile) -> None:
+    """Read the header of an image, and see whether boxes of it have an area."""
+    exif, most = file.config.input.exif, RunOptions.max_decode_pixels
+    try:
+        height, width = probe_image(path, exif=exif, max_pixels=most)
+    except ImageError as error:
+        raise ImageError(f"query {one_line(repr(queries[0].text))}: {error}") from error
+    for query in queries:
+        if query.box is None:
+            continue
+        _, flag = clip_boxes(np.array([query.box]), np.array([[height, width]], dtype=np.int32))
+        if flag[0] & RowFlag.DEGENERATE:
+            raise BoxError(
+                f"query {one_line(repr(query.text))}: the box has no area in its image of {width} x {height} pixels; "
+                "allowed: x0 < x1, y0 < y1"
+            )
+
+
+def _described(
+    extractor: "Extractor", queries: Sequence[Query], asked_of: dict[str, list[int]]
+) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
+    """Yield the numbers of some queries and their descriptors ``(m, D)``."""
+    whole = [i for asked in asked_of.values() for i in asked if queries[i].box is None]
+    for start in range(0, len(whole), _N_IMAGES):
+        some = whole[start : start + _N_IMAGES]
+        yield some, extractor([str(queries[i].path) for i in some])
+    for path, asked in asked_of.items():
+        boxed = [i for i in asked if queries[i].box is not None]
+        if boxed:
+            yield boxed, extractor(path, np.array([queries[i].box for i in boxed]))

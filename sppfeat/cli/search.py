@@ -1,0 +1,140 @@
+"""``sppfeat search``."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sppfeat.cli.options import device_option, json_option, option, quiet_option, weights_dir_option
+from sppfeat.cli.output import print_json, print_result, table
+from sppfeat.cli.progress import Bar
+from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
+
+if TYPE_CHECKING:
+    from sppfeat.analysis.hits import Hit
+    from sppfeat.analysis.queries import Query
+
+__all__ = ["search"]
+
+
+@click.command(short_help="Find the rows of a feature file that are most like an image, a box or a row.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
+@option(
+    "--neighbours", "-k", type=click.IntRange(1), default=10, metavar="K", help="How many rows per query."
+)
+@option(
+    "--metric",
+    type=click.Choice(["cosine", "l2"]),
+    default="cosine",
+    help="Distance: one minus the cosine of the angle, 0 to 2; or the Euclidean distance.",
+)
+@option("--one-per-image", is_flag=True, help="Of each image only its nearest row.")
+@option(
+    "--include-self",
+    is_flag=True,
+    help="A row may be its own neighbour (with --one-per-image: its image may).",
+)
+@rows_option
+@columns_options
+@labels_from_option
+@option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
+@option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]")
+@weights_dir_option
+@device_option
+@json_option
+@quiet_option
+def search(
+    file: Path,
+    queries: tuple[str, ...],
+    neighbours: int,
+    metric: str,
+    one_per_image: bool,
+    include_self: bool,
+    root: str | None,
+    weights: str | None,
+    weights_dir: str | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+    **selected: Any,
+) -> None:
+    """Find the rows of a feature file that are most like an image, a box or a row.
+
+    A QUERY is an image, a box of one (photo.jpg#x0,y0,x1,y1, in pixels of the image as displayed), a row of the file
+    (row:17), a list of such (@FILE), or - for a list on standard input. Images are described with the file's own
+    settings and weights.
+
+    All queries are looked at before anything is computed; if one is wrong, nothing is printed. The search is exact:
+    every row is compared, and rows at the same distance come in the order of the file.
+    """
+    from sppfeat.analysis.hits import hits_of
+    from sppfeat.analysis.neighbours import nearest_rows
+    from sppfeat.analysis.queries import describe_queries, read_queries
+    from sppfeat.reader import FeatureFile
+
+    asked = read_queries(queries)
+    with FeatureFile(file) as features:
+        selection = SelectionChoice(**selected).of(features)
+        with Bar("describing", len(asked), unit="query", shown=not quiet) as bar:
+            descriptors = describe_queries(
+                asked,
+                selection,
+                weights=weights,
+                weights_dir=weights_dir,
+                device=device,
+                on_progress=bar.move_to,
+            )
+        with Bar("searching", len(selection), unit="row", shown=not quiet) as bar:
+            found = nearest_rows(
+                selection,
+                descriptors,
+                neighbours,
+                metric=metric,
+                exclude=None if include_self else [-1 if query.row is None else query.row for query in asked],
+                one_per_image=one_per_image,
+                on_progress=bar.move_to,
+            )
+        hits = hits_of(found, selection, root=root)
+    if as_json:
+        print_json([_as_json(query, own) for query, own in zip(asked, hits, strict=True)])
+    else:
+        print_result(_text(asked, hits))
+
+
+def _as_json(query: "Query", hits: "list[Hit]") -> dict[str, Any]:
+    return {
+        "query": query.text,
+        "path": query.path,
+        "box": query.box,
+        "row": query.row,
+        "hits": [dataclasses.asdict(hit) for hit in hits],
+    }
+
+
+def _text(queries: "list[Query]", hits: "list[list[Hit]]") -> str:
+    """One line per hit; columns that are empty throughout are left out."""
+    from sppfeat.texts import escaped
+
+    header = ["query", "rank", "distance", "row", "image", "label", "box", "score", "id"]
+    lines = [
+        [
+            escaped(query.text),
+            str(hit.rank),
+            f"{hit.distance:.6g}",
+            str(hit.row),
+            escaped(hit.image),
+            "" if hit.label is None else escaped(hit.label),
+            "" if hit.box is None else ",".join(f"{side:.10g}" for side in hit.box),
+            "" if hit.score is None else f"{hit.score:.6g}",
+            "" if hit.id is None else escaped(hit.id),
+        ]
+        for query, own in zip(queries, hits, strict=True)
+        for hit in own
+    ]
+    if not lines:
+        return "no rows found"
+    shown = [i for i in range(len(header)) if any(line[i] for line in lines)]
+    right = {at for at, i in enumerate(shown) if header[i] in ("rank", "distance", "row", "score")}
+    return table([header[i] for i in shown], [[line[i] for i in shown] for line in lines], right=right)
