@@ -36,6 +36,7 @@ def loaded_by(code):
         ("import sppfeat.rows", {"numpy", "PIL"}),
         ("import sppfeat.reader", {"numpy", "PIL", "h5py"}),
         ("import sppfeat; sppfeat.open", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat.analysis.neighbours, sppfeat.analysis.queries", {"numpy", "PIL", "h5py"}),
     ],
 )
 def test_what_an_import_loads(code, allowed):
@@ -48,6 +49,7 @@ def test_what_an_import_loads(code, allowed):
         ["--help"],
         ["extract", "--help"],
         ["info", "--help"],
+        ["search", "--help"],
         ["train", "--help"],
         ["backbones", "--help"],
         ["--version"],

@@ -69,7 +69,8 @@ class BlockScores:
     def upper(self, i: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return what the squared distances of these rows of the block from query ``i`` are at most."""
         share = (1 + _ERROR) * self.query_squares[i] + self.slack
-        bound = self.scores[i, rows] + 2 * _ERROR * self.row_squares[rows] + share
+        with np.errstate(invalid="ignore"):  # inf and -inf, where nothing is known
+            bound = self.scores[i, rows] + 2 * _ERROR * self.row_squares[rows] + share
         return np.where(np.isfinite(bound), bound, np.inf)
 
 

@@ -20,7 +20,6 @@ DEFAULT_METRIC = "cosine"
 
 _BLOCK_NBYTES = 32 << 20  # of rows at once
 _SCORES = 1 << 22  # queries times rows at once
-_FEW = 64  # rows that are computed exactly rather than looked at again
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,7 @@ class _Search:
         if self._excluded[query] >= 0:
             of_row = block.images if self._one_per_image else block.rows
             found = found[of_row[found] != self._excluded[query]]
-        if len(found) <= max(_FEW, 2 * self.k):
+        if len(found) <= self.k:
             return found
         upper = bounds.upper(i, found)
         if self._one_per_image:
