@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.bounds import BlockScores, as_points, row_points, score_rows, squared_norms
+from sppfeat.analysis.bounds import BlockScores, RowPoints, as_points, row_points, score_rows, squared_norms
 from sppfeat.analysis.distances import METRICS, exact_distances
+from sppfeat.analysis.faiss_candidates import faiss_candidates, load_faiss
 from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.selection import Selection
 
 __all__ = ["DEFAULT_METRIC", "ENGINES", "METRICS", "Neighbours", "nearest_rows"]
 
-ENGINES = ("exact",)
+ENGINES = ("exact", "faiss")
 DEFAULT_METRIC = "cosine"
 
 _BLOCK_NBYTES = 32 << 20  # of rows at once
@@ -64,12 +65,14 @@ def nearest_rows(
         exclude: ``(q,)`` for each query the number of a row that is not its neighbour; -1 for none. With
             ``one_per_image`` no row of that row's image is.
         one_per_image: of each image only its nearest row.
-        engine: what finds the rows whose distances are worth computing.
+        engine: what finds the rows whose distances are worth computing: ``"exact"`` our own bounds, ``"faiss"`` the
+            package of that name, and our own where its float32 cannot tell. The result is the same.
         block_nbytes: of rows that are read at once.
         on_progress: called with the number of rows that were searched so far.
 
     Raises:
-        ConfigError: queries of another length, or that hold NaN or infinities; a metric or engine that there is not.
+        ConfigError: queries of another length, or that hold NaN or infinities; a metric or engine that there is not,
+            or that is not installed.
     """
     check_choice("metric", metric, METRICS)
     check_choice("engine", engine, ENGINES)
@@ -82,6 +85,7 @@ def nearest_rows(
         k=min(k, len(selection)),
         excluded=_excluded(selection, len(queries), exclude, one_per_image),
         one_per_image=one_per_image,
+        faiss=load_faiss() if engine == "faiss" else None,
     )
     for block, n_rows in _blocks(selection, block_nbytes):
         search.add(block)
@@ -157,6 +161,7 @@ class _Search:
         k: neighbours of each query.
         excluded: ``(q,)`` row, or image with ``one_per_image``, that is not a neighbour, or -1.
         one_per_image: of each image only its nearest row.
+        faiss: the package, where it is to look first.
     """
 
     def __init__(
@@ -167,7 +172,9 @@ class _Search:
         k: int,
         excluded: npt.NDArray[np.int64],
         one_per_image: bool,
+        faiss: Any = None,
     ) -> None:
+        self._faiss = faiss
         self.k = k
         self.rows = np.full((len(queries), k), -1)
         self.distances = np.full((len(queries), k), np.inf)
@@ -182,19 +189,38 @@ class _Search:
         """Look for nearer rows in a block."""
         if not len(block.rows) or not self.k:
             return
-        points = row_points(block.values, block.squares, self._metric)
+        rows = row_points(block.values, block.squares, self._metric)
         step = max(1, _SCORES // len(block.rows))
         for start in range(0, len(self._queries), step):
-            bounds = score_rows(self._points[start : start + step], points, self._metric)
-            for i in range(len(bounds.scores)):
-                self._merge(start + i, block, self._candidates(start + i, block, bounds, i))
+            queries = np.arange(start, min(start + step, len(self._queries)))
+            if self._faiss is not None:
+                queries = self._add_by_faiss(queries, block, rows)
+            if not len(queries):
+                continue
+            bounds = score_rows(self._points[queries], rows, self._metric)
+            for i, query in enumerate(queries.tolist()):
+                self._merge(query, block, self._candidates(query, block, bounds, i))
+
+    def _add_by_faiss(
+        self, queries: npt.NDArray[np.int64], block: _Block, rows: RowPoints
+    ) -> npt.NDArray[np.int64]:
+        """Look for nearer rows by FAISS; return the queries that need a closer look."""
+        found, beyond = faiss_candidates(self._faiss, self._points[queries], rows, self.k)
+        for query, own in zip(queries.tolist(), found, strict=True):
+            self._merge(query, block, self._allowed(query, block, own[own >= 0]))
+        limits = np.array([self._limit(query) for query in queries.tolist()])
+        return queries[~(beyond > limits)]
+
+    def _allowed(self, query: int, block: _Block, found: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Positions in a block without those of what is excluded."""
+        if self._excluded[query] < 0:
+            return found
+        of_row = block.images if self._one_per_image else block.rows
+        return np.asarray(found[of_row[found] != self._excluded[query]])
 
     def _candidates(self, query: int, block: _Block, bounds: BlockScores, i: int) -> npt.NDArray[np.int64]:
         """Positions of the rows of a block that can be among the nearest of a query, number ``i`` of ``bounds``."""
-        found = bounds.not_beyond(i, self._limit(query))
-        if self._excluded[query] >= 0:
-            of_row = block.images if self._one_per_image else block.rows
-            found = found[of_row[found] != self._excluded[query]]
+        found = self._allowed(query, block, bounds.not_beyond(i, self._limit(query)))
         if len(found) <= self.k:
             return found
         upper = bounds.upper(i, found)
@@ -217,7 +243,7 @@ class _Search:
         if not len(found):
             return
         distances = exact_distances(self._queries[query], block.values[found], self._metric)
-        known = self.rows[query] >= 0
+        known = (self.rows[query] >= 0) & ~np.isin(self.rows[query], block.rows[found])
         rows = np.concatenate((self.rows[query][known], block.rows[found]))
         images = np.concatenate((self._images[query][known], block.images[found]))
         distances = np.concatenate((self.distances[query][known], distances))

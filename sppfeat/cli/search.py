@@ -36,6 +36,12 @@ __all__ = ["search"]
     is_flag=True,
     help="A row may be its own neighbour (with --one-per-image: its image may).",
 )
+@option(
+    "--engine",
+    type=click.Choice(["exact", "faiss"]),
+    default="exact",
+    help="Finds the candidates: sppfeat's own, or the package FAISS where it is installed. The result is the same.",
+)
 @rows_option
 @columns_options
 @labels_from_option
@@ -52,6 +58,7 @@ def search(
     metric: str,
     one_per_image: bool,
     include_self: bool,
+    engine: str,
     root: str | None,
     weights: str | None,
     weights_dir: str | None,
@@ -94,6 +101,7 @@ def search(
                 metric=metric,
                 exclude=None if include_self else [-1 if query.row is None else query.row for query in asked],
                 one_per_image=one_per_image,
+                engine=engine,
                 on_progress=bar.move_to,
             )
         hits = hits_of(found, selection, root=root)
