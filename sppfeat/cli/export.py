@@ -1,0 +1,118 @@
+"""``sppfeat export``."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sppfeat.cli.options import json_option, option, quiet_option
+from sppfeat.cli.output import human_bytes, print_json, print_result, say
+from sppfeat.cli.progress import Bar
+from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
+from sppfeat.cli.signals import stop_on_signals
+from sppfeat.errors import ConfigError
+from sppfeat.export_formats.formats import EXPORT_DTYPES, EXPORT_FORMATS, format_of
+
+if TYPE_CHECKING:
+    from sppfeat.export_formats.export import ExportResult
+    from sppfeat.selection import Selection
+
+__all__ = ["export"]
+
+_STANDARD_OUTPUT = "-"
+
+
+@click.command(short_help="Write features as NumPy, Parquet, LIBSVM, MATLAB or CSV files.")
+@click.argument("file", type=click.Path(path_type=Path))
+@option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    metavar="OUT|-",
+    help="The file, with the suffix of a format: .npz .npy .parquet .svm .mat .csv .tsv .csv.gz; - for standard "
+    "output, with --format csv, tsv or svmlight.",
+)
+@option(
+    "--format",
+    "export_format",
+    type=click.Choice(tuple(EXPORT_FORMATS)),
+    help="mat73 is MATLAB 7.3: HDF5, of any size. [default: by the suffix of the output]",
+)
+@option(
+    "--dtype",
+    type=click.Choice(EXPORT_DTYPES),
+    help="Of the numbers. [default: as in the file; float32 for float16 in parquet, mat, mat73]",
+)
+@rows_option
+@columns_options
+@labels_from_option
+@option("--overwrite", is_flag=True, help="Replace the output once the new one is complete.")
+@json_option
+@quiet_option
+def export(file: Path, output: str, **options: Any) -> None:
+    """Write features of FILE in a format of others, with row numbers, paths, labels and boxes.
+
+    Rows keep their order. Only those that have a descriptor are written, unless --rows status=any asks for all:
+    those without hold NaN. Rows are written a block at a time: memory does not depend on their number, but for
+    100 to 200 bytes for each, paths and texts of boxes. The output appears when it is complete.
+    """
+    from sppfeat.export_formats.export import export_features, export_to_stream
+    from sppfeat.reader import FeatureFile
+
+    is_stream = output == _STANDARD_OUTPUT
+    name = _format(output, options)
+    choice = SelectionChoice(
+        rows=options["rows"],
+        layers=options["layers"],
+        levels=options["levels"],
+        labels_from=options["labels_from"],
+    )
+    with stop_on_signals(), FeatureFile(file) as features:
+        selection = choice.of(features)
+        _warn(selection)
+        with Bar("writing", len(selection), unit="row", shown=not options["quiet"]) as bar:
+            settings: dict[str, Any] = {
+                "export_format": name,
+                "dtype": options["dtype"],
+                "on_progress": bar.move_to,
+            }
+            if is_stream:
+                export_to_stream(selection, click.get_binary_stream("stdout"), **settings)
+                return
+            result = export_features(selection, output, overwrite=options["overwrite"], **settings)
+        stored = features.dtype.name
+    if options["as_json"]:
+        print_json(dataclasses.asdict(result))
+    else:
+        print_result(_text(result, stored, wanted=options["dtype"]))
+
+
+def _format(output: str, options: dict[str, Any]) -> str:
+    name: str | None = options["export_format"]
+    if output != _STANDARD_OUTPUT:
+        return format_of(output, name)
+    texts = [text for text, form in EXPORT_FORMATS.items() if form.is_text]
+    if name not in texts:
+        raise ConfigError(f"for standard output the format is {name}; allowed: --format {'|'.join(texts)}")
+    if options["as_json"]:
+        raise ConfigError("--json prints to standard output, where -o - writes the features")
+    return name
+
+
+def _warn(selection: "Selection") -> None:
+    if selection.labels.n_unknown:
+        say(f"{selection.labels.n_unknown} names of the labels are no image of the file")
+    if not len(selection):
+        say("no row has a descriptor: the output will have none")
+
+
+def _text(result: "ExportResult", stored: str, *, wanted: str | None) -> str:
+    note = "" if result.dtype == stored or wanted else f" (the file has {stored})"
+    lines = [
+        f"{result.rows} rows x {result.dimension} {result.dtype}{note}, {result.format}, {human_bytes(result.bytes)}"
+    ]
+    if result.rows_without_descriptor:
+        lines.append(f"{result.rows_without_descriptor} rows have no descriptor: they hold NaN")
+    return "\n".join([*lines, *result.paths])

@@ -1,0 +1,143 @@
+"""What an export writes, whatever its format: vectors, in blocks of rows, and what stands beside them."""
+
+import json
+import mmap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import ConfigError
+from sppfeat.export_formats.table import RowColumn, row_table
+from sppfeat.selection import Selection
+
+__all__ = ["Contents", "FormatWriter"]
+
+_BLOCK_NBYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A selection, as the writers of all formats are given it.
+
+    Attributes:
+        selection: which rows and columns.
+        dtype: of the numbers that are written.
+        on_progress: told how many rows were written.
+    """
+
+    selection: Selection
+    dtype: np.dtype[np.floating[Any]]
+    on_progress: Callable[[int], None] = lambda n: None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.selection)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self.selection.dimension
+
+    @property
+    def nbytes(self) -> int:
+        """Of all vectors."""
+        return self.n_rows * self.dimension * self.dtype.itemsize
+
+    @cached_property
+    def table(self) -> Mapping[str, RowColumn]:
+        """What stands beside the vectors; see :func:`sppfeat.export_formats.table.row_table`."""
+        return row_table(self.selection)
+
+    @cached_property
+    def has_descriptor(self) -> npt.NDArray[np.bool_]:
+        """``(n,)`` bool: whether a row has a descriptor, as of the first time that this is asked for."""
+        return self.selection.file.has_descriptor()[self.selection.rows]
+
+    @cached_property
+    def n_labelled(self) -> int:
+        """Number of rows of a known class."""
+        if self.selection.y is None:
+            return 0
+        numbers = np.asarray(self.table["label_number"])
+        return int((numbers >= 0).sum()) if self.selection.target_names else len(numbers)
+
+    def about_json(self) -> str:
+        """Where the vectors come from, as JSON: settings, root of the paths, classes, what each column is."""
+        file, columns = self.selection.file, self.selection.columns
+        about = {
+            "sppfeat_version": file.attribute("sppfeat_version"),
+            "fingerprint": file.attribute("fingerprint"),
+            "root": file.root,
+            "config": file.config.to_dict(),
+            "classes": self.selection.target_names,
+            "columns": [block._asdict() for block in columns.blocks]
+            if all(part.bins is None for part in columns.parts)
+            else list(columns.names()),
+        }
+        return json.dumps(about)
+
+    def blocks(self, nbytes: int = _BLOCK_NBYTES) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
+        """Yield the vectors of some rows at a time, in their order.
+
+        Rows without descriptor hold NaN, also those that are undefined in the file.
+
+        Args:
+            nbytes: of a block, about.
+
+        Yields:
+            Which rows of the selection, and their vectors ``(k, d)`` in C order.
+
+        Raises:
+            ConfigError: a number that is beyond the type.
+        """
+        # Before the first row is read: whoever fills the file writes a row before its status.
+        known = self.has_descriptor
+        step = max(1, nbytes // max(1, self.dimension * self.dtype.itemsize))
+        for start in range(0, self.n_rows, step):
+            part = slice(start, min(start + step, self.n_rows))
+            yield part, self._vectors(part, known[part])
+            _forget(self.selection.file.features)
+            self.on_progress(part.stop)
+
+    def _vectors(self, part: slice, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating[Any]]:
+        with np.errstate(all="ignore"):  # what is undefined may be anything
+            taken = self.selection.take(np.arange(part.start, part.stop))
+            vectors = np.ascontiguousarray(taken, dtype=self.dtype)
+        if not known.all():
+            vectors = np.where(known[:, None], vectors, self.dtype.type(np.nan))
+        if self.dtype.itemsize < taken.dtype.itemsize:
+            self._refuse_overflow(part, vectors, taken)
+        return vectors
+
+    def _refuse_overflow(
+        self, part: slice, vectors: npt.NDArray[np.floating[Any]], taken: npt.NDArray[np.floating[Any]]
+    ) -> None:
+        beyond = np.argwhere(np.isinf(vectors) & np.isfinite(taken))
+        if not len(beyond):
+            return
+        at, column = beyond[0].tolist()
+        (path,) = self.table["path"][part.start + at : part.start + at + 1]
+        name = next(name for i, name in enumerate(self.selection.columns.names()) if i == column)
+        raise ConfigError(
+            f"row {self.selection.rows[part.start + at]} ({path!r}) holds {taken[at, column]:g} at {name}, which is "
+            f"beyond {self.dtype} (largest: {np.finfo(self.dtype).max:g}); allowed: --dtype {taken.dtype}"
+        )
+
+
+class FormatWriter(Protocol):
+    """Writes an export into open files: the output, and where its format has one the table."""
+
+    def __call__(self, contents: Contents, files: list[BinaryIO]) -> None:
+        """Write all of it; the files stay open."""
+
+
+def _forget(features: npt.NDArray[Any]) -> None:
+    """Let go of the pages of a memory map: else what was read counts as this process' memory till it ends."""
+    pages = getattr(features, "_mmap", None)
+    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)

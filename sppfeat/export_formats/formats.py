@@ -1,0 +1,108 @@
+"""The formats of an export by name and suffix, and which numbers each can hold; nothing is imported for them."""
+
+import os
+from typing import NamedTuple
+
+from sppfeat.errors import ConfigError
+
+__all__ = ["EXPORT_DTYPES", "EXPORT_FORMATS", "ExportFormat", "dtype_of", "format_of", "paths_of"]
+
+EXPORT_DTYPES = ("float32", "float16", "float64")
+
+
+class ExportFormat(NamedTuple):
+    """What there is to know of a format before anything is written.
+
+    Attributes:
+        suffixes: of its files, in lower case; none where only its name chooses it.
+        holds: types of numbers that it can hold.
+        of_float16: what descriptors in float16 become where nothing else is asked for.
+        has_table: whether what is not a number is in a CSV file beside it.
+        is_text: whether it can be written to standard output.
+    """
+
+    suffixes: tuple[str, ...]
+    holds: tuple[str, ...] = EXPORT_DTYPES
+    of_float16: str = "float16"
+    has_table: bool = False
+    is_text: bool = False
+
+
+# Few readers of Parquet know half precision; MATLAB files have none.
+EXPORT_FORMATS: dict[str, ExportFormat] = {
+    "npz": ExportFormat((".npz",)),
+    "npy": ExportFormat((".npy",), has_table=True),
+    "parquet": ExportFormat((".parquet", ".pq"), of_float16="float32"),
+    "svmlight": ExportFormat((".svm", ".svmlight", ".libsvm"), has_table=True, is_text=True),
+    "mat": ExportFormat((".mat",), holds=("float32", "float64"), of_float16="float32"),
+    "mat73": ExportFormat((), holds=("float32", "float64"), of_float16="float32"),
+    "csv": ExportFormat((".csv", ".csv.gz"), is_text=True),
+    "tsv": ExportFormat((".tsv", ".tsv.gz"), is_text=True),
+}
+
+
+def format_of(path: str | os.PathLike[str], name: str | None = None) -> str:
+    """Name of the format of an output: as asked for, else by its suffix.
+
+    Raises:
+        ConfigError: no such format, or a suffix that says none.
+
+    Example:
+        >>> format_of("train.libsvm"), format_of("train.mat", "mat73")
+        ('svmlight', 'mat73')
+    """
+    if name is None:
+        found = _suffix(os.fspath(path))
+        if found is None:
+            suffixes = " ".join(s for form in EXPORT_FORMATS.values() for s in form.suffixes)
+            raise ConfigError(
+                f"the suffix of {os.fspath(path)!r} says no format; allowed: {suffixes}, or --format "
+                f"{'|'.join(EXPORT_FORMATS)}"
+            )
+        return found[0]
+    if name not in EXPORT_FORMATS:
+        raise ConfigError(f"the format is {name!r}; allowed: {'|'.join(EXPORT_FORMATS)}")
+    return name
+
+
+def paths_of(path: str, name: str) -> tuple[str, ...]:
+    """The files of an export: the output, and the table beside it where the format has one.
+
+    Example:
+        >>> paths_of("out/train.npy", "npy"), paths_of("train.data", "svmlight"), paths_of("x.npz", "npz")
+        (('out/train.npy', 'out/train.csv'), ('train.data', 'train.data.csv'), ('x.npz',))
+    """
+    if not EXPORT_FORMATS[name].has_table:
+        return (path,)
+    found = _suffix(path)
+    stem = path[: -len(found[1])] if found is not None and found[0] == name else path
+    return path, f"{stem}.csv"
+
+
+def dtype_of(name: str, wanted: str | None, there: str) -> str:
+    """Type of the numbers of an export: as asked for, else as in the file where the format has that.
+
+    Args:
+        name: of the format.
+        wanted: what is asked for.
+        there: what the file has.
+
+    Raises:
+        ConfigError: a type that there is not, or that the format cannot hold.
+    """
+    form = EXPORT_FORMATS[name]
+    if wanted is None:
+        return form.of_float16 if there == "float16" else there
+    if wanted not in form.holds:
+        raise ConfigError(f"the dtype is {wanted!r}; allowed for {name}: {'|'.join(form.holds)}")
+    return wanted
+
+
+def _suffix(path: str) -> tuple[str, str] | None:
+    """Return the format that a suffix says, and the suffix."""
+    file_name = os.path.basename(path).lower()
+    for name, form in EXPORT_FORMATS.items():
+        for suffix in form.suffixes:
+            if file_name.endswith(suffix) and file_name != suffix:
+                return name, suffix
+    return None
