@@ -52,6 +52,7 @@ def test_what_an_import_loads(code, allowed):
         ["search", "--help"],
         ["train", "--help"],
         ["backbones", "--help"],
+        ["export", "--help"],
         ["--version"],
     ],
 )

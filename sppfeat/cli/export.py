@@ -1,6 +1,7 @@
 """``sppfeat export``."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def export(file: Path, output: str, **options: Any) -> None:
                 "on_progress": bar.move_to,
             }
             if is_stream:
-                export_to_stream(selection, click.get_binary_stream("stdout"), **settings)
+                export_to_stream(selection, sys.stdout.buffer, **settings)
                 return
             result = export_features(selection, output, overwrite=options["overwrite"], **settings)
         stored = features.dtype.name

@@ -107,15 +107,17 @@ def export_to_stream(
 
     Raises:
         ConfigError: a format that is no text; as :func:`export_features`.
-        OSError: it cannot be written to.
+        BrokenPipeError: nobody reads the stream any more.
+        StoreError: it cannot be written to.
     """
     name = format_of("", export_format)
     if not EXPORT_FORMATS[name].is_text:
         texts = "|".join(text for text, form in EXPORT_FORMATS.items() if form.is_text)
         raise ConfigError(f"the format {name!r} needs a file; allowed for a stream: {texts}")
     contents = _contents(selection, name, dtype, on_progress)
-    _writer(name)(contents, [stream])
-    stream.flush()
+    with _write_errors("the stream"):
+        _writer(name)(contents, [stream])
+        stream.flush()
     return _result(contents, name, (), 0)
 
 
@@ -159,6 +161,8 @@ def _packed(files: list[BinaryIO], output: str) -> Iterator[list[BinaryIO]]:
 def _write_errors(output: str) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:  # nobody reads on: the end of a pipeline, and no error to speak of
+        raise
     except OSError as error:
         reason = one_line(error.strerror or str(error))
         raise StoreError(f"cannot write {output!r}: {reason}") from error

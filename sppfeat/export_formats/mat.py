@@ -18,7 +18,7 @@ from sppfeat.extras import import_extra
 __all__ = ["write_mat"]
 
 _LIMIT = 1 << 31
-_BLOCK_NBYTES = 64 << 20  # of rows whose values are written column by column
+_BLOCK_NBYTES = 32 << 20  # of rows whose values are written column by column
 _MATRIX = 14  # types of elements, and of arrays: MAT-File Format, tables 1-1 and 1-3
 _INT8, _INT32, _UINT32 = 1, 5, 6
 _ELEMENTS = {"float32": (7, 7), "float64": (9, 6)}  # of the numbers, of the array

@@ -1,0 +1,536 @@
+"""Exports: read back by the reader of each format, row by row and value by value; all of it or nothing."""
+
+import contextlib
+import csv
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from box_rows import table_of
+from click.testing import CliRunner
+from feature_files import BLOCKS, config, descriptors, new_file, plan_of, write
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from sppfeat.cli import main
+from sppfeat.creation import create_file
+from sppfeat.errors import ConfigError, LabelError, StoreError
+from sppfeat.export_formats import EXPORT_FORMATS, export_features, format_of
+from sppfeat.export_formats.number_texts import number_text_rows
+from sppfeat.reader import FeatureFile
+from sppfeat.rows import rows_of_table
+from sppfeat.schema import ColumnBlock
+from sppfeat.store import FeatureWriter
+
+# 3 failed, 4 is pending: its row holds what never was a descriptor.
+PATHS = [b"a/1.jpg", b'a/"2",\t\r\n=1.jpg', "b/ü 1 .jpg".encode(), b"b/2.jpg", b"b/3.jpg", b"\xff.jpg"]
+CLASSES = [b"cat", b'do"g,\n', b"b\xfe"]
+LABELS = [0, 0, 1, 1, 2, 2]
+N, HAVE = len(PATHS), [0, 1, 2, 5]
+SUFFIXES = [suffix for form in EXPORT_FORMATS.values() for suffix in form.suffixes]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "f.h5"
+    create_file(path, plan_of(PATHS, labels=LABELS, classes=CLASSES), config(), BLOCKS)
+    rows = descriptors(N)
+    rows[0, :3] = 0
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        for i, row in enumerate(rows):
+            if i == 3:
+                writer.mark_failed(i, "broken")
+            else:
+                write(writer, i, row[None])
+                if i != 4:
+                    writer.mark_done(i)
+    return path
+
+
+@pytest.fixture
+def file(path):
+    with FeatureFile(path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def box_path(tmp_path_factory):
+    """Three boxes of two images: scores, names, a further column; the last one has no area."""
+    from sppfeat.config import InputSpec
+    from sppfeat.plan import make_plan
+    from sppfeat.sources import Listing, PathTable
+
+    path = tmp_path_factory.mktemp("export") / "boxes.h5"
+    boxes = [("0.jpg", (0, 0, 3, 2)), ("1.jpg", (1, 1, 4, 4)), ("1.jpg", (2, 2, 2, 2))]
+    sizes = np.array([[4, 6], [4, 6]], dtype=np.int32)
+    rows = rows_of_table(table_of(boxes, images=["0.jpg", "1.jpg"]), np.arange(2), sizes)
+    listing = Listing(
+        root=b"/data", paths=PathTable(["0.jpg", "1.jpg"]), labels=np.full(2, -1, dtype=np.int64), classes=()
+    )
+    create_file(path, make_plan(listing, sizes, {}, InputSpec(), rows), config(), BLOCKS)
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        write(writer, 0, descriptors(3))
+        for image in range(2):
+            writer.mark_done(image)
+    return path
+
+
+def names(of: list[bytes]) -> list[str]:
+    return [os.fsdecode(name) for name in of]
+
+
+def run(*args: object, code: int = 0):
+    result = CliRunner().invoke(main, ["export", *map(str, args)], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result
+
+
+# --- each format, by its own reader ---------------------------------------------------------------
+
+
+def read_separated(path: Path, n_beside: int = 8):
+    opened = gzip.open if path.suffix == ".gz" else open
+    separator = "\t" if ".tsv" in path.name else ","
+    with opened(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as text:
+        header, *lines = list(csv.reader(text, delimiter=separator, strict=True))
+    x = np.array([[float(value) for value in line[n_beside:]] for line in lines])
+    return x, [dict(zip(header, line[:n_beside], strict=False)) for line in lines], header[n_beside:]
+
+
+@pytest.mark.parametrize(
+    ("rows", "levels", "dtype"),
+    [
+        (None, None, "float32"),
+        ("5,1,0", [2], "float16"),
+        ("status=any", None, "float64"),
+        ("status=any", [1], "float16"),
+        ([], None, "float32"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet", ".svm", ".mat", "73", ".csv", ".tsv.gz"])
+def test_every_value_of_every_row_is_read_back(file, tmp_path, suffix, dtype, levels, rows):
+    form = "mat73" if suffix == "73" else None
+    if form or suffix == ".mat":
+        dtype = dtype.replace("float16", "float64")
+    selection = file.select(rows=rows, levels=levels)
+    wanted = selection.X.astype(dtype)
+    wanted[~file.has_descriptor()[selection.rows]] = np.nan
+    out = tmp_path / f"x{suffix}"
+    result = export_features(selection, out, export_format=form, dtype=dtype)
+    got, labels, paths, numbers = READERS[suffix](out, selection)
+    assert got.shape == wanted.shape
+    assert got.astype(dtype).tobytes() == wanted.tobytes() or np.array_equal(
+        got.astype(dtype), wanted, equal_nan=True
+    )
+    assert list(labels) == selection.y.tolist()
+    escaped = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in selection.paths]
+    assert list(paths) == (escaped if "mat" in result.format else selection.paths)
+    assert list(numbers) == selection.rows.tolist()
+    assert sorted(os.listdir(tmp_path)) == sorted(os.path.basename(path) for path in result.paths)
+    assert result.bytes == sum(os.path.getsize(path) for path in result.paths)
+    assert (result.rows, result.dimension, result.dtype) == (*wanted.shape, dtype)
+    assert result.rows_without_descriptor == sum(row in (3, 4) for row in selection.rows)
+
+
+def _npz(path, selection):
+    with np.load(path, allow_pickle=False) as found:
+        assert found["columns"].tolist() == list(selection.columns.names())
+        assert found["classes"].tolist() == names(CLASSES)
+        assert np.array_equal(found["boxes"], selection.file.boxes[selection.rows])
+        assert json.loads(str(found["about"][0]))["root"] == "/data"
+        return found["X"], found["y"], found["paths"].tolist(), found["rows"]
+
+
+def _of_table(lines):
+    return (
+        [int(line["label_number"]) for line in lines],
+        [line["path"] for line in lines],
+        [int(line["row"]) for line in lines],
+    )
+
+
+def _npy(path, selection):
+    _, lines, more = read_separated(path.with_suffix(".csv"))
+    assert not more
+    return np.load(path), *_of_table(lines)
+
+
+def _parquet(path, selection):
+    table = pytest.importorskip("pyarrow.parquet").read_table(path)
+    about = json.loads(table.schema.metadata[b"sppfeat"])
+    assert about["classes"] == names(CLASSES)
+    assert sum(block["stop"] - block["start"] for block in about["columns"]) == selection.dimension
+    frame = table.to_pandas()
+    x = np.stack(frame["features"].to_numpy()) if len(frame) else np.empty((0, selection.dimension))
+    labels = [os.fsdecode(label) for label in frame["label"]]
+    assert labels == [names(CLASSES)[i] for i in selection.y]
+    return x, frame["label_number"], [os.fsdecode(name) for name in frame["path"]], frame["row"]
+
+
+def _svm(path, selection):
+    _, lines, _ = read_separated(path.with_suffix(".csv"))
+    if not lines:
+        assert path.read_bytes() == b""
+        return np.empty((0, selection.dimension)), [], [], []
+    load = pytest.importorskip("sklearn.datasets").load_svmlight_file
+    x, y = load(str(path), n_features=selection.dimension)
+    assert y.tolist() == selection.y.tolist()
+    assert b":0 " not in path.read_bytes()
+    return x.toarray(), *_of_table(lines)
+
+
+def _mat(path, selection):
+    found = pytest.importorskip("scipy.io").loadmat(path, chars_as_strings=True)
+    assert found["X"].dtype == found["X"].dtype.newbyteorder("=")
+    assert [str(cell[0]) for cell in found["columns"][:, 0]] == list(selection.columns.names())
+    assert np.array_equal(found["boxes"].reshape(-1, 4), selection.file.boxes[selection.rows])
+    paths = [str(cell[0]) for cell in found["paths"].reshape(-1)]
+    return found["X"], found["y"].reshape(-1).tolist(), paths, found["rows"].reshape(-1)
+
+
+def _mat73(path, selection):
+    head = path.read_bytes()[:128]
+    assert head.startswith(b"MATLAB 7.3 MAT-file")
+    assert head[124:] == b"\x00\x02IM"
+    with h5py.File(path) as found:
+
+        def read(dataset):
+            kind = dataset.attrs["MATLAB_class"].decode()
+            if "MATLAB_empty" in dataset.attrs:
+                return [] if kind == "char" else np.empty(dataset[()].astype(int))
+            if kind == "cell":
+                return [read(found[reference])[0] for reference in dataset[0]]
+            if kind == "char":
+                return [row.tobytes().decode("utf-16-le").rstrip("\0") for row in dataset[()].T]
+            assert {"single": np.float32, "double": np.float64}.get(kind, kind) == dataset.dtype
+            return dataset[()].T
+
+        assert read(found["columns"]) == list(selection.columns.names())
+        y, paths, numbers = (read(found[name]) for name in ("y", "paths", "rows"))
+        return read(found["X"]), np.ravel(y).tolist(), paths, np.ravel(numbers)
+
+
+def _separated(path, selection):
+    x, lines, columns = read_separated(path)
+    assert columns == list(selection.columns.names())
+    assert [line["label"] for line in lines] == [names(CLASSES)[i] for i in selection.y]
+    boxes = [[float(line[name]) for name in ("x0", "y0", "x1", "y1")] for line in lines]
+    assert np.array_equal(np.reshape(boxes, (-1, 4)), selection.file.boxes[selection.rows])
+    return x.reshape(len(lines), selection.dimension), *_of_table(lines)
+
+
+READERS = {
+    ".npz": _npz,
+    ".npy": _npy,
+    ".parquet": _parquet,
+    ".svm": _svm,
+    ".mat": _mat,
+    "73": _mat73,
+    ".csv": _separated,
+    ".tsv.gz": _separated,
+}
+
+
+def test_boxes_come_with_all_that_is_known_of_them(box_path, tmp_path):
+    loadmat = pytest.importorskip("scipy.io").loadmat
+    wanted = {
+        "flag": [0, 0, 2],
+        "score": [0, 0.125, 0.25],
+        "id": ["box0", "box1", "box2"],
+        "source": [0, 1, 2],
+    }
+    with FeatureFile(box_path) as file:
+        selection = file.select(rows="status=any")
+        wanted["flag"] = file.row_flag.tolist()
+        for name in ("x.csv", "x.npz", "x.mat"):
+            export_features(selection, tmp_path / name)
+        assert export_features(selection, tmp_path / "x73", export_format="mat73").rows == 3
+        box = file.boxes
+    _, lines, _ = read_separated(tmp_path / "x.csv", 15)
+    assert [line["extra:note"] for line in lines] == ["note 0", "note 1", "note 2"]
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as npz:
+        mat = loadmat(tmp_path / "x.mat", simplify_cells=True)
+        for name, values in wanted.items():
+            assert [type(values[0])(line[name]) for line in lines] == values
+            assert npz[name].tolist() == values
+            assert mat[name].tolist() == values
+        assert npz["extra_names"].tolist() == ["note"]
+        assert npz["extra"].tolist() == [["note 0"], ["note 1"], ["note 2"]]
+        assert np.array_equal(npz["boxes"], box)
+    with h5py.File(tmp_path / "x73") as mat73:
+        note = mat73[mat73["extra"][0, 0]][()].T
+        assert note[1].tobytes().decode("utf-16-le") == "note 1"
+    parquet = pytest.importorskip("pyarrow.parquet")
+    with FeatureFile(box_path) as file:
+        export_features(file.select(), tmp_path / "x.parquet")
+    assert parquet.read_table(tmp_path / "x.parquet")["extra:note"].to_pylist() == ["note 0", "note 1"]
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+FLOATS = [
+    arrays(dtype, (1, 8), elements={"allow_subnormal": True})
+    for dtype in (np.float16, np.float32, np.float64)
+]
+
+
+@given(block=st.one_of(FLOATS))
+def test_texts_of_numbers_are_read_as_the_same_numbers(block):
+    (text,) = number_text_rows(block, ",")
+    got = np.array([float(value) for value in text.split(",")])
+    assert np.array_equal(got.astype(block.dtype), block[0], equal_nan=True)
+    for value, shown in zip(block[0], text.split(","), strict=True):
+        if block.dtype == np.float32 and 1e-13 < abs(value) < 1e9:
+            shortest = np.format_float_scientific(value, trim="-").split("e")[0]
+            digits = re.sub(r"e.*|[-.]", "", shown).strip("0")
+            assert len(digits) <= len(shortest.replace("-", "").replace(".", "")) or len(digits) <= 6
+
+
+def test_numbers_beyond_float16_are_refused_by_row(path, tmp_path):
+    copy = tmp_path / "f.h5"
+    copy.write_bytes(path.read_bytes())
+    with h5py.File(copy, "r+") as opened:
+        opened["features"][2, 4] = 70000
+        opened["features"][4] = 1e30  # pending: nobody's number
+    with FeatureFile(copy) as file:
+        out = tmp_path / "x.npy"
+        with pytest.raises(
+            ConfigError, match=r"row 2 \('b/ü 1 .jpg'\) holds 70000 at layer3:2:0:1:0, .*65504"
+        ):
+            export_features(file.select(rows="status=any"), out, dtype="float16")
+        assert sorted(os.listdir(tmp_path)) == ["f.h5"]
+        export_features(file.select(rows=[0, 1]), out, dtype="float16")
+
+
+def test_half_precision_becomes_what_the_format_has(tmp_path):
+    path = new_file(tmp_path / "f.h5", 2, dtype="float16")
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        write(writer, 0, descriptors(2).astype(np.float16))
+        writer.mark_done(0)
+        writer.mark_done(1)
+    assert "2 rows x 15 float16, npy" in run(path, "-o", tmp_path / "x.npy").output
+    assert (
+        "float32 (the file has float16), mat73"
+        in run(path, "-o", tmp_path / "x.mat", "--format", "mat73").output
+    )
+    pytest.importorskip("pyarrow")
+    assert "float32 (the file has float16)" in run(path, "-o", tmp_path / "x.parquet").output
+    bad = run(path, "-o", tmp_path / "y.mat", "--dtype", "float16", code=2)
+    assert "allowed for mat: float32|float64" in bad.output
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def test_labels_that_svmlight_cannot_say(file, tmp_path):
+    labels = {"a/1.jpg": "x"}
+    with pytest.raises(LabelError, match="3 rows have no label, the first is row 1"):
+        export_features(file.select(labels=labels), tmp_path / "x.svm")
+    export_features(file.select(labels=labels, rows="label=*"), tmp_path / "x.svm")
+    assert (tmp_path / "x.svm").read_text().startswith("0 4:")
+    assert not os.path.exists(tmp_path / "x.svm.csv")
+    nothing = file.select(labels="box")
+    export_features(nothing, tmp_path / "n.svm")
+    assert [line[:2] for line in (tmp_path / "n.svm").read_text().splitlines()] == ["0 "] * 4
+    export_features(nothing, tmp_path / "n.csv", overwrite=True)
+    assert [line["label_number"] for line in read_separated(tmp_path / "n.csv")[1]] == ["-1"] * 4
+    export_features(file.select(labels=[0.5, 1, 2, 3, 4, 5]), tmp_path / "r.svm")
+    assert (tmp_path / "r.svm").read_text().startswith("0.5 4:")
+    with pytest.raises(LabelError, match=r"labels are float64 of shape \(4, 2\)"):
+        export_features(file.select(labels=np.ones((6, 2))), tmp_path / "z.csv")
+
+
+def test_an_exported_table_says_labels_again(file, tmp_path):
+    selection = file.select()
+    export_features(selection, tmp_path / "x.npy")
+    again = file.select(labels=tmp_path / "x.csv")
+    assert [again.target_names[i] for i in again.y] == [selection.target_names[i] for i in selection.y]
+
+
+# --- outputs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_suffixes(suffix):
+    assert suffix in EXPORT_FORMATS[format_of(f"x{suffix.upper()}")].suffixes
+    assert format_of(f"x{suffix}", "csv") == "csv"
+
+
+def test_wrong_usage(path, tmp_path):
+    for arguments, message in [
+        (["-o", tmp_path / "x.json"], "x.json' says no format; allowed: .npz"),
+        (["-o", tmp_path / ".csv"], "says no format"),
+        (["-o", "-"], "for standard output the format is None; allowed: --format svmlight|csv|tsv"),
+        (["-o", "-", "--format", "npz"], "for standard output the format is npz"),
+        (["-o", "-", "--format", "csv", "--json"], "--json prints to standard output"),
+        (["-o", tmp_path / "x.csv", "--dtype", "int8"], "'int8' is not one of"),
+        (["-o", tmp_path / "x.csv", "--levels", "3"], "levels are 3; in this file: 1, 2"),
+        (["-o", path, "--format", "csv", "--overwrite"], "is the feature file itself"),
+    ]:
+        assert message in run(path, *arguments, code=2).output
+    for arguments, message in [
+        (["-o", tmp_path / "gone" / "x.csv"], "the folder of the output does not exist"),
+        (["-o", tmp_path, "--format", "csv"], "is a folder"),
+    ]:
+        assert message in run(path, *arguments, code=1).output
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_feature_file_is_never_replaced_not_even_through_links(path, tmp_path):
+    before = path.read_bytes()
+    (tmp_path / "soft.csv").symlink_to(path)
+    os.link(path, tmp_path / "hard.csv")
+    for name in ("soft.csv", "hard.csv"):
+        assert "is the feature file itself" in run(path, "-o", tmp_path / name, "--overwrite", code=2).output
+    # Nor as the table beside an output.
+    assert (
+        "is the feature file itself" in run(path, "-o", tmp_path / "hard.npy", "--overwrite", code=2).output
+    )
+    assert path.read_bytes() == before
+
+
+def test_what_exists_stays_unless_it_is_to_be_replaced(path, tmp_path):
+    (tmp_path / "x.csv").write_text("mine")
+    assert "x.csv' exists; --overwrite replaces it" in run(path, "-o", tmp_path / "x.npy", code=1).output
+    assert os.listdir(tmp_path) == ["x.csv"]
+    run(path, "-o", tmp_path / "x.npy", "--overwrite")
+    assert (tmp_path / "x.csv").read_bytes().startswith(b"row,path,")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real" / "x.csv")
+    run(path, "-o", tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert os.listdir(tmp_path / "real") == ["x.csv"]
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv.gz", "x.mat", "x73.mat", "x.parquet"])
+def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
+    (tmp_path / name).write_text("before")
+
+    def interrupt(n):
+        raise KeyboardInterrupt
+
+    form = "mat73" if "73" in name else None
+    with pytest.raises(KeyboardInterrupt):
+        export_features(
+            file.select(), tmp_path / name, export_format=form, overwrite=True, on_progress=interrupt
+        )
+    assert os.listdir(tmp_path) == [name]
+    assert (tmp_path / name).read_text() == "before"
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv", "x.mat", "x73.mat", "x.parquet"])
+def test_a_full_disk(tmp_path, mount_disk, name, capfd):
+    path = tmp_path / "f.h5"
+    blocks = (ColumnBlock("layer3", 1, 50000, 0, 50000),)
+    create_file(path, plan_of([f"{i}.jpg" for i in range(12)]), config(), blocks)
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        values = np.random.default_rng(0).standard_normal((12, 50000)).astype(np.float32)
+        writer.write_rows(np.arange(12), values)
+        for i in range(12):
+            writer.mark_done(i)
+    disk = mount_disk(1)
+    form = "mat73" if "73" in name else None
+    with FeatureFile(path) as file, pytest.raises(StoreError, match=r"cannot write .*[Nn]o space"):
+        export_features(file.select(), disk / name, export_format=form)
+    assert os.listdir(disk) == []
+    assert capfd.readouterr().err == ""
+
+
+def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):
+    pytest.importorskip("scipy")
+    monkeypatch.setattr("sppfeat.export_formats.mat._LIMIT", 4096 + 64)
+    with pytest.raises(
+        ConfigError, match=r"less than 2 GiB; found: 4 x 15 float32: 240 bytes; .*--format mat73"
+    ):
+        export_features(file.select(), tmp_path / "x.mat")
+    assert os.listdir(tmp_path) == []
+
+
+def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
+    selection = file.select(rows="status=any")
+    forms = ("npz", "npy", "parquet", "mat", "mat73", "tsv")
+    for form in forms:
+        seen = []
+        export_features(selection, tmp_path / f"1.{form}", export_format=form, on_progress=seen.append)
+        assert seen[-1] == N
+    from sppfeat.export_formats.contents import Contents
+
+    blocks = Contents.blocks
+    monkeypatch.setattr(Contents, "blocks", lambda self, nbytes=0: blocks(self, 2 * 15 * 4))
+    monkeypatch.setattr("sppfeat.export_formats.separated._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("sppfeat.export_formats.table._TEXTS_AT_ONCE", 2)
+    for form in forms:
+        seen = []
+        export_features(selection, tmp_path / f"2.{form}", export_format=form, on_progress=seen.append)
+        assert seen == [2, 4, 6]
+        if form == "parquet":
+            import pyarrow.parquet as pq
+
+            assert pq.ParquetFile(tmp_path / "2.parquet").num_row_groups == 3
+            assert (
+                pq.read_table(tmp_path / "1.parquet")["path"] == pq.read_table(tmp_path / "2.parquet")["path"]
+            )
+        elif form == "mat73":
+            with h5py.File(tmp_path / "1.mat73") as one, h5py.File(tmp_path / "2.mat73") as two:
+                assert all(np.array_equal(one[name], two[name], equal_nan=True) for name in ("X", "paths"))
+        elif form == "mat":  # scipy writes the time
+            assert (tmp_path / "1.mat").read_bytes()[128:] == (tmp_path / "2.mat").read_bytes()[128:]
+        else:
+            assert (tmp_path / f"1.{form}").read_bytes() == (tmp_path / f"2.{form}").read_bytes()
+
+
+def test_a_file_without_a_descriptor(tmp_path):
+    path = new_file(tmp_path / "f.h5", 3)
+    assert "no row has a descriptor" in run(path, "-o", tmp_path / "x.npz").output
+    with np.load(tmp_path / "x.npz") as found:
+        assert found["X"].shape == (0, 15)
+    run(path, "-o", tmp_path / "y.npz", "--rows", "status=any")
+    with np.load(tmp_path / "y.npz") as found:
+        assert np.isnan(found["X"]).all()
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_json_has_the_fields_that_the_readme_says(path, tmp_path):
+    result = run(path, "-o", tmp_path / "x.svm", "--json", "--rows", "image=a/*", "--levels", "2")
+    found = json.loads(result.stdout)
+    assert found == {
+        "paths": [str(tmp_path / "x.svm"), str(tmp_path / "x.csv")],
+        "format": "svmlight",
+        "rows": 2,
+        "dimension": 12,
+        "dtype": "float32",
+        "rows_without_descriptor": 0,
+        "rows_labelled": 2,
+        "bytes": sum((tmp_path / name).stat().st_size for name in ("x.svm", "x.csv")),
+    }
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    match = re.search(r"<!-- json of export -->\n(.*?)<!-- end -->", readme, re.DOTALL)
+    assert match
+    assert {
+        re.sub(r"\[\]$", "", name) for name in re.findall(r"^\| `([^`]*)` \|", match[1], re.M)
+    } == found.keys()
+
+
+def test_standard_output_holds_what_the_file_would(path, tmp_path):
+    for form in ("csv", "tsv", "svmlight"):
+        result = run(path, "-o", "-", "--format", form)
+        out = tmp_path / f"x-{form}"
+        run(path, "-o", out, "--format", form, "-q")
+        assert result.stdout_bytes == out.read_bytes()
+
+
+def test_a_reader_that_goes_away_is_no_error_to_speak_of(path):
+    command = f"{sys.executable} -m sppfeat export {path} -o - --format csv -q | true"
+    said = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert said.stderr == ""
