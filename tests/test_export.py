@@ -244,7 +244,7 @@ def test_boxes_come_with_all_that_is_known_of_them(box_path, tmp_path):
     loadmat = pytest.importorskip("scipy.io").loadmat
     wanted = {
         "flag": [0, 0, 2],
-        "score": [0, 0.125, 0.25],
+        "score": [0.0, 0.125, 0.25],
         "id": ["box0", "box1", "box2"],
         "source": [0, 1, 2],
     }
