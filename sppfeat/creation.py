@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +35,12 @@ from sppfeat.schema import (
 )
 from sppfeat.texts import one_line
 
-__all__ = ["Provenance", "create_file", "feature_nbytes"]
+__all__ = ["FILE_DTYPES", "STRING", "Provenance", "allocate", "create_file", "feature_nbytes", "laid_out"]
 
-_STRING = h5py.string_dtype("utf-8")
+STRING = h5py.string_dtype("utf-8")
 _BYTES_PER_IMAGE = 320  # of columns other than the features, and around a path in the heap of HDF5
 _BYTES_PER_BOX = 160  # of the columns of a row with a box, and around its texts in the heap of HDF5
-_FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
 class Provenance(NamedTuple):
@@ -59,7 +59,7 @@ class Provenance(NamedTuple):
 
 def feature_nbytes(plan: Plan, blocks: Sequence[ColumnBlock], dtype: str) -> int:
     """Return the bytes of ``/features``."""
-    return plan.n_rows * blocks[-1].stop * _FILE_DTYPES[dtype].itemsize
+    return plan.n_rows * blocks[-1].stop * FILE_DTYPES[dtype].itemsize
 
 
 def create_file(
@@ -82,18 +82,53 @@ def create_file(
     Raises:
         StoreError: no space, no folder, no permission.
     """
+
+    def lay_out(file: h5py.File) -> None:
+        _write_attributes(file, plan, config, provenance or Provenance())
+        _write_columns(file, plan, config, blocks)
+        if plan.boxes is not None:
+            _write_row_columns(file, plan.boxes, config)
+
+    with laid_out(path, _file_nbytes(plan, config, blocks), lay_out):
+        pass  # it is filled under its name
+
+
+@contextlib.contextmanager
+def laid_out(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None]) -> Iterator[Path]:
+    """A new file under a temporary name; where the context ends without an error, it takes its place.
+
+    Args:
+        path: the output; what is there is replaced. A link stays, and what it leads to is replaced.
+        nbytes: of the whole file, at least.
+        lay_out: writes all of its structure; it is closed, reserved and synced afterwards.
+
+    Yields:
+        Where the file lies meanwhile; whoever writes to it syncs it.
+
+    Raises:
+        StoreError: no space, no folder, no permission.
+    """
     real = Path(os.path.realpath(path))
     part = layout_of(real)
     try:
-        part.unlink(missing_ok=True)  # of a creation that was killed; it takes space
-        _check_space(path, real.parent, _file_nbytes(plan, config, blocks))
-        try:
+        with _said_of(path):
+            part.unlink(missing_ok=True)  # of a creation that was killed; it takes space
+            _check_space(path, real.parent, nbytes)
             with _quiet_hdf5():
-                _lay_out(part, plan, config, blocks, provenance or Provenance())
+                _write_new(part, lay_out)
             _reserve_and_sync(part)
-            put_in_place(part, real)
-        finally:
+        yield part
+        put_in_place(part, real)
+    finally:
+        with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Say which output could not be created."""
+    try:
+        yield
     except OSError as error:
         reason = one_line(error.strerror or str(error))
         raise StoreError(f"cannot create {str(path)!r}: {reason}") from error
@@ -117,14 +152,9 @@ def _quiet_hdf5() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def _lay_out(
-    part: Path, plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock], provenance: Provenance
-) -> None:
+def _write_new(part: Path, lay_out: Callable[[h5py.File], None]) -> None:
     with h5py.File(part, "w", libver="earliest") as file:
-        _write_attributes(file, plan, config, provenance)
-        _write_columns(file, plan, config, blocks)
-        if plan.boxes is not None:
-            _write_row_columns(file, plan.boxes, config)
+        lay_out(file)
 
 
 def _write_attributes(file: h5py.File, plan: Plan, config: ExtractConfig, provenance: Provenance) -> None:
@@ -143,29 +173,29 @@ def _write_attributes(file: h5py.File, plan: Plan, config: ExtractConfig, proven
     if provenance.norm_factors is not None:
         attributes["norm_factors"] = json.dumps(provenance.norm_factors)
     for name, value in attributes.items():
-        file.attrs.create(name, value, dtype=_STRING)
+        file.attrs.create(name, value, dtype=STRING)
     file.attrs.create("schema_version", SCHEMA_VERSION, dtype="<i8")
 
 
 def _write_columns(file: h5py.File, plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> None:
     n, dimension = plan.n_images, blocks[-1].stop
-    _allocate(file, "features", (plan.n_rows, dimension), _FILE_DTYPES[config.descriptor.dtype])
+    allocate(file, "features", (plan.n_rows, dimension), FILE_DTYPES[config.descriptor.dtype])
     image_index = plan.row_images.astype("<i8")
     if plan.boxes is None:
         file["boxes"] = whole_image_boxes(plan.image_hw)[image_index]
     else:
         file["boxes"] = plan.boxes.boxes_px.astype("<f8")
     file["image_index"] = image_index
-    file.create_dataset("images/path", data=list(plan.paths), dtype=_STRING, shape=(n,))
+    file.create_dataset("images/path", data=list(plan.paths), dtype=STRING, shape=(n,))
     file["images/size"] = plan.image_hw.astype("<i4")
     file["images/rows"] = plan.rows.astype("<i8")
-    _allocate(file, "images/status", (n,), np.dtype("|u1"))
-    _allocate(file, "images/error", (n,), h5py.string_dtype("utf-8", ERROR_NBYTES))
+    allocate(file, "images/status", (n,), np.dtype("|u1"))
+    allocate(file, "images/error", (n,), h5py.string_dtype("utf-8", ERROR_NBYTES))
     file["images/label"] = plan.labels.astype("<i8")
-    file.create_dataset("classes", data=list(plan.classes), dtype=_STRING, shape=(len(plan.classes),))
+    file.create_dataset("classes", data=list(plan.classes), dtype=STRING, shape=(len(plan.classes),))
     for name in ColumnBlock._fields:
         values = [getattr(block, name) for block in blocks]
-        file.create_dataset(f"columns/{name}", data=values, dtype=_STRING if name == "layer" else "<i8")
+        file.create_dataset(f"columns/{name}", data=values, dtype=STRING if name == "layer" else "<i8")
 
 
 def _write_row_columns(file: h5py.File, boxes: RowBoxes, config: ExtractConfig) -> None:
@@ -174,7 +204,7 @@ def _write_row_columns(file: h5py.File, boxes: RowBoxes, config: ExtractConfig) 
     file["row_flag"] = boxes.flag.astype("|u1")
     file["row_scale"] = scale_sides(boxes.scale, config.input)
     file["row_mirrored"] = boxes.mirrored.astype("|u1")
-    _allocate(file, "row_region", (n_rows, len(config.backbone.layers), 4), np.dtype("<i4"))
+    allocate(file, "row_region", (n_rows, len(config.backbone.layers), 4), np.dtype("<i4"))
     file["row_label"] = said.label.astype("<i8")
     file["row_score"] = said.score.astype("<f8")
     for name, texts in (
@@ -182,14 +212,14 @@ def _write_row_columns(file: h5py.File, boxes: RowBoxes, config: ExtractConfig) 
         ("row_classes", [os.fsencode(text) for text in said.classes]),
         ("row_extra_names", [os.fsencode(text) for text in said.extra_names]),
     ):
-        file.create_dataset(name, data=texts, dtype=_STRING, shape=(len(texts),))
-    extra = file.create_dataset("row_extra", (n_rows, len(said.extra)), dtype=_STRING)
+        file.create_dataset(name, data=texts, dtype=STRING, shape=(len(texts),))
+    extra = file.create_dataset("row_extra", (n_rows, len(said.extra)), dtype=STRING)
     for i, column in enumerate(said.extra if n_rows else ()):
         extra[:, i] = list(column)
     file["box_row"] = boxes.box_row.astype("<i8")
 
 
-def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Make a contiguous dataset that has its place in the file and no content: it reads as zeros."""
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
