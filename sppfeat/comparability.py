@@ -8,7 +8,7 @@ from sppfeat.config import ExtractConfig, config_differences
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
 
-__all__ = ["descriptor_differences", "file_differences"]
+__all__ = ["descriptor_differences", "extraction_differences", "file_differences"]
 
 # What may differ between comparable descriptors: how they are stored and computed, and of which boxes they are.
 # The factors of a mean norm are in the settings only where they were taken from another file: they are compared apart.
@@ -49,17 +49,36 @@ def descriptor_differences(
 def file_differences(recorded: "FeatureFile", other: "FeatureFile") -> list[str]:
     """One line per reason why the descriptors of two open files cannot be compared; see above.
 
-    Factors of a mean norm count, from wherever they come.
+    Factors of a mean norm count, from wherever they come, and so does what reduced the descriptors.
     """
-    names = (repr(str(recorded.path)), repr(str(other.path)))
+    differences = extraction_differences(recorded, other)
+    names, reductions = _names_of(recorded, other), (recorded.reduction, other.reduction)
+    prints = [None if reduction is None else reduction.fingerprint for reduction in reductions]
+    if prints[0] != prints[1]:
+        said = [
+            "none" if r is None else f"{r.method} to {r.dimension}, {r.fingerprint[:8]}" for r in reductions
+        ]
+        differences.append(
+            f"reduction: {names[0]} has {said[0]}, {names[1]} {said[1]}; 'sppfeat reduce --from' applies the same"
+        )
+    return differences
+
+
+def extraction_differences(recorded: "FeatureFile", other: "FeatureFile") -> list[str]:
+    """The same of the descriptors as they were extracted, whatever has reduced them since."""
+    names = _names_of(recorded, other)
     differences = descriptor_differences(recorded.config, other.config, names=names)
     factors = recorded.norm_factors, other.norm_factors
     if factors[0] != factors[1]:
         differences.append(
             f"factors of the mean norm: {names[0]} has {_listed(factors[0])}, {names[1]} {_listed(factors[1])}; "
-            "--normalize-from takes them over"
+            "'sppfeat extract --normalize-from' takes them over"
         )
     return differences
+
+
+def _names_of(recorded: "FeatureFile", other: "FeatureFile") -> tuple[str, str]:
+    return repr(str(recorded.path)), repr(str(other.path))
 
 
 def _comparable(config: ExtractConfig, free: Collection[str]) -> dict[str, Any]:

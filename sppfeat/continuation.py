@@ -90,6 +90,8 @@ def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
     """
     try:
         with FeatureFile(path) as file:
+            if file.is_reduced:
+                raise StoreError("its descriptors were reduced, by 'sppfeat reduce'")
             differences = config_differences(file.config.to_dict(), config.to_dict())
             if differences:
                 raise StoreError(f"it was made with other settings: {'; '.join(differences)}")

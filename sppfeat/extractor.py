@@ -27,13 +27,14 @@ from sppfeat.config import (
 )
 from sppfeat.configure import configure, descriptor_blocks
 from sppfeat.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
-from sppfeat.errors import BoxError, ConfigError, ImageError
+from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.paths import StrPath
 from sppfeat.plan import input_sizes, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.recorded import load_recorded_backbone
+from sppfeat.reduction import Reduction
 from sppfeat.regions import Projector, best_scales
 from sppfeat.request import DescriptorChoice
 from sppfeat.schema import ColumnBlock, RowFlag
@@ -73,7 +74,7 @@ class Extractor:
         SppfeatError: settings, backbone, layer or weights that do not go.
 
     Attributes:
-        config: everything that a descriptor depends on.
+        config: everything that a descriptor depends on, but a reduction of it.
         columns: which column of a descriptor is what.
     """
 
@@ -146,6 +147,8 @@ class Extractor:
     ) -> "Extractor":
         """What made a feature file: its descriptors are those that the file would have of the same images.
 
+        Where the file's descriptors were reduced (``sppfeat reduce``), these are, too.
+
         Args:
             file: a feature file, or its path.
             weights: where the weights are now, a file or a name; as recorded where None.
@@ -170,7 +173,9 @@ class Extractor:
         choose_device(device, file.config.precision)
         loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
         extractor = cls.__new__(cls)
-        extractor._set_up(loaded, file.config, run, file.norm_factors)
+        if file.extracted_columns != descriptor_blocks(file.config, loaded):
+            raise StoreError(f"{str(file.path)!r}: its columns are not those of its network and its settings")
+        extractor._set_up(loaded, file.config, run, file.norm_factors, file.reduction)
         return extractor
 
     def _set_up(
@@ -179,9 +184,13 @@ class Extractor:
         config: ExtractConfig,
         run: RunOptions,
         norm_factors: tuple[float, ...] | None,
+        reduction: Reduction | None = None,
     ) -> None:
         self.config = config
-        self.columns: tuple[ColumnBlock, ...] = descriptor_blocks(config, backbone)
+        self.columns: tuple[ColumnBlock, ...] = (
+            descriptor_blocks(config, backbone) if reduction is None else reduction.columns
+        )
+        self._reduction = reduction
         self._run = run
         self._backbone = backbone
         self._describer = Describer(
@@ -266,8 +275,11 @@ class Extractor:
             pixels = np.stack(
                 [self._pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images.tolist()]
             )
-            result[batch.images] = self._describer.images(pixels)
+            result[batch.images] = self._reduced(self._describer.images(pixels))
         return result
+
+    def _reduced(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return descriptors if self._reduction is None else self._reduction.apply(descriptors)
 
     def _scales_of_whole(self, image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """``(N, S)``, at which scale each image is run: as a box that is all of it would be."""
@@ -298,7 +310,7 @@ class Extractor:
             request = RegionRequest(torch.from_numpy(clipped[rows]), mirrored, image_hw)
             pixels = self._pixels(image, image_hw, tuple(input_hw))
             for described in self._describer.regions(pixels[None], [request], projector):
-                result[rows[described.boxes]] = described.descriptors
+                result[rows[described.boxes]] = self._reduced(described.descriptors)
         return result
 
     def _image_hw(self, image: ImageLike) -> tuple[int, int]:

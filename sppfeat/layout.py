@@ -14,11 +14,19 @@ from sppfeat.hdf5 import (
     read_dataset,
     text_attribute,
 )
-from sppfeat.schema import COLUMNS, FORMAT, ROW_COLUMNS, SCHEMA_VERSION, ColumnBlock, check_dimension
+from sppfeat.schema import (
+    COLUMNS,
+    FORMAT,
+    REDUCED_SCHEMA_VERSION,
+    REDUCTION_COLUMNS,
+    ROW_COLUMNS,
+    ColumnBlock,
+    check_dimension,
+)
 from sppfeat.text_heaps import check_first_heaps
 from sppfeat.texts import one_line
 
-__all__ = ["check_layout", "read_column_blocks"]
+__all__ = ["check_layout", "is_reduced", "read_column_blocks"]
 
 _ATTRIBUTES = ("sppfeat_version", "config", "fingerprint", "weights_sha256", "input_root")
 
@@ -39,7 +47,7 @@ def check_layout(file: h5py.File, path: Path) -> None:
         if len(shape) != 2 or not dtypes:
             found = one_line(str(features.dtype))
             raise StoreError(f"{str(path)!r}: /features is {found} of {shape}; allowed: (R, D) f4 or f2")
-        sizes = {"R": shape[0]}
+        sizes = {"R": shape[0], "D": shape[1]}
         datasets = {"features": features}
         _check_type(features, dtypes[0], path)
         for name, (wanted, dtype) in _columns(file).items():
@@ -58,10 +66,16 @@ def read_column_blocks(file: h5py.File, path: Path) -> tuple[ColumnBlock, ...]:
 
 
 def _columns(file: h5py.File) -> dict[str, tuple[tuple[str | int, ...], str]]:
-    """Return the datasets that a file must have beside the features: more where there are boxes."""
+    """Return the datasets that a file must have beside the features: more with boxes, and where it was reduced."""
     # "in" would follow the link, to wherever it leads.
     has_boxes = any(file.id.links.exists(name.encode()) for name in ROW_COLUMNS)
-    return {**COLUMNS, **ROW_COLUMNS} if has_boxes else {**COLUMNS}
+    reduction = REDUCTION_COLUMNS if is_reduced(file) else {}
+    return {**COLUMNS, **(ROW_COLUMNS if has_boxes else {}), **reduction}
+
+
+def is_reduced(file: h5py.File) -> bool:
+    """Whether a file says that its descriptors were reduced, in its attributes or its datasets."""
+    return "reduction" in file.attrs or file.id.links.exists(b"reduction")
 
 
 def _check_attributes(file: h5py.File, path: Path) -> None:
@@ -71,11 +85,11 @@ def _check_attributes(file: h5py.File, path: Path) -> None:
     version = _schema_version(file, path)
     if not isinstance(version, int) or version < 1:
         raise StoreError(f"{where}: schema_version is {version}; allowed: a number from 1")
-    if version > SCHEMA_VERSION:
+    if version > REDUCED_SCHEMA_VERSION:
         raise StoreError(
-            f"{where} has schema {version}; this sppfeat reads up to {SCHEMA_VERSION}: update it"
+            f"{where} has schema {version}; this sppfeat reads up to {REDUCED_SCHEMA_VERSION}: update it"
         )
-    for name in _ATTRIBUTES:
+    for name in (*_ATTRIBUTES, "reduction") if is_reduced(file) else _ATTRIBUTES:
         if text_attribute(file, name, path) is None:
             raise StoreError(f"{where} has no text attribute {name!r}")
 

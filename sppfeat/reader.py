@@ -16,8 +16,9 @@ import numpy.typing as npt
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.hdf5 import hdf5_errors, read_dataset, text_attribute
-from sppfeat.layout import check_layout, read_column_blocks
+from sppfeat.layout import check_layout, is_reduced, read_column_blocks
 from sppfeat.paths import StrPath
+from sppfeat.reduction import FitRecord, Reduction
 from sppfeat.schema import ColumnBlock, RowFlag, Status
 from sppfeat.selection import LabelSource, RowsLike, Selection, select, to_pandas
 from sppfeat.sources import PathTable
@@ -245,9 +246,34 @@ class FeatureFile:
         """Which column of a descriptor is what."""
         return read_column_blocks(self._file, self.path)
 
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the descriptors were reduced to fewer dimensions: see :attr:`reduction`."""
+        return is_reduced(self._file)
+
+    @cached_property
+    def reduction(self) -> Reduction | None:
+        """What reduced the descriptors, to be applied to others; None where they are as extracted."""
+        if not self.is_reduced:
+            return None
+        try:
+            return Reduction(
+                record=FitRecord.from_json(self.attribute("reduction")),
+                mean=self._read("reduction/mean"),
+                components=self._read("reduction/components"),
+                scale=self._read("reduction/scale"),
+            )
+        except ConfigError as error:
+            raise StoreError(f"{str(self.path)!r}: its reduction: {one_line(str(error))}") from error
+
+    @property
+    def extracted_columns(self) -> tuple[ColumnBlock, ...]:
+        """Which column was what when the descriptors were extracted; :attr:`columns` where they were not reduced."""
+        return self.columns if self.reduction is None else self.reduction.record.source_columns
+
     @cached_property
     def config(self) -> ExtractConfig:
-        """The settings that made the descriptors."""
+        """The settings that the descriptors were extracted with; a :attr:`reduction` came after that."""
         where = f"{str(self.path)!r}: its attribute 'config'"
         try:
             return ExtractConfig.from_dict(json.loads(self.attribute("config")))
@@ -291,10 +317,18 @@ class FeatureFile:
         Raises:
             StoreError: there is none.
         """
-        value = text_attribute(self._file, name, self.path)
+        value = self.find_attribute(name)
         if value is None:
             raise StoreError(f"{str(self.path)!r} has no text attribute {name!r}")
         return value
+
+    def find_attribute(self, name: str) -> str | None:
+        """Return a text attribute of the file, or None where there is none."""
+        return text_attribute(self._file, name, self.path)
+
+    def table(self, name: str) -> npt.NDArray[Any]:
+        """Content of a dataset beside the features, as it is stored; texts as bytes."""
+        return np.reshape(self._read(name), self._file[name].shape)
 
     def has_descriptor(self) -> npt.NDArray[np.bool_]:
         """``(R,)`` bool, whether a row has a descriptor: its image is done, and its box has an area."""

@@ -1,4 +1,4 @@
-"""The output file, schema 1: names, types and shapes in one place."""
+"""The output file, schemas 1 and 2: names, types and shapes in one place."""
 
 from collections.abc import Sequence
 from enum import IntEnum, IntFlag
@@ -16,6 +16,8 @@ __all__ = [
     "FORMAT",
     "NATIVE_SCALE",
     "NO_SCALE",
+    "REDUCED_SCHEMA_VERSION",
+    "REDUCTION_COLUMNS",
     "ROW_COLUMNS",
     "SCHEMA_VERSION",
     "ColumnBlock",
@@ -30,6 +32,9 @@ __all__ = [
 
 FORMAT = "sppfeat"
 SCHEMA_VERSION = 1
+# Of files with reduced descriptors: a program that knows nothing of /reduction must not take them for what the settings
+# say that they are.
+REDUCED_SCHEMA_VERSION = 2
 ERROR_NBYTES = 200
 
 # Datasets that every file has: shape in terms of R rows and N images, and what is stored.
@@ -64,6 +69,13 @@ ROW_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "row_extra": (("R", "E"), "string"),
     "row_extra_names": (("E",), "string"),
     "box_row": (("X",), "<i8"),
+}
+
+# Datasets of a file with reduced descriptors, besides: S columns that were projected, D that came of them.
+REDUCTION_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
+    "reduction/mean": (("S",), "<f4"),
+    "reduction/components": (("D", "S"), "<f4"),
+    "reduction/scale": (("D",), "<f4"),
 }
 NATIVE_SCALE = 0  # in /row_scale: the image's own size
 NO_SCALE = -1  # in /row_scale: pooled from none

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.errors import ImageError, SppfeatError
+from sppfeat.errors import ImageError, SppfeatError, StoreError
 from sppfeat.paths import StrPath
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import NATIVE_SCALE, NO_SCALE, RowFlag, Status
@@ -109,8 +109,9 @@ def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambd
 
 def tolerance(file: FeatureFile) -> float:
     """The relative l2 difference up to which a row computed again counts as equal."""
-    rounding = _FLOAT16_ROUNDING if file.config.descriptor.dtype == "float16" else 0.0
-    return _TOLERANCE[file.config.precision] + rounding
+    # Of a reduced file also the descriptors that were reduced have been rounded.
+    dtypes = [file.config.descriptor.dtype, file.dtype.name] if file.is_reduced else [file.dtype.name]
+    return _TOLERANCE[file.config.precision] + _FLOAT16_ROUNDING * dtypes.count("float16")
 
 
 def recompute_rows(
@@ -140,10 +141,13 @@ def recompute_rows(
     Raises:
         SppfeatError: the backbone cannot be built again, or its weights are not the recorded ones.
     """
+    from sppfeat.configure import descriptor_blocks
     from sppfeat.recomputation import Recomputation
     from sppfeat.recorded import load_recorded_backbone
 
     backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
+    if file.extracted_columns != descriptor_blocks(file.config, backbone):
+        raise StoreError(f"{str(file.path)!r}: its columns are not those of its network and its settings")
     again = Recomputation(file, backbone, device=device, root=root)
     candidates = file.rows_with_descriptor()
     chosen = np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
@@ -157,7 +161,7 @@ def recompute_rows(
         except ImageError as error:
             problems.append(f"{where} cannot be read any more: {error}")
             continue
-        difference = _relative_difference(file.features[row], computed.descriptor)
+        difference = _difference(file, row, computed.descriptor)
         largest = max(largest, difference)
         if not difference <= limit:
             problems.append(f"{where} differs by {difference:.2e} (relative l2), more than {limit:g}")
@@ -200,18 +204,25 @@ def _check_structure(
     if file.has_boxes:
         problems += _check_boxes(file)
     try:
-        if file.config.fingerprint != file.attribute("fingerprint"):
-            problems.append("the attribute 'fingerprint' is not that of the attribute 'config'")
+        reduction, expected = file.reduction, file.config.fingerprint
+        if (expected if reduction is None else reduction.fingerprint_of(expected)) != file.attribute(
+            "fingerprint"
+        ):
+            also = "" if reduction is None else " and the reduction"
+            problems.append(f"the attribute 'fingerprint' is not that of the attribute 'config'{also}")
         n_bins = 1 if file.config.backbone.head else file.config.descriptor.n_bins
-        if n_bins * sum({b.layer: b.channels for b in file.columns}.values()) != file.dimension:
+        columns = file.extracted_columns
+        if n_bins * sum({b.layer: b.channels for b in columns}.values()) != columns[-1].stop:
             problems.append("the attribute 'config' and /columns contradict each other")
         if (file.config.regions is not None) != file.has_boxes:
             problems.append("the attribute 'config' and /row_* contradict each other: only one has boxes")
-        if file.config.descriptor.dtype != file.dtype.name:
+        if reduction is not None and file.columns != reduction.columns:
+            problems.append("the attribute 'reduction' and /columns contradict each other")
+        if reduction is None and file.config.descriptor.dtype != file.dtype.name:
             problems.append(
                 f"the attribute 'config' says {file.config.descriptor.dtype}, /features is {file.dtype}"
             )
-        n_layers = len({block.layer for block in file.columns})
+        n_layers = len({block.layer for block in columns})
         if len(file.norm_factors or range(n_layers)) != n_layers:
             problems.append("the attribute 'norm_factors' does not have one factor per layer")
         if file.has_boxes:
@@ -312,14 +323,27 @@ def _duplicates(
     )
 
 
-def _relative_difference(stored: npt.NDArray[np.floating[Any]], computed: npt.NDArray[np.float32]) -> float:
+def _difference(file: FeatureFile, row: int, descriptor: npt.NDArray[np.float32]) -> float:
+    """By how much a row differs from its descriptor computed again, relative to what that is made of."""
+    if file.reduction is None:
+        return _relative_difference(file.features[row], descriptor)
+    reduced, sensitivity = (
+        file.reduction.apply(descriptor[None]),
+        file.reduction.sensitivity(descriptor[None]),
+    )
+    return _relative_difference(file.features[row], reduced[0], least_norm=float(sensitivity[0]))
+
+
+def _relative_difference(
+    stored: npt.NDArray[np.floating[Any]], computed: npt.NDArray[np.float32], *, least_norm: float = 0.0
+) -> float:
     finite = np.isfinite(stored)
     with np.errstate(over="ignore"):
         rounded = computed.astype(stored.dtype)
     if not np.array_equal(stored[~finite], rounded[~finite], equal_nan=True):
         return float("inf")
     a, b = stored[finite].astype(np.float64), computed[finite].astype(np.float64)
-    norm = float(np.linalg.norm(b))
+    norm = max(float(np.linalg.norm(b)), least_norm)
     difference = float(np.linalg.norm(a - b))
     return difference / norm if norm > 0 else (0.0 if difference == 0 else float("inf"))
 

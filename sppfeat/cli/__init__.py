@@ -25,6 +25,7 @@ _COMMANDS = (
     "verify",
     "search",
     "export",
+    "reduce",
     "backbones",
     "train",
     "bench",

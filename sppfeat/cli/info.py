@@ -68,7 +68,32 @@ def _describe(file: "FeatureFile") -> dict[str, Any]:
         "fingerprint": file.attribute("fingerprint"),
         "weights_path": file.attribute("weights_path"),
         "config": file.config.to_dict(),
+        "reduction": _describe_reduction(file),
         "failures": [{"path": file.path_of(i), "error": text} for i, text in errors.items()],
+    }
+
+
+def _describe_reduction(file: "FeatureFile") -> dict[str, Any] | None:
+    reduction = file.reduction
+    if reduction is None:
+        return None
+    record, spec = reduction.record, reduction.spec
+    return {
+        "method": spec.method,
+        "components": spec.components,
+        "whiten": spec.whiten,
+        "normalize": spec.normalize,
+        "seed": spec.seed,
+        "fitted_rows": record.fitted_rows,
+        "fit_rows": list(spec.fit_rows),
+        "explained_variance": record.explained_variance,
+        "fingerprint": reduction.fingerprint,
+        "source": {
+            "fingerprint": record.source_fingerprint,
+            "dimension": reduction.source_dimension,
+            "selected": record.selection.width,
+            "columns": [block._asdict() for block in record.source_columns],
+        },
     }
 
 
@@ -130,6 +155,8 @@ def _text(found: dict[str, Any]) -> str:
         lines += _class_lines("of boxes", boxes["classes"])
     lines += _class_lines("classes", found["classes"])
     lines += [("columns", _column_text(block)) for block in found["columns"]]
+    if found["reduction"]:
+        lines += _reduction_lines(found["reduction"])
     lines += [("setting", f"{name} = {value}") for name, value in found["config"].items()]
     failures = [f"{failure['path']!r}: {failure['error']}" for failure in found["failures"]]
     lines += [
@@ -144,6 +171,19 @@ def _class_lines(name: str, classes: dict[str, int]) -> list[tuple[str, str]]:
         return []
     shown = ", ".join(f"{name} {n}" for name, n in itertools.islice(classes.items(), _SHOWN))
     return [(name, f"{len(classes)}: {shown}{', ...' if len(classes) > _SHOWN else ''}")]
+
+
+def _reduction_lines(reduction: dict[str, Any]) -> list[tuple[str, str]]:
+    source, how = reduction["source"], reduction["method"]
+    taken = "" if source["selected"] == source["dimension"] else f" of {source['dimension']}"
+    text = f"{how}, {source['selected']}{taken} -> {reduction['components']}"
+    text += ", whitened" if reduction["whiten"] else ""
+    text += ", l2-normalised" if reduction["normalize"] == "l2" else ""
+    if reduction["explained_variance"] is not None:
+        share, n_rows = reduction["explained_variance"], reduction["fitted_rows"]
+        text += f"; {100 * share:.2f} % of the variance of the {n_rows} rows that it was fitted on"
+    columns = [("of", _column_text(block)) for block in source["columns"]]
+    return [("reduced", text), *columns, ("settings", "of what was reduced:")]
 
 
 def _column_text(block: dict[str, Any]) -> str:

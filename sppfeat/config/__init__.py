@@ -2,6 +2,7 @@
 
 from sppfeat.config.checks import check_choice
 from sppfeat.config.extract import ExtractConfig, config_differences
+from sppfeat.config.reduction import REDUCED_NORMALIZATIONS, REDUCTIONS, ReductionSpec
 from sppfeat.config.regions import (
     BOX_COORDS,
     BOX_ENDS,
@@ -70,6 +71,8 @@ __all__ = [
     "POOL_MODES",
     "PRECISIONS",
     "PROJECTIONS",
+    "REDUCED_NORMALIZATIONS",
+    "REDUCTIONS",
     "WINDOWS",
     "BackboneSpec",
     "BoxConvention",
@@ -77,6 +80,7 @@ __all__ = [
     "ExtractConfig",
     "GridSpec",
     "InputSpec",
+    "ReductionSpec",
     "RegionSpec",
     "RunOptions",
     "check_choice",

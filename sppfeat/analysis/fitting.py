@@ -1,0 +1,155 @@
+"""Projections onto fewer dimensions, fitted on the rows of a feature file.
+
+Principal components come from scikit-learn: of all rows at once where they fit into memory, by the solver that it
+chooses; else incrementally. On 3,030 rows of 10,752 values its randomised solver took 5 s for 256 components that hold
+75.51 % of the variance, a full decomposition 104 s for 75.57 %, the incremental fit 49 s (1,024 rows at a time) for
+75.46 % or 109 s (512) for 75.35 %.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config import ReductionSpec
+from sppfeat.errors import ConfigError
+from sppfeat.extras import import_extra
+from sppfeat.reader import FeatureFile
+from sppfeat.reduction import FitRecord, Reduction
+from sppfeat.selection import Selection, take_scaled
+
+__all__ = ["fit_reduction"]
+
+_IN_MEMORY_NBYTES = 2 << 30  # of rows in float32; fitting takes about as much again
+_BATCH_NBYTES = 256 << 20  # of rows of the incremental fit, of which it makes some four copies
+_ROWS_PER_COMPONENT = 4  # of a batch: with fewer, each batch forgets more of what was there before
+_NO_SPREAD = 100 * float(np.finfo(np.float32).eps)  # of the widest component: rounding, not a direction
+
+
+def fit_reduction(
+    file: FeatureFile,
+    spec: ReductionSpec,
+    *,
+    batch_size: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, rows: None,
+) -> Reduction:
+    """Fit a projection on rows of a file.
+
+    Args:
+        file: an open file whose descriptors are as extracted.
+        spec: what is asked for.
+        batch_size: rows at a time of an incremental fit; None: all at once where they take at most 2 GB, else
+            as many as make batches of four rows per component, or 256 MB.
+        on_progress: called with the number of rows fitted on so far, and of all of them.
+
+    Returns:
+        The projection: the same for the same rows and seed. The largest value of each component is positive.
+
+    Raises:
+        ConfigError: more components than rows or columns, rows or columns that there are not, rows that are not
+            finite, batches of fewer rows than components, or scikit-learn is not installed.
+    """
+    chosen = file.select(rows=spec.fit_rows or None, layers=spec.layers, levels=spec.levels)
+    width = chosen.dimension
+    if spec.components > width:
+        raise ConfigError(
+            f"{spec.components} components of {width} columns; allowed: 1 to {width}, of what is selected"
+        )
+    if spec.method == "random":
+        arrays, n_rows, share = _random_projection(spec, width), 0, None
+    else:
+        n_rows = len(chosen)
+        if spec.components > n_rows:
+            raise ConfigError(
+                f"{spec.components} components of {n_rows} rows; allowed: at most as many components as rows to fit on"
+            )
+        fitted = _principal_components(chosen, spec, batch_size, on_progress)
+        arrays, share = _arrays_of(fitted, spec), float(fitted.explained_variance_ratio_.sum())
+    record = FitRecord(
+        spec=spec,
+        source_columns=file.columns,
+        source_normalize=file.config.descriptor.normalize,
+        source_fingerprint=file.attribute("fingerprint"),
+        fitted_rows=n_rows,
+        explained_variance=None if share is None else min(max(share, 0.0), 1.0) if share == share else 0.0,
+    )
+    mean, components, scale = arrays
+    return Reduction(record=record, mean=mean, components=components, scale=scale)
+
+
+_Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+def _random_projection(spec: ReductionSpec, width: int) -> _Arrays:
+    """Gaussian random numbers, scaled so that distances stay about what they were."""
+    projections = import_extra("sklearn.random_projection", extra="sklearn", purpose="reducing")
+    fitted = projections.GaussianRandomProjection(spec.components, random_state=spec.seed)
+    fitted.fit(np.zeros((1, width), dtype=np.float32))  # of which it takes the shape
+    components = fitted.components_.astype(np.float32)
+    return np.zeros(width, np.float32), components, np.ones(spec.components, np.float32)
+
+
+def _principal_components(
+    chosen: Selection,
+    spec: ReductionSpec,
+    batch_size: int | None,
+    on_progress: Callable[[int, int], None],
+) -> Any:
+    """A fitted estimator of scikit-learn."""
+    decomposition = import_extra("sklearn.decomposition", extra="sklearn", purpose="reducing")
+    n_rows, row_nbytes = len(chosen), 4 * chosen.dimension
+    if batch_size is None and n_rows * row_nbytes <= _IN_MEMORY_NBYTES:
+        fitted = decomposition.PCA(spec.components, copy=False, random_state=spec.seed)
+        fitted.fit(_rows_of(chosen, np.arange(n_rows)))
+        on_progress(n_rows, n_rows)
+        return fitted
+    if batch_size is None:
+        batch_size = max(
+            spec.components, min(_ROWS_PER_COMPONENT * spec.components, _BATCH_NBYTES // row_nbytes)
+        )
+    if batch_size < spec.components:
+        raise ConfigError(
+            f"batches of {batch_size} rows for {spec.components} components; allowed: as many or more"
+        )
+    fitted = decomposition.IncrementalPCA(spec.components)
+    # In random order: a file sorted by class would be fitted on one class after the other.
+    order, done = np.random.default_rng(spec.seed).permutation(n_rows), 0
+    for part in np.array_split(order, max(1, n_rows // batch_size)):  # so that none is smaller
+        fitted.partial_fit(_rows_of(chosen, np.sort(part)), check_input=False)
+        done += len(part)
+        on_progress(done, n_rows)
+    return fitted
+
+
+def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """``(k, d)`` float32, selected as :meth:`sppfeat.reduction.Reduction.apply` selects."""
+    rows, features = chosen.rows[positions], chosen.file.features
+    normalize = chosen.file.config.descriptor.normalize
+    taken = np.empty((len(rows), chosen.dimension), dtype=np.float32)
+    step = max(1, (64 << 20) // (features.shape[1] * features.itemsize))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        taken[part] = take_scaled(features[rows[part]], chosen.columns, normalize)
+        bad = np.flatnonzero(~np.isfinite(taken[part]).all(axis=1))
+        if len(bad):
+            raise ConfigError(
+                f"row {rows[start + bad[0]]} holds values that are not finite; allowed: other rows to fit on, "
+                "see --fit-rows"
+            )
+    return taken
+
+
+def _arrays_of(fitted: Any, spec: ReductionSpec) -> _Arrays:
+    """Mean, components and scale, in float32 and with one sign."""
+    components = np.asarray(fitted.components_, dtype=np.float64)
+    largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
+    components *= np.where(largest < 0, -1.0, 1.0)
+    scale = np.ones(len(components))
+    if spec.whiten:
+        spread = np.sqrt(np.maximum(np.asarray(fitted.explained_variance_, dtype=np.float64), 0))
+        # A direction in which the rows do not differ stays 0 instead of becoming noise of variance 1.
+        has_some = (spread > 0) & (spread >= _NO_SPREAD * spread.max())
+        scale = np.where(has_some, 1 / np.where(has_some, spread, 1), 0.0)
+    mean = np.asarray(fitted.mean_, dtype=np.float32)
+    return mean, components.astype(np.float32), scale.astype(np.float32)

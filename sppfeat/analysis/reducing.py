@@ -1,0 +1,151 @@
+"""Feature files with reduced descriptors: fitted on the file itself, or as another file was reduced."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.fitting import fit_reduction
+from sppfeat.comparability import extraction_differences
+from sppfeat.config import DTYPES, ReductionSpec, check_choice
+from sppfeat.derivation import reduced_file
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.locking import OutputLock, check_output
+from sppfeat.reader import FeatureFile
+from sppfeat.reduction import Reduction
+from sppfeat.schema import Status
+
+__all__ = ["ReduceReport", "reduce_file"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReduceReport:
+    """What was made of a file.
+
+    Attributes:
+        reduction: what was fitted, or taken over.
+        rows: rows of both files.
+        with_descriptor: how many of them have a descriptor.
+        bytes: sizes of the file and of what came of it.
+        fit_seconds: of the fit; 0 where the reduction was taken over.
+        seconds: of everything.
+    """
+
+    reduction: Reduction
+    rows: int
+    with_descriptor: int
+    bytes: tuple[int, int]
+    fit_seconds: float
+    seconds: float
+
+
+def reduce_file(
+    path: Path,
+    output: Path,
+    how: ReductionSpec | Path,
+    *,
+    dtype: str = "float32",
+    batch_size: int | None = None,
+    overwrite: bool = False,
+    on_fit: Callable[[int, int], None] = lambda done, rows: None,
+    on_rows: Callable[[int, int], None] = lambda done, rows: None,
+) -> ReduceReport:
+    """Write a feature file with reduced descriptors: with all images, rows and labels of the given one.
+
+    Memory is a block of rows and what the fit takes. The output has its name once it is whole.
+
+    Args:
+        path: the file, of which no image is pending.
+        output: the file to write.
+        how: what to fit, or a reduced file whose reduction is applied.
+        dtype: of the reduced descriptors.
+        batch_size: see :func:`sppfeat.analysis.fitting.fit_reduction`.
+        overwrite: replace an existing output.
+        on_fit, on_rows: called with the number of rows that were fitted on, or reduced, so far, and of all.
+
+    Raises:
+        ConfigError: the output exists or is the input, the file was reduced already, has other descriptors than
+            the one whose reduction is asked for, or what is asked for cannot be fitted.
+        StoreError: a file cannot be read or written, or images are pending.
+    """
+    started = time.monotonic()
+    check_choice("dtype", dtype, DTYPES)
+    _check_paths(path, output, how, overwrite)
+    with OutputLock(output), FeatureFile(path) as file:
+        _check_source(file)
+        reduction = (
+            fit_reduction(file, how, batch_size=batch_size, on_progress=on_fit)
+            if isinstance(how, ReductionSpec)
+            else _reduction_for(file, how)
+        )
+        fit_seconds = time.monotonic() - started if isinstance(how, ReductionSpec) else 0.0
+        has_one = file.has_descriptor()
+        with reduced_file(output, file, reduction, dtype=dtype) as writer:
+            step = reduction.rows_at_once()
+            for start in range(0, file.n_rows, step):
+                rows = np.arange(start, min(start + step, file.n_rows))
+                reduced = reduction.apply(file.features[start : start + step])
+                reduced[~has_one[rows]] = np.nan
+                _check_range(reduced, rows, dtype)
+                writer.write_rows(rows, reduced)
+                on_rows(start + len(rows), file.n_rows)
+        return ReduceReport(
+            reduction=reduction,
+            rows=file.n_rows,
+            with_descriptor=int(has_one.sum()),
+            bytes=(file.nbytes, os.stat(output).st_size),
+            fit_seconds=fit_seconds,
+            seconds=time.monotonic() - started,
+        )
+
+
+def _check_paths(path: Path, output: Path, how: ReductionSpec | Path, overwrite: bool) -> None:
+    check_output(output)
+    for name, other in (("the input", path), ("the file of --from", how)):
+        if isinstance(other, Path) and os.path.realpath(other) == os.path.realpath(output):
+            raise ConfigError(f"the output {str(output)!r} is {name}; give another file name")
+    if os.path.exists(output) and not overwrite:
+        raise ConfigError(f"the output {str(output)!r} exists; --overwrite replaces it")
+
+
+def _check_source(file: FeatureFile) -> None:
+    if file.is_reduced:
+        raise ConfigError(
+            f"{str(file.path)!r} has reduced descriptors already; allowed: the file that they were made of"
+        )
+    n_pending = int((file.status == Status.PENDING).sum())
+    if n_pending:
+        raise StoreError(
+            f"{str(file.path)!r}: {n_pending} of its {file.n_images} images are pending: the extract command that made "
+            "it finishes it first"
+        )
+
+
+def _reduction_for(file: FeatureFile, origin: Path) -> Reduction:
+    """The reduction of another file, if the descriptors of this one are of the same make."""
+    with FeatureFile(origin) as fitted:
+        reduction = fitted.reduction
+        if reduction is None:
+            raise ConfigError(
+                f"--from {str(origin)!r}: its descriptors are not reduced; allowed: a reduced file"
+            )
+        differences = extraction_differences(fitted, file)
+    if not differences and reduction.record.source_columns != file.columns:
+        differences = ["columns: they have other layers, levels or channels"]
+    if differences:
+        raise ConfigError(f"--from {str(origin)!r} is of other descriptors: {'; '.join(differences)}")
+    return reduction
+
+
+def _check_range(reduced: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], dtype: str) -> None:
+    limit: Any = np.finfo(dtype).max
+    beyond = np.flatnonzero((np.isfinite(reduced) & (np.abs(reduced) > limit)).any(axis=1))
+    if len(beyond):
+        raise StoreError(
+            f"row {rows[beyond[0]]} holds values beyond {dtype} (at most {limit:g}): use float32"
+        )

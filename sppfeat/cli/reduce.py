@@ -1,0 +1,179 @@
+"""``sppfeat reduce``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from sppfeat.cli.options import AUTO_OR_INT, json_option, option, quiet_option, whole_number
+from sppfeat.cli.output import human_bytes, print_json, print_result
+from sppfeat.cli.progress import Bar
+from sppfeat.cli.selection_options import columns_options
+from sppfeat.cli.signals import stop_on_signals
+from sppfeat.config import DTYPES, REDUCED_NORMALIZATIONS, REDUCTIONS, DescriptorSpec, ReductionSpec
+from sppfeat.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sppfeat.analysis.reducing import ReduceReport
+
+__all__ = ["reduce"]
+
+_OF_THE_FIT = (
+    "method",
+    "components",
+    "whiten",
+    "normalize",
+    "seed",
+    "layers",
+    "levels",
+    "fit_rows",
+    "batch_size",
+)
+
+
+@click.command(short_help="Reduce descriptors to fewer dimensions: PCA, whitening, random projection.")
+@click.argument("file", type=click.Path(path_type=Path))
+@option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The feature file to write.")
+@option(
+    "--from",
+    "origin",
+    type=click.Path(path_type=Path),
+    metavar="REDUCED",
+    help="Reduce as this file was reduced, which must be of descriptors made in the same way; nothing is fitted.",
+)
+@option(
+    "--method",
+    type=click.Choice(REDUCTIONS),
+    default=ReductionSpec.method,
+    help="Principal components, or a Gaussian random projection.",
+)
+@option(
+    "--components", type=click.IntRange(1), default=ReductionSpec.components, help="Dimension afterwards."
+)
+@option("--whiten", is_flag=True, help="Bring every component to variance 1; pca alone.")
+@option(
+    "--normalize",
+    type=click.Choice(REDUCED_NORMALIZATIONS),
+    default=ReductionSpec.normalize,
+    help="Scaling of the reduced descriptors.",
+)
+@columns_options
+@option(
+    "--fit-rows",
+    multiple=True,
+    metavar="CONDITION",
+    help="Fit on these rows alone; all rows are written: label=NAME, image=PATH (* and ? stand for anything), A:B, "
+    "::K (every K-th), N,N,..., flag=ok|clipped|...; repeatable. [default: all that have a descriptor]",
+)
+@option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=ReductionSpec.seed, help="Of what is random in it."
+)
+@option(
+    "--batch-size",
+    type=AUTO_OR_INT,
+    metavar="auto|N",
+    default="auto",
+    help="Fit incrementally, N rows at a time; auto: all at once where they take at most 2 GB.",
+)
+@option(
+    "--dtype", type=click.Choice(DTYPES), default=DescriptorSpec.dtype, help="Of the reduced descriptors."
+)
+@option("--overwrite", is_flag=True, help="Replace an existing output, once the new one is complete.")
+@json_option
+@quiet_option
+def reduce(file: Path, as_json: bool, **options: Any) -> None:
+    """Reduce the descriptors of a feature file to fewer dimensions: PCA, whitening, random projection.
+
+    The output is a feature file, too: with every image, row, box and label of FILE, with the reduced descriptors, and
+    with what reduced them, which --from applies to other files. Rows without descriptor stay so.
+
+    Rows are written in blocks, whatever the size of the file. What is more than 2 GB of rows is fitted incrementally,
+    which is slower and slightly less exact: to fit on every K-th row (--fit-rows ::K) is often the better way.
+    """
+    how = _how(options)
+    with stop_on_signals():
+        report = _reduce(file, how, options)
+    found = _result(file, options["origin"], options["output"], report)
+    if as_json:
+        print_json(found)
+    else:
+        print_result(_text(found))
+
+
+def _how(options: dict[str, Any]) -> Path | ReductionSpec:
+    """What to fit, or the file that says it all."""
+    if options["origin"] is None:
+        return ReductionSpec(
+            method=options["method"],
+            components=options["components"],
+            whiten=options["whiten"],
+            normalize=options["normalize"],
+            seed=options["seed"],
+            layers=options["layers"] or None,
+            levels=options["levels"],
+            fit_rows=options["fit_rows"],
+        )
+    for name in _OF_THE_FIT:
+        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = name.replace("layers", "layer").replace("_", "-")
+            raise ConfigError(f"--{flag} would have no effect: --from reduces as that file was reduced")
+    origin: Path = options["origin"]
+    return origin
+
+
+def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any]) -> "ReduceReport":
+    from sppfeat.analysis.reducing import reduce_file
+
+    with Bar("reducing", 0, unit="row", shown=not options["quiet"]) as bar:
+        return reduce_file(
+            file,
+            options["output"],
+            how,
+            dtype=options["dtype"],
+            batch_size=whole_number(options["batch_size"]),
+            overwrite=options["overwrite"],
+            on_fit=lambda done, rows: bar.move_to(done, rows, note="fit"),
+            on_rows=lambda done, rows: bar.move_to(done, rows, note="write"),
+        )
+
+
+def _result(file: Path, origin: Path | None, output: Path, report: "ReduceReport") -> dict[str, Any]:
+    record, spec = report.reduction.record, report.reduction.spec
+    return {
+        "file": str(file),
+        "from": None if origin is None else str(origin),
+        "output": str(output),
+        "rows": report.rows,
+        "with_descriptor": report.with_descriptor,
+        "method": spec.method,
+        "whiten": spec.whiten,
+        "normalize": spec.normalize,
+        "source_dimension": report.reduction.source_dimension,
+        "selected": record.selection.width,
+        "dimension": spec.components,
+        "fitted_rows": record.fitted_rows,
+        "explained_variance": record.explained_variance,
+        "source_bytes": report.bytes[0],
+        "bytes": report.bytes[1],
+        "fit_seconds": round(report.fit_seconds, 3),
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def _text(found: dict[str, Any]) -> str:
+    rows = f"{found['rows']} rows"
+    if found["with_descriptor"] < found["rows"]:
+        rows += f", {found['with_descriptor']} with a descriptor"
+    taken = "" if found["selected"] == found["source_dimension"] else f" of {found['source_dimension']}"
+    lines = [
+        f"{found['output']}: {rows}; {found['method']}, {found['selected']}{taken} -> {found['dimension']}; "
+        f"{human_bytes(found['source_bytes'])} -> {human_bytes(found['bytes'])}"
+    ]
+    if found["explained_variance"] is not None:
+        lines.append(
+            f"{100 * found['explained_variance']:.2f} % of the variance of the {found['fitted_rows']} rows that it was "
+            "fitted on"
+        )
+    lines.append(f"{found['seconds']:.1f} s, of which {found['fit_seconds']:.1f} s to fit")
+    return "\n".join(lines)

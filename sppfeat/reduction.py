@@ -1,0 +1,220 @@
+"""Descriptors in fewer dimensions: a projection that was fitted on one file and is stored in what came of it.
+
+Applying one needs numpy alone; :mod:`sppfeat.analysis.fitting` fits them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config import ReductionSpec
+from sppfeat.config.checks import whole_number
+from sppfeat.errors import ConfigError, SppfeatError
+from sppfeat.schema import ColumnBlock, check_dimension
+from sppfeat.selection.columns import ColumnSelection, select_columns
+from sppfeat.selection.scaling import take_scaled
+
+__all__ = ["FitRecord", "Reduction"]
+
+_BLOCK_NBYTES = 64 << 20  # of descriptors that are projected at once
+_MAX_BLOCKS = 1024  # of columns: every level that there can be, of 16 layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRecord:
+    """What a reduction was fitted on, and how.
+
+    Attributes:
+        spec: how it was asked for.
+        source_columns: the columns of the descriptors that it takes.
+        source_normalize: how these are scaled.
+        source_fingerprint: of the file that it was fitted on.
+        fitted_rows: how many rows it was fitted on; 0 for a random projection.
+        explained_variance: the share of their variance that the components hold; None for a random projection.
+    """
+
+    spec: ReductionSpec
+    source_columns: tuple[ColumnBlock, ...]
+    source_normalize: str
+    source_fingerprint: str
+    fitted_rows: int
+    explained_variance: float | None
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.source_columns) <= _MAX_BLOCKS:
+            raise ConfigError(
+                f"there are {len(self.source_columns)} blocks of columns; allowed: 1 to {_MAX_BLOCKS}"
+            )
+        check_dimension(self.source_columns, self.source_columns[-1].stop)
+        for name in ("source_normalize", "source_fingerprint"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed: a text")
+        whole_number("fitted_rows", self.fitted_rows, 0)
+        share = self.explained_variance
+        if share is not None and (isinstance(share, bool) or not 0 <= share <= 1.001):  # rounding
+            raise ConfigError(f"explained_variance is {share!r}; allowed: 0 to 1")
+
+    @cached_property
+    def selection(self) -> ColumnSelection:
+        """Which columns of the descriptors are projected."""
+        return select_columns(self.source_columns, layers=self.spec.layers, levels=self.spec.levels)
+
+    def to_json(self) -> str:
+        """Return all of it as canonical JSON."""
+        values = dataclasses.asdict(self)
+        values["source_columns"] = [list(block) for block in self.source_columns]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "FitRecord":
+        """Return what :meth:`to_json` wrote down.
+
+        Raises:
+            ConfigError: it is not that.
+        """
+        try:
+            values = json.loads(text)
+            recorded = dict(values.pop("spec"))
+            spec: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in recorded.items()}
+            columns = tuple(_column_block(block) for block in values.pop("source_columns"))
+            return cls(spec=ReductionSpec(**spec), source_columns=columns, **values)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ConfigError(f"it is no record of a reduction: {error}") from error
+        except SppfeatError as error:
+            raise ConfigError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reduction:
+    """A projection of descriptors onto fewer dimensions.
+
+    Attributes:
+        record: what it was fitted on, and how.
+        mean: ``(d,)`` float32, subtracted from the selected columns.
+        components: ``(D', d)`` float32, what they are projected onto.
+        scale: ``(D',)`` float32, what each component is multiplied with: 1, or what whitens it.
+
+    Raises:
+        ConfigError: arrays that do not fit the record or each other, or are not finite.
+    """
+
+    record: FitRecord
+    mean: npt.NDArray[np.float32]
+    components: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        n, d = self.record.spec.components, self.record.selection.width
+        for name, shape in (("mean", (d,)), ("components", (n, d)), ("scale", (n,))):
+            array = getattr(self, name)
+            if array.shape != shape:
+                raise ConfigError(f"{name} has the shape {array.shape}, not {shape}")
+            if not np.isfinite(array).all():
+                raise ConfigError(f"{name} holds values that are not finite")
+
+    @property
+    def spec(self) -> ReductionSpec:
+        """How it was asked for."""
+        return self.record.spec
+
+    @property
+    def method(self) -> str:
+        """``pca`` or ``random``."""
+        return self.record.spec.method
+
+    @property
+    def dimension(self) -> int:
+        """Length of a reduced descriptor."""
+        return self.record.spec.components
+
+    @property
+    def source_dimension(self) -> int:
+        """Length of a descriptor before."""
+        return self.record.source_columns[-1].stop
+
+    @property
+    def columns(self) -> tuple[ColumnBlock, ...]:
+        """Which column of a reduced descriptor is what: one block."""
+        return (ColumnBlock(self.method, 1, self.dimension, 0, self.dimension),)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all of it, in hexadecimal; equal ones give comparable descriptors of comparable ones."""
+        digest = hashlib.sha256(self.record.to_json().encode())
+        for array in (self.mean, self.components, self.scale):
+            digest.update(np.ascontiguousarray(array, dtype="<f4").data)
+        return digest.hexdigest()
+
+    def fingerprint_of(self, source_fingerprint: str) -> str:
+        """The fingerprint of a file whose descriptors were reduced, from that of their settings."""
+        return hashlib.sha256(f"{source_fingerprint} {self.fingerprint}".encode()).hexdigest()
+
+    def apply(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        """Reduce descriptors as ``sppfeat reduce`` does.
+
+        Args:
+            descriptors: ``(n, D)`` of any float type, whole ones: the columns are selected here.
+
+        Returns:
+            ``(n, D')`` float32. Rows that hold NaN give NaN.
+
+        Raises:
+            ConfigError: descriptors of another shape.
+        """
+        if descriptors.ndim != 2 or descriptors.shape[1] != self.source_dimension:
+            raise ConfigError(
+                f"descriptors to reduce are of shape {descriptors.shape}; allowed: (n, {self.source_dimension})"
+            )
+        reduced = np.empty((len(descriptors), self.dimension), dtype=np.float32)
+        step = self.rows_at_once()
+        for start in range(0, len(descriptors), step):
+            part = slice(start, start + step)
+            with np.errstate(over="ignore", invalid="ignore"):
+                reduced[part] = self._project(descriptors[part])
+        return reduced
+
+    def rows_at_once(self) -> int:
+        """How many descriptors are reduced at once."""
+        return max(1, _BLOCK_NBYTES // (4 * self.source_dimension))
+
+    def sensitivity(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+        """How far a change of descriptors ``(n, D)`` by their own norm can move what comes out, at most: ``(n,)``.
+
+        It is what differences of reduced descriptors are to be compared with: subtracting the mean and whitening make
+        the same rounding errors larger relative to what is left.
+        """
+        selection, normalize = self.record.selection, self.record.source_normalize
+        norms = np.linalg.norm(take_scaled(descriptors, selection, normalize).astype(np.float64), axis=1)
+        scaled = self.components.astype(np.float64) * self.scale[:, None]
+        moved = norms * math.sqrt(max(0.0, float(np.linalg.eigvalsh(scaled @ scaled.T)[-1])))
+        if self.spec.normalize != "l2":
+            return np.asarray(moved)
+        raw = np.linalg.norm(self._components_of(descriptors).astype(np.float64), axis=1)
+        return np.asarray(moved / np.where(raw > 0, raw, 1))
+
+    def _project(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        reduced = self._components_of(descriptors)
+        if self.spec.normalize == "l2":
+            norm = np.linalg.norm(reduced.astype(np.float64), axis=1, keepdims=True)
+            reduced /= np.where(norm > 0, norm, 1).astype(np.float32)
+        return reduced
+
+    def _components_of(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        selected = take_scaled(descriptors, self.record.selection, self.record.source_normalize)
+        centred = np.subtract(selected, self.mean, dtype=np.float32)
+        return np.asarray((centred @ self.components.T) * self.scale, dtype=np.float32)
+
+
+def _column_block(values: Any) -> ColumnBlock:
+    layer, *numbers = values
+    if not isinstance(layer, str):
+        raise ConfigError(f"a layer is {layer!r}; allowed: a text")
+    level, channels, start, stop = (whole_number("a number of columns", number, 0) for number in numbers)
+    return ColumnBlock(layer, level, channels, start, stop)
