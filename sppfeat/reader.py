@@ -2,6 +2,7 @@
 
 import json
 import math
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -116,6 +117,16 @@ class FeatureFile:
     def features(self) -> npt.NDArray[np.floating[Any]]:
         """``(R, D)`` float32 or float16, memory-mapped, read-only; failed and pending rows too."""
         return self._map("features")
+
+    def drop_pages(self) -> None:
+        """Give back the memory that mapped :attr:`features` were read into; what is read again comes from the disk.
+
+        For whoever reads all of a large file once: the system counts these pages as memory of the process until it
+        needs them for something else.
+        """
+        mapped = getattr(self.features, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     @property
     def boxes(self) -> npt.NDArray[np.float64]:

@@ -65,14 +65,14 @@ def fit_reduction(
                 f"{spec.components} components of {n_rows} rows; allowed: at most as many components as rows to fit on"
             )
         fitted = _principal_components(chosen, spec, batch_size, on_progress)
-        arrays, share = _arrays_of(fitted, spec), float(fitted.explained_variance_ratio_.sum())
+        arrays, share = _arrays_of(fitted, spec), _share(fitted)
     record = FitRecord(
         spec=spec,
         source_columns=file.columns,
         source_normalize=file.config.descriptor.normalize,
         source_fingerprint=file.attribute("fingerprint"),
         fitted_rows=n_rows,
-        explained_variance=None if share is None else min(max(share, 0.0), 1.0) if share == share else 0.0,
+        explained_variance=share,
     )
     mean, components, scale = arrays
     return Reduction(record=record, mean=mean, components=components, scale=scale)
@@ -101,7 +101,8 @@ def _principal_components(
     n_rows, row_nbytes = len(chosen), 4 * chosen.dimension
     if batch_size is None and n_rows * row_nbytes <= _IN_MEMORY_NBYTES:
         fitted = decomposition.PCA(spec.components, copy=False, random_state=spec.seed)
-        fitted.fit(_rows_of(chosen, np.arange(n_rows)))
+        with np.errstate(invalid="ignore"):  # shares of no variance, where all rows are equal
+            fitted.fit(_rows_of(chosen, np.arange(n_rows)))
         on_progress(n_rows, n_rows)
         return fitted
     if batch_size is None:
@@ -116,7 +117,8 @@ def _principal_components(
     # In random order: a file sorted by class would be fitted on one class after the other.
     order, done = np.random.default_rng(spec.seed).permutation(n_rows), 0
     for part in np.array_split(order, max(1, n_rows // batch_size)):  # so that none is smaller
-        fitted.partial_fit(_rows_of(chosen, np.sort(part)), check_input=False)
+        with np.errstate(invalid="ignore"):
+            fitted.partial_fit(_rows_of(chosen, np.sort(part)), check_input=False)
         done += len(part)
         on_progress(done, n_rows)
     return fitted
@@ -131,6 +133,7 @@ def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         taken[part] = take_scaled(features[rows[part]], chosen.columns, normalize)
+        chosen.file.drop_pages()
         bad = np.flatnonzero(~np.isfinite(taken[part]).all(axis=1))
         if len(bad):
             raise ConfigError(
@@ -138,6 +141,12 @@ def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray
                 "see --fit-rows"
             )
     return taken
+
+
+def _share(fitted: Any) -> float:
+    """The share of the variance that the components hold; 0 where there is none."""
+    share = float(np.sum(fitted.explained_variance_ratio_))
+    return min(max(share, 0.0), 1.0) if np.isfinite(share) else 0.0
 
 
 def _arrays_of(fitted: Any, spec: ReductionSpec) -> _Arrays:

@@ -93,6 +93,7 @@ def reduce_file(
                 reduced[~has_one[rows]] = np.nan
                 _check_range(reduced, rows, dtype)
                 writer.write_rows(rows, reduced)
+                file.drop_pages()
                 on_rows(start + len(rows), file.n_rows)
         return ReduceReport(
             reduction=reduction,

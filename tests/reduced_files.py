@@ -1,0 +1,48 @@
+"""Small feature files with a spectrum, to be reduced."""
+
+import contextlib
+
+import numpy as np
+from feature_files import BLOCKS, DIMENSION, config, plan_of
+
+from sppfeat.analysis.reducing import reduce_file
+from sppfeat.config import ReductionSpec
+from sppfeat.creation import create_file
+from sppfeat.store import FeatureWriter
+
+N = 60
+FAILED = (7, 31)
+HAVE = np.setdiff1d(np.arange(N), FAILED)
+
+
+def spectral(n=N, seed=0):
+    """``(n, DIMENSION)``: far from zero, each direction half as wide as the one before, sorted by class."""
+    rng = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(np.random.default_rng(99).standard_normal((DIMENSION, DIMENSION)))
+    rows = rng.standard_normal((n, DIMENSION)) * 2.0 ** -np.arange(DIMENSION)
+    rows[:, 0] += np.arange(n) * 0.1
+    return (rows @ turn + 3).astype(np.float32)
+
+
+def write_file(path, rows, *, failed=FAILED, settings=None, dtype="float32"):
+    """A finished file of one image per row, of which some failed; two classes."""
+    n = len(rows)
+    plan = plan_of(
+        [f"{i}.jpg" for i in range(n)], labels=[i * 2 // n for i in range(n)], classes=[b"a", b"\xff"]
+    )
+    create_file(path, plan, settings or config(dtype), BLOCKS)
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        for i, row in enumerate(rows):
+            if i in failed:
+                writer.mark_failed(i, "broken")
+            else:
+                writer.write_rows(np.array([i]), row[None])
+                writer.mark_done(i)
+    return path
+
+
+def reduced(source, output, *, overwrite=False, dtype="float32", batch_size=None, **spec):
+    """The output of reducing a file to four components, or as told."""
+    spec = ReductionSpec(**{"components": 4, **spec})
+    reduce_file(source, output, spec, overwrite=overwrite, dtype=dtype, batch_size=batch_size)
+    return output

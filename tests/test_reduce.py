@@ -1,0 +1,340 @@
+"""``sppfeat reduce`` and its library: what the output is, who can use it, and what is refused."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from extraction_runs import contents, difference, extract
+from feature_files import config, new_file
+from reduced_files import HAVE, N, reduced, spectral, write_file
+from test_hostile_hdf5 import with_boxes
+
+from sppfeat import Extractor
+from sppfeat.analysis.reducing import reduce_file
+from sppfeat.cli import main
+from sppfeat.comparability import file_differences
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.reader import FeatureFile
+from sppfeat.request import DescriptorChoice
+from sppfeat.verification import recompute_rows, verify_file
+
+pytest.importorskip("sklearn")
+
+OF_THE_OUTPUT = {"features", "@reduction", "@schema_version", "@fingerprint"}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_file(tmp_path_factory.mktemp("reduce") / "f.h5", spectral())
+
+
+def run(*arguments):
+    result = CliRunner().invoke(main, ["reduce", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def assert_everything_else_is_equal(a, b):
+    a, b = contents(a), contents(b)
+    names = {name for name in a if not name.startswith(("columns/", "reduction/"))} - OF_THE_OUTPUT
+    assert names == {n for n in b if not n.startswith(("columns/", "reduction/"))} - OF_THE_OUTPUT
+    for name in names:
+        x, y = np.asarray(a[name]), np.asarray(b[name])
+        assert x.dtype == y.dtype
+        assert x.tolist() == y.tolist() if x.dtype.kind in "OSU" else x.tobytes() == y.tobytes(), name
+
+
+def test_everything_but_the_descriptors_stays(source, tmp_path):
+    output = reduced(source, tmp_path / "r.h5")
+    assert_everything_else_is_equal(source, output)
+    assert os.listdir(tmp_path) == ["r.h5"]
+    with FeatureFile(output) as file, FeatureFile(source) as of:
+        assert verify_file(file).problems == []
+        assert file.features.shape == (N, 4)
+        assert file.errors == of.errors
+        assert file.rows_with_descriptor().tolist() == HAVE.tolist()
+        assert file.attribute("fingerprint") != of.attribute("fingerprint")
+        assert isinstance(file.features, np.memmap)
+        assert file.to_sklearn(layers="pca", levels=1)[0].shape == (len(HAVE), 4)
+
+
+def test_boxes_stay(tmp_path):
+    source = with_boxes(tmp_path / "f.h5")
+    with h5py.File(source, "r+") as file:
+        file.attrs["norm_factors"] = "[1.5, 2.0]"
+        file.attrs["config"] = file.attrs["config"].replace('"normalize":"none"', '"normalize":"meannorm:20"')
+        file["row_id"][1] = b"\xff\xfe"
+    output = reduced(source, tmp_path / "r.h5", components=2)
+    assert_everything_else_is_equal(source, output)
+    with FeatureFile(output) as file:
+        assert [p for p in verify_file(file).problems if "fingerprint" not in p] == []
+        assert file.norm_factors == (1.5, 2.0)
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 1000])
+def test_the_rows_do_not_depend_on_the_blocks_they_are_written_in(source, tmp_path, monkeypatch, n_rows):
+    whole = contents(reduced(source, tmp_path / "a.h5"))["features"]
+    monkeypatch.setattr("sppfeat.reduction.Reduction.rows_at_once", lambda self: n_rows)
+    parts = contents(reduced(source, tmp_path / "b.h5"))["features"]
+    assert np.allclose(parts, whole, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_as_float16(source, tmp_path):
+    output = reduced(source, tmp_path / "r.h5", dtype="float16")
+    with FeatureFile(output) as file:
+        assert file.dtype == np.float16
+        assert verify_file(file).problems == []
+        assert np.allclose(file.features[HAVE], file.reduction.apply(spectral()[HAVE]), rtol=1e-3, atol=1e-3)
+    large = write_file(tmp_path / "large.h5", spectral() * 1e6)
+    with pytest.raises(StoreError, match=r"row \d+ holds values beyond float16"):
+        reduced(large, tmp_path / "l.h5", dtype="float16")
+    assert not (tmp_path / "l.h5").exists()
+
+
+def test_another_file_is_reduced_as_the_first_was(source, tmp_path):
+    first = reduced(source, tmp_path / "r.h5", whiten=True)
+    other = write_file(tmp_path / "g.h5", spectral(9, seed=1), failed=(2,), dtype="float16")
+    reduce_file(other, tmp_path / "s.h5", first)
+    with FeatureFile(first) as a, FeatureFile(tmp_path / "s.h5") as b, FeatureFile(source) as unreduced:
+        rows = a.reduction.apply(spectral(9, seed=1).astype(np.float16))
+        assert np.allclose(b.to_sklearn()[0], np.delete(rows, 2, axis=0), atol=1e-5)
+        assert b.reduction.fingerprint == a.reduction.fingerprint
+        assert file_differences(a, b) == []
+        assert verify_file(b).problems == []
+        (line,) = file_differences(a, unreduced)
+    assert line.startswith(f"reduction: {str(first)!r} has pca to 4, ")
+    reduce_file(other, tmp_path / "t.h5", tmp_path / "s.h5")  # as a file that was reduced so
+    assert (
+        contents(tmp_path / "s.h5")["features"].tobytes() == contents(tmp_path / "t.h5")["features"].tobytes()
+    )
+
+
+def changed(**settings):
+    return type(config()).from_dict({**config().to_dict(), **settings})
+
+
+def test_a_file_of_other_descriptors_is_refused(source, tmp_path):
+    first = reduced(source, tmp_path / "r.h5")
+    other = write_file(tmp_path / "g.h5", spectral(5), settings=changed(pool="avg", size=99))
+    with pytest.raises(
+        ConfigError, match=r"of other descriptors: pool: .* 'max', .* 'avg'; size: .* 224, .* 99"
+    ):
+        reduce_file(other, tmp_path / "s.h5", first)
+    with h5py.File(source) as file:
+        (tmp_path / "h.h5").write_bytes(Path(file.filename).read_bytes())
+    with h5py.File(tmp_path / "h.h5", "r+") as file:
+        file["columns/layer"][3] = "layer3x"
+        file["columns/layer"][2] = "layer3x"
+    with pytest.raises(ConfigError, match="other layers, levels or channels"):
+        reduce_file(tmp_path / "h.h5", tmp_path / "s.h5", first)
+    assert sorted(os.listdir(tmp_path)) == ["g.h5", "h.h5", "r.h5"]
+
+
+# --- the commands on what comes of it -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory):
+    from conftest import write_image
+
+    folder = tmp_path_factory.mktemp("extracted")
+    for i in range(9):
+        write_image(folder / f"images/{'ab'[i % 2]}/{i}.png", 40 + i, 60, i)
+    choice = DescriptorChoice(levels=(1, 2), normalize="l2")
+    extract([folder / "images"], folder / "f.h5", descriptor=choice)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "spec", [{"levels": (2,), "whiten": True}, {"normalize": "l2"}, {"method": "random"}]
+)
+def test_rows_are_computed_again_and_new_images_compare(extracted, tmp_path, spec):
+    output = reduced(extracted / "f.h5", tmp_path / "r.h5", **spec)
+    with FeatureFile(output) as file:
+        again = recompute_rows(file, 4)
+        assert again.problems == []
+        assert again.largest_difference < 1e-5
+        extractor = Extractor.from_file(file, device="cpu")
+        paths = [os.path.join(file.root, path) for path in file.paths]
+        rows = extractor(paths)
+        assert rows.shape == (9, extractor.dimension) == (9, 4)
+        assert extractor.columns == file.columns
+        assert all(difference(a, b) < 1e-4 for a, b in zip(rows, file.features, strict=True))
+        with FeatureFile(extracted / "f.h5") as source:
+            whole = [[0, 0, file.image_hw[0, 1], file.image_hw[0, 0]], [0, 0, 0, 0]]
+            boxes = extractor(paths[0], whole)
+            assert difference(boxes[0], rows[0]) < 1e-4
+            assert np.isnan(boxes[1]).all()
+            assert source.dimension == file.reduction.source_dimension
+
+
+def test_a_row_that_is_not_what_it_should_be_is_found(extracted, tmp_path):
+    output = reduced(extracted / "f.h5", tmp_path / "r.h5", whiten=True)
+    with h5py.File(output, "r+") as file:
+        file["features"][3] = file["features"][4]
+    with FeatureFile(output) as file:
+        assert [p.split(" (")[0] for p in recompute_rows(file, 9).problems] == ["row 3"]
+
+
+def test_extract_does_not_continue_it(extracted, tmp_path):
+    output = reduced(extracted / "f.h5", tmp_path / "r.h5")
+    before = output.read_bytes()
+    arguments = [
+        "extract",
+        extracted / "images",
+        "-o",
+        output,
+        "--backbone",
+        "squeezenet1_1",
+        "--weights",
+        "none",
+    ]
+    arguments += ["--seed", 3, "--size", 48, "--levels", "1,2", "--normalize", "l2", "--workers", 0, "-q"]
+    result = CliRunner().invoke(main, list(map(str, arguments)))
+    assert result.exit_code == 1
+    assert "cannot be continued" in result.stderr
+    assert "its descriptors were reduced" in result.stderr
+    assert output.read_bytes() == before
+    result = CliRunner().invoke(main, [*map(str, arguments), "--overwrite"])
+    assert result.exit_code == 0, result.stderr
+    with FeatureFile(output) as file:
+        assert not file.is_reduced
+
+
+def test_a_mean_norm_is_taken_over_from_it(tmp_path, extracted):
+    choice = DescriptorChoice(levels=(1, 2), normalize="meannorm:20")
+    extract([extracted / "images"], tmp_path / "m.h5", descriptor=choice)
+    output = reduced(tmp_path / "m.h5", tmp_path / "r.h5")
+    options = {"weights": "none", "seed": 3, "size": 48, "levels": (1, 2), "device": "cpu"}
+    extractor = Extractor("squeezenet1_1", normalize_from=output, **options)
+    with FeatureFile(tmp_path / "m.h5") as file:
+        row = extractor(os.path.join(file.root, file.paths[0]))
+        assert difference(row, file.features[0]) < 1e-5
+
+
+def test_info_says_how(source, tmp_path):
+    output = reduced(source, tmp_path / "r.h5", layers=("layer4",), whiten=True, normalize="l2")
+    said = CliRunner().invoke(main, ["info", str(output)]).stdout
+    assert re.search(
+        r"reduced: +pca, 5 of 15 -> 4, whitened, l2-normalised; 9\d\.\d\d % of the variance", said
+    )
+    assert "columns:   0..4: pca, level 1, 4 channels" in said
+    found = json.loads(CliRunner().invoke(main, ["info", "--json", str(output)]).stdout)["reduction"]
+    assert found["source"]["dimension"] == 15
+    assert (found["components"], found["whiten"], found["fitted_rows"]) == (4, True, len(HAVE))
+    assert json.loads(CliRunner().invoke(main, ["info", "--json", str(source)]).stdout)["reduction"] is None
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_it_did(source, tmp_path):
+    result = run(source, "-o", tmp_path / "r.h5", "--components", 3, "-q")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    text = r".*r\.h5: 60 rows, 58 with a descriptor; pca, 15 -> 3; [\d.]+ kB -> [\d.]+ kB\n\d\d\.\d\d % of the variance"
+    assert re.match(text, result.stdout)
+    result = run(source, "-o", tmp_path / "s.h5", "--from", tmp_path / "r.h5", "-q", "--json")
+    assert json.loads(result.stdout)["from"] == str(tmp_path / "r.h5")
+    assert (
+        contents(tmp_path / "s.h5")["features"].tobytes() == contents(tmp_path / "r.h5")["features"].tobytes()
+    )
+
+
+def test_the_json_has_the_fields_that_the_readme_says(source, tmp_path):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    section = re.search(r"<!-- json of reduce -->\n(.*?)<!-- end -->", readme, re.DOTALL)
+    documented = re.findall(r"^\| `([a-z_]+)` \|", section[1], re.MULTILINE)
+    result = run(source, "-o", tmp_path / "r.h5", "--components", 3, "-q", "--json")
+    assert list(json.loads(result.stdout)) == documented
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["f.h5", "-o", "f.h5", "--overwrite"], "is the input"),
+        (["f.h5", "-o", "r.h5"], "exists; --overwrite replaces it"),
+        (["f.h5", "-o", "r.h5", "--from", "r.h5", "--overwrite"], "is the file of --from"),
+        (["r.h5", "-o", "n.h5"], "has reduced descriptors already"),
+        (["f.h5", "-o", "n.h5", "--from", "f.h5"], "its descriptors are not reduced"),
+        (["f.h5", "-o", "n.h5", "--from", "r.h5", "--components", "3"], "--components would have no effect"),
+        (["f.h5", "-o", "n.h5", "--from", "r.h5", "--layer", "x"], "--layer would have no effect"),
+        (["f.h5", "-o", "n.h5", "--components", "99"], "99 components of 15 columns"),
+        (["f.h5", "-o", "n.h5", "--method", "random", "--whiten"], "whitening goes with pca"),
+        (["f.h5", "-o", "n.h5", "--fit-rows", "label=nobody"], "fits none"),
+        (["f.h5"], "Missing option"),
+    ],
+)
+def test_wrong_usage(source, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f.h5").write_bytes(source.read_bytes())
+    reduced("f.h5", Path("r.h5"))
+    before = (tmp_path / "r.h5").read_bytes()
+    result = run(*arguments, "-q")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert sorted(os.listdir()) == ["f.h5", "r.h5"]
+    assert (tmp_path / "r.h5").read_bytes() == before
+
+
+def test_an_unfinished_file_is_refused(tmp_path):
+    result = run(new_file(tmp_path / "f.h5"), "-o", tmp_path / "r.h5", "-q")
+    assert result.exit_code == 1
+    assert "5 of its 5 images are pending" in result.stderr
+
+
+@pytest.mark.parametrize("output", ["gone/r.h5", "."])
+def test_outputs_that_cannot_be(source, tmp_path, output):
+    result = run(source, "-o", tmp_path / output, "-q")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(source, tmp_path, monkeypatch):
+    output = reduced(source, tmp_path / "r.h5")
+    before = output.read_bytes()
+
+    def fail(self, *arguments):
+        assert output.read_bytes() == before
+        raise StoreError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sppfeat.store.FeatureWriter.write_rows", fail)
+        with pytest.raises(StoreError, match="No space"):
+            reduced(source, output, components=2, overwrite=True)
+    assert output.read_bytes() == before
+    assert os.listdir(tmp_path) == ["r.h5"]
+    with FeatureFile(reduced(source, output, components=2, overwrite=True)) as file:
+        assert file.dimension == 2
+
+
+def test_a_process_that_is_killed_leaves_no_output(source, tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from sppfeat.store import FeatureWriter; from sppfeat.analysis.reducing import reduce_file\n"
+        "from sppfeat.config import ReductionSpec\n"
+        "FeatureWriter.write_rows = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "reduce_file(Path(sys.argv[1]), Path(sys.argv[2]), ReductionSpec(method='random', components=2))"
+    )
+    output = tmp_path / "r.h5"
+    subprocess.run([sys.executable, "-c", code, source, output], check=False)
+    assert not output.exists()
+    with FeatureFile(reduced(source, output)) as file:
+        assert verify_file(file).problems == []
+    assert os.listdir(tmp_path) == ["r.h5"]
+
+
+def test_files_without_images_or_rows(tmp_path):
+    empty = new_file(tmp_path / "f.h5", n=0)
+    output = reduced(empty, tmp_path / "r.h5", method="random")
+    with FeatureFile(output) as file:
+        assert file.features.shape == (0, 4)
+    with pytest.raises(ConfigError, match="4 components of 0 rows"):
+        reduced(empty, tmp_path / "s.h5")
