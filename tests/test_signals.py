@@ -1,5 +1,6 @@
 """Runs that are told to stop, and runs whose terminal is gone."""
 
+import contextlib
 import json
 import signal
 import time
@@ -12,6 +13,7 @@ from killing import TINY
 
 import sppfeat
 from sppfeat.cli import main
+from sppfeat.cli.signals import stop_on_signals
 
 N_IMAGES = 60
 SLOW = (*TINY, "--size", "200")
@@ -120,3 +122,10 @@ def test_info_works_at_any_moment_of_a_run(runs, many, tmp_path):
     assert runs.wait()[0] == 0, runs.log()
     assert seen == sorted(seen)
     assert len(set(seen)) > 3
+
+
+def test_a_signal_whose_exception_is_dropped_is_still_wanted():
+    with stop_on_signals() as stop:
+        with contextlib.suppress(KeyboardInterrupt):  # as h5py does where it converts texts
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.is_wanted()

@@ -10,7 +10,7 @@ from sppfeat.cli.options import AUTO_OR_INT, json_option, option, quiet_option, 
 from sppfeat.cli.output import human_bytes, print_json, print_result
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options
-from sppfeat.cli.signals import stop_on_signals
+from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.config import DTYPES, REDUCED_NORMALIZATIONS, REDUCTIONS, DescriptorSpec, ReductionSpec
 from sppfeat.errors import ConfigError
 
@@ -92,8 +92,8 @@ def reduce(file: Path, as_json: bool, **options: Any) -> None:
     which is slower and slightly less exact: to fit on every K-th row (--fit-rows ::K) is often the better way.
     """
     how = _how(options)
-    with stop_on_signals():
-        report = _reduce(file, how, options)
+    with stop_on_signals() as stop:
+        report = _reduce(file, how, options, stop)
     found = _result(file, options["origin"], options["output"], report)
     if as_json:
         print_json(found)
@@ -122,8 +122,13 @@ def _how(options: dict[str, Any]) -> Path | ReductionSpec:
     return origin
 
 
-def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any]) -> "ReduceReport":
+def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any], stop: Stop) -> "ReduceReport":
     from sppfeat.analysis.reducing import reduce_file
+
+    def show(done: int, rows: int, note: str) -> None:
+        if stop.is_wanted():
+            raise KeyboardInterrupt
+        bar.move_to(done, rows, note=note)
 
     with Bar("reducing", 0, unit="row", shown=not options["quiet"]) as bar:
         return reduce_file(
@@ -133,8 +138,8 @@ def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any]) -> "
             dtype=options["dtype"],
             batch_size=whole_number(options["batch_size"]),
             overwrite=options["overwrite"],
-            on_fit=lambda done, rows: bar.move_to(done, rows, note="fit"),
-            on_rows=lambda done, rows: bar.move_to(done, rows, note="write"),
+            on_fit=lambda done, rows: show(done, rows, "fit"),
+            on_rows=lambda done, rows: show(done, rows, "write"),
         )
 
 

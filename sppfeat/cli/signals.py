@@ -33,6 +33,7 @@ class Stop:
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Take a signal."""
         if self._is_wanted or not self._has_batches:
+            self._is_wanted = True  # h5py drops an exception that comes while it converts texts
             raise KeyboardInterrupt
         self._is_wanted = True
         say("\nStopping after this batch; once more stops at once.")
