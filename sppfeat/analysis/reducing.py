@@ -84,21 +84,11 @@ def reduce_file(
             else _reduction_for(file, how)
         )
         fit_seconds = time.monotonic() - started if isinstance(how, ReductionSpec) else 0.0
-        has_one = file.has_descriptor()
-        with reduced_file(output, file, reduction, dtype=dtype) as writer:
-            step = reduction.rows_at_once()
-            for start in range(0, file.n_rows, step):
-                rows = np.arange(start, min(start + step, file.n_rows))
-                reduced = reduction.apply(file.features[start : start + step])
-                reduced[~has_one[rows]] = np.nan
-                _check_range(reduced, rows, dtype)
-                writer.write_rows(rows, reduced)
-                file.drop_pages()
-                on_rows(start + len(rows), file.n_rows)
+        with_descriptor = _write(output, file, reduction, dtype, on_rows)
         return ReduceReport(
             reduction=reduction,
             rows=file.n_rows,
-            with_descriptor=int(has_one.sum()),
+            with_descriptor=with_descriptor,
             bytes=(file.nbytes, os.stat(output).st_size),
             fit_seconds=fit_seconds,
             seconds=time.monotonic() - started,
@@ -141,6 +131,24 @@ def _reduction_for(file: FeatureFile, origin: Path) -> Reduction:
     if differences:
         raise ConfigError(f"--from {str(origin)!r} is of other descriptors: {'; '.join(differences)}")
     return reduction
+
+
+def _write(
+    output: Path, file: FeatureFile, reduction: Reduction, dtype: str, on_rows: Callable[[int, int], None]
+) -> int:
+    """Write the reduced file; return how many of its rows have a descriptor."""
+    has_one = file.has_descriptor()
+    with reduced_file(output, file, reduction, dtype=dtype) as writer:
+        step = reduction.rows_at_once()
+        for start in range(0, file.n_rows, step):
+            rows = np.arange(start, min(start + step, file.n_rows))
+            reduced = reduction.apply(file.features[start : start + step])
+            reduced[~has_one[rows]] = np.nan
+            _check_range(reduced, rows, dtype)
+            writer.write_rows(rows, reduced)
+            file.drop_pages()
+            on_rows(start + len(rows), file.n_rows)
+    return int(has_one.sum())
 
 
 def _check_range(reduced: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], dtype: str) -> None:

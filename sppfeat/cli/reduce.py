@@ -74,7 +74,7 @@ _OF_THE_FIT = (
     type=AUTO_OR_INT,
     metavar="auto|N",
     default="auto",
-    help="Fit incrementally, N rows at a time; auto: all at once where they take at most 2 GB.",
+    help="Fit incrementally, at least N rows at a time; auto: all at once where they take at most 2 GB.",
 )
 @option(
     "--dtype", type=click.Choice(DTYPES), default=DescriptorSpec.dtype, help="Of the reduced descriptors."
