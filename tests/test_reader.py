@@ -327,7 +327,7 @@ def test_a_file_with_damaged_bytes_opens_or_says_so(pristine, tmp_path):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (2, "has schema 2; this sppfeat reads up to 1: update it"),
+        (3, "has schema 3; this sppfeat reads up to 2: update it"),
         (0, "schema_version is 0; allowed: a number from 1"),
         (-1, "allowed: a number from 1"),
         ("1", "schema_version is 1; allowed: a number"),
