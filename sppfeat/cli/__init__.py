@@ -24,6 +24,7 @@ _COMMANDS = (
     "info",
     "verify",
     "search",
+    "show",
     "export",
     "reduce",
     "backbones",
