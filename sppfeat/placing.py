@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sppfeat.errors import StoreError
 
-__all__ = ["extension_of", "layout_of", "put_in_place", "remove_leftovers", "replacement_of"]
+__all__ = ["extension_of", "layout_of", "put_in_place", "remove_leftovers", "replace_file", "replacement_of"]
 
 
 def layout_of(output: Path) -> Path:
@@ -53,3 +53,24 @@ def put_in_place(source: Path, target: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def replace_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a file under another name, sync it, and give it its own; the old one stays if that fails.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    whole = path.with_name(f".{path.name}.part")
+    try:
+        with open(whole, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        put_in_place(whole, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            whole.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        raise

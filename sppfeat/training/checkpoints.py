@@ -13,7 +13,7 @@ import torch
 
 from sppfeat.errors import StoreError, WeightsError
 from sppfeat.locking import OutputLock
-from sppfeat.placing import put_in_place
+from sppfeat.placing import replace_file
 from sppfeat.training.examples import Examples
 from sppfeat.weights import read_tensors
 
@@ -132,7 +132,7 @@ class TrainFolder:
             StoreError: it cannot be written.
         """
         lines = [json.dumps(entry) for entry in history]
-        _replace(self.log, "".join(f"{line}\n" for line in lines).encode())
+        replace_file(self.log, "".join(f"{line}\n" for line in lines).encode())
 
     def write_images(self, sets: Mapping[str, Examples]) -> None:
         """Write which image is in which set: ``set,class,path``.
@@ -148,27 +148,10 @@ class TrainFolder:
                 label = examples.labels[image]
                 path = examples.name(image)
                 writer.writerow([name, examples.classes[label] if label >= 0 else "", path])
-        _replace(self.images, text.getvalue().encode(errors="surrogateescape"))
+        replace_file(self.images, text.getvalue().encode(errors="surrogateescape"))
 
 
 def _save(path: Path, content: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    _replace(path, buffer.getbuffer())
-
-
-def _replace(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under another name, sync it, and give it its own."""
-    whole = path.with_name(f".{path.name}.part")
-    try:
-        with open(whole, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        put_in_place(whole, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            whole.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
-        raise
+    replace_file(path, buffer.getbuffer())
