@@ -1,0 +1,1 @@
+"""Pictures, one module each; what they share is in ``figure``."""

@@ -1,0 +1,134 @@
+"""What all pictures share: how they look, and how they become files.
+
+Figures are objects of their own, drawn without a display; pyplot and its list of open figures are not used, so that
+a figure's memory goes with it. The same figure gives the same bytes.
+"""
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.extras import import_extra
+from sppfeat.placing import replace_file
+from sppfeat.texts import escaped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "COLOURS",
+    "HEAT",
+    "PICTURE_SUFFIXES",
+    "check_picture_path",
+    "drawing",
+    "new_figure",
+    "plain",
+    "save_figure",
+]
+
+PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
+
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2", "#000000")
+"""Of things that are told apart: by Okabe and Ito, for all kinds of colour vision."""
+
+HEAT = "viridis"
+"""Of amounts: as bright as they are large, for all kinds of colour vision."""
+
+_DPI = 150
+_PURPOSE = "a picture"
+_STYLE: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "figure.dpi": _DPI,
+    "savefig.dpi": _DPI,
+    "pdf.fonttype": 42,  # letters stay letters: publishers refuse type 3
+    "svg.fonttype": "path",  # looks the same whatever fonts there are
+    "svg.hashsalt": "sppfeat",  # names of parts are drawn at random otherwise
+}
+# Of the time of day there is nothing in a file.
+_METADATA: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def check_picture_path(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that could not be written, before anything is computed for it.
+
+    Raises:
+        ConfigError: a suffix that is not one of :data:`PICTURE_SUFFIXES`, or matplotlib is not installed.
+        StoreError: it exists, without ``overwrite``; it is no file; or its folder does not exist.
+    """
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in {_suffixes()}")
+    import_extra("matplotlib", extra="plot", purpose=_PURPOSE)
+    # os.path, because the methods of Path raise on a name that is too long or a folder we may not enter.
+    if os.path.isdir(path):
+        raise StoreError(f"the output {str(path)!r} is a folder")
+    if os.path.lexists(path) and not overwrite:
+        raise StoreError(f"the output {str(path)!r} exists; use --overwrite or another output")
+    if not os.path.isdir(path.absolute().parent):
+        raise StoreError(f"the folder of the output does not exist: {str(path.absolute().parent)!r}")
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """What holds while a figure is made and saved: our style, whatever the user's settings of matplotlib are.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    style = import_extra("matplotlib.style", extra="plot", purpose=_PURPOSE)
+    with style.context(["default", _STYLE]), warnings.catch_warnings():
+        # File names may have letters that the font has not; they are shown as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches; inside :func:`drawing`."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), facecolor="white")
+
+
+def plain(text: str) -> str:
+    r"""A text of a user, such as a file name, as matplotlib shows it letter by letter: without formulas.
+
+    Example:
+        >>> print(plain("$x$.png"))
+        \$x\$.png
+    """
+    return escaped(text).replace("$", r"\$")
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure in the format of the path's suffix, at once and whole; inside :func:`drawing`.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    suffix = path.suffix.lower()
+    content = io.BytesIO()
+    figure.savefig(content, format=suffix[1:], metadata=_METADATA[suffix])
+    replace_file(path, content.getbuffer())
+
+
+def _suffixes() -> str:
+    return f"{', '.join(PICTURE_SUFFIXES[:-1])} or {PICTURE_SUFFIXES[-1]}"
