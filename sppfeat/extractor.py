@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard, cast
+from typing import Any, NamedTuple, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,11 +39,23 @@ from sppfeat.regions import Projector, best_scales
 from sppfeat.request import DescriptorChoice
 from sppfeat.schema import ColumnBlock, RowFlag
 
-__all__ = ["Extractor"]
+__all__ = ["Extractor", "NetworkInput"]
 
 _USUAL_REGIONS = RegionSpec(boxes="multiview")
 
 ImageLike: TypeAlias = StrPath | Image.Image | npt.NDArray[np.uint8]
+
+
+class NetworkInput(NamedTuple):
+    """An image as the network gets it.
+
+    Attributes:
+        image_hw: height and width of the image as displayed, in pixels.
+        pixels: ``(H, W, 3)`` uint8 RGB, resized.
+    """
+
+    image_hw: tuple[int, int]
+    pixels: npt.NDArray[np.uint8]
 
 
 class Extractor:
@@ -239,18 +251,52 @@ class Extractor:
         if boxes is None:
             rows = self._whole_images(many)
             return rows[0] if _is_one_image(images) else rows
+        projector = self.projector(projection=projection, margin=margin)
+        if _is_one_image(images):
+            return self._boxes_of(images, boxes, projector)
+        if len(boxes) != len(many):
+            raise BoxError(f"boxes for {len(boxes)} images, but there are {len(many)} images")
+        return [self._boxes_of(image, own, projector) for image, own in zip(many, boxes, strict=True)]
+
+    def network_input(self, image: ImageLike, *, scale: int = 0) -> NetworkInput:
+        """An image as the network gets it, before its mean is subtracted.
+
+        Args:
+            image: as above.
+            scale: which of the short sides of ``config.input``, where there are several.
+
+        Raises:
+            ImageError: it cannot be read, or not brought to a size that the network takes.
+        """
+        image_hw, sizes = self._sizes(image)
+        in_h, in_w = sizes[scale].tolist()
+        return NetworkInput(image_hw, self._pixels(image, image_hw, (in_h, in_w)))
+
+    def feature_maps(self, pixels: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
+        """What the layers make of an image, before pooling.
+
+        Args:
+            pixels: ``(H, W, 3)`` uint8 RGB, as :meth:`network_input` gives them.
+
+        Returns:
+            For each layer of ``config.backbone`` its map, ``(1, C, H', W')`` float32, in main memory.
+        """
+        maps = self._describer.maps(self._describer.batch(pixels[None]))
+        return [fmap.cpu() for fmap in maps]
+
+    def projector(self, *, projection: str | None = None, margin: float | None = None) -> Projector:
+        """How boxes become cells; ``projection`` and ``margin`` as above.
+
+        Raises:
+            ConfigError: no such projection; or receptive-field arithmetic does not apply to the network.
+        """
         spec = self.config.regions or _USUAL_REGIONS
         spec = dataclasses.replace(  # checks both
             spec,
             projection=spec.projection if projection is None else projection,
             margin=spec.margin if margin is None else margin,
         )
-        projector = Projector(self._geometries, spec.projection, spec.margin)
-        if _is_one_image(images):
-            return self._boxes_of(images, boxes, projector)
-        if len(boxes) != len(many):
-            raise BoxError(f"boxes for {len(boxes)} images, but there are {len(many)} images")
-        return [self._boxes_of(image, own, projector) for image, own in zip(many, boxes, strict=True)]
+        return Projector(self._geometries, spec.projection, spec.margin)
 
     @cached_property
     def _geometries(self) -> tuple[FeatureGeometry, ...]:
@@ -296,22 +342,27 @@ class Extractor:
         boxes_px = np.asarray(boxes, dtype=np.float64)
         if boxes_px.ndim != 2 or boxes_px.shape[1] != 4:
             raise BoxError(f"boxes of one image are a (K, 4) array, not one of shape {boxes_px.shape}")
-        image_hw = self._image_hw(image)
-        sizes, errors = input_sizes(np.array([image_hw], dtype=np.int32), self.config.input)
-        if errors:
-            raise ImageError(f"{_name(image, 0)}: {errors[0]}")
+        image_hw, sizes = self._sizes(image)
         clipped, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
         described_rows = np.flatnonzero((flag & RowFlag.DEGENERATE) == 0)
         scale = best_scales(clipped[described_rows], image_hw, self.config.input.short_sides)
         result = np.full((len(boxes_px), self.dimension), np.nan, dtype=np.float32)
         for i in np.unique(scale).tolist():
-            rows, input_hw = described_rows[scale == i], sizes[0, i].tolist()
+            rows, input_hw = described_rows[scale == i], sizes[i].tolist()
             mirrored = torch.zeros(len(rows), dtype=torch.bool)
             request = RegionRequest(torch.from_numpy(clipped[rows]), mirrored, image_hw)
             pixels = self._pixels(image, image_hw, tuple(input_hw))
             for described in self._describer.regions(pixels[None], [request], projector):
                 result[rows[described.boxes]] = self._reduced(described.descriptors)
         return result
+
+    def _sizes(self, image: ImageLike) -> tuple[tuple[int, int], npt.NDArray[np.int32]]:
+        """Height and width of an image, and ``(S, 2)`` those of its network input at each scale."""
+        image_hw = self._image_hw(image)
+        sizes, errors = input_sizes(np.array([image_hw], dtype=np.int32), self.config.input)
+        if errors:
+            raise ImageError(f"{_name(image, 0)}: {errors[0]}")
+        return image_hw, sizes[0]
 
     def _image_hw(self, image: ImageLike) -> tuple[int, int]:
         if isinstance(image, str | os.PathLike):

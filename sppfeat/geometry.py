@@ -17,6 +17,7 @@ from sppfeat.receptive_field import FeatureGeometry, receptive_field
 
 __all__ = [
     "FeatureGeometry",
+    "cell_boxes",
     "choose_scale",
     "project_boxes",
     "receptive_field",
@@ -108,6 +109,30 @@ def project_boxes(
     first = torch.minimum(torch.where(empty, middle, first).clamp(min=0), ends)
     last = torch.minimum(torch.where(empty, middle, last).clamp(min=0), ends)
     return torch.cat([first, last + 1], dim=1).to(torch.int64)
+
+
+def cell_boxes(regions: Tensor, geometry: FeatureGeometry) -> Tensor:
+    """Regions of cells in pixels of the network input, each cell as a square of one stride around its centre.
+
+    That centre is pixel index ``offset + stride * i``, which is ``1/2`` more in pixel edges. These are not the boxes
+    that :func:`project_boxes` was given but the cells that it took; what the values of a cell depend on, its receptive
+    field, is larger.
+
+    Args:
+        regions: ``(K, 4)`` int64, cells ``x0, y0, x1, y1``, half-open.
+        geometry: stride and offset of the map, in input pixels.
+
+    Returns:
+        ``(K, 4)`` float64, pixels of the network input, xyxy edges; may reach over its border.
+
+    Example:
+        >>> cell_boxes(torch.tensor([[0, 0, 7, 7], [2, 1, 3, 2]]), FeatureGeometry(stride=32.0, offset=15.5))
+        tensor([[  0.,   0., 224., 224.],
+                [ 64.,  32.,  96.,  64.]], dtype=torch.float64)
+    """
+    cells = regions.to(torch.float64)
+    stride, offset = _by_column(cells, geometry.stride), _by_column(cells, geometry.offset)
+    return (cells - 0.5) * stride.repeat(2) + (offset + 0.5).repeat(2)
 
 
 def sub_cell_boxes(
