@@ -237,3 +237,19 @@ def test_what_made_a_file_makes_its_rows_again(folder, tmp_path, how):
     whole = sppfeat.Extractor.from_file(output, device="cpu")(sorted(folder.rglob("*.png")))
     assert whole.shape == (12, again.dimension)
     assert np.isfinite(whole).all()
+
+
+def test_input_maps_and_projector_make_the_descriptor(extractor, folder):
+    path = folder / "dog" / "img2.png"
+    image_hw, pixels = extractor.network_input(path)
+    with Image.open(path) as picture:
+        assert image_hw == (picture.height, picture.width)
+    assert min(pixels.shape[:2]) == 48
+    assert pixels.dtype == np.uint8
+    (fmap,) = extractor.feature_maps(pixels)
+    pooled = sppfeat.pyramid.spatial_pyramid_pool(fmap, (1, 2))[0].numpy()
+    assert same(pooled, extractor(path))
+    projector = extractor.projector(projection="roi_pool")
+    assert (projector.rule, projector.margin, len(projector.geometries)) == ("roi_pool", 0.0, 1)
+    with pytest.raises(ConfigError, match="margin"):
+        extractor.projector(projection="paper", margin=3.0)

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from torchvision.ops import roi_pool
 
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes, sub_cell_boxes
+from sppfeat.geometry import (
+    FeatureGeometry,
+    cell_boxes,
+    choose_scale,
+    project_boxes,
+    scale_boxes,
+    sub_cell_boxes,
+)
 
 # Eighths of a pixel and strides that are powers of two: float64 is then exact, as are the fractions.
 EIGHTHS = st.integers(-8 * 150, 8 * 450).map(lambda n: n / 8)
@@ -263,3 +270,33 @@ def test_small_is_what_is_below_a_stride_or_has_no_cell_by_the_rule(boxes, geome
             is_small |= high - low < stride or ends[0] > ends[1]
         expected.append(is_small)
     assert sub_cell_boxes(boxes64(boxes), geometry, rule=rule).tolist() == expected
+
+
+@given(geometry=GEOMETRIES, cell=st.tuples(st.integers(0, 60), st.integers(0, 60)))
+def test_cells_are_a_stride_wide_and_around_their_centre(geometry, cell):
+    x, y = cell
+    x0, y0, x1, y1 = cell_boxes(torch.tensor([[x, y, x + 1, y + 1]]), geometry)[0].tolist()
+    stride, offset = (v if isinstance(v, tuple) else (v, v) for v in geometry)
+    assert (y1 - y0, x1 - x0) == stride
+    # A pixel of index i is between the edges i and i + 1.
+    assert ((y0 + y1) / 2, (x0 + x1) / 2) == (
+        offset[0] + stride[0] * y + 0.5,
+        offset[1] + stride[1] * x + 0.5,
+    )
+
+
+@given(geometry=GEOMETRIES)
+def test_what_a_region_covers_is_projected_onto_it(geometry):
+    region = torch.tensor([[1, 2, 5, 4]])
+    stride, offset = (v if isinstance(v, tuple) else (v, v) for v in geometry)
+    centres = [
+        offset[1] + stride[1] * 1,
+        offset[0] + stride[0] * 2,
+        offset[1] + stride[1] * 4,
+        offset[0] + stride[0] * 3,
+    ]
+    boxes_in = cell_boxes(region, geometry)
+    assert (boxes_in[0, :2] <= torch.tensor(centres[:2]) + 0.5).all()
+    # From its first centre to its last one, a box becomes the region.
+    box = torch.tensor([[centres[0], centres[1], centres[2] + 1, centres[3] + 1]], dtype=torch.float64)
+    assert project_boxes(box, geometry, (10, 10)).tolist() == region.tolist()

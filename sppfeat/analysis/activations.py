@@ -9,17 +9,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppfeat.bins import distinct_bins
+from sppfeat.analysis.pooled_levels import PooledLevel, pool_region
 from sppfeat.boxes import clip_boxes, whole_image_boxes
 from sppfeat.errors import BoxError, ConfigError, StoreError
 from sppfeat.extractor import Extractor, ImageLike
 from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes
-from sppfeat.pyramid import pool_regions
 from sppfeat.reader import FeatureFile
 from sppfeat.regions import Projector, best_scales
 from sppfeat.schema import RowFlag, scale_indices
 
-__all__ = ["LayerActivations", "PooledBox", "PooledLevel", "View", "pooled_boxes", "strength", "view_of_row"]
+__all__ = ["LayerActivations", "PooledBox", "View", "pooled_boxes", "view_of_row"]
 
 
 class View(NamedTuple):
@@ -34,43 +33,6 @@ class View(NamedTuple):
     box_px: tuple[float, float, float, float] | None = None
     scale: int | None = None
     mirrored: bool = False
-
-
-@dataclass(frozen=True)
-class PooledLevel:
-    """One level of the pyramid over a region: ``n x n`` bins of ``C`` channels.
-
-    Attributes:
-        level: ``n``.
-        bins: ``(n, n, 4)`` int64, bin row by bin row the cells of each bin, ``x0, y0, x1, y1``, half-open.
-        values: ``(C, n, n)`` float32, what is pooled, as it is in a descriptor that is not scaled.
-        cells: ``(C, n, n, 2)`` int64, of maxima: the cell ``y, x`` that each came from, the first where there are
-            several; None of means.
-        n_cells: ``(C, n, n)`` int64, in how many cells of its bin each maximum is; 0 where it is NaN; None of means.
-    """
-
-    level: int
-    bins: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float32]
-    cells: npt.NDArray[np.int64] | None
-    n_cells: npt.NDArray[np.int64] | None
-
-    def strength(self, channel: int | None = None) -> npt.NDArray[np.float64]:
-        """``(n, n)``: of each bin the l2 norm over all channels, or the value of one."""
-        return strength(self.values, channel)
-
-    def count_maxima(self, map_hw: tuple[int, int], channel: int | None = None) -> npt.NDArray[np.int64]:
-        """``(H, W)`` int64: how many maxima came from each cell, of all channels and bins, or of one channel.
-
-        Maxima that are in several cells of their bin came from none of them, and are not counted: mostly they are the
-        zeros of channels that found nothing.
-        """
-        counts = np.zeros(map_hw, dtype=np.int64)
-        if self.cells is not None and self.n_cells is not None:
-            channels = slice(None) if channel is None else slice(channel, channel + 1)
-            y, x = self.cells[channels][self.n_cells[channels] == 1].T
-            np.add.at(counts, (y, x), 1)
-        return counts
 
 
 @dataclass(frozen=True)
@@ -204,13 +166,6 @@ def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
     return image, View((x0, y0, x1, y1), scale, bool(file.row_mirrored[row]))
 
 
-def strength(values: npt.NDArray[np.float32], channel: int | None = None) -> npt.NDArray[np.float64]:
-    """``(...)``: of ``(C, ...)`` values the l2 norm over all channels, or those of one."""
-    if channel is not None:
-        return values[channel].astype(np.float64)
-    return np.asarray(np.linalg.norm(values.astype(np.float64), axis=0))
-
-
 class _Run(NamedTuple):
     """An image run at one scale: pixels ``(H, W, 3)``, and of each layer ``(1, C, H', W')``."""
 
@@ -280,42 +235,7 @@ def _pooled_box(extractor: Extractor, view: View, run: _Run, projector: Projecto
     for i, (layer, fmap, region) in enumerate(
         zip(extractor.config.backbone.layers, run.maps, regions, strict=True)
     ):
-        levels = _pool(fmap, region, descriptor.levels, descriptor.pool)
+        levels = pool_region(fmap, region, descriptor.levels, descriptor.pool)
         geometry = None if projector is None else projector.geometries[i]
         layers.append(LayerActivations(layer, fmap[0].numpy(), geometry, region, levels))
     return PooledBox(run.image_hw, run.pixels, view, box_in, flag, tuple(layers))
-
-
-def _pool(
-    fmap: Tensor, region: tuple[int, int, int, int], levels: Sequence[int], mode: str
-) -> tuple[PooledLevel, ...]:
-    """A region of a map ``(1, C, H, W)``, level by level."""
-    regions = torch.tensor([[0, *region]])
-    n_channels = fmap.shape[1]
-    descriptor = pool_regions(fmap, regions, levels, mode=mode)[0]
-    parts = descriptor.split([n_channels * n * n for n in levels])
-    found = distinct_bins(regions[:, 1:], levels, (fmap.shape[2], fmap.shape[3]))
-    cells = torch.stack((found.x0, found.y0, found.x1, found.y1), 1)
-    pooled = []
-    for n, values, which in zip(levels, parts, found.of_level, strict=True):
-        bins = cells[which[0]].reshape(n, n, 4).numpy()
-        values_of_level = values.reshape(n_channels, n, n).numpy()
-        origin = _origin(fmap[0].numpy(), bins) if mode == "max" else (None, None)
-        pooled.append(PooledLevel(n, bins, values_of_level, *origin))
-    return tuple(pooled)
-
-
-def _origin(
-    fmap: npt.NDArray[np.float32], bins: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The first cell ``(C, n, n, 2)`` of a map ``(C, H, W)`` that has the maximum of each bin, and how many have it."""
-    n_channels, n = len(fmap), len(bins)
-    cells = np.empty((n_channels, n, n, 2), dtype=np.int64)
-    n_cells = np.empty((n_channels, n, n), dtype=np.int64)
-    for i, j in np.ndindex(n, n):
-        x0, y0, x1, y1 = bins[i, j].tolist()
-        crop = fmap[:, y0:y1, x0:x1].reshape(n_channels, -1)
-        first = crop.argmax(axis=1)  # a NaN where there is one: what is pooled then
-        cells[:, i, j] = np.stack((y0 + first // (x1 - x0), x0 + first % (x1 - x0)), axis=1)
-        n_cells[:, i, j] = (crop == crop.max(axis=1, keepdims=True)).sum(axis=1)
-    return cells, n_cells

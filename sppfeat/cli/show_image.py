@@ -133,7 +133,7 @@ def image(photo: str | None, **options: Any) -> None:
         raise ConfigError(f"the output {str(output)!r} is the photograph itself")
     with drawing():
         notes = _notes(source.extractor, boxes[0])
-        figure = draw_image(boxes, title=os.path.basename(source.path), notes=notes, channel=channel)
+        figure = draw_image(boxes, title=source.title, notes=notes, channel=channel)
         save_figure(figure, output)
     if options["as_json"]:
         print_json(_numbers(source, boxes, output, channel))
@@ -147,6 +147,7 @@ class _Source(NamedTuple):
 
     extractor: "Extractor"
     path: str
+    title: str
     views: list["View"]
 
 
@@ -161,7 +162,7 @@ def _source(photo: str | None, options: dict[str, Any]) -> _Source:
             raise ConfigError(f"--{name} is about a feature file, but there is none: --from")
     if photo is None:
         raise ConfigError("no PHOTO, and no --from with --row; allowed: one of them")
-    return _Source(_extractor(options), photo, views)
+    return _Source(_extractor(options), photo, os.path.basename(photo), views)
 
 
 def _extractor(options: dict[str, Any]) -> "Extractor":
@@ -200,11 +201,13 @@ def _source_of_file(photo: str | None, options: dict[str, Any], views: list["Vie
         raise ConfigError("--box and --row are both given; allowed: one of them")
     if row is not None and (options["projection"] or options["margin"] is not None):
         raise ConfigError("--row is drawn as it was made: leave out --projection and --margin")
+    title = os.path.basename(photo or "")
     with FeatureFile(options["file"]) as file:
         if row is not None:
             index, view = view_of_row(file, row)
             root = file.root if options["root"] is None else options["root"]
             photo, views = os.path.join(root, file.path_of(index)), [view]
+            title = f"{os.path.basename(photo)}, row {row} of {file.path.name}"
         extractor = Extractor.from_file(
             file,
             weights=options["weights"] if _is_given("weights") else None,
@@ -212,7 +215,7 @@ def _source_of_file(photo: str | None, options: dict[str, Any], views: list["Vie
             device=options["device"],
         )
     assert photo is not None
-    return _Source(extractor, photo, views)
+    return _Source(extractor, photo, title, views)
 
 
 def _is_given(name: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.analysis.activations import PooledBox, PooledLevel
+from sppfeat.analysis.activations import PooledBox
 from sppfeat.analysis.pictures.figure import HEAT, new_figure, plain
 from sppfeat.analysis.pictures.image_panels import (
     MAXIMA,
@@ -16,6 +16,7 @@ from sppfeat.analysis.pictures.image_panels import (
     draw_overview,
     draw_pooled,
 )
+from sppfeat.analysis.pooled_levels import PooledLevel
 from sppfeat.errors import ConfigError
 from sppfeat.schema import RowFlag
 
@@ -34,7 +35,7 @@ _PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_WIDTH = 2.5, 2.6, 1.85
 _TITLE, _LINE, _BAR, _BAR_WIDTH, _BAR_HEIGHT, _BAR_STEP = 0.2, 0.16, 0.55, 1.6, 0.09, 2.05
 _HEADING, _BLOCK_GAP = 0.26, 0.12
 _LEAST_WIDTH_OF_ALL = 6.0  # three bars
-_LETTER = 0.066  # of 8 points, on average
+_LETTER = 0.058  # of 8 points, on average
 _BOLD = 0.88  # as many letters fit
 _LONGEST_NAME = 80
 
@@ -178,7 +179,14 @@ def _draw_block(page: _Page, layout: _BlockLayout, top: float) -> None:
             draw_pooled(axes, block, level)
 
         n = level.level
-        _titled(page, left, top, layout.panel, f"level {n}: {n} x {n} bins, pooled", draw_upper)
+        _titled(
+            page,
+            left,
+            top,
+            layout.panel,
+            f"level {n}: {f'{n} x {n} bins' if n > 1 else 'one bin'}, pooled",
+            draw_upper,
+        )
         _titled(page, left, lower, layout.panel, _maxima_title(block, level), draw_lower)
         left += layout.column + _GAP
     _draw_bars(page, layout, lower + _TITLE + layout.panel[1] + 0.1)
@@ -207,7 +215,11 @@ def _bar(page: _Page, left: float, top: float, colours: str, limits: tuple[float
 
     axes = page.axes(left, top, _BAR_WIDTH, _BAR_HEIGHT)
     bar = page.figure.colorbar(
-        ScalarMappable(Normalize(*limits), colours), cax=axes, orientation="horizontal", ticks=MaxNLocator(4)
+        ScalarMappable(Normalize(*limits), colours),
+        cax=axes,
+        orientation="horizontal",
+        ticks=MaxNLocator(4),
+        format="%.4g",
     )
     bar.outline.set_visible(False)  # type: ignore[operator]
     axes.tick_params(length=2, pad=1)
@@ -218,7 +230,8 @@ def _maxima_title(block: Block, level: PooledLevel) -> str:
     if level.n_cells is None:
         return "bins"
     n_cells = level.n_cells if block.channel is None else level.n_cells[block.channel]
-    return f"bins; {int((n_cells == 1).sum())} of {n_cells.size} maxima"
+    most = int(level.count_maxima(block.layer.map_hw, block.channel).max())
+    return f"maxima: {int((n_cells == 1).sum())} of {n_cells.size}, \u2264 {most} a cell"
 
 
 def _has_maxima(block: Block) -> bool:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.activations import LayerActivations, PooledBox, PooledLevel, strength
+from sppfeat.analysis.activations import LayerActivations, PooledBox
 from sppfeat.analysis.pictures.figure import COLOURS, HEAT
+from sppfeat.analysis.pooled_levels import PooledLevel, strength
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,9 @@ _AROUND = 0.6  # strides around region and box that a window shows
 _INSET = 0.13  # strides that outlines are drawn inside their bins: where bins overlap, both can be seen
 _POINTS = 72  # per inch
 _LIGHTENED = 0.7  # contrast that is left of a picture in grey
-_NUMBER_POINTS = (24, 10)  # width and height that a number takes
+_LETTER_POINTS = (10, 4.5)  # height of a line, width of a digit
+_ALIKE = 1e-4  # relative difference below which values have one colour
+_LEAST_BIN_POINTS = 2.5  # smaller bins are no more than a grey veil
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,10 @@ def draw_pooled(axes: "Axes", block: Block, level: PooledLevel) -> None:
 
 
 def draw_bins(axes: "Axes", block: Block, position: int) -> None:
-    """Draw the bins of the ``position``-th level, each with all its cells: what several bins take is darker."""
+    """Draw the bins of the ``position``-th level, each with all its cells: what several bins take is darker.
+
+    None, where they would be too small to be told apart.
+    """
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
@@ -118,10 +124,14 @@ def draw_bins(axes: "Axes", block: Block, position: int) -> None:
     cells = block.box.cells_in(block.layer, level.bins).reshape(-1, 4)
     boxes = np.clip(cells, 0, [width, height, width, height]) + inset
     bins = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.tolist()]
-    bin_points = _points_per_pixel(axes) * float((boxes[:, 2:] - boxes[:, :2]).min())
-    line_width = min(1.2, max(0.15, bin_points / 12))
-    axes.add_collection(PatchCollection(bins, facecolor=colour, alpha=0.16, linewidth=0))
-    for line, line_colour in ((line_width * 2.2, (0, 0, 0, 0.55)), (line_width, colour)):
+    points = _points_per_pixel(axes)
+    line_width = min(1.1, 0.2 + 0.13 * points * float(block.stride.min()))
+    bin_points = points * float((boxes[:, 2:] - boxes[:, :2]).min())
+    if bin_points < _LEAST_BIN_POINTS:
+        return
+    line_width = min(line_width, bin_points / 12)
+    axes.add_collection(PatchCollection(bins, facecolor=colour, alpha=0.1, linewidth=0))
+    for line, line_colour in ((line_width * 2, (0, 0, 0, 0.55)), (line_width, colour)):
         axes.add_collection(
             PatchCollection(bins, facecolor="none", edgecolor=line_colour, linewidth=line, zorder=3)
         )
@@ -199,15 +209,17 @@ def _write_numbers(
 ) -> None:
     """Write each value on its part of the extent, where there is room for it."""
     (n_y, n_x), (x0, y0, x1, y1) = values.shape, extent
+    texts = [[_number(value) for value in row] for row in values.tolist()]
     points = _points_per_pixel(axes)
-    if (x1 - x0) / n_x * points < _NUMBER_POINTS[0] or (y1 - y0) / n_y * points < _NUMBER_POINTS[1]:
+    letters_hw = (y1 - y0) / n_y * points / _LETTER_POINTS[0], (x1 - x0) / n_x * points / _LETTER_POINTS[1]
+    if letters_hw[0] < 1 or letters_hw[1] < 1 + max(len(text) for row in texts for text in row):
         return
     for i, j in np.ndindex(n_y, n_x):
         is_bright = values[i, j] > sum(limits) / 2
         axes.text(
             x0 + (j + 0.5) * (x1 - x0) / n_x,
             y0 + (i + 0.5) * (y1 - y0) / n_y,
-            f"{values[i, j]:.3g}",
+            texts[i][j],
             color="black" if is_bright else "white",
             size=7,
             ha="center",
@@ -217,10 +229,18 @@ def _write_numbers(
         )
 
 
+def _number(value: float) -> str:
+    """Return a number in few letters."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
 def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
-    return low, high if high > low else low + 1
+    if high - low <= _ALIKE * max(abs(low), abs(high)):
+        spread = 0.1 * max(abs(low), abs(high)) or 1.0
+        return low - spread, high + spread
+    return low, high
 
 
 def _outline_box(axes: "Axes", block: Block) -> None:

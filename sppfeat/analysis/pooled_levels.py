@@ -1,0 +1,100 @@
+"""A region of a feature map pooled level by level, and the cells that its maxima came from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sppfeat.bins import distinct_bins
+from sppfeat.pyramid import pool_regions
+
+__all__ = ["PooledLevel", "pool_region", "strength"]
+
+
+@dataclass(frozen=True)
+class PooledLevel:
+    """One level of the pyramid over a region: ``n x n`` bins of ``C`` channels.
+
+    Attributes:
+        level: ``n``.
+        bins: ``(n, n, 4)`` int64, bin row by bin row the cells of each bin, ``x0, y0, x1, y1``, half-open.
+        values: ``(C, n, n)`` float32, what is pooled, as it is in a descriptor that is not scaled.
+        cells: ``(C, n, n, 2)`` int64, of maxima: the cell ``y, x`` that each came from, the first where there are
+            several; None of means.
+        n_cells: ``(C, n, n)`` int64, in how many cells of its bin each maximum is; 0 where it is NaN; None of means.
+    """
+
+    level: int
+    bins: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float32]
+    cells: npt.NDArray[np.int64] | None
+    n_cells: npt.NDArray[np.int64] | None
+
+    def strength(self, channel: int | None = None) -> npt.NDArray[np.float64]:
+        """``(n, n)``: of each bin the l2 norm over all channels, or the value of one."""
+        return strength(self.values, channel)
+
+    def count_maxima(self, map_hw: tuple[int, int], channel: int | None = None) -> npt.NDArray[np.int64]:
+        """``(H, W)`` int64: how many maxima came from each cell, of all channels and bins, or of one channel.
+
+        Maxima that are in several cells of their bin came from none of them, and are not counted: mostly they are the
+        zeros of channels that found nothing.
+        """
+        counts = np.zeros(map_hw, dtype=np.int64)
+        if self.cells is not None and self.n_cells is not None:
+            channels = slice(None) if channel is None else slice(channel, channel + 1)
+            y, x = self.cells[channels][self.n_cells[channels] == 1].T
+            np.add.at(counts, (y, x), 1)
+        return counts
+
+
+def pool_region(
+    fmap: Tensor, region: tuple[int, int, int, int], levels: Sequence[int], mode: str
+) -> tuple[PooledLevel, ...]:
+    """A region of a map, level by level.
+
+    Args:
+        fmap: ``(1, C, H, W)`` float32, in main memory.
+        region: ``x0, y0, x1, y1`` in cells, half-open.
+        levels: the pyramid.
+        mode: ``"max"`` or ``"avg"``.
+    """
+    regions = torch.tensor([[0, *region]])
+    n_channels = fmap.shape[1]
+    descriptor = pool_regions(fmap, regions, levels, mode=mode)[0]
+    parts = descriptor.split([n_channels * n * n for n in levels])
+    found = distinct_bins(regions[:, 1:], levels, (fmap.shape[2], fmap.shape[3]))
+    cells = torch.stack((found.x0, found.y0, found.x1, found.y1), 1)
+    pooled = []
+    for n, values, which in zip(levels, parts, found.of_level, strict=True):
+        bins = cells[which[0]].reshape(n, n, 4).numpy()
+        values_of_level = values.reshape(n_channels, n, n).numpy()
+        origin = _origin(fmap[0].numpy(), bins) if mode == "max" else (None, None)
+        pooled.append(PooledLevel(n, bins, values_of_level, *origin))
+    return tuple(pooled)
+
+
+def strength(values: npt.NDArray[np.float32], channel: int | None = None) -> npt.NDArray[np.float64]:
+    """``(...)``: of ``(C, ...)`` values the l2 norm over all channels, or those of one."""
+    if channel is not None:
+        return values[channel].astype(np.float64)
+    return np.asarray(np.linalg.norm(values.astype(np.float64), axis=0))
+
+
+def _origin(
+    fmap: npt.NDArray[np.float32], bins: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The first cell ``(C, n, n, 2)`` of a map ``(C, H, W)`` that has the maximum of each bin, and how many have it."""
+    n_channels, n = len(fmap), len(bins)
+    cells = np.empty((n_channels, n, n, 2), dtype=np.int64)
+    n_cells = np.empty((n_channels, n, n), dtype=np.int64)
+    for i, j in np.ndindex(n, n):
+        x0, y0, x1, y1 = bins[i, j].tolist()
+        crop = fmap[:, y0:y1, x0:x1].reshape(n_channels, -1)
+        first = crop.argmax(axis=1)  # a NaN where there is one: what is pooled then
+        cells[:, i, j] = np.stack((y0 + first // (x1 - x0), x0 + first % (x1 - x0)), axis=1)
+        n_cells[:, i, j] = (crop == crop.max(axis=1, keepdims=True)).sum(axis=1)
+    return cells, n_cells

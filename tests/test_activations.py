@@ -1,0 +1,231 @@
+"""What is pooled of an image, and where it came from, against plain loops, descriptors and feature files."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_image
+from extraction_runs import extract
+from torch import nn
+
+import sppfeat
+from sppfeat.analysis.activations import View, pooled_boxes, view_of_row
+from sppfeat.analysis.pooled_levels import pool_region
+from sppfeat.config import InputSpec
+from sppfeat.errors import BoxError, ConfigError, StoreError
+from sppfeat.request import BoxChoice
+
+NETWORK = {"backbone": "squeezenet1_1", "weights": "none", "seed": 3, "device": "cpu"}
+BOXES = ((10.0, 5.0, 90.0, 70.0), (-20.0, 40.0, 60.5, 500.0), (50.0, 50.0, 51.0, 51.0))
+VIEWS = [View(box) for box in BOXES]
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return sppfeat.Extractor(**NETWORK, size=160, layer=["features.5", "features.12"], levels=(1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "a.png"
+    write_image(path, 90, 130, seed=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pooled(extractor, picture):
+    return pooled_boxes(extractor, picture, VIEWS)
+
+
+def descriptor_of(box):
+    """What a descriptor has: layer by layer, level by level."""
+    return np.concatenate([level.values.ravel() for layer in box.layers for level in layer.levels])
+
+
+def test_values_are_those_of_the_descriptor_bit_for_bit(extractor, picture, pooled):
+    descriptors = extractor(picture, BOXES)
+    for box, descriptor in zip(pooled, descriptors, strict=True):
+        assert np.array_equal(descriptor_of(box), descriptor)
+    (whole,) = pooled_boxes(extractor, picture)
+    assert np.array_equal(descriptor_of(whole), extractor(picture))
+
+
+def test_bins_and_maxima_are_those_of_plain_loops(pooled):
+    for box in pooled:
+        for layer in box.layers:
+            for level in layer.levels:
+                check_level(level, layer)
+
+
+def check_level(level, layer):
+    n, (x0, y0, x1, y1) = level.level, layer.region
+    assert level.bins.shape == (n, n, 4)
+    counts = np.zeros(layer.map_hw, dtype=int)
+    for i in range(n):
+        for j in range(n):
+            top, bottom = y0 + i * (y1 - y0) // n, y0 + math.ceil((i + 1) * (y1 - y0) / n)
+            left, right = x0 + j * (x1 - x0) // n, x0 + math.ceil((j + 1) * (x1 - x0) / n)
+            assert level.bins[i, j].tolist() == [left, top, right, bottom]
+            for c in range(0, len(layer.map), 31):
+                values = [(layer.map[c, y, x], y, x) for y in range(top, bottom) for x in range(left, right)]
+                largest = max(value for value, _, _ in values)
+                places = [(y, x) for value, y, x in values if value == largest]
+                assert level.values[c, i, j] == largest
+                assert tuple(level.cells[c, i, j]) == places[0]
+                assert level.n_cells[c, i, j] == len(places)
+    for c, i, j in np.ndindex(level.n_cells.shape):
+        if level.n_cells[c, i, j] == 1:
+            counts[tuple(level.cells[c, i, j])] += 1
+    assert np.array_equal(level.count_maxima(layer.map_hw), counts)
+    of_one = [level.count_maxima(layer.map_hw, c) for c in range(len(layer.map))]
+    assert np.array_equal(sum(of_one), counts)
+
+
+def test_maxima_that_are_in_several_cells_came_from_none():
+    fmap = torch.zeros(1, 2, 3, 4)
+    fmap[0, 1, 2, 3] = 1
+    (level,) = pool_region(fmap, (0, 0, 4, 3), (1,), "max")
+    assert level.n_cells.ravel().tolist() == [12, 1]
+    assert level.count_maxima((3, 4)).sum() == 1
+    assert level.count_maxima((3, 4))[2, 3] == 1
+    assert level.count_maxima((3, 4), 0).sum() == 0
+
+
+def test_a_nan_is_pooled_and_came_from_no_cell_that_is_counted():
+    fmap = torch.rand(1, 1, 3, 4)
+    fmap[0, 0, 1, 2] = float("nan")
+    (level,) = pool_region(fmap, (0, 0, 4, 3), (1,), "max")
+    assert np.isnan(level.values).all()
+    assert level.cells[0, 0, 0].tolist() == [1, 2]
+    assert level.count_maxima((3, 4)).sum() == 0
+
+
+def test_means_came_from_no_cell():
+    fmap = torch.rand(1, 5, 6, 7)
+    one, two = pool_region(fmap, (1, 2, 6, 5), (1, 2), "avg")
+    assert one.cells is None
+    assert two.n_cells is None
+    assert np.allclose(one.values[:, 0, 0], fmap[0, :, 2:5, 1:6].mean((1, 2)))
+    assert one.count_maxima((6, 7)).sum() == 0
+
+
+def test_strength_is_the_norm_over_the_channels_or_the_value_of_one():
+    fmap = torch.tensor([3.0, -4.0]).reshape(1, 2, 1, 1)
+    (level,) = pool_region(fmap, (0, 0, 1, 1), (2,), "max")
+    assert level.strength().tolist() == [[5.0, 5.0], [5.0, 5.0]]
+    assert level.strength(1).tolist() == [[-4.0, -4.0], [-4.0, -4.0]]
+
+
+def test_cells_lie_around_their_centres(pooled):
+    for layer, stride, offset in zip(pooled[0].layers, (8, 16), (7, 15), strict=True):
+        assert (layer.geometry.stride, layer.geometry.offset) == (stride, offset)
+        for x, y in np.ndindex(layer.map_hw[1], layer.map_hw[0]):
+            x0, y0, x1, y1 = pooled[0].cells_in(layer, np.array([x, y, x + 1, y + 1]))
+            # The centre of pixel i is half a pixel from its edges.
+            assert ((x0 + x1) / 2 - 0.5, (y0 + y1) / 2 - 0.5) == (offset + stride * x, offset + stride * y)
+            assert (x1 - x0, y1 - y0) == (stride, stride)
+
+
+def test_boxes_are_clipped_scaled_and_flagged(pooled):
+    inside, clipped, _ = pooled
+    in_h, in_w = inside.input_hw
+    assert inside.image_hw == (90, 130)
+    assert (in_h, in_w) == inside.pixels.shape[:2] == (160, 231)
+    assert np.allclose(inside.box_in, np.array(BOXES[0]) * ([in_w / 130, in_h / 90] * 2))
+    assert clipped.box_in[0] == 0
+    assert clipped.box_in[3] == in_h
+    assert [box.flag for box in pooled] == [0, 1, 4]
+
+
+@pytest.mark.parametrize("box", [(5, 5, 5, 20), (200, 0, 300, 50), (9, 9, 1, 1), (0, 0, np.nan, 9)])
+def test_a_box_without_area_is_refused_with_the_size_of_its_image(extractor, picture, box):
+    with pytest.raises(BoxError, match=r"no area in its image of 130 x 90 pixels \(width x height\)"):
+        pooled_boxes(extractor, picture, [View(box)])
+
+
+class Mixing(nn.Module):
+    """A network whose cells depend on all of the image: boxes cannot be projected."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 8, stride=8)
+        self.last = nn.Identity()
+
+    def forward(self, x):
+        x = self.first(x)
+        cells = x.flatten(2)
+        mixed = cells @ torch.softmax(cells.transpose(1, 2) @ cells, 1)
+        return self.last(mixed.reshape(x.shape))
+
+
+def test_cells_without_geometry_are_spread_evenly_and_take_no_boxes(picture):
+    extractor = sppfeat.Extractor(Mixing(), layer="last", size=64, device="cpu")
+    (whole,) = pooled_boxes(extractor, picture)
+    layer = whole.layers[0]
+    assert layer.geometry is None
+    (height, width), (in_h, in_w) = layer.map_hw, whole.input_hw
+    assert layer.region == (0, 0, width, height)
+    edges = whole.cells_in(layer, np.array([[0, 0, width, height], [1, 0, 2, 1]]))
+    assert np.allclose(edges, [[0, 0, in_w, in_h], [in_w / width, 0, 2 * in_w / width, in_h / height]])
+    with pytest.raises(ConfigError, match="boxes cannot be projected"):
+        pooled_boxes(extractor, picture, VIEWS[:1])
+    with pytest.raises(ConfigError, match="boxes cannot be projected"):
+        pooled_boxes(extractor, picture, projection="paper")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    top = tmp_path_factory.mktemp("rows")
+    for i, (height, width) in enumerate([(60, 90), (120, 70)]):
+        write_image(top / f"{i}.png", height, width, seed=i)
+    return top
+
+
+@pytest.mark.parametrize(
+    ("boxes", "settings"),
+    [
+        (None, {"size": 64}),
+        ("grid:2x3:0.3", {"scales": (64, 100, 180)}),
+        ("multiview", {"scales": (64, 100)}),
+    ],
+)
+def test_rows_of_a_file_are_pooled_as_they_were(images, tmp_path, boxes, settings):
+    output = tmp_path / "f.h5"
+    choice = None if boxes is None else BoxChoice(boxes=boxes)
+    extract([images], output, boxes=choice, input=InputSpec(**settings))
+    with sppfeat.open(output) as file:
+        extractor = sppfeat.Extractor.from_file(file, device="cpu")
+        for row in range(0, file.n_rows, 5):
+            image, view = view_of_row(file, row)
+            (box,) = pooled_boxes(extractor, images / file.path_of(image), [view])
+            expected = file.features[row]
+            assert np.linalg.norm(descriptor_of(box) - expected) <= 1e-5 * np.linalg.norm(expected)
+            if boxes:
+                assert box.layers[0].region == tuple(file.row_region[row, 0])
+                assert min(box.input_hw) == file.row_scale[row]
+
+
+def test_rows_that_cannot_be_shown_say_so(images, tmp_path):
+    (tmp_path / "boxes.csv").write_text("path,x0,y0,x1,y1\n0.png,0,0,50,50\n1.png,5,5,5,9\n")
+    output = tmp_path / "f.h5"
+    extract([images], output, boxes=BoxChoice(boxes=str(tmp_path / "boxes.csv")))
+    with sppfeat.open(output) as file:
+        assert view_of_row(file, 0) == (0, View((0.0, 0.0, 50.0, 50.0), 0, False))
+        with pytest.raises(StoreError, match=r"row 1 of .* has no descriptor"):
+            view_of_row(file, 1)
+        with pytest.raises(ConfigError, match="row is 2; allowed: 0 to 1"):
+            view_of_row(file, 2)
+        with pytest.raises(ConfigError, match="row is -1"):
+            view_of_row(file, -1)
+
+
+def test_the_choice_of_scale_is_that_of_the_extractor(images, tmp_path):
+    output = tmp_path / "f.h5"
+    extract([images], output, boxes=BoxChoice(boxes="grid:1x1"), input=InputSpec(scales=(64, 100, 180)))
+    with sppfeat.open(output) as file:
+        extractor = sppfeat.Extractor.from_file(file, device="cpu")
+    boxes = [(0.0, 0.0, 90.0, 60.0), (3.0, 3.0, 9.0, 9.0)]
+    pooled = pooled_boxes(extractor, images / "0.png", [View(box) for box in boxes])
+    for box, expected in zip(pooled, extractor(images / "0.png", boxes), strict=True):
+        assert np.array_equal(descriptor_of(box), expected)

@@ -1,0 +1,168 @@
+"""A picture of an image: what is drawn is what is pooled, and no text covers another."""
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sppfeat
+from sppfeat.analysis.activations import View, pooled_boxes
+from sppfeat.errors import ConfigError
+
+pytest.importorskip("matplotlib")
+
+from sppfeat.analysis.pictures.figure import drawing
+from sppfeat.analysis.pictures.image import draw_image
+from sppfeat.analysis.pictures.image_panels import Block, draw_bins, draw_maxima, draw_pooled
+
+WHOLE = ((),)
+BOXES = ((10, 10, 60, 50), (-9, 30, 40, 900), (70, 20, 71, 21))
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Small networks by their pooling and levels, made once."""
+    made = {}
+
+    def network(levels=(1, 2, 3, 6), pool="max", layer=("features.5", "features.12")):
+        key = (levels, pool, layer)
+        if key not in made:
+            made[key] = sppfeat.Extractor(
+                "squeezenet1_1",
+                weights="none",
+                seed=3,
+                size=96,
+                device="cpu",
+                levels=levels,
+                pool=pool,
+                layer=layer,
+            )
+        return made[key]
+
+    return network
+
+
+def picture(height=80, width=110):
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height))
+
+
+def pool(network, boxes=BOXES, image=None):
+    return pooled_boxes(network, image or picture(), [View(box or None) for box in boxes])
+
+
+def drawn(boxes, **settings):
+    with drawing():
+        figure = draw_image(boxes, title="a $title$.png", notes=["a network"], **settings)
+        figure.draw_without_rendering()
+    return figure
+
+
+@pytest.mark.parametrize(
+    ("boxes", "levels", "mode", "image"),
+    [
+        (BOXES[1:], (1, 2, 3, 6), "max", picture()),
+        (WHOLE, (1,), "avg", picture(300, 20)),
+        (WHOLE, (1, 2, 4), "max", picture(20, 300)),
+    ],
+)
+def test_there_is_a_panel_for_everything_and_no_text_covers_another(networks, boxes, levels, mode, image):
+    figure = drawn(pool(networks(levels, mode), boxes, image))
+    n_blocks, n_bars = 2 * len(boxes), 3 if mode == "max" else 2
+    assert len(figure.axes) == n_blocks * (2 * (1 + len(levels)) + n_bars)
+    renderer = figure._get_renderer()
+    texts = [text for text in figure.texts if text.get_text()]
+    for axes in figure.axes:
+        left, right = axes.get_xlim()
+        labels = [tick.label1 for tick in axes.xaxis.get_major_ticks() if left <= tick.get_loc() <= right]
+        texts += [axes.xaxis.label, *labels, *axes.texts]
+    extents = [text.get_window_extent(renderer) for text in texts if text.get_text() and text.get_visible()]
+    panels = [axes.get_window_extent(renderer) for axes in figure.axes]
+    page = figure.bbox
+    for extent in extents:
+        assert page.x0 <= extent.x0
+        assert extent.x1 <= page.x1
+        assert page.y0 <= extent.y0
+        assert extent.y1 <= page.y1
+    for a, b in itertools.combinations(extents, 2):
+        assert not (a.x0 < b.x1 and b.x0 < a.x1 and a.y0 + 1 < b.y1 and b.y0 + 1 < a.y1), (a, b)
+    for a, b in itertools.combinations(panels, 2):
+        assert not (a.x0 + 1 < b.x1 and b.x0 + 1 < a.x1 and a.y0 + 1 < b.y1 and b.y0 + 1 < a.y1)
+
+
+def axes_of(block):
+    """Empty axes of the shape of the block's window."""
+    from sppfeat.analysis.pictures.figure import new_figure
+
+    x0, y0, x1, y1 = block.window
+    figure = new_figure(3, 3 * (y1 - y0) / (x1 - x0))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(x0, x1)
+    axes.set_ylim(y1, y0)
+    return axes
+
+
+@pytest.mark.parametrize("box", [0, 1, 2])
+def test_the_bins_that_are_drawn_are_those_that_are_pooled(networks, box):
+    pooled = pool(networks())[box]
+    for layer in pooled.layers:
+        block = Block(pooled, layer, None)
+        stride = block.stride[0]
+        for position, level in enumerate(layer.levels):
+            axes = axes_of(block)
+            draw_bins(axes, block, position)
+            paths = axes.collections[0].get_paths()
+            assert len(paths) == level.level**2
+            in_h, in_w = pooled.input_hw
+            for path, cells in zip(paths, level.bins.reshape(-1, 4), strict=True):
+                found = path.get_extents().extents
+                expected = np.clip(pooled.cells_in(layer, cells), 0, [in_w, in_h, in_w, in_h])
+                # A little inside the cells, never outside.
+                inset = (found - expected) * [1, 1, -1, -1]
+                assert (inset > 0).all()
+                assert (inset < stride / 5).all()
+
+
+def test_heat_and_maxima_are_where_their_cells_are(networks):
+    pooled = pool(networks())[0]
+    block = Block(pooled, pooled.layers[1], None)
+    level = block.layer.levels[1]
+    axes = axes_of(block)
+    draw_pooled(axes, block, level)
+    heat = axes.images[-1]
+    assert np.allclose(heat.get_array(), level.strength())
+    x0, x1, y1, y0 = heat.get_extent()
+    assert np.allclose((x0, y0, x1, y1), block.region_in)
+    axes = axes_of(block)
+    draw_maxima(axes, block, level)
+    counts = level.count_maxima(block.layer.map_hw)
+    assert np.allclose(axes.images[-1].get_array().filled(0), counts / counts.max())
+    x0, x1, y1, y0 = axes.images[-1].get_extent()
+    height, width = block.layer.map_hw
+    assert np.allclose((x0, y0, x1, y1), pooled.cells_in(block.layer, np.array([0, 0, width, height])))
+
+
+def test_values_without_range_or_that_are_not_finite_can_be_drawn(networks):
+    pooled = pool(networks((1, 2), layer=("features.12",)), WHOLE)
+    for value in (0.0, 1e30, np.nan, np.inf):
+        for layer in pooled[0].layers:
+            layer.map[...] = value
+            for level in layer.levels:
+                level.values[...] = value
+        drawn(pooled)
+
+
+def test_one_channel_is_shown_by_its_values(networks):
+    pooled = pool(networks((1, 2)), WHOLE)
+    figure = drawn(pooled, channel=5)
+    assert any(axes.get_xlabel() == "pooled: channel 5" for axes in figure.axes)
+    with pytest.raises(ConfigError, match="channel is 128; allowed: 0 to 127, those of layer"):
+        drawn(pooled, channel=128)
+
+
+def test_too_much_for_a_picture_is_refused(networks):
+    with pytest.raises(ConfigError, match="8 rows of panels; allowed: 6"):
+        drawn(pool(networks(), BOXES[:1] * 4))
+    with pytest.raises(ConfigError, match="7 levels do not fit into one picture; allowed: 6"):
+        drawn(pool(networks((1, 2, 3, 4, 5, 6, 7))))

@@ -1,0 +1,170 @@
+"""``sppfeat show image`` as a user runs it."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import write_image
+from extraction_runs import extract
+from PIL import Image
+
+import sppfeat
+from sppfeat.cli import main
+from sppfeat.request import BoxChoice
+
+pytest.importorskip("matplotlib")
+
+NETWORK = ["--backbone", "squeezenet1_1", "--weights", "none", "--seed", "3", "--device", "cpu"]
+SMALL = [*NETWORK, "--size", "64", "--levels", "1,2"]
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photo") / "a b.png"
+    write_image(path, 60, 90, seed=1)
+    return path
+
+
+def show(*arguments):
+    return CliRunner().invoke(main, ["show", "image", *map(str, arguments)])
+
+
+def fields(value, prefix=""):
+    """Names of all fields of a JSON value, nested as ``a.b``, those of lists as ``a[].b``."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return set().union(*(fields(item, f"{prefix}[]") for item in value))
+    if isinstance(value, dict):
+        return set().union(
+            *(fields(item, f"{prefix}.{name}" if prefix else name) for name, item in value.items())
+        )
+    return {prefix}
+
+
+def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, tmp_path):
+    output = tmp_path / "out.png"
+    result = show(photo, "-o", output, *SMALL, "--box", "10,10,60,50", "--box", "-5,0,99.5,30", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    with Image.open(output) as picture:
+        assert picture.width > 1000
+    text = re.search(r"<!-- json of show image -->\n(.*?)<!-- end -->", README.read_text(), re.DOTALL)[1]
+    assert fields(found) == set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+    extractor = sppfeat.Extractor(
+        "squeezenet1_1", weights="none", seed=3, size=64, levels=(1, 2), device="cpu"
+    )
+    descriptors = extractor(photo, [[10, 10, 60, 50], [-5, 0, 99.5, 30]])
+    for box, descriptor in zip(found["boxes"], descriptors, strict=True):
+        (layer,) = box["layers"]
+        assert (layer["layer"], layer["stride"], layer["offset"]) == ("features", [16, 16], [15, 15])
+        start = 0
+        for level in layer["levels"]:
+            n_bins, n_maxima = level["level"] ** 2, sum(n for _, _, n in level["maxima"])
+            part = descriptor[start : start + 512 * n_bins].reshape(512, n_bins)
+            assert np.allclose(np.linalg.norm(part, axis=0), level["strength"], rtol=1e-5)
+            assert 0 < n_maxima <= 512 * n_bins
+            start += 512 * n_bins
+    assert [box["clipped"] for box in found["boxes"]] == [False, True]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path, suffix):
+    output = tmp_path / f"out{suffix}"
+    result = show(photo, "-o", output, *SMALL)
+    assert result.exit_code == 0
+    assert re.fullmatch(rf"{output}: \d+ x \d+ pixels \(width x height\)\n", result.stdout)
+    before = output.read_bytes()
+    result = show(photo, "-o", output, *SMALL)
+    assert result.exit_code == 1
+    assert "exists; use --overwrite" in result.stderr
+    assert show(photo, "-o", output, *SMALL, "--overwrite").exit_code == 0
+    assert output.read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def files(photo, tmp_path_factory):
+    """Feature files of whole images and of boxes."""
+    folder = tmp_path_factory.mktemp("files")
+    extract([photo], folder / "whole.h5")
+    extract([photo], folder / "boxes.h5", boxes=BoxChoice(boxes="grid:2x2", projection="paper"))
+    return folder
+
+
+def test_everything_can_be_taken_from_a_feature_file(photo, files, tmp_path):
+    output = tmp_path / "out.png"
+    file = ["--from", files / "boxes.h5", "-o", output, "--device", "cpu", "--overwrite", "--json"]
+    with sppfeat.open(files / "boxes.h5") as opened:
+        region, box, levels = opened.row_region[3, 0].tolist(), opened.boxes[3].tolist(), (1, 2)
+    of_row = show(*file, "--row", 3)
+    assert of_row.exit_code == 0, of_row.output
+    (found,) = json.loads(of_row.stdout)["boxes"]
+    assert (found["box_px"], found["layers"][0]["region"]) == (box, region)
+    assert tuple(level["level"] for level in found["layers"][0]["levels"]) == levels
+    given = show(photo, *file, "--box", ",".join(map(str, box)))
+    assert json.loads(given.stdout)["boxes"] == [found]
+    moved = show(*file, "--row", 3, "--root", photo.parent)
+    assert json.loads(moved.stdout)["boxes"] == [found]
+    whole = show("--from", files / "whole.h5", "--row", 0, "-o", output, "--overwrite", "--json")
+    assert json.loads(whole.stdout)["boxes"][0]["box_px"] is None
+    assert show("--from", files / "boxes.h5", "--row", 4, "-o", output, "--overwrite").exit_code == 2
+    gone = show(*file, "--row", 3, "--root", tmp_path)
+    assert gone.exit_code == 1
+    assert "a b.png" in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no PHOTO"),
+        (["{photo}", "--row", "1"], "--row is about a feature file"),
+        (["{photo}", "--root", "x"], "--root is about a feature file"),
+        (["{photo}", "--from", "{file}", "--row", "0"], "either PHOTO, or --row"),
+        (["--from", "{file}"], "either PHOTO, or --row"),
+        (["--from", "{file}", "--row", "0", "--box", "1,2,3,4"], "--box and --row are both given"),
+        (["--from", "{file}", "--row", "0", "--margin", "0"], "leave out --projection and --margin"),
+        (["--from", "{file}", "--row", "0", "--levels", "1,2"], "--levels is given, and --from"),
+        (["--from", "{file}", "--row", "0", "--layer", "features"], "--layer is given, and --from"),
+        (["{photo}", "--box", "1,2,3"], "'1,2,3' is not four numbers such as"),
+        (["{photo}", "--box", "1,2,3,x"], "'1,2,3,x' is not four numbers such as"),
+        (["{photo}", "--margin", "nan"], "margin is nan"),
+        (["{photo}", *SMALL, "--channel", "512"], "channel is 512; allowed: 0 to 511"),
+        (["{photo}", *SMALL, *["--box", "1,2,30,40"] * 7], "7 rows of panels; allowed: 6"),
+        (["{photo}", "-o", "out.jpg"], "'out.jpg'; allowed: a name that ends in .png, .svg or .pdf"),
+    ],
+)
+def test_wrong_usage(photo, files, tmp_path, arguments, message):
+    names = {"photo": photo, "file": files / "boxes.h5"}
+    result = show("-o", tmp_path / "out.png", *(argument.format(**names) for argument in arguments))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_read_or_drawn_is_an_error_and_leaves_nothing(photo, tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    before = sorted(tmp_path.iterdir())
+    for arguments, message in (
+        ([tmp_path / "text.jpg"], "text.jpg"),
+        ([tmp_path / "gone.jpg"], "gone.jpg"),
+        ([photo, "--box", "95,0,99,10"], "has no area in its image of 90 x 60 pixels"),
+        ([photo, "--from", tmp_path / "gone.h5"], "no such file"),
+    ):
+        network = [] if "--from" in arguments else SMALL
+        result = show(*arguments, *network, "-o", tmp_path / "out.svg")
+        assert result.exit_code == 1, result.output
+        assert message in result.stderr
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_photograph_is_never_the_output(photo, tmp_path):
+    copy = tmp_path / "photo.png"
+    copy.write_bytes(photo.read_bytes())
+    (tmp_path / "link.png").symlink_to(copy)
+    for name in ("photo.png", "link.png"):
+        result = show(copy, *SMALL, "-o", tmp_path / name, "--overwrite")
+        assert result.exit_code == 2
+        assert "is the photograph itself" in result.stderr
+    assert copy.read_bytes() == photo.read_bytes()
