@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "h5py", "PIL", "click", "tqdm", "numpy")
+HEAVY = ("torch", "torchvision", "h5py", "PIL", "click", "tqdm", "numpy", "matplotlib")
 
 
 def loaded_by(code):
@@ -56,6 +56,8 @@ def test_what_an_import_loads(code, allowed):
         ["train", "--help"],
         ["backbones", "--help"],
         ["export", "--help"],
+        ["show", "--help"],
+        ["show", "image", "--help"],
         ["--version"],
     ],
 )

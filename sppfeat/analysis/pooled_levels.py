@@ -65,7 +65,7 @@ def pool_region(
     regions = torch.tensor([[0, *region]])
     n_channels = fmap.shape[1]
     descriptor = pool_regions(fmap, regions, levels, mode=mode)[0]
-    parts = descriptor.split([n_channels * n * n for n in levels])
+    parts = torch.split(descriptor, [n_channels * n * n for n in levels])
     found = distinct_bins(regions[:, 1:], levels, (fmap.shape[2], fmap.shape[3]))
     cells = torch.stack((found.x0, found.y0, found.x1, found.y1), 1)
     pooled = []
@@ -80,7 +80,7 @@ def pool_region(
 def strength(values: npt.NDArray[np.float32], channel: int | None = None) -> npt.NDArray[np.float64]:
     """``(...)``: of ``(C, ...)`` values the l2 norm over all channels, or those of one."""
     if channel is not None:
-        return values[channel].astype(np.float64)
+        return np.asarray(values[channel], dtype=np.float64)
     return np.asarray(np.linalg.norm(values.astype(np.float64), axis=0))
 
 

@@ -120,6 +120,8 @@ def image(photo: str | None, **options: Any) -> None:
     output, channel = options["output"], options["channel"]
     check_picture_path(output, overwrite=options["overwrite"])
     source = _source(photo, options)
+    if os.path.exists(output) and os.path.exists(source.path) and os.path.samefile(output, source.path):
+        raise ConfigError(f"the output {str(output)!r} is the photograph itself")
     config = source.extractor.config
     check_extent(len(source.views), len(config.backbone.layers), len(config.descriptor.levels))
     boxes = pooled_boxes(
@@ -129,8 +131,6 @@ def image(photo: str | None, **options: Any) -> None:
         projection=options["projection"],
         margin=options["margin"],
     )
-    if Path(output).exists() and os.path.samefile(output, source.path):
-        raise ConfigError(f"the output {str(output)!r} is the photograph itself")
     with drawing():
         notes = _notes(source.extractor, boxes[0])
         figure = draw_image(boxes, title=source.title, notes=notes, channel=channel)
@@ -201,21 +201,19 @@ def _source_of_file(photo: str | None, options: dict[str, Any], views: list["Vie
         raise ConfigError("--box and --row are both given; allowed: one of them")
     if row is not None and (options["projection"] or options["margin"] is not None):
         raise ConfigError("--row is drawn as it was made: leave out --projection and --margin")
-    title = os.path.basename(photo or "")
     with FeatureFile(options["file"]) as file:
-        if row is not None:
+        path, title = photo, os.path.basename(photo or "")
+        if path is None:
             index, view = view_of_row(file, row)
-            root = file.root if options["root"] is None else options["root"]
-            photo, views = os.path.join(root, file.path_of(index)), [view]
-            title = f"{os.path.basename(photo)}, row {row} of {file.path.name}"
+            path = os.path.join(options["root"] or file.root, file.path_of(index))
+            views, title = [view], f"{os.path.basename(path)}, row {row} of {file.path.name}"
         extractor = Extractor.from_file(
             file,
             weights=options["weights"] if _is_given("weights") else None,
             weights_dir=options["weights_dir"],
             device=options["device"],
         )
-    assert photo is not None
-    return _Source(extractor, photo, title, views)
+    return _Source(extractor, path, title, views)
 
 
 def _is_given(name: str) -> bool:

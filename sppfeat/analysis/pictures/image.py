@@ -221,7 +221,7 @@ def _bar(page: _Page, left: float, top: float, colours: str, limits: tuple[float
         ticks=MaxNLocator(4),
         format="%.4g",
     )
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     axes.tick_params(length=2, pad=1)
     axes.set_xlabel(label, labelpad=1, size=7)
 
