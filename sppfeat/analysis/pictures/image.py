@@ -179,14 +179,8 @@ def _draw_block(page: _Page, layout: _BlockLayout, top: float) -> None:
             draw_pooled(axes, block, level)
 
         n = level.level
-        _titled(
-            page,
-            left,
-            top,
-            layout.panel,
-            f"level {n}: {f'{n} x {n} bins' if n > 1 else 'one bin'}, pooled",
-            draw_upper,
-        )
+        bins = f"{n} x {n} bins" if n > 1 else "one bin"
+        _titled(page, left, top, layout.panel, f"level {n}: {bins}, pooled", draw_upper)
         _titled(page, left, lower, layout.panel, _maxima_title(block, level), draw_lower)
         left += layout.column + _GAP
     _draw_bars(page, layout, lower + _TITLE + layout.panel[1] + 0.1)
