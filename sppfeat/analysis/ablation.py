@@ -1,0 +1,58 @@
+"""Which parts of a descriptor are tried by themselves: levels, levels up to one, layers."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from sppfeat.selection import Selection
+
+__all__ = ["Part", "narrowed", "parts_to_try"]
+
+
+class Part(NamedTuple):
+    """Some layers and levels of a descriptor.
+
+    Attributes:
+        kind: ``all``, ``level``, ``levels up to`` or ``layer``.
+        layers, levels: which.
+    """
+
+    kind: str
+    layers: tuple[str, ...]
+    levels: tuple[int, ...]
+
+
+def parts_to_try(selection: "Selection") -> list[Part]:
+    """All of the selected columns first, then each level, the levels up to each, and each layer.
+
+    What would be all of them, or the same as a part before it, is not tried again.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from sppfeat.schema import column_blocks
+        >>> from sppfeat.selection import select_columns
+        >>> selection = SimpleNamespace(columns=select_columns(column_blocks(["relu"], [8], [4, 2, 1])))
+        >>> [(part.kind, part.levels) for part in parts_to_try(selection)]
+        [('all', (4, 2, 1)), ('level', (1,)), ('level', (2,)), ('level', (4,)), ('levels up to', (1, 2))]
+    """
+    blocks = [part.block for part in selection.columns.parts]
+    layers = tuple(dict.fromkeys(block.layer for block in blocks))
+    levels = tuple(dict.fromkeys(block.level for block in blocks))
+    ascending = sorted(levels)
+    parts = [Part("all", layers, levels)]
+    if len(levels) > 1:
+        parts += [Part("level", layers, (level,)) for level in ascending]
+        parts += [Part("levels up to", layers, tuple(ascending[:n])) for n in range(2, len(levels))]
+    if len(layers) > 1:
+        parts += [Part("layer", (layer,), levels) for layer in layers]
+    return parts
+
+
+def narrowed(selection: "Selection", layers: Collection[str], levels: Collection[int]) -> "Selection":
+    """The same rows with only these layers and levels of what is selected."""
+    columns = selection.columns
+    parts = tuple(part for part in columns.parts if part.block.layer in layers and part.block.level in levels)
+    cut = {part.block.layer for part in columns.parts if part.block.layer in layers and part not in parts}
+    narrower = dataclasses.replace(columns, parts=parts, incomplete=(columns.incomplete & set(layers)) | cut)
+    return dataclasses.replace(selection, columns=narrower)

@@ -1,0 +1,137 @@
+"""The rows of a selection that a classifier can be trained and tested on, and which are not."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import ConfigError, LabelError
+from sppfeat.texts import one_line
+
+if TYPE_CHECKING:
+    from sppfeat.selection import Selection
+
+__all__ = ["ClassSize", "LabelledRows", "class_numbers", "labelled_rows"]
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ClassSize:
+    """How much there is of a class.
+
+    Attributes:
+        name: of the class.
+        n_rows: rows of it.
+        n_members: what folds are made of: images where the rows are boxes, else rows.
+    """
+
+    name: str
+    n_rows: int
+    n_members: int
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """The rows that take part.
+
+    Attributes:
+        positions: ``(n,)`` int64, among the rows of the selection, ascending.
+        y: ``(n,)`` int64, the class of each, an index into ``names``.
+        groups: ``(n,)`` int64, image of each, where rows of an image must stay together; None where they need not.
+        names: of the classes, each of which has rows.
+        left_out: classes that have too few members.
+        n_unlabelled: rows without class.
+    """
+
+    positions: npt.NDArray[np.int64]
+    y: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64] | None
+    names: tuple[str, ...]
+    left_out: tuple[ClassSize, ...]
+    n_unlabelled: int
+
+
+def labelled_rows(selection: "Selection", *, min_per_class: int) -> LabelledRows:
+    """Rows that have a class of which there is enough.
+
+    Args:
+        selection: rows of a file.
+        min_per_class: a class with fewer rows is left out; of a file with boxes, one with rows in fewer images.
+
+    Raises:
+        LabelError: no classes are known, no row has one, or fewer than two have enough.
+        ConfigError: a row has no descriptor.
+    """
+    _check_descriptors(selection)
+    classes, names = class_numbers(selection)
+    grouped = selection.file.has_boxes
+    has_class = np.flatnonzero(classes >= 0)
+    if not len(has_class):
+        raise LabelError(
+            f"{str(selection.file.path)!r}: none of {len(classes)} rows has a label; allowed: labels in the file, "
+            "or from a table (--labels-from)"
+        )
+    members = np.unique(
+        np.stack([classes[has_class], selection.groups[has_class] if grouped else has_class]), axis=1
+    )
+    n_rows = np.bincount(classes[has_class], minlength=len(names))
+    n_members = np.bincount(members[0], minlength=len(names))
+    kept = np.flatnonzero(n_members >= min_per_class)
+    sizes = [ClassSize(names[i], int(n_rows[i]), int(n_members[i])) for i in np.flatnonzero(n_rows).tolist()]
+    if len(kept) < 2:
+        raise LabelError(_too_few(selection, sizes, min_per_class, "images" if grouped else "rows"))
+    number = np.full(len(names), -1)
+    number[kept] = np.arange(len(kept))
+    positions = has_class[number[classes[has_class]] >= 0]
+    return LabelledRows(
+        positions=positions,
+        y=number[classes[positions]],
+        groups=selection.groups[positions] if grouped else None,
+        names=tuple(names[i] for i in kept.tolist()),
+        left_out=tuple(size for size in sizes if size.n_members < min_per_class),
+        n_unlabelled=len(classes) - len(has_class),
+    )
+
+
+def class_numbers(selection: "Selection") -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The class of each row, an index into the names that come with them, or -1.
+
+    Labels that are numbers without names are called by what they are.
+
+    Raises:
+        LabelError: no classes are known.
+    """
+    y = selection.y
+    if y is None:
+        raise LabelError(
+            f"{str(selection.file.path)!r} has no labels; allowed: a file with labels, or a table of them (--labels-from)"
+        )
+    if selection.target_names:
+        return y.astype(np.int64), selection.target_names
+    known = y == y  # not NaN
+    if y.dtype.kind in "if":
+        known &= y != -1
+    values, numbers = np.unique(y[known], return_inverse=True)
+    classes = np.full(len(y), -1)
+    classes[known] = numbers
+    return classes, [str(value) for value in values.tolist()]
+
+
+def _check_descriptors(selection: "Selection") -> None:
+    without = selection.rows[~selection.file.has_descriptor()[selection.rows]]
+    if len(without):
+        raise ConfigError(
+            f"{len(without)} of {len(selection)} rows have no descriptor, the first is row {without[0]}; allowed: rows "
+            "of images that are done, and of boxes with an area"
+        )
+
+
+def _too_few(selection: "Selection", sizes: list[ClassSize], min_per_class: int, members: str) -> str:
+    largest: Any = sorted(sizes, key=lambda size: -size.n_members)[:_SHOWN]
+    shown = ", ".join(f"{one_line(repr(size.name))} {size.n_members}" for size in largest)
+    return (
+        f"{str(selection.file.path)!r}: of {len(sizes)} classes {sum(s.n_members >= min_per_class for s in sizes)} have "
+        f"{min_per_class} {members} or more; needed are two; the largest: {shown}. Fewer --folds need fewer {members}"
+    )

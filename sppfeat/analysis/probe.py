@@ -1,0 +1,266 @@
+"""What a linear classifier makes of the descriptors of a file: accuracy by cross-validation, and what gives it."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.ablation import Part, narrowed, parts_to_try
+from sppfeat.analysis.classifier import CLASS_WEIGHTS, DEFAULT_C
+from sppfeat.analysis.confusion import ClassRecall, ConfusedPair, class_recalls, confused_pairs
+from sppfeat.analysis.crossvalidation import METHODS, choose_method, cross_predict
+from sppfeat.analysis.folds import Fold, make_folds
+from sppfeat.analysis.labelled import ClassSize, LabelledRows, labelled_rows
+from sppfeat.config import check_choice
+from sppfeat.errors import ConfigError
+from sppfeat.schema import Status
+
+if TYPE_CHECKING:
+    from sppfeat.selection import Selection
+
+__all__ = ["Ablated", "ProbeResult", "ProbeSettings", "Score", "default_max_nbytes", "probe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings:
+    """How descriptors are probed.
+
+    Attributes:
+        folds: of the cross-validation.
+        repeats: how often the rows are shuffled into folds.
+        seed: of the first shuffle.
+        C: inverse strength of the regularisation.
+        class_weight: ``balanced``, so that all classes count alike whatever their size, or ``none``.
+        min_per_class: classes with fewer rows (with boxes: rows in fewer images) are left out; ``folds`` where None.
+        ablation: whether parts of the descriptors are tried by themselves.
+        method: ``products``, ``rows`` or ``auto``; see :func:`sppfeat.analysis.crossvalidation.cross_predict`.
+        max_nbytes: of memory; a quarter of the machine's where None.
+
+    Raises:
+        ConfigError: a value that is not allowed.
+    """
+
+    folds: int = 5
+    repeats: int = 1
+    seed: int = 0
+    C: float = DEFAULT_C
+    class_weight: str = "balanced"
+    min_per_class: int | None = None
+    ablation: bool = True
+    method: str = "auto"
+    max_nbytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ConfigError(f"folds are {self.folds}; allowed: 2 or more")
+        if self.repeats < 1:
+            raise ConfigError(f"repeats are {self.repeats}; allowed: 1 or more")
+        if not 0 <= self.seed < 2**32 - self.repeats:
+            raise ConfigError(f"the seed is {self.seed}; allowed: 0 to {2**32 - 1 - self.repeats}")
+        if not 0 < self.C < float("inf"):
+            raise ConfigError(f"C is {self.C}; allowed: numbers above 0")
+        if self.min_per_class is not None and self.min_per_class < 1:
+            raise ConfigError(f"min-per-class is {self.min_per_class}; allowed: 1 or more")
+        check_choice("class-weight", self.class_weight, CLASS_WEIGHTS)
+        check_choice("method", self.method, METHODS)
+
+    @property
+    def least_per_class(self) -> int:
+        """Rows (with boxes: images) that a class must have."""
+        return self.folds if self.min_per_class is None else self.min_per_class
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score over folds.
+
+    Attributes:
+        mean, std: over the folds of all repeats.
+        folds: of each.
+    """
+
+    mean: float
+    std: float
+    folds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """What a part of the descriptors gives by itself, on the same folds.
+
+    Attributes:
+        kind: ``all``, ``level``, ``levels up to`` or ``layer``.
+        layers, levels: of the part.
+        dimension: number of its values.
+        accuracy, class_accuracy: as of :class:`ProbeResult`.
+        difference: of its accuracy to that of all, fold by fold.
+    """
+
+    kind: str
+    layers: tuple[str, ...]
+    levels: tuple[int, ...]
+    dimension: int
+    accuracy: Score
+    class_accuracy: Score
+    difference: Score
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What was found.
+
+    Attributes:
+        n_rows, n_classes, n_images: that took part.
+        dimension: of a descriptor.
+        grouped: whether all rows of an image were on the same side of each split.
+        chance: share of the largest class.
+        accuracy: share of test rows whose class was predicted.
+        class_accuracy: mean over the classes in the test rows of the share of each that was found.
+        classes: recall of each class, over all tests.
+        confusions: pairs of classes that were confused, the most frequent first.
+        ablation: all of the descriptors first, then parts of them; empty where that was not asked for.
+        left_out: classes that had too few members.
+        n_unlabelled: selected rows without class.
+        n_pending, n_failed: images of the file that have no descriptors.
+        method: ``products`` or ``rows``.
+    """
+
+    n_rows: int
+    n_classes: int
+    n_images: int
+    dimension: int
+    grouped: bool
+    chance: float
+    accuracy: Score
+    class_accuracy: Score
+    classes: tuple[ClassRecall, ...]
+    confusions: tuple[ConfusedPair, ...]
+    ablation: tuple[Ablated, ...]
+    left_out: tuple[ClassSize, ...]
+    n_unlabelled: int
+    n_pending: int
+    n_failed: int
+    method: str
+
+
+def probe(
+    selection: "Selection",
+    settings: ProbeSettings | None = None,
+    *,
+    on_progress: Callable[[int, int], None] = lambda n, total: None,
+) -> ProbeResult:
+    """How well a linear classifier tells the classes of rows apart, by cross-validation.
+
+    Args:
+        selection: rows, columns and labels of an open file.
+        settings: how; as :class:`ProbeSettings` has it where None.
+        on_progress: is told how many of how many steps are done.
+
+    Raises:
+        LabelError: no labels, or too few rows of too few classes.
+        ConfigError: the rows do not fit the memory, or scikit-learn is not installed.
+        StoreError: a row holds NaN or infinities.
+    """
+    settings = settings or ProbeSettings()
+    labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
+    folds = make_folds(
+        labelled.y,
+        labelled.groups,
+        n_folds=settings.folds,
+        repeats=settings.repeats,
+        seed=settings.seed,
+    )
+    parts = parts_to_try(selection)[: None if settings.ablation else 1]
+    limit = default_max_nbytes() if settings.max_nbytes is None else settings.max_nbytes
+    method = choose_method(settings.method, selection, len(labelled.y), limit)
+    predicted = cross_predict(
+        selection,
+        labelled,
+        folds,
+        parts,
+        C=settings.C,
+        class_weight=settings.class_weight,
+        method=method,
+        on_progress=on_progress,
+    )
+    return _result(selection, labelled, folds, parts, predicted, settings.repeats, method)
+
+
+def default_max_nbytes() -> int:
+    """A quarter of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def _result(
+    selection: "Selection",
+    labelled: LabelledRows,
+    folds: Sequence[Fold],
+    parts: Sequence[Part],
+    predicted: list[list[npt.NDArray[np.int64]]],
+    repeats: int,
+    method: str,
+) -> ProbeResult:
+    true = [labelled.y[fold.test] for fold in folds]
+    of_all, by_all = np.concatenate(true), np.concatenate(predicted[0])
+    accuracies = [_score(true, of_part, _accuracy) for of_part in predicted]
+    class_accuracies = [_score(true, of_part, _class_accuracy) for of_part in predicted]
+    status = selection.file.status
+    return ProbeResult(
+        n_rows=len(labelled.y),
+        n_classes=len(labelled.names),
+        n_images=len(np.unique(selection.groups[labelled.positions])),
+        dimension=selection.dimension,
+        grouped=labelled.groups is not None,
+        chance=float(np.bincount(labelled.y).max() / len(labelled.y)),
+        accuracy=accuracies[0],
+        class_accuracy=class_accuracies[0],
+        classes=class_recalls(of_all, by_all, labelled.names, repeats=repeats),
+        confusions=confused_pairs(of_all, by_all, labelled.names),
+        ablation=tuple(
+            Ablated(
+                *part,
+                narrowed(selection, part.layers, part.levels).dimension,
+                accuracy,
+                class_accuracy,
+                _difference(accuracy, accuracies[0]),
+            )
+            for part, accuracy, class_accuracy in zip(parts, accuracies, class_accuracies, strict=True)
+        )
+        if len(parts) > 1
+        else (),
+        left_out=labelled.left_out,
+        n_unlabelled=labelled.n_unlabelled,
+        n_pending=int((status == Status.PENDING).sum()),
+        n_failed=int((status == Status.FAILED).sum()),
+        method=method,
+    )
+
+
+def _score(
+    true: Sequence[npt.NDArray[np.int64]],
+    predicted: Sequence[npt.NDArray[np.int64]],
+    score: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float],
+) -> Score:
+    return _over_folds([score(t, p) for t, p in zip(true, predicted, strict=True)])
+
+
+def _difference(score: Score, reference: Score) -> Score:
+    return _over_folds([a - b for a, b in zip(score.folds, reference.folds, strict=True)])
+
+
+def _over_folds(folds: Sequence[float]) -> Score:
+    return Score(float(np.mean(folds)), float(np.std(folds)), tuple(folds))
+
+
+def _accuracy(true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
+    return float((true == predicted).mean())
+
+
+def _class_accuracy(true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
+    counts = np.bincount(true)
+    found = np.bincount(true[true == predicted], minlength=len(counts))
+    there = counts > 0
+    return float((found[there] / counts[there]).mean())
