@@ -66,7 +66,7 @@ def cross_predict(
             on_progress(n, total + steps)
 
         products = PartProducts(selection, labelled.positions, on_progress=told)
-    found = []
+    found: list[list[npt.NDArray[np.int64]]] = []
     for i, part in enumerate(parts):
         model: _Model
         if products is not None:

@@ -106,7 +106,8 @@ def class_numbers(selection: "Selection") -> tuple[npt.NDArray[np.int64], list[s
     y = selection.y
     if y is None:
         raise LabelError(
-            f"{str(selection.file.path)!r} has no labels; allowed: a file with labels, or a table of them (--labels-from)"
+            f"{str(selection.file.path)!r} has no labels; allowed: labels in the file, or from a table "
+            "(--labels-from)"
         )
     if selection.target_names:
         return y.astype(np.int64), selection.target_names
@@ -131,7 +132,8 @@ def _check_descriptors(selection: "Selection") -> None:
 def _too_few(selection: "Selection", sizes: list[ClassSize], min_per_class: int, members: str) -> str:
     largest: Any = sorted(sizes, key=lambda size: -size.n_members)[:_SHOWN]
     shown = ", ".join(f"{one_line(repr(size.name))} {size.n_members}" for size in largest)
+    n_large = sum(size.n_members >= min_per_class for size in sizes)
     return (
-        f"{str(selection.file.path)!r}: of {len(sizes)} classes {sum(s.n_members >= min_per_class for s in sizes)} have "
-        f"{min_per_class} {members} or more; needed are two; the largest: {shown}. Fewer --folds need fewer {members}"
+        f"{str(selection.file.path)!r}: of {len(sizes)} classes {n_large} have {min_per_class} {members} or more; needed are "
+        f"two; the largest: {shown}. Fewer --folds need fewer {members}"
     )
