@@ -17,9 +17,8 @@ from sppfeat.errors import ConfigError
 if TYPE_CHECKING:
     from sppfeat.selection import Selection
 
-__all__ = ["METHODS", "choose_method", "cross_predict", "rows_nbytes"]
+__all__ = ["check_rows_fit", "choose_method", "cross_predict"]
 
-METHODS = ("auto", "products", "rows")
 # scikit-learn makes three more copies of the rows that it is given.
 _COPIES = 4
 
@@ -87,7 +86,7 @@ def choose_method(method: str, selection: "Selection", n_rows: int, max_nbytes: 
     """Return which way takes less time and fits the memory, where it is to be chosen.
 
     Args:
-        method: one of :data:`METHODS`.
+        method: one of :data:`sppfeat.analysis.settings.METHODS`.
         selection: rows and columns.
         n_rows: how many of its rows take part.
         max_nbytes: of memory that may be used.
@@ -97,24 +96,38 @@ def choose_method(method: str, selection: "Selection", n_rows: int, max_nbytes: 
     """
     nbytes = {
         "products": products_nbytes(n_rows, len(selection.columns.parts)),
-        "rows": _COPIES * rows_nbytes(n_rows, selection.dimension),
+        "rows": _rows_nbytes(n_rows, selection.dimension),
     }
     allowed = [name for name in nbytes if method in ("auto", name) and nbytes[name] <= max_nbytes]
     if not allowed:
         needed = min(n for name, n in nbytes.items() if method in ("auto", name))
-        raise ConfigError(
-            f"{n_rows} rows of {selection.dimension} values need {needed / 1e9:.1f} GB of memory, allowed are "
-            f"{max_nbytes / 1e9:.1f} GB (--max-memory): take some of the rows (--rows), levels (--levels) or layers "
-            "(--layer), or make the descriptors shorter"
-        )
+        raise _too_large(n_rows, selection.dimension, needed, max_nbytes)
     if len(allowed) == 1:
         return allowed[0]
     return "products" if n_rows <= selection.dimension else "rows"
 
 
-def rows_nbytes(n_rows: int, dimension: int) -> int:
-    """Bytes of rows in memory."""
-    return 4 * n_rows * dimension
+def check_rows_fit(n_rows: int, dimension: int, max_nbytes: int) -> None:
+    """Refuse rows that scikit-learn cannot be given in the memory that may be used.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    needed = _rows_nbytes(n_rows, dimension)
+    if needed > max_nbytes:
+        raise _too_large(n_rows, dimension, needed, max_nbytes)
+
+
+def _rows_nbytes(n_rows: int, dimension: int) -> int:
+    return _COPIES * 4 * n_rows * dimension
+
+
+def _too_large(n_rows: int, dimension: int, needed: int, max_nbytes: int) -> ConfigError:
+    return ConfigError(
+        f"{n_rows} rows of {dimension} values need {needed / 1e9:.1f} GB of memory, allowed are "
+        f"{max_nbytes / 1e9:.1f} GB (--max-memory): take some of the rows (--rows), levels (--levels) or layers "
+        "(--layer), or make the descriptors shorter (sppfeat reduce)"
+    )
 
 
 class _ProductsModel:

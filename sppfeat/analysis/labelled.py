@@ -134,6 +134,7 @@ def _too_few(selection: "Selection", sizes: list[ClassSize], min_per_class: int,
     shown = ", ".join(f"{one_line(repr(size.name))} {size.n_members}" for size in largest)
     n_large = sum(size.n_members >= min_per_class for size in sizes)
     return (
-        f"{str(selection.file.path)!r}: of {len(sizes)} classes {n_large} have {min_per_class} {members} or more; needed are "
-        f"two; the largest: {shown}. Fewer --folds need fewer {members}"
+        f"{str(selection.file.path)!r}: "
+        f"of {len(sizes)} classes {n_large} have {min_per_class} {members} or more; needed "
+        f"are two; the largest: {shown}. Fewer --folds need fewer {members}"
     )

@@ -1,6 +1,5 @@
 """What a linear classifier makes of the descriptors of a file: accuracy by cross-validation, and what gives it."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,68 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.ablation import Part, narrowed, parts_to_try
-from sppfeat.analysis.classifier import CLASS_WEIGHTS, DEFAULT_C
 from sppfeat.analysis.confusion import ClassRecall, ConfusedPair, class_recalls, confused_pairs
-from sppfeat.analysis.crossvalidation import METHODS, choose_method, cross_predict
+from sppfeat.analysis.crossvalidation import choose_method, cross_predict
 from sppfeat.analysis.folds import Fold, make_folds
 from sppfeat.analysis.labelled import ClassSize, LabelledRows, labelled_rows
-from sppfeat.config import check_choice
-from sppfeat.errors import ConfigError
+from sppfeat.analysis.settings import ProbeSettings
 from sppfeat.schema import Status
 
 if TYPE_CHECKING:
     from sppfeat.selection import Selection
 
-__all__ = ["Ablated", "ProbeResult", "ProbeSettings", "Score", "default_max_nbytes", "probe"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeSettings:
-    """How descriptors are probed.
-
-    Attributes:
-        folds: of the cross-validation.
-        repeats: how often the rows are shuffled into folds.
-        seed: of the first shuffle.
-        C: inverse strength of the regularisation.
-        class_weight: ``balanced``, so that all classes count alike whatever their size, or ``none``.
-        min_per_class: classes with fewer rows (with boxes: rows in fewer images) are left out; ``folds`` where None.
-        ablation: whether parts of the descriptors are tried by themselves.
-        method: ``products``, ``rows`` or ``auto``; see :func:`sppfeat.analysis.crossvalidation.cross_predict`.
-        max_nbytes: of memory; a quarter of the machine's where None.
-
-    Raises:
-        ConfigError: a value that is not allowed.
-    """
-
-    folds: int = 5
-    repeats: int = 1
-    seed: int = 0
-    C: float = DEFAULT_C
-    class_weight: str = "balanced"
-    min_per_class: int | None = None
-    ablation: bool = True
-    method: str = "auto"
-    max_nbytes: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.folds < 2:
-            raise ConfigError(f"folds are {self.folds}; allowed: 2 or more")
-        if self.repeats < 1:
-            raise ConfigError(f"repeats are {self.repeats}; allowed: 1 or more")
-        if not 0 <= self.seed < 2**32 - self.repeats:
-            raise ConfigError(f"the seed is {self.seed}; allowed: 0 to {2**32 - 1 - self.repeats}")
-        if not 0 < self.C < float("inf"):
-            raise ConfigError(f"C is {self.C}; allowed: numbers above 0")
-        if self.min_per_class is not None and self.min_per_class < 1:
-            raise ConfigError(f"min-per-class is {self.min_per_class}; allowed: 1 or more")
-        check_choice("class-weight", self.class_weight, CLASS_WEIGHTS)
-        check_choice("method", self.method, METHODS)
-
-    @property
-    def least_per_class(self) -> int:
-        """Rows (with boxes: images) that a class must have."""
-        return self.folds if self.min_per_class is None else self.min_per_class
+__all__ = ["Ablated", "ProbeResult", "ProbeSettings", "Score", "probe"]
 
 
 @dataclass(frozen=True)
@@ -174,8 +122,7 @@ def probe(
         seed=settings.seed,
     )
     parts = parts_to_try(selection)[: None if settings.ablation else 1]
-    limit = default_max_nbytes() if settings.max_nbytes is None else settings.max_nbytes
-    method = choose_method(settings.method, selection, len(labelled.y), limit)
+    method = choose_method(settings.method, selection, len(labelled.y), settings.memory_nbytes)
     predicted = cross_predict(
         selection,
         labelled,
@@ -187,11 +134,6 @@ def probe(
         on_progress=on_progress,
     )
     return _result(selection, labelled, folds, parts, predicted, settings.repeats, method)
-
-
-def default_max_nbytes() -> int:
-    """A quarter of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def _result(

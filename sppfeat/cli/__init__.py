@@ -23,6 +23,8 @@ _COMMANDS = (
     "extract",
     "info",
     "verify",
+    "probe",
+    "predict",
     "search",
     "show",
     "export",

@@ -34,6 +34,7 @@ __all__ = [
     "json_option",
     "levels_option",
     "option",
+    "overwrite_output_option",
     "pool_option",
     "precision_option",
     "quiet_option",
@@ -225,6 +226,8 @@ device_option = option(
     default=RunOptions.device,
     help="Where to compute; auto takes CUDA if there is one.",
 )
+
+overwrite_output_option = option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 
 json_option = option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 

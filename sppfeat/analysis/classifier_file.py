@@ -1,0 +1,197 @@
+"""Fitted classifiers, and the files that keep them: scikit-learn's pipeline with what is needed to use it."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sppfeat._version import __version__
+from sppfeat.analysis.classifier import make_pipeline
+from sppfeat.analysis.crossvalidation import check_rows_fit
+from sppfeat.analysis.finite import finite_rows
+from sppfeat.analysis.labelled import labelled_rows
+from sppfeat.analysis.whole_file import whole_file
+from sppfeat.config import ExtractConfig
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.extras import import_extra
+from sppfeat.schema import ColumnBlock
+from sppfeat.texts import one_line
+
+if TYPE_CHECKING:
+    from sppfeat.analysis.settings import ProbeSettings
+    from sppfeat.selection import Selection
+
+__all__ = ["FittedClassifier", "fit_classifier", "load_classifier", "save_classifier"]
+
+_FORMAT = "sppfeat classifier"
+_VERSION = 1
+_STEPS = ("Pipeline", "ColumnTransformer", "RidgeClassifier")
+
+
+@dataclass(frozen=True)
+class FittedClassifier:
+    """A classifier and what its rows must be.
+
+    Attributes:
+        pipeline: of scikit-learn, fitted; takes ``(n, d)`` float32.
+        classes: what the numbers stand for that it predicts.
+        config: settings that made its descriptors.
+        columns: which columns its rows have.
+        n_rows: that it was fitted on.
+        sppfeat_version: that fitted it.
+    """
+
+    pipeline: Any
+    classes: tuple[str, ...]
+    config: ExtractConfig
+    columns: tuple[ColumnBlock, ...]
+    n_rows: int
+    sppfeat_version: str
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers of its columns."""
+        return tuple(dict.fromkeys(block.layer for block in self.columns))
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels of its columns."""
+        return tuple(dict.fromkeys(block.level for block in self.columns))
+
+
+def fit_classifier(selection: "Selection", settings: "ProbeSettings") -> FittedClassifier:
+    """The classifier that was probed, fitted on all rows that took part; they are all in memory.
+
+    Raises:
+        SppfeatError: as :func:`sppfeat.analysis.probe.probe`.
+    """
+    labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
+    check_rows_fit(len(labelled.y), selection.dimension, settings.memory_nbytes)
+    pipeline = make_pipeline(selection.columns, C=settings.C, class_weight=settings.class_weight)
+    rows = finite_rows(selection, labelled.positions).astype(np.float32, copy=False)
+    pipeline.fit(rows, labelled.y)
+    return FittedClassifier(
+        pipeline=pipeline,
+        classes=labelled.names,
+        config=selection.file.config,
+        columns=selection.columns.blocks,
+        n_rows=len(labelled.y),
+        sppfeat_version=__version__,
+    )
+
+
+def save_classifier(path: Path, classifier: FittedClassifier) -> None:
+    """Write a classifier, with skops; ``skops.io.load(path)["pipeline"]`` is the pipeline.
+
+    Raises:
+        ConfigError: skops is not installed.
+        StoreError: it cannot be written.
+    """
+    skops = import_extra("skops.io", extra="sklearn", purpose="a file of a classifier")
+    content = skops.dumps(
+        {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "sppfeat_version": classifier.sppfeat_version,
+            "classes": list(classifier.classes),
+            "config": classifier.config.to_json(),
+            "columns": [list(block) for block in classifier.columns],
+            "n_rows": classifier.n_rows,
+            "pipeline": classifier.pipeline,
+        }
+    )
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def load_classifier(path: Path) -> FittedClassifier:
+    """Read a classifier; nothing in the file is run, and nothing but a classifier of this program is taken.
+
+    Raises:
+        ConfigError: skops is not installed.
+        StoreError: there is no such file, or it is none of these, or damaged.
+    """
+    skops = import_extra("skops.io", extra="sklearn", purpose="a file of a classifier")
+    where = repr(str(path))
+    if not path.is_file():
+        raise StoreError(f"no such file: {where}")
+    _check_archive(path)
+    try:
+        untrusted = skops.get_untrusted_types(file=path)
+    except Exception as error:  # of a file that anybody may have made: skops raises what its parts raise
+        raise _not_one(where, error) from error
+    if untrusted:
+        raise StoreError(
+            f"{where} holds {one_line(', '.join(map(str, untrusted)))}, which is not loaded; allowed: what "
+            "'sppfeat probe --save' writes"
+        )
+    try:
+        return _from_content(skops.load(path))
+    except Exception as error:  # likewise
+        raise _not_one(where, error) from error
+
+
+def _from_content(content: Any) -> FittedClassifier:
+    """Take apart what was read.
+
+    Raises:
+        Exception: of any kind, where it is not what :func:`save_classifier` wrote.
+    """
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError("it is no classifier of sppfeat")
+    if content["version"] != _VERSION:
+        raise ValueError(f"it has version {content['version']!r}; allowed: {_VERSION}")
+    pipeline, classes = content["pipeline"], tuple(content["classes"])
+    columns = tuple(ColumnBlock(*block) for block in content["columns"])
+    ends = [block.stop for block in columns]
+    starts_right = [block.start for block in columns] == [0, *ends[:-1]]
+    if not columns or not starts_right or not all(isinstance(name, str) for name in classes):
+        raise ValueError("its columns or classes are malformed")
+    kinds = (type(pipeline).__name__, *(type(step).__name__ for _, step in pipeline.steps))
+    if kinds != _STEPS:
+        raise ValueError(f"it is made of {one_line(', '.join(kinds))}; allowed: {', '.join(_STEPS)}")
+    known = pipeline.steps[-1][1].classes_
+    if known.tolist() != list(range(len(classes))) or pipeline.n_features_in_ != ends[-1]:
+        raise ValueError("its classifier is of other classes or columns than it says")
+    decision = pipeline.decision_function(np.zeros((1, ends[-1]), dtype=np.float32))
+    if (
+        decision.shape != ((1,) if len(classes) == 2 else (1, len(classes)))
+        or not np.isfinite(decision).all()
+    ):
+        raise ValueError("its classifier gives no number for each class")
+    return FittedClassifier(
+        pipeline=pipeline,
+        classes=classes,
+        config=ExtractConfig.from_dict(_json_object(content["config"])),
+        columns=columns,
+        n_rows=int(content["n_rows"]),
+        sppfeat_version=str(content["sppfeat_version"]),
+    )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ConfigError("its settings are no table")
+    return value
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is no zip archive, and one that unpacks to more than it holds: these files are not compressed."""
+    where = repr(str(path))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+        raise _not_one(where, error) from error
+    if unpacked > path.stat().st_size:
+        raise StoreError(f"{where} is no classifier of sppfeat: {unpacked} bytes in {path.stat().st_size}")
+
+
+def _not_one(where: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"{where} is not what 'sppfeat probe --save' writes, or damaged: {one_line(str(error) or repr(error))}"
+    )

@@ -1,0 +1,105 @@
+"""What a saved classifier says of the rows of a feature file."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.classifier_file import FittedClassifier
+from sppfeat.analysis.finite import finite_rows
+from sppfeat.config import ExtractConfig, descriptor_differences
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.selection import LabelSource, RowsLike, Selection
+
+if TYPE_CHECKING:
+    from sppfeat.reader import FeatureFile
+
+__all__ = ["Predictions", "predict", "select_for"]
+
+_BLOCK_NBYTES = 64 << 20  # of rows that are classified at once, as float32
+# Rows are scaled to the same norm before they are classified: only what is not a factor makes a difference.
+_LINEAR = ("none", "l2")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was predicted of some rows.
+
+    Attributes:
+        positions: ``(k,)`` int64, among the rows of the selection.
+        predicted: ``(k,)`` int64, an index into the classifier's classes.
+        scores: ``(k, n_classes)`` float32, the decision value of each class; the predicted one's is the highest.
+    """
+
+    positions: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+
+
+def select_for(
+    classifier: FittedClassifier, file: "FeatureFile", *, rows: RowsLike = None, labels: LabelSource = None
+) -> Selection:
+    """Rows of a file with the columns that a classifier takes.
+
+    Args:
+        classifier: fitted on descriptors of the same kind.
+        file: an open file.
+        rows, labels: as for :meth:`sppfeat.reader.FeatureFile.select`.
+
+    Raises:
+        StoreError: the file's descriptors were made with other settings, each of which is named; or it lacks
+            layers or levels.
+        ConfigError: rows that there are not, or that have no descriptor.
+    """
+    config = file.config
+    free = {"layers", "levels"}
+    if _is_linear(config) and _is_linear(classifier.config):
+        free.add("normalize")
+    differences = descriptor_differences(
+        config, classifier.config, free=free, names=("the file", "the classifier")
+    )
+    if differences:
+        raise StoreError(f"{str(file.path)!r} has other descriptors: {'; '.join(differences)}")
+    there = [block[:3] for block in file.columns]
+    lacking = [block for block in classifier.columns if block[:3] not in there]
+    if lacking:
+        block = lacking[0]
+        raise StoreError(
+            f"{str(file.path)!r} has no layer {block.layer!r}, level {block.level}, of {block.channels} channels, "
+            "which the classifier takes"
+        )
+    selection = file.select(rows=rows, layers=classifier.layers, levels=classifier.levels, labels=labels)
+    if selection.columns.blocks != classifier.columns:
+        raise StoreError(
+            f"{str(file.path)!r} has its layers or levels in another order than the classifier takes them"
+        )
+    without = selection.rows[~file.has_descriptor()[selection.rows]]
+    if len(without):
+        raise ConfigError(f"row {without[0]} has no descriptor; allowed: rows of images that are done")
+    return selection
+
+
+def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Predictions]:
+    """Predict all rows of a selection in their order, some at a time.
+
+    Args:
+        classifier: fitted.
+        selection: what :func:`select_for` gave.
+
+    Raises:
+        StoreError: a row holds NaN or infinities.
+    """
+    step = max(1, _BLOCK_NBYTES // (4 * selection.dimension))
+    for start in range(0, len(selection), step):
+        positions = np.arange(start, min(start + step, len(selection)))
+        rows = finite_rows(selection, positions).astype(np.float32, copy=False)
+        decision: npt.NDArray[Any] = classifier.pipeline.decision_function(rows)
+        # Of two classes there is one number: that of the second, the opposite of that of the first.
+        scores = np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision
+        yield Predictions(positions, np.argmax(scores, axis=1), scores)
+
+
+def _is_linear(config: ExtractConfig) -> bool:
+    return config.descriptor.normalize in _LINEAR or config.descriptor.mean_norm is not None

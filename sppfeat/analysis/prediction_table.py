@@ -1,0 +1,91 @@
+"""Predictions as a CSV table."""
+
+import csv
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from sppfeat.analysis.classifier_file import FittedClassifier
+from sppfeat.analysis.labelled import class_numbers
+from sppfeat.analysis.prediction import predict
+from sppfeat.selection import Selection
+
+__all__ = ["Tally", "write_predictions"]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How predictions compare with labels.
+
+    Attributes:
+        n_known: rows with a label that is a class of the classifier.
+        n_right: those of them that were predicted to be of it.
+        n_unknown: rows with another label.
+    """
+
+    n_known: int
+    n_right: int
+    n_unknown: int
+
+
+def write_predictions(
+    target: BinaryIO,
+    classifier: FittedClassifier,
+    selection: Selection,
+    *,
+    with_scores: bool = False,
+    on_progress: Callable[[int], None] = lambda n: None,
+) -> Tally:
+    r"""Write a line for each row, in their order, under a header.
+
+    The columns are ``row``, ``path``, with boxes ``x0, y0, x1, y1``, ``label`` (empty where there is none),
+    ``predicted``, ``score`` (the decision value of what was predicted), and, if they are wanted, ``score:CLASS`` for
+    each class. Names are the bytes that they are in the file; lines end with ``\n``.
+
+    Args:
+        target: where to write.
+        classifier, selection: see :func:`sppfeat.analysis.prediction.predict`.
+        with_scores: whether to write the scores of all classes.
+        on_progress: is told how many rows are written.
+    """
+    file = selection.file
+    has_labels = selection.labels.values is not None
+    numbers, names = class_numbers(selection) if has_labels else (None, [])
+    boxes = file.boxes if file.has_boxes else None
+    known = set(classifier.classes)
+    n_known = n_right = n_unknown = 0
+    _write_lines(target, [_header(classifier, has_boxes=boxes is not None, with_scores=with_scores)])
+    for found in predict(classifier, selection):
+        lines = []
+        for i, position in enumerate(found.positions.tolist()):
+            row, image = int(selection.rows[position]), int(selection.groups[position])
+            label = names[numbers[position]] if numbers is not None and numbers[position] >= 0 else ""
+            predicted = classifier.classes[found.predicted[i]]
+            n_known += label in known
+            n_right += label == predicted
+            n_unknown += label != "" and label not in known
+            box = [] if boxes is None else [_short(value) for value in boxes[row].tolist()]
+            every = [_short(score) for score in found.scores[i]] if with_scores else []
+            path = os.fsdecode(file.path_table[image])
+            lines.append([str(row), path, *box, label, predicted, _short(found.scores[i].max()), *every])
+        _write_lines(target, lines)
+        on_progress(int(found.positions[-1]) + 1)
+    return Tally(n_known, n_right, n_unknown)
+
+
+def _header(classifier: FittedClassifier, *, has_boxes: bool, with_scores: bool) -> list[str]:
+    box = ["x0", "y0", "x1", "y1"] if has_boxes else []
+    every = [f"score:{name}" for name in classifier.classes] if with_scores else []
+    return ["row", "path", *box, "label", "predicted", "score", *every]
+
+
+def _write_lines(target: BinaryIO, lines: list[list[str]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    target.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _short(value: float) -> str:
+    return f"{value:.7g}"

@@ -1,0 +1,86 @@
+"""``sppfeat predict``."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from sppfeat.cli.options import option, overwrite_output_option, quiet_option
+from sppfeat.cli.output import say
+from sppfeat.cli.progress import Bar
+from sppfeat.cli.selection_options import labels_from_option, rows_option
+
+__all__ = ["predict"]
+
+
+@click.command(short_help="Classify the rows of a feature file with a saved classifier.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("features", type=click.Path(path_type=Path))
+@option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="File to write. [default: standard output]",
+)
+@option("--scores", is_flag=True, help="A column for the score of each class, too.")
+@rows_option
+@labels_from_option
+@overwrite_output_option
+@quiet_option
+def predict(
+    model: Path,
+    features: Path,
+    output: Path | None,
+    scores: bool,
+    rows: tuple[str, ...],
+    labels_from: str | None,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Classify the rows of a feature file with a classifier of 'sppfeat probe --save', as CSV.
+
+    The file's descriptors must have been made with the settings of those that the classifier was fitted on. Where
+    rows have labels, the accuracy is said on standard error.
+    """
+    from sppfeat.analysis.classifier_file import load_classifier
+    from sppfeat.analysis.prediction import select_for
+    from sppfeat.analysis.prediction_table import write_predictions
+    from sppfeat.analysis.whole_file import check_new_file
+    from sppfeat.reader import FeatureFile
+
+    if output is not None:
+        inputs = [model, features, Path(labels_from or features)]
+        check_new_file(output, inputs=inputs, overwrite=overwrite)
+    classifier = load_classifier(model)
+    with FeatureFile(features) as file:
+        selection = select_for(classifier, file, rows=rows or None, labels=labels_from)
+        n_without = file.n_rows - len(file.rows_with_descriptor())
+        with (
+            _opened(output) as target,
+            Bar("predicting", len(selection), unit="row", shown=not quiet) as bar,
+        ):
+            tally = write_predictions(
+                target, classifier, selection, with_scores=scores, on_progress=bar.move_to
+            )
+    if n_without:
+        say(f"note: {n_without} rows of the file have no descriptor: their images failed or are pending")
+    if tally.n_unknown:
+        say(f"note: {tally.n_unknown} rows are of classes that the classifier does not know")
+    if tally.n_known:
+        say(
+            f"accuracy: {100 * tally.n_right / tally.n_known:.1f} % of {tally.n_known} rows of classes that it knows"
+        )
+
+
+@contextlib.contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    from sppfeat.analysis.whole_file import whole_file
+
+    if output is None:
+        yield click.get_binary_stream("stdout")
+    else:
+        with whole_file(output) as file:
+            yield file

@@ -1,0 +1,220 @@
+"""``sppfeat probe``."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sppfeat.analysis.settings import CLASS_WEIGHTS, ProbeSettings
+from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
+from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
+from sppfeat.cli.progress import Bar
+from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
+from sppfeat.texts import escaped
+
+if TYPE_CHECKING:
+    from sppfeat.analysis.probe import ProbeResult, Score
+
+__all__ = ["probe"]
+
+_SHOWN = 10
+
+
+@click.command(short_help="Say what a linear classifier makes of a feature file, and save it.")
+@click.argument("features", type=click.Path(path_type=Path))
+@option("--folds", type=click.IntRange(2), default=ProbeSettings.folds, help="Of the cross-validation.")
+@option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=ProbeSettings.repeats,
+    help="Shuffles of the rows into folds.",
+)
+@option("--seed", type=click.IntRange(0, 2**31), default=ProbeSettings.seed, help="Of the first shuffle.")
+@option("--C", "c", type=float, default=ProbeSettings.C, help="Less is more regularisation.")
+@option(
+    "--class-weight",
+    type=click.Choice(CLASS_WEIGHTS),
+    default=ProbeSettings.class_weight,
+    help="balanced: classes count alike, whatever their size; none: rows do.",
+)
+@option(
+    "--min-per-class",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Leave out classes with fewer rows; with boxes, with rows in fewer images. [default: --folds]",
+)
+@option("--no-ablation", is_flag=True, help="Do not try levels and layers by themselves.")
+@option("--pairs", type=click.IntRange(0), default=_SHOWN, help="Confused pairs of classes to show.")
+@rows_option
+@columns_options
+@labels_from_option
+@option(
+    "--save",
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="Fit the classifier on all rows and write it to this file, for 'sppfeat predict'.",
+)
+@overwrite_output_option
+@option(
+    "--max-memory",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB",
+    help="Memory that may be used. [default: a quarter of the machine's]",
+)
+@json_option
+@quiet_option
+def probe(features: Path, **options: Any) -> None:
+    """Say how well a linear classifier tells the classes of a feature file apart, by cross-validation.
+
+    Prints accuracy and mean-class accuracy with their spread over the folds, what each level and each layer
+    gives by itself on the same folds, and the pairs of classes that are confused most often. Boxes of one image
+    are never on both sides of a split.
+    """
+    from sppfeat.analysis import probe as probing
+    from sppfeat.analysis.classifier_file import fit_classifier, save_classifier
+    from sppfeat.analysis.whole_file import check_new_file
+    from sppfeat.reader import FeatureFile
+
+    settings = _settings(options)
+    choice = SelectionChoice(
+        rows=options["rows"],
+        layers=options["layers"],
+        levels=options["levels"],
+        labels_from=options["labels_from"],
+    )
+    model = options["save"]
+    if model is not None:
+        inputs = [features, Path(options["labels_from"] or features)]
+        check_new_file(model, inputs=inputs, overwrite=options["overwrite"])
+    with FeatureFile(features) as file:
+        selection = choice.of(file)
+        fitted = fit_classifier(selection, settings) if model is not None else None
+        with Bar("probing", 1, unit="step", shown=not options["quiet"]) as bar:
+            result = probing.probe(selection, settings, on_progress=bar.move_to)
+    if fitted is not None:
+        save_classifier(model, fitted)
+    if options["as_json"]:
+        print_json(_as_json(features, result, settings, model))
+    else:
+        print_result(_text(features, result, settings, n_pairs=options["pairs"]))
+        if model is not None:
+            say(f"classifier: {model!s}, fitted on all {result.n_rows} rows")
+
+
+def _settings(options: dict[str, Any]) -> ProbeSettings:
+    max_memory = options["max_memory"]
+    return ProbeSettings(
+        folds=options["folds"],
+        repeats=options["repeats"],
+        seed=options["seed"],
+        C=options["c"],
+        class_weight=options["class_weight"],
+        min_per_class=options["min_per_class"],
+        ablation=not options["no_ablation"],
+        max_nbytes=None if max_memory is None else int(min(max_memory, 2.0**30) * 1e9),
+    )
+
+
+def _as_json(
+    features: Path, result: "ProbeResult", settings: ProbeSettings, model: Path | None
+) -> dict[str, Any]:
+    return {
+        "path": str(features),
+        "folds": settings.folds,
+        "repeats": settings.repeats,
+        "seed": settings.seed,
+        "C": settings.C,
+        "class_weight": settings.class_weight,
+        "min_per_class": settings.least_per_class,
+        **dataclasses.asdict(result),
+        "model": None if model is None else str(model),
+    }
+
+
+def _text(features: Path, result: "ProbeResult", settings: ProbeSettings, *, n_pairs: int) -> str:
+    parts = ["\n".join(_notes(features, result, settings))]
+    parts.append(
+        table(
+            ["", "%"],
+            [
+                ["accuracy", _percent(result.accuracy)],
+                ["mean over classes", _percent(result.class_accuracy)],
+                ["largest class (chance)", f"{100 * result.chance:.1f}"],
+            ],
+            right={1},
+        )
+    )
+    if result.ablation:
+        parts.append(_ablation_table(result))
+    if result.confusions and n_pairs:
+        parts.append(_confusion_table(result, n_pairs))
+    return "\n\n".join(parts)
+
+
+def _notes(features: Path, result: "ProbeResult", settings: ProbeSettings) -> list[str]:
+    times = f", {settings.repeats} times" if settings.repeats > 1 else ""
+    grouped = ", boxes of an image together" if result.grouped else ""
+    lines = [
+        f"{features}: {result.n_rows} rows of {result.dimension} values, {result.n_classes} classes, "
+        f"{result.n_images} images; {settings.folds} folds{times}{grouped}"
+    ]
+    if result.n_unlabelled:
+        lines.append(f"note: {result.n_unlabelled} rows without label are left out")
+    if result.left_out:
+        shown = ", ".join(f"{escaped(size.name)} {size.n_members}" for size in result.left_out[:_SHOWN])
+        more = ", ..." if len(result.left_out) > _SHOWN else ""
+        lines.append(
+            f"note: {len(result.left_out)} classes with {sum(size.n_rows for size in result.left_out)} rows are left "
+            f"out, as they have fewer than {settings.least_per_class} {'images' if result.grouped else 'rows'} "
+            f"(--min-per-class): {shown}{more}"
+        )
+    if result.n_pending:
+        lines.append(
+            f"note: {result.n_pending} images are pending: 'sppfeat extract' has not finished the file"
+        )
+    if result.n_failed:
+        lines.append(f"note: {result.n_failed} images failed and have no descriptor")
+    return lines
+
+
+def _ablation_table(result: "ProbeResult") -> str:
+    several_layers = len(result.ablation[0].layers) > 1
+    rows = [
+        [
+            "all" if part.kind == "all" else f"{part.kind.split()[0]} {_what(part.kind, part)}",
+            *([", ".join(map(escaped, part.layers))] if several_layers else []),
+            str(part.dimension),
+            _percent(part.accuracy),
+            _percent(part.class_accuracy),
+            ""
+            if part.kind == "all"
+            else f"{100 * part.difference.mean:+.1f} ± {100 * part.difference.std:.1f}",
+        ]
+        for part in result.ablation
+    ]
+    header = [
+        "part",
+        *(["layers"] if several_layers else []),
+        "values",
+        "accuracy %",
+        "mean over classes %",
+        "difference",
+    ]
+    return table(header, rows, right=set(range(len(header) - 4, len(header))))
+
+
+def _what(kind: str, part: Any) -> str:
+    return ", ".join(map(escaped, part.layers)) if kind == "layer" else joined_numbers(part.levels)
+
+
+def _confusion_table(result: "ProbeResult", n_pairs: int) -> str:
+    rows = [
+        [escaped(pair.true), escaped(pair.predicted), str(pair.count), f"{100 * pair.share:.1f}"]
+        for pair in result.confusions[:n_pairs]
+    ]
+    return table(["class", "taken for", "times", "% of the class"], rows, right={2, 3})
+
+
+def _percent(score: "Score") -> str:
+    return f"{100 * score.mean:.1f} ± {100 * score.std:.1f}"
