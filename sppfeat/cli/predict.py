@@ -1,6 +1,7 @@
 """``sppfeat predict``."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -80,7 +81,7 @@ def _opened(output: Path | None) -> Iterator[BinaryIO]:
     from sppfeat.analysis.whole_file import whole_file
 
     if output is None:
-        yield click.get_binary_stream("stdout")
+        yield sys.stdout.buffer
     else:
         with whole_file(output) as file:
             yield file

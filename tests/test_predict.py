@@ -1,0 +1,298 @@
+"""Saved classifiers: what they predict, which files they refuse, and which files are refused as classifiers."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import re
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from labelled_files import box_file, image_file, separable
+
+from sppfeat.analysis.classifier import make_pipeline
+from sppfeat.analysis.classifier_file import fit_classifier, load_classifier, save_classifier
+from sppfeat.analysis.prediction import predict, select_for
+from sppfeat.analysis.settings import ProbeSettings
+from sppfeat.cli import main
+from sppfeat.errors import StoreError
+from sppfeat.reader import FeatureFile
+
+pytest.importorskip("sklearn")
+skops = pytest.importorskip("skops.io")
+
+LABELS = [0, 1, 2, 1] * 6 + [0, -1]
+CLASSES = [b"cat", b"d,og", b"\xff"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("predict")
+
+
+@pytest.fixture(scope="module")
+def features(folder):
+    return image_file(folder / "f.h5", LABELS, classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def model(folder, features):
+    result = run("probe", features, "-q", "--save", folder / "m.skops")
+    assert result.exit_code == 0, result.output
+    return folder / "m.skops"
+
+
+def run(*args):
+    return CliRunner().invoke(main, list(map(str, args)))
+
+
+def lines_of(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")))
+
+
+# --- predictions ----------------------------------------------------------------------------------
+
+
+def test_a_table_has_what_the_pipeline_says(features, model, folder):
+    result = run("predict", model, features, "-q", "--scores")
+    assert result.exit_code == 0, result.output
+    with FeatureFile(features) as file:
+        x, y = file.to_sklearn()
+        pipeline = make_pipeline(file.select().columns, C=5.0, class_weight="balanced").fit(
+            x[y >= 0], y[y >= 0]
+        )
+        names = file.classes
+    decision = pipeline.decision_function(x)
+    found = lines_of(result.stdout_bytes)
+    header = ["row", "path", "label", "predicted", "score", *(f"score:{name}" for name in names)]
+    assert list(found[0]) == header
+    for i, line in enumerate(found):
+        assert (line["row"], line["path"]) == (str(i), f"{i}.jpg")
+        assert line["label"] == (names[y[i]] if y[i] >= 0 else "")
+        assert line["predicted"] == names[decision[i].argmax()]
+        assert [float(line[name]) for name in header[5:]] == pytest.approx(decision[i].tolist(), rel=1e-5)
+        assert float(line["score"]) == pytest.approx(decision[i].max(), rel=1e-5)
+    right = np.mean(decision.argmax(axis=1)[y >= 0] == y[y >= 0])
+    assert result.stderr == f"accuracy: {100 * right:.1f} % of 25 rows of classes that it knows\n"
+    assert b"\xff" in result.stdout_bytes
+    assert run("predict", model, features, "-q", "--scores", "-o", folder / "p.csv").stdout == ""
+    assert (folder / "p.csv").read_bytes() == result.stdout_bytes
+
+
+def test_boxes_of_a_part_of_the_columns_in_small_blocks(tmp_path, monkeypatch):
+    path = box_file(tmp_path / "f.h5", [[0, 1], [1, 0], [0], [1]] * 5)
+    saved = run("probe", path, "-q", "--levels", 2, "--layer", "layer3", "--save", tmp_path / "m.skops")
+    assert saved.exit_code == 0, saved.output
+    whole = run("predict", tmp_path / "m.skops", path, "-q", "--scores", "--rows", "3:")
+    monkeypatch.setattr("sppfeat.analysis.prediction._BLOCK_NBYTES", 70)
+    result = run("predict", tmp_path / "m.skops", path, "-q", "--scores", "--rows", "3:")
+    assert result.stdout == whole.stdout
+    found = lines_of(result.stdout_bytes)
+    assert list(found[0]) == [
+        "row",
+        "path",
+        "x0",
+        "y0",
+        "x1",
+        "y1",
+        "label",
+        "predicted",
+        "score",
+        "score:c0",
+        "score:c1",
+    ]
+    assert [int(line["row"]) for line in found] == list(range(3, 30))
+    assert found[0]["x1"] == "11"
+    for line in found:  # of two classes there is one number
+        assert float(line["score:c0"]) == -float(line["score:c1"])
+        assert float(line["score"]) == abs(float(line["score:c1"]))
+        assert line["predicted"] == ("c1" if float(line["score:c1"]) > 0 else "c0")
+
+
+def test_a_classifier_survives_its_file(features, tmp_path):
+    with FeatureFile(features) as file:
+        fitted = fit_classifier(file.select(), ProbeSettings())
+        save_classifier(tmp_path / "m.skops", fitted)
+        loaded = load_classifier(tmp_path / "m.skops")
+        assert dataclasses.replace(loaded, pipeline=None) == dataclasses.replace(fitted, pipeline=None)
+        (a,), (b,) = (list(predict(c, select_for(c, file))) for c in (fitted, loaded))
+        assert np.array_equal(a.scores, b.scores)
+        assert loaded.classes == ("cat", "d,og", "\udcff")
+
+
+def test_other_labels_and_rows_without_descriptor(features, model, tmp_path):
+    path = image_file(
+        tmp_path / "g.h5", [0, 0, 1, -1], classes=[b"cat", b"cow"], features=separable(LABELS)[:4]
+    )
+    with h5py.File(path, "r+") as opened:
+        opened["images/status"][1] = 2
+    result = run("predict", model, path, "-q")
+    assert [line["row"] for line in lines_of(result.stdout_bytes)] == ["0", "2", "3"]
+    assert "note: 1 rows of the file have no descriptor" in result.stderr
+    assert "note: 1 rows are of classes that the classifier does not know" in result.stderr
+    assert "% of 1 rows" in result.stderr
+    (tmp_path / "l.csv").write_text("row,label\n0,cat\n3,d\n")
+    result = run("predict", model, path, "-q", "--labels-from", tmp_path / "l.csv")
+    assert [line["label"] for line in lines_of(result.stdout_bytes)] == ["cat", "", "d"]
+    unlabelled = image_file(tmp_path / "u.h5", [-1] * 3, classes=[])
+    assert run("predict", model, unlabelled, "-q").stderr == ""
+
+
+def test_a_file_without_rows(model, tmp_path):
+    result = run("predict", model, image_file(tmp_path / "e.h5", []), "-q")
+    assert (result.exit_code, result.stdout) == (0, "row,path,label,predicted,score\n")
+
+
+# --- files that are refused -----------------------------------------------------------------------
+
+
+def changed(source, path, **settings):
+    path.write_bytes(source.read_bytes())
+    with h5py.File(path, "r+") as file:
+        text = file.attrs["config"]
+        for name, (old, new) in settings.items():
+            assert f'"{name}":{old}' in text
+            text = text.replace(f'"{name}":{old}', f'"{name}":{new}')
+        file.attrs["config"] = text
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": ("224", "128")}, "size: the file has 128, the classifier 224"),
+        ({"pool": ('"max"', '"avg"')}, "pool: the file has 'avg', the classifier 'max'"),
+        ({"normalize": ('"none"', '"power"')}, "normalize: the file has 'power', the classifier 'none'"),
+        ({"normalize": ('"none"', '"l2"')}, None),
+        ({"precision": ('"fp32"', '"bf16"')}, None),
+        ({"backbone": ('"resnet18"', '"resnet34"'), "flip": ("false", "true")}, "backbone: .*; flip: "),
+    ],
+)
+def test_files_of_other_settings(features, model, tmp_path, settings, message):
+    path = changed(features, tmp_path / "g.h5", **settings)
+    result = run("predict", model, path, "-q", "-o", tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").exists() == (message is None)
+    assert result.exit_code == (0 if message is None else 1), result.output
+    assert message is None or re.search(message, result.stderr)
+    assert result.stderr.count("\n") == 1
+
+
+def test_rows_that_are_not_finite_leave_no_table(model, tmp_path):
+    features = separable(LABELS)
+    features[7, 1] = np.nan
+    path = image_file(tmp_path / "f.h5", LABELS, features=features)
+    result = run("predict", model, path, "-q", "-o", tmp_path / "p.csv")
+    assert (result.exit_code, [p.name for p in tmp_path.iterdir()]) == (1, ["f.h5"])
+    assert "NaN or infinities in row 7 ('7.jpg')" in result.stderr
+
+
+def test_outputs_that_exist_or_are_read(features, model, tmp_path):
+    output = tmp_path / "p.csv"
+    output.write_text("old")
+    before = features.read_bytes(), model.read_bytes()
+    for args in (
+        ["predict", model, features, "-o", output],
+        ["predict", model, features, "-o", tmp_path],
+        ["probe", features, "--save", output],
+    ):
+        assert run(*args).exit_code == 1
+    for args in (
+        ["predict", model, features, "-o", features],
+        ["predict", model, features, "-o", model],
+        ["probe", features, "--save", features],
+    ):
+        assert run(*args, "--overwrite").exit_code == 2
+    assert (features.read_bytes(), model.read_bytes(), output.read_text()) == (*before, "old")
+    assert run("predict", model, features, "-o", output, "--overwrite", "-q").exit_code == 0
+    assert output.read_text(errors="surrogateescape").startswith("row,path,label,predicted,score\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
+
+
+# --- classifiers that are refused -----------------------------------------------------------------
+
+
+def content_of(model):
+    return skops.load(model)
+
+
+def damaged_models(model):
+    whole = model.read_bytes()
+    content = content_of(model)
+    yield "empty", b""
+    yield "text", b"not a model"
+    yield "short", whole[: len(whole) // 2]
+    yield "list", skops.dumps([1, 2])
+    yield "foreign pipeline", skops.dumps(content["pipeline"])
+    yield "other format", skops.dumps({**content, "format": "x"})
+    yield "other version", skops.dumps({**content, "version": 2})
+    yield "no columns", skops.dumps({**content, "columns": []})
+    yield "odd columns", skops.dumps({**content, "columns": [["a", 1, 2, 3, 4]]})
+    yield "other columns", skops.dumps({**content, "columns": content["columns"][:-1]})
+    yield "less classes", skops.dumps({**content, "classes": ["a"]})
+    yield "other config", skops.dumps({**content, "config": "{}"})
+    yield "config no JSON", skops.dumps({**content, "config": "["})
+    yield "not fitted", skops.dumps({**content, "pipeline": make_pipeline_like(content["pipeline"])})
+    yield "one step", skops.dumps({**content, "pipeline": content["pipeline"][1:]})
+    yield "no pipeline", skops.dumps({**content, "pipeline": 3})
+    yield "another type", skops.dumps({**content, "pipeline": Foreign()})
+    nan = skops.loads(skops.dumps(content))
+    nan["pipeline"][-1].intercept_[:] = np.nan
+    yield "NaN", skops.dumps(nan)
+    schema = zipfile.ZipFile(model).read("schema.json")
+    for name, changed_schema in (
+        ("deep", b'{"a":' * 100_000),
+        ("no schema", b"{}"),
+        (
+            "system",
+            schema.replace(b'"RidgeClassifier"', b'"system"').replace(b"sklearn.linear_model._ridge", b"os"),
+        ),
+        ("unknown", schema.replace(b'"ObjectNode"', b'"XNode"')),
+    ):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(model) as old, zipfile.ZipFile(buffer, "w") as new:
+            for entry in old.namelist():
+                new.writestr(entry, changed_schema if entry == "schema.json" else old.read(entry))
+        yield name, buffer.getvalue()
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("schema.json", b" " * 10_000_000)
+    yield "bomb", bomb.getvalue()
+
+
+class Foreign:
+    """Of a type that is not known."""
+
+    def __init__(self):
+        self.value = 1
+
+
+def make_pipeline_like(pipeline):
+    from sklearn.base import clone
+
+    return clone(pipeline)
+
+
+def test_files_that_are_no_classifiers_are_refused_in_a_line(model, features, tmp_path):
+    for name, content in damaged_models(model):
+        path = tmp_path / "bad.skops"
+        path.write_bytes(content)
+        result = run("predict", path, features, "-q")
+        assert result.exit_code == 1, (name, result.output)
+        assert (result.stdout, result.stderr.count("\n")) == ("", 1), (name, result.output)
+        assert "bad.skops" in result.stderr, name
+    assert "no such file" in run("predict", tmp_path / "gone", features).stderr
+    assert run("predict", tmp_path, features).exit_code == 1
+
+
+def test_bytes_of_a_classifier_that_changed(model, features, tmp_path):
+    whole = bytearray(model.read_bytes())
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        broken = whole.copy()
+        broken[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        (tmp_path / "m.skops").write_bytes(broken)
+        with contextlib.suppress(StoreError):
+            load_classifier(tmp_path / "m.skops")
