@@ -395,7 +395,8 @@ def fields_of(value, prefix="") -> set[str]:
 
 
 def test_json_has_the_fields_of_the_readme(tmp_path):
-    path = image_file(tmp_path / "f.h5", [0, 1] * 10 + [2] * 3)
+    labels = [0, 1] * 10 + [2] * 3
+    path = image_file(tmp_path / "f.h5", labels, features=separable(labels, noise=9))
     result = run(path, "--json", "-q", "--folds", 4)
     found = json.loads(result.stdout)
     assert fields_of(found) == documented_fields("probe")

@@ -153,6 +153,9 @@ def _from_content(content: Any) -> FittedClassifier:
     kinds = (type(pipeline).__name__, *(type(step).__name__ for _, step in pipeline.steps))
     if kinds != _STEPS:
         raise ValueError(f"it is made of {one_line(', '.join(kinds))}; allowed: {', '.join(_STEPS)}")
+    scalers = {type(scaler).__name__ for _, scaler, _ in pipeline.steps[0][1].transformers_}
+    if scalers != {"Normalizer"}:
+        raise ValueError(f"it scales by {one_line(', '.join(sorted(scalers)))}; allowed: Normalizer")
     known = pipeline.steps[-1][1].classes_
     if known.tolist() != list(range(len(classes))) or pipeline.n_features_in_ != ends[-1]:
         raise ValueError("its classifier is of other classes or columns than it says")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Predictions", "predict", "select_for"]
 
 _BLOCK_NBYTES = 64 << 20  # of rows that are classified at once, as float32
+_BLOCK_ROWS = 4096  # of short ones, likewise
 # Rows are scaled to the same norm before they are classified: only what is not a factor makes a difference.
 _LINEAR = ("none", "l2")
 
@@ -91,7 +92,7 @@ def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Pred
     Raises:
         StoreError: a row holds NaN or infinities.
     """
-    step = max(1, _BLOCK_NBYTES // (4 * selection.dimension))
+    step = min(_BLOCK_ROWS, max(1, _BLOCK_NBYTES // (4 * selection.dimension)))
     for start in range(0, len(selection), step):
         positions = np.arange(start, min(start + step, len(selection)))
         rows = finite_rows(selection, positions).astype(np.float32, copy=False)

@@ -54,13 +54,14 @@ def write_predictions(
     has_labels = selection.labels.values is not None
     numbers, names = class_numbers(selection) if has_labels else (None, [])
     boxes = file.boxes if file.has_boxes else None
+    images = selection.groups
     known = set(classifier.classes)
     n_known = n_right = n_unknown = 0
     _write_lines(target, [_header(classifier, has_boxes=boxes is not None, with_scores=with_scores)])
     for found in predict(classifier, selection):
         lines = []
         for i, position in enumerate(found.positions.tolist()):
-            row, image = int(selection.rows[position]), int(selection.groups[position])
+            row, image = int(selection.rows[position]), int(images[position])
             label = names[numbers[position]] if numbers is not None and numbers[position] >= 0 else ""
             predicted = classifier.classes[found.predicted[i]]
             n_known += label in known
