@@ -20,9 +20,9 @@ def make_pipeline(columns: "ColumnSelection", *, C: float, class_weight: str) ->
     """A scikit-learn pipeline that has not been fitted, for ``(n, d)`` float32.
 
     Each layer's part of a row is scaled to l2 norm 1 / sqrt(number of layers), so that whole rows have norm 1 and
-    one C suits all files; zeros stay zeros. Then ``RidgeClassifier``: on descriptors, which are long, it is as good
-    as a linear SVM, and far quicker (Caltech-101 as above, a fold: 87.0 % in 1.7 s; ``LinearSVC`` 84.5 % in 70 s;
-    ``LogisticRegression(C=100)`` 83.3 % in 35 s).
+    one C suits all files; zeros stay zeros. Then ``RidgeClassifier``, for its speed on long rows: on a fold of
+    Caltech-101 (3030 x 10752) it had 87.0 % in 1.7 s, ``LinearSVC(C=1)`` 84.5 % in 70 s and
+    ``LogisticRegression(C=100)`` 83.3 % in 35 s.
 
     Args:
         columns: which the rows will have.

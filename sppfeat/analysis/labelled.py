@@ -1,7 +1,7 @@
 """The rows of a selection that a classifier can be trained and tested on, and which are not."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -130,11 +130,11 @@ def _check_descriptors(selection: "Selection") -> None:
 
 
 def _too_few(selection: "Selection", sizes: list[ClassSize], min_per_class: int, members: str) -> str:
-    largest: Any = sorted(sizes, key=lambda size: -size.n_members)[:_SHOWN]
+    largest = sorted(sizes, key=lambda size: -size.n_members)[:_SHOWN]
     shown = ", ".join(f"{one_line(repr(size.name))} {size.n_members}" for size in largest)
     n_large = sum(size.n_members >= min_per_class for size in sizes)
+    advice = f". Fewer --folds need fewer {members}" if len(sizes) > 1 else ""
     return (
-        f"{str(selection.file.path)!r}: "
-        f"of {len(sizes)} classes {n_large} have {min_per_class} {members} or more; needed "
-        f"are two; the largest: {shown}. Fewer --folds need fewer {members}"
+        f"{str(selection.file.path)!r}: of {len(sizes)} classes {n_large} have {min_per_class} {members} or more; "
+        f"needed are two; the largest: {shown}{advice}"
     )
