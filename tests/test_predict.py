@@ -180,6 +180,27 @@ def test_files_of_other_settings(features, model, tmp_path, settings, message):
     assert result.stderr.count("\n") == 1
 
 
+def test_reduced_files_are_predicted_by_classifiers_of_the_same_reduction(features, model, tmp_path):
+    first, other = tmp_path / "first.h5", tmp_path / "other.h5"
+    for path, seed in ((first, 0), (other, 1)):
+        assert (
+            run(
+                "reduce", features, "-o", path, "--method", "random", "--components", 9, "--seed", seed, "-q"
+            ).exit_code
+            == 0
+        )
+    assert run("reduce", features, "--from", first, "-o", tmp_path / "again.h5", "-q").exit_code == 0
+    assert run("probe", first, "-q", "--save", tmp_path / "m.skops").exit_code == 0
+    same = [
+        run("predict", tmp_path / "m.skops", path, "-q").stdout for path in (first, tmp_path / "again.h5")
+    ]
+    assert same[0] == same[1] != ""
+    for of, path in ((tmp_path / "m.skops", other), (tmp_path / "m.skops", features), (model, first)):
+        result = run("predict", of, path, "-q")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert re.fullmatch(r"Error: .*reduction: the file has .*, the classifier .*\n", result.stderr)
+
+
 def test_rows_that_are_not_finite_leave_no_table(model, tmp_path):
     features = separable(LABELS)
     features[7, 1] = np.nan

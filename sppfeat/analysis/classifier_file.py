@@ -40,6 +40,7 @@ class FittedClassifier:
         classes: what the numbers stand for that it predicts.
         config: settings that made its descriptors.
         columns: which columns its rows have.
+        reduction: fingerprint of what reduced its descriptors; None where nothing did.
         n_rows: that it was fitted on.
         sppfeat_version: that fitted it.
     """
@@ -48,6 +49,7 @@ class FittedClassifier:
     classes: tuple[str, ...]
     config: ExtractConfig
     columns: tuple[ColumnBlock, ...]
+    reduction: str | None
     n_rows: int
     sppfeat_version: str
 
@@ -78,6 +80,7 @@ def fit_classifier(selection: "Selection", settings: "ProbeSettings") -> FittedC
         classes=labelled.names,
         config=selection.file.config,
         columns=selection.columns.blocks,
+        reduction=selection.file.reduction.fingerprint if selection.file.reduction else None,
         n_rows=len(labelled.y),
         sppfeat_version=__version__,
     )
@@ -99,6 +102,7 @@ def save_classifier(path: Path, classifier: FittedClassifier) -> None:
             "classes": list(classifier.classes),
             "config": classifier.config.to_json(),
             "columns": [list(block) for block in classifier.columns],
+            "reduction": classifier.reduction,
             "n_rows": classifier.n_rows,
             "pipeline": classifier.pipeline,
         }
@@ -170,6 +174,7 @@ def _from_content(content: Any) -> FittedClassifier:
         classes=classes,
         config=ExtractConfig.from_dict(_json_object(content["config"])),
         columns=columns,
+        reduction=None if content["reduction"] is None else str(content["reduction"]),
         n_rows=int(content["n_rows"]),
         sppfeat_version=str(content["sppfeat_version"]),
     )

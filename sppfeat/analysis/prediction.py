@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from sppfeat.analysis.classifier_file import FittedClassifier
 from sppfeat.analysis.finite import finite_rows
-from sppfeat.config import ExtractConfig, descriptor_differences
+from sppfeat.comparability import descriptor_differences
+from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.selection import LabelSource, RowsLike, Selection
 
@@ -59,8 +60,14 @@ def select_for(
     if _is_linear(config) and _is_linear(classifier.config):
         free.add("normalize")
     differences = descriptor_differences(
-        config, classifier.config, free=free, names=("the file", "the classifier")
+        config, classifier.config, ignoring=free, names=("the file", "the classifier")
     )
+    reduction = file.reduction.fingerprint if file.reduction else None
+    if reduction != classifier.reduction:
+        differences.append(
+            f"reduction: the file has {(reduction or 'none')[:12]}, the classifier "
+            f"{(classifier.reduction or 'none')[:12]}; 'sppfeat reduce --from' applies the same"
+        )
     if differences:
         raise StoreError(f"{str(file.path)!r} has other descriptors: {'; '.join(differences)}")
     there = [block[:3] for block in file.columns]
