@@ -7,10 +7,10 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def fields_of(value, prefix=""):
-    """Every field of a JSON value by its path: ``a.b`` of objects, ``a[].b`` of lists; also the empty ones.
+    """Every field of a JSON value by its path: ``a.b`` of objects, ``a[].b`` of lists; a list of numbers is one field.
 
-    >>> sorted(fields_of({"a": {"b": 1}, "c": [{"d": None}, []]}))
-    ['a.b', 'c[].d', 'c[][]']
+    >>> sorted(fields_of({"a": {"b": [[1, 2], [3]]}, "c": [{"d": None}, {}], "e": []}))
+    ['a.b', 'c', 'c[].d', 'e']
     """
     if isinstance(value, dict) and value:
         return {
@@ -18,18 +18,17 @@ def fields_of(value, prefix=""):
             for key, part in value.items()
             for name in fields_of(part, f"{prefix}.{key}" if prefix else key)
         }
-    if isinstance(value, list):
-        return {name for part in value for name in fields_of(part, f"{prefix}[]")} or {f"{prefix}[]"}
-    return {prefix}
+    if isinstance(value, list) and value:
+        return {name for part in value for name in fields_of(part, f"{prefix}[]")}
+    return {prefix.rstrip("[]")}
 
 
 def documented_fields(command):
     """Fields in the README's table of a command; ``a.*`` stands for whatever is in ``a``."""
     found = re.search(rf"<!-- json of {command} -->\n(.*?)<!-- end -->", README.read_text(), re.DOTALL)
     assert found, f"README has no table of the JSON of {command}"
-    return {
-        name for line in found[1].splitlines()[2:] for name in re.findall(r"`([^`]+)`", line.split("|")[1])
-    }
+    first_cells = (line.split("|")[1] for line in found[1].splitlines()[2:])
+    return {name.rstrip("[]") for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
 def check_fields(command, *outputs):

@@ -19,6 +19,7 @@ from feature_files import BLOCKS, config, descriptors, new_file, plan_of, write
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from json_fields import check_fields
 
 from sppfeat.cli import main
 from sppfeat.creation import create_file
@@ -514,12 +515,7 @@ def test_json_has_the_fields_that_the_readme_says(path, tmp_path):
         "rows_labelled": 2,
         "bytes": sum((tmp_path / name).stat().st_size for name in ("x.svm", "x.csv")),
     }
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    match = re.search(r"<!-- json of export -->\n(.*?)<!-- end -->", readme, re.DOTALL)
-    assert match
-    assert {
-        re.sub(r"\[\]$", "", name) for name in re.findall(r"^\| `([^`]*)` \|", match[1], re.M)
-    } == found.keys()
+    check_fields("export", found)
 
 
 def test_standard_output_holds_what_the_file_would(path, tmp_path):

@@ -68,7 +68,9 @@ def test_extract(whole, boxes):
 
 def test_info_and_verify(whole, boxes):
     folder, _ = whole
-    check_fields("info", output_of("info", folder / "f.h5"), output_of("info", boxes[0]))
+    reduced = folder / "r.h5"
+    output_of("reduce", boxes[0], "-o", reduced, "--components", 1, "--fit-rows", "0:2", "-q")
+    check_fields("info", *(output_of("info", path) for path in (folder / "f.h5", boxes[0], reduced)))
     check_fields(
         "verify", output_of("verify", folder / "f.h5"), output_of("verify", boxes[0], "--recompute", 1, "-q")
     )

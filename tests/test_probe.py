@@ -4,13 +4,13 @@ import dataclasses
 import json
 import re
 import warnings
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from feature_files import DIMENSION
+from json_fields import check_fields
 from labelled_files import box_file, image_file, separable
 
 from sppfeat.analysis.ablation import narrowed, parts_to_try
@@ -377,29 +377,12 @@ def test_the_command_says_what_is_left_out(tmp_path):
     assert "\x1b" not in result.stdout
 
 
-def documented_fields(command: str) -> set[str]:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    section = re.search(rf"<!-- json of {command} -->\n(.*?)<!-- end -->", readme, re.DOTALL)
-    assert section
-    first_cells = re.findall(r"^\| ([^|]+) \|", section[1], re.MULTILINE)
-    return {name for cell in first_cells for name in re.findall(r"`([^`]+)`", cell)}
-
-
-def fields_of(value, prefix="") -> set[str]:
-    if isinstance(value, dict):
-        inner = [fields_of(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items()]
-        return set().union(*inner)
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return fields_of(value[0], f"{prefix}[]")
-    return {prefix}
-
-
 def test_json_has_the_fields_of_the_readme(tmp_path):
     labels = [0, 1] * 10 + [2] * 3
     path = image_file(tmp_path / "f.h5", labels, features=separable(labels, noise=9))
     result = run(path, "--json", "-q", "--folds", 4)
     found = json.loads(result.stdout)
-    assert fields_of(found) == documented_fields("probe")
+    check_fields("probe", found)
     with FeatureFile(path) as file:
         expected = probe(file.select(), ProbeSettings(folds=4))
     assert found["accuracy"]["mean"] == expected.accuracy.mean

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import write_image
+from json_fields import check_fields
 
 from sppfeat.analysis.neighbours import nearest_rows
 from sppfeat.analysis.queries import Query, describe_queries, parse_query, read_queries
@@ -246,19 +247,5 @@ def test_no_queries_in_the_library():
         read_queries([])
 
 
-def json_paths(value, prefix=""):
-    """Every field of a JSON value, lists as ``a[]``."""
-    if isinstance(value, list):
-        found = {path for item in value for path in json_paths(item, f"{prefix}[]")}
-        return found if any(isinstance(item, dict) for item in value) else {prefix}
-    if isinstance(value, dict):
-        start = f"{prefix}." if prefix else ""
-        return {path for name, item in value.items() for path in json_paths(item, f"{start}{name}")}
-    return {prefix}
-
-
 def test_the_readme_lists_the_fields_of_the_json(boxed):
-    match = re.search(r"<!-- json of search -->\n(.*?)<!-- end -->", README.read_text(), re.DOTALL)
-    assert match
-    documented = {line.split("|")[1].strip().strip("`") for line in match[1].splitlines()[2:]}
-    assert documented == json_paths(hits(boxed, "row:0", "row:3"))
+    check_fields("search", hits(boxed, "row:0", "row:3"))

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import extract
+from json_fields import check_fields
 from PIL import Image
 
 import sppfeat
@@ -33,17 +34,6 @@ def show(*arguments):
     return CliRunner().invoke(main, ["show", "image", *map(str, arguments)])
 
 
-def fields(value, prefix=""):
-    """Names of all fields of a JSON value, nested as ``a.b``, those of lists as ``a[].b``."""
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return set().union(*(fields(item, f"{prefix}[]") for item in value))
-    if isinstance(value, dict):
-        return set().union(
-            *(fields(item, f"{prefix}.{name}" if prefix else name) for name, item in value.items())
-        )
-    return {prefix}
-
-
 def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, tmp_path):
     output = tmp_path / "out.png"
     result = show(photo, "-o", output, *SMALL, "--box", "10,10,60,50", "--box", "-5,0,99.5,30", "--json")
@@ -51,8 +41,7 @@ def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, t
     found = json.loads(result.stdout)
     with Image.open(output) as picture:
         assert picture.width > 1000
-    text = re.search(r"<!-- json of show image -->\n(.*?)<!-- end -->", README.read_text(), re.DOTALL)[1]
-    assert fields(found) == set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+    check_fields("show image", found)
     extractor = sppfeat.Extractor(
         "squeezenet1_1", weights="none", seed=3, size=64, levels=(1, 2), device="cpu"
     )
