@@ -79,7 +79,9 @@ def test_what_torch_compiles_gives_the_same_maps():
 
     compiled = CompiledNetwork(Maps())
     with torch.inference_mode():
-        assert torch.allclose(compiled(PICTURE)["layer"], network(PICTURE).relu(), rtol=1e-5)
+        maps, expected = compiled(PICTURE)["layer"], network(PICTURE).relu()
+    # Of sums that nearly cancel no single value is good to a part of itself: only all of them together.
+    assert (maps - expected).norm() <= 1e-5 * expected.norm() + 1e-5
 
 
 @pytest.mark.parametrize(
