@@ -4,12 +4,14 @@ import contextlib
 import fcntl
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from sppfeat.errors import StoreError
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.paths import StrPath
 
-__all__ = ["OutputLock", "check_output"]
+__all__ = ["OutputLock", "check_new_file", "check_output"]
 
 
 def check_output(path: Path) -> None:
@@ -23,6 +25,22 @@ def check_output(path: Path) -> None:
         raise StoreError(f"the output {str(path)!r} is not a regular file")
     if not os.path.isdir(real.parent):
         raise StoreError(f"the folder of the output does not exist: {str(real.parent)!r}")
+
+
+def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
+    """Refuse an output that is an input, that exists, or that no file can be.
+
+    Raises:
+        ConfigError: it is one of the inputs.
+        StoreError: it exists and may not be replaced, or is no file, or its folder is not there.
+    """
+    check_output(path)
+    if not os.path.exists(path):
+        return
+    if any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs):
+        raise ConfigError(f"the output {str(path)!r} is what is read; allowed: another file")
+    if not overwrite:
+        raise StoreError(f"{str(path)!r} exists; --overwrite replaces it")
 
 
 class OutputLock:

@@ -2,11 +2,23 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from sppfeat.errors import StoreError
 
-__all__ = ["extension_of", "layout_of", "put_in_place", "remove_leftovers", "replace_file", "replacement_of"]
+__all__ = [
+    "extension_of",
+    "layout_of",
+    "put_in_place",
+    "remove_leftovers",
+    "replace_file",
+    "replacement_of",
+    "whole_file",
+]
+
+_LONGEST_NAME = 240  # bytes of a name, of which file systems take 255
 
 
 def layout_of(output: Path) -> Path:
@@ -55,22 +67,35 @@ def put_in_place(source: Path, target: Path) -> None:
             os.close(fd)
 
 
-def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under another name, sync it, and give it its own; the old one stays if that fails.
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes its name when all went well; otherwise the old one stays, and nothing else.
+
+    It grows under another name, which is that of the next one, too: what a killed process left is written over.
 
     Raises:
         StoreError: it cannot be written.
     """
-    whole = path.with_name(f".{path.name}.part")
+    target = Path(os.path.realpath(path))  # a link stays
+    partial = target.with_name(os.fsdecode(b".%b.part" % os.fsencode(target.name)[:_LONGEST_NAME]))
     try:
-        with open(whole, "wb") as file:
-            file.write(content)
+        with open(partial, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        put_in_place(whole, path)
-    except BaseException as error:
+        put_in_place(partial, target)
+    except OSError as error:
+        raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    finally:
         with contextlib.suppress(OSError):
-            whole.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
-        raise
+            partial.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a whole file; see :func:`whole_file`.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with whole_file(path) as file:
+        file.write(content)

@@ -439,8 +439,7 @@ class FeatureFile:
             **selection: as for :meth:`select`; ``rows="status=any"`` for the rows that failed, too.
 
         Returns:
-            A table indexed by the row's number, with the columns of :func:`sppfeat.selection.row_columns`; ``label``
-            is categorical, with the codes that ``y`` has.
+            A table indexed by the row's number, see :func:`sppfeat.selection.pandas_table.to_pandas`.
 
         Raises:
             ConfigError: pandas is not installed; or see :meth:`select`.

@@ -375,7 +375,7 @@ def test_wrong_usage(path, tmp_path):
         (["-o", "-", "--format", "csv", "--json"], "--json prints to standard output"),
         (["-o", tmp_path / "x.csv", "--dtype", "int8"], "'int8' is not one of"),
         (["-o", tmp_path / "x.csv", "--levels", "3"], "levels are 3; in this file: 1, 2"),
-        (["-o", path, "--format", "csv", "--overwrite"], "is the feature file itself"),
+        (["-o", path, "--format", "csv", "--overwrite"], "is what is read"),
     ]:
         assert message in run(path, *arguments, code=2).output
     for arguments, message in [
@@ -391,11 +391,9 @@ def test_the_feature_file_is_never_replaced_not_even_through_links(path, tmp_pat
     (tmp_path / "soft.csv").symlink_to(path)
     os.link(path, tmp_path / "hard.csv")
     for name in ("soft.csv", "hard.csv"):
-        assert "is the feature file itself" in run(path, "-o", tmp_path / name, "--overwrite", code=2).output
+        assert "is what is read" in run(path, "-o", tmp_path / name, "--overwrite", code=2).output
     # Nor as the table beside an output.
-    assert (
-        "is the feature file itself" in run(path, "-o", tmp_path / "hard.npy", "--overwrite", code=2).output
-    )
+    assert "is what is read" in run(path, "-o", tmp_path / "hard.npy", "--overwrite", code=2).output
     assert path.read_bytes() == before
 
 
@@ -468,7 +466,7 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
     blocks = Contents.blocks
     monkeypatch.setattr(Contents, "blocks", lambda self, nbytes=0: blocks(self, 2 * 15 * 4))
     monkeypatch.setattr("sppfeat.export_formats.separated._ROWS_AT_ONCE", 2)
-    monkeypatch.setattr("sppfeat.export_formats.table._TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("sppfeat.selection.row_table._TEXTS_AT_ONCE", 2)
     for form in forms:
         seen = []
         export_features(selection, tmp_path / f"2.{form}", export_format=form, on_progress=seen.append)

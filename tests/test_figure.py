@@ -80,7 +80,7 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_computed(tmp_path
     path = tmp_path / "a.png"
     check_picture_path(path, overwrite=False)
     path.write_text("mine")
-    with pytest.raises(StoreError, match="exists; use --overwrite"):
+    with pytest.raises(StoreError, match="exists; --overwrite"):
         check_picture_path(path, overwrite=False)
     check_picture_path(path, overwrite=True)
     with pytest.raises(StoreError, match="the folder of the output does not exist"):

@@ -88,13 +88,13 @@ def test_a_table_of_boxes(boxes_file):
         assert table["label"].tolist() == ["cat", "dog"]
         assert table["score"].tolist() == [0.5, 0.25]
         assert table["id"].tolist() == ["first", ""]
-        assert table["note"].tolist() == ["with, comma", "third"]
-        assert table["box_row"].tolist() == ["9", ""]  # the file's own column of that name
+        assert table["extra:note"].tolist() == ["with, comma", "third"]
+        assert table["extra:row"].tolist() == ["9", ""]
         assert table["flag"].tolist() == [0, 1]
         assert table["source"].tolist() == [0, 2]
         assert table[["x0", "y0", "x1", "y1"]].to_numpy().tolist() == [[0, 0, 20, 20], [1, 2, 300, 40]]
         every = file.to_pandas(rows="status=any")
-        assert every["note"].tolist() == ["with, comma", "third", ""]
+        assert every["extra:note"].tolist() == ["with, comma", "third", ""]
         assert every["score"].isna().tolist() == [False, False, True]
         assert file.groups.tolist() == [0, 0]
 

@@ -68,7 +68,7 @@ def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path, 
     before = output.read_bytes()
     result = show(photo, "-o", output, *SMALL)
     assert result.exit_code == 1
-    assert "exists; use --overwrite" in result.stderr
+    assert "exists; --overwrite" in result.stderr
     if suffix == ".svg":
         assert show(photo, "-o", output, *SMALL, "--overwrite").exit_code == 0
     assert output.read_bytes() == before

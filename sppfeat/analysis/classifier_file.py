@@ -13,10 +13,10 @@ from sppfeat.analysis.classifier import make_pipeline
 from sppfeat.analysis.crossvalidation import check_rows_fit
 from sppfeat.analysis.finite import finite_rows
 from sppfeat.analysis.labelled import labelled_rows
-from sppfeat.analysis.whole_file import whole_file
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extras import import_extra
+from sppfeat.placing import replace_file
 from sppfeat.schema import ColumnBlock
 from sppfeat.texts import one_line
 
@@ -107,8 +107,7 @@ def save_classifier(path: Path, classifier: FittedClassifier) -> None:
             "pipeline": classifier.pipeline,
         }
     )
-    with whole_file(path) as file:
-        file.write(content)
+    replace_file(path, content)
 
 
 def load_classifier(path: Path) -> FittedClassifier:

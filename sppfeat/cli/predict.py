@@ -49,7 +49,7 @@ def predict(
     from sppfeat.analysis.classifier_file import load_classifier
     from sppfeat.analysis.prediction import select_for
     from sppfeat.analysis.prediction_table import write_predictions
-    from sppfeat.analysis.whole_file import check_new_file
+    from sppfeat.locking import check_new_file
     from sppfeat.reader import FeatureFile
 
     if output is not None:
@@ -78,7 +78,7 @@ def predict(
 
 @contextlib.contextmanager
 def _opened(output: Path | None) -> Iterator[BinaryIO]:
-    from sppfeat.analysis.whole_file import whole_file
+    from sppfeat.placing import whole_file
 
     if output is None:
         yield sys.stdout.buffer

@@ -73,7 +73,7 @@ def probe(features: Path, **options: Any) -> None:
     """
     from sppfeat.analysis import probe as probing
     from sppfeat.analysis.classifier_file import fit_classifier, save_classifier
-    from sppfeat.analysis.whole_file import check_new_file
+    from sppfeat.locking import check_new_file
     from sppfeat.reader import FeatureFile
 
     settings = _settings(options)

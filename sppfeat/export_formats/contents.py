@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
-from sppfeat.export_formats.table import RowColumn, row_table
 from sppfeat.selection import Selection
+from sppfeat.selection.row_table import RowColumn, row_table
 
 __all__ = ["Contents", "FormatWriter"]
 
@@ -50,7 +50,7 @@ class Contents:
 
     @cached_property
     def table(self) -> Mapping[str, RowColumn]:
-        """What stands beside the vectors; see :func:`sppfeat.export_formats.table.row_table`."""
+        """What stands beside the vectors; see :func:`sppfeat.selection.row_table.row_table`."""
         return row_table(self.selection)
 
     @cached_property

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from sppfeat.errors import ConfigError, StoreError
-from sppfeat.locking import OutputLock, check_output
+from sppfeat.errors import StoreError
+from sppfeat.locking import OutputLock, check_new_file
 from sppfeat.placing import put_in_place
 
 __all__ = ["OutputFiles"]
@@ -31,12 +31,8 @@ class OutputFiles:
 
     def __init__(self, paths: Sequence[str], *, source: Path, overwrite: bool) -> None:
         self._targets = [Path(os.path.realpath(path)) for path in paths]
-        for path, target in zip(paths, self._targets, strict=True):
-            check_output(Path(path))
-            if target.exists() and os.path.samefile(target, source):
-                raise ConfigError(f"the output {path!r} is the feature file itself; allowed: another file")
-            if target.exists() and not overwrite:
-                raise StoreError(f"{path!r} exists; --overwrite replaces it")
+        for path in paths:
+            check_new_file(Path(path), inputs=[source], overwrite=overwrite)
         self._existed = [target.exists() for target in self._targets]
         self._stack = contextlib.ExitStack()
         self.files: list[BinaryIO] = []

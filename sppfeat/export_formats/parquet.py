@@ -5,8 +5,8 @@ from typing import Any, BinaryIO
 import numpy.typing as npt
 
 from sppfeat.export_formats.contents import Contents
-from sppfeat.export_formats.table import RowColumn, TextColumn
 from sppfeat.extras import import_extra
+from sppfeat.selection.row_table import RowColumn, TextColumn
 
 __all__ = ["write_parquet"]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sppfeat.export_formats.contents import Contents
 from sppfeat.export_formats.number_texts import number_text_rows
-from sppfeat.export_formats.table import TextColumn
+from sppfeat.selection.row_table import TextColumn
 
 __all__ = ["write_csv", "write_table", "write_tsv"]
 

@@ -3,7 +3,7 @@
 from sppfeat.selection.columns import ColumnSelection, select_columns
 from sppfeat.selection.conditions import CONDITIONS, RowsLike, parse_conditions
 from sppfeat.selection.labels import Labels, LabelSource
-from sppfeat.selection.row_table import row_columns, to_pandas
+from sppfeat.selection.pandas_table import to_pandas
 from sppfeat.selection.scaling import is_scaled_again, scale_again, take_scaled
 from sppfeat.selection.selection import Selection, select
 
@@ -16,7 +16,6 @@ __all__ = [
     "Selection",
     "is_scaled_again",
     "parse_conditions",
-    "row_columns",
     "scale_again",
     "select",
     "select_columns",

@@ -6,14 +6,14 @@ a figure's memory goes with it. The same figure gives the same bytes.
 
 import contextlib
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.errors import ConfigError, StoreError
+from sppfeat.errors import ConfigError
 from sppfeat.extras import import_extra
+from sppfeat.locking import check_new_file
 from sppfeat.placing import replace_file
 from sppfeat.texts import escaped
 
@@ -79,13 +79,7 @@ def check_picture_path(path: Path, *, overwrite: bool) -> None:
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in {_suffixes()}")
     import_extra("matplotlib", extra="plot", purpose=_PURPOSE)
-    # os.path, because the methods of Path raise on a name that is too long or a folder we may not enter.
-    if os.path.isdir(path):
-        raise StoreError(f"the output {str(path)!r} is a folder")
-    if os.path.lexists(path) and not overwrite:
-        raise StoreError(f"the output {str(path)!r} exists; use --overwrite or another output")
-    if not os.path.isdir(path.absolute().parent):
-        raise StoreError(f"the folder of the output does not exist: {str(path.absolute().parent)!r}")
+    check_new_file(path, overwrite=overwrite)
 
 
 @contextlib.contextmanager
