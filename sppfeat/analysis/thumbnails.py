@@ -20,6 +20,7 @@ __all__ = ["THUMBNAIL_SIDE", "Thumbnail", "encode_jpeg", "read_thumbnails"]
 THUMBNAIL_SIDE = 64
 _CONTEXT = 0.25  # of a box's sides, shown on each side of it
 _MAX_PIXELS = 16_000_000  # of an image of which a small box is shown: 48 MB
+_SMALLEST_OUTLINED = 24  # pixels: on fewer the lines would hide the picture
 _HANG_SECONDS = 20.0
 _SECONDS = 120.0
 _INNER, _OUTER = (255, 213, 0), (0, 0, 0)  # yellow on black: seen on every picture
@@ -155,7 +156,7 @@ def _cut(pixels: npt.NDArray[np.uint8], view: _View) -> npt.NDArray[np.uint8]:
     """The part of an image that is shown, with its box outlined."""
     left, top, right, bottom = view.crop
     part = np.ascontiguousarray(pixels[top:bottom, left:right])
-    if view.box is None or min(part.shape[:2]) < 16:  # on fewer pixels the lines would hide the picture
+    if view.box is None or min(part.shape[:2]) < _SMALLEST_OUTLINED:
         return part
     image = Image.fromarray(part)
     draw = ImageDraw.Draw(image)

@@ -1,0 +1,60 @@
+"""Histograms of the norms of descriptors."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sppfeat.analysis.distributions import Norms
+from sppfeat.analysis.pictures.figure import COLOURS, new_figure, plain
+from sppfeat.texts import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_norms", "norms_figure", "norms_text"]
+
+_N_BINS = 41  # an odd number: one norm alone stands in the middle
+_NARROW = 1e-4  # spread relative to the norm, below which norms are one and the same
+
+
+def norms_figure(norms: Norms) -> "Figure":
+    """One histogram per layer, below each other; inside :func:`~sppfeat.analysis.pictures.figure.drawing`."""
+    n_layers = len(norms.layers)
+    figure = new_figure(5.5, 0.5 + 2.3 * n_layers)
+    all_axes = figure.subplots(n_layers, 1, squeeze=False)[:, 0]
+    for i, axes in enumerate(all_axes):
+        draw_norms(axes, norms, i)
+        axes.set_title(plain(norms_text(norms, i)), loc="left")
+    figure.tight_layout()
+    return figure
+
+
+def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
+    """Draw the histogram of one layer into axes."""
+    values = norms.values[:, layer]
+    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
+    if len(values) and high - low <= _NARROW * high:
+        middle = (low + high) / 2
+        low, high = middle - 0.5 * (middle or 1), middle + 0.5 * (middle or 1)
+    if len(values):
+        axes.hist(values, bins=_N_BINS, range=(low, high), color=COLOURS[6])
+    axes.set_xlabel("l2 norm" if norms.normalize == "none" else f"l2 norm, after --normalize {norms.normalize}")
+    axes.set_ylabel("rows")
+
+
+def norms_text(norms: Norms, layer: int) -> str:
+    """What is to be said of one layer's norms, in a line."""
+    values = norms.values[:, layer]
+    n = len(values)
+    drawn = n + norms.n_nonfinite < norms.n_rows
+    rows = f"{n:,} of {norms.n_rows:,} rows, drawn at random" if drawn else f"{n:,} rows"
+    text = f"{one_line(norms.layers[layer], longest=60)}: {rows}"
+    if n:
+        low, median, high = np.quantile(values, (0, 0.5, 1)).tolist()
+        text += f", all {median:.4g}" if high - low <= _NARROW * high else f", {low:.4g} to {high:.4g}, median {median:.4g}"
+    if norms.n_zero[layer]:
+        text += f"; {norms.n_zero[layer]:,} are zero"
+    if norms.n_nonfinite:
+        text += f"; {norms.n_nonfinite:,} with NaN or infinities left out"
+    return text
