@@ -6,7 +6,7 @@ import numpy as np
 
 from sppfeat.selection import Selection
 
-__all__ = ["draw_rows"]
+__all__ = ["draw_rows", "draw_stratified"]
 
 
 def draw_rows(selection: Selection, most: int, *, seed: int = 0) -> Selection:
@@ -20,4 +20,26 @@ def draw_rows(selection: Selection, most: int, *, seed: int = 0) -> Selection:
     if len(selection) <= most:
         return selection
     drawn = np.random.default_rng(seed).choice(len(selection), size=most, replace=False)
+    return dataclasses.replace(selection, rows=selection.rows[np.sort(drawn)])
+
+
+def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Selection:
+    """At most so many rows, each class with about the share that it has in the selection, in their order.
+
+    Args:
+        selection: what is drawn from; without labels any rows are drawn.
+        most: how many rows at most; of fewer all are taken.
+        seed: of the draw.
+    """
+    y = selection.y
+    if y is None or len(selection) <= most:
+        return draw_rows(selection, most, seed=seed)
+    order = np.random.default_rng(seed).permutation(len(y))
+    _, classes, counts = np.unique(y[order], return_inverse=True, return_counts=True)
+    by_class = np.argsort(classes, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    # The first half of a class comes before the second half of any other: a prefix has all classes by their shares.
+    place = np.empty(len(y))
+    place[by_class] = (np.arange(len(y)) - np.repeat(starts, counts) + 0.5) / np.repeat(counts, counts)
+    drawn = order[np.argsort(place, kind="stable")[:most]]
     return dataclasses.replace(selection, rows=selection.rows[np.sort(drawn)])

@@ -1,0 +1,117 @@
+"""Queries and their nearest rows as a sheet of small pictures."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.contact_sheet import ContactSheet, Neighbour, SheetLine
+from sppfeat.analysis.pictures.figure import new_figure, plain
+from sppfeat.analysis.thumbnails import Thumbnail
+from sppfeat.texts import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["contact_sheet_figure", "sheet_text"]
+
+_CELL = 1.0  # inches, of a picture with its frame
+_TEXT = 0.34  # below it
+_GAP = 0.12
+_AFTER_QUERY = 0.3
+_LETTERS = 17  # that fit under a picture
+
+
+class _Frame(NamedTuple):
+    """How a picture is framed: by colour, by the style of the line and by a sign, of which each is enough."""
+
+    colour: str
+    line: str
+    sign: str
+
+
+_QUERY = _Frame("#404040", "-", "")
+_SAME = _Frame("#009E73", "-", "\N{CHECK MARK} ")
+_OTHER = _Frame("#D55E00", (0, (3, 1.5)), "\N{BALLOT X} ")  # type: ignore[arg-type]
+_UNKNOWN = _Frame("#8A8A8A", "-", "")
+
+
+def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[str | int, Thumbnail]) -> "Figure":
+    """One line per query: its picture, then its neighbours; inside :func:`~sppfeat.analysis.pictures.figure.drawing`.
+
+    Args:
+        sheet: one line or more.
+        thumbnails: of rows, by number, and of queries that are no rows, by name. Where there is none, it says so.
+    """
+    n_columns = 1 + max((len(line.neighbours) for line in sheet.lines), default=0)
+    width = n_columns * (_CELL + _GAP) + _AFTER_QUERY + _GAP
+    height = len(sheet.lines) * (_CELL + _TEXT + _GAP) + 0.35
+    figure = new_figure(max(width, 4.0), height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, max(width, 4.0))
+    axes.set_ylim(height, 0)
+    axes.axis("off")
+    axes.text(_GAP, 0.2, plain(sheet_text(sheet)), va="center")
+    for i, line in enumerate(sheet.lines):
+        top = 0.35 + i * (_CELL + _TEXT + _GAP)
+        _draw_line(axes, line, thumbnails, top)
+    return figure
+
+
+def sheet_text(sheet: ContactSheet) -> str:
+    """What the sheet shows, in a line."""
+    nearest = [neighbour for line in sheet.lines for neighbour in line.neighbours]
+    text = f"{len(sheet.lines)} queries (left) and their {sheet.k} nearest rows by {sheet.metric} distance"
+    judged = [n for n in nearest if n.is_same is not None]
+    if judged:
+        text += f"; {sum(n.is_same is True for n in judged)} of {len(judged)} of the query's class"
+    return text
+
+
+def _draw_line(axes: "Axes", line: SheetLine, thumbnails: Mapping[str | int, Thumbnail], top: float) -> None:
+    picture = thumbnails.get(line.name if line.row is None else line.row)
+    _draw_cell(axes, picture, _GAP, top, _QUERY, (line.label or "query", _file_name(line.name)))
+    for j, neighbour in enumerate(line.neighbours):
+        left = _GAP + (j + 1) * (_CELL + _GAP) + _AFTER_QUERY
+        frame = _frame(neighbour)
+        texts = (f"{frame.sign}{neighbour.label}", f"{neighbour.distance:.3g}")
+        _draw_cell(axes, thumbnails.get(neighbour.row), left, top, frame, texts)
+
+
+def _draw_cell(
+    axes: "Axes", thumbnail: Thumbnail | None, left: float, top: float, frame: _Frame, texts: tuple[str, str]
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    inner = _CELL - 0.08
+    centre = (left + _CELL / 2, top + _CELL / 2)
+    if thumbnail is not None and thumbnail.pixels is not None:
+        _draw_pixels(axes, thumbnail.pixels, centre, inner)
+    else:
+        axes.text(*centre, "no picture", ha="center", va="center", fontsize=6, color="#606060")
+    axes.add_patch(
+        Rectangle((left, top), _CELL, _CELL, fill=False, edgecolor=frame.colour, linestyle=frame.line, linewidth=1.4)
+    )
+    for i, text in enumerate(texts):
+        shown = plain(one_line(text, longest=_LETTERS))
+        axes.text(centre[0], top + _CELL + 0.1 + 0.14 * i, shown, ha="center", va="center", fontsize=6.5)
+
+
+def _draw_pixels(
+    axes: "Axes", pixels: npt.NDArray[np.uint8], centre: tuple[float, float], inner: float
+) -> None:
+    """Draw a picture as large as it fits, at its own aspect ratio."""
+    height, width = (inner * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
+    x, y = centre
+    extent = (x - width / 2, x + width / 2, y + height / 2, y - height / 2)
+    axes.imshow(pixels, extent=extent, aspect="auto", interpolation="antialiased", zorder=1)
+
+
+def _frame(neighbour: Neighbour) -> _Frame:
+    return _UNKNOWN if neighbour.is_same is None else _SAME if neighbour.is_same else _OTHER
+
+
+def _file_name(path: str) -> str:
+    return path.rpartition("/")[2] or path

@@ -1,0 +1,121 @@
+"""The pictures of a report, each twice: for light pages and for dark ones."""
+
+import base64
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sppfeat.analysis.class_marks import ClassMark
+from sppfeat.analysis.pictures.embedding import draw_embedding
+from sppfeat.analysis.pictures.figure import drawing, new_figure
+from sppfeat.analysis.pictures.norms import draw_norms
+from sppfeat.analysis.pictures.sizes import draw_sizes
+from sppfeat.analysis.report.facts import ReportFacts
+from sppfeat.analysis.thumbnails import Thumbnail, encode_jpeg
+from sppfeat.extras import import_extra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Chart", "draw_charts", "picture_uri"]
+
+_INKS = {"light": "#1b1b1b", "dark": "#e6e6e6"}
+_DPI = 200
+_EMBEDDING_INCHES = (5.6, 5.2)
+_OTHER_INCHES = 4.2
+_PICTURE_INCHES = 0.42
+
+
+class Chart(NamedTuple):
+    """A picture as data URIs of PNG files with a transparent background.
+
+    Attributes:
+        light, dark: for pages of that kind.
+        width, height: in pixels of either.
+    """
+
+    light: str
+    dark: str
+    width: int
+    height: int
+
+
+def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Chart]]:
+    """Charts of an embedding, of norms (one per layer) and of sizes (one per kind), where there is something to draw.
+
+    Args:
+        facts: of a report.
+        marks: of the classes in its embedding.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    charts: dict[str, list[Chart]] = {"embedding": [], "norms": [], "sizes": []}
+    embedding = facts.embedding
+    if embedding is not None:
+        pictures = {row: facts.thumbnails[row] for row in facts.pictured}
+
+        def embedded() -> "Figure":
+            figure = new_figure(*_EMBEDDING_INCHES)
+            axes = figure.add_axes((0.11, 0.085, 0.88, 0.905))
+            draw_embedding(axes, embedding, marks, pictures, picture_inches=_PICTURE_INCHES)
+            return figure
+
+        charts["embedding"].append(_chart(embedded))
+    if facts.norms is not None and len(facts.norms.values):
+        norms = facts.norms
+
+        def of_layer(layer: int) -> "Figure":
+            figure = new_figure(_OTHER_INCHES, 0.6 * _OTHER_INCHES)
+            draw_norms(figure.add_axes((0.13, 0.17, 0.85, 0.8)), norms, layer)
+            return figure
+
+        charts["norms"] = [_chart(lambda i=i: of_layer(i)) for i in range(len(norms.layers))]  # type: ignore[misc]
+    for sizes in facts.sizes:
+        if len(sizes.widths):
+
+            def of_sizes(sizes: Any = sizes) -> "Figure":
+                figure = new_figure(_OTHER_INCHES, _OTHER_INCHES)
+                draw_sizes(figure, sizes)
+                return figure
+
+            charts["sizes"].append(_chart(of_sizes))
+    return charts
+
+
+def picture_uri(thumbnail: Thumbnail | None) -> str:
+    """A small picture as the data URI of a JPEG file; empty where there is none."""
+    if thumbnail is None or thumbnail.pixels is None:
+        return ""
+    return _uri("image/jpeg", encode_jpeg(thumbnail.pixels))
+
+
+def _chart(draw: Callable[[], "Figure"]) -> Chart:
+    encoded = {}
+    with drawing():
+        for theme in _INKS:
+            with _inked(theme):
+                encoded[theme] = _png(draw())
+    width, height = (int.from_bytes(encoded["light"][i : i + 4], "big") for i in (16, 20))  # of the PNG's header
+    return Chart(_uri("image/png", encoded["light"]), _uri("image/png", encoded["dark"]), width, height)
+
+
+@contextlib.contextmanager
+def _inked(theme: str) -> Iterator[None]:
+    """Lines and letters in the colour of a kind of page."""
+    style = import_extra("matplotlib.style", extra="report", purpose="A report")
+    ink = _INKS[theme]
+    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    with style.context({**dict.fromkeys(names, ink), "axes.facecolor": "none", "savefig.facecolor": "none"}):
+        yield
+
+
+def _png(figure: "Figure") -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=_DPI, transparent=True, metadata={"Software": None})
+    return content.getvalue()
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,136 @@
+"""What a report says, as plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sppfeat.analysis.contact_sheet import ContactSheet
+from sppfeat.analysis.distributions import Norms, Sizes
+from sppfeat.analysis.embedding import Embedding
+from sppfeat.analysis.probe import ProbeResult
+from sppfeat.analysis.report.failures import FailureGroup
+from sppfeat.analysis.thumbnails import Thumbnail
+from sppfeat.schema import ColumnBlock
+
+__all__ = ["Probed", "ReportFacts", "ReportSettings", "Summary"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """How much a report shows.
+
+    Attributes:
+        title: of the page; the file's name where empty.
+        method: of the embedding, see :func:`sppfeat.analysis.embedding.embed_rows`.
+        most_embedded: rows in it.
+        most_probed: rows that classifiers are trained and tested on; 0 for no probe.
+        most_norms: rows whose norms are measured.
+        n_pictured: pictures of rows in the embedding.
+        n_queries: lines of the contact sheet.
+        k: neighbours in each.
+        most_classes, most_reasons, most_paths, most_pairs: lines of tables: classes, reasons of failures and
+            images named for each, pairs of confused classes.
+        seed: of all that is drawn.
+        root: folder of the images now; as recorded where None.
+    """
+
+    title: str = ""
+    method: str = "pca"
+    most_embedded: int = 2000
+    most_probed: int = 2000
+    most_norms: int = 20_000
+    n_pictured: int = 30
+    n_queries: int = 8
+    k: int = 7
+    most_classes: int = 30
+    most_reasons: int = 20
+    most_paths: int = 5
+    most_pairs: int = 10
+    seed: int = 0
+    root: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What is in the file.
+
+    Attributes:
+        name: of the file, without folder.
+        n_bytes: its size.
+        n_images, n_done, n_failed, n_pending: images.
+        n_rows, n_described: rows, and those of them that have a descriptor.
+        dimension, dtype: of a descriptor.
+        has_boxes: whether rows are boxes.
+        boxes: counts of boxes, see :meth:`sppfeat.reader.FeatureFile.count_boxes`; empty for whole images.
+        classes: name and number of rows of each class, most frequent first; ``""`` are rows without class.
+    """
+
+    name: str
+    n_bytes: int
+    n_images: int
+    n_done: int
+    n_failed: int
+    n_pending: int
+    n_rows: int
+    n_described: int
+    dimension: int
+    dtype: str
+    has_boxes: bool
+    boxes: Mapping[str, int]
+    classes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a linear classifier makes of the descriptors.
+
+    Attributes:
+        result: of the cross-validation.
+        n_drawn: rows that it was given.
+        n_rows: that these were drawn from.
+        folds: of the cross-validation.
+    """
+
+    result: ProbeResult
+    n_drawn: int
+    n_rows: int
+    folds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFacts:
+    """All that a report says of a file.
+
+    Attributes:
+        title: of the page.
+        summary: what is in the file.
+        warnings: in words.
+        steps: what was done to make a descriptor: the name of each step, and a sentence.
+        configuration, provenance: names and values.
+        columns: of a descriptor.
+        norms: of descriptors; None where there are none.
+        sizes: of images, and of boxes where there are any.
+        embedding: None where there are no descriptors.
+        sheet: queries and their nearest rows; None where there are fewer than two rows.
+        thumbnails: of all rows that are pictured in it and in the embedding.
+        probe: None where there is none, for the reason in ``why_no_probe``.
+        failures: by reason.
+        settings: how much is shown.
+    """
+
+    title: str
+    summary: Summary
+    warnings: tuple[str, ...]
+    steps: tuple[tuple[str, str], ...]
+    configuration: tuple[tuple[str, str], ...]
+    provenance: tuple[tuple[str, str], ...]
+    columns: tuple[ColumnBlock, ...]
+    norms: Norms | None
+    sizes: tuple[Sizes, ...]
+    embedding: Embedding | None
+    pictured: tuple[int, ...]
+    sheet: ContactSheet | None
+    thumbnails: Mapping[int, Thumbnail]
+    probe: Probed | None
+    why_no_probe: str
+    failures: tuple[FailureGroup, ...]
+    settings: ReportSettings

@@ -1,0 +1,170 @@
+"""Facts of a feature file for a report."""
+
+import json
+from collections.abc import Callable
+
+from sppfeat.analysis.contact_sheet import ContactSheet, draw_queries, make_contact_sheet
+from sppfeat.analysis.distributions import count_labels, measure_norms, measure_sizes
+from sppfeat.analysis.embedding import Embedding, embed_rows
+from sppfeat.analysis.pictures.embedding import choose_pictured
+from sppfeat.analysis.probe import ProbeSettings, probe
+from sppfeat.analysis.report.facts import Probed, ReportFacts, ReportSettings, Summary
+from sppfeat.analysis.report.failures import group_failures
+from sppfeat.analysis.report.settings import describe_settings
+from sppfeat.analysis.report.warnings import find_warnings
+from sppfeat.analysis.sampling import draw_stratified
+from sppfeat.analysis.thumbnails import read_thumbnails
+from sppfeat.errors import LabelError, StoreError
+from sppfeat.reader import FeatureFile
+from sppfeat.schema import Status
+from sppfeat.selection import Selection
+
+__all__ = ["STEPS", "gather_facts"]
+
+STEPS = ("norms", "embedding", "neighbours", "pictures", "probe")
+_PICTURE_SIDE = 96  # pixels
+
+
+def gather_facts(
+    selection: Selection,
+    settings: ReportSettings | None = None,
+    *,
+    on_step: Callable[[int, str], None] = lambda n_done, step: None,
+) -> ReportFacts:
+    """What a report says of a file; reads the file and, of the rows that are pictured, the images.
+
+    In memory are, of the descriptors, the rows that are embedded or probed.
+
+    Args:
+        selection: rows, columns and labels of an open file.
+        settings: how much; as :class:`ReportSettings` has it where None.
+        on_step: is told how many of :data:`STEPS` are done, and which is next.
+
+    Raises:
+        ConfigError: a package that this needs is not installed, or a method is not known.
+        StoreError: the file is damaged.
+    """
+    settings = settings or ReportSettings()
+    file = selection.file
+    on_step(0, STEPS[0])
+    norms = measure_norms(selection, most=settings.most_norms, seed=settings.seed) if len(selection) else None
+    on_step(1, STEPS[1])
+    embedding, pictured = _embed(selection, settings)
+    on_step(2, STEPS[2])
+    sheet = _find_neighbours(embedding, selection, settings)
+    on_step(3, STEPS[3])
+    rows = [*pictured, *(sheet.rows if sheet else [])]
+    thumbnails = read_thumbnails(file, rows, side=_PICTURE_SIDE, root=settings.root)
+    on_step(4, STEPS[4])
+    probed, why_not = _probe(selection, settings)
+    summary = summarize(selection)
+    on_step(len(STEPS), "")
+    return ReportFacts(
+        title=settings.title or summary.name,
+        summary=summary,
+        warnings=tuple(find_warnings(file, summary, norms, thumbnails)),
+        steps=tuple(describe_settings(file.config, selection.file.dimension)),
+        configuration=tuple(
+            (name, _value_text(value)) for name, value in file.config.to_dict().items() if value is not None
+        ),
+        provenance=tuple(describe_provenance(file)),
+        columns=file.columns,
+        norms=norms,
+        sizes=tuple(measure_sizes(file, of=of) for of in ("images", "boxes")[: 1 + file.has_boxes]),
+        embedding=embedding,
+        pictured=tuple(pictured),
+        sheet=sheet,
+        thumbnails=thumbnails,
+        probe=probed,
+        why_no_probe=why_not,
+        failures=tuple(group_failures(file, most_paths=settings.most_paths)),
+        settings=settings,
+    )
+
+
+def summarize(selection: Selection) -> Summary:
+    """What is in the file, and in a selection of its rows."""
+    file = selection.file
+    status = file.status
+    return Summary(
+        name=file.path.name,
+        n_bytes=file.nbytes,
+        n_images=file.n_images,
+        n_done=int((status == Status.DONE).sum()),
+        n_failed=int((status == Status.FAILED).sum()),
+        n_pending=int((status == Status.PENDING).sum()),
+        n_rows=file.n_rows,
+        n_described=len(selection),
+        dimension=file.dimension,
+        dtype=str(file.dtype),
+        has_boxes=file.has_boxes,
+        boxes=file.count_boxes() if file.has_boxes else {},
+        classes=tuple(count_labels(selection)) if selection.y is not None else (),
+    )
+
+
+def describe_provenance(file: FeatureFile) -> list[tuple[str, str]]:
+    """Where the file comes from: names and values."""
+    config = file.config
+    weights = file.attribute("weights_path")
+    found = [
+        ("file", str(file.path)),
+        ("created", file.attribute("created")),
+        ("made by", f"sppfeat {file.attribute('sppfeat_version')}, schema {file.schema_version}"),
+        ("images under", file.root),
+        ("weights", f"{config.backbone.name} {config.backbone.weights}"),
+        ("weights file", weights),
+        ("weights SHA-256", config.backbone.weights_sha256),
+        ("fingerprint of the settings", file.attribute("fingerprint")),
+    ]
+    if config.regions is not None:
+        found += [
+            ("boxes", file.attribute("boxes_path") or config.regions.boxes),
+            ("boxes SHA-256", str(config.to_dict().get("boxes_sha256") or "")),
+        ]
+    if file.norm_factors:
+        found.append(("factors of the mean norm", ", ".join(f"{factor:.6g}" for factor in file.norm_factors)))
+    return [(name, value) for name, value in found if value]
+
+
+def _embed(selection: Selection, settings: ReportSettings) -> tuple[Embedding | None, list[int]]:
+    """The embedding, and which of its rows are pictured."""
+    if not len(selection):
+        return None, []
+    embedding = embed_rows(
+        selection, method=settings.method, most=settings.most_embedded, seed=settings.seed
+    )
+    if not len(embedding.selection):
+        return None, []
+    chosen = choose_pictured(embedding, most=settings.n_pictured, seed=settings.seed)
+    return embedding, embedding.selection.rows[chosen].tolist()
+
+
+def _find_neighbours(
+    embedding: Embedding | None, selection: Selection, settings: ReportSettings
+) -> ContactSheet | None:
+    """Some of the embedded rows, which are finite, beside their nearest rows among all."""
+    if embedding is None or len(selection) < 2 or not settings.n_queries:
+        return None
+    queries = draw_queries(embedding.selection, settings.n_queries, seed=settings.seed)
+    # Boxes of one image overlap: what is near to one of them would be the others.
+    one_per_image = selection.file.has_boxes
+    return make_contact_sheet(selection, queries, k=settings.k, one_per_image=one_per_image)
+
+
+def _probe(selection: Selection, settings: ReportSettings) -> tuple[Probed | None, str]:
+    """What a classifier makes of the rows, or why there is none."""
+    if not settings.most_probed:
+        return None, "It was not asked for."
+    if not len(selection):
+        return None, "There are no descriptors."
+    drawn = draw_stratified(selection, settings.most_probed, seed=settings.seed)
+    how = ProbeSettings(seed=settings.seed)
+    try:
+        return Probed(probe(drawn, how), len(drawn), len(selection), how.folds), ""
+    except (LabelError, StoreError) as error:
+        return None, f"{error}."
+
+
+def _value_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,94 @@
+"""A report as one HTML page that loads nothing."""
+
+from importlib import resources
+from typing import Any
+
+from sppfeat.analysis.class_marks import mark_classes
+from sppfeat.analysis.contact_sheet import SheetLine
+from sppfeat.analysis.pictures.contact_sheet import sheet_text
+from sppfeat.analysis.pictures.embedding import caption, mark_text
+from sppfeat.analysis.pictures.norms import norms_text
+from sppfeat.analysis.pictures.sizes import sizes_text
+from sppfeat.analysis.report.charts import draw_charts, picture_uri
+from sppfeat.analysis.report.facts import ReportFacts
+from sppfeat.extras import import_extra
+from sppfeat.texts import escaped
+
+__all__ = ["render_page"]
+
+_LONGEST = 1000  # letters of any one text from the file
+_PART_NAMES = {"all": "all", "level": "level alone", "levels up to": "levels up to", "layer": "layer alone"}
+
+
+def render_page(facts: ReportFacts) -> str:
+    """The page, in UTF-8 when it is encoded: every text is escaped, whatever the file says.
+
+    Raises:
+        ConfigError: matplotlib or jinja2 is not installed.
+    """
+    jinja2 = import_extra("jinja2", extra="report", purpose="A report")
+    folder = resources.files("sppfeat.analysis.report")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
+    )
+    environment.filters |= {"number": _number, "percent": _percent, "bytes": _bytes}
+    markup = import_extra("markupsafe", extra="report", purpose="A report").Markup
+    marks = mark_classes(facts.embedding.selection) if facts.embedding else []
+    page: str = environment.get_template("page.html").render(
+        facts=facts,
+        css=markup(folder.joinpath("page.css").read_text("utf-8")),
+        charts=draw_charts(facts, marks),
+        legend=[(mark, mark_text(mark)) for mark in marks] if _is_labelled(facts) else [],
+        pictures={row: picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},
+        sheet_text=sheet_text(facts.sheet) if facts.sheet else "",
+        verdict=_verdict,
+        file_name=_file_name,
+        embedding_text=caption(facts.embedding) if facts.embedding else "",
+        norms_text=norms_text,
+        sizes_text=sizes_text,
+        part_names=_PART_NAMES,
+    )
+    return page
+
+
+def _shown(value: Any) -> Any:
+    """A text as a page can hold it: without what steers the reader's program, without halves of characters."""
+    if type(value) is not str:  # what is marked as safe has a type of its own
+        return value
+    shown = escaped(value)
+    return shown if len(shown) <= _LONGEST or value.startswith("data:image/") else f"{shown[:_LONGEST]}..."
+
+
+def _is_labelled(facts: ReportFacts) -> bool:
+    return facts.embedding is not None and facts.embedding.selection.y is not None
+
+
+def _verdict(line: SheetLine, i: int) -> str:
+    """How a neighbour is framed: ``same``, ``other`` or ``unknown``."""
+    is_same = line.neighbours[i].is_same
+    return "unknown" if is_same is None else "same" if is_same else "other"
+
+
+def _file_name(path: str) -> str:
+    return path.rpartition("/")[2] or path
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"

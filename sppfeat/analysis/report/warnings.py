@@ -1,0 +1,70 @@
+"""What somebody who works with a feature file should know first."""
+
+from collections.abc import Iterator, Mapping
+
+from sppfeat.analysis.distributions import Norms
+from sppfeat.analysis.report.facts import Summary
+from sppfeat.analysis.thumbnails import Thumbnail
+from sppfeat.reader import FeatureFile
+
+__all__ = ["find_warnings"]
+
+_MANY_SUB_CELL = 0.1
+_FEW_ROWS = 5
+
+
+def find_warnings(
+    file: FeatureFile, summary: Summary, norms: Norms | None, thumbnails: Mapping[int, Thumbnail]
+) -> Iterator[str]:
+    """Yield them in words."""
+    if not summary.n_rows:
+        yield "The file has no rows."
+    if summary.n_pending:
+        yield (
+            f"The file is not complete: {summary.n_pending:,} of {summary.n_images:,} images are pending. The same "
+            "extract command continues it."
+        )
+    if summary.n_failed:
+        yield f"{summary.n_failed:,} of {summary.n_images:,} images failed; the reasons are below."
+    if file.config.backbone.weights == "none":
+        yield "The network is untrained: its weights are random values."
+    if norms is not None:
+        for layer, n_zero in zip(norms.layers, norms.n_zero, strict=True):
+            if n_zero:
+                yield f"{n_zero:,} of {len(norms.values):,} rows are zero throughout layer {layer}."
+        if norms.n_nonfinite:
+            yield f"{norms.n_nonfinite:,} rows hold NaN or infinities, which most methods refuse."
+    yield from _of_boxes(summary)
+    yield from _of_classes(summary)
+    unread = [thumbnail.reason for thumbnail in thumbnails.values() if thumbnail.pixels is None]
+    if unread:
+        yield (
+            f"{len(unread)} of the {len(thumbnails)} images that would be pictured here cannot be read now; the first "
+            f"of them: {unread[0]}."
+        )
+
+
+def _of_boxes(summary: Summary) -> Iterator[str]:
+    boxes = summary.boxes
+    if not boxes:
+        return
+    if boxes["degenerate"]:
+        yield f"{boxes['degenerate']:,} boxes have no area inside their image, and no descriptor."
+    n_small = boxes["sub_cell"]
+    if n_small > _MANY_SUB_CELL * max(1, boxes["rows"]):
+        yield (
+            f"{n_small:,} of {boxes['rows']:,} boxes are smaller than a cell of the feature map: what is pooled is mostly "
+            "their surroundings. A larger --size makes cells smaller."
+        )
+
+
+def _of_classes(summary: Summary) -> Iterator[str]:
+    classes = [(name, n) for name, n in summary.classes if name and n]
+    n_unlabelled = sum(n for name, n in summary.classes if not name)
+    if not summary.classes and summary.n_rows:
+        yield "No labels are known: nothing can be said of how well classes are told apart."
+    elif n_unlabelled:
+        yield f"{n_unlabelled:,} rows have no label."
+    few = [name for name, n in classes if n < _FEW_ROWS]
+    if few:
+        yield f"{len(few):,} of {len(classes):,} classes have fewer than {_FEW_ROWS} rows."
