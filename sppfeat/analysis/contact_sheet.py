@@ -60,6 +60,16 @@ class ContactSheet:
     metric: str
 
     @property
+    def n_judged(self) -> int:
+        """How many neighbours are known to be of the class of their query, or of another one."""
+        return sum(n.is_same is not None for line in self.lines for n in line.neighbours)
+
+    @property
+    def n_same(self) -> int:
+        """How many of these are of the class of their query."""
+        return sum(n.is_same is True for line in self.lines for n in line.neighbours)
+
+    @property
     def rows(self) -> list[int]:
         """All rows that are shown, each once."""
         shown = [row for line in self.lines for row in (line.row, *(n.row for n in line.neighbours))]

@@ -62,11 +62,9 @@ def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[str | int, Thu
 
 def sheet_text(sheet: ContactSheet) -> str:
     """What the sheet shows, in a line."""
-    nearest = [neighbour for line in sheet.lines for neighbour in line.neighbours]
     text = f"{len(sheet.lines)} queries (left) and their {sheet.k} nearest rows by {sheet.metric} distance"
-    judged = [n for n in nearest if n.is_same is not None]
-    if judged:
-        text += f"; {sum(n.is_same is True for n in judged)} of {len(judged)} of the query's class"
+    if sheet.n_judged:
+        text += f"; {sheet.n_same} of {sheet.n_judged} of the query's class"
     return text
 
 

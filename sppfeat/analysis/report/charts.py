@@ -22,9 +22,9 @@ __all__ = ["Chart", "draw_charts", "picture_uri"]
 
 _INKS = {"light": "#1b1b1b", "dark": "#e6e6e6"}
 _DPI = 200
-_EMBEDDING_INCHES = (5.6, 5.2)
+_EMBEDDING_INCHES = (4.6, 4.4)
 _OTHER_INCHES = 4.2
-_PICTURE_INCHES = 0.42
+_PICTURE_INCHES = 0.35
 
 
 class Chart(NamedTuple):
@@ -58,7 +58,7 @@ def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Ch
 
         def embedded() -> "Figure":
             figure = new_figure(*_EMBEDDING_INCHES)
-            axes = figure.add_axes((0.11, 0.085, 0.88, 0.905))
+            axes = figure.add_axes((0.12, 0.1, 0.87, 0.89))
             draw_embedding(axes, embedding, marks, pictures, picture_inches=_PICTURE_INCHES)
             return figure
 

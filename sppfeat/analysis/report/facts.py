@@ -40,7 +40,7 @@ class ReportSettings:
     most_norms: int = 20_000
     n_pictured: int = 30
     n_queries: int = 8
-    k: int = 7
+    k: int = 8
     most_classes: int = 30
     most_reasons: int = 20
     most_paths: int = 5

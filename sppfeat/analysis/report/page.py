@@ -1,11 +1,11 @@
 """A report as one HTML page that loads nothing."""
 
+import re
 from importlib import resources
 from typing import Any
 
 from sppfeat.analysis.class_marks import mark_classes
 from sppfeat.analysis.contact_sheet import SheetLine
-from sppfeat.analysis.pictures.contact_sheet import sheet_text
 from sppfeat.analysis.pictures.embedding import caption, mark_text
 from sppfeat.analysis.pictures.norms import norms_text
 from sppfeat.analysis.pictures.sizes import sizes_text
@@ -17,7 +17,7 @@ from sppfeat.texts import escaped
 __all__ = ["render_page"]
 
 _LONGEST = 1000  # letters of any one text from the file
-_PART_NAMES = {"all": "all", "level": "level alone", "levels up to": "levels up to", "layer": "layer alone"}
+_BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
 
 
 def render_page(facts: ReportFacts) -> str:
@@ -36,22 +36,25 @@ def render_page(facts: ReportFacts) -> str:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
     )
-    environment.filters |= {"number": _number, "percent": _percent, "bytes": _bytes}
-    markup = import_extra("markupsafe", extra="report", purpose="A report").Markup
+    markupsafe = import_extra("markupsafe", extra="report", purpose="A report")
+
+    def breakable(text: str) -> Any:
+        """A name that may go on in the next line after what separates its parts."""
+        return markupsafe.Markup("<wbr>").join(_BETWEEN_PARTS.split(_shown(text)))
+
+    environment.filters |= {"number": _number, "percent": _percent, "bytes": _bytes, "breakable": breakable}
     marks = mark_classes(facts.embedding.selection) if facts.embedding else []
     page: str = environment.get_template("page.html").render(
         facts=facts,
-        css=markup(folder.joinpath("page.css").read_text("utf-8")),
+        css=markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8")),
         charts=draw_charts(facts, marks),
         legend=[(mark, mark_text(mark)) for mark in marks] if _is_labelled(facts) else [],
         pictures={row: picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},
-        sheet_text=sheet_text(facts.sheet) if facts.sheet else "",
         verdict=_verdict,
         file_name=_file_name,
         embedding_text=caption(facts.embedding) if facts.embedding else "",
         norms_text=norms_text,
         sizes_text=sizes_text,
-        part_names=_PART_NAMES,
     )
     return page
 
