@@ -1,11 +1,14 @@
 """Rows beside the rows that are nearest to them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.neighbours import DEFAULT_METRIC, nearest_rows
+from sppfeat.analysis.queries import Query
 from sppfeat.selection import Selection
 
 __all__ = ["ContactSheet", "Neighbour", "SheetLine", "draw_queries", "make_contact_sheet"]
@@ -33,13 +36,13 @@ class SheetLine:
     """A query and what is near to it.
 
     Attributes:
-        row: of the query; None where it is no row of the file.
-        name: of the query: its image.
-        label: its class, ``""`` where it has none.
+        query: what was asked for.
+        name: of its image.
+        label: its class, ``""`` where it has none, or none is known.
         neighbours: the nearest first.
     """
 
-    row: int | None
+    query: Query
     name: str
     label: str
     neighbours: tuple[Neighbour, ...]
@@ -72,60 +75,61 @@ class ContactSheet:
     @property
     def rows(self) -> list[int]:
         """All rows that are shown, each once."""
-        shown = [row for line in self.lines for row in (line.row, *(n.row for n in line.neighbours))]
+        shown = [row for line in self.lines for row in (line.query.row, *(n.row for n in line.neighbours))]
         return list(dict.fromkeys(row for row in shown if row is not None))
 
 
-def draw_queries(selection: Selection, n: int, *, seed: int = 0) -> list[int]:
-    """Numbers of some rows, drawn at random: one of each class, the most frequent first, then any."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(selection))
+def draw_queries(selection: Selection, n: int, *, seed: int = 0) -> list[Query]:
+    """Some rows, drawn at random: one of each class, the most frequent first, then any."""
+    order = np.random.default_rng(seed).permutation(len(selection))
     y = selection.y
-    if y is None:
-        return selection.rows[order[:n]].tolist()
-    _, first, counts = np.unique(y[order], return_index=True, return_counts=True)
-    heads = first[np.lexsort((first, -counts))]
-    rest = np.setdiff1d(np.arange(len(order)), heads)
-    return selection.rows[order[np.concatenate([heads, rest])[:n]]].tolist()
+    if y is not None:
+        _, first, counts = np.unique(y[order], return_index=True, return_counts=True)
+        heads = first[np.lexsort((first, -counts))]
+        rest = np.setdiff1d(np.arange(len(order)), heads)
+        order = order[np.concatenate([heads, rest])]
+    return [Query(f"row:{row}", row=row) for row in selection.rows[order[:n]].tolist()]
 
 
 def make_contact_sheet(
     selection: Selection,
-    queries: list[int],
+    queries: Sequence[Query],
+    descriptors: npt.NDArray[np.floating[Any]],
     *,
     k: int,
     metric: str = DEFAULT_METRIC,
     one_per_image: bool = False,
+    on_progress: Callable[[int], None] = lambda rows: None,
 ) -> ContactSheet:
-    """The nearest rows of some rows of a selection, without these themselves.
+    """The nearest rows of some queries; a row is not its own neighbour.
 
     Args:
         selection: among which is searched.
-        queries: numbers of rows, all of the selection.
+        queries: images, boxes or rows.
+        descriptors: ``(q, d)`` of them, as :func:`~sppfeat.analysis.queries.describe_queries` makes them.
         k: neighbours of each.
-        metric: as :func:`~sppfeat.analysis.neighbours.nearest_rows` has them.
-        one_per_image: of each image only its nearest row.
+        metric, one_per_image, on_progress: as of :func:`~sppfeat.analysis.neighbours.nearest_rows`.
 
     Raises:
-        ConfigError: a metric that there is not, or a query that holds NaN or infinities.
+        ConfigError: a metric that there is not.
     """
-    positions = np.searchsorted(selection.rows, queries)
-    names = [selection.file.path_of(int(selection.file.image_index[row])) for row in queries]
-    if not queries:
-        return ContactSheet((), k, metric)
     found = nearest_rows(
         selection,
-        selection.take(positions).astype(np.float32),
+        descriptors,
         k,
         metric=metric,
-        exclude=np.array(queries, dtype=np.int64),
+        exclude=[-1 if query.row is None else query.row for query in queries],
         one_per_image=one_per_image,
+        on_progress=on_progress,
     )
-    label_of = _Labels(selection)
-    lines = [
-        SheetLine(row, name, label_of[row], _neighbours(rows, distances, label_of, label_of[row]))
-        for row, name, rows, distances in zip(queries, names, found.rows, found.distances, strict=True)
-    ]
+    label_of, file = _Labels(selection), selection.file
+    lines = []
+    for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
+        label = "" if query.row is None else label_of[query.row]
+        name = query.path if query.row is None else file.path_of(int(file.image_index[query.row]))
+        lines.append(
+            SheetLine(query, name or query.text, label, _neighbours(rows, distances, label_of, label))
+        )
     return ContactSheet(tuple(lines), k, metric)
 
 

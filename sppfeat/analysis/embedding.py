@@ -69,7 +69,9 @@ def embed_rows(
     if n_nonfinite:
         rows, drawn = rows[finite], dataclasses.replace(drawn, rows=drawn.rows[finite])
     if method != "pca" and len(rows) < _FEWEST_NEIGHBOURED:
-        raise ConfigError(f"method is {method!r}, which takes {_FEWEST_NEIGHBOURED} rows or more, not {len(rows)}")
+        raise ConfigError(
+            f"method is {method!r}, which takes {_FEWEST_NEIGHBOURED} rows or more, not {len(rows)}"
+        )
     # Variances of large values would overflow float32; explained shares do not depend on the scale.
     peak = float(np.abs(rows).max(initial=0)) or 1.0
     rows /= np.float32(peak)

@@ -4,18 +4,30 @@ import contextlib
 import io
 import os
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from sppfeat.analysis.queries import Query
 from sppfeat.cores import available_cores
 from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask
+from sppfeat.images import probe_image
 from sppfeat.reader import FeatureFile
 
-__all__ = ["THUMBNAIL_SIDE", "Thumbnail", "encode_jpeg", "read_thumbnails"]
+__all__ = [
+    "THUMBNAIL_SIDE",
+    "Pictured",
+    "Thumbnail",
+    "encode_jpeg",
+    "pictures_of_queries",
+    "pictures_of_rows",
+    "read_thumbnails",
+]
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 THUMBNAIL_SIDE = 64
 _CONTEXT = 0.25  # of a box's sides, shown on each side of it
@@ -38,12 +50,29 @@ class Thumbnail(NamedTuple):
     reason: str = ""
 
 
+class Pictured(NamedTuple):
+    """What a small picture is of.
+
+    Attributes:
+        path: of the image.
+        image_hw: its height and width as displayed.
+        box: ``x0, y0, x1, y1`` in its pixels, edges, half-open.
+        is_mirrored: whether its mirror image is meant.
+    """
+
+    path: bytes
+    image_hw: tuple[int, int]
+    box: tuple[float, float, float, float]
+    is_mirrored: bool = False
+
+
 class _View(NamedTuple):
     """Which part of an image is shown, at which size.
 
     Attributes:
         input_hw: of the whole image.
-        crop, box: ``x0, y0, x1, y1`` in pixels of that; ``box`` of what is cropped, None where it is all of the image.
+        crop: ``x0, y0, x1, y1`` in pixels of that.
+        box: the same, in pixels of what is cropped; None where it is all of the image.
     """
 
     input_hw: tuple[int, int]
@@ -51,50 +80,78 @@ class _View(NamedTuple):
     box: tuple[float, float, float, float] | None
 
 
-def read_thumbnails(
-    file: FeatureFile,
-    rows: Sequence[int],
-    *,
-    side: int = THUMBNAIL_SIDE,
-    root: str | os.PathLike[str] | None = None,
-    seconds: float = _SECONDS,
-) -> dict[int, Thumbnail]:
-    """Small pictures of some rows, decoded in processes of their own, upright as the file's settings have it.
+def pictures_of_rows(
+    file: FeatureFile, rows: Sequence[int], *, root: str | os.PathLike[str] | None = None
+) -> dict[int, Pictured]:
+    """What small pictures of some rows are of.
 
     Args:
         file: the open file.
-        rows: which; only what is shown should be asked for.
-        side: longest side in pixels, of the image or of the box with what surrounds it. Nothing is enlarged.
+        rows: which.
         root: folder of the images now; as recorded where None.
+    """
+    wanted = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
+    images = file.image_index[wanted]
+    image_hw, boxes = file.image_hw[images].tolist(), file.boxes[wanted].tolist()
+    mirrored = file.row_mirrored[wanted].tolist() if file.has_boxes else [False] * len(wanted)
+    folder = os.fsencode(file.root if root is None else root)
+    return {
+        row: Pictured(os.path.join(folder, file.path_table[image]), (hw[0], hw[1]), tuple(box), is_mirrored)
+        for row, image, hw, box, is_mirrored in zip(
+            wanted.tolist(), images.tolist(), image_hw, boxes, mirrored, strict=True
+        )
+    }
+
+
+def pictures_of_queries(queries: Sequence[Query], *, exif: str) -> dict[str, Pictured]:
+    """What small pictures of the queries that are images or boxes of them are of, by their texts.
+
+    Raises:
+        ImageError: an image cannot be read any more.
+    """
+    pictured = {}
+    for query in queries:
+        if query.path is not None:
+            height, width = probe_image(query.path, exif=exif)
+            box = query.box or (0.0, 0.0, float(width), float(height))
+            pictured[query.text] = Pictured(os.fsencode(query.path), (height, width), box)
+    return pictured
+
+
+def read_thumbnails(
+    pictured: Mapping[_Key, Pictured], *, exif: str, side: int = THUMBNAIL_SIDE, seconds: float = _SECONDS
+) -> dict[_Key, Thumbnail]:
+    """Small pictures, decoded in processes of their own.
+
+    Args:
+        pictured: of what; only what is shown should be asked for.
+        exif: ``"apply"`` or ``"ignore"`` the EXIF orientation: as the file's settings have it.
+        side: longest side in pixels, of the image or of the box with what surrounds it. Nothing is enlarged.
         seconds: after these what is not read yet is given up.
 
     Returns:
-        For each row its picture, or the reason why there is none: its image is gone, changed, or unreadable.
+        For each its picture, or the reason why there is none: its image is gone, changed, or unreadable.
     """
-    wanted = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
-    if not len(wanted):
-        return {}
-    images, boxes = file.image_index[wanted], file.boxes[wanted]
-    image_hw = file.image_hw[images]
-    mirrored = file.row_mirrored[wanted] if file.has_boxes else np.zeros(len(wanted), dtype=bool)
-    folder = os.fsencode(file.root if root is None else root)
-    views = [_view(box, tuple(hw), side) for box, hw in zip(boxes.tolist(), image_hw.tolist(), strict=True)]
-    found: dict[int, Thumbnail] = {}
-    tasks: list[DecodeTask] = []
-    for position, (row, view) in enumerate(zip(wanted.tolist(), views, strict=True)):
-        if view is None:
-            found[row] = Thumbnail(None, "its size is not known")
-            continue
-        path = os.path.join(folder, file.path_table[int(images[position])])
-        tasks.append(DecodeTask([position], [path], [tuple(image_hw[position].tolist())], view.input_hw))
-    for position, pixels, reason in _decode(tasks, exif=file.config.input.exif, seconds=seconds):
-        view = views[position]
+    keys = list(pictured)
+    views = [_view(of, side) for of in pictured.values()]
+    found = {
+        key: Thumbnail(None, "its size is not known")
+        for key, view in zip(keys, views, strict=True)
+        if view is None
+    }
+    tasks = [
+        DecodeTask([i], [of.path], [of.image_hw], view.input_hw)
+        for i, (of, view) in enumerate(zip(pictured.values(), views, strict=True))
+        if view is not None
+    ]
+    for i, pixels, reason in _decode(tasks, exif=exif, seconds=seconds):
+        view = views[i]
         if pixels is None or view is None:
-            found[int(wanted[position])] = Thumbnail(None, reason)
+            found[keys[i]] = Thumbnail(None, reason)
         else:
             cut = _cut(pixels, view)
-            found[int(wanted[position])] = Thumbnail(cut[:, ::-1].copy() if mirrored[position] else cut)
-    return found
+            found[keys[i]] = Thumbnail(cut[:, ::-1].copy() if pictured[keys[i]].is_mirrored else cut)
+    return {key: found[key] for key in keys}
 
 
 def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> bytes:
@@ -108,10 +165,12 @@ def _decode(
     tasks: Sequence[DecodeTask], *, exif: str, seconds: float
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8] | None, str]]:
     """Yield for the one image of each task its number, and its pixels or why there are none."""
+    if not tasks:
+        return
     settings = DecodeSettings(exif, "bicubic", decode="fast")
     pool = DecoderPool(
         settings,
-        n_workers=min(available_cores(), len(tasks)) or 1,
+        n_workers=min(available_cores(), len(tasks)),
         look_ahead_bytes=8 << 20,
         hang_seconds=_HANG_SECONDS,
     )
@@ -130,9 +189,9 @@ def _decode(
         yield task.images[0], None, f"not read within {seconds:g} seconds"
 
 
-def _view(box: list[float], image_hw: tuple[int, int], side: int) -> _View | None:
+def _view(pictured: Pictured, side: int) -> _View | None:
     """What is shown of a box; None of an image without size."""
-    height, width = image_hw
+    (height, width), box = pictured.image_hw, pictured.box
     if min(height, width) < 1 or not np.isfinite(box).all():
         return None
     x0, x1 = sorted(min(max(x, 0.0), float(width)) for x in box[::2])

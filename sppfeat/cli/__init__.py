@@ -27,6 +27,7 @@ _COMMANDS = (
     "predict",
     "search",
     "show",
+    "report",
     "export",
     "reduce",
     "backbones",

@@ -8,6 +8,10 @@ __all__ = ["show"]
 
 _MODULES = {  # in the order of --help: where each command is, under its own name
     "image": "show_image",
+    "embedding": "show_file",
+    "neighbours": "show_file",
+    "norms": "show_file",
+    "sizes": "show_file",
 }
 
 

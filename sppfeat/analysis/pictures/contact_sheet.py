@@ -38,12 +38,12 @@ _OTHER = _Frame("#D55E00", (0, (3, 1.5)), "\N{BALLOT X} ")  # type: ignore[arg-t
 _UNKNOWN = _Frame("#8A8A8A", "-", "")
 
 
-def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[str | int, Thumbnail]) -> "Figure":
+def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thumbnail]) -> "Figure":
     """One line per query: its picture, then its neighbours; inside :func:`~sppfeat.analysis.pictures.figure.drawing`.
 
     Args:
         sheet: one line or more.
-        thumbnails: of rows, by number, and of queries that are no rows, by name. Where there is none, it says so.
+        thumbnails: of rows, by number, and of queries that are no rows, by their text. Where there is none, it says so.
     """
     n_columns = 1 + max((len(line.neighbours) for line in sheet.lines), default=0)
     width = n_columns * (_CELL + _GAP) + _AFTER_QUERY + _GAP
@@ -68,8 +68,8 @@ def sheet_text(sheet: ContactSheet) -> str:
     return text
 
 
-def _draw_line(axes: "Axes", line: SheetLine, thumbnails: Mapping[str | int, Thumbnail], top: float) -> None:
-    picture = thumbnails.get(line.name if line.row is None else line.row)
+def _draw_line(axes: "Axes", line: SheetLine, thumbnails: Mapping[int | str, Thumbnail], top: float) -> None:
+    picture = thumbnails.get(line.query.text if line.query.row is None else line.query.row)
     _draw_cell(axes, picture, _GAP, top, _QUERY, (line.label or "query", _file_name(line.name)))
     for j, neighbour in enumerate(line.neighbours):
         left = _GAP + (j + 1) * (_CELL + _GAP) + _AFTER_QUERY
@@ -90,7 +90,9 @@ def _draw_cell(
     else:
         axes.text(*centre, "no picture", ha="center", va="center", fontsize=6, color="#606060")
     axes.add_patch(
-        Rectangle((left, top), _CELL, _CELL, fill=False, edgecolor=frame.colour, linestyle=frame.line, linewidth=1.4)
+        Rectangle(
+            (left, top), _CELL, _CELL, fill=False, edgecolor=frame.colour, linestyle=frame.line, linewidth=1.4
+        )
     )
     for i, text in enumerate(texts):
         shown = plain(one_line(text, longest=_LETTERS))

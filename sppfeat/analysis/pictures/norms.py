@@ -39,7 +39,9 @@ def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
         low, high = middle - 0.5 * (middle or 1), middle + 0.5 * (middle or 1)
     if len(values):
         axes.hist(values, bins=_N_BINS, range=(low, high), color=COLOURS[6])
-    axes.set_xlabel("l2 norm" if norms.normalize == "none" else f"l2 norm, after --normalize {norms.normalize}")
+    axes.set_xlabel(
+        "l2 norm" if norms.normalize == "none" else f"l2 norm, after --normalize {norms.normalize}"
+    )
     axes.set_ylabel("rows")
 
 
@@ -52,7 +54,11 @@ def norms_text(norms: Norms, layer: int) -> str:
     text = f"{one_line(norms.layers[layer], longest=60)}: {rows}"
     if n:
         low, median, high = np.quantile(values, (0, 0.5, 1)).tolist()
-        text += f", all {median:.4g}" if high - low <= _NARROW * high else f", {low:.4g} to {high:.4g}, median {median:.4g}"
+        text += (
+            f", all {median:.4g}"
+            if high - low <= _NARROW * high
+            else f", {low:.4g} to {high:.4g}, median {median:.4g}"
+        )
     if norms.n_zero[layer]:
         text += f"; {norms.n_zero[layer]:,} are zero"
     if norms.n_nonfinite:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,16 @@ def sizes_figure(sizes: Sizes) -> "Figure":
 def draw_sizes(figure: "Figure", sizes: Sizes) -> None:
     """Draw into a figure: widths by heights, and a histogram of either on its side."""
     grid = figure.add_gridspec(
-        2, 2, width_ratios=(5, 1), height_ratios=(1, 5), wspace=0.04, hspace=0.04, left=0.12, right=0.97, top=0.93, bottom=0.1
+        2,
+        2,
+        width_ratios=(5, 1),
+        height_ratios=(1, 5),
+        wspace=0.04,
+        hspace=0.04,
+        left=0.12,
+        right=0.97,
+        top=0.93,
+        bottom=0.1,
     )
     axes = figure.add_subplot(grid[1, 0])
     above, right = figure.add_subplot(grid[0, 0], sharex=axes), figure.add_subplot(grid[1, 1], sharey=axes)
@@ -50,8 +59,8 @@ def draw_sizes(figure: "Figure", sizes: Sizes) -> None:
     _draw_ratios(axes, limits, _LOG_RATIOS if is_log else _RATIOS)
     _draw_points(axes, sizes, limits, is_log=is_log)
     edges = np.geomspace(*limits, _N_BINS + 1) if is_log else np.linspace(*limits, _N_BINS + 1)
-    above.hist(sizes.widths, bins=edges, color=COLOURS[6])
-    right.hist(sizes.heights, bins=edges, color=COLOURS[6], orientation="horizontal")
+    above.hist(sizes.widths, bins=edges.tolist(), color=COLOURS[6])
+    right.hist(sizes.heights, bins=edges.tolist(), color=COLOURS[6], orientation="horizontal")
     for beside in (above, right):
         beside.axis("off")
     _label_axes(axes, is_log=is_log)
@@ -82,9 +91,7 @@ def _range(sizes: Sizes) -> tuple[tuple[float, float], bool]:
     return (low / 1.15, high * 1.15) if is_log else (0.0, high * 1.08), is_log
 
 
-def _draw_ratios(
-    axes: "Axes", limits: tuple[float, float], ratios: Sequence[tuple[int, int]]
-) -> None:
+def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: Sequence[tuple[int, int]]) -> None:
     """Lines of aspect ratios, named where they leave the plot."""
     low, high = limits
     for width, height in ratios:
@@ -110,7 +117,7 @@ def _draw_points(axes: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_
     if len(sizes.widths) <= _MOST_POINTS:
         axes.scatter(sizes.widths, sizes.heights, s=8, c=COLOURS[4], alpha=0.5, linewidths=0, zorder=2)
         return
-    scale = "log" if is_log else "linear"
+    scale: Literal["log", "linear"] = "log" if is_log else "linear"
     extent = np.log10(limits) if is_log else np.array(limits)
     axes.hexbin(
         sizes.widths,

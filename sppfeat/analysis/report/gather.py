@@ -8,12 +8,13 @@ from sppfeat.analysis.distributions import count_labels, measure_norms, measure_
 from sppfeat.analysis.embedding import Embedding, embed_rows
 from sppfeat.analysis.pictures.embedding import choose_pictured
 from sppfeat.analysis.probe import ProbeSettings, probe
+from sppfeat.analysis.queries import describe_queries
 from sppfeat.analysis.report.facts import Probed, ReportFacts, ReportSettings, Summary
 from sppfeat.analysis.report.failures import group_failures
 from sppfeat.analysis.report.settings import describe_settings
 from sppfeat.analysis.report.warnings import find_warnings
 from sppfeat.analysis.sampling import draw_stratified
-from sppfeat.analysis.thumbnails import read_thumbnails
+from sppfeat.analysis.thumbnails import pictures_of_rows, read_thumbnails
 from sppfeat.errors import LabelError, StoreError
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status
@@ -54,7 +55,9 @@ def gather_facts(
     sheet = _find_neighbours(embedding, selection, settings)
     on_step(3, STEPS[3])
     rows = [*pictured, *(sheet.rows if sheet else [])]
-    thumbnails = read_thumbnails(file, rows, side=_PICTURE_SIDE, root=settings.root)
+    thumbnails = read_thumbnails(
+        pictures_of_rows(file, rows, root=settings.root), exif=file.config.input.exif, side=_PICTURE_SIDE
+    )
     on_step(4, STEPS[4])
     probed, why_not = _probe(selection, settings)
     summary = summarize(selection)
@@ -131,9 +134,7 @@ def _embed(selection: Selection, settings: ReportSettings) -> tuple[Embedding | 
     """The embedding, and which of its rows are pictured."""
     if not len(selection):
         return None, []
-    embedding = embed_rows(
-        selection, method=settings.method, most=settings.most_embedded, seed=settings.seed
-    )
+    embedding = embed_rows(selection, method=settings.method, most=settings.most_embedded, seed=settings.seed)
     if not len(embedding.selection):
         return None, []
     chosen = choose_pictured(embedding, most=settings.n_pictured, seed=settings.seed)
@@ -149,7 +150,8 @@ def _find_neighbours(
     queries = draw_queries(embedding.selection, settings.n_queries, seed=settings.seed)
     # Boxes of one image overlap: what is near to one of them would be the others.
     one_per_image = selection.file.has_boxes
-    return make_contact_sheet(selection, queries, k=settings.k, one_per_image=one_per_image)
+    descriptors = describe_queries(queries, selection)
+    return make_contact_sheet(selection, queries, descriptors, k=settings.k, one_per_image=one_per_image)
 
 
 def _probe(selection: Selection, settings: ReportSettings) -> tuple[Probed | None, str]:

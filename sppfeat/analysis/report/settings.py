@@ -30,9 +30,7 @@ def describe_settings(config: ExtractConfig, dimension: int) -> list[tuple[str, 
         steps.append(("Boxes", _regions(config.regions)))
     steps.append(("Pooling", _pooling(config.descriptor, config.backbone, dimension)))
     steps.append(("Scaling", f"Values are {_scaling(config.descriptor)}."))
-    steps.append(
-        ("Numbers", f"Computed in {config.precision}, stored as {config.descriptor.dtype}.")
-    )
+    steps.append(("Numbers", f"Computed in {config.precision}, stored as {config.descriptor.dtype}."))
     return steps
 
 
@@ -74,7 +72,9 @@ def _regions(spec: RegionSpec) -> str:
 
 def _pooling(spec: DescriptorSpec, backbone: BackboneSpec, dimension: int) -> str:
     if backbone.head:
-        return f"{spec.pool} over the grid that the network's fully connected layers take: {dimension:,} values."
+        return (
+            f"{spec.pool} over the grid that the network's fully connected layers take: {dimension:,} values."
+        )
     grids = ", ".join(f"{n} x {n}" for n in spec.levels)
     return f"The {spec.pool} of each channel in each bin of the grids {grids}: {dimension:,} values."
 

@@ -53,8 +53,8 @@ def _of_boxes(summary: Summary) -> Iterator[str]:
     n_small = boxes["sub_cell"]
     if n_small > _MANY_SUB_CELL * max(1, boxes["rows"]):
         yield (
-            f"{n_small:,} of {boxes['rows']:,} boxes are smaller than a cell of the feature map: what is pooled is mostly "
-            "their surroundings. A larger --size makes cells smaller."
+            f"{n_small:,} of {boxes['rows']:,} boxes are smaller than a cell of the feature map: what is pooled is "
+            "mostly their surroundings. A larger --size makes cells smaller."
         )
 
 

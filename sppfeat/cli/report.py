@@ -1,0 +1,91 @@
+"""``sppfeat report``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sppfeat.cli.options import option, quiet_option
+from sppfeat.cli.output import human_bytes, say
+from sppfeat.cli.progress import Bar
+from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
+
+__all__ = ["report"]
+
+
+@click.command(short_help="One page about a feature file: pictures, probe, failures, settings.")
+@click.argument("file", type=click.Path(path_type=Path))
+@option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The page to write: .html.",
+)
+@option("--overwrite", is_flag=True, help="Replace an existing output.")
+@option("--title", default="", metavar="TEXT", help="Of the page. [default: the file's name]")
+@rows_option
+@columns_options
+@labels_from_option
+@option(
+    "--method",
+    type=click.Choice(["pca", "tsne", "umap"]),
+    default="pca",
+    help="Of the embedding; as 'sppfeat show embedding' has it.",
+)
+@option(
+    "--most",
+    type=click.IntRange(1),
+    default=2000,
+    help="Of more rows so many are drawn for the embedding, and as many for the probe.",
+)
+@option("--no-probe", is_flag=True, help="Train no classifiers.")
+@option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
+@option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of all that is drawn.")
+@quiet_option
+def report(
+    file: Path,
+    output: Path,
+    overwrite: bool,
+    title: str,
+    method: str,
+    most: int,
+    no_probe: bool,
+    root: str | None,
+    seed: int,
+    quiet: bool,
+    **selected: Any,
+) -> None:
+    """Write one page about a feature file, for any browser; everything is in it, and it loads nothing.
+
+    What is in the file, an embedding with pictures, rows beside their nearest rows, what a linear classifier makes of
+    the classes and of each level and layer, distributions of norms and sizes, failures by reason, settings and
+    provenance. Works while another process is writing the file, and without the images, whose pictures are missing
+    then.
+
+    Needs matplotlib, scikit-learn and jinja2: pip install 'sppfeat[report]'.
+    """
+    from sppfeat.analysis.report.facts import ReportSettings
+    from sppfeat.analysis.report.gather import STEPS, gather_facts
+    from sppfeat.analysis.report.page import check_page_path, render_page
+    from sppfeat.placing import refuse_same_file, replace_file
+    from sppfeat.reader import FeatureFile
+
+    refuse_same_file(output, file)
+    check_page_path(output, overwrite=overwrite)
+    settings = ReportSettings(
+        title=title,
+        method=method,
+        most_embedded=most,
+        most_probed=0 if no_probe else most,
+        seed=seed,
+        root=root,
+    )
+    with FeatureFile(file) as features:
+        selection = SelectionChoice(**selected).of(features)
+        with Bar("reporting", len(STEPS) + 1, unit="part", shown=not quiet) as bar:
+            facts = gather_facts(selection, settings, on_step=lambda n, step: bar.move_to(n, note=step))
+            page = render_page(facts).encode()
+            bar.move_to(len(STEPS) + 1)
+    replace_file(output, page)
+    say(f"{human_bytes(len(page))}: {output}")

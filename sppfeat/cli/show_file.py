@@ -1,0 +1,264 @@
+"""``sppfeat show embedding``, ``neighbours``, ``norms`` and ``sizes``: pictures of a feature file."""
+
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sppfeat.cli.options import device_option, option, quiet_option, weights_dir_option
+from sppfeat.cli.output import say
+from sppfeat.cli.progress import Bar
+from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
+
+if TYPE_CHECKING:
+    from sppfeat.analysis.thumbnails import Pictured, Thumbnail
+    from sppfeat.reader import FeatureFile
+
+__all__ = ["embedding", "neighbours", "norms", "sizes"]
+
+_PICTURE_SIDE = 128  # pixels
+_MOST_LINES = 100
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_Key = TypeVar("_Key", bound=Hashable)
+
+_output_option = option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The picture to write: .png, .svg or .pdf.",
+)
+_overwrite_option = option("--overwrite", is_flag=True, help="Replace an existing output.")
+_root_option = option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
+_seed_option = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of all that is drawn.")
+
+
+def _file_and_output(function: _F) -> _F:
+    """FILE, ``-o`` and ``--overwrite``."""
+    argument = click.argument("file", type=click.Path(path_type=Path))
+    return argument(_output_option(_overwrite_option(function)))
+
+
+@click.command(short_help="Rows as points of a plane, coloured by class, with pictures.")
+@_file_and_output
+@rows_option
+@columns_options
+@labels_from_option
+@option(
+    "--method",
+    type=click.Choice(["pca", "tsne", "umap"]),
+    default="pca",
+    help="The two directions of largest variance; or neighbourhoods, of 50 principal components. umap: pip install "
+    "'sppfeat[umap]'.",
+)
+@option(
+    "--most",
+    type=click.IntRange(1),
+    default=2000,
+    help="Of more rows so many are drawn at random; they are in memory, twice.",
+)
+@option("--pictures", type=click.IntRange(0), default=30, help="How many rows at most are pictured.")
+@_root_option
+@_seed_option
+def embedding(
+    file: Path,
+    output: Path,
+    overwrite: bool,
+    method: str,
+    most: int,
+    pictures: int,
+    root: str | None,
+    seed: int,
+    **selected: Any,
+) -> None:
+    """Draw rows as points of a plane, coloured by class, some of them as pictures of their image or box.
+
+    Classes have a colour and a shape; of more than 20 the most frequent ones, and the others are grey. Needs
+    scikit-learn, too: pip install 'sppfeat[sklearn]'.
+    """
+    from sppfeat.analysis.embedding import embed_rows
+    from sppfeat.analysis.pictures.embedding import caption, choose_pictured, embedding_figure
+    from sppfeat.analysis.pictures.figure import drawing, save_figure
+    from sppfeat.analysis.thumbnails import pictures_of_rows
+    from sppfeat.errors import ConfigError
+    from sppfeat.reader import FeatureFile
+
+    _check_output(output, file, overwrite=overwrite)
+    with FeatureFile(file) as features:
+        embedded = embed_rows(SelectionChoice(**selected).of(features), method=method, most=most, seed=seed)
+        if not len(embedded.selection):
+            raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
+        rows = embedded.selection.rows[choose_pictured(embedded, most=pictures, seed=seed)].tolist()
+        pictured = pictures_of_rows(features, rows, root=root)
+        thumbnails = _read_thumbnails(features, pictured)
+        with drawing():
+            save_figure(embedding_figure(embedded, thumbnails), output)
+        say(f"{caption(embedded)}: {output}")
+
+
+@click.command(short_help="A contact sheet: rows beside the rows that are nearest to them.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("queries", nargs=-1, metavar="[QUERY]...")
+@_output_option
+@_overwrite_option
+@option(
+    "--neighbours", "-k", type=click.IntRange(1, 50), default=8, metavar="K", help="How many rows per query."
+)
+@option(
+    "--random",
+    "n_random",
+    type=click.IntRange(1, 100),
+    default=8,
+    help="Without a QUERY: so many rows, drawn at random.",
+)
+@option(
+    "--metric",
+    type=click.Choice(["cosine", "l2"]),
+    default="cosine",
+    help="Distance: one minus the cosine of the angle, 0 to 2; or the Euclidean distance.",
+)
+@option(
+    "--one-per-image", is_flag=True, help="Of each image only its nearest row, and none of the query's own."
+)
+@rows_option
+@columns_options
+@labels_from_option
+@_root_option
+@option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]")
+@weights_dir_option
+@device_option
+@_seed_option
+@quiet_option
+def neighbours(
+    file: Path, queries: tuple[str, ...], output: Path, overwrite: bool, root: str | None, **choices: Any
+) -> None:
+    """Draw a contact sheet: in each line a query, then the rows that are nearest to it, with distance and class.
+
+    A QUERY is what `sppfeat search` takes: an image, a box of one (photo.jpg#x0,y0,x1,y1), a row of the file
+    (row:17), a list of such (@FILE), or - for a list on standard input. Without any, rows are drawn at random, of
+    different classes. Neighbours of the query's class have a tick and a solid frame, others a cross and a dashed
+    one. Boxes are outlined in what surrounds them.
+    """
+    from sppfeat.analysis.contact_sheet import draw_queries, make_contact_sheet
+    from sppfeat.analysis.pictures.contact_sheet import contact_sheet_figure, sheet_text
+    from sppfeat.analysis.pictures.figure import drawing, save_figure
+    from sppfeat.analysis.queries import describe_queries, read_queries
+    from sppfeat.analysis.thumbnails import pictures_of_queries, pictures_of_rows
+    from sppfeat.errors import ConfigError
+    from sppfeat.reader import FeatureFile
+
+    own = {
+        name: choices.pop(name)
+        for name in (
+            "neighbours",
+            "n_random",
+            "metric",
+            "one_per_image",
+            "weights",
+            "weights_dir",
+            "device",
+            "seed",
+            "quiet",
+        )
+    }
+    _check_output(output, file, overwrite=overwrite)
+    asked = read_queries(queries) if queries else []
+    if len(asked) > _MOST_LINES:
+        raise ConfigError(f"{len(asked)} queries; allowed: {_MOST_LINES} lines of one picture")
+    with FeatureFile(file) as features:
+        selection = SelectionChoice(**choices).of(features)
+        asked = asked or draw_queries(selection, own["n_random"], seed=own["seed"])
+        if not asked:
+            raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
+        descriptors = describe_queries(
+            asked, selection, weights=own["weights"], weights_dir=own["weights_dir"], device=own["device"]
+        )
+        with Bar("searching", len(selection), unit="row", shown=not own["quiet"]) as bar:
+            sheet = make_contact_sheet(
+                selection,
+                asked,
+                descriptors,
+                k=own["neighbours"],
+                metric=own["metric"],
+                one_per_image=own["one_per_image"],
+                on_progress=bar.move_to,
+            )
+        pictured: dict[int | str, Pictured] = {}
+        pictured.update(pictures_of_rows(features, sheet.rows, root=root).items())
+        pictured.update(pictures_of_queries(asked, exif=features.config.input.exif))
+        thumbnails = _read_thumbnails(features, pictured)
+        with drawing():
+            save_figure(contact_sheet_figure(sheet, thumbnails), output)
+        say(f"{sheet_text(sheet)}: {output}")
+
+
+@click.command(short_help="Histograms of the norms of descriptors, layer by layer.")
+@_file_and_output
+@rows_option
+@columns_options
+@option("--most", type=click.IntRange(1), default=20_000, help="Of more rows so many are drawn at random.")
+@_seed_option
+def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **selected: Any) -> None:
+    """Draw histograms of the l2 norms of descriptors, one per layer.
+
+    The norms are those of the file, after its --normalize. Rows that are zero throughout a layer are counted.
+    """
+    from sppfeat.analysis.distributions import measure_norms
+    from sppfeat.analysis.pictures.figure import drawing, save_figure
+    from sppfeat.analysis.pictures.norms import norms_figure, norms_text
+    from sppfeat.reader import FeatureFile
+
+    _check_output(output, file, overwrite=overwrite)
+    with FeatureFile(file) as features:
+        measured = measure_norms(SelectionChoice(**selected).of(features), most=most, seed=seed)
+    with drawing():
+        save_figure(norms_figure(measured), output)
+    for i in range(len(measured.layers)):
+        say(f"{norms_text(measured, i)}: {output}")
+
+
+@click.command(short_help="Widths by heights of images or boxes, with histograms.")
+@_file_and_output
+@option(
+    "--of",
+    type=click.Choice(["images", "boxes"]),
+    default="images",
+    help="Sizes of images as displayed; or of boxes, as far as they lie inside their image.",
+)
+def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
+    """Draw widths by heights of images or boxes, with a histogram of either and lines of common aspect ratios.
+
+    Images that failed are left out, and counted.
+    """
+    from sppfeat.analysis.distributions import measure_sizes
+    from sppfeat.analysis.pictures.figure import drawing, save_figure
+    from sppfeat.analysis.pictures.sizes import sizes_figure, sizes_text
+    from sppfeat.reader import FeatureFile
+
+    _check_output(output, file, overwrite=overwrite)
+    with FeatureFile(file) as features:
+        measured = measure_sizes(features, of=of)
+    with drawing():
+        save_figure(sizes_figure(measured), output)
+    say(f"{sizes_text(measured)}: {output}")
+
+
+def _check_output(output: Path, file: Path, *, overwrite: bool) -> None:
+    from sppfeat.analysis.pictures.figure import check_picture_path
+    from sppfeat.placing import refuse_same_file
+
+    refuse_same_file(output, file)
+    check_picture_path(output, overwrite=overwrite)
+
+
+def _read_thumbnails(file: "FeatureFile", pictured: "Mapping[_Key, Pictured]") -> "dict[_Key, Thumbnail]":
+    """Small pictures; what cannot be read is said."""
+    from sppfeat.analysis.thumbnails import read_thumbnails
+
+    thumbnails = read_thumbnails(pictured, exif=file.config.input.exif, side=_PICTURE_SIDE)
+    unread = [thumbnail.reason for thumbnail in thumbnails.values() if thumbnail.pixels is None]
+    if unread:
+        say(f"note: {len(unread)} of {len(thumbnails)} images cannot be read; the first of them: {unread[0]}")
+    return thumbnails
