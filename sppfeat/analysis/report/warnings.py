@@ -25,7 +25,7 @@ def find_warnings(
             "extract command continues it."
         )
     if summary.n_failed:
-        yield f"{summary.n_failed:,} of {summary.n_images:,} images failed; the reasons are below."
+        yield f"Of {summary.n_images:,} images, {summary.n_failed:,} failed; the reasons are below."
     if file.config.backbone.weights == "none":
         yield "The network is untrained: its weights are random values."
     if norms is not None:
@@ -40,7 +40,7 @@ def find_warnings(
     if unread:
         yield (
             f"{len(unread)} of the {len(thumbnails)} images that would be pictured here cannot be read now; the first "
-            f"of them: {unread[0]}."
+            f"of them: {unread[0]}. If they are elsewhere by now, --root says where."
         )
 
 
@@ -64,7 +64,7 @@ def _of_classes(summary: Summary) -> Iterator[str]:
     if not summary.classes and summary.n_rows:
         yield "No labels are known: nothing can be said of how well classes are told apart."
     elif n_unlabelled:
-        yield f"{n_unlabelled:,} rows have no label."
+        yield f"Rows without label: {n_unlabelled:,}."
     few = [name for name, n in classes if n < _FEW_ROWS]
     if few:
-        yield f"{len(few):,} of {len(classes):,} classes have fewer than {_FEW_ROWS} rows."
+        yield f"Of {len(classes):,} classes, {len(few):,} with fewer than {_FEW_ROWS} rows."
