@@ -1,0 +1,45 @@
+"""Feature files whose images are there, for the tests of what draws them."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+from conftest import write_image
+from feature_files import BLOCKS, DIMENSION, config, plan_of
+
+from sppfeat.creation import create_file
+from sppfeat.store import FeatureWriter
+
+CLASSES = ("cat", "dog", "<script>alert(1)</script>")
+FAILED = 4  # of the images
+
+
+def labelled_rows(n: int, labels: list[int]) -> np.ndarray:
+    """Rows of a class lie around a centre of their own."""
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.standard_normal((max(labels) + 1, DIMENSION))
+    return (centres[labels] + rng.standard_normal((n, DIMENSION))).astype(np.float32)
+
+
+def pictured_file(folder: Path, n: int = 24, *, images: bool = True, labels: bool = True) -> Path:
+    """A file of ``n`` whole images in classes, of which one failed; one image has a name that is not UTF-8."""
+    numbers = [i % len(CLASSES) for i in range(n)]
+    names = [f"{i}.png".encode() for i in range(n)]
+    names[1] = b'\xff" onerror="x.png'
+    sizes = [(20 + i, 30) for i in range(n)]
+    if images:
+        for name, (height, width) in zip(names, sizes, strict=True):
+            write_image(folder / "images" / name.decode("utf-8", "surrogateescape"), height, width, seed=0)
+    path = folder / "f.h5"
+    known = {"labels": numbers, "classes": [c.encode() for c in CLASSES]} if labels else {}
+    plan = plan_of(names, sizes=sizes, root=bytes(folder / "images"), **known)
+    create_file(path, plan, config(), BLOCKS)
+    rows = labelled_rows(n, numbers)
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        for i in range(n):
+            if i == FAILED:
+                writer.mark_failed(i, 'broken at 7: <img src="x" onerror="alert(1)">')
+            else:
+                writer.write_rows(np.array([i]), rows[i : i + 1])
+                writer.mark_done(i)
+    return path

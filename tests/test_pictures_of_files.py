@@ -1,0 +1,303 @@
+"""Pictures of feature files: what is computed for them against plain loops, and the files that the commands write."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import write_image
+from pictured_files import CLASSES, FAILED, pictured_file
+from PIL import Image
+
+from sppfeat.analysis.class_marks import MOST_NAMED, mark_classes
+from sppfeat.analysis.contact_sheet import draw_queries, make_contact_sheet
+from sppfeat.analysis.distributions import count_labels, measure_norms, measure_sizes
+from sppfeat.analysis.embedding import embed_rows
+from sppfeat.analysis.queries import Query, describe_queries
+from sppfeat.analysis.sampling import draw_rows, draw_stratified
+from sppfeat.analysis.thumbnails import Pictured, pictures_of_rows, read_thumbnails
+from sppfeat.cli import main
+from sppfeat.errors import ConfigError
+from sppfeat.reader import FeatureFile
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return pictured_file(tmp_path_factory.mktemp("pictured"))
+
+
+@pytest.fixture
+def file(path):
+    with FeatureFile(path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def selection(file):
+    return file.select()
+
+
+def show(*args):
+    return CliRunner().invoke(main, ["show", *map(str, args)])
+
+
+def test_drawn_rows_are_some_of_them_in_their_order(selection):
+    drawn = draw_rows(selection, 7, seed=3).rows
+    assert len(drawn) == 7
+    assert set(drawn) < set(selection.rows)
+    assert (np.diff(drawn) > 0).all()
+    assert (draw_rows(selection, 7, seed=3).rows == drawn).all()
+    assert (draw_rows(selection, 7, seed=4).rows != drawn).any()
+    assert draw_rows(selection, 23) is selection
+
+
+@pytest.mark.parametrize("most", [3, 6, 10, 17])
+def test_a_stratified_draw_has_each_class_by_its_share(file, most):
+    labels = np.array([0] * 16 + [1] * 7 + [2])
+    selection = file.select(labels=labels)
+    drawn = draw_stratified(selection, most, seed=1)
+    assert len(drawn) == most
+    for label in range(3):
+        share = (selection.y == label).sum() * most / len(selection)
+        assert abs((drawn.y == label).sum() - share) <= 1
+
+
+def test_principal_components_are_those_of_numpy(selection):
+    embedding = embed_rows(selection)
+    rows = selection.X.astype(np.float64)
+    centred = rows - rows.mean(axis=0)
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    for i in range(2):
+        expected = centred @ axes[i]
+        sign = np.sign(expected @ embedding.points[:, i])
+        np.testing.assert_allclose(embedding.points[:, i], sign * expected, atol=1e-4)
+    np.testing.assert_allclose(embedding.explained, (singular**2 / (singular**2).sum())[:2], rtol=1e-4)
+
+
+def test_an_embedding_says_of_how_many_rows_it_is(selection):
+    embedding = embed_rows(selection, most=9)
+    assert embedding.points.shape == (9, 2)
+    assert len(embedding.selection) == 9
+    assert embedding.n_rows == 23
+
+
+def test_neighbourhoods_are_kept_by_tsne(selection):
+    embedding = embed_rows(selection, method="tsne")
+    assert embedding.explained is None
+    distances = np.linalg.norm(embedding.points[:, None] - embedding.points, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    assert (selection.y[distances.argmin(axis=1)] == selection.y).mean() > 0.8
+
+
+@pytest.mark.parametrize("rows", [[], [3], [3, 5]])
+def test_few_rows_can_be_embedded_by_their_principal_components_only(file, rows):
+    selection = file.select(rows=np.array(rows, dtype=np.int64))
+    embedding = embed_rows(selection)
+    assert embedding.points.shape == (len(rows), 2)
+    assert np.isfinite(embedding.points).all()
+    with pytest.raises(ConfigError, match="5 rows or more"):
+        embed_rows(selection, method="tsne")
+
+
+class Rows:
+    """A selection whose descriptors are given."""
+
+    def __init__(self, selection, rows):
+        self.selection, self.descriptors = selection, rows
+
+    def changed(self, monkeypatch):
+        monkeypatch.setattr(type(self.selection), "take", lambda _, at: self.descriptors[at])
+
+
+def test_rows_with_nan_are_left_out_and_counted(selection, monkeypatch):
+    rows = np.array(selection.X)
+    rows[[2, 5], 0] = np.nan, np.inf
+    Rows(selection, rows).changed(monkeypatch)
+    embedding = embed_rows(selection)
+    assert embedding.n_nonfinite == 2
+    assert embedding.selection.rows.tolist() == np.delete(selection.rows, [2, 5]).tolist()
+    assert measure_norms(selection).n_nonfinite == 2
+
+
+def test_huge_and_equal_rows_give_finite_points(selection, monkeypatch):
+    for scale in (0.0, 1e38):
+        Rows(selection, np.full((23, 15), scale, np.float32)).changed(monkeypatch)
+        embedding = embed_rows(selection)
+        assert (embedding.points == 0).all()
+        assert embedding.explained == (0.0, 0.0)
+
+
+def test_norms_are_those_of_each_layer(selection, monkeypatch):
+    rows = np.array(selection.X)
+    rows[4, :10] = 0
+    Rows(selection, rows).changed(monkeypatch)
+    norms = measure_norms(selection)
+    assert norms.layers == ("layer3", "layer4")
+    for row, found in zip(rows, norms.values, strict=True):
+        expected = [sum(float(x) ** 2 for x in part) ** 0.5 for part in (row[:10], row[10:])]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert norms.n_zero == (1, 0)
+
+
+def test_sizes_are_those_of_images_that_did_not_fail(file):
+    sizes = measure_sizes(file)
+    assert sizes.heights.tolist() == [20 + i for i in range(24) if i != FAILED]
+    assert set(sizes.widths.tolist()) == {30}
+    assert sizes.n_left_out == 1
+    with pytest.raises(ConfigError, match="whole images"):
+        measure_sizes(file, of="boxes")
+
+
+def test_labels_are_counted_most_frequent_first(file, selection):
+    assert count_labels(selection) == [("cat", 8), (CLASSES[2], 8), ("dog", 7)]
+    some = file.select(labels={"0.png": "a", "2.png": "b", "3.png": "b"})
+    assert count_labels(some) == [("", 20), ("b", 2), ("a", 1)]
+    assert count_labels(file.select(labels=np.arange(24) % 2)) == [("0", 11), ("1", 12)][::-1]
+
+
+def test_every_row_has_one_mark_and_no_two_classes_look_alike(file):
+    many = file.select(labels=[f"class {i % (MOST_NAMED + 3)}" if i else None for i in range(24)])
+    marks = mark_classes(many)
+    assert sorted(np.concatenate([mark.positions for mark in marks]).tolist()) == list(range(23))
+    looks = [(mark.colour, mark.shape) for mark in marks]
+    assert len(set(looks)) == len(looks)
+    assert sum(mark.n_classes for mark in marks if mark.name is None) + len(marks) - 2 == len(set(many.y)) - 1
+    assert [mark.name for mark in marks[-2:]] == [None, ""]
+
+
+def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
+    queries = draw_queries(selection, 4)
+    assert len({selection.labels.values[query.row] for query in queries[:3]}) == 3
+    sheet = make_contact_sheet(selection, queries, describe_queries(queries, selection), k=3, metric="l2")
+    features = selection.file.features
+    for query, line in zip(queries, sheet.lines, strict=True):
+        others = [row for row in selection.rows.tolist() if row != query.row]
+        distances = {row: float(np.linalg.norm(features[row] - features[query.row])) for row in others}
+        assert [n.row for n in line.neighbours] == sorted(others, key=lambda row: distances[row])[:3]
+        for n in line.neighbours:
+            assert n.distance == pytest.approx(distances[n.row], rel=1e-5)
+            assert n.is_same == (n.row % 3 == query.row % 3)
+            assert n.label == CLASSES[n.row % 3]
+    assert sheet.n_judged == 12
+
+
+def test_thumbnails_are_the_images_at_their_aspect_ratio(file, tmp_path):
+    pictured = pictures_of_rows(file, [3, 7, 3])
+    assert list(pictured) == [3, 7]
+    thumbnails = read_thumbnails(pictured, exif="apply", side=15)
+    assert thumbnails[3].pixels.shape == (12, 15, 3)  # 23 x 30
+    with Image.open(os.fsdecode(pictured[3].path)) as whole:
+        assert (thumbnails[3].pixels == np.asarray(whole.resize((15, 12), Image.Resampling.BICUBIC))).all()
+    assert read_thumbnails(pictured, exif="apply", side=500)[7].pixels.shape == (27, 30, 3)
+
+
+def test_images_that_are_gone_or_changed_have_a_reason(file, tmp_path):
+    write_image(tmp_path / "3.png", 5, 5, seed=0)
+    (tmp_path / "5.png").write_text("nonsense")
+    thumbnails = read_thumbnails(pictures_of_rows(file, [2, 3, 5], root=tmp_path), exif="apply")
+    assert [thumbnail.pixels for thumbnail in thumbnails.values()] == [None] * 3
+    assert thumbnails[2].reason == "no such file"
+    assert "changed" in thumbnails[3].reason
+    assert read_thumbnails({}, exif="apply") == {}
+    late = read_thumbnails(pictures_of_rows(file, [6, 7]), exif="apply", seconds=-1)
+    assert late[6].pixels is not None
+    assert "not read within" in late[7].reason
+
+
+def test_a_box_is_shown_in_what_surrounds_it_with_an_outline(tmp_path):
+    pixels = np.zeros((200, 100, 3), np.uint8)
+    pixels[80:120, 40:80] = 200
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    box = Pictured(os.fsencode(tmp_path / "a.png"), (200, 100), (40.0, 80.0, 80.0, 120.0))
+    shown = read_thumbnails({0: box, 1: box._replace(is_mirrored=True)}, exif="apply", side=60)
+    assert shown[0].pixels.shape == (60, 60, 3)
+    assert shown[0].pixels[10, 10].tolist() == [255, 213, 0]  # the outline, ten pixels from the edge
+    assert shown[0].pixels[30, 30].tolist() == [200, 200, 200]
+    assert shown[0].pixels[2, 2].tolist() == [0, 0, 0]
+    assert (shown[1].pixels == shown[0].pixels[:, ::-1]).all()
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 0.001, 0.001), (-50, -50, 500, 500), (99.9, 199.9, 100, 200), (np.nan, 0, 1, 1), (9, 9, 3, 3)],
+)
+def test_no_box_is_too_odd_to_be_shown(tmp_path, box):
+    write_image(tmp_path / "a.png", 200, 100, seed=0)
+    (thumbnail,) = read_thumbnails(
+        {0: Pictured(os.fsencode(tmp_path / "a.png"), (200, 100), box)}, exif="apply", side=40
+    ).values()
+    assert (thumbnail.pixels is None) == (not np.isfinite(box).all())
+
+
+@pytest.mark.parametrize(
+    ("command", "suffix"),
+    [
+        ("embedding", "png"),
+        ("embedding", "svg"),
+        ("neighbours", "pdf"),
+        ("neighbours", "png"),
+        ("norms", "svg"),
+        ("sizes", "png"),
+    ],
+)
+def test_pictures_are_whole_files_with_the_same_bytes(path, tmp_path, command, suffix):
+    outputs = [tmp_path / f"{i}.{suffix}" for i in range(2)]
+    for output in outputs:
+        result = show(command, path, "-o", output)
+        assert result.exit_code == 0, result.output
+        assert result.stdout == ""
+        assert str(output) in result.stderr
+    start = outputs[0].read_bytes()[:5]
+    assert start == {"png": b"\x89PNG\r", "svg": b"<?xml", "pdf": b"%PDF-"}[suffix]
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    assert sorted(tmp_path.iterdir()) == outputs
+
+
+def test_queries_may_be_rows_and_no_file_is_written_for_wrong_ones(path, tmp_path):
+    output = tmp_path / "o.png"
+    assert show("neighbours", path, "row:0", "row:5", "-o", output, "-k", "3").exit_code == 0
+    with Image.open(output) as picture:
+        assert picture.width > picture.height
+    for query in ("row:4", "row:99", "no-such.png"):
+        result = show("neighbours", path, query, "-o", tmp_path / "p.png")
+        assert result.exit_code == 2, result.output
+    assert not (tmp_path / "p.png").exists()
+
+
+@pytest.mark.parametrize("command", ["embedding", "neighbours", "norms", "sizes"])
+def test_wrong_outputs_are_refused(path, tmp_path, command):
+    there = tmp_path / "there.png"
+    there.write_text("mine")
+    assert show(command, path, "-o", tmp_path / "o.gif").exit_code == 2
+    assert show(command, path, "-o", there).exit_code == 1
+    assert show(command, path, "-o", tmp_path / "no" / "o.png").exit_code == 1
+    assert there.read_text() == "mine"
+    same = tmp_path / "same.png"
+    same.symlink_to(path)
+    result = show(command, path, "-o", same, "--overwrite")
+    assert result.exit_code == 2
+    assert "is the input" in result.stderr
+    assert show(command, path, "-o", there, "--overwrite").exit_code == 0
+    assert there.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_not_there_is_said(path, tmp_path):
+    result = show("embedding", path, "-o", tmp_path / "o.png", "--root", tmp_path, "--most", "10")
+    assert result.exit_code == 0
+    assert "images cannot be read; the first of them: no such file" in result.stderr
+    assert "10 of 23 rows, drawn at random" in result.stderr
+    assert show("embedding", tmp_path / "no.h5", "-o", tmp_path / "p.png").exit_code == 1
+    assert show("embedding", path, "-o", tmp_path / "p.png", "--rows", "label=no").exit_code == 2
+
+
+def test_queries_that_are_no_rows_are_pictured_by_their_text(selection):
+    queries = [Query("a.png", path="a.png"), Query("row:2", row=2)]
+    sheet = make_contact_sheet(selection, queries, selection.take(np.array([0, 2])), k=2)
+    assert sheet.lines[0].label == ""
+    assert all(n.is_same is None for n in sheet.lines[0].neighbours)
+    assert sheet.lines[0].neighbours[0].row == 0  # an image is no row, though it may be equal to one
+    assert dataclasses.astuple(sheet.lines[1])[1] == "2.png"

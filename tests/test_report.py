@@ -1,0 +1,282 @@
+"""``sppfeat report``: what it says, that nothing of a file becomes markup, and that the page loads nothing."""
+
+import base64
+import contextlib
+import io
+import itertools
+import re
+from html.parser import HTMLParser
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from feature_files import BLOCKS, config, descriptors, new_file, plan_of
+from pictured_files import CLASSES, pictured_file
+from PIL import Image
+
+from sppfeat.analysis.report.facts import ReportSettings
+from sppfeat.analysis.report.failures import group_failures
+from sppfeat.analysis.report.settings import describe_settings
+from sppfeat.cli import main
+from sppfeat.config import DescriptorSpec, ExtractConfig, InputSpec, RegionSpec
+from sppfeat.creation import create_file
+from sppfeat.reader import FeatureFile
+from sppfeat.store import FeatureWriter
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+from sppfeat.analysis.report.gather import gather_facts
+from sppfeat.analysis.report.page import render_page
+
+VOID = {"meta", "img", "source", "br", "link", "input", "wbr", "rect", "circle", "path"}
+HARMLESS = VOID - {"meta", "link", "input"} | set(
+    """html head meta title style body header main footer nav section h1 h2 h3 p a ul ol li dl dt dd div small span b
+    figure figcaption picture table thead tbody tr th td code details summary svg""".split()
+)
+LOADING = ("src", "srcset", "href", "data", "poster", "action", "background", "xlink:href", "style")
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements, what they refer to, and the text that is shown."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.shown: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.shown.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.shown).split())
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def report(*args):
+    return CliRunner().invoke(main, ["report", *map(str, args), "-q"])
+
+
+def page_of(path, **settings):
+    with FeatureFile(path) as file:
+        facts = gather_facts(file.select(), ReportSettings(**settings))
+        text = render_page(facts)
+    return facts, Page(text), text
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return pictured_file(tmp_path_factory.mktemp("pictured"))
+
+
+@pytest.fixture(scope="module")
+def made(path):
+    return page_of(path, title='A "title" & <b>more</b>', n_queries=23, k=2)
+
+
+def test_the_facts_are_those_of_the_file(made):
+    facts, page, _ = made
+    summary = facts.summary
+    assert (summary.n_images, summary.n_done, summary.n_failed, summary.n_pending) == (24, 23, 1, 0)
+    assert (summary.n_rows, summary.n_described, summary.dimension) == (24, 23, 15)
+    assert dict(summary.classes) == {"cat": 8, "dog": 7, CLASSES[2]: 8}
+    assert facts.probe.result.accuracy.mean > 0.8
+    assert f"{100 * facts.probe.result.accuracy.mean:.1f} %" in page.text
+    assert [part.kind for part in facts.probe.result.ablation] == ["all", "level", "level", "layer", "layer"]
+    assert len(facts.sheet.lines) == 23
+    assert "resnet18, untrained, with random values (seed 0), up to layers layer3 and layer4" in page.text
+    assert dict(facts.provenance)["weights SHA-256"] in page.text
+    for word in ("The network is untrained", "broken at 7", "23 rows", "Of 24 images, 1 failed"):
+        assert word in page.text
+
+
+def test_nothing_of_a_file_becomes_markup(made):
+    _, page, text = made
+    assert not page.of("script")
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        assert tag in HARMLESS
+    assert "<script>alert(1)</script>" in "".join(page.shown)  # may be broken in two, after its slash
+    assert '<img src="x" onerror="alert(1)">' in page.text
+    assert 'A "title" & <b>more</b>' in page.text
+    assert 'Query: \\udcff" onerror="x.png' in [image["alt"] for image in page.of("img")]
+    text.encode("utf-8")  # no halves of characters
+
+
+def test_the_page_loads_nothing(made):
+    _, page, text = made
+    for _, attributes in page.elements:
+        for name in LOADING:
+            value = attributes.get(name) or "#"
+            own = re.fullmatch(r"--share: [\d.]+%", value) if name == "style" else None
+            assert own or value.startswith(("#", "data:image/")), (name, value[:80])
+    assert not {"link", "script", "iframe", "object", "embed", "base", "form"} & {
+        tag for tag, _ in page.elements
+    }
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+    (policy,) = [m["content"] for m in page.of("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    targets = {attributes.get("id") for _, attributes in page.elements}
+    assert {a["href"][1:] for a in page.of("a")} <= targets
+
+
+def test_the_page_can_be_read_without_seeing_it(made):
+    _, page, _ = made
+    assert page.of("html")[0]["lang"] == "en"
+    headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == 1
+    assert all(b <= a + 1 for a, b in itertools.pairwise(headings))
+    assert all(image["alt"] for image in page.of("img"))
+    assert all(header.get("scope") in ("col", "row") for header in page.of("th"))
+
+
+def test_pictures_are_there_for_light_pages_and_dark_ones(made):
+    _, page, _ = made
+    charts = [s for s in page.of("source") if s["media"] == "screen and (prefers-color-scheme: dark)"]
+    assert len(charts) == 4  # embedding, two layers, sizes
+    for source in charts:
+        content = base64.b64decode(source["srcset"].partition(",")[2])
+        with Image.open(io.BytesIO(content)) as image:
+            pixels = np.asarray(image.convert("RGBA"))
+        assert pixels[0, 0, 3] == 0  # transparent
+        assert (pixels[pixels[..., 3] > 250][:, :3].min(axis=1) > 200).any()  # light letters
+
+
+def test_the_colours_of_letters_can_be_told_from_their_ground(made):
+    """WCAG: 4.5 and more for letters, in both kinds of page."""
+    style = re.search(r"<style>(.*?)</style>", made[2], re.DOTALL)[1]
+    roots = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    assert len(roots) == 2
+    for root in roots:
+        colours = dict(re.findall(r"--([\w-]+): (#\w{6})", root))
+        for ink in ("ink", "soft", "accent", "same", "other"):
+            for ground in ("page", "card"):
+                assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+        assert contrast(colours["ink"], colours["warn"]) >= 4.5
+        assert contrast(colours["ink"], colours["bar"]) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    lights = []
+    for colour in (one, other):
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        lights.append(sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)))
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
+def test_the_command_writes_a_whole_page_with_the_same_bytes(path, tmp_path):
+    outputs = [tmp_path / f"{i}.html" for i in range(2)]
+    for output in outputs:
+        result = report(path, "-o", output, "--no-probe")
+        assert result.exit_code == 0, result.output
+        assert result.stdout == ""
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    assert sorted(tmp_path.iterdir()) == outputs
+    assert "There is no probe. It was not asked for." in Page(outputs[0].read_text("utf-8")).text
+
+
+def test_wrong_outputs_are_refused(path, tmp_path):
+    there = tmp_path / "there.html"
+    there.write_text("mine")
+    assert report(path, "-o", tmp_path / "o.pdf").exit_code == 2
+    assert report(path, "-o", there).exit_code == 1
+    assert report(path, "-o", tmp_path / "no" / "o.html").exit_code == 1
+    assert report(tmp_path / "no.h5", "-o", tmp_path / "o.html").exit_code == 1
+    assert report(path, "-o", tmp_path / "o.html", "--rows", "label=no").exit_code == 2
+    assert report(path, "-o", path, "--overwrite").exit_code == 2
+    assert there.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [there]
+
+
+@pytest.mark.parametrize("n", [0, 5])
+def test_a_file_without_descriptors_has_a_page(tmp_path, n):
+    facts, page, _ = page_of(new_file(tmp_path / "f.h5", n))
+    assert facts.embedding is None
+    assert "There are no descriptors." in page.text
+    assert ("The file has no rows." if n == 0 else "5 of 5 images are pending") in page.text
+
+
+def test_without_images_and_labels_there_is_still_a_page(tmp_path):
+    path = pictured_file(tmp_path, 7, images=False, labels=False)
+    _, page, _ = page_of(path)
+    assert "No labels are known" in page.text
+    assert "cannot be read now; the first of them: no such file" in page.text
+    assert "no picture" in page.text
+    assert "has no labels" in page.text
+
+
+def test_failures_are_grouped_by_reason(tmp_path):
+    path = new_file(tmp_path / "f.h5", 9)
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        for i in range(7):
+            writer.mark_failed(i, f"cut at byte {100 + i}" if i % 3 else "empty file")
+    with FeatureFile(path) as file:
+        groups = group_failures(file, most_paths=2)
+    assert [(g.reason, g.count, g.paths) for g in groups] == [
+        ("cut at byte 101", 4, ("1.jpg", "2.jpg")),
+        ("empty file", 3, ("0.jpg", "3.jpg")),
+    ]
+
+
+def test_ten_thousand_images_fit_in_five_megabytes(tmp_path):
+    n = 10_000
+    path = tmp_path / "f.h5"
+    names = [f"a rather long name of a folder/{i}" + "x" * 60 + ".jpg" for i in range(n)]
+    classes = [f"class {i} ".encode() + b"x" * 300 for i in range(500)]
+    create_file(path, plan_of(names, labels=[i % 500 for i in range(n)], classes=classes), config(), BLOCKS)
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        writer.write_rows(np.arange(n // 2), descriptors(n // 2))
+    with h5py.File(path, "r+") as file:  # quicker than one by one
+        file["images/status"][:] = [1] * (n // 2) + [2] * (n // 2)
+        file["images/error"][n // 2 :] = [
+            b"reason " + b"abcdefghij"[i % 10 : i % 10 + 1] * (i % 97) for i in range(n // 2)
+        ]
+    facts, page, text = page_of(path, most_embedded=500, most_probed=0)
+    assert len(text.encode()) < 5_000_000
+    assert "500 of 5,000 rows, drawn at random" in page.text
+    assert "more classes with" in page.text
+    assert "more reasons" in page.text
+    assert len(facts.thumbnails) <= 30 + 8 * 9
+
+
+def test_settings_are_said_in_words():
+    base = config()
+    boxes = ExtractConfig(
+        backbone=base.backbone,
+        input=InputSpec(scales=(480, 688), flip=True, exif="ignore", decode="fast", round_to=32),
+        descriptor=DescriptorSpec(normalize="meannorm:20", norm_factors=None, pool="avg"),
+        regions=RegionSpec(boxes="multiview"),
+        precision="bf16",
+    )
+    steps = dict(describe_settings(boxes, 9))
+    assert "as stored" in steps["Input"]
+    assert "480, 688" in steps["Input"]
+    assert "mirror image" in steps["Input"]
+    assert "multiples of 32" in steps["Input"]
+    assert "multiview" in steps["Boxes"]
+    assert "mean l2 norm is 20" in steps["Scaling"]
+    assert "bf16" in steps["Numbers"]
