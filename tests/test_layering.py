@@ -62,6 +62,8 @@ def test_what_an_import_loads(code, allowed):
         ["export", "--help"],
         ["show", "--help"],
         ["show", "image", "--help"],
+        ["report", "--help"],
+        ["show", "neighbours", "--help"],
         ["--version"],
     ],
 )

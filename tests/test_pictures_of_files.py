@@ -294,6 +294,16 @@ def test_what_is_not_there_is_said(path, tmp_path):
     assert show("embedding", path, "-o", tmp_path / "p.png", "--rows", "label=no").exit_code == 2
 
 
+def test_rows_without_descriptor_are_refused(path, file, tmp_path):
+    everything = file.select(rows=["status=any"])
+    for function in (embed_rows, measure_norms, lambda selection: draw_queries(selection, 3)):
+        with pytest.raises(ConfigError, match="1 of 24 rows have no descriptor, the first is row 4"):
+            function(everything)
+    for command in ("embedding", "neighbours", "norms"):
+        assert show(command, path, "-o", tmp_path / "o.png", "--rows", "status=any").exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_queries_that_are_no_rows_are_pictured_by_their_text(selection):
     queries = [Query("a.png", path="a.png"), Query("row:2", row=2)]
     sheet = make_contact_sheet(selection, queries, selection.take(np.array([0, 2])), k=2)

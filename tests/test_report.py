@@ -33,8 +33,11 @@ from sppfeat.analysis.report.page import render_page
 
 VOID = {"meta", "img", "source", "br", "link", "input", "wbr", "rect", "circle", "path"}
 HARMLESS = VOID - {"meta", "link", "input"} | set(
-    """html head meta title style body header main footer nav section h1 h2 h3 p a ul ol li dl dt dd div small span b
-    figure figcaption picture table thead tbody tr th td code details summary svg""".split()
+    re.findall(
+        r"\w+",
+        """html head meta title style body header main footer nav section h1 h2 h3 p a ul ol li dl dt dd div small span b
+        figure figcaption picture table thead tbody tr th td code details summary svg""",
+    )
 )
 LOADING = ("src", "srcset", "href", "data", "poster", "action", "background", "xlink:href", "style")
 
@@ -227,6 +230,26 @@ def test_without_images_and_labels_there_is_still_a_page(tmp_path):
     assert "cannot be read now; the first of them: no such file" in page.text
     assert "no picture" in page.text
     assert "has no labels" in page.text
+
+
+def test_a_part_of_a_file_is_said_to_be_one(path, tmp_path):
+    result = report(
+        path,
+        "-o",
+        tmp_path / "o.html",
+        "--rows",
+        "label=cat",
+        "--rows",
+        "label=dog",
+        "--levels",
+        "1",
+        "--no-probe",
+    )
+    assert result.exit_code == 0, result.output
+    text = Page((tmp_path / "o.html").read_text("utf-8")).text
+    assert "Only 15 of 23 rows were chosen" in text
+    assert "Only 3 of the 15 values" in text
+    assert "15 rows of 3 values" in text
 
 
 def test_failures_are_grouped_by_reason(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.analysis.described import check_described
 from sppfeat.analysis.neighbours import DEFAULT_METRIC, nearest_rows
 from sppfeat.analysis.queries import Query
 from sppfeat.selection import Selection
@@ -80,7 +81,12 @@ class ContactSheet:
 
 
 def draw_queries(selection: Selection, n: int, *, seed: int = 0) -> list[Query]:
-    """Some rows, drawn at random: one of each class, the most frequent first, then any."""
+    """Some rows, drawn at random: one of each class, the most frequent first, then any.
+
+    Raises:
+        ConfigError: a row of the selection has no descriptor.
+    """
+    check_described(selection)
     order = np.random.default_rng(seed).permutation(len(selection))
     y = selection.y
     if y is not None:

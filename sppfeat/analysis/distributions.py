@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.analysis.described import check_described
 from sppfeat.analysis.sampling import draw_rows
 from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
@@ -62,7 +63,11 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
         selection: rows and columns.
         most: of more rows so many are drawn.
         seed: of the draw.
+
+    Raises:
+        ConfigError: a row has no descriptor.
     """
+    check_described(selection)
     drawn = draw_rows(selection, most, seed=seed)
     ranges = selection.columns.layer_ranges()
     values = np.empty((len(drawn), len(ranges)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.analysis.described import check_described
 from sppfeat.analysis.sampling import draw_rows
 from sppfeat.errors import ConfigError
 from sppfeat.extras import import_extra
@@ -57,10 +58,12 @@ def embed_rows(
         seed: of the draw and of the method.
 
     Raises:
-        ConfigError: no such method, a package that it needs is missing, or fewer rows than it takes.
+        ConfigError: no such method, a package that it needs is missing, fewer rows than it takes, or rows without
+            descriptor.
     """
     if method not in EMBEDDINGS:
         raise ConfigError(f"method is {method!r}; allowed: {', '.join(EMBEDDINGS)}")
+    check_described(selection)
     decomposition = import_extra("sklearn.decomposition", extra="sklearn", purpose="An embedding")
     drawn = draw_rows(selection, most, seed=seed)
     rows = drawn.take(np.arange(len(drawn))).astype(np.float32)

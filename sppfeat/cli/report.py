@@ -23,7 +23,7 @@ __all__ = ["report"]
     help="The page to write: .html.",
 )
 @option("--overwrite", is_flag=True, help="Replace an existing output.")
-@option("--title", default="", metavar="TEXT", help="Of the page. [default: the file's name]")
+@option("--title", metavar="TEXT", help="Of the page. [default: the file's name]")
 @rows_option
 @columns_options
 @labels_from_option
@@ -47,7 +47,7 @@ def report(
     file: Path,
     output: Path,
     overwrite: bool,
-    title: str,
+    title: str | None,
     method: str,
     most: int,
     no_probe: bool,
@@ -74,7 +74,7 @@ def report(
     refuse_same_file(output, file)
     check_page_path(output, overwrite=overwrite)
     settings = ReportSettings(
-        title=title,
+        title=title or "",
         method=method,
         most_embedded=most,
         most_probed=0 if no_probe else most,

@@ -58,7 +58,9 @@ class Summary:
         n_bytes: its size.
         n_images, n_done, n_failed, n_pending: images.
         n_rows, n_described: rows, and those of them that have a descriptor.
+        n_selected: rows that the report is about.
         dimension, dtype: of a descriptor.
+        n_columns: values of it that the report is about.
         has_boxes: whether rows are boxes.
         boxes: counts of boxes, see :meth:`sppfeat.reader.FeatureFile.count_boxes`; empty for whole images.
         classes: name and number of rows of each class, most frequent first; ``""`` are rows without class.
@@ -72,7 +74,9 @@ class Summary:
     n_pending: int
     n_rows: int
     n_described: int
+    n_selected: int
     dimension: int
+    n_columns: int
     dtype: str
     has_boxes: bool
     boxes: Mapping[str, int]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 
 from sppfeat.analysis.contact_sheet import ContactSheet, draw_queries, make_contact_sheet
+from sppfeat.analysis.described import check_described
 from sppfeat.analysis.distributions import count_labels, measure_norms, measure_sizes
 from sppfeat.analysis.embedding import Embedding, embed_rows
 from sppfeat.analysis.pictures.embedding import choose_pictured
@@ -42,11 +43,12 @@ def gather_facts(
         on_step: is told how many of :data:`STEPS` are done, and which is next.
 
     Raises:
-        ConfigError: a package that this needs is not installed, or a method is not known.
+        ConfigError: a package that this needs is not installed, a method is not known, or a row has no descriptor.
         StoreError: the file is damaged.
     """
     settings = settings or ReportSettings()
     file = selection.file
+    check_described(selection)
     on_step(0, STEPS[0])
     norms = measure_norms(selection, most=settings.most_norms, seed=settings.seed) if len(selection) else None
     on_step(1, STEPS[1])
@@ -97,8 +99,10 @@ def summarize(selection: Selection) -> Summary:
         n_failed=int((status == Status.FAILED).sum()),
         n_pending=int((status == Status.PENDING).sum()),
         n_rows=file.n_rows,
-        n_described=len(selection),
+        n_described=len(file.rows_with_descriptor()),
+        n_selected=len(selection),
         dimension=file.dimension,
+        n_columns=selection.dimension,
         dtype=str(file.dtype),
         has_boxes=file.has_boxes,
         boxes=file.count_boxes() if file.has_boxes else {},

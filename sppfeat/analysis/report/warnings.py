@@ -19,6 +19,10 @@ def find_warnings(
     """Yield them in words."""
     if not summary.n_rows:
         yield "The file has no rows."
+    if summary.n_selected < summary.n_described:
+        yield f"Only {summary.n_selected:,} of {summary.n_described:,} rows were chosen for this page."
+    if summary.n_columns < summary.dimension:
+        yield f"Only {summary.n_columns:,} of the {summary.dimension:,} values of each row were chosen for this page."
     if summary.n_pending:
         yield (
             f"The file is not complete: {summary.n_pending:,} of {summary.n_images:,} images are pending. The same "

@@ -1,0 +1,20 @@
+"""Rows that something can be said of: those that have a descriptor."""
+
+from sppfeat.errors import ConfigError
+from sppfeat.selection import Selection
+
+__all__ = ["check_described"]
+
+
+def check_described(selection: Selection) -> None:
+    """Refuse a selection with rows of images that failed or are pending, or of boxes without area.
+
+    Raises:
+        ConfigError: there are some; names the first.
+    """
+    without = selection.rows[~selection.file.has_descriptor()[selection.rows]]
+    if len(without):
+        raise ConfigError(
+            f"{len(without)} of {len(selection)} rows have no descriptor, the first is row {without[0]}; allowed: rows "
+            "of images that are done, and of boxes with an area"
+        )
