@@ -25,7 +25,7 @@ def pictured_file(folder: Path, n: int = 24, *, images: bool = True, labels: boo
     """A file of ``n`` whole images in classes, of which one failed; one image has a name that is not UTF-8."""
     numbers = [i % len(CLASSES) for i in range(n)]
     names = [f"{i}.png".encode() for i in range(n)]
-    names[1] = b'\xff" onerror="x.png'
+    names[FAILED] = b'\xff" onerror="x.png'
     sizes = [(20 + i, 30) for i in range(n)]
     if images:
         for name, (height, width) in zip(names, sizes, strict=True):

@@ -1,6 +1,7 @@
 """Descriptors as points of a plane."""
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,5 +110,7 @@ def _tsne(points: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]
 def _umap(points: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
     umap = import_extra("umap", extra="umap", purpose="An embedding by UMAP")
     n_neighbors = min(_N_NEIGHBORS, len(points) - 1)
-    reducer = umap.UMAP(n_components=2, n_neighbors=n_neighbors, random_state=seed)
-    return np.asarray(reducer.fit_transform(points), dtype=np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that with a seed it takes one thread
+        reducer = umap.UMAP(n_components=2, n_neighbors=n_neighbors, random_state=seed)
+        return np.asarray(reducer.fit_transform(points), dtype=np.float64)

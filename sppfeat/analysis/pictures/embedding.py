@@ -89,6 +89,8 @@ def draw_embedding(
         )
     for mark in marks:  # in the order of the legend, which is not the one of drawing
         text = plain(mark_text(mark))
+        if text.startswith("_"):  # which to matplotlib means: not in the legend
+            text = f" {text}"
         axes.scatter([], [], s=14, c=mark.colour, marker=mark.shape, label=text)
     _set_limits(axes, points)
     row_positions = {row: i for i, row in enumerate(embedding.selection.rows.tolist())}
