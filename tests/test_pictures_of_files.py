@@ -178,7 +178,7 @@ def test_every_class_is_in_the_legend_whatever_its_name(file):
         figure = embedding_figure(embedding, {})
         texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         figure.canvas.draw()
-    assert sorted(texts) == [" _hidden (6)", r"\$x^ (6)", "a" * 25 + "... (5)", r"new\nline (6)"]
+    assert sorted(texts) == [" _hidden (5)", r"\$x^ (6)", "a" * 25 + "... (6)", r"new\nline (6)"]
 
 
 def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
