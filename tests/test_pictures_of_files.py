@@ -285,7 +285,7 @@ def test_wrong_outputs_are_refused(path, tmp_path, command):
     same.symlink_to(path)
     result = show(command, path, "-o", same, "--overwrite")
     assert result.exit_code == 2
-    assert "is the input" in result.stderr
+    assert "is what is read" in result.stderr
     few = ["--random", "1", "-k", "1"] if command == "neighbours" else []
     assert show(command, path, "-o", there, "--overwrite", *few).exit_code == 0
     assert there.read_bytes().startswith(b"\x89PNG")

@@ -68,11 +68,10 @@ def report(
     from sppfeat.analysis.report.facts import ReportSettings
     from sppfeat.analysis.report.gather import STEPS, gather_facts
     from sppfeat.analysis.report.page import check_page_path, render_page
-    from sppfeat.placing import refuse_same_file, replace_file
+    from sppfeat.placing import replace_file
     from sppfeat.reader import FeatureFile
 
-    refuse_same_file(output, file)
-    check_page_path(output, overwrite=overwrite)
+    check_page_path(output, inputs=[file], overwrite=overwrite)
     settings = ReportSettings(
         title=title or "",
         method=method,

@@ -80,12 +80,12 @@ def embedding(
     """
     from sppfeat.analysis.embedding import embed_rows
     from sppfeat.analysis.pictures.embedding import caption, choose_pictured, embedding_figure
-    from sppfeat.analysis.pictures.figure import drawing, save_figure
+    from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
     from sppfeat.analysis.thumbnails import pictures_of_rows
     from sppfeat.errors import ConfigError
     from sppfeat.reader import FeatureFile
 
-    _check_output(output, file, overwrite=overwrite)
+    check_picture_path(output, inputs=[file], overwrite=overwrite)
     with FeatureFile(file) as features:
         embedded = embed_rows(SelectionChoice(**selected).of(features), method=method, most=most, seed=seed)
         if not len(embedded.selection):
@@ -143,7 +143,7 @@ def neighbours(
     """
     from sppfeat.analysis.contact_sheet import draw_queries, make_contact_sheet
     from sppfeat.analysis.pictures.contact_sheet import contact_sheet_figure, sheet_text
-    from sppfeat.analysis.pictures.figure import drawing, save_figure
+    from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
     from sppfeat.analysis.queries import describe_queries, read_queries
     from sppfeat.analysis.thumbnails import pictures_of_queries, pictures_of_rows
     from sppfeat.errors import ConfigError
@@ -163,7 +163,7 @@ def neighbours(
             "quiet",
         )
     }
-    _check_output(output, file, overwrite=overwrite)
+    check_picture_path(output, inputs=[file], overwrite=overwrite)
     asked = read_queries(queries) if queries else []
     if len(asked) > _MOST_LINES:
         raise ConfigError(f"{len(asked)} queries; allowed: {_MOST_LINES} lines of one picture")
@@ -206,11 +206,11 @@ def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **sel
     The norms are those of the file, after its --normalize. Rows that are zero throughout a layer are counted.
     """
     from sppfeat.analysis.distributions import measure_norms
-    from sppfeat.analysis.pictures.figure import drawing, save_figure
+    from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
     from sppfeat.analysis.pictures.norms import norms_figure, norms_text
     from sppfeat.reader import FeatureFile
 
-    _check_output(output, file, overwrite=overwrite)
+    check_picture_path(output, inputs=[file], overwrite=overwrite)
     with FeatureFile(file) as features:
         measured = measure_norms(SelectionChoice(**selected).of(features), most=most, seed=seed)
     with drawing():
@@ -233,24 +233,16 @@ def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
     Images that failed are left out, and counted.
     """
     from sppfeat.analysis.distributions import measure_sizes
-    from sppfeat.analysis.pictures.figure import drawing, save_figure
+    from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
     from sppfeat.analysis.pictures.sizes import sizes_figure, sizes_text
     from sppfeat.reader import FeatureFile
 
-    _check_output(output, file, overwrite=overwrite)
+    check_picture_path(output, inputs=[file], overwrite=overwrite)
     with FeatureFile(file) as features:
         measured = measure_sizes(features, of=of)
     with drawing():
         save_figure(sizes_figure(measured), output)
     say(f"{sizes_text(measured)}: {output}")
-
-
-def _check_output(output: Path, file: Path, *, overwrite: bool) -> None:
-    from sppfeat.analysis.pictures.figure import check_picture_path
-    from sppfeat.placing import refuse_same_file
-
-    refuse_same_file(output, file)
-    check_picture_path(output, overwrite=overwrite)
 
 
 def _read_thumbnails(file: "FeatureFile", pictured: "Mapping[_Key, Pictured]") -> "dict[_Key, Thumbnail]":

@@ -7,13 +7,14 @@ a figure's memory goes with it. The same figure gives the same bytes.
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sppfeat.errors import ConfigError
 from sppfeat.extras import import_extra
 from sppfeat.locking import check_new_file
+from sppfeat.paths import StrPath
 from sppfeat.placing import replace_file
 from sppfeat.texts import escaped
 
@@ -69,17 +70,17 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def check_picture_path(path: Path, *, overwrite: bool) -> None:
+def check_picture_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
     """Refuse an output that could not be written, before anything is computed for it.
 
     Raises:
-        ConfigError: a suffix that is not one of :data:`PICTURE_SUFFIXES`, or matplotlib is not installed.
+        ConfigError: a suffix that is not one of :data:`PICTURE_SUFFIXES`, an input, or matplotlib is not installed.
         StoreError: it exists, without ``overwrite``; it is no file; or its folder does not exist.
     """
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in {_suffixes()}")
     import_extra("matplotlib", extra="plot", purpose=_PURPOSE)
-    check_new_file(path, overwrite=overwrite)
+    check_new_file(path, inputs=inputs, overwrite=overwrite)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A report as one HTML page that loads nothing."""
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from sppfeat.analysis.report.charts import draw_charts, picture_uri
 from sppfeat.analysis.report.facts import ReportFacts
 from sppfeat.errors import ConfigError
 from sppfeat.extras import import_extra
-from sppfeat.placing import check_output_path
+from sppfeat.locking import check_new_file
+from sppfeat.paths import StrPath
 from sppfeat.texts import escaped
 
 __all__ = ["check_page_path", "render_page"]
@@ -23,18 +25,18 @@ _LONGEST = 1000  # letters of any one text from the file
 _BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
 
 
-def check_page_path(path: Path, *, overwrite: bool) -> None:
+def check_page_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
     """Refuse an output that could not be written, before anything is computed for it.
 
     Raises:
-        ConfigError: a suffix other than .html and .htm, or a package that is needed is not installed.
+        ConfigError: a suffix other than .html and .htm, an input, or a package that is needed is not installed.
         StoreError: it exists, without ``overwrite``; it is no file; or its folder does not exist.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .html")
     for package in ("jinja2", "matplotlib", "sklearn"):
         import_extra(package, extra="report", purpose="A report")
-    check_output_path(path, overwrite=overwrite)
+    check_new_file(path, inputs=inputs, overwrite=overwrite)
 
 
 def render_page(facts: ReportFacts) -> str:
