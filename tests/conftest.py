@@ -1,8 +1,10 @@
 import copy
+import gc
 import hashlib
 import os
 import shutil
 import subprocess
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +16,18 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from killing import KillableRuns
-    from torch import Tensor
+    from torch import Tensor, nn
     from weight_server import WeightServer
 
     from sppfeat.backbones import Backbone
     from sppfeat.named_weights import WeightEntry
+    from sppfeat.receptive_field import FeatureGeometry
 
 # As the command line does, before torch is loaded: idle threads do not spin for long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Processes that share the cores have one each; with more threads, they spend a tenth of their time on waiting.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Few examples, no deadline: the suite runs on small, shared machines.
 settings.register_profile(
@@ -32,6 +38,17 @@ settings.load_profile("sppfeat")
 collect_ignore = ["fuzz"]  # programs to be run by hand, which --doctest-modules would import
 
 PHOTOS = Path(__file__).parent / "images"
+
+
+def pytest_collection_finish() -> None:
+    """Let collections pass over what the imports made: it takes them 0.3 s to look through it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the end of the process collect it after all: nanobind's libraries report what is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +66,14 @@ def write_image(path: Path, height: int, width: int, seed: int) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def networks_loaded_once() -> Iterator[None]:
-    """Load each network of an extraction once in all tests: it takes longer than extracting a dozen pictures."""
+    """Load and walk each network of an extraction once in all tests: both take longer than a dozen pictures."""
     import sppfeat.configure as configure
+    from sppfeat.backbones import Backbone
     from sppfeat.config import DEFAULT_BACKBONE
 
     loaded: dict[str, Backbone] = {}
+    walked: dict[tuple[str, int], FeatureGeometry] = {}
+    keys: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
     def load(name: str, **settings: Any) -> "Backbone":
         key = f"{name} {sorted(settings.items())}"
@@ -62,12 +82,22 @@ def networks_loaded_once() -> Iterator[None]:
             return load_backbone(name, **settings)
         if key not in loaded:
             loaded[key] = load_backbone(name, **settings)
-        return copy.deepcopy(loaded[key])  # whoever describes with it converts it in place
+        backbone = copy.deepcopy(loaded[key])  # whoever describes with it converts it in place
+        keys[backbone.network] = key
+        return backbone
 
-    load_backbone = configure.load_backbone
-    configure.load_backbone = load
+    def geometry(backbone: Backbone, layer: int) -> "FeatureGeometry":
+        if backbone.network not in keys:
+            return walk(backbone, layer)
+        key = keys[backbone.network], layer
+        if key not in walked:
+            walked[key] = walk(backbone, layer)
+        return walked[key]
+
+    load_backbone, walk = configure.load_backbone, Backbone.geometry
+    configure.load_backbone, Backbone.geometry = load, geometry
     yield
-    configure.load_backbone = load_backbone
+    configure.load_backbone, Backbone.geometry = load_backbone, walk
 
 
 @pytest.fixture(scope="session")

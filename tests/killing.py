@@ -6,6 +6,7 @@ command line's ``main`` in it: a real process that takes a real SIGKILL, without
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import resource
@@ -125,15 +126,18 @@ def serve() -> None:
     from tqdm import tqdm
 
     import sppfeat.configure as configure
+    from sppfeat.backbones import Backbone
     from sppfeat.cli import main
 
     # Everything that a run imports and loads is there before the forks.
     tqdm.monitor_interval = 0  # a thread
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
     configure.load_backbone = functools.cache(configure.load_backbone)
+    Backbone.geometry = functools.cache(Backbone.geometry)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(SystemExit):
         write_image(Path(folder) / "warm.png", 40, 40, seed=0)
         main(["extract", folder, "-o", f"{folder}/warm.h5", "--boxes", "grid:1x1", "--quiet", *TINY])
+    gc.freeze()  # a collection in a fork would copy every page that it looks at
     # A fork has none of the threads of its parent, and waits for ever for what they held.
     assert threading.active_count() == 1
     for line in sys.stdin:
@@ -149,6 +153,7 @@ def serve() -> None:
         counted = os.read(reading, 100)
         os.close(reading)
         answer(os.waitstatus_to_exitcode(status), int(counted or b"-1"))
+    gc.unfreeze()
 
 
 def answer(*numbers: int) -> None:

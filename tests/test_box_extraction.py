@@ -487,14 +487,14 @@ def test_whole_views_are_whole_images_at_each_scale(folder, tmp_path, network):
 @pytest.mark.parametrize("boxes", ["grid:3x4:0.5", "multiview"])
 def test_boxes_follow_sides_that_are_rounded_each_by_itself(folder, tmp_path, boxes):
     """The same as of pictures that were resized beforehand, by other factors along x and y."""
-    spec = InputSpec(size=300, round_to=64)  # 300 x 450 becomes 320 x 448
+    spec = InputSpec(size=140, round_to=32)  # 140 x 210 becomes 128 x 224
     extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=boxes), input=spec)
     sizes = {
-        (40, 60): (320, 448),
-        (60, 40): (448, 320),
-        (48, 48): (320, 320),
-        (33, 71): (320, 640),  # 645
-        (90, 64): (448, 320),  # 422
+        (40, 60): (128, 224),
+        (60, 40): (224, 128),
+        (48, 48): (128, 128),
+        (33, 71): (128, 288),  # 301
+        (90, 64): (192, 128),  # 197
     }
     with sppfeat.open(tmp_path / "f.h5") as file:
         for path, hw in zip(file.paths, file.image_hw.tolist(), strict=True):

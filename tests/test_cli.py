@@ -306,7 +306,7 @@ def test_help_loads_neither_torch_nor_h5py(command):
         "import sys\nfrom sppfeat.cli import main\n"
         f"try: main({[*command, '--help']!r})\n"
         "except SystemExit as stop: assert stop.code == 0, stop.code\n"
-        "loaded = {'torch', 'torchvision', 'h5py', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "loaded = {'torch', 'torchvision', 'h5py', 'numpy', 'PIL', 'tqdm'} & set(sys.modules)\n"
         "assert not loaded, loaded"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

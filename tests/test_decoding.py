@@ -121,8 +121,9 @@ def test_processes_decode_fast_where_that_is_asked_for(tmp_path):
     assert not np.array_equal(found["exact"][0][1], found["fast"][0][1])
 
 
-@pytest.mark.parametrize("n_workers", [1, 3])
-@pytest.mark.parametrize("look_ahead_bytes", [1, 10 * 24 * 32 * 3, 1 << 20])
+@pytest.mark.parametrize(
+    ("n_workers", "look_ahead_bytes"), [(1, 1), (3, 1), (1, 10 * 24 * 32 * 3), (3, 1 << 20)]
+)
 def test_worker_counts_and_memory_change_nothing(images, open_pool, n_workers, look_ahead_bytes):
     """The smallest memory is below every batch, the next holds one of them, the last all."""
     tasks = tasks_of(images, [10, 3, 1, 10, 30], [(24, 32)])
@@ -446,17 +447,16 @@ def test_a_pool_that_cannot_start_leaves_nothing_behind(monkeypatch):
     assert children() == family
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_workers_take_no_signal_that_is_for_their_parent(images, open_pool, number):
+def test_workers_take_no_signal_that_is_for_their_parent(images, open_pool):
     pool = open_pool()
     before = workers_of(pool)
-    for _ in range(3):
+    paths = [path for path, _ in images[:6]]
+    expected = list(InlineDecoder(SETTINGS).probe(paths))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) * 3:
         for pid in before:
             os.kill(pid, number)
-        assert list(pool.probe([path for path, _ in images[:6]])) == list(
-            InlineDecoder(SETTINGS).probe([path for path, _ in images[:6]])
-        )
-    assert workers_of(pool) == before
+        assert list(pool.probe(paths)) == expected, number
+        assert workers_of(pool) == before, number
 
 
 PARENT = """
@@ -528,21 +528,20 @@ def test_decoding_much_takes_no_more_memory_than_it_was_given(tmp_path, open_poo
     assert os.fstat(pool._arena.fd).st_size == 3 * 700 * 700  # the one that is larger gets what it needs
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 200])
-def test_decoding_looks_ahead_by_a_bounded_number_of_images(images, open_pool, batch_size):
+def test_decoding_looks_ahead_by_a_bounded_number_of_images(images, open_pool):
     """However much memory there is for small ones: what is noted of each image takes memory, too."""
     path, image_hw = images[0]
-    taken = 0
-
-    def tasks():
-        nonlocal taken
-        for _ in range(2000 // batch_size):
-            taken += batch_size
-            yield DecodeTask([0] * batch_size, [path] * batch_size, [image_hw] * batch_size, (4, 4))
-
     pool = open_pool(n_workers=2)
-    given = 0
-    for batch in pool.decode(tasks()):
-        given += len(batch.images)
-        assert taken - given <= 2 * 64 + 2 * batch_size
-    assert given == taken
+    for n_images, batch_size in ((400, 1), (420, 7), (1200, 200)):
+        taken = given = 0
+
+        def tasks(n_images=n_images, batch_size=batch_size):
+            nonlocal taken
+            for _ in range(n_images // batch_size):
+                taken += batch_size
+                yield DecodeTask([0] * batch_size, [path] * batch_size, [image_hw] * batch_size, (4, 4))
+
+        for batch in pool.decode(tasks()):
+            given += len(batch.images)
+            assert taken - given <= 2 * 64 + 2 * batch_size
+        assert given == taken == n_images

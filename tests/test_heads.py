@@ -15,22 +15,50 @@ from sppfeat.weights import file_sha256
 SEED = 3
 # Where torchvision's classifiers have the ReLU of each head, and what they take: channels, bins per side.
 RELUS = {("alexnet", "fc6"): 2, ("alexnet", "fc7"): 5, ("vgg11", "fc6"): 1, ("vgg11", "fc7"): 4}
-POOL5 = {"alexnet": (256, 6), "vgg11": (512, 7)}
+POOL5 = {"alexnet": (32, 6), "vgg11": (64, 7)}
+WIDTH = 512  # of the heads
+
+
+def without_memory(name):
+    with torch.device("meta"):
+        return get_model(name, weights=None)
+
+
+def build_narrow(name):
+    """torchvision's model with an eighth of the channels: the true ones have up to 130 million parameters."""
+    model = without_memory(name)
+    for part in (model.features, model.classifier):
+        for i, layer in enumerate(part):
+            if isinstance(layer, nn.Conv2d):
+                n_in = 3 if i == 0 else layer.in_channels // 8
+                sizes = layer.kernel_size, layer.stride, layer.padding
+                part[i] = nn.Conv2d(n_in, layer.out_channels // 8, *sizes)
+            elif isinstance(layer, nn.Linear):
+                part[i] = nn.Linear(layer.in_features // 8, layer.out_features // 8)
+    return model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow_models():
+    """Let backbones with heads be narrow ones; test_box_extraction has the true alexnet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "build_model", build_narrow)
+        yield
 
 
 @pytest.fixture(scope="module")
 def models():
-    """torchvision's whole models with the initial values of the seed; building a vgg takes 4 s."""
+    """The whole models with the initial values of the seed."""
     built = {}
     for name in POOL5:
         with torch.random.fork_rng():
             torch.manual_seed(SEED)
-            built[name] = get_model(name, weights=None).eval()
+            built[name] = build_narrow(name).eval()
     return built
 
 
 @pytest.fixture(scope="module")
-def untrained():
+def untrained(narrow_models):
     """alexnet without a head and with each, with the initial values of the seed."""
     heads = (None, "fc6", "fc7")
     return {head: load_backbone("alexnet", weights="none", head=head, seed=SEED) for head in heads}
@@ -38,17 +66,8 @@ def untrained():
 
 @pytest.fixture(scope="module")
 def half(models):
-    """A state dict of alexnet in half precision: half the file."""
+    """A state dict of alexnet in half precision."""
     return {name: value.half() for name, value in models["alexnet"].state_dict().items()}
-
-
-@pytest.fixture(scope="module")
-def small(half):
-    """The same with one row in the file for each matrix of the classifier."""
-    return {
-        name: value[:1].clone().expand(value.shape) if value.ndim == 2 else value
-        for name, value in half.items()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +131,18 @@ def test_the_head_of_a_loaded_backbone_is_that_of_the_model_with_the_same_seed(
 def test_sizes_come_from_the_model_and_rows_do_not_depend_on_each_other(models, name, head):
     channels, level = POOL5[name]
     cut = cut_head(models[name], name, head)
-    assert (cut.name, cut.level, cut.channels) == (head, level, 4096)
+    assert (cut.name, cut.level, cut.channels) == (head, level, WIDTH)
+    true = cut_head(without_memory(name), name, head)
+    assert (true.name, true.level, true.channels) == (head, level, 4096)
     pooled = torch.rand(5, channels * level * level, generator=torch.Generator().manual_seed(2))
     before = pooled.clone()
     with torch.inference_mode():
         rows = cut.network(pooled)
-        assert cut.network(pooled[:0]).shape == (0, 4096)
+        assert cut.network(pooled[:0]).shape == (0, WIDTH)
         singly = torch.cat([cut.network(row[None]) for row in pooled])
         assert torch.equal(cut.network(pooled), rows)  # no dropout
     assert torch.equal(pooled, before)  # its ReLUs work in place, on what the head made itself
-    assert rows.shape == (5, 4096)
+    assert rows.shape == (5, WIDTH)
     assert relative_l2(rows, singly) < 1e-5
 
 
@@ -199,18 +220,17 @@ def test_a_file_gives_the_parameters_of_the_head(tmp_path, half, suffix):
     (save_file if suffix == "safetensors" else torch.save)(half, path)
     backbone = load_backbone("alexnet", weights=str(path), head="fc7", seed=SEED + 1)
     assert backbone.spec.weights_sha256 == file_sha256(path)
-    path.unlink()  # 120 MB
     loaded = backbone.head.network.state_dict()
     assert sorted(loaded) == ["1.bias", "1.weight", "4.bias", "4.weight"]
     assert all(torch.equal(value, half[f"classifier.{name}"].float()) for name, value in loaded.items())
 
 
-def test_the_class_scores_and_what_is_behind_the_head_do_not_matter(tmp_path, small):
-    fc6 = without(small, "classifier.4", "classifier.6")
+def test_the_class_scores_and_what_is_behind_the_head_do_not_matter(tmp_path, half):
+    fc6 = without(half, "classifier.4", "classifier.6")
     others = {
         "absent": {},
         "other": {
-            "classifier.4.weight": torch.ones(9, 4096),
+            "classifier.4.weight": torch.ones(9, WIDTH),
             "classifier.6.0.weight": torch.ones(10, 9),
             "classifier.6.bias": torch.ones(10),
             "classifier.8.weight": torch.ones(2),
@@ -236,30 +256,28 @@ def test_the_class_scores_and_what_is_behind_the_head_do_not_matter(tmp_path, sm
         (
             "fc6",
             (),
-            {"classifier.1.weight": torch.ones(8, 9216)},
-            r"1 of another shape: classifier\.1\.weight \(8, 9216\) instead of \(4096, 9216\)$",
+            {"classifier.1.weight": torch.ones(8, 1152)},
+            r"1 of another shape: classifier\.1\.weight \(8, 1152\) instead of \(512, 1152\)$",
         ),
         # A normalisation between fc6 and its ReLU: left out, the activations would be other ones.
-        ("fc6", (), {"classifier.2.weight": torch.ones(4096)}, r"1 unknown: classifier\.2\.weight$"),
-        ("fc7", (), {"classifier.3.weight": torch.ones(4096)}, r"1 unknown: classifier\.3\.weight$"),
+        ("fc6", (), {"classifier.2.weight": torch.ones(WIDTH)}, r"1 unknown: classifier\.2\.weight$"),
+        ("fc7", (), {"classifier.3.weight": torch.ones(WIDTH)}, r"1 unknown: classifier\.3\.weight$"),
     ],
 )
-def test_a_file_whose_classifier_is_another_is_refused_by_name(
-    tmp_path, small, head, dropped, added, message
-):
-    path = save(tmp_path, {**without(small, *dropped), **added})
+def test_a_file_whose_classifier_is_another_is_refused_by_name(tmp_path, half, head, dropped, added, message):
+    path = save(tmp_path, {**without(half, *dropped), **added})
     with pytest.raises(WeightsError, match=f"as alexnet with {head} does not fit this backbone: {message}"):
         load_backbone("alexnet", weights=path, head=head)
 
 
-def test_a_head_from_the_hub_cache(monkeypatch, tmp_path, small):
+def test_a_head_from_the_hub_cache(monkeypatch, tmp_path, half):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     entry = find_entry("alexnet")
-    torch.save(small, cache / entry.file_name)
+    torch.save(half, cache / entry.file_name)
     entry = entry._replace(sha256_prefix=file_sha256(cache / entry.file_name))
     monkeypatch.setattr("sppfeat.named_weights.list_entries", lambda name: (entry,))
     backbone = load_backbone("alexnet", head="fc7")
     assert (backbone.spec.weights, backbone.spec.head) == ("IMAGENET1K_V1", "fc7")
-    assert torch.equal(backbone.head.network[4].bias, small["classifier.4.bias"].float())
+    assert torch.equal(backbone.head.network[4].bias, half["classifier.4.bias"].float())

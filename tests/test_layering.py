@@ -9,15 +9,18 @@ import pytest
 HEAVY = ("torch", "torchvision", "h5py", "PIL", "click", "tqdm", "numpy", "matplotlib")
 
 
-def loaded_by(code):
-    """Return which of the heavy packages a fresh Python has loaded after running some code."""
-    script = f"{code}\nimport json, sys\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+def loaded_after_each(lines):
+    """Return which of the heavy packages a fresh Python has loaded after each of some lines of code."""
+    report = f"print(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+    script = "\n".join(["import json, sys", *(f"{line}\n{report}" for line in lines)])
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(json.loads(result.stdout.splitlines()[-1]))
+    found = [set(json.loads(line)) for line in result.stdout.splitlines() if line.startswith("[")]
+    assert len(found) == len(lines)
+    return dict(zip(lines, found, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("code", "allowed"),
+    ("lines", "allowed"),
     [
         ("import sppfeat", set()),
         ("import sppfeat.config", set()),
@@ -41,10 +44,38 @@ def loaded_by(code):
         ("import sppfeat.analysis.reducing", {"numpy", "PIL", "h5py"}),
         ("import sppfeat; sppfeat.open", {"numpy", "PIL", "h5py"}),
         ("import sppfeat.analysis.neighbours, sppfeat.analysis.queries", {"numpy", "PIL", "h5py"}),
+        (
+            (
+                "import sppfeat",
+                "import sppfeat.config",
+                "import sppfeat.bench.timing, sppfeat.bench.settings",
+                "import sppfeat.zoo",
+            ),
+            set(),
+        ),
+        (("import sppfeat.cli", "import sppfeat.cli.bench"), {"click"}),
+        (("import sppfeat.schema",), {"numpy"}),
+        (
+            (
+                "import sppfeat.bench.photographs",
+                "import sppfeat.decoding.worker",
+                "import sppfeat.sources",
+                "import sppfeat.plan",
+                "import sppfeat.pipeline",
+                "import sppfeat.box_formats",
+                "import sppfeat.rows",
+            ),
+            {"numpy", "PIL"},
+        ),
+        (
+            ("import sppfeat.store", "import sppfeat.creation", "import sppfeat.reader", "sppfeat.open"),
+            {"numpy", "PIL", "h5py"},
+        ),
     ],
 )
-def test_what_an_import_loads(code, allowed):
-    assert loaded_by(code) <= allowed
+def test_what_an_import_loads(lines, allowed):
+    too_much = {line: found - allowed for line, found in loaded_after_each(lines).items() if found - allowed}
+    assert not too_much
 
 
 @pytest.mark.parametrize(
@@ -70,6 +101,9 @@ def test_what_an_import_loads(code, allowed):
 def test_help_loads_neither_torch_nor_h5py(arguments):
     code = f"import contextlib, sppfeat.cli\nwith contextlib.suppress(SystemExit): sppfeat.cli.main({arguments!r})"
     assert loaded_by(code) <= {"click"}
+def test_the_version_loads_neither_torch_nor_h5py():  # nor does --help: test_cli.py
+    code = "import contextlib, sppfeat.cli\nwith contextlib.suppress(SystemExit): sppfeat.cli.main(['--version'])"
+    assert loaded_after_each([code])[code] <= {"click"}
 
 
 def test_worker_processes_load_neither_torch_nor_h5py(tmp_path, monkeypatch):
