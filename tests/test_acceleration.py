@@ -71,7 +71,9 @@ def test_too_little_memory_is_no_reason_to_stop_compiling(monkeypatch):
 
 
 def test_what_torch_compiles_gives_the_same_maps():
-    network = nn.Conv2d(3, 4, 3).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of other values, some cancel down to fewer digits than are compared
+        network = nn.Conv2d(3, 4, 3).eval()
 
     class Maps(nn.Module):
         def forward(self, batch):

@@ -435,7 +435,7 @@ def test_no_readable_image_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_with_130_and_leaves_no_files(runs, tmp_path, number):
-    command = ["bench", "extract", *NETWORK, "--size", "64", "--images", "20", "--repetitions", "1000"]
+    command = ["bench", "extract", *NETWORK, "--size", "64", "--images", "4", "--repetitions", "1000"]
     run = runs.start(*command, "--workers", "1", temporary=tmp_path)
     while run.is_running() and not list(tmp_path.glob("*/run/features.h5")):
         time.sleep(0.002)

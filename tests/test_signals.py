@@ -20,11 +20,20 @@ SLOW = (*TINY, "--size", "200")
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
-@pytest.fixture
-def many(tmp_path):
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures") / "many"
     for i in range(N_IMAGES):
-        write_image(tmp_path / "many" / f"{i}.png", 40 + i, 64, seed=i)
-    return tmp_path / "many"
+        write_image(folder / f"{i}.png", 40 + i, 64, seed=i)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(runs, many, tmp_path_factory):
+    """What a run that was let alone makes of them."""
+    output = tmp_path_factory.mktemp("whole") / "whole.h5"
+    assert runs.run("extract", many, "-o", output, *SLOW)[0] == 0, runs.log()
+    return output
 
 
 def wait_for(is_so, run) -> None:
@@ -38,7 +47,7 @@ def n_done(output) -> int:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(runs, many, tmp_path, number):
+def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(runs, many, whole, tmp_path, number):
     command = ("extract", many, "-o", tmp_path / "f.h5", *SLOW)
     run = runs.start(*command, sync_seconds=0)
     wait_for(lambda: (tmp_path / "f.h5").exists() and n_done(tmp_path / "f.h5"), run)
@@ -52,8 +61,7 @@ def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(runs, man
     status, _ = runs.run(*command)
     assert status == 0, runs.log()
     assert f"{done} done, 0 failed before, {N_IMAGES - done} to do" in runs.log()
-    runs.run("extract", many, "-o", tmp_path / "whole.h5", *SLOW)
-    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+    assert_same_file(tmp_path / "f.h5", whole)
 
 
 @pytest.mark.parametrize("second", SIGNALS)
@@ -87,8 +95,7 @@ def test_a_signal_before_the_first_batch_stops_at_once(runs, many, tmp_path):
     assert status == 130, runs.log()
     assert "Interrupted: the same command again continues." in runs.log()
     assert "Traceback" not in runs.log()
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left <= {"many", "f.h5"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"f.h5"}
 
 
 def test_a_signal_that_was_ignored_before_is_ignored_still(runs, many, tmp_path):

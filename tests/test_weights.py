@@ -135,7 +135,9 @@ def test_densenet_files_with_names_from_before_torch_0_4_load(tmp_path):
     assert set(old) != set(new)
     path = save(tmp_path, old)
     assert torch.equal(
-        load_backbone("densenet121", weights=path).network.features.denseblock1.denselayer1.norm1.weight,
+        load_backbone(
+            "densenet121", weights=path, fold=False
+        ).network.features.denseblock1.denselayer1.norm1.weight,
         new["features.denseblock1.denselayer1.norm1.weight"],
     )
 

@@ -1,5 +1,6 @@
 """Which models are backbones, and the default layer of every family."""
 
+import functools
 import warnings
 
 import pytest
@@ -39,6 +40,14 @@ FAMILIES = [
     ("wide_resnet50_2", "layer4", 2048, 32.0, 0.0),
 ]
 HW = (227, 301)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks_built_once():
+    """Build each network without memory once: nothing here changes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "_build_without_memory", functools.cache(zoo._build_without_memory))
+        yield
 
 
 @pytest.mark.parametrize(("name", "layer", "channels", "stride", "offset"), FAMILIES)
