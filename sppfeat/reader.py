@@ -21,7 +21,7 @@ from sppfeat.layout import check_layout, is_reduced, read_column_blocks
 from sppfeat.paths import StrPath
 from sppfeat.reduction import FitRecord, Reduction
 from sppfeat.schema import ColumnBlock, RowFlag, Status
-from sppfeat.selection import LabelSource, RowsLike, Selection, select, to_pandas
+from sppfeat.selection import LabelSource, RowsLike, Selection, select
 from sppfeat.sources import PathTable
 from sppfeat.texts import one_line
 
@@ -444,7 +444,7 @@ class FeatureFile:
         Raises:
             ConfigError: pandas is not installed; or see :meth:`select`.
         """
-        return to_pandas(self.select(**selection))
+        return self.select(**selection).to_pandas()
 
     def to_torch_dataset(self, **selection: Any) -> "FeatureDataset":
         """A ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)``, and int64 with -1 for none.
@@ -452,9 +452,7 @@ class FeatureFile:
         Args:
             **selection: as for :meth:`select`.
         """
-        from sppfeat.torch_dataset import FeatureDataset  # loads torch, which reading needs not
-
-        return FeatureDataset(self.select(**selection))
+        return self.select(**selection).to_torch_dataset()
 
     @property
     def groups(self) -> npt.NDArray[np.int64]:

@@ -1,6 +1,8 @@
 """The README says what the program does: its tables, commands and numbers are checked against the code."""
 
+import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -99,7 +101,7 @@ def test_exit_codes_are_described():
 def test_every_example_command_parses():
     blocks = re.findall(r"```(?:sh|console)\n(.*?)```", README.read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    commands = [line.split("#")[0].split() for line in lines if line.startswith("sppfeat ")]
+    commands = [line.split("#")[0].split(" | ")[0].split() for line in lines if line.startswith("sppfeat ")]
     assert len(commands) >= 5
     for _, name, *args in commands:
         args = [arg.strip("'\"") for arg in args]
@@ -109,7 +111,7 @@ def test_every_example_command_parses():
 
 
 def test_the_worked_example_runs_as_printed(tmp_path, monkeypatch, photos):
-    """The first command and what it says; then the Python, on a file made by its command."""
+    """The first command, and what it says."""
     text = README.read_text()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tests").mkdir()
@@ -126,15 +128,40 @@ def test_the_worked_example_runs_as_printed(tmp_path, monkeypatch, photos):
             assert any(other.startswith(line.split(" ")[0]) for other in said_lines), line
         else:
             assert line in said_lines
-    again = re.search(r"```sh\nsppfeat (extract tests/images -o features.h5 --normalize l2)\n```", text)
-    assert again
-    assert CliRunner().invoke(main, [*again[1].split(), "-q", "--overwrite"]).exit_code == 0
-    match = re.search(r"```python\n(import sppfeat\n.*?)```", README.read_text(), re.DOTALL)
-    assert match
+
+
+def test_the_story_runs_as_printed(tmp_path, monkeypatch, photos):
+    """Every command and all Python from features to a classifier, in their order."""
+    text = README.read_text()
+    story = text[text.index("## From features to a classifier") : text.index("### Without files")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/images").symlink_to(photos)
     scope: dict = {}
-    exec(compile(match[1], "README.md", "exec"), scope)
-    assert scope["X"].shape == (20, 512 * 21)
+    for language, block in re.findall(r"```(sh|python)\n(.*?)```", story, re.DOTALL):
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), scope)
+            continue
+        for line in block.splitlines():
+            arguments = shlex.split(line.split(" | ")[0])[1:]
+            result = CliRunner().invoke(main, arguments, env={"SPPFEAT_DEVICE": "cpu"})
+            assert result.exit_code == 0, f"{line}: {result.output}"
+            said = result.stdout
+            if arguments[0] == "search":
+                paths = [hit["path"] for hit in json.loads(said)[0]["hits"]]
+                assert [Path(path).parent.name for path in paths] == ["galaxies"] * 3
     assert scope["accuracy"].mean() >= 0.9
+    assert len(scope["table"]) == len(scope["dataset"]) == 9
+    assert scope["model"].score(scope["paths"], [path.parent.name for path in scope["paths"]]) == 1
+    for name in (
+        "pyramid.png",
+        "embedding.svg",
+        "neighbours.png",
+        "report.html",
+        "predicted.csv",
+        "features.npz",
+    ):
+        assert (tmp_path / name).stat().st_size > 1000 or name == "predicted.csv"
 
 
 def test_the_version_is_the_same_everywhere():

@@ -13,10 +13,12 @@ from sppfeat.errors import ConfigError
 from sppfeat.selection.columns import ColumnSelection, select_columns
 from sppfeat.selection.conditions import RowsLike, select_rows
 from sppfeat.selection.labels import Labels, LabelSource, read_labels
+from sppfeat.selection.pandas_table import to_pandas
 from sppfeat.selection.scaling import is_scaled_again, scale_again, take_scaled
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
+    from sppfeat.torch_dataset import FeatureDataset
 
 __all__ = ["Selection", "select"]
 
@@ -80,6 +82,16 @@ class Selection:
     def to_sklearn(self) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
         """:attr:`X` and :attr:`y`."""
         return self.X, self.y
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` of everything but the vectors; see :func:`sppfeat.selection.to_pandas`."""
+        return to_pandas(self)
+
+    def to_torch_dataset(self) -> "FeatureDataset":
+        """A ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)``, and int64 with -1 for none."""
+        from sppfeat.torch_dataset import FeatureDataset  # loads torch, which reading needs not
+
+        return FeatureDataset(self)
 
     def iter_batches(
         self, batch_size: int = 1024, *, seed: int | None = None
