@@ -43,6 +43,7 @@ def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
         "l2 norm" if norms.normalize == "none" else f"l2 norm, after --normalize {norms.normalize}"
     )
     axes.set_ylabel("rows")
+    axes.yaxis.get_major_locator().set_params(integer=True)
 
 
 def norms_text(norms: Norms, layer: int) -> str:

@@ -58,7 +58,7 @@ def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Ch
 
         def embedded() -> "Figure":
             figure = new_figure(*_EMBEDDING_INCHES)
-            axes = figure.add_axes((0.12, 0.1, 0.87, 0.89))
+            axes = figure.add_axes((0.12, 0.1, 0.84, 0.88))
             draw_embedding(axes, embedding, marks, pictures, picture_inches=_PICTURE_INCHES)
             return figure
 
@@ -68,7 +68,7 @@ def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Ch
 
         def of_layer(layer: int) -> "Figure":
             figure = new_figure(_OTHER_INCHES, 0.6 * _OTHER_INCHES)
-            draw_norms(figure.add_axes((0.13, 0.17, 0.85, 0.8)), norms, layer)
+            draw_norms(figure.add_axes((0.13, 0.17, 0.82, 0.8)), norms, layer)
             return figure
 
         charts["norms"] = [_chart(lambda i=i: of_layer(i)) for i in range(len(norms.layers))]  # type: ignore[misc]
