@@ -12,8 +12,9 @@ from feature_files import DIMENSION, descriptors, new_file, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sppfeat.analysis.choices import ENGINES, METRICS
 from sppfeat.analysis.distances import exact_distances
-from sppfeat.analysis.neighbours import ENGINES, METRICS, nearest_rows
+from sppfeat.analysis.neighbours import nearest_rows
 from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
 from sppfeat.store import FeatureWriter

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBOURS
 from sppfeat.analysis.described import check_described
-from sppfeat.analysis.neighbours import DEFAULT_METRIC, nearest_rows
+from sppfeat.analysis.neighbours import nearest_rows
 from sppfeat.analysis.queries import Query
 from sppfeat.selection import Selection
 
@@ -102,7 +103,7 @@ def make_contact_sheet(
     queries: Sequence[Query],
     descriptors: npt.NDArray[np.floating[Any]],
     *,
-    k: int,
+    k: int = SHEET_NEIGHBOURS,
     metric: str = DEFAULT_METRIC,
     one_per_image: bool = False,
     on_progress: Callable[[int], None] = lambda rows: None,

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["METRICS", "exact_distances", "unit_rows"]
-
-METRICS = ("cosine", "l2")
+__all__ = ["exact_distances", "unit_rows"]
 
 _VALUES = 1 << 16  # in float64 at once, which stay in the cache
 

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.analysis.choices import MOST_NORMS, SIZES_OF
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.sampling import draw_rows
+from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status
 from sppfeat.selection import Selection
 
-__all__ = ["MOST_NORMS", "SIZES_OF", "Norms", "Sizes", "count_labels", "measure_norms", "measure_sizes"]
+__all__ = ["Norms", "Sizes", "count_labels", "measure_norms", "measure_sizes"]
 
-MOST_NORMS = 20_000
-SIZES_OF = ("images", "boxes")
 _BLOCK_NBYTES = 16 << 20  # of descriptors at once; four times that in float64 and temporaries
 
 
@@ -95,8 +95,7 @@ def measure_sizes(file: FeatureFile, *, of: str = "images") -> Sizes:
     Raises:
         ConfigError: of neither images nor boxes; or of boxes where the file has none.
     """
-    if of not in SIZES_OF:
-        raise ConfigError(f"sizes are of {of!r}; allowed: {', '.join(SIZES_OF)}")
+    check_choice("of", of, SIZES_OF)
     if of == "images":
         heights_widths = file.image_hw.astype(np.float64)
         known = (file.status != Status.FAILED) & (heights_widths > 0).all(axis=1)

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.sampling import draw_rows
+from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.extras import import_extra
 from sppfeat.selection import Selection
 
-__all__ = ["EMBEDDINGS", "MOST_EMBEDDED", "Embedding", "embed_rows"]
+__all__ = ["Embedding", "embed_rows"]
 
-EMBEDDINGS = ("pca", "tsne", "umap")
-MOST_EMBEDDED = 2000
 _N_REDUCED = 50  # principal components that t-SNE and UMAP see of a descriptor, as is usual
 _PERPLEXITY = 30.0
 _N_NEIGHBORS = 15
@@ -28,7 +28,7 @@ class Embedding:
     """Rows as points of a plane.
 
     Attributes:
-        method: one of :data:`EMBEDDINGS`.
+        method: one of :data:`~sppfeat.analysis.choices.EMBEDDINGS`.
         selection: the rows that have points, ``n`` of them.
         points: ``(n, 2)`` float64.
         explained: share of the variance that lies along each axis, 0 to 1; None where axes have no such meaning.
@@ -45,7 +45,7 @@ class Embedding:
 
 
 def embed_rows(
-    selection: Selection, *, method: str = "pca", most: int = MOST_EMBEDDED, seed: int = 0
+    selection: Selection, *, method: str = DEFAULT_EMBEDDING, most: int = MOST_EMBEDDED, seed: int = 0
 ) -> Embedding:
     """Points of a plane for the rows of a selection, similar ones close to each other.
 
@@ -62,8 +62,7 @@ def embed_rows(
         ConfigError: no such method, a package that it needs is missing, fewer rows than it takes, or rows without
             descriptor.
     """
-    if method not in EMBEDDINGS:
-        raise ConfigError(f"method is {method!r}; allowed: {', '.join(EMBEDDINGS)}")
+    check_choice("method", method, EMBEDDINGS)
     check_described(selection)
     decomposition = import_extra("sklearn.decomposition", extra="sklearn", purpose="An embedding")
     drawn = draw_rows(selection, most, seed=seed)

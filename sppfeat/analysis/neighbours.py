@@ -8,16 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.bounds import BlockScores, RowPoints, as_points, row_points, score_rows, squared_norms
-from sppfeat.analysis.distances import METRICS, exact_distances
+from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_METRIC, DEFAULT_NEIGHBOURS, ENGINES, METRICS
+from sppfeat.analysis.distances import exact_distances
 from sppfeat.analysis.faiss_candidates import faiss_candidates, load_faiss
 from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.selection import Selection
 
-__all__ = ["DEFAULT_METRIC", "ENGINES", "METRICS", "Neighbours", "nearest_rows"]
-
-ENGINES = ("exact", "faiss")
-DEFAULT_METRIC = "cosine"
+__all__ = ["Neighbours", "nearest_rows"]
 
 _BLOCK_NBYTES = 32 << 20  # of rows at once
 _SCORES = 1 << 22  # queries times rows at once
@@ -39,12 +37,12 @@ class Neighbours:
 def nearest_rows(
     selection: Selection,
     queries: npt.NDArray[np.floating[Any]],
-    k: int = 10,
+    k: int = DEFAULT_NEIGHBOURS,
     *,
     metric: str = DEFAULT_METRIC,
     exclude: npt.ArrayLike | None = None,
     one_per_image: bool = False,
-    engine: str = "exact",
+    engine: str = DEFAULT_ENGINE,
     block_nbytes: int = _BLOCK_NBYTES,
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> Neighbours:

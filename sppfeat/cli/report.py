@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
 from sppfeat.cli.options import option, quiet_option
 from sppfeat.cli.output import human_bytes, say
 from sppfeat.cli.progress import Bar
@@ -29,14 +30,14 @@ __all__ = ["report"]
 @labels_from_option
 @option(
     "--method",
-    type=click.Choice(["pca", "tsne", "umap"]),
-    default="pca",
+    type=click.Choice(EMBEDDINGS),
+    default=DEFAULT_EMBEDDING,
     help="Of the embedding; as 'sppfeat show embedding' has it.",
 )
 @option(
     "--most",
     type=click.IntRange(1),
-    default=2000,
+    default=MOST_EMBEDDED,
     help="Of more rows so many are drawn for the embedding, and as many for the probe.",
 )
 @option("--no-probe", is_flag=True, help="Train no classifiers.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_METRIC, DEFAULT_NEIGHBOURS, ENGINES, METRICS
 from sppfeat.cli.options import device_option, json_option, option, quiet_option, weights_dir_option
 from sppfeat.cli.output import print_json, print_result, table
 from sppfeat.cli.progress import Bar
@@ -22,12 +23,17 @@ __all__ = ["search"]
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
 @option(
-    "--neighbours", "-k", type=click.IntRange(1), default=10, metavar="K", help="How many rows per query."
+    "--neighbours",
+    "-k",
+    type=click.IntRange(1),
+    default=DEFAULT_NEIGHBOURS,
+    metavar="K",
+    help="How many rows per query.",
 )
 @option(
     "--metric",
-    type=click.Choice(["cosine", "l2"]),
-    default="cosine",
+    type=click.Choice(METRICS),
+    default=DEFAULT_METRIC,
     help="Distance: one minus the cosine of the angle, 0 to 2; or the Euclidean distance.",
 )
 @option("--one-per-image", is_flag=True, help="Of each image only its nearest row.")
@@ -38,8 +44,8 @@ __all__ = ["search"]
 )
 @option(
     "--engine",
-    type=click.Choice(["exact", "faiss"]),
-    default="exact",
+    type=click.Choice(ENGINES),
+    default=DEFAULT_ENGINE,
     help="Finds the candidates: sppfeat's own, or the package FAISS where it is installed. The result is the same.",
 )
 @rows_option

@@ -6,6 +6,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sppfeat.analysis.choices import (
+    DEFAULT_EMBEDDING,
+    DEFAULT_METRIC,
+    EMBEDDINGS,
+    METRICS,
+    MOST_EMBEDDED,
+    MOST_NORMS,
+    MOST_PICTURED,
+    SHEET_NEIGHBOURS,
+    SHEET_QUERIES,
+    SIZES_OF,
+)
 from sppfeat.cli.options import device_option, option, quiet_option, weights_dir_option
 from sppfeat.cli.output import say
 from sppfeat.cli.progress import Bar
@@ -48,18 +60,20 @@ def _file_and_output(function: _F) -> _F:
 @labels_from_option
 @option(
     "--method",
-    type=click.Choice(["pca", "tsne", "umap"]),
-    default="pca",
+    type=click.Choice(EMBEDDINGS),
+    default=DEFAULT_EMBEDDING,
     help="The two directions of largest variance; or neighbourhoods, of 50 principal components. umap: pip install "
     "'sppfeat[umap]'.",
 )
 @option(
     "--most",
     type=click.IntRange(1),
-    default=2000,
+    default=MOST_EMBEDDED,
     help="Of more rows so many are drawn at random; they are in memory, twice.",
 )
-@option("--pictures", type=click.IntRange(0), default=30, help="How many rows at most are pictured.")
+@option(
+    "--pictures", type=click.IntRange(0), default=MOST_PICTURED, help="How many rows at most are pictured."
+)
 @_root_option
 @_seed_option
 def embedding(
@@ -104,19 +118,24 @@ def embedding(
 @_output_option
 @_overwrite_option
 @option(
-    "--neighbours", "-k", type=click.IntRange(1, 50), default=8, metavar="K", help="How many rows per query."
+    "--neighbours",
+    "-k",
+    type=click.IntRange(1, 50),
+    default=SHEET_NEIGHBOURS,
+    metavar="K",
+    help="How many rows per query.",
 )
 @option(
     "--random",
     "n_random",
     type=click.IntRange(1, 100),
-    default=8,
+    default=SHEET_QUERIES,
     help="Without a QUERY: so many rows, drawn at random.",
 )
 @option(
     "--metric",
-    type=click.Choice(["cosine", "l2"]),
-    default="cosine",
+    type=click.Choice(METRICS),
+    default=DEFAULT_METRIC,
     help="Distance: one minus the cosine of the angle, 0 to 2; or the Euclidean distance.",
 )
 @option(
@@ -198,7 +217,9 @@ def neighbours(
 @_file_and_output
 @rows_option
 @columns_options
-@option("--most", type=click.IntRange(1), default=20_000, help="Of more rows so many are drawn at random.")
+@option(
+    "--most", type=click.IntRange(1), default=MOST_NORMS, help="Of more rows so many are drawn at random."
+)
 @_seed_option
 def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **selected: Any) -> None:
     """Draw histograms of the l2 norms of descriptors, one per layer.
@@ -223,8 +244,8 @@ def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **sel
 @_file_and_output
 @option(
     "--of",
-    type=click.Choice(["images", "boxes"]),
-    default="images",
+    type=click.Choice(SIZES_OF),
+    default=SIZES_OF[0],
     help="Sizes of images as displayed; or of boxes, as far as they lie inside their image.",
 )
 def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:

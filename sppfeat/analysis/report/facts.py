@@ -3,6 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sppfeat.analysis.choices import (
+    DEFAULT_EMBEDDING,
+    MOST_EMBEDDED,
+    MOST_NORMS,
+    MOST_PICTURED,
+    SHEET_NEIGHBOURS,
+    SHEET_QUERIES,
+)
 from sppfeat.analysis.contact_sheet import ContactSheet
 from sppfeat.analysis.distributions import Norms, Sizes
 from sppfeat.analysis.embedding import Embedding
@@ -34,13 +42,13 @@ class ReportSettings:
     """
 
     title: str = ""
-    method: str = "pca"
-    most_embedded: int = 2000
-    most_probed: int = 2000
-    most_norms: int = 20_000
-    n_pictured: int = 30
-    n_queries: int = 8
-    k: int = 8
+    method: str = DEFAULT_EMBEDDING
+    most_embedded: int = MOST_EMBEDDED
+    most_probed: int = MOST_EMBEDDED
+    most_norms: int = MOST_NORMS
+    n_pictured: int = MOST_PICTURED
+    n_queries: int = SHEET_QUERIES
+    k: int = SHEET_NEIGHBOURS
     most_classes: int = 30
     most_reasons: int = 20
     most_paths: int = 5
