@@ -4,7 +4,6 @@ Modules here import click and settings only. What a command needs beyond that it
 so that ``--help`` loads neither torch nor h5py.
 """
 
-import importlib
 import logging
 import os
 from typing import Any
@@ -13,6 +12,7 @@ import click
 
 from sppfeat._version import __version__
 from sppfeat.cli.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
+from sppfeat.cli.lazy_group import LazyGroup
 from sppfeat.cli.output import say
 from sppfeat.cores import available_cores, visible_cores
 from sppfeat.errors import ConfigError, SppfeatError
@@ -34,19 +34,11 @@ _COMMANDS = (
     "train",
     "bench",
 )  # in the order of --help
+_MODULES = {name: name for name in _COMMANDS}
 
 
-class _Commands(click.Group):
-    """Finds commands in the modules of this package, and is the one place that maps errors to exit codes."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = getattr(importlib.import_module(f"sppfeat.cli.{cmd_name}"), cmd_name)
-        return command
+class _Commands(LazyGroup):
+    """The one place that maps errors to exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -60,7 +52,9 @@ class _Commands(click.Group):
 
 
 @click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=_Commands,
+    modules=_MODULES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="sppfeat")
 def main() -> None:

@@ -1,12 +1,11 @@
 """Options of ``sppfeat extract`` about boxes, and the request that they make."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from sppfeat.cli.completion import complete_files
-from sppfeat.cli.options import Parsed, option, short_side, whole_numbers
+from sppfeat.cli.options import Parsed, option, short_side, together, whole_numbers
 from sppfeat.cli.output import joined_numbers
 from sppfeat.config import (
     BOX_COORDS,
@@ -26,12 +25,11 @@ from sppfeat.request import BoxChoice
 
 __all__ = ["box_choice", "box_options", "sizes_of"]
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
 _SCALES = Parsed(
     "pixels,...", whole_numbers, refusal="{!r} is not a list of pixels such as 480,576,688,864,1200"
 )
-_OPTIONS = (
+# Boxes of images, in place of whole ones.
+box_options = together(
     option(
         "--boxes",
         shell_complete=complete_files,
@@ -106,13 +104,6 @@ _NEED_BOXES = (
     "margin",
     "drop_duplicates",
 )
-
-
-def box_options(function: _F) -> _F:
-    """All options about boxes."""
-    for decorate in reversed(_OPTIONS):
-        function = decorate(function)
-    return function
 
 
 def box_choice(options: dict[str, Any]) -> BoxChoice | None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.cli.options import json_option, option, quiet_option
+from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import human_bytes, print_json, print_result, say
 from sppfeat.cli.progress import Bar
-from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
+from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
 from sppfeat.cli.signals import stop_on_signals
 from sppfeat.errors import ConfigError
 from sppfeat.export_formats.formats import EXPORT_DTYPES, EXPORT_FORMATS, format_of
@@ -49,7 +49,7 @@ _STANDARD_OUTPUT = "-"
 @rows_option
 @columns_options
 @labels_from_option
-@option("--overwrite", is_flag=True, help="Replace the output once the new one is complete.")
+@overwrite_output_option
 @json_option
 @quiet_option
 def export(file: Path, output: str, **options: Any) -> None:
@@ -64,12 +64,7 @@ def export(file: Path, output: str, **options: Any) -> None:
 
     is_stream = output == _STANDARD_OUTPUT
     name = _format(output, options)
-    choice = SelectionChoice(
-        rows=options["rows"],
-        layers=options["layers"],
-        levels=options["levels"],
-        labels_from=options["labels_from"],
-    )
+    choice = selection_choice(options)
     with stop_on_signals(), FeatureFile(file) as features:
         selection = choice.of(features)
         _warn(selection)

@@ -20,6 +20,7 @@ from sppfeat.cli.options import (
     json_option,
     levels_option,
     option,
+    output_option,
     pool_option,
     precision_option,
     size_option,
@@ -55,13 +56,7 @@ __all__ = ["extract"]
 
 @click.command(short_help="Write the descriptors of images, or of boxes in them, to an HDF5 file.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
-@option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The HDF5 file to write or continue.",
-)
+@output_option("The HDF5 file to write or continue.")
 @option(
     "--labels",
     type=click.Choice(["auto", "folder", "none"]),

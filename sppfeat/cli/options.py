@@ -1,10 +1,13 @@
 """Options that commands share, and how their values are read."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from sppfeat.analysis.choices import DEFAULT_METRIC, METRICS
 from sppfeat.cli.completion import complete_backbones, complete_weights
 from sppfeat.cli.output import joined_numbers
 from sppfeat.config import (
@@ -31,15 +34,21 @@ __all__ = [
     "backbone_options",
     "batch_size_option",
     "device_option",
+    "is_given",
     "json_option",
     "levels_option",
+    "metric_option",
     "option",
+    "output_option",
     "overwrite_output_option",
     "pool_option",
     "precision_option",
     "quiet_option",
+    "recorded_weights_options",
+    "root_option",
     "short_side",
     "size_option",
+    "together",
     "verbosity_options",
     "weights_dir_option",
     "whole_number",
@@ -56,6 +65,17 @@ def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     settings.setdefault("envvar", f"SPPFEAT_{long_name.removeprefix('--').replace('-', '_').upper()}")
     settings.setdefault("show_default", True)
     return click.option(*names, **settings)
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
+    """Several options as one decorator, in the order in which --help shows them."""
+
+    def decorate(function: _F) -> _F:
+        for add in reversed(options):
+            function = add(function)
+        return function
+
+    return decorate
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]
@@ -113,7 +133,8 @@ weights_dir_option = option(
     help="Look here for the file of named weights, before torch's hub cache and the network.",
 )
 
-_BACKBONE_OPTIONS = (
+# Which network.
+backbone_options = together(
     option(
         "--backbone",
         default=DEFAULT_BACKBONE,
@@ -142,13 +163,6 @@ _BACKBONE_OPTIONS = (
         help="Layer to pool, see 'sppfeat backbones NAME'; repeatable: side by side. [default: the last feature map]",
     ),
 )
-
-
-def backbone_options(function: _F) -> _F:
-    """Which network: ``--backbone``, ``--weights``, ``--weights-dir``, ``--seed``, ``--layer``."""
-    for decorate in reversed(_BACKBONE_OPTIONS):
-        function = decorate(function)
-    return function
 
 
 def backbone_choice(options: dict[str, Any], **others: Any) -> BackboneChoice:
@@ -227,7 +241,31 @@ device_option = option(
     help="Where to compute; auto takes CUDA if there is one.",
 )
 
-overwrite_output_option = option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+metric_option = option(
+    "--metric",
+    type=click.Choice(METRICS),
+    default=DEFAULT_METRIC,
+    help="Distance: one minus the cosine of the angle, 0 to 2; or the Euclidean distance.",
+)
+
+root_option = option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
+
+# How the network of a feature file is run again.
+recorded_weights_options = together(
+    option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]"),
+    weights_dir_option,
+    device_option,
+)
+
+
+def output_option(text: str) -> Callable[[_F], _F]:
+    """``--output``, which has to be given, with what is said of it."""
+    return option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
+
+
+overwrite_output_option = option(
+    "--overwrite", is_flag=True, help="Replace the output once the new one is complete."
+)
 
 json_option = option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 
@@ -236,3 +274,8 @@ def verbosity_options(function: _F) -> _F:
     """``-q`` and ``-v``."""
     function = option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")(function)
     return option("--verbose", "-v", is_flag=True, help="Say more: all failures, all settings.")(function)
+
+
+def is_given(name: str) -> bool:
+    """Whether a parameter of the command that runs is on the command line itself."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE

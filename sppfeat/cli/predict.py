@@ -20,8 +20,8 @@ __all__ = ["predict"]
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("features", type=click.Path(path_type=Path))
 @option(
-    "--output",
     "-o",
+    "--output",
     type=click.Path(path_type=Path),
     metavar="CSV",
     help="File to write. [default: standard output]",

@@ -10,7 +10,7 @@ from sppfeat.analysis.settings import CLASS_WEIGHTS, ProbeSettings
 from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
-from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
+from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
 from sppfeat.texts import escaped
 
 if TYPE_CHECKING:
@@ -77,12 +77,7 @@ def probe(features: Path, **options: Any) -> None:
     from sppfeat.reader import FeatureFile
 
     settings = _settings(options)
-    choice = SelectionChoice(
-        rows=options["rows"],
-        layers=options["layers"],
-        levels=options["levels"],
-        labels_from=options["labels_from"],
-    )
+    choice = selection_choice(options)
     model = options["save"]
     if model is not None:
         inputs = [features, Path(options["labels_from"] or features)]

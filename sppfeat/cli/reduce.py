@@ -4,9 +4,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from sppfeat.cli.options import AUTO_OR_INT, json_option, option, quiet_option, whole_number
+from sppfeat.cli.options import (
+    AUTO_OR_INT,
+    is_given,
+    json_option,
+    option,
+    output_option,
+    overwrite_output_option,
+    quiet_option,
+    whole_number,
+)
 from sppfeat.cli.output import human_bytes, print_json, print_result
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options
@@ -34,7 +42,7 @@ _OF_THE_FIT = (
 
 @click.command(short_help="Reduce descriptors to fewer dimensions: PCA, whitening, random projection.")
 @click.argument("file", type=click.Path(path_type=Path))
-@option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The feature file to write.")
+@output_option("The feature file to write.")
 @option(
     "--from",
     "origin",
@@ -79,7 +87,7 @@ _OF_THE_FIT = (
 @option(
     "--dtype", type=click.Choice(DTYPES), default=DescriptorSpec.dtype, help="Of the reduced descriptors."
 )
-@option("--overwrite", is_flag=True, help="Replace an existing output, once the new one is complete.")
+@overwrite_output_option
 @json_option
 @quiet_option
 def reduce(file: Path, as_json: bool, **options: Any) -> None:
@@ -115,7 +123,7 @@ def _how(options: dict[str, Any]) -> Path | ReductionSpec:
             fit_rows=options["fit_rows"],
         )
     for name in _OF_THE_FIT:
-        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if is_given(name):
             flag = name.replace("layers", "layer").replace("_", "-")
             raise ConfigError(f"--{flag} would have no effect: --from reduces as that file was reduced")
     origin: Path = options["origin"]

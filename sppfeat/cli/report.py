@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
-from sppfeat.cli.options import option, quiet_option
+from sppfeat.cli.options import option, output_option, overwrite_output_option, quiet_option, root_option
 from sppfeat.cli.output import human_bytes, say
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
@@ -16,14 +16,8 @@ __all__ = ["report"]
 
 @click.command(short_help="One page about a feature file: pictures, probe, failures, settings.")
 @click.argument("file", type=click.Path(path_type=Path))
-@option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The page to write: .html.",
-)
-@option("--overwrite", is_flag=True, help="Replace an existing output.")
+@output_option("The page to write: .html.")
+@overwrite_output_option
 @option("--title", metavar="TEXT", help="Of the page. [default: the file's name]")
 @rows_option
 @columns_options
@@ -41,7 +35,7 @@ __all__ = ["report"]
     help="Of more rows so many are drawn for the embedding, and as many for the probe.",
 )
 @option("--no-probe", is_flag=True, help="Train no classifiers.")
-@option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
+@root_option
 @option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of all that is drawn.")
 @quiet_option
 def report(

@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_METRIC, DEFAULT_NEIGHBOURS, ENGINES, METRICS
-from sppfeat.cli.options import device_option, json_option, option, quiet_option, weights_dir_option
+from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_NEIGHBOURS, ENGINES
+from sppfeat.cli.options import (
+    json_option,
+    metric_option,
+    option,
+    quiet_option,
+    recorded_weights_options,
+    root_option,
+)
 from sppfeat.cli.output import print_json, print_result, table
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
@@ -30,12 +37,7 @@ __all__ = ["search"]
     metavar="K",
     help="How many rows per query.",
 )
-@option(
-    "--metric",
-    type=click.Choice(METRICS),
-    default=DEFAULT_METRIC,
-    help="Distance: one minus the cosine of the angle, 0 to 2; or the Euclidean distance.",
-)
+@metric_option
 @option("--one-per-image", is_flag=True, help="Of each image only its nearest row.")
 @option(
     "--include-self",
@@ -51,10 +53,8 @@ __all__ = ["search"]
 @rows_option
 @columns_options
 @labels_from_option
-@option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
-@option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]")
-@weights_dir_option
-@device_option
+@root_option
+@recorded_weights_options
 @json_option
 @quiet_option
 def search(

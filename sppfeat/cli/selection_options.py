@@ -1,19 +1,16 @@
 """Options of the commands that read a part of a feature file: which rows, which columns, labels from elsewhere."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sppfeat.cli.completion import complete_files
-from sppfeat.cli.options import LEVELS, option
+from sppfeat.cli.options import LEVELS, option, together
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
     from sppfeat.selection import Selection
 
-__all__ = ["SelectionChoice", "columns_options", "labels_from_option", "rows_option"]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+__all__ = ["SelectionChoice", "columns_options", "labels_from_option", "rows_option", "selection_choice"]
 
 rows_option = option(
     "--rows",
@@ -31,7 +28,7 @@ labels_from_option = option(
     "[default: as in the file]",
 )
 
-_COLUMNS_OPTIONS = (
+columns_options = together(
     option("--levels", type=LEVELS, metavar="N,N,...", help="Only these levels. [default: all of the file]"),
     option(
         "--layer",
@@ -41,13 +38,6 @@ _COLUMNS_OPTIONS = (
         help="Only this layer; repeatable. [default: all of the file]",
     ),
 )
-
-
-def columns_options(function: _F) -> _F:
-    """``--levels`` and ``--layer``."""
-    for decorate in reversed(_COLUMNS_OPTIONS):
-        function = decorate(function)
-    return function
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +59,13 @@ class SelectionChoice:
         return file.select(
             rows=self.rows or None, layers=self.layers or None, levels=self.levels, labels=self.labels_from
         )
+
+
+def selection_choice(options: dict[str, Any]) -> SelectionChoice:
+    """Return what the options of a command that has all of them say."""
+    return SelectionChoice(
+        rows=options["rows"],
+        layers=options["layers"],
+        levels=options["levels"],
+        labels_from=options["labels_from"],
+    )

@@ -1,12 +1,12 @@
 """``sppfeat show``: a group of commands that draw, each in a module of its own."""
 
-import importlib
-
 import click
+
+from sppfeat.cli.lazy_group import LazyGroup
 
 __all__ = ["show"]
 
-_MODULES = {  # in the order of --help: where each command is, under its own name
+_MODULES = {
     "image": "show_image",
     "embedding": "show_file",
     "neighbours": "show_file",
@@ -15,21 +15,7 @@ _MODULES = {  # in the order of --help: where each command is, under its own nam
 }
 
 
-class _Pictures(click.Group):
-    """Finds the pictures in the modules of this package."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(_MODULES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _MODULES:
-            return None
-        module = importlib.import_module(f"sppfeat.cli.{_MODULES[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
-        return command
-
-
-@click.group(cls=_Pictures, short_help="Draw pictures: what the network sees of an image.")
+@click.group(cls=LazyGroup, modules=_MODULES, short_help="Draw pictures of an image, or of a feature file.")
 def show() -> None:
     """Draw pictures, as .png, .svg or .pdf.
 

@@ -8,9 +8,7 @@ import click
 
 from sppfeat.analysis.choices import (
     DEFAULT_EMBEDDING,
-    DEFAULT_METRIC,
     EMBEDDINGS,
-    METRICS,
     MOST_EMBEDDED,
     MOST_NORMS,
     MOST_PICTURED,
@@ -18,10 +16,24 @@ from sppfeat.analysis.choices import (
     SHEET_QUERIES,
     SIZES_OF,
 )
-from sppfeat.cli.options import device_option, option, quiet_option, weights_dir_option
+from sppfeat.cli.options import (
+    metric_option,
+    option,
+    output_option,
+    overwrite_output_option,
+    quiet_option,
+    recorded_weights_options,
+    root_option,
+)
 from sppfeat.cli.output import say
 from sppfeat.cli.progress import Bar
-from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
+from sppfeat.cli.selection_options import (
+    SelectionChoice,
+    columns_options,
+    labels_from_option,
+    rows_option,
+    selection_choice,
+)
 
 if TYPE_CHECKING:
     from sppfeat.analysis.thumbnails import Pictured, Thumbnail
@@ -35,22 +47,14 @@ _MOST_LINES = 100
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Key = TypeVar("_Key", bound=Hashable)
 
-_output_option = option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The picture to write: .png, .svg or .pdf.",
-)
-_overwrite_option = option("--overwrite", is_flag=True, help="Replace an existing output.")
-_root_option = option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
+_picture_option = output_option("The picture to write: .png, .svg or .pdf.")
 _seed_option = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of all that is drawn.")
 
 
 def _file_and_output(function: _F) -> _F:
     """FILE, ``-o`` and ``--overwrite``."""
     argument = click.argument("file", type=click.Path(path_type=Path))
-    return argument(_output_option(_overwrite_option(function)))
+    return argument(_picture_option(overwrite_output_option(function)))
 
 
 @click.command(short_help="Rows as points of a plane, coloured by class, with pictures.")
@@ -74,7 +78,7 @@ def _file_and_output(function: _F) -> _F:
 @option(
     "--pictures", type=click.IntRange(0), default=MOST_PICTURED, help="How many rows at most are pictured."
 )
-@_root_option
+@root_option
 @_seed_option
 def embedding(
     file: Path,
@@ -115,8 +119,8 @@ def embedding(
 @click.command(short_help="A contact sheet: rows beside the rows that are nearest to them.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("queries", nargs=-1, metavar="[QUERY]...")
-@_output_option
-@_overwrite_option
+@_picture_option
+@overwrite_output_option
 @option(
     "--neighbours",
     "-k",
@@ -132,26 +136,19 @@ def embedding(
     default=SHEET_QUERIES,
     help="Without a QUERY: so many rows, drawn at random.",
 )
-@option(
-    "--metric",
-    type=click.Choice(METRICS),
-    default=DEFAULT_METRIC,
-    help="Distance: one minus the cosine of the angle, 0 to 2; or the Euclidean distance.",
-)
+@metric_option
 @option(
     "--one-per-image", is_flag=True, help="Of each image only its nearest row, and none of the query's own."
 )
 @rows_option
 @columns_options
 @labels_from_option
-@_root_option
-@option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]")
-@weights_dir_option
-@device_option
+@root_option
+@recorded_weights_options
 @_seed_option
 @quiet_option
 def neighbours(
-    file: Path, queries: tuple[str, ...], output: Path, overwrite: bool, root: str | None, **choices: Any
+    file: Path, queries: tuple[str, ...], output: Path, overwrite: bool, root: str | None, **options: Any
 ) -> None:
     """Draw a contact sheet: in each line a query, then the rows that are nearest to it, with distance and class.
 
@@ -168,40 +165,30 @@ def neighbours(
     from sppfeat.errors import ConfigError
     from sppfeat.reader import FeatureFile
 
-    own = {
-        name: choices.pop(name)
-        for name in (
-            "neighbours",
-            "n_random",
-            "metric",
-            "one_per_image",
-            "weights",
-            "weights_dir",
-            "device",
-            "seed",
-            "quiet",
-        )
-    }
     check_picture_path(output, inputs=[file], overwrite=overwrite)
     asked = read_queries(queries) if queries else []
     if len(asked) > _MOST_LINES:
         raise ConfigError(f"{len(asked)} queries; allowed: {_MOST_LINES} lines of one picture")
     with FeatureFile(file) as features:
-        selection = SelectionChoice(**choices).of(features)
-        asked = asked or draw_queries(selection, own["n_random"], seed=own["seed"])
+        selection = selection_choice(options).of(features)
+        asked = asked or draw_queries(selection, options["n_random"], seed=options["seed"])
         if not asked:
             raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
         descriptors = describe_queries(
-            asked, selection, weights=own["weights"], weights_dir=own["weights_dir"], device=own["device"]
+            asked,
+            selection,
+            weights=options["weights"],
+            weights_dir=options["weights_dir"],
+            device=options["device"],
         )
-        with Bar("searching", len(selection), unit="row", shown=not own["quiet"]) as bar:
+        with Bar("searching", len(selection), unit="row", shown=not options["quiet"]) as bar:
             sheet = make_contact_sheet(
                 selection,
                 asked,
                 descriptors,
-                k=own["neighbours"],
-                metric=own["metric"],
-                one_per_image=own["one_per_image"],
+                k=options["neighbours"],
+                metric=options["metric"],
+                one_per_image=options["one_per_image"],
                 on_progress=bar.move_to,
             )
         pictured: dict[int | str, Pictured] = {}

@@ -10,9 +10,12 @@ from sppfeat.cli.options import (
     Parsed,
     backbone_options,
     device_option,
+    is_given,
     json_option,
     levels_option,
     option,
+    output_option,
+    overwrite_output_option,
     pool_option,
     short_side,
     size_option,
@@ -48,14 +51,8 @@ _BOX = Parsed("box", _box, refusal="{!r} is not four numbers such as 10,20,110,2
 
 @click.command(short_help="The pyramid's bins on a photograph, and what is pooled in them.")
 @click.argument("photo", required=False)
-@option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The picture to write: .png, .svg or .pdf.",
-)
-@option("--overwrite", is_flag=True, help="Replace an existing output.")
+@output_option("The picture to write: .png, .svg or .pdf.")
+@overwrite_output_option
 @option(
     "--box",
     "boxes",
@@ -191,7 +188,7 @@ def _source_of_file(photo: str | None, options: dict[str, Any], views: list["Vie
     from sppfeat.reader import FeatureFile
 
     for name in _OF_FILES:
-        if _is_given(name):
+        if is_given(name):
             shown = "layer" if name == "layers" else name
             raise ConfigError(f"--{shown} is given, and --from, which has it already: leave one of them out")
     row = options["row"]
@@ -209,16 +206,11 @@ def _source_of_file(photo: str | None, options: dict[str, Any], views: list["Vie
             views, title = [view], f"{os.path.basename(path)}, row {row} of {file.path.name}"
         extractor = Extractor.from_file(
             file,
-            weights=options["weights"] if _is_given("weights") else None,
+            weights=options["weights"] if is_given("weights") else None,
             weights_dir=options["weights_dir"],
             device=options["device"],
         )
     return _Source(extractor, path, title, views)
-
-
-def _is_given(name: str) -> bool:
-    """Whether an option is on the command line itself."""
-    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _notes(extractor: "Extractor", box: "PooledBox") -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from sppfeat.cli.completion import complete_backbones, complete_files, complete_weights
 from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
@@ -15,6 +14,7 @@ from sppfeat.cli.options import (
     LEVELS,
     Parsed,
     device_option,
+    is_given,
     json_option,
     option,
     pool_option,
@@ -248,7 +248,7 @@ def train(**options: Any) -> None:
     Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images could not be read; 130 interrupted.
     """
     for name, reason in _without_effect(options):
-        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if is_given(name):
             raise ConfigError(f"--{name.replace('_', '-')} would have no effect: it is for {reason}")
     with stop_on_signals() as stop:
         result = _train(options, stop)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sppfeat.cli.exit_codes import EXIT_ERROR
-from sppfeat.cli.options import device_option, json_option, option, quiet_option, weights_dir_option
+from sppfeat.cli.options import json_option, option, quiet_option, recorded_weights_options, root_option
 from sppfeat.cli.output import print_json, print_result
 from sppfeat.cli.progress import Bar
 
@@ -24,10 +24,8 @@ __all__ = ["verify"]
     help="Compute K random rows again and compare.",
 )
 @option("--seed", type=int, default=0, help="Of the choice of rows.")
-@option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
-@option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]")
-@weights_dir_option
-@device_option
+@root_option
+@recorded_weights_options
 @json_option
 @quiet_option
 def verify(
