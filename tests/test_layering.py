@@ -7,6 +7,22 @@ import sys
 import pytest
 
 HEAVY = ("torch", "torchvision", "h5py", "PIL", "click", "tqdm", "numpy", "matplotlib", "sklearn")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "h5py",
+    "PIL",
+    "click",
+    "tqdm",
+    "numpy",
+    "matplotlib",
+    "sklearn",
+    "skops",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "jinja2",
+)
 
 
 def loaded_after_each(lines):
@@ -60,6 +76,30 @@ def loaded_after_each(lines):
             ),
             {"numpy", "PIL", "h5py"},
         ),
+        ("import sppfeat", set()),
+        ("import sppfeat.config", set()),
+        ("import sppfeat.cli", {"click"}),
+        ("import sppfeat.analysis.choices, sppfeat.analysis.settings", set()),
+        ("import sppfeat.export_formats", set()),
+        ("import sppfeat.analysis.probe, sppfeat.analysis.prediction", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat.bench.timing, sppfeat.bench.settings", set()),
+        ("import sppfeat.bench.photographs", {"numpy", "PIL"}),
+        ("import sppfeat.decoding.worker", {"numpy", "PIL"}),
+        ("import sppfeat.sources", {"numpy", "PIL"}),
+        ("import sppfeat.plan", {"numpy", "PIL"}),
+        ("import sppfeat.schema", {"numpy"}),
+        ("import sppfeat.pipeline", {"numpy", "PIL"}),
+        ("import sppfeat.store", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat.creation", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat.box_formats", {"numpy", "PIL"}),
+        ("import sppfeat.rows", {"numpy", "PIL"}),
+        ("import sppfeat.reader", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat.reduction", {"numpy", "PIL"}),
+        ("import sppfeat.analysis.reducing", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat; sppfeat.open", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat.selection, sppfeat.export_formats.export", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat.analysis.report.page, sppfeat.analysis.report.gather", {"numpy", "PIL", "h5py"}),
+        ("import sppfeat.analysis.neighbours, sppfeat.analysis.queries", {"numpy", "PIL", "h5py"}),
     ],
 )
 def test_what_an_import_loads(lines, allowed):
@@ -70,6 +110,33 @@ def test_what_an_import_loads(lines, allowed):
 def test_the_version_loads_neither_torch_nor_h5py():  # nor does --help: test_cli.py
     code = "import contextlib, sppfeat.cli\nwith contextlib.suppress(SystemExit): sppfeat.cli.main(['--version'])"
     assert loaded_after_each([code])[code] <= {"click"}
+def test_help_of_no_command_loads_a_heavy_package():
+    # In one process: what a command's help adds to what those before it have loaded.
+    code = f"""
+import contextlib, io, json, sys
+import click
+from sppfeat.cli import main
+
+def commands_of(group, names):
+    yield names
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        yield from commands_of(command, [*names, name]) if isinstance(command, click.Group) else [[*names, name]]
+
+def shown(arguments):
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as text:
+        main(arguments)
+    return text.getvalue()
+
+shown(["--version"])
+for names in commands_of(main, []):
+    assert "Usage: " in shown([*names, "--help"]), names
+    print(json.dumps([" ".join(names), [name for name in {HEAVY!r} if name in sys.modules]]))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = dict(map(json.loads, result.stdout.splitlines()))
+    assert {"", "extract", "show image", "bench regions"} <= set(loaded)
+    assert {command: names for command, names in loaded.items() if names != ["click"]} == {}
 
 
 def test_worker_processes_load_neither_torch_nor_h5py(tmp_path, monkeypatch):
