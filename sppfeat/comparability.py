@@ -53,8 +53,7 @@ def file_differences(recorded: "FeatureFile", other: "FeatureFile") -> list[str]
     """
     differences = extraction_differences(recorded, other)
     names, reductions = _names_of(recorded, other), (recorded.reduction, other.reduction)
-    prints = [None if reduction is None else reduction.fingerprint for reduction in reductions]
-    if prints[0] != prints[1]:
+    if recorded.reduction_fingerprint != other.reduction_fingerprint:
         said = [
             "none" if r is None else f"{r.method} to {r.dimension}, {r.fingerprint[:8]}" for r in reductions
         ]

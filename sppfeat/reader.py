@@ -278,6 +278,11 @@ class FeatureFile:
             raise StoreError(f"{str(self.path)!r}: its reduction: {one_line(str(error))}") from error
 
     @property
+    def reduction_fingerprint(self) -> str | None:
+        """Of the :attr:`reduction`: descriptors with different ones cannot be compared; None where there is none."""
+        return None if self.reduction is None else self.reduction.fingerprint
+
+    @property
     def extracted_columns(self) -> tuple[ColumnBlock, ...]:
         """Which column was what when the descriptors were extracted; :attr:`columns` where they were not reduced."""
         return self.columns if self.reduction is None else self.reduction.record.source_columns

@@ -80,7 +80,7 @@ def fit_classifier(selection: "Selection", settings: "ProbeSettings") -> FittedC
         classes=labelled.names,
         config=selection.file.config,
         columns=selection.columns.blocks,
-        reduction=selection.file.reduction.fingerprint if selection.file.reduction else None,
+        reduction=selection.file.reduction_fingerprint,
         n_rows=len(labelled.y),
         sppfeat_version=__version__,
     )

@@ -11,7 +11,7 @@ from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBOURS
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.neighbours import nearest_rows
 from sppfeat.analysis.queries import Query
-from sppfeat.selection import Selection
+from sppfeat.selection import Labels, Selection
 
 __all__ = ["ContactSheet", "Neighbour", "SheetLine", "draw_queries", "make_contact_sheet"]
 
@@ -129,38 +129,20 @@ def make_contact_sheet(
         one_per_image=one_per_image,
         on_progress=on_progress,
     )
-    label_of, file = _Labels(selection), selection.file
+    labels, file = selection.labels, selection.file
     lines = []
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
-        label = "" if query.row is None else label_of[query.row]
+        label = "" if query.row is None else labels.name_of(query.row) or ""
         name = query.path if query.row is None else file.path_of(int(file.image_index[query.row]))
-        lines.append(
-            SheetLine(query, name or query.text, label, _neighbours(rows, distances, label_of, label))
-        )
+        lines.append(SheetLine(query, name or query.text, label, _neighbours(rows, distances, labels, label)))
     return ContactSheet(tuple(lines), k, metric)
 
 
-class _Labels:
-    """Names of the classes of rows."""
-
-    def __init__(self, selection: Selection) -> None:
-        self._values = selection.labels.values
-        self._names = selection.target_names
-
-    def __getitem__(self, row: int) -> str:
-        if self._values is None:
-            return ""
-        value = self._values[row]
-        if not self._names:
-            return str(value)
-        return self._names[value] if 0 <= value < len(self._names) else ""
-
-
 def _neighbours(
-    rows: npt.NDArray[np.int64], distances: npt.NDArray[np.float64], label_of: _Labels, label: str
+    rows: npt.NDArray[np.int64], distances: npt.NDArray[np.float64], labels: Labels, label: str
 ) -> tuple[Neighbour, ...]:
     return tuple(
-        Neighbour(row, distance, name := label_of[row], name == label if name and label else None)
+        Neighbour(row, distance, name := labels.name_of(row) or "", name == label if name and label else None)
         for row, distance in zip(rows.tolist(), distances.tolist(), strict=True)
         if row >= 0
     )

@@ -85,16 +85,8 @@ class _Facts:
             row=row,
             image=image,
             path=os.path.join(self._root, image),
-            label=self._label(row),
+            label=self._labels.name_of(row),
             box=box,
             score=score,
             id=name,
         )
-
-    def _label(self, row: int) -> str | None:
-        values, names = self._labels.values, self._labels.names
-        if values is None:
-            return None
-        if not names:  # numbers from elsewhere
-            return str(values[row])
-        return names[values[row]] if 0 <= values[row] < len(names) else None

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.errors import ConfigError, LabelError
+from sppfeat.analysis.described import check_described
+from sppfeat.errors import LabelError
 from sppfeat.texts import one_line
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def labelled_rows(selection: "Selection", *, min_per_class: int) -> LabelledRows
         LabelError: no classes are known, no row has one, or fewer than two have enough.
         ConfigError: a row has no descriptor.
     """
-    _check_descriptors(selection)
+    check_described(selection)
     classes, names = class_numbers(selection)
     grouped = selection.file.has_boxes
     has_class = np.flatnonzero(classes >= 0)
@@ -118,15 +119,6 @@ def class_numbers(selection: "Selection") -> tuple[npt.NDArray[np.int64], list[s
     classes = np.full(len(y), -1)
     classes[known] = numbers
     return classes, [str(value) for value in values.tolist()]
-
-
-def _check_descriptors(selection: "Selection") -> None:
-    without = selection.rows[~selection.file.has_descriptor()[selection.rows]]
-    if len(without):
-        raise ConfigError(
-            f"{len(without)} of {len(selection)} rows have no descriptor, the first is row {without[0]}; allowed: rows "
-            "of images that are done, and of boxes with an area"
-        )
 
 
 def _too_few(selection: "Selection", sizes: list[ClassSize], min_per_class: int, members: str) -> str:

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.classifier_file import FittedClassifier
+from sppfeat.analysis.described import check_described
 from sppfeat.analysis.finite import finite_rows
 from sppfeat.comparability import descriptor_differences
 from sppfeat.config import ExtractConfig
-from sppfeat.errors import ConfigError, StoreError
+from sppfeat.errors import StoreError
 from sppfeat.selection import LabelSource, RowsLike, Selection
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def select_for(
     differences = descriptor_differences(
         config, classifier.config, ignoring=free, names=("the file", "the classifier")
     )
-    reduction = file.reduction.fingerprint if file.reduction else None
+    reduction = file.reduction_fingerprint
     if reduction != classifier.reduction:
         differences.append(
             f"reduction: the file has {(reduction or 'none')[:12]}, the classifier "
@@ -83,9 +84,7 @@ def select_for(
         raise StoreError(
             f"{str(file.path)!r} has its layers or levels in another order than the classifier takes them"
         )
-    without = selection.rows[~file.has_descriptor()[selection.rows]]
-    if len(without):
-        raise ConfigError(f"row {without[0]} has no descriptor; allowed: rows of images that are done")
+    check_described(selection)
     return selection
 
 

@@ -1,7 +1,6 @@
 """What an export writes, whatever its format: vectors, in blocks of rows, and what stands beside them."""
 
 import json
-import mmap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,7 +100,7 @@ class Contents:
         for start in range(0, self.n_rows, step):
             part = slice(start, min(start + step, self.n_rows))
             yield part, self._vectors(part, known[part])
-            _forget(self.selection.file.features)
+            self.selection.file.drop_pages()
             self.on_progress(part.stop)
 
     def _vectors(self, part: slice, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating[Any]]:
@@ -134,10 +133,3 @@ class FormatWriter(Protocol):
 
     def __call__(self, contents: Contents, files: list[BinaryIO]) -> None:
         """Write all of it; the files stay open."""
-
-
-def _forget(features: npt.NDArray[Any]) -> None:
-    """Let go of the pages of a memory map: else what was read counts as this process' memory till it ends."""
-    pages = getattr(features, "_mmap", None)
-    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        pages.madvise(mmap.MADV_DONTNEED)

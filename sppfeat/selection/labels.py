@@ -45,6 +45,15 @@ class Labels:
     names: tuple[str, ...]
     n_unknown: int = 0
 
+    def name_of(self, row: int) -> str | None:
+        """Name of the class of one row, or the number that the caller gave for it; None where nothing is known."""
+        if self.values is None:
+            return None
+        value = self.values[row]
+        if not self.names:
+            return str(value)
+        return self.names[value] if 0 <= value < len(self.names) else None
+
 
 def read_labels(file: "FeatureFile", source: LabelSource = None) -> Labels:
     """The class of each row of a file.
