@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sppfeat.errors import ImageError, SppfeatError, StoreError
 from sppfeat.paths import StrPath
 from sppfeat.reader import FeatureFile
+from sppfeat.row_ranges import row_ranges
 from sppfeat.schema import NATIVE_SCALE, NO_SCALE, RowFlag, Status
 
 __all__ = ["Recomputed", "VerifyReport", "recompute_rows", "tolerance", "verify_file"]
@@ -270,14 +271,13 @@ def _scan_rows(
     file: FeatureFile, row_status: npt.NDArray[np.uint8], on_progress: Callable[[int], None]
 ) -> dict[str, npt.NDArray[np.int64]]:
     n_rows, dimension = file.n_rows, file.dimension if file.n_rows else 0  # without rows it is any number
-    step = max(1, _BLOCK_NBYTES // max(1, dimension * file.features.itemsize))
     weights = np.random.default_rng(0).integers(1, 2**63, dimension, dtype=np.uint64) | np.uint64(1)
     has_one = file.has_descriptor()
     has_none = (row_status != Status.PENDING) & ~has_one
     flags = {name: np.zeros(n_rows, dtype=bool) for name in ("nan", "infinite", "zero", "unfailed")}
     hashes = np.zeros(n_rows, dtype=np.uint64)
-    for start in range(0, n_rows, step):
-        part = slice(start, min(start + step, n_rows))
+    row_nbytes = dimension * file.features.itemsize
+    for part in row_ranges(n_rows, row_nbytes=row_nbytes, nbytes=_BLOCK_NBYTES):
         block = np.asarray(file.features[part])
         nan = np.isnan(block)
         flags["nan"][part] = nan.any(axis=1)

@@ -11,6 +11,7 @@ from sppfeat.analysis.sampling import draw_rows
 from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
+from sppfeat.row_ranges import row_ranges
 from sppfeat.schema import Status
 from sppfeat.selection import Selection
 
@@ -71,12 +72,10 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
     drawn = draw_rows(selection, most, seed=seed)
     ranges = selection.columns.layer_ranges()
     values = np.empty((len(drawn), len(ranges)))
-    step = max(1, _BLOCK_NBYTES // max(1, 4 * selection.file.dimension))
-    for start in range(0, len(drawn), step):
-        positions = np.arange(start, min(start + step, len(drawn)))
-        block = drawn.take(positions).astype(np.float64)
+    for part in row_ranges(len(drawn), row_nbytes=4 * selection.file.dimension, nbytes=_BLOCK_NBYTES):
+        block = drawn.take(np.arange(part.start, part.stop)).astype(np.float64)
         for i, columns in enumerate(ranges.values()):
-            values[positions, i] = np.linalg.norm(block[:, columns], axis=1)
+            values[part, i] = np.linalg.norm(block[:, columns], axis=1)
     finite = np.isfinite(values).all(axis=1)
     kept = values[finite]
     return Norms(

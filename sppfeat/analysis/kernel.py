@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.finite import finite_rows
 from sppfeat.extras import import_extra
+from sppfeat.row_ranges import row_ranges
 
 if TYPE_CHECKING:
     from sppfeat.selection import Selection
@@ -44,8 +45,7 @@ class PartProducts:
         self._parts = selection.columns.parts
         n = len(positions)
         self._products = [np.empty((n, n), dtype=np.float32) for _ in self._parts]
-        step = max(1, _BLOCK_NBYTES // (4 * selection.dimension))
-        blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+        blocks = list(row_ranges(n, row_nbytes=4 * selection.dimension, nbytes=_BLOCK_NBYTES))
         total = len(blocks) * (len(blocks) + 1) // 2
         n_done = 0
         for i, rows in enumerate(blocks):

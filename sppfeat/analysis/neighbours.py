@@ -13,6 +13,7 @@ from sppfeat.analysis.distances import exact_distances
 from sppfeat.analysis.faiss_candidates import faiss_candidates, load_faiss
 from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
+from sppfeat.row_ranges import row_ranges
 from sppfeat.selection import Selection
 
 __all__ = ["Neighbours", "nearest_rows"]
@@ -136,9 +137,7 @@ def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
     has_one = selection.file.has_descriptor()[rows]
     rows, positions = rows[has_one], positions[has_one]
     images = selection.file.image_index[rows]
-    step = max(1, nbytes // max(1, 4 * selection.dimension))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
+    for part in row_ranges(len(rows), row_nbytes=4 * selection.dimension, nbytes=nbytes):
         values = np.asarray(selection.take(positions[part]), dtype=np.float32)
         squares = squared_norms(values)
         block = _Block(rows[part], images[part], values, squares)
@@ -147,7 +146,7 @@ def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
         if len(bad):
             good = np.delete(np.arange(len(values)), bad)
             block = _Block(block.rows[good], block.images[good], values[good], squares[good])
-        yield block, min(start + step, len(rows))
+        yield block, part.stop
 
 
 class _Search:

@@ -13,6 +13,7 @@ from sppfeat.analysis.finite import finite_rows
 from sppfeat.comparability import descriptor_differences
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import StoreError
+from sppfeat.row_ranges import row_ranges
 from sppfeat.selection import LabelSource, RowsLike, Selection
 
 if TYPE_CHECKING:
@@ -98,9 +99,9 @@ def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Pred
     Raises:
         StoreError: a row holds NaN or infinities.
     """
-    step = min(_BLOCK_ROWS, max(1, _BLOCK_NBYTES // (4 * selection.dimension)))
-    for start in range(0, len(selection), step):
-        positions = np.arange(start, min(start + step, len(selection)))
+    row_nbytes = max(4 * selection.dimension, _BLOCK_NBYTES // _BLOCK_ROWS)
+    for part in row_ranges(len(selection), row_nbytes=row_nbytes, nbytes=_BLOCK_NBYTES):
+        positions = np.arange(part.start, part.stop)
         rows = finite_rows(selection, positions).astype(np.float32, copy=False)
         decision: npt.NDArray[Any] = classifier.pipeline.decision_function(rows)
         # Of two classes there is one number: that of the second, the opposite of that of the first.

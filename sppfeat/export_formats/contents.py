@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
+from sppfeat.row_ranges import row_ranges
 from sppfeat.selection import Selection
 from sppfeat.selection.row_table import RowColumn, row_table
 
@@ -96,9 +97,8 @@ class Contents:
         """
         # Before the first row is read: whoever fills the file writes a row before its status.
         known = self.has_descriptor
-        step = max(1, nbytes // max(1, self.dimension * self.dtype.itemsize))
-        for start in range(0, self.n_rows, step):
-            part = slice(start, min(start + step, self.n_rows))
+        row_nbytes = self.dimension * self.dtype.itemsize
+        for part in row_ranges(self.n_rows, row_nbytes=row_nbytes, nbytes=nbytes):
             yield part, self._vectors(part, known[part])
             self.selection.file.drop_pages()
             self.on_progress(part.stop)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
+from sppfeat.row_ranges import row_ranges
 from sppfeat.selection.columns import ColumnSelection, select_columns
 from sppfeat.selection.conditions import RowsLike, select_rows
 from sppfeat.selection.labels import Labels, LabelSource, read_labels
@@ -133,9 +134,8 @@ class Selection:
         if self.columns.is_everything:
             return features[rows]
         taken = np.empty((len(rows), self.dimension), dtype=features.dtype)
-        step = max(1, _COPIED_NBYTES // max(1, features.shape[1] * features.itemsize))
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
+        row_nbytes = features.shape[1] * features.itemsize
+        for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
             taken[part] = scale_again(self._cut(features, rows[part]), self.columns, normalize)
         return taken
 
