@@ -13,7 +13,7 @@ from sppfeat.plan import Plan
 from sppfeat.request import BoxSummary
 from sppfeat.rows import RowBoxes
 from sppfeat.schema import RowFlag
-from sppfeat.texts import one_line
+from sppfeat.texts import first_few, one_line
 
 __all__ = ["box_notes", "summarise_boxes"]
 
@@ -166,8 +166,7 @@ def _without_boxes(plan: Plan) -> npt.NDArray[np.int64]:
 
 
 def _examples(names: Sequence[bytes]) -> str:
-    shown = ", ".join(one_line(repr(os.fsdecode(name))) for name in names[:_SHOWN])
-    return shown + (", ..." if len(names) > _SHOWN else "")
+    return first_few((one_line(repr(os.fsdecode(name))) for name in names), _SHOWN)
 
 
 def _example_boxes(plan: Plan, boxes: RowBoxes, rows: npt.NDArray[np.int64]) -> str:

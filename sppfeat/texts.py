@@ -1,6 +1,9 @@
 """Texts that come from files, as a terminal can show them and an error can quote them."""
 
-__all__ = ["escaped", "one_line"]
+import itertools
+from collections.abc import Iterable
+
+__all__ = ["escaped", "first_few", "one_line"]
 
 _MAX_SHOWN = 300
 
@@ -21,3 +24,14 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def first_few(texts: Iterable[str], n_shown: int) -> str:
+    """The first of some texts in one line, and whether there are more.
+
+    Example:
+        >>> first_few(["a", "b", "c"], 2)
+        'a, b, ...'
+    """
+    shown = list(itertools.islice(texts, n_shown + 1))
+    return ", ".join(shown[:n_shown]) + (", ..." if len(shown) > n_shown else "")

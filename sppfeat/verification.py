@@ -12,6 +12,7 @@ from sppfeat.paths import StrPath
 from sppfeat.reader import FeatureFile
 from sppfeat.row_ranges import row_ranges
 from sppfeat.schema import NATIVE_SCALE, NO_SCALE, RowFlag, Status
+from sppfeat.texts import first_few
 
 __all__ = ["Recomputed", "VerifyReport", "recompute_rows", "tolerance", "verify_file"]
 
@@ -358,5 +359,4 @@ def _said_of(found: dict[str, npt.NDArray[np.int64]], texts: dict[str, str]) -> 
 
 
 def _first(numbers: npt.NDArray[np.int64]) -> str:
-    shown = ", ".join(map(str, numbers[:_SHOWN].tolist()))
-    return shown + (", ..." if len(numbers) > _SHOWN else "")
+    return first_few(map(str, numbers.tolist()), _SHOWN)

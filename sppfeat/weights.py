@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sppfeat.errors import WeightsError
+from sppfeat.texts import first_few
 
 __all__ = [
     "file_sha256",
@@ -130,7 +131,9 @@ def load_parameters(
     ]
     if missing or unknown or wrong:
         parts = (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
-        details = "; ".join(f"{len(names)} {what}: {_first(names)}" for what, names in parts if names)
+        details = "; ".join(
+            f"{len(names)} {what}: {first_few(names, _SHOWN_KEYS)}" for what, names in parts if names
+        )
         raise WeightsError(f"{source} does not fit this backbone: {details}")
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     # The model's own dict knows the versions of its modules, of which mnasnet's has to be given.
@@ -197,8 +200,3 @@ def _find_state_dict(content: Any) -> dict[str, Tensor] | None:
         ):
             return dict(candidate)
     return None
-
-
-def _first(names: Collection[str]) -> str:
-    shown = ", ".join(list(names)[:_SHOWN_KEYS])
-    return shown + (", ..." if len(names) > _SHOWN_KEYS else "")

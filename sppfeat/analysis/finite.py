@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
+from sppfeat.texts import first_few
 
 if TYPE_CHECKING:
     from sppfeat.selection import Selection
@@ -27,7 +28,7 @@ def finite_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt
     bad = suspects[~np.isfinite(taken[suspects]).all(axis=1)]
     if len(bad):
         rows = selection.rows[positions[bad]]
-        shown = ", ".join(map(str, rows[:_SHOWN].tolist())) + (", ..." if len(rows) > _SHOWN else "")
+        shown = first_few(map(str, rows.tolist()), _SHOWN)
         raise StoreError(
             f"{str(selection.file.path)!r}: NaN or infinities in row {shown} "
             f"({selection.file.path_of(int(selection.groups[positions[bad[0]]]))!r}); allowed: finite descriptors. "

@@ -1,6 +1,5 @@
 """``sppfeat info``."""
 
-import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +7,7 @@ import click
 
 from sppfeat.cli.options import json_option
 from sppfeat.cli.output import box_counts_text, first_of, human_bytes, print_json, print_result
-from sppfeat.texts import escaped
+from sppfeat.texts import escaped, first_few
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,8 +168,8 @@ def _text(found: dict[str, Any]) -> str:
 def _class_lines(name: str, classes: dict[str, int]) -> list[tuple[str, str]]:
     if not classes:
         return []
-    shown = ", ".join(f"{name} {n}" for name, n in itertools.islice(classes.items(), _SHOWN))
-    return [(name, f"{len(classes)}: {shown}{', ...' if len(classes) > _SHOWN else ''}")]
+    shown = first_few((f"{name} {n}" for name, n in classes.items()), _SHOWN)
+    return [(name, f"{len(classes)}: {shown}")]
 
 
 def _reduction_lines(reduction: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from sppfeat.cli.options import json_option, option, overwrite_output_option, qu
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
-from sppfeat.texts import escaped
+from sppfeat.texts import escaped, first_few
 
 if TYPE_CHECKING:
     from sppfeat.analysis.probe import ProbeResult, Score
@@ -157,12 +157,11 @@ def _notes(features: Path, result: "ProbeResult", settings: ProbeSettings) -> li
     if result.n_unlabelled:
         lines.append(f"note: {result.n_unlabelled} rows without label are left out")
     if result.left_out:
-        shown = ", ".join(f"{escaped(size.name)} {size.n_members}" for size in result.left_out[:_SHOWN])
-        more = ", ..." if len(result.left_out) > _SHOWN else ""
+        shown = first_few((f"{escaped(size.name)} {size.n_members}" for size in result.left_out), _SHOWN)
         lines.append(
             f"note: {len(result.left_out)} classes with {sum(size.n_rows for size in result.left_out)} rows are left "
             f"out, as they have fewer than {settings.least_per_class} {'images' if result.grouped else 'rows'} "
-            f"(--min-per-class): {shown}{more}"
+            f"(--min-per-class): {shown}"
         )
     if result.n_pending:
         lines.append(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sppfeat.errors import ConfigError
 from sppfeat.schema import RowFlag, Status
 from sppfeat.selection.labels import Labels
-from sppfeat.texts import one_line
+from sppfeat.texts import first_few, one_line
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
@@ -163,7 +163,7 @@ def _fitting(pattern: str, names: Sequence[str], what: str, *, end: str | None =
         if name == pattern or (fits and fits(name)) or (end and name.endswith(end))
     ]
     if not found:
-        shown = ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+        shown = first_few(map(repr, names), _SHOWN)
         raise ConfigError(f"rows are {what}={one_line(pattern)}, which fits none of {shown or 'no images'}")
     return found
 
