@@ -173,7 +173,7 @@ def test_a_package_that_is_not_installed(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with (
         FeatureFile(path) as file,
-        pytest.raises(ConfigError, match=r"The engine 'faiss' needs .* pip install 'sppfeat\[faiss\]'"),
+        pytest.raises(ConfigError, match=r"the engine 'faiss' needs .* pip install 'sppfeat\[faiss\]'"),
     ):
         nearest_rows(file.select(), descriptors(1), 1, engine="faiss")
 

@@ -49,6 +49,11 @@ class SheetLine:
     label: str
     neighbours: tuple[Neighbour, ...]
 
+    @property
+    def file_name(self) -> str:
+        """Name of its image without folders."""
+        return self.name.rpartition("/")[2] or self.name
+
 
 @dataclass(frozen=True)
 class ContactSheet:

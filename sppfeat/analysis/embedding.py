@@ -64,7 +64,7 @@ def embed_rows(
     """
     check_choice("method", method, EMBEDDINGS)
     check_described(selection)
-    decomposition = import_extra("sklearn.decomposition", extra="sklearn", purpose="An embedding")
+    decomposition = import_extra("sklearn.decomposition", extra="sklearn", purpose="an embedding")
     drawn = draw_rows(selection, most, seed=seed)
     rows = drawn.take(np.arange(len(drawn))).astype(np.float32)
     finite = np.isfinite(rows).all(axis=1)
@@ -100,14 +100,14 @@ def _principal(
 
 
 def _tsne(points: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
-    manifold = import_extra("sklearn.manifold", extra="sklearn", purpose="An embedding by t-SNE")
+    manifold = import_extra("sklearn.manifold", extra="sklearn", purpose="an embedding by t-SNE")
     perplexity = min(_PERPLEXITY, (len(points) - 1) / 3)
     tsne = manifold.TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
     return np.asarray(tsne.fit_transform(points), dtype=np.float64)
 
 
 def _umap(points: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
-    umap = import_extra("umap", extra="umap", purpose="An embedding by UMAP")
+    umap = import_extra("umap", extra="umap", purpose="an embedding by UMAP")
     n_neighbors = min(_N_NEIGHBORS, len(points) - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that with a seed it takes one thread

@@ -20,7 +20,7 @@ def load_faiss() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    return import_extra("faiss", extra="faiss", purpose="The engine 'faiss'")
+    return import_extra("faiss", extra="faiss", purpose="the engine 'faiss'")
 
 
 def faiss_candidates(

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["number_text_rows", "printable", "printf_format"]
+__all__ = ["TEXT_BLOCK_NBYTES", "number_text_rows", "printable", "printf_format"]
+
+TEXT_BLOCK_NBYTES = 2 << 20  # of vectors, of which Python's numbers and texts take 20 times as much
 
 _POWERS = 10.0 ** np.arange(23)  # those that a float64 holds exactly
 _FORMATS = {"float16": "%s", "float32": "%.9g", "float64": "%r"}

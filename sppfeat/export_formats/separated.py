@@ -9,12 +9,11 @@ from typing import Any, BinaryIO
 import numpy.typing as npt
 
 from sppfeat.export_formats.contents import Contents
-from sppfeat.export_formats.number_texts import number_text_rows
+from sppfeat.export_formats.number_texts import TEXT_BLOCK_NBYTES, number_text_rows
 from sppfeat.selection.row_table import TextColumn
 
 __all__ = ["write_csv", "write_table", "write_tsv"]
 
-_BLOCK_NBYTES = 2 << 20  # of vectors, which are 20 times as much as Python's numbers and texts
 _ROWS_AT_ONCE = 1 << 14
 
 
@@ -28,7 +27,7 @@ def write_table(contents: Contents, file: BinaryIO) -> None:
 def _write_values(contents: Contents, files: list[BinaryIO], *, separator: str) -> None:
     file = files[0]
     file.write(_encoded([_line([*contents.table, *contents.selection.columns.names()], separator)]))
-    for rows, vectors in contents.blocks(_BLOCK_NBYTES):
+    for rows, vectors in contents.blocks(TEXT_BLOCK_NBYTES):
         values = number_text_rows(vectors, separator)
         beside = _beside(contents, rows, separator)
         file.write(_encoded(f"{a}{separator}{b}" for a, b in zip(beside, values, strict=True)))

@@ -8,12 +8,10 @@ import numpy.typing as npt
 
 from sppfeat.errors import LabelError
 from sppfeat.export_formats.contents import Contents
-from sppfeat.export_formats.number_texts import printable, printf_format
+from sppfeat.export_formats.number_texts import TEXT_BLOCK_NBYTES, printable, printf_format
 from sppfeat.export_formats.separated import write_table
 
 __all__ = ["write_svmlight"]
-
-_BLOCK_NBYTES = 2 << 20  # of vectors, which are 20 times as much as Python's numbers and texts
 
 
 def write_svmlight(contents: Contents, files: list[BinaryIO]) -> None:
@@ -25,7 +23,7 @@ def write_svmlight(contents: Contents, files: list[BinaryIO]) -> None:
         LabelError: rows of no class among others that have one: no number would say so.
     """
     labels = _labels(contents)
-    for rows, vectors in contents.blocks(_BLOCK_NBYTES):
+    for rows, vectors in contents.blocks(TEXT_BLOCK_NBYTES):
         lines = zip(labels[rows].tolist(), _sparse_text_rows(vectors), strict=True)
         files[0].write("".join(f"{label!r}{text}\n" for label, text in lines).encode())
     for table in files[1:]:

@@ -70,7 +70,7 @@ def sheet_text(sheet: ContactSheet) -> str:
 
 def _draw_line(axes: "Axes", line: SheetLine, thumbnails: Mapping[int | str, Thumbnail], top: float) -> None:
     picture = thumbnails.get(line.query.text if line.query.row is None else line.query.row)
-    _draw_cell(axes, picture, _GAP, top, _QUERY, (line.label or "query", _file_name(line.name)))
+    _draw_cell(axes, picture, _GAP, top, _QUERY, (line.label or "query", line.file_name))
     for j, neighbour in enumerate(line.neighbours):
         left = _GAP + (j + 1) * (_CELL + _GAP) + _AFTER_QUERY
         frame = _frame(neighbour)
@@ -111,7 +111,3 @@ def _draw_pixels(
 
 def _frame(neighbour: Neighbour) -> _Frame:
     return _UNKNOWN if neighbour.is_same is None else _SAME if neighbour.is_same else _OTHER
-
-
-def _file_name(path: str) -> str:
-    return path.rpartition("/")[2] or path

@@ -106,7 +106,7 @@ def _chart(draw: Callable[[], "Figure"]) -> Chart:
 @contextlib.contextmanager
 def _inked(theme: str) -> Iterator[None]:
     """Lines and letters in the colour of a kind of page."""
-    style = import_extra("matplotlib.style", extra="report", purpose="A report")
+    style = import_extra("matplotlib.style", extra="report", purpose="a report")
     ink = _INKS[theme]
     names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     with style.context({**dict.fromkeys(names, ink), "axes.facecolor": "none", "savefig.facecolor": "none"}):

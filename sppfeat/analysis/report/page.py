@@ -35,7 +35,7 @@ def check_page_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bo
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .html")
     for package in ("jinja2", "matplotlib", "sklearn"):
-        import_extra(package, extra="report", purpose="A report")
+        import_extra(package, extra="report", purpose="a report")
     check_new_file(path, inputs=inputs, overwrite=overwrite)
 
 
@@ -45,7 +45,7 @@ def render_page(facts: ReportFacts) -> str:
     Raises:
         ConfigError: matplotlib or jinja2 is not installed.
     """
-    jinja2 = import_extra("jinja2", extra="report", purpose="A report")
+    jinja2 = import_extra("jinja2", extra="report", purpose="a report")
     folder = resources.files("sppfeat.analysis.report")
     environment = jinja2.Environment(
         autoescape=True,
@@ -55,7 +55,7 @@ def render_page(facts: ReportFacts) -> str:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
     )
-    markupsafe = import_extra("markupsafe", extra="report", purpose="A report")
+    markupsafe = import_extra("markupsafe", extra="report", purpose="a report")
 
     def breakable(text: str) -> Any:
         """A name that may go on in the next line after what separates its parts."""
@@ -70,7 +70,6 @@ def render_page(facts: ReportFacts) -> str:
         legend=[(mark, mark_text(mark)) for mark in marks] if _is_labelled(facts) else [],
         pictures={row: picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},
         verdict=_verdict,
-        file_name=_file_name,
         embedding_text=caption(facts.embedding) if facts.embedding else "",
         norms_text=norms_text,
         sizes_text=sizes_text,
@@ -94,10 +93,6 @@ def _verdict(line: SheetLine, i: int) -> str:
     """How a neighbour is framed: ``same``, ``other`` or ``unknown``."""
     is_same = line.neighbours[i].is_same
     return "unknown" if is_same is None else "same" if is_same else "other"
-
-
-def _file_name(path: str) -> str:
-    return path.rpartition("/")[2] or path
 
 
 def _number(value: int) -> str:
