@@ -156,5 +156,5 @@ def test_the_photograph_is_never_the_output(photo, tmp_path):
     for name in ("photo.png", "link.png"):
         result = show(copy, *SMALL, "-o", tmp_path / name, "--overwrite")
         assert result.exit_code == 2
-        assert "is the photograph itself" in result.stderr
+        assert "is what is read" in result.stderr
     assert copy.read_bytes() == photo.read_bytes()

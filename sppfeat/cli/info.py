@@ -7,6 +7,7 @@ import click
 
 from sppfeat.cli.options import json_option
 from sppfeat.cli.output import box_counts_text, first_of, human_bytes, print_json, print_result
+from sppfeat.cli.reduction_texts import dimensions_text, variance_text
 from sppfeat.texts import escaped, first_few
 
 if TYPE_CHECKING:
@@ -173,14 +174,17 @@ def _class_lines(name: str, classes: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def _reduction_lines(reduction: dict[str, Any]) -> list[tuple[str, str]]:
-    source, how = reduction["source"], reduction["method"]
-    taken = "" if source["selected"] == source["dimension"] else f" of {source['dimension']}"
-    text = f"{how}, {source['selected']}{taken} -> {reduction['components']}"
+    source = reduction["source"]
+    text = dimensions_text(
+        reduction["method"],
+        selected=source["selected"],
+        source_dimension=source["dimension"],
+        dimension=reduction["components"],
+    )
     text += ", whitened" if reduction["whiten"] else ""
     text += ", l2-normalised" if reduction["normalize"] == "l2" else ""
     if reduction["explained_variance"] is not None:
-        share, n_rows = reduction["explained_variance"], reduction["fitted_rows"]
-        text += f"; {100 * share:.2f} % of the variance of the {n_rows} rows that it was fitted on"
+        text += f"; {variance_text(reduction['explained_variance'], reduction['fitted_rows'])}"
     columns = [("of", _column_text(block)) for block in source["columns"]]
     return [("reduced", text), *columns, ("settings", "of what was reduced:")]
 

@@ -17,6 +17,7 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import human_bytes, print_json, print_result
 from sppfeat.cli.progress import Bar
+from sppfeat.cli.reduction_texts import dimensions_text, variance_text
 from sppfeat.cli.selection_options import columns_options
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.config import DTYPES, REDUCED_NORMALIZATIONS, REDUCTIONS, DescriptorSpec, ReductionSpec
@@ -178,15 +179,17 @@ def _text(found: dict[str, Any]) -> str:
     rows = f"{found['rows']} rows"
     if found["with_descriptor"] < found["rows"]:
         rows += f", {found['with_descriptor']} with a descriptor"
-    taken = "" if found["selected"] == found["source_dimension"] else f" of {found['source_dimension']}"
+    dimensions = dimensions_text(
+        found["method"],
+        selected=found["selected"],
+        source_dimension=found["source_dimension"],
+        dimension=found["dimension"],
+    )
     lines = [
-        f"{found['output']}: {rows}; {found['method']}, {found['selected']}{taken} -> {found['dimension']}; "
+        f"{found['output']}: {rows}; {dimensions}; "
         f"{human_bytes(found['source_bytes'])} -> {human_bytes(found['bytes'])}"
     ]
     if found["explained_variance"] is not None:
-        lines.append(
-            f"{100 * found['explained_variance']:.2f} % of the variance of the {found['fitted_rows']} rows that it was "
-            "fitted on"
-        )
+        lines.append(variance_text(found["explained_variance"], found["fitted_rows"]))
     lines.append(f"{found['seconds']:.1f} s, of which {found['fit_seconds']:.1f} s to fit")
     return "\n".join(lines)

@@ -115,10 +115,10 @@ def image(photo: str | None, **options: Any) -> None:
     from sppfeat.analysis.pictures.image import check_extent, draw_image
 
     output, channel = options["output"], options["channel"]
-    check_picture_path(output, overwrite=options["overwrite"])
+    given = [path for path in (photo, options["file"]) if path is not None]
+    check_picture_path(output, inputs=given, overwrite=options["overwrite"])
     source = _source(photo, options)
-    if os.path.exists(output) and os.path.exists(source.path) and os.path.samefile(output, source.path):
-        raise ConfigError(f"the output {str(output)!r} is the photograph itself")
+    check_picture_path(output, inputs=[source.path], overwrite=options["overwrite"])  # a row's photograph
     config = source.extractor.config
     check_extent(len(source.views), len(config.backbone.layers), len(config.descriptor.levels))
     boxes = pooled_boxes(
