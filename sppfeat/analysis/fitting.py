@@ -17,14 +17,12 @@ from sppfeat.errors import ConfigError
 from sppfeat.extras import import_extra
 from sppfeat.reader import FeatureFile
 from sppfeat.reduction import FitRecord, Reduction
-from sppfeat.row_ranges import row_ranges
 from sppfeat.selection import Selection, take_scaled
 
 __all__ = ["fit_reduction"]
 
 _IN_MEMORY_NBYTES = 2 << 30  # of rows in float32; fitting 256 components on as many took 2.4 GB
 _BATCH_NBYTES = 256 << 20  # of rows of the incremental fit, of which it makes some four copies
-_COPIED_NBYTES = 64 << 20  # of whole descriptors that are cut and scaled at once
 _ROWS_PER_COMPONENT = 4  # of a batch: with fewer, each batch forgets more of what was there before
 _NO_SPREAD = 100 * float(np.finfo(np.float32).eps)  # of the widest component: rounding, not a direction
 
@@ -131,14 +129,15 @@ def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray
     rows, features = chosen.rows[positions], chosen.file.features
     normalize = chosen.file.config.descriptor.normalize
     taken = np.empty((len(rows), chosen.dimension), dtype=np.float32)
-    row_nbytes = features.shape[1] * features.itemsize
-    for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
+    step = max(1, (64 << 20) // (features.shape[1] * features.itemsize))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
         taken[part] = take_scaled(features[rows[part]], chosen.columns, normalize)
         chosen.file.drop_pages()
         bad = np.flatnonzero(~np.isfinite(taken[part]).all(axis=1))
         if len(bad):
             raise ConfigError(
-                f"row {rows[part][bad[0]]} holds values that are not finite; allowed: other rows to fit on, "
+                f"row {rows[start + bad[0]]} holds values that are not finite; allowed: other rows to fit on, "
                 "see --fit-rows"
             )
     return taken
