@@ -168,6 +168,7 @@ def test_what_is_left_of_a_layer_is_scaled_again(path, tmp_path, normalize):
         (np.array([True] * N), HAVE),
         ("1:4", [1, 2]),
         (":", HAVE),
+        pytest.param(f"-{'9' * 5000}:{'0' * 5000}3", [0, 1, 2], id="more digits than Python reads"),
         ("-2:", [4, 5]),
         ("::2", [0, 2, 4]),
         ("4,0", [4, 0]),
@@ -212,6 +213,7 @@ def test_which_rows(file, rows, expected):
         ("::0", "a step of 1 or more"),
         ("6", "row 6 of 6; allowed: 0 to 5"),
         ("99999999999999999999999", "allowed: 0 to 5"),
+        pytest.param(f"0,{'9' * 5000}", "allowed: 0 to 5", id="more digits than Python reads"),
         ([-1], "row -1 of 6"),
         ("3", "row 3 ('b/2.jpg') has no descriptor"),
         ([3], "has no descriptor"),
@@ -262,6 +264,12 @@ def test_labels_in_memory(file):
     assert file.select(labels=list("xyxyxz")).y.tolist() == [0, 1, 0, 0, 2]
     assert file.select(labels=[3.5, 1, 2, 3, 4, 5]).y.tolist() == [3.5, 1, 2, 4, 5]
     assert file.select(labels="image").y.tolist() == [0, 0, 1, 2, -1]
+    names = np.array([b"x", b"\xff", b"x", b"x", b"", b"y"])
+    assert file.select(labels=names).target_names == ["x", "y", "\udcff"]
+    missing = np.array(["x", float("nan"), None, "x", "nan", "y"], dtype=object)  # as pandas has them
+    assert file.select(labels=missing).y.tolist() == [1, -1, -1, 0, 2]
+    pandas = pytest.importorskip("pandas")
+    assert file.select(labels=pandas.Series(missing, dtype="string")).y.tolist() == [1, -1, -1, 0, 2]
     assert file.select(labels="box").y is None
 
 

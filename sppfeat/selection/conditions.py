@@ -104,7 +104,7 @@ def _select_by_conditions(
     (text,) = conditions["number"]
     match = _SLICE.fullmatch(text)
     if match:
-        start, stop, step = (int(part) if part else None for part in match.groups())
+        start, stop, step = (_whole_number(part) if part else None for part in match.groups())
         if step == 0:
             raise ConfigError(f"rows are {text!r}; allowed: a step of 1 or more")
         return np.flatnonzero(wanted & _in_range(file.n_rows, slice(start, stop, step)))
@@ -113,8 +113,15 @@ def _select_by_conditions(
 
 
 def _parse_numbers(text: str) -> npt.NDArray[np.int64]:
-    limit = np.iinfo(np.int64).max
-    return np.array([min(int(number), limit) for number in text.split(",")], dtype=np.int64)
+    return np.array([_whole_number(number) for number in text.split(",")], dtype=np.int64)
+
+
+def _whole_number(text: str) -> int:
+    """Return the number, or the nearest that int64 holds: Python reads no numbers of thousands of digits."""
+    digits = text.lstrip("-").lstrip("0") or "0"
+    limit = int(np.iinfo(np.int64).max)
+    number = min(int(digits), limit) if len(digits) < 20 else limit
+    return -number if text.startswith("-") else number
 
 
 def _in_range(n_rows: int, rows: slice) -> npt.NDArray[np.bool_]:

@@ -100,7 +100,17 @@ def _of_array(file: "FeatureFile", values: npt.NDArray[Any]) -> Labels:
         values = values[file.image_index]
     if values.dtype.kind not in "USO":
         return Labels(values, ())
-    return _of_names([None if value is None else str(value) for value in values.tolist()])
+    return _of_names([_class_name(value) for value in values.tolist()])
+
+
+def _class_name(value: Any) -> str | None:
+    """The name that an element of an array is; None for None and for what pandas has instead: NaN, NaT and NA."""
+    if isinstance(value, str | bytes):
+        return os.fsdecode(value)
+    try:
+        return str(value) if value is not None and value == value else None
+    except TypeError:  # NA is neither equal nor unequal
+        return None
 
 
 def _of_images(file: "FeatureFile", labelled: list[tuple[bytes, str]], where: str) -> Labels:
