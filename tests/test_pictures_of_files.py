@@ -133,6 +133,18 @@ def test_huge_and_equal_rows_give_finite_points(selection, monkeypatch):
         assert embedding.explained == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("width", [0, 1e-30, 1e-6])
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_rows_that_hardly_differ_have_finite_points(selection, monkeypatch, method, width):
+    rows = np.ones((23, 15), np.float32)
+    rows[:, 3] = width * np.arange(23)
+    Rows(selection, rows).changed(monkeypatch)
+    embedding = embed_rows(selection, method=method)  # t-SNE itself ended the process
+    assert embedding.points.shape == (23, 2)
+    assert np.isfinite(embedding.points).all()
+    assert embedding.explained is None or np.isfinite(embedding.explained).all()
+
+
 def test_norms_are_those_of_each_layer(selection, monkeypatch):
     rows = np.array(selection.X)
     rows[4, :10] = 0

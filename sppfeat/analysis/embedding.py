@@ -82,7 +82,10 @@ def embed_rows(
     points, explained = _principal(decomposition, rows, n_components, seed)
     if method == "pca":
         return Embedding(method, drawn, points[:, :2] * peak, explained, len(selection), n_nonfinite)
-    points = (_tsne if method == "tsne" else _umap)(points, seed)
+    spread = float(np.abs(points).max(initial=0))
+    if not spread:  # of equal rows t-SNE divides by zero, and then ends the process (SIGSEGV)
+        return Embedding(method, drawn, points[:, :2], None, len(selection), n_nonfinite)
+    points = (_tsne if method == "tsne" else _umap)(points / spread, seed)
     return Embedding(method, drawn, points, None, len(selection), n_nonfinite)
 
 
@@ -94,8 +97,9 @@ def _principal(
     if len(rows) < 2 or not np.ptp(rows, axis=0).any():  # nothing varies
         return points, (0.0, 0.0)
     pca = decomposition.PCA(n_components, svd_solver="auto", random_state=seed)  # type: ignore[attr-defined]
-    points[:, :n_components] = pca.fit_transform(rows)
-    shares = [*pca.explained_variance_ratio_.tolist(), 0.0]
+    with np.errstate(invalid="ignore"):  # shares of a variance that underflows
+        points[:, :n_components] = pca.fit_transform(rows)
+    shares = [*np.nan_to_num(pca.explained_variance_ratio_).tolist(), 0.0]
     return points, (shares[0], shares[1])
 
 
