@@ -1,6 +1,7 @@
 """The files beside an output that is being made, and how one of them takes its place."""
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,21 +75,52 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     It grows under another name, which is that of the next one, too: what a killed process left is written over.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: it cannot be written, or another process is writing it.
     """
     target = Path(os.path.realpath(path))  # a link stays
     partial = target.with_name(os.fsdecode(b".%b.part" % os.fsencode(target.name)[:_LONGEST_NAME]))
     try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        put_in_place(partial, target)
+        with _grown_alone(partial, path) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                put_in_place(partial, target)
+            except BaseException:  # before it is closed: then another process may have begun with it
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+
+
+def _grown_alone(partial: Path, path: Path) -> BinaryIO:
+    """Open an empty file that nobody else writes as long as it is open.
+
+    Raises:
+        OSError: it cannot be opened.
+        StoreError: another process has it.
+    """
+    while True:
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # some file systems cannot lock
+                _lock(fd, path)
+            # The one that had it may have given it its name, or removed it, before we got the lock.
+            if os.path.exists(partial) and os.path.samestat(os.fstat(fd), os.stat(partial)):
+                os.ftruncate(fd, 0)
+                return os.fdopen(fd, "wb")
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _lock(fd: int, path: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StoreError(f"another process is writing {str(path)!r}") from error
 
 
 def replace_file(path: Path, content: bytes | memoryview) -> None:

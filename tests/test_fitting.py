@@ -73,6 +73,18 @@ def test_it_is_fitted_on_the_rows_and_columns_that_are_asked_for(path):
     assert found.record.selection.width == 5
 
 
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_rows_of_which_squares_overflow_are_refused(tmp_path, batch_size):
+    rows = spectral()
+    rows[9] *= 1e37
+    path = write_file(tmp_path / "f.h5", rows)
+    with (
+        FeatureFile(path) as file,
+        pytest.raises(ConfigError, match="row 9 holds values that are not finite, or"),
+    ):
+        fit_reduction(file, ReductionSpec(components=4), batch_size=batch_size)
+
+
 def test_float16_rows(tmp_path):
     found = fit(write_file(tmp_path / "f.h5", spectral(), dtype="float16"), components=2)
     expected = plain(spectral()[HAVE].astype(np.float16), 2)

@@ -24,6 +24,7 @@ __all__ = ["fit_reduction"]
 _IN_MEMORY_NBYTES = 2 << 30  # of rows in float32; fitting 256 components on as many took 2.4 GB
 _BATCH_NBYTES = 256 << 20  # of rows of the incremental fit, of which it makes some four copies
 _ROWS_PER_COMPONENT = 4  # of a batch: with fewer, each batch forgets more of what was there before
+_LARGEST = 1e15  # of a value: sums of squares of as many as there may be do not overflow float32
 _NO_SPREAD = 100 * float(np.finfo(np.float32).eps)  # of the widest component: rounding, not a direction
 
 
@@ -48,7 +49,7 @@ def fit_reduction(
 
     Raises:
         ConfigError: more components than rows or columns, rows or columns that there are not, rows that are not
-            finite, batches of fewer rows than components, or scikit-learn is not installed.
+            finite or too large, batches of fewer rows than components, or scikit-learn is not installed.
     """
     chosen = file.select(rows=spec.fit_rows or None, layers=spec.layers, levels=spec.levels)
     width = chosen.dimension
@@ -134,11 +135,11 @@ def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray
         part = slice(start, start + step)
         taken[part] = take_scaled(features[rows[part]], chosen.columns, normalize)
         chosen.file.drop_pages()
-        bad = np.flatnonzero(~np.isfinite(taken[part]).all(axis=1))
+        bad = np.flatnonzero(~(np.abs(taken[part]) <= _LARGEST).all(axis=1))
         if len(bad):
             raise ConfigError(
-                f"row {rows[start + bad[0]]} holds values that are not finite; allowed: other rows to fit on, "
-                "see --fit-rows"
+                f"row {rows[start + bad[0]]} holds values that are not finite, or beyond {_LARGEST:g}; allowed: other "
+                "rows to fit on, see --fit-rows"
             )
     return taken
 

@@ -1,0 +1,59 @@
+"""Files that take their name when they are whole."""
+
+import os
+
+import pytest
+
+from sppfeat.errors import StoreError
+from sppfeat.placing import replace_file, whole_file
+
+
+def test_a_whole_file_has_its_name_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "out"
+    with whole_file(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_what_fails_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+
+    def write():
+        with whole_file(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_of_two_that_write_a_file_at_once_the_second_is_refused(tmp_path):
+    path = tmp_path / "out"
+    with whole_file(path) as file:
+        file.write(b"the first ")
+        file.flush()
+        with pytest.raises(StoreError, match="another process is writing"):
+            replace_file(path, b"the second")
+        file.write(b"one")
+    assert path.read_bytes() == b"the first one"
+    replace_file(path, b"the second")
+    assert path.read_bytes() == b"the second"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path):
+    (tmp_path / ".out.part").write_bytes(b"much longer than what comes")
+    replace_file(tmp_path / "out", b"short")
+    assert (tmp_path / "out").read_bytes() == b"short"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_names_as_long_as_the_file_system_takes(tmp_path):
+    path = tmp_path / ("x" * 255)
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
