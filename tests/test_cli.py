@@ -298,17 +298,3 @@ def test_a_second_writer_is_refused(folder, tmp_path):
         result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
     assert result.exit_code == 1
     assert "another process is writing" in result.stderr
-
-
-@pytest.mark.parametrize("command", [[], *(name.split() for name in COMMANDS)])
-def test_help_loads_neither_torch_nor_h5py(command):
-    code = (
-        "import sys\nfrom sppfeat.cli import main\n"
-        f"try: main({[*command, '--help']!r})\n"
-        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
-        "loaded = {'torch', 'torchvision', 'h5py', 'numpy', 'PIL', 'tqdm'} & set(sys.modules)\n"
-        "assert not loaded, loaded"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "Usage:" in result.stdout

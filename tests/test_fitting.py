@@ -82,7 +82,7 @@ def test_rows_of_which_squares_overflow_are_refused(tmp_path, batch_size):
         FeatureFile(path) as file,
         pytest.raises(ConfigError, match="row 9 holds values that are not finite, or"),
     ):
-        fit_reduction(file, ReductionSpec(components=4), batch_size=batch_size)
+        fitting.fit_reduction(file, ReductionSpec(components=4), batch_size=batch_size)
 
 
 def test_float16_rows(tmp_path):

@@ -32,6 +32,8 @@ def norms_figure(norms: Norms) -> "Figure":
 
 def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
     """Draw the histogram of one layer into axes."""
+    from matplotlib.ticker import MaxNLocator
+
     values = norms.values[:, layer]
     low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
     if len(values) and high - low <= _NARROW * high:
@@ -43,7 +45,7 @@ def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
         "l2 norm" if norms.normalize == "none" else f"l2 norm, after --normalize {norms.normalize}"
     )
     axes.set_ylabel("rows")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def norms_text(norms: Norms, layer: int) -> str:
