@@ -1,5 +1,6 @@
 """Small feature files for the tests of what writes and reads them."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from sppfeat.creation import create_file
 from sppfeat.plan import Plan, make_plan
 from sppfeat.schema import column_blocks
 from sppfeat.sources import Listing, PathTable
+from sppfeat.store import FeatureWriter
 
 LAYERS, CHANNELS, LEVELS = ("layer3", "layer4"), (2, 1), (1, 2)
 BLOCKS = column_blocks(LAYERS, CHANNELS, LEVELS)
@@ -61,3 +63,16 @@ def descriptors(n, seed=0):
 def write(writer, first, values):
     """Write rows ``first`` and on."""
     writer.write_rows(np.arange(first, first + len(values)), values)
+
+
+def fill(path: Path, rows, *, failed=(), reason="broken", pending=()):
+    """Write a row for each image, but for those that failed; rows of pending images are there, too."""
+    with contextlib.closing(FeatureWriter(path)) as writer:
+        for i, row in enumerate(rows):
+            if i in failed:
+                writer.mark_failed(i, reason)
+            else:
+                write(writer, i, row[None])
+                if i not in pending:
+                    writer.mark_done(i)
+    return path

@@ -1,14 +1,12 @@
 """Feature files whose images are there, for the tests of what draws them."""
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
 from conftest import write_image
-from feature_files import BLOCKS, DIMENSION, config, plan_of
+from feature_files import BLOCKS, DIMENSION, config, fill, plan_of
 
 from sppfeat.creation import create_file
-from sppfeat.store import FeatureWriter
 
 CLASSES = ("cat", "dog", "<script>alert(1)</script>")
 FAILED = 4  # of the images
@@ -35,11 +33,4 @@ def pictured_file(folder: Path, n: int = 24, *, images: bool = True, labels: boo
     plan = plan_of(names, sizes=sizes, root=bytes(folder / "images"), **known)
     create_file(path, plan, config(), BLOCKS)
     rows = labelled_rows(n, numbers)
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        for i in range(n):
-            if i == FAILED:
-                writer.mark_failed(i, 'broken at 7: <img src="x" onerror="alert(1)">')
-            else:
-                writer.write_rows(np.array([i]), rows[i : i + 1])
-                writer.mark_done(i)
-    return path
+    return fill(path, rows, failed=[FAILED], reason='broken at 7: <img src="x" onerror="alert(1)">')

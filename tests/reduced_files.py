@@ -1,14 +1,11 @@
 """Small feature files with a spectrum, to be reduced."""
 
-import contextlib
-
 import numpy as np
-from feature_files import BLOCKS, DIMENSION, config, plan_of
+from feature_files import BLOCKS, DIMENSION, config, fill, plan_of
 
 from sppfeat.analysis.reducing import reduce_file
 from sppfeat.config import ReductionSpec
 from sppfeat.creation import create_file
-from sppfeat.store import FeatureWriter
 
 N = 60
 FAILED = (7, 31)
@@ -31,14 +28,7 @@ def write_file(path, rows, *, failed=FAILED, settings=None, dtype="float32"):
         [f"{i}.jpg" for i in range(n)], labels=[i * 2 // n for i in range(n)], classes=[b"a", b"\xff"]
     )
     create_file(path, plan, settings or config(dtype), BLOCKS)
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        for i, row in enumerate(rows):
-            if i in failed:
-                writer.mark_failed(i, "broken")
-            else:
-                writer.write_rows(np.array([i]), row[None])
-                writer.mark_done(i)
-    return path
+    return fill(path, rows, failed=failed)
 
 
 def reduced(source, output, *, overwrite=False, dtype="float32", batch_size=None, **spec):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from box_rows import table_of
 from click.testing import CliRunner
-from feature_files import BLOCKS, config, descriptors, new_file, plan_of, write
+from feature_files import BLOCKS, config, descriptors, fill, new_file, plan_of, write
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -45,15 +45,7 @@ def path(tmp_path_factory):
     create_file(path, plan_of(PATHS, labels=LABELS, classes=CLASSES), config(), BLOCKS)
     rows = descriptors(N)
     rows[0, :3] = 0
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        for i, row in enumerate(rows):
-            if i == 3:
-                writer.mark_failed(i, "broken")
-            else:
-                write(writer, i, row[None])
-                if i != 4:
-                    writer.mark_done(i)
-    return path
+    return fill(path, rows, failed=[3], pending=[4])
 
 
 @pytest.fixture

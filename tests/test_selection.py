@@ -8,10 +8,23 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from feature_files import BLOCKS, CHANNELS, DIMENSION, LAYERS, LEVELS, descriptors, new_file, write
+from feature_files import (
+    BLOCKS,
+    CHANNELS,
+    DIMENSION,
+    LAYERS,
+    LEVELS,
+    config,
+    descriptors,
+    fill,
+    new_file,
+    plan_of,
+    write,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sppfeat.creation import create_file
 from sppfeat.errors import ConfigError, LabelError
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import column_blocks
@@ -26,21 +39,10 @@ HAVE = [0, 1, 2, 4, 5]  # 3 failed
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """Six images of which number 3 failed; cat, cat, dog, dog, bird, none."""
-    from feature_files import config, plan_of
-
-    from sppfeat.creation import create_file
-
     path = tmp_path_factory.mktemp("selection") / "f.h5"
     plan = plan_of(PATHS, labels=[0, 0, 1, 1, 2, -1], classes=[b"cat", b"dog", b"bird"])
     create_file(path, plan, config(), BLOCKS)
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        for i, row in enumerate(descriptors(N)):
-            if i == 3:
-                writer.mark_failed(i, "broken")
-            else:
-                write(writer, i, row[None])
-                writer.mark_done(i)
-    return path
+    return fill(path, descriptors(N), failed=[3])
 
 
 @pytest.fixture

@@ -46,9 +46,8 @@ def faiss_candidates(
     if n == len(rows.values):
         return found, np.full(len(points), np.inf)
     n_terms = (points.shape[1] + _SPARE) * _ROUNDOFF
-    error = (
-        2 * n_terms / (1 - n_terms) if n_terms < 1 else np.nan
-    )  # whatever its kernel adds up in which order
+    # Whatever its kernel adds up in which order.
+    error = 2 * n_terms / (1 - n_terms) if n_terms < 1 else np.nan
     norms = np.array([np.square(point.astype(np.float64)).sum() for point in points])
     with np.errstate(invalid="ignore"):
         return found, squares[:, -1] - error * (norms + rows.squares.max())

@@ -97,9 +97,8 @@ def _chart(draw: Callable[[], "Figure"]) -> Chart:
         for theme in _INKS:
             with _inked(theme):
                 encoded[theme] = _png(draw())
-    width, height = (
-        int.from_bytes(encoded["light"][i : i + 4], "big") for i in (16, 20)
-    )  # of the PNG's header
+    # A PNG has its width and height in bytes 16 to 23.
+    width, height = (int.from_bytes(encoded["light"][i : i + 4], "big") for i in (16, 20))
     return Chart(_uri("image/png", encoded["light"]), _uri("image/png", encoded["dark"]), width, height)
 
 
