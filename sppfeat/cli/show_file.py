@@ -1,6 +1,6 @@
 """``sppfeat show embedding``, ``neighbours``, ``norms`` and ``sizes``: pictures of a feature file."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from sppfeat.cli.options import (
     quiet_option,
     recorded_weights_options,
     root_option,
+    together,
 )
 from sppfeat.cli.output import say
 from sppfeat.cli.progress import Bar
@@ -44,17 +45,14 @@ __all__ = ["embedding", "neighbours", "norms", "sizes"]
 _PICTURE_SIDE = 128  # pixels
 _MOST_LINES = 100
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _Key = TypeVar("_Key", bound=Hashable)
 
 _picture_option = output_option("The picture to write: .png, .svg or .pdf.")
 _seed_option = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of all that is drawn.")
 
-
-def _file_and_output(function: _F) -> _F:
-    """FILE, ``-o`` and ``--overwrite``."""
-    argument = click.argument("file", type=click.Path(path_type=Path))
-    return argument(_picture_option(overwrite_output_option(function)))
+_file_and_output = together(
+    click.argument("file", type=click.Path(path_type=Path)), _picture_option, overwrite_output_option
+)
 
 
 @click.command(short_help="Rows as points of a plane, coloured by class, with pictures.")
