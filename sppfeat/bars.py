@@ -11,17 +11,26 @@ _SECONDS_BETWEEN_LINES = 10.0  # where standard error is a file, each update is 
 
 
 class StandardError:
-    """Standard error; where that is gone (a terminal that closed, a pipe nobody reads), nobody is told."""
+    """Standard error; where that is gone (a terminal that closed, a pipe nobody reads), nobody is told.
+
+    A process that is started without one (``2>&-``) has None for it.
+    """
 
     def write(self, text: str) -> None:
         """Write a text."""
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError):
+                sys.stderr.write(text)
 
     def flush(self) -> None:
         """Write what is held back."""
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return sys.stderr is not None and sys.stderr.isatty()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
@@ -39,12 +48,13 @@ def open_bar(label: str, total: int | None, *, unit: str, shown: bool = True, sc
     """
     from tqdm import tqdm
 
+    file = StandardError()
     return tqdm(
         total=total,
         desc=label,
         unit=unit,
         unit_scale=scaled,
         disable=not shown,
-        mininterval=_SECONDS_BETWEEN_UPDATES if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES,
-        file=StandardError(),
+        mininterval=_SECONDS_BETWEEN_UPDATES if file.isatty() else _SECONDS_BETWEEN_LINES,
+        file=file,
     )

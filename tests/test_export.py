@@ -389,6 +389,16 @@ def test_the_feature_file_is_never_replaced_not_even_through_links(path, tmp_pat
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "labels.npy"])
+def test_the_table_of_labels_is_not_replaced(path, tmp_path, name):
+    table = tmp_path / "labels.csv"
+    table.write_text("row,label\n0,x\n")
+    result = run(path, "--labels-from", table, "-o", tmp_path / name, "--overwrite", code=2)
+    assert "is what is read" in result.output
+    assert table.read_text() == "row,label\n0,x\n"
+    assert os.listdir(tmp_path) == ["labels.csv"]
+
+
 def test_what_exists_stays_unless_it_is_to_be_replaced(path, tmp_path):
     (tmp_path / "x.csv").write_text("mine")
     assert "x.csv' exists; --overwrite replaces it" in run(path, "-o", tmp_path / "x.npy", code=1).output

@@ -303,6 +303,15 @@ def test_wrong_outputs_are_refused(path, tmp_path, command):
     assert there.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_photograph_that_is_searched_for_is_not_replaced(path, tmp_path):
+    photo = tmp_path / "photo.png"
+    write_image(photo, 40, 40, seed=0)
+    before = photo.read_bytes()
+    result = show("neighbours", path, photo, "-o", photo, "--overwrite")
+    assert (result.exit_code, photo.read_bytes()) == (2, before)
+    assert "is what is read" in result.stderr
+
+
 def test_what_is_not_there_is_said(path, tmp_path):
     result = show("embedding", path, "-o", tmp_path / "o.png", "--root", tmp_path, "--most", "10")
     assert result.exit_code == 0

@@ -1,14 +1,13 @@
 """``sppfeat export``."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
-from sppfeat.cli.output import human_bytes, print_json, print_result, say
+from sppfeat.cli.output import human_bytes, print_json, print_result, say, standard_output
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
 from sppfeat.cli.signals import stop_on_signals
@@ -75,9 +74,11 @@ def export(file: Path, output: str, **options: Any) -> None:
                 "on_progress": bar.move_to,
             }
             if is_stream:
-                export_to_stream(selection, sys.stdout.buffer, **settings)
+                export_to_stream(selection, standard_output(), **settings)
                 return
-            result = export_features(selection, output, overwrite=options["overwrite"], **settings)
+            result = export_features(
+                selection, output, overwrite=options["overwrite"], inputs=choice.inputs, **settings
+            )
         stored = features.dtype.name
     if options["as_json"]:
         print_json(dataclasses.asdict(result))

@@ -3,11 +3,13 @@
 import contextlib
 import json
 import math
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
+from sppfeat.errors import StoreError
 from sppfeat.texts import escaped
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "print_json",
     "print_result",
     "say",
+    "standard_output",
     "table",
 ]
 
@@ -29,13 +32,28 @@ def say(text: str) -> None:
 
 
 def print_result(text: str) -> None:
-    """Print a result, to standard output."""
-    click.echo(_printable(text))
+    """Print a result, to standard output.
+
+    Raises:
+        StoreError: it is a file on a full disk, or cannot be written for another reason.
+    """
+    _print(_printable(text))
 
 
 def print_json(value: Any) -> None:
     """Print a result as JSON, to standard output: ASCII, whatever is in file names; null for NaN and infinities."""
-    click.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
+    _print(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def standard_output() -> BinaryIO:
+    """Standard output, for bytes.
+
+    Raises:
+        StoreError: it is closed.
+    """
+    if sys.stdout is None:  # started with >&-
+        raise StoreError("cannot write to standard output: it is closed")
+    return sys.stdout.buffer
 
 
 def box_counts_text(counts: dict[str, int]) -> str:
@@ -103,6 +121,15 @@ def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _print(text: str) -> None:
+    try:
+        click.echo(text)
+    except BrokenPipeError:  # nobody reads it any more, which is no error
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def _finite(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """``sppfeat predict``."""
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -9,7 +8,7 @@ from typing import BinaryIO
 import click
 
 from sppfeat.cli.options import option, overwrite_output_option, quiet_option
-from sppfeat.cli.output import say
+from sppfeat.cli.output import say, standard_output
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import labels_from_option, rows_option
 
@@ -78,10 +77,18 @@ def predict(
 
 @contextlib.contextmanager
 def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    from sppfeat.errors import StoreError
     from sppfeat.placing import whole_file
 
     if output is None:
-        yield sys.stdout.buffer
+        target = standard_output()
+        try:
+            yield target
+            target.flush()
+        except BrokenPipeError:  # nobody reads it any more, which is no error
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot write to standard output: {error.strerror}") from error
     else:
         with whole_file(output) as file:
             yield file

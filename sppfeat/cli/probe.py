@@ -80,8 +80,7 @@ def probe(features: Path, **options: Any) -> None:
     choice = selection_choice(options)
     model = options["save"]
     if model is not None:
-        inputs = [features, Path(options["labels_from"] or features)]
-        check_new_file(model, inputs=inputs, overwrite=options["overwrite"])
+        check_new_file(model, inputs=[features, *choice.inputs], overwrite=options["overwrite"])
     with FeatureFile(features) as file:
         selection = choice.of(file)
         fitted = fit_classifier(selection, settings) if model is not None else None

@@ -66,7 +66,8 @@ def report(
     from sppfeat.placing import replace_file
     from sppfeat.reader import FeatureFile
 
-    check_page_path(output, inputs=[file], overwrite=overwrite)
+    choice = SelectionChoice(**selected)
+    check_page_path(output, inputs=[file, *choice.inputs], overwrite=overwrite)
     settings = ReportSettings(
         title=title or "",
         method=method,
@@ -76,7 +77,7 @@ def report(
         root=root,
     )
     with FeatureFile(file) as features:
-        selection = SelectionChoice(**selected).of(features)
+        selection = choice.of(features)
         with Bar("reporting", len(STEPS) + 1, unit="part", shown=not quiet) as bar:
             facts = gather_facts(selection, settings, on_step=lambda n, step: bar.move_to(n, note=step))
             page = render_page(facts).encode()

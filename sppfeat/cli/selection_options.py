@@ -49,6 +49,11 @@ class SelectionChoice:
     levels: tuple[int, ...] | None = None
     labels_from: str | None = None
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Files that are read for it, if they are there: no output may replace them."""
+        return () if self.labels_from is None else (self.labels_from,)
+
     def of(self, file: "FeatureFile") -> "Selection":
         """Return that part of an open file.
 

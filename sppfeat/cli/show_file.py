@@ -101,9 +101,10 @@ def embedding(
     from sppfeat.errors import ConfigError
     from sppfeat.reader import FeatureFile
 
-    check_picture_path(output, inputs=[file], overwrite=overwrite)
+    choice = SelectionChoice(**selected)
+    check_picture_path(output, inputs=[file, *choice.inputs], overwrite=overwrite)
     with FeatureFile(file) as features:
-        embedded = embed_rows(SelectionChoice(**selected).of(features), method=method, most=most, seed=seed)
+        embedded = embed_rows(choice.of(features), method=method, most=most, seed=seed)
         if not len(embedded.selection):
             raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
         rows = embedded.selection.rows[choose_pictured(embedded, most=pictures, seed=seed)].tolist()
@@ -163,12 +164,14 @@ def neighbours(
     from sppfeat.errors import ConfigError
     from sppfeat.reader import FeatureFile
 
-    check_picture_path(output, inputs=[file], overwrite=overwrite)
     asked = read_queries(queries) if queries else []
+    choice = selection_choice(options)
+    photos = [query.path for query in asked if query.path is not None]
+    check_picture_path(output, inputs=[file, *choice.inputs, *photos], overwrite=overwrite)
     if len(asked) > _MOST_LINES:
         raise ConfigError(f"{len(asked)} queries; allowed: {_MOST_LINES} lines of one picture")
     with FeatureFile(file) as features:
-        selection = selection_choice(options).of(features)
+        selection = choice.of(features)
         asked = asked or draw_queries(selection, options["n_random"], seed=options["seed"])
         if not asked:
             raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")

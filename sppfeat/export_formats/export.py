@@ -3,7 +3,7 @@
 import contextlib
 import gzip
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import BinaryIO, cast
@@ -14,6 +14,7 @@ from sppfeat.errors import ConfigError, StoreError
 from sppfeat.export_formats.contents import Contents, FormatWriter
 from sppfeat.export_formats.formats import EXPORT_FORMATS, dtype_of, format_of, paths_of
 from sppfeat.export_formats.outputs import OutputFiles
+from sppfeat.paths import StrPath
 from sppfeat.selection import Selection
 from sppfeat.texts import one_line
 
@@ -63,6 +64,7 @@ def export_features(
     export_format: str | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
+    inputs: Sequence[StrPath] = (),
     on_progress: Callable[[int], None] = lambda n: None,
 ) -> ExportResult:
     """Write a selection into a file, in its order, a block of rows at a time; see the README for what is where.
@@ -75,11 +77,12 @@ def export_features(
         dtype: ``float32``, ``float16`` or ``float64``; where None as in the file, and where that is float16 but the
             format has none (``mat``), or hardly any reader of it (``parquet``), ``float32``.
         overwrite: replace what is there.
+        inputs: other files that were read, such as a table of labels: none of them may be replaced.
         on_progress: told how many rows were written.
 
     Raises:
         ConfigError: no such format; numbers beyond ``dtype``, or more of them than the format holds; the package is
-            missing; the output is the file that is read.
+            missing; the output is a file that is read.
         LabelError: labels that the format cannot say.
         StoreError: the output exists, or cannot be written.
     """
@@ -87,7 +90,7 @@ def export_features(
     name = format_of(output, export_format)
     contents = _contents(selection, name, dtype, on_progress)
     outputs = paths_of(output, name)
-    with OutputFiles(outputs, source=selection.file.path, overwrite=overwrite) as new:
+    with OutputFiles(outputs, inputs=[selection.file.path, *inputs], overwrite=overwrite) as new:
         with _write_errors(output), _packed(new.files, output) as files:
             _writer(name)(contents, files)
         with _write_errors(output):

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from sppfeat.errors import StoreError
 from sppfeat.locking import OutputLock, check_new_file
+from sppfeat.paths import StrPath
 from sppfeat.placing import put_in_place
 
 __all__ = ["OutputFiles"]
@@ -21,18 +22,18 @@ class OutputFiles:
 
     Args:
         paths: the outputs.
-        source: what is read, which none of them may be.
+        inputs: what is read, which none of them may be.
         overwrite: whether they may replace files.
 
     Raises:
-        ConfigError: an output is the source.
+        ConfigError: an output is an input.
         StoreError: an output exists, is a folder, is being written by another process, or cannot be.
     """
 
-    def __init__(self, paths: Sequence[str], *, source: Path, overwrite: bool) -> None:
+    def __init__(self, paths: Sequence[str], *, inputs: Sequence[StrPath], overwrite: bool) -> None:
         self._targets = [Path(os.path.realpath(path)) for path in paths]
         for path in paths:
-            check_new_file(Path(path), inputs=[source], overwrite=overwrite)
+            check_new_file(Path(path), inputs=inputs, overwrite=overwrite)
         self._existed = [target.exists() for target in self._targets]
         self._stack = contextlib.ExitStack()
         self.files: list[BinaryIO] = []

@@ -2,7 +2,7 @@
 
 import codecs
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sppfeat.errors import ConfigError
 
@@ -25,8 +25,7 @@ def read_list(text: str, *, stdin: Iterable[bytes] | None = None) -> list[bytes]
         ConfigError: the list cannot be read, or is in UTF-16.
     """
     if text == "-":
-        chunks = iter(lambda: sys.stdin.buffer.read(1 << 20), b"") if stdin is None else stdin
-        content, where = b"".join(chunks), "the list on standard input"
+        content, where = b"".join(_standard_input() if stdin is None else stdin), "the list on standard input"
     else:
         where = f"the list {text[1:]!r}"
         try:
@@ -43,3 +42,9 @@ def read_list(text: str, *, stdin: Iterable[bytes] | None = None) -> list[bytes]
     else:
         entries = [line.removesuffix(b"\r") for line in content.split(b"\n")]
     return [entry for entry in entries if entry]
+
+
+def _standard_input() -> Iterator[bytes]:
+    if sys.stdin is None:  # started with <&-
+        raise ConfigError("cannot read the list on standard input: it is closed")
+    return iter(lambda: sys.stdin.buffer.read(1 << 20), b"")
