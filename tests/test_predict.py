@@ -4,7 +4,10 @@ import contextlib
 import csv
 import dataclasses
 import io
+import itertools
+import os
 import re
+import signal
 import zipfile
 
 import h5py
@@ -208,6 +211,18 @@ def test_rows_that_are_not_finite_leave_no_table(model, tmp_path):
     result = run("predict", model, path, "-q", "-o", tmp_path / "p.csv")
     assert (result.exit_code, [p.name for p in tmp_path.iterdir()]) == (1, ["f.h5"])
     assert "NaN or infinities in row 7 ('7.jpg')" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_table(features, model, tmp_path, monkeypatch, number):
+    def stopped(*arguments):
+        yield from itertools.islice(predict(*arguments), 1)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("sppfeat.analysis.prediction_table.predict", stopped)
+    result = run("predict", model, features, "-o", tmp_path / "p.csv", "-q")
+    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+    assert os.listdir(tmp_path) == []
 
 
 def test_outputs_that_exist_or_are_read(features, model, tmp_path):
