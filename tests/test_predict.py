@@ -225,6 +225,14 @@ def test_a_signal_leaves_no_table(features, model, tmp_path, monkeypatch, number
     assert os.listdir(tmp_path) == []
 
 
+def test_the_table_goes_to_standard_output_where_the_output_is_a_dash(features, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("predict", model, features, "-q", "-o", "-")
+    assert result.exit_code == 0, result.output
+    assert result.stdout_bytes == run("predict", model, features, "-q").stdout_bytes
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_outputs_that_exist_or_are_read(features, model, tmp_path):
     output = tmp_path / "p.csv"
     output.write_text("old")

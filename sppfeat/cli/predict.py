@@ -15,6 +15,8 @@ from sppfeat.cli.signals import stop_on_signals
 
 __all__ = ["predict"]
 
+_STANDARD_OUTPUT = Path("-")
+
 
 @click.command(short_help="Classify the rows of a feature file with a saved classifier.")
 @click.argument("model", type=click.Path(path_type=Path))
@@ -23,7 +25,7 @@ __all__ = ["predict"]
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    metavar="CSV",
+    metavar="CSV|-",
     help="File to write. [default: standard output]",
 )
 @option("--scores", is_flag=True, help="A column for the score of each class, too.")
@@ -52,6 +54,8 @@ def predict(
     from sppfeat.locking import check_new_file
     from sppfeat.reader import FeatureFile
 
+    if output == _STANDARD_OUTPUT:
+        output = None
     if output is not None:
         inputs = [model, features, Path(labels_from or features)]
         check_new_file(output, inputs=inputs, overwrite=overwrite)
