@@ -14,7 +14,7 @@ def import_extra(module: str, *, extra: str, purpose: str) -> Any:
     Args:
         module: its name, such as ``sklearn.svm``.
         extra: of this package, that installs it: ``sppfeat[extra]``.
-        purpose: what needs it, as the beginning of a message.
+        purpose: what needs it; the message begins with it, in lower case as others do.
 
     Raises:
         ConfigError: it is not installed, or cannot be loaded; says how to install it.

@@ -6,17 +6,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.exceptions import NotFittedError
 
 from sppfeat.config import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, ExtractConfig, RunOptions
 from sppfeat.extractor import Extractor
+from sppfeat.extras import import_extra
 from sppfeat.selection import select_columns
 
 __all__ = ["SPPFeatures"]
 
+_base = import_extra("sklearn.base", extra="sklearn", purpose="sppfeat.sklearn")
+_exceptions = import_extra("sklearn.exceptions", extra="sklearn", purpose="sppfeat.sklearn")
 
-class SPPFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+
+class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[misc]
     """Descriptors of images, as a scikit-learn transformer.
 
     There is nothing to learn: ``fit`` loads the network, which finds settings that are wrong. The network is not
@@ -110,7 +112,7 @@ class SPPFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _loaded(self) -> Extractor:
         """Return the network; of a fitted copy or pickle it is loaded again."""
         if not hasattr(self, "n_features_out_"):
-            raise NotFittedError("this SPPFeatures is not fitted yet: call fit first")
+            raise _exceptions.NotFittedError("this SPPFeatures is not fitted yet: call fit first")
         if not hasattr(self, "_extractor"):
             self._extractor = Extractor(**self.get_params(deep=False))
         return self._extractor

@@ -1,6 +1,8 @@
 """The transformer: scikit-learn's own checks where they apply, and what the others ask, of images."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -138,3 +140,10 @@ def test_a_search_in_a_pipeline_with_memory_fits_on_kept_descriptors(paths, tmp_
     search.fit(paths, labels)
     assert len(search.cv_results_["params"]) == 3
     assert described == [6] * (2 + 6)  # each half once to fit on, and for each C to score on
+
+
+def test_without_scikit_learn_it_says_what_to_install():
+    code = "import sys; sys.modules['sklearn'] = None\nimport sppfeat.sklearn"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.rstrip().endswith("pip install 'sppfeat[sklearn]'")
