@@ -15,7 +15,7 @@ from sppfeat.comparability import extraction_differences
 from sppfeat.config import DTYPES, ReductionSpec, check_choice
 from sppfeat.derivation import reduced_file
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.locking import OutputLock, check_output
+from sppfeat.locking import OutputLock, check_new_file
 from sppfeat.reader import FeatureFile
 from sppfeat.reduction import Reduction
 from sppfeat.schema import Status
@@ -96,12 +96,10 @@ def reduce_file(
 
 
 def _check_paths(path: Path, output: Path, how: ReductionSpec | Path, overwrite: bool) -> None:
-    check_output(output)
     for name, other in (("the input", path), ("the file of --from", how)):
         if isinstance(other, Path) and os.path.realpath(other) == os.path.realpath(output):
             raise ConfigError(f"the output {str(output)!r} is {name}; give another file name")
-    if os.path.exists(output) and not overwrite:
-        raise ConfigError(f"the output {str(output)!r} exists; --overwrite replaces it")
+    check_new_file(output, overwrite=overwrite)
 
 
 def _check_source(file: FeatureFile) -> None:
