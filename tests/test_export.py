@@ -362,7 +362,7 @@ def test_wrong_usage(path, tmp_path):
     for arguments, message in [
         (["-o", tmp_path / "x.json"], "x.json' says no format; allowed: .npz"),
         (["-o", tmp_path / ".csv"], "says no format"),
-        (["-o", "-"], "for standard output the format is None; allowed: --format svmlight|csv|tsv"),
+        (["-o", "-"], "for standard output the format is not given; allowed: --format svmlight|csv|tsv"),
         (["-o", "-", "--format", "npz"], "for standard output the format is npz"),
         (["-o", "-", "--format", "csv", "--json"], "--json prints to standard output"),
         (["-o", tmp_path / "x.csv", "--dtype", "int8"], "'int8' is not one of"),
@@ -491,7 +491,7 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
 
 def test_a_file_without_a_descriptor(tmp_path):
     path = new_file(tmp_path / "f.h5", 3)
-    assert "no row has a descriptor" in run(path, "-o", tmp_path / "x.npz").output
+    assert "no row that has a descriptor is selected" in run(path, "-o", tmp_path / "x.npz").output
     with np.load(tmp_path / "x.npz") as found:
         assert found["X"].shape == (0, 15)
     run(path, "-o", tmp_path / "y.npz", "--rows", "status=any")

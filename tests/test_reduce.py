@@ -239,9 +239,9 @@ def test_info_says_how(source, tmp_path):
 def test_the_command_says_what_it_did(source, tmp_path):
     result = run(source, "-o", tmp_path / "r.h5", "--components", 3, "-q")
     assert result.exit_code == 0, result.stderr
-    assert result.stderr == ""
+    assert result.stdout == ""
     text = r".*r\.h5: 60 rows, 58 with a descriptor; pca, 15 -> 3; [\d.]+ kB -> [\d.]+ kB\n\d\d\.\d\d % of the variance"
-    assert re.match(text, result.stdout)
+    assert re.match(text, result.stderr)
     result = run(source, "-o", tmp_path / "s.h5", "--from", tmp_path / "r.h5", "-q", "--json")
     assert json.loads(result.stdout)["from"] == str(tmp_path / "r.h5")
     assert (
@@ -258,7 +258,6 @@ def test_the_json_has_the_fields_that_the_readme_says(source, tmp_path):
     ("arguments", "said"),
     [
         (["f.h5", "-o", "f.h5", "--overwrite"], "is the input"),
-        (["f.h5", "-o", "r.h5"], "exists; --overwrite replaces it"),
         (["f.h5", "-o", "r.h5", "--from", "r.h5", "--overwrite"], "is the file of --from"),
         (["r.h5", "-o", "n.h5"], "has reduced descriptors already"),
         (["f.h5", "-o", "n.h5", "--from", "f.h5"], "its descriptors are not reduced"),
@@ -286,6 +285,15 @@ def test_an_unfinished_file_is_refused(tmp_path):
     result = run(new_file(tmp_path / "f.h5"), "-o", tmp_path / "r.h5", "-q")
     assert result.exit_code == 1
     assert "5 of its 5 images are pending" in result.stderr
+
+
+def test_an_output_is_not_replaced_unasked(source, tmp_path):
+    output = reduced(source, tmp_path / "r.h5")
+    before = output.read_bytes()
+    result = run(source, "-o", output, "-q")
+    assert result.exit_code == 1, result.output
+    assert "r.h5' exists; --overwrite replaces it" in result.stderr
+    assert output.read_bytes() == before
 
 
 @pytest.mark.parametrize("output", ["gone/r.h5", "."])

@@ -64,7 +64,8 @@ def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path, 
     output = tmp_path / f"out{suffix}"
     result = show(photo, "-o", output, *SMALL)
     assert result.exit_code == 0
-    assert re.fullmatch(rf"{output}: \d+ x \d+ pixels \(width x height\)\n", result.stdout)
+    assert re.fullmatch(rf"\d+ x \d+ pixels \(width x height\): {output}\n", result.stderr)
+    assert result.stdout == ""
     before = output.read_bytes()
     result = show(photo, "-o", output, *SMALL)
     assert result.exit_code == 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
-from sppfeat.cli.output import human_bytes, print_json, print_result, say, standard_output
+from sppfeat.cli.output import human_bytes, print_json, say, standard_output
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
 from sppfeat.cli.signals import stop_on_signals
@@ -83,7 +83,7 @@ def export(file: Path, output: str, **options: Any) -> None:
     if options["as_json"]:
         print_json(dataclasses.asdict(result))
     else:
-        print_result(_text(result, stored, wanted=options["dtype"]))
+        say(_text(result, stored, wanted=options["dtype"]))
 
 
 def _format(output: str, options: dict[str, Any]) -> str:
@@ -92,7 +92,8 @@ def _format(output: str, options: dict[str, Any]) -> str:
         return format_of(output, name)
     texts = [text for text, form in EXPORT_FORMATS.items() if form.is_text]
     if name not in texts:
-        raise ConfigError(f"for standard output the format is {name}; allowed: --format {'|'.join(texts)}")
+        found = "is not given" if name is None else f"is {name}"
+        raise ConfigError(f"for standard output the format {found}; allowed: --format {'|'.join(texts)}")
     if options["as_json"]:
         raise ConfigError("--json prints to standard output, where -o - writes the features")
     return name
@@ -100,9 +101,9 @@ def _format(output: str, options: dict[str, Any]) -> str:
 
 def _warn(selection: "Selection") -> None:
     if selection.labels.n_unknown:
-        say(f"{selection.labels.n_unknown} names of the labels are no image of the file")
+        say(f"note: {selection.labels.n_unknown} names of the labels are no image of the file")
     if not len(selection):
-        say("no row has a descriptor: the output will have none")
+        say("note: no row that has a descriptor is selected: the output will have none")
 
 
 def _text(result: "ExportResult", stored: str, *, wanted: str | None) -> str:
@@ -111,5 +112,5 @@ def _text(result: "ExportResult", stored: str, *, wanted: str | None) -> str:
         f"{result.rows} rows x {result.dimension} {result.dtype}{note}, {result.format}, {human_bytes(result.bytes)}"
     ]
     if result.rows_without_descriptor:
-        lines.append(f"{result.rows_without_descriptor} rows have no descriptor: they hold NaN")
+        lines.append(f"note: {result.rows_without_descriptor} rows have no descriptor: they hold NaN")
     return "\n".join([*lines, *result.paths])

@@ -15,7 +15,7 @@ from sppfeat.cli.options import (
     quiet_option,
     whole_number,
 )
-from sppfeat.cli.output import human_bytes, print_json, print_result
+from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.reduction_texts import dimensions_text, variance_text
 from sppfeat.cli.selection_options import columns_options
@@ -107,7 +107,7 @@ def reduce(file: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(found)
     else:
-        print_result(_text(found))
+        say(_text(found))
 
 
 def _how(options: dict[str, Any]) -> Path | ReductionSpec:

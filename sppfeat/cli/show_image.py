@@ -20,7 +20,7 @@ from sppfeat.cli.options import (
     short_side,
     size_option,
 )
-from sppfeat.cli.output import joined_numbers, print_json, print_result
+from sppfeat.cli.output import joined_numbers, print_json, say
 from sppfeat.config import (
     DEFAULT_BOX_SIZE,
     DEFAULT_LEVELS,
@@ -136,7 +136,7 @@ def image(photo: str | None, **options: Any) -> None:
         print_json(_numbers(source, boxes, output, channel))
     else:
         width, height = figure.get_size_inches() * figure.dpi
-        print_result(f"{output}: {width:.0f} x {height:.0f} pixels (width x height)")
+        say(f"{width:.0f} x {height:.0f} pixels (width x height): {output}")
 
 
 class _Source(NamedTuple):
