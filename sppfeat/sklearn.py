@@ -18,7 +18,7 @@ _base = import_extra("sklearn.base", extra="sklearn", purpose="sppfeat.sklearn")
 _exceptions = import_extra("sklearn.exceptions", extra="sklearn", purpose="sppfeat.sklearn")
 
 
-class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[misc]
+class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[misc, name-defined]
     """Descriptors of images, as a scikit-learn transformer.
 
     There is nothing to learn: ``fit`` loads the network, which finds settings that are wrong. The network is not
