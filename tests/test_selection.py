@@ -281,6 +281,7 @@ def test_labels_in_memory(file):
         ("", "line 1: the header is ''; allowed: label|class|category, and row|path"),
         ("path,name\n", "the header is 'path,name'"),
         ("path,label\na/1.jpg\n", "line 2: found 1 fields; allowed: 2"),
+        ("path,label,Label\n", "line 1: the header has 'label' twice"),
         ("path,label\na/1.jpg,x\na/1.jpg,y\n", "image 'a/1.jpg' is both 'x' and 'y'"),
         ("path,label\n1.jpg,x\n", "an image is named '1.jpg', which could be"),
         ("path,label\nz.jpg,x\n", "none of 1 names is an image of"),
@@ -352,3 +353,11 @@ def test_partial_fit_learns_from_a_file_sorted_by_class(tmp_path):
         for x, _ in file.iter_batches(20, seed=0):
             pca.partial_fit(x)
         assert pca.transform(file.to_sklearn()[0]).shape == (n, 3)
+
+
+def test_no_row_number_is_right_in_a_file_without_rows(tmp_path):
+    with (
+        FeatureFile(new_file(tmp_path / "f.h5", n=0)) as file,
+        pytest.raises(ConfigError, match="row 0; the file has no"),
+    ):
+        file.select(rows="0")

@@ -136,7 +136,10 @@ def _existing(
     """Return row numbers, after a look whether they can be handed out."""
     outside = numbers[(numbers < 0) | (numbers >= file.n_rows)]
     if len(outside):
-        raise ConfigError(f"row {outside[0]} of {file.n_rows}; allowed: 0 to {file.n_rows - 1}")
+        known = (
+            f" of {file.n_rows}; allowed: 0 to {file.n_rows - 1}" if file.n_rows else "; the file has no rows"
+        )
+        raise ConfigError(f"row {outside[0]}{known}")
     without = numbers[~file.has_descriptor()[numbers]] if needs_descriptor else numbers[:0]
     if len(without):
         image = int(file.image_index[without[0]])

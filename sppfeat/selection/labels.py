@@ -150,6 +150,11 @@ def _read_table(file: "FeatureFile", path: Path) -> Labels:
     lines = _lines(path)
     line, header = next(lines, (1, []))
     names = [name.strip().lower() for name in header]
+    repeated = next((name for name in (*_LABEL, *_IMAGE, _ROW) if names.count(name) > 1), None)
+    if repeated:
+        raise LabelError(
+            f"{where}, line {line}: the header has {repeated!r} twice; allowed: each column once"
+        )
     label = next((names.index(name) for name in _LABEL if name in names), None)
     image = next((names.index(name) for name in _IMAGE if name in names), None)
     row = names.index(_ROW) if _ROW in names else None
