@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import signal
+import threading
 import time
 
 import pytest
@@ -14,6 +16,7 @@ from killing import TINY
 import sppfeat
 from sppfeat.cli import main
 from sppfeat.cli.signals import stop_on_signals
+from sppfeat.reader import FeatureFile
 
 N_IMAGES = 60
 SLOW = (*TINY, "--size", "200")
@@ -136,3 +139,39 @@ def test_a_signal_whose_exception_is_dropped_is_still_wanted():
         with contextlib.suppress(KeyboardInterrupt):  # as h5py does where it converts texts
             signal.raise_signal(signal.SIGTERM)
         assert stop.is_wanted()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_any_command_with_130(monkeypatch, tmp_path, number):
+    before = signal.getsignal(number)
+
+    def stopped(self, path):
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(FeatureFile, "__init__", stopped)
+    for command in (
+        ["info"],
+        ["verify"],
+        ["probe"],
+        ["search", "-q"],
+        ["show", "norms", "-o", tmp_path / "n.png"],
+    ):
+        arguments = [
+            *map(str, command),
+            str(tmp_path / "f.h5"),
+            *(["row:0"] if command[0] == "search" else []),
+        ]
+        result = CliRunner().invoke(main, arguments)
+        assert (result.exit_code, result.stderr) == (130, "Interrupted.\n"), command
+    assert signal.getsignal(number) is before
+
+
+def test_a_command_in_another_thread_works(tmp_path):
+    results = []
+    thread = threading.Thread(
+        target=lambda: results.append(CliRunner().invoke(main, ["info", str(tmp_path / "f.h5")]))
+    )
+    thread.start()
+    thread.join()
+    assert results[0].exit_code == 1
+    assert "no such file" in results[0].stderr

@@ -14,6 +14,7 @@ from sppfeat._version import __version__
 from sppfeat.cli.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
 from sppfeat.cli.lazy_group import LazyGroup
 from sppfeat.cli.output import say
+from sppfeat.cli.signals import stop_on_signals
 from sppfeat.cores import available_cores, visible_cores
 from sppfeat.errors import ConfigError, SppfeatError
 
@@ -42,7 +43,8 @@ class _Commands(LazyGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with stop_on_signals():  # whatever a command is about, unless it stops in a way of its own
+                return super().invoke(ctx)
         except SppfeatError as error:
             say(f"Error: {error}")
             ctx.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR)

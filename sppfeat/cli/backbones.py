@@ -10,7 +10,6 @@ from sppfeat.cli.completion import complete_backbones
 from sppfeat.cli.options import LEVELS, json_option, option
 from sppfeat.cli.output import human_bytes, joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
-from sppfeat.cli.signals import stop_on_signals
 from sppfeat.config import DEFAULT_LEVELS
 from sppfeat.errors import ConfigError, WeightsError
 
@@ -107,20 +106,19 @@ def _download(names: list[str], weights: str, weights_dir: str | None, as_json: 
 
     fetched: list[dict[str, Any]] = []
     failed: list[str] = []
-    with stop_on_signals():
-        for name in names:
-            try:
-                entry = find_entry(name, weights)
-                file = fetch_entry(entry, folder=weights_dir)
-            except WeightsError as error:
-                if len(names) == 1:
-                    raise
-                failed.append(name)
-                say(f"{name}: {error}")
-                continue
-            fetched.append(_fetched(entry, file))
-            if not as_json:
-                print_result(_fetched_text(entry, file))
+    for name in names:
+        try:
+            entry = find_entry(name, weights)
+            file = fetch_entry(entry, folder=weights_dir)
+        except WeightsError as error:
+            if len(names) == 1:
+                raise
+            failed.append(name)
+            say(f"{name}: {error}")
+            continue
+        fetched.append(_fetched(entry, file))
+        if not as_json:
+            print_result(_fetched_text(entry, file))
     if as_json:
         print_json(fetched)
     if failed:

@@ -46,7 +46,6 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import joined_numbers, print_json, print_result
 from sppfeat.cli.progress import Bar, prepared
-from sppfeat.cli.signals import stop_on_signals
 from sppfeat.config import DEFAULT_LEVELS
 from sppfeat.memory import keep_freed_memory
 from sppfeat.request import DescriptorChoice
@@ -145,7 +144,7 @@ def regions(image: str | None, **options: Any) -> None:
         seed=options["draw_seed"],
         repetitions=REPETITIONS.choose(options["repetitions"], quick=quick),
     )
-    with stop_on_signals(), _measuring(options) as bar:
+    with _measuring(options) as bar:
         result = bench_regions(_subject(options), work, on_progress=bar.move_to)
     _print(result, regions_text, options)
 
@@ -204,7 +203,7 @@ def pooling(**options: Any) -> None:
         seed=options["draw_seed"],
         repetitions=POOLING_REPETITIONS.choose(options["repetitions"], quick=quick),
     )
-    with stop_on_signals(), _measuring(options) as bar:
+    with _measuring(options) as bar:
         result = bench_pooling(work, on_progress=bar.move_to)
     _print(result, pooling_text, options)
 
@@ -246,7 +245,6 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
         repetitions=REPETITIONS.choose(options["repetitions"], quick=quick),
     )
     with (
-        stop_on_signals(),
         prepared(
             lambda on_image: prepare_runs(_subject(options), work, on_image=on_image),
             "preparing images",

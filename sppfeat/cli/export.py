@@ -10,7 +10,6 @@ from sppfeat.cli.options import json_option, option, overwrite_output_option, qu
 from sppfeat.cli.output import human_bytes, print_json, say, standard_output
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
-from sppfeat.cli.signals import stop_on_signals
 from sppfeat.errors import ConfigError
 from sppfeat.export_formats.formats import EXPORT_DTYPES, EXPORT_FORMATS, format_of
 
@@ -64,7 +63,7 @@ def export(file: Path, output: str, **options: Any) -> None:
     is_stream = output == _STANDARD_OUTPUT
     name = _format(output, options)
     choice = selection_choice(options)
-    with stop_on_signals(), FeatureFile(file) as features:
+    with FeatureFile(file) as features:
         selection = choice.of(features)
         _warn(selection)
         with Bar("writing", len(selection), unit="row", shown=not options["quiet"]) as bar:

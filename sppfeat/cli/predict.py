@@ -11,7 +11,6 @@ from sppfeat.cli.options import option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import say, standard_output
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import labels_from_option, rows_option
-from sppfeat.cli.signals import stop_on_signals
 
 __all__ = ["predict"]
 
@@ -60,7 +59,7 @@ def predict(
         inputs = [model, features, Path(labels_from or features)]
         check_new_file(output, inputs=inputs, overwrite=overwrite)
     classifier = load_classifier(model)
-    with stop_on_signals(), FeatureFile(features) as file:
+    with FeatureFile(features) as file:
         selection = select_for(classifier, file, rows=rows or None, labels=labels_from)
         n_without = file.n_rows - len(file.rows_with_descriptor())
         with (

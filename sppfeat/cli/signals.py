@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -43,9 +44,13 @@ class Stop:
 def stop_on_signals() -> Iterator[Stop]:
     """The first signal asks to stop after the batch in hand, a second one raises KeyboardInterrupt.
 
-    What is ignored stays ignored: SIGHUP under ``nohup``, SIGINT in the background of a script.
+    What is ignored stays ignored: SIGHUP under ``nohup``, SIGINT in the background of a script. Outside the main
+    thread no signal can be heeded.
     """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in heeded:
