@@ -1,5 +1,6 @@
 """The library's front door: images in, descriptors out, in memory."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -171,23 +172,18 @@ class Extractor:
             StoreError: no feature file, or its weights are gone or others by now.
             SppfeatError: its network cannot be loaded.
         """
-        if not isinstance(file, FeatureFile):
-            with FeatureFile(file) as opened:
-                return cls.from_file(
-                    opened,
-                    weights=weights,
-                    weights_dir=weights_dir,
-                    device=device,
-                    batch_size=batch_size,
-                    max_decode_pixels=max_decode_pixels,
-                )
         run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
-        choose_device(device, file.config.precision)
-        loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
-        extractor = cls.__new__(cls)
-        if file.extracted_columns != descriptor_blocks(file.config, loaded):
-            raise StoreError(f"{str(file.path)!r}: its columns are not those of its network and its settings")
-        extractor._set_up(loaded, file.config, run, file.norm_factors, file.reduction)
+        with contextlib.ExitStack() as opened:
+            if not isinstance(file, FeatureFile):
+                file = opened.enter_context(FeatureFile(file))
+            choose_device(device, file.config.precision)
+            loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
+            if file.extracted_columns != descriptor_blocks(file.config, loaded):
+                raise StoreError(
+                    f"{str(file.path)!r}: its columns are not those of its network and its settings"
+                )
+            extractor = cls.__new__(cls)
+            extractor._set_up(loaded, file.config, run, file.norm_factors, file.reduction)
         return extractor
 
     def _set_up(

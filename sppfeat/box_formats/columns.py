@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from sppfeat.box_formats.texts import shorten
 from sppfeat.errors import BoxError
 
-__all__ = ["COLUMN_SETS", "LIST_KEYS", "Columns", "find_columns"]
+__all__ = ["COLUMN_SETS", "IMAGE_NAMES", "LABEL_NAMES", "LIST_KEYS", "Columns", "find_columns"]
 
-_IMAGE = ("path", "image", "image_path", "file_name", "filename", "file")
-_LABEL = ("label", "class", "category")
+IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
+LABEL_NAMES = ("label", "class", "category")
 _SCORE = ("score", "confidence")
 _BOX_ID = ("id", "box_id")
 
@@ -74,10 +74,10 @@ def find_columns(
         if index.setdefault(key, i) != i:
             raise error(f"found {shorten(name)} twice; allowed: names that differ by more than case")
     coordinate_names = _coordinate_names(index, sets, error)
-    image = _first_present(_IMAGE, index)
+    image = _first_present(IMAGE_NAMES, index)
     if image is None:
-        raise error(f"found {_show(names)}, which names no image; allowed: one of {', '.join(_IMAGE)}")
-    label, score, box_id = (_first_present(choices, index) for choices in (_LABEL, _SCORE, _BOX_ID))
+        raise error(f"found {_show(names)}, which names no image; allowed: one of {', '.join(IMAGE_NAMES)}")
+    label, score, box_id = (_first_present(choices, index) for choices in (LABEL_NAMES, _SCORE, _BOX_ID))
     coordinates = tuple(index[name] for name in coordinate_names)
     known = {image, label, score, box_id, *coordinates}
     return Columns(

@@ -1,7 +1,5 @@
 """Boxes as rows of comma- or tab-separated text with a header."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +9,8 @@ from sppfeat.box_formats.conventions import default_convention
 from sppfeat.box_formats.numbers import NUMBER_RULE, parse_number
 from sppfeat.box_formats.texts import shorten
 from sppfeat.box_table import BoxTable, BoxTableBuilder
+from sppfeat.errors import BoxError
+from sppfeat.separated_text import split_rows
 
 __all__ = ["read_csv", "read_tsv"]
 
@@ -62,23 +62,13 @@ def _read_separated(source: AnnotationFiles, delimiter: str, box_format: str) ->
 
 def _records(source: AnnotationFiles, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not blank, each with the line that it begins on."""
-    content = io.BytesIO(source.read_text())
-    # Paths need not be UTF-8: their bytes survive. No newline is translated: there may be some within quotes.
-    lines = io.TextIOWrapper(content, encoding="utf-8", errors="surrogateescape", newline="")
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
-        line = rows.line_num + 1
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            raise source.error(
-                f"line {line}",
-                f"found a row that cannot be split: {error}; allowed: fields as csv quotes them",
-            ) from error
-        if row is None:
-            return
-        if len(row) > 1 or (row and row[0].strip()):
-            yield line, row
+
+    def error(line: int, reason: str) -> BoxError:
+        return source.error(
+            f"line {line}", f"found a row that cannot be split: {reason}; allowed: fields as csv quotes them"
+        )
+
+    return split_rows(source.read_text(), delimiter, error=error)
 
 
 def _add_row(

@@ -1,7 +1,6 @@
 """What class each row is of: as the file says, or a table, a mapping or an array from elsewhere."""
 
-import csv
-import io
+import codecs
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.box_formats.columns import IMAGE_NAMES, LABEL_NAMES
 from sppfeat.errors import BoxError, ConfigError, LabelError
 from sppfeat.matching import match_images
 from sppfeat.paths import StrPath
+from sppfeat.separated_text import split_rows
 from sppfeat.texts import one_line
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ __all__ = ["LabelSource", "Labels", "read_labels"]
 # Where labels come from: see read_labels.
 LabelSource: TypeAlias = "StrPath | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
 
-_IMAGE = ("path", "image", "image_path", "file_name", "filename", "file")
-_LABEL = ("label", "class", "category")
 _ROW = "row"
 _MAX_FILE = 1 << 32  # bytes of a table: a hundred million lines
 
@@ -150,18 +149,18 @@ def _read_table(file: "FeatureFile", path: Path) -> Labels:
     lines = _lines(path)
     line, header = next(lines, (1, []))
     names = [name.strip().lower() for name in header]
-    repeated = next((name for name in (*_LABEL, *_IMAGE, _ROW) if names.count(name) > 1), None)
+    repeated = next((name for name in (*LABEL_NAMES, *IMAGE_NAMES, _ROW) if names.count(name) > 1), None)
     if repeated:
         raise LabelError(
             f"{where}, line {line}: the header has {repeated!r} twice; allowed: each column once"
         )
-    label = next((names.index(name) for name in _LABEL if name in names), None)
-    image = next((names.index(name) for name in _IMAGE if name in names), None)
+    label = next((names.index(name) for name in LABEL_NAMES if name in names), None)
+    image = next((names.index(name) for name in IMAGE_NAMES if name in names), None)
     row = names.index(_ROW) if _ROW in names else None
     if label is None or (image is None and row is None):
         raise LabelError(
-            f"{where}, line {line}: the header is {one_line(','.join(header))!r}; allowed: {'|'.join(_LABEL)}, and "
-            f"{_ROW}|{'|'.join(_IMAGE)}"
+            f"{where}, line {line}: the header is {one_line(','.join(header))!r}; "
+            f"allowed: {'|'.join(LABEL_NAMES)}, and {_ROW}|{'|'.join(IMAGE_NAMES)}"
         )
     labelled: list[tuple[bytes, str]] = []
     of_row: list[str | None] = [None] * (file.n_rows if row is not None else 0)
@@ -187,7 +186,7 @@ def _row_number(text: str, of_row: Sequence[str | None], where: str) -> int:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the lines of a table that are not blank, with their numbers."""
+    """Return the lines of a table that are not blank, with their numbers."""
     where = repr(str(path))
     try:
         if not path.is_file():
@@ -199,16 +198,9 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise LabelError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    # Paths need not be UTF-8: their bytes survive. No newline is translated: there may be some within quotes.
-    text = io.StringIO(content.decode("utf-8-sig", "surrogateescape"), newline="")
-    rows = csv.reader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-    while True:
-        line = rows.line_num + 1
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            raise LabelError(f"{where}, line {line}: cannot be split into fields: {error}") from error
-        if row is None:
-            return
-        if len(row) > 1 or (row and row[0].strip()):
-            yield line, row
+
+    def not_split(line: int, reason: str) -> LabelError:
+        return LabelError(f"{where}, line {line}: cannot be split into fields: {reason}")
+
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    return split_rows(content.removeprefix(codecs.BOM_UTF8), delimiter, error=not_split)
