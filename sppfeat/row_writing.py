@@ -21,8 +21,9 @@ _TASK_NBYTES = 4 << 20  # handed to the thread at once: a row by itself is not w
 class RowWriting:
     """Hands rows and marks to a sink, in the order in which they come, in one thread.
 
-    A context: where it is left by an exception, what has not been handed over yet is dropped, so that images whose
-    rows are incomplete are never marked. The sink is used by no other thread meanwhile.
+    A context: where it is left by an exception, rows of a batch that has not ended are dropped, so that images whose
+    rows are incomplete are never marked; batches that have ended are handed over, rows and marks. The sink is used by
+    no other thread meanwhile.
 
     Args:
         sink: gets rows first, then, after the last rows of an image, its mark.
@@ -53,7 +54,7 @@ class RowWriting:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=error is not None)
+        self._thread.shutdown(wait=True)
 
     def add(self, block: RowBlock) -> None:
         """Hand over rows; waits while too much is on its way.
@@ -80,8 +81,14 @@ class RowWriting:
 
     def end_batch(self, batch: Batch) -> None:
         """Mark the images that no later batch has."""
-        self._send_blocks()
-        self._submit(lambda: self._mark(batch), 0)
+        blocks, nbytes = self._take_blocks()
+
+        # One task: an interruption between two of them would leave rows without their marks.
+        def end() -> None:
+            self._write(blocks)
+            self._mark(batch)
+
+        self._submit(end, nbytes)
 
     def finish(self) -> None:
         """Wait until everything has been handed over."""
@@ -90,10 +97,14 @@ class RowWriting:
             self._wait_for_first()
 
     def _send_blocks(self) -> None:
-        blocks, nbytes = self._blocks, self._blocks_nbytes
-        self._blocks, self._blocks_nbytes = [], 0
+        blocks, nbytes = self._take_blocks()
         if blocks:
             self._submit(lambda: self._write(blocks), nbytes)
+
+    def _take_blocks(self) -> tuple[list[RowBlock], int]:
+        blocks, nbytes = self._blocks, self._blocks_nbytes
+        self._blocks, self._blocks_nbytes = [], 0
+        return blocks, nbytes
 
     def _submit(self, task: Callable[[], None], nbytes: int) -> None:
         while self._under_way and (self._under_way[0][0].done() or self._n_ahead() + nbytes > _NBYTES_AHEAD):
