@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from sppfeat.row_planner import RowPlanner
 from sppfeat.rows import Annotations, RowBoxes
 from sppfeat.schema import RowFlag, Status, scale_indices
 from sppfeat.sinks import RowAudit, Sink
-from sppfeat.sources import Listing, PathTable
+from sppfeat.sources import Listing, PathTable, Storage
+from sppfeat.sources.roots import below, is_below
 
 __all__ = [
     "Matched",
@@ -30,8 +31,8 @@ __all__ = [
     "read_recorded",
 ]
 
-Probe = Callable[[Sequence[bytes]], tuple[npt.NDArray[np.int32], dict[int, str]]]
-"""Absolute paths to ``(n, 2)`` int32 heights and widths, 0 where unknown, and the reasons by position."""
+Probe = Callable[[Storage, npt.NDArray[np.int64]], tuple[npt.NDArray[np.int32], dict[int, str]]]
+"""Images of a storage to ``(n, 2)`` int32 heights and widths, 0 where unknown, and the reasons by position."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Recorded:
 
     Attributes:
         path: the file.
-        root, paths, image_hw, rows, labels, classes, boxes: as in :class:`sppfeat.plan.Plan`.
+        root, paths, image_hw, rows, labels, classes, ids, boxes: as in :class:`sppfeat.plan.Plan`.
         status: ``(N,)`` uint8.
         norm_factors: what ``meannorm`` multiplies each layer's part with.
     """
@@ -53,6 +54,7 @@ class Recorded:
     labels: npt.NDArray[np.int64]
     classes: tuple[bytes, ...]
     status: npt.NDArray[np.uint8]
+    ids: PathTable | None
     boxes: RowBoxes | None
     norm_factors: tuple[float, ...] | None
 
@@ -71,15 +73,20 @@ class Matched:
 
     Attributes:
         root: where the file's images lie now.
-        vanished: ``(v,)`` int64, images of the file that are not among the inputs.
+        stored_as: ``(N,)`` int64, position in the listing of each image of the file; -1: not among the inputs.
         new: ``(k,)`` int64, positions in the listing of inputs that the file does not have.
         new_paths: these, relative to ``root``.
     """
 
     root: bytes
-    vanished: npt.NDArray[np.int64]
+    stored_as: npt.NDArray[np.int64]
     new: npt.NDArray[np.int64]
     new_paths: list[bytes]
+
+    @property
+    def vanished(self) -> npt.NDArray[np.int64]:
+        """``(v,)`` int64, images of the file that are not among the inputs."""
+        return np.flatnonzero(self.stored_as < 0)
 
 
 def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
@@ -104,6 +111,7 @@ def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
                 labels=file.labels,
                 classes=tuple(os.fsencode(name) for name in file.classes),
                 status=file.status,
+                ids=file.image_ids,
                 boxes=_recorded_boxes(file) if file.has_boxes else None,
                 norm_factors=file.norm_factors,
             )
@@ -124,29 +132,29 @@ def match_inputs(recorded: Recorded, listing: Listing) -> Matched:
     """
     root, now = recorded.root, list(listing.paths)
     if listing.root != recorded.root:
-        if os.path.commonpath((listing.root, recorded.root)) == recorded.root:
-            below = os.path.relpath(listing.root, recorded.root)
-            now = [os.path.join(below, path) for path in now]
+        if is_below(listing.root, recorded.root):
+            now = [os.path.join(below(listing.root, recorded.root), path) for path in now]
         else:
             root = listing.root
     if now == list(recorded.paths):
         nothing = np.empty(0, dtype=np.int64)
-        return Matched(root, nothing, nothing, [])
-    known, wanted = set(recorded.paths), set(now)
-    vanished = np.array([i for i, path in enumerate(recorded.paths) if path not in wanted], dtype=np.int64)
-    new = np.array([i for i, path in enumerate(now) if path not in known], dtype=np.int64)
-    if len(vanished) == len(recorded.paths):
+        return Matched(root, np.arange(len(now), dtype=np.int64), nothing, [])
+    position = {path: i for i, path in enumerate(now)}
+    stored_as = np.array([position.get(path, -1) for path in recorded.paths], dtype=np.int64)
+    if (stored_as < 0).all():
         raise StoreError(
             f"{str(recorded.path)!r} exists and holds none of these inputs: its images lie under "
             f"{os.fsdecode(recorded.root)!r}, such as {os.fsdecode(recorded.paths[0])!r}; "
             "use --overwrite or another output"
         )
-    return Matched(root, vanished, new, [now[i] for i in new.tolist()])
+    new = np.setdiff1d(np.arange(len(now)), stored_as)
+    return Matched(root, stored_as, new, [now[i] for i in new.tolist()])
 
 
 def continued_plan(
     recorded: Recorded,
     matched: Matched,
+    storage: Storage,
     to_do: npt.NDArray[np.int64],
     spec: InputSpec,
     probe: Probe,
@@ -158,6 +166,7 @@ def continued_plan(
 
     Args:
         recorded, matched: the file and the inputs of now.
+        storage: where these are.
         to_do: ``(n,)`` int64, images that will be processed; vanished ones get that as their error.
         spec: sizes of the network input.
         probe: reads headers.
@@ -165,7 +174,7 @@ def continued_plan(
     """
     unknown = (recorded.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
     again = np.setdiff1d(to_do[unknown], matched.vanished)
-    sizes, reasons = probe([os.path.join(matched.root, recorded.paths[i]) for i in again.tolist()])
+    sizes, reasons = probe(storage, matched.stored_as[again])
     image_hw = recorded.image_hw.copy()
     readable = (sizes > 0).all(axis=1)  # what was known of the others stays
     image_hw[again[readable]] = sizes[readable]
@@ -187,6 +196,9 @@ def continued_plan(
         labels=recorded.labels,
         classes=recorded.classes,
         errors={**too_odd, **errors},
+        storage=storage,
+        stored_as=matched.stored_as,
+        ids=recorded.ids,
         boxes=boxes,
     )
 
@@ -203,7 +215,7 @@ def extended_plan(
 
     New class names come after the ones that the file has; a file without labels stays without.
     """
-    sizes, reasons = probe([os.path.join(matched.root, path) for path in matched.new_paths])
+    sizes, reasons = probe(listing.storage, matched.new)
     n_old, n_new = plan.n_images, len(matched.new)
     image_hw = np.concatenate((plan.image_hw, sizes))
     input_hw, too_odd = input_sizes(image_hw, spec)
@@ -226,6 +238,8 @@ def extended_plan(
             **plan.errors,
             **{n_old + position: reason for position, reason in reasons.items()},
         },
+        stored_as=np.concatenate((plan.stored_as, matched.new)),
+        ids=_extended_ids(plan, listing, matched.new),
         boxes=boxes,
     )
 
@@ -287,6 +301,14 @@ def _boxes_of_resized(
         else:
             boxes_px[rows], flag[rows], scale[rows] = fitted.boxes_px, fitted.flag, fitted.scale
     return dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=scale), reasons
+
+
+def _extended_ids(plan: Plan, listing: Listing, new: npt.NDArray[np.int64]) -> PathTable | None:
+    """What the inputs call each image; a file without such names stays without."""
+    if plan.ids is None:
+        return None
+    known = listing.ids
+    return PathTable([*plan.ids, *(b"" if known is None else known[i] for i in new.tolist())])
 
 
 def _extended_classes(

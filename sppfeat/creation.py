@@ -33,6 +33,7 @@ from sppfeat.schema import (
     ColumnBlock,
     scale_sides,
 )
+from sppfeat.sharding import Shard
 from sppfeat.texts import one_line
 
 __all__ = ["FILE_DTYPES", "STRING", "Provenance", "allocate", "create_file", "feature_nbytes", "laid_out"]
@@ -50,11 +51,13 @@ class Provenance(NamedTuple):
         weights_path: where the weights came from, if from a file.
         boxes_path: the box file, if there is one.
         norm_factors: what ``meannorm`` multiplies each layer's part with, if that is asked for.
+        shard: which images and rows of a whole plan these are; None: all.
     """
 
     weights_path: str = ""
     boxes_path: str = ""
     norm_factors: tuple[float, ...] | None = None
+    shard: Shard | None = None
 
 
 def feature_nbytes(plan: Plan, blocks: Sequence[ColumnBlock], dtype: str) -> int:
@@ -172,6 +175,8 @@ def _write_attributes(file: h5py.File, plan: Plan, config: ExtractConfig, proven
         attributes["boxes_path"] = os.fsencode(provenance.boxes_path)
     if provenance.norm_factors is not None:
         attributes["norm_factors"] = json.dumps(provenance.norm_factors)
+    if provenance.shard is not None:
+        attributes["shard"] = provenance.shard.to_json()
     for name, value in attributes.items():
         file.attrs.create(name, value, dtype=STRING)
     file.attrs.create("schema_version", SCHEMA_VERSION, dtype="<i8")
@@ -187,6 +192,8 @@ def _write_columns(file: h5py.File, plan: Plan, config: ExtractConfig, blocks: S
         file["boxes"] = plan.boxes.boxes_px.astype("<f8")
     file["image_index"] = image_index
     file.create_dataset("images/path", data=list(plan.paths), dtype=STRING, shape=(n,))
+    if plan.ids is not None:
+        file.create_dataset("images/id", data=list(plan.ids), dtype=STRING, shape=(n,))
     file["images/size"] = plan.image_hw.astype("<i4")
     file["images/rows"] = plan.rows.astype("<i8")
     allocate(file, "images/status", (n,), np.dtype("|u1"))
@@ -233,6 +240,8 @@ def allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype
 
 def _file_nbytes(plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> int:
     columns = plan.n_images * _BYTES_PER_IMAGE + plan.paths.nbytes
+    if plan.ids is not None:
+        columns += plan.ids.nbytes + 32 * plan.n_images
     if plan.boxes is not None:
         said = plan.boxes.annotations
         texts = said.ids.nbytes + sum(column.nbytes for column in said.extra)

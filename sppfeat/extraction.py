@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,7 +287,8 @@ def prepare(
         stack.callback(decoder.close)
         notes = _listing_notes(listing, request.labels)
         notes += filter(None, [bundled_note(config.backbone), bfloat16_note(device, config.precision)])
-        work = find_work(Task(request, config, listing, prober(decoder, on_probe), planner), notes)
+        scratch = Path() if listing.storage.is_local else _scratch_folder(stack)
+        work = find_work(Task(request, config, listing, prober(decoder, on_probe, scratch), planner), notes)
         notes += _decode_notes(work.plan, config.input.decode)
         if work.plan.boxes is not None:
             table = box_file.table if box_file else None
@@ -303,6 +305,10 @@ def prepare(
             notes=notes,
             work=work,
         )
+
+
+def _scratch_folder(stack: contextlib.ExitStack) -> Path:
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sppfeat-")))
 
 
 def _n_workers(workers: int | None, n_images: int) -> int:

@@ -22,6 +22,7 @@ from sppfeat.texts import one_line
 __all__ = [
     "check_storage",
     "hdf5_errors",
+    "is_linked",
     "is_scalar",
     "open_dataset",
     "read_dataset",
@@ -77,7 +78,7 @@ def is_scalar(attribute: h5py.h5a.AttrID) -> bool:
 def open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     """Return a dataset that lies in this very file, all of it."""
     with hdf5_errors(path, f"cannot open /{name}"):
-        dataset = file[name] if _is_linked(file, name, path) else None
+        dataset = file[name] if is_linked(file, name, path) else None
     if not isinstance(dataset, h5py.Dataset):
         raise StoreError(f"{str(path)!r} has no dataset /{name}")
     # Before its shape is asked for, which opens the files that a virtual dataset is made of.
@@ -91,7 +92,7 @@ def open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     return dataset
 
 
-def _is_linked(file: h5py.File, name: str, path: Path) -> bool:
+def is_linked(file: h5py.File, name: str, path: Path) -> bool:
     """Return whether there is something of a name; a way that leads through another file is refused, and not gone."""
     group, rest, n_links = file, name.encode().split(b"/"), 0
     while rest:

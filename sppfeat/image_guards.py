@@ -4,15 +4,16 @@ Small files can ask for gigabytes or minutes; Pillow's own guard, against too ma
 """
 
 import io
-import os
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO, cast
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from sppfeat.errors import ImageError
+from sppfeat.places import read_at
 
 __all__ = [
     "PILLOW",
@@ -136,14 +137,14 @@ def check_precincts(image: ImageFile.ImageFile) -> None:
     """
     if image.format != "JPEG2000" or image.fp is None:
         return
-    descriptor = image.fp.fileno()
-    position = _code_stream_start(descriptor) + 2
+    file = cast(BinaryIO, image.fp)
+    position = _code_stream_start(file) + 2
     while True:
-        marker, length = struct.unpack(">HH", os.pread(descriptor, 4, position).ljust(4, b"\0"))
+        marker, length = struct.unpack(">HH", read_at(file, 4, position).ljust(4, b"\0"))
         if marker in (0, 0xFF93):  # the end, or the pixels of the first tile
             return
         if marker in (0xFF52, 0xFF53):  # coding style of all components, of one
-            style = os.pread(descriptor, length - 2, position + 4) if length > 2 else b""
+            style = read_at(file, length - 2, position + 4) if length > 2 else b""
             if marker == 0xFF53:  # has the component's number first, and four bytes less
                 style = style[1:2] + b"...." + style[2:]
             n_precincts = _n_precincts(style, image.size) * len(image.getbands())
@@ -155,10 +156,10 @@ def check_precincts(image: ImageFile.ImageFile) -> None:
         position += 2 + length
 
 
-def _code_stream_start(descriptor: int) -> int:
+def _code_stream_start(file: BinaryIO) -> int:
     """Return where in a JPEG 2000 file the code stream begins; 0 if it is nothing else."""
     position = 0
-    while (box := os.pread(descriptor, 16, position).ljust(16, b"\0"))[:4] != b"\xff\x4f\xff\x51":
+    while (box := read_at(file, 16, position).ljust(16, b"\0"))[:4] != b"\xff\x4f\xff\x51":
         length, kind, long_length = struct.unpack(">I4sQ", box)
         if kind == b"jp2c":
             return position + (16 if length == 1 else 8)

@@ -8,13 +8,14 @@ gives is written at :func:`read_image`.
 """
 
 import errno
+import io
 import os
 import stat
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from sppfeat.image_guards import PILLOW, HeaderReader, check_precincts, check_sc
 from sppfeat.image_signatures import why_unidentified
 from sppfeat.jpeg_reduction import picture_box, reduce_jpeg
 from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.places import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
 from sppfeat.texts import one_line
 
 __all__ = [
@@ -96,12 +98,12 @@ _SMALL_FILE_NBYTES = 4 << 20  # of which no header can take longer than some two
 
 
 def probe_image(
-    path: bytes | str, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
+    place: bytes | str | Place, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
 ) -> tuple[int, int]:
     """Return the height and width of an image as displayed, from its header, decoding no pixel.
 
     Args:
-        path: The file.
+        place: The file, or the part of one.
         exif: ``"apply"``: as the EXIF orientation turns it. ``"ignore"``: as stored.
         max_pixels: A larger image is refused.
 
@@ -111,11 +113,13 @@ def probe_image(
     Raises:
         ImageError: The file cannot be read, is no image, is too large, or has pixels without a defined range.
     """
-    with _opened(path, exif, max_pixels) as opened:
+    with _opened(place, exif, max_pixels) as opened:
         return opened.displayed_hw
 
 
-def read_image(path: bytes | str, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS) -> Image.Image:
+def read_image(
+    place: bytes | str | Place, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
+) -> Image.Image:
     """Return an image at its full size, upright, as 8-bit RGB.
 
     Greyscale, 1-bit, palette, CMYK, YCbCr and LAB pixels are converted by Pillow, without regard to an
@@ -124,7 +128,7 @@ def read_image(path: bytes | str, *, exif: str, max_pixels: int = DEFAULT_MAX_DE
     frames or pages the first counts.
 
     Args:
-        path: The file.
+        place: The file, or the part of one.
         exif: ``"apply"``: turned as its EXIF orientation says. ``"ignore"``: as stored.
         max_pixels: A larger image is refused.
 
@@ -135,11 +139,11 @@ def read_image(path: bytes | str, *, exif: str, max_pixels: int = DEFAULT_MAX_DE
         ImageError: The file cannot be read, is no image, is damaged or cut short, is too large, or has pixels
             without a defined range.
     """
-    return _read(path, exif, max_pixels).image
+    return _read(place, exif, max_pixels).image
 
 
 def decode_image(
-    path: bytes | str,
+    place: bytes | str | Place,
     *,
     exif: str,
     image_hw: tuple[int, int],
@@ -151,7 +155,7 @@ def decode_image(
     """Return the pixels of an image at the size of the network input.
 
     Args:
-        path: The file.
+        place: The file, or the part of one.
         exif: As for :func:`read_image`.
         image_hw: Height and width as displayed that :func:`probe_image` gave for this file.
         input_hw: Height and width to resize to. At ``image_hw`` nothing is resampled.
@@ -169,7 +173,7 @@ def decode_image(
     """
     _choose("resample", resample, _RESAMPLING)
     reduce_to = input_hw if _choose("decode", decode, _IS_REDUCED) else None
-    image, box = _read(path, exif, max_pixels, image_hw=image_hw, reduce_to=reduce_to)
+    image, box = _read(place, exif, max_pixels, image_hw=image_hw, reduce_to=reduce_to)
     return resize_image(image, input_hw=input_hw, resample=resample, box=box)
 
 
@@ -253,7 +257,7 @@ class _Decoded(NamedTuple):
 
 
 def _read(
-    path: bytes | str,
+    place: bytes | str | Place,
     exif: str,
     max_pixels: int,
     *,
@@ -261,7 +265,7 @@ def _read(
     reduce_to: tuple[int, int] | None = None,
 ) -> _Decoded:
     """Decode a file that has to be of ``image_hw``, if that is given; no larger than for ``reduce_to``, if it can."""
-    with _opened(path, exif, max_pixels) as (image, orientation, displayed_hw):
+    with _opened(place, exif, max_pixels) as (image, orientation, displayed_hw):
         if image_hw is not None and displayed_hw != tuple(image_hw):
             was, now = (f"{height} x {width}" for height, width in (image_hw, displayed_hw))
             raise ImageError(f"changed since it was planned: was {was} (height x width), is {now}")
@@ -283,9 +287,9 @@ def _read(
 
 
 @contextmanager
-def _opened(path: bytes | str, exif: str, max_pixels: int) -> Iterator[_Opened]:
+def _opened(place: bytes | str | Place, exif: str, max_pixels: int) -> Iterator[_Opened]:
     _choose("exif", exif, _EXIF_POLICIES)
-    with _open_regular_file(path) as file, PILLOW.refusing_more_than(max_pixels):
+    with _open_place(place_of(place)) as file, PILLOW.refusing_more_than(max_pixels):
         # A file object and no path: Pillow would map an uncompressed file into memory, where a file
         # that is cut short meanwhile kills the process with SIGBUS.
         with _pillow_errors("its header cannot be read"):
@@ -328,18 +332,24 @@ def _choose(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
     return choices[value]
 
 
-def _open_regular_file(path: bytes | str) -> BinaryIO:
+def _open_place(place: Place) -> BinaryIO:
+    path, offset, nbytes = place[:3]
     try:
         status = os.stat(path)  # the path may be bytes
         if stat.S_ISDIR(status.st_mode):
             raise ImageError("is a folder")
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
             raise ImageError("is not a regular file")
-        if status.st_size == 0:
+        if nbytes == WHOLE_FILE:
+            nbytes = status.st_size
+        if nbytes == 0:
             raise ImageError("empty file")
-        if status.st_size <= _SMALL_FILE_NBYTES:
-            return open(path, "rb")
-        return HeaderReader(open(path, "rb", buffering=0))
+        if place.packing == DEFLATED:
+            with open(path, "rb") as archive:
+                return io.BytesIO(unpack(read_at(archive, nbytes, offset), place))
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with what reads it
+        raw = file if nbytes == status.st_size else PartOfFile(file, offset, nbytes)
+        return cast(BinaryIO, (io.BufferedReader if nbytes <= _SMALL_FILE_NBYTES else HeaderReader)(raw))
     except OSError as error:
         raise ImageError(_FILE_REASONS.get(error.errno or 0) or _one_line(error.strerror)) from error
     except ValueError as error:  # a zero byte in the name
@@ -408,14 +418,14 @@ def _orientation(image: Image.Image, file: BinaryIO | None = None) -> int:
 
 def _late_png_exif(file: BinaryIO) -> bytes | None:
     """Return a PNG's eXIf chunk wherever it is; exiftool puts it behind the pixels."""
-    descriptor, position = file.fileno(), 8
+    position = 8
     while True:
-        header = os.pread(descriptor, 8, position)
+        header = read_at(file, 8, position)
         if len(header) < 8 or header[4:] == b"IEND":
             return None
         length, kind = struct.unpack(">I4s", header)
         if kind == b"eXIf":
-            return os.pread(descriptor, min(length, _LONGEST_EXIF), position + 8)
+            return read_at(file, min(length, _LONGEST_EXIF), position + 8)
         position += 12 + length
 
 

@@ -3,10 +3,12 @@
 That is several times as fast as decoding all of it and resizing, and gives other pixels.
 """
 
-import os
 import struct
+from typing import BinaryIO, cast
 
 from PIL import ImageFile
+
+from sppfeat.places import read_at
 
 __all__ = ["picture_box", "reduce_jpeg"]
 
@@ -75,10 +77,10 @@ def _is_of_blocks(image: ImageFile.ImageFile) -> bool:
     """
     if image.fp is None:
         return False
-    descriptor, position = image.fp.fileno(), 2
+    file, position = cast(BinaryIO, image.fp), 2
     frames: list[int] = []
     for _ in range(_MOST_SEGMENTS):
-        start, marker, length = struct.unpack(">BBH", os.pread(descriptor, 4, position).ljust(4, b"\0"))
+        start, marker, length = struct.unpack(">BBH", read_at(file, 4, position).ljust(4, b"\0"))
         if start != 0xFF or marker in _WITHOUT_LENGTH:
             return False
         if marker == 0xFF:  # fills up

@@ -9,6 +9,7 @@ from sppfeat.errors import StoreError
 from sppfeat.hdf5 import (
     check_storage,
     hdf5_errors,
+    is_linked,
     is_scalar,
     open_dataset,
     read_dataset,
@@ -17,6 +18,7 @@ from sppfeat.hdf5 import (
 from sppfeat.schema import (
     COLUMNS,
     FORMAT,
+    OPTIONAL_COLUMNS,
     REDUCED_SCHEMA_VERSION,
     REDUCTION_COLUMNS,
     ROW_COLUMNS,
@@ -50,7 +52,7 @@ def check_layout(file: h5py.File, path: Path) -> None:
         sizes = {"R": shape[0], "D": shape[1]}
         datasets = {"features": features}
         _check_type(features, dtypes[0], path)
-        for name, (wanted, dtype) in _columns(file).items():
+        for name, (wanted, dtype) in _columns(file, path).items():
             datasets[name] = open_dataset(file, name, path)
             _check_column(datasets[name], wanted, dtype, sizes, path)
         check_storage(file, datasets, path)
@@ -65,12 +67,13 @@ def read_column_blocks(file: h5py.File, path: Path) -> tuple[ColumnBlock, ...]:
     return tuple(ColumnBlock(*block) for block in zip(layers, *numbers, strict=True))
 
 
-def _columns(file: h5py.File) -> dict[str, tuple[tuple[str | int, ...], str]]:
+def _columns(file: h5py.File, path: Path) -> dict[str, tuple[tuple[str | int, ...], str]]:
     """Return the datasets that a file must have beside the features: more with boxes, and where it was reduced."""
     # "in" would follow the link, to wherever it leads.
     has_boxes = any(file.id.links.exists(name.encode()) for name in ROW_COLUMNS)
     reduction = REDUCTION_COLUMNS if is_reduced(file) else {}
-    return {**COLUMNS, **(ROW_COLUMNS if has_boxes else {}), **reduction}
+    optional = {name: column for name, column in OPTIONAL_COLUMNS.items() if is_linked(file, name, path)}
+    return {**COLUMNS, **optional, **(ROW_COLUMNS if has_boxes else {}), **reduction}
 
 
 def is_reduced(file: h5py.File) -> bool:

@@ -190,7 +190,7 @@ def _tasks(plan: Plan, batches: Iterable[Batch], under_way: deque[Batch]) -> Ite
         indices = batch.images.tolist()
         yield DecodeTask(
             images=indices,
-            paths=[os.path.join(plan.root, plan.paths[i]) for i in indices],
+            places=[os.path.join(plan.root, plan.paths[i]) for i in indices],
             image_hw=[(h, w) for h, w in plan.image_hw[batch.images].tolist()],
             input_hw=batch.input_hw,
         )

@@ -1,5 +1,6 @@
 """The Plan: which rows will exist, where, and in which batches, before a pixel is decoded."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from sppfeat.config import InputSpec
 from sppfeat.errors import ImageError
 from sppfeat.rows import RowBoxes, Rows
 from sppfeat.sizing import network_input_hw
-from sppfeat.sources import Listing, PathTable
+from sppfeat.sources import FileStorage, Listing, PathTable, Storage
 
 __all__ = ["Batch", "Plan", "input_sizes", "make_plan", "schedule"]
 
@@ -21,7 +22,7 @@ class Plan:
     """Every image and every row, in the order of the output file; arrays, not an object per image.
 
     Attributes:
-        root: absolute path that all images lie under.
+        root: absolute path, or URL, that all images lie under.
         paths: relative to ``root``.
         image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where they are not known.
         input_hw: ``(N, S, 2)`` int32, of the network input at each scale; 0 where the image cannot be
@@ -30,6 +31,9 @@ class Plan:
         labels: ``(N,)`` int64, index into ``classes`` or -1.
         classes: class names.
         errors: why an image cannot be processed, by its index.
+        storage: where the images are.
+        stored_as: ``(N,)`` int64, the number that each image has there; -1: not there any more.
+        ids: what the inputs call the images; None where they have no such names.
         boxes: which part of its image each row is; None where each row is a whole image.
     """
 
@@ -41,6 +45,9 @@ class Plan:
     labels: npt.NDArray[np.int64]
     classes: tuple[bytes, ...]
     errors: Mapping[int, str]
+    storage: Storage
+    stored_as: npt.NDArray[np.int64]
+    ids: PathTable | None = None
     boxes: RowBoxes | None = None
 
     @property
@@ -78,9 +85,33 @@ class Plan:
     @property
     def nbytes(self) -> int:
         """Bytes that the plan holds, error texts and what a box file says of its boxes apart."""
-        arrays = (self.image_hw, self.input_hw, self.rows, self.labels)
+        arrays = (self.image_hw, self.input_hw, self.rows, self.labels, self.stored_as)
         boxes = 0 if self.boxes is None else self.boxes.nbytes
-        return self.paths.nbytes + sum(array.nbytes for array in arrays) + boxes
+        texts = self.paths.nbytes + (0 if self.ids is None else self.ids.nbytes)
+        storage = 0 if isinstance(self.storage, FileStorage) else self.storage.nbytes  # which has the paths
+        return texts + sum(array.nbytes for array in arrays) + boxes + storage
+
+    def part(self, first: int, stop: int) -> "Plan":
+        """Return the plan of images ``first`` to ``stop``, numbered from 0, with their rows, numbered from 0."""
+        first_row, stop_row = self.row_range(first, stop)
+        return dataclasses.replace(
+            self,
+            paths=self.paths.part(first, stop),
+            image_hw=self.image_hw[first:stop],
+            input_hw=self.input_hw[first:stop],
+            rows=self.rows[first:stop] - first_row,
+            labels=self.labels[first:stop],
+            errors={i - first: reason for i, reason in self.errors.items() if first <= i < stop},
+            stored_as=self.stored_as[first:stop],
+            ids=None if self.ids is None else self.ids.part(first, stop),
+            boxes=None if self.boxes is None else self.boxes.part(first_row, stop_row),
+        )
+
+    def row_range(self, first: int, stop: int) -> tuple[int, int]:
+        """Return the half-open range of the rows of images ``first`` to ``stop``."""
+        if first == stop:
+            return 0, 0
+        return int(self.rows[first, 0]), int(self.rows[stop - 1, 1])
 
 
 class Batch(NamedTuple):
@@ -130,6 +161,9 @@ def make_plan(
         labels=listing.labels,
         classes=listing.classes,
         errors={**too_odd, **errors},
+        storage=listing.storage,
+        stored_as=first,
+        ids=listing.ids,
         boxes=rows.boxes if rows else None,
     )
 

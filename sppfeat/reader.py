@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.hdf5 import hdf5_errors, read_dataset, text_attribute
+from sppfeat.hdf5 import hdf5_errors, is_linked, read_dataset, text_attribute
 from sppfeat.layout import check_layout, is_reduced, read_column_blocks
 from sppfeat.paths import StrPath
 from sppfeat.reduction import FitRecord, Reduction
 from sppfeat.schema import ColumnBlock, RowFlag, Status
 from sppfeat.selection import LabelSource, RowsLike, Selection, select
+from sppfeat.sharding import Shard
 from sppfeat.sources import PathTable
 from sppfeat.texts import one_line
 
@@ -147,6 +148,11 @@ class FeatureFile:
     def path_table(self) -> PathTable:
         """:attr:`paths` as bytes, compactly."""
         return PathTable(self._read("images/path"))
+
+    @cached_property
+    def image_ids(self) -> PathTable | None:
+        """What the inputs called the images, as bytes; None where they had no such names."""
+        return PathTable(self._read("images/id")) if is_linked(self._file, "images/id", self.path) else None
 
     def path_of(self, image: int) -> str:
         """Path of one image, relative to :attr:`root`."""
@@ -316,6 +322,17 @@ class FeatureFile:
                 "allowed: a list of numbers above 0"
             )
         return factors
+
+    @property
+    def shard(self) -> Shard | None:
+        """Which images and rows of a whole plan the file has; None: all of them."""
+        text = text_attribute(self._file, "shard", self.path)
+        if text is None:
+            return None
+        try:
+            return Shard.from_json(text)
+        except ConfigError as error:
+            raise StoreError(f"{str(self.path)!r}: its attribute 'shard': {one_line(str(error))}") from error
 
     @property
     def schema_version(self) -> int:

@@ -59,9 +59,10 @@ class RowPlanner:
         boxes_px = self.source.refit(boxes, image_hw)
         if boxes_px is None:
             return None
-        own = boxes.box_row[boxes.source]  # the numbers of these rows
-        if 0 not in image_hw and np.isin(boxes.box_row, own).sum() > len(boxes):
-            return None  # boxes that were the same region may be different ones
+        if self.sizes is not None and 0 not in image_hw:
+            own = boxes.box_row[boxes.source]  # the numbers of these rows
+            if np.isin(boxes.box_row, own).sum() > len(boxes):
+                return None  # boxes that were the same region may be different ones
         _, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
         moved = dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=self.source.scales(boxes))
         rows = Rows(np.array([[0, len(boxes_px)]]), moved)

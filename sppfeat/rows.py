@@ -49,6 +49,16 @@ class Annotations:
             extra=tuple(PathTable(column[i] for i in numbers) for column in self.extra),
         )
 
+    def part(self, start: int, stop: int) -> "Annotations":
+        """Return those of rows that follow each other."""
+        return dataclasses.replace(
+            self,
+            label=self.label[start:stop],
+            score=self.score[start:stop],
+            ids=self.ids.part(start, stop),
+            extra=tuple(column.part(start, stop) for column in self.extra),
+        )
+
     def followed_by(self, other: "Annotations") -> "Annotations":
         """Return these and then those of the same box file."""
         return dataclasses.replace(
@@ -108,6 +118,32 @@ class RowBoxes:
             source=self.source[rows],
             annotations=self.annotations.take(rows),
         )
+
+    def part(self, start: int, stop: int) -> "RowBoxes":
+        """Return rows that follow each other; ``box_row`` stays as it is."""
+        return dataclasses.replace(
+            self,
+            boxes_px=self.boxes_px[start:stop],
+            flag=self.flag[start:stop],
+            scale=self.scale[start:stop],
+            mirrored=self.mirrored[start:stop],
+            source=self.source[start:stop],
+            annotations=self.annotations.part(start, stop),
+        )
+
+    def numbered_from(self, first_row: int, *, has_views: bool) -> "RowBoxes":
+        """Return some rows of a whole as if they were all, numbered from 0.
+
+        Args:
+            first_row: of these, in the whole.
+            has_views: they are windows of each image, which are numbered as rows are; boxes of a box file keep
+                their numbers.
+        """
+        if has_views:
+            every = np.arange(len(self), dtype=np.int64)
+            return dataclasses.replace(self, source=every, box_row=every)
+        is_own = (self.box_row >= first_row) & (self.box_row < first_row + len(self))
+        return dataclasses.replace(self, box_row=np.where(is_own, self.box_row - first_row, -1))
 
     def followed_by(self, other: "RowBoxes", *, box_row: npt.NDArray[np.int64]) -> "RowBoxes":
         """Return these rows and then others, with where each box went."""

@@ -16,6 +16,7 @@ __all__ = [
     "FORMAT",
     "NATIVE_SCALE",
     "NO_SCALE",
+    "OPTIONAL_COLUMNS",
     "REDUCED_SCHEMA_VERSION",
     "REDUCTION_COLUMNS",
     "ROW_COLUMNS",
@@ -54,6 +55,9 @@ COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "columns/start": (("B",), "<i8"),
     "columns/stop": (("B",), "<i8"),
 }
+
+# Datasets that a file has where its inputs say so, besides.
+OPTIONAL_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {"images/id": (("N",), "string")}
 
 # Datasets of a file with boxes, besides: L layers, X boxes of the box file, Q classes of boxes, E further columns.
 ROW_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {

@@ -1,7 +1,7 @@
 """Which file an extraction fills, and with what: anew, continued, replaced or extended."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,16 +21,19 @@ from sppfeat.continuation import (
 )
 from sppfeat.decoding import Decoder
 from sppfeat.errors import StoreError
+from sppfeat.places import Place
 from sppfeat.placing import extension_of, replacement_of
 from sppfeat.plan import Plan, make_plan
 from sppfeat.reader import FeatureFile
 from sppfeat.request import ExtractRequest
 from sppfeat.row_planner import RowPlanner
 from sppfeat.schema import Status, scale_sides
-from sppfeat.sources import Listing
+from sppfeat.sources import Listing, Storage
 from sppfeat.store import BoxAudit, FeatureWriter
 
 __all__ = ["Settled", "Task", "Work", "find_work", "prober", "settle"]
+
+_PROBED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def _replace(output: Path, partial: Path, task: Task, notes: list[str]) -> Work:
 
 def _start(target: Path, task: Task) -> Work:
     listing = task.listing
-    image_hw, errors = task.probe([os.path.join(listing.root, path) for path in listing.paths])
+    image_hw, errors = task.probe(listing.storage, np.arange(len(listing.paths)))
     rows = task.planner.rows(listing.root, listing.paths, image_hw) if task.planner else None
     plan = make_plan(listing, image_hw, errors, task.config.input, rows)
     every = np.arange(plan.n_images)
@@ -122,7 +125,7 @@ def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:
     if request.retry_failed:
         is_to_do |= recorded.status == Status.FAILED
     to_do = np.flatnonzero(is_to_do)
-    plan = continued_plan(recorded, matched, to_do, spec, task.probe, task.planner)
+    plan = continued_plan(recorded, matched, task.listing.storage, to_do, spec, task.probe, task.planner)
     resized = np.flatnonzero((plan.image_hw != recorded.image_hw).any(axis=1))
     work = Work(
         recorded.path, plan, recorded.status, to_do, resized, is_new=False, norm_factors=recorded.norm_factors
@@ -210,18 +213,28 @@ def _record_sizes(work: Work, config: ExtractConfig, writer: FeatureWriter) -> N
     writer.sync()
 
 
-def prober(decoder: Decoder, on_probe: Callable[[int, int], None]) -> Probe:
+def prober(decoder: Decoder, on_probe: Callable[[int, int], None], scratch: Path) -> Probe:
     """What reads image headers, and says how many it has read, and of how many."""
 
-    def probe(paths: Sequence[bytes]) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
-        image_hw = np.zeros((len(paths), 2), dtype=np.int32)
+    def probe(
+        storage: Storage, images: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
+        image_hw = np.zeros((len(images), 2), dtype=np.int32)
         errors: dict[int, str] = {}
-        for i, answer in enumerate(decoder.probe(paths)):
-            if isinstance(answer, str):
-                errors[i] = answer
-            else:
-                image_hw[i] = answer
-            on_probe(i + 1, len(paths))
+        for start in range(0, len(images), _PROBED_AT_ONCE):
+            with storage.fetch(images[start : start + _PROBED_AT_ONCE], scratch) as places:
+                for i, answer in enumerate(probe_places(decoder, places), start):
+                    if isinstance(answer, str):
+                        errors[i] = answer
+                    else:
+                        image_hw[i] = answer
+                    on_probe(i + 1, len(images))
         return image_hw, errors
 
     return probe
+
+
+def probe_places(decoder: Decoder, places: Sequence[Place | str]) -> Iterator[tuple[int, int] | str]:
+    """Yield height and width of each image, or why it has none."""
+    answers = decoder.probe(place for place in places if isinstance(place, Place))
+    return (place if isinstance(place, str) else next(answers) for place in places)

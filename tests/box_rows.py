@@ -44,7 +44,7 @@ def rows_of(boxes_of_image, image_hw) -> Rows:
 
 def plan_of(rows: Rows, image_hw, spec: InputSpec) -> Plan:
     n = len(rows.ranges)
-    listing = Listing(
+    listing = Listing.of_files(
         root=ROOT,
         paths=PathTable(f"{i}.jpg" for i in range(n)),
         labels=np.full(n, -1, dtype=np.int64),

@@ -39,7 +39,7 @@ def config(dtype="float32", **backbone):
 def plan_of(paths, *, sizes=None, labels=None, classes=(), root=b"/data") -> Plan:
     """Plan images; sizes are 4 x 6 where not given."""
     n = len(paths)
-    listing = Listing(
+    listing = Listing.of_files(
         root=root,
         paths=PathTable(paths),
         labels=np.full(n, -1, dtype=np.int64) if labels is None else np.array(labels, dtype=np.int64),

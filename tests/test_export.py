@@ -65,7 +65,7 @@ def box_path(tmp_path_factory):
     boxes = [("0.jpg", (0, 0, 3, 2)), ("1.jpg", (1, 1, 4, 4)), ("1.jpg", (2, 2, 2, 2))]
     sizes = np.array([[4, 6], [4, 6]], dtype=np.int32)
     rows = rows_of_table(table_of(boxes, images=["0.jpg", "1.jpg"]), np.arange(2), sizes)
-    listing = Listing(
+    listing = Listing.of_files(
         root=b"/data", paths=PathTable(["0.jpg", "1.jpg"]), labels=np.full(2, -1, dtype=np.int64), classes=()
     )
     create_file(path, make_plan(listing, sizes, {}, InputSpec(), rows), config(), BLOCKS)

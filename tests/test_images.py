@@ -775,7 +775,7 @@ def test_files_that_cannot_be_opened(tmp_path, write):
             probe_image(str(path), exif="apply")
         assert str(error.value) == reason
         assert isinstance(error.value.__cause__, OSError) or path in (tmp_path, tmp_path / "fifo")
-    with pytest.raises(ImageError, match=r"^embedded null byte$"):
+    with pytest.raises(ImageError, match=r"embedded null"):
         probe_image("a\0b", exif="apply")
 
 

@@ -38,7 +38,7 @@ def open_image(tmp_path):
     def open_file(content):
         path = tmp_path / "image"
         path.write_bytes(content)
-        files.append(path.open("rb"))
+        files.append(path.open("rb", buffering=0))
         return Image.open(files[-1])
 
     yield open_file

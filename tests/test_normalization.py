@@ -36,7 +36,9 @@ def planned(images):
 
 
 def whole_images(n, hw=(40, 60)):
-    listing = Listing(b"/data", PathTable(f"{i}.jpg" for i in range(n)), np.full(n, -1, dtype=np.int64), ())
+    listing = Listing.of_files(
+        b"/data", PathTable(f"{i}.jpg" for i in range(n)), np.full(n, -1, dtype=np.int64), ()
+    )
     return make_plan(listing, sizes_of([hw] * n), {}, InputSpec())
 
 

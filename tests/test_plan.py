@@ -30,7 +30,7 @@ SPECS = st.builds(
 def listing_of(n, classes=()):
     paths = PathTable(f"{i}.jpg" for i in range(n))
     labels = np.full(n, -1, dtype=np.int64)
-    return Listing(root=b"/r", paths=paths, labels=labels, classes=classes)
+    return Listing.of_files(root=b"/r", paths=paths, labels=labels, classes=classes)
 
 
 # --- sizes ----------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_a_plan_takes_at_most_200_bytes_per_image():
     n = 10_000
     paths = PathTable(f"train/n{i % 100:08d}/image_of_a_class_{i:012d}.jpeg" for i in range(n))
     assert len(paths[0]) >= 50
-    listing = Listing(root=b"/data", paths=paths, labels=np.arange(n), classes=())
+    listing = Listing.of_files(root=b"/data", paths=paths, labels=np.arange(n), classes=())
     image_hw = np.full((n, 2), 500, dtype=np.int32)
     assert make_plan(listing, image_hw, {}, InputSpec()).nbytes / n <= 200
 

@@ -264,6 +264,16 @@ def test_a_path_table_is_the_sequence_it_was_made_from(paths):
             table[index]
 
 
+@given(st.lists(NAMES, max_size=8), st.data())
+def test_a_part_of_a_path_table_is_that_part_of_the_sequence(paths, data):
+    start = data.draw(st.integers(0, len(paths)))
+    stop = data.draw(st.integers(start, len(paths)))
+    part = PathTable(paths).part(start, stop)
+    assert list(part) == [part[i] for i in range(len(part))] == paths[start:stop]
+    assert list(part.part(0, len(part))) == list(part)
+    assert part.nbytes <= PathTable(paths).nbytes
+
+
 def test_a_path_table_takes_text_that_was_no_utf8():
     assert list(PathTable(["\udcff.jpg", b"\xfe"])) == [b"\xff.jpg", b"\xfe"]
 

@@ -19,7 +19,7 @@ def examples_of(image_hw) -> Examples:
     n = len(image_hw)
     images = np.array([i for i in range(n) if i % 5 != 4], dtype=np.int64)
     labels = np.full(n, -1)
-    listing = Listing(b"/top", PathTable(f"{i}.png" for i in range(n)), labels, ())
+    listing = Listing.of_files(b"/top", PathTable(f"{i}.png" for i in range(n)), labels, ())
     return Examples(listing, np.array(image_hw, dtype=np.int32), images, labels, ())
 
 

@@ -17,7 +17,7 @@ def examples_of(counts, *, left_out=()) -> Examples:
     labels = np.repeat(np.arange(len(counts)), counts)
     classes = tuple(f"c{i}" for i in range(len(counts)))
     names = [f"{classes[label]}/{i}.png" for i, label in enumerate(labels)]
-    listing = Listing(b"/top", PathTable(names), labels, tuple(map(str.encode, classes)))
+    listing = Listing.of_files(b"/top", PathTable(names), labels, tuple(map(str.encode, classes)))
     images = np.setdiff1d(np.arange(len(labels)), left_out)
     return Examples(listing, np.full((len(labels), 2), 40, np.int32), images, labels, classes)
 

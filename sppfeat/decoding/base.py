@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.places import Place
 
 __all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder"]
 
@@ -32,13 +33,13 @@ class DecodeTask(NamedTuple):
 
     Attributes:
         images: any numbers that name the images to the caller.
-        paths: where they are.
+        places: where they are; a path is a whole file.
         image_hw: height and width of each as displayed, as planned.
         input_hw: height and width to resize to.
     """
 
     images: Sequence[int]
-    paths: Sequence[bytes]
+    places: Sequence[bytes | Place]
     image_hw: Sequence[tuple[int, int]]
     input_hw: tuple[int, int]
 
@@ -65,8 +66,8 @@ class Decoded(NamedTuple):
 class Decoder(Protocol):
     """Reads headers and decodes batches, in order."""
 
-    def probe(self, paths: Iterable[bytes]) -> Iterator[tuple[int, int] | str]:
-        """Yield for each path height and width as displayed, or the reason why it cannot be read."""
+    def probe(self, places: Iterable[bytes | Place]) -> Iterator[tuple[int, int] | str]:
+        """Yield for each image height and width as displayed, or the reason why it cannot be read."""
         ...
 
     def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:

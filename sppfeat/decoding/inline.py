@@ -7,6 +7,7 @@ import numpy as np
 from sppfeat.decoding.base import Decoded, DecodeSettings, DecodeTask
 from sppfeat.errors import ImageError
 from sppfeat.images import decode_image, probe_image
+from sppfeat.places import Place
 
 __all__ = ["InlineDecoder"]
 
@@ -21,11 +22,11 @@ class InlineDecoder:
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
 
-    def probe(self, paths: Iterable[bytes]) -> Iterator[tuple[int, int] | str]:
-        """Yield for each path height and width as displayed, or the reason why it cannot be read."""
-        for path in paths:
+    def probe(self, places: Iterable[bytes | Place]) -> Iterator[tuple[int, int] | str]:
+        """Yield for each image height and width as displayed, or the reason why it cannot be read."""
+        for place in places:
             try:
-                yield probe_image(path, exif=self._settings.exif, max_pixels=self._settings.max_pixels)
+                yield probe_image(place, exif=self._settings.exif, max_pixels=self._settings.max_pixels)
             except ImageError as error:
                 yield str(error)
 
@@ -36,10 +37,10 @@ class InlineDecoder:
             good: list[int] = []
             pixels = np.empty((len(task.images), *task.input_hw, 3), dtype=np.uint8)
             failures: dict[int, str] = {}
-            for image, path, image_hw in zip(task.images, task.paths, task.image_hw, strict=True):
+            for image, place, image_hw in zip(task.images, task.places, task.image_hw, strict=True):
                 try:
                     pixels[len(good)] = decode_image(
-                        path, image_hw=image_hw, input_hw=task.input_hw, **settings._asdict()
+                        place, image_hw=image_hw, input_hw=task.input_hw, **settings._asdict()
                     )
                     good.append(image)
                 except ImageError as error:

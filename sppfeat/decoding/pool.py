@@ -11,6 +11,7 @@ from sppfeat.decoding.base import Decoded, DecodeSettings, DecodeTask
 from sppfeat.decoding.process import Answer, Job, WorkerProcess, describe_exit
 from sppfeat.decoding.worker import READY, Crash, DecodeJob, ProbeJob
 from sppfeat.errors import DecoderError
+from sppfeat.places import Place, place_of
 
 __all__ = ["DecoderPool"]
 
@@ -61,13 +62,13 @@ class DecoderPool:
             self.close()
             raise
 
-    def probe(self, paths: Iterable[bytes]) -> Iterator[tuple[int, int] | str]:
-        """Yield for each path height and width as displayed, or the reason why it cannot be read."""
+    def probe(self, places: Iterable[bytes | Place]) -> Iterator[tuple[int, int] | str]:
+        """Yield for each image height and width as displayed, or the reason why it cannot be read."""
         window: deque[list[tuple[int, int] | str]] = deque()
-        for path in paths:
+        for place in places:
             answer: list[Any] = []
             window.append(answer)
-            self._submit(ProbeJob(path, self._settings), cost=1, done=answer.append)
+            self._submit(ProbeJob(place_of(place), self._settings), cost=1, done=answer.append)
             while len(window) >= _PROBES_AHEAD * len(self._workers):
                 yield self._first_answer(window)
         while window:
@@ -121,8 +122,10 @@ class DecoderPool:
         if offset is None:
             return None
         batch = _BatchInFlight(task, offset)
-        for i, (path, image_hw) in enumerate(zip(task.paths, task.image_hw, strict=True)):
-            job = DecodeJob(path, self._settings, image_hw, task.input_hw, offset + i * batch.image_nbytes)
+        for i, (place, image_hw) in enumerate(zip(task.places, task.image_hw, strict=True)):
+            job = DecodeJob(
+                place_of(place), self._settings, image_hw, task.input_hw, offset + i * batch.image_nbytes
+            )
             self._submit(job, cost=image_hw[0] * image_hw[1], done=batch.answer_for(i))
         return batch
 

@@ -76,7 +76,9 @@ class WorkerProcess:
         """Whether sending it cannot block."""
         if not self.jobs:  # it is waiting for one
             return True
-        return len(self.jobs) < _MAX_JOBS and self._path_bytes + len(job.message.path) <= _MAX_PATH_BYTES
+        return (
+            len(self.jobs) < _MAX_JOBS and self._path_bytes + len(job.message.place.path) <= _MAX_PATH_BYTES
+        )
 
     def is_dead(self) -> bool:
         """Whether it has ended."""
@@ -88,7 +90,7 @@ class WorkerProcess:
             self.silent_seconds = 0.0
         self.jobs.append(job)
         self.cost += job.cost
-        self._path_bytes += len(job.message.path)
+        self._path_bytes += len(job.message.place.path)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead: seen when it is read
             self.connection.send(job.message)
 
@@ -101,7 +103,7 @@ class WorkerProcess:
         """Take the answer to the oldest job."""
         job = self.jobs.popleft()
         self.cost -= job.cost
-        self._path_bytes -= len(job.message.path)
+        self._path_bytes -= len(job.message.place.path)
         self.silent_seconds = 0.0
         job.done(answer)
 

@@ -17,6 +17,7 @@ from sppfeat.decoding.arena import map_arena
 from sppfeat.decoding.base import DecodeSettings
 from sppfeat.errors import ImageError
 from sppfeat.images import decode_image, probe_image
+from sppfeat.places import Place
 
 __all__ = ["READY", "Crash", "DecodeJob", "ProbeJob", "main"]
 
@@ -26,14 +27,14 @@ READY = "ready"
 class ProbeJob(NamedTuple):
     """Read one header; the answer is ``(height, width)`` or the reason why not."""
 
-    path: bytes
+    place: Place
     settings: DecodeSettings
 
 
 class DecodeJob(NamedTuple):
     """Decode one image to ``input_hw``, at ``offset`` of the arena; the answer is None or why not."""
 
-    path: bytes
+    place: Place
     settings: DecodeSettings
     image_hw: tuple[int, int]
     input_hw: tuple[int, int]
@@ -83,9 +84,9 @@ def main(connection_fd: int, arena_fd: int) -> None:
 def _answer(job: ProbeJob | DecodeJob, arena: npt.NDArray[np.uint8]) -> tuple[int, int] | str | Crash | None:
     try:
         if isinstance(job, ProbeJob):
-            return probe_image(job.path, exif=job.settings.exif, max_pixels=job.settings.max_pixels)
+            return probe_image(job.place, exif=job.settings.exif, max_pixels=job.settings.max_pixels)
         pixels = decode_image(
-            job.path, image_hw=job.image_hw, input_hw=job.input_hw, **job.settings._asdict()
+            job.place, image_hw=job.image_hw, input_hw=job.input_hw, **job.settings._asdict()
         )
         arena[job.offset : job.end] = pixels.reshape(-1)
     except ImageError as error:

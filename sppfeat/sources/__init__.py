@@ -3,5 +3,6 @@
 from sppfeat.sources.listing import Listing, list_images
 from sppfeat.sources.lists import is_list, read_list
 from sppfeat.sources.paths import PathTable
+from sppfeat.sources.storage import FileStorage, Storage
 
-__all__ = ["Listing", "PathTable", "is_list", "list_images", "read_list"]
+__all__ = ["FileStorage", "Listing", "PathTable", "Storage", "is_list", "list_images", "read_list"]

@@ -59,15 +59,21 @@ class PathTable(Sequence[bytes]):
         return self._blob[self._ends[index] : self._ends[index + 1]]
 
     def __iter__(self) -> Iterator[bytes]:
-        start = 0
+        start = int(self._ends[0])
         for end in self._ends[1:].tolist():
             yield self._blob[start:end]
             start = end
 
+    def part(self, start: int, stop: int) -> "PathTable":
+        """Return some paths that follow each other; they share their memory with all."""
+        table = PathTable(())
+        table._blob, table._ends = self._blob, self._ends[start : stop + 1]
+        return table
+
     @property
     def nbytes(self) -> int:
         """Bytes that the table holds."""
-        return len(self._blob) + self._ends.nbytes
+        return int(self._ends[-1] - self._ends[0]) + self._ends.nbytes
 
 
 def natural_key(name: bytes) -> bytes:

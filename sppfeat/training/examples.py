@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError
-from sppfeat.sources import Listing, list_images
+from sppfeat.sources import FileStorage, Listing, list_images
 from sppfeat.work import prober
 
 __all__ = ["Examples", "read_examples", "split_examples", "with_classes"]
@@ -71,7 +72,9 @@ def read_examples(
     """
     listing = list_images(inputs, labels=labels)
     paths = [os.path.join(listing.root, path) for path in listing.paths]
-    image_hw, errors = prober(decoder, on_probe)(paths)
+    if not isinstance(listing.storage, FileStorage):
+        raise ConfigError("the inputs are not all folders, image files and lists of them; allowed: those")
+    image_hw, errors = prober(decoder, on_probe, Path())(listing.storage, np.arange(len(paths)))
     images = np.setdiff1d(np.arange(len(paths)), np.fromiter(errors, dtype=np.int64, count=len(errors)))
     unreadable = {os.fsdecode(paths[image]): reason for image, reason in errors.items()}
     if not len(images):

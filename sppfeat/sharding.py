@@ -1,0 +1,175 @@
+"""A plan cut into shards: contiguous ranges of its images, each in a file of its own, or in its rows of one file."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import ConfigError
+from sppfeat.plan import Plan
+
+__all__ = ["Shard", "ShardChoice", "cut_plan", "cut_rows", "plan_digest", "shard_of"]
+
+
+@dataclass(frozen=True)
+class ShardChoice:
+    """Which shard of how many.
+
+    Attributes:
+        index: from 1.
+        count: of all.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise ConfigError(
+                f"shard {self.index}/{self.count}; allowed: 1/{self.count} to {self.count}/{self.count}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @property
+    def name(self) -> str:
+        """As part of a file name: sorted by name is sorted by index."""
+        width = max(5, len(str(self.count)))
+        return f"{self.index:0{width}d}-of-{self.count:0{width}d}"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which images and rows of a whole plan a file has.
+
+    Attributes:
+        index, count: see :class:`ShardChoice`; how the shards were called when they were cut.
+        first_image, stop_image: half-open range of the plan's images.
+        first_row, stop_row: and of its rows.
+        n_images, n_rows: of the whole plan.
+        plan: digest of the whole plan, see :func:`plan_digest`.
+    """
+
+    index: int
+    count: int
+    first_image: int
+    stop_image: int
+    first_row: int
+    stop_row: int
+    n_images: int
+    n_rows: int
+    plan: str
+
+    def __post_init__(self) -> None:
+        numbers = dataclasses.astuple(self)[:-1]
+        if not all(type(number) is int and number >= 0 for number in numbers) or not (
+            isinstance(self.plan, str)
+            and 1 <= self.index <= self.count
+            and self.first_image <= self.stop_image <= self.n_images
+            and self.first_row <= self.stop_row <= self.n_rows
+        ):
+            raise ConfigError(f"not the record of a shard: {dataclasses.asdict(self)}")
+
+    def __str__(self) -> str:
+        return f"shard {self.index}/{self.count}, images {self.first_image} to {self.stop_image} of {self.n_images}"
+
+    def to_json(self) -> str:
+        """The record as it is kept in the attribute ``shard`` of a file."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Shard":
+        """Return the record that :meth:`to_json` wrote.
+
+        Raises:
+            ConfigError: it is not one.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ConfigError(f"not the record of a shard: {error}") from error
+
+
+def plan_digest(plan: Plan) -> str:
+    """SHA-256 of what all shards of a plan share: the images in their order, their labels and rows; sizes apart."""
+    digest = hashlib.sha256()
+    counts = np.diff(plan.rows, axis=1).reshape(-1)
+    for text in (*plan.paths, b"", *plan.classes):
+        digest.update(text + b"\0")
+    digest.update(plan.labels.astype("<i8").tobytes())
+    digest.update(counts.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64]:
+    """Where ``count`` shards begin and end: contiguous, none empty, of about the same work.
+
+    Args:
+        plan: all of it.
+        count: number of shards.
+        by_pixels: balance network-input pixels at the scales that are used, which needs every size; otherwise the
+            number of images.
+
+    Returns:
+        ``(count + 1,)`` int64: shard ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
+
+    Raises:
+        ConfigError: more shards than images.
+    """
+    if not 1 <= count <= plan.n_images:
+        raise ConfigError(f"{count} shards of {plan.n_images} images; allowed: 1 to {plan.n_images}")
+    work = plan.uses.any(axis=1).astype(np.float64)
+    if by_pixels:
+        work = (plan.input_hw.prod(axis=2, dtype=np.int64) * plan.uses).sum(axis=1).astype(np.float64)
+    done = np.cumsum(work)
+    done /= done[-1] or 1.0
+    bounds = np.searchsorted(done, np.arange(1, count) / count - 1e-12) + 1
+    # At least one image each, from either end.
+    every = np.arange(count + 1)
+    bounds = np.maximum.accumulate(np.concatenate(([0], bounds, [plan.n_images])) - every) + every
+    return np.minimum(bounds, plan.n_images - every[::-1]).astype(np.int64)
+
+
+def cut_rows(plan: Plan, n_rows: int) -> npt.NDArray[np.int64]:
+    """Where shards of at most ``n_rows`` rows, or of one image that has more, begin and end; see :func:`cut_plan`."""
+    ends = plan.rows[:, 1]
+    bounds = [0]
+    while bounds[-1] < plan.n_images:
+        first = bounds[-1]
+        stop = int(np.searchsorted(ends, plan.rows[first, 0] + max(1, n_rows), side="right"))
+        bounds.append(max(first + 1, stop))
+    return np.array(bounds, dtype=np.int64)
+
+
+def shard_of(
+    plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64], *, has_views: bool
+) -> tuple[Plan, Shard]:
+    """One shard as a plan of its own, numbered from 0, and what its file records of the whole.
+
+    Args:
+        plan: all of it.
+        choice: which shard.
+        bounds: of all, see :func:`cut_plan`.
+        has_views: the boxes are windows of each image and not of a box file: they are numbered from 0, too.
+    """
+    first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
+    first_row, stop_row = plan.row_range(first, stop)
+    part = plan.part(first, stop)
+    if part.boxes is not None:
+        part = dataclasses.replace(part, boxes=part.boxes.numbered_from(first_row, has_views=has_views))
+    record = Shard(
+        choice.index,
+        choice.count,
+        first,
+        stop,
+        first_row,
+        stop_row,
+        plan.n_images,
+        plan.n_rows,
+        plan_digest(plan),
+    )
+    return part, record

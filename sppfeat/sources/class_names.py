@@ -1,0 +1,125 @@
+"""Which class each listed image is of: as its input says, or by the folders that it lies in."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.sources.paths import PathTable, natural_key
+from sppfeat.sources.segments import Segment
+
+__all__ = ["ClassLabels", "label_images"]
+
+_NONE = -1
+
+
+class ClassLabels(NamedTuple):
+    """Classes of images.
+
+    Attributes:
+        labels: ``(n,)`` int64, index into ``classes`` or -1.
+        classes: their names.
+        n_unlabelled: images without a class, where others have one or should have.
+    """
+
+    labels: npt.NDArray[np.int64]
+    classes: tuple[bytes, ...]
+    n_unlabelled: int
+
+
+def label_images(
+    segments: Sequence[Segment],
+    paths: PathTable,
+    *,
+    kept: npt.NDArray[np.int64],
+    told_by: npt.NDArray[np.int64],
+    mode: str,
+) -> ClassLabels:
+    """The classes of the images of some inputs.
+
+    Args:
+        segments: the inputs, whose images are numbered on.
+        paths: all of these images, relative to the root.
+        kept: ``(n,)`` int64, the images that count: of those that are named repeatedly the first.
+        told_by: ``(n,)`` int64, for each of these the image, of the same name, whose input tells its class.
+        mode: see :func:`sppfeat.sources.list_images`.
+    """
+    if mode == "none":
+        return _no_classes(len(kept), 0)
+    if mode == "auto" and any(segment.own_labels is not None for segment in segments):
+        return _own_classes(segments, told_by)
+    # Below each folder input (train/cat/1.jpg given train), or below the common root where the inputs are the
+    # class folders themselves (train/cat given as train/*).
+    names = _Names()
+    below_input = np.concatenate([_folders_below(segment, names) for segment in segments])[told_by]
+    below_root = names.codes(map(_first_folder, paths), len(paths))[kept]
+    scanned = np.repeat(
+        [segment.top is not None for segment in segments], [len(segment.names) for segment in segments]
+    )[told_by]
+    # The scanned images decide: a file named beside train must not make a class of train.
+    counted = scanned if scanned.any() else np.ones(len(kept), dtype=bool)
+    best = min(below_input, below_root, key=lambda codes: int((codes[counted] == _NONE).sum()))
+    n_unlabelled = int((best == _NONE).sum())
+    if mode == "auto" and (n_unlabelled or len(np.unique(best)) < 2):
+        return _no_classes(len(kept), n_unlabelled if n_unlabelled < len(kept) else 0)
+    return names.sorted(best, n_unlabelled)
+
+
+class _Names:
+    """Numbers for names, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._number: dict[bytes, int] = {b"": _NONE}
+
+    def codes(self, names: Iterable[bytes], count: int) -> npt.NDArray[np.int32]:
+        """Return ``(count,)`` int32: the number of each name, -1 for an empty one."""
+        number = self._number
+        return np.fromiter(
+            (number.setdefault(name, len(number) - 1) for name in names), dtype=np.int32, count=count
+        )
+
+    def sorted(self, codes: npt.NDArray[np.int32], n_unlabelled: int) -> ClassLabels:
+        """Return the classes of these numbers, in natural order of their names."""
+        names = list(self._number)  # the number of a name is its place here, less one
+        used = np.unique(codes[codes != _NONE]).tolist()
+        ordered = sorted(used, key=lambda code: natural_key(names[code + 1]))
+        label_of = np.full(len(names), _NONE, dtype=np.int64)  # the last is for -1
+        label_of[ordered] = np.arange(len(ordered))
+        return ClassLabels(label_of[codes], tuple(names[code + 1] for code in ordered), n_unlabelled)
+
+
+def _no_classes(n: int, n_unlabelled: int) -> ClassLabels:
+    return ClassLabels(np.full(n, _NONE, dtype=np.int64), (), n_unlabelled)
+
+
+def _folders_below(segment: Segment, names: _Names) -> npt.NDArray[np.int32]:
+    """The first folder of each image below its input, as a number."""
+    if segment.top is None:
+        return np.full(len(segment.names), _NONE, dtype=np.int32)
+    return names.codes(map(_first_folder, segment.names), len(segment.names))
+
+
+def _first_folder(name: bytes) -> bytes:
+    folder, slash, _ = name.partition(b"/")
+    return folder if slash else b""
+
+
+def _own_classes(segments: Sequence[Segment], told_by: npt.NDArray[np.int64]) -> ClassLabels:
+    """The classes that the inputs themselves tell; in their order where they agree on one, else in natural order."""
+    told = [segment.own_labels for segment in segments]
+    orders = {own.classes for own in told if own is not None}
+    if len(orders) == 1:
+        classes = next(iter(orders))
+    else:
+        classes = tuple(sorted({name for order in orders for name in order}, key=natural_key))
+    number = {name: i for i, name in enumerate(classes)}
+    labels = []
+    for segment, own in zip(segments, told, strict=True):
+        if own is None:
+            labels.append(np.full(len(segment.names), _NONE, dtype=np.int64))
+        else:
+            label_of = np.array([*(number[name] for name in own.classes), _NONE], dtype=np.int64)
+            labels.append(label_of[own.labels])
+    labels_of_all = np.concatenate(labels)[told_by]
+    return ClassLabels(labels_of_all, classes, int((labels_of_all == _NONE).sum()))

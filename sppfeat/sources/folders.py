@@ -1,0 +1,98 @@
+"""The image files below a folder."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+
+from sppfeat.errors import ConfigError
+from sppfeat.images import IMAGE_SUFFIXES
+from sppfeat.limits import MOST_WAYS
+from sppfeat.sources.paths import PathTable, natural_key
+from sppfeat.sources.segments import Segment
+
+__all__ = ["folder_identity", "read_folder"]
+
+
+def read_folder(top: bytes) -> Segment:
+    """The image files below a folder, recursively, in natural order; hidden names are left out.
+
+    Raises:
+        ConfigError: a folder that cannot be listed, or is found in very many ways by links.
+    """
+    scan = _Scan(top)
+    return Segment(top, PathTable(scan), n_other_files=scan.n_other_files)
+
+
+def folder_identity(path: bytes) -> tuple[int, int] | None:
+    """Device and inode of a folder; None for everything else, a dangling link included."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
+
+
+class _Scan:
+    """Walks a folder and counts what it passes over."""
+
+    def __init__(self, top: bytes) -> None:
+        self.n_other_files = 0
+        self._top = top
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the image files, relative to the top, depth first, in natural order; cycles of links end."""
+        above = {folder_identity(self._top)}
+        n_ways: Counter[tuple[int, int]] = Counter()
+        stack = [(b"", self._entries(self._top), above)]
+        while stack:
+            below, entries, above = stack[-1]
+            for name, is_folder in entries:
+                if not is_folder:
+                    yield below + name
+                    continue
+                path = os.path.join(self._top, below + name)
+                identity = folder_identity(path)
+                if identity is not None and identity not in above:
+                    n_ways[identity] += 1
+                    if n_ways[identity] > MOST_WAYS:
+                        raise ConfigError(
+                            f"the folder {_show(path)} is found in more than {MOST_WAYS} ways, by links; "
+                            f"allowed: {MOST_WAYS}"
+                        )
+                    stack.append((below + name + b"/", self._entries(path), above | {identity}))
+                    break
+            else:
+                stack.pop()
+
+    def _entries(self, folder: bytes) -> Iterator[tuple[bytes, bool]]:
+        """Sub-folders and image files of one folder, in natural order, each with whether it is a folder."""
+        kept: list[bytes] = []
+        folders: set[bytes] = set()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith(b"."):
+                        continue
+                    if _leads_to_folder(entry):
+                        folders.add(name)
+                    elif os.path.splitext(name)[1].lower().decode("latin-1") not in IMAGE_SUFFIXES:
+                        self.n_other_files += 1
+                        continue
+                    kept.append(name)
+        except OSError as error:
+            raise ConfigError(f"cannot list the folder {_show(folder)}: {error.strerror}") from error
+        kept.sort(key=natural_key)
+        return ((name, name in folders) for name in kept)
+
+
+def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where we may not look
+        return False
+
+
+def _show(path: bytes) -> str:
+    return repr(os.fsdecode(path))

@@ -1,0 +1,56 @@
+"""What each input of a command is, and who reads it."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from sppfeat.errors import ConfigError
+from sppfeat.sources.folders import folder_identity, read_folder
+from sppfeat.sources.lists import is_list, read_list
+from sppfeat.sources.paths import PathTable
+from sppfeat.sources.segments import Segment
+
+__all__ = ["read_inputs"]
+
+
+def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) -> Iterator[Segment]:
+    """Yield the images of each input, in order; files named one after the other together.
+
+    Args:
+        inputs, stdin: see :func:`sppfeat.sources.list_images`.
+
+    Raises:
+        ConfigError: an input that does not exist, or cannot be read.
+    """
+    files: list[bytes] = []
+    for path in _entries(inputs, stdin):
+        if folder_identity(path) is None:
+            files.append(path)
+            continue
+        if files:
+            yield Segment(None, PathTable(files))
+            files = []
+        yield read_folder(path)
+    if files:
+        yield Segment(None, PathTable(files))
+
+
+def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[bytes]:
+    """Yield the absolute path of each file and folder that is named."""
+    for text in inputs:
+        if is_list(text):
+            yield from map(_absolute, read_list(text, stdin=stdin))
+            continue
+        path = _absolute(os.fsencode(text))
+        if not text or not os.path.lexists(path):
+            raise ConfigError(f"no such file or folder: {text!r}")
+        yield path
+
+
+def _absolute(path: bytes) -> bytes:
+    """Return the absolute path, without ``.``, ``..``, repeated slashes; links are kept if they can be."""
+    parts = path.split(b"/")
+    if b".." in parts:
+        # What lies above a link is known to the file system only: link/../a.jpg is not ./a.jpg.
+        split = len(parts) - parts[::-1].index(b"..")
+        path = os.path.join(os.path.realpath(b"/".join(parts[:split])), *parts[split:])
+    return b"/" + os.path.abspath(path).lstrip(b"/")

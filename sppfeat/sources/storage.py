@@ -1,0 +1,113 @@
+"""Where the bytes of listed images are kept, and how they come to this machine."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.places import Place
+from sppfeat.sources.paths import PathTable
+
+__all__ = ["FileStorage", "JoinedStorage", "Storage"]
+
+
+class Storage(Protocol):
+    """Keeps images, numbered from 0; columns, not an object per image."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether places are known at once: nothing has to be fetched, copied or unpacked for them first."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that this holds."""
+        ...
+
+    def fetch(
+        self, images: npt.NDArray[np.int64], scratch: Path
+    ) -> AbstractContextManager[Sequence[Place | str]]:
+        """Bring images to this machine.
+
+        Args:
+            images: ``(n,)`` int64, ascending as a rule: neighbours are read together.
+            scratch: an existing folder for what has to be copied; everything in it is gone when the context ends.
+
+        Returns:
+            A context with a place for each image, or the reason why there is none. Places hold until it ends.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FileStorage:
+    """Files of this machine.
+
+    Attributes:
+        root: absolute path of a folder.
+        names: relative to it.
+    """
+
+    root: bytes
+    names: PathTable
+
+    is_local = True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the names take."""
+        return self.names.nbytes
+
+    def fetch(
+        self,
+        images: npt.NDArray[np.int64],
+        scratch: Path,  # noqa: ARG002
+    ) -> AbstractContextManager[Sequence[Place | str]]:
+        """The files themselves."""
+        return contextlib.nullcontext(
+            [Place(os.path.join(self.root, self.names[i])) for i in images.tolist()]
+        )
+
+
+@dataclass(frozen=True)
+class JoinedStorage:
+    """Images of several storages.
+
+    Attributes:
+        parts: the storages.
+        part_of: ``(N,)`` uint16, in which of them each image is.
+        number_in: ``(N,)`` int64, and its number there.
+    """
+
+    parts: tuple[Storage, ...]
+    part_of: npt.NDArray[np.uint16]
+    number_in: npt.NDArray[np.int64]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all of them are."""
+        return all(part.is_local for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return sum(part.nbytes for part in self.parts) + self.part_of.nbytes + self.number_in.nbytes
+
+    @contextlib.contextmanager
+    def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
+        """Bring images to this machine, those of each storage together."""
+        places: list[Place | str] = [""] * len(images)
+        part_of = self.part_of[images]
+        with contextlib.ExitStack() as stack:
+            for part in np.unique(part_of).tolist():
+                own = np.flatnonzero(part_of == part)
+                found = stack.enter_context(self.parts[part].fetch(self.number_in[images[own]], scratch))
+                for position, place in zip(own.tolist(), found, strict=True):
+                    places[position] = place
+            yield places
