@@ -25,6 +25,11 @@ __all__ = ["BoxSource", "FileBoxes", "ViewBoxes"]
 class BoxSource(Protocol):
     """Makes the rows of images."""
 
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether the number of rows depends on the sizes of the images."""
+        ...
+
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
     ) -> Rows:
@@ -55,6 +60,8 @@ class FileBoxes:
 
     table: BoxTable
     path: str
+
+    needs_sizes = False
 
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
@@ -115,6 +122,11 @@ class ViewBoxes:
 
     grid: GridSpec | None
     input: InputSpec
+
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether the number of windows depends on the sizes of the images: where these are in pixels."""
+        return self.grid is not None and self.grid.in_pixels
 
     def rows(
         self,

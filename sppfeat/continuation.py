@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,28 +10,27 @@ import numpy.typing as npt
 
 from sppfeat.config import ExtractConfig, InputSpec, config_differences
 from sppfeat.errors import StoreError
+from sppfeat.learning import FoundSizes
 from sppfeat.plan import Plan, input_sizes
 from sppfeat.reader import FeatureFile
 from sppfeat.row_planner import RowPlanner
 from sppfeat.rows import Annotations, RowBoxes
 from sppfeat.schema import RowFlag, Status, scale_indices
+from sppfeat.sharding import Shard
 from sppfeat.sinks import RowAudit, Sink
 from sppfeat.sources import Listing, PathTable, Storage
 from sppfeat.sources.roots import below, is_below
 
 __all__ = [
     "Matched",
-    "Probe",
     "Recorded",
     "continued_plan",
     "copy_rows",
     "extended_plan",
     "match_inputs",
     "read_recorded",
+    "with_sizes",
 ]
-
-Probe = Callable[[Storage, npt.NDArray[np.int64]], tuple[npt.NDArray[np.int32], dict[int, str]]]
-"""Images of a storage to ``(n, 2)`` int32 heights and widths, 0 where unknown, and the reasons by position."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class Recorded:
         root, paths, image_hw, rows, labels, classes, ids, boxes: as in :class:`sppfeat.plan.Plan`.
         status: ``(N,)`` uint8.
         norm_factors: what ``meannorm`` multiplies each layer's part with.
+        shard: which part of a whole plan the file has; None: all of it.
     """
 
     path: Path
@@ -57,6 +56,7 @@ class Recorded:
     ids: PathTable | None
     boxes: RowBoxes | None
     norm_factors: tuple[float, ...] | None
+    shard: Shard | None
 
     def is_of(self, listing: Listing) -> bool:
         """Whether the file is of these inputs: the same images in the same order, labelled alike."""
@@ -82,6 +82,11 @@ class Matched:
     stored_as: npt.NDArray[np.int64]
     new: npt.NDArray[np.int64]
     new_paths: list[bytes]
+
+    @classmethod
+    def of_all(cls, plan: Plan) -> "Matched":
+        """A file that has the images of a plan, all and in their order."""
+        return cls(plan.root, plan.stored_as, np.empty(0, dtype=np.int64), [])
 
     @property
     def vanished(self) -> npt.NDArray[np.int64]:
@@ -114,6 +119,7 @@ def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
                 ids=file.image_ids,
                 boxes=_recorded_boxes(file) if file.has_boxes else None,
                 norm_factors=file.norm_factors,
+                shard=file.shard,
             )
     except StoreError as error:
         raise StoreError(
@@ -151,55 +157,63 @@ def match_inputs(recorded: Recorded, listing: Listing) -> Matched:
     return Matched(root, stored_as, new, [now[i] for i in new.tolist()])
 
 
-def continued_plan(
-    recorded: Recorded,
-    matched: Matched,
-    storage: Storage,
-    to_do: npt.NDArray[np.int64],
-    spec: InputSpec,
-    probe: Probe,
-    planner: RowPlanner | None,
-) -> Plan:
-    """The plan of the images that a file has.
-
-    Headers are read again only of images that failed before or whose size is not known.
+def continued_plan(recorded: Recorded, matched: Matched, storage: Storage, spec: InputSpec) -> Plan:
+    """The plan of the images that a file has, of the sizes that it knows.
 
     Args:
         recorded, matched: the file and the inputs of now.
         storage: where these are.
-        to_do: ``(n,)`` int64, images that will be processed; vanished ones get that as their error.
         spec: sizes of the network input.
-        probe: reads headers.
-        planner: makes the rows, where there are boxes.
     """
-    unknown = (recorded.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
-    again = np.setdiff1d(to_do[unknown], matched.vanished)
-    sizes, reasons = probe(storage, matched.stored_as[again])
-    image_hw = recorded.image_hw.copy()
-    readable = (sizes > 0).all(axis=1)  # what was known of the others stays
-    image_hw[again[readable]] = sizes[readable]
-    errors = {int(again[position]): reason for position, reason in reasons.items()}
-    gone = np.intersect1d(to_do, matched.vanished).tolist()
-    errors.update(dict.fromkeys(gone, "vanished: not among the inputs any more"))
-    input_hw, too_odd = input_sizes(image_hw, spec)
-    boxes = recorded.boxes
-    resized = np.flatnonzero((image_hw != recorded.image_hw).any(axis=1))
-    if boxes is not None and planner is not None and len(resized):
-        boxes, unplanned = _boxes_of_resized(recorded, boxes, resized, image_hw, planner)
-        errors.update(unplanned)
+    input_hw, too_odd = input_sizes(recorded.image_hw, spec)
+    gone = matched.vanished.tolist()
     return Plan(
         root=matched.root,
         paths=recorded.paths,
-        image_hw=image_hw,
+        image_hw=recorded.image_hw,
         input_hw=input_hw,
         rows=recorded.rows,
         labels=recorded.labels,
         classes=recorded.classes,
-        errors={**too_odd, **errors},
+        errors={**too_odd, **dict.fromkeys(gone, "vanished: not among the inputs any more")},
         storage=storage,
         stored_as=matched.stored_as,
         ids=recorded.ids,
-        boxes=boxes,
+        boxes=recorded.boxes,
+    )
+
+
+def with_sizes(
+    plan: Plan,
+    images: npt.NDArray[np.int64],
+    found: FoundSizes,
+    spec: InputSpec,
+    planner: RowPlanner | None,
+) -> Plan:
+    """The plan with what was found of some of its images.
+
+    Args:
+        plan: laid out already: its rows stay.
+        images: ``(n,)`` int64, whose headers were read.
+        found: ``(n, 2)`` int32 heights and widths, 0 where unknown, and the reasons by position; what was known
+            of these images before stays.
+        spec: sizes of the network input.
+        planner: makes the boxes, where there are any.
+    """
+    sizes, reasons = found
+    image_hw = plan.image_hw.copy()
+    readable = (sizes > 0).all(axis=1)
+    image_hw[images[readable]] = sizes[readable]
+    input_hw, too_odd = input_sizes(image_hw, spec)
+    errors = {i: reason for i, reason in plan.errors.items() if i not in set(images.tolist())}
+    errors.update({int(images[position]): reason for position, reason in reasons.items()})
+    boxes = plan.boxes
+    resized = np.flatnonzero((image_hw != plan.image_hw).any(axis=1))
+    if boxes is not None and planner is not None and len(resized):
+        boxes, unplanned = _boxes_of_resized(plan, boxes, resized, image_hw, planner)
+        errors.update(unplanned)
+    return dataclasses.replace(
+        plan, image_hw=image_hw, input_hw=input_hw, errors={**too_odd, **errors}, boxes=boxes
     )
 
 
@@ -208,14 +222,21 @@ def extended_plan(
     matched: Matched,
     listing: Listing,
     spec: InputSpec,
-    probe: Probe,
+    found: FoundSizes,
     planner: RowPlanner | None,
 ) -> Plan:
     """The plan of a file's images, at their rows, followed by the new inputs.
 
     New class names come after the ones that the file has; a file without labels stays without.
+
+    Args:
+        plan: of the file's images.
+        matched, listing: the inputs of now.
+        spec: sizes of the network input.
+        found: ``(k, 2)`` int32 heights and widths of the new inputs, 0 where unknown, and the reasons by position.
+        planner: makes the rows, where there are boxes.
     """
-    sizes, reasons = probe(listing.storage, matched.new)
+    sizes, reasons = found
     n_old, n_new = plan.n_images, len(matched.new)
     image_hw = np.concatenate((plan.image_hw, sizes))
     input_hw, too_odd = input_sizes(image_hw, spec)
@@ -281,7 +302,7 @@ def _recorded_boxes(file: FeatureFile) -> RowBoxes:
 
 
 def _boxes_of_resized(
-    recorded: Recorded,
+    plan: Plan,
     boxes: RowBoxes,
     resized: npt.NDArray[np.int64],
     image_hw: npt.NDArray[np.int32],
@@ -291,7 +312,7 @@ def _boxes_of_resized(
     boxes_px, flag, scale = boxes.boxes_px.copy(), boxes.flag.copy(), boxes.scale.copy()
     reasons = {}
     for image, (height, width) in zip(resized.tolist(), image_hw[resized].tolist(), strict=True):
-        rows = np.arange(*recorded.rows[image].tolist())
+        rows = np.arange(*plan.rows[image].tolist())
         fitted = planner.refit(boxes.take(rows), (height, width))
         if fitted is None:
             reasons[image] = (

@@ -41,18 +41,23 @@ _SCALED_VALUES = {"cpu": 1 << 20, "cuda": 1 << 28, "mps": 1 << 28}
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(device: str, precision: str) -> torch.device:
+def choose_device(device: str, precision: str, *, local_rank: int = 0) -> torch.device:
     """The device that a setting means on this machine.
 
     Args:
         device: ``auto`` (CUDA if there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: what it must be able to do.
+        local_rank: number of this process among those of this machine: each has a CUDA device of its own, while
+            there are enough.
 
     Raises:
         ConfigError: a device that this machine or this torch does not have, or that lacks the precision.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cpu"
+        if torch.cuda.is_available():
+            n_devices = torch.cuda.device_count()
+            device = f"cuda:{local_rank % n_devices}" if n_devices > 1 else "cuda"
     chosen = torch.device(device)
     if chosen.type == "cuda":
         n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -2,49 +2,102 @@
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from sppfeat.acceleration import bfloat16_note
-from sppfeat.backbones import Backbone
 from sppfeat.blocks import describe_plan
 from sppfeat.box_report import box_notes, summarise_boxes
 from sppfeat.bundled import bundled_note
-from sppfeat.config import DescriptorSpec, ExtractConfig
-from sppfeat.configure import configure, descriptor_blocks, load_choice, read_box_choice, row_planner_of
-from sppfeat.continuation import copy_rows
-from sppfeat.cores import available_cores
+from sppfeat.continuation import copy_rows, with_sizes
 from sppfeat.creation import Provenance, create_file, feature_nbytes
-from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
-from sppfeat.describe import BATCH_PIXELS, Describer, choose_device, device_name
+from sppfeat.decoding import Decoder
+from sppfeat.describe import device_name
+from sppfeat.equipment import Equipment, load_equipment
 from sppfeat.errors import ImageError
-from sppfeat.locking import OutputLock, check_output
-from sppfeat.memory import return_freed_memory
+from sppfeat.filling import fill
+from sppfeat.learning import FoundSizes, read_sizes
+from sppfeat.locking import OutputLock, ShardLock, check_output
 from sppfeat.normalization import estimate_factors
-from sppfeat.pipeline import Progress, run_pipeline
+from sppfeat.pipeline import Progress
 from sppfeat.placing import put_in_place, remove_leftovers
-from sppfeat.plan import Plan, schedule
+from sppfeat.plan import Plan
 from sppfeat.reader import FeatureFile
-from sppfeat.regions import Projector
 from sppfeat.request import BoxSummary, ExtractRequest, PlanSummary
-from sppfeat.schema import ColumnBlock, Status
-from sppfeat.sinks import FailFast
-from sppfeat.sources import Listing, list_images
+from sppfeat.schema import Status
+from sppfeat.sources import Listing, Storage, list_images
 from sppfeat.store import FeatureWriter
-from sppfeat.work import Task, Work, find_work, prober, settle
+from sppfeat.work import Task, Work, find_work, only_own_shard
 
-__all__ = ["Extraction", "prepare"]
+__all__ = [
+    "Extraction",
+    "Means",
+    "Outcome",
+    "gather_means",
+    "lock_output",
+    "outcome_of",
+    "planned",
+    "prepare",
+]
 
-_BATCHES_BETWEEN_RETURNS = 32
-_MAX_AUTO_WORKERS = 16
-_MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start: as long as some 50 small images
+Lock = OutputLock | ShardLock | None
+
+
+class Outcome(NamedTuple):
+    """What the files of a run hold.
+
+    Attributes:
+        outputs: the files.
+        images, done, failed, pending: how many of them there are, of this run's part.
+        failures: path and reason of each failed image.
+        boxes: how many of which kind, see :meth:`sppfeat.reader.FeatureFile.count_boxes`; None for whole images.
+    """
+
+    outputs: list[Path]
+    images: int
+    done: int
+    failed: int
+    pending: int
+    failures: list[tuple[str, str]]
+    boxes: dict[str, int] | None
+
+    def followed_by(self, other: "Outcome") -> "Outcome":
+        """Return this and that of further files together."""
+        boxes = self.boxes
+        if boxes is not None and other.boxes is not None:
+            boxes = {name: n + other.boxes[name] for name, n in boxes.items()}
+        return Outcome(
+            outputs=[*self.outputs, *other.outputs],
+            images=self.images + other.images,
+            done=self.done + other.done,
+            failed=self.failed + other.failed,
+            pending=self.pending + other.pending,
+            failures=[*self.failures, *other.failures],
+            boxes=boxes,
+        )
+
+
+def outcome_of(path: Path, own: tuple[int, int]) -> Outcome:
+    """What a file holds of a half-open range of its images."""
+    with FeatureFile(path) as file:
+        status = file.status[slice(*own)]
+        failures = [(file.path_of(i), text) for i, text in file.errors.items() if own[0] <= i < own[1]]
+        return Outcome(
+            outputs=[path],
+            images=len(status),
+            done=int((status == Status.DONE).sum()),
+            failed=len(failures),
+            pending=int((status == Status.PENDING).sum()),
+            failures=failures,
+            boxes=file.count_boxes() if file.has_boxes else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -53,31 +106,28 @@ class Extraction:
 
     Attributes:
         request: what was asked.
-        config: what shapes a descriptor, and is recorded.
-        blocks: the columns of a descriptor.
-        backbone: the network.
-        projector: how boxes become regions; None for whole images.
-        device: where it runs.
+        equipment: settings, network and device.
         decoder: reads the images.
         n_workers: processes that it has, 0 for none.
+        scratch: a folder for images that have to be fetched.
         notes: what the user should know about the inputs.
         work: which file to fill, and with what.
+        lock: of the output; None where nothing is written.
     """
 
     request: ExtractRequest
-    config: ExtractConfig
-    blocks: tuple[ColumnBlock, ...]
-    backbone: Backbone
-    projector: Projector | None
-    device: torch.device
+    equipment: Equipment
     decoder: Decoder
     n_workers: int
+    scratch: Path
     notes: list[str]
     work: Work
+    lock: Lock
 
     def summary(self) -> PlanSummary:
         """What this run is going to do."""
-        spec, plan, work = self.config.backbone, self.work.plan, self.work
+        equipment, plan, work = self.equipment, self.work.plan, self.work
+        spec, descriptor = equipment.config.backbone, equipment.config.descriptor
         status_after = work.status.copy()
         status_after[work.to_do] = Status.PENDING
         return PlanSummary(
@@ -88,29 +138,31 @@ class Extraction:
             to_do=len(work.to_do),
             unreadable=int(np.isin(work.to_do, list(plan.errors)).sum()),
             rows=plan.n_rows,
-            dimension=self.blocks[-1].stop,
-            output_bytes=feature_nbytes(plan, self.blocks, self.config.descriptor.dtype),
+            shard=None if work.shard is None else str(work.shard),
+            dimension=equipment.blocks[-1].stop,
+            output_bytes=feature_nbytes(plan, equipment.blocks, descriptor.dtype),
+            unmeasured=len(work.to_learn),
             input_shapes=plan.n_shapes,
-            round_to=self.config.input.round_to,
+            round_to=equipment.config.input.round_to,
             classes=len(plan.classes),
             backbone=spec.name,
-            weights=self.backbone.weights_path or spec.weights,
+            weights=equipment.backbone.weights_path or spec.weights,
             layers=list(spec.layers),
-            levels=list(self.config.descriptor.levels),
-            device=device_name(self.device),
-            precision=self.config.precision,
+            levels=list(descriptor.levels),
+            device=device_name(equipment.device),
+            precision=equipment.config.precision,
             workers=self.n_workers,
             head=spec.head,
-            normalize=self.config.descriptor.normalize,
+            normalize=descriptor.normalize,
             boxes=self._box_summary(),
             notes=self.notes,
         )
 
     def _box_summary(self) -> BoxSummary | None:
-        regions, boxes = self.config.regions, self.work.plan.boxes
-        if regions is None or boxes is None:
+        config, boxes = self.equipment.config, self.work.plan.boxes
+        if config.regions is None or boxes is None:
             return None
-        return summarise_boxes(self.work.plan, boxes, regions, self.config.input, self._boxes_path)
+        return summarise_boxes(self.work.plan, boxes, config.regions, config.input, self._boxes_path)
 
     @property
     def _boxes_path(self) -> str:
@@ -141,14 +193,26 @@ class Extraction:
             self._refuse_unreadable()
         factors = self._norm_factors()
         if work.is_new:
-            provenance = Provenance(self.backbone.weights_path, self._boxes_path, factors)
-            create_file(work.target, work.plan, self.config, self.blocks, provenance=provenance)
+            self._create(factors)
+        if self.lock is not None:
+            self.lock.laid_out()
         if work.adopt is not None:
             with contextlib.closing(FeatureWriter(work.target)) as writer:
                 copy_rows(work.adopt, writer)
             put_in_place(work.target, output)
-        progress = self._fill(factors, on_progress, should_stop) if len(work.to_do) else Progress()
-        if self.path != output and self.n_pending() == 0:
+        progress = Progress()
+        if len(work.to_do):
+            progress = fill(
+                self.equipment,
+                work,
+                self.path,
+                norm_factors=factors,
+                decoder=self.decoder,
+                scratch=self.scratch,
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
+        if self.path != output and not self.outcome().pending:
             put_in_place(self.path, output)
         return progress
 
@@ -157,10 +221,15 @@ class Extraction:
         """The file of this run as it is named now."""
         return self.work.target if self.work.target.exists() else self.request.output
 
-    def n_pending(self) -> int:
-        """Images of the file that are neither done nor failed, by what it says now."""
-        with FeatureFile(self.path) as file:
-            return int((file.status == Status.PENDING).sum())
+    def outcome(self) -> Outcome:
+        """What the file holds now."""
+        return outcome_of(self.path, self.work.own)
+
+    def _create(self, factors: tuple[float, ...] | None) -> None:
+        """Lay out the file."""
+        equipment, work = self.equipment, self.work
+        provenance = Provenance(equipment.backbone.weights_path, self._boxes_path, factors, work.shard)
+        create_file(work.target, work.plan, equipment.config, equipment.blocks, provenance=provenance)
 
     def _refuse_unreadable(self) -> None:
         """Raise ImageError if it is known already that images will fail."""
@@ -173,69 +242,30 @@ class Extraction:
 
     def _norm_factors(self) -> tuple[float, ...] | None:
         """What ``meannorm`` multiplies with: as the file has it, as was asked for, or estimated now."""
-        spec, plan = self.config.descriptor, self.work.plan
+        spec = self.equipment.config.descriptor
         known = self.work.norm_factors or spec.norm_factors
         if spec.mean_norm is None or known is not None:
             return known
-        plain = self._describer(dataclasses.replace(spec, normalize="none"), None)
+        equipment, config = self.equipment, self.equipment.config
+        plain = equipment.describer(dataclasses.replace(spec, normalize="none"), None)
+
+        def learn(sample: Plan) -> Plan:
+            unknown = np.flatnonzero((sample.image_hw == 0).any(axis=1))
+            found = read_sizes(
+                sample.storage, sample.stored_as[unknown], decoder=self.decoder, scratch=self.scratch
+            )
+            return with_sizes(sample, unknown, found, config.input, equipment.planner)
+
         return estimate_factors(
-            plan,
-            self.blocks,
+            self.work.whole or self.work.plan,
+            equipment.blocks,
             spec.mean_norm,
             decoder=self.decoder,
-            describe_for=lambda sample: describe_plan(sample, plain, self.projector),
-            batch_pixels=BATCH_PIXELS[self.device.type],
+            describe_for=lambda sample: describe_plan(sample, plain, equipment.projector),
+            batch_pixels=equipment.batch_pixels,
+            learn=learn,
+            scratch=self.scratch,
         )
-
-    def _describer(self, spec: DescriptorSpec, factors: tuple[float, ...] | None) -> Describer:
-        return Describer(
-            self.backbone,
-            spec,
-            flip=self.config.input.flip,
-            precision=self.config.precision,
-            device=self.device,
-            norm_factors=factors,
-            compile_network=self.request.run.compile,
-        )
-
-    def _fill(
-        self,
-        factors: tuple[float, ...] | None,
-        on_progress: Callable[[Progress], None],
-        should_stop: Callable[[], bool],
-    ) -> Progress:
-        plan = self.work.plan
-        describer = self._describer(self.config.descriptor, factors)
-        with contextlib.closing(FeatureWriter(self.path)) as writer:
-            settled = settle(self.work, self.config, writer)
-            start = Progress(n_done=len(settled.done), n_failed=len(settled.failed))
-            on_progress(start)
-            n_batches = itertools.count(1)
-
-            def on_batch(progress: Progress) -> None:
-                if next(n_batches) % _BATCHES_BETWEEN_RETURNS == 0:
-                    return_freed_memory()
-                on_progress(progress)
-
-            batches = schedule(
-                plan.input_hw,
-                settled.left,
-                batch_size=self.request.run.batch_size,
-                batch_pixels=BATCH_PIXELS[self.device.type],
-                uses=plan.uses,
-            )
-            return run_pipeline(
-                plan,
-                batches,
-                decoder=self.decoder,
-                describe=describe_plan(plan, describer, self.projector),
-                sink=FailFast(writer, plan) if self.request.fail_fast else writer,
-                dtype=self.config.descriptor.dtype,
-                nonfinite=self.config.descriptor.nonfinite,
-                start=start,
-                on_progress=on_batch,
-                should_stop=should_stop,
-            )
 
 
 @contextlib.contextmanager
@@ -257,64 +287,90 @@ def prepare(
     check_output(request.output)
     # Where it is a link: what it leads to is written, locked and replaced, not the link.
     request = dataclasses.replace(request, output=Path(os.path.realpath(request.output)))
-    device = choose_device(request.run.device, request.precision)
     listing = list_images(request.inputs, labels=request.labels)
     with contextlib.ExitStack() as stack:
-        if not request.dry_run:
-            stack.enter_context(OutputLock(request.output))
-            remove_leftovers(request.output)
-        backbone = load_choice(request.backbone)
-        box_file = read_box_choice(request.boxes)
-        config = configure(
-            backbone,
-            request.input,
-            request.descriptor,
-            precision=request.precision,
-            boxes=request.boxes,
-            box_file=box_file,
-        )
-        planner = row_planner_of(request.boxes, config, backbone, box_file)
-        settings = DecodeSettings(
-            exif=config.input.exif,
-            resample=config.backbone.interpolation,
-            max_pixels=request.run.max_decode_pixels,
-            decode=config.input.decode,
-        )
-        n_workers = _n_workers(request.run.workers, len(listing.paths))
-        decoder: Decoder = (
-            DecoderPool(settings, n_workers=n_workers) if n_workers else InlineDecoder(settings)
-        )
-        stack.callback(decoder.close)
+        lock = stack.enter_context(lock_output(request))
+        means = stack.enter_context(gather_means(request, listing, on_probe))
+        work = only_own_shard(find_work(means.task, means.notes), means.task)
+        yield planned(means, work, lock)
+
+
+class Means(NamedTuple):
+    """What runs over a listing need.
+
+    Attributes:
+        equipment: settings, network and device.
+        decoder: reads the images.
+        n_workers: processes that it has, 0 for none.
+        scratch: a folder for images that have to be fetched.
+        task: what is to be done.
+        notes: what the user should know about the inputs; for more of them.
+    """
+
+    equipment: Equipment
+    decoder: Decoder
+    n_workers: int
+    scratch: Path
+    task: Task
+    notes: list[str]
+
+
+@contextlib.contextmanager
+def gather_means(
+    request: ExtractRequest, listing: Listing, on_probe: Callable[[int, int], None]
+) -> Iterator[Means]:
+    """Load the network, start decoders and make a scratch folder; all is given back when the context ends."""
+    with contextlib.ExitStack() as stack:
+        equipment = load_equipment(request)
+        config = equipment.config
+        n_workers = equipment.n_workers(len(listing.paths))
+        decoder = stack.enter_context(contextlib.closing(equipment.decoder(n_workers)))
+        scratch = Path()
+        if not listing.storage.is_local:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sppfeat-")))
         notes = _listing_notes(listing, request.labels)
-        notes += filter(None, [bundled_note(config.backbone), bfloat16_note(device, config.precision)])
-        scratch = Path() if listing.storage.is_local else _scratch_folder(stack)
-        work = find_work(Task(request, config, listing, prober(decoder, on_probe, scratch), planner), notes)
-        notes += _decode_notes(work.plan, config.input.decode)
-        if work.plan.boxes is not None:
-            table = box_file.table if box_file else None
-            notes += box_notes(work.plan, work.plan.boxes, table, is_new=work.is_new)
-        yield Extraction(
-            request=request,
-            config=config,
-            blocks=descriptor_blocks(config, backbone),
-            backbone=backbone,
-            projector=planner.projector if planner else None,
-            device=device,
-            decoder=decoder,
-            n_workers=n_workers,
-            notes=notes,
-            work=work,
+        notes += filter(
+            None, [bundled_note(config.backbone), bfloat16_note(equipment.device, config.precision)]
         )
 
+        def probe(storage: Storage, images: npt.NDArray[np.int64]) -> FoundSizes:
+            return read_sizes(storage, images, decoder=decoder, scratch=scratch, on_probe=on_probe)
 
-def _scratch_folder(stack: contextlib.ExitStack) -> Path:
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sppfeat-")))
+        task = Task(request, config, listing, probe, equipment.planner)
+        yield Means(equipment, decoder, n_workers, scratch, task, notes)
 
 
-def _n_workers(workers: int | None, n_images: int) -> int:
-    if workers is not None:
-        return workers
-    return max(1, min(available_cores(), _MAX_AUTO_WORKERS, n_images // _MIN_IMAGES_PER_WORKER))
+def planned(means: Means, work: Work, lock: Lock) -> Extraction:
+    """A work, planned, with notes on it."""
+    equipment, notes = means.equipment, means.notes
+    notes += _decode_notes(work.plan, equipment.config.input.decode)
+    if work.plan.boxes is not None:
+        table = equipment.box_file.table if equipment.box_file else None
+        notes += box_notes(work.plan, work.plan.boxes, table, is_new=work.is_new)
+    return Extraction(
+        request=means.task.request,
+        equipment=equipment,
+        decoder=means.decoder,
+        n_workers=means.n_workers,
+        scratch=means.scratch,
+        notes=notes,
+        work=work,
+        lock=lock,
+    )
+
+
+@contextlib.contextmanager
+def lock_output(request: ExtractRequest) -> Iterator[Lock]:
+    """Hold the lock that a run needs, if it writes; what killed ones left is removed."""
+    if request.dry_run:
+        yield None
+    elif request.shard is not None and request.shared:
+        with ShardLock(request.output, request.shard.name) as shard_lock:
+            yield shard_lock
+    else:
+        with OutputLock(request.output) as lock:
+            remove_leftovers(request.output)
+            yield lock
 
 
 def _decode_notes(plan: Plan, decode: str) -> list[str]:

@@ -11,7 +11,7 @@ from types import TracebackType
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.paths import StrPath
 
-__all__ = ["OutputLock", "check_new_file", "check_output"]
+__all__ = ["OutputLock", "ShardLock", "check_new_file", "check_output"]
 
 
 def check_output(path: Path) -> None:
@@ -57,7 +57,73 @@ class OutputLock:
     """
 
     def __init__(self, output: Path) -> None:
-        self._path = Path(f"{os.path.realpath(output)}.lock")
+        self._lock = _FileLock(output, ".lock")
+
+    def __enter__(self) -> "OutputLock":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def laid_out(self) -> None:
+        """Note that the file is there: nobody waits for that."""
+
+
+class ShardLock:
+    """Keeps a second process away from one shard of an output that several processes fill; see :class:`OutputLock`.
+
+    Who wants all of the output is kept away, too. The output is laid out by one process, while the others wait.
+
+    Args:
+        output: the output file.
+        shard: name of the shard.
+
+    Raises:
+        StoreError: another process has the shard, or all of the output.
+    """
+
+    def __init__(self, output: Path, shard: str) -> None:
+        with contextlib.ExitStack() as stack:
+            every = _FileLock(output, ".lock", how=fcntl.LOCK_SH)
+            stack.callback(every.release)
+            own = _FileLock(output, f".{shard}.lock", what=f"shard {shard} of ")
+            stack.callback(own.release)
+            self._layout = _FileLock(output, ".layout.lock", waits=True)
+            stack.callback(self.laid_out)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "ShardLock":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def laid_out(self) -> None:
+        """Let the others find the file; once is enough."""
+        self._layout.release()
+
+
+class _FileLock:
+    """A lock on a file beside an output.
+
+    Args:
+        output: the output file.
+        suffix: of the lock's file.
+        how: exclusive, or shared with others that share it.
+        waits: until it is to be had.
+        what: that another process may be writing, for messages.
+    """
+
+    def __init__(
+        self, output: Path, suffix: str, *, how: int = fcntl.LOCK_EX, waits: bool = False, what: str = ""
+    ) -> None:
+        self._path = Path(f"{os.path.realpath(output)}{suffix}")
+        self._how = how if waits else how | fcntl.LOCK_NB
+        self._what = what
         self._fd = -1
         while self._fd < 0:
             self._fd = self._try_lock(output)
@@ -70,18 +136,21 @@ class OutputLock:
                 f"cannot write to the folder of {str(output)!r}: {self._path.name}: {error.strerror}"
             ) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, self._how)
         except BlockingIOError as error:
             os.close(fd)
             raise StoreError(
-                f"another process is writing {str(output)!r} (it holds {self._path.name})"
+                f"another process is writing {self._what}{str(output)!r} (it holds {self._path.name})"
             ) from error
         except OSError as error:
             warnings.warn(
                 f"this file system cannot lock ({error.strerror}): "
                 f"see to it that no other process writes {str(output)!r}",
-                stacklevel=4,
+                stacklevel=5,
             )
+        except BaseException:
+            os.close(fd)
+            raise
         try:
             # The file may have been removed, by the process that held it, before we got the lock.
             if os.path.samestat(os.fstat(fd), self._path.stat()):
@@ -91,14 +160,23 @@ class OutputLock:
         os.close(fd)
         return -1
 
-    def __enter__(self) -> "OutputLock":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # a folder that is read-only by now: a lock file left there is none
-            self._path.unlink(missing_ok=True)
+    def release(self) -> None:
+        """Let others have it; once is enough."""
+        if self._fd < 0:
+            return
+        if not self._is_shared_now():
+            with contextlib.suppress(
+                OSError
+            ):  # a folder that is read-only by now: a file left there is no lock
+                self._path.unlink(missing_ok=True)
         os.close(self._fd)
+        self._fd = -1
+
+    def _is_shared_now(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system that cannot lock
+            return False
+        return False

@@ -22,13 +22,13 @@ from sppfeat.plan import Plan, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import ColumnBlock
 from sppfeat.sinks import RowAudit
-from sppfeat.sources import PathTable
 
 __all__ = ["estimate_factors", "factors_of_file", "sample_plan"]
 
 _N_IMAGES = 200
 _N_ROWS = 200  # of each image
 _SEED = 0
+_NOWHERE = Path()
 
 
 def estimate_factors(
@@ -39,6 +39,8 @@ def estimate_factors(
     decoder: Decoder,
     describe_for: Callable[[Plan], Describe],
     batch_pixels: int,
+    learn: Callable[[Plan], Plan] | None = None,
+    scratch: Path = _NOWHERE,
 ) -> tuple[float, ...]:
     """What to multiply each layer's part of a descriptor with, so that its mean l2 norm is ``mean_norm``.
 
@@ -49,6 +51,9 @@ def estimate_factors(
         decoder: reads the images.
         describe_for: a plan to what makes its rows, not scaled.
         batch_pixels: see :func:`sppfeat.plan.schedule`.
+        learn: a plan of the drawn images to one in which their sizes are known, if they can be; None: only those whose
+            size is known are drawn.
+        scratch: an existing folder, where images have to be fetched.
 
     Returns:
         One factor per layer.
@@ -57,7 +62,7 @@ def estimate_factors(
         ImageError: none of the drawn images could be read.
         ConfigError: a layer's descriptors are all zero.
     """
-    sample = sample_plan(plan, n_images=_N_IMAGES, n_rows=_N_ROWS, seed=_SEED)
+    sample = sample_plan(plan, n_images=_N_IMAGES, n_rows=_N_ROWS, seed=_SEED, learn=learn)
     norms = _NormSink(blocks, sample.n_rows)
     batches = schedule(
         sample.input_hw,
@@ -66,7 +71,15 @@ def estimate_factors(
         batch_pixels=batch_pixels,
         uses=sample.uses,
     )
-    run_pipeline(sample, batches, decoder=decoder, describe=describe_for(sample), sink=norms)
+    with sample.storage.fetch(sample.stored_as, scratch) as places:
+        run_pipeline(
+            sample,
+            batches,
+            places=lambda images: [places[i] for i in images.tolist()],
+            decoder=decoder,
+            describe=describe_for(sample),
+            sink=norms,
+        )
     if not norms.n_rows:
         reason = next(iter(norms.failures), "no image has a row")
         raise ImageError(f"no mean norm: none of {sample.n_images} images could be used: {reason}")
@@ -112,29 +125,52 @@ def factors_of_file(path: Path, config: ExtractConfig) -> DescriptorSpec:
     )
 
 
-def sample_plan(plan: Plan, *, n_images: int, n_rows: int, seed: int) -> Plan:
-    """A plan of up to ``n_images`` images, drawn at random, with up to ``n_rows`` rows of each."""
+def sample_plan(
+    plan: Plan,
+    *,
+    n_images: int,
+    n_rows: int,
+    seed: int,
+    learn: Callable[[Plan], Plan] | None = None,
+) -> Plan:
+    """A plan of up to ``n_images`` images, drawn at random, with up to ``n_rows`` rows of each.
+
+    Args:
+        plan: all images.
+        n_images, n_rows: at most.
+        seed: of the draw.
+        learn: a plan of the drawn images to one in which their sizes are known, if they can be; None: only those whose
+            size is known are drawn.
+    """
     rng = np.random.default_rng(seed)
-    usable = np.flatnonzero((plan.input_hw > 0).all(axis=(1, 2)) & plan.uses.any(axis=1))
+    is_usable = _can_run(plan)
+    if learn is not None:
+        is_usable |= _may_run(plan)
+    usable = np.flatnonzero(is_usable)
     images = np.sort(rng.choice(usable, min(n_images, len(usable)), replace=False))
+    drawn = plan.take(images, [np.arange(*own) for own in plan.rows[images].tolist()])
+    if learn is not None:
+        drawn = learn(drawn)
+    runs = np.flatnonzero(_can_run(drawn))
     chosen = []
-    for first, stop in plan.rows[images].tolist():
+    for first, stop in drawn.rows[runs].tolist():
         rows = np.arange(first, stop)
-        if plan.boxes is not None:
-            rows = rows[plan.boxes.scale[first:stop] >= 0]
+        if drawn.boxes is not None:
+            rows = rows[drawn.boxes.scale[first:stop] >= 0]
         chosen.append(np.sort(rng.choice(rows, min(n_rows, len(rows)), replace=False)))
-    ends = np.cumsum([len(rows) for rows in chosen], dtype=np.int64)
-    every = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
-    return dataclasses.replace(
-        plan,
-        paths=PathTable(plan.paths[i] for i in images.tolist()),
-        image_hw=plan.image_hw[images],
-        input_hw=plan.input_hw[images],
-        rows=np.stack((np.concatenate(([0], ends[:-1])), ends), axis=1) if chosen else plan.rows[:0],
-        labels=plan.labels[images],
-        errors={},
-        boxes=plan.boxes.take(every) if plan.boxes is not None else None,
-    )
+    return drawn.take(runs, chosen)
+
+
+def _can_run(plan: Plan) -> npt.NDArray[np.bool_]:
+    """``(N,)`` bool: which images have a size and rows that are pooled."""
+    return np.asarray((plan.input_hw > 0).all(axis=(1, 2)) & plan.uses.any(axis=1))
+
+
+def _may_run(plan: Plan) -> npt.NDArray[np.bool_]:
+    """``(N,)`` bool: which images have rows, and a size that is not known yet."""
+    is_unknown = (plan.image_hw == 0).any(axis=1)
+    is_unknown[list(plan.errors)] = False
+    return np.asarray(is_unknown & (np.diff(plan.rows, axis=1).reshape(-1) > 0))
 
 
 class _NormSink:

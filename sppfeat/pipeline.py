@@ -3,7 +3,6 @@
 Decoding goes on in other processes, writing in another thread: the network waits for neither while it can be helped.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,11 +13,16 @@ import numpy.typing as npt
 
 from sppfeat.decoding import Decoded, Decoder, DecodeTask
 from sppfeat.errors import DeviceMemoryError
+from sppfeat.places import Place
 from sppfeat.plan import Batch, Plan
 from sppfeat.row_writing import RowWriting
 from sppfeat.sinks import RowBlock, Sink
 
-__all__ = ["Describe", "Progress", "run_pipeline"]
+__all__ = ["Describe", "Places", "Progress", "run_pipeline"]
+
+
+Places = Callable[[npt.NDArray[np.int64]], Sequence[Place | str]]
+"""Images of a plan to where they are, or why they are nowhere."""
 
 
 class Describe(Protocol):
@@ -57,6 +61,7 @@ def run_pipeline(
     plan: Plan,
     batches: Iterable[Batch],
     *,
+    places: Places,
     decoder: Decoder,
     describe: Describe,
     sink: Sink,
@@ -69,8 +74,9 @@ def run_pipeline(
     """Process batches of a plan.
 
     Args:
-        plan: paths, sizes and rows.
+        plan: sizes and rows.
         batches: what to do, in this order.
+        places: where images of the plan are, or why they are nowhere.
         decoder: decodes them, ahead.
         describe: turns decoded images into rows.
         sink: gets rows first, then, after the last rows of an image, its mark.
@@ -100,7 +106,7 @@ def run_pipeline(
                 begun.write_seconds + waited.write,
             )
 
-        for decoded in decoder.decode(_tasks(plan, batches, under_way)):
+        for decoded in decoder.decode(_tasks(plan, batches, places, under_way)):
             waited.for_decoding()
             batch = under_way.popleft()
             writing.fail(decoded.failures)
@@ -184,13 +190,14 @@ class _Waited:
         return seconds
 
 
-def _tasks(plan: Plan, batches: Iterable[Batch], under_way: deque[Batch]) -> Iterator[DecodeTask]:
+def _tasks(
+    plan: Plan, batches: Iterable[Batch], places: Places, under_way: deque[Batch]
+) -> Iterator[DecodeTask]:
     for batch in batches:
         under_way.append(batch)
-        indices = batch.images.tolist()
         yield DecodeTask(
-            images=indices,
-            places=[os.path.join(plan.root, plan.paths[i]) for i in indices],
+            images=batch.images.tolist(),
+            places=places(batch.images),
             image_hw=[(h, w) for h, w in plan.image_hw[batch.images].tolist()],
             input_hw=batch.input_hw,
         )

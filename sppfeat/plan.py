@@ -1,7 +1,7 @@
 """The Plan: which rows will exist, where, and in which batches, before a pixel is decoded."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,6 +105,28 @@ class Plan:
             stored_as=self.stored_as[first:stop],
             ids=None if self.ids is None else self.ids.part(first, stop),
             boxes=None if self.boxes is None else self.boxes.part(first_row, stop_row),
+        )
+
+    def take(self, images: npt.NDArray[np.int64], rows: Sequence[npt.NDArray[np.int64]]) -> "Plan":
+        """Return the plan of some images, each with some of its rows, numbered from 0.
+
+        Args:
+            images: ``(n,)`` int64.
+            rows: for each of them rows of it.
+        """
+        ends = np.cumsum([len(own) for own in rows], dtype=np.int64)
+        every = np.concatenate([*rows, np.empty(0, dtype=np.int64)])
+        return dataclasses.replace(
+            self,
+            paths=PathTable(self.paths[i] for i in images.tolist()),
+            image_hw=self.image_hw[images],
+            input_hw=self.input_hw[images],
+            rows=np.stack((ends - np.array([len(own) for own in rows], dtype=np.int64), ends), axis=1),
+            labels=self.labels[images],
+            errors={i: self.errors[image] for i, image in enumerate(images.tolist()) if image in self.errors},
+            stored_as=self.stored_as[images],
+            ids=None if self.ids is None else PathTable(self.ids[i] for i in images.tolist()),
+            boxes=self.boxes.take(every) if self.boxes is not None else None,
         )
 
     def row_range(self, first: int, stop: int) -> tuple[int, int]:

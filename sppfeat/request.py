@@ -11,11 +11,14 @@ from sppfeat.config import (
     InputSpec,
     RegionSpec,
     RunOptions,
+    ShardChoice,
+    check_choice,
 )
 from sppfeat.errors import ConfigError
 from sppfeat.paths import StrPath
 
 __all__ = [
+    "HEADER_MODES",
     "BackboneChoice",
     "BoxChoice",
     "BoxSummary",
@@ -23,6 +26,8 @@ __all__ = [
     "ExtractRequest",
     "PlanSummary",
 ]
+
+HEADER_MODES = ("auto", "first", "window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +129,10 @@ class ExtractRequest:
         add_new: add inputs that an existing output does not have.
         fail_fast: stop at the first image that fails, and leave it to the next run.
         dry_run: only plan; write nothing, take no lock.
+        shard: only this part of the plan, into a file of its own, or
+        shared: into its rows of one output that other processes fill, too.
+        headers: ``first``: read all image headers before the first image is run; ``window``: of some thousand
+            images at a time; ``auto``: as suits their number and where they are.
     """
 
     inputs: tuple[str, ...]
@@ -140,10 +149,23 @@ class ExtractRequest:
     add_new: bool = False
     fail_fast: bool = False
     dry_run: bool = False
+    shard: ShardChoice | None = None
+    shared: bool = False
+    headers: str = "auto"
 
     def __post_init__(self) -> None:
+        check_choice("headers", self.headers, HEADER_MODES)
         if self.overwrite and (self.retry_failed or self.add_new):
             raise ConfigError("--overwrite starts anew: it goes with neither --retry-failed nor --add-new")
+        if self.shared and self.shard is None:
+            raise ConfigError("--shared says that several processes fill one file: it goes with --shard")
+        if self.shared and self.overwrite:
+            raise ConfigError(
+                "--overwrite does not go with --shared: each process would replace what the others write; "
+                "remove the file first"
+            )
+        if self.shard is not None and self.add_new:
+            raise ConfigError("--add-new does not go with --shard: the shards are cut already")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +209,10 @@ class PlanSummary:
     to_do: int
     unreadable: int
     rows: int
+    shard: str | None
     dimension: int
     output_bytes: int
+    unmeasured: int
     input_shapes: int
     round_to: int
     classes: int

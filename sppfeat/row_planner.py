@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.box_source import BoxSource
+from sppfeat.box_source import BoxSource, ViewBoxes
 from sppfeat.boxes import clip_boxes
 from sppfeat.config import InputSpec
 from sppfeat.plan import input_sizes
@@ -32,6 +32,16 @@ class RowPlanner:
     input: InputSpec
     projector: Projector
     sizes: MapSizes | None
+
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether the number of rows depends on the sizes of the images."""
+        return self.sizes is not None or self.source.needs_sizes
+
+    @property
+    def has_views(self) -> bool:
+        """Whether boxes are windows of each image, and not of a box file."""
+        return isinstance(self.source, ViewBoxes)
 
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0

@@ -8,38 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config import ShardChoice
 from sppfeat.errors import ConfigError
 from sppfeat.plan import Plan
 
 __all__ = ["Shard", "ShardChoice", "cut_plan", "cut_rows", "plan_digest", "shard_of"]
-
-
-@dataclass(frozen=True)
-class ShardChoice:
-    """Which shard of how many.
-
-    Attributes:
-        index: from 1.
-        count: of all.
-    """
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.index <= self.count:
-            raise ConfigError(
-                f"shard {self.index}/{self.count}; allowed: 1/{self.count} to {self.count}/{self.count}"
-            )
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-    @property
-    def name(self) -> str:
-        """As part of a file name: sorted by name is sorted by index."""
-        width = max(5, len(str(self.count)))
-        return f"{self.index:0{width}d}-of-{self.count:0{width}d}"
 
 
 @dataclass(frozen=True)

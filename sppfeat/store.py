@@ -20,7 +20,7 @@ from sppfeat.layout import check_layout
 from sppfeat.schema import ERROR_NBYTES, Status, cut_error
 from sppfeat.sinks import RowAudit
 
-__all__ = ["BoxAudit", "FeatureWriter"]
+__all__ = ["BoxAudit", "FeatureWriter", "PartWriter"]
 
 _WRITTEN = ("features", "boxes", "images/size", "images/status", "images/error")
 _WRITTEN_OF_BOXES = ("row_flag", "row_scale", "row_region")
@@ -148,6 +148,10 @@ class FeatureWriter:
             os.close(self._fd)
             self._fd = -1
 
+    def part(self, first_image: int, first_row: int) -> "PartWriter":
+        """Return what writes to images and rows that are numbered from there."""
+        return PartWriter(self, first_image, first_row)
+
     def _mark(self, image: int, status: Status) -> None:
         self._marks[image] = status
         if time.monotonic() - self._last_sync > self._sync_seconds:
@@ -192,6 +196,59 @@ class FeatureWriter:
             getattr(os, "fdatasync", os.fsync)(self._fd)
         except OSError as error:
             raise StoreError(f"cannot write to {str(self._path)!r}: {error.strerror}") from error
+
+
+class PartWriter:
+    """Writes to a part of a file, whose images and rows are numbered from 0; see :class:`FeatureWriter`.
+
+    Args:
+        writer: of the whole file.
+        first_image, first_row: where the part begins.
+    """
+
+    def __init__(self, writer: FeatureWriter, first_image: int, first_row: int) -> None:
+        self._writer = writer
+        self._first_image = first_image
+        self._first_row = first_row
+
+    def write_rows(
+        self,
+        rows: npt.NDArray[np.int64],
+        descriptors: npt.NDArray[np.floating[Any]],
+        audit: RowAudit | None = None,
+    ) -> None:
+        """Write ``(K, D)`` descriptors to rows ``(K,)``, ascending, and how they were pooled."""
+        self._writer.write_rows(rows + self._first_row, descriptors, audit)
+
+    def write_no_descriptor(self, rows: npt.NDArray[np.int64]) -> None:
+        """Fill rows, ascending, with NaN."""
+        self._writer.write_no_descriptor(rows + self._first_row)
+
+    def write_boxes(
+        self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], audit: BoxAudit | None = None
+    ) -> None:
+        """Write the boxes of rows, ascending."""
+        self._writer.write_boxes(rows + self._first_row, boxes_px, audit)
+
+    def write_size(self, image: int, image_hw: tuple[int, int]) -> None:
+        """Write the size of an image."""
+        self._writer.write_size(image + self._first_image, image_hw)
+
+    def mark_done(self, image: int) -> None:
+        """Say that all rows of an image are written."""
+        self._writer.mark_done(image + self._first_image)
+
+    def mark_failed(self, image: int, reason: str) -> None:
+        """Fill the rows of an image with NaN and record why."""
+        self._writer.mark_failed(image + self._first_image, reason)
+
+    def reopen(self, image: int) -> None:
+        """Make an image pending again, at once."""
+        self._writer.reopen(image + self._first_image)
+
+    def sync(self) -> None:
+        """Bring rows, then status, to the disk."""
+        self._writer.sync()
 
 
 def _place(dataset: h5py.Dataset, path: Path) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Which file an extraction fills, and with what: anew, continued, replaced or extended."""
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,31 +10,30 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.boxes import whole_image_boxes
-from sppfeat.config import ExtractConfig
+from sppfeat.config import ExtractConfig, ShardChoice
 from sppfeat.continuation import (
-    Probe,
+    Matched,
     Recorded,
     continued_plan,
     extended_plan,
     match_inputs,
     read_recorded,
+    with_sizes,
 )
-from sppfeat.decoding import Decoder
 from sppfeat.errors import StoreError
-from sppfeat.places import Place
+from sppfeat.learning import FoundSizes
 from sppfeat.placing import extension_of, replacement_of
 from sppfeat.plan import Plan, make_plan
 from sppfeat.reader import FeatureFile
 from sppfeat.request import ExtractRequest
 from sppfeat.row_planner import RowPlanner
-from sppfeat.schema import Status, scale_sides
+from sppfeat.schema import Status
+from sppfeat.sharding import Shard, cut_plan, shard_of
 from sppfeat.sources import Listing, Storage
-from sppfeat.store import BoxAudit, FeatureWriter
 
-__all__ = ["Settled", "Task", "Work", "find_work", "prober", "settle"]
+__all__ = ["Part", "Task", "Work", "find_work", "only_own_shard", "part_of", "plan_inputs"]
 
-_PROBED_AT_ONCE = 4096
+_MOST_MEASURED_FIRST = 50_000  # local images; more would keep the network waiting for the headers of all
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,15 @@ class Work:
 
     Attributes:
         target: the file; another one than the output while an existing output is being replaced.
-        plan: every image and row.
+        plan: every image and row of it.
         status: ``(N,)`` uint8 of each image before this run.
         to_do: ``(n,)`` int64, the images of this run, those that cannot be processed included.
-        resized: ``(m,)`` int64, images whose size the file does not have right.
         is_new: the file is yet to be laid out.
+        to_learn: ``(k,)`` int64, images of this run whose size is learnt when it is their turn.
+        resized: ``(m,)`` int64, images whose size the plan has and the file does not.
+        own: half-open range of the images that this run is responsible for.
+        shard: which part of a whole plan the file has; None: all of it.
+        whole: that plan, where the file is yet to be laid out; None: ``plan``.
         adopt: a file whose rows the new one begins with.
         norm_factors: of the mean norm, where a file has them already.
     """
@@ -55,10 +59,50 @@ class Work:
     plan: Plan
     status: npt.NDArray[np.uint8]
     to_do: npt.NDArray[np.int64]
-    resized: npt.NDArray[np.int64]
     is_new: bool
+    to_learn: npt.NDArray[np.int64]
+    resized: npt.NDArray[np.int64]
+    own: tuple[int, int]
+    shard: Shard | None = None
+    whole: Plan | None = None
     adopt: Path | None = None
     norm_factors: tuple[float, ...] | None = None
+
+    @classmethod
+    def of_new(cls, target: Path, plan: Plan, shard: Shard | None = None) -> "Work":
+        """All of a plan, into a file that is yet to be laid out."""
+        every = np.arange(plan.n_images)
+        is_unknown = (plan.image_hw == 0).any(axis=1)
+        is_unknown[list(plan.errors)] = False
+        return cls(
+            target=target,
+            plan=plan,
+            status=np.zeros(len(every), dtype=np.uint8),
+            to_do=every,
+            is_new=True,
+            to_learn=np.flatnonzero(is_unknown),
+            resized=every[:0],
+            own=(0, plan.n_images),
+            shard=shard,
+        )
+
+
+class Part(NamedTuple):
+    """One of several files that a plan is cut into.
+
+    Attributes:
+        plan: of the part, numbered from 0.
+        shard: which part of the whole this is.
+        whole: all of the plan.
+    """
+
+    plan: Plan
+    shard: Shard
+    whole: Plan
+
+
+Probe = Callable[[Storage, npt.NDArray[np.int64]], FoundSizes]
+"""What reads the headers of images of a storage."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +115,8 @@ class Task:
         listing: the inputs.
         probe: reads image headers.
         planner: makes the rows of boxes; None for whole images.
+        part: what of all this goes into the output, if it was cut into several; None: all, or the shard that the
+            request asks for.
     """
 
     request: ExtractRequest
@@ -78,18 +124,53 @@ class Task:
     listing: Listing
     probe: Probe
     planner: RowPlanner | None
+    part: Part | None = None
+
+    @property
+    def measures_first(self) -> bool:
+        """Whether all headers are read before the first image is run; otherwise those of some at a time.
+
+        They must be where rows depend on sizes. Otherwise they are where that takes little: then the plan says more,
+        and images of one shape meet more often.
+        """
+        if self.planner is not None and self.planner.needs_sizes:
+            return True
+        if self.request.headers != "auto":
+            return self.request.headers == "first"
+        return self.listing.storage.is_local and len(self.listing.paths) <= _MOST_MEASURED_FIRST
 
 
 def find_work(task: Task, notes: list[str]) -> Work:
     """What to do, given what is at the output; adds to ``notes`` what the user should know of it."""
-    output, partial = task.request.output, replacement_of(task.request.output)
-    if task.request.overwrite:
+    request = task.request
+    output, partial = request.output, replacement_of(request.output)
+    if request.overwrite:
         return _replace(output, partial, task, notes)
     if partial.exists():
         notes.append(f"{str(partial)!r} is of an --overwrite that was interrupted: --overwrite continues it")
     if not output.exists():
         return _start(output, task)
-    return _continue(read_recorded(output, task.config), task, notes)
+    return _continue(_read_same_shard(output, task), task, notes)
+
+
+def only_own_shard(work: Work, task: Task) -> Work:
+    """What of the work on a file that several processes fill is this one's."""
+    choice = task.request.shard
+    if choice is None or not task.request.shared:
+        return work
+    bounds = cut_plan(work.plan, choice.count, by_pixels=task.measures_first)
+    first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
+
+    def own(images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.asarray(images[(images >= first) & (images < stop)])
+
+    return dataclasses.replace(
+        work,
+        to_do=own(work.to_do),
+        to_learn=own(work.to_learn),
+        resized=own(work.resized),
+        own=(first, stop),
+    )
 
 
 def _replace(output: Path, partial: Path, task: Task, notes: list[str]) -> Work:
@@ -97,7 +178,7 @@ def _replace(output: Path, partial: Path, task: Task, notes: list[str]) -> Work:
     if not partial.exists():
         return _start(partial if output.exists() else output, task)
     try:
-        recorded = read_recorded(partial, task.config)
+        recorded = _read_same_shard(partial, task)
     except StoreError:  # of other settings, if it is a feature file at all
         try:
             FeatureFile(partial).close()
@@ -106,32 +187,98 @@ def _replace(output: Path, partial: Path, task: Task, notes: list[str]) -> Work:
                 f"--overwrite would write {str(partial)!r}, which is something else: {error}"
             ) from error
         return _start(partial, task)
-    return _continue(recorded, task, notes) if recorded.is_of(task.listing) else _start(partial, task)
+    is_same = recorded.shard is not None or recorded.is_of(task.listing)  # of shards, that has been looked at
+    return _continue(recorded, task, notes) if is_same else _start(partial, task)
+
+
+def _read_same_shard(path: Path, task: Task) -> Recorded:
+    """What a file says of its images, if it is the shard that is asked for, or the whole.
+
+    Raises:
+        StoreError: it is not, or was made with other settings.
+    """
+    recorded = read_recorded(path, task.config)
+    if task.part is not None:
+        if recorded.shard != task.part.shard:
+            raise StoreError(
+                f"{str(path)!r} exists and cannot be continued; use --overwrite or another output: it has "
+                f"{recorded.shard or 'all images'}, and not {task.part.shard} of these inputs"
+            )
+        return recorded
+    choice = None if task.request.shared else task.request.shard
+    found = recorded.shard
+    if (choice and (choice.index, choice.count)) != (found and (found.index, found.count)):
+        wanted = "all images" if choice is None else f"shard {choice}"
+        raise StoreError(
+            f"{str(path)!r} exists and cannot be continued; use --overwrite or another output: it has "
+            f"{'all images' if found is None else found}, and {wanted} is asked for"
+        )
+    return recorded
+
+
+def plan_inputs(task: Task) -> Plan:
+    """Every image and row of the inputs."""
+    listing = task.listing
+    every = np.arange(len(listing.paths))
+    found: FoundSizes = (np.zeros((len(every), 2), dtype=np.int32), {})
+    if task.measures_first:
+        found = task.probe(listing.storage, every)
+    rows = task.planner.rows(listing.root, listing.paths, found[0]) if task.planner else None
+    return make_plan(listing, *found, task.config.input, rows)
+
+
+def part_of(task: Task, plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64]) -> Part:
+    """One of the parts that a plan of all inputs is cut into; see :func:`sppfeat.sharding.shard_of`."""
+    has_views = task.planner is not None and task.planner.has_views
+    return Part(*shard_of(plan, choice, bounds, has_views=has_views), plan)
 
 
 def _start(target: Path, task: Task) -> Work:
-    listing = task.listing
-    image_hw, errors = task.probe(listing.storage, np.arange(len(listing.paths)))
-    rows = task.planner.rows(listing.root, listing.paths, image_hw) if task.planner else None
-    plan = make_plan(listing, image_hw, errors, task.config.input, rows)
-    every = np.arange(plan.n_images)
-    return Work(target, plan, np.zeros(len(every), dtype=np.uint8), every, every[:0], is_new=True)
+    part, choice = task.part, None if task.request.shared else task.request.shard
+    if part is None:
+        plan = plan_inputs(task)
+        if choice is None:
+            return Work.of_new(target, plan)
+        part = part_of(task, plan, choice, cut_plan(plan, choice.count, by_pixels=task.measures_first))
+    return dataclasses.replace(Work.of_new(target, part.plan, part.shard), whole=part.whole)
 
 
 def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:
-    request, spec = task.request, task.config.input
-    matched = match_inputs(recorded, task.listing)
+    request, spec, listing = task.request, task.config.input, task.listing
+    part = task.part
+    matched = match_inputs(recorded, listing) if part is None else Matched.of_all(part.plan)
     is_to_do = recorded.status == Status.PENDING
     if request.retry_failed:
         is_to_do |= recorded.status == Status.FAILED
     to_do = np.flatnonzero(is_to_do)
-    plan = continued_plan(recorded, matched, task.listing.storage, to_do, spec, task.probe, task.planner)
-    resized = np.flatnonzero((plan.image_hw != recorded.image_hw).any(axis=1))
+    unknown = (recorded.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
+    to_learn = np.setdiff1d(to_do[unknown], matched.vanished)
+    plan = continued_plan(recorded, matched, listing.storage, spec)
+    if task.measures_first:
+        found = task.probe(listing.storage, matched.stored_as[to_learn])
+        plan = with_sizes(plan, to_learn, found, spec, task.planner)
+        to_learn = to_learn[:0]
     work = Work(
-        recorded.path, plan, recorded.status, to_do, resized, is_new=False, norm_factors=recorded.norm_factors
+        target=recorded.path,
+        plan=plan,
+        status=recorded.status,
+        to_do=to_do,
+        is_new=False,
+        to_learn=to_learn,
+        resized=np.flatnonzero((plan.image_hw != recorded.image_hw).any(axis=1)),
+        own=(0, plan.n_images),
+        shard=recorded.shard,
+        norm_factors=recorded.norm_factors,
     )
     if len(matched.vanished):
         notes.append(f"{len(matched.vanished)} images of the file are not among the inputs any more")
+    if recorded.shard is not None:
+        if part is None and len(listing.paths) != recorded.shard.n_images:
+            notes.append(
+                f"there are {len(listing.paths)} inputs, and were {recorded.shard.n_images} when the shards were "
+                "cut: new ones are in no shard"
+            )
+        return work
     if not len(matched.new):
         return work
     if not request.add_new:
@@ -140,101 +287,25 @@ def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:
             f"{len(matched.new)} inputs are not in the file, such as {example!r}; --add-new adds them"
         )
         return work
-    longer = extended_plan(plan, matched, task.listing, spec, task.probe, task.planner)
-    added = np.arange(plan.n_images, longer.n_images)
-    return Work(
-        target=extension_of(request.output),
+    return _extend(work, task, recorded, matched)
+
+
+def _extend(work: Work, task: Task, recorded: Recorded, matched: Matched) -> Work:
+    """The work with new inputs, in a longer file."""
+    found: FoundSizes = (np.zeros((len(matched.new), 2), dtype=np.int32), {})
+    if task.measures_first:
+        found = task.probe(task.listing.storage, matched.new)
+    longer = extended_plan(work.plan, matched, task.listing, task.config.input, found, task.planner)
+    added = np.arange(work.plan.n_images, longer.n_images)
+    return dataclasses.replace(
+        work,
+        target=extension_of(task.request.output),
         plan=longer,
-        status=np.concatenate((recorded.status, np.zeros(len(added), dtype=np.uint8))),
-        to_do=np.concatenate((to_do, added)),
-        resized=resized[:0],  # the new file is laid out with the right sizes
+        status=np.concatenate((work.status, np.zeros(len(added), dtype=np.uint8))),
+        to_do=np.concatenate((work.to_do, added)),
+        to_learn=work.to_learn if task.measures_first else np.concatenate((work.to_learn, added)),
+        resized=work.resized[:0],  # the new file is laid out with the right sizes
+        own=(0, longer.n_images),
         is_new=True,
         adopt=recorded.path,
-        norm_factors=recorded.norm_factors,
     )
-
-
-class Settled(NamedTuple):
-    """What became of the images of a run before its first batch.
-
-    Attributes:
-        failed: ``(f,)`` int64, those that cannot be processed.
-        done: ``(d,)`` int64, those that have no row with a descriptor.
-        left: ``(n,)`` int64, those that have to be run.
-    """
-
-    failed: npt.NDArray[np.int64]
-    done: npt.NDArray[np.int64]
-    left: npt.NDArray[np.int64]
-
-
-def settle(work: Work, config: ExtractConfig, writer: FeatureWriter) -> Settled:
-    """Before the first batch: everything that needs no image.
-
-    Images that are tried again become pending, sizes are recorded, images that cannot be processed fail, rows
-    whose box has no area get NaN, and images of which nothing has to be pooled are done.
-    """
-    plan = work.plan
-    _record_sizes(work, config, writer)
-    for image in work.to_do[work.status[work.to_do] == Status.FAILED].tolist():
-        writer.reopen(image)
-    unreadable = work.to_do[np.isin(work.to_do, list(plan.errors))]
-    for image in unreadable.tolist():
-        writer.mark_failed(image, plan.errors[image])
-    left = np.setdiff1d(work.to_do, unreadable)
-    if plan.boxes is None:
-        return Settled(unreadable, left[:0], left)
-    is_left = np.zeros(plan.n_images, dtype=bool)
-    is_left[left] = True
-    writer.write_no_descriptor(np.flatnonzero(plan.boxes.is_degenerate & is_left[plan.row_images]))
-    has_work = plan.uses[left].any(axis=1)
-    for image in left[~has_work].tolist():
-        writer.mark_done(image)
-    return Settled(unreadable, left[~has_work], left[has_work])
-
-
-def _record_sizes(work: Work, config: ExtractConfig, writer: FeatureWriter) -> None:
-    """Record the sizes that the file does not have right, and the boxes that depend on them.
-
-    Boxes first: a run that is killed here finds the old size again, and does all of it once more.
-    """
-    plan, own = work.plan, work.plan.boxes
-    for image in work.resized.tolist():
-        rows = np.arange(*plan.rows[image].tolist())
-        if own is None:
-            writer.write_boxes(rows, whole_image_boxes(plan.image_hw[image : image + 1]))
-        else:
-            audit = BoxAudit(own.flag[rows], scale_sides(own.scale[rows], config.input))
-            writer.write_boxes(rows, own.boxes_px[rows], audit)
-    writer.sync()
-    for image in work.resized.tolist():
-        height, width = plan.image_hw[image].tolist()
-        writer.write_size(image, (height, width))
-    writer.sync()
-
-
-def prober(decoder: Decoder, on_probe: Callable[[int, int], None], scratch: Path) -> Probe:
-    """What reads image headers, and says how many it has read, and of how many."""
-
-    def probe(
-        storage: Storage, images: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
-        image_hw = np.zeros((len(images), 2), dtype=np.int32)
-        errors: dict[int, str] = {}
-        for start in range(0, len(images), _PROBED_AT_ONCE):
-            with storage.fetch(images[start : start + _PROBED_AT_ONCE], scratch) as places:
-                for i, answer in enumerate(probe_places(decoder, places), start):
-                    if isinstance(answer, str):
-                        errors[i] = answer
-                    else:
-                        image_hw[i] = answer
-                    on_probe(i + 1, len(images))
-        return image_hw, errors
-
-    return probe
-
-
-def probe_places(decoder: Decoder, places: Sequence[Place | str]) -> Iterator[tuple[int, int] | str]:
-    """Yield height and width of each image, or why it has none."""
-    answers = decoder.probe(place for place in places if isinstance(place, Place))
-    return (place if isinstance(place, str) else next(answers) for place in places)

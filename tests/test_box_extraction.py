@@ -414,7 +414,7 @@ def test_a_file_without_any_box_is_a_file_without_rows(folder, tmp_path):
     extraction, progress = extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=str(boxes)))
     assert progress.n_done == 12
     with sppfeat.open(tmp_path / "f.h5") as file:
-        assert file.features.shape == (0, extraction.blocks[-1].stop)
+        assert file.features.shape == (0, extraction.equipment.blocks[-1].stop)
         assert file.to_sklearn()[0].shape == (0, file.dimension)
         assert not verify_file(file).problems
 
@@ -431,7 +431,7 @@ def test_images_with_nothing_to_pool_are_not_decoded(folder, tmp_path, monkeypat
     real = inline.decode_image
     monkeypatch.setattr(inline, "decode_image", decode)
     extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=str(boxes)))
-    assert [path.rsplit(b"/", 1)[-1] for path in decoded] == [b"img3.png"]
+    assert [place.path.rsplit(b"/", 1)[-1] for place in decoded] == [b"img3.png"]
     with sppfeat.open(tmp_path / "f.h5") as file:
         assert (file.status == 1).all()
         assert np.isnan(file.features[0]).all()
@@ -445,10 +445,10 @@ def test_an_image_that_fails_at_one_scale_fails_whole(folder, tmp_path, monkeypa
     from sppfeat.decoding import inline
     from sppfeat.errors import ImageError
 
-    def decode(path, *, input_hw, **settings):
-        if path.endswith(b"img1.png") and min(input_hw) == 300:
+    def decode(place, *, input_hw, **settings):
+        if place.path.endswith(b"img1.png") and min(input_hw) == 300:
             raise ImageError("gone in between")
-        return real(path, input_hw=input_hw, **settings)
+        return real(place, input_hw=input_hw, **settings)
 
     real = inline.decode_image
     monkeypatch.setattr(inline, "decode_image", decode)

@@ -75,10 +75,10 @@ def test_descriptors_equal_plain_torch_however_the_run_goes(
 def test_a_run_continued_equals_a_run_in_one_go(mixed_folder, tmp_path):
     extract([mixed_folder], tmp_path / "whole.h5")
     extraction, progress = extract([mixed_folder], tmp_path / "parts.h5", stop_after=1)
-    assert extraction.n_pending() > 0
+    assert extraction.outcome().pending > 0
     extraction, later = extract([mixed_folder], tmp_path / "parts.h5")
     assert progress.n_done + later.n_done == 12
-    assert extraction.n_pending() == 0
+    assert extraction.outcome().pending == 0
     assert_same_file(tmp_path / "whole.h5", tmp_path / "parts.h5")
     assert sorted(os.listdir(tmp_path)) == ["parts.h5", "pictures", "whole.h5"]
 
@@ -153,7 +153,7 @@ def test_a_moved_folder_continues_the_file(folder, tmp_path):
     extract([folder], tmp_path / "f.h5", stop_after=1)
     moved = folder.rename(tmp_path / "moved")
     extraction, _ = extract([moved], tmp_path / "f.h5")
-    assert extraction.n_pending() == 0
+    assert extraction.outcome().pending == 0
     with sppfeat.open(tmp_path / "f.h5") as file:
         assert (file.status == 1).all()
 
@@ -487,7 +487,7 @@ def test_a_file_without_multiples_is_continued_by_multiples_of_one_only(folder, 
     extraction, _ = extract(
         [folder], tmp_path / "f.h5", input=InputSpec(size=SIZE, round_to=1, decode="exact")
     )
-    assert extraction.n_pending() == 0
+    assert extraction.outcome().pending == 0
     with pytest.raises(StoreError, match=r"round_to: the file has '\(not set\)', this command 16"):
         extract([folder], tmp_path / "f.h5", input=InputSpec(size=SIZE, round_to=16))
 

@@ -116,7 +116,7 @@ class FakeDecoder:
 
     def decode(self, tasks):
         for task in tasks:
-            names = [path.rpartition(b"/")[2] for path in task.paths]
+            names = [place.path.rpartition(b"/")[2] for place in task.places]
             self.seen += names
             good = [i for i, name in zip(task.images, names, strict=True) if name not in self.broken]
             failures = {i: "broken" for i in task.images if i not in good}

@@ -71,7 +71,15 @@ def run(device, *, failing=(), sink=None, sizes=None, batch_size=5, **options):
     sink = sink or Rows()
     plan = plan_of([f"{i}.jpg" for i in range(N)], sizes=sizes or [[4, 6]] * N)
     batches = schedule(plan.image_hw[:, None], np.arange(N), batch_size=batch_size, batch_pixels=1)
-    progress = run_pipeline(plan, batches, decoder=Pixels(failing), describe=device, sink=sink, **options)
+    progress = run_pipeline(
+        plan,
+        batches,
+        places=lambda images: [b""] * len(images),
+        decoder=Pixels(failing),
+        describe=device,
+        sink=sink,
+        **options,
+    )
     assert progress.n_done + progress.n_failed == len(sink.done) + len(sink.failed)
     return sink
 

@@ -143,7 +143,8 @@ class Runs:
         self._n_images = sum(len(batch.images) for batch in batches)
         if not self._n_images:
             raise ImageError(f"no image can be run: {next(iter(extraction.work.plan.errors.values()))}")
-        device, descriptor = extraction.device, extraction.config.descriptor
+        equipment = extraction.equipment
+        device, descriptor = equipment.device, equipment.config.descriptor
         loop = PlainLoop(load_choice(request.backbone, fold=False), descriptor=descriptor, device=device)
         images = [(path, batch.input_hw) for batch in batches for path in self.stages.paths(batch)]
         self.loop = partial(loop.run, images)
@@ -158,7 +159,11 @@ class Runs:
             self.stages.run,
             self._forward.run,
             self._whole.run,
-            timed("loop", lambda: iter([self.loop()]), synchronize=synchronizer(self._extraction.device)),
+            timed(
+                "loop",
+                lambda: iter([self.loop()]),
+                synchronize=synchronizer(self._extraction.equipment.device),
+            ),
         ]
         repetitions = self._work.repetitions
         on_pass = counted_passes(len(passes) * (1 + repetitions), on_progress)
@@ -166,9 +171,10 @@ class Runs:
 
     def _result(self, timings: Mapping[str, Timing]) -> "ExtractResult":
         extraction, plan, n_workers = self._extraction, self._extraction.work.plan, self._whole.n_workers
+        equipment = extraction.equipment
         stages = {stage: timings[stage].seconds for stage in STAGES}
         return ExtractResult(
-            **of_descriptors(extraction.backbone, extraction.config, extraction.device),
+            **of_descriptors(equipment.backbone, equipment.config, equipment.device),
             images=self._n_images,
             unreadable=self._sample.n_unreadable + len(plan.errors),
             failed=self._whole.n_failed - len(plan.errors),

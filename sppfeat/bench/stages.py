@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sppfeat.bench.machine import synchronizer
 from sppfeat.creation import Provenance, create_file
-from sppfeat.describe import BATCH_PIXELS, Describer
+from sppfeat.describe import Describer
 from sppfeat.extraction import Extraction
 from sppfeat.images import read_image, resize_image
 from sppfeat.plan import Batch, schedule
@@ -45,27 +45,28 @@ class Stages:
     """
 
     def __init__(self, extraction: Extraction, output: Path) -> None:
-        request, self._config = extraction.request, extraction.config
+        request, equipment = extraction.request, extraction.equipment
+        self._config = equipment.config
         self._plan = extraction.work.plan
         self._max_decode_pixels = request.run.max_decode_pixels
         self._output = output
-        self._synchronize = synchronizer(extraction.device)
+        self._synchronize = synchronizer(equipment.device)
         self.batches: list[Batch] = list(
             schedule(
                 self._plan.input_hw,
                 np.arange(self._plan.n_images),
                 batch_size=request.run.batch_size,
-                batch_pixels=BATCH_PIXELS[extraction.device.type],
+                batch_pixels=equipment.batch_pixels,
             )
         )
         self.describer = Describer(
-            extraction.backbone,
+            equipment.backbone,
             self._config.descriptor,
             flip=False,
             precision=self._config.precision,
-            device=extraction.device,
+            device=equipment.device,
         )
-        create_file(output, self._plan, self._config, extraction.blocks, provenance=Provenance())
+        create_file(output, self._plan, self._config, equipment.blocks, provenance=Provenance())
 
     def run(self) -> dict[str, float]:
         """Do all of it once; the seconds of each stage."""

@@ -30,6 +30,7 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import print_json, say
 from sppfeat.cli.progress import Bar, prepared
+from sppfeat.cli.shards import SHARD, output_of_shard
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.config import (
     DECODE_MODES,
@@ -46,7 +47,7 @@ from sppfeat.config import (
     InputSpec,
     RunOptions,
 )
-from sppfeat.request import DescriptorChoice, ExtractRequest
+from sppfeat.request import HEADER_MODES, DescriptorChoice, ExtractRequest
 
 if TYPE_CHECKING:
     from sppfeat.pipeline import Progress
@@ -148,6 +149,25 @@ __all__ = ["extract"]
 )
 @option("--retry-failed", is_flag=True, help="Try failed images of an existing output again.")
 @option("--add-new", is_flag=True, help="Add inputs that an existing output does not have.")
+@option(
+    "--shard",
+    type=SHARD,
+    metavar="I/N",
+    help="Do only the I-th of N parts of the work (1/N to N/N), into a file of its own for 'sppfeat merge': {shard} in "
+    "the name of the output stands for its number. auto: as torchrun, srun or a SLURM array says.",
+)
+@option(
+    "--shared",
+    is_flag=True,
+    help="With --shard: into its rows of one output, which other processes of this machine fill at the same time.",
+)
+@option(
+    "--headers",
+    type=click.Choice(HEADER_MODES),
+    default=ExtractRequest.headers,
+    help="Read all image headers before the first image is run, or those of some thousand images at a time; auto: "
+    "first for up to 50,000 local files.",
+)
 @option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @json_option
 @verbosity_options
@@ -196,7 +216,7 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
             print_plan(plan, as_json)
             return None
         if not quiet:
-            say(plan_text(plan, dataclasses.asdict(extraction.config) if verbose else None))
+            say(plan_text(plan, dataclasses.asdict(extraction.equipment.config) if verbose else None))
         with Bar("extracting", plan.to_do, unit="img", shown=not quiet) as bar:
 
             def on_progress(progress: "Progress") -> None:
@@ -204,7 +224,7 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
                 bar.show(progress)
 
             progress = extraction.run(on_progress=on_progress, should_stop=stop.is_wanted)
-        result = run_result(extraction, progress, time.monotonic() - started)
+        result = run_result(extraction.path, extraction.outcome(), progress, time.monotonic() - started)
     if not quiet:
         say(result_text(result, verbose))
     if as_json:
@@ -213,9 +233,11 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
 
 
 def _request(options: dict[str, Any]) -> ExtractRequest:
+    rank = options["shard"]
+    shard = rank and rank.shard
     return ExtractRequest(
         inputs=options["inputs"],
-        output=options["output"],
+        output=output_of_shard(options["output"], shard, shared=options["shared"]),
         labels=options["labels"],
         backbone=backbone_choice(options, mean=options["mean"], std=options["std"], head=options["head"]),
         input=InputSpec(
@@ -242,10 +264,15 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
             workers=whole_number(options["workers"]),
             max_decode_pixels=options["max_decode_pixels"],
             compile=options["compile"],
+            local_rank=rank.local_index if rank else 0,
+            n_local=rank.n_local if rank else 1,
         ),
         overwrite=options["overwrite"],
         retry_failed=options["retry_failed"],
         add_new=options["add_new"],
         fail_fast=options["fail_fast"],
         dry_run=options["dry_run"],
+        shard=shard,
+        shared=options["shared"],
+        headers=options["headers"],
     )

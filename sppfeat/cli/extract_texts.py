@@ -1,6 +1,7 @@
 """What ``sppfeat extract`` says before and after a run."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sppfeat.cli.output import (
@@ -14,7 +15,7 @@ from sppfeat.cli.output import (
 from sppfeat.request import BoxSummary, PlanSummary
 
 if TYPE_CHECKING:
-    from sppfeat.extraction import Extraction
+    from sppfeat.extraction import Outcome
     from sppfeat.pipeline import Progress
 
 __all__ = ["plan_text", "print_plan", "result_text", "run_result"]
@@ -33,7 +34,10 @@ def print_plan(plan: PlanSummary, as_json: bool) -> None:
 def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
     """A plan in lines, with all settings where they are given."""
     rounded = f" (multiples of {plan.round_to})" if plan.round_to > 1 else ""
-    images = f"{plan.images} in {plan.input_shapes} input shapes{rounded}, {plan.rows} rows"
+    shapes = f" in {plan.input_shapes} input shapes{rounded}"
+    if plan.unmeasured:
+        shapes = f", the sizes of {plan.unmeasured} are learnt on the way"
+    images = f"{plan.images}{shapes}, {plan.rows} rows"
     if plan.classes:
         images += f", {plan.classes} classes"
     pooling = f"levels {joined_numbers(plan.levels)}"
@@ -52,6 +56,8 @@ def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
     if plan.already_done or plan.already_failed:
         done = f"{plan.already_done} done, {plan.already_failed} failed before, {plan.to_do} to do"
         lines.insert(1, ("continuing", done))
+    if plan.shard:
+        lines.insert(0, ("shard", plan.shard))
     if plan.unreadable:
         lines.insert(1, ("unreadable", f"{plan.unreadable} images: they will be marked as failed"))
     lines += [("note", note) for note in plan.notes]
@@ -73,23 +79,17 @@ def _box_lines(boxes: BoxSummary | None) -> list[tuple[str, str]]:
     return lines
 
 
-def run_result(extraction: "Extraction", progress: "Progress", seconds: float) -> dict[str, Any]:
-    """What the file holds now, and what this run did."""
-    from sppfeat.reader import FeatureFile
-    from sppfeat.schema import Status
-
-    with FeatureFile(extraction.path) as file:
-        status = file.status.tolist()
-        failures = [{"path": file.path_of(i), "error": text} for i, text in file.errors.items()]
-        boxes = file.count_boxes() if file.has_boxes else None
+def run_result(output: Path, outcome: "Outcome", progress: "Progress", seconds: float) -> dict[str, Any]:
+    """What the files hold now, and what this run did."""
     network_seconds = progress.decode_seconds + progress.network_seconds + progress.write_seconds
     n_now = progress.n_done + progress.n_failed
     return {
-        "output": str(extraction.path),
-        "images": len(status),
-        "done": status.count(Status.DONE),
-        "failed": len(failures),
-        "pending": status.count(Status.PENDING),
+        "output": str(output),
+        "files": [str(path) for path in outcome.outputs],
+        "images": outcome.images,
+        "done": outcome.done,
+        "failed": outcome.failed,
+        "pending": outcome.pending,
         "done_now": progress.n_done,
         "failed_now": progress.n_failed,
         "seconds": round(seconds, 3),
@@ -97,8 +97,8 @@ def run_result(extraction: "Extraction", progress: "Progress", seconds: float) -
         "decode_seconds": round(progress.decode_seconds, 3),
         "network_seconds": round(progress.network_seconds, 3),
         "write_seconds": round(progress.write_seconds, 3),
-        "boxes": boxes,
-        "failures": failures,
+        "boxes": outcome.boxes,
+        "failures": [{"path": path, "error": reason} for path, reason in outcome.failures],
     }
 
 

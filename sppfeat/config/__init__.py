@@ -18,6 +18,7 @@ from sppfeat.config.regions import (
     RegionSpec,
     parse_grid,
 )
+from sppfeat.config.shards import ShardChoice
 from sppfeat.config.specs import (
     COMPACT_NAME,
     DECODE_MODES,
@@ -83,6 +84,7 @@ __all__ = [
     "ReductionSpec",
     "RegionSpec",
     "RunOptions",
+    "ShardChoice",
     "check_choice",
     "config_differences",
     "parse_device",

@@ -260,6 +260,9 @@ class RunOptions:
         workers: processes that decode, 0 for none (decode in this process), or None to choose.
         max_decode_pixels: an image of more pixels fails, undecoded.
         compile: have torch compile the network.
+        local_rank: number of this process among those that share the work on this machine, from 0: with ``auto`` it
+            takes the device of that number.
+        n_local: how many these are; they share the cores.
     """
 
     device: str = "auto"
@@ -267,6 +270,8 @@ class RunOptions:
     workers: int | None = None
     max_decode_pixels: int = DEFAULT_MAX_DECODE_PIXELS
     compile: bool = False
+    local_rank: int = 0
+    n_local: int = 1
 
     def __post_init__(self) -> None:
         parse_device(self.device)

@@ -33,13 +33,13 @@ class DecodeTask(NamedTuple):
 
     Attributes:
         images: any numbers that name the images to the caller.
-        places: where they are; a path is a whole file.
+        places: where they are; a path is a whole file, and a text the reason why an image is nowhere.
         image_hw: height and width of each as displayed, as planned.
         input_hw: height and width to resize to.
     """
 
     images: Sequence[int]
-    places: Sequence[bytes | Place]
+    places: Sequence[bytes | Place | str]
     image_hw: Sequence[tuple[int, int]]
     input_hw: tuple[int, int]
 
@@ -66,7 +66,7 @@ class Decoded(NamedTuple):
 class Decoder(Protocol):
     """Reads headers and decodes batches, in order."""
 
-    def probe(self, places: Iterable[bytes | Place]) -> Iterator[tuple[int, int] | str]:
+    def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
         """Yield for each image height and width as displayed, or the reason why it cannot be read."""
         ...
 

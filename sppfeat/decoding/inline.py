@@ -22,11 +22,13 @@ class InlineDecoder:
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
 
-    def probe(self, places: Iterable[bytes | Place]) -> Iterator[tuple[int, int] | str]:
+    def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
         """Yield for each image height and width as displayed, or the reason why it cannot be read."""
         for place in places:
             try:
-                yield probe_image(place, exif=self._settings.exif, max_pixels=self._settings.max_pixels)
+                yield probe_image(
+                    _found(place), exif=self._settings.exif, max_pixels=self._settings.max_pixels
+                )
             except ImageError as error:
                 yield str(error)
 
@@ -40,7 +42,7 @@ class InlineDecoder:
             for image, place, image_hw in zip(task.images, task.places, task.image_hw, strict=True):
                 try:
                     pixels[len(good)] = decode_image(
-                        place, image_hw=image_hw, input_hw=task.input_hw, **settings._asdict()
+                        _found(place), image_hw=image_hw, input_hw=task.input_hw, **settings._asdict()
                     )
                     good.append(image)
                 except ImageError as error:
@@ -49,3 +51,9 @@ class InlineDecoder:
 
     def close(self) -> None:
         """Do nothing: there is nothing to stop."""
+
+
+def _found(place: bytes | Place | str) -> bytes | Place:
+    if isinstance(place, str):
+        raise ImageError(place)
+    return place

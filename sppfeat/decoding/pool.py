@@ -62,13 +62,16 @@ class DecoderPool:
             self.close()
             raise
 
-    def probe(self, places: Iterable[bytes | Place]) -> Iterator[tuple[int, int] | str]:
+    def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
         """Yield for each image height and width as displayed, or the reason why it cannot be read."""
         window: deque[list[tuple[int, int] | str]] = deque()
         for place in places:
             answer: list[Any] = []
             window.append(answer)
-            self._submit(ProbeJob(place_of(place), self._settings), cost=1, done=answer.append)
+            if isinstance(place, str):
+                answer.append(place)
+            else:
+                self._submit(ProbeJob(place_of(place), self._settings), cost=1, done=answer.append)
             while len(window) >= _PROBES_AHEAD * len(self._workers):
                 yield self._first_answer(window)
         while window:

@@ -3,6 +3,15 @@
 from sppfeat.sources.listing import Listing, list_images
 from sppfeat.sources.lists import is_list, read_list
 from sppfeat.sources.paths import PathTable
-from sppfeat.sources.storage import FileStorage, Storage
+from sppfeat.sources.storage import FileStorage, Storage, local_places
 
-__all__ = ["FileStorage", "Listing", "PathTable", "Storage", "is_list", "list_images", "read_list"]
+__all__ = [
+    "FileStorage",
+    "Listing",
+    "PathTable",
+    "Storage",
+    "is_list",
+    "list_images",
+    "local_places",
+    "read_list",
+]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sppfeat.places import Place
 from sppfeat.sources.paths import PathTable
 
-__all__ = ["FileStorage", "JoinedStorage", "Storage"]
+__all__ = ["FileStorage", "JoinedStorage", "Storage", "local_places"]
 
 
 class Storage(Protocol):
@@ -111,3 +111,9 @@ class JoinedStorage:
                 for position, place in zip(own.tolist(), found, strict=True):
                     places[position] = place
             yield places
+
+
+def local_places(storage: Storage, images: npt.NDArray[np.int64]) -> Sequence[Place | str]:
+    """The places of images, or why they have none, where all are local: these hold as long as the files do."""
+    with storage.fetch(images, Path()) as places:
+        return places

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError
+from sppfeat.learning import read_sizes
 from sppfeat.sources import FileStorage, Listing, list_images
-from sppfeat.work import prober
 
 __all__ = ["Examples", "read_examples", "split_examples", "with_classes"]
 
@@ -74,7 +74,9 @@ def read_examples(
     paths = [os.path.join(listing.root, path) for path in listing.paths]
     if not isinstance(listing.storage, FileStorage):
         raise ConfigError("the inputs are not all folders, image files and lists of them; allowed: those")
-    image_hw, errors = prober(decoder, on_probe, Path())(listing.storage, np.arange(len(paths)))
+    image_hw, errors = read_sizes(
+        listing.storage, np.arange(len(paths)), decoder=decoder, scratch=Path(), on_probe=on_probe
+    )
     images = np.setdiff1d(np.arange(len(paths)), np.fromiter(errors, dtype=np.int64, count=len(errors)))
     unreadable = {os.fsdecode(paths[image]): reason for image, reason in errors.items()}
     if not len(images):
