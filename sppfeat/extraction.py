@@ -14,14 +14,13 @@ import numpy.typing as npt
 
 from sppfeat.acceleration import bfloat16_note
 from sppfeat.blocks import describe_plan
-from sppfeat.box_report import box_notes, summarise_boxes
+from sppfeat.box_report import box_notes
 from sppfeat.bundled import bundled_note
 from sppfeat.continuation import copy_rows, with_sizes
-from sppfeat.creation import Provenance, create_file, feature_nbytes
+from sppfeat.creation import Provenance, create_file
 from sppfeat.decoding import Decoder
-from sppfeat.describe import device_name
 from sppfeat.equipment import Equipment, load_equipment
-from sppfeat.errors import ImageError
+from sppfeat.errors import ConfigError, ImageError
 from sppfeat.filling import fill
 from sppfeat.learning import FoundSizes, read_sizes
 from sppfeat.locking import OutputLock, ShardLock, check_output
@@ -29,9 +28,11 @@ from sppfeat.normalization import estimate_factors
 from sppfeat.pipeline import Progress
 from sppfeat.placing import put_in_place, remove_leftovers
 from sppfeat.plan import Plan
+from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.reader import FeatureFile
-from sppfeat.request import BoxSummary, ExtractRequest, PlanSummary
+from sppfeat.request import ExtractRequest, PlanSummary
 from sppfeat.schema import Status
+from sppfeat.sharding import PLACEHOLDER, shard_path
 from sppfeat.sources import Listing, Storage, list_images
 from sppfeat.store import FeatureWriter
 from sppfeat.work import Task, Work, find_work, only_own_shard
@@ -126,48 +127,21 @@ class Extraction:
 
     def summary(self) -> PlanSummary:
         """What this run is going to do."""
-        equipment, plan, work = self.equipment, self.work.plan, self.work
-        spec, descriptor = equipment.config.backbone, equipment.config.descriptor
+        work = self.work
         status_after = work.status.copy()
         status_after[work.to_do] = Status.PENDING
-        return PlanSummary(
+        state = RunState(
             output=str(self.request.output),
-            images=plan.n_images,
             already_done=int((status_after == Status.DONE).sum()),
             already_failed=int((status_after == Status.FAILED).sum()),
             to_do=len(work.to_do),
-            unreadable=int(np.isin(work.to_do, list(plan.errors)).sum()),
-            rows=plan.n_rows,
-            shard=None if work.shard is None else str(work.shard),
-            dimension=equipment.blocks[-1].stop,
-            output_bytes=feature_nbytes(plan, equipment.blocks, descriptor.dtype),
+            unreadable=int(np.isin(work.to_do, list(work.plan.errors)).sum()),
             unmeasured=len(work.to_learn),
-            input_shapes=plan.n_shapes,
-            round_to=equipment.config.input.round_to,
-            classes=len(plan.classes),
-            backbone=spec.name,
-            weights=equipment.backbone.weights_path or spec.weights,
-            layers=list(spec.layers),
-            levels=list(descriptor.levels),
-            device=device_name(equipment.device),
-            precision=equipment.config.precision,
+            shard=None if work.shard is None else str(work.shard),
             workers=self.n_workers,
-            head=spec.head,
-            normalize=descriptor.normalize,
-            boxes=self._box_summary(),
             notes=self.notes,
         )
-
-    def _box_summary(self) -> BoxSummary | None:
-        config, boxes = self.equipment.config, self.work.plan.boxes
-        if config.regions is None or boxes is None:
-            return None
-        return summarise_boxes(self.work.plan, boxes, config.regions, config.input, self._boxes_path)
-
-    @property
-    def _boxes_path(self) -> str:
-        choice = self.request.boxes
-        return os.path.abspath(choice.boxes) if choice and choice.is_file else ""
+        return summarise_plan(work.plan, self.equipment, state)
 
     def run(
         self,
@@ -228,7 +202,7 @@ class Extraction:
     def _create(self, factors: tuple[float, ...] | None) -> None:
         """Lay out the file."""
         equipment, work = self.equipment, self.work
-        provenance = Provenance(equipment.backbone.weights_path, self._boxes_path, factors, work.shard)
+        provenance = Provenance(equipment.backbone.weights_path, self.request.boxes_path, factors, work.shard)
         create_file(work.target, work.plan, equipment.config, equipment.blocks, provenance=provenance)
 
     def _refuse_unreadable(self) -> None:
@@ -284,6 +258,7 @@ def prepare(
     Raises:
         SppfeatError: inputs, settings, weights or an existing output that do not allow it.
     """
+    request = dataclasses.replace(request, output=_output_of(request))
     check_output(request.output)
     # Where it is a link: what it leads to is written, locked and replaced, not the link.
     request = dataclasses.replace(request, output=Path(os.path.realpath(request.output)))
@@ -292,6 +267,7 @@ def prepare(
         lock = stack.enter_context(lock_output(request))
         means = stack.enter_context(gather_means(request, listing, on_probe))
         work = only_own_shard(find_work(means.task, means.notes), means.task)
+        note_plan(means, work.plan, is_new=work.is_new)
         yield planned(means, work, lock)
 
 
@@ -340,23 +316,35 @@ def gather_means(
         yield Means(equipment, decoder, n_workers, scratch, task, notes)
 
 
-def planned(means: Means, work: Work, lock: Lock) -> Extraction:
-    """A work, planned, with notes on it."""
-    equipment, notes = means.equipment, means.notes
-    notes += _decode_notes(work.plan, equipment.config.input.decode)
-    if work.plan.boxes is not None:
+def note_plan(means: Means, plan: Plan, *, is_new: bool) -> None:
+    """Note what the user should know of a plan."""
+    equipment = means.equipment
+    means.notes.extend(_decode_notes(plan, equipment.config.input.decode))
+    if plan.boxes is not None:
         table = equipment.box_file.table if equipment.box_file else None
-        notes += box_notes(work.plan, work.plan.boxes, table, is_new=work.is_new)
+        means.notes.extend(box_notes(plan, plan.boxes, table, is_new=is_new))
+
+
+def planned(means: Means, work: Work, lock: Lock) -> Extraction:
+    """A work with what it takes to do it."""
     return Extraction(
         request=means.task.request,
-        equipment=equipment,
+        equipment=means.equipment,
         decoder=means.decoder,
         n_workers=means.n_workers,
         scratch=means.scratch,
-        notes=notes,
+        notes=means.notes,
         work=work,
         lock=lock,
     )
+
+
+def _output_of(request: ExtractRequest) -> Path:
+    """The output as it is named, with the number of the shard if that is asked for."""
+    output = request.output
+    if request.shared and PLACEHOLDER in str(output):
+        raise ConfigError(f"with --shared all shards have one output, and {str(output)!r} has {PLACEHOLDER}")
+    return shard_path(output, request.shard)
 
 
 @contextlib.contextmanager

@@ -56,6 +56,10 @@ class Progress(NamedTuple):
     network_seconds: float = 0.0
     write_seconds: float = 0.0
 
+    def followed_by(self, other: "Progress") -> "Progress":
+        """Return this and that of further work together."""
+        return Progress(*(own + more for own, more in zip(self, other, strict=True)))  # type: ignore[arg-type]
+
 
 def run_pipeline(
     plan: Plan,

@@ -1,8 +1,10 @@
 """The Plan: which rows will exist, where, and in which batches, before a pixel is decoded."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -90,6 +92,16 @@ class Plan:
         texts = self.paths.nbytes + (0 if self.ids is None else self.ids.nbytes)
         storage = 0 if isinstance(self.storage, FileStorage) else self.storage.nbytes  # which has the paths
         return texts + sum(array.nbytes for array in arrays) + boxes + storage
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what all shards share: the images in their order, their labels and rows; sizes apart."""
+        digest = hashlib.sha256()
+        for text in (*self.paths, b"", *self.classes):
+            digest.update(text + b"\0")
+        digest.update(self.labels.astype("<i8").tobytes())
+        digest.update(np.diff(self.rows, axis=1).astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def part(self, first: int, stop: int) -> "Plan":
         """Return the plan of images ``first`` to ``stop``, numbered from 0, with their rows, numbered from 0."""

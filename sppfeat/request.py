@@ -1,5 +1,6 @@
 """What a user asks of an extraction, and what is answered before it starts."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,6 +134,8 @@ class ExtractRequest:
         shared: into its rows of one output that other processes fill, too.
         headers: ``first``: read all image headers before the first image is run; ``window``: of some thousand
             images at a time; ``auto``: as suits their number and where they are.
+        shard_bytes: shards of at most so many bytes of descriptors, one after the other, each into a file of its own;
+            see :mod:`sppfeat.parts`.
     """
 
     inputs: tuple[str, ...]
@@ -152,6 +155,7 @@ class ExtractRequest:
     shard: ShardChoice | None = None
     shared: bool = False
     headers: str = "auto"
+    shard_bytes: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("headers", self.headers, HEADER_MODES)
@@ -166,6 +170,23 @@ class ExtractRequest:
             )
         if self.shard is not None and self.add_new:
             raise ConfigError("--add-new does not go with --shard: the shards are cut already")
+        if self.shard_bytes is not None:
+            self._check_parts(self.shard_bytes)
+
+    @property
+    def boxes_path(self) -> str:
+        """Absolute path of the box file; empty where there is none."""
+        return os.path.abspath(self.boxes.boxes) if self.boxes and self.boxes.is_file else ""
+
+    def _check_parts(self, shard_bytes: int) -> None:
+        if shard_bytes < 1:
+            raise ConfigError(f"shard-size is {shard_bytes} bytes; allowed: 1 or more")
+        if self.shard is not None:
+            raise ConfigError(
+                "--shard-size makes all shards, one after the other: it does not go with --shard"
+            )
+        if self.add_new:
+            raise ConfigError("--add-new does not go with --shard-size: the shards are cut already")
 
 
 @dataclass(frozen=True, kw_only=True)

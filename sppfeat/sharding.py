@@ -1,9 +1,9 @@
 """A plan cut into shards: contiguous ranges of its images, each in a file of its own, or in its rows of one file."""
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,10 @@ from sppfeat.config import ShardChoice
 from sppfeat.errors import ConfigError
 from sppfeat.plan import Plan
 
-__all__ = ["Shard", "ShardChoice", "cut_plan", "cut_rows", "plan_digest", "shard_of"]
+__all__ = ["PLACEHOLDER", "Shard", "ShardChoice", "cut_plan", "cut_rows", "shard_of", "shard_path"]
+
+PLACEHOLDER = "{shard}"
+"""Stands for the number of a shard in the name of its file."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Shard:
         first_image, stop_image: half-open range of the plan's images.
         first_row, stop_row: and of its rows.
         n_images, n_rows: of the whole plan.
-        plan: digest of the whole plan, see :func:`plan_digest`.
+        plan: digest of the whole plan, see :attr:`sppfeat.plan.Plan.digest`.
     """
 
     index: int
@@ -67,15 +70,15 @@ class Shard:
             raise ConfigError(f"not the record of a shard: {error}") from error
 
 
-def plan_digest(plan: Plan) -> str:
-    """SHA-256 of what all shards of a plan share: the images in their order, their labels and rows; sizes apart."""
-    digest = hashlib.sha256()
-    counts = np.diff(plan.rows, axis=1).reshape(-1)
-    for text in (*plan.paths, b"", *plan.classes):
-        digest.update(text + b"\0")
-    digest.update(plan.labels.astype("<i8").tobytes())
-    digest.update(counts.astype("<i8").tobytes())
-    return digest.hexdigest()
+def shard_path(output: Path, choice: ShardChoice | None) -> Path:
+    """The output of a shard: with its number in the place of ``{shard}``, if its name has that.
+
+    Raises:
+        ConfigError: the name asks for a number, and there is none.
+    """
+    if choice is None and PLACEHOLDER in str(output):
+        raise ConfigError(f"the output {str(output)!r} has {PLACEHOLDER} in its name: it goes with shards")
+    return output if choice is None else Path(str(output).replace(PLACEHOLDER, choice.name))
 
 
 def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64]:
@@ -143,6 +146,6 @@ def shard_of(
         stop_row,
         plan.n_images,
         plan.n_rows,
-        plan_digest(plan),
+        plan.digest,
     )
     return part, record

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sppfeat.errors import ConfigError
 from sppfeat.plan import Plan
-from sppfeat.sharding import Shard, ShardChoice, cut_plan, cut_rows, plan_digest, shard_of
+from sppfeat.sharding import Shard, ShardChoice, cut_plan, cut_rows, shard_of
 
 SIZES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=30)
 
@@ -63,9 +63,9 @@ def test_a_shard_records_what_it_is_of():
             part.n_images,
             part.n_rows,
         )
-        assert (shard.n_images, shard.plan) == (10, plan_digest(plan))
-    assert plan_digest(plan) != plan_digest(plan.part(0, 9))
-    assert plan_digest(plan) == plan_digest(plan_of([(9, 9)] * 10))  # sizes may be learnt later
+        assert (shard.n_images, shard.plan) == (10, plan.digest)
+    assert plan.digest != plan.part(0, 9).digest
+    assert plan.digest == plan_of([(9, 9)] * 10).digest  # sizes may be learnt later
 
 
 def test_more_shards_than_images_are_refused():

@@ -2,6 +2,8 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import print_json, say
 from sppfeat.cli.progress import Bar, prepared
-from sppfeat.cli.shards import SHARD, output_of_shard
+from sppfeat.cli.shards import NBYTES, SHARD
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.config import (
     DECODE_MODES,
@@ -50,7 +52,11 @@ from sppfeat.config import (
 from sppfeat.request import HEADER_MODES, DescriptorChoice, ExtractRequest
 
 if TYPE_CHECKING:
+    from sppfeat.extraction import Extraction
+    from sppfeat.parts import PartedExtraction
     from sppfeat.pipeline import Progress
+
+    OnProbe = Callable[[int, int], None]
 
 __all__ = ["extract"]
 
@@ -162,6 +168,13 @@ __all__ = ["extract"]
     help="With --shard: into its rows of one output, which other processes of this machine fill at the same time.",
 )
 @option(
+    "--shard-size",
+    type=NBYTES,
+    metavar="SIZE",
+    help="Write all shards, one after the other, of at most so many bytes of descriptors each, such as 2GB; {shard} in "
+    "the name of the output stands for their numbers.",
+)
+@option(
     "--headers",
     type=click.Choice(HEADER_MODES),
     default=ExtractRequest.headers,
@@ -203,14 +216,19 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     """What the file holds afterwards; None where only a plan was asked for."""
     from sppfeat.extraction import prepare
     from sppfeat.memory import keep_freed_memory
+    from sppfeat.parts import prepare_parts
 
     keep_freed_memory()
     quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
     started = time.monotonic()
     request = _request(options)
-    with prepared(
-        lambda on_probe: prepare(request, on_probe=on_probe), "reading headers", shown=not quiet
-    ) as extraction:
+
+    def begin(on_probe: "OnProbe") -> "AbstractContextManager[Extraction | PartedExtraction]":
+        if request.shard_bytes is not None:
+            return prepare_parts(request, on_probe=on_probe)
+        return prepare(request, on_probe=on_probe)
+
+    with prepared(begin, "reading headers", shown=not quiet) as extraction:
         plan = extraction.summary()
         if request.dry_run:
             print_plan(plan, as_json)
@@ -237,7 +255,7 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
     shard = rank and rank.shard
     return ExtractRequest(
         inputs=options["inputs"],
-        output=output_of_shard(options["output"], shard, shared=options["shared"]),
+        output=options["output"],
         labels=options["labels"],
         backbone=backbone_choice(options, mean=options["mean"], std=options["std"], head=options["head"]),
         input=InputSpec(
@@ -275,4 +293,5 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
         shard=shard,
         shared=options["shared"],
         headers=options["headers"],
+        shard_bytes=options["shard_size"],
     )

@@ -57,7 +57,7 @@ def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
         done = f"{plan.already_done} done, {plan.already_failed} failed before, {plan.to_do} to do"
         lines.insert(1, ("continuing", done))
     if plan.shard:
-        lines.insert(0, ("shard", plan.shard))
+        lines.insert(0, ("part", plan.shard))
     if plan.unreadable:
         lines.insert(1, ("unreadable", f"{plan.unreadable} images: they will be marked as failed"))
     lines += [("note", note) for note in plan.notes]

@@ -1,28 +1,23 @@
-"""The option ``--shard``, and the outputs of shards."""
+"""The options ``--shard`` and ``--shard-size``, and the outputs of shards."""
 
-from pathlib import Path
+import re
 
 from sppfeat.cli.options import Parsed
-from sppfeat.config import ShardChoice
-from sppfeat.errors import ConfigError
 from sppfeat.ranks import parse_shard
 
-__all__ = ["SHARD", "output_of_shard"]
+__all__ = ["NBYTES", "SHARD"]
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def _nbytes(text: str) -> int:
+    """The bytes that a text such as ``2GB`` means."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([KMGT]?)(I?)B?", text.strip().upper())
+    if match is None or (match[3] and not match[2]):
+        raise ValueError(f"{text!r} is no size; allowed: bytes, such as 500MB, 2GB or 1GiB")
+    unit = _UNITS[match[2]]
+    return int(float(match[1]) * (1024 ** (list(_UNITS).index(match[2])) if match[3] else unit))
+
 
 SHARD = Parsed("I/N|auto", parse_shard)
-_PLACEHOLDER = "{shard}"
-
-
-def output_of_shard(output: Path, shard: ShardChoice | None, *, shared: bool) -> Path:
-    """The output of a shard: with its number in the place of ``{shard}``.
-
-    Raises:
-        ConfigError: the name asks for the number where there is none, or where all shards have one output.
-    """
-    if _PLACEHOLDER not in str(output):
-        return output
-    if shard is None:
-        raise ConfigError(f"the output {str(output)!r} has {_PLACEHOLDER} in its name: it goes with --shard")
-    if shared:
-        raise ConfigError(f"with --shared all shards have one output, and {str(output)!r} has {_PLACEHOLDER}")
-    return Path(str(output).replace(_PLACEHOLDER, shard.name))
+NBYTES = Parsed("bytes", _nbytes)

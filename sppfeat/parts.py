@@ -1,0 +1,152 @@
+"""An extraction into several files, one after the other: shards of a size, each complete by itself."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config import ShardChoice
+from sppfeat.creation import FILE_DTYPES
+from sppfeat.equipment import Equipment
+from sppfeat.errors import ConfigError
+from sppfeat.extraction import (
+    Means,
+    Outcome,
+    gather_means,
+    lock_output,
+    note_plan,
+    outcome_of,
+    planned,
+)
+from sppfeat.locking import check_output
+from sppfeat.pipeline import Progress
+from sppfeat.plan import Plan
+from sppfeat.plan_summary import RunState, summarise_plan
+from sppfeat.reader import FeatureFile
+from sppfeat.request import ExtractRequest, PlanSummary
+from sppfeat.sharding import PLACEHOLDER, cut_rows, shard_path
+from sppfeat.sources import list_images
+from sppfeat.work import find_work, part_of, plan_inputs
+
+__all__ = ["PartedExtraction", "prepare_parts"]
+
+
+class PartedExtraction:
+    """A planned extraction into several files; :func:`prepare_parts` makes it.
+
+    Args:
+        means: what all of them need.
+        plan: every image and row.
+        bounds: ``(n + 1,)`` int64, part ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
+
+    Attributes:
+        request: what was asked.
+        equipment: settings, network and device.
+        path: name of the files, with ``{shard}`` for their number.
+    """
+
+    def __init__(self, means: Means, plan: Plan, bounds: npt.NDArray[np.int64]) -> None:
+        self.request: ExtractRequest = means.task.request
+        self.equipment: Equipment = means.equipment
+        self.path: Path = self.request.output
+        self._means = means
+        self._plan = plan
+        self._bounds = bounds
+        n_parts = len(bounds) - 1
+        self._choices = [ShardChoice(i, n_parts) for i in range(1, n_parts + 1)]
+
+    def summary(self) -> PlanSummary:
+        """What this run is going to do, as far as can be told without opening every file."""
+        done = self.outcome() if self._existing() else None
+        state = RunState(
+            output=str(self.path),
+            already_done=done.done if done else 0,
+            already_failed=done.failed if done else 0,
+            to_do=self._plan.n_images - (done.done + done.failed if done else 0),
+            unreadable=len(self._plan.errors),
+            unmeasured=int((self._plan.image_hw == 0).any(axis=1).sum()) - len(self._plan.errors),
+            shard=f"all of {len(self._choices)}, one after the other",
+            workers=self._means.n_workers,
+            notes=self._means.notes,
+        )
+        return summarise_plan(self._plan, self.equipment, state)
+
+    def run(
+        self,
+        *,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Progress:
+        """Do it: create or continue one file after the other; see :meth:`sppfeat.extraction.Extraction.run`."""
+        before = Progress()
+        factors: tuple[float, ...] | None = None
+        for choice in self._choices:
+            request = dataclasses.replace(self.request, output=shard_path(self.path, choice))
+            with lock_output(request) as lock:
+                part = part_of(self._means.task, self._plan, choice, self._bounds)
+                task = dataclasses.replace(self._means.task, request=request, part=part)
+                work = find_work(task, self._means.notes)
+                work = dataclasses.replace(work, norm_factors=work.norm_factors or factors)
+                extraction = planned(self._means._replace(task=task), work, lock)
+                now = extraction.run(
+                    on_progress=lambda own, before=before: on_progress(before.followed_by(own)),  # type: ignore[misc]
+                    should_stop=should_stop,
+                )
+                before = before.followed_by(now)
+                with FeatureFile(extraction.path) as file:
+                    factors = file.norm_factors
+            if should_stop():
+                break
+        return before
+
+    def outcome(self) -> Outcome:
+        """What the files that are there hold now; images whose file is not there yet are pending."""
+        found = [
+            outcome_of(path, (0, int(self._bounds[i] - self._bounds[i - 1]))) for i, path in self._existing()
+        ]
+        every = reduce(Outcome.followed_by, found)
+        missing = self._plan.n_images - every.images
+        return every._replace(images=self._plan.n_images, pending=every.pending + missing)
+
+    def _existing(self) -> list[tuple[int, Path]]:
+        """Number, from 1, and path of each file that is there."""
+        paths = [(choice.index, shard_path(self.path, choice)) for choice in self._choices]
+        return [(i, path) for i, path in paths if path.exists()]
+
+
+@contextlib.contextmanager
+def prepare_parts(
+    request: ExtractRequest, *, on_probe: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[PartedExtraction]:
+    """Plan an extraction into shards of ``request.shard_bytes`` bytes.
+
+    Args:
+        request: what is asked; its output has ``{shard}`` in its name.
+        on_probe: called with the number of image headers read, and of all.
+
+    Yields:
+        The extraction, ready to run. Nothing has been written yet.
+
+    Raises:
+        SppfeatError: see :func:`sppfeat.extraction.prepare`.
+    """
+    shard_bytes = request.shard_bytes
+    if shard_bytes is None or PLACEHOLDER not in str(request.output):
+        raise ConfigError(
+            f"the output {str(request.output)!r} is one file; allowed with --shard-size: a name with {PLACEHOLDER}, "
+            "which stands for the number of each"
+        )
+    request = dataclasses.replace(request, output=Path(os.path.abspath(request.output)))
+    check_output(shard_path(request.output, ShardChoice(1, 1)))
+    listing = list_images(request.inputs, labels=request.labels)
+    with gather_means(request, listing, on_probe) as means:
+        plan = plan_inputs(means.task)
+        note_plan(means, plan, is_new=True)
+        dtype = FILE_DTYPES[means.equipment.config.descriptor.dtype]
+        row_nbytes = means.equipment.blocks[-1].stop * dtype.itemsize
+        yield PartedExtraction(means, plan, cut_rows(plan, shard_bytes // row_nbytes))
