@@ -20,7 +20,7 @@ from sppfeat.continuation import copy_rows, with_sizes
 from sppfeat.creation import Provenance, create_file
 from sppfeat.decoding import Decoder
 from sppfeat.equipment import Equipment, load_equipment
-from sppfeat.errors import ConfigError, ImageError
+from sppfeat.errors import ConfigError
 from sppfeat.filling import fill
 from sppfeat.learning import FoundSizes, read_sizes
 from sppfeat.locking import OutputLock, ShardLock, check_output
@@ -32,6 +32,7 @@ from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.reader import FeatureFile
 from sppfeat.request import ExtractRequest, PlanSummary
 from sppfeat.schema import Status
+from sppfeat.settling import refuse_unreadable
 from sppfeat.sharding import PLACEHOLDER, shard_path
 from sppfeat.sources import Listing, Storage, list_images
 from sppfeat.store import FeatureWriter
@@ -164,7 +165,7 @@ class Extraction:
         """
         work, output = self.work, self.request.output
         if self.request.fail_fast:
-            self._refuse_unreadable()
+            refuse_unreadable(work.plan, work.to_do, kept="nothing was written")
         factors = self._norm_factors()
         if work.is_new:
             self._create(factors)
@@ -204,15 +205,6 @@ class Extraction:
         equipment, work = self.equipment, self.work
         provenance = Provenance(equipment.backbone.weights_path, self.request.boxes_path, factors, work.shard)
         create_file(work.target, work.plan, equipment.config, equipment.blocks, provenance=provenance)
-
-    def _refuse_unreadable(self) -> None:
-        """Raise ImageError if it is known already that images will fail."""
-        plan = self.work.plan
-        unreadable = self.work.to_do[np.isin(self.work.to_do, list(plan.errors))].tolist()
-        if unreadable:
-            name, reason = os.fsdecode(plan.paths[unreadable[0]]), plan.errors[unreadable[0]]
-            others = f", and {len(unreadable) - 1} others" if len(unreadable) > 1 else ""
-            raise ImageError(f"{name!r}: {reason}{others} (--fail-fast; nothing was written)")
 
     def _norm_factors(self) -> tuple[float, ...] | None:
         """What ``meannorm`` multiplies with: as the file has it, as was asked for, or estimated now."""

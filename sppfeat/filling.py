@@ -11,7 +11,7 @@ from sppfeat.equipment import Equipment
 from sppfeat.memory import return_freed_memory
 from sppfeat.pipeline import Progress, run_pipeline
 from sppfeat.plan import schedule
-from sppfeat.settling import settle
+from sppfeat.settling import refuse_unreadable, settle
 from sppfeat.sinks import FailFast
 from sppfeat.store import FeatureWriter
 from sppfeat.windows import Learning, windows
@@ -74,6 +74,8 @@ def fill(
         progress = Progress()
         for window in stack.enter_context(contextlib.closing(every)):
             plan, part = window.plan, writer.part(window.first, window.first_row)
+            if equipment.request.fail_fast:
+                refuse_unreadable(plan, window.to_do, kept="what is done is kept")
             status = work.status[window.first : window.first + plan.n_images]
             settled = settle(window, status, equipment.config.input, part)
             start = progress._replace(

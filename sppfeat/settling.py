@@ -1,5 +1,6 @@
 """Before the first batch of a window: everything that needs no image."""
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -7,11 +8,13 @@ import numpy.typing as npt
 
 from sppfeat.boxes import whole_image_boxes
 from sppfeat.config import InputSpec
+from sppfeat.errors import ImageError
+from sppfeat.plan import Plan
 from sppfeat.schema import Status, scale_sides
 from sppfeat.store import BoxAudit, PartWriter
 from sppfeat.windows import Window
 
-__all__ = ["Settled", "settle"]
+__all__ = ["Settled", "refuse_unreadable", "settle"]
 
 
 class Settled(NamedTuple):
@@ -26,6 +29,21 @@ class Settled(NamedTuple):
     failed: npt.NDArray[np.int64]
     done: npt.NDArray[np.int64]
     left: npt.NDArray[np.int64]
+
+
+def refuse_unreadable(plan: Plan, to_do: npt.NDArray[np.int64], *, kept: str) -> None:
+    """Raise ImageError if it is known already that images will fail.
+
+    Args:
+        plan: of the images.
+        to_do: ``(n,)`` int64, which of them are to be run.
+        kept: what is said of the run's output.
+    """
+    unreadable = to_do[np.isin(to_do, list(plan.errors))].tolist()
+    if unreadable:
+        name, reason = os.fsdecode(plan.paths[unreadable[0]]), plan.errors[unreadable[0]]
+        others = f", and {len(unreadable) - 1} others" if len(unreadable) > 1 else ""
+        raise ImageError(f"{name!r}: {reason}{others} (--fail-fast; {kept})")
 
 
 def settle(window: Window, status: npt.NDArray[np.uint8], spec: InputSpec, writer: PartWriter) -> Settled:

@@ -1,0 +1,67 @@
+"""Which part of a work the environment says is this process's."""
+
+import pytest
+
+from sppfeat.config import ShardChoice
+from sppfeat.errors import ConfigError
+from sppfeat.ranks import Rank, parse_shard, rank_of_environment
+
+SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
+SRUN |= {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
+ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "16"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Rank(ShardChoice(1, 1))),
+        (
+            {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
+            Rank(ShardChoice(4, 8), 1, 2),
+        ),
+        (SRUN, Rank(ShardChoice(6, 8), 1, 4)),
+        (ARRAY, Rank(ShardChoice(7, 16))),
+        # A batch script of an array has the first of srun's numbers, too.
+        ({**ARRAY, "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Rank(ShardChoice(7, 16))),
+        ({**ARRAY, "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_ID": "0"}, Rank(ShardChoice(1, 16))),
+        (
+            {**ARRAY, "SLURM_ARRAY_TASK_ID": "31", "SLURM_ARRAY_TASK_STEP": "2"},
+            Rank(ShardChoice(16, 16)),
+        ),
+        ({**SRUN, **ARRAY}, Rank(ShardChoice(6 * 8 + 6, 16 * 8), 1, 4)),
+        ({**SRUN, "RANK": "1", "WORLD_SIZE": "2"}, Rank(ShardChoice(2, 2))),
+        ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "what"}, Rank(ShardChoice(6, 8), 1, 2)),
+    ],
+)
+def test_the_rank_is_what_whoever_started_the_process_says(environment, rank):
+    assert rank_of_environment(environment) == rank
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "neither torchrun"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "neither torchrun"),
+        ({"RANK": "0"}, "neither torchrun"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is 'x'; allowed: a whole number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "shard 3/2; allowed: 1/2 to 2/2"),
+    ],
+)
+def test_an_environment_that_says_nothing_or_nonsense_is_refused(environment, said):
+    with pytest.raises(ConfigError, match=said):
+        rank_of_environment(environment)
+
+
+def test_numbers_say_it_themselves(monkeypatch):
+    assert parse_shard("3/16") == Rank(ShardChoice(3, 16))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert parse_shard("auto") == Rank(ShardChoice(2, 2))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "3/", "/3", "0/3", "4/3", "-1/3", "1/3/5", "a/b", "1.5/3", "1 / 3", "AUTO"]
+)
+def test_what_is_no_part_of_a_whole(text):
+    with pytest.raises(ConfigError, match="allowed: "):
+        parse_shard(text)

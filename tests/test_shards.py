@@ -1,0 +1,345 @@
+"""Extractions in shards: each its own part, in a file of its own or in its rows of one."""
+
+import json
+import os
+import re
+import threading
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import write_image
+from extraction_runs import assert_same_file, contents, difference, extract, request
+from killing import TINY
+
+import sppfeat
+from sppfeat.cli import main
+from sppfeat.config import RunOptions, ShardChoice
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.extraction import prepare
+from sppfeat.locking import OutputLock, ShardLock
+from sppfeat.parts import prepare_parts
+from sppfeat.request import BoxChoice, DescriptorChoice
+
+N = 11
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    top = tmp_path_factory.mktemp("images")
+    for i in range(N):
+        write_image(top / f"c{i % 2}" / f"{i}.png", 60, 50 + 9 * (i % 4), seed=i)
+    (top / "c1" / "3.png").write_bytes(b"damaged")
+    return top
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "whole.h5"
+    extract([folder], path)
+    return contents(path)
+
+
+def run(*arguments, env=None):
+    return CliRunner().invoke(main, [*map(str, arguments), *TINY], env=env)
+
+
+def assert_is_part(path, whole, first, stop):
+    part = contents(path)
+    for name in ("images/path", "images/size", "images/label", "images/status", "images/error", "boxes"):
+        is_float = part[name].dtype.kind == "f"
+        assert np.array_equal(part[name], whole[name][first:stop], equal_nan=is_float), name
+    assert np.array_equal(part["classes"], whole["classes"])
+    assert part["image_index"].tolist() == list(range(stop - first))
+    for row, expected in zip(part["features"], whole["features"][first:stop], strict=True):
+        assert np.isnan(row).all() if np.isnan(expected).any() else difference(row, expected) < 1e-5
+
+
+@pytest.mark.parametrize("headers", ["first", "window"])
+def test_shards_are_the_parts_of_the_whole_file(folder, whole, tmp_path, headers):
+    first = 0
+    for i in (1, 2, 3):
+        output = tmp_path / "f-{shard}.h5"
+        extract([folder], output, shard=ShardChoice(i, 3), headers=headers)
+        path = tmp_path / f"f-{i:05d}-of-00003.h5"
+        with sppfeat.open(path) as file:
+            shard = file.shard
+            assert (shard.index, shard.count, shard.n_images, shard.n_rows) == (i, 3, N, N)
+            assert (shard.first_image, shard.stop_image) == (first, first + file.n_images)
+        assert_is_part(path, whole, first, shard.stop_image)
+        first = shard.stop_image
+    assert first == N
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("headers", ["first", "window"])
+def test_shards_that_share_an_output_fill_it_together(folder, whole, tmp_path, headers):
+    def one(i):
+        extract([folder], tmp_path / "f.h5", shard=ShardChoice(i, 3), shared=True, headers=headers)
+
+    extraction, _ = extract(
+        [folder], tmp_path / "f.h5", shard=ShardChoice(2, 3), shared=True, headers=headers
+    )
+    assert extraction.outcome().pending == 0
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert file.shard is None
+        assert 0 < (file.status == 0).sum() < N
+    threads = [threading.Thread(target=one, args=(i,)) for i in (1, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+    extract([folder], tmp_path / "whole.h5")
+    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+
+
+def test_processes_that_begin_at_once_lay_out_one_file(runs, folder, tmp_path):
+    """The others wait for the first, and then find the file."""
+    logs = [str(tmp_path / f"log{i}") for i in (1, 2)]
+    held = ShardLock(tmp_path / "f.h5", "another")  # has the right to lay it out
+    first = ("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--shared", "--shard", "1/2")
+    process = runs.start(*first, log=logs[0])
+    while not (tmp_path / "f.h5.00001-of-00002.lock").exists():
+        assert process.is_running()
+    assert not (tmp_path / "f.h5").exists()
+    held.__exit__(None, None, None)
+    assert runs.wait()[0] == 0
+    assert runs.run(*first[:-1], "2/2", log=logs[1])[0] == 3  # an image failed
+    extract([folder], tmp_path / "whole.h5")
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert (file.status != 0).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "log1", "log2", "whole.h5"]
+
+
+def test_locks_of_shards_keep_away_who_would_write_the_same(tmp_path):
+    output = tmp_path / "f.h5"
+    with ShardLock(output, "1-of-2") as first:
+        first.laid_out()
+        with pytest.raises(StoreError, match="another process is writing shard 1-of-2 of"):
+            ShardLock(output, "1-of-2")
+        with pytest.raises(StoreError, match="another process is writing"):
+            OutputLock(output)
+        with ShardLock(output, "2-of-2"):
+            pass
+        assert (tmp_path / "f.h5.lock").exists()
+    assert not list(tmp_path.iterdir())
+    with OutputLock(output), pytest.raises(StoreError, match="another process is writing"):
+        ShardLock(output, "1-of-2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shard_is_continued_by_the_same_shard_only(folder, tmp_path):
+    output = tmp_path / "f.h5"
+    one = {"shard": ShardChoice(1, 2), "run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    extraction, _ = extract([folder], output, stop_after=1, **one)
+    assert extraction.outcome().pending
+    for shard, asked in ((ShardChoice(2, 2), "shard 2/2"), (ShardChoice(1, 3), "shard 1/3"), (None, "all")):
+        with pytest.raises(StoreError, match=rf"it has shard 1/2, images 0 to .* of {N}, and {asked}"):
+            extract([folder], output, shard=shard)
+    with pytest.raises(StoreError, match="it has shard 1/2"):
+        extract([folder], output, shard=ShardChoice(1, 2), shared=True)
+    extraction, _ = extract([folder], output, **one)
+    assert not extraction.outcome().pending
+    extract([folder], tmp_path / "again.h5", **one)
+    assert_same_file(output, tmp_path / "again.h5")
+
+
+def test_images_that_vanish_or_appear_are_said_of_a_shard(tmp_path):
+    for i in range(8):
+        write_image(tmp_path / "in" / f"{i}.png", 50, 50, seed=i)
+    one = {"shard": ShardChoice(1, 2), "run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    extract([tmp_path / "in"], tmp_path / "f.h5", stop_after=1, **one)
+    (tmp_path / "in" / "3.png").unlink()
+    write_image(tmp_path / "in" / "8.png", 50, 50, seed=8)
+    write_image(tmp_path / "in" / "9.png", 50, 50, seed=9)
+    extraction, _ = extract([tmp_path / "in"], tmp_path / "f.h5", **one)
+    assert extraction.outcome().failures == [("3.png", "vanished: not among the inputs any more")]
+    assert (
+        "there are 9 inputs, and were 8 when the shards were cut: new ones are in no shard"
+        in extraction.notes
+    )
+
+
+def test_an_overwritten_shard_is_replaced_once_the_new_one_is_complete(folder, tmp_path):
+    one = {"shard": ShardChoice(2, 2), "run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    extract([folder], tmp_path / "f.h5", **one)
+    before = contents(tmp_path / "f.h5")
+    extract([folder], tmp_path / "f.h5", overwrite=True, stop_after=1, **one)
+    assert contents(tmp_path / "f.h5")["@shard"] == before["@shard"]
+    assert (tmp_path / "f.h5.partial").exists()
+    _, progress = extract([folder], tmp_path / "f.h5", overwrite=True, **one)
+    assert 0 < progress.n_done < len(before["images/status"])
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_boxes_of_shards(folder, tmp_path):
+    """Boxes of a box file keep their numbers; windows are numbered as rows are."""
+    lines = [f"{i}.png,0,0,{20 + i},30" for i in (5, 0, 7, 0, 2)]
+    (tmp_path / "b.csv").write_text("\n".join(["path,x0,y0,x1,y1", *lines]) + "\n")
+    of_file, of_views = BoxChoice(boxes=str(tmp_path / "b.csv")), BoxChoice(boxes="grid:1x2")
+    for name, boxes in (("file", of_file), ("views", of_views)):
+        extract([folder], tmp_path / f"{name}.h5", boxes=boxes)
+        every = contents(tmp_path / f"{name}.h5")
+        rows = []
+        for i in (1, 2):
+            extract([folder], tmp_path / f"{name}-{i}.h5", boxes=boxes, shard=ShardChoice(i, 2))
+            with sppfeat.open(tmp_path / f"{name}-{i}.h5") as file:
+                shift = file.shard.first_row
+                source = file.row_source + (shift if name == "views" else 0)
+                assert source.tolist() == every["row_source"][shift : shift + file.n_rows].tolist()
+                own = np.flatnonzero(file.box_row >= 0)
+                assert file.row_source[file.box_row[own]].tolist() == own.tolist()
+                rows += source.tolist()
+        assert rows == every["row_source"].tolist()
+
+
+def test_the_mean_norm_is_that_of_the_whole(folder, tmp_path):
+    changes = {"descriptor": DescriptorChoice(levels=(1,), normalize="meannorm:20")}
+    extract([folder], tmp_path / "whole.h5", **changes)
+    for i in (1, 2):
+        extract([folder], tmp_path / f"{i}.h5", shard=ShardChoice(i, 2), **changes)
+    with prepare_parts(
+        request([folder], tmp_path / "p-{shard}.h5", shard_bytes=4 * 512 * 4, **changes)
+    ) as parts:
+        parts.run()
+    factors = {
+        path.name: sppfeat.open(path).norm_factors for path in sorted(tmp_path.glob("*.h5")) if path.suffix
+    }
+    assert len(factors) == 1 + 2 + 3
+    assert np.allclose(list(factors.values()), factors["whole.h5"], rtol=1e-6, atol=0)
+
+
+# --- shards of a size -----------------------------------------------------------------------------
+
+
+def in_parts(folder, tmp_path, *, rows=4, **changes):
+    return prepare_parts(
+        request([folder], tmp_path / "f-{shard}.h5", shard_bytes=rows * 2560 * 4 + 100, **changes)
+    )
+
+
+def test_shards_of_a_size_are_made_one_after_the_other_and_continued(folder, whole, tmp_path):
+    one = {"run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    with in_parts(folder, tmp_path, **one) as parts:
+        assert parts.summary().shard == "all of 3, one after the other"
+        seen = []
+
+        def stop():
+            return len(seen) >= 7
+
+        parts.run(on_progress=lambda progress: seen.append(progress.n_done), should_stop=stop)
+        outcome = parts.outcome()
+        assert 0 < outcome.pending < N
+        assert outcome.images == N
+    with in_parts(folder, tmp_path, **one) as parts:
+        assert parts.summary().already_done == outcome.done
+        progress = parts.run()
+        assert progress.n_done + progress.n_failed == outcome.pending
+        assert parts.outcome().pending == 0
+        assert parts.outcome().failed == 1
+    paths = sorted(tmp_path.glob("f-*.h5"))
+    assert [path.name for path in paths] == [f"f-0000{i}-of-00003.h5" for i in (1, 2, 3)]
+    for path, first in zip(paths, (0, 4, 8), strict=True):
+        assert_is_part(path, whole, first, min(N, first + 4))
+        with sppfeat.open(path) as file:
+            assert file.features.nbytes <= 4 * 2560 * 4 + 100
+
+
+def test_shards_of_other_inputs_are_not_continued(folder, tmp_path):
+    with in_parts(folder, tmp_path) as parts:
+        parts.run()
+    for i in range(N):
+        write_image(tmp_path / "other" / f"{i}.png", 60, 50, seed=i)
+    with (
+        in_parts(tmp_path / "other", tmp_path) as parts,
+        pytest.raises(StoreError, match="cannot be continued"),
+    ):
+        parts.run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"shared": True}, "goes with --shard"),
+        ({"shared": True, "shard": ShardChoice(1, 2), "overwrite": True}, "remove the file first"),
+        ({"shard": ShardChoice(1, 2), "add_new": True}, "the shards are cut already"),
+        ({"shard_bytes": 10, "add_new": True}, "the shards are cut already"),
+        ({"shard_bytes": 10, "shard": ShardChoice(1, 2)}, "does not go with --shard"),
+        ({"shard_bytes": 0}, "allowed: 1 or more"),
+        ({"headers": "never"}, "allowed: auto, first, window"),
+    ],
+)
+def test_requests_that_contradict_themselves(folder, tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        request([folder], tmp_path / "f.h5", **changes)
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def test_the_command_line_names_the_files_of_shards(folder, tmp_path):
+    environment = {"RANK": "1", "WORLD_SIZE": "2"}
+    result = run(
+        "extract", folder, "-o", tmp_path / "f-{shard}.h5", "--shard", "auto", "--json", env=environment
+    )
+    assert result.exit_code in (0, 3), result.output
+    printed = json.loads(result.stdout)
+    assert re.fullmatch(r"shard 2/2, images [0-9]+ to 11 of 11", printed["plan"]["shard"])
+    assert printed["result"]["files"] == [str(tmp_path / "f-00002-of-00002.h5")]
+    result = run("extract", folder, "-o", tmp_path / "g-{shard}.h5", "--shard-size", "0.05MB", "--json")
+    assert result.exit_code == 3, result.output
+    printed = json.loads(result.stdout)
+    assert printed["result"]["files"] == sorted(map(str, tmp_path.glob("g-*.h5")))
+    assert printed["result"]["done"] == N - 1
+    assert [failure["path"] for failure in printed["result"]["failures"]] == ["c1/3.png"]
+
+
+def test_pending_images_of_other_shards_are_no_interruption(folder, tmp_path):
+    result = run("extract", folder, "-o", tmp_path / "f.h5", "--shard", "2/11", "--shared")
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 images done" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--shard", "0/3"), "allowed: 1/3 to 3/3"),
+        (("--shard", "auto"), "neither torchrun"),
+        (("--shard", "1/12"), "12 shards of 11 images; allowed: 1 to 11"),
+        (("--shard", "1/2", "--shared", "-o", "{shard}.h5"), "all shards have one output"),
+        (("-o", "{shard}.h5"), "it goes with shards"),
+        (("--shard-size", "1MB"), "allowed with --shard-size: a name with {shard}"),
+        (("--shard-size", "1 mile"), "is no size; allowed: bytes"),
+        (("--shard-size", "IB"), "is no size; allowed: bytes"),
+    ],
+)
+def test_wrong_usage(folder, tmp_path, arguments, said, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("extract", folder, "-o", "f.h5", *arguments)
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr.replace("\n", " ")
+    assert not os.listdir(tmp_path)
+
+
+def test_info_and_verify_of_a_shard(folder, tmp_path):
+    extract([folder], tmp_path / "f.h5", shard=ShardChoice(1, 2))
+    assert run_plain("verify", tmp_path / "f.h5").exit_code == 0
+    assert run_plain("info", tmp_path / "f.h5").exit_code == 0
+    with h5py.File(tmp_path / "f.h5", "r+") as file:
+        file.attrs["shard"] = "{}"
+    with sppfeat.open(tmp_path / "f.h5") as file, pytest.raises(StoreError, match="its attribute 'shard'"):
+        _ = file.shard
+
+
+def run_plain(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def test_a_prepared_shard_knows_its_part(folder, tmp_path):
+    with prepare(request([folder], tmp_path / "f.h5", shard=ShardChoice(2, 2), dry_run=True)) as extraction:
+        summary = extraction.summary()
+    assert summary.images < N
+    assert summary.to_do == summary.images
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,226 @@
+"""Runs in windows, whose images are fetched and measured while others run: the same file as of a run at once."""
+
+import contextlib
+import dataclasses
+import threading
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from conftest import write_image
+from extraction_runs import assert_same_contents, assert_same_file, contents, extract, request
+
+import sppfeat
+from sppfeat import windows
+from sppfeat.config import InputSpec, RunOptions
+from sppfeat.errors import ImageError, StoreError
+from sppfeat.extraction import prepare
+from sppfeat.places import Place
+from sppfeat.request import BoxChoice, DescriptorChoice
+from sppfeat.sources import FileStorage
+
+IN_WINDOWS = {"headers": "window"}
+SIZES = [(60, 90), (90, 60), (60, 60), (48, 100)]
+N = 23
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch):
+    monkeypatch.setattr(windows, "_FIRST_IMAGES", 2)
+    monkeypatch.setattr(windows, "_MOST_LOCAL", 7)
+    monkeypatch.setattr(windows, "_MOST_FETCHED", 5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images of four shapes; some damaged, and one that no network takes."""
+    top = tmp_path_factory.mktemp("images")
+    for i in range(N):
+        write_image(top / f"c{i % 2}" / f"{i}.png", *SIZES[i % 4], seed=i)
+    (top / "c0" / "4.png").write_bytes(b"not an image")
+    broken = (top / "c1" / "9.png").read_bytes()
+    (top / "c1" / "9.png").write_bytes(broken[: len(broken) // 2])
+    write_image(top / "c1" / "11.png", 1, 20_000, seed=0)
+    return top
+
+
+class Copied(FileStorage):
+    """Files that are far away: they are copied to be read, and what was copied is gone afterwards."""
+
+    is_local = False
+    held = 0
+    most_held = 0
+    threads: ClassVar[set[str]] = set()
+    fails_at: str | None = None
+
+    @contextlib.contextmanager
+    def fetch(self, images, scratch):
+        kind = type(self)
+        kind.threads.add(threading.current_thread().name)
+        places = []
+        for i in images.tolist():
+            name = self.names[i].decode()
+            if self.fails_at == name:
+                raise StoreError(f"no connection at {name}")
+            if name.endswith("6.png"):
+                places.append("no such object")
+                continue
+            copy = scratch / f"{i}-{len(list(scratch.iterdir()))}"
+            copy.write_bytes(b"xyz" + Path(self.root.decode(), name).read_bytes())
+            places.append(Place(bytes(copy), 3, copy.stat().st_size - 3))
+        kind.held += len(images)
+        kind.most_held = max(kind.most_held, kind.held)
+        try:
+            yield places
+        finally:
+            kind.held -= len(images)
+            for place in places:
+                if isinstance(place, Place):
+                    Path(place.path.decode()).unlink()
+
+
+@pytest.fixture
+def far_away(monkeypatch):
+    """Let all inputs be far away."""
+    Copied.held = Copied.most_held = 0
+    Copied.threads = set()
+    Copied.fails_at = None
+    true_list = sppfeat.extraction.list_images
+
+    def list_images(*inputs, **options):
+        listing = true_list(*inputs, **options)
+        return dataclasses.replace(listing, storage=Copied(listing.root, listing.paths))
+
+    monkeypatch.setattr("sppfeat.extraction.list_images", list_images)
+    return Copied
+
+
+def box_file(tmp_path, *, relative):
+    lines = ["path,x0,y0,x1,y1"]
+    for i in range(0, N, 2):
+        for box in ((0.1, 0.2, 0.7, 0.9), (-0.5, 0.5, 0.4, 1.5), (0.5, 0.5, 0.5, 0.5))[: 1 + i % 3]:
+            numbers = box if relative else [60 * number for number in box]
+            lines.append(",".join([f"{i}.png", *map(str, numbers)]))
+    path = tmp_path / f"boxes-{relative}.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return BoxChoice(boxes=str(path), units="normalized" if relative else None)
+
+
+@pytest.mark.parametrize("kind", ["images", "pixels", "relative", "grid", "multiview", "scales", "meannorm"])
+def test_a_run_in_windows_gives_the_file_of_a_run_at_once(folder, tmp_path, kind):
+    changes = {
+        "images": {},
+        "pixels": {"boxes": box_file(tmp_path, relative=False)},
+        "relative": {"boxes": box_file(tmp_path, relative=True)},
+        "grid": {"boxes": BoxChoice(boxes="grid:2x2")},
+        "multiview": {"boxes": BoxChoice(boxes="multiview"), "input": InputSpec(scales=(40, 56))},
+        "scales": {"boxes": box_file(tmp_path, relative=False), "input": InputSpec(scales=(200, 300, 400))},
+        "meannorm": {"descriptor": DescriptorChoice(levels=(1,), normalize="meannorm:20")},
+    }[kind]
+    _, at_once = extract([folder], tmp_path / "first.h5", headers="first", **changes)
+    extraction, progress = extract([folder], tmp_path / "window.h5", **IN_WINDOWS, **changes)
+    assert extraction.summary().unmeasured == N
+    assert (progress.n_done, progress.n_failed) == (at_once.n_done, at_once.n_failed)
+    assert progress.n_done + progress.n_failed == N
+    assert_same_file(tmp_path / "window.h5", tmp_path / "first.h5")
+    # Again: nothing is to be learnt or done.
+    extraction, progress = extract([folder], tmp_path / "window.h5", **IN_WINDOWS, **changes)
+    assert (extraction.summary().to_do, extraction.summary().unmeasured, progress.n_done) == (0, 0, 0)
+
+
+def test_rows_that_depend_on_sizes_need_all_headers_first(folder, tmp_path):
+    for boxes in (BoxChoice(boxes="grid:20x20px"), BoxChoice(boxes="grid:2x2", drop_duplicates=True)):
+        extraction, _ = extract([folder], tmp_path / f"{boxes.boxes}.h5", boxes=boxes, **IN_WINDOWS)
+        assert extraction.summary().unmeasured == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_are_far_away_are_fetched_ahead_and_let_go(folder, tmp_path, far_away, workers):
+    run = RunOptions(workers=workers, device="cpu")
+    extraction, progress = extract([folder], tmp_path / "far.h5", run=run)
+    assert extraction.summary().unmeasured == N
+    assert progress.n_failed == 5
+    with sppfeat.open(tmp_path / "far.h5") as file:
+        assert {file.paths[i] for i, why in file.errors.items() if why == "no such object"} == {
+            "c0/6.png",
+            "c0/16.png",
+        }
+        done = np.flatnonzero(file.status == 1)
+    assert far_away.held == 0
+    assert 5 < far_away.most_held <= 10  # a window and the next one
+    assert threading.current_thread().name not in far_away.threads
+    assert not [p for p in tmp_path.iterdir() if p.name != "far.h5"]
+    extract([folder], tmp_path / "here.h5")
+    far, here = contents(tmp_path / "far.h5"), contents(tmp_path / "here.h5")
+    assert np.allclose(far["features"][done], here["features"][done], rtol=1e-4, atol=1e-6)
+    assert np.array_equal(far["images/size"][done], here["images/size"][done])
+
+
+def test_an_outage_ends_the_run_and_the_same_command_continues(folder, tmp_path, far_away):
+    far_away.fails_at = "c1/7.png"  # in the fourth window
+    with pytest.raises(StoreError, match=r"no connection at c1/7\.png"):
+        extract([folder], tmp_path / "f.h5")
+    assert far_away.held == 0
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        done = int((file.status == 1).sum())
+        assert 0 < done < N - 5
+        assert (file.status == 0).any()
+    far_away.fails_at = None
+    _, progress = extract([folder], tmp_path / "f.h5")
+    assert progress.n_done == N - 5 - done
+    extract([folder], tmp_path / "whole.h5")
+    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_run_in_windows_that_was_stopped_is_continued(folder, tmp_path, far_away, stop_after):
+    boxes = box_file(tmp_path, relative=True)
+    one_by_one = {"boxes": boxes, "run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    extraction, _ = extract([folder], tmp_path / "f.h5", stop_after=stop_after, **one_by_one)
+    assert extraction.outcome().pending > 0
+    assert far_away.held == 0
+    extraction, _ = extract([folder], tmp_path / "f.h5", **one_by_one)
+    assert extraction.outcome().pending == 0
+    extract([folder], tmp_path / "whole.h5", **one_by_one)
+    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+
+
+def test_failed_images_are_tried_again_in_windows(tmp_path):
+    for i in range(9):
+        write_image(tmp_path / "in" / f"{i}.png", 60, 50 + i, seed=i)
+    good = (tmp_path / "in" / "3.png").read_bytes()
+    (tmp_path / "in" / "3.png").write_bytes(b"damaged")
+    extract([tmp_path / "in"], tmp_path / "f.h5", **IN_WINDOWS)
+    (tmp_path / "in" / "3.png").write_bytes(good)
+    (tmp_path / "in" / "5.png").unlink()
+    write_image(tmp_path / "in" / "9.png", 60, 60, seed=9)
+    extraction, progress = extract(
+        [tmp_path / "in"], tmp_path / "f.h5", retry_failed=True, add_new=True, **IN_WINDOWS
+    )
+    assert (progress.n_done, progress.n_failed) == (2, 0)
+    assert extraction.outcome().images == 10
+    write_image(tmp_path / "in" / "5.png", 60, 55, seed=5)
+    extract([tmp_path / "in"], tmp_path / "whole.h5")
+    assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
+
+
+def test_fail_fast_leaves_the_image_as_it_is_in_windows(folder, tmp_path):
+    with (
+        prepare(request([folder], tmp_path / "f.h5", fail_fast=True, **IN_WINDOWS)) as extraction,
+        pytest.raises(ImageError, match=r"4\.png.*fail-fast"),
+    ):
+        extraction.run()
+
+
+def test_no_more_than_a_window_of_decoders_is_left(folder, tmp_path):
+    before = threading.active_count()
+    extract([folder], tmp_path / "f.h5", run=RunOptions(workers=1, device="cpu"), **IN_WINDOWS)
+    assert threading.active_count() == before
+
+
+def test_images_of_a_part_are_numbered_from_its_first(folder, tmp_path):
+    """What is written of a window is in the rows of the whole."""
+    extract([folder], tmp_path / "a.h5", **IN_WINDOWS, run=RunOptions(workers=0, batch_size=3, device="cpu"))
+    extract([folder], tmp_path / "b.h5", headers="first")
+    assert_same_contents(contents(tmp_path / "a.h5"), contents(tmp_path / "b.h5"))
