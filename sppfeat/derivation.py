@@ -42,7 +42,9 @@ def reduced_file(
         StoreError: no space, no folder, no permission.
     """
     nbytes = source.n_rows * reduction.dimension * FILE_DTYPES[dtype].itemsize + reduction.components.nbytes
-    nbytes += source.nbytes - source.n_rows * source.dimension * source.dtype.itemsize
+    nbytes += source.nbytes
+    if source.sources is None:
+        nbytes -= source.n_rows * source.dimension * source.dtype.itemsize
 
     def lay_out(file: h5py.File) -> None:
         _write_attributes(file, source, reduction)

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.text_heaps import read_texts
+from sppfeat.row_ranges import row_ranges
+from sppfeat.text_heaps import check_texts, read_texts
 from sppfeat.texts import one_line
 
 __all__ = [
@@ -24,14 +25,19 @@ __all__ = [
     "hdf5_errors",
     "is_linked",
     "is_scalar",
+    "is_virtual",
+    "linked_dataset",
     "open_dataset",
     "read_dataset",
+    "read_in_parts",
     "text_attribute",
+    "virtual_shape",
 ]
 
 _MAX_ATTRIBUTE = 1 << 20  # characters; the longest, config, has a thousand
 _MAX_LINKS = 16  # soft links on the way to a dataset; HDF5 itself follows as many
 _MAX_RATIO = 2000  # bytes of content per byte of the file: deflate reaches 1032
+_PART_NBYTES = 4 << 20  # of a dataset that is read in parts; of texts, of what leads to them
 _SMALL_NBYTES = 1 << 20  # content that is fine however little of it is stored
 
 
@@ -75,17 +81,39 @@ def is_scalar(attribute: h5py.h5a.AttrID) -> bool:
     return bool(attribute.get_space().get_simple_extent_type() == h5py.h5s.SCALAR)
 
 
-def open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return a dataset that lies in this very file, all of it."""
+def linked_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """Return a dataset that this very file describes; its content may lie elsewhere."""
     with hdf5_errors(path, f"cannot open /{name}"):
         dataset = file[name] if is_linked(file, name, path) else None
     if not isinstance(dataset, h5py.Dataset):
         raise StoreError(f"{str(path)!r} has no dataset /{name}")
+    return dataset
+
+
+def is_virtual(dataset: h5py.Dataset) -> bool:
+    """Whether a dataset is made of datasets of other files."""
+    return bool(dataset.id.get_create_plist().get_layout() == h5py.h5d.VIRTUAL)
+
+
+def virtual_shape(dataset: h5py.Dataset) -> tuple[int, ...]:
+    """Return the shape of a virtual dataset; to ask for it itself would open the files that it is made of.
+
+    Raises:
+        ValueError: it is made of none.
+    """
+    properties = dataset.id.get_create_plist()
+    if not properties.get_virtual_count():
+        raise ValueError("a virtual dataset that is made of nothing")
+    return tuple(map(int, properties.get_virtual_vspace(0).get_simple_extent_dims()))
+
+
+def open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """Return a dataset that lies in this very file, all of it."""
+    dataset = linked_dataset(file, name, path)
     # Before its shape is asked for, which opens the files that a virtual dataset is made of.
     properties = dataset.id.get_create_plist()
-    is_virtual = properties.get_layout() == h5py.h5d.VIRTUAL
-    if is_virtual or properties.get_external_count():
-        kind = "virtual" if is_virtual else "external"
+    if is_virtual(dataset) or properties.get_external_count():
+        kind = "virtual" if is_virtual(dataset) else "external"
         raise StoreError(
             f"{str(path)!r}: /{name} is {kind}, its content lies in other files; allowed: datasets of this file"
         )
@@ -129,6 +157,26 @@ def read_dataset(file: h5py.File, name: str, path: Path) -> npt.NDArray[Any]:
         if text is not None and text.length is None and dataset.size:
             return read_texts(file, dataset, path)
         return np.asarray(dataset[()])
+
+
+def read_in_parts(file: h5py.File, name: str, path: Path) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+    """Yield the content of a dataset of a file that was checked, some entries at a time, and which they are.
+
+    Raises:
+        StoreError: see :func:`read_dataset`.
+    """
+    dataset = file[name]
+    if h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype.kind == "O" and dataset.size:
+        with hdf5_errors(path, f"cannot read /{name}"):
+            # Texts of chunks are not counted before they are read.
+            source = dataset if check_texts(file, dataset, path) else read_texts(file, dataset, path)
+    else:
+        source = dataset
+    row_nbytes = 16 * math.prod(dataset.shape[1:]) if source.dtype.kind == "O" else source[:1].nbytes
+    for part in row_ranges(len(dataset), row_nbytes=row_nbytes, nbytes=_PART_NBYTES):
+        with hdf5_errors(path, f"cannot read /{name}"):
+            content = np.asarray(source[part])
+        yield part, content
 
 
 def check_storage(file: h5py.File, datasets: Mapping[str, h5py.Dataset], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Whether an open HDF5 file is a feature file of a schema that this program knows, and safe to read."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -11,9 +12,12 @@ from sppfeat.hdf5 import (
     hdf5_errors,
     is_linked,
     is_scalar,
+    is_virtual,
+    linked_dataset,
     open_dataset,
     read_dataset,
     text_attribute,
+    virtual_shape,
 )
 from sppfeat.schema import (
     COLUMNS,
@@ -22,42 +26,77 @@ from sppfeat.schema import (
     REDUCED_SCHEMA_VERSION,
     REDUCTION_COLUMNS,
     ROW_COLUMNS,
+    SOURCE_COLUMNS,
     ColumnBlock,
     check_dimension,
 )
 from sppfeat.text_heaps import check_first_heaps
 from sppfeat.texts import one_line
 
-__all__ = ["check_layout", "is_reduced", "read_column_blocks"]
+__all__ = ["StoredFeatures", "check_features", "check_layout", "is_reduced", "read_column_blocks"]
 
+_DAMAGED = "cannot be read as a feature file, it is damaged"
+_SOURCE_NUMBERS = ("first_image", "stop_image", "first_row", "stop_row", "nbytes", "offset")
 _ATTRIBUTES = ("sppfeat_version", "config", "fingerprint", "weights_sha256", "input_root")
 
 
-def check_layout(file: h5py.File, path: Path) -> None:
-    """Raise StoreError unless every dataset is there, of the right type and size, and they fit each other.
+class StoredFeatures(NamedTuple):
+    """What is stored as the descriptors of a file.
+
+    Attributes:
+        shape: rows, columns.
+        dtype: float32 or float16.
+        offset: where they begin in the file, in bytes; None where they are not one piece of it.
+        is_virtual: they lie in other files, which ``/sources`` names.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[np.floating[Any]]
+    offset: int | None
+    is_virtual: bool
+
+
+def check_features(file: h5py.File, path: Path) -> StoredFeatures:
+    """Raise StoreError unless this is a feature file with descriptors; whatever else it has is not looked at.
 
     Args:
         file: the open file.
         path: how it is called in messages.
     """
-    with hdf5_errors(path, "cannot be read as a feature file, it is damaged"):
+    with hdf5_errors(path, _DAMAGED):
         check_first_heaps(file, path)
         _check_attributes(file, path)
-        features = open_dataset(file, "features", path)
-        shape: tuple[int, ...] = features.shape or ()
-        dtypes = [dtype for dtype in ("<f4", "<f2") if features.dtype == np.dtype(dtype)]
-        if len(shape) != 2 or not dtypes:
-            found = one_line(str(features.dtype))
-            raise StoreError(f"{str(path)!r}: /features is {found} of {shape}; allowed: (R, D) f4 or f2")
-        sizes = {"R": shape[0], "D": shape[1]}
-        datasets = {"features": features}
-        _check_type(features, dtypes[0], path)
-        for name, (wanted, dtype) in _columns(file, path).items():
+        features, stored = _features(file, path)
+        if not stored.is_virtual:
+            check_storage(file, {"features": features}, path)
+        return stored
+
+
+def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
+    """Raise StoreError unless every dataset is there, of the right type and size, and they fit each other.
+
+    No other file is opened: of virtual descriptors what ``/sources`` says is checked, and the files are not.
+
+    Args:
+        file: the open file.
+        path: how it is called in messages.
+    """
+    with hdf5_errors(path, _DAMAGED):
+        check_first_heaps(file, path)
+        _check_attributes(file, path)
+        features, stored = _features(file, path)
+        sizes = {"R": stored.shape[0], "D": stored.shape[1]}
+        datasets = {} if stored.is_virtual else {"features": features}
+        columns = {**_columns(file, path), **(SOURCE_COLUMNS if stored.is_virtual else {})}
+        for name, (wanted, dtype) in columns.items():
             datasets[name] = open_dataset(file, name, path)
             _check_column(datasets[name], wanted, dtype, sizes, path)
         check_storage(file, datasets, path)
-        _check_blocks(file, sizes["B"], shape[1], path)
+        _check_blocks(file, sizes["B"], sizes["D"], path)
         _check_rows(file, sizes, path)
+        if stored.is_virtual:
+            _check_sources(file, sizes, stored.dtype.itemsize, path)
+        return stored
 
 
 def read_column_blocks(file: h5py.File, path: Path) -> tuple[ColumnBlock, ...]:
@@ -65,6 +104,23 @@ def read_column_blocks(file: h5py.File, path: Path) -> tuple[ColumnBlock, ...]:
     layers = [bytes(layer).decode() for layer in read_dataset(file, "columns/layer", path)]
     numbers = (read_dataset(file, f"columns/{name}", path).tolist() for name in ColumnBlock._fields[1:])
     return tuple(ColumnBlock(*block) for block in zip(layers, *numbers, strict=True))
+
+
+def _features(file: h5py.File, path: Path) -> tuple[h5py.Dataset, StoredFeatures]:
+    """Return /features, and what is stored there, without opening the files that it may be made of."""
+    features = linked_dataset(file, "features", path)
+    # Nobody but 'sppfeat merge' makes them of other files, and it says of which.
+    virtual = is_virtual(features) and is_linked(file, "sources", path)
+    if not virtual:
+        features = open_dataset(file, "features", path)
+    shape: tuple[int, ...] = virtual_shape(features) if virtual else features.shape or ()
+    dtypes = [dtype for dtype in ("<f4", "<f2") if features.dtype == np.dtype(dtype)]
+    if len(shape) != 2 or not dtypes:
+        found = one_line(str(features.dtype))
+        raise StoreError(f"{str(path)!r}: /features is {found} of {shape}; allowed: (R, D) f4 or f2")
+    _check_type(features, dtypes[0], path)
+    offset = None if virtual or features.chunks is not None else features.id.get_offset()
+    return features, StoredFeatures((shape[0], shape[1]), features.dtype, offset, virtual)
 
 
 def _columns(file: h5py.File, path: Path) -> dict[str, tuple[tuple[str | int, ...], str]]:
@@ -174,3 +230,28 @@ def _check_rows(file: h5py.File, sizes: dict[str, int], path: Path) -> None:
         least = 0 if name == "row_source" else -1
         if ((numbers < least) | (numbers >= sizes[limit])).any():
             raise StoreError(f"{str(path)!r}: /{name} holds numbers outside {least} to {sizes[limit] - 1}")
+
+
+def _check_sources(file: h5py.File, sizes: dict[str, int], itemsize: int, path: Path) -> None:
+    """Refuse sources that do not divide images and rows among them, in their order, or cannot hold their rows."""
+    of = {name: read_dataset(file, f"sources/{name}", path) for name in _SOURCE_NUMBERS}
+    for first, stop, limit in (("first_image", "stop_image", "N"), ("first_row", "stop_row", "R")):
+        starts = np.concatenate(([0], of[stop]))
+        if (of[first] != starts[:-1]).any() or (of[stop] < of[first]).any() or starts[-1] != sizes[limit]:
+            what = "images" if limit == "N" else "rows"
+            raise StoreError(
+                f"{str(path)!r}: /sources does not divide the {sizes[limit]} {what} among the sources"
+            )
+    bounds = np.concatenate((of["first_image"], [sizes["N"]]))
+    rows = np.concatenate(([[0, 0]], read_dataset(file, "images/rows", path).reshape(-1, 2)))[bounds, 1]
+    if (rows[:-1] != of["first_row"]).any():
+        raise StoreError(f"{str(path)!r}: /sources and /images/rows contradict each other")
+    # In Python's numbers, which do not overflow.
+    row_nbytes = sizes["D"] * itemsize
+    for offset, n_rows, nbytes in zip(
+        of["offset"].tolist(), (of["stop_row"] - of["first_row"]).tolist(), of["nbytes"].tolist(), strict=True
+    ):
+        if offset < 0 or offset + n_rows * row_nbytes > nbytes:
+            raise StoreError(
+                f"{str(path)!r}: /sources says that {n_rows} rows are at {offset} of a file of {nbytes} bytes"
+            )

@@ -11,7 +11,9 @@ from types import TracebackType
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.paths import StrPath
 
-__all__ = ["OutputLock", "ShardLock", "check_new_file", "check_output"]
+__all__ = ["OutputLock", "ShardLock", "check_new_file", "check_output", "is_being_written"]
+
+_SUFFIX = ".lock"
 
 
 def check_output(path: Path) -> None:
@@ -43,6 +45,27 @@ def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: boo
         raise StoreError(f"{str(path)!r} exists; --overwrite replaces it")
 
 
+def is_being_written(output: StrPath) -> bool:
+    """Whether a process has the :class:`OutputLock` of a file at this moment, where the file system can tell."""
+    try:
+        fd = os.open(_beside(output, _SUFFIX), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False  # there is none
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
+def _beside(output: StrPath, suffix: str) -> Path:
+    return Path(f"{os.path.realpath(os.fsdecode(output))}{suffix}")
+
+
 class OutputLock:
     """Keeps a second writer away from an output; released by the system when the process dies.
 
@@ -57,7 +80,7 @@ class OutputLock:
     """
 
     def __init__(self, output: Path) -> None:
-        self._lock = _FileLock(output, ".lock")
+        self._lock = _FileLock(output, _SUFFIX)
 
     def __enter__(self) -> "OutputLock":
         return self
@@ -86,7 +109,7 @@ class ShardLock:
 
     def __init__(self, output: Path, shard: str) -> None:
         with contextlib.ExitStack() as stack:
-            every = _FileLock(output, ".lock", how=fcntl.LOCK_SH)
+            every = _FileLock(output, _SUFFIX, how=fcntl.LOCK_SH)
             stack.callback(every.release)
             own = _FileLock(output, f".{shard}.lock", what=f"shard {shard} of ")
             stack.callback(own.release)
@@ -121,7 +144,7 @@ class _FileLock:
     def __init__(
         self, output: Path, suffix: str, *, how: int = fcntl.LOCK_EX, waits: bool = False, what: str = ""
     ) -> None:
-        self._path = Path(f"{os.path.realpath(output)}{suffix}")
+        self._path = _beside(output, suffix)
         self._how = how if waits else how | fcntl.LOCK_NB
         self._what = what
         self._fd = -1

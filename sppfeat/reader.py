@@ -16,15 +16,17 @@ import numpy.typing as npt
 
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.hdf5 import hdf5_errors, is_linked, read_dataset, text_attribute
+from sppfeat.hdf5 import hdf5_errors, is_linked, read_dataset, read_in_parts, text_attribute
 from sppfeat.layout import check_layout, is_reduced, read_column_blocks
 from sppfeat.paths import StrPath
 from sppfeat.reduction import FitRecord, Reduction
 from sppfeat.schema import ColumnBlock, RowFlag, Status
 from sppfeat.selection import LabelSource, RowsLike, Selection, select
 from sppfeat.sharding import Shard
+from sppfeat.source_files import SourceFiles, read_source_files
 from sppfeat.sources import PathTable
 from sppfeat.texts import one_line
+from sppfeat.virtual_features import VirtualFeatures
 
 if TYPE_CHECKING:
     from sppfeat.torch_dataset import FeatureDataset
@@ -44,8 +46,13 @@ class FeatureFile:
     Args:
         path: the file.
 
+    Attributes:
+        path: the file.
+        sources: the files that have its rows, where 'sppfeat merge' made it of them; None where it has them itself.
+
     Raises:
-        StoreError: no file, no HDF5 file, not a file of this format, of a newer schema, or inconsistent.
+        StoreError: no file, no HDF5 file, not a file of this format, of a newer schema, or inconsistent; or merged of
+            files of which one is missing or was changed since.
     """
 
     def __init__(self, path: StrPath) -> None:
@@ -58,8 +65,9 @@ class FeatureFile:
             self._file = h5py.File(self.path, "r")
         try:
             self._nbytes = self.nbytes
-            check_layout(self._file, self.path)
-            self._identity = (self.attribute("fingerprint"), self._file["features"].shape)
+            self._stored = check_layout(self._file, self.path)
+            self._identity = (self.attribute("fingerprint"), self._stored.shape)
+            self.sources = self._find_sources()
         except BaseException:
             self._file.close()
             raise
@@ -91,23 +99,36 @@ class FeatureFile:
     @property
     def nbytes(self) -> int:
         """Size of the file."""
-        return os.fstat(self._file.id.get_vfd_handle()).st_size
+        return self.stat().st_size
+
+    @property
+    def read_paths(self) -> list[Path]:
+        """The file, and those that have its rows: what nobody may write to who reads it."""
+        sources = self.sources or ()
+        return [self.path, *(Path(self.sources.path_of(i)) for i in range(len(sources)) if self.sources)]
+
+    def stat(self) -> os.stat_result:
+        """What the system says of the file that is open, whatever has its name by now."""
+        return os.fstat(self._file.id.get_vfd_handle())
+
+    def features_offset(self) -> int | None:
+        """Where ``/features`` begin in the file, in bytes; None where they are not one piece of it."""
+        return self._stored.offset
 
     @property
     def n_rows(self) -> int:
         """Number of rows, with and without descriptor."""
-        return int(self._file["features"].shape[0])
+        return self._stored.shape[0]
 
     @property
     def dimension(self) -> int:
         """Length of a descriptor."""
-        return int(self._file["features"].shape[1])
+        return self._stored.shape[1]
 
     @property
     def dtype(self) -> np.dtype[np.floating[Any]]:
         """Type of the descriptors: float32 or float16."""
-        dtype: np.dtype[np.floating[Any]] = self._file["features"].dtype
-        return dtype
+        return self._stored.dtype
 
     @property
     def n_images(self) -> int:
@@ -115,9 +136,12 @@ class FeatureFile:
         return int(self._file["images/status"].shape[0])
 
     @cached_property
-    def features(self) -> npt.NDArray[np.floating[Any]]:
-        """``(R, D)`` float32 or float16, memory-mapped, read-only; failed and pending rows too."""
-        return self._map("features")
+    def features(self) -> npt.NDArray[np.floating[Any]] | VirtualFeatures:
+        """``(R, D)`` float32 or float16, memory-mapped, read-only; failed and pending rows too.
+
+        Of a merged file whose rows lie in other files something that is indexed as an array is.
+        """
+        return self._map("features") if self.sources is None else VirtualFeatures(self.sources)
 
     def drop_pages(self) -> None:
         """Give back the memory that mapped :attr:`features` were read into; what is read again comes from the disk.
@@ -125,6 +149,9 @@ class FeatureFile:
         For whoever reads all of a large file once: the system counts these pages as memory of the process until it
         needs them for something else.
         """
+        if isinstance(self.features, VirtualFeatures):
+            self.features.drop_pages()
+            return
         mapped = getattr(self.features, "_mmap", None)
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
@@ -363,6 +390,16 @@ class FeatureFile:
         """Content of a dataset beside the features, as it is stored; texts as bytes."""
         return np.reshape(self._read(name), self._file[name].shape)
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Shape of a dataset beside the features."""
+        shape: tuple[int, ...] = self._file[name].shape
+        return shape
+
+    def table_parts(self, name: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """The same in parts, in their order, of so many entries that memory stays small, and which entries they are."""
+        self._check_length(name)
+        return read_in_parts(self._file, name, self.path)
+
     def has_descriptor(self) -> npt.NDArray[np.bool_]:
         """``(R,)`` bool, whether a row has a descriptor: its image is done, and its box has an area."""
         has_one = np.asarray(self.status[self.image_index] == Status.DONE)
@@ -480,6 +517,13 @@ class FeatureFile:
     def groups(self) -> npt.NDArray[np.int64]:
         """``(n,)`` int64: image of each row that :meth:`to_sklearn` gives, for grouped splits."""
         return self.select().groups
+
+    def _find_sources(self) -> SourceFiles | None:
+        if not self._stored.is_virtual:
+            return None
+        sources = read_source_files(self._file, self.path, self._stored)
+        sources.check()
+        return sources
 
     def _map(self, name: str) -> npt.NDArray[Any]:
         """Return a dataset as a read-only memory map; its content where it is not one piece of the file."""

@@ -21,6 +21,7 @@ __all__ = [
     "REDUCTION_COLUMNS",
     "ROW_COLUMNS",
     "SCHEMA_VERSION",
+    "SOURCE_COLUMNS",
     "ColumnBlock",
     "RowFlag",
     "Status",
@@ -80,6 +81,18 @@ REDUCTION_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "reduction/mean": (("S",), "<f4"),
     "reduction/components": (("D", "S"), "<f4"),
     "reduction/scale": (("D",), "<f4"),
+}
+# Datasets of a file whose /features are virtual, besides: S files that have the rows.
+SOURCE_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
+    "sources/path": (("S",), "string"),
+    "sources/first_image": (("S",), "<i8"),
+    "sources/stop_image": (("S",), "<i8"),
+    "sources/first_row": (("S",), "<i8"),
+    "sources/stop_row": (("S",), "<i8"),
+    "sources/nbytes": (("S",), "<i8"),
+    "sources/mtime_ns": (("S",), "<i8"),
+    "sources/offset": (("S",), "<i8"),
+    "sources/created": (("S",), "string"),
 }
 NATIVE_SCALE = 0  # in /row_scale: the image's own size
 NO_SCALE = -1  # in /row_scale: pooled from none

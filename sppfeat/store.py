@@ -63,7 +63,11 @@ class FeatureWriter:
         self._fd = -1
         with hdf5_errors(path, "cannot be opened for writing"):
             with h5py.File(path, "r") as file:
-                check_layout(file, path)
+                if check_layout(file, path).is_virtual:
+                    raise StoreError(
+                        f"{str(path)!r} cannot be continued: its rows lie in other files; the commands that made these "
+                        "continue them, and then 'sppfeat merge --overwrite' merges them anew"
+                    )
                 written = (*_WRITTEN, *_WRITTEN_OF_BOXES) if "row_flag" in file else _WRITTEN
                 self._places = {name: _place(file[name], path) for name in written}
                 self._rows: npt.NDArray[np.int64] = file["images/rows"][()]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sppfeat.errors import StoreError
 from sppfeat.texts import one_line
 
-__all__ = ["check_first_heaps", "read_texts"]
+__all__ = ["check_first_heaps", "check_texts", "read_texts"]
 
 _TEXTS_NBYTES = 64 << 20  # of memory for texts that are read at once, unless one alone is longer
 _HEAP = re.compile(rb"GCOL\x01\x00\x00\x00")
@@ -39,20 +39,37 @@ def read_texts(file: h5py.File, dataset: h5py.Dataset, path: Path) -> npt.NDArra
 
     As every text has its own place where anybody wrote it, all of a dataset have at most the bytes of the file.
     """
-    fd = file.id.get_vfd_handle()
-    file_nbytes = os.fstat(fd).st_size
-    offset = dataset.id.get_offset() if dataset.chunks is None else None
-    if offset is not None:
-        total, heaps = _referenced(fd, offset, dataset.size, file.id.get_create_plist().get_sizes()[0])
-        _check_heaps(file, heaps, path)
-        texts = dataset[()] if total <= file_nbytes else None
-    else:
-        texts = _read_in_parts(dataset, file_nbytes)
+    if check_texts(file, dataset, path):
+        return np.asarray(dataset[()])
+    file_nbytes = os.fstat(file.id.get_vfd_handle()).st_size
+    texts = _read_in_parts(dataset, file_nbytes)
     if texts is None:
-        raise StoreError(
-            f"{str(path)!r}: the texts of {one_line(dataset.name)} claim more bytes than the file has ({file_nbytes})"
-        )
+        raise _too_long(dataset, path, file_nbytes)
     return np.asarray(texts)
+
+
+def check_texts(file: h5py.File, dataset: h5py.Dataset, path: Path) -> bool:
+    """Check texts without reading them; False where that cannot be, as they are in chunks.
+
+    Raises:
+        StoreError: they claim more bytes than the file has, or their heaps are damaged.
+    """
+    offset = dataset.id.get_offset() if dataset.chunks is None else None
+    if offset is None:
+        return False
+    fd = file.id.get_vfd_handle()
+    total, heaps = _referenced(fd, offset, dataset.size, file.id.get_create_plist().get_sizes()[0])
+    _check_heaps(file, heaps, path)
+    file_nbytes = os.fstat(fd).st_size
+    if total > file_nbytes:
+        raise _too_long(dataset, path, file_nbytes)
+    return True
+
+
+def _too_long(dataset: h5py.Dataset, path: Path, file_nbytes: int) -> StoreError:
+    return StoreError(
+        f"{str(path)!r}: the texts of {one_line(dataset.name)} claim more bytes than the file has ({file_nbytes})"
+    )
 
 
 def _referenced(

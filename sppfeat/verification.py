@@ -12,6 +12,7 @@ from sppfeat.paths import StrPath
 from sppfeat.reader import FeatureFile
 from sppfeat.row_ranges import row_ranges
 from sppfeat.schema import NATIVE_SCALE, NO_SCALE, RowFlag, Status
+from sppfeat.shard_checks import shard_problems
 from sppfeat.texts import first_few
 
 __all__ = ["Recomputed", "VerifyReport", "recompute_rows", "tolerance", "verify_file"]
@@ -205,6 +206,7 @@ def _check_structure(
         problems.append("/classes names a class twice")
     if file.has_boxes:
         problems += _check_boxes(file)
+    problems += shard_problems(file)
     try:
         reduction, expected = file.reduction, file.config.fingerprint
         if (expected if reduction is None else reduction.fingerprint_of(expected)) != file.attribute(

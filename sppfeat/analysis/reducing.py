@@ -77,6 +77,7 @@ def reduce_file(
     check_choice("dtype", dtype, DTYPES)
     _check_paths(path, output, how, overwrite)
     with OutputLock(output), FeatureFile(path) as file:
+        check_new_file(output, inputs=file.read_paths, overwrite=overwrite)
         _check_source(file)
         reduction = (
             fit_reduction(file, how, batch_size=batch_size, on_progress=on_fit)
@@ -89,7 +90,7 @@ def reduce_file(
             reduction=reduction,
             rows=file.n_rows,
             with_descriptor=with_descriptor,
-            bytes=(file.nbytes, os.stat(output).st_size),
+            bytes=(sum(os.stat(read).st_size for read in file.read_paths), os.stat(output).st_size),
             fit_seconds=fit_seconds,
             seconds=time.monotonic() - started,
         )

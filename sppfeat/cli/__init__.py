@@ -24,6 +24,7 @@ _COMMANDS = (
     "extract",
     "info",
     "verify",
+    "merge",
     "probe",
     "predict",
     "search",

@@ -1,5 +1,6 @@
 """``sppfeat info``."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sppfeat.reader import FeatureFile
+    from sppfeat.source_files import SourceFiles
 
 __all__ = ["info"]
 
@@ -61,6 +63,8 @@ def _describe(file: "FeatureFile") -> dict[str, Any]:
             "pending": pending,
         },
         "complete": done + failed == len(status),
+        "shard": None if (shard := file.shard) is None else dataclasses.asdict(shard),
+        "sources": None if file.sources is None else _describe_sources(file.sources),
         "boxes": _describe_boxes(file) if file.has_boxes else None,
         "root": file.root,
         "classes": _count_classes(file.classes, file.labels),
@@ -71,6 +75,18 @@ def _describe(file: "FeatureFile") -> dict[str, Any]:
         "reduction": _describe_reduction(file),
         "failures": [{"path": file.path_of(i), "error": text} for i, text in errors.items()],
     }
+
+
+def _describe_sources(sources: "SourceFiles") -> list[dict[str, Any]]:
+    return [
+        {
+            "path": sources.path_of(i),
+            "first_row": source.first_row,
+            "rows": source.n_rows,
+            "bytes": source.nbytes,
+        }
+        for i, source in enumerate(sources)
+    ]
 
 
 def _describe_reduction(file: "FeatureFile") -> dict[str, Any] | None:
@@ -145,6 +161,7 @@ def _text(found: dict[str, Any]) -> str:
     ]
     if unknown:
         lines.append(("images", f"{unknown} of no known status: sppfeat verify says which"))
+    lines += _shard_lines(found["shard"], found["sources"])
     boxes = found["boxes"]
     if boxes:
         lines.append(("boxes", f"{boxes['source']}: {box_counts_text(boxes)}"))
@@ -164,6 +181,22 @@ def _text(found: dict[str, Any]) -> str:
     ]
     # Texts of the file may hold anything: line breaks, or what steers the terminal.
     return "\n".join(f"{name + ':':<10} {escaped(text)}" for name, text in lines)
+
+
+def _shard_lines(shard: dict[str, int] | None, sources: list[dict[str, Any]] | None) -> list[tuple[str, str]]:
+    """Of which files this is a part, and which are parts of it."""
+    lines = []
+    if shard:
+        text = (
+            f"{shard['index']}/{shard['count']}: images {shard['first_image']} to {shard['stop_image']} of "
+        )
+        text += f"{shard['n_images']}, rows {shard['first_row']} to {shard['stop_row']} of {shard['n_rows']}"
+        lines.append(("shard", text))
+    if sources is not None:
+        shown = first_few((source["path"] for source in sources), _SHOWN)
+        nbytes = human_bytes(sum(source["bytes"] for source in sources))
+        lines.append(("virtual", f"the rows lie in {len(sources)} other files, {nbytes}: {shown}"))
+    return lines
 
 
 def _class_lines(name: str, classes: dict[str, int]) -> list[tuple[str, str]]:

@@ -90,7 +90,7 @@ def export_features(
     name = format_of(output, export_format)
     contents = _contents(selection, name, dtype, on_progress)
     outputs = paths_of(output, name)
-    with OutputFiles(outputs, inputs=[selection.file.path, *inputs], overwrite=overwrite) as new:
+    with OutputFiles(outputs, inputs=[*selection.file.read_paths, *inputs], overwrite=overwrite) as new:
         with _write_errors(output), _packed(new.files, output) as files:
             _writer(name)(contents, files)
         with _write_errors(output):

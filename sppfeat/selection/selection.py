@@ -20,6 +20,7 @@ from sppfeat.selection.scaling import is_scaled_again, scale_again, take_scaled
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
     from sppfeat.torch_dataset import FeatureDataset
+    from sppfeat.virtual_features import VirtualFeatures
 
 __all__ = ["Selection", "select"]
 
@@ -127,12 +128,11 @@ class Selection:
         """
         rows = self.rows[positions]
         features, normalize = self.file.features, self._normalize
-        if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
-            features, rows = features[rows[0] : rows[-1] + 1], np.arange(len(rows))
-            if self.columns.one_range is not None and not is_scaled_again(self.columns, normalize):
-                return self.columns.take(features)
+        is_one_range = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
+        if is_one_range and self.columns.one_range and not is_scaled_again(self.columns, normalize):
+            return np.asanyarray(features[rows[0] : rows[-1] + 1, self.columns.one_range])
         if self.columns.is_everything:
-            return features[rows]
+            return np.asanyarray(features[rows])
         taken = np.empty((len(rows), self.dimension), dtype=features.dtype)
         row_nbytes = features.shape[1] * features.itemsize
         for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
@@ -161,11 +161,11 @@ class Selection:
             return take_scaled(whole, self.columns, self._normalize).astype(dtype, copy=False)
 
     def _cut(
-        self, features: npt.NDArray[np.floating[Any]], rows: npt.NDArray[np.int64]
+        self, features: "npt.NDArray[np.floating[Any]] | VirtualFeatures", rows: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.floating[Any]]:
         """Return the selected columns of some rows; of one range of columns nothing else is read from the disk."""
         if self.columns.one_range is not None:
-            return self.columns.take(features)[rows]
+            return np.asanyarray(features[rows, self.columns.one_range])
         return self.columns.take(features[rows])
 
     @property

@@ -1,0 +1,86 @@
+"""``sppfeat merge``."""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
+from sppfeat.cli.output import human_bytes, print_json, say
+from sppfeat.cli.progress import Bar
+from sppfeat.cli.signals import stop_on_signals
+
+__all__ = ["merge"]
+
+
+@click.command(short_help="Make one feature file of all shards of an extraction.")
+@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("shards", nargs=-1, required=True)
+@option("--copy", is_flag=True, help="Copy the descriptors: the merged file then needs the shards no more.")
+@overwrite_output_option
+@json_option
+@quiet_option
+def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Make one feature file of the files that 'sppfeat extract --shard' wrote: OUTPUT of all SHARDS, in any order.
+
+    It has every image and row of the extraction, in the order of one that was not cut. Its descriptors stay where they
+    are: /features is a virtual HDF5 dataset, which other programs read as any other, as long as the shards stay as they
+    are. Shards in OUTPUT's folder, below it or beside it can be moved together with it. --copy writes a file of its
+    own: the very one that a single run would have written.
+
+    SHARDS are files, or @LIST for a text file that names one a line, or - for such a list on standard input.
+
+    What does not belong together is refused: shards that are missing, overlap, are incomplete or being written, or have
+    other settings, inputs or weights.
+    """
+    from sppfeat.merging import merge_shards
+
+    def show(phase: str, done: int, total: int) -> None:
+        if stop.is_wanted():
+            raise KeyboardInterrupt
+        bar.move_to(done, total, note=phase)
+
+    with stop_on_signals() as stop, Bar("merging", 0, unit="", shown=not options["quiet"]) as bar:
+        summary = merge_shards(
+            output,
+            list(_named(shards)),
+            copy=options["copy"],
+            overwrite=options["overwrite"],
+            on_progress=show,
+        )
+    found = dataclasses.asdict(summary)
+    if as_json:
+        print_json({**found, "seconds": round(summary.seconds, 3)})
+    else:
+        say(_text(found))
+
+
+def _named(shards: Iterable[str]) -> Iterable[str]:
+    """The files, those of lists in their place."""
+    from sppfeat.sources.lists import is_list, read_list
+
+    for shard in shards:
+        if is_list(shard):
+            yield from map(os.fsdecode, read_list(shard))
+        else:
+            yield shard
+
+
+def _text(found: dict[str, Any]) -> str:
+    images = f"{found['images']} images: {found['done']} done, {found['failed']} failed"
+    size = human_bytes(found["bytes"])
+    lines = [
+        f"{found['output']}: {found['rows']} rows x {found['dimension']} of {found['shards']} shards; {images}"
+    ]
+    if found["is_virtual"]:
+        lines.append(
+            f"{size}; the descriptors stay in the shards, {human_bytes(found['source_bytes'])}: keep these as they are"
+        )
+    else:
+        lines.append(f"{size}; it needs the shards no more")
+    lines += [f"note: {note}" for note in found["notes"]]
+    lines.append(f"{found['seconds']:.1f} s")
+    return "\n".join(lines)

@@ -1,0 +1,330 @@
+"""The files of all shards made one file: of their rows, or of what leads to them."""
+
+import contextlib
+import datetime
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat._version import __version__
+from sppfeat.creation import FILE_DTYPES, STRING, allocate, laid_out
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.locking import OutputLock, check_new_file
+from sppfeat.paths import StrPath
+from sppfeat.reader import FeatureFile
+from sppfeat.row_ranges import row_ranges
+from sppfeat.schema import (
+    COLUMNS,
+    ERROR_NBYTES,
+    FORMAT,
+    OPTIONAL_COLUMNS,
+    ROW_COLUMNS,
+    SCHEMA_VERSION,
+    SOURCE_COLUMNS,
+)
+from sppfeat.shard_files import ShardFile, has_box_file, read_shard_files
+from sppfeat.source_files import SourceFile, escaped_name, recorded_path
+from sppfeat.store import FeatureWriter
+from sppfeat.texts import first_few
+
+__all__ = ["MergeSummary", "merge_shards"]
+
+_COPIED_NBYTES = 16 << 20  # of descriptors at once
+_ATTRIBUTES = (
+    "config",
+    "fingerprint",
+    "weights_sha256",
+    "weights_path",
+    "input_root",
+    "boxes_path",
+    "norm_factors",
+)
+_PER_SHARD = ("N", "R")  # entries of a shard follow those of the one before
+_Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class MergeSummary:
+    """What was merged.
+
+    Attributes:
+        output: the file.
+        shards: how many files it was made of.
+        is_virtual: its descriptors lie in these; otherwise it has them itself.
+        images, done, failed: images, by status.
+        rows, dimension: of ``/features``.
+        bytes: size of the file.
+        source_bytes: of the shards together.
+        seconds: what it took.
+        notes: what the user should know.
+    """
+
+    output: str
+    shards: int
+    is_virtual: bool
+    images: int
+    done: int
+    failed: int
+    rows: int
+    dimension: int
+    bytes: int
+    source_bytes: int
+    seconds: float
+    notes: list[str]
+
+
+def merge_shards(
+    output: Path,
+    shards: Sequence[StrPath],
+    *,
+    copy: bool = False,
+    overwrite: bool = False,
+    on_progress: _Progress = lambda phase, done, total: None,
+) -> MergeSummary:
+    """Make one feature file of those of all shards of a plan: the one that one machine would have written.
+
+    Its rows are in the order of the plan, whatever the order of the shards. Memory is a block of one shard, and eight
+    bytes for each box of a box file, whatever the size of all.
+
+    Args:
+        output: the file to write; it has its name once it is whole.
+        shards: complete files that tile the plan, in any order, cut in whatever way.
+        copy: copy the descriptors; otherwise ``/features`` is a virtual dataset that leads to them.
+        overwrite: replace an existing output.
+        on_progress: called with what is being done (``check``, ``join``, ``copy``), and how much of how much of it
+            is: files, of ``copy`` rows.
+
+    Raises:
+        ConfigError: no shards, or the output is one of them.
+        StoreError: the files are not all shards of one plan, each image once, and complete; or cannot be read or
+            written.
+    """
+    started = time.monotonic()
+    if not shards:
+        raise ConfigError("no shards to merge; allowed: one or more")
+    check_new_file(output, inputs=shards, overwrite=overwrite)
+    with OutputLock(output):
+        parts = read_shard_files(shards, on_progress=lambda n: on_progress("check", n, len(shards)))
+        # Without a single row there is nothing that a virtual dataset could be made of.
+        is_virtual = not copy and any(part.n_rows for part in parts)
+        with FeatureFile(parts[0].path) as first:
+            dimension = first.dimension
+            sources = _sources(parts, output) if is_virtual else []
+            layout = _Layout(first, parts, sources, lambda n: on_progress("join", n, len(parts)))
+            with laid_out(output, layout.nbytes, layout.write) as unfinished:
+                if not is_virtual:
+                    _copy_features(unfinished, parts, lambda n: on_progress("copy", n, parts[0].shard.n_rows))
+                for part in parts:
+                    part.check_unchanged()
+    whole = parts[0].shard
+    return MergeSummary(
+        output=str(output),
+        shards=len(parts),
+        is_virtual=is_virtual,
+        images=whole.n_images,
+        done=sum(part.done for part in parts),
+        failed=sum(part.failed for part in parts),
+        rows=whole.n_rows,
+        dimension=dimension,
+        bytes=os.stat(output).st_size,
+        source_bytes=sum(part.nbytes for part in parts),
+        seconds=time.monotonic() - started,
+        notes=_notes(parts),
+    )
+
+
+def _notes(parts: Sequence[ShardFile]) -> list[str]:
+    roots = list(dict.fromkeys(part.root for part in parts))
+    if len(roots) == 1:
+        return []
+    return [
+        f"the shards have their images in {len(roots)} folders: {first_few(map(repr, roots), 3)}; {roots[0]!r}, of "
+        f"{str(parts[0].path)!r}, is recorded"
+    ]
+
+
+def _sources(parts: Sequence[ShardFile], output: Path) -> list[SourceFile]:
+    """What is recorded of each shard."""
+    real = os.path.realpath(output)
+    for part in parts:
+        if part.offset is None and part.n_rows:
+            raise StoreError(
+                f"{str(part.path)!r}: its /features are not one piece of the file (was it repacked?); --copy merges it"
+            )
+    return [
+        SourceFile(
+            path=recorded_path(os.path.realpath(part.path), real),
+            first_image=part.shard.first_image,
+            stop_image=part.shard.stop_image,
+            first_row=part.shard.first_row,
+            stop_row=part.shard.stop_row,
+            nbytes=part.nbytes,
+            mtime_ns=part.mtime_ns,
+            offset=part.offset or 0,
+            created=os.fsencode(part.created),
+        )
+        for part in parts
+    ]
+
+
+def _copy_features(unfinished: Path, parts: Sequence[ShardFile], on_rows: Callable[[int], None]) -> None:
+    with contextlib.closing(FeatureWriter(unfinished)) as writer:
+        for part in parts:
+            with FeatureFile(part.path) as file:
+                row_nbytes = file.dimension * file.dtype.itemsize
+                for rows in row_ranges(file.n_rows, row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
+                    numbers = np.arange(rows.start, rows.stop) + part.shard.first_row
+                    writer.write_rows(numbers, np.asarray(file.features[rows]))
+                    file.drop_pages()
+                    on_rows(part.shard.first_row + rows.stop)
+
+
+class _Layout:
+    """Everything of the merged file but descriptors that are copied.
+
+    Args:
+        first: one of the shards, open, for what all have in common.
+        parts: all of them, in the order of their rows.
+        sources: what is recorded of them where the descriptors stay there; empty otherwise.
+        on_part: called with how many were read.
+    """
+
+    def __init__(
+        self,
+        first: FeatureFile,
+        parts: Sequence[ShardFile],
+        sources: Sequence[SourceFile],
+        on_part: Callable[[int], None],
+    ) -> None:
+        self._first = first
+        self._parts = parts
+        self._sources = sources
+        self._on_part = on_part
+        names = {**COLUMNS, **OPTIONAL_COLUMNS} if first.image_ids is not None else COLUMNS
+        self._columns = {**names, **ROW_COLUMNS} if first.has_boxes else names
+        self._has_box_file = first.has_boxes and has_box_file(first.config)
+        views_are_numbered = () if self._has_box_file else ("X",)  # as rows are
+        self._per_shard = (*_PER_SHARD, *views_are_numbered)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file, about."""
+        shard, first = self._parts[0].shard, self._first
+        nbytes = sum(part.nbytes for part in self._parts)
+        if self._sources:
+            nbytes -= shard.n_rows * first.dimension * first.dtype.itemsize
+        if self._has_box_file:  # each shard has the whole of it
+            nbytes -= (len(self._parts) - 1) * first.shape_of("box_row")[0] * 8
+        return nbytes
+
+    def write(self, file: h5py.File) -> None:
+        """Write it into a new file."""
+        self._write_attributes(file)
+        self._write_features(file)
+        for name, (dims, dtype) in self._columns.items():
+            self._allocate(file, name, dims[0], dtype)
+        box_row = self._unknown_rows()
+        for n, part in enumerate(self._parts, 1):
+            with FeatureFile(part.path) as source:
+                self._copy_entries(file, source, part)
+                if box_row is not None:
+                    _join_box_rows(box_row, source, part)
+            self._on_part(n)
+        if box_row is not None:
+            file["box_row"][...] = box_row
+        self._write_sources(file)
+
+    def _write_attributes(self, file: h5py.File) -> None:
+        attributes: dict[str, str | bytes] = {
+            "format": FORMAT,
+            "sppfeat_version": __version__,
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        }
+        for name in _ATTRIBUTES:
+            text = self._first.find_attribute(name)
+            if text is not None:
+                attributes[name] = os.fsencode(text)
+        for name, value in attributes.items():
+            file.attrs.create(name, value, dtype=STRING)
+        file.attrs.create("schema_version", SCHEMA_VERSION, dtype="<i8")
+
+    def _write_features(self, file: h5py.File) -> None:
+        shape = self._parts[0].shard.n_rows, self._first.dimension
+        dtype = FILE_DTYPES[self._first.dtype.name]
+        if not self._sources:
+            allocate(file, "features", shape, dtype)
+            return
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_layout(h5py.h5d.VIRTUAL)
+        layout.set_fill_value(
+            np.array(np.nan, dtype=dtype)
+        )  # what other programs read of a source that is gone
+        for source in self._sources:
+            if source.n_rows:
+                here, there = h5py.h5s.create_simple(shape), h5py.h5s.create_simple((source.n_rows, shape[1]))
+                here.select_hyperslab((source.first_row, 0), (source.n_rows, shape[1]))
+                layout.set_virtual(here, escaped_name(source.path), b"features", there)
+        h5_type = h5py.h5t.py_create(dtype, logical=True)
+        h5py.h5d.create(file.id, b"features", h5_type, h5py.h5s.create_simple(shape), layout)
+
+    def _allocate(self, file: h5py.File, name: str, per: str | int, dtype: str) -> None:
+        """Make one of the other datasets: with content where all shards have the same."""
+        whole = self._parts[0].shard
+        if per not in self._per_shard:
+            values = self._first.table(name)
+            if per == "X":
+                allocate(file, name, values.shape, np.dtype(dtype))
+            else:
+                file.create_dataset(name, data=values, dtype=STRING if dtype == "string" else dtype)
+            return
+        shape = (whole.n_images if per == "N" else whole.n_rows, *self._first.shape_of(name)[1:])
+        if dtype == "string":
+            file.create_dataset(name, shape, dtype=STRING)
+        elif name == "images/error":
+            allocate(file, name, shape, h5py.string_dtype("utf-8", ERROR_NBYTES))
+        else:
+            allocate(file, name, shape, np.dtype(dtype))
+
+    def _unknown_rows(self) -> npt.NDArray[np.int64] | None:
+        """``(X,)`` a row for each box of the box file, none of which is known yet; None where there is no such file."""
+        return np.full(self._first.shape_of("box_row"), -1, dtype=np.int64) if self._has_box_file else None
+
+    def _copy_entries(self, file: h5py.File, source: FeatureFile, part: ShardFile) -> None:
+        """Copy what a shard says of its images and rows, numbered as they are in the whole."""
+        firsts = {"N": part.shard.first_image, "R": part.shard.first_row, "X": part.shard.first_row}
+        shifts = {
+            "image_index": part.shard.first_image,
+            "images/rows": part.shard.first_row,
+            "row_source": 0 if self._has_box_file else part.shard.first_row,
+            "box_row": part.shard.first_row,
+        }
+        for name, (dims, _) in self._columns.items():
+            if dims[0] not in self._per_shard:
+                continue
+            first = firsts[str(dims[0])]
+            for entries, values in source.table_parts(name):
+                if values.size:
+                    shifted = values + shifts[name] if name in shifts else values
+                    file[name][first + entries.start : first + entries.stop] = shifted
+
+    def _write_sources(self, file: h5py.File) -> None:
+        for name, (_, dtype) in SOURCE_COLUMNS.items() if self._sources else ():
+            values = [getattr(source, name.removeprefix("sources/")) for source in self._sources]
+            file.create_dataset(name, data=values, dtype=STRING if dtype == "string" else dtype)
+
+
+def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: ShardFile) -> None:
+    """Enter which rows the boxes of a shard have."""
+    for boxes, rows in source.table_parts("box_row"):
+        own = np.flatnonzero(rows >= 0) + boxes.start
+        if (box_row[own] >= 0).any():
+            raise StoreError(
+                f"{str(part.path)!r} has boxes that another shard has, too; allowed: each box once"
+            )
+        box_row[own] = rows[own - boxes.start] + part.shard.first_row

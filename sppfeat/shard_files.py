@@ -1,0 +1,253 @@
+"""The files of shards: what each has, whether they are of one extraction, and whether they are all of it."""
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sppfeat.config import ExtractConfig, config_differences
+from sppfeat.errors import StoreError
+from sppfeat.locking import is_being_written
+from sppfeat.paths import StrPath
+from sppfeat.reader import FeatureFile
+from sppfeat.schema import Status
+from sppfeat.sharding import Shard
+from sppfeat.texts import first_few, one_line
+
+__all__ = ["ShardFile", "has_box_file", "read_shard_files"]
+
+_SHOWN = 5
+_SAME_FACTOR = 1e-6  # relative: estimated on the same images, on machines that round in different ways
+
+
+class ShardFile(NamedTuple):
+    """A file that has one shard of a plan.
+
+    Attributes:
+        path: as it was given.
+        shard: which images and rows.
+        root: folder that its paths are relative to.
+        inode: device and number of the file.
+        nbytes, mtime_ns: its size, and when it was last changed.
+        offset: where its ``/features`` begin; None where they are not one piece of the file.
+        created: its attribute.
+        done, failed, pending: images, by status.
+    """
+
+    path: Path
+    shard: Shard
+    root: str
+    inode: tuple[int, int]
+    nbytes: int
+    mtime_ns: int
+    offset: int | None
+    created: str
+    done: int
+    failed: int
+    pending: int
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.shard.stop_row - self.shard.first_row
+
+    def check_unchanged(self) -> None:
+        """Raise StoreError if the file was written, or replaced, since it was read."""
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise StoreError(f"cannot read {str(self.path)!r} any more: {error.strerror}") from error
+        now = ((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns)
+        if now != (self.inode, self.nbytes, self.mtime_ns):
+            raise StoreError(f"{str(self.path)!r} was changed while it was merged; merge again")
+
+
+def read_shard_files(
+    paths: Sequence[StrPath], *, on_progress: Callable[[int], None] = lambda n: None
+) -> list[ShardFile]:
+    """What the files of all shards of one plan have, in the order of their rows.
+
+    Args:
+        paths: the files, in any order.
+        on_progress: called with how many of them were read so far.
+
+    Raises:
+        StoreError: a file is no complete feature file of a shard, or is being written; they are not of one
+            extraction; or their shards are not all of it, each image once.
+    """
+    found: list[ShardFile] = []
+    given: dict[tuple[int, int], Path] = {}
+    first = FeatureFile(paths[0])
+    with first:
+        for path in paths:
+            with FeatureFile(path) as file:
+                part = _read(file)
+                if part.inode in given:
+                    raise StoreError(
+                        f"{str(given[part.inode])!r} and {str(file.path)!r} are the same file; allowed: each shard once"
+                    )
+                given[part.inode] = file.path
+                _check_same_work(first, file)
+            found.append(part)
+            on_progress(len(found))
+    found.sort(key=lambda part: (part.shard.first_image, part.shard.stop_image))
+    _check_tiling(found)
+    _check_complete(found)
+    # A part without images is of no place in particular.
+    return [part for part in found if part.shard.first_image < part.shard.stop_image] or found[:1]
+
+
+def _read(file: FeatureFile) -> ShardFile:
+    where = repr(str(file.path))
+    if file.is_reduced:
+        raise StoreError(
+            f"{where} has reduced descriptors; allowed: as extracted. Merge, and then 'sppfeat reduce'"
+        )
+    if file.sources is not None:
+        raise StoreError(f"{where} was made by 'sppfeat merge', its rows lie in other files; allowed: these")
+    shard = file.shard
+    if shard is None:
+        raise StoreError(
+            f"{where} is no shard: it has all images of its extraction; allowed: what 'sppfeat extract --shard' writes"
+        )
+    if is_being_written(file.path):
+        raise StoreError(f"{where} ({shard}) is being written by another process; merge when it is complete")
+    status = np.bincount(file.status, minlength=3).tolist()
+    if (file.n_images, file.n_rows) != (
+        shard.stop_image - shard.first_image,
+        shard.stop_row - shard.first_row,
+    ):
+        raise StoreError(
+            f"{where} has {file.n_images} images and {file.n_rows} rows, and is recorded as {shard}, rows "
+            f"{shard.first_row} to {shard.stop_row}"
+        )
+    found = file.stat()
+    return ShardFile(
+        path=file.path,
+        shard=shard,
+        root=file.root,
+        inode=(found.st_dev, found.st_ino),
+        nbytes=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        offset=file.features_offset(),
+        created=file.attribute("created"),
+        done=status[Status.DONE],
+        failed=status[Status.FAILED],
+        pending=file.n_images - status[Status.DONE] - status[Status.FAILED],
+    )
+
+
+def _check_same_work(first: FeatureFile, other: FeatureFile) -> None:
+    """Refuse files of which one is of other settings, inputs or boxes."""
+    names = repr(str(first.path)), repr(str(other.path))
+    differences = config_differences(first.config.to_dict(), other.config.to_dict(), names=names)
+    if not differences:
+        differences = [
+            f"{what}: {names[0]} has {_short(ours)}, {names[1]} {_short(theirs)}"
+            for (what, ours), (_, theirs) in zip(_common(first), _common(other), strict=True)
+            if ours != theirs
+        ]
+    factors = first.norm_factors or (), other.norm_factors or ()
+    if not differences and not (
+        len(factors[0]) == len(factors[1])
+        and all(math.isclose(a, b, rel_tol=_SAME_FACTOR) for a, b in zip(*factors, strict=True))
+    ):
+        differences = [
+            f"factors of the mean norm: {names[0]} has {_short(factors[0])}, {names[1]} {_short(factors[1])}; "
+            "'sppfeat extract --normalize-from' gives all shards those of one"
+        ]
+    if differences:
+        raise StoreError(f"{names[0]} and {names[1]} are not of one extraction: {'; '.join(differences)}")
+
+
+def _common(file: FeatureFile) -> list[tuple[str, object]]:
+    """What all shards of a plan have in common, beside the settings."""
+    shard = file.shard
+    return [
+        ("weights (sha256)", file.attribute("weights_sha256")),
+        ("fingerprint", file.attribute("fingerprint")),
+        ("images of all shards", shard and shard.n_images),
+        ("rows of all shards", shard and shard.n_rows),
+        ("plan (inputs and labels)", shard and shard.plan),
+        ("classes", tuple(file.classes)),
+        ("names for images (images/id)", file.image_ids is not None),
+        ("type of the descriptors", file.dtype.name),
+        ("columns", file.columns),
+        ("classes of boxes", tuple(file.row_classes)),
+        (
+            "columns of the box file",
+            tuple(file.table("row_extra_names").tolist()) if file.has_boxes else None,
+        ),
+        ("layers of /row_region", file.shape_of("row_region")[1] if file.has_boxes else None),
+        ("boxes of the box file", file.shape_of("box_row")[0] if has_box_file(file.config) else None),
+    ]
+
+
+def has_box_file(config: ExtractConfig) -> bool:
+    """Whether the rows are boxes of a file, which keep the numbers that they have there, and no views of each image."""
+    return config.regions is not None and config.regions.boxes == "file"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"{len(value)}: {one_line(first_few(map(str, value), _SHOWN))}" if value else "none"
+    return one_line(str(value))
+
+
+def _check_tiling(parts: Sequence[ShardFile]) -> None:
+    """Refuse images that are missing, or in two files; parts are sorted."""
+    n_images, gaps, at, before = parts[0].shard.n_images, [], 0, parts[0]
+    for part in parts:
+        shard = part.shard
+        if shard.first_image < at and shard.first_image < shard.stop_image:
+            raise StoreError(
+                f"{str(before.path)!r} and {str(part.path)!r} both have images {shard.first_image} to "
+                f"{min(at, shard.stop_image)}: they are {before.shard} and {shard}; allowed: each image once"
+            )
+        if shard.first_image > at:
+            gaps.append(f"{at} to {shard.first_image}")
+        if shard.stop_image > at:
+            at, before = shard.stop_image, part
+    if at < n_images:
+        gaps.append(f"{at} to {n_images}")
+    if gaps:
+        raise StoreError(
+            f"images {first_few(gaps, _SHOWN)} of {n_images} are in none of the files{_missing(parts)}"
+        )
+    rows = [part.shard for part in parts if part.shard.first_image < part.shard.stop_image]
+    ends = [0, *(shard.stop_row for shard in rows)]
+    if ends[-1] != parts[0].shard.n_rows or any(
+        s.first_row != end for s, end in zip(rows, ends, strict=False)
+    ):
+        raise StoreError(
+            f"the files contradict each other: their rows are not those of {parts[0].shard.n_rows}"
+        )
+
+
+def _missing(parts: Iterable[ShardFile]) -> str:
+    """Which shards are missing, where all were cut in the same way."""
+    counts = {part.shard.count for part in parts}
+    if len(counts) != 1:
+        return ""
+    (count,) = counts
+    there = {part.shard.index for part in parts}
+    missing = (f"{i}/{count}" for i in range(1, count + 1) if i not in there)
+    shown = first_few(itertools.islice(missing, _SHOWN + 1), _SHOWN)
+    return f": shards {shown} are missing" if shown else ""
+
+
+def _check_complete(parts: Iterable[ShardFile]) -> None:
+    left = [
+        f"{str(part.path)!r} ({part.pending} of {part.shard.stop_image - part.shard.first_image} images pending)"
+        for part in parts
+        if part.pending
+    ]
+    if left:
+        raise StoreError(
+            f"{len(left)} shards are incomplete: {first_few(left, _SHOWN)}; the command that began a shard, given "
+            "again, continues it"
+        )

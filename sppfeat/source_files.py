@@ -1,0 +1,224 @@
+"""The files that have the rows of a merged file: how they are recorded, and whether they are still the same."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import StoreError
+from sppfeat.hdf5 import hdf5_errors, read_dataset, text_attribute
+from sppfeat.layout import StoredFeatures, check_features
+from sppfeat.texts import one_line
+
+__all__ = ["SourceFile", "SourceFiles", "escaped_name", "read_source_files", "recorded_path"]
+
+
+class SourceFile(NamedTuple):
+    """One file that has rows of a merged one, and what it was like then: the datasets ``/sources/*``.
+
+    Attributes:
+        path: see :func:`recorded_path`.
+        first_image, stop_image: half-open range of the merged file's images.
+        first_row, stop_row: and of its rows.
+        nbytes: size of the file.
+        mtime_ns: when it was last changed, in nanoseconds since 1970.
+        offset: where its ``/features`` begin, in bytes.
+        created: its attribute ``created``.
+    """
+
+    path: bytes
+    first_image: int
+    stop_image: int
+    first_row: int
+    stop_row: int
+    nbytes: int
+    mtime_ns: int
+    offset: int
+    created: bytes
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.stop_row - self.first_row
+
+
+@dataclass(frozen=True)
+class SourceFiles(Sequence[SourceFile]):
+    """The files that have the rows of a merged one, in the order of the rows.
+
+    Attributes:
+        merged: the merged file, as it is called in messages.
+        folder: that relative paths are relative to: the merged file's.
+        files: each of them.
+        dimension: length of a descriptor.
+        dtype: of the descriptors.
+    """
+
+    merged: Path
+    folder: str
+    files: tuple[SourceFile, ...]
+    dimension: int
+    dtype: np.dtype[np.floating[Any]]
+    _known: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.files[i]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process every file is looked at anew."""
+        return SourceFiles, (self.merged, self.folder, self.files, self.dimension, self.dtype)
+
+    def path_of(self, i: int) -> str:
+        """Where a source is."""
+        return os.path.normpath(os.path.join(self.folder, os.fsdecode(self.files[i].path)))
+
+    def check(self) -> None:
+        """Raise StoreError unless every source is there, and is as large and as old as when it was merged."""
+        for i in range(len(self.files)):
+            with self._said_of(i):
+                self._check_stat(i, os.stat(self.path_of(i)))
+
+    def map(self, i: int) -> npt.NDArray[np.floating[Any]]:
+        """``(n, D)``: the rows of a source, memory-mapped, read-only.
+
+        Raises:
+            StoreError: it is not the file any more that was merged.
+        """
+        source, path = self.files[i], self.path_of(i)
+        with self._said_of(i):
+            # Waits for nobody where a pipe has taken its place since.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with os.fdopen(fd, "rb") as raw:
+                found = os.fstat(fd)
+                self._check_stat(i, found)
+                if self._known.get(i) != (found.st_dev, found.st_ino):
+                    self._check_content(i, found)
+                    self._known[i] = found.st_dev, found.st_ino
+                shape = (source.n_rows, self.dimension)
+                return np.memmap(raw, dtype=self.dtype, mode="r", offset=source.offset, shape=shape)
+
+    def _check_stat(self, i: int, found: os.stat_result) -> None:
+        source = self.files[i]
+        if not stat.S_ISREG(found.st_mode):
+            raise self._changed(i, "it is not a regular file any more")
+        if found.st_size != source.nbytes:
+            raise self._changed(i, f"it has {found.st_size} bytes, and had {source.nbytes}")
+        if found.st_mtime_ns != source.mtime_ns:
+            raise self._changed(
+                i, f"it was written at {_time(found.st_mtime_ns)}, and was of {_time(source.mtime_ns)}"
+            )
+
+    def _check_content(self, i: int, opened: os.stat_result) -> None:
+        """Refuse what only looks like the file: nothing but the descriptors of a feature file is handed out as such."""
+        source, path = self.files[i], Path(self.path_of(i))
+        try:
+            with hdf5_errors(path, "cannot be opened as HDF5"):
+                file = h5py.File(path, "r")
+            with file:
+                if not os.path.samestat(os.fstat(file.id.get_vfd_handle()), opened):
+                    raise self._changed(i, "it was replaced just now")
+                found = check_features(file, path)
+                created = text_attribute(file, "created", path) or ""
+        except StoreError as error:
+            raise self._changed(i, str(error)) from error
+        expected = StoredFeatures((source.n_rows, self.dimension), self.dtype, source.offset, False)
+        if found != expected:
+            raise self._changed(i, f"its /features are {_text(found)}, and were {_text(expected)}")
+        if os.fsencode(created) != source.created:
+            raise self._changed(
+                i, f"it was created {one_line(created)}, and was of {one_line(os.fsdecode(source.created))}"
+            )
+
+    def _changed(self, i: int, reason: str) -> StoreError:
+        return StoreError(
+            f"{str(self.merged)!r}: its source {self.path_of(i)!r} is not what was merged: {reason}; "
+            "'sppfeat merge --overwrite' takes the sources as they are now"
+        )
+
+    @contextlib.contextmanager
+    def _said_of(self, i: int) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # a path with a NUL
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StoreError(
+                f"{str(self.merged)!r}: its source {self.path_of(i)!r} cannot be read: {reason}; 'sppfeat merge "
+                "--overwrite' merges files that lie elsewhere now"
+            ) from error
+
+
+def recorded_path(source: str, output: str) -> bytes:
+    """How the path of a source is recorded in a merged file.
+
+    Args:
+        source, output: real, absolute paths.
+
+    Returns:
+        Relative to the output's folder where the source lies in it, below it, or in a folder beside it, so that all
+        of these can be moved together; absolute otherwise.
+    """
+    folder = os.path.dirname(output)
+    beside = os.path.dirname(folder)
+    near = folder if beside == os.path.dirname(beside) else beside  # what is below / is not near
+    is_near = source.startswith(os.path.join(near, ""))
+    return os.fsencode(os.path.relpath(source, folder) if is_near else source)
+
+
+def read_source_files(file: h5py.File, path: Path, stored: StoredFeatures) -> SourceFiles:
+    """What a merged file that was checked says of its sources; these are not looked at."""
+    columns = [read_dataset(file, f"sources/{name}", path).tolist() for name in SourceFile._fields]
+    files = tuple(SourceFile(*of_file) for of_file in zip(*columns, strict=True))
+    with hdf5_errors(path, "cannot read /features"):
+        if not _is_mapped(file["features"], files, stored):
+            raise StoreError(
+                f"{str(path)!r}: /features and /sources contradict each other: other programs would read other rows"
+            )
+    folder = os.path.dirname(os.path.realpath(path))
+    return SourceFiles(path, folder, files, stored.shape[1], stored.dtype)
+
+
+def _is_mapped(features: h5py.Dataset, files: Sequence[SourceFile], stored: StoredFeatures) -> bool:
+    """Whether a virtual dataset is made of these files as they are recorded; none of them is opened."""
+    mapped, width = [source for source in files if source.n_rows], stored.shape[1]
+    properties = features.id.get_create_plist()
+    if properties.get_virtual_count() != len(mapped):
+        return False
+    for i, source in enumerate(mapped):
+        here, there = properties.get_virtual_vspace(i), properties.get_virtual_srcspace(i)
+        if (
+            here.get_simple_extent_dims() != stored.shape
+            or here.get_select_bounds() != ((source.first_row, 0), (source.stop_row - 1, width - 1))
+            or here.get_select_npoints() != source.n_rows * width
+            or there.get_select_type() != h5py.h5s.SEL_ALL
+            or properties.get_virtual_dsetname(i).lstrip("/") != "features"
+        ):
+            return False
+        with contextlib.suppress(UnicodeDecodeError):  # of such names h5py cannot say what they are
+            if os.fsencode(properties.get_virtual_filename(i)) != escaped_name(source.path):
+                return False
+    return True
+
+
+def escaped_name(path: bytes) -> bytes:
+    """A path as HDF5 has it in a virtual dataset: there ``%b`` stands for a number."""
+    return path.replace(b"%", b"%%")
+
+
+def _time(ns: int) -> str:
+    """A time stamp as people compare them."""
+    return f"{np.datetime64(ns, 'ns')} UTC"
+
+
+def _text(stored: StoredFeatures) -> str:
+    what = "virtual" if stored.is_virtual else f"at byte {stored.offset}"
+    return f"{stored.shape[0]} x {stored.shape[1]} {stored.dtype} {what}"

@@ -1,0 +1,241 @@
+"""Descriptors that lie in several files, as one array."""
+
+import mmap
+import operator
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from sppfeat.source_files import SourceFiles
+
+__all__ = ["VirtualFeatures"]
+
+_KEPT_MAPS = 64
+_MAX_MAPS = (
+    256  # of which views were handed out; each keeps a file open, of which a process often may have 1024
+)
+_Array = npt.NDArray[Any]
+_COPY = "a copy is needed: the rows lie in several files"
+
+
+class VirtualFeatures(NDArrayOperatorsMixin):
+    """``(R, D)`` descriptors that lie in several files, read-only, indexed as an ``ndarray`` is.
+
+    A slice of rows of one file is a view of its memory map; everything else is a copy, made file by file, of what
+    is asked for alone. Functions of numpy, and arithmetic, take it for the array: that is a copy of all of it.
+
+    Args:
+        sources: the files; each is looked at when its rows are first asked for.
+
+    Attributes:
+        shape: ``(R, D)``.
+        dtype: float32 or float16.
+
+    Raises:
+        StoreError: when rows are asked for: a source is not the file any more that was merged.
+    """
+
+    ndim = 2
+
+    def __init__(self, sources: SourceFiles) -> None:
+        self._sources = sources
+        self._stops: npt.NDArray[np.int64] = np.array([source.stop_row for source in sources], dtype=np.int64)
+        self.shape: tuple[int, int] = (int(self._stops[-1]), sources.dimension)
+        self.dtype: np.dtype[np.floating[Any]] = sources.dtype
+        self._maps: OrderedDict[int, _Array] = OrderedDict()
+        self._mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Other processes map the files themselves."""
+        return VirtualFeatures, (self._sources,)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return (
+            f"<VirtualFeatures {self.shape[0]} x {self.shape[1]} {self.dtype}, of {len(self._sources)} files>"
+        )
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return self.dtype.itemsize
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all numbers."""
+        return self.size * self.itemsize
+
+    def __iter__(self) -> Iterator[_Array]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key: Any) -> Any:
+        """Rows, or parts of them; keys as numpy has them."""
+        parts = _split(key)
+        if parts is None:
+            return self._elements(key)
+        rows, columns = parts
+        if isinstance(rows, int):
+            source, local = self._place(rows)
+            return self._handed_out(self._map(source)[local][columns])
+        if isinstance(rows, slice):
+            return self._range(range(*rows.indices(len(self))), columns)
+        return self._taken(self._numbers(rows), columns)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> _Array:
+        """All of it: of one source its map, of several a copy."""
+        everything: _Array = self[:]
+        if dtype is not None and np.dtype(dtype) != everything.dtype:
+            if copy is False:
+                raise ValueError(f"a copy is needed: of {everything.dtype} as {np.dtype(dtype)}")
+            return everything.astype(dtype)
+        if copy is False and len(self._sources) > 1:
+            raise ValueError(_COPY)
+        return everything.copy() if copy else everything
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """What a function of numpy gives for the array."""
+        arrays = [np.asarray(array) if isinstance(array, VirtualFeatures) else array for array in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def drop_pages(self) -> None:
+        """Give back the memory that rows were read into, as :meth:`sppfeat.reader.FeatureFile.drop_pages`."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            with self._lock:
+                for mapped in list(self._mapped):
+                    mapped.madvise(mmap.MADV_DONTNEED)
+
+    def _place(self, row: int) -> tuple[int, int]:
+        """Return which source has a row, and its number there."""
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"index {row} is out of bounds for axis 0 with size {len(self)}")
+        row %= len(self)
+        source = int(np.searchsorted(self._stops, row, side="right"))
+        return source, row - self._sources[source].first_row
+
+    def _numbers(self, rows: _Array) -> npt.NDArray[np.int64]:
+        """Return the numbers, from 0, that a mask or numbers ``(k,)`` mean."""
+        n = len(self)
+        if rows.dtype == bool:
+            if len(rows) != n:
+                raise IndexError(f"a mask of {len(rows)} rows for {n}")
+            return np.flatnonzero(rows)
+        wrong = np.flatnonzero((rows < -n) | (rows >= n))
+        if len(wrong):
+            raise IndexError(f"index {rows[wrong[0]]} is out of bounds for axis 0 with size {n}")
+        numbers = rows.astype(np.int64)
+        return np.where(numbers < 0, numbers + n, numbers)
+
+    def _range(self, rows: range, columns: Any) -> _Array:
+        """Return rows at equal distances: a view where one source has them all."""
+        if not rows:
+            return np.empty((0, self.shape[1]), dtype=self.dtype)[:, columns]
+        (source, first), (other, last) = self._place(rows[0]), self._place(rows[-1])
+        if source != other:
+            return self._taken(np.arange(rows.start, rows.stop, rows.step), columns)
+        stop: int | None = last + (1 if rows.step > 0 else -1)
+        local = slice(first, stop if stop is not None and stop >= 0 else None, rows.step)
+        return self._handed_out(self._map(source)[local][:, columns])
+
+    def _taken(self, rows: npt.NDArray[np.int64], columns: Any) -> _Array:
+        """Return rows ``(k,)`` in any order, copied source by source."""
+        like = np.empty((0, self.shape[1]), dtype=self.dtype)[:, columns]
+        taken = np.empty((len(rows), *like.shape[1:]), dtype=self.dtype)
+        for source, positions in self._by_source(rows):
+            local = _as_slice(rows[positions] - self._sources[source].first_row)
+            mapped = self._map(source)
+            # Of columns that are not asked for nothing is read; numbers of rows and of columns go not together.
+            part = mapped[local][:, columns] if isinstance(columns, np.ndarray) else mapped[local, columns]
+            taken[_as_slice(positions)] = part
+        return taken
+
+    def _elements(self, key: Any) -> Any:
+        """Return what any other key of numpy means: its own answer to which row and column each number is of."""
+        rows = np.asarray(np.broadcast_to(np.arange(self.shape[0])[:, None], self.shape)[key])
+        columns = np.broadcast_to(np.arange(self.shape[1]), self.shape)[key]
+        taken = np.empty(rows.size, dtype=self.dtype)
+        flat_rows, flat_columns = rows.reshape(-1), np.reshape(columns, -1)
+        for source, positions in self._by_source(flat_rows):
+            local = flat_rows[positions] - self._sources[source].first_row
+            taken[positions] = self._map(source)[local, flat_columns[positions]]
+        return taken.reshape(rows.shape)[()]
+
+    def _by_source(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """Yield which sources have some of the rows, and the positions of these, ascending."""
+        source = np.searchsorted(self._stops, rows, side="right")
+        order = np.argsort(source, kind="stable")
+        starts = np.flatnonzero(np.diff(source[order], prepend=-1))
+        for positions in np.split(order, starts[1:]) if len(rows) else ():
+            yield int(source[positions[0]]), positions
+
+    def _map(self, source: int) -> _Array:
+        """Return the map of a source; of those that were used last one is there already."""
+        with self._lock:
+            if source in self._maps:
+                self._maps.move_to_end(source)
+                return self._maps[source]
+        mapped = self._sources.map(source)
+        with self._lock:
+            self._maps[source] = mapped
+            self._mapped.add(mapped._mmap)  # type: ignore[attr-defined]
+            while len(self._maps) > _KEPT_MAPS:
+                self._maps.popitem(last=False)
+        return mapped
+
+    def _handed_out(self, view: _Array) -> _Array:
+        """Return a view of a map, or a copy where very many files would be kept open by such views."""
+        return view if len(self._mapped) <= _MAX_MAPS else np.array(view)
+
+
+def _split(key: Any) -> tuple[int | slice | _Array, Any] | None:
+    """Return which rows a key means and which of their columns, where one follows from the other; else None."""
+    parts = key if isinstance(key, tuple) else (key,)
+    if sum(part is Ellipsis for part in parts) == 1 and len(parts) <= 3:
+        at = next(i for i, part in enumerate(parts) if part is Ellipsis)
+        parts = (*parts[:at], *[slice(None)] * (3 - len(parts)), *parts[at + 1 :])
+    if len(parts) > 2:
+        return None
+    rows, columns = (_simple(part) for part in (*parts, slice(None), slice(None))[:2])
+    if rows is None or columns is None:
+        return None
+    if isinstance(rows, np.ndarray) and not isinstance(columns, slice):
+        return None  # the numbers of both go together
+    return rows, columns
+
+
+def _simple(part: Any) -> int | slice | _Array | None:
+    """Return a key for one axis: a number, a slice, or a mask or numbers ``(k,)``; None where it is none of these."""
+    if isinstance(part, slice):
+        return part
+    if part is None or isinstance(part, EllipsisType | bool | np.bool_):
+        return None
+    try:
+        return operator.index(part)
+    except TypeError:
+        array = np.asarray(part)
+    if array.ndim != 1:
+        return None
+    if array.size == 0 and not isinstance(part, np.ndarray):
+        return array.astype(np.int64)  # an empty list
+    return array if array.dtype.kind in "biu" else None
+
+
+def _as_slice(numbers: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
+    """Return numbers that follow each other as a slice, which is copied in one piece."""
+    if numbers[-1] - numbers[0] + 1 == len(numbers) and (np.diff(numbers) == 1).all():
+        return slice(int(numbers[0]), int(numbers[-1]) + 1)
+    return numbers
