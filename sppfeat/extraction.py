@@ -295,7 +295,8 @@ def gather_means(
         decoder = stack.enter_context(contextlib.closing(equipment.decoder(n_workers)))
         scratch = Path()
         if not listing.storage.is_local:
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sppfeat-")))
+            folder = tempfile.TemporaryDirectory(prefix="sppfeat-", dir=request.scratch)
+            scratch = Path(stack.enter_context(folder))
         notes = _listing_notes(listing, request.labels)
         notes += filter(
             None, [bundled_note(config.backbone), bfloat16_note(equipment.device, config.precision)]

@@ -42,7 +42,7 @@ def parse_shard(text: str) -> Rank:
 
 
 def rank_of_environment(environment: Mapping[str, str]) -> Rank:
-    """The process that the environment says this is: one of torchrun's, or a task of SLURM's, in an array or not.
+    """The process that the environment says this is: one of torchrun's, or a task of srun's.
 
     Raises:
         ConfigError: nobody says so, or numbers that cannot be.
@@ -54,21 +54,18 @@ def rank_of_environment(environment: Mapping[str, str]) -> Rank:
             known.get("LOCAL_RANK", 0),
             known.get("LOCAL_WORLD_SIZE", 1),
         )
-    index, count, local_index, n_local = 0, 1, 0, 1
     if known.has("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):  # srun; a batch script itself has the first alone
-        index, count = known["SLURM_PROCID"], known["SLURM_STEP_NUM_TASKS"]
         local_index = known.get("SLURM_LOCALID", 0)
         n_local = max(_tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "")), local_index + 1)
-    if known.has("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"):
-        first, step = known.get("SLURM_ARRAY_TASK_MIN", 0), known.get("SLURM_ARRAY_TASK_STEP", 1)
-        index += (known["SLURM_ARRAY_TASK_ID"] - first) // max(1, step) * count
-        count *= known["SLURM_ARRAY_TASK_COUNT"]
-    elif not known.has("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
-        raise ConfigError(
-            "--shard auto: neither torchrun (RANK, WORLD_SIZE) nor srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) nor a "
-            "SLURM array (SLURM_ARRAY_TASK_ID, SLURM_ARRAY_TASK_COUNT) is in the environment; allowed: I/N"
+        return Rank(
+            ShardChoice(known["SLURM_PROCID"] + 1, known["SLURM_STEP_NUM_TASKS"]), local_index, n_local
         )
-    return Rank(ShardChoice(index + 1, count), local_index, n_local)
+    # Of an array the environment does not tell the whole: where some tasks are run again, it counts only these.
+    hint = "$SLURM_ARRAY_TASK_ID/N" if known.has("SLURM_ARRAY_TASK_ID") else "I/N"
+    raise ConfigError(
+        "--shard auto: neither torchrun (RANK, WORLD_SIZE) nor srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) is in the "
+        f"environment; allowed: --shard {hint}"
+    )
 
 
 class _Numbers:

@@ -136,6 +136,8 @@ class ExtractRequest:
             images at a time; ``auto``: as suits their number and where they are.
         shard_bytes: shards of at most so many bytes of descriptors, one after the other, each into a file of its own;
             see :mod:`sppfeat.parts`.
+        scratch: an existing folder for what has to be fetched before it can be read; None: the system's for
+            temporary files.
     """
 
     inputs: tuple[str, ...]
@@ -156,11 +158,14 @@ class ExtractRequest:
     shared: bool = False
     headers: str = "auto"
     shard_bytes: int | None = None
+    scratch: Path | None = None
 
     def __post_init__(self) -> None:
         check_choice("headers", self.headers, HEADER_MODES)
         if self.overwrite and (self.retry_failed or self.add_new):
             raise ConfigError("--overwrite starts anew: it goes with neither --retry-failed nor --add-new")
+        if self.scratch is not None and not os.path.isdir(self.scratch):
+            raise ConfigError(f"scratch is {str(self.scratch)!r}; allowed: an existing folder")
         if self.shared and self.shard is None:
             raise ConfigError("--shared says that several processes fill one file: it goes with --shard")
         if self.shared and self.overwrite:

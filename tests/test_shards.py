@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -268,6 +269,7 @@ def test_shards_of_other_inputs_are_not_continued(folder, tmp_path):
         ({"shard_bytes": 10, "add_new": True}, "the shards are cut already"),
         ({"shard_bytes": 10, "shard": ShardChoice(1, 2)}, "does not go with --shard"),
         ({"shard_bytes": 0}, "allowed: 1 or more"),
+        ({"scratch": Path("/nowhere")}, "scratch is '/nowhere'; allowed: an existing folder"),
         ({"headers": "never"}, "allowed: auto, first, window"),
     ],
 )

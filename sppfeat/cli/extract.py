@@ -160,7 +160,7 @@ __all__ = ["extract"]
     type=SHARD,
     metavar="I/N",
     help="Do only the I-th of N parts of the work (1/N to N/N), into a file of its own for 'sppfeat merge': {shard} in "
-    "the name of the output stands for its number. auto: as torchrun, srun or a SLURM array says.",
+    "the name of the output stands for its number. auto: as torchrun or srun says.",
 )
 @option(
     "--shared",
@@ -180,6 +180,13 @@ __all__ = ["extract"]
     default=ExtractRequest.headers,
     help="Read all image headers before the first image is run, or those of some thousand images at a time; auto: "
     "first for up to 50,000 local files.",
+)
+@option(
+    "--scratch",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where images that have to be fetched lie for as long as they are needed. [default: the system's folder for "
+    "temporary files]",
 )
 @option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @json_option
@@ -294,4 +301,5 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
         shared=options["shared"],
         headers=options["headers"],
         shard_bytes=options["shard_size"],
+        scratch=options["scratch"],
     )

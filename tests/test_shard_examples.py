@@ -1,0 +1,92 @@
+"""The README's examples of several processes, run in their local form."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_image
+from extraction_runs import contents
+
+import sppfeat
+
+README = Path(__file__).parent.parent / "README.md"
+TINY = {
+    "SPPFEAT_BACKBONE": "squeezenet1_1",
+    "SPPFEAT_WEIGHTS": "none",
+    "SPPFEAT_LEVELS": "1",
+    "SPPFEAT_SIZE": "40",
+    "SPPFEAT_WORKERS": "0",
+    "SPPFEAT_DEVICE": "cpu",
+}
+
+
+def section(heading: str) -> str:
+    text = README.read_text()
+    start = text.index(f"\n{heading}\n")
+    return text[start : text.index("\n#", start + len(heading) + 2)]
+
+
+def blocks(heading: str) -> list[str]:
+    return re.findall(r"```sh\n(.*?)```", section(heading), re.DOTALL)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder with photographs, where there is a command ``sppfeat``."""
+    for i in range(7):
+        write_image(tmp_path / "photos" / f"{i}.png", 50, 44 + 7 * (i % 3), seed=i)
+    (tmp_path / "bin").mkdir()
+    for name, module in (("sppfeat", "sppfeat"), ("torchrun", "torch.distributed.run")):
+        command = tmp_path / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {module} "$@"\n')
+        command.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(README.parent))
+    for name, value in TINY.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def sh(script: str, **environment: str) -> str:
+    done = subprocess.run(
+        ["bash", "-euc", script], env={**os.environ, **environment}, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_slurm_array_and_the_job_that_merges(photos):
+    script, submission = blocks("### A SLURM array")
+    n_tasks = int(re.search(r"--array=1-([0-9]+)", script)[1])
+    assert script.count(f"/{n_tasks}") == 1
+    few = script.replace(f"/{n_tasks}", "/3")  # each takes seconds to load torch
+    (photos / "extract.sbatch").write_text(few)
+    for task in ("1", "3", "2", "3"):  # one is put into the queue again
+        sh("bash extract.sbatch", SLURM_ARRAY_TASK_ID=task, SLURM_PROCID="0", SLURM_NTASKS="1")
+    assert len(list((photos / "parts").iterdir())) == 3
+    sh(re.search(r'--wrap "(.*)"', submission)[1])
+    with sppfeat.open(photos / "features.h5") as file:
+        assert file.paths == [f"{i}.png" for i in range(7)]
+        assert len(file.to_sklearn()[0]) == 7
+
+
+def test_processes_of_xargs_fill_one_output(photos):
+    commands = [line for block in blocks("## Beyond one machine") for line in block.splitlines()]
+    xargs = next(line for line in commands if "xargs" in line)
+    sh(xargs.replace("seq 4", "seq 2").replace("/4", "/2"))
+    merged = contents(photos / "features.h5")
+    assert (merged["images/status"] == 1).all()
+    assert (photos / "features.h5.lock").exists() is False
+
+
+def test_processes_of_torchrun_know_their_parts(photos):
+    commands = [line for block in blocks("## Beyond one machine") for line in block.splitlines()]
+    torchrun = next(line for line in commands if line.startswith("torchrun"))
+    sh(torchrun.replace("--nproc-per-node 8", "--nproc-per-node 2"))
+    with sppfeat.open(photos / "features.h5") as file:
+        assert (file.status == 1).all()
