@@ -32,6 +32,7 @@ from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.paths import StrPath
+from sppfeat.places import Place
 from sppfeat.plan import input_sizes, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.recorded import load_recorded_backbone
@@ -39,12 +40,13 @@ from sppfeat.reduction import Reduction
 from sppfeat.regions import Projector, best_scales
 from sppfeat.request import DescriptorChoice
 from sppfeat.schema import ColumnBlock, RowFlag
+from sppfeat.sources.finding import find_image
 
 __all__ = ["Extractor", "NetworkInput"]
 
 _USUAL_REGIONS = RegionSpec(boxes="multiview")
 
-ImageLike: TypeAlias = StrPath | Image.Image | npt.NDArray[np.uint8]
+ImageLike: TypeAlias = StrPath | Place | Image.Image | npt.NDArray[np.uint8]
 
 
 class NetworkInput(NamedTuple):
@@ -226,8 +228,8 @@ class Extractor:
         """Descriptors of one image or many.
 
         Args:
-            images: one image or a sequence: a path, a Pillow image, or an ``(H, W, 3)`` or ``(H, W)`` uint8
-                array (RGB or grey).
+            images: one image or a sequence: a path, also of an image in an archive (``a.zip/b.jpg``), a part of a
+                file, a Pillow image, or an ``(H, W, 3)`` or ``(H, W)`` uint8 array (RGB or grey).
             boxes: for one image a ``(K, 4)`` array, for many a sequence of such: ``xyxy`` in pixels of the
                 image as displayed, 0-based edges, half-open (the whole image is ``[0, 0, width, height]``).
             projection: how boxes become cells: ``"sppnet"``, ``"paper"`` or ``"roi_pool"``; that of the file's boxes
@@ -361,23 +363,23 @@ class Extractor:
         return image_hw, sizes[0]
 
     def _image_hw(self, image: ImageLike) -> tuple[int, int]:
-        if isinstance(image, str | os.PathLike):
+        if isinstance(image, str | os.PathLike | Place):
             try:
                 return probe_image(
-                    os.fspath(image), exif=self.config.input.exif, max_pixels=self._run.max_decode_pixels
+                    _place(image), exif=self.config.input.exif, max_pixels=self._run.max_decode_pixels
                 )
             except ImageError as error:
-                raise ImageError(f"{os.fspath(image)!r}: {error}") from error
+                raise ImageError(f"{_name(image, 0)}: {error}") from error
         upright = image_from_array(image, exif=self.config.input.exif)
         return upright.height, upright.width
 
     def _pixels(self, image: ImageLike, image_hw: Any, input_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
         resample, exif = self.config.backbone.interpolation, self.config.input.exif
-        if not isinstance(image, str | os.PathLike):
+        if not isinstance(image, str | os.PathLike | Place):
             return resize_image(image_from_array(image, exif=exif), input_hw=input_hw, resample=resample)
         try:
             return decode_image(
-                os.fspath(image),
+                _place(image),
                 exif=exif,
                 image_hw=tuple(image_hw),
                 input_hw=input_hw,
@@ -386,16 +388,22 @@ class Extractor:
                 decode=self.config.input.decode,
             )
         except ImageError as error:
-            raise ImageError(f"{os.fspath(image)!r}: {error}") from error
+            raise ImageError(f"{_name(image, 0)}: {error}") from error
+
+
+def _place(image: StrPath | Place) -> Place:
+    return image if isinstance(image, Place) else find_image(b"", os.fsencode(image))
 
 
 def _is_one_image(images: ImageLike | Sequence[ImageLike]) -> TypeGuard[ImageLike]:
-    return isinstance(images, str | os.PathLike | Image.Image) or (
+    return isinstance(images, str | os.PathLike | Place | Image.Image) or (
         isinstance(images, np.ndarray) and images.ndim in (2, 3) and images.dtype == np.uint8
     )
 
 
 def _name(image: object, position: int) -> str:
+    if isinstance(image, Place):
+        return f"{os.fsdecode(image.path)!r} from byte {image.offset} on"
     return repr(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"image {position}"
 
 

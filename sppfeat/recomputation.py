@@ -15,6 +15,7 @@ from sppfeat.plan import input_sizes
 from sppfeat.reader import FeatureFile
 from sppfeat.regions import Projector
 from sppfeat.schema import scale_indices
+from sppfeat.sources.finding import find_image
 
 __all__ = ["Recomputation", "RecomputedRow"]
 
@@ -73,12 +74,13 @@ class Recomputation:
         Raises:
             ImageError: its image cannot be read any more.
         """
-        height, width = self._image_hw[self._image_index[row]].tolist()
+        image = int(self._image_index[row])
+        height, width = self._image_hw[image].tolist()
         sizes, _ = input_sizes(np.array([[height, width]], dtype=np.int32), self._config.input)
         scale = 0 if self._row_scale is None else int(self._row_scale[row])
         in_h, in_w = sizes[0, scale].tolist()
         pixels = decode_image(
-            os.fsencode(self.path_of(row)),
+            find_image(self._root, self._file.path_table[image]),
             exif=self._config.input.exif,
             image_hw=(height, width),
             input_hw=(in_h, in_w),

@@ -14,10 +14,12 @@ from sppfeat.boxes import clip_boxes
 from sppfeat.config import RunOptions
 from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.images import probe_image
+from sppfeat.places import Place
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import RowFlag
 from sppfeat.selection import Selection
 from sppfeat.sources import is_list, read_list
+from sppfeat.sources.finding import find_image
 from sppfeat.texts import one_line
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Query:
 
     Attributes:
         text: as it was asked for.
-        path: of the image; None for a row.
+        path: of the image, which may be in an archive (``a.zip/b.jpg``); None for a row.
         box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None for the whole image.
         row: number of the row; None for an image.
     """
@@ -80,15 +82,28 @@ def parse_query(text: str) -> Query:
         >>> parse_query("row:17").row
         17
     """
-    if text and os.path.lexists(text):
+    missing = _why_missing(text)
+    if missing is None:
         return Query(text, path=_file(text))
     row = _ROW.fullmatch(text)
     if row:
         return Query(text, row=int(row[1]))
     path, _, numbers = text.rpartition("#")
-    if path and os.path.lexists(path):
+    if path and _why_missing(path) is None:
         return Query(text, path=_file(path), box=_parse_box(numbers, text))
-    raise ConfigError(f"query {one_line(repr(text))}: no such file; allowed: {_ALLOWED}")
+    raise ConfigError(f"query {one_line(repr(text))}: {one_line(missing)}; allowed: {_ALLOWED}")
+
+
+def _why_missing(path: str) -> str | None:
+    try:
+        _find(path)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _find(path: str) -> Place:
+    return find_image(b"", os.fsencode(path))
 
 
 def _file(path: str) -> str:
@@ -174,7 +189,7 @@ def _check_image(path: str, queries: Sequence[Query], file: FeatureFile) -> None
     """Read the header of an image, and see whether boxes of it have an area."""
     exif, most = file.config.input.exif, RunOptions.max_decode_pixels
     try:
-        height, width = probe_image(path, exif=exif, max_pixels=most)
+        height, width = probe_image(_find(path), exif=exif, max_pixels=most)
     except ImageError as error:
         raise ImageError(f"query {one_line(repr(queries[0].text))}: {error}") from error
     for query in queries:

@@ -14,8 +14,10 @@ from PIL import Image, ImageDraw
 from sppfeat.analysis.queries import Query
 from sppfeat.cores import available_cores
 from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask
+from sppfeat.errors import ImageError
 from sppfeat.images import probe_image
 from sppfeat.reader import FeatureFile
+from sppfeat.sources.finding import find_image
 
 __all__ = [
     "THUMBNAIL_SIDE",
@@ -54,7 +56,7 @@ class Pictured(NamedTuple):
     """What a small picture is of.
 
     Attributes:
-        path: of the image.
+        path: of the image, which may be in an archive.
         image_hw: its height and width as displayed.
         box: ``x0, y0, x1, y1`` in its pixels, edges, half-open.
         is_mirrored: whether its mirror image is meant.
@@ -112,7 +114,7 @@ def pictures_of_queries(queries: Sequence[Query], *, exif: str) -> dict[str, Pic
     pictured = {}
     for query in queries:
         if query.path is not None:
-            height, width = probe_image(query.path, exif=exif)
+            height, width = probe_image(find_image(b"", os.fsencode(query.path)), exif=exif)
             box = query.box or (0.0, 0.0, float(width), float(height))
             pictured[query.text] = Pictured(os.fsencode(query.path), (height, width), box)
     return pictured
@@ -134,16 +136,17 @@ def read_thumbnails(
     """
     keys = list(pictured)
     views = [_view(of, side) for of in pictured.values()]
-    found = {
-        key: Thumbnail(None, "its size is not known")
-        for key, view in zip(keys, views, strict=True)
-        if view is None
-    }
-    tasks = [
-        DecodeTask([i], [of.path], [of.image_hw], view.input_hw)
-        for i, (of, view) in enumerate(zip(pictured.values(), views, strict=True))
-        if view is not None
-    ]
+    found = {}
+    tasks = []
+    for i, (key, of) in enumerate(pictured.items()):
+        view = views[i]
+        if view is None:
+            found[key] = Thumbnail(None, "its size is not known")
+            continue
+        try:
+            tasks.append(DecodeTask([i], [find_image(b"", of.path)], [of.image_hw], view.input_hw))
+        except ImageError as error:
+            found[key] = Thumbnail(None, str(error))
     for i, pixels, reason in _decode(tasks, exif=exif, seconds=seconds):
         view = views[i]
         if pixels is None or view is None:

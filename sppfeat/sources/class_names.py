@@ -1,6 +1,7 @@
 """Which class each listed image is of: as its input says, or by the folders that it lies in."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ def label_images(
     kept: npt.NDArray[np.int64],
     told_by: npt.NDArray[np.int64],
     mode: str,
+    root: bytes,
 ) -> ClassLabels:
     """The classes of the images of some inputs.
 
@@ -44,6 +46,7 @@ def label_images(
         kept: ``(n,)`` int64, the images that count: of those that are named repeatedly the first.
         told_by: ``(n,)`` int64, for each of these the image, of the same name, whose input tells its class.
         mode: see :func:`sppfeat.sources.list_images`.
+        root: absolute path, or URL, that all images lie under.
     """
     if mode == "none":
         return _no_classes(len(kept), 0)
@@ -53,7 +56,7 @@ def label_images(
     # class folders themselves (train/cat given as train/*).
     names = _Names()
     below_input = np.concatenate([_folders_below(segment, names) for segment in segments])[told_by]
-    below_root = names.codes(map(_first_folder, paths), len(paths))[kept]
+    below_root = names.codes(_folders_below_root(segments, paths, root), len(paths))[kept]
     scanned = np.repeat(
         [segment.top is not None for segment in segments], [len(segment.names) for segment in segments]
     )[told_by]
@@ -98,6 +101,15 @@ def _folders_below(segment: Segment, names: _Names) -> npt.NDArray[np.int32]:
     if segment.top is None:
         return np.full(len(segment.names), _NONE, dtype=np.int32)
     return names.codes(map(_first_folder, segment.names), len(segment.names))
+
+
+def _folders_below_root(segments: Sequence[Segment], paths: PathTable, root: bytes) -> Iterator[bytes]:
+    """Yield the first folder of each image below the root; an archive that lies there itself is none."""
+    all_paths = iter(paths)
+    for segment in segments:
+        is_in_root = segment.above == root
+        for path in islice(all_paths, len(segment.names)):
+            yield b"" if is_in_root else _first_folder(path)
 
 
 def _first_folder(name: bytes) -> bytes:

@@ -3,25 +3,45 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from sppfeat.errors import ConfigError
-from sppfeat.images import IMAGE_SUFFIXES
 from sppfeat.limits import MOST_WAYS
+from sppfeat.sources.image_names import has_image_suffix
+from sppfeat.sources.kinds import kind_of
 from sppfeat.sources.paths import PathTable, natural_key
 from sppfeat.sources.segments import Segment
 
-__all__ = ["folder_identity", "read_folder"]
+__all__ = ["Folder", "folder_identity", "read_folder"]
 
 
-def read_folder(top: bytes) -> Segment:
-    """The image files below a folder, recursively, in natural order; hidden names are left out.
+class Folder(NamedTuple):
+    """What lies below a folder.
+
+    Attributes:
+        images: the image files.
+        containers: archives and the like, relative, in natural order, where there is no image file; these are not
+            among the other files of ``images``.
+    """
+
+    images: Segment
+    containers: PathTable
+
+
+def read_folder(top: bytes) -> Folder:
+    """The image files below a folder, or archives where there are none: recursively, in natural order, no hidden ones.
 
     Raises:
         ConfigError: a folder that cannot be listed, or is found in very many ways by links.
     """
-    scan = _Scan(top)
-    return Segment(top, PathTable(scan), n_other_files=scan.n_other_files)
+    scan = _Scan(top, has_image_suffix)
+    images = PathTable(scan)
+    containers = PathTable(())
+    if not len(images):
+        scan = _Scan(top, _is_container)
+        containers = PathTable(scan)
+    return Folder(Segment(top, images, n_other_files=scan.n_other_files), containers)
 
 
 def folder_identity(path: bytes) -> tuple[int, int] | None:
@@ -36,12 +56,13 @@ def folder_identity(path: bytes) -> tuple[int, int] | None:
 class _Scan:
     """Walks a folder and counts what it passes over."""
 
-    def __init__(self, top: bytes) -> None:
+    def __init__(self, top: bytes, is_wanted: Callable[[bytes], bool]) -> None:
         self.n_other_files = 0
         self._top = top
+        self._is_wanted = is_wanted
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the image files, relative to the top, depth first, in natural order; cycles of links end."""
+        """Yield the wanted files, relative to the top, depth first, in natural order; cycles of links end."""
         above = {folder_identity(self._top)}
         n_ways: Counter[tuple[int, int]] = Counter()
         stack = [(b"", self._entries(self._top), above)]
@@ -66,7 +87,7 @@ class _Scan:
                 stack.pop()
 
     def _entries(self, folder: bytes) -> Iterator[tuple[bytes, bool]]:
-        """Sub-folders and image files of one folder, in natural order, each with whether it is a folder."""
+        """Sub-folders and wanted files of one folder, in natural order, each with whether it is a folder."""
         kept: list[bytes] = []
         folders: set[bytes] = set()
         try:
@@ -77,7 +98,7 @@ class _Scan:
                         continue
                     if _leads_to_folder(entry):
                         folders.add(name)
-                    elif os.path.splitext(name)[1].lower().decode("latin-1") not in IMAGE_SUFFIXES:
+                    elif not self._is_wanted(name):
                         self.n_other_files += 1
                         continue
                     kept.append(name)
@@ -85,6 +106,11 @@ class _Scan:
             raise ConfigError(f"cannot list the folder {_show(folder)}: {error.strerror}") from error
         kept.sort(key=natural_key)
         return ((name, name in folders) for name in kept)
+
+
+def _is_container(name: bytes) -> bool:
+    kind = kind_of(name)
+    return kind is not None and kind.in_folders
 
 
 def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sppfeat.errors import ConfigError
 from sppfeat.sources.folders import folder_identity, read_folder
+from sppfeat.sources.kinds import kind_of
 from sppfeat.sources.lists import is_list, read_list
 from sppfeat.sources.paths import PathTable
 from sppfeat.sources.segments import Segment
@@ -13,7 +14,7 @@ __all__ = ["read_inputs"]
 
 
 def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) -> Iterator[Segment]:
-    """Yield the images of each input, in order; files named one after the other together.
+    """Yield the images of each input, in order; image files named one after the other together.
 
     Args:
         inputs, stdin: see :func:`sppfeat.sources.list_images`.
@@ -23,15 +24,31 @@ def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) 
     """
     files: list[bytes] = []
     for path in _entries(inputs, stdin):
-        if folder_identity(path) is None:
+        is_folder = folder_identity(path) is not None
+        kind = None if is_folder else kind_of(path)
+        if not is_folder and kind is None:
             files.append(path)
             continue
         if files:
             yield Segment(None, PathTable(files))
             files = []
-        yield read_folder(path)
+        if kind is None:
+            yield from _folder_segments(path)
+        else:
+            yield kind.read(path)
     if files:
         yield Segment(None, PathTable(files))
+
+
+def _folder_segments(top: bytes) -> Iterator[Segment]:
+    """Yield the images below a folder; where there are none, those of the archives below it."""
+    images, containers = read_folder(top)
+    yield images
+    for name in containers:
+        path = os.path.join(top, name)
+        kind = kind_of(path)
+        if kind is not None:
+            yield kind.read(path)
 
 
 def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[bytes]:

@@ -60,14 +60,14 @@ class Listing:
 def list_images(
     inputs: Sequence[str], *, labels: str = "auto", stdin: Iterable[bytes] | None = None
 ) -> Listing:
-    """List the images of folders, files and lists.
+    """List the images of folders, files, archives and lists.
 
     Args:
-        inputs: folders (scanned recursively, natural order, hidden names left out), image files,
-            ``@FILE`` (a list of folders or files) and ``-`` (such a list on standard input), in the
-            order wanted. Lists are separated by newlines, or by NUL if there is one; paths in them are
-            relative to the working directory. A file named in a list that does not exist is listed
-            all the same: its row says why it failed.
+        inputs: folders (scanned recursively, natural order, hidden names left out), image files, archives (in
+            their own order; also those in a folder that has no image), ``@FILE`` (a list of folders and files)
+            and ``-`` (such a list on standard input), in the order wanted. Lists are separated by newlines, or by NUL
+            if there is one; paths in them are relative to the working directory. An image file named in a list that
+            does not exist is listed all the same: its row says why it failed.
         labels: ``auto``: what the inputs themselves say; else the first-level folders, if all images lie in such
             and there are two or more; ``folder``: the first-level folders, whatever the layout; ``none``. The level
             is counted from the folders given (``train val``), or from the root of all where those are themselves
@@ -82,7 +82,7 @@ def list_images(
     """
     check_choice("labels", labels, LABEL_MODES)
     if not inputs:
-        raise ConfigError("no inputs; name folders, image files, @LIST or -")
+        raise ConfigError("no inputs; name folders, image files, archives, @LIST or -")
     segments = list(read_inputs(inputs, stdin=stdin))
     n_other_files = sum(segment.n_other_files for segment in segments)
     if not any(len(segment.names) for segment in segments):
@@ -93,7 +93,7 @@ def list_images(
     root = common_root(segments)
     paths = _joined_paths(segments, root)
     once = _each_once(segments, paths)
-    classes = label_images(segments, paths, kept=once.kept, told_by=once.told_by, mode=labels)
+    classes = label_images(segments, paths, kept=once.kept, told_by=once.told_by, mode=labels, root=root)
     own = paths if once.n_repeated == 0 else PathTable(paths[i] for i in once.kept.tolist())
     return Listing(
         root=root,
@@ -104,7 +104,7 @@ def list_images(
         ids=_joined_ids(segments, once.kept),
         n_unlabelled=classes.n_unlabelled,
         n_other_files=n_other_files,
-        n_repeated=once.n_repeated,
+        n_repeated=once.n_repeated + sum(segment.n_repeated for segment in segments),
     )
 
 
@@ -171,7 +171,7 @@ def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.N
         return segments[0].storage
     counts = [len(segment.names) for segment in segments]
     parts: list[Storage] = [segment.storage or files for segment in segments]
-    part_of = np.repeat(np.arange(len(parts), dtype=np.uint16), counts)[kept]
+    part_of = np.repeat(np.arange(len(parts), dtype=np.uint32), counts)[kept]
     number_in = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])[kept]
     # Files are found by their path in the output, which is their position among all images.
     of_files = np.array([segment.storage is None for segment in segments])[part_of]

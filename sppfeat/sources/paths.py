@@ -70,6 +70,32 @@ class PathTable(Sequence[bytes]):
         table._blob, table._ends = self._blob, self._ends[start : stop + 1]
         return table
 
+    def to_arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Return the table as ``(b,)`` bytes of all paths, and ``(n + 1,)`` where each begins, and the last ends."""
+        start, end = int(self._ends[0]), int(self._ends[-1])
+        return np.frombuffer(self._blob[start:end], dtype=np.uint8), self._ends - start
+
+    @classmethod
+    def from_arrays(cls, blob: npt.NDArray[np.generic], ends: npt.NDArray[np.generic]) -> "PathTable":
+        """Return the table that :meth:`to_arrays` gave.
+
+        Raises:
+            ValueError: they are not those of a table.
+        """
+        if (
+            blob.dtype != np.uint8
+            or ends.dtype != np.int64
+            or blob.ndim != 1
+            or ends.ndim != 1
+            or not len(ends)
+        ):
+            raise ValueError(f"not the arrays of paths: {blob.dtype} {blob.shape}, {ends.dtype} {ends.shape}")
+        table = cls(())
+        table._blob, table._ends = blob.tobytes(), ends.astype(np.int64)
+        if ends[0] != 0 or ends[-1] != len(blob) or (np.diff(table._ends) < 0).any():
+            raise ValueError("not the arrays of paths: they do not follow each other")
+        return table
+
     @property
     def nbytes(self) -> int:
         """Bytes that the table holds."""

@@ -38,6 +38,7 @@ class Segment:
         own_labels: None where folders tell the classes.
         ids: what the input calls each image; None where it has no such names.
         n_other_files: passed over, since they are no images by their suffix.
+        n_repeated: images that the input has more than once, and that are taken once.
     """
 
     top: bytes | None
@@ -47,3 +48,4 @@ class Segment:
     own_labels: OwnLabels | None = None
     ids: PathTable | None = None
     n_other_files: int = 0
+    n_repeated: int = 0

@@ -81,12 +81,12 @@ class JoinedStorage:
 
     Attributes:
         parts: the storages.
-        part_of: ``(N,)`` uint16, in which of them each image is.
+        part_of: ``(N,)`` uint32, in which of them each image is.
         number_in: ``(N,)`` int64, and its number there.
     """
 
     parts: tuple[Storage, ...]
-    part_of: npt.NDArray[np.uint16]
+    part_of: npt.NDArray[np.uint32]
     number_in: npt.NDArray[np.int64]
 
     @property

@@ -1,0 +1,141 @@
+"""Indexes of large archives, kept from one run to the next in the user's cache folder."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import StoreError
+from sppfeat.placing import whole_file
+from sppfeat.sources.archives.index import ArchiveIndex, Members
+from sppfeat.sources.archives.storage import FileVersion
+from sppfeat.sources.paths import PathTable
+from sppfeat.sources.segments import OwnLabels
+
+__all__ = ["cache_folder", "load_index", "save_index"]
+
+_SCHEMA = 1  # of what is kept, and of how archives are read: of another one it is built again
+_FEWEST_IMAGES = 1000  # of which an index takes 30 ms to build, and 2 to load
+_SETTLED_NS = 2_000_000_000  # a file that was written later may be written again without a new time
+
+
+def cache_folder() -> Path | None:
+    """Where indexes are kept: below ``XDG_CACHE_HOME``, or ``.cache`` at home; None where there is no such place."""
+    top = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(top):
+        top = os.path.expanduser("~/.cache")
+    return Path(top, "sppfeat", "indexes") if os.path.isabs(top) else None
+
+
+def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
+    """The index of an archive as it was kept; None where there is none that is whole, and of this version.
+
+    Args:
+        path: of the archive, absolute.
+        version: of the archive now.
+    """
+    kept_at = _file_of(path)
+    if kept_at is None or not kept_at.exists():
+        return None
+    try:
+        with np.load(kept_at, allow_pickle=False) as columns:
+            if bytes(columns["key"]) != _key(path, version):
+                return None
+            return _index({name: columns[name] for name in columns.files if name != "key"})
+    except Exception:  # of nearly every type, where the file is damaged; it is built again then
+        return None
+
+
+def save_index(path: bytes, version: FileVersion, index: ArchiveIndex) -> None:
+    """Keep an index for :func:`load_index`, if that pays, and can be done.
+
+    Args:
+        path, version: of the archive.
+        index: of all its images.
+    """
+    kept_at = _file_of(path)
+    if kept_at is None or len(index.names) < _FEWEST_IMAGES:
+        return
+    if abs(time.time_ns() - version.mtime_ns) < _SETTLED_NS:
+        return
+    with contextlib.suppress(
+        OSError, StoreError
+    ):  # a full disk, a home that is read-only: the next run builds it
+        kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with whole_file(kept_at) as file:
+            np.savez(file, key=_bytes(_key(path, version)), **_columns(index))
+
+
+def _file_of(path: bytes) -> Path | None:
+    folder = cache_folder()
+    return None if folder is None else folder / f"{hashlib.sha256(path).hexdigest()[:40]}.npz"
+
+
+def _key(path: bytes, version: FileVersion) -> bytes:
+    return json.dumps([_SCHEMA, path.hex(), *version]).encode()
+
+
+def _bytes(content: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(content, dtype=np.uint8)
+
+
+def _columns(index: ArchiveIndex) -> dict[str, Any]:
+    """An index as arrays."""
+    members = index.members
+    columns = {
+        "offset": members.offset,
+        "nbytes": members.nbytes,
+        "packing": members.packing,
+        "unpacked_nbytes": members.unpacked_nbytes,
+        "has_headers": np.array(members.has_headers),
+        "counts": np.array([index.n_other_files, index.n_repeated], dtype=np.int64),
+    }
+    texts = {"names": index.names, "refusals": PathTable(members.refusals)}
+    if index.ids is not None:
+        texts["ids"] = index.ids
+    if index.labels is not None:
+        columns["labels"] = index.labels.labels
+        texts["classes"] = PathTable(index.labels.classes)
+    for name, table in texts.items():
+        columns[name], columns[f"{name}_ends"] = table.to_arrays()
+    return columns
+
+
+def _index(columns: dict[str, Any]) -> ArchiveIndex:
+    """An index of its arrays.
+
+    Raises:
+        Exception: of nearly every type, where they are not those of an index.
+    """
+
+    def texts(name: str) -> PathTable:
+        return PathTable.from_arrays(columns[name], columns[f"{name}_ends"])
+
+    names = texts("names")
+    of_images = {"offset", "nbytes", "packing", "unpacked_nbytes", "labels"} & columns.keys()
+    if any(columns[name].shape != (len(names),) for name in of_images):
+        raise ValueError("columns of different lengths")
+    n_other_files, n_repeated = map(int, columns["counts"])
+    return ArchiveIndex(
+        names=names,
+        members=Members(
+            offset=columns["offset"].astype(np.int64, copy=False),
+            nbytes=columns["nbytes"].astype(np.int64, copy=False),
+            packing=columns["packing"].astype(np.uint8, copy=False),
+            unpacked_nbytes=columns["unpacked_nbytes"].astype(np.int64, copy=False),
+            refusals=tuple(map(os.fsdecode, texts("refusals"))),
+            has_headers=bool(columns["has_headers"]),
+        ),
+        labels=OwnLabels(columns["labels"].astype(np.int64), tuple(texts("classes")))
+        if "labels" in columns
+        else None,
+        ids=texts("ids") if "ids" in columns else None,
+        n_other_files=n_other_files,
+        n_repeated=n_repeated,
+    )
