@@ -51,6 +51,16 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_tests(tmp_path_factory) -> None:
+    """A cache folder of the tests; processes that they start have it, too."""
+    user_cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault(
+        "MPLCONFIGDIR", f"{user_cache}/matplotlib"
+    )  # its list of fonts takes seconds to make
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def photos() -> Path:
     """Real photographs, a folder per class."""

@@ -1,7 +1,6 @@
 """Which class each listed image is of: as its input says, or by the folders that it lies in."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +54,7 @@ def label_images(
     # Below each folder input (train/cat/1.jpg given train), or below the common root where the inputs are the
     # class folders themselves (train/cat given as train/*).
     names = _Names()
-    below_input = np.concatenate([_folders_below(segment, names) for segment in segments])[told_by]
+    below_input = _folders_below_inputs(segments, names)[told_by]
     below_root = names.codes(_folders_below_root(segments, paths, root), len(paths))[kept]
     scanned = np.repeat(
         [segment.top is not None for segment in segments], [len(segment.names) for segment in segments]
@@ -96,20 +95,42 @@ def _no_classes(n: int, n_unlabelled: int) -> ClassLabels:
     return ClassLabels(np.full(n, _NONE, dtype=np.int64), (), n_unlabelled)
 
 
-def _folders_below(segment: Segment, names: _Names) -> npt.NDArray[np.int32]:
-    """The first folder of each image below its input, as a number."""
+def _folders_below_inputs(segments: Sequence[Segment], names: _Names) -> npt.NDArray[np.int32]:
+    """The first folder of each image below its input, as a number.
+
+    An archive that holds one folder is taken for that folder, if all archives do: photos.zip of photos/cat, photos/dog.
+    """
+    archives = [segment for segment in segments if _is_archive(segment) and len(segment.names)]
+    depth = 1 if archives and all(map(_is_one_folder, archives)) else 0
+    return np.concatenate(
+        [_folders_below(segment, names, depth if _is_archive(segment) else 0) for segment in segments]
+    )
+
+
+def _is_archive(segment: Segment) -> bool:
+    return segment.top is not None and segment.above is not None
+
+
+def _is_one_folder(segment: Segment) -> bool:
+    folder = _first_folder(segment.names[0])
+    return bool(folder) and all(name.startswith(folder + b"/") for name in segment.names)
+
+
+def _folders_below(segment: Segment, names: _Names, depth: int) -> npt.NDArray[np.int32]:
+    """The first folder of each image so many folders below its input, as a number."""
     if segment.top is None:
         return np.full(len(segment.names), _NONE, dtype=np.int32)
-    return names.codes(map(_first_folder, segment.names), len(segment.names))
+    below = (name.split(b"/", depth)[-1] for name in segment.names) if depth else segment.names
+    return names.codes(map(_first_folder, below), len(segment.names))
 
 
 def _folders_below_root(segments: Sequence[Segment], paths: PathTable, root: bytes) -> Iterator[bytes]:
-    """Yield the first folder of each image below the root; an archive that lies there itself is none."""
-    all_paths = iter(paths)
+    """Yield the first folder of each image below the root; of an archive that lies there itself, the one in it."""
+    start = 0
     for segment in segments:
-        is_in_root = segment.above == root
-        for path in islice(all_paths, len(segment.names)):
-            yield b"" if is_in_root else _first_folder(path)
+        stop = start + len(segment.names)
+        yield from map(_first_folder, segment.names if segment.above == root else paths.part(start, stop))
+        start = stop
 
 
 def _first_folder(name: bytes) -> bytes:

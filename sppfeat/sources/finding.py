@@ -43,7 +43,8 @@ def find_image(root: bytes, path: bytes) -> Place:
         kind = kind_of(container)
         if kind is not None and (status := _regular_file(container)) is not None:
             container = os.path.abspath(container)
-            return _held(container, kind, status.st_size, status.st_mtime_ns).place(whole[end + 1 :])
+            version = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            return _held(container, kind, version).place(whole[end + 1 :])
     raise ImageError("no such file")
 
 
@@ -86,7 +87,7 @@ class _Container:
 
 
 @functools.lru_cache(_N_HELD)
-def _held(path: bytes, kind: Kind, nbytes: int, mtime_ns: int) -> _Container:  # noqa: ARG001 - of another version anew
+def _held(path: bytes, kind: Kind, version: tuple[int, ...]) -> _Container:  # noqa: ARG001 - of another one anew
     try:
         return _Container(path, kind.read(path))
     except ConfigError as error:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from sppfeat.errors import StoreError
 from sppfeat.placing import whole_file
 from sppfeat.sources.archives.index import ArchiveIndex, Members
-from sppfeat.sources.archives.storage import FileVersion
 from sppfeat.sources.paths import PathTable
 from sppfeat.sources.segments import OwnLabels
 
@@ -22,7 +21,7 @@ __all__ = ["cache_folder", "load_index", "save_index"]
 
 _SCHEMA = 1  # of what is kept, and of how archives are read: of another one it is built again
 _FEWEST_IMAGES = 1000  # of which an index takes 30 ms to build, and 2 to load
-_SETTLED_NS = 2_000_000_000  # a file that was written later may be written again without a new time
+_SETTLED_NS = 2_000_000_000  # a file that was changed later may be changed again without a new time
 
 
 def cache_folder() -> Path | None:
@@ -33,43 +32,43 @@ def cache_folder() -> Path | None:
     return Path(top, "sppfeat", "indexes") if os.path.isabs(top) else None
 
 
-def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
-    """The index of an archive as it was kept; None where there is none that is whole, and of this version.
+def load_index(path: bytes, status: os.stat_result) -> ArchiveIndex | None:
+    """The index of an archive as it was kept; None where there is none that is whole, and of this very file.
 
     Args:
         path: of the archive, absolute.
-        version: of the archive now.
+        status: of the archive now.
     """
     kept_at = _file_of(path)
     if kept_at is None or not kept_at.exists():
         return None
     try:
-        with np.load(kept_at, allow_pickle=False) as columns:
-            if bytes(columns["key"]) != _key(path, version):
+        with open(kept_at, "rb") as file, np.load(file, allow_pickle=False) as columns:
+            if bytes(columns["key"]) != _key(path, status):
                 return None
             return _index({name: columns[name] for name in columns.files if name != "key"})
     except Exception:  # of nearly every type, where the file is damaged; it is built again then
         return None
 
 
-def save_index(path: bytes, version: FileVersion, index: ArchiveIndex) -> None:
+def save_index(path: bytes, status: os.stat_result, index: ArchiveIndex) -> None:
     """Keep an index for :func:`load_index`, if that pays, and can be done.
 
     Args:
-        path, version: of the archive.
+        path, status: of the archive.
         index: of all its images.
     """
     kept_at = _file_of(path)
     if kept_at is None or len(index.names) < _FEWEST_IMAGES:
         return
-    if abs(time.time_ns() - version.mtime_ns) < _SETTLED_NS:
+    if abs(time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)) < _SETTLED_NS:
         return
     with contextlib.suppress(
         OSError, StoreError
     ):  # a full disk, a home that is read-only: the next run builds it
         kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(kept_at) as file:
-            np.savez(file, key=_bytes(_key(path, version)), **_columns(index))
+            np.savez(file, key=_bytes(_key(path, status)), **_columns(index))
 
 
 def _file_of(path: bytes) -> Path | None:
@@ -77,8 +76,14 @@ def _file_of(path: bytes) -> Path | None:
     return None if folder is None else folder / f"{hashlib.sha256(path).hexdigest()[:40]}.npz"
 
 
-def _key(path: bytes, version: FileVersion) -> bytes:
-    return json.dumps([_SCHEMA, path.hex(), *version]).encode()
+def _key(path: bytes, status: os.stat_result) -> bytes:
+    """What the file of an index begins with.
+
+    The time of the last change of its metadata is in it, too, which nobody can set: sizes of tar files are multiples of
+    10 kB, and times of files that were unpacked or copied can be the same for all of them.
+    """
+    times = [status.st_mtime_ns, status.st_ctime_ns]
+    return json.dumps([_SCHEMA, path.hex(), status.st_size, *times]).encode()
 
 
 def _bytes(content: bytes) -> npt.NDArray[np.uint8]:

@@ -46,13 +46,13 @@ def _read(path: bytes, build: Callable[[BinaryIO], ArchiveIndex]) -> Segment:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
             raise ConfigError("it is no regular file")
         with open(path, "rb") as file:
-            version = version_of(os.fstat(file.fileno()))
-            index = load_index(path, version)
+            status = os.fstat(file.fileno())
+            index = load_index(path, status)
             if index is None:
                 index = build(file)
-                if version_of(os.fstat(file.fileno())) != version:
+                if version_of(os.fstat(file.fileno())) != version_of(status):
                     raise ConfigError("it changed while it was read")
-                save_index(path, version, index)
+                save_index(path, status, index)
     except OSError as error:
         raise ConfigError(f"cannot read {where}: {error.strerror}") from error
     except ConfigError as error:
@@ -61,7 +61,7 @@ def _read(path: bytes, build: Callable[[BinaryIO], ArchiveIndex]) -> Segment:
         top=path,
         names=index.names,
         above=os.path.dirname(path),
-        storage=MemberStorage(path, version, index.members),
+        storage=MemberStorage(path, version_of(status), index.members),
         own_labels=index.labels,
         ids=index.ids,
         n_other_files=index.n_other_files,

@@ -39,14 +39,12 @@ def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             if header.size < 0 or archive.offset <= place:
                 raise tarfile.ReadError("a size below 0")
             place = archive.offset
+            if place > nbytes:
+                raise _cut_short(nbytes, place)
             yield header
-    except OSError:
+    except (OSError, ConfigError):
         raise
-    except (
-        Exception
-    ) as error:  # of many types, on damaged headers: ValueError, RecursionError, UnicodeError, ...
-        if place > nbytes:
-            raise _cut_short(nbytes, place) from error
+    except Exception as error:  # of many types: ValueError, RecursionError, UnicodeError, ...
         raise ConfigError(f"no header of a tar file at byte {place}: {error}") from error
     _check_end(file, archive.offset, nbytes)
 
