@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 from sppfeat.errors import SppfeatError
 
@@ -10,12 +11,12 @@ __all__ = ["split_rows"]
 
 
 def split_rows(
-    content: bytes, delimiter: str, *, error: Callable[[int, str], SppfeatError]
+    content: bytes | BinaryIO, delimiter: str, *, error: Callable[[int, str], SppfeatError]
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not blank, each with the line that it begins on.
 
     Args:
-        content: of the file, without a byte order mark.
+        content: of the file, or the open file, which is closed then; without a byte order mark.
         delimiter: of fields.
         error: makes an error of a line, and of what is wrong with a row that begins there.
 
@@ -23,7 +24,8 @@ def split_rows(
         SppfeatError: a row cannot be split.
     """
     # Paths need not be UTF-8: their bytes survive. No newline is translated: there may be some within quotes.
-    lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", errors="surrogateescape", newline="")
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    lines = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         line = rows.line_num + 1

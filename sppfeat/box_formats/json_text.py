@@ -3,14 +3,22 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from sppfeat.box_formats.annotation_files import AnnotationFiles
 from sppfeat.box_formats.texts import TEXT_RULE, encode_text, shorten
+from sppfeat.errors import SppfeatError
 
-__all__ = ["encode_json_text", "json_decoder", "parse_json", "unique_keys"]
+__all__ = ["JsonSource", "encode_json_text", "json_decoder", "parse_json", "unique_keys"]
 
 _MOST_DIGITS = 400  # more than float can hold; Python refuses ints beyond 4300 without saying where
+
+
+class JsonSource(Protocol):
+    """Where a text comes from."""
+
+    def error(self, where: str, what: str, /) -> SppfeatError:
+        """Return an error that says in which file, where there, and what is wrong."""
+        ...
 
 
 class _LongNumberError(ValueError):
@@ -40,7 +48,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_json(
-    source: AnnotationFiles,
+    source: JsonSource,
     content: bytes,
     *,
     decoder: json.JSONDecoder,
@@ -55,7 +63,7 @@ def parse_json(
         first_line: line of the file that the text begins on.
 
     Raises:
-        BoxError: it is no JSON, or nested too deeply; with line and column.
+        SppfeatError: of the source: it is no JSON, or nested too deeply; with line and column.
     """
     text = _decode(source, content, first_line)
     try:
@@ -81,11 +89,11 @@ def parse_json(
         raise source.error(f"from line {first_line} on", f"found {error}") from error
 
 
-def encode_json_text(source: AnnotationFiles, text: str, where: str) -> bytes:
+def encode_json_text(source: JsonSource, text: str, where: str) -> bytes:
     """Return the bytes of a text of a JSON file.
 
     Raises:
-        BoxError: it has none that can be kept.
+        SppfeatError: of the source: it has none that can be kept.
     """
     encoded = encode_text(text)
     if encoded is None:
@@ -99,7 +107,7 @@ def _parse_int(text: str) -> int:
     return int(text)
 
 
-def _decode(source: AnnotationFiles, content: bytes, first_line: int) -> str:
+def _decode(source: JsonSource, content: bytes, first_line: int) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

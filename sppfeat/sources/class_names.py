@@ -1,12 +1,15 @@
 """Which class each listed image is of: as its input says, or by the folders that it lies in."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.errors import ConfigError
 from sppfeat.sources.paths import PathTable, natural_key
+from sppfeat.sources.repeats import Once
 from sppfeat.sources.segments import Segment
 
 __all__ = ["ClassLabels", "label_images"]
@@ -32,8 +35,7 @@ def label_images(
     segments: Sequence[Segment],
     paths: PathTable,
     *,
-    kept: npt.NDArray[np.int64],
-    told_by: npt.NDArray[np.int64],
+    once: Once,
     mode: str,
     root: bytes,
 ) -> ClassLabels:
@@ -42,15 +44,18 @@ def label_images(
     Args:
         segments: the inputs, whose images are numbered on.
         paths: all of these images, relative to the root.
-        kept: ``(n,)`` int64, the images that count: of those that are named repeatedly the first.
-        told_by: ``(n,)`` int64, for each of these the image, of the same name, whose input tells its class.
+        once: the images that count, of those that are named repeatedly.
         mode: see :func:`sppfeat.sources.list_images`.
         root: absolute path, or URL, that all images lie under.
+
+    Raises:
+        ConfigError: two inputs that tell classes tell different ones of an image.
     """
+    kept, told_by = once.kept, once.told_by
     if mode == "none":
         return _no_classes(len(kept), 0)
     if mode == "auto" and any(segment.own_labels is not None for segment in segments):
-        return _own_classes(segments, told_by)
+        return _own_classes(segments, paths, once)
     # Below each folder input (train/cat/1.jpg given train), or below the common root where the inputs are the
     # class folders themselves (train/cat given as train/*).
     names = _Names()
@@ -138,21 +143,42 @@ def _first_folder(name: bytes) -> bytes:
     return folder if slash else b""
 
 
-def _own_classes(segments: Sequence[Segment], told_by: npt.NDArray[np.int64]) -> ClassLabels:
+def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> ClassLabels:
     """The classes that the inputs themselves tell; in their order where they agree on one, else in natural order."""
     told = [segment.own_labels for segment in segments]
-    orders = {own.classes for own in told if own is not None}
+    orders = {own.classes for own in told if own is not None and own.classes}
     if len(orders) == 1:
         classes = next(iter(orders))
     else:
         classes = tuple(sorted({name for order in orders for name in order}, key=natural_key))
     number = {name: i for i, name in enumerate(classes)}
-    labels = []
+    parts = []
     for segment, own in zip(segments, told, strict=True):
         if own is None:
-            labels.append(np.full(len(segment.names), _NONE, dtype=np.int64))
+            parts.append(np.full(len(segment.names), _NONE, dtype=np.int64))
         else:
             label_of = np.array([*(number[name] for name in own.classes), _NONE], dtype=np.int64)
-            labels.append(label_of[own.labels])
-    labels_of_all = np.concatenate(labels)[told_by]
-    return ClassLabels(labels_of_all, classes, int((labels_of_all == _NONE).sum()))
+            parts.append(label_of[own.labels])
+    labels = np.concatenate(parts)
+    if once.n_repeated:
+        labels = _of_first(labels, once, paths, classes)
+    labels = labels[once.kept]
+    return ClassLabels(labels, classes, int((labels == _NONE).sum()) if classes else 0)
+
+
+def _of_first(
+    labels: npt.NDArray[np.int64], once: Once, paths: PathTable, classes: Sequence[bytes]
+) -> npt.NDArray[np.int64]:
+    """Give the first image of each name the class that any of that name has."""
+    labelled = np.flatnonzero(labels != _NONE)
+    of_first = np.full(len(labels), _NONE, dtype=np.int64)
+    of_first[once.same_as[labelled[::-1]]] = labels[labelled[::-1]]  # the first one counts
+    clash = labelled[of_first[once.same_as[labelled]] != labels[labelled]]
+    if len(clash):
+        image = int(clash[0])
+        one, other = (classes[of[i]] for of, i in ((of_first, once.same_as[image]), (labels, image)))
+        raise ConfigError(
+            f"the inputs say that {os.fsdecode(paths[image])!r} is both {os.fsdecode(one)!r} and "
+            f"{os.fsdecode(other)!r}; allowed: one class for an image"
+        )
+    return of_first

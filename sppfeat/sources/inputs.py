@@ -10,7 +10,7 @@ from sppfeat.sources.lists import is_list, read_list
 from sppfeat.sources.paths import PathTable
 from sppfeat.sources.segments import Segment
 
-__all__ = ["read_inputs"]
+__all__ = ["absolute_path", "read_inputs"]
 
 
 def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) -> Iterator[Segment]:
@@ -55,15 +55,15 @@ def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[b
     """Yield the absolute path of each file and folder that is named."""
     for text in inputs:
         if is_list(text):
-            yield from map(_absolute, read_list(text, stdin=stdin))
+            yield from map(absolute_path, read_list(text, stdin=stdin))
             continue
-        path = _absolute(os.fsencode(text))
+        path = absolute_path(os.fsencode(text))
         if not text or not os.path.lexists(path):
             raise ConfigError(f"no such file or folder: {text!r}")
         yield path
 
 
-def _absolute(path: bytes) -> bytes:
+def absolute_path(path: bytes) -> bytes:
     """Return the absolute path, without ``.``, ``..``, repeated slashes; links are kept if they can be."""
     parts = path.split(b"/")
     if b".." in parts:

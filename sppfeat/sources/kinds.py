@@ -47,6 +47,18 @@ def _read_zip(path: bytes) -> Segment:
     return read_zip(path)
 
 
+def _read_manifest(path: bytes) -> Segment:
+    from sppfeat.sources.manifests import read_manifest
+
+    return read_manifest(path)
+
+
+def _read_parquet(path: bytes) -> Segment:
+    from sppfeat.sources.parquet import read_parquet
+
+    return read_parquet(path)
+
+
 def _refuse_packed(path: bytes) -> Segment:
     command = _DECOMPRESS[os.path.splitext(path.lower())[1]]
     raise ConfigError(
@@ -71,6 +83,8 @@ _DECOMPRESS = {
 _KINDS: Mapping[bytes, Kind] = {
     b".tar": Kind(_read_tar),
     b".zip": Kind(_read_zip),
+    b".parquet": Kind(_read_parquet),
+    **dict.fromkeys((b".csv", b".tsv", b".jsonl", b".ndjson"), Kind(_read_manifest, in_folders=False)),
     **{
         suffix if suffix.startswith(b".t") else b".tar" + suffix: Kind(_refuse_packed)
         for suffix in _DECOMPRESS

@@ -1,9 +1,9 @@
 """From the inputs of a command to one listing of images with class labels."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from sppfeat.images import IMAGE_SUFFIXES
 from sppfeat.sources.class_names import label_images
 from sppfeat.sources.inputs import read_inputs
 from sppfeat.sources.paths import PathTable
+from sppfeat.sources.repeats import Once, find_repeated
 from sppfeat.sources.roots import below, common_root
 from sppfeat.sources.segments import Segment
 from sppfeat.sources.storage import FileStorage, JoinedStorage, Storage
@@ -92,8 +93,8 @@ def list_images(
         )
     root = common_root(segments)
     paths = _joined_paths(segments, root)
-    once = _each_once(segments, paths)
-    classes = label_images(segments, paths, kept=once.kept, told_by=once.told_by, mode=labels, root=root)
+    once = find_repeated(segments, paths)
+    classes = label_images(segments, paths, once=once, mode=labels, root=root)
     own = paths if once.n_repeated == 0 else PathTable(paths[i] for i in once.kept.tolist())
     return Listing(
         root=root,
@@ -101,7 +102,7 @@ def list_images(
         labels=classes.labels,
         classes=classes.classes,
         storage=_joined_storage(segments, FileStorage(root, own), once.kept),
-        ids=_joined_ids(segments, once.kept),
+        ids=_joined_ids(segments, paths, once),
         n_unlabelled=classes.n_unlabelled,
         n_other_files=n_other_files,
         n_repeated=once.n_repeated + sum(segment.n_repeated for segment in segments),
@@ -124,45 +125,6 @@ def _paths_below(segment: Segment, root: bytes) -> Iterable[bytes]:
     return (prefix + name for name in segment.names)
 
 
-class _Once(NamedTuple):
-    """Which images count, of those that may be named repeatedly.
-
-    Attributes:
-        kept: ``(n,)`` int64, ascending: of each the first.
-        told_by: ``(n,)`` int64: of each the first that was found by a scan, since its folder tells the class.
-        n_repeated: the others.
-    """
-
-    kept: npt.NDArray[np.int64]
-    told_by: npt.NDArray[np.int64]
-    n_repeated: int
-
-
-def _each_once(segments: Sequence[Segment], paths: PathTable) -> _Once:
-    every = np.arange(len(paths), dtype=np.int64)
-    if len(segments) == 1 and segments[0].top is not None:
-        return _Once(every, every, 0)
-    hashes = np.fromiter(map(hash, paths), dtype=np.int64, count=len(paths))
-    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    suspects = np.flatnonzero(counts[inverse] > 1)
-    if not len(suspects):
-        return _Once(every, every, 0)
-    is_scanned = np.repeat([s.top is not None for s in segments], [len(s.names) for s in segments])
-    first: dict[bytes, int] = {}
-    told_by = every.copy()
-    is_kept = np.ones(len(paths), dtype=bool)
-    for image in suspects.tolist():
-        path = paths[image]
-        if path not in first:
-            first[path] = image
-            continue
-        is_kept[image] = False
-        if not is_scanned[told_by[first[path]]]:
-            told_by[first[path]] = image
-    kept = np.flatnonzero(is_kept)
-    return _Once(kept, told_by[kept], len(paths) - len(kept))
-
-
 def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.NDArray[np.int64]) -> Storage:
     """Where the images that count are."""
     if all(segment.storage is None for segment in segments):
@@ -179,10 +141,27 @@ def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.N
     return JoinedStorage(tuple(parts), part_of, number_in)
 
 
-def _joined_ids(segments: Sequence[Segment], kept: npt.NDArray[np.int64]) -> PathTable | None:
+def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: Once) -> PathTable | None:
+    """What the inputs call the images that count; of one that is named repeatedly the first that has a name.
+
+    Raises:
+        ConfigError: two inputs call an image differently.
+    """
     if all(segment.ids is None for segment in segments):
         return None
+    if len(segments) == 1 and once.n_repeated == 0:
+        return segments[0].ids
     ids = PathTable(
         chain.from_iterable(segment.ids or repeat(b"", len(segment.names)) for segment in segments)
     )
-    return ids if len(kept) == len(ids) else PathTable(ids[i] for i in kept.tolist())
+    if once.n_repeated == 0:
+        return ids
+    found: dict[int, bytes] = {}
+    for image in once.named_often.tolist():
+        first, name = int(once.same_as[image]), ids[image]
+        if name and found.setdefault(first, name) != name:
+            raise ConfigError(
+                f"the inputs call {os.fsdecode(paths[image])!r} both {os.fsdecode(found[first])!r} and "
+                f"{os.fsdecode(name)!r}; allowed: one id for an image"
+            )
+    return PathTable(found.get(i) or ids[i] for i in once.kept.tolist())

@@ -5,12 +5,13 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PathTable", "natural_key"]
+__all__ = ["PathTable", "PathTableBuilder", "natural_key"]
 
 _DIGITS = re.compile(rb"[0-9]+")
 _NO_NUMBER = bytes(5)
@@ -100,6 +101,25 @@ class PathTable(Sequence[bytes]):
     def nbytes(self) -> int:
         """Bytes that the table holds."""
         return int(self._ends[-1] - self._ends[0]) + self._ends.nbytes
+
+
+class PathTableBuilder:
+    """Collects paths for a table, of which several can grow at a time."""
+
+    def __init__(self) -> None:
+        self._blob = bytearray()
+        self._ends = array("q", [0])
+
+    def extend(self, paths: Sequence[bytes]) -> None:
+        """Add paths behind the others."""
+        self._ends.extend(accumulate(map(len, paths), initial=self._ends.pop()))
+        self._blob += b"".join(paths)
+
+    def build(self) -> PathTable:
+        """Return the table; nothing can be added any more."""
+        table = PathTable(())
+        table._blob, table._ends = bytes(self._blob), np.frombuffer(self._ends, dtype=np.int64)
+        return table
 
 
 def natural_key(name: bytes) -> bytes:

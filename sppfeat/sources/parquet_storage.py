@@ -1,0 +1,174 @@
+"""Images in the rows of a Parquet file, copied out of it a window at a time."""
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import StoreError
+from sppfeat.places import Place
+from sppfeat.sources.arrow_columns import ColumnPart
+from sppfeat.sources.parquet_files import arrow_errors, open_parquet
+from sppfeat.texts import one_line
+
+__all__ = ["ParquetStorage"]
+
+_BATCH_NBYTES = 16 << 20
+_MOST_ROWS = 1024
+_WRITTEN_AT_ONCE = 1 << 20
+
+
+class ParquetStorage:
+    """Images in the rows of a Parquet file; Parquet has no place of a single one, so that they are copied.
+
+    It goes on where the last call ended, so that windows of ascending rows read the file once. What is unpacked at a
+    time is a page of the file and some 16 MB of images.
+
+    Args:
+        path: absolute.
+        contents: the column of images.
+        n_rows: that the file had when it was listed.
+    """
+
+    is_local = False
+
+    def __init__(self, path: bytes, contents: ColumnPart, n_rows: int) -> None:
+        self._path, self._contents, self._n_rows = path, contents, n_rows
+        self._reader: _Reader | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> tuple[bytes, ColumnPart, int]:
+        return self._path, self._contents, self._n_rows
+
+    def __setstate__(self, state: tuple[bytes, ColumnPart, int]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory: next to none."""
+        return len(self._path)
+
+    @contextlib.contextmanager
+    def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
+        """Copy images into a file in ``scratch``.
+
+        Args:
+            images: ``(n,)`` int64, numbers of rows; each part of the file is read once, whatever their order.
+            scratch: an existing folder.
+
+        Yields:
+            A place for each image, or why there is none: null, or no bytes.
+
+        Raises:
+            StoreError: the file cannot be read, or ``scratch`` not be written to.
+        """
+        rows, position = np.unique(images, return_inverse=True)
+        with contextlib.ExitStack() as stack:
+            with _write_errors(scratch):
+                spool = stack.enter_context(
+                    tempfile.NamedTemporaryFile(dir=scratch, prefix="images-", buffering=_WRITTEN_AT_ONCE)
+                )
+            with self._lock:
+                places = self._copy(rows.tolist(), cast(BinaryIO, spool), scratch)
+            yield [places[i] for i in position.tolist()]
+
+    def _copy(self, rows: list[int], spool: BinaryIO, scratch: Path) -> list[Place | str]:
+        """Write images one behind the other."""
+        name, end = os.fsencode(spool.name), 0
+        places: list[Place | str] = []
+        for row in rows:
+            image = self._read(row)
+            if isinstance(image, str):
+                places.append(image)
+                continue
+            with _write_errors(scratch):
+                spool.write(image)
+            places.append(Place(name, end, len(image)))
+            end += len(image)
+        with _write_errors(scratch):
+            spool.flush()
+        return places
+
+    def _read(self, row: int) -> memoryview | str:
+        """Return an image, or why there is none."""
+        try:
+            with arrow_errors(self._path, "Parquet", StoreError):
+                if self._reader is None:
+                    self._reader = _Reader(self._path, self._contents, self._n_rows)
+                return self._reader.read(row)
+        except BaseException:  # where it stands is not known
+            self._reader = None
+            raise
+
+
+class _Reader:
+    """Reads a column of bytes forward; to go back it begins with a row group again.
+
+    Args:
+        path: of the file.
+        contents: the column.
+        n_rows: that the file should have.
+    """
+
+    def __init__(self, path: bytes, contents: ColumnPart, n_rows: int) -> None:
+        self._file, self._contents = open_parquet(path), contents
+        groups = [self._file.metadata.row_group(i) for i in range(self._file.num_row_groups)]
+        self._bounds = np.cumsum([0, *(group.num_rows for group in groups)])
+        if self._bounds[-1] != n_rows:
+            raise StoreError(
+                f"{os.fsdecode(path)!r} has {self._bounds[-1]} rows; it had {n_rows} when it was listed"
+            )
+        self._batches: Iterator[Any] = iter(())
+        self._values: Any = None
+        # The batch at hand is of rows start to stop, of a row group that ends before group_stop.
+        self._start = self._stop = self._group_stop = 0
+
+    def __del__(self) -> None:
+        file = getattr(self, "_file", None)  # there is none where it could not be opened
+        if file is not None:
+            file.close(force=True)
+
+    def read(self, row: int) -> memoryview | str:
+        """Return the bytes of a row, which hold until the next call, or why there are none."""
+        if not self._start <= row < self._group_stop:
+            self._begin_group(int(np.searchsorted(self._bounds, row, side="right")) - 1)
+        while row >= self._stop:
+            self._values = self._contents.of(next(self._batches))
+            self._start, self._stop = self._stop, self._stop + len(self._values)
+        value = self._values[row - self._start]
+        if not value.is_valid:
+            return f"null in the column {self._contents.dotted!r} of its table"
+        return memoryview(value.as_buffer()) if len(value.as_buffer()) else "empty: no bytes in its table"
+
+    def _begin_group(self, group: int) -> None:
+        rows, nbytes = _size_of(self._file.metadata.row_group(group), self._contents)
+        self._batches = self._file.iter_batches(
+            batch_size=max(1, min(_MOST_ROWS, rows * _BATCH_NBYTES // max(1, nbytes))),
+            row_groups=[group],
+            columns=[self._contents.dotted],
+            use_threads=False,
+        )
+        self._start = self._stop = int(self._bounds[group])
+        self._group_stop = int(self._bounds[group + 1])
+
+
+def _size_of(group: Any, contents: ColumnPart) -> tuple[int, int]:
+    """Rows of a row group, and bytes of a column of it."""
+    chunks = (group.column(i) for i in range(group.num_columns))
+    nbytes = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == contents.dotted)
+    return group.num_rows, nbytes
+
+
+@contextlib.contextmanager
+def _write_errors(scratch: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = one_line(error.strerror or str(error))
+        raise StoreError(f"cannot copy images to {str(scratch)!r}: {reason}") from error
