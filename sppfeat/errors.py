@@ -11,6 +11,7 @@ __all__ = [
     "DeviceMemoryError",
     "ImageError",
     "LabelError",
+    "SourceError",
     "SppfeatError",
     "StoreError",
     "WeightsError",
@@ -35,6 +36,10 @@ class BoxError(SppfeatError):
 
 class LabelError(SppfeatError):
     """Labels that are malformed, or that do not fit the rows they are for."""
+
+
+class SourceError(SppfeatError):
+    """Where images come from, or an output goes to, cannot be reached or refuses everything: the run cannot go on."""
 
 
 class WeightsError(SppfeatError):

@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 from sppfeat.errors import ConfigError
 from sppfeat.sources.folders import folder_identity, read_folder
 from sppfeat.sources.kinds import kind_of
 from sppfeat.sources.lists import is_list, read_list
 from sppfeat.sources.paths import PathTable
+from sppfeat.sources.remote import read_remote
+from sppfeat.sources.roots import is_url
 from sppfeat.sources.segments import Segment
 
 __all__ = ["absolute_path", "read_inputs"]
@@ -21,9 +24,16 @@ def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) 
 
     Raises:
         ConfigError: an input that does not exist, or cannot be read.
+        SourceError: a remote one that cannot be reached.
     """
+    for is_remote, paths in groupby(_entries(inputs, stdin), is_url):
+        yield from read_remote(paths) if is_remote else _read_local(paths)
+
+
+def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
+    """Yield the images of files and folders of this machine."""
     files: list[bytes] = []
-    for path in _entries(inputs, stdin):
+    for path in paths:
         is_folder = folder_identity(path) is not None
         kind = None if is_folder else kind_of(path)
         if not is_folder and kind is None:
@@ -52,19 +62,21 @@ def _folder_segments(top: bytes) -> Iterator[Segment]:
 
 
 def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[bytes]:
-    """Yield the absolute path of each file and folder that is named."""
+    """Yield the absolute path of each file and folder that is named, and each URL."""
     for text in inputs:
         if is_list(text):
             yield from map(absolute_path, read_list(text, stdin=stdin))
             continue
         path = absolute_path(os.fsencode(text))
-        if not text or not os.path.lexists(path):
+        if not text or not (is_url(path) or os.path.lexists(path)):
             raise ConfigError(f"no such file or folder: {text!r}")
         yield path
 
 
 def absolute_path(path: bytes) -> bytes:
-    """Return the absolute path, without ``.``, ``..``, repeated slashes; links are kept if they can be."""
+    """Return the absolute path, without ``.``, ``..``, repeated slashes; links are kept if they can be; URLs stay."""
+    if is_url(path):
+        return path
     parts = path.split(b"/")
     if b".." in parts:
         # What lies above a link is known to the file system only: link/../a.jpg is not ./a.jpg.

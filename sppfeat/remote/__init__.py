@@ -1,0 +1,1 @@
+"""What lies on other machines: object stores and servers, through fsspec."""

@@ -1,0 +1,193 @@
+"""Objects brought to this machine, many at once: which came, and why the others did not."""
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sppfeat.errors import ImageError, SourceError
+from sppfeat.places import Place
+from sppfeat.remote.failures import Failure, Kind, judge
+from sppfeat.remote.service import N_TRANSFERS, Service
+from sppfeat.remote.urls import shown
+from sppfeat.retries import retried
+
+__all__ = ["LARGEST_OBJECT", "UNKNOWN_SIZE", "Transfers"]
+
+LARGEST_OBJECT = 1 << 30
+"""Bytes; a larger object fails: no image that is decoded takes as many."""
+
+UNKNOWN_SIZE = -1
+
+_IN_A_ROW = 8
+
+
+class Transfers:
+    """Objects of one service on their way to a folder of this machine, each as a file.
+
+    A failure that does not pass is an object's own where the service answered others meanwhile. Where it answers
+    nobody, the run ends: no image is taken for a bad one because a network is down.
+
+    Args:
+        service: where they are.
+        folder: an existing, empty one.
+        witness: an object, which is asked for where nothing else tells whether the service answers.
+    """
+
+    def __init__(self, service: Service, folder: Path, *, witness: str | None = None) -> None:
+        self._service = service
+        self._folder = folder
+        self._witness = witness
+        self._numbers = itertools.count()
+        self._n_answers = 0
+        self._n_denied = 0
+        self._n_come = 0
+        self._broken_in_a_row = 0
+
+    async def fetch(self, urls: Sequence[str], sizes: Sequence[int]) -> list[Place | str]:
+        """Return where each object is now, or why it did not come.
+
+        Args:
+            urls: of the objects.
+            sizes: as they were listed, in bytes; ``UNKNOWN_SIZE`` where they were not.
+
+        Raises:
+            SourceError: the service cannot be reached, or refuses everything; or this machine's disk is full.
+        """
+        places: list[Place | str] = [""] * len(urls)
+        left = iter(range(len(urls)))
+
+        async def fetch_some() -> None:
+            for i in left:
+                places[i] = await self._fetch(urls[i], sizes[i])
+
+        workers = [asyncio.ensure_future(fetch_some()) for _ in range(min(N_TRANSFERS, len(urls)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        if self._n_denied >= _IN_A_ROW and not self._n_come:
+            raise SourceError(
+                f"cannot read {shown(urls[0])} nor any other of {len(urls)} objects: permission denied"
+            )
+        return places
+
+    async def _fetch(self, url: str, size: int) -> Place | str:
+        """Fetch one object, as often as it takes."""
+        before = self._n_answers
+        try:
+            place = await retried(
+                lambda: self._attempt(url, size), is_passing=_is_passing, patience=self._service.patience
+            )
+        except ImageError as error:
+            return str(error)
+        except Exception as error:
+            return await self._settle(judge(error), url, was_answered=self._n_answers > before)
+        self._n_come += 1
+        self._answered()
+        return place
+
+    def _answered(self) -> None:
+        self._n_answers += 1
+        self._broken_in_a_row = 0
+
+    async def _settle(self, failure: Failure, url: str, *, was_answered: bool) -> str:
+        """Return why an object failed for good.
+
+        Args:
+            failure: of its last attempt.
+            url: of it.
+            was_answered: whether the service answered others since its first.
+
+        Raises:
+            SourceError: it is not about this object.
+        """
+        where = shown(url)
+        if failure.kind is Kind.LOCAL:
+            raise SourceError(f"cannot write {where} to {str(self._folder)!r}: {failure.reason}")
+        if failure.kind is Kind.REFUSED:
+            raise SourceError(f"cannot read {where}: {failure.reason}")
+        if failure.kind is Kind.UNREACHABLE and not was_answered and not await self._answers_witness(url):
+            raise SourceError(f"cannot read {where}, tried for long: {failure.reason}")
+        if failure.is_passing:
+            self._broken_in_a_row += 1
+            if self._broken_in_a_row == _IN_A_ROW:
+                raise SourceError(
+                    f"cannot read {where}, nor the {_IN_A_ROW - 1} objects before it, tried for long: {failure.reason}"
+                )
+        else:
+            self._answered()
+            self._n_denied += failure.kind is Kind.DENIED
+        return failure.reason
+
+    async def _answers_witness(self, url: str) -> bool:
+        """Whether the service says anything of another object."""
+        if self._witness in (None, url):
+            return False
+        question = self._service.call("info", self._service.path(str(self._witness)))
+        try:
+            await asyncio.wait_for(question, self._service.patience.silence)
+        except Exception as error:
+            return judge(error).kind in (Kind.MISSING, Kind.DENIED)
+        return True
+
+    async def _attempt(self, url: str, size: int) -> Place:
+        """Bring one object here, once; TimeoutError if nothing comes for a while."""
+        if size > LARGEST_OBJECT:
+            raise ImageError(_too_large(size))
+        # A file of its own: a thread that was given up may still write to that of the last attempt.
+        file, path = self._folder / str(next(self._numbers)), self._service.path(url)
+        count = _counter()()
+        transfer = asyncio.ensure_future(self._service.call("get_file", path, str(file), callback=count))
+        came = -1
+        try:
+            while not transfer.done():
+                if count.value == came:
+                    raise TimeoutError(f"no byte for {self._service.patience.silence:g} s")
+                came = count.value
+                await asyncio.wait({transfer}, timeout=self._service.patience.silence)
+            await transfer
+        except BaseException:
+            count.is_unwanted = True
+            transfer.cancel()
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+            raise
+        n_bytes = os.stat(file).st_size
+        if n_bytes < size:  # cut short, or another one by now
+            size = (await self._service.call("info", path)).get("size") or 0
+            if n_bytes < size:
+                raise OSError(f"the transfer ended after {n_bytes} of {size} bytes")
+        return Place(os.fsencode(file))
+
+
+def _is_passing(error: Exception) -> bool:
+    return not isinstance(error, ImageError) and judge(error).is_passing
+
+
+def _too_large(n_bytes: int) -> str:
+    return f"the object has {n_bytes} bytes or more; allowed: {LARGEST_OBJECT}"
+
+
+@functools.cache
+def _counter() -> Any:
+    """The class of what counts the bytes of a transfer, and ends it where they are too many."""
+    from fsspec.callbacks import Callback
+
+    class Counter(Callback):  # type: ignore[misc]
+        is_unwanted = False
+
+        def call(self, hook_name: str | None = None, **options: Any) -> None:  # noqa: ARG002
+            if self.is_unwanted:  # in a thread, which nothing else ends
+                raise TimeoutError
+            n_bytes = max(self.value, self.size or 0)
+            if self.value and n_bytes > LARGEST_OBJECT:
+                raise ImageError(_too_large(n_bytes))
+
+    return Counter

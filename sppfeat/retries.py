@@ -1,0 +1,69 @@
+"""Trying again what may pass: how often, how long, and with which pauses."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["Patience", "retried"]
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long something that may pass is waited for.
+
+    Attributes:
+        attempts: so many at most.
+        first_delay: seconds before the second attempt; each pause is twice the last one.
+        longest_delay: seconds that no pause exceeds.
+        total: seconds after which no further attempt begins.
+        silence: seconds without a byte, after which an attempt is given up.
+    """
+
+    attempts: int = 8
+    first_delay: float = 0.5
+    longest_delay: float = 30.0
+    total: float = 180.0
+    silence: float = 30.0
+
+    def delays(self) -> Iterator[float]:
+        """Yield the pause before each attempt after the first: a random half to all of it.
+
+        Many transfers that failed together do not come back together, which is what brought the server down.
+        """
+        for attempt in range(self.attempts - 1):
+            yield min(self.first_delay * 2**attempt, self.longest_delay) * random.uniform(0.5, 1)
+
+
+async def retried(
+    attempt: Callable[[], Awaitable[_Value]],
+    *,
+    is_passing: Callable[[Exception], bool],
+    patience: Patience,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> _Value:
+    """What the first attempt that does not fail returns.
+
+    Args:
+        attempt: makes one.
+        is_passing: whether a failure may be gone with the next attempt; any other ends it at once.
+        patience: how long.
+        sleep, clock: of this system.
+
+    Raises:
+        Exception: that of the last attempt.
+    """
+    began = clock()
+    for delay in patience.delays():
+        try:
+            return await attempt()
+        except Exception as error:
+            if not is_passing(error) or clock() - began + delay > patience.total:
+                raise
+        await sleep(delay)
+    return await attempt()

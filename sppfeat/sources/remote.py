@@ -1,0 +1,153 @@
+"""Images in object stores and on servers, of which URLs are given."""
+
+import contextlib
+import itertools
+import os
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import ConfigError
+from sppfeat.places import Place
+from sppfeat.remote.listing import is_folder, objects_below
+from sppfeat.remote.service import Service
+from sppfeat.remote.transfers import UNKNOWN_SIZE, Transfers
+from sppfeat.remote.urls import check_url
+from sppfeat.retries import Patience
+from sppfeat.sources.image_names import has_image_suffix
+from sppfeat.sources.natural_order import walk_order
+from sppfeat.sources.paths import PathTable
+from sppfeat.sources.segments import Segment
+
+__all__ = ["RemoteStorage", "read_remote"]
+
+
+@dataclass(frozen=True)
+class RemoteStorage:
+    """Objects of one service.
+
+    Attributes:
+        service: where they are.
+        top: URL that the names are relative to; empty where they are URLs.
+        names: of the objects.
+        sizes: ``(n,)`` int64, bytes as they were listed; ``UNKNOWN_SIZE`` where they were not.
+    """
+
+    service: Service
+    top: bytes
+    names: PathTable
+    sizes: npt.NDArray[np.int64]
+
+    is_local = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that names and sizes take."""
+        return self.names.nbytes + self.sizes.nbytes
+
+    @contextlib.contextmanager
+    def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
+        """Bring objects to this machine, each into a file of its own, many at once.
+
+        Raises:
+            SourceError: the service cannot be reached or refuses everything; or it was told to :meth:`cancel`.
+        """
+        with tempfile.TemporaryDirectory(
+            dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
+        ) as folder:
+            self.service.connect()
+            urls = [self._url(i) for i in images.tolist()]
+            witness = self._url(0) if len(self.names) else None
+            transfers = Transfers(self.service, Path(folder), witness=witness)
+            yield self.service.run(transfers.fetch(urls, self.sizes[images].tolist()))
+
+    def cancel(self) -> None:
+        """End transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
+        self.service.cancel()
+
+    def _url(self, image: int) -> str:
+        name = os.fsdecode(self.names[image])
+        return f"{os.fsdecode(self.top)}/{name}" if self.top else name
+
+
+def read_remote(urls: Iterable[bytes], *, patience: Patience | None = None) -> Iterator[Segment]:
+    """Yield the images of URLs, in order; objects named one after the other together.
+
+    A URL with the suffix of an image is one, which nobody is asked for; what any other is, its service says. With a
+    slash at its end it is a folder. What lies below a folder is taken as from a folder of this machine: with the
+    suffix of an image, without hidden names, in natural order.
+
+    Args:
+        urls: object stores' and servers', of any kind that fsspec knows.
+        patience: with what may pass.
+
+    Raises:
+        ConfigError: a URL that is not allowed, of a kind that cannot be read here, or of nothing.
+        SourceError: a service cannot be reached, or refuses to list.
+    """
+    services: dict[tuple[str, str], Service] = {}
+    inputs = (_input(os.fsdecode(url), services, patience) for url in urls)
+    for is_object, together in itertools.groupby(inputs, lambda found: found.is_object and found.service.key):
+        if is_object:
+            yield _objects(together)
+        else:
+            yield from map(_read_folder, together)
+
+
+class _Input(NamedTuple):
+    """One URL: its service, and what it is."""
+
+    url: str
+    service: Service
+    is_object: bool
+
+
+def _input(text: str, services: dict[tuple[str, str], Service], patience: Patience | None) -> _Input:
+    url = check_url(text)
+    new = Service(url, patience=patience)
+    service = services.setdefault(new.key, new)
+    service.connect()
+    if text.endswith("/"):
+        return _Input(url, service, is_object=False)
+    is_object = has_image_suffix(os.fsencode(url)) or service.scheme in ("http", "https")
+    return _Input(url, service, is_object or not is_folder(service, url))
+
+
+def _objects(inputs: Iterator[_Input]) -> Segment:
+    """Objects of one service, that were named one by one."""
+    first = next(inputs)
+    names = PathTable(found.url for found in itertools.chain([first], inputs))
+    sizes = np.full(len(names), UNKNOWN_SIZE, dtype=np.int64)
+    return Segment(None, names, storage=RemoteStorage(first.service, b"", names, sizes))
+
+
+def _read_folder(found: _Input) -> Segment:
+    sizes = array("q")
+    n_other_files = n_objects = 0
+
+    def image_names() -> Iterator[bytes]:
+        nonlocal n_other_files, n_objects
+        for name, size in objects_below(found.service, found.url):
+            n_objects += 1
+            if not name or name.endswith(b"/") or name.startswith(b".") or b"/." in name:
+                continue  # an object store's mark of a folder, or hidden
+            if has_image_suffix(name):
+                sizes.append(size)
+                yield name
+            else:
+                n_other_files += 1
+
+    listed = PathTable(image_names())
+    if not n_objects:
+        raise ConfigError(f"no such object or folder: {found.url!r}")
+    order = walk_order(listed)
+    names = PathTable(listed[i] for i in order.tolist())
+    top = os.fsencode(found.url)
+    storage = RemoteStorage(found.service, top, names, np.array(sizes, dtype=np.int64)[order])
+    return Segment(top, names, storage=storage, n_other_files=n_other_files)

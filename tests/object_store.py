@@ -1,0 +1,77 @@
+"""An S3 server in this process, which keeps everything in memory, and a server before it that can fail."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+
+import pytest
+from flaky_server import FlakyServer
+
+from sppfeat.remote import service
+from sppfeat.retries import Patience
+
+__all__ = ["QUICK", "ObjectStore", "s3_port"]
+
+QUICK = Patience(attempts=4, first_delay=0.002, longest_delay=0.01, total=5, silence=0.4)
+
+_ACCOUNT = "123456789012"
+
+
+@contextlib.contextmanager
+def s3_port() -> Iterator[int]:
+    """Run the server; yield its port."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+class ObjectStore:
+    """Buckets, found by the environment of this process.
+
+    Attributes:
+        server: what clients speak to.
+    """
+
+    def __init__(self, port: int, patch: pytest.MonkeyPatch) -> None:
+        from moto.s3.models import s3_backends
+
+        self.server = FlakyServer(port)
+        self._backend = s3_backends[_ACCOUNT]["aws"]
+        for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", self.server.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+        patch.setenv("no_proxy", "127.0.0.1")
+        patch.setattr(service, "PATIENCE", QUICK)
+
+    def close(self) -> None:
+        """Empty every bucket."""
+        self.server.close()
+        for bucket in self._backend.buckets.values():
+            bucket.keys.clear()
+
+    def put(self, objects: Mapping[str, bytes], bucket: str = "bucket") -> None:
+        """Store objects by their keys."""
+        if bucket not in self._backend.buckets:
+            self._backend.create_bucket(bucket, "us-east-1")
+        for key, content in objects.items():
+            self._backend.put_object(bucket, key, content)
+
+    def keys(self, bucket: str = "bucket") -> dict[str, bytes]:
+        """What is stored."""
+        return {name: key.value for name, key in self._backend.buckets[bucket].keys.items()}
+
+    @property
+    def n_unfinished(self) -> int:
+        """Uploads in parts that were neither completed nor given up."""
+        return sum(len(bucket.multiparts) for bucket in self._backend.buckets.values())

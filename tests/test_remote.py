@@ -1,0 +1,520 @@
+"""Images in object stores and on servers: listed as folders are, fetched, and what happens when that fails."""
+
+import contextlib
+import functools
+import io
+import os
+import pickle
+import threading
+import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from flaky_server import Fault
+from hypothesis import given
+from hypothesis import strategies as st
+from object_store import QUICK, ObjectStore, s3_port
+
+from sppfeat.errors import ConfigError, SourceError
+from sppfeat.places import Place
+from sppfeat.remote import transfers
+from sppfeat.remote.urls import check_url, shown
+from sppfeat.sources import PathTable, list_images
+from sppfeat.sources.natural_order import walk_order
+from sppfeat.sources.remote import read_remote
+
+pytest.importorskip("s3fs")
+pytest.importorskip("moto.server")
+
+TREE = [
+    "x10/im10.jpg",
+    "x10/im9.JPG",
+    "x2/deep/er/1.png",
+    "x2/deep.jpg",
+    "x2/im1.jpg",
+    "X3/a b+c%20d=é.jpg",
+    "x2.jpg",
+    "img10.jpg",
+    "img2.jpg",
+    "notes.txt",
+    ".hidden/1.jpg",
+    "x2/.hidden.jpg",
+]
+
+
+@pytest.fixture(scope="module")
+def port():
+    with s3_port() as port:
+        yield port
+
+
+@pytest.fixture
+def store(port, monkeypatch):
+    store = ObjectStore(port, monkeypatch)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def server(store):
+    """What is between us and the store, and can fail."""
+    return store.server
+
+
+def contents(names) -> dict[str, bytes]:
+    return {name: f"content of {name}".encode() for name in names}
+
+
+def listed(*inputs, **options):
+    return [os.fsdecode(path) for path in list_images(inputs, **options).paths]
+
+
+@contextlib.contextmanager
+def fetched(listing, scratch, images=None):
+    images = np.arange(len(listing.paths)) if images is None else np.array(images, dtype=np.int64)
+    with listing.storage.fetch(images, scratch) as places:
+        yield [place if isinstance(place, str) else read(place) for place in places]
+
+
+def read(place: Place) -> bytes:
+    with open(place.path, "rb") as file:
+        file.seek(place.offset)
+        return file.read(place.nbytes)
+
+
+# --- listing --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in TREE:
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"content of {name}".encode())
+    return tmp_path / "folder"
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_prefix_is_listed_as_the_same_folder_is(store, folder, slash):
+    store.put({f"top/sub/{name}": content for name, content in contents(TREE).items()})
+    store.put({"top/sub/": b"", "top/sub/x2/": b"", "top/subway/1.jpg": b""})  # marks of folders; a neighbour
+    listing, on_disk = list_images([f"s3://bucket/top/sub{slash}"]), list_images([str(folder)])
+    assert listing.root == b"s3://bucket/top/sub"
+    assert list(listing.paths) == list(on_disk.paths)
+    assert listing.n_other_files == on_disk.n_other_files == 1
+    assert listing.storage.sizes.tolist() == [
+        len(f"content of {os.fsdecode(name)}".encode()) for name in listing.paths
+    ]
+
+
+def test_all_of_a_bucket(store):
+    store.put(contents(["cat/1.jpg", "dog/1.jpg"]))
+    listing = list_images(["s3://bucket"])
+    assert (listing.root, list(listing.paths)) == (b"s3://bucket", [b"cat/1.jpg", b"dog/1.jpg"])
+    assert (listing.classes, listing.labels.tolist()) == ((b"cat", b"dog"), [0, 1])
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_other_file_systems_list_alike(folder, scheme, tmp_path):
+    top = f"file://{folder}"
+    if scheme == "memory":
+        import fsspec
+
+        memory = fsspec.filesystem("memory")
+        memory.put(str(folder), "/top/sub", recursive=True)
+        top = "memory://top/sub"
+    listing, on_disk = list_images([top]), list_images([str(folder)])
+    assert listing.root == os.fsencode(top)
+    assert list(listing.paths) == list(on_disk.paths)
+    assert listing.n_other_files == on_disk.n_other_files
+    with fetched(listing, tmp_path) as found:
+        assert found == [f"content of {os.fsdecode(name)}".encode() for name in listing.paths]
+
+
+def test_a_web_server_is_listed_by_the_links_of_its_pages(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder.parent)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            listing = list_images([f"{url}/folder/"])
+            assert len(listing.paths) == len(list_images([str(folder)]).paths)
+            with fetched(listing, tmp_path) as found:
+                assert sorted(found) == sorted(
+                    f"content of {name}".encode() for name in TREE if ".h" not in name and ".txt" not in name
+                )
+            # One that is named is an object, whatever its suffix.
+            with fetched(list_images([f"{url}/folder/notes.txt"]), tmp_path) as found:
+                assert found == [b"content of notes.txt"]
+        finally:
+            server.shutdown()
+
+
+def test_objects_are_taken_one_by_one_whatever_their_suffix(store, tmp_path):
+    store.put(contents(["a/1.jpg", "a/blob", "b/2.jpg"]))
+    listing = list_images(
+        ["s3://bucket/a/blob", "s3://bucket/b/2.jpg", "s3://bucket/a/1.jpg", "s3://bucket/b"]
+    )
+    assert listing.root == b"s3://bucket"
+    assert list(listing.paths) == [b"a/blob", b"b/2.jpg", b"a/1.jpg"]
+    assert listing.n_repeated == 1
+    with fetched(listing, tmp_path, [2, 0, 1]) as found:
+        assert found == [b"content of a/1.jpg", b"content of a/blob", b"content of b/2.jpg"]
+
+
+def test_urls_in_lists(store, tmp_path):
+    store.put(contents(["a/1.jpg", "b/2.jpg"]))
+    (tmp_path / "list").write_text("s3://bucket/b\ns3://bucket/a/1.jpg\n")
+    assert listed(f"@{tmp_path}/list") == ["b/2.jpg", "a/1.jpg"]
+    assert listed("-", stdin=[b"s3://bucket/a/\0"]) == ["1.jpg"]
+
+
+def test_a_hundred_thousand_urls_are_one_part_and_nobody_is_asked(server):
+    urls = [b"s3://bucket/%d.jpg" % i for i in range(5000)]
+    (segment,) = read_remote(iter(urls))
+    assert len(segment.names) == 5000
+    assert server.asked == []
+
+
+def test_remote_and_local_inputs_have_no_common_root(store, folder):
+    store.put(contents(["1.jpg"]))
+    with pytest.raises(ConfigError, match="no common root"):
+        list_images(["s3://bucket", str(folder)])
+
+
+def test_pages_are_read_on(store, server, monkeypatch):
+    monkeypatch.setattr("moto.settings.S3_UPLOAD_PART_MIN_SIZE", 1, raising=False)
+    names = [f"{i % 7}/{i}.jpg" for i in range(2500)]
+    store.put(dict.fromkeys(names, b"x"))
+    assert sorted(listed("s3://bucket")) == sorted(names)
+    assert len([line for line in server.asked if "list-type=2" in line and "max-keys" not in line]) == 3
+
+
+def test_a_page_that_fails_is_asked_for_again(store, server):
+    store.put(dict.fromkeys((f"{i}.jpg" for i in range(1500)), b"x"))
+    server.faults = [Fault(503, "continuation-token", times=1), Fault("drop", "continuation-token", times=1)]
+    assert len(listed("s3://bucket")) == 1500
+    assert sum("list-type=2" in line for line in server.asked) == 4
+
+
+def test_a_listing_that_goes_on_failing_ends_with_what_the_server_says(store, server):
+    store.put(dict.fromkeys((f"{i}.jpg" for i in range(1500)), b"x"))
+    server.faults = [Fault(500, "continuation-token")]
+    with pytest.raises(SourceError, match=r"cannot list 's3://bucket': the server says 500 InternalError"):
+        list_images(["s3://bucket"])
+    assert len(server.faults[0].seen) == QUICK.attempts
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/nothing", "s3://bucket/nothing/", "s3://no-bucket", "s3://no-bucket/x"]
+)
+def test_nothing_there(store, url):
+    store.put(contents(["1.jpg"]))
+    with pytest.raises(ConfigError, match=r"no such object or folder: 's3://"):
+        list_images([url])
+
+
+def test_a_listing_that_is_refused(store, server):
+    store.put(contents(["a/1.jpg"]))
+    server.faults = [Fault(403, "list-type=2")]
+    with pytest.raises(SourceError, match=r"cannot list 's3://bucket/a': permission denied"):
+        list_images(["s3://bucket/a/"])
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from(["a", "a1", "A01", "a10", "b-", "b.", "b", "10", "9", "é"]),
+            min_size=1,
+            max_size=4,
+        ).map(tuple),
+        unique=True,
+        max_size=30,
+    ),
+    st.randoms(),
+)
+def test_the_order_is_that_of_a_walk(paths, random):
+    files = {(*parts[:-1], f"{parts[-1]}.jpg") for parts in paths}
+    tree: dict = {}
+    for parts in files:
+        inner = tree
+        for part in parts[:-1]:
+            inner = inner.setdefault(part, {})
+        inner[parts[-1]] = None
+
+    def walk(inner, above):
+        from sppfeat.sources.paths import natural_key
+
+        for name in sorted(inner, key=lambda name: natural_key(name.encode())):
+            if inner[name] is None:
+                yield above + name
+            else:
+                yield from walk(inner[name], f"{above}{name}/")
+
+    expected = [name.encode() for name in walk(tree, "")]
+    for names in (sorted(expected), random.sample(expected, len(expected))):
+        table = PathTable(names)
+        assert [table[i] for i in walk_order(table)] == expected
+
+
+# --- URLs that are not allowed --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://key:s3cr3t@bucket/a", "has a password"),
+        ("ftp://me:s3cr3t@x@host/a", "has a password"),
+        ("https://host/a.jpg?X-Amz-Signature=s3cr3t", "query"),
+        ("https://host/a.jpg#s3cr3t", "query"),
+        ("s3://", "names nothing"),
+        ("s3://bucket//a", "empty parts"),
+        ("s3://bucket/../a", "empty parts"),
+        ("sptp://host/a", "fsspec does not know"),
+        ("gs://bucket/a", "needs the package gcsfs, which is not installed: pip install gcsfs"),
+    ],
+)
+def test_urls_that_are_refused(url, said):
+    if "gcsfs" in said:
+        with contextlib.suppress(ImportError):
+            import gcsfs  # noqa: F401
+
+            pytest.skip("gcsfs is installed")
+    with pytest.raises(ConfigError, match=said) as caught:
+        list_images([url])
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_urls_as_they_are_kept():
+    assert check_url("S3://bucket/a/b//") == "s3://bucket/a/b"
+    assert check_url("s3://bucket/a?b#c.jpg") == "s3://bucket/a?b#c.jpg"
+    assert check_url("file:///tmp/a") == "file:///tmp/a"
+    assert shown("https://me:p@host/a?b") == "'https://...@host/a?...'"
+
+
+def test_no_fsspec(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    with pytest.raises(
+        ConfigError, match=r"s3:// URLs needs the package fsspec.*pip install 'sppfeat\[remote\]'"
+    ):
+        list_images(["s3://bucket/a"])
+
+
+# --- fetching -------------------------------------------------------------------------------------
+
+
+def images_in_bucket(store, n=60):
+    objects = {f"{i:03d}.jpg": os.urandom(1000 + i) for i in range(n)}
+    store.put(objects)
+    return list_images(["s3://bucket"]), list(objects.values())
+
+
+def test_objects_come_and_go(store, server, tmp_path):
+    listing, expected = images_in_bucket(store)
+    server.asked.clear()
+    with fetched(listing, tmp_path, [3, 50, 4]) as found:
+        assert found == [expected[3], expected[50], expected[4]]
+    assert list(tmp_path.iterdir()) == []
+    assert len(server.asked) == 3
+    with fetched(listing, tmp_path) as found:
+        assert found == expected
+    assert server.n_most <= transfers.N_TRANSFERS
+    with fetched(listing, tmp_path, []) as found:
+        assert found == []
+
+
+@pytest.mark.parametrize("what", [500, 502, 503, 504, 429, "drop", "cut", "hang"])
+def test_what_passes_is_tried_again(store, server, tmp_path, what):
+    listing, expected = images_in_bucket(store, 20)
+    server.faults = [Fault(what, r"GET /bucket/00[37].jpg", times=2)]
+    with fetched(listing, tmp_path) as found:
+        assert found == expected
+    assert len(server.faults[0].seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "said", "tries"),
+    [
+        (404, "no such object", 1),
+        (403, "permission denied", 1),
+        (500, "the server says 500 InternalError", QUICK.attempts),
+        (503, "the server says 503 SlowDown", QUICK.attempts),
+        ("drop", "Server disconnected|Connection was closed", QUICK.attempts),
+        ("cut", "bytes", QUICK.attempts),
+        ("hang", "no byte for 0.4 s", QUICK.attempts),
+    ],
+)
+def test_what_concerns_one_object_fails_with_a_reason(store, server, tmp_path, what, said, tries):
+    import re
+
+    listing, expected = images_in_bucket(store, 20)
+    server.faults = [Fault(what, r"GET /bucket/007.jpg")]
+    with fetched(listing, tmp_path) as found:
+        assert isinstance(found[7], str)
+        assert re.search(said, found[7])
+        assert len(found[7].encode()) <= 200
+        assert "secret" not in found[7]
+        del found[7], expected[7]
+        assert found == expected
+    assert len(server.faults[0].seen) == tries
+
+
+@pytest.mark.parametrize("what", [503, "drop", 500, "cut"])
+def test_where_no_object_comes_the_run_ends(store, server, tmp_path, what):
+    listing, _ = images_in_bucket(store, 20)
+    server.faults = [Fault(what, "GET /bucket/")]
+    with (
+        pytest.raises(SourceError, match=r"cannot read 's3://bucket/0\d\d.jpg'.*tried for long"),
+        fetched(listing, tmp_path),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    server.faults = []
+    with fetched(listing, tmp_path) as found:  # and goes on when it is back
+        assert not any(isinstance(content, str) for content in found)
+
+
+def test_one_image_that_is_left_fails_where_the_service_answers_others(store, server, tmp_path):
+    listing, _ = images_in_bucket(store, 3)
+    server.faults = [Fault("drop", "/bucket/002.jpg")]
+    with fetched(listing, tmp_path, [2]) as found:
+        assert isinstance(found[0], str)
+    server.faults = [Fault("drop", "/bucket/")]
+    with pytest.raises(SourceError), fetched(listing, tmp_path, [2]):
+        pass
+
+
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
+def test_credentials_that_are_refused_end_the_run(store, server, tmp_path, code):
+    listing, _ = images_in_bucket(store, 20)
+    server.faults = [Fault(403, "GET /bucket/", code=code)]
+    with pytest.raises(SourceError, match=code) as caught, fetched(listing, tmp_path):
+        pass
+    assert "secret" not in str(caught.value)
+
+
+def test_no_credentials(store, tmp_path, monkeypatch):
+    store.put(contents(["1.jpg"]))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(SourceError, match="NoCredentialsError"):
+        list_images(["s3://bucket"])
+
+
+def test_nothing_may_be_read(store, server, tmp_path):
+    listing, _ = images_in_bucket(store, 20)
+    server.faults = [Fault(403, "GET /bucket/")]
+    with (
+        pytest.raises(SourceError, match="nor any other of 20 objects: permission denied"),
+        fetched(listing, tmp_path),
+    ):
+        pass
+    with fetched(listing, tmp_path, [1, 2]) as found:  # too few to tell
+        assert found == ["permission denied"] * 2
+
+
+@pytest.mark.parametrize("n_bytes", [0, 10, 5000])
+def test_an_object_that_has_changed_is_read_as_it_is_now(store, tmp_path, n_bytes):
+    listing, _ = images_in_bucket(store, 3)
+    content = os.urandom(n_bytes)
+    store.put({"001.jpg": content})
+    with fetched(listing, tmp_path) as found:
+        assert found[1] == content
+
+
+def test_an_object_that_is_too_large_fails_before_it_is_here(store, server, tmp_path, monkeypatch):
+    listing, expected = images_in_bucket(store, 5)
+    store.put({"001.jpg": os.urandom(1 << 20)})
+    monkeypatch.setattr(transfers, "LARGEST_OBJECT", 1003)
+    with fetched(listing, tmp_path) as found:
+        assert found[0] == expected[0]
+        assert found[1] == f"the object has {1 << 20} bytes or more; allowed: 1003"
+        assert found[4] == "the object has 1004 bytes or more; allowed: 1003"
+    assert sum("001.jpg" in line for line in server.asked) == 1
+
+
+def test_a_disk_that_is_full_ends_the_run(store, tmp_path, monkeypatch):
+    listing, _ = images_in_bucket(store, 3)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(transfers.os, "stat", full)
+    with pytest.raises(SourceError, match="cannot write .*No space left"), fetched(listing, tmp_path):
+        pass
+
+
+def test_a_web_server_fails_alike(store, server, tmp_path):
+    images_in_bucket(store, 12)
+    listing = list_images([f"{server.url}/bucket/{i:03d}.jpg" for i in range(12)])
+    assert listing.root == os.fsencode(f"{server.url}/bucket")
+    server.faults = [
+        Fault(404, "001.jpg"),
+        Fault(403, "002.jpg"),
+        Fault("cut", "003.jpg"),
+        Fault(500, "004.jpg", times=2),
+        Fault("hang", "005.jpg", times=1),
+    ]
+    with fetched(listing, tmp_path) as found:
+        assert found[1:3] == ["no such object", "permission denied"]
+        assert isinstance(found[3], str)
+        assert [len(content) for content in found[4:]] == [1000 + i for i in range(4, 12)]
+    server.faults = [Fault("drop")]
+    with pytest.raises(SourceError, match="cannot read 'http://127"), fetched(listing, tmp_path):
+        pass
+
+
+def test_a_storage_is_pickled_and_forked_without_its_connection(store, tmp_path):
+    listing, expected = images_in_bucket(store, 3)
+    with fetched(listing, tmp_path) as found:
+        assert found == expected
+    content = pickle.dumps(listing.storage)
+    assert b"secret" not in content
+    with pickle.loads(content).fetch(np.array([1]), tmp_path) as places:
+        assert [read(place) for place in places] == [expected[1]]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with fetched(listing, tmp_path) as found:
+                os._exit(0 if found == expected else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_fetch_of_another_thread_can_be_ended(store, server, tmp_path):
+    listing, _ = images_in_bucket(store, 3)
+    server.faults = [Fault("hang", "GET /bucket/")]
+    asked = threading.Event()
+    server.on_request = lambda line: asked.set()
+    caught = []
+
+    def fetch():
+        try:
+            with fetched(listing, tmp_path):
+                pass
+        except SourceError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    assert asked.wait(5)
+    began = time.monotonic()
+    listing.storage.cancel()
+    thread.join(5)
+    assert time.monotonic() - began < 0.3
+    assert caught == ["reading 's3://bucket' was cancelled"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_and_names_are_columns(store):
+    store.put(dict.fromkeys((f"{i:04d}.jpg" for i in range(1000)), b"x"))
+    storage = list_images(["s3://bucket"]).storage
+    assert storage.nbytes < 30 * 1000
+    assert not storage.is_local
