@@ -60,6 +60,13 @@ class FlakyServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
+    def reset(self) -> None:
+        """Forget what was asked, and fail no more."""
+        self._ended.set()  # those that hang
+        self._ended = threading.Event()
+        self.faults, self.asked, self.n_most = [], [], 0
+        self.on_request = lambda line: None
+
     def close(self) -> None:
         self._ended.set()
         self._server.shutdown()

@@ -1,32 +1,37 @@
 """An S3 server in this process, which keeps everything in memory, and a server before it that can fail."""
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Iterator, Mapping
 
+import botocore.session
 import pytest
 from flaky_server import FlakyServer
 
 from sppfeat.remote import service
 from sppfeat.retries import Patience
 
-__all__ = ["QUICK", "ObjectStore", "s3_port"]
+__all__ = ["QUICK", "ObjectStore", "s3_server"]
 
-QUICK = Patience(attempts=4, first_delay=0.002, longest_delay=0.01, total=5, silence=0.4)
+QUICK = Patience(attempts=4, first_delay=0.002, longest_delay=0.01, total=5, silence=5)
 
 _ACCOUNT = "123456789012"
+_loader = functools.cache(botocore.session.create_loader)  # half a second of JSON for each client
 
 
 @contextlib.contextmanager
-def s3_port() -> Iterator[int]:
-    """Run the server; yield its port."""
+def s3_server() -> Iterator[FlakyServer]:
+    """Run the servers; yield the one that clients speak to."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
-    yield server.get_host_and_port()[1]
+    flaky = FlakyServer(server.get_host_and_port()[1])
+    yield flaky
+    flaky.close()
     server.stop()
 
 
@@ -37,10 +42,10 @@ class ObjectStore:
         server: what clients speak to.
     """
 
-    def __init__(self, port: int, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, server: FlakyServer, patch: pytest.MonkeyPatch) -> None:
         from moto.s3.models import s3_backends
 
-        self.server = FlakyServer(port)
+        self.server = server
         self._backend = s3_backends[_ACCOUNT]["aws"]
         for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
             patch.delenv(name)
@@ -53,10 +58,11 @@ class ObjectStore:
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
         patch.setenv("no_proxy", "127.0.0.1")
         patch.setattr(service, "PATIENCE", QUICK)
+        patch.setattr(botocore.session, "create_loader", _loader)
 
     def close(self) -> None:
-        """Empty every bucket."""
-        self.server.close()
+        """Empty every bucket, and let nothing fail any more."""
+        self.server.reset()
         for bucket in self._backend.buckets.values():
             bucket.keys.clear()
 

@@ -1,30 +1,31 @@
 """Images in object stores and on servers: listed as folders are, fetched, and what happens when that fails."""
 
 import contextlib
+import dataclasses
 import functools
-import io
 import os
 import pickle
+import re
 import threading
 import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from flaky_server import Fault
+from flaky_server import Fault, FlakyServer
 from hypothesis import given
 from hypothesis import strategies as st
-from object_store import QUICK, ObjectStore, s3_port
+from object_store import QUICK, ObjectStore, s3_server
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.places import Place
-from sppfeat.remote import transfers
+from sppfeat.remote import service, transfers
 from sppfeat.remote.urls import check_url, shown
 from sppfeat.sources import PathTable, list_images
 from sppfeat.sources.natural_order import walk_order
 from sppfeat.sources.remote import read_remote
 
-pytest.importorskip("s3fs")
+s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 
 TREE = [
@@ -44,14 +45,14 @@ TREE = [
 
 
 @pytest.fixture(scope="module")
-def port():
-    with s3_port() as port:
-        yield port
+def s3():
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture
-def store(port, monkeypatch):
-    store = ObjectStore(port, monkeypatch)
+def store(s3, monkeypatch):
+    store = ObjectStore(s3, monkeypatch)
     yield store
     store.close()
 
@@ -132,28 +133,36 @@ def test_other_file_systems_list_alike(folder, scheme, tmp_path):
         assert found == [f"content of {os.fsdecode(name)}".encode() for name in listing.paths]
 
 
-def test_a_web_server_is_listed_by_the_links_of_its_pages(folder, tmp_path, monkeypatch):
+@pytest.fixture
+def web(folder, monkeypatch):
+    """The port of a web server with the folder, and one in front of it that can fail."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(service, "PATIENCE", QUICK)
 
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder.parent)) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        try:
-            url = f"http://127.0.0.1:{server.server_port}"
-            listing = list_images([f"{url}/folder/"])
-            assert len(listing.paths) == len(list_images([str(folder)]).paths)
-            with fetched(listing, tmp_path) as found:
-                assert sorted(found) == sorted(
-                    f"content of {name}".encode() for name in TREE if ".h" not in name and ".txt" not in name
-                )
-            # One that is named is an object, whatever its suffix.
-            with fetched(list_images([f"{url}/folder/notes.txt"]), tmp_path) as found:
-                assert found == [b"content of notes.txt"]
-        finally:
-            server.shutdown()
+    handler = functools.partial(Handler, directory=folder.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as upstream:
+        threading.Thread(target=upstream.serve_forever, args=(0.01,)).start()
+        flaky = FlakyServer(upstream.server_port)
+        yield flaky
+        flaky.close()
+        upstream.shutdown()
+
+
+def test_a_web_server_is_listed_by_the_links_of_its_pages(folder, tmp_path, web):
+    listing = list_images([f"{web.url}/folder/"])
+    assert len(listing.paths) == len(list_images([str(folder)]).paths)
+    with fetched(listing, tmp_path) as found:
+        images = [name for name in TREE if "/." not in f"/{name}" and not name.endswith("txt")]
+        assert sorted(found) == sorted(contents(images).values())
+
+
+def test_what_a_web_server_has_is_an_object_whatever_its_suffix(tmp_path, web):
+    with fetched(list_images([f"{web.url}/folder/notes.txt"]), tmp_path) as found:
+        assert found == [b"content of notes.txt"]
 
 
 def test_objects_are_taken_one_by_one_whatever_their_suffix(store, tmp_path):
@@ -329,7 +338,7 @@ def test_objects_come_and_go(store, server, tmp_path):
         assert found == []
 
 
-@pytest.mark.parametrize("what", [500, 502, 503, 504, 429, "drop", "cut", "hang"])
+@pytest.mark.parametrize("what", [500, 502, 503, 504, 429, "drop", "cut"])
 def test_what_passes_is_tried_again(store, server, tmp_path, what):
     listing, expected = images_in_bucket(store, 20)
     server.faults = [Fault(what, r"GET /bucket/00[37].jpg", times=2)]
@@ -346,13 +355,10 @@ def test_what_passes_is_tried_again(store, server, tmp_path, what):
         (500, "the server says 500 InternalError", QUICK.attempts),
         (503, "the server says 503 SlowDown", QUICK.attempts),
         ("drop", "Server disconnected|Connection was closed", QUICK.attempts),
-        ("cut", "bytes", QUICK.attempts),
-        ("hang", "no byte for 0.4 s", QUICK.attempts),
+        ("cut", "ClientPayloadError", QUICK.attempts),
     ],
 )
 def test_what_concerns_one_object_fails_with_a_reason(store, server, tmp_path, what, said, tries):
-    import re
-
     listing, expected = images_in_bucket(store, 20)
     server.faults = [Fault(what, r"GET /bucket/007.jpg")]
     with fetched(listing, tmp_path) as found:
@@ -362,7 +368,16 @@ def test_what_concerns_one_object_fails_with_a_reason(store, server, tmp_path, w
         assert "secret" not in found[7]
         del found[7], expected[7]
         assert found == expected
-    assert len(server.faults[0].seen) == tries
+    # aiohttp asks twice where a connection that it kept is closed instead of an answer.
+    assert tries <= len(server.faults[0].seen) <= (2 * tries if what == "drop" else tries)
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_long(store, server, tmp_path):
+    listing, expected = images_in_bucket(store, 4)
+    listing.storage.service.patience = dataclasses.replace(QUICK, silence=0.3)
+    server.faults = [Fault("hang", r"GET /bucket/001.jpg", times=1), Fault("hang", r"GET /bucket/002.jpg")]
+    with fetched(listing, tmp_path) as found:
+        assert found == [*expected[:2], "TimeoutError: no byte for 0.3 s", expected[3]]
 
 
 @pytest.mark.parametrize("what", [503, "drop", 500, "cut"])
@@ -403,6 +418,7 @@ def test_no_credentials(store, tmp_path, monkeypatch):
     store.put(contents(["1.jpg"]))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
+    monkeypatch.setattr(s3fs.S3FileSystem, "cachable", False)  # no connection of another test
     with pytest.raises(SourceError, match="NoCredentialsError"):
         list_images(["s3://bucket"])
 
@@ -446,26 +462,28 @@ def test_a_disk_that_is_full_ends_the_run(store, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(transfers.os, "stat", full)
-    with pytest.raises(SourceError, match="cannot write .*No space left"), fetched(listing, tmp_path):
+    with pytest.raises(SourceError, match=r"cannot write .*No space left"), fetched(listing, tmp_path):
         pass
 
 
-def test_a_web_server_fails_alike(store, server, tmp_path):
-    images_in_bucket(store, 12)
-    listing = list_images([f"{server.url}/bucket/{i:03d}.jpg" for i in range(12)])
-    assert listing.root == os.fsencode(f"{server.url}/bucket")
-    server.faults = [
+def test_a_web_server_fails_alike(folder, tmp_path, web):
+    names = [f"{i:03d}.jpg" for i in range(12)]
+    for name, content in contents(names).items():
+        (folder / name).write_bytes(content)
+    listing = list_images([f"{web.url}/folder/{name}" for name in names])
+    assert listing.root == os.fsencode(f"{web.url}/folder")
+    web.faults = [
         Fault(404, "001.jpg"),
         Fault(403, "002.jpg"),
         Fault("cut", "003.jpg"),
         Fault(500, "004.jpg", times=2),
-        Fault("hang", "005.jpg", times=1),
+        Fault("drop", "005.jpg", times=2),
     ]
     with fetched(listing, tmp_path) as found:
         assert found[1:3] == ["no such object", "permission denied"]
-        assert isinstance(found[3], str)
-        assert [len(content) for content in found[4:]] == [1000 + i for i in range(4, 12)]
-    server.faults = [Fault("drop")]
+        assert "ClientPayloadError" in found[3]
+        assert found[4:] == list(contents(names[4:]).values())
+    web.faults = [Fault("drop")]
     with pytest.raises(SourceError, match="cannot read 'http://127"), fetched(listing, tmp_path):
         pass
 

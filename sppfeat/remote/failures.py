@@ -142,7 +142,9 @@ def _status(error: BaseException) -> int | None:
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
         status = getattr(error, "status", None) or getattr(error, "status_code", None)
-        status = status or getattr(response, "status_code", None) or getattr(error, "code", None)
+        status = status or getattr(response, "status_code", None)
+        if not type(error).__module__.startswith("aiohttp"):  # whose parser says 400 of a body that was cut
+            status = status or getattr(error, "code", None)
     try:
         return int(status) if 100 <= int(status) < 600 else None  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -4,13 +4,12 @@ import asyncio
 import concurrent.futures
 import functools
 import os
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.extras import import_extra
-from sppfeat.remote.failures import Failure, Kind, judge
+from sppfeat.remote.failures import judge
 from sppfeat.remote.urls import shown
 from sppfeat.retries import Patience, retried
 
@@ -99,12 +98,13 @@ class Service:
     def _connect(self) -> Any:
         options = {**_own_options(self.scheme), **self._class._get_kwargs_from_urls(self._url)}
         try:
-            # One of its own: what is set below is nobody else's, and no listing of yesterday is in it.
-            fs = self._class(skip_instance_cache=True, **options)
+            fs = self._class(**options)
         except Exception as error:  # whatever a file system makes of settings that it cannot use
             raise ConfigError(f"cannot connect to {shown(self._url)}: {judge(error).reason}") from error
         if self.scheme in ("s3", "s3a"):
             fs.retries = 1  # what may pass is tried again here, in one place
+        else:
+            fs.invalidate_cache()  # others of this process may have listed with it
         return fs
 
     def connect(self) -> None:

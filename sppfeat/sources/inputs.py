@@ -27,7 +27,7 @@ def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) 
         SourceError: a remote one that cannot be reached.
     """
     for is_remote, paths in groupby(_entries(inputs, stdin), is_url):
-        yield from read_remote(paths) if is_remote else _read_local(paths)
+        yield from (read_remote if is_remote else _read_local)(paths)
 
 
 def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
