@@ -27,7 +27,7 @@ TINY = {
 def section(heading: str) -> str:
     text = README.read_text()
     start = text.index(f"\n{heading}\n")
-    return text[start : text.index("\n#", start + len(heading) + 2)]
+    return re.split(r"\n#{1,6} [A-Z`]", text[start + 1 :])[0] + "\n"
 
 
 def blocks(heading: str) -> list[str]:

@@ -146,7 +146,7 @@ def _status(error: BaseException) -> int | None:
         if not type(error).__module__.startswith("aiohttp"):  # whose parser says 400 of a body that was cut
             status = status or getattr(error, "code", None)
     try:
-        return int(status) if 100 <= int(status) < 600 else None  # type: ignore[arg-type]
+        return int(status) if 100 <= int(status) < 600 else None
     except (TypeError, ValueError):
         return None
 
