@@ -197,8 +197,7 @@ def test_remote_and_local_inputs_have_no_common_root(store, folder):
         list_images(["s3://bucket", str(folder)])
 
 
-def test_pages_are_read_on(store, server, monkeypatch):
-    monkeypatch.setattr("moto.settings.S3_UPLOAD_PART_MIN_SIZE", 1, raising=False)
+def test_pages_are_read_on(store, server):
     names = [f"{i % 7}/{i}.jpg" for i in range(2500)]
     store.put(dict.fromkeys(names, b"x"))
     assert sorted(listed("s3://bucket")) == sorted(names)

@@ -1,0 +1,226 @@
+"""Outputs of which a URL is given: made on this machine, where they can be continued, and uploaded when complete."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sppfeat.errors import SourceError, StoreError
+from sppfeat.locking import OutputLock
+from sppfeat.paths import StrPath
+from sppfeat.placing import layout_of, remove_leftovers, replace_file, replacement_of
+from sppfeat.remote.service import Service
+from sppfeat.remote.uploads import check_writable, download, upload, version_of
+from sppfeat.remote.urls import check_url, shown
+
+__all__ = ["LocalOutput", "local_output", "url_of"]
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+]+):(/{1,3})(?=[^/])")
+_OF_THIS_MACHINE = ("file", "local")
+
+
+@dataclass
+class LocalOutput:
+    """Where an output is made.
+
+    Attributes:
+        path: of the file.
+        url: where it will be uploaded; None for an output of this machine, which is where it belongs.
+        notes: what the user should know of it.
+    """
+
+    path: Path
+    url: str | None = None
+    notes: list[str] = field(default_factory=list)
+    _service: Service | None = None
+    _found: str | None = None
+    _fetched: tuple[int, ...] | None = None
+    _overwrites: bool = False
+
+    def publish(self) -> None:
+        """Upload the complete file, unless it is there as it is, and remove it here; nothing for one of this machine.
+
+        Raises:
+            SourceError: it cannot be uploaded; it stays here, and the same command again uploads it.
+            StoreError: somebody else has written there meanwhile.
+        """
+        if self._service is None or self.url is None:
+            return
+        if self._fetched != _identity(self.path):
+            file = self._set_aside() if self._overwrites else self.path
+            try:
+                self._check_unchanged(self._service, self.url)
+                upload(self._service, file, self.url)
+            except (SourceError, StoreError) as error:
+                raise type(error)(
+                    f"{error}; the file is complete in {str(file)!r}: the same command again uploads it"
+                ) from error
+        _remove(self.path)
+
+    def _set_aside(self) -> Path:
+        """Name the complete file as one that is to replace another: --overwrite continues such, and begins others."""
+        file = replacement_of(self.path)
+        os.replace(self.path, file)
+        self.path.touch()
+        return file
+
+    def _check_unchanged(self, service: Service, url: str) -> None:
+        if version_of(service, url) != self._found:
+            raise StoreError(f"{shown(url)} was written by somebody else since this was begun")
+
+
+def url_of(output: StrPath) -> str | None:
+    """The URL that an output is, also where a ``Path`` was made of it, which has one of its slashes; None for a path.
+
+    Example:
+        >>> url_of("s3://bucket/features.h5"), url_of(Path("s3://bucket/features.h5")), url_of("features.h5")
+        ('s3://bucket/features.h5', 's3://bucket/features.h5', None)
+    """
+    text = os.fspath(output)
+    found = _URL.match(text)
+    if found is None:
+        return None
+    scheme, slashes = found.groups()
+    if slashes == "/":
+        slashes = "///" if scheme in _OF_THIS_MACHINE else "//"
+    return f"{scheme}:{slashes}{text[found.end() :]}"
+
+
+@contextlib.contextmanager
+def local_output(
+    output: StrPath,
+    *,
+    scratch: StrPath | None = None,
+    overwrite: bool = False,
+    continues: bool = True,
+    dry_run: bool = False,
+) -> Iterator[LocalOutput]:
+    """Where to make an output; to be published when it is complete. What is not published stays, to be continued.
+
+    Args:
+        output: a URL, or a path, which is yielded as it is.
+        scratch: the folder for files that will be uploaded; None: ``sppfeat/uploads`` in the user's cache folder.
+        overwrite: what is at the URL will be replaced.
+        continues: an existing output is continued: it is fetched. Otherwise it is refused, and what is left of an
+            interrupted run is not looked at.
+        dry_run: nothing will be written; nothing is fetched.
+
+    Yields:
+        Where it is made.
+
+    Raises:
+        ConfigError: nothing can be written to such a URL.
+        SourceError: the service cannot be reached, or refuses.
+        StoreError: there is something that may not be replaced.
+    """
+    text = url_of(output)
+    if text is None:
+        yield LocalOutput(Path(output))
+        return
+    url = check_url(text)
+    service = Service(url)
+    service.connect()
+    path = _scratch_path(url, scratch)
+    if dry_run:
+        yield LocalOutput(path, url)
+        return
+    check_writable(service, url)
+    found = version_of(service, url)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with OutputLock(path.with_name(f"{path.name}.upload")):
+        local = LocalOutput(path, url, _service=service, _found=found, _overwrites=overwrite and continues)
+        _make_ready(local, overwrite=overwrite, continues=continues)
+        try:
+            yield local
+        finally:
+            if local._fetched is not None and local._fetched == _identity(path):
+                _remove(path)  # as it is there; nothing has come of it
+
+
+def _make_ready(local: LocalOutput, *, overwrite: bool, continues: bool) -> None:
+    """Bring the scratch into the state in which a run on this machine finds its output."""
+    path, where = local.path, shown(str(local.url))
+    if local._found is not None and not overwrite and not continues:
+        raise StoreError(f"{where} exists; --overwrite replaces it")
+    if not continues:
+        _remove(path)
+    if _is_placeholder(path) and not (overwrite and local._found):
+        path.unlink()
+    if path.exists() and not _is_placeholder(path):
+        if local._found is not None and not overwrite and _began_with(path) != local._found:
+            raise StoreError(
+                f"{where} was written by somebody else since the run was interrupted that {str(path)!r} is of; "
+                "--overwrite replaces it, and without that file it is continued"
+            )
+        local.notes.append(f"continues {str(path)!r}, which will be uploaded to {where} when it is complete")
+    elif local._found is None:
+        local.notes.append(f"{where} is made in {str(path)!r}, and uploaded when it is complete")
+    elif overwrite and continues:
+        # As on this machine: the new file grows beside the old one, here beside a mark, and is continued there.
+        path.touch()
+        local.notes.append(f"{where} exists and will be replaced; made in {str(replacement_of(path))!r}")
+    elif not overwrite:
+        local.notes.append(f"{where} exists: it is fetched, to be continued")
+        _fetch(local)
+    replace_file(_record_of(path), json.dumps({"url": local.url, "found": local._found}).encode())
+
+
+def _fetch(local: LocalOutput) -> None:
+    """Bring what is at the URL here."""
+    service, url, layout = local._service, str(local.url), layout_of(local.path)
+    if service is None:
+        raise ValueError("not a remote output")
+    try:
+        download(service, url, layout)
+        local._check_unchanged(service, url)
+    except BaseException:
+        layout.unlink(missing_ok=True)
+        raise
+    os.replace(layout, local.path)
+    local._fetched = _identity(local.path)
+
+
+def _scratch_path(url: str, scratch: StrPath | None) -> Path:
+    if scratch is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        scratch = os.path.join(cache, "sppfeat", "uploads")
+    name = os.fsencode(url.rpartition("/")[2])[-100:]
+    return Path(scratch) / os.fsdecode(
+        hashlib.sha256(os.fsencode(url)).hexdigest()[:16].encode() + b"-" + name
+    )
+
+
+def _record_of(path: Path) -> Path:
+    """Where it is kept what was at the URL when a run began."""
+    return path.with_name(f"{path.name}.remote.json")
+
+
+def _began_with(path: Path) -> str | None:
+    """The version of what was at the URL when a file was begun; empty where nobody knows."""
+    try:
+        return str(found) if (found := json.loads(_record_of(path).read_bytes())["found"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _is_placeholder(path: Path) -> bool:
+    return path.exists() and path.stat().st_size == 0
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _remove(path: Path) -> None:
+    """Remove a file of the scratch, and what belongs to it."""
+    remove_leftovers(path)
+    for left in (path, replacement_of(path), _record_of(path)):
+        left.unlink(missing_ok=True)

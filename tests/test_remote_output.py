@@ -1,0 +1,347 @@
+"""Outputs of which a URL is given: made here, uploaded when complete, and what is left when that fails."""
+
+import dataclasses
+import json
+import os
+import threading
+
+import pytest
+from flaky_server import Fault
+from object_store import QUICK, ObjectStore, s3_server
+
+from sppfeat.errors import ConfigError, SourceError, StoreError
+from sppfeat.placing import replacement_of
+from sppfeat.remote import uploads
+from sppfeat.remote_output import local_output, url_of
+
+pytest.importorskip("s3fs")
+pytest.importorskip("moto.server")
+
+URL = "s3://bucket/out/features.h5"
+KEY = "out/features.h5"
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(s3, monkeypatch):
+    store = ObjectStore(s3, monkeypatch)
+    store.put({})
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def scratch(tmp_path):
+    return tmp_path / "scratch"
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts that S3 would not take: moto is told to."""
+    monkeypatch.setattr(uploads, "_PART_BYTES", 1000)
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
+
+
+def make(scratch, content=b"the features", url=URL, **options):
+    """What a command does: it makes the file, unless it is there, and publishes it."""
+    with local_output(url, scratch=scratch, **options) as local:
+        if not local.path.exists() or local.path.read_bytes() != content:
+            local.path.write_bytes(content)
+        local.publish()
+        return local
+
+
+def left_in(scratch):
+    return sorted(path.name for path in scratch.iterdir()) if scratch.exists() else []
+
+
+# --- which outputs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "url"),
+    [
+        ("s3://b/x.h5", "s3://b/x.h5"),
+        ("s3:/b/x.h5", "s3://b/x.h5"),  # what pathlib makes of it
+        ("file:///tmp/x.h5", "file:///tmp/x.h5"),
+        ("file:/tmp/x.h5", "file:///tmp/x.h5"),
+        ("x.h5", None),
+        ("/a/b:c/x.h5", None),
+        ("./s3:/x.h5", None),
+        ("s3:x", None),
+        ("a b://x", None),
+    ],
+)
+def test_which_outputs_are_urls(output, url):
+    assert url_of(output) == url
+
+
+def test_a_path_is_itself(tmp_path):
+    with local_output(tmp_path / "a.h5") as local:
+        assert (local.path, local.url, local.notes) == (tmp_path / "a.h5", None, [])
+        local.path.write_bytes(b"x")
+        local.publish()
+    assert (tmp_path / "a.h5").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "said"),
+    [
+        ("https://host/x.h5", ConfigError, "nothing can be written to 'https://host/x.h5'"),
+        ("s3://bucket", ConfigError, "is a bucket"),
+        (
+            "s3://no-bucket/x.h5",
+            SourceError,
+            "cannot write 's3://no-bucket/x.h5': the server says 404 NoSuchBucket",
+        ),
+        ("s3://k:secret@bucket/x.h5", ConfigError, "has a password"),
+        ("s3://bucket/folder", StoreError, "is a folder"),
+    ],
+)
+def test_outputs_that_are_refused(store, scratch, url, error, said):
+    store.put({"folder/x": b""})
+    with pytest.raises(error, match=said), local_output(url, scratch=scratch):
+        pass
+    assert left_in(scratch) == []
+
+
+def test_what_may_not_be_written_is_refused_before_anything_is_made(store, scratch):
+    store.server.faults = [Fault(403, "POST /bucket/out/features.h5")]
+    with pytest.raises(SourceError, match=r"cannot write 's3://bucket/out/features.h5': permission denied"):
+        make(scratch)
+
+
+def test_a_dry_run_asks_nobody(store, scratch):
+    with local_output(URL, scratch=scratch, dry_run=True) as local:
+        assert not local.path.exists()
+    assert store.server.asked == []
+    assert not scratch.exists()
+
+
+# --- made and uploaded ----------------------------------------------------------------------------
+
+
+def test_a_file_is_uploaded_and_gone_from_here(store, scratch):
+    local = make(scratch)
+    assert store.keys() == {KEY: b"the features"}
+    assert left_in(scratch) == []
+    assert local.notes == [f"'{URL}' is made in {str(local.path)!r}, and uploaded when it is complete"]
+    assert scratch.stat().st_mode & 0o777 == 0o700
+    assert store.n_unfinished == 0
+
+
+def test_the_scratch_is_in_the_cache_folder(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with local_output(URL) as local:
+        assert local.path.parent == tmp_path / "cache" / "sppfeat" / "uploads"
+        assert local.path.name.endswith("-features.h5")
+    with local_output("s3://bucket/other/features.h5") as other:
+        assert other.path != local.path
+
+
+@pytest.mark.parametrize("n_bytes", [1000, 1001, 2000, 12_345])
+def test_large_files_go_in_parts(store, scratch, small_parts, n_bytes):
+    content = os.urandom(n_bytes)
+    make(scratch, content)
+    assert store.keys() == {KEY: content}
+    n_parts = sum("partNumber" in line for line in store.server.asked)
+    assert n_parts == (0 if n_bytes == 1000 else -(-n_bytes // 1000))
+    assert store.n_unfinished == 0
+
+
+@pytest.mark.parametrize("what", [500, 503, "drop"])
+def test_a_part_that_fails_is_sent_again(store, scratch, small_parts, what):
+    content = os.urandom(5500)
+    store.server.faults = [Fault(what, "partNumber=3", times=2), Fault(what, "HEAD", times=1)]
+    make(scratch, content)
+    assert store.keys() == {KEY: content}
+
+
+@pytest.mark.parametrize("where", ["partNumber=3", "POST .*uploadId"])
+def test_an_upload_that_fails_leaves_nothing_there_and_the_file_here(store, scratch, small_parts, where):
+    content = os.urandom(5500)
+    store.server.faults = [Fault(500, where)]
+    with pytest.raises(
+        SourceError, match=r"500 InternalError; the file is complete in '.*the same command again"
+    ):
+        make(scratch, content)
+    assert store.keys() == {}
+    assert store.n_unfinished == 0
+    store.server.faults = []
+    with local_output(URL, scratch=scratch) as local:
+        assert local.path.read_bytes() == content
+        local.publish()
+    assert store.keys() == {KEY: content}
+    assert left_in(scratch) == []
+
+
+def test_an_upload_that_is_interrupted_leaves_nothing_there(store, scratch, small_parts):
+    with local_output(URL, scratch=scratch) as local:
+        local.path.write_bytes(bytes(5500))
+        store.server.faults = [Fault("hang", "partNumber=3")]
+        store.server.on_request = lambda line: "partNumber=3" in line and local._service.cancel()
+        with pytest.raises(SourceError, match="cancelled"):
+            local.publish()
+    assert store.keys() == {}
+    for _ in range(100):
+        if not store.n_unfinished:
+            break
+        threading.Event().wait(0.02)
+    assert store.n_unfinished == 0
+
+
+def test_a_file_that_arrives_shorter_is_not_removed_here(store, scratch, monkeypatch):
+    with local_output(URL, scratch=scratch) as local:
+        local.path.write_bytes(b"the features")
+        true_ask = type(local._service).ask
+        monkeypatch.setattr(
+            type(local._service),
+            "ask",
+            lambda self, method, *rest: {**true_ask(self, method, *rest), "size": 3},
+        )
+        with pytest.raises(SourceError, match="of 12 bytes 3 are there"):
+            local.publish()
+        assert local.path.exists()
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_other_file_systems(scratch, tmp_path, scheme):
+    import fsspec
+
+    (tmp_path / "there").mkdir()
+    url = f"file://{tmp_path}/there/x.h5" if scheme == "file" else "memory://there/x.h5"
+    for content in (b"one", b"another"):
+        make(scratch, content, url=url, overwrite=True)
+        with fsspec.open(url) as file:
+            assert file.read() == content
+        fs, path = fsspec.url_to_fs(url)
+        assert [os.path.basename(name) for name in fs.ls(os.path.dirname(path), detail=False)] == ["x.h5"]
+    assert left_in(scratch) == []
+
+
+# --- continued ------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_is_continued(store, scratch):
+    with local_output(URL, scratch=scratch) as local:
+        local.path.write_bytes(b"half")
+    assert store.keys() == {}
+    with local_output(URL, scratch=scratch) as local:
+        assert local.path.read_bytes() == b"half"
+        assert "continues" in local.notes[0]
+        local.path.write_bytes(b"whole")
+        local.publish()
+    assert store.keys() == {KEY: b"whole"}
+
+
+def test_a_finished_run_is_fetched_and_uploaded_if_it_was_changed(store, scratch):
+    make(scratch)
+    store.server.asked.clear()
+    with local_output(URL, scratch=scratch) as local:
+        assert local.path.read_bytes() == b"the features"
+        assert "is fetched" in local.notes[0]
+        local.publish()
+    assert not any(line.startswith("PUT") for line in store.server.asked)
+    assert left_in(scratch) == []
+    with local_output(URL, scratch=scratch) as local:
+        local.path.write_bytes(b"more features")
+        local.publish()
+    assert store.keys() == {KEY: b"more features"}
+
+
+def test_what_was_fetched_and_not_changed_does_not_stay(store, scratch):
+    make(scratch)
+    with pytest.raises(ZeroDivisionError), local_output(URL, scratch=scratch):
+        1 / 0  # noqa: B018 - such as other settings than those of the file
+    assert left_in(scratch) == []
+
+
+def test_what_somebody_else_has_written_is_not_replaced(store, scratch):
+    with local_output(URL, scratch=scratch) as local:
+        local.path.write_bytes(b"mine")
+        store.put({KEY: b"theirs"})
+        with pytest.raises(StoreError, match=r"written by somebody else.*complete in"):
+            local.publish()
+    with (
+        pytest.raises(StoreError, match="written by somebody else since"),
+        local_output(URL, scratch=scratch),
+    ):
+        pass
+    assert store.keys() == {KEY: b"theirs"}
+    make(scratch, b"mine", overwrite=True)
+    assert store.keys() == {KEY: b"mine"}
+
+
+def test_overwriting_replaces_in_the_end_only(store, scratch):
+    make(scratch, b"old")
+    with local_output(URL, scratch=scratch, overwrite=True) as local:
+        # As an extraction does: beside what is there, and continued there.
+        assert local.path.exists()
+        replacement_of(local.path).write_bytes(b"half of the new")
+    assert store.keys() == {KEY: b"old"}
+    with local_output(URL, scratch=scratch, overwrite=True) as local:
+        assert replacement_of(local.path).read_bytes() == b"half of the new"
+        os.replace(replacement_of(local.path), local.path)
+        local.path.write_bytes(b"new")
+        store.server.faults = [Fault(500, "PUT")]
+        with pytest.raises(SourceError, match="complete"):
+            local.publish()
+    assert store.keys() == {KEY: b"old"}
+    store.server.faults = []
+    with local_output(URL, scratch=scratch, overwrite=True) as local:
+        assert local.path.exists()
+        assert replacement_of(local.path).read_bytes() == b"new"
+        os.replace(replacement_of(local.path), local.path)
+        local.publish()
+    assert store.keys() == {KEY: b"new"}
+    assert left_in(scratch) == []
+
+
+def test_without_overwriting_what_such_a_run_has_left_is_not_in_the_way(store, scratch):
+    make(scratch, b"old")
+    with local_output(URL, scratch=scratch, overwrite=True) as local:
+        replacement_of(local.path).write_bytes(b"half of the new")
+    with local_output(URL, scratch=scratch) as local:
+        assert local.path.read_bytes() == b"old"
+
+
+def test_a_command_that_continues_nothing(store, scratch):
+    make(scratch, b"old", continues=False)
+    with pytest.raises(StoreError, match=r"'s3://bucket/out/features.h5' exists; --overwrite replaces it"):
+        make(scratch, b"new", continues=False)
+    with local_output(URL, scratch=scratch, overwrite=True, continues=False) as local:
+        local.path.write_bytes(b"interrupted")
+    with local_output(URL, scratch=scratch, overwrite=True, continues=False) as local:
+        assert not local.path.exists()
+        local.path.write_bytes(b"new")
+        local.publish()
+    assert store.keys() == {KEY: b"new"}
+    assert left_in(scratch) == []
+
+
+def test_one_at_a_time(store, scratch):
+    with (
+        local_output(URL, scratch=scratch),
+        pytest.raises(StoreError, match="another process is writing"),
+        local_output(URL, scratch=scratch),
+    ):
+        pass
+
+
+def test_nothing_secret_is_kept(store, scratch):
+    with local_output(URL, scratch=scratch) as local:
+        local.path.write_bytes(b"half")
+    (record,) = [path for path in scratch.iterdir() if path.suffix == ".json"]
+    assert json.loads(record.read_text()) == {"url": URL, "found": None}
+
+
+def test_a_store_that_does_not_answer(store, scratch):
+    store.server.faults = [Fault("drop")]
+    with pytest.raises(SourceError, match="cannot write 's3://bucket"):
+        make(scratch)
+    assert dataclasses.asdict(QUICK)["attempts"] <= len(store.server.asked)
