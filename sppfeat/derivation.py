@@ -13,7 +13,14 @@ from sppfeat._version import __version__
 from sppfeat.creation import FILE_DTYPES, STRING, allocate, laid_out
 from sppfeat.reader import FeatureFile
 from sppfeat.reduction import Reduction
-from sppfeat.schema import COLUMNS, FORMAT, REDUCED_SCHEMA_VERSION, ROW_COLUMNS, ColumnBlock
+from sppfeat.schema import (
+    COLUMNS,
+    FORMAT,
+    OPTIONAL_COLUMNS,
+    REDUCED_SCHEMA_VERSION,
+    ROW_COLUMNS,
+    ColumnBlock,
+)
 from sppfeat.store import FeatureWriter
 
 __all__ = ["reduced_file"]
@@ -75,8 +82,12 @@ def _write_attributes(file: h5py.File, source: FeatureFile, reduction: Reduction
 
 def _copy_tables(file: h5py.File, source: FeatureFile) -> None:
     """Copy what is known of images and rows, as it is stored."""
-    names = {**COLUMNS, **ROW_COLUMNS} if source.has_boxes else COLUMNS
-    for name, (_, dtype) in names.items():
+    columns = {
+        **COLUMNS,
+        **{name: column for name, column in OPTIONAL_COLUMNS.items() if source.has_table(name)},
+        **(ROW_COLUMNS if source.has_boxes else {}),
+    }
+    for name, (_, dtype) in columns.items():
         if name.startswith("columns/"):
             continue
         values = source.table(name)

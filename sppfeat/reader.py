@@ -179,7 +179,7 @@ class FeatureFile:
     @cached_property
     def image_ids(self) -> PathTable | None:
         """What the inputs called the images, as bytes; None where they had no such names."""
-        return PathTable(self._read("images/id")) if is_linked(self._file, "images/id", self.path) else None
+        return PathTable(self._read("images/id")) if self.has_table("images/id") else None
 
     def path_of(self, image: int) -> str:
         """Path of one image, relative to :attr:`root`."""
@@ -399,6 +399,10 @@ class FeatureFile:
         """The same in parts, in their order, of so many entries that memory stays small, and which entries they are."""
         self._check_length(name)
         return read_in_parts(self._file, name, self.path)
+
+    def has_table(self, name: str) -> bool:
+        """Whether there is a dataset that not every file has, such as ``images/id``."""
+        return is_linked(self._file, name, self.path)
 
     def has_descriptor(self) -> npt.NDArray[np.bool_]:
         """``(R,)`` bool, whether a row has a descriptor: its image is done, and its box has an area."""

@@ -57,7 +57,8 @@ COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "columns/stop": (("B",), "<i8"),
 }
 
-# Datasets that a file has where its inputs say so, besides.
+# Datasets that a file has where its inputs say so, besides. What a table that was an input calls each image: any text,
+# also the same for several, empty for images of other inputs.
 OPTIONAL_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {"images/id": (("N",), "string")}
 
 # Datasets of a file with boxes, besides: L layers, X boxes of the box file, Q classes of boxes, E further columns.

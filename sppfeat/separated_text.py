@@ -2,30 +2,42 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from sppfeat.errors import SppfeatError
 
-__all__ = ["split_rows"]
+__all__ = ["decoded_lines", "split_lines", "split_rows"]
 
 
 def split_rows(
-    content: bytes | BinaryIO, delimiter: str, *, error: Callable[[int, str], SppfeatError]
+    content: bytes, delimiter: str, *, error: Callable[[int, str], SppfeatError]
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not blank, each with the line that it begins on.
 
     Args:
-        content: of the file, or the open file, which is closed then; without a byte order mark.
+        content: of the file, without a byte order mark.
         delimiter: of fields.
         error: makes an error of a line, and of what is wrong with a row that begins there.
 
     Raises:
         SppfeatError: a row cannot be split.
     """
-    # Paths need not be UTF-8: their bytes survive. No newline is translated: there may be some within quotes.
-    file = io.BytesIO(content) if isinstance(content, bytes) else content
-    lines = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+    return split_lines(decoded_lines(io.BytesIO(content)), delimiter, error=error)
+
+
+def decoded_lines(file: BinaryIO) -> io.TextIOWrapper:
+    """The lines of an open file, which is closed with them.
+
+    Paths need not be UTF-8: their bytes survive. No newline is translated: there may be some within quotes.
+    """
+    return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def split_lines(
+    lines: Iterable[str], delimiter: str, *, error: Callable[[int, str], SppfeatError]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of decoded lines; see :func:`split_rows`."""
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         line = rows.line_num + 1

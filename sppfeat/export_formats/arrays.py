@@ -20,8 +20,8 @@ NamedArray: TypeAlias = "npt.NDArray[Any] | TextColumn | tuple[TextColumn, ...] 
 def arrays_beside(contents: Contents) -> Mapping[str, NamedArray]:
     """All but the vectors: ``y``, ``rows``, ``paths``, ``boxes``, ``classes``, ``columns``, ``about``.
 
-    Of boxes also ``flag``, ``scale``, ``mirrored``, ``score``, ``id``, ``source``, and where there are any ``extra``
-    and ``extra_names``.
+    Where the inputs named their images also ``image_id``. Of boxes also ``flag``, ``scale``, ``mirrored``, ``score``,
+    ``id``, ``source``, and where there are any ``extra`` and ``extra_names``.
     """
     table = dict(contents.table)
     arrays: dict[str, NamedArray] = {

@@ -63,8 +63,8 @@ def row_table(selection: "Selection") -> Mapping[str, RowColumn]:
     """Columns that stand beside the vectors, by name, each with an entry for every selected row.
 
     ``row``, ``path``, ``label`` (its name), ``label_number``, ``x0``, ``y0``, ``x1``, ``y1`` (pixels of the upright
-    image); where rows are boxes also ``flag``, ``scale``, ``mirrored``, ``score``, ``id``, ``source`` and, after
-    ``extra:``, what else the box file said.
+    image); where the inputs named their images ``image_id``; where rows are boxes also ``flag``, ``scale``,
+    ``mirrored``, ``score``, ``id``, ``source`` and, after ``extra:``, what else the box file said.
 
     Raises:
         LabelError: labels that are no numbers, or several for each row.
@@ -81,6 +81,8 @@ def row_table(selection: "Selection") -> Mapping[str, RowColumn]:
         "label_number": numbers,
     }
     table.update({name: boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))})
+    if file.image_ids is not None:
+        table["image_id"] = TextColumn(file.image_ids, selection.groups)
     if file.has_boxes:
         table.update(
             flag=file.row_flag[rows],

@@ -118,7 +118,9 @@ def _values(batch: Any, part: ColumnPart | None) -> list[Any]:
     if hasattr(array, "dictionary_decode"):
         array = array.dictionary_decode()
     to_bytes = _AS_BYTES.get(str(array.type))
-    return list((array if to_bytes is None else array.cast(to_bytes)).to_pylist())
+    values = array if to_bytes is None else array.cast(to_bytes)
+    values.validate(full=True)  # what is damaged must not end the process
+    return list(values.to_pylist())
 
 
 def _class_names(numbers: list[Any], classes: tuple[bytes, ...], error_at: ErrorAt) -> list[bytes]:

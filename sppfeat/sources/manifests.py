@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from sppfeat.box_formats.json_text import json_decoder, parse_json, unique_keys
 from sppfeat.box_formats.texts import shorten
 from sppfeat.errors import ConfigError
-from sppfeat.separated_text import split_rows
+from sppfeat.separated_text import decoded_lines, split_lines
 from sppfeat.sources.manifest_rows import Rows, manifest_segment
 from sppfeat.sources.segments import Segment
 from sppfeat.sources.table_columns import TableColumns, find_columns, show_names
@@ -42,8 +42,8 @@ def _read_separated(table: TableFile, delimiter: str) -> Segment:
     def not_split(line: int, reason: str) -> ConfigError:
         return table.error(f"line {line}", f"cannot be split into fields: {reason}")
 
-    with table.open_text() as file:
-        lines = split_rows(file, delimiter, error=not_split)
+    with table.open_text() as file, decoded_lines(file) as text:
+        lines = split_lines(text, delimiter, error=not_split)
         number, header = next(lines, (1, []))
         if len(header) == 1 and ";" in header[0]:
             raise table.error(

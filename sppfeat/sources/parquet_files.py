@@ -9,9 +9,9 @@ from sppfeat.errors import SppfeatError
 from sppfeat.extras import import_extra
 from sppfeat.texts import one_line
 
-__all__ = ["arrow_errors", "open_parquet"]
+__all__ = ["PURPOSE", "arrow_errors", "open_parquet"]
 
-_PURPOSE = "reading a table of images"
+PURPOSE = "reading a table of images"
 # Without, pyarrow reads all of a row group's column at once.
 _BUFFER_NBYTES = 1 << 20
 
@@ -19,7 +19,7 @@ _BUFFER_NBYTES = 1 << 20
 @contextlib.contextmanager
 def arrow_errors(path: bytes, kind: str, error_class: type[SppfeatError]) -> Iterator[None]:
     """Raise ``error_class`` for what pyarrow, or the system, refuses in a file of a kind."""
-    pa = import_extra("pyarrow", extra="parquet", purpose=_PURPOSE)
+    pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
     try:
         yield
     except SppfeatError:
@@ -36,7 +36,7 @@ def open_parquet(path: bytes) -> Any:
         ConfigError: pyarrow is not installed.
         OSError, ValueError: the file cannot be read, or is no Parquet.
     """
-    parquet = import_extra("pyarrow.parquet", extra="parquet", purpose=_PURPOSE)
+    parquet = import_extra("pyarrow.parquet", extra="parquet", purpose=PURPOSE)
     # As a file of Python: pyarrow takes no names that are not UTF-8.
     file = open(path, "rb")  # noqa: SIM115
     try:

@@ -105,4 +105,4 @@ def _plain(name: str) -> str:
 
 def show_names(names: Sequence[str]) -> str:
     """Names of columns as an error quotes them."""
-    return one_line(first_few(map(repr, names), _SHOWN))
+    return one_line(first_few(map(repr, names), _SHOWN)) or "nothing"
