@@ -30,6 +30,7 @@ from sppfeat.placing import put_in_place, remove_leftovers
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.reader import FeatureFile
+from sppfeat.remote_output import LocalOutput, local_output, url_of
 from sppfeat.request import ExtractRequest, PlanSummary
 from sppfeat.schema import Status
 from sppfeat.settling import refuse_unreadable
@@ -56,13 +57,13 @@ class Outcome(NamedTuple):
     """What the files of a run hold.
 
     Attributes:
-        outputs: the files.
+        outputs: how the files are called.
         images, done, failed, pending: how many of them there are, of this run's part.
         failures: path and reason of each failed image.
         boxes: how many of which kind, see :meth:`sppfeat.reader.FeatureFile.count_boxes`; None for whole images.
     """
 
-    outputs: list[Path]
+    outputs: list[str]
     images: int
     done: int
     failed: int
@@ -92,7 +93,7 @@ def outcome_of(path: Path, own: tuple[int, int]) -> Outcome:
         status = file.status[slice(*own)]
         failures = [(file.path_of(i), text) for i, text in file.errors.items() if own[0] <= i < own[1]]
         return Outcome(
-            outputs=[path],
+            outputs=[str(path)],
             images=len(status),
             done=int((status == Status.DONE).sum()),
             failed=len(failures),
@@ -115,6 +116,7 @@ class Extraction:
         notes: what the user should know about the inputs.
         work: which file to fill, and with what.
         lock: of the output; None where nothing is written.
+        url: where the file is uploaded when it is complete; None: it stays.
     """
 
     request: ExtractRequest
@@ -125,6 +127,7 @@ class Extraction:
     notes: list[str]
     work: Work
     lock: Lock
+    url: str | None = None
 
     def summary(self) -> PlanSummary:
         """What this run is going to do."""
@@ -132,7 +135,7 @@ class Extraction:
         status_after = work.status.copy()
         status_after[work.to_do] = Status.PENDING
         state = RunState(
-            output=str(self.request.output),
+            output=self.url or str(self.request.output),
             already_done=int((status_after == Status.DONE).sum()),
             already_failed=int((status_after == Status.FAILED).sum()),
             to_do=len(work.to_do),
@@ -192,13 +195,18 @@ class Extraction:
         return progress
 
     @property
+    def name(self) -> str:
+        """How the output is called: by its URL, or by the name that the file has now."""
+        return self.url or str(self.path)
+
+    @property
     def path(self) -> Path:
         """The file of this run as it is named now."""
         return self.work.target if self.work.target.exists() else self.request.output
 
     def outcome(self) -> Outcome:
         """What the file holds now."""
-        return outcome_of(self.path, self.work.own)
+        return outcome_of(self.path, self.work.own)._replace(outputs=[self.name])
 
     def _create(self, factors: tuple[float, ...] | None) -> None:
         """Lay out the file."""
@@ -250,17 +258,29 @@ def prepare(
     Raises:
         SppfeatError: inputs, settings, weights or an existing output that do not allow it.
     """
-    request = dataclasses.replace(request, output=_output_of(request))
-    check_output(request.output)
-    # Where it is a link: what it leads to is written, locked and replaced, not the link.
-    request = dataclasses.replace(request, output=Path(os.path.realpath(request.output)))
-    listing = list_images(request.inputs, labels=request.labels)
+    name = _output_of(request)
     with contextlib.ExitStack() as stack:
+        local = stack.enter_context(output_here(request, name))
+        check_output(local.path)
+        # Where it is a link: what it leads to is written, locked and replaced, not the link.
+        request = dataclasses.replace(request, output=Path(os.path.realpath(local.path)))
+        listing = list_images(request.inputs, labels=request.labels)
         lock = stack.enter_context(lock_output(request))
         means = stack.enter_context(gather_means(request, listing, on_probe))
+        means.notes.extend(local.notes)
         work = only_own_shard(find_work(means.task, means.notes), means.task)
         note_plan(means, work.plan, is_new=work.is_new)
-        yield planned(means, work, lock)
+        extraction = dataclasses.replace(planned(means, work, lock), url=local.url)
+        yield extraction
+        if local.url and not request.dry_run and not extraction.outcome().pending:
+            local.publish()
+
+
+def output_here(request: ExtractRequest, output: Path) -> contextlib.AbstractContextManager[LocalOutput]:
+    """Where on this machine an output is made, if a URL is given for it."""
+    if request.shared and url_of(output) is not None:
+        raise ConfigError(f"--shared is for an output of this machine, and {str(url_of(output))!r} is none")
+    return local_output(output, scratch=request.scratch, overwrite=request.overwrite, dry_run=request.dry_run)
 
 
 class Means(NamedTuple):

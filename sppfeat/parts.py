@@ -21,6 +21,7 @@ from sppfeat.extraction import (
     lock_output,
     note_plan,
     outcome_of,
+    output_here,
     planned,
 )
 from sppfeat.locking import check_output
@@ -28,6 +29,7 @@ from sppfeat.pipeline import Progress
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.reader import FeatureFile
+from sppfeat.remote_output import url_of
 from sppfeat.request import ExtractRequest, PlanSummary
 from sppfeat.sharding import PLACEHOLDER, cut_rows, shard_path
 from sppfeat.sources import list_images
@@ -48,26 +50,29 @@ class PartedExtraction:
         request: what was asked.
         equipment: settings, network and device.
         path: name of the files, with ``{shard}`` for their number.
+        name: the same, as it was given: a URL, if it is one.
     """
 
     def __init__(self, means: Means, plan: Plan, bounds: npt.NDArray[np.int64]) -> None:
         self.request: ExtractRequest = means.task.request
         self.equipment: Equipment = means.equipment
         self.path: Path = self.request.output
+        self.name = url_of(self.path) or str(self.path)
         self._means = means
         self._plan = plan
         self._bounds = bounds
         n_parts = len(bounds) - 1
+        self._outcomes: dict[int, Outcome] = {}  # of what this run has had in hand
         self._choices = [ShardChoice(i, n_parts) for i in range(1, n_parts + 1)]
 
     def summary(self) -> PlanSummary:
         """What this run is going to do, as far as can be told without opening every file."""
-        done = self.outcome() if self._existing() else None
+        done = self.outcome()
         state = RunState(
-            output=str(self.path),
-            already_done=done.done if done else 0,
-            already_failed=done.failed if done else 0,
-            to_do=self._plan.n_images - (done.done + done.failed if done else 0),
+            output=self.name,
+            already_done=done.done,
+            already_failed=done.failed,
+            to_do=self._plan.n_images - done.done - done.failed,
             unreadable=len(self._plan.errors),
             unmeasured=int((self._plan.image_hw == 0).any(axis=1).sum()) - len(self._plan.errors),
             shard=f"all of {len(self._choices)}, one after the other",
@@ -87,36 +92,50 @@ class PartedExtraction:
         factors: tuple[float, ...] | None = None
         for choice in self._choices:
             request = dataclasses.replace(self.request, output=shard_path(self.path, choice))
-            with lock_output(request) as lock:
+            with contextlib.ExitStack() as stack:
+                local = stack.enter_context(output_here(request, request.output))
+                request = dataclasses.replace(request, output=local.path)
+                lock = stack.enter_context(lock_output(request))
                 part = part_of(self._means.task, self._plan, choice, self._bounds)
                 task = dataclasses.replace(self._means.task, request=request, part=part)
                 work = find_work(task, self._means.notes)
                 work = dataclasses.replace(work, norm_factors=work.norm_factors or factors)
                 extraction = planned(self._means._replace(task=task), work, lock)
+                extraction = dataclasses.replace(extraction, url=local.url)
                 now = extraction.run(
                     on_progress=lambda own, before=before: on_progress(before.followed_by(own)),  # type: ignore[misc]
                     should_stop=should_stop,
                 )
                 before = before.followed_by(now)
+                self._outcomes[choice.index] = extraction.outcome()
                 with FeatureFile(extraction.path) as file:
                     factors = file.norm_factors
+                if not self._outcomes[choice.index].pending:
+                    local.publish()
             if should_stop():
                 break
         return before
 
     def outcome(self) -> Outcome:
         """What the files that are there hold now; images whose file is not there yet are pending."""
-        found = [
-            outcome_of(path, (0, int(self._bounds[i] - self._bounds[i - 1]))) for i, path in self._existing()
-        ]
+        found = list(self._known().values())
+        if not found:
+            n_images = self._plan.n_images
+            return Outcome([], n_images, 0, 0, n_images, [], None)
         every = reduce(Outcome.followed_by, found)
         missing = self._plan.n_images - every.images
         return every._replace(images=self._plan.n_images, pending=every.pending + missing)
 
-    def _existing(self) -> list[tuple[int, Path]]:
-        """Number, from 1, and path of each file that is there."""
-        paths = [(choice.index, shard_path(self.path, choice)) for choice in self._choices]
-        return [(i, path) for i, path in paths if path.exists()]
+    def _known(self) -> dict[int, Outcome]:
+        """What is known of each file, by its number."""
+        known = {}
+        for choice in self._choices:
+            i, path = choice.index, shard_path(self.path, choice)
+            if i in self._outcomes:
+                known[i] = self._outcomes[i]
+            elif path.exists():
+                known[i] = outcome_of(path, (0, int(self._bounds[i] - self._bounds[i - 1])))
+        return known
 
 
 @contextlib.contextmanager
@@ -141,8 +160,9 @@ def prepare_parts(
             f"the output {str(request.output)!r} is one file; allowed with --shard-size: a name with {PLACEHOLDER}, "
             "which stands for the number of each"
         )
-    request = dataclasses.replace(request, output=Path(os.path.abspath(request.output)))
-    check_output(shard_path(request.output, ShardChoice(1, 1)))
+    if url_of(request.output) is None:
+        request = dataclasses.replace(request, output=Path(os.path.abspath(request.output)))
+        check_output(shard_path(request.output, ShardChoice(1, 1)))
     listing = list_images(request.inputs, labels=request.labels)
     with gather_means(request, listing, on_probe) as means:
         plan = plan_inputs(means.task)

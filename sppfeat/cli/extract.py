@@ -185,8 +185,8 @@ __all__ = ["extract"]
     "--scratch",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Where images that have to be fetched lie for as long as they are needed. [default: the system's folder for "
-    "temporary files]",
+    help="Where images that have to be fetched lie while they are needed, and remote outputs until they are complete. "
+    "[default: the system's folder for temporary files; the user's cache folder]",
 )
 @option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @json_option
@@ -249,7 +249,7 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
                 bar.show(progress)
 
             progress = extraction.run(on_progress=on_progress, should_stop=stop.is_wanted)
-        result = run_result(extraction.path, extraction.outcome(), progress, time.monotonic() - started)
+        result = run_result(extraction.name, extraction.outcome(), progress, time.monotonic() - started)
     if not quiet:
         say(result_text(result, verbose))
     if as_json:

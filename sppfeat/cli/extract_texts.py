@@ -1,7 +1,6 @@
 """What ``sppfeat extract`` says before and after a run."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sppfeat.cli.output import (
@@ -79,13 +78,13 @@ def _box_lines(boxes: BoxSummary | None) -> list[tuple[str, str]]:
     return lines
 
 
-def run_result(output: Path, outcome: "Outcome", progress: "Progress", seconds: float) -> dict[str, Any]:
+def run_result(output: str, outcome: "Outcome", progress: "Progress", seconds: float) -> dict[str, Any]:
     """What the files hold now, and what this run did."""
     network_seconds = progress.decode_seconds + progress.network_seconds + progress.write_seconds
     n_now = progress.n_done + progress.n_failed
     return {
-        "output": str(output),
-        "files": [str(path) for path in outcome.outputs],
+        "output": output,
+        "files": outcome.outputs,
         "images": outcome.images,
         "done": outcome.done,
         "failed": outcome.failed,

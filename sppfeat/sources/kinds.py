@@ -59,6 +59,12 @@ def _read_parquet(path: bytes) -> Segment:
     return read_parquet(path)
 
 
+def _read_arrow(path: bytes) -> Segment:
+    from sppfeat.sources.arrow import read_arrow
+
+    return read_arrow(path)
+
+
 def _refuse_packed(path: bytes) -> Segment:
     command = _DECOMPRESS[os.path.splitext(path.lower())[1]]
     raise ConfigError(
@@ -83,6 +89,7 @@ _DECOMPRESS = {
 _KINDS: Mapping[bytes, Kind] = {
     b".tar": Kind(_read_tar),
     b".zip": Kind(_read_zip),
+    b".arrow": Kind(_read_arrow),
     b".parquet": Kind(_read_parquet),
     **dict.fromkeys((b".csv", b".tsv", b".jsonl", b".ndjson"), Kind(_read_manifest, in_folders=False)),
     **{
