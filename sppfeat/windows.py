@@ -21,12 +21,13 @@ from sppfeat.pipeline import Places
 from sppfeat.places import Place
 from sppfeat.plan import Plan
 from sppfeat.row_planner import RowPlanner
-from sppfeat.sources import local_places
+from sppfeat.sources import Distant, Storage, local_places
 
 __all__ = ["Learning", "Window", "windows"]
 
 _FIRST_IMAGES = 256  # so that the network has something to do soon; each window after it is twice as large
 _MOST_FETCHED = 2048  # at 100 kB each 200 MB of scratch, and as much for the next window
+_MOST_FETCHED_NBYTES = 1 << 30  # where it is known before how much that is
 _MOST_LOCAL = 16_384  # enough that images of one shape meet in a batch
 
 
@@ -90,8 +91,8 @@ def windows(
         yield _everything(plan, to_do, resized)
         return
     prepare = _Preparation(plan, to_learn, resized, learning())
-    chunks = deque(_chunks(to_do, _MOST_LOCAL if is_local else _MOST_FETCHED))
-    with _OneAhead() as ahead:
+    chunks = deque(_chunks(plan, to_do))
+    with _OneAhead(plan.storage) as ahead:
         while chunks or ahead.is_under_way:
             if not ahead.is_under_way:
                 ahead.begin(prepare, chunks.popleft())
@@ -111,11 +112,18 @@ def _everything(plan: Plan, to_do: npt.NDArray[np.int64], resized: npt.NDArray[n
     return Window(0, 0, plan, to_do, resized, places)
 
 
-def _chunks(to_do: npt.NDArray[np.int64], most: int) -> Iterator[npt.NDArray[np.int64]]:
+def _chunks(plan: Plan, to_do: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """Cut the images into windows: small ones first, and none of more than can lie here."""
+    storage = plan.storage
+    most = _MOST_LOCAL if storage.is_local else _MOST_FETCHED
     start, size = 0, _FIRST_IMAGES
     while start < len(to_do):
-        yield to_do[start : start + size]
-        start, size = start + size, min(2 * size, most)
+        chunk = to_do[start : start + size]
+        if isinstance(storage, Distant):
+            nbytes = np.cumsum(storage.nbytes_of(np.maximum(plan.stored_as[chunk], 0)))
+            chunk = chunk[: max(1, int(np.searchsorted(nbytes, _MOST_FETCHED_NBYTES, side="right")))]
+        yield chunk
+        start, size = start + len(chunk), min(2 * size, most)
 
 
 class _Preparation:
@@ -171,7 +179,8 @@ class _Preparation:
 class _OneAhead:
     """Prepares a window in a thread of its own; a context, at the end of which nothing is held any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-window")
         self._under_way: Future[tuple[Window, contextlib.ExitStack]] | None = None
 
@@ -181,8 +190,10 @@ class _OneAhead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
         left = self._under_way
+        if left is not None and not left.done() and isinstance(self._storage, Distant):
+            self._storage.cancel()
+        self._thread.shutdown(wait=True, cancel_futures=True)
         if left is not None and not left.cancelled() and left.exception() is None:
             left.result()[1].close()
 

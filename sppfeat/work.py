@@ -29,11 +29,11 @@ from sppfeat.request import ExtractRequest
 from sppfeat.row_planner import RowPlanner
 from sppfeat.schema import Status
 from sppfeat.sharding import Shard, cut_plan, shard_of
-from sppfeat.sources import Listing, Storage
+from sppfeat.sources import FileStorage, Listing, Storage
 
 __all__ = ["Part", "Task", "Work", "find_work", "only_own_shard", "part_of", "plan_inputs"]
 
-_MOST_MEASURED_FIRST = 50_000  # local images; more would keep the network waiting for the headers of all
+_MOST_MEASURED_FIRST = 50_000  # files; more would keep the network waiting for the headers of all
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,9 @@ class Task:
             return True
         if self.request.headers != "auto":
             return self.request.headers == "first"
-        return self.listing.storage.is_local and len(self.listing.paths) <= _MOST_MEASURED_FIRST
+        return (
+            isinstance(self.listing.storage, FileStorage) and len(self.listing.paths) <= _MOST_MEASURED_FIRST
+        )
 
 
 def find_work(task: Task, notes: list[str]) -> Work:

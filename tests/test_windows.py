@@ -18,7 +18,7 @@ from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction import prepare
 from sppfeat.places import Place
 from sppfeat.request import BoxChoice, DescriptorChoice
-from sppfeat.sources import FileStorage
+from sppfeat.sources import PathTable
 
 IN_WINDOWS = {"headers": "window"}
 SIZES = [(60, 90), (90, 60), (60, 60), (48, 100)]
@@ -45,14 +45,21 @@ def folder(tmp_path_factory):
     return top
 
 
-class Copied(FileStorage):
+@dataclasses.dataclass(frozen=True)
+class Copied:
     """Files that are far away: they are copied to be read, and what was copied is gone afterwards."""
 
+    root: bytes
+    names: PathTable
+
     is_local = False
+    nbytes = 0
+    nbytes_each = 0
+    n_cancelled = 0
     held = 0
     most_held = 0
     threads: ClassVar[set[str]] = set()
-    fails_at: str | None = None
+    fails_at: ClassVar[str | None] = None
 
     @contextlib.contextmanager
     def fetch(self, images, scratch):
@@ -79,11 +86,17 @@ class Copied(FileStorage):
                 if isinstance(place, Place):
                     Path(place.path.decode()).unlink()
 
+    def nbytes_of(self, images):
+        return np.full(len(images), self.nbytes_each)
+
+    def cancel(self):
+        type(self).n_cancelled += 1
+
 
 @pytest.fixture
 def far_away(monkeypatch):
     """Let all inputs be far away."""
-    Copied.held = Copied.most_held = 0
+    Copied.held = Copied.most_held = Copied.nbytes_each = Copied.n_cancelled = 0
     Copied.threads = set()
     Copied.fails_at = None
     true_list = sppfeat.extraction.list_images
@@ -155,6 +168,15 @@ def test_images_that_are_far_away_are_fetched_ahead_and_let_go(folder, tmp_path,
     far, here = contents(tmp_path / "far.h5"), contents(tmp_path / "here.h5")
     assert np.allclose(far["features"][done], here["features"][done], rtol=1e-4, atol=1e-6)
     assert np.array_equal(far["images/size"][done], here["images/size"][done])
+
+
+def test_windows_hold_no_more_bytes_than_fit_but_one_image_at_least(folder, tmp_path, far_away, monkeypatch):
+    for nbytes, most in ((400, 2), (2000, 1)):
+        far_away.nbytes_each, far_away.most_held = nbytes, 0
+        monkeypatch.setattr(windows, "_MOST_FETCHED_NBYTES", 1000)
+        extract([folder], tmp_path / f"{nbytes}.h5")
+        assert far_away.most_held == 2 * most  # and as many of the next window
+    assert far_away.n_cancelled == 0
 
 
 def test_an_outage_ends_the_run_and_the_same_command_continues(folder, tmp_path, far_away):

@@ -179,7 +179,7 @@ __all__ = ["extract"]
     type=click.Choice(HEADER_MODES),
     default=ExtractRequest.headers,
     help="Read all image headers before the first image is run, or those of some thousand images at a time; auto: "
-    "first for up to 50,000 local files.",
+    "first for up to 50,000 files in folders.",
 )
 @option(
     "--scratch",

@@ -3,9 +3,10 @@
 from sppfeat.sources.listing import Listing, list_images
 from sppfeat.sources.lists import is_list, read_list
 from sppfeat.sources.paths import PathTable
-from sppfeat.sources.storage import FileStorage, Storage, local_places
+from sppfeat.sources.storage import Distant, FileStorage, Storage, local_places
 
 __all__ = [
+    "Distant",
     "FileStorage",
     "Listing",
     "PathTable",

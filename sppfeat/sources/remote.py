@@ -67,6 +67,10 @@ class RemoteStorage:
             transfers = Transfers(self.service, Path(folder), witness=witness)
             yield self.service.run(transfers.fetch(urls, self.sizes[images].tolist()))
 
+    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Bytes of each of these objects, as they were listed; 0 where they were not."""
+        return np.maximum(self.sizes[images], 0)
+
     def cancel(self) -> None:
         """End transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
         self.service.cancel()

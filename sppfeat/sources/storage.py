@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sppfeat.places import Place
 from sppfeat.sources.paths import PathTable
 
-__all__ = ["FileStorage", "JoinedStorage", "Storage", "local_places"]
+__all__ = ["Distant", "FileStorage", "JoinedStorage", "Storage", "local_places"]
 
 
 class Storage(Protocol):
@@ -42,6 +42,19 @@ class Storage(Protocol):
         Returns:
             A context with a place for each image, or the reason why there is none. Places hold until it ends.
         """
+        ...
+
+
+@runtime_checkable
+class Distant(Protocol):
+    """A storage whose images come from elsewhere."""
+
+    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """``(n,)`` int64: bytes that each of these images takes here, as far as is known; 0 where it is not."""
+        ...
+
+    def cancel(self) -> None:
+        """End a :meth:`Storage.fetch` that is under way in another thread."""
         ...
 
 
@@ -111,6 +124,21 @@ class JoinedStorage:
                 for position, place in zip(own.tolist(), found, strict=True):
                     places[position] = place
             yield places
+
+    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Bytes that each image takes here once it is fetched, as far as is known."""
+        nbytes = np.zeros(len(images), dtype=np.int64)
+        for i, part in enumerate(self.parts):
+            if isinstance(part, Distant):
+                own = self.part_of[images] == i
+                nbytes[own] = part.nbytes_of(self.number_in[images[own]])
+        return nbytes
+
+    def cancel(self) -> None:
+        """End what is being fetched."""
+        for part in self.parts:
+            if isinstance(part, Distant):
+                part.cancel()
 
 
 def local_places(storage: Storage, images: npt.NDArray[np.int64]) -> Sequence[Place | str]:

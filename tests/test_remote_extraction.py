@@ -1,0 +1,130 @@
+"""Extractions from an object store, and into one: the same file as from a folder."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from conftest import write_image
+from extraction_runs import assert_same_contents, contents
+from killing import TINY
+
+pytest.importorskip("s3fs")
+pytest.importorskip("moto")
+
+from flaky_server import Fault
+from object_store import ObjectStore, s3_server
+
+import sppfeat
+from sppfeat.cli import main
+
+N = 12
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(s3, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = ObjectStore(s3, monkeypatch)
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    top = tmp_path_factory.mktemp("images") / "photos"
+    for i in range(N):
+        write_image(top / f"c{i % 2}" / f"{i}.png", 60, 50 + 9 * (i % 4), seed=i)
+    (top / "c1" / "3.png").write_bytes(b"damaged")
+    return top
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "whole.h5"
+    assert run("extract", folder, "-o", path).exit_code == 3
+    return contents(path)
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [*map(str, arguments), *TINY])
+
+
+def put(store, folder):
+    store.put({f"photos/{p.relative_to(folder)}": p.read_bytes() for p in folder.rglob("*.png")})
+
+
+def assert_is(path, whole, root):
+    found = contents(path)
+    assert found.pop("@input_root") == root
+    assert_same_contents(found, {name: value for name, value in whole.items() if name != "@input_root"})
+
+
+def test_images_of_a_bucket_give_the_file_of_their_folder(store, folder, whole, tmp_path):
+    put(store, folder)
+    result = run("extract", "s3://bucket/photos", "-o", tmp_path / "f.h5", "--json")
+    assert result.exit_code == 3, result.output
+    assert json.loads(result.stdout)["plan"]["unmeasured"] == N
+    assert_is(tmp_path / "f.h5", whole, "s3://bucket/photos")
+
+
+def test_an_outage_ends_the_run_and_the_same_command_continues(store, folder, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("sppfeat.windows._FIRST_IMAGES", 2)
+    put(store, folder)
+
+    def break_down(line):
+        if "c1/5.png" in line:
+            store.server.faults = [Fault(503, "/bucket/photos/", code="SlowDown")]
+
+    store.server.on_request = break_down
+    result = run("extract", "s3://bucket/photos", "-o", tmp_path / "f.h5")
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert 0 < (file.status == 0).sum() < N
+        assert set(file.errors.values()) <= {"not an image, or in a format that Pillow cannot read"}
+    store.server.reset()
+    store.server.on_request = lambda line: None
+    assert run("extract", "s3://bucket/photos", "-o", tmp_path / "f.h5").exit_code == 3
+    assert_is(tmp_path / "f.h5", whole, "s3://bucket/photos")
+
+
+def test_an_output_is_uploaded_when_it_is_complete(store, folder, whole, tmp_path):
+    output, scratch = "s3://bucket/out/f.h5", tmp_path / "scratch"
+    store.put({})
+    scratch.mkdir()
+    command = ("extract", folder, "-o", output, "--scratch", scratch, "--json")
+    for done_now in (N - 1, 0):
+        result = run(*command)
+        assert result.exit_code == 3, result.output
+        printed = json.loads(result.stdout)["result"]
+        assert (printed["output"], printed["files"]) == (output, [output])
+        assert printed["done_now"] == done_now
+        assert not [path for path in scratch.rglob("*") if path.is_file()]
+    (tmp_path / "f.h5").write_bytes(store.keys()["out/f.h5"])
+    assert_is(tmp_path / "f.h5", whole, str(folder))
+
+
+def test_shards_of_a_size_are_uploaded_one_by_one(store, folder, tmp_path):
+    store.put({})
+    command = ("extract", folder, "-o", "s3://bucket/f-{shard}.h5", "--shard-size", "0.05MB", "--json")
+    result = run(*command)
+    assert result.exit_code == 3, result.output
+    keys = sorted(store.keys())
+    assert keys == [f"f-{i:05d}-of-{len(keys):05d}.h5" for i in range(1, len(keys) + 1)]
+    assert len(keys) > 1
+    assert json.loads(result.stdout)["result"]["files"] == [f"s3://bucket/{key}" for key in keys]
+    for key, content in store.keys().items():
+        (tmp_path / key).write_bytes(content)
+    result = CliRunner().invoke(main, ["merge", *(str(tmp_path / name) for name in ("f.h5", *keys))])
+    assert result.exit_code == 0, result.output
+
+
+def test_several_processes_cannot_share_what_is_elsewhere(store, folder):
+    result = run("extract", folder, "-o", "s3://bucket/f.h5", "--shard", "1/2", "--shared")
+    assert result.exit_code == 2
+    assert "--shared is for an output of this machine" in result.output
