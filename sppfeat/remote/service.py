@@ -23,6 +23,10 @@ N_TRANSFERS = 32
 PATIENCE = Patience()
 """With services, where nothing else is said."""
 
+# Never given back before the process ends. In a forked one, giving back those of the parent would take the sockets of
+# both from the epoll that they share, and the parent would wait for its answers for ever.
+_connected: list[Any] = []
+
 _ONE_AT_ONCE = ("ftp", "sftp", "ssh", "smb")  # one connection, which threads cannot share
 _OF_EXTRA = ("fsspec", "s3fs", "aiobotocore", "botocore", "aiohttp")
 
@@ -105,6 +109,8 @@ class Service:
             fs.retries = 1  # what may pass is tried again here, in one place
         else:
             fs.invalidate_cache()  # others of this process may have listed with it
+        if not any(fs is other for other in _connected):
+            _connected.append(fs)
         return fs
 
     def connect(self) -> None:
