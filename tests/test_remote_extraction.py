@@ -73,7 +73,8 @@ def test_images_of_a_bucket_give_the_file_of_their_folder(store, folder, whole, 
 
 
 def test_an_outage_ends_the_run_and_the_same_command_continues(store, folder, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("sppfeat.windows._FIRST_IMAGES", 2)
+    monkeypatch.setattr("sppfeat.windows._FIRST_IMAGES", 1)
+    monkeypatch.setattr("sppfeat.windows._MOST_FETCHED", 1)
     put(store, folder)
 
     def break_down(line):
