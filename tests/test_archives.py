@@ -754,3 +754,10 @@ def test_a_run_over_archives_is_continued_and_what_fails_has_its_reason(packed, 
         assert file.errors[7] == "is not a regular file in its archive"
         assert file.paths == whole.paths
         assert np.array_equal(file.features, whole.features, equal_nan=True)
+
+
+def test_training_and_benches_refuse_archives(packed, tmp_path):
+    for command in (("bench", "extract"), ("train",)):
+        output = ("-o", tmp_path / "out") if command == ("train",) else ()
+        result = run(*command, packed / "a.tar", *output, ok=2)
+        assert "the inputs are not all folders, image files and lists of them" in result.stderr

@@ -10,9 +10,9 @@ import numpy as np
 from sppfeat.bench.photographs import write_photos
 from sppfeat.bench.settings import RunsWork
 from sppfeat.config import InputSpec
-from sppfeat.errors import ImageError
+from sppfeat.errors import ConfigError, ImageError
 from sppfeat.images import read_image
-from sppfeat.sources import list_images
+from sppfeat.sources import FileStorage, list_images
 
 __all__ = ["Sample", "take_sample"]
 
@@ -51,6 +51,8 @@ def take_sample(
         n = work.n_images
         return Sample(write_photos(folder, n, seed=work.seed, on_photo=lambda done: on_image(done, n)), 0)
     listing = list_images(work.inputs, labels="none")
+    if not isinstance(listing.storage, FileStorage):
+        raise ConfigError("the inputs are not all folders, image files and lists of them; allowed: those")
     n = min(work.n_images, len(listing.paths))
     good: list[str] = []
     reasons: list[str] = []

@@ -103,7 +103,7 @@ class _Scan:
         """Yield the name of each image; all else is noted."""
         for member in self._entries:
             name = harmless_name(member.filename)
-            if member.is_dir() or is_hidden(name):
+            if member.filename.endswith("/") or is_hidden(name):
                 continue
             if not has_image_suffix(name):
                 self.n_other_files += 1
