@@ -176,6 +176,41 @@ def test_a_table_beside_other_inputs(tmp_path):
     assert [image_id for *_, image_id in found(f"@{tmp_path}/list")] == ["a", "b", ""]
 
 
+def test_urls_are_objects_of_a_service(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    urls = [
+        "memory://top/a/1.jpg",
+        "memory://top/2",
+        "memory://top/a/1.jpg",
+        "memory://top/b/3.jpg",
+        "memory://top/gone",
+    ]
+    fsspec.filesystem("memory").pipe({url.removeprefix("memory:/"): url.encode() for url in urls[:4]})
+    rows = [(url, "cat", str(i // 2 * 2)) for i, url in zip([0, 2, 0, 4, 6], urls, strict=True)]
+    listing = list_images([str(write_table(tmp_path / "m.csv", rows))])
+    assert listing.root == b"memory://top"
+    assert list(listing.paths) == [b"a/1.jpg", b"2", b"b/3.jpg", b"gone"]
+    assert list(listing.ids) == [b"0", b"2", b"4", b"6"]
+    assert listing.n_repeated == 1
+    with listing.storage.fetch(np.arange(4), tmp_path) as places:
+        assert [Path(os.fsdecode(of.path)).read_text() for of in places[:3]] == [urls[0], urls[1], urls[3]]
+        assert "no such" in places[3]
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["memory://a/1.jpg", "2.jpg"], "2.jpg', on this machine, and URLs on other rows; allowed: all"),
+        (["2.jpg", "memory://a/1.jpg"], "line 2: found"),
+        (["memory://a/1.jpg", "https://host/1.jpg"], "are of several services, 'memory://a', 'https://host'; allowed"),
+        (["https://host/1.jpg", "https://host/2.jpg?key=1"], "line 3: the URL 'https://host/2.jpg?...' has a query"),
+    ],
+)  # fmt: skip
+def test_urls_that_are_refused(tmp_path, paths, said):
+    pytest.importorskip("fsspec")
+    refused(write_table(tmp_path / "m.csv", [(path,) for path in paths], ("url",)), said)
+
+
 # --- images that are there twice ------------------------------------------------------------------
 
 

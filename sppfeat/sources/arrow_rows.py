@@ -8,8 +8,8 @@ import numpy as np
 
 from sppfeat.box_formats.texts import shorten
 from sppfeat.errors import ConfigError
-from sppfeat.images import IMAGE_SUFFIXES
 from sppfeat.sources.arrow_columns import ArrowColumns, ColumnPart
+from sppfeat.sources.image_names import has_image_suffix
 from sppfeat.sources.manifest_rows import Rows
 from sppfeat.sources.paths import PathTableBuilder
 from sppfeat.sources.segments import OwnLabels, Segment
@@ -18,7 +18,7 @@ from sppfeat.sources.table_files import TableFile
 from sppfeat.sources.table_labels import IdBuilder, LabelBuilder
 from sppfeat.sources.table_values import ErrorAt, encode_paths, encode_values
 
-__all__ = ["arrow_rows", "image_name", "image_segment", "row_of_image"]
+__all__ = ["arrow_rows", "image_name", "image_segment"]
 
 _DATA = b"data"  # the folder that datasets are kept in, beside their card
 _DIGITS = 8
@@ -93,21 +93,8 @@ def image_name(row: int, path: bytes) -> bytes:
         >>> image_name(7, b"cat.jpeg"), image_name(8, b"")
         (b'00000007.jpeg', b'00000008')
     """
-    suffix = os.path.splitext(path)[1]
-    is_known = suffix.lower().decode("latin-1") in IMAGE_SUFFIXES
-    return b"%0*d" % (_DIGITS, row) + (suffix if is_known else b"")
-
-
-def row_of_image(name: bytes) -> int | None:
-    """Return the row of an image of this name; None where no image of a table is called so.
-
-    Example:
-        >>> row_of_image(b"00000007.jpeg"), row_of_image(b"cat.jpeg")
-        (7, None)
-    """
-    digits = os.path.splitext(name)[0]
-    is_number = len(digits) >= _DIGITS and digits.isdigit() and len(digits) < 20
-    return int(digits) if is_number else None
+    suffix = os.path.splitext(path)[1] if has_image_suffix(path) else b""
+    return b"%0*d" % (_DIGITS, row) + suffix
 
 
 def _values(batch: Any, part: ColumnPart | None) -> list[Any]:

@@ -129,9 +129,9 @@ def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.N
     """Where the images that count are."""
     if all(segment.storage is None for segment in segments):
         return files
-    if len(segments) == 1 and segments[0].storage is not None:  # and so nothing is repeated
-        return segments[0].storage
     counts = [len(segment.names) for segment in segments]
+    if len(segments) == 1 and segments[0].storage is not None and len(kept) == counts[0]:
+        return segments[0].storage
     parts: list[Storage] = [segment.storage or files for segment in segments]
     part_of = np.repeat(np.arange(len(parts), dtype=np.uint32), counts)[kept]
     number_in = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])[kept]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from sppfeat.errors import ConfigError
 from sppfeat.sources.inputs import absolute_path
 from sppfeat.sources.paths import PathTableBuilder
 from sppfeat.sources.repeats import possibly_repeated
@@ -13,6 +14,7 @@ from sppfeat.sources.roots import is_url
 from sppfeat.sources.segments import Segment
 from sppfeat.sources.table_files import TableFile
 from sppfeat.sources.table_labels import IdBuilder, LabelBuilder
+from sppfeat.sources.table_urls import find_objects, has_urls
 from sppfeat.texts import one_line
 
 __all__ = ["Rows", "manifest_segment"]
@@ -63,7 +65,14 @@ def manifest_segment(
         labels.extend(some.labels)
         ids.extend(some.ids)
         numbers.extend(some.numbers)
-    segment = Segment(None, names.build(), own_labels=labels.build(), ids=ids.build())
+
+    def error_at(position: int, what: str) -> ConfigError:
+        return table.error(f"{unit} {numbers[position]}", what)
+
+    paths, storage = names.build(), None
+    if has_urls(paths):
+        paths, storage = find_objects(paths, error_at)
+    segment = Segment(None, paths, storage=storage, own_labels=labels.build(), ids=ids.build())
     _check_repeated(table, segment, numbers, has_boxes=has_boxes, unit=unit)
     return segment
 

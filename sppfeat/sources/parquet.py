@@ -1,25 +1,20 @@
 """Parquet files as inputs: of images, as data sets of Hugging Face are, or of their paths."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sppfeat.errors import ConfigError
-from sppfeat.places import Place
 from sppfeat.sources.arrow_columns import ColumnPart, find_arrow_columns
-from sppfeat.sources.arrow_rows import arrow_rows, image_segment, row_of_image
+from sppfeat.sources.arrow_rows import arrow_rows, image_segment
 from sppfeat.sources.manifest_rows import manifest_segment
 from sppfeat.sources.parquet_files import arrow_errors, open_parquet
 from sppfeat.sources.parquet_storage import ParquetStorage
 from sppfeat.sources.segments import Segment
 from sppfeat.sources.table_files import TableFile
 
-__all__ = ["place_of_parquet_image", "read_parquet"]
+__all__ = ["read_parquet"]
 
 _ROWS_AT_ONCE = 1 << 16
 # Of a part of a column that is null on all rows, and a byte for each row: no images are as small.
@@ -48,30 +43,6 @@ def read_parquet(path: bytes) -> Segment:
             )
         storage = ParquetStorage(path, columns.contents, file.metadata.num_rows)
         return image_segment(rows, table, classes=columns.classes, storage=storage)
-
-
-@contextlib.contextmanager
-def place_of_parquet_image(path: bytes, name: bytes, scratch: Path) -> Iterator[Place | str]:
-    """The place of an image in a Parquet file, or why there is none; it holds until the context ends.
-
-    Args:
-        path: of the file, absolute.
-        name: that the image has in listings, such as ``00000007.jpg``.
-        scratch: an existing folder.
-
-    Raises:
-        ConfigError: the file cannot be read, or has no such image.
-        StoreError: likewise, later.
-    """
-    table = TableFile(path)
-    row = row_of_image(name)
-    with _opened(path) as file:
-        contents = find_arrow_columns(file.schema_arrow, table, partial(_is_empty, file)).contents
-        n_rows = file.metadata.num_rows
-    if contents is None or row is None or row >= n_rows:
-        raise table.error("", f"has no image {os.fsdecode(name)!r}; it has {n_rows} rows")
-    with ParquetStorage(path, contents, n_rows).fetch(np.array([row]), scratch) as places:
-        yield places[0]
 
 
 @contextlib.contextmanager
