@@ -45,7 +45,6 @@ _ATTRIBUTES = (
     "boxes_path",
     "norm_factors",
 )
-_PER_SHARD = ("N", "R")  # entries of a shard follow those of the one before
 _Progress = Callable[[str, int, int], None]
 
 
@@ -209,8 +208,7 @@ class _Layout:
         names = {**COLUMNS, **OPTIONAL_COLUMNS} if first.image_ids is not None else COLUMNS
         self._columns = {**names, **ROW_COLUMNS} if first.has_boxes else names
         self._has_box_file = first.has_boxes and has_box_file(first.config)
-        views_are_numbered = () if self._has_box_file else ("X",)  # as rows are
-        self._per_shard = (*_PER_SHARD, *views_are_numbered)
+        self._per_shard = ("N", "R") if self._has_box_file else ("N", "R", "X")  # these follow each other
 
     @property
     def nbytes(self) -> int:
@@ -230,9 +228,11 @@ class _Layout:
         for name, (dims, dtype) in self._columns.items():
             self._allocate(file, name, dims[0], dtype)
         box_row = self._unknown_rows()
+        first_view = 0
         for n, part in enumerate(self._parts, 1):
             with FeatureFile(part.path) as source:
-                self._copy_entries(file, source, part)
+                self._copy_entries(file, source, part, first_view)
+                first_view += part.n_boxes
                 if box_row is not None:
                     _join_box_rows(box_row, source, part)
             self._on_part(n)
@@ -283,7 +283,9 @@ class _Layout:
             else:
                 file.create_dataset(name, data=values, dtype=STRING if dtype == "string" else dtype)
             return
-        shape = (whole.n_images if per == "N" else whole.n_rows, *self._first.shape_of(name)[1:])
+        n_views = sum(part.n_boxes for part in self._parts)
+        n = {"N": whole.n_images, "R": whole.n_rows, "X": n_views}[str(per)]
+        shape = (n, *self._first.shape_of(name)[1:])
         if dtype == "string":
             file.create_dataset(name, shape, dtype=STRING)
         elif name == "images/error":
@@ -295,13 +297,13 @@ class _Layout:
         """``(X,)`` a row for each box of the box file, none of which is known yet; None where there is no such file."""
         return np.full(self._first.shape_of("box_row"), -1, dtype=np.int64) if self._has_box_file else None
 
-    def _copy_entries(self, file: h5py.File, source: FeatureFile, part: ShardFile) -> None:
+    def _copy_entries(self, file: h5py.File, source: FeatureFile, part: ShardFile, first_view: int) -> None:
         """Copy what a shard says of its images and rows, numbered as they are in the whole."""
-        firsts = {"N": part.shard.first_image, "R": part.shard.first_row, "X": part.shard.first_row}
+        firsts = {"N": part.shard.first_image, "R": part.shard.first_row, "X": first_view}
         shifts = {
             "image_index": part.shard.first_image,
             "images/rows": part.shard.first_row,
-            "row_source": 0 if self._has_box_file else part.shard.first_row,
+            "row_source": 0 if self._has_box_file else firsts["X"],
             "box_row": part.shard.first_row,
         }
         for name, (dims, _) in self._columns.items():

@@ -136,13 +136,16 @@ class RowBoxes:
 
         Args:
             first_row: of these, in the whole.
-            has_views: they are windows of each image, which are numbered as rows are; boxes of a box file keep
-                their numbers.
+            has_views: they are windows of each image, of which those of other images are left out; boxes of a box
+                file keep their numbers.
         """
-        if has_views:
-            every = np.arange(len(self), dtype=np.int64)
-            return dataclasses.replace(self, source=every, box_row=every)
         is_own = (self.box_row >= first_row) & (self.box_row < first_row + len(self))
+        if has_views:  # one after the other, also those that share a row
+            own = np.flatnonzero(is_own)
+            first = int(own[0]) if len(own) else 0
+            return dataclasses.replace(
+                self, source=self.source - first, box_row=self.box_row[own] - first_row
+            )
         return dataclasses.replace(self, box_row=np.where(is_own, self.box_row - first_row, -1))
 
     def followed_by(self, other: "RowBoxes", *, box_row: npt.NDArray[np.int64]) -> "RowBoxes":

@@ -33,6 +33,8 @@ def _of_sources(file: FeatureFile, sources: SourceFiles) -> list[str]:
         try:
             with FeatureFile(path) as part:
                 now = part.status
+            if source.n_rows:
+                sources.map(i)
         except StoreError as error:
             problems.append(str(error))
             continue

@@ -35,6 +35,7 @@ class ShardFile(NamedTuple):
         nbytes, mtime_ns: its size, and when it was last changed.
         offset: where its ``/features`` begin; None where they are not one piece of the file.
         created: its attribute.
+        n_boxes: of the box file, or of its own views; 0 where rows are whole images.
         done, failed, pending: images, by status.
     """
 
@@ -46,6 +47,7 @@ class ShardFile(NamedTuple):
     mtime_ns: int
     offset: int | None
     created: str
+    n_boxes: int
     done: int
     failed: int
     pending: int
@@ -135,6 +137,7 @@ def _read(file: FeatureFile) -> ShardFile:
         mtime_ns=found.st_mtime_ns,
         offset=file.features_offset(),
         created=file.attribute("created"),
+        n_boxes=file.shape_of("box_row")[0] if file.has_boxes else 0,
         done=status[Status.DONE],
         failed=status[Status.FAILED],
         pending=file.n_images - status[Status.DONE] - status[Status.FAILED],

@@ -122,9 +122,7 @@ class SourceFiles(Sequence[SourceFile]):
         """Refuse what only looks like the file: nothing but the descriptors of a feature file is handed out as such."""
         source, path = self.files[i], Path(self.path_of(i))
         try:
-            with hdf5_errors(path, "cannot be opened as HDF5"):
-                file = h5py.File(path, "r")
-            with file:
+            with _open_hdf5(path) as file:
                 if not os.path.samestat(os.fstat(file.id.get_vfd_handle()), opened):
                     raise self._changed(i, "it was replaced just now")
                 found = check_features(file, path)
@@ -207,6 +205,21 @@ def _is_mapped(features: h5py.Dataset, files: Sequence[SourceFile], stored: Stor
             if os.fsencode(properties.get_virtual_filename(i)) != escaped_name(source.path):
                 return False
     return True
+
+
+def _open_hdf5(path: Path) -> h5py.File:
+    """Open a file.
+
+    Raises:
+        OSError: the system does not let us.
+        StoreError: it is not HDF5.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno)) from error
+        raise StoreError(f"it cannot be opened as HDF5: {one_line(str(error))}") from error
 
 
 def escaped_name(path: bytes) -> bytes:

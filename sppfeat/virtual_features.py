@@ -17,10 +17,9 @@ from sppfeat.source_files import SourceFiles
 
 __all__ = ["VirtualFeatures"]
 
-_KEPT_MAPS = 64
-_MAX_MAPS = (
-    256  # of which views were handed out; each keeps a file open, of which a process often may have 1024
-)
+# Each map keeps a file open, of which a process often may have 1024.
+_KEPT_MAPS = 64  # of the sources that were read last
+_MAX_MAPS = 128  # where views of as many are in use, copies are handed out
 _Array = npt.NDArray[Any]
 _COPY = "a copy is needed: the rows lie in several files"
 

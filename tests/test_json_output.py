@@ -6,6 +6,7 @@ import math
 import pytest
 from click.testing import CliRunner
 from json_fields import check_fields
+from sharded_files import whole_images, write_shards
 
 from sppfeat.cli import main
 from sppfeat.cli.output import print_json
@@ -70,7 +71,10 @@ def test_info_and_verify(whole, boxes):
     folder, _ = whole
     reduced = folder / "r.h5"
     output_of("reduce", boxes[0], "-o", reduced, "--components", 1, "--fit-rows", "0:2", "-q")
-    check_fields("info", *(output_of("info", path) for path in (folder / "f.h5", boxes[0], reduced)))
+    shards = write_shards(folder, whole_images(), (0, 5, 11))
+    output_of("merge", folder / "m.h5", *shards)
+    files = (folder / "f.h5", boxes[0], reduced, shards[0], folder / "m.h5")
+    check_fields("info", *(output_of("info", path) for path in files))
     check_fields(
         "verify", output_of("verify", folder / "f.h5"), output_of("verify", boxes[0], "--recompute", 1, "-q")
     )

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.schema import COLUMNS, REDUCTION_COLUMNS, ROW_COLUMNS
+from sppfeat.schema import COLUMNS, REDUCTION_COLUMNS, ROW_COLUMNS, SOURCE_COLUMNS
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -87,7 +87,7 @@ def test_every_option_has_its_environment_variable(name):
 
 def test_every_dataset_of_the_file_is_described():
     text = README.read_text()
-    for name in ["features", *COLUMNS, *ROW_COLUMNS, *REDUCTION_COLUMNS]:
+    for name in ["features", *COLUMNS, *ROW_COLUMNS, *REDUCTION_COLUMNS, *SOURCE_COLUMNS]:
         group = name.rsplit("/", 1)[0]
         assert f"`/{name}`" in text or (group == "columns" and "`/columns/*`" in text), name
 
