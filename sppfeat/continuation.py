@@ -63,7 +63,7 @@ class Recorded:
         return (
             (self.root, self.classes) == (listing.root, listing.classes)
             and np.array_equal(self.labels, listing.labels)
-            and list(self.paths) == list(listing.paths)
+            and self.paths.has_same(listing.paths)
         )
 
 
@@ -136,17 +136,17 @@ def match_inputs(recorded: Recorded, listing: Listing) -> Matched:
     Raises:
         StoreError: the file holds none of the inputs.
     """
-    root, now = recorded.root, list(listing.paths)
+    root, now = recorded.root, listing.paths
     if listing.root != recorded.root:
         if is_below(listing.root, recorded.root):
-            now = [os.path.join(below(listing.root, recorded.root), path) for path in now]
+            folder = below(listing.root, recorded.root)
+            now = PathTable(os.path.join(folder, path) for path in now)
         else:
             root = listing.root
-    if now == list(recorded.paths):
+    if now.has_same(recorded.paths):
         nothing = np.empty(0, dtype=np.int64)
         return Matched(root, np.arange(len(now), dtype=np.int64), nothing, [])
-    position = {path: i for i, path in enumerate(now)}
-    stored_as = np.array([position.get(path, -1) for path in recorded.paths], dtype=np.int64)
+    stored_as = recorded.paths.positions_in(now)
     if (stored_as < 0).all():
         raise StoreError(
             f"{str(recorded.path)!r} exists and holds none of these inputs: its images lie under "

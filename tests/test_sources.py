@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sppfeat.errors import ConfigError
 from sppfeat.sources import PathTable, list_images
+from sppfeat.sources.folders import read_folder
 from sppfeat.sources.paths import natural_key
 
 NAMES = st.binary(min_size=1, max_size=30).map(lambda name: name.replace(b"\0", b"x").replace(b"/", b"y"))
@@ -79,6 +80,18 @@ def test_the_order_does_not_depend_on_the_order_of_creation(tmp_path):
     touch(tmp_path / "up", *names)
     touch(tmp_path / "down", *reversed(names))
     assert listed(str(tmp_path / "up")) == listed(str(tmp_path / "down")) == names
+
+
+@given(st.lists(st.sampled_from([f"{a}{i}" for a in "aB" for i in range(12)]), unique=True), st.data())
+def test_a_large_folder_is_put_in_order_in_parts(names, data):
+    folders = data.draw(st.sets(st.sampled_from(names))) if names else set()
+    expected = []
+    for name in sorted(names, key=lambda name: natural_key(f"{name}.jpg".encode())):
+        expected += [f"{name}.jpg/{i}.png" for i in range(3)] if name in folders else [f"{name}.jpg"]
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        touch(folder, *expected, "x.txt")
+        patch.setattr("sppfeat.sources.folders._SORTED_AT_ONCE", data.draw(st.integers(1, 9)))
+        assert list(map(os.fsdecode, read_folder(os.fsencode(folder)).names)) == expected
 
 
 def test_hidden_names_and_other_files_are_left_out_and_the_latter_counted(folder):
@@ -272,6 +285,27 @@ def test_a_part_of_a_path_table_is_that_part_of_the_sequence(paths, data):
     assert list(part) == [part[i] for i in range(len(part))] == paths[start:stop]
     assert list(part.part(0, len(part))) == list(part)
     assert part.nbytes <= PathTable(paths).nbytes
+
+
+@given(st.lists(NAMES, max_size=9), st.integers(1, 4), st.data())
+def test_a_path_table_is_read_in_blocks(paths, n_paths, data):
+    start = data.draw(st.integers(0, len(paths)))
+    blocks = list(PathTable(paths).part(start, len(paths)).blocks(n_paths))
+    assert blocks == [paths[i : i + n_paths] for i in range(start, len(paths), n_paths)]
+
+
+@given(st.lists(NAMES, max_size=5), st.lists(NAMES, max_size=5))
+def test_path_tables_are_compared(paths, others):
+    assert PathTable(paths).has_same(PathTable(others)) == (paths == others)
+    assert PathTable(paths).has_same(PathTable([b"x", *paths]).part(1, len(paths) + 1))
+
+
+@given(st.lists(NAMES), st.lists(NAMES, unique=True), st.integers(1, 2**63))
+def test_paths_are_found_in_a_table(paths, others, n_hashes):
+    expected = [others.index(path) if path in others else -1 for path in paths]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sppfeat.sources.paths._hash", lambda path: hash(path) % n_hashes)  # many are equal
+        assert PathTable(paths).positions_in(PathTable(others)).tolist() == expected
 
 
 def test_a_path_table_takes_text_that_was_no_utf8():

@@ -1,5 +1,6 @@
 """The image files below a folder."""
 
+import heapq
 import os
 import stat
 from collections import Counter
@@ -14,6 +15,8 @@ from sppfeat.sources.paths import PathTable, natural_key
 from sppfeat.sources.segments import Segment
 
 __all__ = ["Folder", "folder_identity", "read_folder"]
+
+_SORTED_AT_ONCE = 1 << 14  # names of one folder, as objects with their keys: 4 MB
 
 
 class Folder(NamedTuple):
@@ -68,11 +71,11 @@ class _Scan:
         stack = [(b"", self._entries(self._top), above)]
         while stack:
             below, entries, above = stack[-1]
-            for name, is_folder in entries:
-                if not is_folder:
-                    yield below + name
+            for entry in entries:
+                if not entry.endswith(b"/"):
+                    yield below + entry
                     continue
-                path = os.path.join(self._top, below + name)
+                path = os.path.join(self._top, below + entry[:-1])
                 identity = folder_identity(path)
                 if identity is not None and identity not in above:
                     n_ways[identity] += 1
@@ -81,15 +84,15 @@ class _Scan:
                             f"the folder {_show(path)} is found in more than {MOST_WAYS} ways, by links; "
                             f"allowed: {MOST_WAYS}"
                         )
-                    stack.append((below + name + b"/", self._entries(path), above | {identity}))
+                    stack.append((below + entry, self._entries(path), above | {identity}))
                     break
             else:
                 stack.pop()
 
-    def _entries(self, folder: bytes) -> Iterator[tuple[bytes, bool]]:
-        """Sub-folders and wanted files of one folder, in natural order, each with whether it is a folder."""
+    def _entries(self, folder: bytes) -> Iterator[bytes]:
+        """Sub-folders, each with a slash behind it, and wanted files of one folder, in natural order."""
         kept: list[bytes] = []
-        folders: set[bytes] = set()
+        in_order: list[PathTable] = []
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -97,15 +100,23 @@ class _Scan:
                     if name.startswith(b"."):
                         continue
                     if _leads_to_folder(entry):
-                        folders.add(name)
+                        name += b"/"
                     elif not self._is_wanted(name):
                         self.n_other_files += 1
                         continue
                     kept.append(name)
+                    if len(kept) == _SORTED_AT_ONCE:
+                        kept.sort(key=_order)
+                        in_order.append(PathTable(kept))
+                        kept = []
         except OSError as error:
             raise ConfigError(f"cannot list the folder {_show(folder)}: {error.strerror}") from error
-        kept.sort(key=natural_key)
-        return ((name, name in folders) for name in kept)
+        kept.sort(key=_order)
+        return heapq.merge(*in_order, kept, key=_order) if in_order else iter(kept)
+
+
+def _order(entry: bytes) -> bytes:
+    return natural_key(entry.removesuffix(b"/"))
 
 
 def _is_container(name: bytes) -> bool:
