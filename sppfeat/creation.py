@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from sppfeat._version import __version__
 from sppfeat.boxes import whole_image_boxes
@@ -34,11 +35,13 @@ from sppfeat.schema import (
     scale_sides,
 )
 from sppfeat.sharding import Shard
+from sppfeat.sources import PathTable
 from sppfeat.texts import one_line
 
 __all__ = ["FILE_DTYPES", "STRING", "Provenance", "allocate", "create_file", "feature_nbytes", "laid_out"]
 
 STRING = h5py.string_dtype("utf-8")
+_AT_ONCE = 1 << 14  # images or texts
 _BYTES_PER_IMAGE = 320  # of columns other than the features, and around a path in the heap of HDF5
 _BYTES_PER_BOX = 160  # of the columns of a row with a box, and around its texts in the heap of HDF5
 FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
@@ -185,21 +188,29 @@ def _write_attributes(file: h5py.File, plan: Plan, config: ExtractConfig, proven
 def _write_columns(file: h5py.File, plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> None:
     n, dimension = plan.n_images, blocks[-1].stop
     allocate(file, "features", (plan.n_rows, dimension), FILE_DTYPES[config.descriptor.dtype])
-    image_index = plan.row_images.astype("<i8")
     if plan.boxes is None:
-        file["boxes"] = whole_image_boxes(plan.image_hw)[image_index]
+        boxes_px = allocate(file, "boxes", (plan.n_rows, 4), np.dtype("<f8"))
     else:
-        file["boxes"] = plan.boxes.boxes_px.astype("<f8")
-    file["image_index"] = image_index
-    file.create_dataset("images/path", data=list(plan.paths), dtype=STRING, shape=(n,))
+        boxes_px = None
+        _write(file, "boxes", plan.boxes.boxes_px, "<f8")
+    image_index = allocate(file, "image_index", (plan.n_rows,), np.dtype("<i8"))
+    for first in range(0, n, _AT_ONCE):
+        stop = min(first + _AT_ONCE, n)
+        rows = slice(*plan.row_range(first, stop))
+        images = np.repeat(np.arange(first, stop), np.diff(plan.rows[first:stop], axis=1).reshape(-1))
+        if len(images):
+            image_index[rows] = images
+            if boxes_px is not None:
+                boxes_px[rows] = whole_image_boxes(plan.image_hw[images])
+    _write_texts(file, "images/path", plan.paths)
     if plan.ids is not None:
-        file.create_dataset("images/id", data=list(plan.ids), dtype=STRING, shape=(n,))
-    file["images/size"] = plan.image_hw.astype("<i4")
-    file["images/rows"] = plan.rows.astype("<i8")
+        _write_texts(file, "images/id", plan.ids)
+    _write(file, "images/size", plan.image_hw, "<i4")
+    _write(file, "images/rows", plan.rows, "<i8")
     allocate(file, "images/status", (n,), np.dtype("|u1"))
     allocate(file, "images/error", (n,), h5py.string_dtype("utf-8", ERROR_NBYTES))
-    file["images/label"] = plan.labels.astype("<i8")
-    file.create_dataset("classes", data=list(plan.classes), dtype=STRING, shape=(len(plan.classes),))
+    _write(file, "images/label", plan.labels, "<i8")
+    _write_texts(file, "classes", PathTable(plan.classes))
     for name in ColumnBlock._fields:
         values = [getattr(block, name) for block in blocks]
         file.create_dataset(f"columns/{name}", data=values, dtype=STRING if name == "layer" else "<i8")
@@ -207,26 +218,36 @@ def _write_columns(file: h5py.File, plan: Plan, config: ExtractConfig, blocks: S
 
 def _write_row_columns(file: h5py.File, boxes: RowBoxes, config: ExtractConfig) -> None:
     n_rows, said = len(boxes), boxes.annotations
-    file["row_source"] = boxes.source.astype("<i8")
-    file["row_flag"] = boxes.flag.astype("|u1")
+    _write(file, "row_source", boxes.source, "<i8")
+    _write(file, "row_flag", boxes.flag, "|u1")
     file["row_scale"] = scale_sides(boxes.scale, config.input)
-    file["row_mirrored"] = boxes.mirrored.astype("|u1")
+    _write(file, "row_mirrored", boxes.mirrored, "|u1")
     allocate(file, "row_region", (n_rows, len(config.backbone.layers), 4), np.dtype("<i4"))
-    file["row_label"] = said.label.astype("<i8")
-    file["row_score"] = said.score.astype("<f8")
-    for name, texts in (
-        ("row_id", list(said.ids)),
-        ("row_classes", [os.fsencode(text) for text in said.classes]),
-        ("row_extra_names", [os.fsencode(text) for text in said.extra_names]),
-    ):
-        file.create_dataset(name, data=texts, dtype=STRING, shape=(len(texts),))
+    _write(file, "row_label", said.label, "<i8")
+    _write(file, "row_score", said.score, "<f8")
+    _write_texts(file, "row_id", said.ids)
+    _write_texts(file, "row_classes", PathTable(said.classes))
+    _write_texts(file, "row_extra_names", PathTable(said.extra_names))
     extra = file.create_dataset("row_extra", (n_rows, len(said.extra)), dtype=STRING)
-    for i, column in enumerate(said.extra if n_rows else ()):
-        extra[:, i] = list(column)
-    file["box_row"] = boxes.box_row.astype("<i8")
+    for i, column in enumerate(said.extra):
+        for first, texts in zip(range(0, n_rows, _AT_ONCE), column.blocks(_AT_ONCE), strict=True):
+            extra[first : first + len(texts), i] = texts
+    _write(file, "box_row", boxes.box_row, "<i8")
 
 
-def allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _write(file: h5py.File, name: str, values: npt.NDArray[Any], dtype: str) -> None:
+    """Write numbers, without a copy of them where they are of the type already."""
+    file[name] = values.astype(dtype, copy=False)
+
+
+def _write_texts(file: h5py.File, name: str, texts: PathTable) -> None:
+    """Write texts, some at a time: each becomes an object on the way, of 100 bytes and more."""
+    dataset = file.create_dataset(name, (len(texts),), dtype=STRING)
+    for first, block in zip(range(0, len(texts), _AT_ONCE), texts.blocks(_AT_ONCE), strict=True):
+        dataset[first : first + len(block)] = block
+
+
+def allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
     """Make a contiguous dataset that has its place in the file and no content: it reads as zeros."""
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
@@ -235,7 +256,9 @@ def allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)
     h5_type = h5py.h5t.py_create(dtype, logical=True)
-    h5py.h5d.create(file.id, name.encode(), h5_type, h5py.h5s.create_simple(shape), layout, links)
+    return h5py.Dataset(
+        h5py.h5d.create(file.id, name.encode(), h5_type, h5py.h5s.create_simple(shape), layout, links)
+    )
 
 
 def _file_nbytes(plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> int:

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from sppfeat.sizing import network_input_hw
 from sppfeat.sources import FileStorage, Listing, PathTable, Storage
 
 __all__ = ["Batch", "Plan", "input_sizes", "make_plan", "schedule"]
+
+_AT_ONCE = 1 << 18  # images
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,10 @@ class Plan:
     @property
     def n_shapes(self) -> int:
         """Number of distinct network-input sizes."""
-        keys = _shape_keys(self.input_hw.reshape(-1, 2))
-        return len(np.unique(keys[keys > 0]))
+        keys: set[int] = set()
+        for hw in _in_blocks(self.input_hw):
+            keys.update(np.unique(_shape_keys(hw.reshape(-1, 2))).tolist())
+        return len(keys - {0})
 
     @property
     def row_images(self) -> npt.NDArray[np.int64]:
@@ -97,10 +102,10 @@ class Plan:
     def digest(self) -> str:
         """SHA-256 of what all shards share: the images in their order, their labels and rows; sizes apart."""
         digest = hashlib.sha256()
-        for text in (*self.paths, b"", *self.classes):
-            digest.update(text + b"\0")
-        digest.update(self.labels.astype("<i8").tobytes())
-        digest.update(np.diff(self.rows, axis=1).astype("<i8").tobytes())
+        for texts in chain(self.paths.blocks(), [[b"", *self.classes]]):
+            digest.update(b"".join(text + b"\0" for text in texts))
+        digest.update(self.labels.astype("<i8", order="C", copy=False).data)
+        digest.update(np.diff(self.rows, axis=1).astype("<i8", order="C", copy=False).data)
         return digest.hexdigest()
 
     def part(self, first: int, stop: int) -> "Plan":
@@ -268,6 +273,8 @@ def input_sizes(
         ``(N, S, 2)`` int32, per short side, 0 where there is no valid size; and the reason, by index, where
         an image's own size is known and yet leads to none.
     """
+    if not image_hw.any():  # of ten million images without sizes it takes a gigabyte to find that out below
+        return np.zeros((len(image_hw), len(spec.short_sides), 2), dtype=np.int32), {}
     keys, inverse = np.unique(_shape_keys(image_hw), return_inverse=True)  # ten times as fast as axis=0
     input_hw = np.zeros((len(keys), len(spec.short_sides), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
@@ -290,6 +297,12 @@ def input_sizes(
             reasons[i] = str(error)
     failed = np.flatnonzero(np.isin(inverse, list(reasons))) if reasons else ()
     return input_hw[inverse], {int(image): reasons[int(inverse[image])] for image in failed}
+
+
+def _in_blocks(hw: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
+    """Yield sizes of some images at a time: what is computed of those of all takes more than these."""
+    for first in range(0, len(hw), _AT_ONCE):
+        yield hw[first : first + _AT_ONCE]
 
 
 def _shape_keys(hw: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

@@ -1,7 +1,12 @@
 """The Plan: every image once, equal shapes together, largest first, in little memory."""
 
 import dataclasses
+import hashlib
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +90,74 @@ def test_a_plan_takes_at_most_200_bytes_per_image():
     listing = Listing.of_files(root=b"/data", paths=paths, labels=np.arange(n), classes=())
     image_hw = np.full((n, 2), 500, dtype=np.int32)
     assert make_plan(listing, image_hw, {}, InputSpec()).nbytes / n <= 200
+
+
+def test_shapes_are_counted_in_blocks(monkeypatch):
+    listing = Listing.of_files(b"/data", PathTable(f"{i}.jpg" for i in range(9)), np.zeros(9, dtype=int), ())
+    image_hw = np.array(
+        [(0, 0), (4, 6), (4, 6), (6, 4), (8, 8), (0, 0), (4, 6), (8, 8), (2, 9)], dtype=np.int32
+    )
+    plan = make_plan(listing, image_hw, {}, InputSpec(size=None))
+    assert plan.n_shapes == 4
+    monkeypatch.setattr("sppfeat.plan._AT_ONCE", 2)
+    assert plan.n_shapes == 4
+
+
+def test_the_digest_is_of_images_labels_and_rows():
+    names = [b"a/\xff.jpg", b"b.jpg"]
+    listing = Listing.of_files(b"/data", PathTable(names), np.array([1, -1]), (b"x", b"y"))
+    text = b"".join(name + b"\0" for name in (*names, b"", b"x", b"y"))
+    numbers = np.array([1, -1, 1, 1], dtype="<i8").tobytes()
+    for image_hw in (np.zeros((2, 2), dtype=np.int32), np.full((2, 2), 9, dtype=np.int32)):
+        plan = make_plan(listing, image_hw, {}, InputSpec())
+        assert plan.digest == hashlib.sha256(text + numbers).hexdigest()
+
+
+_MEASURE = """
+import os, sys
+import numpy as np
+from pathlib import Path
+from feature_files import BLOCKS, config
+from sppfeat.config import InputSpec
+from sppfeat.creation import create_file
+from sppfeat.plan import make_plan
+from sppfeat.sources import list_images
+
+class Entry:
+    def __init__(self, i):
+        self.name = b"an_image_of_a_class_%08d.jpeg" % i
+    def is_dir(self):
+        return False
+
+class Folder:
+    def __enter__(self):
+        return map(Entry, range(n))
+    def __exit__(self, *error):
+        pass
+
+def peak():
+    listing = list_images(["."])
+    plan = make_plan(listing, np.zeros((n, 2), dtype=np.int32), {}, InputSpec())
+    create_file(Path(f"{n}.h5"), plan, config(), BLOCKS)
+    plan.digest
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+
+os.scandir = lambda path: Folder()
+n = 30_000  # what there is of everything, whatever the number of images
+before = peak()
+n = 90_000
+print((peak() - before) / 60_000)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is measured as Linux tells it")
+def test_to_list_plan_and_lay_out_takes_at_most_200_bytes_per_image(tmp_path):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    run = subprocess.run(
+        [sys.executable, "-c", _MEASURE], env=env, cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert 50 < float(run.stdout) <= 200
 
 
 # --- the schedule ---------------------------------------------------------------------------------

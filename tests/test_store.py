@@ -1,6 +1,7 @@
 """The output file: laid out whole, filled in place, never wrong whenever one looks or kills."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import shutil
@@ -35,6 +36,7 @@ from sppfeat.schema import (
     column_blocks,
     cut_error,
 )
+from sppfeat.sources import PathTable
 from sppfeat.store import FeatureWriter
 
 HERE = Path(__file__).parent
@@ -121,6 +123,26 @@ def test_the_file_is_in_the_oldest_format_and_reserved(file):
     assert content[:8] == b"\x89HDF\r\n\x1a\n"
     assert content[8] == 0  # version of the superblock: no flag that says "open for writing"
     assert file.stat().st_blocks * 512 >= len(content) - 4096
+
+
+@given(n=st.integers(0, 7), at_once=st.integers(1, 8))
+@settings(deadline=None, max_examples=20)
+def test_a_file_is_laid_out_in_blocks(tmp_path_factory, n, at_once):
+    path = tmp_path_factory.mktemp("blocks") / "features.h5"
+    plan = plan_of([f"{i}.jpg" for i in range(n)], sizes=[(i, 2 * i) for i in range(n)])
+    plan = dataclasses.replace(plan, ids=PathTable(f"id {i}" for i in range(n)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sppfeat.creation._AT_ONCE", at_once)
+        create_file(path, plan, config(), BLOCKS)
+    with h5py.File(path) as file:
+        assert file["images/path"][()].tolist() == list(plan.paths)
+        assert file["images/id"][()].tolist() == list(plan.ids)
+        assert file["image_index"][()].tolist() == list(range(n))
+        expected = [[np.nan] * 4 if i == 0 else [0, 0, 2 * i, i] for i in range(n)]
+        assert np.array_equal(file["boxes"][()], np.reshape(expected, (n, 4)), equal_nan=True)
+    with FeatureFile(path) as opened:
+        assert list(opened.path_table) == list(plan.paths)
+        assert list(opened.image_ids) == list(plan.ids)
 
 
 def test_a_file_without_labels_has_no_classes(file):
