@@ -6,6 +6,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -174,12 +175,12 @@ class FeatureFile:
     @cached_property
     def path_table(self) -> PathTable:
         """:attr:`paths` as bytes, compactly."""
-        return PathTable(self._read("images/path"))
+        return self._path_table("images/path")
 
     @cached_property
     def image_ids(self) -> PathTable | None:
         """What the inputs called the images, as bytes; None where they had no such names."""
-        return PathTable(self._read("images/id")) if self.has_table("images/id") else None
+        return self._path_table("images/id") if self.has_table("images/id") else None
 
     def path_of(self, image: int) -> str:
         """Path of one image, relative to :attr:`root`."""
@@ -544,6 +545,10 @@ class FeatureFile:
     def _read(self, name: str) -> npt.NDArray[Any]:
         self._check_length(name)
         return read_dataset(self._file, name, self.path)
+
+    def _path_table(self, name: str) -> PathTable:
+        """Texts without an object for each, which takes 100 bytes."""
+        return PathTable(chain.from_iterable(texts for _, texts in self.table_parts(name)))
 
     def _check_length(self, name: str) -> None:
         """Refuse to read a file that is shorter than when it was opened: HDF5 would read zeros."""

@@ -91,7 +91,7 @@ def test_a_large_folder_is_put_in_order_in_parts(names, data):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         touch(folder, *expected, "x.txt")
         patch.setattr("sppfeat.sources.folders._SORTED_AT_ONCE", data.draw(st.integers(1, 9)))
-        assert list(map(os.fsdecode, read_folder(os.fsencode(folder)).names)) == expected
+        assert list(map(os.fsdecode, read_folder(os.fsencode(folder)).images.names)) == expected
 
 
 def test_hidden_names_and_other_files_are_left_out_and_the_latter_counted(folder):
