@@ -254,7 +254,7 @@ def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:
         is_to_do |= recorded.status == Status.FAILED
     to_do = np.flatnonzero(is_to_do)
     unknown = (recorded.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
-    to_learn = np.setdiff1d(to_do[unknown], matched.vanished)
+    to_learn = to_do[unknown & (matched.stored_as[to_do] >= 0)]
     plan = continued_plan(recorded, matched, listing.storage, spec)
     if task.measures_first:
         found = task.probe(listing.storage, matched.stored_as[to_learn])
