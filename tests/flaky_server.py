@@ -40,13 +40,15 @@ class FlakyServer:
         faults: the first one that fits and is due happens.
         asked: method and path of each request.
         on_request: called with each.
+        on_sent: called with the number of bytes of each answer.
         n_most: requests that were under way at once, at most.
     """
 
     def __init__(self, upstream_port: int) -> None:
         self.faults: list[Fault] = []
         self.asked: list[str] = []
-        self.on_request: Callable[[str], None] = lambda line: None
+        self.on_request: Callable[[str], object] = lambda line: None
+        self.on_sent: Callable[[int], object] = lambda n_bytes: None
         self.n_most = 0
         self._n_now = 0
         self._lock = threading.Lock()
@@ -65,7 +67,7 @@ class FlakyServer:
         self._ended.set()  # those that hang
         self._ended = threading.Event()
         self.faults, self.asked, self.n_most = [], [], 0
-        self.on_request = lambda line: None
+        self.on_request, self.on_sent = lambda line: None, lambda n_bytes: None
 
     def close(self) -> None:
         self._ended.set()
@@ -141,6 +143,7 @@ class FlakyServer:
                 self.close_connection = self.close_connection or is_cut
                 self.end_headers()
                 if self.command != "HEAD":
+                    server.on_sent(len(content))
                     self.wfile.write(content[: len(content) // 2] if is_cut else content)
 
             def log_message(self, *arguments) -> None:

@@ -25,7 +25,9 @@ _loader = functools.cache(botocore.session.create_loader)  # half a second of JS
 def s3_server() -> Iterator[FlakyServer]:
     """Run the servers; yield the one that clients speak to."""
     from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
 
+    S3FileSystem.clear_instance_cache()  # which knows of the server of another module
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -72,6 +74,10 @@ class ObjectStore:
             self._backend.create_bucket(bucket, "us-east-1")
         for key, content in objects.items():
             self._backend.put_object(bucket, key, content)
+
+    def delete(self, key: str, bucket: str = "bucket") -> None:
+        """Remove one."""
+        self._backend.buckets[bucket].keys.pop(key)
 
     def keys(self, bucket: str = "bucket") -> dict[str, bytes]:
         """What is stored."""

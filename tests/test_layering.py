@@ -21,6 +21,9 @@ HEAVY = (
     "pandas",
     "pyarrow",
     "jinja2",
+    "fsspec",
+    "s3fs",
+    "aiohttp",
 )
 
 

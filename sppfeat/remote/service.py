@@ -154,6 +154,10 @@ class Service:
         call = functools.partial(getattr(fs, method), *arguments, **options)
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
+    async def patiently(self, answer: Awaitable[_Value]) -> _Value:
+        """Return an answer; TimeoutError where it takes longer than anybody is silent."""
+        return await asyncio.wait_for(answer, self.patience.silence)
+
     async def persistently(self, attempt: Callable[[], Awaitable[_Value]]) -> _Value:
         """What an attempt returns, tried again while it fails with what may pass."""
 

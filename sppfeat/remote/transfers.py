@@ -5,9 +5,9 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sppfeat.errors import ImageError, SourceError
 from sppfeat.places import Place
@@ -16,7 +16,7 @@ from sppfeat.remote.service import N_TRANSFERS, Service
 from sppfeat.remote.urls import shown
 from sppfeat.retries import retried
 
-__all__ = ["LARGEST_OBJECT", "UNKNOWN_SIZE", "Transfers"]
+__all__ = ["LARGEST_OBJECT", "UNKNOWN_SIZE", "Job", "Transfers"]
 
 LARGEST_OBJECT = 1 << 30
 """Bytes; a larger object fails: no image that is decoded takes as many."""
@@ -26,15 +26,27 @@ UNKNOWN_SIZE = -1
 _IN_A_ROW = 8
 
 
+class Job(NamedTuple):
+    """Something to be fetched.
+
+    Attributes:
+        url: of the object that it is, or is of.
+        attempt: fetches it, once.
+    """
+
+    url: str
+    attempt: Callable[[], Awaitable[Any]]
+
+
 class Transfers:
-    """Objects of one service on their way to a folder of this machine, each as a file.
+    """Objects of one service on their way to this machine, or parts of such.
 
     A failure that does not pass is an object's own where the service answered others meanwhile. Where it answers
     nobody, the run ends: no image is taken for a bad one because a network is down.
 
     Args:
         service: where they are.
-        folder: an existing, empty one.
+        folder: an existing, empty one, for files.
         witness: an object, which is asked for where nothing else tells whether the service answers.
     """
 
@@ -49,23 +61,35 @@ class Transfers:
         self._broken_in_a_row = 0
 
     async def fetch(self, urls: Sequence[str], sizes: Sequence[int]) -> list[Place | str]:
-        """Return where each object is now, or why it did not come.
+        """Return where each object is now, a file of its own, or why it did not come.
 
         Args:
             urls: of the objects.
             sizes: as they were listed, in bytes; ``UNKNOWN_SIZE`` where they were not.
 
         Raises:
+            SourceError: see :meth:`run`.
+        """
+        jobs = [
+            Job(url, functools.partial(self._attempt, url, size))
+            for url, size in zip(urls, sizes, strict=True)
+        ]
+        return await self.run(jobs)
+
+    async def run(self, jobs: Sequence[Job]) -> list[Any]:
+        """Return what each job returns, or why it failed.
+
+        Raises:
             SourceError: the service cannot be reached, or refuses everything; or this machine's disk is full.
         """
-        places: list[Place | str] = [""] * len(urls)
-        left = iter(range(len(urls)))
+        results: list[Any] = [None] * len(jobs)
+        left = iter(range(len(jobs)))
 
-        async def fetch_some() -> None:
+        async def run_some() -> None:
             for i in left:
-                places[i] = await self._fetch(urls[i], sizes[i])
+                results[i] = await self._run(jobs[i])
 
-        workers = [asyncio.ensure_future(fetch_some()) for _ in range(min(N_TRANSFERS, len(urls)))]
+        workers = [asyncio.ensure_future(run_some()) for _ in range(min(N_TRANSFERS, len(jobs)))]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -74,24 +98,22 @@ class Transfers:
             await asyncio.gather(*workers, return_exceptions=True)
         if self._n_denied >= _IN_A_ROW and not self._n_come:
             raise SourceError(
-                f"cannot read {shown(urls[0])} nor any other of {len(urls)} objects: permission denied"
+                f"cannot read {shown(jobs[0].url)} nor any other of {len(jobs)} objects: permission denied"
             )
-        return places
+        return results
 
-    async def _fetch(self, url: str, size: int) -> Place | str:
-        """Fetch one object, as often as it takes."""
+    async def _run(self, job: Job) -> Any:
+        """Do one, as often as it takes."""
         before = self._n_answers
         try:
-            place = await retried(
-                lambda: self._attempt(url, size), is_passing=_is_passing, patience=self._service.patience
-            )
+            result = await retried(job.attempt, is_passing=_is_passing, patience=self._service.patience)
         except ImageError as error:
             return str(error)
         except Exception as error:
-            return await self._settle(judge(error), url, was_answered=self._n_answers > before)
+            return await self._settle(judge(error), job.url, was_answered=self._n_answers > before)
         self._n_come += 1
         self._answered()
-        return place
+        return result
 
     def _answered(self) -> None:
         self._n_answers += 1

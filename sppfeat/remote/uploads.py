@@ -1,7 +1,6 @@
 """Files of this machine put where a URL says, whole or not at all; and files brought from there."""
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from sppfeat.errors import ConfigError, SourceError, StoreError
 from sppfeat.remote.failures import Kind, judge
 from sppfeat.remote.service import Service
 from sppfeat.remote.urls import shown
+from sppfeat.remote.versions import version_in
 from sppfeat.retries import retried
 
 __all__ = ["check_writable", "download", "upload", "version_of"]
@@ -32,21 +32,6 @@ _ATOMIC = (
     "s3",
     "s3a",
 )  # an object is there when it is whole
-_OF_VERSION = (
-    "ETag",
-    "LastModified",
-    "VersionId",
-    "content_md5",
-    "created",
-    "etag",
-    "generation",
-    "last_modified",
-    "md5Hash",
-    "modified",
-    "mtime",
-    "size",
-    "updated",
-)
 
 
 def version_of(service: Service, url: str) -> str | None:
@@ -65,8 +50,7 @@ def version_of(service: Service, url: str) -> str | None:
         raise SourceError(f"cannot look for {shown(url)}: {failure.reason}") from error
     if found["type"] == "directory":
         raise StoreError(f"the output {shown(url)} is a folder; give a file name such as 'features.h5' in it")
-    said = [(name, str(found[name])) for name in _OF_VERSION if name in found]
-    return hashlib.sha256(repr(said).encode()).hexdigest()
+    return version_in(found)
 
 
 def check_writable(service: Service, url: str) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sppfeat.errors import ConfigError
 from sppfeat.limits import MOST_WAYS
 from sppfeat.sources.image_names import has_image_suffix
-from sppfeat.sources.kinds import kind_of
+from sppfeat.sources.kinds import is_container
 from sppfeat.sources.paths import PathTable, natural_key
 from sppfeat.sources.segments import Segment
 
@@ -42,7 +42,7 @@ def read_folder(top: bytes) -> Folder:
     images = PathTable(scan)
     containers = PathTable(())
     if not len(images):
-        scan = _Scan(top, _is_container)
+        scan = _Scan(top, is_container)
         containers = PathTable(scan)
     return Folder(Segment(top, images, n_other_files=scan.n_other_files), containers)
 
@@ -117,11 +117,6 @@ class _Scan:
 
 def _order(entry: bytes) -> bytes:
     return natural_key(entry.removesuffix(b"/"))
-
-
-def _is_container(name: bytes) -> bool:
-    kind = kind_of(name)
-    return kind is not None and kind.in_folders
 
 
 def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:

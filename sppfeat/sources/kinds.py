@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sppfeat.errors import ConfigError
 from sppfeat.sources.segments import Segment
 
-__all__ = ["Kind", "kind_of"]
+__all__ = ["Kind", "is_container", "kind_of"]
 
 
 class Kind(NamedTuple):
@@ -33,6 +33,12 @@ def kind_of(name: bytes) -> Kind | None:
     if os.path.splitext(stem)[1] == b".tar":
         suffix = b".tar" + suffix
     return _KINDS.get(suffix)
+
+
+def is_container(name: bytes) -> bool:
+    """Whether a file is read where it lies in a folder without images."""
+    kind = kind_of(name)
+    return kind is not None and kind.in_folders
 
 
 def _read_tar(path: bytes) -> Segment:

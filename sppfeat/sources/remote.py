@@ -18,9 +18,10 @@ from sppfeat.places import Place
 from sppfeat.remote.listing import is_folder, objects_below
 from sppfeat.remote.service import Service
 from sppfeat.remote.transfers import UNKNOWN_SIZE, Transfers
-from sppfeat.remote.urls import check_url
+from sppfeat.remote.urls import check_url, shown
 from sppfeat.retries import Patience
 from sppfeat.sources.image_names import has_image_suffix
+from sppfeat.sources.kinds import is_container, kind_of
 from sppfeat.sources.natural_order import walk_order
 from sppfeat.sources.paths import PathTable
 from sppfeat.sources.segments import Segment
@@ -97,11 +98,12 @@ def read_remote(urls: Iterable[bytes], *, patience: Patience | None = None) -> I
     """
     services: dict[tuple[str, str], Service] = {}
     inputs = (_input(os.fsdecode(url), services, patience) for url in urls)
-    for is_object, together in itertools.groupby(inputs, lambda found: found.is_object and found.service.key):
-        if is_object:
-            yield _objects(together)
+    for key, together in itertools.groupby(inputs, lambda found: found.is_alone or found.service.key):
+        if key is True:
+            for found in together:
+                yield from _read(found)
         else:
-            yield from map(_read_folder, together)
+            yield _objects(together)
 
 
 class _Input(NamedTuple):
@@ -109,7 +111,12 @@ class _Input(NamedTuple):
 
     url: str
     service: Service
-    is_object: bool
+    is_folder: bool
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is more than one object among others."""
+        return self.is_folder or kind_of(os.fsencode(self.url)) is not None
 
 
 def _input(text: str, services: dict[tuple[str, str], Service], patience: Patience | None) -> _Input:
@@ -118,9 +125,9 @@ def _input(text: str, services: dict[tuple[str, str], Service], patience: Patien
     service = services.setdefault(new.key, new)
     service.connect()
     if text.endswith("/"):
-        return _Input(url, service, is_object=False)
+        return _Input(url, service, is_folder=True)
     is_object = has_image_suffix(os.fsencode(url)) or service.scheme in ("http", "https")
-    return _Input(url, service, is_object or not is_folder(service, url))
+    return _Input(url, service, is_folder=not is_object and is_folder(service, url))
 
 
 def _objects(inputs: Iterator[_Input]) -> Segment:
@@ -131,27 +138,66 @@ def _objects(inputs: Iterator[_Input]) -> Segment:
     return Segment(None, names, storage=RemoteStorage(first.service, b"", names, sizes))
 
 
-def _read_folder(found: _Input) -> Segment:
-    sizes = array("q")
-    n_other_files = n_objects = 0
+def _read(found: _Input) -> Iterator[Segment]:
+    """Yield the images of an archive, or below a folder; where there are none, those of the archives below it."""
+    if not found.is_folder:
+        yield _read_archive(found.service, found.url)
+        return
+    scan = _Scan(found)
+    images = scan.images()
+    yield images
+    if not len(images.names):
+        for name in scan.archives():
+            yield _read_archive(found.service, f"{found.url}/{os.fsdecode(name)}")
 
-    def image_names() -> Iterator[bytes]:
-        nonlocal n_other_files, n_objects
-        for name, size in objects_below(found.service, found.url):
+
+def _read_archive(service: Service, url: str) -> Segment:
+    from sppfeat.sources.remote_archives import is_remote_archive, read_remote_archive
+
+    if not is_remote_archive(os.fsencode(url)):
+        raise ConfigError(
+            f"{shown(url)} cannot be read where it is: fetch it first; allowed there: images, folders, .tar and .zip files"
+        )
+    return read_remote_archive(service, url)
+
+
+class _Scan:
+    """Goes through what lies below a URL."""
+
+    def __init__(self, found: _Input) -> None:
+        self._found = found
+        self._sizes = array("q")
+        self._archives: list[bytes] = []
+        self._n_other_files = 0
+
+    def images(self) -> Segment:
+        """The images, in the order in which they would be met in folders of this machine."""
+        listed = PathTable(self._image_names())
+        order = walk_order(listed)
+        names = PathTable(listed[i] for i in order.tolist())
+        top = os.fsencode(self._found.url)
+        sizes = np.array(self._sizes, dtype=np.int64)[order]
+        n_other_files = self._n_other_files + (len(self._archives) if len(names) else 0)
+        storage = RemoteStorage(self._found.service, top, names, sizes)
+        return Segment(top, names, storage=storage, n_other_files=n_other_files)
+
+    def archives(self) -> list[bytes]:
+        """The archives that were met, likewise."""
+        names = PathTable(self._archives)
+        return [names[i] for i in walk_order(names).tolist()]
+
+    def _image_names(self) -> Iterator[bytes]:
+        n_objects = 0
+        for name, size in objects_below(self._found.service, self._found.url):
             n_objects += 1
             if not name or name.endswith(b"/") or name.startswith(b".") or b"/." in name:
                 continue  # an object store's mark of a folder, or hidden
             if has_image_suffix(name):
-                sizes.append(size)
+                self._sizes.append(size)
                 yield name
+            elif is_container(name):
+                self._archives.append(name)
             else:
-                n_other_files += 1
-
-    listed = PathTable(image_names())
-    if not n_objects:
-        raise ConfigError(f"no such object or folder: {found.url!r}")
-    order = walk_order(listed)
-    names = PathTable(listed[i] for i in order.tolist())
-    top = os.fsencode(found.url)
-    storage = RemoteStorage(found.service, top, names, np.array(sizes, dtype=np.int64)[order])
-    return Segment(top, names, storage=storage, n_other_files=n_other_files)
+                self._n_other_files += 1
+        if not n_objects:
+            raise ConfigError(f"no such object or folder: {shown(self._found.url)}")

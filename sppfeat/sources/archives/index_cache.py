@@ -6,7 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,30 @@ from sppfeat.sources.archives.index import ArchiveIndex, Members
 from sppfeat.sources.paths import PathTable
 from sppfeat.sources.segments import OwnLabels
 
-__all__ = ["cache_folder", "load_index", "save_index"]
+__all__ = ["FileStatus", "cache_folder", "load_index", "save_index"]
 
 _SCHEMA = 1  # of what is kept, and of how archives are read: of another one it is built again
 _FEWEST_IMAGES = 1000  # of which an index takes 30 ms to build, and 2 to load
 _SETTLED_NS = 2_000_000_000  # a file that was changed later may be changed again without a new time
+
+
+class FileStatus(Protocol):
+    """What changes with the content of a file: of ``os.stat_result``, or of what is known of an object elsewhere."""
+
+    @property
+    def st_size(self) -> int:
+        """Bytes."""
+        ...
+
+    @property
+    def st_mtime_ns(self) -> int:
+        """When it was changed."""
+        ...
+
+    @property
+    def st_ctime_ns(self) -> int:
+        """When its metadata were changed."""
+        ...
 
 
 def cache_folder() -> Path | None:
@@ -32,11 +51,11 @@ def cache_folder() -> Path | None:
     return Path(top, "sppfeat", "indexes") if os.path.isabs(top) else None
 
 
-def load_index(path: bytes, status: os.stat_result) -> ArchiveIndex | None:
+def load_index(path: bytes, status: FileStatus) -> ArchiveIndex | None:
     """The index of an archive as it was kept; None where there is none that is whole, and of this very file.
 
     Args:
-        path: of the archive, absolute.
+        path: of the archive, absolute; or its URL.
         status: of the archive now.
     """
     kept_at = _file_of(path)
@@ -51,7 +70,7 @@ def load_index(path: bytes, status: os.stat_result) -> ArchiveIndex | None:
         return None
 
 
-def save_index(path: bytes, status: os.stat_result, index: ArchiveIndex) -> None:
+def save_index(path: bytes, status: FileStatus, index: ArchiveIndex) -> None:
     """Keep an index for :func:`load_index`, if that pays, and can be done.
 
     Args:
@@ -76,7 +95,7 @@ def _file_of(path: bytes) -> Path | None:
     return None if folder is None else folder / f"{hashlib.sha256(path).hexdigest()[:40]}.npz"
 
 
-def _key(path: bytes, status: os.stat_result) -> bytes:
+def _key(path: bytes, status: FileStatus) -> bytes:
     """What the file of an index begins with.
 
     The time of the last change of its metadata is in it, too, which nobody can set: sizes of tar files are multiples of

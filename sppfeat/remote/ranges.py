@@ -1,0 +1,114 @@
+"""Parts of objects: read by their bytes, and as a file that reads on ahead."""
+
+import asyncio
+import io
+import os
+from typing import Any
+
+from sppfeat.remote.failures import judge
+from sppfeat.remote.service import Service
+
+__all__ = ["RangeError", "RangeFile", "read_range"]
+
+_BLOCK = 2 << 20  # of one request, of which several are under way
+_BLOCKS_AHEAD = 8
+_JUMP = 64 << 10  # where nobody knows whether it goes on from there
+_NEAR = (
+    4 << 20
+)  # what comes within the time of an answer: nearer than that, reading on is quicker than asking again
+
+
+class RangeError(OSError):
+    """A part of an object cannot be read; its text says why."""
+
+
+async def read_range(service: Service, path: str, start: int, stop: int) -> bytes:
+    """Return some bytes of an object, once; fewer are an error that may pass.
+
+    Raises:
+        Exception: of the file system.
+        RangeError: the service sends what was not asked for.
+    """
+    content: bytes = await service.call("cat_file", path, start=start, end=stop)
+    if len(content) < stop - start:
+        raise ConnectionError(f"the transfer ended after {len(content)} of {stop - start} bytes")
+    if len(content) > stop - start:
+        raise RangeError("the server does not send parts of it")
+    return content
+
+
+class RangeFile(io.RawIOBase):
+    """An object as a file: what follows what was read is fetched ahead, many requests at once; jumps fetch little.
+
+    Headers of an archive are not read one by one over a network where members are small: going on costs less than
+    asking. Of members of more than some MB only the headers come.
+
+    Args:
+        service: where it is.
+        path: as the file system calls it.
+        nbytes: of all of it.
+    """
+
+    def __init__(self, service: Service, path: str, nbytes: int) -> None:
+        self._service = service
+        self._path = path
+        self._nbytes = nbytes
+        self._position = 0
+        self._start, self._content = 0, b""
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Return where the next byte comes from."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a byte."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._nbytes}[whence]
+        if start + offset < 0:
+            raise OSError(22, "Invalid argument")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read on, as far as it is here or can be fetched at once.
+
+        Raises:
+            RangeError: it cannot be fetched.
+        """
+        target = memoryview(buffer).cast("B")
+        if self._position >= self._nbytes or not len(target):
+            return 0
+        if not self._start <= self._position < self._start + len(self._content):
+            self._fetch()
+        start = self._position - self._start
+        content = self._content[start : start + len(target)]
+        target[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def _fetch(self) -> None:
+        """Fetch what is at the position, and some of what follows."""
+        end = self._start + len(self._content)
+        goes_on = bool(self._content) and 0 <= self._position - end <= _NEAR
+        stop = min(self._nbytes, self._position + (_BLOCK * _BLOCKS_AHEAD if goes_on else _JUMP))
+        blocks = [(start, min(start + _BLOCK, stop)) for start in range(self._position, stop, _BLOCK)]
+        try:
+            contents = self._service.run(self._read(blocks))
+        except Exception as error:
+            raise RangeError(judge(error).reason) from error
+        self._start, self._content = self._position, b"".join(contents)
+
+    async def _read(self, blocks: list[tuple[int, int]]) -> list[bytes]:
+        service, path = self._service, self._path
+        reads = [
+            service.persistently(lambda start=start, stop=stop: read_range(service, path, start, stop))  # type: ignore[misc]
+            for start, stop in blocks
+        ]
+        return await asyncio.gather(*reads)

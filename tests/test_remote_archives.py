@@ -1,0 +1,256 @@
+"""Tar and zip files in an object store: listed and read by parts, as the same files of this machine are."""
+
+import contextlib
+import io
+import itertools
+import pickle
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from flaky_server import Fault
+from hypothesis import given
+from hypothesis import strategies as st
+from object_store import ObjectStore, s3_server
+
+from sppfeat.errors import ConfigError, SourceError
+from sppfeat.places import DEFLATED, unpack
+from sppfeat.remote import ranges
+from sppfeat.sources import list_images, remote_archives
+from sppfeat.sources.remote_archives import _NEAR, _stretches
+
+pytest.importorskip("s3fs")
+pytest.importorskip("moto.server")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(s3, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = ObjectStore(s3, monkeypatch)
+    store.put({})
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def small_steps(monkeypatch):
+    """Parts so small that small archives have many of them."""
+    monkeypatch.setattr(ranges, "_BLOCK", 2000)
+    monkeypatch.setattr(ranges, "_JUMP", 700)
+    monkeypatch.setattr(ranges, "_NEAR", 3000)
+    monkeypatch.setattr(remote_archives, "_PIECE", 1500)
+    monkeypatch.setattr(remote_archives, "_NEAR", 1000)
+
+
+IMAGES = {f"{i % 3}/{i:02d}.jpg": bytes([i]) * (50 + 397 * i) for i in range(24)}
+
+
+def tar_of(members: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, content in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def zip_of(members: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for i, (name, content) in enumerate(members.items()):
+            archive.writestr(name, content, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[i % 2])
+    return packed.getvalue()
+
+
+@contextlib.contextmanager
+def fetched(listing, scratch, images=None):
+    scratch.mkdir(exist_ok=True)
+    images = np.arange(len(listing.paths)) if images is None else np.array(images, dtype=np.int64)
+    with listing.storage.fetch(images, scratch) as places:
+        yield [place if isinstance(place, str) else content_of(place) for place in places]
+    assert list(scratch.iterdir()) == []
+
+
+def content_of(place) -> bytes:
+    with open(place.path, "rb") as file:
+        file.seek(place.offset)
+        content = file.read(place.nbytes)
+    return unpack(content, place) if place.packing == DEFLATED else content
+
+
+@pytest.mark.parametrize("make", [tar_of, zip_of])
+@pytest.mark.parametrize("suffix", ["", "small"])
+def test_an_archive_is_read_as_that_of_this_machine(store, tmp_path, request, make, suffix):
+    if suffix:
+        request.getfixturevalue("small_steps")
+    name = "images.tar" if make is tar_of else "images.ZIP"
+    content = make({"notes.txt": b"x" * 5000, **IMAGES, "last.txt": b"y" * 9000})
+    store.put({f"in/{name}": content})
+    (tmp_path / name).write_bytes(content)
+    listing, local = list_images([f"s3://bucket/in/{name}"]), list_images([str(tmp_path / name)])
+    assert listing.root == b"s3://bucket/in"
+    assert list(listing.paths) == list(local.paths)
+    assert (listing.classes, listing.labels.tolist()) == (local.classes, local.labels.tolist())
+    assert listing.n_other_files == local.n_other_files
+    expected = list(IMAGES.values())
+    with fetched(listing, tmp_path / "s") as found:
+        assert found == expected
+    for images in ([5], [23, 0, 11], []):
+        with fetched(listing, tmp_path / "s", images) as found:
+            assert found == [expected[i] for i in images]
+    with fetched(pickle.loads(pickle.dumps(listing)), tmp_path / "s", [3]) as found:
+        assert found == [expected[3]]
+
+
+def test_archives_below_a_prefix_are_read_where_there_are_no_images(store, tmp_path):
+    shards = {
+        f"train/shard-{i}.tar": tar_of({f"{i}.jpg": b"%d" % i, f"{i}.cls": b"%d" % (i % 2)}) for i in (10, 9)
+    }
+    store.put({**shards, "train/readme.md": b""})
+    listing = list_images(["s3://bucket/train"])
+    assert list(listing.paths) == [b"shard-9.tar/9.jpg", b"shard-10.tar/10.jpg"]
+    assert (listing.classes, listing.labels.tolist(), listing.n_other_files) == ((b"0", b"1"), [1, 0], 1)
+    with fetched(listing, tmp_path / "s", [1, 0]) as found:
+        assert found == [b"10", b"9"]
+    store.put({"train/x.jpg": b""})
+    listing = list_images(["s3://bucket/train"])
+    assert (list(listing.paths), listing.n_other_files) == ([b"x.jpg"], 3)
+
+
+def test_large_members_are_not_fetched_to_list_an_archive(store):
+    content = tar_of({f"{i}.jpg": bytes(12_000_000) for i in range(3)})
+    store.put({"large.tar": content})
+    sent = []
+    store.server.on_sent = sent.append
+    assert len(list_images(["s3://bucket/large.tar"]).paths) == 3
+    assert sum(sent) < 1_000_000
+
+
+def test_small_members_are_fetched_many_at_once(store, monkeypatch, small_steps):
+    store.put({"small.tar": tar_of({f"{i}.jpg": bytes(1000) for i in range(100)})})
+    assert len(list_images(["s3://bucket/small.tar"]).paths) == 100
+    n_requests = sum(line.startswith("GET /bucket/small.tar") for line in store.server.asked)
+    assert n_requests < 100
+    assert store.server.n_most > 1
+
+
+def test_an_index_is_kept(store, monkeypatch):
+    monkeypatch.setattr("sppfeat.sources.archives.index_cache._FEWEST_IMAGES", 1)
+    store.put({"a.tar": tar_of(IMAGES)})
+    first = list_images(["s3://bucket/a.tar"])
+    store.server.asked.clear()
+    assert list(list_images(["s3://bucket/a.tar"]).paths) == list(first.paths)
+    assert not any(line.startswith("GET /bucket/a.tar") for line in store.server.asked)
+    store.put({"a.tar": tar_of({"new.jpg": b"x"})})
+    assert list(list_images(["s3://bucket/a.tar"]).paths) == [b"a.tar/new.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.tar", b"", "it is empty"),
+        ("a.tar", tar_of(IMAGES)[:20_000], "cut short"),
+        ("a.tar", b"\x1f\x8b" + bytes(1000), "compressed by gzip"),
+        ("a.zip", bytes(1000), "no zip file"),
+        ("a.tar.gz", b"", "fetch it first"),
+    ],
+)
+def test_what_is_no_archive(store, name, content, said):
+    store.put({name: content})
+    with pytest.raises(ConfigError, match=said) as caught:
+        list_images([f"s3://bucket/{name}"])
+    assert f"s3://bucket/{name}" in str(caught.value)
+
+
+def test_an_archive_that_is_not_there(store):
+    with pytest.raises(ConfigError, match=r"no such object or folder: 's3://bucket/a.tar'"):
+        list_images(["s3://bucket/a.tar"])
+
+
+def test_a_listing_that_fails(store, small_steps):
+    store.put({"a.tar": tar_of(IMAGES)})
+    store.server.faults = [Fault(500, "GET /bucket/a.tar")]
+    with pytest.raises(
+        SourceError, match=r"cannot read the archive 's3://bucket/a.tar': the server says 500"
+    ):
+        list_images(["s3://bucket/a.tar"])
+    store.server.faults = [Fault(what, "GET /bucket/a.tar", times=1) for what in (500, "drop", "cut")]
+    assert len(list_images(["s3://bucket/a.tar"]).paths) == len(IMAGES)
+
+
+def test_an_archive_that_has_changed_since(store, tmp_path):
+    store.put({"a.tar": tar_of(IMAGES)})
+    listing = list_images(["s3://bucket/a.tar"])
+    store.put({"a.tar": tar_of(dict(reversed(IMAGES.items())))})
+    with fetched(listing, tmp_path / "s", [0, 1]) as found:
+        assert found == ["its archive has changed since it was listed"] * 2
+    store.delete("a.tar")
+    with fetched(listing, tmp_path / "s", [0]) as found:
+        assert found == ["its archive cannot be read: no such object"]
+
+
+def test_pieces_that_fail(store, tmp_path, small_steps):
+    store.put({"a.tar": tar_of(IMAGES)})
+    listing, expected = list_images(["s3://bucket/a.tar"]), list(IMAGES.values())
+    store.server.faults = [
+        Fault("cut", "GET /bucket/a.tar", times=2),
+        Fault(503, "GET /bucket/a.tar", times=2),
+    ]
+    with fetched(listing, tmp_path / "s") as found:
+        assert found == expected
+    store.server.faults = [Fault("drop", "GET /bucket/a.tar")]
+    with (
+        pytest.raises(SourceError, match=r"cannot read 's3://bucket/a.tar'"),
+        fetched(listing, tmp_path / "s"),
+    ):
+        pass
+
+
+def test_a_piece_that_never_comes_fails_the_images_in_it_alone(store, tmp_path, small_steps, monkeypatch):
+    store.put({"a.tar": tar_of(IMAGES)})
+    listing, expected = list_images(["s3://bucket/a.tar"]), list(IMAGES.values())
+    true_read, bad = remote_archives.read_range, int(listing.storage.members.offset[12]) + 10
+
+    async def read(service, path, start, stop):
+        if start <= bad < stop:
+            raise ConnectionResetError("it is reset")
+        return await true_read(service, path, start, stop)
+
+    monkeypatch.setattr(remote_archives, "read_range", read)
+    with fetched(listing, tmp_path / "s") as found:
+        lost = [i for i, content in enumerate(found) if isinstance(content, str)]
+        assert 12 in lost
+        assert len(lost) <= 3
+        assert all("it is reset" in found[i] for i in lost)
+        assert all(found[i] == expected[i] for i in range(len(expected)) if i not in lost)
+
+
+def test_a_zip_file_whose_headers_are_not_where_it_says(store, tmp_path):
+    content = bytearray(zip_of(IMAGES))
+    store.put({"a.zip": bytes(content)})
+    listing = list_images(["s3://bucket/a.zip"])
+    content[:4] = b"XXXX"
+    store.put({"a.zip": bytes(content)})
+    listing = list_images(["s3://bucket/a.zip"])
+    with fetched(listing, tmp_path / "s", [0, 1]) as found:
+        assert found == ["damaged in its archive: there is no header before it", list(IMAGES.values())[1]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**6)), max_size=20))
+def test_stretches_cover_what_is_wanted_once(wanted):
+    starts = np.array([start for start, _ in wanted], dtype=np.int64)
+    stops = starts + np.array([length for _, length in wanted], dtype=np.int64)
+    found = _stretches(starts, stops).tolist()
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        assert sum(first <= start and stop <= end for first, end in found) == 1
+    assert all(end + _NEAR < first for (_, end), (first, _) in itertools.pairwise(found))
+    assert {first for first, _ in found} <= set(starts.tolist())
+    assert {end for _, end in found} <= set(stops.tolist())
