@@ -156,7 +156,8 @@ def _read_archive(service: Service, url: str) -> Segment:
 
     if not is_remote_archive(os.fsencode(url)):
         raise ConfigError(
-            f"{shown(url)} cannot be read where it is: fetch it first; allowed there: images, folders, .tar and .zip files"
+            f"{shown(url)} cannot be read where it is: fetch it first; allowed there: images, folders, .tar and .zip "
+            "files"
         )
     return read_remote_archive(service, url)
 

@@ -1,4 +1,4 @@
-"""Extractions from an object store, and into one: the same file as from a folder."""
+"""Outputs in an object store, in one file and in several."""
 
 import json
 
@@ -11,10 +11,8 @@ from killing import TINY
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
 
-from flaky_server import Fault
 from object_store import ObjectStore, s3_server
 
-import sppfeat
 from sppfeat.cli import main
 
 N = 12
@@ -54,44 +52,10 @@ def run(*arguments):
     return CliRunner().invoke(main, [*map(str, arguments), *TINY])
 
 
-def put(store, folder):
-    store.put({f"photos/{p.relative_to(folder)}": p.read_bytes() for p in folder.rglob("*.png")})
-
-
 def assert_is(path, whole, root):
     found = contents(path)
     assert found.pop("@input_root") == root
     assert_same_contents(found, {name: value for name, value in whole.items() if name != "@input_root"})
-
-
-def test_images_of_a_bucket_give_the_file_of_their_folder(store, folder, whole, tmp_path):
-    put(store, folder)
-    result = run("extract", "s3://bucket/photos", "-o", tmp_path / "f.h5", "--json")
-    assert result.exit_code == 3, result.output
-    assert json.loads(result.stdout)["plan"]["unmeasured"] == N
-    assert_is(tmp_path / "f.h5", whole, "s3://bucket/photos")
-
-
-def test_an_outage_ends_the_run_and_the_same_command_continues(store, folder, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("sppfeat.windows._FIRST_IMAGES", 1)
-    monkeypatch.setattr("sppfeat.windows._MOST_FETCHED", 1)
-    put(store, folder)
-
-    def break_down(line):
-        if "c1/5.png" in line:
-            store.server.faults = [Fault(503, "/bucket/photos/", code="SlowDown")]
-
-    store.server.on_request = break_down
-    result = run("extract", "s3://bucket/photos", "-o", tmp_path / "f.h5")
-    assert result.exit_code == 1, result.output
-    assert "Traceback" not in result.output
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert 0 < (file.status == 0).sum() < N
-        assert set(file.errors.values()) <= {"not an image, or in a format that Pillow cannot read"}
-    store.server.reset()
-    store.server.on_request = lambda line: None
-    assert run("extract", "s3://bucket/photos", "-o", tmp_path / "f.h5").exit_code == 3
-    assert_is(tmp_path / "f.h5", whole, "s3://bucket/photos")
 
 
 def test_an_output_is_uploaded_when_it_is_complete(store, folder, whole, tmp_path):
