@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import write_image
-from extraction_runs import assert_same_file, contents, extract
+from extraction_runs import assert_same_file, extract
 from hypothesis import given
 from hypothesis import strategies as st
-from reduced_files import reduced
 
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError
@@ -368,13 +367,6 @@ def test_new_images_bring_theirs(pictures, tmp_path):
     with FeatureFile(tmp_path / "f.h5") as file:
         assert file.paths == ["2.png", "gone.png", "0.png", "1.png", "3.png", "4.png"]
         assert list(file.image_ids) == [*IDS, b"", b""]
-
-
-def test_reduced_files_keep_them(with_ids, tmp_path):
-    pytest.importorskip("sklearn")
-    with FeatureFile(reduced(with_ids, tmp_path / "r.h5", components=2)) as file:
-        assert list(file.image_ids) == IDS
-    assert "images/id" in contents(tmp_path / "r.h5")
 
 
 def test_tables_of_rows_have_them(with_ids, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,17 @@ def test_boxes_stay(tmp_path):
     with FeatureFile(output) as file:
         assert [p for p in verify_file(file).problems if "fingerprint" not in p] == []
         assert file.norm_factors == (1.5, 2.0)
+
+
+def test_what_the_inputs_called_the_images_stays(source, tmp_path):
+    shutil.copy(source, tmp_path / "f.h5")
+    ids = [b"", b"\xff", *(b"%d" % i for i in range(2, N))]
+    with h5py.File(tmp_path / "f.h5", "r+") as file:
+        file.create_dataset("images/id", data=ids, dtype=h5py.string_dtype())
+    output = reduced(tmp_path / "f.h5", tmp_path / "r.h5")
+    assert_everything_else_is_equal(tmp_path / "f.h5", output)
+    with FeatureFile(output) as file:
+        assert list(file.image_ids) == ids
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 1000])
