@@ -74,7 +74,7 @@ def test_an_output_is_uploaded_when_it_is_complete(store, folder, whole, tmp_pat
     assert_is(tmp_path / "f.h5", whole, str(folder))
 
 
-def test_shards_of_a_size_are_uploaded_one_by_one(store, folder, tmp_path):
+def test_shards_of_a_size_are_uploaded_one_by_one(store, folder, whole, tmp_path):
     store.put({})
     command = ("extract", folder, "-o", "s3://bucket/f-{shard}.h5", "--shard-size", "0.05MB", "--json")
     result = run(*command)
@@ -85,8 +85,15 @@ def test_shards_of_a_size_are_uploaded_one_by_one(store, folder, tmp_path):
     assert json.loads(result.stdout)["result"]["files"] == [f"s3://bucket/{key}" for key in keys]
     for key, content in store.keys().items():
         (tmp_path / key).write_bytes(content)
-    result = CliRunner().invoke(main, ["merge", *(str(tmp_path / name) for name in ("f.h5", *keys))])
+    shards = [str(tmp_path / key) for key in keys]
+    result = CliRunner().invoke(main, ["merge", "s3://bucket/f.h5", *shards, "--copy", "--json"])
     assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["output"] == "s3://bucket/f.h5"
+    (tmp_path / "f.h5").write_bytes(store.keys()["f.h5"])
+    assert_is(tmp_path / "f.h5", whole, str(folder))
+    result = CliRunner().invoke(main, ["merge", "s3://bucket/g.h5", *shards])
+    assert result.exit_code == 2
+    assert "allowed for it: --copy" in result.output
 
 
 def test_several_processes_cannot_share_what_is_elsewhere(store, folder):

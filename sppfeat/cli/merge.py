@@ -29,29 +29,40 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) 
     It has every image and row of the extraction, in the order of one that was not cut. Its descriptors stay where they
     are: /features is a virtual HDF5 dataset, which other programs read as any other, as long as the shards stay as they
     are. Shards in OUTPUT's folder, below it or beside it can be moved together with it. --copy writes a file of its
-    own: the very one that a single run would have written.
+    own, the very one that a single run would have written; OUTPUT can then be a URL, too.
 
     SHARDS are files, or @LIST for a text file that names one a line, or - for such a list on standard input.
 
     What does not belong together is refused: shards that are missing, overlap, are incomplete or being written, or have
     other settings, inputs or weights.
     """
+    from sppfeat.errors import ConfigError
     from sppfeat.merging import merge_shards
+    from sppfeat.remote_output import local_output, url_of
+
+    url = url_of(output)
+    if url is not None and not options["copy"]:
+        raise ConfigError(f"{url} would lead to files of this machine; allowed for it: --copy")
 
     def show(phase: str, done: int, total: int) -> None:
         if stop.is_wanted():
             raise KeyboardInterrupt
         bar.move_to(done, total, note=phase)
 
-    with stop_on_signals() as stop, Bar("merging", 0, unit="", shown=not options["quiet"]) as bar:
+    with (
+        local_output(output, overwrite=options["overwrite"], continues=False) as local,
+        stop_on_signals() as stop,
+        Bar("merging", 0, unit="", shown=not options["quiet"]) as bar,
+    ):
         summary = merge_shards(
-            output,
+            local.path,
             list(_named(shards)),
             copy=options["copy"],
             overwrite=options["overwrite"],
             on_progress=show,
         )
-    found = dataclasses.asdict(summary)
+        local.publish()
+    found = {**dataclasses.asdict(summary), "output": url or summary.output}
     if as_json:
         print_json({**found, "seconds": round(summary.seconds, 3)})
     else:
