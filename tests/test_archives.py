@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from killing import TINY
 
 import sppfeat
+from sppfeat.analysis.thumbnails import Pictured, pictures_of_rows, read_thumbnails
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.images import decode_image, probe_image
@@ -699,15 +700,13 @@ def test_features_of_an_archive_are_those_of_the_unpacked_folder(packed, name):
 
 def test_rows_of_an_archive_are_shown_searched_and_verified_or_said_to_be_gone(packed, tmp_path):
     run("show", "image", "--from", packed / "a.tar.h5", "--row", 2, "-o", tmp_path / "row.png")
-    run(
-        "show",
-        "neighbours",
-        packed / "a.zip.h5",
-        f"{packed}/a.tar/cat/2.jpg",
-        "row:0",
-        "-o",
-        tmp_path / "n.png",
-    )
+    with sppfeat.open(packed / "a.zip.h5") as file:
+        gone = Pictured(b"/a.tar/1.jpg", (9, 9), (0, 0, 9, 9))
+        thumbnails = read_thumbnails(
+            {**pictures_of_rows(file, range(6)), "gone": gone}, exif="apply", side=1000
+        )
+        assert [thumbnails[row].pixels.shape[:2] for row in range(6)] == list(map(tuple, file.image_hw))
+    assert thumbnails["gone"].reason == "no such file"
     hits = json.loads(
         run("search", packed / "a.tar.h5", f"{packed}/a.zip/cat/2.jpg", "-k", 1, "--json").stdout
     )

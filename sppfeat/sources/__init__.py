@@ -1,4 +1,4 @@
-"""Where images come from: folders, files and lists of them, as one listing in a fixed order."""
+"""Where images come from: folders, files, archives and lists of them, as one listing in a fixed order."""
 
 from sppfeat.sources.listing import Listing, list_images
 from sppfeat.sources.lists import is_list, read_list

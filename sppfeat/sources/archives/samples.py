@@ -81,7 +81,10 @@ class SampleTexts:
 
     def ids_of(self, names: Iterable[bytes]) -> PathTable | None:
         """What images are called; None where none has such a name."""
-        return PathTable(self._ids.get(sample_key(name)[0], b"") for name in names) if self._ids else None
+        if not self._ids:
+            return None
+        ids = PathTable(self._ids.get(sample_key(name)[0], b"") for name in names)
+        return ids if any(ids) else None
 
 
 def _set(known: dict[bytes, Any], key: bytes, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import tarfile
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
@@ -124,11 +125,10 @@ class _Scan:
             if link is None:
                 return member
             found = [] if link.target is None else named[link.target]
-            if link.is_hard:
-                found = [other for other in found if other < member]
-            if not found:
+            n_found = bisect_left(found, member) if link.is_hard else len(found)
+            if n_found == 0:
                 return None
-            member = found[-1]
+            member = found[n_found - 1]
         return None
 
 
