@@ -2,6 +2,7 @@
 
 import mmap
 import operator
+import resource
 import threading
 import weakref
 from collections import OrderedDict
@@ -17,9 +18,8 @@ from sppfeat.source_files import SourceFiles
 
 __all__ = ["VirtualFeatures"]
 
-# Each map keeps a file open, of which a process often may have 1024.
-_KEPT_MAPS = 64  # of the sources that were read last
-_MAX_MAPS = 128  # where views of as many are in use, copies are handed out
+_KEPT_MAPS = 192  # of the sources that were read last, at most
+_SHARE_OF_FILES = 5  # one in so many of the files that the process may have open: each map keeps one
 _Array = npt.NDArray[Any]
 _COPY = "a copy is needed: the rows lie in several files"
 
@@ -50,6 +50,8 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         self.dtype: np.dtype[np.floating[Any]] = sources.dtype
         self._maps: OrderedDict[int, _Array] = OrderedDict()
         self._mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        n_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # negative where there is no limit
+        self._n_kept = min(_KEPT_MAPS, n_files // _SHARE_OF_FILES) if n_files >= 0 else _KEPT_MAPS
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -191,13 +193,13 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         with self._lock:
             self._maps[source] = mapped
             self._mapped.add(mapped._mmap)  # type: ignore[attr-defined]
-            while len(self._maps) > _KEPT_MAPS:
+            while len(self._maps) > self._n_kept:
                 self._maps.popitem(last=False)
         return mapped
 
     def _handed_out(self, view: _Array) -> _Array:
-        """Return a view of a map, or a copy where very many files would be kept open by such views."""
-        return view if len(self._mapped) <= _MAX_MAPS else np.array(view)
+        """Return a view of a map, or a copy where such views keep very many files open already."""
+        return view if len(self._mapped) <= 2 * self._n_kept else np.array(view)
 
 
 def _split(key: Any) -> tuple[int | slice | _Array, Any] | None:

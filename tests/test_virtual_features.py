@@ -298,7 +298,6 @@ def many(tmp_path_factory):
 
 def test_few_files_are_open_at_any_time(many, monkeypatch):
     monkeypatch.setattr("sppfeat.virtual_features._KEPT_MAPS", 2)
-    monkeypatch.setattr("sppfeat.virtual_features._MAX_MAPS", 4)
     path, expected = many
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     n_open = len(os.listdir("/proc/self/fd"))
