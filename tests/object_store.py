@@ -15,7 +15,7 @@ from sppfeat.retries import Patience
 
 __all__ = ["QUICK", "ObjectStore", "s3_server"]
 
-QUICK = Patience(attempts=4, first_delay=0.002, longest_delay=0.01, total=5, silence=5)
+QUICK = Patience(attempts=4, first_delay=0.002, longest_delay=0.01, total=60, silence=30)
 
 _ACCOUNT = "123456789012"
 _loader = functools.cache(botocore.session.create_loader)  # half a second of JSON for each client

@@ -373,10 +373,10 @@ def test_what_concerns_one_object_fails_with_a_reason(store, server, tmp_path, w
 
 def test_a_server_that_says_nothing_is_not_waited_for_long(store, server, tmp_path):
     listing, expected = images_in_bucket(store, 4)
-    listing.storage.service.patience = dataclasses.replace(QUICK, silence=0.3)
+    listing.storage.service.patience = dataclasses.replace(QUICK, attempts=2, silence=0.7)
     server.faults = [Fault("hang", r"GET /bucket/001.jpg", times=1), Fault("hang", r"GET /bucket/002.jpg")]
     with fetched(listing, tmp_path) as found:
-        assert found == [*expected[:2], "TimeoutError: no byte for 0.3 s", expected[3]]
+        assert found == [*expected[:2], "TimeoutError: no byte for 0.7 s", expected[3]]
 
 
 @pytest.mark.parametrize("what", [503, "drop", 500, "cut"])

@@ -104,9 +104,15 @@ class Transfers:
 
     async def _run(self, job: Job) -> Any:
         """Do one, as often as it takes."""
-        before = self._n_answers
+        before = 0
+
+        async def attempt() -> Any:
+            nonlocal before
+            before = self._n_answers
+            return await job.attempt()
+
         try:
-            result = await retried(job.attempt, is_passing=_is_passing, patience=self._service.patience)
+            result = await retried(attempt, is_passing=_is_passing, patience=self._service.patience)
         except ImageError as error:
             return str(error)
         except Exception as error:
@@ -125,13 +131,13 @@ class Transfers:
         Args:
             failure: of its last attempt.
             url: of it.
-            was_answered: whether the service answered others since its first.
+            was_answered: whether the service answered others during that.
 
         Raises:
             SourceError: it is not about this object.
         """
         where = shown(url)
-        if failure.kind is Kind.LOCAL:
+        if failure.kind is Kind.LOCAL or not self._folder.is_dir():
             raise SourceError(f"cannot write {where} to {str(self._folder)!r}: {failure.reason}")
         if failure.kind is Kind.REFUSED:
             raise SourceError(f"cannot read {where}: {failure.reason}")
