@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import functools
 import os
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ class Service:
         self.patience = patience or PATIENCE
         self._connected: tuple[int, Any] | None = None
         self._running: set[concurrent.futures.Future[Any]] = set()
+        self._lock = threading.Lock()  # of what is running: it may be cancelled as soon as it has begun
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,7 +76,7 @@ class Service:
         """
         if self._connected is None or self._connected[0] != os.getpid():
             self._connected = os.getpid(), self._connect()
-            self._threads, self._running = None, set()
+            self._threads, self._running, self._lock = None, set(), threading.Lock()
         return self._connected[1]
 
     @functools.cached_property
@@ -128,19 +130,23 @@ class Service:
             SourceError: :meth:`cancel` was called.
         """
         loop = import_extra("fsspec.asyn", extra="remote", purpose="reading URLs").get_loop()
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-        self._running.add(future)
+        with self._lock:
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            self._running.add(future)
         try:
             return future.result()
         except concurrent.futures.CancelledError as error:
             raise SourceError(f"reading {shown(self._url)} was cancelled") from error
         finally:
             future.cancel()
-            self._running.discard(future)
+            with self._lock:
+                self._running.discard(future)
 
     def cancel(self) -> None:
-        """End what is running for other threads, at once."""
-        for future in list(self._running):
+        """End what is running for other threads, at once; not what they begin after that."""
+        with self._lock:
+            running = list(self._running)
+        for future in running:
             future.cancel()
 
     async def call(self, method: str, *arguments: Any, **options: Any) -> Any:
