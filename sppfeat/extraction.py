@@ -23,7 +23,7 @@ from sppfeat.equipment import Equipment, load_equipment
 from sppfeat.errors import ConfigError
 from sppfeat.filling import fill
 from sppfeat.learning import FoundSizes, read_sizes
-from sppfeat.locking import OutputLock, ShardLock, check_output
+from sppfeat.locking import OutputLock, ShardLock, check_output, refuse_input
 from sppfeat.normalization import estimate_factors
 from sppfeat.pipeline import Progress
 from sppfeat.placing import put_in_place, remove_leftovers
@@ -262,6 +262,7 @@ def prepare(
     with contextlib.ExitStack() as stack:
         local = stack.enter_context(output_here(request, name))
         check_output(local.path)
+        refuse_input(local.path, request.inputs)
         # Where it is a link: what it leads to is written, locked and replaced, not the link.
         request = dataclasses.replace(request, output=Path(os.path.realpath(local.path)))
         listing = list_images(request.inputs, labels=request.labels)
@@ -390,7 +391,9 @@ def _decode_notes(plan: Plan, decode: str) -> list[str]:
 def _listing_notes(listing: Listing, labels: str) -> list[str]:
     notes = []
     if listing.n_other_files:
-        notes.append(f"{listing.n_other_files} files in the folders have no suffix of an image: left out")
+        notes.append(
+            f"{listing.n_other_files} files in folders and archives have no suffix of an image: left out"
+        )
     if listing.n_repeated:
         notes.append(f"{listing.n_repeated} inputs are named more than once: each is taken once")
     if labels == "folder" and not listing.classes:

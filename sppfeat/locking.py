@@ -11,7 +11,7 @@ from types import TracebackType
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.paths import StrPath
 
-__all__ = ["OutputLock", "ShardLock", "check_new_file", "check_output", "is_being_written"]
+__all__ = ["OutputLock", "ShardLock", "check_new_file", "check_output", "is_being_written", "refuse_input"]
 
 _SUFFIX = ".lock"
 
@@ -39,10 +39,17 @@ def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: boo
     check_output(path)
     if not os.path.exists(path):
         return
-    if any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs):
-        raise ConfigError(f"the output {str(path)!r} is what is read; allowed: another file")
+    refuse_input(path, inputs)
     if not overwrite:
         raise StoreError(f"{str(path)!r} exists; --overwrite replaces it")
+
+
+def refuse_input(path: Path, inputs: Sequence[StrPath]) -> None:
+    """Raise ConfigError if an output is one of the inputs."""
+    if not os.path.exists(path):
+        return
+    if any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs):
+        raise ConfigError(f"the output {str(path)!r} is what is read; allowed: another file")
 
 
 def is_being_written(output: StrPath) -> bool:

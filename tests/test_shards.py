@@ -325,6 +325,16 @@ def test_wrong_usage(folder, tmp_path, arguments, said, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
+def test_an_output_that_is_read_is_refused(folder, tmp_path):
+    photo = tmp_path / "photo.png"
+    write_image(photo, 50, 50, seed=0)
+    before = photo.read_bytes()
+    result = run("extract", photo, "-o", photo, "--overwrite")
+    assert result.exit_code == 2
+    assert "is what is read; allowed: another file" in result.output
+    assert photo.read_bytes() == before
+
+
 def test_info_and_verify_of_a_shard(folder, tmp_path):
     extract([folder], tmp_path / "f.h5", shard=ShardChoice(1, 2))
     assert run_plain("verify", tmp_path / "f.h5").exit_code == 0

@@ -194,9 +194,11 @@ __all__ = ["extract"]
 def extract(**options: Any) -> None:
     """Write the descriptors of images, or of boxes in them, to an HDF5 file.
 
-    INPUT is a folder (searched recursively), an image file, @FILE (a list of folders and files, one per
-    line or separated by NUL), or - (such a list on standard input). Rows come in the order of the inputs,
-    inside a folder in natural order (img2 before img10).
+    INPUT is a folder (searched recursively), an image file, an archive (.tar, .zip; read in place), a table of images
+    (.csv, .tsv, .jsonl, .parquet; a Hugging Face dataset, too), a URL (s3://..., https://...), @FILE (a list of these,
+    one per line or separated by NUL), or - (such a list on standard input). A folder without images stands for the
+    archives and Parquet files in it. Rows come in the order of the inputs, inside a folder in natural order (img2
+    before img10).
 
     With --boxes there is one row per box instead of one per image, pooled from one run of the image: image by
     image, in the order of the box file. A box without area in its image keeps its row, as NaN.
