@@ -399,7 +399,7 @@ def _listing_notes(listing: Listing, labels: str) -> list[str]:
     if labels == "folder" and not listing.classes:
         notes.append("no labels: no image lies in a folder below the inputs")
     elif listing.n_unlabelled and listing.classes:
-        notes.append(f"{listing.n_unlabelled} images lie outside the class folders: their label is -1")
+        notes.append(f"{listing.n_unlabelled} images are of no class: their label is -1")
     elif listing.n_unlabelled and labels == "auto":
         notes.append(
             f"no labels: {listing.n_unlabelled} images lie outside class folders; --labels folder labels the others"
