@@ -12,6 +12,7 @@ __all__ = [
     "CROPS_COUNT",
     "MAP_CHANNELS",
     "MAP_HW",
+    "PLAN_COUNTS",
     "POOLING_COUNTS",
     "POOLING_LEVELS",
     "POOLING_REPETITIONS",
@@ -20,6 +21,7 @@ __all__ = [
     "SAMPLE_IMAGES",
     "SAMPLE_SIZE",
     "Amount",
+    "PlanWork",
     "PoolingWork",
     "RegionsWork",
     "RunsWork",
@@ -59,6 +61,7 @@ MAP_HW = Amount((38, 50), (10, 13))
 MAP_CHANNELS = Amount(512, 32)
 POOLING_REPETITIONS = Amount(5, 2)
 BUDGET_SECONDS = 10.0
+PLAN_COUNTS = Amount((1_000, 10_000, 100_000), (1_000,))
 SAMPLE_IMAGES = Amount(256, 8)
 SAMPLE_SIZE = Amount(DEFAULT_SIZE, DEFAULT_SIZE // 2)
 
@@ -118,6 +121,19 @@ class PoolingWork:
     budget_seconds: float = BUDGET_SECONDS
     seed: int = 0
     repetitions: int = POOLING_REPETITIONS.full
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanWork:
+    """What the bench of planning is to measure.
+
+    Attributes:
+        counts: numbers of images.
+        per_folder: images in each folder.
+    """
+
+    counts: tuple[int, ...] = PLAN_COUNTS.full
+    per_folder: int = 1000
 
 
 @dataclass(frozen=True, kw_only=True)

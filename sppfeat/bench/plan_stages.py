@@ -1,0 +1,119 @@
+"""Planning, in a process of its own that measures itself."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from sppfeat.config import BackboneSpec, DescriptorSpec, ExtractConfig, InputSpec
+from sppfeat.creation import create_file
+from sppfeat.memory import keep_freed_memory
+from sppfeat.plan import make_plan
+from sppfeat.request import ExtractRequest
+from sppfeat.schema import column_blocks
+from sppfeat.sources import list_images
+
+__all__ = ["Measured", "continue_file", "plan_file"]
+
+_T = TypeVar("_T")
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_CLEAR_PEAK = "5"
+
+# Descriptors of one value: the file is laid out in full, and they are not what is measured.
+_BLOCKS = column_blocks(("layer",), (1,), (1,))
+_CONFIG = ExtractConfig(
+    backbone=BackboneSpec(
+        name="none",
+        weights="none",
+        weights_sha256="0" * 64,
+        layers=("layer",),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        interpolation="bilinear",
+        seed=0,
+    ),
+    input=InputSpec(),
+    descriptor=DescriptorSpec(levels=(1,)),
+)
+
+
+class Measured(NamedTuple):
+    """What a process measured of itself.
+
+    Attributes:
+        stages: seconds of each, and the most bytes of memory by its end, over those at the beginning; None where the
+            system does not tell.
+        path_nbytes: length of all paths.
+        plan_nbytes: that the plan holds.
+        file_nbytes: of the file, the descriptors apart; 0 where none was made.
+    """
+
+    stages: dict[str, tuple[float, int | None]]
+    path_nbytes: int = 0
+    plan_nbytes: int = 0
+    file_nbytes: int = 0
+
+
+def plan_file(folder: Path, output: Path) -> Measured:
+    """List the images of a folder, plan them, and lay a file out."""
+    measure = _Measure()
+    listing = measure("list", lambda: list_images([str(folder)]))
+    no_sizes = np.zeros((len(listing.paths), 2), dtype=np.int32)
+    plan = measure("plan", lambda: make_plan(listing, no_sizes, {}, _CONFIG.input))
+    measure("lay_out", lambda: create_file(output, plan, _CONFIG, _BLOCKS))
+    return Measured(
+        stages=measure.stages,
+        path_nbytes=sum(map(len, listing.paths)),
+        plan_nbytes=plan.nbytes,
+        file_nbytes=output.stat().st_size - plan.n_rows * np.dtype(np.float32).itemsize,
+    )
+
+
+def continue_file(folder: Path, output: Path) -> Measured:
+    """Find out what is left to do of a file, all of it here, with the images of its folder listed anew."""
+    from sppfeat.work import Task, find_work  # which load torch: planning does without
+
+    measure = _Measure()
+    listing = list_images([str(folder)])
+    request = ExtractRequest(inputs=(str(folder),), output=output, headers="window")
+
+    def no_probe(*_: object) -> None:
+        raise AssertionError("no header is read before a run in windows")
+
+    task = Task(request, _CONFIG, listing, no_probe, None)  # type: ignore[arg-type]
+    measure("continue", lambda: find_work(task, []))
+    return Measured(measure.stages)
+
+
+class _Measure:
+    """Runs and measures stages, one after the other."""
+
+    def __init__(self) -> None:
+        keep_freed_memory()  # as a run does
+        self.stages: dict[str, tuple[float, int | None]] = {}
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text(_CLEAR_PEAK)
+        self._before = _memory("VmRSS")
+
+    def __call__(self, name: str, run: Callable[[], _T]) -> _T:
+        start = time.perf_counter()
+        result = run()
+        seconds = time.perf_counter() - start
+        peak = _memory("VmHWM")
+        more = None if peak is None or self._before is None else max(0, peak - self._before)
+        self.stages[name] = seconds, more
+        return result
+
+
+def _memory(name: str) -> int | None:
+    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at most; None where it is not Linux that tells."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:")), None)
