@@ -141,7 +141,7 @@ class Transfers:
             raise SourceError(f"cannot write {where} to {str(self._folder)!r}: {failure.reason}")
         if failure.kind is Kind.REFUSED:
             raise SourceError(f"cannot read {where}: {failure.reason}")
-        if failure.kind is Kind.UNREACHABLE and not was_answered and not await self._answers_witness(url):
+        if failure.kind is Kind.UNREACHABLE and not was_answered and not await self._answers_witness():
             raise SourceError(f"cannot read {where}, tried for long: {failure.reason}")
         if failure.is_passing:
             self._broken_in_a_row += 1
@@ -154,13 +154,13 @@ class Transfers:
             self._n_denied += failure.kind is Kind.DENIED
         return failure.reason
 
-    async def _answers_witness(self, url: str) -> bool:
-        """Whether the service says anything of another object."""
-        if self._witness in (None, url):
+    async def _answers_witness(self) -> bool:
+        """Whether the service says anything of that object, if only that it is there."""
+        if self._witness is None:
             return False
-        question = self._service.call("info", self._service.path(str(self._witness)))
+        question = self._service.call("info", self._service.path(self._witness))
         try:
-            await asyncio.wait_for(question, self._service.patience.silence)
+            await self._service.patiently(question)
         except Exception as error:
             return judge(error).kind in (Kind.MISSING, Kind.DENIED)
         return True

@@ -247,7 +247,7 @@ class _Spool:
                 os.pwrite(file.fileno(), content, self.position(start))
 
             jobs = [Job(url, lambda start=start, stop=stop: fetch(start, stop)) for start, stop in pieces]  # type: ignore[misc]
-            results = service.run(Transfers(service, Path()).run(jobs))
+            results = service.run(Transfers(service, Path(), witness=url).run(jobs))
         self._failed = [
             (*piece, reason) for piece, reason in zip(pieces, results, strict=True) if reason is not None
         ]
