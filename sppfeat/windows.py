@@ -6,7 +6,7 @@ Of images that are files of this machine, and whose sizes are known, there is on
 import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ _FIRST_IMAGES = 256  # so that the network has something to do soon; each window
 _MOST_FETCHED = 2048  # at 100 kB each 200 MB of scratch, and as much for the next window
 _MOST_FETCHED_NBYTES = 1 << 30  # where it is known before how much that is
 _MOST_LOCAL = 16_384  # enough that images of one shape meet in a batch
+_CANCEL_SECONDS = 0.1  # between two attempts to end what is fetched for nobody
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,10 @@ class _OneAhead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         left = self._under_way
-        if left is not None and not left.done() and isinstance(self._storage, Distant):
-            self._storage.cancel()
+        if left is not None and isinstance(self._storage, Distant):
+            while not left.done():  # what is cancelled is only what it is at: it may go on to the next
+                self._storage.cancel()
+                wait([left], timeout=_CANCEL_SECONDS)
         self._thread.shutdown(wait=True, cancel_futures=True)
         if left is not None and not left.cancelled() and left.exception() is None:
             left.result()[1].close()
