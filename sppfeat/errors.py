@@ -9,6 +9,7 @@ __all__ = [
     "ConfigError",
     "DecoderError",
     "DeviceMemoryError",
+    "EngineError",
     "ImageError",
     "LabelError",
     "SourceError",
@@ -52,6 +53,10 @@ class DecoderError(SppfeatError):
 
 class DeviceMemoryError(SppfeatError):
     """The device has too little memory for what it was given."""
+
+
+class EngineError(SppfeatError):
+    """What is to do the work cannot be reached, or has given up."""
 
 
 class StoreError(SppfeatError):

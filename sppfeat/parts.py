@@ -15,6 +15,8 @@ from sppfeat.creation import FILE_DTYPES
 from sppfeat.equipment import Equipment
 from sppfeat.errors import ConfigError
 from sppfeat.extraction import (
+    Extraction,
+    Lock,
     Means,
     Outcome,
     gather_means,
@@ -35,7 +37,7 @@ from sppfeat.sharding import PLACEHOLDER, cut_rows, shard_path
 from sppfeat.sources import list_images
 from sppfeat.work import find_work, part_of, plan_inputs
 
-__all__ = ["PartedExtraction", "prepare_parts"]
+__all__ = ["PartedExtraction", "extraction_of_part", "prepare_parts", "request_of_part"]
 
 
 class PartedExtraction:
@@ -91,16 +93,19 @@ class PartedExtraction:
         before = Progress()
         factors: tuple[float, ...] | None = None
         for choice in self._choices:
-            request = dataclasses.replace(self.request, output=shard_path(self.path, choice))
+            request = request_of_part(self.request, choice)
             with contextlib.ExitStack() as stack:
                 local = stack.enter_context(output_here(request, request.output))
-                request = dataclasses.replace(request, output=local.path)
-                lock = stack.enter_context(lock_output(request))
-                part = part_of(self._means.task, self._plan, choice, self._bounds)
-                task = dataclasses.replace(self._means.task, request=request, part=part)
-                work = find_work(task, self._means.notes)
-                work = dataclasses.replace(work, norm_factors=work.norm_factors or factors)
-                extraction = planned(self._means._replace(task=task), work, lock)
+                lock = stack.enter_context(lock_output(dataclasses.replace(request, output=local.path)))
+                extraction = extraction_of_part(
+                    self._means,
+                    self._plan,
+                    self._bounds,
+                    choice,
+                    lock,
+                    output=local.path,
+                    norm_factors=factors,
+                )
                 extraction = dataclasses.replace(extraction, url=local.url)
                 now = extraction.run(
                     on_progress=lambda own, before=before: on_progress(before.followed_by(own)),  # type: ignore[misc]
@@ -136,6 +141,40 @@ class PartedExtraction:
             elif path.exists():
                 known[i] = outcome_of(path, (0, int(self._bounds[i] - self._bounds[i - 1])))
         return known
+
+
+def request_of_part(request: ExtractRequest, choice: ShardChoice) -> ExtractRequest:
+    """The request for one part of one that has ``{shard}`` in the name of its output."""
+    return dataclasses.replace(request, output=shard_path(request.output, choice))
+
+
+def extraction_of_part(
+    means: Means,
+    plan: Plan,
+    bounds: npt.NDArray[np.int64],
+    choice: ShardChoice,
+    lock: Lock,
+    *,
+    output: Path,
+    norm_factors: tuple[float, ...] | None,
+) -> Extraction:
+    """The extraction of one part into its own file, begun or continued.
+
+    Args:
+        means: what all parts need; its request has ``{shard}`` in the name of its output.
+        plan: every image and row.
+        bounds: of the parts, see :func:`sppfeat.sharding.cut_plan`.
+        choice: which part.
+        lock: of its file.
+        output: its file.
+        norm_factors: of the mean norm, where they are known already.
+    """
+    part = part_of(means.task, plan, choice, bounds)
+    request = dataclasses.replace(means.task.request, output=output)
+    task = dataclasses.replace(means.task, request=request, part=part)
+    work = find_work(task, means.notes)
+    work = dataclasses.replace(work, norm_factors=work.norm_factors or norm_factors)
+    return planned(means._replace(task=task), work, lock)
 
 
 @contextlib.contextmanager

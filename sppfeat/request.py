@@ -10,6 +10,7 @@ from sppfeat.config import (
     DescriptorSpec,
     ExtractConfig,
     InputSpec,
+    RayOptions,
     RegionSpec,
     RunOptions,
     ShardChoice,
@@ -138,6 +139,7 @@ class ExtractRequest:
             see :mod:`sppfeat.parts`.
         scratch: an existing folder for what has to be fetched before it can be read; None: the system's for
             temporary files.
+        ray: actors on a Ray cluster do the work, see :mod:`sppfeat.engines.ray`; None: this process.
     """
 
     inputs: tuple[str, ...]
@@ -159,6 +161,7 @@ class ExtractRequest:
     headers: str = "auto"
     shard_bytes: int | None = None
     scratch: Path | None = None
+    ray: RayOptions | None = None
 
     def __post_init__(self) -> None:
         check_choice("headers", self.headers, HEADER_MODES)
@@ -177,11 +180,29 @@ class ExtractRequest:
             raise ConfigError("--add-new does not go with --shard: the shards are cut already")
         if self.shard_bytes is not None:
             self._check_parts(self.shard_bytes)
+        if self.ray is not None:
+            self._check_ray()
 
     @property
     def boxes_path(self) -> str:
         """Absolute path of the box file; empty where there is none."""
         return os.path.abspath(self.boxes.boxes) if self.boxes and self.boxes.is_file else ""
+
+    def _check_ray(self) -> None:
+        refused = {
+            "--overwrite": self.overwrite,
+            "--add-new": self.add_new,
+            "--shard": self.shard is not None,
+            "--shard-size": self.shard_bytes is not None,
+        }
+        for option in (name for name, is_given in refused.items() if is_given):
+            hint = {"--overwrite": "remove the output and its folder of parts first, or give another output"}
+            why = hint.get(option, "it cuts the work into parts of its own")
+            raise ConfigError(f"{option} does not go with --engine ray: {why}")
+        if self.run.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(
+                f"device is {self.run.device!r}; allowed with --engine ray, which hands them out: auto, cpu, cuda"
+            )
 
     def _check_parts(self, shard_bytes: int) -> None:
         if shard_bytes < 1:

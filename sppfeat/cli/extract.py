@@ -32,6 +32,7 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import print_json, say
 from sppfeat.cli.progress import Bar, prepared
+from sppfeat.cli.ray_options import ray_choice, ray_options
 from sppfeat.cli.shards import NBYTES, SHARD
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.config import (
@@ -52,6 +53,7 @@ from sppfeat.config import (
 from sppfeat.request import HEADER_MODES, DescriptorChoice, ExtractRequest
 
 if TYPE_CHECKING:
+    from sppfeat.engines.ray import RayExtraction
     from sppfeat.extraction import Extraction
     from sppfeat.parts import PartedExtraction
     from sppfeat.pipeline import Progress
@@ -188,6 +190,7 @@ __all__ = ["extract"]
     help="Where images that have to be fetched lie while they are needed, and remote outputs until they are complete. "
     "[default: the system's folder for temporary files; the user's cache folder]",
 )
+@ray_options
 @option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @json_option
 @verbosity_options
@@ -232,7 +235,11 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     started = time.monotonic()
     request = _request(options)
 
-    def begin(on_probe: "OnProbe") -> "AbstractContextManager[Extraction | PartedExtraction]":
+    def begin(on_probe: "OnProbe") -> "AbstractContextManager[Extraction | PartedExtraction | RayExtraction]":
+        if request.ray is not None:
+            from sppfeat.engines.ray import prepare_ray
+
+            return prepare_ray(request, on_probe=on_probe, verbose=verbose)
         if request.shard_bytes is not None:
             return prepare_parts(request, on_probe=on_probe)
         return prepare(request, on_probe=on_probe)
@@ -304,4 +311,5 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
         headers=options["headers"],
         shard_bytes=options["shard_size"],
         scratch=options["scratch"],
+        ray=ray_choice(options),
     )

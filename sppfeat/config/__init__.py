@@ -1,6 +1,7 @@
 """What a run is told: settings that check themselves, and a fingerprint of those that shape a descriptor."""
 
 from sppfeat.config.checks import check_choice
+from sppfeat.config.engines import ENGINES, MERGES, RayOptions
 from sppfeat.config.extract import ExtractConfig, config_differences
 from sppfeat.config.reduction import REDUCED_NORMALIZATIONS, REDUCTIONS, ReductionSpec
 from sppfeat.config.regions import (
@@ -62,10 +63,12 @@ __all__ = [
     "DEFAULT_MAX_PIXELS",
     "DEFAULT_SIZE",
     "DTYPES",
+    "ENGINES",
     "EXIF_MODES",
     "HEADS",
     "INTERPOLATIONS",
     "MAX_ROUND_TO",
+    "MERGES",
     "MULTIVIEW_SCALES",
     "NONFINITE",
     "NORMALIZATIONS",
@@ -81,6 +84,7 @@ __all__ = [
     "ExtractConfig",
     "GridSpec",
     "InputSpec",
+    "RayOptions",
     "ReductionSpec",
     "RegionSpec",
     "RunOptions",

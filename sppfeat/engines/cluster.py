@@ -1,0 +1,192 @@
+"""The Ray cluster of a run: reached or started, and how many actors of which size it has room for."""
+
+import contextlib
+import logging
+import math
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sppfeat.config import RayOptions
+from sppfeat.cores import available_cores
+from sppfeat.errors import ConfigError, EngineError
+from sppfeat.extras import import_extra
+
+__all__ = ["Actors", "choose_actors", "connected", "nodes_of"]
+
+_MOST_CPUS = 8  # threads of a network and decoders of one actor: more of both gain little
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Actors(NamedTuple):
+    """How many actors there are to be, and what each of them needs.
+
+    Attributes:
+        n: how many.
+        n_cpus, n_gpus: of each.
+        n_fit: how many the cluster has room for at the moment.
+    """
+
+    n: int
+    n_cpus: int
+    n_gpus: float
+    n_fit: int
+
+    def __str__(self) -> str:
+        gpus = f"{self.n_gpus:g} GPU and " if self.n_gpus else ""
+        actors = "1 actor" if self.n == 1 else f"{self.n} actors"
+        return f"{actors} on Ray, {gpus}{self.n_cpus} CPU{'s' if self.n_cpus > 1 else ''} each"
+
+
+@contextlib.contextmanager
+def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
+    """Reach a cluster, or start a Ray on this machine that ends with the context.
+
+    Args:
+        address: see :class:`sppfeat.config.RayOptions`. Whoever is connected already stays so.
+        verbose: print what Ray and its workers say.
+
+    Yields:
+        The package ``ray``.
+
+    Raises:
+        ConfigError: it is not installed.
+        EngineError: the cluster cannot be reached, or none be started.
+    """
+    # Before it is imported: Ray sends nothing to anybody, and its C++ part prints nothing but what ends it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray = import_extra("ray", extra="ray", purpose="--engine ray")
+    import_extra("ray.data", extra="ray", purpose="--engine ray")
+    if ray.is_initialized():
+        yield ray
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    own = {"num_cpus": available_cores(), "include_dashboard": False} if address == "local" else {}
+    with _handlers_kept(), _silence(not verbose):
+        try:
+            ray.init(
+                address,
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                **own,
+            )
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            what = "Ray could not be started" if own else f"no Ray cluster could be reached at {address!r}"
+            raise EngineError(f"{what}: {error}") from error
+    try:
+        _quieten(ray, verbose)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Give signals back to whom they belonged: Ray takes them, and then they end the process at once."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # outside the main thread, where Ray could not take them either
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _silence(is_wanted: bool) -> Iterator[None]:
+    """Drop what C++ prints to standard error: Ray says there that it was told to say nothing."""
+    if not is_wanted:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # nothing is printed anywhere
+            before = os.dup(2)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, 2)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+        yield
+
+
+def _quieten(ray: Any, verbose: bool) -> None:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # there is one for images
+    context.print_on_execution_start = verbose
+    logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.ERROR)
+
+
+def nodes_of(ray: Any) -> list[dict[str, float]]:
+    """What the nodes of the cluster have, by the name of the resource."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def choose_actors(
+    options: RayOptions, device: str, nodes: Sequence[Mapping[str, float]], *, n_parts: int
+) -> Actors:
+    """The actors of a run: one for each device, and the cores of a node shared out among them.
+
+    Args:
+        options: what was asked for.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        nodes: what each node has (``CPU``, ``GPU``).
+        n_parts: of the work; more actors have nothing to do.
+
+    Raises:
+        ConfigError: what was asked for cannot be, or nothing was and no node has a core.
+
+    Example:
+        >>> nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}]
+        >>> str(choose_actors(RayOptions(gpus_per_actor=0.5), "auto", nodes, n_parts=99))
+        '12 actors on Ray, 0.5 GPU and 2 CPUs each'
+    """
+    n_gpus = _gpus_per_actor(options, device, any(node.get("GPU", 0) > 0 for node in nodes))
+
+    def room(n_cpus: int) -> int:
+        return sum(_room_on(node, n_cpus, n_gpus) for node in nodes)
+
+    n_cpus = options.cpus_per_actor
+    if n_cpus is None and not n_gpus and options.actors is None:
+        n_cpus = min([_MOST_CPUS, *(int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1)])
+    if n_cpus is None:
+        wanted = options.actors or max(1, room(1))
+        n_cpus = max((n for n in range(1, _MOST_CPUS + 1) if room(n) >= wanted), default=1)
+    n_fit = room(n_cpus)
+    n = options.actors or n_fit
+    if n == 0:
+        what = f"{n_gpus:g} GPU and {n_cpus} CPU" if n_gpus else f"{n_cpus} CPU"
+        raise ConfigError(
+            f"no node of the Ray cluster has {what}, which an actor is to have; with --actors the run waits for one"
+        )
+    return Actors(min(n, max(1, n_parts)), n_cpus, n_gpus, n_fit)
+
+
+def _gpus_per_actor(options: RayOptions, device: str, are_there: bool) -> float:
+    """GPUs of each actor, 0 where the network runs on the CPU."""
+    asked = options.gpus_per_actor
+    if device == "cpu":
+        if asked:
+            raise ConfigError(f"device is 'cpu', and gpus-per-actor {asked:g}; allowed: one of the two")
+        return 0.0
+    if asked is not None:
+        if device == "cuda" and not asked:
+            raise ConfigError("device is 'cuda', and gpus-per-actor 0; allowed: one of the two")
+        return asked
+    if device == "cuda" and not are_there and options.actors is None:
+        raise ConfigError(
+            "device is 'cuda', and no node of the Ray cluster has a GPU; with --actors the run waits for one"
+        )
+    return 1.0 if are_there or device == "cuda" else 0.0
+
+
+def _room_on(node: Mapping[str, float], n_cpus: int, n_gpus: float) -> int:
+    """Actors that a node has room for."""
+    by_cpus = int(node.get("CPU", 0) // n_cpus)
+    if not n_gpus:
+        return by_cpus
+    gpus = node.get("GPU", 0.0)
+    # Each is on one device: 0.4 of it go twice into 1.0, and not seven times into 3.0.
+    return min(by_cpus, int(gpus) * math.floor(1 / n_gpus + 1e-9))
