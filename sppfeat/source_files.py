@@ -123,12 +123,13 @@ class SourceFiles(Sequence[SourceFile]):
         source, path = self.files[i], Path(self.path_of(i))
         try:
             with _open_hdf5(path) as file:
-                if not os.path.samestat(os.fstat(file.id.get_vfd_handle()), opened):
-                    raise self._changed(i, "it was replaced just now")
+                is_same = os.path.samestat(os.fstat(file.id.get_vfd_handle()), opened)
                 found = check_features(file, path)
                 created = text_attribute(file, "created", path) or ""
         except StoreError as error:
             raise self._changed(i, str(error)) from error
+        if not is_same:
+            raise self._changed(i, "it was replaced just now")
         expected = StoredFeatures((source.n_rows, self.dimension), self.dtype, source.offset, False)
         if found != expected:
             raise self._changed(i, f"its /features are {_text(found)}, and were {_text(expected)}")
