@@ -98,6 +98,7 @@ def nodes(tmp_path_factory):
         environment.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         environment.setenv("SPPFEAT_TESTS_PACE", str(pace))
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        environment.setenv("RAY_worker_niceness", "0")
         environment.delenv("RAY_ADDRESS", raising=False)
         cluster = Nodes(pace)
         cluster.add()

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import signal
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from sppfeat.extras import import_extra
 __all__ = ["Actors", "choose_actors", "connected", "nodes_of"]
 
 _MOST_CPUS = 8  # threads of a network and decoders of one actor: more of both gain little
+_KNOCK_SECONDS = 20.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -64,6 +66,10 @@ def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
         yield ray
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        # Else actors would have to wait for every other process of this machine, which are no guests here.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+    _knock(address)
     own = {"num_cpus": available_cores(), "include_dashboard": False} if address == "local" else {}
     with _handlers_kept(), _silence(not verbose):
         try:
@@ -81,6 +87,17 @@ def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise EngineError where an address answers nobody: Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise EngineError(f"no Ray cluster could be reached at {address!r}: {error}") from error
 
 
 @contextlib.contextmanager
