@@ -5,6 +5,8 @@ import dataclasses
 import json
 import os
 import pickle
+import re
+import shlex
 import shutil
 import signal
 import threading
@@ -22,7 +24,7 @@ from feature_files import plan_of
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.config import DescriptorSpec, RayOptions, RunOptions
+from sppfeat.config import DescriptorSpec, InputSpec, RayOptions, RunOptions
 from sppfeat.engines import actor as actor_module
 from sppfeat.engines import ray as engine
 from sppfeat.engines.actor import Job, PartFiller, Witnesses
@@ -32,7 +34,7 @@ from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction import gather_means
 from sppfeat.locking import OutputLock
 from sppfeat.reader import FeatureFile
-from sppfeat.request import DescriptorChoice
+from sppfeat.request import BackboneChoice, DescriptorChoice
 from sppfeat.schema import Status
 from sppfeat.sources import list_images
 from sppfeat.work import plan_inputs
@@ -40,6 +42,7 @@ from sppfeat.work import plan_inputs
 pytest.importorskip("ray")
 
 HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
 TINY = ("--backbone", "squeezenet1_1", "--weights", "none", "--seed", "3", "--size", "48", "--levels", "1,2")
 N_IMAGES = 240
 SECONDS_PER_WRITE = 0.02
@@ -240,6 +243,29 @@ def test_the_same_command_continues(nodes, pictures, tmp_path):
         code, said = ray_command(nodes, mine, output, *options, "--retry-failed")
         assert code == 1
         assert "2 images to do, and --engine ray did not begin it: --engine local continues it" in said
+
+
+def test_the_example_of_the_readme(nodes, photos, tmp_path, monkeypatch):
+    """Its commands, on the nodes that are there; whether Ray has the others, and their options, is asked of Ray."""
+    from ray.scripts.scripts import cli as ray_cli
+
+    section = README.read_text().partition("### On a Ray cluster")[2]
+    lines = re.search(r"```sh\n(.*?)```", section, re.DOTALL)[1].splitlines()
+    address = re.search(r"--address=(\S+)", section)[1]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/images").symlink_to(photos)
+    for line in lines:
+        program, name, *arguments = shlex.split(line)
+        if program == "ray":
+            ray_cli.commands[name].make_context(name, arguments)
+            continue
+        arguments = [nodes.address if argument == address else argument for argument in arguments]
+        result = CliRunner().invoke(main, [name, *arguments], env={"SPPFEAT_DEVICE": "cpu"})
+        assert result.exit_code == 0, result.output
+    usual = {"backbone": BackboneChoice(), "input": InputSpec(), "descriptor": DescriptorChoice()}
+    extract([tmp_path / "tests/images"], tmp_path / "local.h5", **usual)
+    assert_equal_to_local(tmp_path / "features.h5", tmp_path / "local.h5")
 
 
 def job_of(pictures, output, **changes) -> Job:
