@@ -14,19 +14,11 @@ from sppfeat.config import ShardChoice
 from sppfeat.creation import FILE_DTYPES
 from sppfeat.equipment import Equipment
 from sppfeat.errors import ConfigError
-from sppfeat.extraction import (
-    Extraction,
-    Lock,
-    Means,
-    Outcome,
-    gather_means,
-    lock_output,
-    note_plan,
-    outcome_of,
-    output_here,
-    planned,
-)
+from sppfeat.extraction import Extraction, planned
 from sppfeat.locking import check_output
+from sppfeat.means import Means, gather_means, note_plan
+from sppfeat.outcome import Outcome, outcome_of
+from sppfeat.output_access import Lock, lock_output, output_here
 from sppfeat.pipeline import Progress
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan

@@ -14,7 +14,7 @@ from sppfeat.cli.output import (
 from sppfeat.request import BoxSummary, PlanSummary
 
 if TYPE_CHECKING:
-    from sppfeat.extraction import Outcome
+    from sppfeat.outcome import Outcome
     from sppfeat.pipeline import Progress
 
 __all__ = ["plan_text", "print_plan", "result_text", "run_result"]

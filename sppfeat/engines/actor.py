@@ -22,7 +22,8 @@ from sppfeat.errors import EngineError, SppfeatError, StoreError
 
 if TYPE_CHECKING:
     from sppfeat.config import ExtractConfig
-    from sppfeat.extraction import Lock, Means
+    from sppfeat.means import Means
+    from sppfeat.output_access import Lock
     from sppfeat.pipeline import Progress
     from sppfeat.plan import Plan
     from sppfeat.request import ExtractRequest
@@ -190,7 +191,7 @@ def _prepare(job: Job, *, has_gpu: bool) -> "Iterator[Means]":
     import torch
 
     from sppfeat.config import config_differences
-    from sppfeat.extraction import gather_means
+    from sppfeat.means import gather_means
     from sppfeat.memory import keep_freed_memory
 
     here = f"node {socket.gethostname()} of the Ray cluster"
@@ -240,8 +241,8 @@ def _attempt(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _lock_part(request: "ExtractRequest") -> "Iterator[Lock]":
     """Hold the lock of a part; where another actor had it, and has died, until the file server has noticed."""
-    from sppfeat.extraction import lock_output
     from sppfeat.locking import is_being_written
+    from sppfeat.output_access import lock_output
 
     until = time.monotonic() + _LOCK_SECONDS
     with contextlib.ExitStack() as stack:

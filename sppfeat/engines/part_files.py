@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sppfeat.config import ExtractConfig, ShardChoice, config_differences
 from sppfeat.errors import StoreError
-from sppfeat.extraction import Outcome, outcome_of
+from sppfeat.outcome import Outcome, outcome_of
 from sppfeat.plan import Plan
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status

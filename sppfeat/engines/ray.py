@@ -28,19 +28,13 @@ from sppfeat.engines.cluster import Actors, choose_actors, connected, nodes_of
 from sppfeat.engines.part_files import PartFiles
 from sppfeat.equipment import Equipment
 from sppfeat.errors import ConfigError, EngineError, SppfeatError, StoreError
-from sppfeat.extraction import (
-    Extraction,
-    Means,
-    Outcome,
-    gather_means,
-    lock_output,
-    note_plan,
-    outcome_of,
-    planned,
-)
+from sppfeat.extraction import Extraction, planned
 from sppfeat.extras import import_extra
 from sppfeat.locking import check_output
+from sppfeat.means import Means, gather_means, note_plan
 from sppfeat.merging import merge_shards
+from sppfeat.outcome import Outcome, outcome_of
+from sppfeat.output_access import lock_output
 from sppfeat.pipeline import Progress
 from sppfeat.places import Place
 from sppfeat.plan import Plan

@@ -54,19 +54,19 @@ def _read_zip(path: bytes) -> Segment:
 
 
 def _read_manifest(path: bytes) -> Segment:
-    from sppfeat.sources.manifests import read_manifest
+    from sppfeat.sources.tables.manifests import read_manifest
 
     return read_manifest(path)
 
 
 def _read_parquet(path: bytes) -> Segment:
-    from sppfeat.sources.parquet import read_parquet
+    from sppfeat.sources.tables.parquet import read_parquet
 
     return read_parquet(path)
 
 
 def _read_arrow(path: bytes) -> Segment:
-    from sppfeat.sources.arrow import read_arrow
+    from sppfeat.sources.tables.arrow import read_arrow
 
     return read_arrow(path)
 

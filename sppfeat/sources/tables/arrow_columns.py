@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from sppfeat.box_formats.columns import IMAGE_NAMES
 from sppfeat.errors import ConfigError
 from sppfeat.extras import import_extra
-from sppfeat.sources.hugging_face import Features, read_features
-from sppfeat.sources.table_columns import (
+from sppfeat.sources.tables.hugging_face import Features, read_features
+from sppfeat.sources.tables.table_columns import (
     CLASS_NAMES,
     ID_NAMES,
     find_column,
@@ -17,7 +17,7 @@ from sppfeat.sources.table_columns import (
     looks_like_boxes,
     show_names,
 )
-from sppfeat.sources.table_files import TableFile
+from sppfeat.sources.tables.table_files import TableFile
 
 __all__ = ["ArrowColumns", "ColumnPart", "find_arrow_columns"]
 

@@ -8,15 +8,15 @@ import numpy as np
 
 from sppfeat.box_formats.texts import shorten
 from sppfeat.errors import ConfigError
-from sppfeat.sources.arrow_columns import ArrowColumns, ColumnPart
 from sppfeat.sources.image_names import has_image_suffix
-from sppfeat.sources.manifest_rows import Rows
 from sppfeat.sources.paths import PathTableBuilder
 from sppfeat.sources.segments import OwnLabels, Segment
 from sppfeat.sources.storage import Storage
-from sppfeat.sources.table_files import TableFile
-from sppfeat.sources.table_labels import IdBuilder, LabelBuilder
-from sppfeat.sources.table_values import ErrorAt, encode_paths, encode_values
+from sppfeat.sources.tables.arrow_columns import ArrowColumns, ColumnPart
+from sppfeat.sources.tables.manifest_rows import Rows
+from sppfeat.sources.tables.table_files import TableFile
+from sppfeat.sources.tables.table_labels import IdBuilder, LabelBuilder
+from sppfeat.sources.tables.table_values import ErrorAt, encode_paths, encode_values
 
 __all__ = ["arrow_rows", "image_name", "image_segment"]
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
 from sppfeat.extras import import_extra
-from sppfeat.sources.arrow_columns import ColumnPart, find_arrow_columns
-from sppfeat.sources.arrow_rows import arrow_rows, image_segment
-from sppfeat.sources.arrow_storage import NULL, ArrowStorage
-from sppfeat.sources.manifest_rows import manifest_segment
-from sppfeat.sources.parquet_files import PURPOSE, arrow_errors
 from sppfeat.sources.segments import Segment
-from sppfeat.sources.table_files import TableFile
+from sppfeat.sources.tables.arrow_columns import ColumnPart, find_arrow_columns
+from sppfeat.sources.tables.arrow_rows import arrow_rows, image_segment
+from sppfeat.sources.tables.arrow_storage import NULL, ArrowStorage
+from sppfeat.sources.tables.manifest_rows import manifest_segment
+from sppfeat.sources.tables.parquet_files import PURPOSE, arrow_errors
+from sppfeat.sources.tables.table_files import TableFile
 
 __all__ = ["read_arrow"]
 

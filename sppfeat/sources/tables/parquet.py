@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 from sppfeat.errors import ConfigError
-from sppfeat.sources.arrow_columns import ColumnPart, find_arrow_columns
-from sppfeat.sources.arrow_rows import arrow_rows, image_segment
-from sppfeat.sources.manifest_rows import manifest_segment
-from sppfeat.sources.parquet_files import arrow_errors, open_parquet
-from sppfeat.sources.parquet_storage import ParquetStorage
 from sppfeat.sources.segments import Segment
-from sppfeat.sources.table_files import TableFile
+from sppfeat.sources.tables.arrow_columns import ColumnPart, find_arrow_columns
+from sppfeat.sources.tables.arrow_rows import arrow_rows, image_segment
+from sppfeat.sources.tables.manifest_rows import manifest_segment
+from sppfeat.sources.tables.parquet_files import arrow_errors, open_parquet
+from sppfeat.sources.tables.parquet_storage import ParquetStorage
+from sppfeat.sources.tables.table_files import TableFile
 
 __all__ = ["read_parquet"]
 

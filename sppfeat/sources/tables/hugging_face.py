@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sppfeat.box_formats.texts import encode_text, shorten
-from sppfeat.sources.table_files import TableFile
+from sppfeat.sources.tables.table_files import TableFile
 
 __all__ = ["Features", "read_features"]
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from sppfeat.errors import StoreError
 from sppfeat.places import Place
-from sppfeat.sources.arrow_columns import ColumnPart
-from sppfeat.sources.parquet_files import arrow_errors, open_parquet
+from sppfeat.sources.tables.arrow_columns import ColumnPart
+from sppfeat.sources.tables.parquet_files import arrow_errors, open_parquet
 from sppfeat.texts import one_line
 
 __all__ = ["ParquetStorage"]

@@ -9,11 +9,11 @@ from sppfeat.box_formats.json_text import json_decoder, parse_json, unique_keys
 from sppfeat.box_formats.texts import shorten
 from sppfeat.errors import ConfigError
 from sppfeat.separated_text import decoded_lines, split_lines
-from sppfeat.sources.manifest_rows import Rows, manifest_segment
 from sppfeat.sources.segments import Segment
-from sppfeat.sources.table_columns import TableColumns, find_columns, show_names
-from sppfeat.sources.table_files import TableFile
-from sppfeat.sources.table_values import encode_paths, encode_values
+from sppfeat.sources.tables.manifest_rows import Rows, manifest_segment
+from sppfeat.sources.tables.table_columns import TableColumns, find_columns, show_names
+from sppfeat.sources.tables.table_files import TableFile
+from sppfeat.sources.tables.table_values import encode_paths, encode_values
 from sppfeat.texts import one_line
 
 __all__ = ["read_manifest"]
@@ -26,7 +26,7 @@ def read_manifest(path: bytes) -> Segment:
 
     Args:
         path: absolute, of a file that ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson``. Columns count without
-            case: see :mod:`sppfeat.sources.table_columns`. Paths are relative to the folder of the table.
+            case: see :mod:`sppfeat.sources.tables.table_columns`. Paths are relative to the folder of the table.
 
     Raises:
         ConfigError: it cannot be read, or is malformed; with the line.

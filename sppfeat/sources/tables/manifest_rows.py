@@ -12,9 +12,9 @@ from sppfeat.sources.paths import PathTableBuilder
 from sppfeat.sources.repeats import possibly_repeated
 from sppfeat.sources.roots import is_url
 from sppfeat.sources.segments import Segment
-from sppfeat.sources.table_files import TableFile
-from sppfeat.sources.table_labels import IdBuilder, LabelBuilder
-from sppfeat.sources.table_urls import find_objects, has_urls
+from sppfeat.sources.tables.table_files import TableFile
+from sppfeat.sources.tables.table_labels import IdBuilder, LabelBuilder
+from sppfeat.sources.tables.table_urls import find_objects, has_urls
 from sppfeat.texts import one_line
 
 __all__ = ["Rows", "manifest_segment"]
