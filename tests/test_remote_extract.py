@@ -69,6 +69,10 @@ def test_the_features_are_those_of_the_folder(folder, tmp_path):
     extract([folder], tmp_path / "local.h5")
     extract(["s3://bucket/in"], tmp_path / "remote.h5")
     same_but_for_the_root(tmp_path / "local.h5", tmp_path / "remote.h5")
+    # They are found again where they were.
+    result = CliRunner().invoke(main, ["verify", str(tmp_path / "remote.h5"), "--recompute", "3", "--json"])
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(result.stdout)["recomputed"]["rows"]) == 3
 
 
 def test_the_command(folder, tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.places import Place
 from sppfeat.sources.kinds import Kind, kind_of
+from sppfeat.sources.roots import is_url
 from sppfeat.sources.segments import Segment
 from sppfeat.sources.storage import Storage
 
@@ -26,15 +27,19 @@ def find_image(root: bytes, path: bytes) -> Place:
 
     Args:
         root: folder that the images lie under; empty for the working directory.
-        path: of the image relative to it: of a file, or of an archive and, behind that, of an image in it.
+        path: of the image relative to it: of a file, or of an archive and, behind that, of an image in it; both
+            together may be a URL.
 
     Returns:
         Its place, for as long as this process runs. A file need not be readable.
 
     Raises:
         ImageError: there is no such file, and no such image in an archive that can be read.
+        SourceError: it is remote, and cannot be reached.
     """
     whole = os.path.join(root, path)
+    if is_url(whole):
+        return _remote(whole)
     if os.path.lexists(whole):
         return Place(whole)
     end = len(whole)
@@ -46,6 +51,35 @@ def find_image(root: bytes, path: bytes) -> Place:
             version = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             return _held(container, kind, version).place(whole[end + 1 :])
     raise ImageError("no such file")
+
+
+def _remote(url: bytes) -> Place:
+    """Fetch an image that a URL names, or one in an archive that the URL leads through."""
+    from sppfeat.sources.remote_archives import is_remote_archive
+
+    end = len(url)
+    while (end := url.rfind(b"/", 0, end)) > url.index(b"://") + 2:
+        if is_remote_archive(url[:end]):
+            return _held_remote(url[:end]).place(url[end + 1 :])
+    storage = _read_remote(url).storage
+    found = "no such object" if storage is None else _fetched(storage, 0)
+    if isinstance(found, str):
+        raise ImageError(found)
+    return found
+
+
+@functools.lru_cache(_N_HELD)
+def _held_remote(url: bytes) -> "_Container":
+    return _Container(url, _read_remote(url))
+
+
+def _read_remote(url: bytes) -> Segment:
+    from sppfeat.sources.remote import read_remote
+
+    try:
+        return next(iter(read_remote([url])))
+    except ConfigError as error:
+        raise ImageError(str(error)) from error
 
 
 def _regular_file(path: bytes) -> os.stat_result | None:
