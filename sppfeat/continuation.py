@@ -205,7 +205,8 @@ def with_sizes(
     readable = (sizes > 0).all(axis=1)
     image_hw[images[readable]] = sizes[readable]
     input_hw, too_odd = input_sizes(image_hw, spec)
-    errors = {i: reason for i, reason in plan.errors.items() if i not in set(images.tolist())}
+    looked_at = set(images.tolist())
+    errors = {i: reason for i, reason in plan.errors.items() if i not in looked_at}
     errors.update({int(images[position]): reason for position, reason in reasons.items()})
     boxes = plan.boxes
     resized = np.flatnonzero((image_hw != plan.image_hw).any(axis=1))
