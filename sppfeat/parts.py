@@ -62,11 +62,12 @@ class PartedExtraction:
     def summary(self) -> PlanSummary:
         """What this run is going to do, as far as can be told without opening every file."""
         done = self.outcome()
+        already_failed = 0 if self.request.retry_failed else done.failed
         state = RunState(
             output=self.name,
             already_done=done.done,
-            already_failed=done.failed,
-            to_do=self._plan.n_images - done.done - done.failed,
+            already_failed=already_failed,
+            to_do=self._plan.n_images - done.done - already_failed,
             unreadable=len(self._plan.errors),
             unmeasured=int((self._plan.image_hw == 0).any(axis=1).sum()) - len(self._plan.errors),
             shard=f"all of {len(self._choices)}, one after the other",
@@ -88,14 +89,16 @@ class PartedExtraction:
             request = request_of_part(self.request, choice)
             with contextlib.ExitStack() as stack:
                 local = stack.enter_context(output_here(request, request.output))
-                lock = stack.enter_context(lock_output(dataclasses.replace(request, output=local.path)))
+                check_output(local.path)
+                output = Path(os.path.realpath(local.path))
+                lock = stack.enter_context(lock_output(dataclasses.replace(request, output=output)))
                 extraction = extraction_of_part(
                     self._means,
                     self._plan,
                     self._bounds,
                     choice,
                     lock,
-                    output=local.path,
+                    output=output,
                     norm_factors=factors,
                 )
                 extraction = dataclasses.replace(extraction, url=local.url)
@@ -130,7 +133,7 @@ class PartedExtraction:
             i, path = choice.index, shard_path(self.path, choice)
             if i in self._outcomes:
                 known[i] = self._outcomes[i]
-            elif path.exists():
+            elif path.exists() and not self.request.overwrite:  # what is to be replaced is not done
                 known[i] = outcome_of(path, (0, int(self._bounds[i] - self._bounds[i - 1])))
         return known
 

@@ -148,7 +148,7 @@ def find_work(task: Task, notes: list[str]) -> Work:
     output, partial = request.output, replacement_of(request.output)
     if request.overwrite:
         return _replace(output, partial, task, notes)
-    if partial.exists():
+    if os.path.exists(partial):  # which Path.exists cannot say of a name that is too long
         notes.append(f"{str(partial)!r} is of an --overwrite that was interrupted: --overwrite continues it")
     if not output.exists():
         return _start(output, task)
@@ -156,11 +156,14 @@ def find_work(task: Task, notes: list[str]) -> Work:
 
 
 def only_own_shard(work: Work, task: Task) -> Work:
-    """What of the work on a file that several processes fill is this one's."""
+    """What of the work on a file that several processes fill is this one's.
+
+    By number: sizes that one process learns would move the borders for those that begin after it.
+    """
     choice = task.request.shard
     if choice is None or not task.request.shared:
         return work
-    bounds = cut_plan(work.plan, choice.count, by_pixels=task.measures_first)
+    bounds = cut_plan(work.plan, choice.count, by_pixels=False)
     first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
 
     def own(images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -177,8 +180,9 @@ def only_own_shard(work: Work, task: Task) -> Work:
 
 def _replace(output: Path, partial: Path, task: Task, notes: list[str]) -> Work:
     """Continue the file that will replace an output, if it is of this very work, or begin one."""
-    if not partial.exists():
+    if not os.path.exists(partial):
         return _start(partial if output.exists() else output, task)
+    task = _cut(task)  # a shard of other inputs may be called the same
     try:
         recorded = _read_same_shard(partial, task)
     except StoreError:  # of other settings, if it is a feature file at all
@@ -189,7 +193,9 @@ def _replace(output: Path, partial: Path, task: Task, notes: list[str]) -> Work:
                 f"--overwrite would write {str(partial)!r}, which is something else: {error}"
             ) from error
         return _start(partial, task)
-    is_same = recorded.shard is not None or recorded.is_of(task.listing)  # of shards, that has been looked at
+    listing = task.listing
+    # Of a shard it has been looked at that its plan is the same, which says nothing of the folder.
+    is_same = recorded.is_of(listing) if task.part is None else recorded.root == listing.root
     return _continue(recorded, task, notes) if is_same else _start(partial, task)
 
 
@@ -236,13 +242,20 @@ def part_of(task: Task, plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.
 
 
 def _start(target: Path, task: Task) -> Work:
-    part, choice = task.part, None if task.request.shared else task.request.shard
+    part = task.part if task.request.shared else _cut(task).part
     if part is None:
-        plan = plan_inputs(task)
-        if choice is None:
-            return Work.of_new(target, plan)
-        part = part_of(task, plan, choice, cut_plan(plan, choice.count, by_pixels=task.measures_first))
+        return Work.of_new(target, plan_inputs(task))
     return dataclasses.replace(Work.of_new(target, part.plan, part.shard), whole=part.whole)
+
+
+def _cut(task: Task) -> Task:
+    """The task with the part that its request asks for, if it asks for one."""
+    choice = task.request.shard
+    if choice is None or task.part is not None:
+        return task
+    plan = plan_inputs(task)
+    bounds = cut_plan(plan, choice.count, by_pixels=task.measures_first)
+    return dataclasses.replace(task, part=part_of(task, plan, choice, bounds))
 
 
 def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:

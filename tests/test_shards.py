@@ -96,6 +96,40 @@ def test_shards_that_share_an_output_fill_it_together(folder, whole, tmp_path, h
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
+def test_shared_shards_are_the_same_ranges_for_whoever_comes_when(folder, tmp_path):
+    """What is learnt of images meanwhile moves no border: each image is one process's, and none is nobody's."""
+    lines = [f"{i}.png,0,0,{20 + i},30" for i in range(N)]
+    lines[5] = "5.png,500,500,600,600"  # outside its image
+    (tmp_path / "b.csv").write_text("\n".join(["path,x0,y0,x1,y1", *lines]) + "\n")
+    changes = {"boxes": BoxChoice(boxes=str(tmp_path / "b.csv")), "shared": True, "headers": "window"}
+    ranges = []
+    for i in (1, 2, 3):
+        extraction, _ = extract([folder], tmp_path / "f.h5", shard=ShardChoice(i, 3), **changes)
+        ranges.append(extraction.work.own)
+    sizes = [stop - first for first, stop in ranges]
+    assert (ranges[0][0], ranges[1][0], ranges[2][0], ranges[2][1]) == (0, ranges[0][1], ranges[1][1], N)
+    assert max(sizes) - min(sizes) <= 1
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert (file.status != 0).all()
+
+
+def test_shared_shards_are_the_same_ranges_after_a_retry(tmp_path):
+    for i in range(8):
+        write_image(tmp_path / "in" / f"{i}.png", 60, 60, seed=i)
+    for i in (0, 1, 2):
+        (tmp_path / "in" / f"{i}.png").write_bytes(b"damaged")
+    ranges = []
+    for i in (1, 2):
+        extraction, _ = extract([tmp_path / "in"], tmp_path / "f.h5", shard=ShardChoice(i, 2), shared=True)
+        ranges.append(extraction.work.own)
+        for damaged in (0, 1, 2):
+            write_image(tmp_path / "in" / f"{damaged}.png", 90, 90, seed=9)
+        extract([tmp_path / "in"], tmp_path / "f.h5", shard=ShardChoice(i, 2), shared=True, retry_failed=True)
+    assert ranges[0][1] == ranges[1][0]
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert (file.status == 1).all()
+
+
 def test_processes_that_begin_at_once_lay_out_one_file(runs, folder, tmp_path):
     """The others wait for the first, and then find the file."""
     logs = [str(tmp_path / f"log{i}") for i in (1, 2)]
@@ -175,6 +209,44 @@ def test_an_overwritten_shard_is_replaced_once_the_new_one_is_complete(folder, t
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
 
 
+def test_names_that_are_too_long_are_refused(folder, tmp_path):
+    for length in (242, 249, 252, 300):  # too long for one of the files beside it, or by itself
+        for options in ((), ("--shared", "--shard", "1/2"), ("--overwrite",)):
+            result = run("extract", folder, "-o", tmp_path / f"{'x' * (length - 3)}.h5", *options)
+            assert result.exit_code == 1, (length, options, result.output)
+            assert "File name too long" in result.stderr
+            assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("headers", ["first", "window"])
+def test_an_overwriting_shard_of_other_inputs_is_begun_anew(tmp_path, headers):
+    for i in range(8):
+        write_image(tmp_path / "in" / f"{i}.png", 50, 50, seed=i)
+    one = {"shard": ShardChoice(1, 2), "run": RunOptions(workers=0, batch_size=1, device="cpu")}
+    one |= {"headers": headers}
+    extract([tmp_path / "in"], tmp_path / "f.h5", **one)
+    extract([tmp_path / "in"], tmp_path / "f.h5", overwrite=True, stop_after=1, **one)
+    assert (tmp_path / "f.h5.partial").exists()
+    for i in range(8, 12):
+        write_image(tmp_path / "in" / f"{i}.png", 50, 50, seed=i)
+    extract([tmp_path / "in"], tmp_path / "f.h5", overwrite=True, **one)
+    extract([tmp_path / "in"], tmp_path / "fresh.h5", **one)
+    assert_same_file(tmp_path / "f.h5", tmp_path / "fresh.h5")
+    extract([tmp_path / "in"], tmp_path / "f.h5", overwrite=True, stop_after=1, **one)
+    (tmp_path / "in").rename(tmp_path / "moved")  # whose images may be others
+    for i in range(12):
+        write_image(tmp_path / "in2" / f"{i}.png", 50, 50, seed=20 + i)
+    extract([tmp_path / "in2"], tmp_path / "f.h5", overwrite=True, **one)
+    extract([tmp_path / "in2"], tmp_path / "fresh2.h5", **one)
+    assert_same_file(tmp_path / "f.h5", tmp_path / "fresh2.h5")
+    write_image(tmp_path / "other" / "a.png", 50, 50, seed=1)
+    write_image(tmp_path / "other" / "b.png", 50, 50, seed=1)
+    extract([tmp_path / "in2"], tmp_path / "f.h5", overwrite=True, stop_after=1, **one)
+    extract([tmp_path / "other"], tmp_path / "f.h5", overwrite=True, **one)
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert file.paths == ["a.png"]
+
+
 def test_boxes_of_shards(folder, tmp_path):
     """Boxes of a box file keep their numbers; windows are numbered as rows are."""
     lines = [f"{i}.png,0,0,{20 + i},30" for i in (5, 0, 7, 0, 2)]
@@ -194,6 +266,15 @@ def test_boxes_of_shards(folder, tmp_path):
                 assert file.row_source[file.box_row[own]].tolist() == own.tolist()
                 rows += source.tolist()
         assert rows == every["row_source"].tolist()
+
+
+def test_shards_of_boxes_whose_images_were_not_measured_are_as_large(folder, tmp_path):
+    lines = [f"{i}.png,0,0,{20 + i},30" for i in range(N)]
+    (tmp_path / "b.csv").write_text("\n".join(["path,x0,y0,x1,y1", *lines]) + "\n")
+    boxes = BoxChoice(boxes=str(tmp_path / "b.csv"))
+    extract([folder], tmp_path / "f.h5", boxes=boxes, shard=ShardChoice(1, 2), headers="window")
+    with sppfeat.open(tmp_path / "f.h5") as file:
+        assert file.shard.stop_image in (N // 2, N // 2 + 1)
 
 
 def test_the_mean_norm_is_that_of_the_whole(folder, tmp_path):
@@ -246,6 +327,35 @@ def test_shards_of_a_size_are_made_one_after_the_other_and_continued(folder, who
         assert_is_part(path, whole, first, min(N, first + 4))
         with sppfeat.open(path) as file:
             assert file.features.nbytes <= 4 * 2560 * 4 + 100
+
+
+def test_shards_that_are_overwritten_count_only_what_is_new(folder, tmp_path):
+    """What will be replaced is not done: neither in the plan, nor where the run is interrupted."""
+    with in_parts(folder, tmp_path) as parts:
+        parts.run()
+    with in_parts(folder, tmp_path, overwrite=True) as parts:
+        assert parts.summary().to_do == N
+        parts.run(
+            should_stop=lambda: bool(parts._outcomes) or (tmp_path / "f-00001-of-00003.h5.partial").exists()
+        )
+        assert parts.outcome().pending >= N - 4
+    with in_parts(folder, tmp_path, retry_failed=True) as parts:
+        assert parts.summary().to_do == 1
+        assert parts.summary().already_failed == 0
+
+
+def test_an_overwritten_shard_that_is_a_link_stays_one(folder, tmp_path):
+    with in_parts(folder, tmp_path) as parts:
+        parts.run()
+    first = tmp_path / "f-00001-of-00003.h5"
+    (tmp_path / "elsewhere").mkdir()
+    first.rename(tmp_path / "elsewhere" / "one.h5")
+    first.symlink_to(tmp_path / "elsewhere" / "one.h5")
+    before = (tmp_path / "elsewhere" / "one.h5").stat().st_ino
+    with in_parts(folder, tmp_path, overwrite=True) as parts:
+        parts.run()
+    assert first.is_symlink()
+    assert (tmp_path / "elsewhere" / "one.h5").stat().st_ino != before
 
 
 def test_shards_of_other_inputs_are_not_continued(folder, tmp_path):
