@@ -193,7 +193,8 @@ def prepare(
     name = output_name(request)
     with contextlib.ExitStack() as stack:
         local = stack.enter_context(output_here(request, name))
-        check_output(local.path)
+        if local.url is None:
+            check_output(local.path)
         refuse_input(local.path, request.inputs)
         # Where it is a link: what it leads to is written, locked and replaced, not the link.
         request = dataclasses.replace(request, output=Path(os.path.realpath(local.path)))

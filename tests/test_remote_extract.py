@@ -65,6 +65,16 @@ def same_but_for_the_root(a, b):
     assert_same_contents(a, b)
 
 
+def test_a_dry_run_writes_nothing_and_needs_no_folder_for_it(folder, tmp_path):
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    out.mkdir()
+    command = ["extract", str(folder), "-o", f"file://{out}/f.h5", *OPTIONS, "--dry-run"]
+    result = CliRunner().invoke(main, command, env={"XDG_CACHE_HOME": str(cache)})
+    assert result.exit_code == 0, result.output
+    assert not cache.exists()
+    assert not list(out.iterdir())
+
+
 def test_the_features_are_those_of_the_folder(folder, tmp_path):
     extract([folder], tmp_path / "local.h5")
     extract(["s3://bucket/in"], tmp_path / "remote.h5")
