@@ -29,6 +29,7 @@ __all__ = [
     "extended_plan",
     "match_inputs",
     "read_recorded",
+    "relabelled",
     "with_sizes",
 ]
 
@@ -92,6 +93,21 @@ class Matched:
     def vanished(self) -> npt.NDArray[np.int64]:
         """``(v,)`` int64, images of the file that are not among the inputs."""
         return np.flatnonzero(self.stored_as < 0)
+
+
+def relabelled(recorded: Recorded, matched: Matched, listing: Listing) -> npt.NDArray[np.int64]:
+    """Images of a file of which the inputs of now say another class: ``(k,)`` int64, positions in the file.
+
+    Tables and archives can say so of images that lie where they were. Where they say no class, they say no other.
+    """
+    if not listing.classes:
+        return np.empty(0, dtype=np.int64)
+    index = {name: i for i, name in enumerate(recorded.classes)}
+    # The last one is found by the label -1, which says nothing; what the file does not have is another class.
+    in_file = np.array([*(index.get(name, len(index)) for name in listing.classes), -1], dtype=np.int64)
+    images = np.flatnonzero(matched.stored_as >= 0)
+    said = in_file[listing.labels[matched.stored_as[images]]]
+    return images[(said >= 0) & (said != recorded.labels[images])]
 
 
 def read_recorded(path: Path, config: ExtractConfig) -> Recorded:

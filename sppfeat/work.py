@@ -18,6 +18,7 @@ from sppfeat.continuation import (
     extended_plan,
     match_inputs,
     read_recorded,
+    relabelled,
     with_sizes,
 )
 from sppfeat.errors import StoreError
@@ -287,6 +288,12 @@ def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:
     )
     if len(matched.vanished):
         notes.append(f"{len(matched.vanished)} images of the file are not among the inputs any more")
+    n_relabelled = len(relabelled(recorded, matched, listing))
+    if n_relabelled:
+        notes.append(
+            f"{n_relabelled} images are of another class in the inputs than in the file, which keeps its own; "
+            "--overwrite takes those of the inputs"
+        )
     if recorded.shard is not None:
         if part is None and len(listing.paths) != recorded.shard.n_images:
             notes.append(

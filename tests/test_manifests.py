@@ -391,6 +391,29 @@ def test_exports_have_them(with_ids, tmp_path, suffix):
         assert [line.split(b",")[column] for line in lines[1:4]] == [b"c", b"", b"\xff"]
 
 
+def test_classes_that_a_table_says_otherwise_now_are_noted_and_not_taken(pictures, tmp_path):
+    rows = [("2.png", "cat", "c"), ("0.png", "dog", "d"), ("1.png", "", "e")]
+
+    def labels_after(*classes):
+        named = [
+            (str(pictures / name), label, called)
+            for (name, _, called), label in zip(rows, classes, strict=True)
+        ]
+        extraction, _ = extract(
+            [write_table(tmp_path / "m.csv", named)], tmp_path / "f.h5", retry_failed=True
+        )
+        with FeatureFile(tmp_path / "f.h5") as file:
+            known = (*file.classes, None)
+            return [known[label] for label in file.labels], "\n".join(extraction.notes)
+
+    assert labels_after("cat", "dog", "")[0] == ["cat", "dog", None]
+    assert "another class" not in labels_after("cat", "dog", "")[1]
+    kept, notes = labels_after("cat", "cat", "bird")
+    assert kept == ["cat", "dog", None]
+    assert "2 images are of another class in the inputs than in the file, which keeps its own" in notes
+    assert "another class" not in labels_after("", "", "")[1]  # says nothing of them
+
+
 def test_the_command_takes_a_table_and_says_what_is_wrong_with_it(pictures, tmp_path):
     def run(table):
         arguments = [
