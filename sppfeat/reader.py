@@ -59,7 +59,7 @@ class FeatureFile:
     def __init__(self, path: StrPath) -> None:
         self.path = Path(os.fsdecode(path))
         if not os.path.exists(self.path):  # Path.exists raises on a name that is too long
-            raise StoreError(f"no such file: {str(self.path)!r}")
+            raise StoreError(_why_missing(self.path))
         if not self.path.is_file():
             raise StoreError(f"not a file: {str(self.path)!r}")
         with hdf5_errors(self.path, "cannot be opened as HDF5"):
@@ -586,3 +586,13 @@ def open_features(path: StrPath) -> FeatureFile:
         StoreError: no file, no HDF5 file, not a file of this format, of a newer schema, or inconsistent.
     """
     return FeatureFile(path)
+
+
+def _why_missing(path: Path) -> str:
+    from sppfeat.remote.urls import shown
+    from sppfeat.remote_output import url_of  # which knows of all that uploads; nothing else here needs it
+
+    url = url_of(path)
+    if url is None:
+        return f"no such file: {str(path)!r}"
+    return f"{shown(url)} is read from this machine only: fetch it first"

@@ -271,6 +271,7 @@ def refused(path, said):
 def test_what_is_no_file(tmp_path):
     refused(tmp_path / "gone.h5", "no such file")
     refused(tmp_path / ("x" * 300), "no such file")
+    refused("s3://bucket/f.h5", "'s3://bucket/f.h5' is read from this machine only: fetch it first")
     (tmp_path / "d").mkdir()
     refused(tmp_path / "d", "not a file")
     os.mkfifo(tmp_path / "fifo")
