@@ -107,7 +107,7 @@ def relabelled(recorded: Recorded, matched: Matched, listing: Listing) -> npt.ND
     in_file = np.array([*(index.get(name, len(index)) for name in listing.classes), -1], dtype=np.int64)
     images = np.flatnonzero(matched.stored_as >= 0)
     said = in_file[listing.labels[matched.stored_as[images]]]
-    return images[(said >= 0) & (said != recorded.labels[images])]
+    return np.asarray(images[(said >= 0) & (said != recorded.labels[images])])
 
 
 def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
