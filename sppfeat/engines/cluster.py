@@ -81,7 +81,8 @@ def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
             )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             what = "Ray could not be started" if own else f"no Ray cluster could be reached at {address!r}"
-            raise EngineError(f"{what}: {error}") from error
+            hint = "" if own else " (does it ask for a token? Then set RAY_AUTH_MODE=token here, too)"
+            raise EngineError(f"{what}: {error}{hint}") from error
     try:
         _quieten(ray, verbose)
         yield ray

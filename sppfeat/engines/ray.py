@@ -158,7 +158,8 @@ class RayExtraction:
             workers=n_cpus if workers is None else workers,
             notes=self._means.notes,
         )
-        device = f"{self.actors or 'Ray'}, {len(self._files.paths)} parts"
+        n_parts = len(self._files.paths)
+        device = f"{self.actors or 'Ray'}, {n_parts} part{'s' if n_parts > 1 else ''}"
         return dataclasses.replace(summarise_plan(plan, self.equipment, state), device=device)
 
     def run(
