@@ -94,7 +94,5 @@ def _record_sizes(window: Window, spec: InputSpec, writer: PartWriter) -> None:
         audit = BoxAudit(own.flag[rows], scale_sides(own.scale[rows], spec))
         writer.write_boxes(rows, own.boxes_px[rows], audit)
     writer.sync()
-    for image in images.tolist():
-        height, width = plan.image_hw[image].tolist()
-        writer.write_size(image, (height, width))
+    writer.write_sizes(images, plan.image_hw[images])
     writer.sync()

@@ -460,6 +460,26 @@ def test_a_failed_image_that_is_tried_again_loses_its_error(file):
     assert read(file, "images/error")[0] == b""
 
 
+@given(st.data())
+@settings(deadline=None, max_examples=30)
+def test_marks_come_in_any_order_and_the_last_counts(tmp_path_factory, data):
+    path = new_file(tmp_path_factory.mktemp("marks") / "features.h5", n=9)
+    expected = dict.fromkeys(range(9), (PENDING, b""))
+    with contextlib.closing(FeatureWriter(path, sync_seconds=1e9)) as writer:
+        for image in data.draw(st.lists(st.integers(0, 8), max_size=20)):
+            kind = data.draw(st.sampled_from(["done", "failed", "sync"]))
+            if kind == "done":
+                writer.mark_done(image)
+                expected[image] = (DONE, b"")
+            elif kind == "failed":
+                writer.mark_failed(image, f"no {image}")
+                expected[image] = (FAILED, b"no %d" % image)
+            else:
+                writer.sync()
+    found = zip(read(path, "images/status").tolist(), read(path, "images/error").tolist(), strict=True)
+    assert list(found) == list(expected.values())
+
+
 def test_an_image_made_pending_again_stays_pending(file):
     with contextlib.closing(FeatureWriter(file)) as writer:
         writer.mark_done(0)
