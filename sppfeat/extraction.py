@@ -73,11 +73,22 @@ class Extraction:
             to_do=len(work.to_do),
             unreadable=int(np.isin(work.to_do, list(work.plan.errors)).sum()),
             unmeasured=len(work.to_learn),
-            shard=None if work.shard is None else str(work.shard),
+            shard=self._part(),
             workers=self.n_workers,
             notes=self.notes,
         )
         return summarise_plan(work.plan, self.equipment, state)
+
+    def _part(self) -> str | None:
+        """Which part of the whole this is; None: all of it."""
+        work, choice = self.work, self.request.shard
+        if work.shard is not None:
+            return str(work.shard)
+        if not self.request.shared or choice is None:
+            return None
+        return (
+            f"shard {choice}, images {work.own[0]} to {work.own[1]} of {work.plan.n_images}, into their rows"
+        )
 
     def run(
         self,

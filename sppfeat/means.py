@@ -98,7 +98,7 @@ def _listing_notes(listing: Listing, labels: str) -> list[str]:
             f"{listing.n_other_files} files in folders and archives have no suffix of an image: left out"
         )
     if listing.n_repeated:
-        notes.append(f"{listing.n_repeated} inputs are named more than once: each is taken once")
+        notes.append(f"{listing.n_repeated} images are named more than once: each is taken once")
     if labels == "folder" and not listing.classes:
         notes.append("no labels: no image lies in a folder below the inputs")
     elif listing.n_unlabelled and listing.classes:

@@ -177,7 +177,10 @@ class ExtractRequest:
                 "remove the file first"
             )
         if self.shard is not None and self.add_new:
-            raise ConfigError("--add-new does not go with --shard: the shards are cut already")
+            raise ConfigError(
+                "--add-new does not go with --shard: the shards are cut already; new images go into a file of their "
+                "own, or all is begun anew"
+            )
         if self.shard_bytes is not None:
             self._check_parts(self.shard_bytes)
         if self.ray is not None:

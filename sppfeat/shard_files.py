@@ -164,7 +164,13 @@ def _check_same_work(first: FeatureFile, other: FeatureFile) -> None:
             "'sppfeat extract --normalize-from' gives all shards those of one"
         ]
     if differences:
-        raise StoreError(f"{names[0]} and {names[1]} are not of one extraction: {'; '.join(differences)}")
+        plans = {file.shard.plan for file in (first, other) if file.shard is not None}
+        hint = "; the inputs were not the same when they were cut: --overwrite makes one anew" * (
+            len(plans) > 1
+        )
+        raise StoreError(
+            f"{names[0]} and {names[1]} are not of one extraction: {'; '.join(differences)}{hint}"
+        )
 
 
 def _common(file: FeatureFile) -> list[tuple[str, object]]:
@@ -175,7 +181,7 @@ def _common(file: FeatureFile) -> list[tuple[str, object]]:
         ("fingerprint", file.attribute("fingerprint")),
         ("images of all shards", shard and shard.n_images),
         ("rows of all shards", shard and shard.n_rows),
-        ("plan (inputs and labels)", shard and shard.plan),
+        ("plan (inputs and labels)", shard and shard.plan[:12]),
         ("classes", tuple(file.classes)),
         ("names for images (images/id)", file.image_ids is not None),
         ("type of the descriptors", file.dtype.name),

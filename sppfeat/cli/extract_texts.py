@@ -92,7 +92,9 @@ def run_result(output: str, outcome: "Outcome", progress: "Progress", seconds: f
         "done_now": progress.n_done,
         "failed_now": progress.n_failed,
         "seconds": round(seconds, 3),
-        "images_per_second": round(n_now / network_seconds, 2) if network_seconds else None,
+        "images_per_second": round(n_now / network_seconds, 2)
+        if network_seconds and progress.n_done
+        else None,
         "decode_seconds": round(progress.decode_seconds, 3),
         "network_seconds": round(progress.network_seconds, 3),
         "write_seconds": round(progress.write_seconds, 3),
