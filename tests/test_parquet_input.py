@@ -1,5 +1,6 @@
 """Parquet and Arrow files as inputs, of images and of paths: against pyarrow reading everything at once."""
 
+import gc
 import io
 import json
 import os
@@ -313,6 +314,24 @@ def test_a_row_group_that_spans_windows_is_read_once(tmp_path, scratch, monkeypa
     assert began == [[0], [1], [0]]
 
 
+def test_of_many_files_few_are_open(tmp_path, scratch):
+    for i in range(40):
+        write(tmp_path / "in" / f"{i}.parquet", images_table([b"%d" % i, b"%d!" % i]))
+    storage = list_images([str(tmp_path / "in")]).storage
+    gc.collect()
+    n_open = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):  # the second time, most have to be opened again
+        with storage.fetch(np.arange(0, 80, 2), scratch) as places:
+            assert len(os.listdir("/proc/self/fd")) <= n_open + 17
+            found = [place if isinstance(place, str) else place.nbytes for place in places]
+            assert found == [len(str(i)) for i in range(40)]
+        assert os.listdir(scratch) == []
+    assert read_all(storage, range(1, 80, 2), scratch) == [b"%d!" % i for i in range(40)]
+    del storage
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= n_open
+
+
 def test_it_can_be_pickled_at_any_time(tmp_path, scratch):
     for name in FORMATS:
         storage = list_images([str(write(tmp_path / name, images_table([b"a", b"b", b"c"])))]).storage
@@ -327,19 +346,24 @@ def test_it_can_be_pickled_at_any_time(tmp_path, scratch):
 def test_a_file_that_goes_or_changes_ends_the_run_and_fails_no_image(tmp_path, name, scratch):
     path = write(tmp_path / name, images_table([b"a" * 99, b"b", b"c"]))
     storage = list_images([str(path)]).storage
-    whole = path.read_bytes()
+    whole, listed = path.read_bytes(), path.stat()
     path.unlink()
     with pytest.raises(StoreError, match=f"{name}.* cannot be read"):
         read_all(storage, [0], scratch)
     write(path, images_table([b"a" * 99, b"b"]))
-    with pytest.raises(StoreError, match=r"(when|since) it was listed"):
+    with pytest.raises(StoreError, match="has changed since it was listed"):
+        read_all(storage, [0], scratch)
+    write(path, images_table([b"c" * 99, b"b", b"a"]))  # as many rows
+    with pytest.raises(StoreError, match="has changed since it was listed"):
         read_all(storage, [0], scratch)
     if name == "f.parquet":
         at = whole.index(b"\x15")  # of the first page's header
         path.write_bytes(whole[:at] + bytes(60) + whole[at + 60 :])
+        os.utime(path, ns=(listed.st_atime_ns, listed.st_mtime_ns))
         with pytest.raises(StoreError, match="cannot be read as Parquet"):
             read_all(storage, [0], scratch)
         path.write_bytes(whole)
+        os.utime(path, ns=(listed.st_atime_ns, listed.st_mtime_ns))
         assert read_all(storage, [1], scratch) == [b"b"]
         with pytest.raises(StoreError, match="cannot copy images to"):
             storage.fetch(np.arange(3), tmp_path / "gone").__enter__()

@@ -17,7 +17,7 @@ from object_store import ObjectStore, s3_server
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.places import DEFLATED, unpack
 from sppfeat.remote import ranges
-from sppfeat.sources import list_images, remote_archives
+from sppfeat.sources import Distant, list_images, remote_archives
 from sppfeat.sources.remote_archives import _NEAR, _stretches
 
 pytest.importorskip("s3fs")
@@ -101,6 +101,9 @@ def test_an_archive_is_read_as_that_of_this_machine(store, tmp_path, request, ma
     assert (listing.classes, listing.labels.tolist()) == (local.classes, local.labels.tolist())
     assert listing.n_other_files == local.n_other_files
     expected = list(IMAGES.values())
+    assert isinstance(listing.storage, Distant)  # a window fetches no more than fits, and can be ended
+    if make is tar_of:
+        assert listing.storage.nbytes_of(np.array([3, 0])).tolist() == [len(expected[3]), len(expected[0])]
     with fetched(listing, tmp_path / "s") as found:
         assert found == expected
     for images in ([5], [23, 0, 11], []):

@@ -140,6 +140,10 @@ class RemoteMemberStorage:
         ) as folder:
             yield list(self._places(images, Path(folder)))
 
+    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Bytes that each of these images takes here."""
+        return np.asarray(self.members.nbytes[images], dtype=np.int64)
+
     def cancel(self) -> None:
         """End transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
         self.service.cancel()

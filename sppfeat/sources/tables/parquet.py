@@ -1,6 +1,7 @@
 """Parquet files as inputs: of images, as data sets of Hugging Face are, or of their paths."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -34,6 +35,8 @@ def read_parquet(path: bytes) -> Segment:
     """
     table = TableFile(path)
     with _opened(path) as file:
+        status = os.stat(path)
+        version = status.st_size, status.st_mtime_ns
         columns = find_arrow_columns(file.schema_arrow, table, partial(_is_empty, file))
         batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns.beside, use_threads=False)
         rows = arrow_rows(batches, columns, table)
@@ -41,7 +44,7 @@ def read_parquet(path: bytes) -> Segment:
             return manifest_segment(
                 table, rows, has_boxes=columns.has_boxes, classes=columns.classes, unit="row"
             )
-        storage = ParquetStorage(path, columns.contents, file.metadata.num_rows)
+        storage = ParquetStorage(path, columns.contents, version)
         return image_segment(rows, table, classes=columns.classes, storage=storage)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,6 +23,7 @@ __all__ = ["ParquetStorage"]
 _BATCH_NBYTES = 16 << 20
 _MOST_ROWS = 1024
 _WRITTEN_AT_ONCE = 1 << 20
+_MOST_OPEN = 16  # of the files that were read last: a data set may have more of them than a process may open
 
 
 class ParquetStorage:
@@ -33,20 +35,20 @@ class ParquetStorage:
     Args:
         path: absolute.
         contents: the column of images.
-        n_rows: that the file had when it was listed.
+        version: its size and when it was changed last, in nanoseconds, when it was listed; of another one no image is
+            read, since other images may be there.
     """
 
     is_local = False
 
-    def __init__(self, path: bytes, contents: ColumnPart, n_rows: int) -> None:
-        self._path, self._contents, self._n_rows = path, contents, n_rows
-        self._reader: _Reader | None = None
+    def __init__(self, path: bytes, contents: ColumnPart, version: tuple[int, int]) -> None:
+        self._path, self._contents, self._version = path, contents, version
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> tuple[bytes, ColumnPart, int]:
-        return self._path, self._contents, self._n_rows
+    def __getstate__(self) -> tuple[bytes, ColumnPart, tuple[int, int]]:
+        return self._path, self._contents, self._version
 
-    def __setstate__(self, state: tuple[bytes, ColumnPart, int]) -> None:
+    def __setstate__(self, state: tuple[bytes, ColumnPart, tuple[int, int]]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     @property
@@ -66,15 +68,16 @@ class ParquetStorage:
             A place for each image, or why there is none: null, or no bytes.
 
         Raises:
-            StoreError: the file cannot be read, or ``scratch`` not be written to.
+            StoreError: the file cannot be read, or was changed, or ``scratch`` not be written to.
         """
         rows, position = np.unique(images, return_inverse=True)
         with contextlib.ExitStack() as stack:
             with _write_errors(scratch):
-                spool = stack.enter_context(
-                    tempfile.NamedTemporaryFile(dir=scratch, prefix="images-", buffering=_WRITTEN_AT_ONCE)
+                spool = tempfile.NamedTemporaryFile(  # noqa: SIM115
+                    dir=scratch, prefix="images-", buffering=_WRITTEN_AT_ONCE, delete=False
                 )
-            with self._lock:
+            stack.callback(Path(spool.name).unlink, missing_ok=True)
+            with spool, self._lock:  # closed when it is written: of many files there are as many
                 places = self._copy(rows.tolist(), cast(BinaryIO, spool), scratch)
             yield [places[i] for i in position.tolist()]
 
@@ -82,8 +85,12 @@ class ParquetStorage:
         """Write images one behind the other."""
         name, end = os.fsencode(spool.name), 0
         places: list[Place | str] = []
+        if not rows:
+            return places
+        reader = self._reader()
         for row in rows:
-            image = self._read(row)
+            with arrow_errors(self._path, "Parquet", StoreError):
+                image = reader.read(row)
             if isinstance(image, str):
                 places.append(image)
                 continue
@@ -93,18 +100,16 @@ class ParquetStorage:
             end += len(image)
         with _write_errors(scratch):
             spool.flush()
+        _open_files.keep(self, reader)  # not after an error: where it stands would not be known
         return places
 
-    def _read(self, row: int) -> memoryview | str:
-        """Return an image, or why there is none."""
-        try:
-            with arrow_errors(self._path, "Parquet", StoreError):
-                if self._reader is None:
-                    self._reader = _Reader(self._path, self._contents, self._n_rows)
-                return self._reader.read(row)
-        except BaseException:  # where it stands is not known
-            self._reader = None
-            raise
+    def _reader(self) -> "_Reader":
+        """Return what reads the file, where it was left if that is known."""
+        with arrow_errors(self._path, "Parquet", StoreError):
+            found = os.stat(self._path)
+            if (found.st_size, found.st_mtime_ns) != self._version:
+                raise StoreError(f"{os.fsdecode(self._path)!r} has changed since it was listed")
+            return _open_files.take(self) or _Reader(self._path, self._contents)
 
 
 class _Reader:
@@ -113,17 +118,12 @@ class _Reader:
     Args:
         path: of the file.
         contents: the column.
-        n_rows: that the file should have.
     """
 
-    def __init__(self, path: bytes, contents: ColumnPart, n_rows: int) -> None:
+    def __init__(self, path: bytes, contents: ColumnPart) -> None:
         self._file, self._contents = open_parquet(path), contents
         groups = [self._file.metadata.row_group(i) for i in range(self._file.num_row_groups)]
         self._bounds = np.cumsum([0, *(group.num_rows for group in groups)])
-        if self._bounds[-1] != n_rows:
-            raise StoreError(
-                f"{os.fsdecode(path)!r} has {self._bounds[-1]} rows; it had {n_rows} when it was listed"
-            )
         self._batches: Iterator[Any] = iter(())
         self._values: Any = None
         # The batch at hand is of rows start to stop, of a row group that ends before group_stop.
@@ -156,6 +156,29 @@ class _Reader:
         )
         self._start = self._stop = int(self._bounds[group])
         self._group_stop = int(self._bounds[group + 1])
+
+
+class _OpenFiles:
+    """What reads the files that were read last, each where it was left."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers: weakref.WeakKeyDictionary[ParquetStorage, _Reader] = weakref.WeakKeyDictionary()
+
+    def take(self, storage: ParquetStorage) -> _Reader | None:
+        """Return the reader of a storage, for it alone; None where there is none."""
+        with self._lock:
+            return self._readers.pop(storage, None)
+
+    def keep(self, storage: ParquetStorage, reader: _Reader) -> None:
+        """Take it back; the one that was used longest ago is closed where there are many."""
+        with self._lock:
+            self._readers[storage] = reader
+            while len(self._readers) > _MOST_OPEN:
+                del self._readers[next(iter(self._readers))]
+
+
+_open_files = _OpenFiles()
 
 
 def _size_of(group: Any, contents: ColumnPart) -> tuple[int, int]:
