@@ -216,7 +216,7 @@ class RayExtraction:
         for report in _reports(self._dataset(parts, witnesses)):
             if report is not None:
                 self._reported.add(report.part - 1)
-                self._waited = self._waited.followed_by(report.progress or Progress())
+                self._waited = self._waited.followed_by(_shared_out(report, self.actors))
                 error = error or report.error
             progress = self._progress()
             if progress.n_done + progress.n_failed:
@@ -386,6 +386,16 @@ def _finished(means: Means) -> Work | None:
             "continues it"
         )
     return work
+
+
+def _shared_out(report: PartReport, actors: Actors | None) -> Progress:
+    """The time of a part as a share of the run's: actors work at the same time."""
+    done, n = report.progress or Progress(), actors.n if actors else 1
+    return done._replace(
+        decode_seconds=done.decode_seconds / n,
+        network_seconds=done.network_seconds / n,
+        write_seconds=done.write_seconds / n,
+    )
 
 
 def _pattern(output: Path) -> Path:
