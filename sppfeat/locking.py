@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from sppfeat.paths import StrPath
 __all__ = ["OutputLock", "ShardLock", "check_new_file", "check_output", "is_being_written", "refuse_input"]
 
 _SUFFIX = ".lock"
+_N_LOOKS, _LOOK_SECONDS = 2, 0.01
 
 
 def check_output(path: Path) -> None:
@@ -166,7 +168,7 @@ class _FileLock:
                 f"cannot write to the folder of {str(output)!r}: {self._path.name}: {error.strerror}"
             ) from error
         try:
-            fcntl.flock(fd, self._how)
+            self._flock(fd)
         except BlockingIOError as error:
             os.close(fd)
             raise StoreError(
@@ -189,6 +191,15 @@ class _FileLock:
             pass
         os.close(fd)
         return -1
+
+    def _flock(self, fd: int) -> None:
+        """Take the lock; who only looks whether it is held has it for some microseconds."""
+        for _ in range(_N_LOOKS):
+            try:
+                return fcntl.flock(fd, self._how)
+            except BlockingIOError:
+                time.sleep(_LOOK_SECONDS)
+        return fcntl.flock(fd, self._how)
 
     def release(self) -> None:
         """Let others have it; once is enough."""
