@@ -104,7 +104,7 @@ def test_it_is_the_file_of_one_machine(tmp_path, make, copy):
         assert ("sources" in plain) != copy
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_way_the_shards_were_cut(tmp_path, data):
     """Ranges of several cuttings, in any order, some of no image."""
