@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -517,12 +518,15 @@ def test_status_follows_only_after_rows_are_on_the_disk(file, monkeypatch):
     assert calls[-1] == "sync"
 
 
-def test_status_waits_for_a_sync_and_comes_with_time(file):
-    writer = FeatureWriter(file, sync_seconds=0.05)
+def test_status_waits_for_a_sync_and_comes_with_time(file, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("sppfeat.store.time", SimpleNamespace(monotonic=lambda: now[0]))
+    writer = FeatureWriter(file, sync_seconds=2)
+    now[0] = 1.9
     write(writer, 0, descriptors(1))
     writer.mark_done(0)
     assert read(file, "images/status")[0] == PENDING
-    time.sleep(0.06)
+    now[0] = 2.1
     write(writer, 1, descriptors(1))
     writer.mark_done(1)
     assert read(file, "images/status")[:2].tolist() == [DONE, DONE]
