@@ -64,8 +64,6 @@ def check_features(file: h5py.File, path: Path) -> StoredFeatures:
         path: how it is called in messages.
     """
     with hdf5_errors(path, _DAMAGED):
-        check_first_heaps(file, path)
-        _check_attributes(file, path)
         features, stored = _features(file, path)
         if not stored.is_virtual:
             check_storage(file, {"features": features}, path)
@@ -82,8 +80,6 @@ def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
         path: how it is called in messages.
     """
     with hdf5_errors(path, _DAMAGED):
-        check_first_heaps(file, path)
-        _check_attributes(file, path)
         features, stored = _features(file, path)
         sizes = {"R": stored.shape[0], "D": stored.shape[1]}
         datasets = {} if stored.is_virtual else {"features": features}
@@ -107,7 +103,9 @@ def read_column_blocks(file: h5py.File, path: Path) -> tuple[ColumnBlock, ...]:
 
 
 def _features(file: h5py.File, path: Path) -> tuple[h5py.Dataset, StoredFeatures]:
-    """Return /features, and what is stored there, without opening the files that it may be made of."""
+    """Return /features of a feature file, and what is stored there, without opening the files it may be made of."""
+    check_first_heaps(file, path)
+    _check_attributes(file, path)
     features = linked_dataset(file, "features", path)
     # Nobody but 'sppfeat merge' makes them of other files, and it says of which.
     virtual = is_virtual(features) and is_linked(file, "sources", path)

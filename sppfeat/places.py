@@ -3,6 +3,7 @@
 Workers get places as they are, so this imports the standard library only.
 """
 
+import errno
 import io
 import os
 import zlib
@@ -10,7 +11,17 @@ from typing import BinaryIO, NamedTuple
 
 from sppfeat.errors import ImageError
 
-__all__ = ["DEFLATED", "STORED", "WHOLE_FILE", "PartOfFile", "Place", "place_of", "read_at", "unpack"]
+__all__ = [
+    "DEFLATED",
+    "STORED",
+    "WHOLE_FILE",
+    "PartOfFile",
+    "Place",
+    "RawBytes",
+    "place_of",
+    "read_at",
+    "unpack",
+]
 
 WHOLE_FILE = -1
 STORED, DEFLATED = "stored", "deflated"
@@ -39,19 +50,15 @@ def place_of(place: bytes | str | Place) -> Place:
     return place if isinstance(place, Place) else Place(os.fsencode(place))
 
 
-class PartOfFile(io.RawIOBase):
-    """Some bytes of a file as if they were all of it, unbuffered.
+class RawBytes(io.RawIOBase):
+    """So many bytes as a file to read, unbuffered; what it is made of says how, in ``readinto``.
 
     Args:
-        file: open for reading; closed with this.
-        offset: of the first byte.
-        nbytes: how many; where the file ends before, there are fewer.
+        nbytes: how many.
     """
 
-    def __init__(self, file: io.FileIO, offset: int, nbytes: int) -> None:
-        self._file = file
-        self._offset = offset
-        self._nbytes = max(0, min(nbytes, os.fstat(file.fileno()).st_size - offset))
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
         self._position = 0
 
     def readable(self) -> bool:
@@ -67,12 +74,27 @@ class PartOfFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a byte of the part."""
+        """Go to a byte."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._nbytes}[whence]
         if start + offset < 0:
-            raise OSError(22, "Invalid argument")  # as for a file
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as for a file
         self._position = start + offset
         return self._position
+
+
+class PartOfFile(RawBytes):
+    """Some bytes of a file as if they were all of it, unbuffered.
+
+    Args:
+        file: open for reading; closed with this.
+        offset: of the first byte.
+        nbytes: how many; where the file ends before, there are fewer.
+    """
+
+    def __init__(self, file: io.FileIO, offset: int, nbytes: int) -> None:
+        super().__init__(max(0, min(nbytes, os.fstat(file.fileno()).st_size - offset)))
+        self._file = file
+        self._offset = offset
 
     def readinto(self, buffer: "memoryview | bytearray", /) -> int:  # type: ignore[override]
         """Read on, no further than the part goes."""

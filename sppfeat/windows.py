@@ -17,6 +17,7 @@ import numpy.typing as npt
 from sppfeat.config import InputSpec
 from sppfeat.continuation import with_sizes
 from sppfeat.decoding import Decoder
+from sppfeat.learning import sizes_at
 from sppfeat.pipeline import Places
 from sppfeat.places import Place
 from sppfeat.plan import Plan
@@ -167,14 +168,8 @@ class _Preparation:
 
     def _learn(self, plan: Plan, images: npt.NDArray[np.int64], place_of: Mapping[int, Place | str]) -> Plan:
         how = self._learning
-        sizes = np.zeros((len(images), 2), dtype=np.int32)
-        reasons = {}
-        for i, answer in enumerate(how.decoder.probe([place_of[image] for image in images.tolist()])):
-            if isinstance(answer, str):
-                reasons[i] = answer
-            else:
-                sizes[i] = answer
-        return with_sizes(plan, images, (sizes, reasons), how.input, how.planner)
+        found = sizes_at([place_of[image] for image in images.tolist()], how.decoder)
+        return with_sizes(plan, images, found, how.input, how.planner)
 
 
 class _OneAhead:

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 if TYPE_CHECKING:
+    from flaky_server import FlakyServer
     from killing import KillableRuns
+    from object_store import ObjectStore
     from torch import Tensor, nn
     from weight_server import WeightServer
 
@@ -204,3 +206,22 @@ def mixed_folder(folder: Path) -> Path:
     whole = (folder / "dog" / "img0.png").read_bytes()
     (folder / "dog" / "short.png").write_bytes(whole[: len(whole) // 2])
     return folder
+
+
+@pytest.fixture(scope="module")
+def s3() -> "Iterator[FlakyServer]":
+    """An S3 server of this machine, behind one that can fail."""
+    from object_store import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(s3: "FlakyServer", monkeypatch: pytest.MonkeyPatch) -> "Iterator[ObjectStore]":
+    """Its buckets, found by the environment, and empty."""
+    from object_store import ObjectStore
+
+    store = ObjectStore(s3, monkeypatch)
+    yield store
+    store.close()

@@ -15,7 +15,7 @@ import pytest
 from flaky_server import Fault, FlakyServer
 from hypothesis import given
 from hypothesis import strategies as st
-from object_store import QUICK, ObjectStore, s3_server
+from object_store import QUICK
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.places import Place
@@ -42,19 +42,6 @@ TREE = [
     ".hidden/1.jpg",
     "x2/.hidden.jpg",
 ]
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def store(s3, monkeypatch):
-    store = ObjectStore(s3, monkeypatch)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from flaky_server import Fault
 from hypothesis import given
 from hypothesis import strategies as st
-from object_store import ObjectStore, s3_server
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.places import DEFLATED, unpack
@@ -24,19 +23,11 @@ pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 
 
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as server:
-        yield server
-
-
 @pytest.fixture
-def store(s3, monkeypatch, tmp_path):
+def store(store, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    store = ObjectStore(s3, monkeypatch)
     store.put({})
-    yield store
-    store.close()
+    return store
 
 
 @pytest.fixture

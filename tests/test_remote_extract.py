@@ -8,7 +8,6 @@ from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import assert_same_contents, contents, extract, request
 from flaky_server import Fault
-from object_store import ObjectStore, s3_server
 
 from sppfeat.cli import main
 from sppfeat.errors import SourceError
@@ -33,19 +32,6 @@ OPTIONS = [
     "0",
     "-q",
 ]
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def store(s3, monkeypatch):
-    store = ObjectStore(s3, monkeypatch)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from flaky_server import Fault
-from object_store import QUICK, ObjectStore, s3_server
+from object_store import QUICK
 
 from sppfeat.errors import ConfigError, SourceError, StoreError
 from sppfeat.placing import replacement_of
@@ -21,18 +21,10 @@ URL = "s3://bucket/out/features.h5"
 KEY = "out/features.h5"
 
 
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as server:
-        yield server
-
-
 @pytest.fixture
-def store(s3, monkeypatch):
-    store = ObjectStore(s3, monkeypatch)
+def store(store):
     store.put({})
-    yield store
-    store.close()
+    return store
 
 
 @pytest.fixture

@@ -11,25 +11,16 @@ from killing import TINY
 pytest.importorskip("s3fs")
 pytest.importorskip("moto")
 
-from object_store import ObjectStore, s3_server
 
 from sppfeat.cli import main
 
 N = 12
 
 
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as server:
-        yield server
-
-
 @pytest.fixture
-def store(s3, monkeypatch, tmp_path):
+def store(store, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    store = ObjectStore(s3, monkeypatch)
-    yield store
-    store.close()
+    return store
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """Parts of objects: read by their bytes, and as a file that reads on ahead."""
 
 import asyncio
-import io
-import os
 from typing import Any
 
+from sppfeat.places import RawBytes
 from sppfeat.remote.failures import judge
 from sppfeat.remote.service import Service
 
@@ -37,7 +36,7 @@ async def read_range(service: Service, path: str, start: int, stop: int) -> byte
     return content
 
 
-class RangeFile(io.RawIOBase):
+class RangeFile(RawBytes):
     """An object as a file: what follows what was read is fetched ahead, many requests at once; jumps fetch little.
 
     Headers of an archive are not read one by one over a network where members are small: going on costs less than
@@ -50,31 +49,10 @@ class RangeFile(io.RawIOBase):
     """
 
     def __init__(self, service: Service, path: str, nbytes: int) -> None:
+        super().__init__(nbytes)
         self._service = service
         self._path = path
-        self._nbytes = nbytes
-        self._position = 0
         self._start, self._content = 0, b""
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def tell(self) -> int:
-        """Return where the next byte comes from."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a byte."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._nbytes}[whence]
-        if start + offset < 0:
-            raise OSError(22, "Invalid argument")
-        self._position = start + offset
-        return self._position
 
     def readinto(self, buffer: Any, /) -> int:
         """Read on, as far as it is here or can be fetched at once.
