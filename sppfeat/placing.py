@@ -3,11 +3,12 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from sppfeat.errors import StoreError
+from sppfeat.texts import one_line
 
 __all__ = [
     "extension_of",
@@ -17,6 +18,7 @@ __all__ = [
     "replace_file",
     "replacement_of",
     "whole_file",
+    "whole_files",
 ]
 
 _LONGEST_NAME = 240  # bytes of a name, of which file systems take 255
@@ -70,28 +72,69 @@ def put_in_place(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes its name when all went well; otherwise the old one stays, and nothing else.
+    """A file to write, which takes its name when all went well; see :func:`whole_files`."""
+    with _said_of(path), whole_files([path]) as (file,):
+        yield file
 
-    It grows under another name, which is that of the next one, too: what a killed process left is written over.
+
+@contextlib.contextmanager
+def whole_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+    """Files to write, which take their names together when all went well; else the old ones stay, and nothing else.
+
+    They grow under other names, which are those of the next ones, too: what a killed process left is written over. The
+    first one takes its name last: it is there only if the others are. A link stays, and what it leads to is replaced.
 
     Raises:
-        StoreError: it cannot be written, or another process is writing it.
+        StoreError: one of them cannot be written, or another process is writing it.
     """
-    target = Path(os.path.realpath(path))  # a link stays
-    partial = target.with_name(os.fsdecode(b".%b.part" % os.fsencode(target.name)[:_LONGEST_NAME]))
-    try:
-        with _grown_alone(partial, path) as file:
-            try:
-                yield file
+    with contextlib.ExitStack() as stack:
+        growing = [stack.enter_context(_growing(path)) for path in paths]
+        yield [file for file, _, _ in growing]
+        for path, (file, _, _) in zip(paths, growing, strict=True):
+            with _said_of(path):
                 file.flush()
                 os.fsync(file.fileno())
+        with contextlib.ExitStack() as placed:  # undone where a later one cannot be placed
+            for _, partial, target in reversed(growing):
+                existed = os.path.lexists(target)
                 put_in_place(partial, target)
-            except BaseException:  # before it is closed: then another process may have begun with it
-                with contextlib.suppress(OSError):
-                    partial.unlink(missing_ok=True)
-                raise
+                if not existed:
+                    placed.callback(_remove, target)
+            placed.pop_all()
+
+
+@contextlib.contextmanager
+def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
+    """An empty file, its name, and the name that it is to have; when it is still there at the end, it is removed."""
+    target = Path(os.path.realpath(path))  # a link stays
+    partial = target.with_name(os.fsdecode(b".%b.part" % os.fsencode(target.name)[-_LONGEST_NAME:]))
+    with _said_of(path):
+        file = _grown_alone(partial, path)
+    inode = os.fstat(file.fileno()).st_ino
+    try:
+        yield file, partial, target
+    finally:
+        # Before it is closed: then another process may have begun with it.
+        with contextlib.suppress(OSError):
+            if os.stat(partial).st_ino == inode:
+                partial.unlink()
+        with contextlib.suppress(OSError):  # what could not be written cannot be written on closing, either
+            file.close()
+
+
+@contextlib.contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # of another file: nobody reads it any more
+        raise
     except OSError as error:
-        raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        raise StoreError(f"cannot write {str(path)!r}: {one_line(error.strerror or str(error))}") from error
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _grown_alone(partial: Path, path: Path) -> BinaryIO:
@@ -109,7 +152,7 @@ def _grown_alone(partial: Path, path: Path) -> BinaryIO:
             # The one that had it may have given it its name, or removed it, before we got the lock.
             if os.path.exists(partial) and os.path.samestat(os.fstat(fd), os.stat(partial)):
                 os.ftruncate(fd, 0)
-                return os.fdopen(fd, "wb")
+                return open(partial, "w+b", opener=lambda *_, fd=fd: fd)  # which knows its name
         except BaseException:
             os.close(fd)
             raise

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sppfeat.errors import StoreError
-from sppfeat.placing import replace_file, whole_file
+from sppfeat.placing import replace_file, whole_file, whole_files
 
 
 def test_a_whole_file_has_its_name_and_nothing_is_left_beside_it(tmp_path):
@@ -57,3 +57,35 @@ def test_names_as_long_as_the_file_system_takes(tmp_path):
     path = tmp_path / ("x" * 255)
     replace_file(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_files_that_belong_together_appear_together(tmp_path):
+    paths = [tmp_path / "a.npy", tmp_path / "a.csv"]
+    with whole_files(paths) as files:
+        for file, content in zip(files, (b"vectors", b"table"), strict=True):
+            file.write(content)
+        assert not any(path.exists() for path in paths)
+    assert [path.read_bytes() for path in paths] == [b"vectors", b"table"]
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "a.npy"]
+
+
+def test_of_files_that_belong_together_all_are_new_or_none(tmp_path):
+    paths = [tmp_path / "a.npy", tmp_path / "a.csv"]
+    paths[0].mkdir()  # which no file can replace
+
+    def write():
+        with whole_files(paths) as files:
+            for file in files:
+                file.write(b"new")
+
+    with pytest.raises(StoreError, match=r"cannot rename .*a\.npy"):
+        write()
+    assert os.listdir(tmp_path) == ["a.npy"]
+
+
+def test_long_names_of_files_that_belong_together_are_told_apart(tmp_path):
+    paths = [tmp_path / ("x" * 251 + suffix) for suffix in (".npy", ".csv")]
+    with whole_files(paths) as files:
+        for file, path in zip(files, paths, strict=True):
+            file.write(path.suffix.encode())
+    assert [path.read_bytes() for path in paths] == [b".npy", b".csv"]

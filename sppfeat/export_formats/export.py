@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy as np
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.export_formats.contents import Contents, FormatWriter
 from sppfeat.export_formats.formats import EXPORT_FORMATS, dtype_of, format_of, paths_of
-from sppfeat.export_formats.outputs import OutputFiles
+from sppfeat.locking import check_new_file
 from sppfeat.paths import StrPath
+from sppfeat.placing import whole_files
 from sppfeat.selection import Selection
 from sppfeat.texts import one_line
 
@@ -89,13 +91,12 @@ def export_features(
     output = os.fsdecode(path)
     name = format_of(output, export_format)
     contents = _contents(selection, name, dtype, on_progress)
-    outputs = paths_of(output, name)
-    with OutputFiles(outputs, inputs=[*selection.file.read_paths, *inputs], overwrite=overwrite) as new:
-        with _write_errors(output), _packed(new.files, output) as files:
-            _writer(name)(contents, files)
-        with _write_errors(output):
-            nbytes = new.place()
-    return _result(contents, name, outputs, nbytes)
+    outputs = [Path(new) for new in paths_of(output, name)]
+    for new in outputs:
+        check_new_file(new, inputs=[*selection.file.read_paths, *inputs], overwrite=overwrite)
+    with whole_files(outputs) as files, _write_errors(output), _packed(files, output) as packed:
+        _writer(name)(contents, packed)
+    return _result(contents, name, outputs)
 
 
 def export_to_stream(
@@ -121,7 +122,7 @@ def export_to_stream(
     with _write_errors("the stream"):
         _writer(name)(contents, [stream])
         stream.flush()
-    return _result(contents, name, (), 0)
+    return _result(contents, name, [])
 
 
 def _contents(
@@ -136,16 +137,16 @@ def _writer(name: str) -> FormatWriter:
     return cast(FormatWriter, getattr(import_module(f"sppfeat.export_formats.{module}"), function))
 
 
-def _result(contents: Contents, name: str, paths: tuple[str, ...], nbytes: int) -> ExportResult:
+def _result(contents: Contents, name: str, outputs: list[Path]) -> ExportResult:
     return ExportResult(
-        paths=paths,
+        paths=tuple(map(str, outputs)),
         format=name,
         rows=contents.n_rows,
         dimension=contents.dimension,
         dtype=contents.dtype.name,
         rows_without_descriptor=int((~contents.has_descriptor).sum()),
         rows_labelled=contents.n_labelled,
-        bytes=nbytes,
+        bytes=sum(new.stat().st_size for new in outputs),
     )
 
 

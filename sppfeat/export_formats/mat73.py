@@ -140,7 +140,8 @@ def _new_hdf5(name: str) -> Iterator[h5py.File]:
     refers to it any more: here, where nobody sees it.
     """
     try:
-        hdf5 = h5py.File(name, "w", userblock_size=_USERBLOCK, libver="earliest")
+        # Without HDF5's own lock: it is locked already, by whoever opened the file that has this name.
+        hdf5 = h5py.File(name, "w", userblock_size=_USERBLOCK, libver="earliest", locking=False)
         try:
             yield hdf5
         except BaseException as error:
