@@ -72,7 +72,7 @@ def _write_attributes(file: h5py.File, source: FeatureFile, reduction: Reduction
         "reduction": reduction.record.to_json(),
     }
     for name in _COPIED:
-        text = source.find_attribute(name)
+        text = source.stored.find_attribute(name)
         if text is not None:
             attributes[name] = os.fsencode(text)
     for name, value in attributes.items():
@@ -84,13 +84,13 @@ def _copy_tables(file: h5py.File, source: FeatureFile) -> None:
     """Copy what is known of images and rows, as it is stored."""
     columns = {
         **COLUMNS,
-        **{name: column for name, column in OPTIONAL_COLUMNS.items() if source.has_table(name)},
+        **{name: column for name, column in OPTIONAL_COLUMNS.items() if source.stored.has(name)},
         **(ROW_COLUMNS if source.has_boxes else {}),
     }
     for name, (_, dtype) in columns.items():
         if name.startswith("columns/"):
             continue
-        values = source.table(name)
+        values = source.stored.read(name)
         if dtype == "string":
             texts = file.create_dataset(name, values.shape, dtype=STRING)
             if values.size:

@@ -2,13 +2,24 @@
 
 import ctypes
 import functools
+import mmap
 import platform
 
-__all__ = ["keep_freed_memory", "return_freed_memory"]
+__all__ = ["drop_pages", "keep_freed_memory", "return_freed_memory"]
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER = -1
+
+
+def drop_pages(mapped: mmap.mmap) -> None:
+    """Give back the memory that a mapped file was read into; what is read again comes from the disk.
+
+    For whoever reads all of a large file once: the system counts these pages as memory of the process until it
+    needs them for something else.
+    """
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def keep_freed_memory() -> bool:

@@ -218,7 +218,7 @@ class _Layout:
         if self._sources:
             nbytes -= shard.n_rows * first.dimension * first.dtype.itemsize
         if self._has_box_file:  # each shard has the whole of it
-            nbytes -= (len(self._parts) - 1) * first.shape_of("box_row")[0] * 8
+            nbytes -= (len(self._parts) - 1) * first.stored.shape("box_row")[0] * 8
         return nbytes
 
     def write(self, file: h5py.File) -> None:
@@ -247,7 +247,7 @@ class _Layout:
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         }
         for name in _ATTRIBUTES:
-            text = self._first.find_attribute(name)
+            text = self._first.stored.find_attribute(name)
             if text is not None:
                 attributes[name] = os.fsencode(text)
         for name, value in attributes.items():
@@ -277,7 +277,7 @@ class _Layout:
         """Make one of the other datasets: with content where all shards have the same."""
         whole = self._parts[0].shard
         if per not in self._per_shard:
-            values = self._first.table(name)
+            values = self._first.stored.read(name)
             if per == "X":
                 allocate(file, name, values.shape, np.dtype(dtype))
             else:
@@ -285,7 +285,7 @@ class _Layout:
             return
         n_views = sum(part.n_boxes for part in self._parts)
         n = {"N": whole.n_images, "R": whole.n_rows, "X": n_views}[str(per)]
-        shape = (n, *self._first.shape_of(name)[1:])
+        shape = (n, *self._first.stored.shape(name)[1:])
         if dtype == "string":
             file.create_dataset(name, shape, dtype=STRING)
         elif name == "images/error":
@@ -295,7 +295,9 @@ class _Layout:
 
     def _unknown_rows(self) -> npt.NDArray[np.int64] | None:
         """``(X,)`` a row for each box of the box file, none of which is known yet; None where there is no such file."""
-        return np.full(self._first.shape_of("box_row"), -1, dtype=np.int64) if self._has_box_file else None
+        return (
+            np.full(self._first.stored.shape("box_row"), -1, dtype=np.int64) if self._has_box_file else None
+        )
 
     def _copy_entries(self, file: h5py.File, source: FeatureFile, part: ShardFile, first_view: int) -> None:
         """Copy what a shard says of its images and rows, numbered as they are in the whole."""
@@ -310,7 +312,7 @@ class _Layout:
             if dims[0] not in self._per_shard:
                 continue
             first = firsts[str(dims[0])]
-            for entries, values in source.table_parts(name):
+            for entries, values in source.stored.read_parts(name):
                 if values.size:
                     shifted = values + shifts[name] if name in shifts else values
                     file[name][first + entries.start : first + entries.stop] = shifted
@@ -323,7 +325,7 @@ class _Layout:
 
 def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: ShardFile) -> None:
     """Enter which rows the boxes of a shard have."""
-    for boxes, rows in source.table_parts("box_row"):
+    for boxes, rows in source.stored.read_parts("box_row"):
         own = np.flatnonzero(rows >= 0) + boxes.start
         if (box_row[own] >= 0).any():
             raise StoreError(

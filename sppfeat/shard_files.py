@@ -127,7 +127,7 @@ def _read(file: FeatureFile) -> ShardFile:
             f"{where} has {file.n_images} images and {file.n_rows} rows, and is recorded as {shard}, rows "
             f"{shard.first_row} to {shard.stop_row}"
         )
-    found = file.stat()
+    found = file.stored.stat()
     return ShardFile(
         path=file.path,
         shard=shard,
@@ -135,9 +135,9 @@ def _read(file: FeatureFile) -> ShardFile:
         inode=(found.st_dev, found.st_ino),
         nbytes=found.st_size,
         mtime_ns=found.st_mtime_ns,
-        offset=file.features_offset(),
+        offset=file.stored.features.offset,
         created=file.attribute("created"),
-        n_boxes=file.shape_of("box_row")[0] if file.has_boxes else 0,
+        n_boxes=file.stored.shape("box_row")[0] if file.has_boxes else 0,
         done=status[Status.DONE],
         failed=status[Status.FAILED],
         pending=file.n_images - status[Status.DONE] - status[Status.FAILED],
@@ -189,10 +189,10 @@ def _common(file: FeatureFile) -> list[tuple[str, object]]:
         ("classes of boxes", tuple(file.row_classes)),
         (
             "columns of the box file",
-            tuple(file.table("row_extra_names").tolist()) if file.has_boxes else None,
+            tuple(file.stored.read("row_extra_names").tolist()) if file.has_boxes else None,
         ),
-        ("layers of /row_region", file.shape_of("row_region")[1] if file.has_boxes else None),
-        ("boxes of the box file", file.shape_of("box_row")[0] if has_box_file(file.config) else None),
+        ("layers of /row_region", file.stored.shape("row_region")[1] if file.has_boxes else None),
+        ("boxes of the box file", file.stored.shape("box_row")[0] if has_box_file(file.config) else None),
     ]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from sppfeat.memory import drop_pages
 from sppfeat.source_files import SourceFiles
 
 __all__ = ["VirtualFeatures"]
@@ -115,10 +116,9 @@ class VirtualFeatures(NDArrayOperatorsMixin):
 
     def drop_pages(self) -> None:
         """Give back the memory that rows were read into, as :meth:`sppfeat.reader.FeatureFile.drop_pages`."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            with self._lock:
-                for mapped in list(self._mapped):
-                    mapped.madvise(mmap.MADV_DONTNEED)
+        with self._lock:
+            for mapped in list(self._mapped):
+                drop_pages(mapped)
 
     def _place(self, row: int) -> tuple[int, int]:
         """Return which source has a row, and its number there."""

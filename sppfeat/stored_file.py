@@ -1,0 +1,156 @@
+"""An HDF5 file that was found to be a feature file, open: its datasets and attributes, as they are stored."""
+
+import os
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import StoreError
+from sppfeat.hdf5 import hdf5_errors, is_linked, read_dataset, read_in_parts, text_attribute
+from sppfeat.layout import check_layout, is_reduced, read_column_blocks
+from sppfeat.schema import ColumnBlock
+from sppfeat.source_files import SourceFiles, read_source_files
+from sppfeat.sources import PathTable
+
+__all__ = ["StoredFile"]
+
+
+class StoredFile:
+    """Datasets and attributes of a feature file, checked when it is opened.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        path: the file.
+        features: shape, type and place of the descriptors.
+
+    Raises:
+        StoreError: no file, no HDF5 file, not a feature file, of a newer schema, or inconsistent.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not os.path.exists(path):  # Path.exists raises on a name that is too long
+            raise StoreError(_why_missing(path))
+        if not path.is_file():
+            raise StoreError(f"not a file: {str(path)!r}")
+        with hdf5_errors(path, "cannot be opened as HDF5"):
+            self._file = h5py.File(path, "r")
+        try:
+            self._nbytes_then = self.nbytes
+            self.features = check_layout(self._file, path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; maps of it stay valid."""
+        self._file.close()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return self.stat().st_size
+
+    def stat(self) -> os.stat_result:
+        """What the system says of the file that is open, whatever has its name by now."""
+        return os.fstat(self._file.id.get_vfd_handle())
+
+    @property
+    def schema_version(self) -> int:
+        """Version of the file format."""
+        return int(self._file.attrs["schema_version"])
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the descriptors were reduced to fewer dimensions."""
+        return is_reduced(self._file)
+
+    def attribute(self, name: str) -> str:
+        """Return a text attribute of the file.
+
+        Raises:
+            StoreError: there is none.
+        """
+        value = self.find_attribute(name)
+        if value is None:
+            raise StoreError(f"{str(self.path)!r} has no text attribute {name!r}")
+        return value
+
+    def find_attribute(self, name: str) -> str | None:
+        """Return a text attribute of the file, or None where there is none."""
+        return text_attribute(self._file, name, self.path)
+
+    def column_blocks(self) -> tuple[ColumnBlock, ...]:
+        """Return which column of a descriptor is what."""
+        return read_column_blocks(self._file, self.path)
+
+    def source_files(self) -> SourceFiles | None:
+        """Return the files that have the descriptors, as they are recorded; None where this one has them itself."""
+        return read_source_files(self._file, self.path, self.features) if self.features.is_virtual else None
+
+    def has(self, name: str) -> bool:
+        """Whether there is a dataset that not every file has, such as ``images/id``."""
+        return is_linked(self._file, name, self.path)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a dataset beside the descriptors."""
+        shape: tuple[int, ...] = self._file[name].shape
+        return shape
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """Return the content of a dataset; texts as bytes.
+
+        Raises:
+            StoreError: it cannot be read, or the file was cut short.
+        """
+        self._check_length(name)
+        return np.reshape(read_dataset(self._file, name, self.path), self._file[name].shape)
+
+    def read_parts(self, name: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """Yield the same in parts, of so many entries that memory stays small, and which entries they are."""
+        self._check_length(name)
+        return read_in_parts(self._file, name, self.path)
+
+    def read_paths(self, name: str) -> PathTable:
+        """Return texts without an object for each, which takes 100 bytes."""
+        return PathTable(chain.from_iterable(texts for _, texts in self.read_parts(name)))
+
+    def map(self, name: str) -> npt.NDArray[Any]:
+        """Return a dataset as a read-only memory map; its content where it is not one piece of the file.
+
+        What another process writes is seen through a map at once, where HDF5 may have cached what was there.
+        """
+        self._check_length(name)
+        with hdf5_errors(self.path, f"cannot read /{name}"):
+            dataset = self._file[name]
+            offset = dataset.id.get_offset()
+            if offset is None or dataset.chunks is not None or 0 in dataset.shape:
+                return read_dataset(self._file, name, self.path)
+            # By descriptor: another file may have been renamed to this path since.
+            with os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb") as raw:
+                return np.memmap(raw, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+
+    def _check_length(self, name: str) -> None:
+        """Refuse to read a file that is shorter than when it was opened: HDF5 would read zeros."""
+        if self.nbytes < self._nbytes_then:
+            raise StoreError(
+                f"{str(self.path)!r}: cannot read /{name}: the file was cut short since it was opened, "
+                f"from {self._nbytes_then} to {self.nbytes} bytes"
+            )
+
+
+def _why_missing(path: Path) -> str:
+    from sppfeat.remote.urls import shown
+    from sppfeat.remote_output import url_of  # which knows of all that uploads; nothing else here needs it
+
+    url = url_of(path)
+    if url is None:
+        return f"no such file: {str(path)!r}"
+    return f"{shown(url)} is read from this machine only: fetch it first"
