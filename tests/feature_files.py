@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from sppfeat.config import BackboneSpec, DescriptorSpec, ExtractConfig, InputSpec
@@ -76,3 +77,9 @@ def fill(path: Path, rows, *, failed=(), reason="broken", pending=()):
                 if i not in pending:
                     writer.mark_done(i)
     return path
+
+
+def name_images(path: Path, ids):
+    """Add what the inputs called the images, as tables do."""
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("images/id", data=ids, dtype=h5py.string_dtype())

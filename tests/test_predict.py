@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from feature_files import name_images
 from labelled_files import box_file, image_file, separable
 
 from sppfeat.analysis.classifier import make_pipeline
@@ -57,6 +58,14 @@ def lines_of(content: bytes) -> list[dict[str, str]]:
 
 
 # --- predictions ----------------------------------------------------------------------------------
+
+
+def test_images_that_the_inputs_named_are_named(model, tmp_path):
+    path = image_file(tmp_path / "named.h5", LABELS, classes=CLASSES)
+    name_images(path, [b"a,17", b"", *(b"%d" % i for i in range(2, len(LABELS)))])
+    lines = lines_of(run("predict", model, path, "-q").stdout_bytes)
+    assert list(lines[0])[:3] == ["row", "path", "image_id"]
+    assert [line["image_id"] for line in lines[:3]] == ["a,17", "", "2"]
 
 
 def test_a_table_has_what_the_pipeline_says(features, model, folder):

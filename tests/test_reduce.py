@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from extraction_runs import contents, difference, extract
-from feature_files import config, new_file
+from feature_files import config, name_images, new_file
 from json_fields import check_fields
 from reduced_files import HAVE, N, reduced, spectral, write_file
 from test_hostile_hdf5 import with_boxes
@@ -83,8 +83,7 @@ def test_boxes_stay(tmp_path):
 def test_what_the_inputs_called_the_images_stays(source, tmp_path):
     shutil.copy(source, tmp_path / "f.h5")
     ids = [b"", b"\xff", *(b"%d" % i for i in range(2, N))]
-    with h5py.File(tmp_path / "f.h5", "r+") as file:
-        file.create_dataset("images/id", data=ids, dtype=h5py.string_dtype())
+    name_images(tmp_path / "f.h5", ids)
     output = reduced(tmp_path / "f.h5", tmp_path / "r.h5")
     assert_everything_else_is_equal(tmp_path / "f.h5", output)
     with FeatureFile(output) as file:

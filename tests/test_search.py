@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import write_image
+from feature_files import name_images
 from json_fields import check_fields
 
 from sppfeat.analysis.neighbours import nearest_rows
@@ -249,3 +251,17 @@ def test_no_queries_in_the_library():
 
 def test_the_readme_lists_the_fields_of_the_json(boxed):
     check_fields("search", hits(boxed, "row:0", "row:3"))
+
+
+def test_images_that_the_inputs_named_are_named(whole, tmp_path):
+    path = tmp_path / "named.h5"
+    shutil.copy(whole, path)
+    name_images(path, [b"id %d" % i if i != 2 else b"" for i in range(9)])
+    (found,) = hits(path, "row:0", "--include-self")
+    with FeatureFile(path) as file:
+        assert [hit["image_id"] for hit in found["hits"]] == [
+            f"id {image}" if image != 2 else None
+            for image in file.image_index[[hit["row"] for hit in found["hits"]]]
+        ]
+    (unnamed,) = hits(whole, "row:0")
+    assert {hit["image_id"] for hit in unnamed["hits"]} == {None}

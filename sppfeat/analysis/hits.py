@@ -20,6 +20,7 @@ class Hit:
         row: its number.
         image: path of its image, relative to the file's root.
         path: the same below the root.
+        image_id: what the inputs called the image; None where they did not.
         label: its class by the selection's labels; None where it has none.
         box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None where rows are whole
             images, and likewise the following.
@@ -32,6 +33,7 @@ class Hit:
     row: int
     image: str
     path: str
+    image_id: str | None
     label: str | None
     box: tuple[float, float, float, float] | None
     score: float | None
@@ -68,11 +70,13 @@ class _Facts:
         self._root = root
         self._labels = selection.labels
         self._image_index = file.image_index
+        self._image_ids = file.image_ids
         self._boxes = (file.boxes, file.row_score, file.row_id) if file.has_boxes else None
 
     def hit(self, rank: int, row: int, distance: float) -> Hit:
         """Return what there is to say of a row."""
-        image = self._file.path_of(int(self._image_index[row]))
+        image = int(self._image_index[row])
+        path = self._file.path_of(image)
         box, score, name = None, None, None
         if self._boxes is not None:
             boxes, scores, names = self._boxes
@@ -83,8 +87,9 @@ class _Facts:
             rank=rank,
             distance=distance,
             row=row,
-            image=image,
-            path=os.path.join(self._root, image),
+            image=path,
+            path=os.path.join(self._root, path),
+            image_id=None if self._image_ids is None else os.fsdecode(self._image_ids[image]) or None,
             label=self._labels.name_of(row),
             box=box,
             score=score,

@@ -40,9 +40,10 @@ def write_predictions(
 ) -> Tally:
     r"""Write a line for each row, in their order, under a header.
 
-    The columns are ``row``, ``path``, with boxes ``x0, y0, x1, y1``, ``label`` (empty where there is none),
-    ``predicted``, ``score`` (the decision value of what was predicted), and, if they are wanted, ``score:CLASS`` for
-    each class. Names are the bytes that they are in the file; lines end with ``\n``.
+    The columns are ``row``, ``path``, ``image_id`` where the inputs named their images, with boxes ``x0, y0, x1, y1``,
+    ``label`` (empty where there is none), ``predicted``, ``score`` (the decision value of what was predicted), and, if
+    they are wanted, ``score:CLASS`` for each class. Names are the bytes that they are in the file; lines end with
+    ``\n``.
 
     Args:
         target: where to write.
@@ -57,7 +58,7 @@ def write_predictions(
     images = selection.groups
     known = set(classifier.classes)
     n_known = n_right = n_unknown = 0
-    _write_lines(target, [_header(classifier, has_boxes=boxes is not None, with_scores=with_scores)])
+    _write_lines(target, [_header(classifier, selection, with_scores=with_scores)])
     for found in predict(classifier, selection):
         lines = []
         for i, position in enumerate(found.positions.tolist()):
@@ -69,17 +70,20 @@ def write_predictions(
             n_unknown += label != "" and label not in known
             box = [] if boxes is None else [_short(value) for value in boxes[row].tolist()]
             every = [_short(score) for score in found.scores[i]] if with_scores else []
-            path = os.fsdecode(file.path_table[image])
-            lines.append([str(row), path, *box, label, predicted, _short(found.scores[i].max()), *every])
+            called = [
+                os.fsdecode(table[image]) for table in (file.path_table, file.image_ids) if table is not None
+            ]
+            lines.append([str(row), *called, *box, label, predicted, _short(found.scores[i].max()), *every])
         _write_lines(target, lines)
         on_progress(int(found.positions[-1]) + 1)
     return Tally(n_known, n_right, n_unknown)
 
 
-def _header(classifier: FittedClassifier, *, has_boxes: bool, with_scores: bool) -> list[str]:
-    box = ["x0", "y0", "x1", "y1"] if has_boxes else []
+def _header(classifier: FittedClassifier, selection: Selection, *, with_scores: bool) -> list[str]:
+    called = ["path"] if selection.file.image_ids is None else ["path", "image_id"]
+    box = ["x0", "y0", "x1", "y1"] if selection.file.has_boxes else []
     every = [f"score:{name}" for name in classifier.classes] if with_scores else []
-    return ["row", "path", *box, "label", "predicted", "score", *every]
+    return ["row", *called, *box, "label", "predicted", "score", *every]
 
 
 def _write_lines(target: BinaryIO, lines: list[list[str]]) -> None:
