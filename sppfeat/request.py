@@ -139,7 +139,7 @@ class ExtractRequest:
             see :mod:`sppfeat.parts`.
         scratch: an existing folder for what has to be fetched before it can be read; None: the system's for
             temporary files.
-        ray: actors on a Ray cluster do the work, see :mod:`sppfeat.engines.ray`; None: this process.
+        ray: actors on a Ray cluster do the work, see :mod:`sppfeat.engines.ray_extraction`; None: this process.
     """
 
     inputs: tuple[str, ...]

@@ -26,10 +26,11 @@ import sppfeat
 from sppfeat.cli import main
 from sppfeat.config import DescriptorSpec, InputSpec, RayOptions, RunOptions
 from sppfeat.engines import actor as actor_module
-from sppfeat.engines import ray as engine
+from sppfeat.engines import part_files
 from sppfeat.engines.actor import Job, PartFiller, Witnesses
 from sppfeat.engines.cluster import choose_actors
-from sppfeat.engines.ray import parts_folder, prepare_ray
+from sppfeat.engines.part_files import parts_folder
+from sppfeat.engines.ray import prepare_ray
 from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction import gather_means
 from sppfeat.locking import OutputLock
@@ -112,7 +113,7 @@ def nodes(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(engine, "_IMAGES_PER_PART", 30)
+    monkeypatch.setattr(part_files, "_IMAGES_PER_PART", 30)
 
 
 @pytest.fixture(scope="module")
@@ -483,6 +484,6 @@ def test_a_cluster_that_is_not_there(folder, tmp_path):
 
 def test_parts_are_cut_by_the_plan_alone():
     plan = plan_of([f"{i}.jpg" for i in range(100)])
-    assert np.diff(engine.cut_for_actors(plan)).tolist() == [25] * 4
-    with mock.patch.object(engine, "_MOST_PARTS", 3):
-        assert engine.cut_for_actors(plan).tolist() == [0, 33, 66, 100]
+    assert np.diff(part_files.cut_for_actors(plan)).tolist() == [25] * 4
+    with mock.patch.object(part_files, "_MOST_PARTS", 3):
+        assert part_files.cut_for_actors(plan).tolist() == [0, 33, 66, 100]

@@ -53,7 +53,7 @@ from sppfeat.config import (
 from sppfeat.request import HEADER_MODES, DescriptorChoice, ExtractRequest
 
 if TYPE_CHECKING:
-    from sppfeat.engines.ray import RayExtraction
+    from sppfeat.engines.ray_extraction import RayExtraction
     from sppfeat.extraction import Extraction
     from sppfeat.parts import PartedExtraction
     from sppfeat.pipeline import Progress

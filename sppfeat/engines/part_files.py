@@ -1,10 +1,11 @@
-"""The files of the parts of a run, seen by who waits while others fill them."""
+"""The files of the parts of a run: where they are, how a plan is cut for them, and what is in them by now."""
 
 import os
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -14,9 +15,54 @@ from sppfeat.outcome import Outcome, outcome_of
 from sppfeat.plan import Plan
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status
-from sppfeat.sharding import shard_path
+from sppfeat.sharding import PLACEHOLDER, shard_path
 
-__all__ = ["PartFiles"]
+__all__ = ["PartFiles", "cut_for_actors", "leads_to_parts", "part_pattern", "parts_folder"]
+
+_IMAGES_PER_PART = 256  # seconds of work, for a file that takes some milliseconds to lay out
+_MOST_PARTS = 1024  # files; of ten million images each has ten thousand
+
+
+def parts_folder(output: Path) -> Path:
+    """Where the files of the parts of an output are."""
+    return Path(f"{output}.parts")
+
+
+def part_pattern(output: Path) -> Path:
+    """Name of these files, with ``{shard}`` for the number."""
+    return parts_folder(output) / f"{PLACEHOLDER}.h5"
+
+
+def leads_to_parts(output: Path) -> bool:
+    """Whether a file has its rows in files of its folder of parts, be these there or not."""
+    try:
+        with h5py.File(output, "r") as file:
+            sources = file["sources/path"][()].tolist() if file["features"].is_virtual else []
+    except (
+        OSError,
+        KeyError,
+        AttributeError,
+        TypeError,
+    ):  # something else, of which whoever reads it will tell
+        return False
+    here, folder = os.fsencode(output.parent), os.fsencode(parts_folder(output))
+    folders = {os.path.realpath(os.path.join(here, os.path.dirname(path))) for path in sources}
+    return folders == {os.path.realpath(folder)}
+
+
+def cut_for_actors(plan: Plan) -> npt.NDArray[np.int64]:
+    """Where parts begin and end, see :func:`sppfeat.sharding.cut_plan`: by the plan alone.
+
+    However many actors there are, now or when the run is continued, the files are the same. Parts are many, so that
+    they need not take equally long.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> cut_for_actors(SimpleNamespace(n_images=600)).tolist()
+        [0, 200, 400, 600]
+    """
+    n_parts = min(max(1, -(-plan.n_images // _IMAGES_PER_PART)), _MOST_PARTS)
+    return np.arange(n_parts + 1, dtype=np.int64) * plan.n_images // n_parts
 
 
 class PartFiles:
