@@ -1,10 +1,8 @@
 """What it takes to plan a run: list, plan, lay the file out and continue it, by the number of images."""
 
 import multiprocessing
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 
 from sppfeat.bench.machine import Machine, describe_machine
 from sppfeat.bench.plan_stages import Measured, continue_file, plan_file
+from sppfeat.bench.scratch import temporary_folder
 from sppfeat.bench.settings import PlanWork
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import StoreError
@@ -98,7 +97,7 @@ def bench_plan(
     counts = sorted(set(work.counts))
     for i, n_images in enumerate(counts):
         on_progress(2 * i, 2 * len(counts))
-        with _temporary_folder() as folder:
+        with temporary_folder() as folder:
             photos, output = folder / "images", folder / "features.h5"
             _make_files(photos, n_images, work.per_folder)
             planned = _in_new_process(plan_file, photos, output)
@@ -138,13 +137,3 @@ def _make_files(top: Path, n_images: int, per_folder: int) -> None:
                 (folder / f"{folder.name}_{i}.JPEG").touch()
     except OSError as error:
         raise StoreError(f"no place for {n_images} files in {str(top)!r}: {error.strerror}") from error
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="sppfeat-bench-")
-    except OSError as error:
-        raise StoreError(f"no folder for temporary files: {error}") from error
-    with folder as name:
-        yield Path(name)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ from sppfeat.bench.descriptors import OfDescriptors, of_descriptors
 from sppfeat.bench.machine import synchronizer
 from sppfeat.bench.plain_loop import PlainLoop
 from sppfeat.bench.sample import Sample, take_sample
+from sppfeat.bench.scratch import temporary_folder
 from sppfeat.bench.settings import RunsWork, Subject
 from sppfeat.bench.stages import STAGES, Stages, find_bound
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.config import InputSpec, RunOptions
 from sppfeat.configure import load_choice
 from sppfeat.describe import Describer
-from sppfeat.errors import ImageError, StoreError
+from sppfeat.errors import ImageError
 from sppfeat.extraction import Extraction, prepare
 from sppfeat.request import ExtractRequest
 
@@ -109,7 +109,7 @@ def prepare_runs(
     Raises:
         SppfeatError: settings, weights, inputs or images that do not go.
     """
-    with _temporary_folder() as folder:
+    with temporary_folder() as folder:
         photos = folder / "photographs"
         photos.mkdir()
         sample = take_sample(work, photos, on_image=on_image)
@@ -245,16 +245,6 @@ class _BareNetwork:
             self._synchronize()
             seconds += time.perf_counter() - start
         return {"forward": seconds}
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="sppfeat-bench-")
-    except OSError as error:
-        raise StoreError(f"no folder for temporary files: {error}") from error
-    with folder as name:
-        yield Path(name)
 
 
 def _request(subject: Subject, work: RunsWork, sample: Sample, output: Path) -> ExtractRequest:
