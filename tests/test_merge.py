@@ -434,6 +434,15 @@ def test_what_a_merged_file_is_made_of_is_no_output_of_those_who_read_it(tmp_pat
         pytest.raises(ConfigError, match=r"is what is read|another file"),
     ):
         export_features(file.select(), shards[0], export_format="npy", overwrite=True)
+    before = shards[0].read_bytes()
+    merged, model = str(tmp_path / "m.h5"), str(tmp_path / "m.skops")
+    probe = ["probe", merged, "--folds", "2", "--no-ablation", "--save"]
+    assert CliRunner().invoke(main, [*probe, model]).exit_code == 0
+    for command in (probe, ["predict", model, merged, "-o"]):
+        result = CliRunner().invoke(main, [*command, str(shards[0]), "--overwrite"])
+        assert result.exit_code == 2, result.output
+        assert "is what is read" in result.stderr
+    assert shards[0].read_bytes() == before
 
 
 @pytest.mark.parametrize("copy", [(), ("--copy",)])

@@ -50,7 +50,7 @@ def predict(
     from sppfeat.analysis.classifier_file import load_classifier
     from sppfeat.analysis.prediction import select_for
     from sppfeat.analysis.prediction_table import write_predictions
-    from sppfeat.locking import check_new_file
+    from sppfeat.locking import check_new_file, refuse_input
     from sppfeat.reader import FeatureFile
 
     if output == _STANDARD_OUTPUT:
@@ -60,6 +60,8 @@ def predict(
         check_new_file(output, inputs=inputs, overwrite=overwrite)
     classifier = load_classifier(model)
     with FeatureFile(features) as file:
+        if output is not None:
+            refuse_input(output, file.read_paths)
         selection = select_for(classifier, file, rows=rows or None, labels=labels_from)
         n_without = file.n_rows - len(file.rows_with_descriptor())
         with (

@@ -73,7 +73,7 @@ def probe(features: Path, **options: Any) -> None:
     """
     from sppfeat.analysis import probe as probing
     from sppfeat.analysis.classifier_file import fit_classifier, save_classifier
-    from sppfeat.locking import check_new_file
+    from sppfeat.locking import check_new_file, refuse_input
     from sppfeat.reader import FeatureFile
 
     settings = _settings(options)
@@ -82,6 +82,8 @@ def probe(features: Path, **options: Any) -> None:
     if model is not None:
         check_new_file(model, inputs=[features, *choice.inputs], overwrite=options["overwrite"])
     with FeatureFile(features) as file:
+        if model is not None:
+            refuse_input(model, file.read_paths)
         selection = choice.of(file)
         fitted = fit_classifier(selection, settings) if model is not None else None
         with Bar("probing", 1, unit="step", shown=not options["quiet"]) as bar:
