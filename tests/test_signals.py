@@ -1,6 +1,5 @@
 """Runs that are told to stop, and runs whose terminal is gone."""
 
-import contextlib
 import json
 import os
 import signal
@@ -11,10 +10,12 @@ import pytest
 from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import assert_same_file
+from feature_files import descriptors, fill, new_file
 from killing import TINY
 
 import sppfeat
 from sppfeat.cli import main
+from sppfeat.cli.progress import Bar
 from sppfeat.cli.signals import stop_on_signals
 from sppfeat.reader import FeatureFile
 
@@ -134,11 +135,44 @@ def test_info_works_at_any_moment_of_a_run(runs, many, tmp_path):
     assert len(set(seen)) > 3
 
 
-def test_a_signal_whose_exception_is_dropped_is_still_wanted():
-    with stop_on_signals() as stop:
-        with contextlib.suppress(KeyboardInterrupt):  # as h5py does where it converts texts
-            signal.raise_signal(signal.SIGTERM)
+class Dropping:
+    """What a signal comes to where Python drops exceptions: when it is deleted."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_whose_exception_is_dropped_is_raised_where_a_bar_moves(capsys):
+    with stop_on_signals() as stop, Bar("reading", 9, unit="row", shown=False) as bar:
+        bar.move_to(1)
+        Dropping()
         assert stop.is_wanted()
+        with pytest.raises(KeyboardInterrupt):
+            bar.move_to(2)
+        stop.begin_batches()
+        bar.move_to(3)  # from now on whoever runs the batches asks
+    bar.move_to(4)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_signal_whose_exception_is_dropped_ends_any_command(monkeypatch, tmp_path):
+    select = FeatureFile.select
+
+    def selecting(*arguments, **options):
+        Dropping()
+        return select(*arguments, **options)
+
+    monkeypatch.setattr(FeatureFile, "select", selecting)
+    path = str(fill(new_file(tmp_path / "f.h5"), descriptors(5)))
+    names = os.listdir(tmp_path)
+    for command in (
+        ["export", path, "-o", f"{tmp_path}/f.npz"],
+        ["reduce", path, "-o", f"{tmp_path}/r.h5", "--components", "2"],
+        ["search", path, "row:0"],
+    ):
+        result = CliRunner().invoke(main, [*command, "-q"])
+        assert (result.exit_code, result.output) == (130, "Interrupted.\n"), command
+        assert os.listdir(tmp_path) == names
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -11,7 +11,6 @@ import click
 from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.progress import Bar
-from sppfeat.cli.signals import stop_on_signals
 
 __all__ = ["merge"]
 
@@ -44,14 +43,8 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) 
     if url is not None and not options["copy"]:
         raise ConfigError(f"{url} would lead to files of this machine; allowed for it: --copy")
 
-    def show(phase: str, done: int, total: int) -> None:
-        if stop.is_wanted():
-            raise KeyboardInterrupt
-        bar.move_to(done, total, note=phase)
-
     with (
         local_output(output, overwrite=options["overwrite"], continues=False) as local,
-        stop_on_signals() as stop,
         Bar("merging", 0, unit="", shown=not options["quiet"]) as bar,
     ):
         summary = merge_shards(
@@ -59,7 +52,7 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) 
             list(_named(shards)),
             copy=options["copy"],
             overwrite=options["overwrite"],
-            on_progress=show,
+            on_progress=lambda phase, done, total: bar.move_to(done, total, note=phase),
         )
         local.publish()
     found = {**dataclasses.asdict(summary), "output": url or summary.output}

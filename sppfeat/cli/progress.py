@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sppfeat.bars import StandardError, open_bar
+from sppfeat.cli.signals import raise_if_dropped
 
 if TYPE_CHECKING:
     from sppfeat.pipeline import Progress
@@ -45,7 +46,12 @@ class Bar:
         self._bar.write(text, file=StandardError())
 
     def move_to(self, n: int, total: int | None = None, *, note: str = "") -> None:
-        """Show ``n`` as done, of a new total if one is given, with a note behind it."""
+        """Show ``n`` as done, of a new total if one is given, with a note behind it.
+
+        Raises:
+            KeyboardInterrupt: a signal has asked to stop; see :func:`sppfeat.cli.signals.raise_if_dropped`.
+        """
+        raise_if_dropped()
         if total is not None:
             self._bar.total = total
         if note:

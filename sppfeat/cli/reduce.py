@@ -19,7 +19,6 @@ from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.reduction_texts import dimensions_text, variance_text
 from sppfeat.cli.selection_options import columns_options
-from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.config import DTYPES, REDUCED_NORMALIZATIONS, REDUCTIONS, DescriptorSpec, ReductionSpec
 from sppfeat.errors import ConfigError
 
@@ -101,8 +100,7 @@ def reduce(file: Path, as_json: bool, **options: Any) -> None:
     which is slower and slightly less exact: to fit on every K-th row (--fit-rows ::K) is often the better way.
     """
     how = _how(options)
-    with stop_on_signals() as stop:
-        report = _reduce(file, how, options, stop)
+    report = _reduce(file, how, options)
     found = _result(file, options["origin"], options["output"], report)
     if as_json:
         print_json(found)
@@ -131,13 +129,8 @@ def _how(options: dict[str, Any]) -> Path | ReductionSpec:
     return origin
 
 
-def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any], stop: Stop) -> "ReduceReport":
+def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any]) -> "ReduceReport":
     from sppfeat.analysis.reducing import reduce_file
-
-    def show(done: int, rows: int, note: str) -> None:
-        if stop.is_wanted():
-            raise KeyboardInterrupt
-        bar.move_to(done, rows, note=note)
 
     with Bar("reducing", 0, unit="row", shown=not options["quiet"]) as bar:
         return reduce_file(
@@ -147,8 +140,8 @@ def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any], stop
             dtype=options["dtype"],
             batch_size=whole_number(options["batch_size"]),
             overwrite=options["overwrite"],
-            on_fit=lambda done, rows: show(done, rows, "fit"),
-            on_rows=lambda done, rows: show(done, rows, "write"),
+            on_fit=lambda done, rows: bar.move_to(done, rows, note="fit"),
+            on_rows=lambda done, rows: bar.move_to(done, rows, note="write"),
         )
 
 

@@ -103,7 +103,7 @@ def search(
             found = nearest_rows(
                 selection,
                 descriptors,
-                neighbours,
+                min(neighbours, max(1, len(selection))),
                 metric=metric,
                 exclude=None if include_self else [-1 if query.row is None else query.row for query in asked],
                 one_per_image=one_per_image,

@@ -2,13 +2,15 @@
 
 import contextlib
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from sppfeat.cli.output import say
 
-__all__ = ["Stop", "stop_on_signals"]
+__all__ = ["Stop", "raise_if_dropped", "stop_on_signals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -34,10 +36,27 @@ class Stop:
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Take a signal."""
         if self._is_wanted or not self._has_batches:
-            self._is_wanted = True  # h5py drops an exception that comes while it converts texts
+            self._is_wanted = True
             raise KeyboardInterrupt
         self._is_wanted = True
         say("\nStopping after this batch; once more stops at once.")
+
+    def raise_if_dropped(self) -> None:
+        """Raise KeyboardInterrupt if a signal did so before, and nobody has caught it."""
+        if self._is_wanted and not self._has_batches:
+            raise KeyboardInterrupt
+
+
+_innermost: Stop | None = None  # of the commands that run
+
+
+def raise_if_dropped() -> None:
+    """Raise the KeyboardInterrupt of a signal that came where exceptions are dropped.
+
+    By Python where an object is deleted, and by h5py while it converts texts.
+    """
+    if _innermost is not None and threading.current_thread() is threading.main_thread():
+        _innermost.raise_if_dropped()
 
 
 @contextlib.contextmanager
@@ -47,16 +66,25 @@ def stop_on_signals() -> Iterator[Stop]:
     What is ignored stays ignored: SIGHUP under ``nohup``, SIGINT in the background of a script. Outside the main
     thread no signal can be heeded.
     """
+    global _innermost
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-    for number in heeded:
-        signal.signal(number, stop.handle)
+    outer, hook = _innermost, sys.unraisablehook
     try:
+        _innermost, sys.unraisablehook = stop, _quiet(hook)
+        for number in heeded:
+            signal.signal(number, stop.handle)
         yield stop
     finally:
         for number, handler in heeded.items():
             signal.signal(number, handler)
+        _innermost, sys.unraisablehook = outer, hook
+
+
+def _quiet(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What says which exceptions were dropped, but for those of signals: they are raised again."""
+    return lambda dropped: None if dropped.exc_type is KeyboardInterrupt else hook(dropped)
