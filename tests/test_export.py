@@ -208,6 +208,7 @@ def _mat73(path, selection):
             return dataset[()].T
 
         assert read(found["columns"]) == list(selection.columns.names())
+        assert all(found[reference].chunks is None for reference in found["columns"][0])  # 3 kB for each
         y, paths, numbers = (read(found[name]) for name in ("y", "paths", "rows"))
         return read(found["X"]), np.ravel(y).tolist(), paths, np.ravel(numbers)
 

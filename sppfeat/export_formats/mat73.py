@@ -48,7 +48,7 @@ def _write_vectors(hdf5: h5py.File, contents: Contents) -> None:
         return
     n_rows = max(1, min(contents.n_rows, _CHUNK_NBYTES // (contents.dimension * contents.dtype.itemsize)))
     # Rows of one chunk are side by side: a block of rows is written in one piece, and read so.
-    dataset = hdf5.create_dataset(VECTORS, shape[::-1], contents.dtype, chunks=(contents.dimension, n_rows))
+    dataset = _create(hdf5, VECTORS, shape[::-1], contents.dtype, chunks=(contents.dimension, n_rows))
     _tell_class(dataset, contents.dtype)
     block_nbytes = 4 * n_rows * contents.dimension * contents.dtype.itemsize  # whole chunks
     for rows, vectors in contents.blocks(block_nbytes):
@@ -70,7 +70,7 @@ def _write_numbers(group: h5py.Group, name: str, array: npt.NDArray[Any]) -> Non
         return
     columns = array.reshape(len(array), -1).T
     stored = columns.astype(np.uint8) if array.dtype == bool else columns
-    _tell_class(group.create_dataset(name, data=stored), array.dtype)
+    _tell_class(_create(group, name, data=stored), array.dtype)
 
 
 def _write_texts(group: h5py.Group, name: str, column: TextColumn) -> None:
@@ -82,9 +82,7 @@ def _write_texts(group: h5py.Group, name: str, column: TextColumn) -> None:
         return
     shape = (width, len(column))
     chunks = (width, max(1, min(len(column), _CHUNK_NBYTES // (2 * width))))
-    dataset = group.create_dataset(
-        name, shape, np.uint16, chunks=chunks, compression="gzip", compression_opts=1
-    )
+    dataset = _create(group, name, shape, np.uint16, chunks=chunks, compression="gzip", compression_opts=1)
     _tell_class(dataset, dataset.dtype)
     for start in range(0, len(column), chunks[1]):
         texts = column[start : start + chunks[1]]
@@ -95,6 +93,16 @@ def _write_texts(group: h5py.Group, name: str, column: TextColumn) -> None:
         dataset[:, start : start + len(texts)] = characters.T
 
 
+def _write_text(group: h5py.Group, name: str, text: str) -> None:
+    """Write ``(1, length)`` characters, without chunks: these take 3 kB for a text, and there may be 100,000."""
+    units = _utf16(text)
+    if not len(units):
+        _write_empty(group, name, (1, 0), units.dtype)
+        return
+    dataset = _create(group, name, data=units[:, None])
+    _tell_class(dataset, dataset.dtype)
+
+
 def _write_cells(group: h5py.Group, name: str, cells: Sequence[str | TextColumn]) -> None:
     """Write a cell array ``(k, 1)``: references to datasets of a group that MATLAB does not show."""
     if not cells:
@@ -103,10 +111,12 @@ def _write_cells(group: h5py.Group, name: str, cells: Sequence[str | TextColumn]
     hidden = group.file.require_group(_CELLS)
     references = []
     for i, cell in enumerate(cells):
-        column = TextColumn([cell], np.zeros(1, dtype=np.int64)) if isinstance(cell, str) else cell
-        _write_texts(hidden, f"{name}.{i}", column)
+        if isinstance(cell, str):
+            _write_text(hidden, f"{name}.{i}", cell)
+        else:
+            _write_texts(hidden, f"{name}.{i}", cell)
         references.append(hidden[f"{name}.{i}"].ref)
-    dataset = group.create_dataset(name, data=np.array([references], dtype=h5py.ref_dtype))
+    dataset = _create(group, name, data=np.array([references], dtype=h5py.ref_dtype))
     dataset.attrs["MATLAB_class"] = np.bytes_("cell")
 
 
@@ -115,11 +125,23 @@ def _write_empty(
 ) -> None:
     """Write an array without elements: what the dataset holds is its shape."""
     sides = shape if len(shape) > 1 else (*shape, 1)
-    dataset = group.create_dataset(name, data=np.array(sides, dtype=np.uint64))
+    dataset = _create(group, name, data=np.array(sides, dtype=np.uint64))
     _tell_class(dataset, dtype)
     if matlab_class:
         dataset.attrs["MATLAB_class"] = np.bytes_(matlab_class)
     dataset.attrs["MATLAB_empty"] = np.uint8(1)
+
+
+def _create(group: h5py.Group, name: str, *arguments: Any, **settings: Any) -> h5py.Dataset:
+    """Create a dataset.
+
+    Raises:
+        OSError: it cannot be written, such as on a full disk; h5py makes a ValueError of that.
+    """
+    try:
+        return group.create_dataset(name, *arguments, **settings)
+    except ValueError as error:
+        raise OSError(str(error)) from error
 
 
 def _tell_class(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> None:
