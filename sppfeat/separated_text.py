@@ -1,4 +1,4 @@
-"""Comma- or tab-separated text, row by row."""
+"""Comma- or tab-separated text, read and written row by row."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from sppfeat.errors import SppfeatError
 
-__all__ = ["decoded_lines", "split_lines", "split_rows"]
+__all__ = ["decoded_lines", "joined_fields", "split_lines", "split_rows"]
 
 
 def split_rows(
@@ -49,3 +49,11 @@ def split_lines(
             return
         if len(row) > 1 or (row and row[0].strip()):
             yield line, row
+
+
+def joined_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
+    """Fields as one line without its end; names may hold delimiters, quotes and line breaks."""
+    text = io.StringIO()
+    # With this line end also a lone carriage return is quoted, in all versions of Python.
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(fields)
+    return text.getvalue()[:-2]

@@ -1,7 +1,5 @@
 """Predictions as a CSV table."""
 
-import csv
-import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from sppfeat.analysis.classifier_file import FittedClassifier
 from sppfeat.analysis.labelled import class_numbers
 from sppfeat.analysis.prediction import predict
 from sppfeat.selection import Selection
+from sppfeat.separated_text import joined_fields
 
 __all__ = ["Tally", "write_predictions"]
 
@@ -87,9 +86,8 @@ def _header(classifier: FittedClassifier, selection: Selection, *, with_scores: 
 
 
 def _write_lines(target: BinaryIO, lines: list[list[str]]) -> None:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    target.write(text.getvalue().encode("utf-8", "surrogateescape"))
+    text = "".join(f"{joined_fields(line)}\n" for line in lines)
+    target.write(text.encode("utf-8", "surrogateescape"))
 
 
 def _short(value: float) -> str:

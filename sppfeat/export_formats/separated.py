@@ -1,7 +1,5 @@
 """CSV and TSV: a line for each row, what stands beside the vector first, then its numbers."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, BinaryIO
@@ -11,6 +9,7 @@ import numpy.typing as npt
 from sppfeat.export_formats.contents import Contents
 from sppfeat.export_formats.number_texts import TEXT_BLOCK_NBYTES, number_text_rows
 from sppfeat.selection.row_table import TextColumn
+from sppfeat.separated_text import joined_fields
 
 __all__ = ["write_csv", "write_table", "write_tsv"]
 
@@ -19,14 +18,14 @@ _ROWS_AT_ONCE = 1 << 14
 
 def write_table(contents: Contents, file: BinaryIO) -> None:
     """Write what stands beside the vectors as comma-separated values, without these."""
-    file.write(_encoded([_line(contents.table, ",")]))
+    file.write(_encoded([joined_fields(contents.table, ",")]))
     for start in range(0, contents.n_rows, _ROWS_AT_ONCE):
         file.write(_encoded(_beside(contents, slice(start, start + _ROWS_AT_ONCE), ",")))
 
 
 def _write_values(contents: Contents, files: list[BinaryIO], *, separator: str) -> None:
     file = files[0]
-    file.write(_encoded([_line([*contents.table, *contents.selection.columns.names()], separator)]))
+    file.write(_encoded([joined_fields([*contents.table, *contents.selection.columns.names()], separator)]))
     for rows, vectors in contents.blocks(TEXT_BLOCK_NBYTES):
         values = number_text_rows(vectors, separator)
         beside = _beside(contents, rows, separator)
@@ -43,7 +42,7 @@ def _beside(contents: Contents, rows: slice, separator: str) -> Iterator[str]:
         column[rows] if isinstance(column, TextColumn) else _numbers(column[rows])
         for column in contents.table.values()
     ]
-    return (_line(fields, separator) for fields in zip(*columns, strict=True))
+    return (joined_fields(fields, separator) for fields in zip(*columns, strict=True))
 
 
 def _numbers(values: npt.NDArray[Any]) -> list[str]:
@@ -51,14 +50,6 @@ def _numbers(values: npt.NDArray[Any]) -> list[str]:
     if values.dtype.kind == "b":
         return [str(int(value)) for value in values]
     return ["" if value != value else repr(value) for value in values.tolist()]
-
-
-def _line(fields: Iterable[str | None], separator: str) -> str:
-    """Fields as one line without its end; names may hold separators, quotes and line breaks."""
-    text = io.StringIO()
-    # With this line end also a lone carriage return is quoted, in all versions of Python.
-    csv.writer(text, delimiter=separator, lineterminator="\r\n").writerow(fields)
-    return text.getvalue()[:-2]
 
 
 def _encoded(lines: Iterable[str]) -> bytes:

@@ -1,7 +1,6 @@
 """The files of a training: checkpoints to continue from, the weights, the log and the list of images."""
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -14,6 +13,7 @@ import torch
 from sppfeat.errors import StoreError, WeightsError
 from sppfeat.locking import OutputLock
 from sppfeat.placing import replace_file
+from sppfeat.separated_text import joined_fields
 from sppfeat.training.examples import Examples
 from sppfeat.weights import read_tensors
 
@@ -140,15 +140,14 @@ class TrainFolder:
         Raises:
             StoreError: it cannot be written.
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["set", "class", "path"])
+        lines = [joined_fields(["set", "class", "path"])]
         for name, examples in sets.items():
             for image in examples.images.tolist():
                 label = examples.labels[image]
                 path = examples.name(image)
-                writer.writerow([name, examples.classes[label] if label >= 0 else "", path])
-        replace_file(self.images, text.getvalue().encode(errors="surrogateescape"))
+                known = examples.classes[label] if label >= 0 else ""
+                lines.append(joined_fields([name, known, path]))
+        replace_file(self.images, "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
 
 
 def _save(path: Path, content: Mapping[str, Any]) -> None:
