@@ -16,7 +16,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from flaky_server import FlakyServer
-    from killing import KillableRuns
+    from killing import CommandServer, KillableRuns
     from object_store import ObjectStore
     from torch import Tensor, nn
     from weight_server import WeightServer
@@ -40,6 +40,7 @@ settings.load_profile("sppfeat")
 collect_ignore = ["fuzz"]  # programs to be run by hand, which --doctest-modules would import
 
 PHOTOS = Path(__file__).parent / "images"
+COMMANDS: pytest.StashKey["CommandServer"] = pytest.StashKey()
 
 
 def pytest_collection_finish() -> None:
@@ -48,8 +49,19 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_unconfigure() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Fork what forks commands, while everything is imported and nothing has run yet."""
+    if any("commands" in getattr(item, "fixturenames", ()) for item in session.items):
+        from killing import CommandServer
+
+        session.config.stash[COMMANDS] = CommandServer()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
     """Let the end of the process collect it after all: nanobind's libraries report what is left."""
+    if COMMANDS in config.stash:
+        config.stash[COMMANDS].close()
     gc.unfreeze()
 
 
@@ -125,13 +137,17 @@ def squeezenet_state() -> dict[str, "Tensor"]:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory) -> Iterator["KillableRuns"]:
+def commands(request) -> "CommandServer":
+    """What forks real processes of commands."""
+    return request.config.stash[COMMANDS]
+
+
+@pytest.fixture(scope="session")
+def runs(commands, tmp_path_factory) -> "KillableRuns":
     """Real processes that can be killed."""
     from killing import KillableRuns
 
-    started = KillableRuns(tmp_path_factory.mktemp("runs"))
-    yield started
-    started.close()
+    return KillableRuns(commands, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

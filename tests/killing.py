@@ -1,28 +1,34 @@
-"""Extractions in processes that can be killed at any moment, a dozen per second.
+"""Commands in real processes without the seconds that loading torch takes: they can be killed, a dozen per second.
 
-``KillableRuns`` starts one process that imports everything and loads the network; each run is a fork of it, with the
-command line's ``main`` in it: a real process that takes a real SIGKILL, without the seconds that loading torch takes.
+Before the first test, the process of the tests forks a server, with everything loaded; it loads the network, and each
+command is a fork of it with the command line's ``main`` in it: a real process that takes a real SIGKILL.
+``KillableRuns`` starts such processes; ``write_launcher`` writes programs that are such processes, for shells.
 """
 
 import contextlib
+import faulthandler
 import functools
 import gc
 import json
 import os
 import resource
+import select
+import shutil
 import signal
-import subprocess
+import socket
 import sys
 import tempfile
 import threading
+import time
+import traceback
+import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from conftest import write_image
 
 TINY = ("--backbone", "squeezenet1_1", "--weights", "none", "--seed", "3", "--device", "cpu")
 TINY += ("--levels", "1,2", "--size", "40", "--batch-size", "1", "--workers", "0")
-HERE = Path(__file__).parent
 # What changes a file or a name; everything that HDF5 does happens under another name, between two of these.
 CALLS = ("pwrite", "fdatasync", "fsync", "posix_fallocate", "replace", "unlink")
 
@@ -48,27 +54,54 @@ class Run(NamedTuple):
         self.send(signal.SIGKILL)
 
 
+class CommandServer:
+    """A process that forks one for each command asked for.
+
+    Made by the process of the tests while it has no more threads than pytest itself: a fork has none of them, and waits
+    for ever for what they held.
+
+    Attributes:
+        address: of its socket.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.mkdtemp(prefix="commands-")  # the name of a socket must be short
+        self.address = f"{self._folder}/socket"
+        ending, self._alive = os.pipe()
+        with socket.socket(socket.AF_UNIX) as listener, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # pytest-xdist has a thread
+            listener.bind(self.address)
+            listener.listen()
+            self._pid = os.fork()
+            if self._pid == 0:
+                serve(listener.fileno(), ending)
+        os.close(ending)
+
+    def ask(self, job: dict) -> socket.socket:
+        """Have a command run; what the server says of it is to be read from the socket."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self.address)
+        connection.sendall(json.dumps(job).encode())
+        connection.shutdown(socket.SHUT_WR)
+        return connection
+
+    def close(self) -> None:
+        os.close(self._alive)
+        os.waitpid(self._pid, 0)
+        shutil.rmtree(self._folder)
+
+
 class KillableRuns:
     """Starts runs, one at a time.
 
     Args:
+        server: which forks them.
         folder: for what they print.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, server: CommandServer, folder: Path) -> None:
+        self._server = server
         self._log = folder / "log.txt"
-        environment = {
-            **os.environ,
-            **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-            "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "killing.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
 
     def start(
         self,
@@ -76,6 +109,7 @@ class KillableRuns:
         sync_seconds: float = 2.0,
         die_at: int | None = None,
         half: bool = False,
+        pause: float = 0,
         log: str | None = None,
         ignored: tuple[int, ...] = (),
         file_nbytes: int | None = None,
@@ -88,6 +122,7 @@ class KillableRuns:
             sync_seconds: how often rows are synced and status is written.
             die_at: the process kills itself before this one of its ``CALLS``, counted from 0.
             half: where that writes, it writes half of it first.
+            pause: seconds before each of these, so that there is time to do something to the process.
             log: where it prints to; where :meth:`log` finds it, if not given.
             ignored: signals, by whoever started it.
             file_nbytes: no file may become larger.
@@ -95,15 +130,20 @@ class KillableRuns:
         """
         self._log.unlink(missing_ok=True)
         job = {"args": list(map(str, arguments)), "sync": sync_seconds, "die_at": die_at, "half": half}
-        job |= {"log": log or str(self._log), "ignored": ignored, "file_nbytes": file_nbytes}
-        job |= {"temporary": temporary and str(temporary)}
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        return Run(int(self._process.stdout.readline()))
+        job |= {"pause": pause, "log": log or str(self._log), "ignored": ignored, "file_nbytes": file_nbytes}
+        job |= {
+            "temporary": temporary and str(temporary),
+            "environment": dict(os.environ),
+            "folder": os.getcwd(),
+        }
+        with self._server.ask({"program": "sppfeat", **job}) as connection:
+            self._answers = connection.makefile()
+        return Run(int(self._answers.readline()))
 
     def wait(self) -> tuple[int, int]:
         """How the run ended, as ``subprocess`` has it, and the number of its ``CALLS`` if it came to its end."""
-        status, n_calls = map(int, self._process.stdout.readline().split())
+        with self._answers:
+            status, n_calls = map(int, self._answers.readline().split())
         return status, n_calls
 
     def run(self, *arguments, **options) -> tuple[int, int]:
@@ -115,94 +155,163 @@ class KillableRuns:
         """What the last run printed."""
         return self._log.read_text() if self._log.exists() else ""
 
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
+
+LAUNCHER = """#!{python} -IS
+import json, os, signal, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({address!r})
+job = dict(program={program!r}, args=sys.argv[1:], environment=dict(os.environ), folder=os.getcwd())
+socket.send_fds(connection, [b" "], [0, 1, 2])
+connection.sendall(json.dumps(job).encode())
+connection.shutdown(socket.SHUT_WR)
+status = int(connection.makefile().readlines()[-1].split()[0])
+if status < 0:
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
 
 
-def serve() -> None:
-    """Fork a run for each line of standard input; answer with its number, and then with how it ended."""
+def write_launcher(path: Path, server: CommandServer) -> None:
+    """Write a program ``sppfeat`` or ``torchrun``, which runs in a fork of the server."""
+    path.write_text(LAUNCHER.format(python=sys.executable, address=server.address, program=path.name))
+    path.chmod(0o755)
+
+
+def serve(listener_fd: int, ending: int) -> NoReturn:
+    """Fork a process for each connection, until the process of the tests ends."""
+    try:
+        own = sorted((listener_fd, ending))
+        for first, last in zip([3, own[0] + 1, own[1] + 1], [*own, os.sysconf("SC_OPEN_MAX")], strict=True):
+            os.closerange(first, last)
+        faulthandler.disable()  # it writes to what has been closed
+        set_up_streams()
+        listener, is_loaded = socket.socket(fileno=listener_fd), False
+        while ending not in select.select([listener, ending], [], [])[0]:
+            connection, _ = listener.accept()
+            if not is_loaded:
+                load()
+                is_loaded = True
+            if os.fork() == 0:
+                listener.close()
+                os.close(ending)
+                watch_job(connection)
+                break
+            connection.close()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def load() -> None:
+    """Load and do what every run does, once for all forks."""
+    import torch
     from tqdm import tqdm
 
     import sppfeat.configure as configure
     from sppfeat.backbones import Backbone
     from sppfeat.cli import main
 
-    # Everything that a run imports and loads is there before the forks.
+    torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # a thread
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that end are buried by the system
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # also where the tests run under nohup
+        signal.signal(number, signal.SIG_DFL)
     configure.load_backbone = functools.cache(configure.load_backbone)
     Backbone.geometry = functools.cache(Backbone.geometry)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(SystemExit):
         write_image(Path(folder) / "warm.png", 40, 40, seed=0)
         main(["extract", folder, "-o", f"{folder}/warm.h5", "--boxes", "grid:1x1", "--quiet", *TINY])
     gc.freeze()  # a collection in a fork would copy every page that it looks at
-    # A fork has none of the threads of its parent, and waits for ever for what they held.
     assert threading.active_count() == 1
-    for line in sys.stdin:
-        job = json.loads(line)
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            os._exit(run_job(job, writing))
-        os.close(writing)
-        answer(pid)
-        _, status = os.waitpid(pid, 0)
-        counted = os.read(reading, 100)
+
+
+def watch_job(connection: socket.socket) -> None:
+    """Fork a command; answer with its number, and then with how it ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+    with connection.makefile("rb") as rest:
+        job = json.loads(message + rest.read())
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
         os.close(reading)
-        answer(os.waitstatus_to_exitcode(status), int(counted or b"-1"))
-    gc.unfreeze()
+        os._exit(run_job(job, streams, writing))
+    for fd in (writing, *streams):
+        os.close(fd)
+    connection.sendall(b"%d\n" % pid)
+    _, status = os.waitpid(pid, 0)
+    counted = int(os.read(reading, 100) or b"-1")
+    connection.sendall(b"%d %d\n" % (os.waitstatus_to_exitcode(status), counted))
 
 
-def answer(*numbers: int) -> None:
-    sys.stdout.write(" ".join(map(str, numbers)) + "\n")
-    sys.stdout.flush()
+def set_up_streams() -> None:
+    """Make the streams of Python anew, of the files that have their numbers."""
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
-def run_job(job: dict, counter: int) -> int:
-    """One run, in the forked process; its exit status."""
+def run_job(job: dict, streams: list[int], counter: int) -> int:
+    """One command, in the forked process; its exit status."""
     from tqdm import tqdm
 
     from sppfeat.cli import main
     from sppfeat.store import FeatureWriter
 
-    tqdm.set_lock(
-        threading.RLock()
-    )  # its own one is shared by all forks, and stays taken where one is killed
-    output = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for fd in (1, 2):
-        os.dup2(output, fd)
+    # Its own one is shared by all forks, and stays taken where one is killed.
+    tqdm.set_lock(threading.RLock())
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    os.chdir(job["folder"])
+    if not streams:
+        output = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        streams = [os.open(os.devnull, os.O_RDONLY), output, output]
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+    set_up_streams()
+    n_calls = prepare(job, FeatureWriter) if "log" in job else lambda: 0
+    try:
+        if job["program"] == "torchrun":
+            from torch.distributed.run import main as torchrun
+
+            torchrun(job["args"])
+        else:
+            main(job["args"])
+    except SystemExit as stop:
+        os.write(counter, str(n_calls()).encode())
+        return stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 70
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+    return 0
+
+
+def prepare(job: dict, writer: type):
+    """Do as a test has asked for; what returns the number of calls."""
     if job["file_nbytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_nbytes"],) * 2)
     tempfile.tempdir = job["temporary"] or tempfile.tempdir
     for number in job["ignored"]:
         signal.signal(number, signal.SIG_IGN)
-    FeatureWriter.__init__.__kwdefaults__["sync_seconds"] = job["sync"]
-    n_calls = count_calls(job["die_at"], job["half"])
-    try:
-        main(job["args"])
-    except SystemExit as stop:
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os.write(counter, str(n_calls()).encode())
-        return stop.code or 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    return 70
+    writer.__init__.__kwdefaults__["sync_seconds"] = job["sync"]
+    return count_calls(job["die_at"], job["half"], job["pause"])
 
 
-def count_calls(die_at: int | None, half: bool):
+def count_calls(die_at: int | None, half: bool, pause: float):
     """Count the ``CALLS`` of this process, and kill it before one of them; what returns their number."""
     n_calls = 0
 
     def counted(name, true_call):
         def call(*arguments, **options):
             nonlocal n_calls
+            time.sleep(pause)
             if n_calls == die_at:
                 if half and name == "pwrite":
                     fd, content, at = arguments
@@ -216,7 +325,3 @@ def count_calls(die_at: int | None, half: bool):
     for name in CALLS:
         setattr(os, name, counted(name, getattr(os, name)))
     return lambda: n_calls
-
-
-if __name__ == "__main__":
-    serve()

@@ -4,13 +4,13 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import contents
+from killing import write_launcher
 
 import sppfeat
 from sppfeat.cli import main
@@ -37,18 +37,15 @@ def blocks(heading: str) -> list[str]:
 
 
 @pytest.fixture
-def photos(tmp_path, monkeypatch):
+def photos(commands, tmp_path, monkeypatch):
     """A folder with photographs, where there is a command ``sppfeat``."""
     for i in range(7):
         write_image(tmp_path / "photos" / f"{i}.png", 50, 44 + 7 * (i % 3), seed=i)
     (tmp_path / "bin").mkdir()
-    for name, module in (("sppfeat", "sppfeat"), ("torchrun", "torch.distributed.run")):
-        command = tmp_path / "bin" / name
-        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {module} "$@"\n')
-        command.chmod(0o755)
+    for name in ("sppfeat", "torchrun"):
+        write_launcher(tmp_path / "bin" / name, commands)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(README.parent))
     for name, value in TINY.items():
         monkeypatch.setenv(name, value)
     return tmp_path

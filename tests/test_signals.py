@@ -53,7 +53,7 @@ def n_done(output) -> int:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_run_after_its_batch_and_it_can_be_continued(runs, many, whole, tmp_path, number):
     command = ("extract", many, "-o", tmp_path / "f.h5", *SLOW)
-    run = runs.start(*command, sync_seconds=0)
+    run = runs.start(*command, sync_seconds=0, pause=0.03)
     wait_for(lambda: (tmp_path / "f.h5").exists() and n_done(tmp_path / "f.h5"), run)
     run.send(number)
     status, _ = runs.wait()
@@ -122,7 +122,7 @@ def test_a_terminal_that_is_gone_ends_no_run(runs, many, tmp_path):
 def test_info_works_at_any_moment_of_a_run(runs, many, tmp_path):
     output = tmp_path / "f.h5"
     seen = []
-    run = runs.start("extract", many, "-o", output, *SLOW, sync_seconds=0)
+    run = runs.start("extract", many, "-o", output, *TINY, sync_seconds=0, pause=0.01)
     wait_for(output.exists, run)
     while run.is_running():
         result = CliRunner().invoke(main, ["info", str(output), "--json"])

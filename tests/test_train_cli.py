@@ -241,7 +241,7 @@ def test_a_signal_ends_it_with_a_checkpoint(runs, tmp_path, number):
     for i in range(8):
         write_image(tmp_path / "p" / f"{'ab'[i % 2]}/{i}.png", 40, 40, seed=i)
     command = ("train", tmp_path / "p", "-o", tmp_path / "run", *TINY, "--epochs", 8)
-    started = runs.start(*command)
+    started = runs.start(*command, pause=0.05)
     while not (tmp_path / "run/log.jsonl").exists() and started.is_running():
         time.sleep(0.002)
     started.send(number)
