@@ -1,7 +1,7 @@
 """The transformer: scikit-learn's own checks where they apply, and what the others ask, of images."""
 
+import importlib
 import pickle
-import subprocess
 import sys
 
 import numpy as np
@@ -142,8 +142,9 @@ def test_a_search_in_a_pipeline_with_memory_fits_on_kept_descriptors(paths, tmp_
     assert described == [6] * (2 + 6)  # each half once to fit on, and for each C to score on
 
 
-def test_without_scikit_learn_it_says_what_to_install():
-    code = "import sys; sys.modules['sklearn'] = None\nimport sppfeat.sklearn"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert result.stderr.rstrip().endswith("pip install 'sppfeat[sklearn]'")
+def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "sppfeat.sklearn")
+    for name in ("sklearn", "sklearn.base"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=r"pip install 'sppfeat\[sklearn\]'$"):
+        importlib.import_module("sppfeat.sklearn")
