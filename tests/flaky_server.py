@@ -154,6 +154,7 @@ class FlakyServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # a client whom the system turns away tries again after a second
 
     def handle_error(self, *arguments) -> None:
         """A client that went away is what the tests are about."""

@@ -203,7 +203,7 @@ def test_pieces_that_fail(store, tmp_path, small_steps):
     store.server.faults = [Fault("drop", "GET /bucket/a.tar")]
     with (
         pytest.raises(SourceError, match=r"cannot read 's3://bucket/a.tar'"),
-        fetched(listing, tmp_path / "s"),
+        fetched(listing, tmp_path / "s", range(8)),  # each piece is asked for again and again
     ):
         pass
 
