@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sppfeat._version import __version__
-from sppfeat.analysis.classifier import make_pipeline
-from sppfeat.analysis.crossvalidation import check_rows_fit
-from sppfeat.analysis.finite import finite_rows
 from sppfeat.analysis.labelled import labelled_rows
+from sppfeat.analysis.pipeline_fitting import fit_pipeline
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extras import import_extra
@@ -64,17 +63,22 @@ class FittedClassifier:
         return tuple(dict.fromkeys(block.level for block in self.columns))
 
 
-def fit_classifier(selection: "Selection", settings: "ProbeSettings") -> FittedClassifier:
-    """The classifier that was probed, fitted on all rows that took part; they are all in memory.
+def fit_classifier(
+    selection: "Selection",
+    settings: "ProbeSettings",
+    *,
+    on_progress: Callable[[int, int], None] = lambda n, total: None,
+) -> FittedClassifier:
+    """The classifier that was probed, fitted on all rows that took part.
+
+    Args:
+        selection, settings, on_progress: as for :func:`sppfeat.analysis.probe.probe`.
 
     Raises:
         SppfeatError: as :func:`sppfeat.analysis.probe.probe`.
     """
     labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
-    check_rows_fit(len(labelled.y), selection.dimension, settings.memory_nbytes)
-    pipeline = make_pipeline(selection.columns, C=settings.C, class_weight=settings.class_weight)
-    rows = finite_rows(selection, labelled.positions).astype(np.float32, copy=False)
-    pipeline.fit(rows, labelled.y)
+    pipeline = fit_pipeline(selection, labelled, settings, on_progress=on_progress)
     return FittedClassifier(
         pipeline=pipeline,
         classes=labelled.names,

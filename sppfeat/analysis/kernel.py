@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.finite import finite_rows
+from sppfeat.analysis.scaled_rows import scaled_rows
 from sppfeat.extras import import_extra
 from sppfeat.row_ranges import row_ranges
 
@@ -49,9 +49,9 @@ class PartProducts:
         total = len(blocks) * (len(blocks) + 1) // 2
         n_done = 0
         for i, rows in enumerate(blocks):
-            left = _scaled_rows(selection, positions[rows])
+            left = scaled_rows(selection, positions[rows])
             for others in blocks[: i + 1]:
-                right = left if others == rows else _scaled_rows(selection, positions[others])
+                right = left if others == rows else scaled_rows(selection, positions[others])
                 for columns, products in zip(_ranges(self._parts), self._products, strict=True):
                     product = left[:, columns] @ right[:, columns].T
                     products[rows, others] = product
@@ -124,18 +124,6 @@ def _balanced_weights(classes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]
     counts = np.bincount(classes)
     weights: npt.NDArray[np.float64] = len(classes) / (len(counts) * counts[classes])
     return weights
-
-
-def _scaled_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Rows of norm 1 for each layer, so that no product is too large or too small for float32."""
-    taken = finite_rows(selection, positions)
-    scaled = np.empty(taken.shape, dtype=np.float32)
-    for columns in selection.columns.layer_ranges().values():
-        part = taken[:, columns].astype(np.float64)
-        norm = np.linalg.norm(part, axis=1, keepdims=True)
-        norm[norm == 0] = 1
-        scaled[:, columns] = part / norm
-    return scaled
 
 
 def _ranges(parts: "tuple[BlockPart, ...]") -> Iterator[slice]:

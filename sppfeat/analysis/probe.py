@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.ablation import Part, narrowed, parts_to_try
+from sppfeat.analysis.ablation import parts_to_try
 from sppfeat.analysis.confusion import ClassRecall, ConfusedPair, class_recalls, confused_pairs
-from sppfeat.analysis.crossvalidation import choose_method, cross_predict
-from sppfeat.analysis.folds import Fold, make_folds
-from sppfeat.analysis.labelled import ClassSize, LabelledRows, labelled_rows
+from sppfeat.analysis.crossvalidation import cross_predict
+from sppfeat.analysis.folds import make_folds
+from sppfeat.analysis.labelled import ClassSize, labelled_rows
+from sppfeat.analysis.methods import choose_method
+from sppfeat.analysis.probe_task import ProbeTask
 from sppfeat.analysis.settings import ProbeSettings
 from sppfeat.schema import Status
 
@@ -73,7 +75,7 @@ class ProbeResult:
         left_out: classes that had too few members.
         n_unlabelled: selected rows without class.
         n_pending, n_failed: images of the file that have no descriptors.
-        method: ``products`` or ``rows``.
+        method: ``products``, ``sums`` or ``rows``; see :func:`sppfeat.analysis.crossvalidation.cross_predict`.
     """
 
     n_rows: int
@@ -109,7 +111,7 @@ def probe(
 
     Raises:
         LabelError: no labels, or too few rows of too few classes.
-        ConfigError: the rows do not fit the memory, or scikit-learn is not installed.
+        ConfigError: neither the rows nor sums over them fit the memory, or scikit-learn is not installed.
         StoreError: a row holds NaN or infinities.
     """
     settings = settings or ProbeSettings()
@@ -122,56 +124,40 @@ def probe(
         seed=settings.seed,
     )
     parts = parts_to_try(selection)[: None if settings.ablation else 1]
-    method = choose_method(settings.method, selection, len(labelled.y), settings.memory_nbytes)
-    predicted = cross_predict(
-        selection,
-        labelled,
-        folds,
-        parts,
-        C=settings.C,
-        class_weight=settings.class_weight,
-        method=method,
-        on_progress=on_progress,
-    )
-    return _result(selection, labelled, folds, parts, predicted, settings.repeats, method)
+    task = ProbeTask(selection, labelled, folds, parts, settings)
+    method = choose_method(task)
+    return _result(task, cross_predict(task, method, on_progress=on_progress), method)
 
 
-def _result(
-    selection: "Selection",
-    labelled: LabelledRows,
-    folds: Sequence[Fold],
-    parts: Sequence[Part],
-    predicted: list[list[npt.NDArray[np.int64]]],
-    repeats: int,
-    method: str,
-) -> ProbeResult:
-    true = [labelled.y[fold.test] for fold in folds]
+def _result(task: ProbeTask, predicted: list[list[npt.NDArray[np.int64]]], method: str) -> ProbeResult:
+    selection, labelled = task.selection, task.labelled
+    true = [labelled.y[fold.test] for fold in task.folds]
     of_all, by_all = np.concatenate(true), np.concatenate(predicted[0])
     accuracies = [_score(true, of_part, _accuracy) for of_part in predicted]
     class_accuracies = [_score(true, of_part, _class_accuracy) for of_part in predicted]
     status = selection.file.status
     return ProbeResult(
-        n_rows=len(labelled.y),
-        n_classes=len(labelled.names),
+        n_rows=task.n_rows,
+        n_classes=task.n_classes,
         n_images=len(np.unique(selection.groups[labelled.positions])),
         dimension=selection.dimension,
         grouped=labelled.groups is not None,
         chance=float(np.bincount(labelled.y).max() / len(labelled.y)),
         accuracy=accuracies[0],
         class_accuracy=class_accuracies[0],
-        classes=class_recalls(of_all, by_all, labelled.names, repeats=repeats),
+        classes=class_recalls(of_all, by_all, labelled.names, repeats=task.settings.repeats),
         confusions=confused_pairs(of_all, by_all, labelled.names),
         ablation=tuple(
             Ablated(
                 *part,
-                narrowed(selection, part.layers, part.levels).dimension,
+                task.narrowed_to(part).dimension,
                 accuracy,
                 class_accuracy,
                 _difference(accuracy, accuracies[0]),
             )
-            for part, accuracy, class_accuracy in zip(parts, accuracies, class_accuracies, strict=True)
+            for part, accuracy, class_accuracy in zip(task.parts, accuracies, class_accuracies, strict=True)
         )
-        if len(parts) > 1
+        if len(task.parts) > 1
         else (),
         left_out=labelled.left_out,
         n_unlabelled=labelled.n_unlabelled,

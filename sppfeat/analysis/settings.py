@@ -10,7 +10,7 @@ from sppfeat.errors import ConfigError
 __all__ = ["CLASS_WEIGHTS", "METHODS", "ProbeSettings"]
 
 CLASS_WEIGHTS = ("balanced", "none")
-METHODS = ("auto", "products", "rows")
+METHODS = ("auto", "products", "sums", "rows")
 
 # For rows of norm 1. Caltech-101 (3030 x 10752, one of five folds): 85.6 % with C = 1.7, 87.0 % with 5,
 # 86.8 % with 17.
@@ -29,7 +29,7 @@ class ProbeSettings:
         class_weight: ``balanced``, so that all classes count alike whatever their size, or ``none``.
         min_per_class: classes with fewer rows (with boxes: rows in fewer images) are left out; ``folds`` where None.
         ablation: whether parts of the descriptors are tried by themselves.
-        method: ``products``, ``rows`` or ``auto``; see :func:`sppfeat.analysis.crossvalidation.cross_predict`.
+        method: ``products``, ``sums``, ``rows`` (see :func:`sppfeat.analysis.crossvalidation.cross_predict`), ``auto``.
         max_nbytes: of memory; a quarter of the machine's where None.
 
     Raises:
@@ -59,6 +59,11 @@ class ProbeSettings:
             raise ConfigError(f"min-per-class is {self.min_per_class}; allowed: 1 or more")
         check_choice("class-weight", self.class_weight, CLASS_WEIGHTS)
         check_choice("method", self.method, METHODS)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether all classes count alike, instead of all rows."""
+        return self.class_weight == "balanced"
 
     @property
     def memory_nbytes(self) -> int:

@@ -85,7 +85,10 @@ def probe(features: Path, **options: Any) -> None:
         if model is not None:
             refuse_input(model, file.read_paths)
         selection = choice.of(file)
-        fitted = fit_classifier(selection, settings) if model is not None else None
+        fitted = None
+        if model is not None:
+            with Bar("fitting", 1, unit="step", shown=not options["quiet"]) as bar:
+                fitted = fit_classifier(selection, settings, on_progress=bar.move_to)
         with Bar("probing", 1, unit="step", shown=not options["quiet"]) as bar:
             result = probing.probe(selection, settings, on_progress=bar.move_to)
     if fitted is not None:

@@ -1,0 +1,86 @@
+"""Ridge regression on classes of which only sums over the rows are known."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.extras import import_extra
+from sppfeat.row_ranges import row_ranges
+
+__all__ = ["RidgeSolution", "solve_ridge"]
+
+_BLOCK_NBYTES = 64 << 20  # of a matrix that is changed at once
+# What products of float32 cannot tell from nothing, for each dimension.
+_NOTHING = float(np.finfo(np.float32).eps)
+
+
+class RidgeSolution(NamedTuple):
+    """A linear classifier.
+
+    Attributes:
+        classes: ``(k,)`` int64, ascending.
+        coef: ``(k, d)`` float32.
+        intercept: ``(k,)`` float64.
+    """
+
+    classes: npt.NDArray[np.int64]
+    coef: npt.NDArray[np.float32]
+    intercept: npt.NDArray[np.float64]
+
+    def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Class of each row ``(m, d)``: the one with the highest value."""
+        predicted: npt.NDArray[np.int64] = self.classes[np.argmax(x @ self.coef.T + self.intercept, axis=1)]
+        return predicted
+
+
+def solve_ridge(
+    moments: npt.NDArray[np.float64],
+    class_sums: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64],
+    *,
+    alpha: float,
+) -> RidgeSolution:
+    """What ``RidgeClassifier`` fits on rows of which only these sums are known.
+
+    One class against the others: its rows have the target 1, all others -1. The intercept is not regularised.
+
+    Args:
+        moments: ``(d, d)``, in C order, sum over rows of ``weight * outer(row, row)``; is overwritten.
+        class_sums: ``(K, d)``, the sum of the rows of each class.
+        counts: ``(K,)``, how many these are; classes without rows are never predicted.
+        weights: ``(K,)``, of a row of each class.
+        alpha: strength of the regularisation.
+    """
+    classes = np.flatnonzero(counts)
+    class_sums, counts, weights = class_sums[classes], counts[classes], weights[classes]
+    share = weights * counts / (weights @ counts)
+    mean = weights @ class_sums / (weights @ counts)
+    # Sums over rows of weight * (target - its mean) * (row - mean): all but those of the class itself cancel.
+    towards = 2 * weights[:, None] * (class_sums - counts[:, None] * mean)
+    for rows in row_ranges(len(moments), row_nbytes=8 * len(moments), nbytes=_BLOCK_NBYTES):
+        moments[rows] -= np.outer((weights @ counts) * mean[rows], mean)
+    moments.flat[:: len(moments) + 1] += alpha
+    coef = _solve(moments, towards)
+    return RidgeSolution(classes, coef.astype(np.float32), (2 * share - 1) - coef @ mean)
+
+
+def _solve(matrix: npt.NDArray[np.float64], towards: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """``towards @ inverse(matrix)`` of a symmetric matrix, which is overwritten.
+
+    Where the regularisation is too weak for the matrix to be positive definite, directions in which the rows do not
+    differ are left out, as least squares do.
+    """
+    linalg = import_extra("scipy.linalg", extra="sklearn", purpose="a classifier")
+    diagonal = matrix.diagonal().copy()
+    try:
+        # Of the transposed view LAPACK overwrites the lower triangle, without a copy; the other one stays.
+        factor = linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+    except linalg.LinAlgError:
+        matrix.flat[:: len(matrix) + 1] = diagonal
+        values, vectors = linalg.eigh(matrix, lower=True, overwrite_a=True, check_finite=False)
+        told = values > values[-1] * len(values) * _NOTHING
+        inverse = np.where(told, 1 / np.where(told, values, 1), 0)
+        return np.asarray((towards @ vectors * inverse) @ vectors.T)
+    return np.asarray(linalg.cho_solve(factor, towards.T, check_finite=False).T)
