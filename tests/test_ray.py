@@ -29,6 +29,7 @@ from sppfeat.cli import main
 from sppfeat.config import DescriptorSpec, InputSpec, RayOptions, RunOptions
 from sppfeat.engines import actor as actor_module
 from sppfeat.engines import part_files
+from sppfeat.engines import ray as engine
 from sppfeat.engines.actor import Job, PartFiller, Witnesses
 from sppfeat.engines.cluster import choose_actors
 from sppfeat.engines.part_files import parts_folder
