@@ -17,6 +17,7 @@ from sppfeat.analysis.distances import exact_distances
 from sppfeat.analysis.neighbours import nearest_rows
 from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
+from sppfeat.row_ranges import row_ranges
 from sppfeat.store import FeatureWriter
 
 N = 40
@@ -52,8 +53,9 @@ class OfRows:
     def has_descriptor(self):
         return np.ones(len(self.rows), dtype=bool)
 
-    def take(self, positions):
-        return self.values[positions]
+    def blocks(self, positions, *, nbytes):
+        for part in row_ranges(len(positions), row_nbytes=4 * self.dimension, nbytes=nbytes):
+            yield part, self.values[positions[part]]
 
 
 def plain_distance(a, b, metric):

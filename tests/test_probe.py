@@ -306,7 +306,7 @@ def test_what_is_pending_or_failed_is_left_out_and_counted(tmp_path):
 
 def test_memory_that_is_not_there(images):
     with pytest.raises(
-        ConfigError, match=r"49 rows of 15 values need 0.0 GB of memory.*--max-memory.*--rows"
+        ConfigError, match=r"49 rows of 15 values need 0.00 GB of memory.*--max-memory.*--rows"
     ):
         probe(images.select(), ProbeSettings(max_nbytes=10))
     for method in ("products", "rows"):

@@ -94,6 +94,7 @@ def test_what_the_inputs_called_the_images_stays(source, tmp_path):
 def test_the_rows_do_not_depend_on_the_blocks_they_are_written_in(source, tmp_path, monkeypatch, n_rows):
     whole = contents(reduced(source, tmp_path / "a.h5"))["features"]
     monkeypatch.setattr("sppfeat.reduction.Reduction.rows_at_once", lambda self: n_rows)
+    monkeypatch.setattr("sppfeat.analysis.reducing._BLOCK_NBYTES", 4 * spectral().shape[1] * n_rows)
     parts = contents(reduced(source, tmp_path / "b.h5"))["features"]
     assert np.allclose(parts, whole, rtol=1e-5, atol=1e-6, equal_nan=True)
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 from pathlib import Path
 
 import h5py
@@ -361,3 +362,48 @@ def test_no_row_number_is_right_in_a_file_without_rows(tmp_path):
         pytest.raises(ConfigError, match="row 0; the file has no"),
     ):
         file.select(rows="0")
+
+
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalize", ["none", "l2"])
+@pytest.mark.parametrize("columns", [{}, {"layers": "layer3"}, {"levels": 2}, {"bins": {2: [(0, 1)]}}])
+@pytest.mark.parametrize("positions", [None, [1, 2, 3], [4, 0, 2, 2], []])
+def test_blocks_are_all_rows_in_their_order(path, tmp_path, monkeypatch, normalize, columns, positions):
+    monkeypatch.setattr("sppfeat.selection.selection._COPIED_NBYTES", 4 * DIMENSION * 2)
+    with FeatureFile(with_normalize(path, tmp_path / "f.h5", normalize)) as opened:
+        selection = opened.select(**columns)
+        wanted = np.arange(len(selection)) if positions is None else np.array(positions, dtype=np.int64)
+        blocks = selection.blocks(
+            None if positions is None else wanted, nbytes=4 * selection.dimension * 2 + 3
+        )
+        found = [(part, rows.copy()) for part, rows in blocks]
+        assert [len(rows) for _, rows in found] == [2] * (len(wanted) // 2) + [1] * (len(wanted) % 2)
+        for part, rows in found:
+            assert rows.dtype == opened.dtype
+            assert np.array_equal(rows, selection.take(wanted[part]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="says what is mapped")
+@pytest.mark.parametrize("columns", [{}, {"levels": 1}])
+def test_blocks_leave_nothing_mapped(tmp_path, columns):
+    def mapped(path):
+        """Bytes of a file that are in the memory of this process."""
+        areas = Path("/proc/self/smaps").read_bytes().split(b"VmFlags")
+        own = [area for area in areas if os.fsencode(path) in area]
+        return sum(int(re.search(rb"Rss: +(\d+) kB", area)[1]) for area in own)
+
+    rows = np.ones((20_000, DIMENSION), dtype=np.float32)  # 1.2 MB
+    plan = plan_of([b"%d.jpg" % i for i in range(len(rows))])
+    create_file(tmp_path / "f.h5", plan, config(), BLOCKS)
+    with h5py.File(tmp_path / "f.h5", "r+") as opened:
+        opened["features"][:] = rows
+        opened["images/status"][:] = 1
+    with FeatureFile(tmp_path / "f.h5") as opened:
+        most = 0
+        for _, block in opened.select(**columns).blocks(nbytes=20_000):
+            assert block.sum()
+            most = max(most, mapped(tmp_path / "f.h5"))
+        assert most < rows.nbytes / 2
+        assert mapped(tmp_path / "f.h5") == 0

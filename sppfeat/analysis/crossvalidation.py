@@ -95,7 +95,7 @@ def _by_rows(task: ProbeTask, on_progress: Callable[[int, int], None]) -> _Predi
     n_done = 0
     for own, part in zip(found, task.parts, strict=True):
         narrow = task.narrowed_to(part)
-        rows = finite_rows(narrow, task.labelled.positions).astype(np.float32, copy=False)
+        rows = finite_rows(narrow, task.labelled.positions)
         pipeline = make_pipeline(narrow.columns, C=task.settings.C, class_weight=task.settings.class_weight)
         for fold in task.folds:
             pipeline.fit(rows[fold.train], task.labelled.y[fold.train])

@@ -11,7 +11,6 @@ from sppfeat.analysis.sampling import draw_rows
 from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
-from sppfeat.row_ranges import row_ranges
 from sppfeat.schema import Status
 from sppfeat.selection import Selection
 
@@ -72,8 +71,8 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
     drawn = draw_rows(selection, most, seed=seed)
     ranges = selection.columns.layer_ranges()
     values = np.empty((len(drawn), len(ranges)))
-    for part in row_ranges(len(drawn), row_nbytes=4 * selection.file.dimension, nbytes=_BLOCK_NBYTES):
-        block = drawn.take(np.arange(part.start, part.stop)).astype(np.float64)
+    for part, rows in drawn.blocks(nbytes=_BLOCK_NBYTES):
+        block = rows.astype(np.float64)
         for i, columns in enumerate(ranges.values()):
             values[part, i] = np.linalg.norm(block[:, columns], axis=1)
     finite = np.isfinite(values).all(axis=1)

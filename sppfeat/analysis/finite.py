@@ -11,27 +11,45 @@ from sppfeat.texts import first_few
 if TYPE_CHECKING:
     from sppfeat.selection import Selection
 
-__all__ = ["finite_rows"]
+__all__ = ["check_finite", "finite_rows"]
 
 _SHOWN = 5
 
 
-def finite_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
-    """Some rows of a selection, as :meth:`sppfeat.selection.Selection.take` gives them.
+def finite_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Some rows of a selection, in memory: ``(k, d)`` float32.
+
+    Raises:
+        StoreError: as :func:`check_finite`.
+    """
+    rows = np.empty((len(positions), selection.dimension), dtype=np.float32)
+    for part, block in selection.blocks(positions):
+        rows[part] = check_finite(block, selection, positions[part])
+    return rows
+
+
+def check_finite(
+    rows: npt.NDArray[np.floating[Any]], selection: "Selection", positions: npt.NDArray[np.int64]
+) -> npt.NDArray[np.floating[Any]]:
+    """Return rows ``(k, d)`` of a selection as they are.
+
+    Args:
+        rows: what :meth:`sppfeat.selection.Selection.take` gave.
+        selection: of which they are.
+        positions: ``(k,)``, where in it.
 
     Raises:
         StoreError: one of them holds NaN or infinities; says which.
     """
-    taken = selection.take(positions)
     # A sum is finite only where all values are; that it overflows without need is found by the second look.
-    suspects = np.flatnonzero(~np.isfinite(taken.sum(axis=1, dtype=np.float64)))
-    bad = suspects[~np.isfinite(taken[suspects]).all(axis=1)]
+    suspects = np.flatnonzero(~np.isfinite(rows.sum(axis=1, dtype=np.float64)))
+    bad = suspects[~np.isfinite(rows[suspects]).all(axis=1)]
     if len(bad):
-        rows = selection.rows[positions[bad]]
-        shown = first_few(map(str, rows.tolist()), _SHOWN)
+        numbers = selection.rows[positions[bad]]
+        shown = first_few(map(str, numbers.tolist()), _SHOWN)
         raise StoreError(
             f"{str(selection.file.path)!r}: NaN or infinities in row {shown} "
             f"({selection.file.path_of(int(selection.groups[positions[bad[0]]]))!r}); allowed: finite descriptors. "
             "Leave such rows out with --rows"
         )
-    return taken
+    return rows

@@ -68,8 +68,8 @@ def too_large(shape: SumsShape, n_blocks: int, needed: int, max_nbytes: int) -> 
     rows = bisect.bisect_right(range(1, shape.n_rows), max_nbytes, key=fewest_nbytes)
     values = bisect.bisect_right(range(1, shape.dimension), max_nbytes, key=least_nbytes)
     return ConfigError(
-        f"{shape.n_rows} rows of {shape.dimension} values need {needed / 1e9:.1f} GB of memory, allowed are "
-        f"{max_nbytes / 1e9:.1f} GB (--max-memory), enough for {rows} rows of this length, or for {values} values "
+        f"{shape.n_rows} rows of {shape.dimension} values need {needed / 1e9:.2f} GB of memory, allowed are "
+        f"{max_nbytes / 1e9:.2f} GB (--max-memory), enough for {rows} rows of this length, or for {values} values "
         "of each: take some of the rows (--rows), levels (--levels) or layers (--layer), or make the "
         "descriptors shorter (sppfeat reduce)"
     )

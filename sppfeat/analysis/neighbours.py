@@ -13,7 +13,6 @@ from sppfeat.analysis.distances import exact_distances
 from sppfeat.analysis.faiss_candidates import faiss_candidates, load_faiss
 from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
-from sppfeat.row_ranges import row_ranges
 from sppfeat.selection import Selection
 
 __all__ = ["Neighbours", "nearest_rows"]
@@ -137,8 +136,8 @@ def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
     has_one = selection.file.has_descriptor()[rows]
     rows, positions = rows[has_one], positions[has_one]
     images = selection.file.image_index[rows]
-    for part in row_ranges(len(rows), row_nbytes=4 * selection.dimension, nbytes=nbytes):
-        values = np.asarray(selection.take(positions[part]), dtype=np.float32)
+    for part, taken in selection.blocks(positions, nbytes=nbytes):
+        values = np.asarray(taken, dtype=np.float32)
         squares = squared_norms(values)
         block = _Block(rows[part], images[part], values, squares)
         doubtful = np.flatnonzero(~np.isfinite(squares))

@@ -44,7 +44,7 @@ def fit_pipeline(
     pipeline = make_pipeline(selection.columns, C=settings.C, class_weight=settings.class_weight)
     in_memory = rows_nbytes(n_rows, selection.dimension)
     if in_memory <= max_nbytes:
-        rows = finite_rows(selection, labelled.positions).astype(np.float32, copy=False)
+        rows = finite_rows(selection, labelled.positions)
         pipeline.fit(rows, labelled.y)
         on_progress(1, 1)
         return pipeline

@@ -9,11 +9,10 @@ import numpy.typing as npt
 
 from sppfeat.analysis.classifier_file import FittedClassifier
 from sppfeat.analysis.described import check_described
-from sppfeat.analysis.finite import finite_rows
+from sppfeat.analysis.finite import check_finite
 from sppfeat.comparability import descriptor_differences
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import StoreError
-from sppfeat.row_ranges import row_ranges
 from sppfeat.selection import LabelSource, RowsLike, Selection
 
 if TYPE_CHECKING:
@@ -99,10 +98,9 @@ def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Pred
     Raises:
         StoreError: a row holds NaN or infinities.
     """
-    row_nbytes = max(4 * selection.dimension, _BLOCK_NBYTES // _BLOCK_ROWS)
-    for part in row_ranges(len(selection), row_nbytes=row_nbytes, nbytes=_BLOCK_NBYTES):
+    for part, rows in selection.blocks(nbytes=min(_BLOCK_NBYTES, _BLOCK_ROWS * 4 * selection.dimension)):
         positions = np.arange(part.start, part.stop)
-        rows = finite_rows(selection, positions).astype(np.float32, copy=False)
+        rows = check_finite(rows, selection, positions).astype(np.float32, copy=False)
         decision: npt.NDArray[Any] = classifier.pipeline.decision_function(rows)
         # Of two classes there is one number: that of the second, the opposite of that of the first.
         scores = np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision

@@ -22,6 +22,8 @@ from sppfeat.schema import Status
 
 __all__ = ["ReduceReport", "reduce_file"]
 
+_BLOCK_NBYTES = 64 << 20  # of rows that are reduced at once, as float32
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReduceReport:
@@ -138,15 +140,14 @@ def _write(
     """Write the reduced file; return how many of its rows have a descriptor."""
     has_one = file.has_descriptor()
     with reduced_file(output, file, reduction, dtype=dtype) as writer:
-        step = reduction.rows_at_once()
-        for start in range(0, file.n_rows, step):
-            rows = np.arange(start, min(start + step, file.n_rows))
-            reduced = reduction.apply(file.features[start : start + step])
-            reduced[~has_one[rows]] = np.nan
+        every = file.select(rows="status=any")
+        for part, block in every.blocks(nbytes=_BLOCK_NBYTES):
+            reduced = reduction.apply(block)
+            reduced[~has_one[part]] = np.nan
+            rows = every.rows[part]
             _check_range(reduced, rows, dtype)
             writer.write_rows(rows, reduced)
-            file.drop_pages()
-            on_rows(start + len(rows), file.n_rows)
+            on_rows(part.stop, file.n_rows)
     return int(has_one.sum())
 
 

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.finite import finite_rows
+from sppfeat.analysis.finite import check_finite
 
 if TYPE_CHECKING:
     from sppfeat.selection import Selection
 
 __all__ = ["scaled_rows"]
+
+_BLOCK_NBYTES = 16 << 20  # of rows that are read at once
 
 
 def scaled_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -26,12 +28,13 @@ def scaled_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt
     Raises:
         StoreError: a row holds NaN or infinities.
     """
-    taken = finite_rows(selection, positions)
-    scaled = np.empty(taken.shape, dtype=np.float32)
-    for columns in selection.columns.layer_ranges().values():
-        part = taken[:, columns]
-        # In float64, which holds the square of any float32.
-        norm = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))[:, None]
-        norm[norm == 0] = 1
-        np.divide(part, norm, out=scaled[:, columns], casting="same_kind")
+    scaled = np.empty((len(positions), selection.dimension), dtype=np.float32)
+    for rows, taken in selection.blocks(positions, nbytes=_BLOCK_NBYTES):
+        check_finite(taken, selection, positions[rows])
+        for columns in selection.columns.layer_ranges().values():
+            part = taken[:, columns]
+            # In float64, which holds the square of any float32.
+            norm = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))[:, None]
+            norm[norm == 0] = 1
+            np.divide(part, norm, out=scaled[rows, columns], casting="same_kind")
     return scaled

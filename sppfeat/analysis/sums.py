@@ -135,8 +135,8 @@ class _CentredRows:
         self._block_rows = block_rows
         sample = np.unique(np.linspace(0, len(positions) - 1, min(_SAMPLED, block_rows)).astype(np.int64))
         # Some at a time: with every row the system maps what lies around it.
-        pieces = [self._read(piece) for piece in np.array_split(sample, -(-len(sample) // _SAMPLED_AT_ONCE))]
-        self.centre = np.concatenate(pieces).mean(axis=0)
+        pieces = np.array_split(positions[sample], -(-len(sample) // _SAMPLED_AT_ONCE))
+        self.centre = np.concatenate([scaled_rows(selection, piece) for piece in pieces]).mean(axis=0)
 
     def blocks(
         self, chosen: npt.NDArray[np.int64]
@@ -144,14 +144,9 @@ class _CentredRows:
         """Yield some of the rows ``(b, d)``, in blocks with their numbers among those that take part."""
         for start in range(0, len(chosen), self._block_rows):
             block = chosen[start : start + self._block_rows]
-            x = self._read(block)
+            x = scaled_rows(self.selection, self._positions[block])
             x -= self.centre
             yield block, x
-
-    def _read(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        rows = scaled_rows(self.selection, self._positions[numbers])
-        self.selection.file.drop_pages()
-        return rows
 
 
 def _columns_of(columns: "ColumnSelection", layers: Sequence[str]) -> _Columns:

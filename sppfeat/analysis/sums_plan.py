@@ -14,7 +14,7 @@ _BLOCK_NBYTES = 128 << 20  # of rows that are read at once, as float32
 _LEAST_ROWS = (
     256  # of a block; of long rows half as many as they have values: else adding up is what takes time
 )
-_COPIES = 4  # of a block: as read, scaled, sorted, weighted
+_COPIES = 4  # of a block: the one before, scaled, sorted, weighted
 
 
 @dataclass(frozen=True)

@@ -131,13 +131,33 @@ class Selection:
         is_one_range = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
         if is_one_range and self.columns.one_range and not is_scaled_again(self.columns, normalize):
             return np.asanyarray(features[rows[0] : rows[-1] + 1, self.columns.one_range])
-        if self.columns.is_everything:
-            return np.asanyarray(features[rows])
-        taken = np.empty((len(rows), self.dimension), dtype=features.dtype)
-        row_nbytes = features.shape[1] * features.itemsize
-        for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
-            taken[part] = scale_again(self._cut(features, rows[part]), self.columns, normalize)
-        return taken
+        return self._copy(rows)
+
+    def blocks(
+        self,
+        positions: npt.NDArray[np.int64] | None = None,
+        *,
+        nbytes: int = _COPIED_NBYTES,
+    ) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
+        """Yield some of the rows a few at a time, as :meth:`take` gives them; memory stays that of a block.
+
+        What the system has read of the file for a block it gives back before the next one: nothing of what is
+        yielded may be kept without a copy, or else it is read again.
+
+        Args:
+            positions: ``(k,)``, among the rows of this selection; None for all.
+            nbytes: of a block, as float32.
+
+        Yields:
+            Which of the positions, and their rows ``(b, d)``.
+        """
+        if positions is None:
+            positions = np.arange(len(self.rows))
+        for part in row_ranges(len(positions), row_nbytes=4 * self.dimension, nbytes=nbytes):
+            # Of a view of a few columns the system would read whole descriptors, however many there are.
+            whole = self.columns.is_everything
+            yield part, self.take(positions[part]) if whole else self._copy(self.rows[positions[part]])
+            self.file.drop_pages()
 
     def of_descriptors(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
         """Return of descriptors that are not in the file what :meth:`take` would if they were.
@@ -159,6 +179,19 @@ class Selection:
         with np.errstate(over="ignore"):  # of float16: infinite, as in a file
             whole = descriptors.astype(dtype, copy=False)
             return take_scaled(whole, self.columns, self._normalize).astype(dtype, copy=False)
+
+    def _copy(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
+        """Return the selected columns of rows, given by number."""
+        features = self.file.features
+        if self.columns.is_everything:
+            return np.asanyarray(features[rows])
+        taken = np.empty((len(rows), self.dimension), dtype=features.dtype)
+        row_nbytes = features.shape[1] * features.itemsize
+        for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
+            taken[part] = scale_again(self._cut(features, rows[part]), self.columns, self._normalize)
+            if part.stop < len(rows):
+                self.file.drop_pages()
+        return taken
 
     def _cut(
         self, features: "npt.NDArray[np.floating[Any]] | VirtualFeatures", rows: npt.NDArray[np.int64]
