@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import gc
 import hashlib
 import os
@@ -91,6 +92,26 @@ def write_image(path: Path, height: int, width: int, seed: int) -> None:
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
 
 
+def copy_module(module: "nn.Module") -> "nn.Module":
+    """A copy with parameters and buffers of its own: whoever describes with a network converts it in place.
+
+    What no run changes is shared. To copy the graph of a network takes as long as a dozen pictures, too.
+    """
+    import torch
+
+    copied = object.__new__(type(module))
+    for name, value in vars(module).items():
+        vars(copied)[name] = value.copy() if isinstance(value, dict) else value
+    for name, child in module._modules.items():
+        copied._modules[name] = child and copy_module(child)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            copied._parameters[name] = torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+    for name, buffer in module._buffers.items():
+        copied._buffers[name] = None if buffer is None else buffer.clone()
+    return copied
+
+
 @pytest.fixture(scope="session", autouse=True)
 def networks_loaded_once() -> Iterator[None]:
     """Load and walk each network of an extraction once in all tests: both take longer than a dozen pictures."""
@@ -109,8 +130,10 @@ def networks_loaded_once() -> Iterator[None]:
             return load_backbone(name, **settings)
         if key not in loaded:
             loaded[key] = load_backbone(name, **settings)
-        backbone = copy.deepcopy(loaded[key])  # whoever describes with it converts it in place
-        keys[backbone.network] = key
+        kept = loaded[key]
+        network, head = copy_module(kept.network), kept.head and copy.deepcopy(kept.head)
+        backbone = dataclasses.replace(kept, network=network, head=head)
+        keys[network] = key
         return backbone
 
     def geometry(backbone: Backbone, layer: int) -> "FeatureGeometry":
