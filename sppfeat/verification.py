@@ -288,6 +288,7 @@ def _scan_rows(
         flags["zero"][part] = ~block.any(axis=1)
         flags["unfailed"][part] = ~nan.all(axis=1)
         hashes[part] = _row_hashes(block, weights)
+        file.drop_pages()
         on_progress(part.stop)
     found = {name: np.flatnonzero(flag & has_one) for name, flag in flags.items() if name != "unfailed"}
     found["unfailed"] = np.flatnonzero(flags["unfailed"] & has_none)

@@ -2,8 +2,20 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from labelled_files import image_file
+
+from sppfeat.analysis.classifier_file import fit_classifier
+from sppfeat.analysis.distributions import measure_norms
+from sppfeat.analysis.embedding import embed_rows
+from sppfeat.analysis.neighbours import nearest_rows
+from sppfeat.analysis.prediction import predict
+from sppfeat.analysis.settings import ProbeSettings
+from sppfeat.reader import FeatureFile
+from sppfeat.verification import verify_file
 
 REPEATED = """
 import resource
@@ -64,3 +76,36 @@ return_freed_memory()
 assert resident() < before - 150_000_000
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def mapped_nbytes(path) -> int:
+    """Bytes of the maps of a file that this process has in memory."""
+    found, is_its = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Rss:"):
+            found += is_its * int(line.split()[1]) * 1024
+        elif not line.split()[0].endswith(":"):
+            is_its = line.endswith(f" {path}")
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="for Linux")
+def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    for module in ("analysis.prediction", "analysis.distributions", "verification"):
+        monkeypatch.setattr(f"sppfeat.{module}._BLOCK_NBYTES", 1 << 17)
+    path = image_file(tmp_path / "f.h5", [i % 2 for i in range(30000)])
+    with FeatureFile(path) as file:
+        every = file.select()
+        classifier = fit_classifier(file.select(rows="0:100"), ProbeSettings())
+        reading = {
+            "search": lambda: nearest_rows(every, every.take(np.arange(2)), block_nbytes=1 << 17),
+            "predict": lambda: list(predict(classifier, every)),
+            "norms": lambda: measure_norms(every, most=len(every)),
+            "embedding": lambda: embed_rows(every, most=100),
+            "verify": lambda: verify_file(file),
+        }
+        for name, read in reading.items():
+            file.drop_pages()
+            read()
+            assert mapped_nbytes(path) < every.X.nbytes / 2, name

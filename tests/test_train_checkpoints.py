@@ -112,13 +112,13 @@ def test_only_one_training_holds_a_folder_and_an_empty_one_is_removed(folder, tm
 
 
 def test_names_that_are_not_utf_8_are_listed_as_they_are(folder):
-    listing = Listing.of_files(b"/t", PathTable([b"a/\xff,\r1.png", b"b/2.png"]), np.array([0, -1]), (b"a",))
+    listing = Listing.of_files(b"/t", PathTable([b"a/\xff\r1.png", b"b/2.png"]), np.array([0, -1]), (b"a",))
     examples = Examples(listing, np.ones((2, 2), np.int32), np.arange(2), listing.labels, ("a",))
     folder.write_images({"train": examples.of(np.array([0])), "validation": examples.of(np.array([1]))})
     with open(folder.images, newline="", errors="surrogateescape") as file:
         rows = list(csv.reader(file))
     assert rows == [
         ["set", "class", "path"],
-        ["train", "a", "/t/a/\udcff,\r1.png"],
+        ["train", "a", "/t/a/\udcff\r1.png"],
         ["validation", "", "/t/b/2.png"],
     ]

@@ -67,6 +67,7 @@ def embed_rows(
     decomposition = import_extra("sklearn.decomposition", extra="sklearn", purpose="an embedding")
     drawn = draw_rows(selection, most, seed=seed)
     rows = drawn.take(np.arange(len(drawn))).astype(np.float32)
+    selection.file.drop_pages()
     finite = np.isfinite(rows).all(axis=1)
     n_nonfinite = int((~finite).sum())
     if n_nonfinite:
