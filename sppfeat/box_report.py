@@ -13,7 +13,7 @@ from sppfeat.plan import Plan
 from sppfeat.request import BoxSummary
 from sppfeat.rows import RowBoxes
 from sppfeat.schema import RowFlag
-from sppfeat.texts import first_few, one_line
+from sppfeat.texts import counted, first_few, one_line
 
 __all__ = ["box_notes", "summarise_boxes"]
 
@@ -67,15 +67,24 @@ def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bo
     empty = _without_boxes(plan)
     if len(empty):
         notes.append(
-            f"{len(empty)} images have no boxes, and no rows: {_examples([plan.paths[i] for i in empty.tolist()])}"
+            f"{counted(len(empty), 'image has', 'images have')} no boxes, and no rows: "
+            f"{_examples([plan.paths[i] for i in empty.tolist()])}"
         )
-    for flag, text in (
-        (RowFlag.CLIPPED, "boxes reach over the border of their image and are clipped to it"),
-        (RowFlag.DEGENERATE, "boxes have no area inside their image: their rows are NaN"),
+    for flag, one, many in (
+        (
+            RowFlag.CLIPPED,
+            "box reaches over the border of its image and is clipped to it",
+            "boxes reach over the border of their image and are clipped to it",
+        ),
+        (
+            RowFlag.DEGENERATE,
+            "box has no area inside its image: its row is NaN",
+            "boxes have no area inside their image: their rows are NaN",
+        ),
     ):
         rows = np.flatnonzero(boxes.flag & flag)
         if len(rows):
-            notes.append(f"{len(rows)} {text}: {_example_boxes(plan, boxes, rows)}")
+            notes.append(f"{counted(len(rows), one, many)}: {_example_boxes(plan, boxes, rows)}")
     return notes
 
 
@@ -88,13 +97,15 @@ def _unit_notes(table: BoxTable) -> list[str]:
         return []
     if table.convention.units == "absolute" and numbers.min() >= 0 and numbers.max() <= 1:
         return [
-            f"all {len(numbers)} boxes lie within 0..1 and are read as pixels; if they are fractions of the image, say "
-            "--box-units normalized"
+            counted(
+                len(numbers), "box lies within 0..1 and is", "boxes, all of them, lie within 0..1 and are"
+            )
+            + " read as pixels; for fractions of the image say --box-units normalized"
         ]
     if table.convention.units == "normalized" and np.median(numbers.max(axis=1)) > _MUCH_FOR_A_FRACTION:
         return [
-            f"most of {len(numbers)} boxes are read as fractions of the image and lie far beyond 1; if they are "
-            "pixels, say --box-units absolute"
+            f"most of {counted(len(numbers), 'box')} are read as fractions of the image and lie far beyond 1; "
+            "if they are pixels, say --box-units absolute"
         ]
     return []
 
@@ -119,11 +130,12 @@ def _unused_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, among: str) -> l
     images = np.unique(table.image[unused])
     names = [table.images[i] for i in images.tolist()]
     note = (
-        f"{len(unused)} boxes are of {len(images)} images that are not among the {among}: {_examples(names)}"
+        f"{counted(len(unused), 'box is', 'boxes are')} of "
+        f"{counted(len(images), 'image that is', 'images that are')} not among the {among}: {_examples(names)}"
     )
     n_elsewhere = count_same_file_names(names, plan.paths)
     if n_elsewhere:
-        note += f"; {n_elsewhere} have the file name of one, in another folder"
+        note += "; " + counted(n_elsewhere, "has", "have") + " the file name of one, in another folder"
     return [note]
 
 
@@ -139,8 +151,9 @@ def _label_notes(boxes: RowBoxes, table: BoxTable) -> list[str]:
         for label in (int(table.label[first]), int(boxes.annotations.label[boxes.box_row[first]]))
     )
     return [
-        f"{len(differs)} boxes share the row of a box of another class, such as box {first}, {own}, in row "
-        f"{int(boxes.box_row[first])}, {other}: the row keeps what was said of the first; /box_row leads there"
+        f"{counted(len(differs), 'box shares', 'boxes share')} the row of a box of another class, such as box {first}, "
+        f"{own}, in row {int(boxes.box_row[first])}, {other}: the row keeps what was said of the first; /box_row "
+        "leads there"
     ]
 
 
@@ -156,7 +169,7 @@ def _size_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> list[str]:
     turned = differs & (said == found[:, ::-1]).all(axis=1)
     hint = "; --exif ignore is for boxes drawn on images as they are stored" if turned.any() else ""
     return [
-        f"{int(differs.sum())} images have another size than the box file says, such as "
+        f"{counted(int(differs.sum()), 'image has', 'images have')} another size than the box file says, such as "
         f"{os.fsdecode(plan.paths[int(images[i])])!r}: {_size(found[i])}, in the box file {_size(said[i])}{hint}"
     ]
 

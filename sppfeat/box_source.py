@@ -16,7 +16,7 @@ from sppfeat.errors import BoxError
 from sppfeat.matching import count_same_file_names, match_images
 from sppfeat.plan import input_sizes
 from sppfeat.rows import RowBoxes, Rows, rows_of_table, rows_of_views
-from sppfeat.texts import one_line
+from sppfeat.texts import counted, one_line
 from sppfeat.views import VIEW_SIDE, Views, grid_views, multiview_views
 
 __all__ = ["BoxSource", "FileBoxes", "ViewBoxes"]
@@ -77,9 +77,12 @@ class FileBoxes:
             raise BoxError(f"{self.path!r}: {error}") from error
         if not first and len(image_of) and (image_of < 0).all():
             n_elsewhere = count_same_file_names(list(self.table.images), paths)
-            hint = f"; {n_elsewhere} have the file name of an input, in another folder" if n_elsewhere else ""
+            hint = (
+                "; " + counted(n_elsewhere, "has", "have") + " the file name of an input, in another folder"
+            )
+            hint = hint if n_elsewhere else ""
             raise BoxError(
-                f"{self.path!r}: none of its {len(image_of)} images is among the inputs; the first is "
+                f"{self.path!r}: none of its images ({len(image_of)}) is among the inputs; the first is "
                 f"{one_line(repr(os.fsdecode(self.table.images[0])))}, the first input "
                 f"{os.fsdecode(paths[0])!r}{hint}"
             )

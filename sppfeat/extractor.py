@@ -41,6 +41,7 @@ from sppfeat.regions import Projector, best_scales
 from sppfeat.request import DescriptorChoice
 from sppfeat.schema import ColumnBlock, RowFlag
 from sppfeat.sources.finding import find_image
+from sppfeat.texts import counted
 
 __all__ = ["Extractor", "NetworkInput"]
 
@@ -253,7 +254,9 @@ class Extractor:
         if _is_one_image(images):
             return self._boxes_of(images, boxes, projector)
         if len(boxes) != len(many):
-            raise BoxError(f"boxes for {len(boxes)} images, but there are {len(many)} images")
+            raise BoxError(
+                f"boxes for {counted(len(boxes), 'image')}, given {counted(len(many), 'image')}; allowed: for each"
+            )
         return [self._boxes_of(image, own, projector) for image, own in zip(many, boxes, strict=True)]
 
     def network_input(self, image: ImageLike, *, scale: int = 0) -> NetworkInput:

@@ -18,6 +18,7 @@ from sppfeat.learning import FoundSizes, read_sizes
 from sppfeat.plan import Plan
 from sppfeat.request import ExtractRequest
 from sppfeat.sources import Listing, Storage
+from sppfeat.texts import counted
 from sppfeat.work import Task
 
 __all__ = ["Means", "gather_means", "note_plan"]
@@ -87,7 +88,8 @@ def _decode_notes(plan: Plan, decode: str) -> list[str]:
     n_images = int((is_known & is_twice & plan.uses).any(axis=1).sum())
     return [
         "--decode fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of "
-        f"their size, which moves their descriptors by 2 to 15 %; {n_images} of {plan.n_images} images are as large"
+        f"their size, which moves their descriptors by 2 to 15 %; {n_images} of "
+        f"{counted(plan.n_images, 'image is', 'images are')} as large"
     ]
 
 
@@ -95,16 +97,28 @@ def _listing_notes(listing: Listing, labels: str) -> list[str]:
     notes = []
     if listing.n_other_files:
         notes.append(
-            f"{listing.n_other_files} files in folders and archives have no suffix of an image: left out"
+            counted(
+                listing.n_other_files,
+                "file in folders and archives has",
+                "files in folders and archives have",
+            )
+            + " no suffix of an image: left out"
         )
     if listing.n_repeated:
-        notes.append(f"{listing.n_repeated} images are named more than once: each is taken once")
+        notes.append(
+            counted(listing.n_repeated, "image is", "images are")
+            + " named more than once: each is taken once"
+        )
     if labels == "folder" and not listing.classes:
         notes.append("no labels: no image lies in a folder below the inputs")
     elif listing.n_unlabelled and listing.classes:
-        notes.append(f"{listing.n_unlabelled} images are of no class: their label is -1")
+        notes.append(
+            counted(listing.n_unlabelled, "image is of no class: its", "images are of no class: their")
+            + " label is -1"
+        )
     elif listing.n_unlabelled and labels == "auto":
         notes.append(
-            f"no labels: {listing.n_unlabelled} images lie outside class folders; --labels folder labels the others"
+            f"no labels: {counted(listing.n_unlabelled, 'image lies', 'images lie')} outside class folders; --labels "
+            "folder labels the others"
         )
     return notes

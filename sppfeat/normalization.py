@@ -82,7 +82,7 @@ def estimate_factors(
         )
     if not norms.n_rows:
         reason = next(iter(norms.failures), "no image has a row")
-        raise ImageError(f"no mean norm: none of {sample.n_images} images could be used: {reason}")
+        raise ImageError(f"no mean norm: none of the images ({sample.n_images}) could be used: {reason}")
     factors = []
     for layer, total in norms.sums().items():
         if not total > 0:

@@ -21,6 +21,7 @@ from sppfeat.selection import LabelSource, RowsLike, Selection, select
 from sppfeat.sharding import Shard
 from sppfeat.sources import PathTable
 from sppfeat.stored_file import StoredFile
+from sppfeat.texts import counted
 from sppfeat.virtual_features import VirtualFeatures
 
 if TYPE_CHECKING:
@@ -75,9 +76,8 @@ class FeatureFile:
         return self.n_rows
 
     def __repr__(self) -> str:
-        return (
-            f"<FeatureFile {str(self.path)!r}: {self.n_rows} rows x {self.dimension}, {self.n_images} images>"
-        )
+        rows, images = counted(self.n_rows, "row"), counted(self.n_images, "image")
+        return f"<FeatureFile {str(self.path)!r}: {rows} x {self.dimension}, {images}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and other processes open the file again: it is not in the pickle."""

@@ -12,6 +12,7 @@ from sppfeat.errors import ImageError
 from sppfeat.plan import Plan
 from sppfeat.schema import Status, scale_sides
 from sppfeat.store import BoxAudit, PartWriter
+from sppfeat.texts import counted
 from sppfeat.windows import Window
 
 __all__ = ["Settled", "refuse_unreadable", "settle"]
@@ -42,7 +43,7 @@ def refuse_unreadable(plan: Plan, to_do: npt.NDArray[np.int64], *, kept: str) ->
     unreadable = to_do[np.isin(to_do, list(plan.errors))].tolist()
     if unreadable:
         name, reason = os.fsdecode(plan.paths[unreadable[0]]), plan.errors[unreadable[0]]
-        others = f", and {len(unreadable) - 1} others" if len(unreadable) > 1 else ""
+        others = f", and {counted(len(unreadable) - 1, 'other')}" if len(unreadable) > 1 else ""
         raise ImageError(f"{name!r}: {reason}{others} (--fail-fast; {kept})")
 
 

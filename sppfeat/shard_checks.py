@@ -3,6 +3,7 @@
 from sppfeat.errors import StoreError
 from sppfeat.reader import FeatureFile
 from sppfeat.source_files import SourceFiles
+from sppfeat.texts import counted
 
 __all__ = ["shard_problems"]
 
@@ -40,10 +41,13 @@ def _of_sources(file: FeatureFile, sources: SourceFiles) -> list[str]:
             continue
         merged = status[source.first_image : source.stop_image]
         if len(now) != len(merged):
-            problems.append(f"the source {path!r} has {len(now)} images, of which {len(merged)} were merged")
+            problems.append(
+                f"the source {path!r} has {counted(len(now), 'image')}, of which {len(merged)} were merged"
+            )
         elif (now != merged).any():
             n_others = int((now != merged).sum())
             problems.append(
-                f"{n_others} images of the source {path!r} have another status than when they were merged"
+                f"{counted(n_others, 'image')} of the source {path!r} {'has' if n_others == 1 else 'have'} another "
+                "status than when they were merged"
             )
     return problems

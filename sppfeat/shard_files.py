@@ -16,7 +16,7 @@ from sppfeat.paths import StrPath
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status
 from sppfeat.sharding import Shard
-from sppfeat.texts import first_few, one_line
+from sppfeat.texts import counted, first_few, one_line
 
 __all__ = ["ShardFile", "has_box_file", "read_shard_files"]
 
@@ -124,8 +124,8 @@ def _read(file: FeatureFile) -> ShardFile:
         shard.stop_row - shard.first_row,
     ):
         raise StoreError(
-            f"{where} has {file.n_images} images and {file.n_rows} rows, and is recorded as {shard}, rows "
-            f"{shard.first_row} to {shard.stop_row}"
+            f"{where} has {counted(file.n_images, 'image')} and {counted(file.n_rows, 'row')}, and is recorded as "
+            f"{shard}, rows {shard.first_row} to {shard.stop_row}"
         )
     found = file.stored.stat()
     return ShardFile(
@@ -251,12 +251,13 @@ def _missing(parts: Iterable[ShardFile]) -> str:
 
 def _check_complete(parts: Iterable[ShardFile]) -> None:
     left = [
-        f"{str(part.path)!r} ({part.pending} of {part.shard.stop_image - part.shard.first_image} images pending)"
+        f"{str(part.path)!r} ({part.pending} of "
+        f"{counted(part.shard.stop_image - part.shard.first_image, 'image')} pending)"
         for part in parts
         if part.pending
     ]
     if left:
         raise StoreError(
-            f"{len(left)} shards are incomplete: {first_few(left, _SHOWN)}; the command that began a shard, given "
-            "again, continues it"
+            f"{counted(len(left), 'shard is', 'shards are')} incomplete: {first_few(left, _SHOWN)}; the "
+            "command that began a shard, given again, continues it"
         )

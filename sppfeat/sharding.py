@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sppfeat.config import ShardChoice
 from sppfeat.errors import ConfigError
 from sppfeat.plan import Plan
+from sppfeat.texts import counted
 
 __all__ = ["PLACEHOLDER", "Shard", "ShardChoice", "cut_plan", "cut_rows", "shard_of", "shard_path"]
 
@@ -97,7 +98,9 @@ def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64
         ConfigError: more shards than images.
     """
     if not 1 <= count <= plan.n_images:
-        raise ConfigError(f"{count} shards of {plan.n_images} images; allowed: 1 to {plan.n_images}")
+        raise ConfigError(
+            f"{counted(count, 'shard')} of {counted(plan.n_images, 'image')}; allowed: 1 to {plan.n_images}"
+        )
     work = (plan.rows[:, 0] < plan.rows[:, 1]).astype(np.float64)
     if by_pixels:
         work = (plan.input_hw.prod(axis=2, dtype=np.int64) * plan.uses).sum(axis=1).astype(np.float64)

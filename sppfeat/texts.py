@@ -1,9 +1,9 @@
-"""Texts that come from files, as a terminal can show them and an error can quote them."""
+"""Texts for people: what comes from files as a terminal can show it, and numbers with what they count."""
 
 import itertools
 from collections.abc import Iterable
 
-__all__ = ["escaped", "first_few", "one_line"]
+__all__ = ["counted", "escaped", "first_few", "one_line"]
 
 _MAX_SHOWN = 300
 
@@ -35,3 +35,20 @@ def first_few(texts: Iterable[str], n_shown: int) -> str:
     """
     shown = list(itertools.islice(texts, n_shown + 1))
     return ", ".join(shown[:n_shown]) + (", ..." if len(shown) > n_shown else "")
+
+
+def counted(n: int, one: str, many: str | None = None, *, thousands: str = "") -> str:
+    """A number and what it counts, in the singular for 1.
+
+    Args:
+        n: how many.
+        one: for 1, with whatever else changes.
+        many: for any other number; ``one`` with an ending where None.
+        thousands: what separates them.
+
+    Example:
+        >>> counted(1, "row"), counted(2000, "box", thousands=","), counted(0, "row is", "rows are")
+        ('1 row', '2,000 boxes', '0 rows are')
+    """
+    ending = "es" if one.endswith(("s", "x")) else "s"
+    return f"{n:{thousands}} {one if n == 1 else many or one + ending}"

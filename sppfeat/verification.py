@@ -13,7 +13,7 @@ from sppfeat.reader import FeatureFile
 from sppfeat.row_ranges import row_ranges
 from sppfeat.schema import NATIVE_SCALE, NO_SCALE, RowFlag, Status
 from sppfeat.shard_checks import shard_problems
-from sppfeat.texts import first_few
+from sppfeat.texts import counted, first_few
 
 __all__ = ["Recomputed", "VerifyReport", "recompute_rows", "tolerance", "verify_file"]
 
@@ -87,9 +87,20 @@ def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambd
         }
     else:
         found = _scan_rows(file, status[of_row], on_progress)
-    wrong = {"unfailed": "rows of failed images, or of boxes without area, are not NaN"}
-    odd = {"zero": "rows are zero throughout", "duplicate": "rows equal an earlier row"}
-    nonfinite = {"nan": "rows of done images hold NaN", "infinite": "rows of done images hold infinities"}
+    wrong = {
+        "unfailed": (
+            "row of a failed image, or of a box without area, is not NaN",
+            "rows of failed images, or of boxes without area, are not NaN",
+        )
+    }
+    odd = {
+        "zero": ("row is zero throughout", "rows are zero throughout"),
+        "duplicate": ("row equals an earlier row", "rows equal an earlier row"),
+    }
+    nonfinite = {
+        "nan": ("row of a done image holds NaN", "rows of done images hold NaN"),
+        "infinite": ("row of a done image holds infinities", "rows of done images hold infinities"),
+    }
     keeps = not problems and file.config.descriptor.nonfinite == "keep"
     (odd if keeps else wrong).update(nonfinite)
     problems += _said_of(found, wrong)
@@ -185,23 +196,29 @@ def _check_structure(
         problems.append("/image_index and /images/rows contradict each other")
     bad_status = np.flatnonzero(status > max(Status))
     if len(bad_status):
-        problems.append(f"{len(bad_status)} images have an unknown status: images {_first(bad_status)}")
+        problems.append(
+            f"{counted(len(bad_status), 'image has', 'images have')} an unknown status: images {_first(bad_status)}"
+        )
     labels = file.labels
     bad_labels = np.flatnonzero((labels < -1) | (labels >= max(1, len(file.classes))))
     if len(bad_labels):
         problems.append(
-            f"{len(bad_labels)} images have a label that no class has: images {_first(bad_labels)}"
+            f"{counted(len(bad_labels), 'image has', 'images have')} a label that no class has: images "
+            f"{_first(bad_labels)}"
         )
     if len(set(file.path_table)) != file.n_images:
         problems.append("/images/path names an image twice")
     bad_paths = [i for i, p in enumerate(file.path_table) if not p or p.startswith(b"/") or b"\0" in p]
     if bad_paths:
         problems.append(
-            f"{len(bad_paths)} images have a path that is none below the root: images {_first(np.array(bad_paths))}"
+            f"{counted(len(bad_paths), 'image has', 'images have')} a path that is none below the root: images "
+            f"{_first(np.array(bad_paths))}"
         )
     no_size = np.flatnonzero((file.image_hw < 0).any(axis=1))
     if len(no_size):
-        problems.append(f"{len(no_size)} images have a size below 0: images {_first(no_size)}")
+        problems.append(
+            f"{counted(len(no_size), 'image has', 'images have')} a size below 0: images {_first(no_size)}"
+        )
     if len(set(file.classes)) != len(file.classes):
         problems.append("/classes names a class twice")
     if file.has_boxes:
@@ -244,12 +261,14 @@ def _check_boxes(file: FeatureFile) -> list[str]:
         problems.append("/row_source and /box_row contradict each other")
     unknown = np.flatnonzero(flag > RowFlag.CLIPPED | RowFlag.DEGENERATE | RowFlag.SUB_CELL)
     if len(unknown):
-        problems.append(f"{len(unknown)} rows have an unknown flag: {_first(unknown)}")
+        problems.append(f"{counted(len(unknown), 'row has', 'rows have')} an unknown flag: {_first(unknown)}")
     region = file.row_region.astype(np.int64)
     is_bad = (region[..., :2] < 0).any(axis=(1, 2)) | (region[..., :2] >= region[..., 2:]).any(axis=(1, 2))
     bad = np.flatnonzero(file.has_descriptor() & is_bad)
     if len(bad):
-        problems.append(f"{len(bad)} rows have a descriptor, but of no region: {_first(bad)}")
+        problems.append(
+            f"{counted(len(bad), 'row has', 'rows have')} a descriptor, but of no region: {_first(bad)}"
+        )
     return problems
 
 
@@ -260,12 +279,13 @@ def _check_scales(file: FeatureFile) -> list[str]:
     unknown = np.flatnonzero(~np.isin(file.row_scale, [*sides, NO_SCALE]))
     if len(unknown):
         problems.append(
-            f"{len(unknown)} rows have a scale that the attribute 'config' has not: {_first(unknown)}"
+            f"{counted(len(unknown), 'row has', 'rows have')} a scale that the attribute 'config' has not: "
+            f"{_first(unknown)}"
         )
     n_layers = file.row_region.shape[1]
     if n_layers != len(file.config.backbone.layers):
         problems.append(
-            f"/row_region has {n_layers} layers, the attribute 'config' {len(file.config.backbone.layers)}"
+            f"/row_region has {counted(n_layers, 'layer')}, the attribute 'config' {len(file.config.backbone.layers)}"
         )
     return problems
 
@@ -352,10 +372,10 @@ def _relative_difference(
     return difference / norm if norm > 0 else (0.0 if difference == 0 else float("inf"))
 
 
-def _said_of(found: dict[str, npt.NDArray[np.int64]], texts: dict[str, str]) -> list[str]:
-    """What was found, in words."""
+def _said_of(found: dict[str, npt.NDArray[np.int64]], texts: dict[str, tuple[str, str]]) -> list[str]:
+    """What was found, in words: one text for a single row, one for several."""
     return [
-        f"{len(found[name])} {text}: {_first(found[name])}"
+        f"{counted(len(found[name]), *text)}: {_first(found[name])}"
         for name, text in texts.items()
         if len(found[name])
     ]

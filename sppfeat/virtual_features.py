@@ -16,6 +16,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from sppfeat.memory import drop_pages
 from sppfeat.source_files import SourceFiles
+from sppfeat.texts import counted
 
 __all__ = ["VirtualFeatures"]
 
@@ -63,9 +64,8 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return self.shape[0]
 
     def __repr__(self) -> str:
-        return (
-            f"<VirtualFeatures {self.shape[0]} x {self.shape[1]} {self.dtype}, of {len(self._sources)} files>"
-        )
+        sources = counted(len(self._sources), "file")
+        return f"<VirtualFeatures {self.shape[0]} x {self.shape[1]} {self.dtype}, of {sources}>"
 
     @property
     def itemsize(self) -> int:

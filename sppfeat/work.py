@@ -31,6 +31,7 @@ from sppfeat.row_planner import RowPlanner
 from sppfeat.schema import Status
 from sppfeat.sharding import Shard, cut_plan, shard_of
 from sppfeat.sources import FileStorage, Listing, Storage
+from sppfeat.texts import counted
 
 __all__ = ["Part", "Task", "Work", "find_work", "only_own_shard", "part_of", "plan_inputs"]
 
@@ -287,12 +288,15 @@ def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:
         norm_factors=recorded.norm_factors,
     )
     if len(matched.vanished):
-        notes.append(f"{len(matched.vanished)} images of the file are not among the inputs any more")
+        notes.append(
+            counted(len(matched.vanished), "image of the file is", "images of the file are")
+            + " not among the inputs any more"
+        )
     n_relabelled = len(relabelled(recorded, matched, listing))
     if n_relabelled:
         notes.append(
-            f"{n_relabelled} images are of another class in the inputs than in the file, which keeps its own; "
-            "--overwrite takes those of the inputs"
+            f"{counted(n_relabelled, 'image is', 'images are')} of another class in the inputs than in the file, "
+            "which keeps its own; --overwrite takes those of the inputs"
         )
     if recorded.shard is not None:
         if part is None and len(listing.paths) != recorded.shard.n_images:
@@ -306,7 +310,8 @@ def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:
     if not request.add_new:
         example = os.fsdecode(matched.new_paths[0])
         notes.append(
-            f"{len(matched.new)} inputs are not in the file, such as {example!r}; --add-new adds them"
+            f"{counted(len(matched.new), 'input is', 'inputs are')} not in the file, such as {example!r}; "
+            "--add-new adds them"
         )
         return work
     return _extend(work, task, recorded, matched)

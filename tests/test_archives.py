@@ -535,7 +535,7 @@ def test_an_archive_that_cannot_be_read_is_wrong_usage(tmp_path, name):
 
 
 def test_an_archive_without_images_is_wrong_usage(tmp_path):
-    with pytest.raises(ConfigError, match=r"no images in .*: 1 files there"):
+    with pytest.raises(ConfigError, match=r"no images in .*: 1 file there"):
         list_images([put(tmp_path / "a.tar", tar_bytes([("a.txt", b"")]))])
     folder = tmp_path / "folder.tar"  # which it is
     put(folder / "a.jpg", b"")

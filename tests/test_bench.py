@@ -427,7 +427,7 @@ def test_no_readable_image_is_an_error(tmp_path):
     (tmp_path / "a.jpg").write_text("not a picture")
     (tmp_path / "b.jpg").touch()
     result = bench("extract", tmp_path, *NETWORK, code=1)
-    assert "none of 2 images can be read; the first: " in result.stderr
+    assert "none of the images (2) can be read; the first: " in result.stderr
     write_image(tmp_path / "long.png", 1, 20_000, seed=0)
     result = bench("extract", tmp_path / "long.png", *NETWORK, code=1)
     assert "no image can be run: too elongated" in result.stderr

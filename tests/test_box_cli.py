@@ -42,10 +42,10 @@ def test_a_run_with_boxes_says_what_it_understood_and_what_became_of_them(folder
     for text in (
         "12 in 5 input shapes, 3 rows, 2 classes",
         f"boxes:       4 of {boxes}, read as csv: xyxy, absolute, origin 0, edges, order xy",
-        "1 boxes are of 1 images that are not among the inputs: 'gone.png'",
+        "1 box is of 1 image that is not among the inputs: 'gone.png'",
         "10 images have no boxes, and no rows: ",
-        "1 boxes reach over the border of their image and are clipped to it: [-5, 0, 20, 30] of 'cat/img1.png'",
-        "1 boxes have no area inside their image: their rows are NaN: [9, 9, 9, 9] of 'cat/img3.png'",
+        "1 box reaches over the border of its image and is clipped to it: [-5, 0, 20, 30] of 'cat/img1.png'",
+        "1 box has no area inside its image: its row is NaN: [9, 9, 9, 9] of 'cat/img3.png'",
         "boxes: 3 rows, 2 with a descriptor; 1 clipped, 1 degenerate",
     ):
         assert text in result.stderr
@@ -167,7 +167,7 @@ def test_wrong_usage_is_said_and_writes_nothing(folder, boxes, tmp_path, options
     [
         (None, "boxes.csv"),
         ("path,x0,y0,x1,y1\nimg1.png,0,0,wide,1\n", "line 2"),
-        ("path,x0,y0,x1,y1\nnobody.png,0,0,1,1\n", "none of its 1 images is among the inputs"),
+        ("path,x0,y0,x1,y1\nnobody.png,0,0,1,1\n", "none of its images (1) is among the inputs"),
         ("path,x0,y0,x1,y1\nimg.png,0,0,1,1\n", "img.png"),
     ],
 )

@@ -239,8 +239,8 @@ def test_what_is_odd_about_boxes_is_said(folder, boxes_of, tmp_path):
     with prepare(request([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=str(boxes_of)))) as extraction:
         summary = extraction.summary()
     notes = "\n".join(summary.notes)
-    assert "1 boxes are of 1 images that are not among the inputs: 'elsewhere.png'" in notes
-    assert "1 images have no boxes, and no rows: 'dog/img8.png'" in notes
+    assert "1 box is of 1 image that is not among the inputs: 'elsewhere.png'" in notes
+    assert "1 image has no boxes, and no rows: 'dog/img8.png'" in notes
     assert f"{summary.boxes.clipped} boxes reach over the border" in notes
     assert f"{summary.boxes.degenerate} boxes have no area inside their image" in notes
     assert summary.boxes.of_no_input == summary.boxes.images_without_boxes == 1
@@ -404,7 +404,9 @@ def test_another_box_file_or_reading_of_it_is_refused(folder, boxes_of, tmp_path
 
 def test_a_box_file_of_other_images_is_refused(folder, tmp_path):
     boxes = write_boxes(tmp_path / "b.csv", [("nowhere.png", 0, 0, 1, 1)])
-    with pytest.raises(BoxError, match=r"b\.csv': none of its 1 images is among the inputs.*'nowhere\.png'"):
+    with pytest.raises(
+        BoxError, match=r"b\.csv': none of its images \(1\) is among the inputs.*'nowhere\.png'"
+    ):
         extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=str(boxes)))
     assert not (tmp_path / "f.h5").exists()
 

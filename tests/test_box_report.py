@@ -99,7 +99,7 @@ def test_notes_name_the_first_of_each_kind():
     plan, table = of_file(BOXES, SIZES)
     assert box_notes(plan, plan.boxes, table) == [
         "3 boxes are of 2 images that are not among the inputs: 'x.jpg', 'y.jpg'",
-        "1 images have no boxes, and no rows: '1.jpg'",
+        "1 image has no boxes, and no rows: '1.jpg'",
         "2 boxes reach over the border of their image and are clipped to it: [0, 0, 60, 60.25] of '0.jpg' "
         "(80 x 60); [-1, -1, 200, 200] of '2.jpg' (2000 x 60)",
         "2 boxes have no area inside their image: their rows are NaN: [5, 5, 5, 5] of '0.jpg' (80 x 60); "
@@ -130,7 +130,7 @@ def test_no_boxes_at_all():
     plan, table = of_file([], [(60, 80)], images=["0.jpg"])
     assert box_notes(plan, plan.boxes, table) == [
         "the box file has no boxes",
-        "1 images have no boxes, and no rows: '0.jpg'",
+        "1 image has no boxes, and no rows: '0.jpg'",
     ]
     found = summary(plan)
     assert (found.boxes, found.rows, found.same_region, found.images_without_boxes) == (0, 0, 0, 1)
@@ -152,7 +152,7 @@ def test_boxes_that_are_one_row_leave_their_image_with_a_row():
 def test_boxes_of_two_classes_in_one_row_are_said():
     (note,) = one_region(1, 0)
     assert note.startswith(
-        "1 boxes share the row of a box of another class, such as box 1, 'cat', in row 0, 'dog'"
+        "1 box shares the row of a box of another class, such as box 1, 'cat', in row 0, 'dog'"
     )
     (note,) = one_region(1, -1)
     assert "such as box 1, no class, in row 0, 'dog'" in note
@@ -189,7 +189,7 @@ def test_images_of_the_same_file_name_in_another_folder_are_counted():
     table = table_of([("elsewhere/0.jpg", (0, 0, 9, 9)), ("x.jpg", (0, 0, 9, 9)), ("1.jpg", (0, 0, 9, 9))])
     plan = planned(FileBoxes(table, "b.csv"), [(60, 80), (60, 80)])
     (note,) = (note for note in box_notes(plan, plan.boxes, table) if "not among" in note)
-    assert note.endswith("'elsewhere/0.jpg', 'x.jpg'; 1 have the file name of one, in another folder")
+    assert note.endswith("'elsewhere/0.jpg', 'x.jpg'; 1 has the file name of one, in another folder")
     (note,) = (n for n in box_notes(plan, plan.boxes, table, is_new=False) if "not among" in n)
     assert "not among the images of the file" in note
 
@@ -211,7 +211,7 @@ def test_images_of_another_size_than_the_box_file_says():
 def test_images_that_are_turned_get_a_hint():
     (note,) = size_notes({"0.jpg": (80, 60)}, [(60, 80)])
     assert note.startswith(
-        "1 images have another size than the box file says, such as '0.jpg': 80 x 60, in the"
+        "1 image has another size than the box file says, such as '0.jpg': 80 x 60, in the"
     )
     assert "--exif ignore" in note
     (note,) = size_notes({"0.jpg": (81, 60)}, [(60, 80)])

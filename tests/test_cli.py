@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import sppfeat
 from sppfeat.cli import main
@@ -51,6 +52,43 @@ def features(folder, tmp_path):
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--workers", "0")
     assert result.exit_code == 0, result.output
     return tmp_path / "f.h5"
+
+
+def test_one_of_anything_is_in_the_singular(tmp_path):
+    photos, file = tmp_path / "photos", tmp_path / "f.h5"
+    (photos / "a").mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(photos / "a" / "1.png")
+    (photos / "a" / "notes.txt").touch()
+    extract = ["extract", photos, "-o", file, *TINY, "--labels", "folder"]
+    said = [
+        run(*args).output
+        for args in (
+            [*extract, "--workers", "1", "--dry-run"],
+            [*extract, "--workers", "0"],
+            ["info", file],
+            ["verify", file, "--recompute", "1"],
+            ["export", file, "-o", tmp_path / "f.csv"],
+            ["probe", file],
+        )
+    ]
+    for text, one in zip(
+        said,
+        (
+            "1 decoding process\n",
+            "1 of 1 image done",
+            "1 row x",
+            "1 row computed",
+            "1 row x",
+            "one class only",
+        ),
+        strict=True,
+    ):
+        assert one in text
+        assert not re.search(
+            r"\b1 (input )?(files|images|rows|shapes|classes|values|problems|processes)\b", text
+        )
+    assert "1 file in folders and archives has no suffix" in said[0]
+    assert "in 1 input shape, 1 row, 1 class\n" in said[0]
 
 
 def test_extract_says_what_it_does_on_stderr_and_nothing_on_stdout(folder, tmp_path):
@@ -237,8 +275,8 @@ def test_verify_finds_what_is_wrong(features):
         1,
     )
     text = run("verify", features)
-    assert "problem: 1 rows of done images hold NaN: 1" in text.stdout
-    assert "warning: 1 rows equal an earlier row: 5" in text.stdout
+    assert "problem: 1 row of a done image holds NaN: 1" in text.stdout
+    assert "warning: 1 row equals an earlier row: 5" in text.stdout
 
 
 def test_verify_recompute_notices_rows_of_another_image(features):

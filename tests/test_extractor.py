@@ -168,7 +168,7 @@ def test_bad_boxes_and_settings_are_refused(extractor, folder):
     path = folder / "cat" / "img1.png"
     with pytest.raises(BoxError, match=r"\(K, 4\)"):
         extractor(path, [1, 2, 3, 4])
-    with pytest.raises(BoxError, match="boxes for 1 images"):
+    with pytest.raises(BoxError, match="boxes for 1 image, given"):
         extractor([path, path], [[[0, 0, 1, 1]]])
     with pytest.raises(ConfigError, match="projection is 'nearest'"):
         extractor(path, [[0, 0, 5, 5]], projection="nearest")

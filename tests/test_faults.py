@@ -209,7 +209,7 @@ def test_an_input_folder_that_changes_during_the_run(tmp_path, network, workers)
         assert re.search(reason, said[name]), said[name]
     assert_done_rows_are_plain_torch(output, folder, network)  # img34 as it is now
     extraction, _ = extract([folder], output)
-    assert any("1 inputs are not in the file, such as 'img40.png'" in note for note in extraction.notes)
+    assert any("1 input is not in the file, such as 'img40.png'" in note for note in extraction.notes)
 
 
 def test_a_folder_that_is_gone_before_its_headers_are_read_costs_its_images(
@@ -238,7 +238,7 @@ def test_a_folder_that_is_gone_before_its_headers_are_read_costs_its_images(
 def test_fail_fast_refuses_what_cannot_be_read_before_it_writes(mixed_folder, tmp_path):
     result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, "--fail-fast")
     assert result.exit_code == 1
-    assert "'cat/empty.jpg': empty file, and 1 others (--fail-fast; nothing was written)" in result.stderr
+    assert "'cat/empty.jpg': empty file, and 1 other (--fail-fast; nothing was written)" in result.stderr
     assert os.listdir(tmp_path) == ["pictures"]
 
 

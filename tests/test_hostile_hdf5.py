@@ -716,16 +716,16 @@ def set_items(name, index, value):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (set_items("images/status", 4, 7), "1 images have an unknown status: images 4"),
-        (set_items("images/label", 0, 2), "1 images have a label that no class has: images 0"),
-        (set_items("images/label", 5, -2), "1 images have a label that no class has: images 5"),
-        (set_items("images/size", (1, 0), -5), "1 images have a size below 0: images 1"),
+        (set_items("images/status", 4, 7), "1 image has an unknown status: images 4"),
+        (set_items("images/label", 0, 2), "1 image has a label that no class has: images 0"),
+        (set_items("images/label", 5, -2), "1 image has a label that no class has: images 5"),
+        (set_items("images/size", (1, 0), -5), "1 image has a size below 0: images 1"),
         (set_items("images/path", 1, b"0.jpg"), "/images/path names an image twice"),
         (
             set_items("images/path", 1, b"/etc/passwd"),
-            "1 images have a path that is none below the root: images 1",
+            "1 image has a path that is none below the root: images 1",
         ),
-        (set_items("images/path", 1, b""), "1 images have a path that is none below the root: images 1"),
+        (set_items("images/path", 1, b""), "1 image has a path that is none below the root: images 1"),
         (set_items("classes", 1, b"cat"), "/classes names a class twice"),
         (set_items("image_index", 0, 1), "/image_index and /images/rows contradict each other"),
     ],
@@ -740,9 +740,9 @@ def test_values_that_cannot_be_are_found_by_verify(file, change, problem):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (set_items("row_scale", 1, 33), "1 rows have a scale that the attribute 'config' has not: 1"),
-        (set_items("row_flag", 1, 8), "1 rows have an unknown flag: 1"),
-        (set_items("row_region", (1, 0, 0), 9), "1 rows have a descriptor, but of no region: 1"),
+        (set_items("row_scale", 1, 33), "1 row has a scale that the attribute 'config' has not: 1"),
+        (set_items("row_flag", 1, 8), "1 row has an unknown flag: 1"),
+        (set_items("row_region", (1, 0, 0), 9), "1 row has a descriptor, but of no region: 1"),
     ],
 )
 def test_values_of_boxes_that_cannot_be_are_found_by_verify(boxed, change, problem):

@@ -276,7 +276,7 @@ def test_the_same_file_twice(tmp_path, shards, link):
 def test_incomplete_shards(tmp_path, work):
     paths = write_shards(tmp_path, work, BOUNDS, pending=(0, 6, 7))
     refused(
-        r"2 shards are incomplete: '.*00001-of-00004.h5' \(1 of 1 images pending\), .*3-of-00004.h5' \(2 of 4 ",
+        r"2 shards are incomplete: '.*00001-of-00004.h5' \(1 of 1 image pending\), .*3-of-00004.h5' \(2 of 4 ",
         tmp_path / "m.h5",
         paths,
     )
@@ -535,8 +535,8 @@ def test_verify_compares_with_the_sources(tmp_path, shards):
     os.utime(shards[2], ns=(found.st_atime_ns, found.st_mtime_ns))  # a file system that keeps whole seconds
     result = CliRunner().invoke(main, ["verify", str(tmp_path / "m.h5")])
     assert result.exit_code == 1
-    assert "1 images of the source '" in result.stdout
-    assert "have another status than when they were merged" in result.stdout
+    assert "1 image of the source '" in result.stdout
+    assert "has another status than when they were merged" in result.stdout
 
 
 def test_an_empty_plan_is_no_shard(tmp_path):

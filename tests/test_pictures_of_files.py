@@ -324,7 +324,7 @@ def test_what_is_not_there_is_said(path, tmp_path):
 def test_rows_without_descriptor_are_refused(path, file, tmp_path):
     everything = file.select(rows=["status=any"])
     for function in (embed_rows, measure_norms, lambda selection: draw_queries(selection, 3)):
-        with pytest.raises(ConfigError, match="1 of 24 rows have no descriptor, the first is row 4"):
+        with pytest.raises(ConfigError, match="1 of 24 rows has no descriptor, the first is row 4"):
             function(everything)
     for command in ("embedding", "neighbours", "norms"):
         assert show(command, path, "-o", tmp_path / "o.png", "--rows", "status=any").exit_code == 2

@@ -245,9 +245,9 @@ def test_two_classes(tmp_path, method):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0] * 9, "of 1 classes 1 have 5 rows or more; needed are two; the largest: 'c0' 9"),
+        ([0] * 9, "there is one class only, 'c0' of 9 rows; needed are two"),
         (list(range(9)), "of 9 classes 0 have 5 rows or more"),
-        ([-1] * 9, "none of 9 rows has a label"),
+        ([-1] * 9, "of 9 rows none has a label"),
         ([], "no labels"),
     ],
 )
@@ -264,9 +264,7 @@ def test_folds_that_cannot_be(tmp_path):
     with FeatureFile(box_file(tmp_path / "f.h5", [[0] * 5, [1] * 5])) as file:
         with pytest.raises(LabelError, match="Fewer --folds need fewer images"):
             probe(file.select())
-        with pytest.raises(
-            LabelError, match="fold 0 of 2 would have 5 rows to test and 1 classes to train on"
-        ):
+        with pytest.raises(LabelError, match="fold 0 of 2 would have 5 rows to test and 1 class to train on"):
             probe(file.select(), ProbeSettings(folds=2, min_per_class=1))
 
 
@@ -369,10 +367,10 @@ def test_the_command_says_what_is_left_out(tmp_path):
     result = run(path, "-q")
     assert "note: 2 rows without label are left out" in result.stdout
     assert (
-        "note: 1 classes with 3 rows are left out, as they have fewer than 5 rows (--min-per-class): \\udcff 3"
+        "note: 1 class with 3 rows left out, having fewer than 5 rows (--min-per-class): \\udcff 3"
         in result.stdout
     )
-    assert "note: 1 images are pending" in result.stdout
+    assert "note: 1 image is pending" in result.stdout
     assert "\x1b" not in result.stdout
 
 

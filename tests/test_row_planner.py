@@ -111,7 +111,7 @@ def test_the_rows_of_later_images_are_those_that_they_have_among_all(boxes, firs
 
 def test_a_box_file_of_none_of_the_inputs_is_an_error():
     planner = planner_of(file_boxes([("a/x.jpg", (0, 0, 1, 1)), ("y.jpg", (0, 0, 1, 1))]))
-    with pytest.raises(BoxError, match=r"^'boxes\.csv': none of its 2 images .*'a/x\.jpg'.*'0\.jpg'$"):
+    with pytest.raises(BoxError, match=r"^'boxes\.csv': none of its images \(2\) .*'a/x\.jpg'.*'0\.jpg'$"):
         planner.rows(ROOT, PATHS, sizes_of(IMAGE_HW))
 
 

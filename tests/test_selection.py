@@ -281,11 +281,11 @@ def test_labels_in_memory(file):
     [
         ("", "line 1: the header is ''; allowed: label|class|category, and row|path"),
         ("path,name\n", "the header is 'path,name'"),
-        ("path,label\na/1.jpg\n", "line 2: found 1 fields; allowed: 2"),
+        ("path,label\na/1.jpg\n", "line 2: found 1 field; allowed: 2"),
         ("path,label,Label\n", "line 1: the header has 'label' twice"),
         ("path,label\na/1.jpg,x\na/1.jpg,y\n", "image 'a/1.jpg' is both 'x' and 'y'"),
         ("path,label\n1.jpg,x\n", "an image is named '1.jpg', which could be"),
-        ("path,label\nz.jpg,x\n", "none of 1 names is an image of"),
+        ("path,label\nz.jpg,x\n", "none of the names (1) is an image of"),
         ('path,label\n"a,x\n', "line 2: cannot be split"),
         ("row,label\n6,x\n", "row is '6'; allowed: 0 to 5"),
         ("row,label\n-1,x\n", "row is '-1'"),
@@ -296,6 +296,11 @@ def test_tables_that_are_wrong(file, tmp_path, text, message):
     with pytest.raises(LabelError) as error:
         file.select(labels=table(tmp_path, text))
     assert message in str(error.value)
+
+
+def test_a_selection_says_what_it_is(file):
+    selected = file.select(rows=[4, 1], levels=1)
+    assert repr(selected) == f"<Selection of {str(file.path)!r}: 2 of 6 rows x {selected.dimension} of 15>"
 
 
 def test_labels_that_are_not_there(file):

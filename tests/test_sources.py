@@ -380,8 +380,8 @@ def test_a_list_in_utf16_is_an_error(folder):
         (("@",), "cannot read the list ''"),
         (("@.",), "cannot read the list '.': Is a directory"),
         (("@a\0b",), "cannot read the list"),
-        (("empty",), "no images in 'empty': 1 files there have no suffix of an image"),
-        (("@void",), "no images in '@void'"),
+        (("empty",), "no images in 'empty': 1 file there has no suffix of an image"),
+        (("@void",), "no images in '@void': empty"),
     ],
 )
 def test_inputs_that_cannot_be_honoured(folder, inputs, said):

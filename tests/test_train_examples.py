@@ -69,7 +69,7 @@ def test_classes_are_matched_by_name():
 
 def test_a_class_that_is_not_trained():
     with pytest.raises(
-        ConfigError, match=r"^the validation has classes 'c1'; allowed: the 1 classes that are trained"
+        ConfigError, match=r"^the validation has classes 'c1'; allowed: 1 class that is trained"
     ):
         with_classes(examples_of([1, 1]), ("c0",), what="validation")
     left_out = examples_of([1, 1], left_out=[1])
@@ -96,5 +96,5 @@ def test_headers_are_read_and_the_reasons_kept(tmp_path):
 
 def test_no_image_can_be_read(tmp_path):
     (tmp_path / "2.png").write_text("no picture")
-    with pytest.raises(ConfigError, match=r"none of the 1 images can be read, such as '.*2.png': "):
+    with pytest.raises(ConfigError, match=r"none of the images \(1\) can be read, such as '.*2.png': "):
         read_examples([str(tmp_path)], DECODER, labels="none")

@@ -69,7 +69,9 @@ def map_of(network, layer):
         warnings.simplefilter("ignore")
         if layer not in dict(network.named_modules()):  # a function: densenet's last activation
             return create_feature_extractor(network, {layer: "map"}).eval()(picture)["map"]
-        hook = network.get_submodule(layer).register_forward_hook(lambda module, given, made: maps.append(made))
+        hook = network.get_submodule(layer).register_forward_hook(
+            lambda module, given, made: maps.append(made)
+        )
         network.eval()(picture)
         hook.remove()
     return maps[0]

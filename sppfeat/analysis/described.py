@@ -2,6 +2,7 @@
 
 from sppfeat.errors import ConfigError
 from sppfeat.selection import Selection
+from sppfeat.texts import counted
 
 __all__ = ["check_described"]
 
@@ -15,6 +16,7 @@ def check_described(selection: Selection) -> None:
     without = selection.rows[~selection.file.has_descriptor()[selection.rows]]
     if len(without):
         raise ConfigError(
-            f"{len(without)} of {len(selection)} rows have no descriptor, the first is row {without[0]}; allowed: rows "
-            "of images that are done, and of boxes with an area"
+            f"{len(without)} of {counted(len(selection), 'row')} {'has' if len(without) == 1 else 'have'} no "
+            f"descriptor, the first is row {without[0]}; allowed: rows of images that are done, and of "
+            "boxes with an area"
         )

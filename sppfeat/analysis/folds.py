@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from sppfeat.errors import LabelError
 from sppfeat.extras import import_extra
+from sppfeat.texts import counted
 
 __all__ = ["Fold", "make_folds"]
 
@@ -44,12 +45,14 @@ def make_folds(
                 warnings.simplefilter("ignore", UserWarning)
                 found = [Fold(train, test) for train, test in splitter.split(np.zeros(len(y)), y, groups)]
         except ValueError as error:
-            raise LabelError(f"{len(y)} rows cannot be split into {n_folds} folds: {error}") from error
+            raise LabelError(
+                f"{counted(len(y), 'row')} cannot be split into {n_folds} folds: {error}"
+            ) from error
         for number, fold in enumerate(found):
             if not len(fold.test) or len(np.unique(y[fold.train])) < 2:
                 raise LabelError(
-                    f"fold {number} of {n_folds} would have {len(fold.test)} rows to test and "
-                    f"{len(np.unique(y[fold.train]))} classes to train on; needed: 1 and 2. Try fewer --folds"
+                    f"fold {number} of {n_folds} would have {counted(len(fold.test), 'row')} to test and "
+                    f"{counted(len(np.unique(y[fold.train])), 'class')} to train on; needed: 1 and 2. Try fewer --folds"
                 )
         folds += found
     return folds

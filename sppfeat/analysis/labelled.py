@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.described import check_described
 from sppfeat.errors import LabelError
-from sppfeat.texts import one_line
+from sppfeat.texts import counted, one_line
 
 if TYPE_CHECKING:
     from sppfeat.selection import Selection
@@ -71,8 +71,8 @@ def labelled_rows(selection: "Selection", *, min_per_class: int) -> LabelledRows
     has_class = np.flatnonzero(classes >= 0)
     if not len(has_class):
         raise LabelError(
-            f"{str(selection.file.path)!r}: none of {len(classes)} rows has a label; allowed: labels in the file, "
-            "or from a table (--labels-from)"
+            f"{str(selection.file.path)!r}: of {counted(len(classes), 'row')} none has a label; allowed: labels "
+            "in the file, or from a table (--labels-from)"
         )
     members = np.unique(
         np.stack([classes[has_class], selection.groups[has_class] if grouped else has_class]), axis=1
@@ -122,11 +122,14 @@ def class_numbers(selection: "Selection") -> tuple[npt.NDArray[np.int64], list[s
 
 
 def _too_few(selection: "Selection", sizes: list[ClassSize], min_per_class: int, members: str) -> str:
+    where = repr(str(selection.file.path))
+    if len(sizes) == 1:
+        name, n_rows = one_line(repr(sizes[0].name)), counted(sizes[0].n_rows, "row")
+        return f"{where}: there is one class only, {name} of {n_rows}; needed are two"
     largest = sorted(sizes, key=lambda size: -size.n_members)[:_SHOWN]
     shown = ", ".join(f"{one_line(repr(size.name))} {size.n_members}" for size in largest)
     n_large = sum(size.n_members >= min_per_class for size in sizes)
-    advice = f". Fewer --folds need fewer {members}" if len(sizes) > 1 else ""
     return (
-        f"{str(selection.file.path)!r}: of {len(sizes)} classes {n_large} have {min_per_class} {members} or more; "
-        f"needed are two; the largest: {shown}{advice}"
+        f"{where}: of {len(sizes)} classes {counted(n_large, 'has', 'have')} {min_per_class} {members} or more; "
+        f"needed are two; the largest: {shown}. Fewer --folds need fewer {members}"
     )

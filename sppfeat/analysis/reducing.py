@@ -19,6 +19,7 @@ from sppfeat.locking import OutputLock, check_new_file
 from sppfeat.reader import FeatureFile
 from sppfeat.reduction import Reduction
 from sppfeat.schema import Status
+from sppfeat.texts import counted
 
 __all__ = ["ReduceReport", "reduce_file"]
 
@@ -112,9 +113,10 @@ def _check_source(file: FeatureFile) -> None:
         )
     n_pending = int((file.status == Status.PENDING).sum())
     if n_pending:
+        are = "is" if n_pending == 1 else "are"
         raise StoreError(
-            f"{str(file.path)!r}: {n_pending} of its {file.n_images} images are pending: the extract command that made "
-            "it finishes it first"
+            f"{str(file.path)!r}: {n_pending} of its {counted(file.n_images, 'image')} {are} pending: the extract "
+            "command that made it finishes it first"
         )
 
 

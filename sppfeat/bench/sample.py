@@ -65,5 +65,5 @@ def take_sample(
             reasons.append(f"{path!r}: {error}")
         on_image(i + 1, n)
     if not good:
-        raise ImageError(f"none of {n} images can be read; the first: {reasons[0]}")
+        raise ImageError(f"none of the images ({n}) can be read; the first: {reasons[0]}")
     return Sample(good, len(reasons))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sppfeat.cli.output import joined_numbers, table
+from sppfeat.texts import counted
 
 __all__ = ["extract_text", "plan_text", "pooling_text", "regions_text"]
 
@@ -35,7 +36,7 @@ def regions_text(found: dict[str, Any]) -> str:
     ]
     largest = max((rung["extrapolated_from"] or 0) for rung in found["ladder"])
     if largest:
-        lines.append(f"* not measured with so many: {largest} boxes, scaled in proportion")
+        lines.append(f"* not measured with so many: {counted(largest, 'box')}, scaled in proportion")
     lines += [_crossover_text(found), _medians(found)]
     return "\n".join(lines)
 
@@ -55,9 +56,9 @@ def pooling_text(found: dict[str, Any]) -> str:
     ]
     lines = [
         _machine_text(found["machine"]),
-        f"map:        {_hw(found['map_hw'])} cells (height x width), {found['channels']} channels, float32",
+        f"map:        {_hw(found['map_hw'])} cells (height x width), {counted(found['channels'], 'channel')}, float32",
         f"pyramid:    levels {joined_numbers(found['levels'])}, {found['mode']}: "
-        f"{found['dimension']} values per box or map",
+        f"{counted(found['dimension'], 'value')} per box or map",
         "",
         "Boxes, ms:",
         table(["boxes", *names], rows, right=set(range(len(names) + 1))),
@@ -79,10 +80,15 @@ def extract_text(found: dict[str, Any]) -> str:
 
     rows = [row(stage, rate) for stage, rate in found["stages"].items()]
     rows += [row(name, found[name]) for name in ("extract", "forward", "loop")]
-    kind = "synthetic photographs" if found["synthetic"] else "images"
-    images = f"{found['images']} {kind} in {found['input_shapes']} input shapes, {found['batches']} batches"
+    kind = "synthetic photograph" if found["synthetic"] else "image"
+    images = (
+        f"{counted(found['images'], kind)} in {counted(found['input_shapes'], 'input shape')}, "
+        f"{counted(found['batches'], 'batch', 'batches')}"
+    )
     if found["unreadable"]:
-        images += f"; {found['unreadable']} left out: they cannot be read or run"
+        images += (
+            "; " + counted(found["unreadable"], "left out: it", "left out: they") + " cannot be read or run"
+        )
     if found["failed"]:
         images += f"; {found['failed']} failed in the run: 'sppfeat extract' says why"
     return "\n".join(
@@ -93,7 +99,7 @@ def extract_text(found: dict[str, Any]) -> str:
             table(["", "ms per image", "images/s"], rows, right={1, 2}),
             "",
             f"bound:      {found['bound']}",
-            f"extract:    the whole run with {found['workers']} decoding processes, after "
+            f"extract:    the whole run with {counted(found['workers'], 'decoding process')}, after "
             f"{found['prepare']['seconds']:.2f} s for listing, network and headers",
             f"forward:    the bare network, same batches, decoded already; the run takes "
             f"{found['extract_to_forward']:.2f} times as long",
@@ -157,14 +163,15 @@ def _heading(found: dict[str, Any]) -> list[str]:
     return [
         _machine_text(found["machine"]),
         f"backbone:   {found['backbone']}, weights {found['weights']}, layer {' + '.join(found['layers'])}",
-        f"descriptor: levels {joined_numbers(found['levels'])}, {found['pool']}: {found['dimension']} values",
+        f"descriptor: levels {joined_numbers(found['levels'])}, {found['pool']}: "
+        f"{counted(found['dimension'], 'value')}",
     ]
 
 
 def _machine_text(machine: dict[str, Any]) -> str:
     return (
-        f"machine:    {machine['processor']}, {machine['cores']} cores, {machine['system']}\n"
-        f"device:     {machine['device']}, {machine['precision']}, {machine['threads']} threads, "
+        f"machine:    {machine['processor']}, {counted(machine['cores'], 'core')}, {machine['system']}\n"
+        f"device:     {machine['device']}, {machine['precision']}, {counted(machine['threads'], 'thread')}, "
         f"torch {machine['torch']}, sppfeat {machine['sppfeat']}"
     )
 
@@ -172,8 +179,8 @@ def _machine_text(machine: dict[str, Any]) -> str:
 def _crossover_text(found: dict[str, Any]) -> str:
     crossover = found["crossover"]
     if crossover is None:
-        return f"crossover:  none: a run per box is faster with {found['ladder'][-1]['boxes']} boxes, too"
-    text = f"crossover:  one run of the image wins from {crossover['boxes']} boxes on"
+        return f"crossover:  none: a run per box is faster with {counted(found['ladder'][-1]['boxes'], 'box')}, too"
+    text = f"crossover:  one run of the image wins from {counted(crossover['boxes'], 'box')} on"
     if crossover["above"] is not None:
         text += f", not with {crossover['above']}"
     return f"{text} (not measured with so many)" if crossover["is_extrapolated"] else text
@@ -194,7 +201,9 @@ def _pooling_notes(found: dict[str, Any]) -> list[str]:
     notes.append("write_once: writing values of that number, pooling nothing: the floor")
     in_pieces = [cell for cell in of_regions if cell["calls"] > 1]
     if in_pieces:
-        pieces = ", ".join(f"{cell['boxes']} boxes in {cell['calls']} calls" for cell in in_pieces)
+        pieces = ", ".join(
+            f"{counted(cell['boxes'], 'box')} in {counted(cell['calls'], 'call')}" for cell in in_pieces
+        )
         notes.append(f"memory:     {pieces}, of every contender")
     cells = [timing for cell in (*of_regions, *found["whole"]) for timing in cell["contenders"].values()]
     if None in cells:

@@ -12,6 +12,7 @@ from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
 from sppfeat.errors import ConfigError
 from sppfeat.export_formats.formats import EXPORT_DTYPES, EXPORT_FORMATS, format_of
+from sppfeat.texts import counted
 
 if TYPE_CHECKING:
     from sppfeat.export_formats.export import ExportResult
@@ -100,7 +101,11 @@ def _format(output: str, options: dict[str, Any]) -> str:
 
 def _warn(selection: "Selection") -> None:
     if selection.labels.n_unknown:
-        say(f"note: {selection.labels.n_unknown} names of the labels are no image of the file")
+        say(
+            "note: "
+            + counted(selection.labels.n_unknown, "name of the labels is", "names of the labels are")
+            + " no image of the file"
+        )
     if not len(selection):
         say("note: no row that has a descriptor is selected: the output will have none")
 
@@ -108,8 +113,16 @@ def _warn(selection: "Selection") -> None:
 def _text(result: "ExportResult", stored: str, *, wanted: str | None) -> str:
     note = "" if result.dtype == stored or wanted else f" (the file has {stored})"
     lines = [
-        f"{result.rows} rows x {result.dimension} {result.dtype}{note}, {result.format}, {human_bytes(result.bytes)}"
+        f"{counted(result.rows, 'row')} x {result.dimension} {result.dtype}{note}, {result.format}, "
+        f"{human_bytes(result.bytes)}"
     ]
     if result.rows_without_descriptor:
-        lines.append(f"note: {result.rows_without_descriptor} rows have no descriptor: they hold NaN")
+        lines.append(
+            "note: "
+            + counted(
+                result.rows_without_descriptor,
+                "row has no descriptor: it holds NaN",
+                "rows have no descriptor: they hold NaN",
+            )
+        )
     return "\n".join([*lines, *result.paths])

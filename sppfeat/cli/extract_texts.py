@@ -12,6 +12,7 @@ from sppfeat.cli.output import (
     print_result,
 )
 from sppfeat.request import BoxSummary, PlanSummary
+from sppfeat.texts import counted
 
 if TYPE_CHECKING:
     from sppfeat.outcome import Outcome
@@ -33,12 +34,12 @@ def print_plan(plan: PlanSummary, as_json: bool) -> None:
 def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
     """A plan in lines, with all settings where they are given."""
     rounded = f" (multiples of {plan.round_to})" if plan.round_to > 1 else ""
-    shapes = f" in {plan.input_shapes} input shapes{rounded}"
+    shapes = f" in {counted(plan.input_shapes, 'input shape')}{rounded}"
     if plan.unmeasured:
         shapes = f", the sizes of {plan.unmeasured} are learnt on the way"
-    images = f"{plan.images}{shapes}, {plan.rows} rows"
+    images = f"{plan.images}{shapes}, {counted(plan.rows, 'row')}"
     if plan.classes:
-        images += f", {plan.classes} classes"
+        images += f", {counted(plan.classes, 'class')}"
     pooling = f"levels {joined_numbers(plan.levels)}"
     if plan.head:
         pooling += f", then {plan.head}"
@@ -48,9 +49,12 @@ def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
         ("images", images),
         *_box_lines(plan.boxes),
         ("backbone", f"{plan.backbone}, weights {plan.weights}, layer {' + '.join(plan.layers)}"),
-        ("descriptor", f"{pooling}: {plan.dimension} values"),
+        ("descriptor", f"{pooling}: {counted(plan.dimension, 'value')}"),
         ("output", f"{plan.output}, {human_bytes(plan.output_bytes)}"),
-        ("device", f"{plan.device}, {plan.precision}, {plan.workers} decoding processes"),
+        (
+            "device",
+            f"{plan.device}, {plan.precision}, {counted(plan.workers, 'decoding process')}",
+        ),
     ]
     if plan.already_done or plan.already_failed:
         done = f"{plan.already_done} done, {plan.already_failed} failed before, {plan.to_do} to do"
@@ -58,7 +62,13 @@ def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
     if plan.shard:
         lines.insert(0, ("part", plan.shard))
     if plan.unreadable:
-        lines.insert(1, ("unreadable", f"{plan.unreadable} images: they will be marked as failed"))
+        lines.insert(
+            1,
+            (
+                "unreadable",
+                counted(plan.unreadable, "image: it", "images: they") + " will be marked as failed",
+            ),
+        )
     lines += [("note", note) for note in plan.notes]
     lines += [("setting", f"{part}: {values}") for part, values in (settings or {}).items()]
     return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
@@ -71,10 +81,12 @@ def _box_lines(boxes: BoxSummary | None) -> list[tuple[str, str]]:
     if boxes.format:
         text += f", read as {boxes.format}: {boxes.convention}"
     if boxes.same_region:
-        text += f"; {boxes.same_region} fall on the region of another one"
+        text += "; " + counted(boxes.same_region, "falls", "fall") + " on the region of another one"
     lines = [("boxes", text)]
     if len(boxes.scales) > 1:
-        lines.append(("scales", ", ".join(f"{side}: {n} rows" for side, n in boxes.scales.items())))
+        lines.append(
+            ("scales", ", ".join(f"{side}: {counted(n, 'row')}" for side, n in boxes.scales.items()))
+        )
     return lines
 
 
@@ -107,7 +119,7 @@ def result_text(result: dict[str, Any], verbose: bool) -> str:
     """What a run did, in lines; all failures if ``verbose``."""
     rate = f", {result['images_per_second']} images/s" if result["images_per_second"] else ""
     lines = [
-        f"{result['done']} of {result['images']} images done, {result['failed']} failed "
+        f"{result['done']} of {counted(result['images'], 'image')} done, {result['failed']} failed "
         f"({result['done_now']} + {result['failed_now']} now, {result['seconds']:.1f} s{rate}): {result['output']}"
     ]
     if result["boxes"]:
@@ -116,5 +128,7 @@ def result_text(result: dict[str, Any], verbose: bool) -> str:
     shown = None if verbose else _SHOWN_FAILURES
     lines += first_of(failures, shown, more="  ... and {} more: 'sppfeat info' or -v lists them")
     if result["pending"]:
-        lines.append(f"{result['pending']} images are left: the same command again continues.")
+        lines.append(
+            counted(result["pending"], "image is", "images are") + " left: the same command again continues."
+        )
     return "\n".join(lines)

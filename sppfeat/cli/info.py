@@ -9,7 +9,7 @@ import click
 from sppfeat.cli.options import json_option
 from sppfeat.cli.output import box_counts_text, first_of, human_bytes, print_json, print_result
 from sppfeat.cli.reduction_texts import dimensions_text, variance_text
-from sppfeat.texts import escaped, first_few
+from sppfeat.texts import counted, escaped, first_few
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,7 +152,7 @@ def _text(found: dict[str, Any]) -> str:
             "made",
             f"{found['created']} by sppfeat {found['sppfeat_version']}, schema {found['schema_version']}",
         ),
-        ("features", f"{found['rows']} rows x {found['dimension']} {found['dtype']}"),
+        ("features", f"{counted(found['rows'], 'row')} x {found['dimension']} {found['dtype']}"),
         (
             "images",
             f"{images['total']}: {images['done']} done, {images['failed']} failed, {images['pending']} pending",
@@ -166,9 +166,13 @@ def _text(found: dict[str, Any]) -> str:
     if boxes:
         lines.append(("boxes", f"{boxes['source']}: {box_counts_text(boxes)}"))
         if boxes["images_without_boxes"]:
-            lines.append(("boxes", f"{boxes['images_without_boxes']} images have none"))
+            lines.append(
+                ("boxes", counted(boxes["images_without_boxes"], "image has", "images have") + " none")
+            )
         if len(boxes["scales"]) > 1:
-            lines.append(("scales", ", ".join(f"{side}: {n} rows" for side, n in boxes["scales"].items())))
+            lines.append(
+                ("scales", ", ".join(f"{side}: {counted(n, 'row')}" for side, n in boxes["scales"].items()))
+            )
         lines += _class_lines("of boxes", boxes["classes"])
     lines += _class_lines("classes", found["classes"])
     lines += [("columns", _column_text(block)) for block in found["columns"]]
@@ -195,7 +199,7 @@ def _shard_lines(shard: dict[str, int] | None, sources: list[dict[str, Any]] | N
     if sources is not None:
         shown = first_few((source["path"] for source in sources), _SHOWN)
         nbytes = human_bytes(sum(source["bytes"] for source in sources))
-        lines.append(("virtual", f"the rows lie in {len(sources)} other files, {nbytes}: {shown}"))
+        lines.append(("virtual", f"the rows lie in {counted(len(sources), 'other file')}, {nbytes}: {shown}"))
     return lines
 
 
@@ -223,4 +227,5 @@ def _reduction_lines(reduction: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _column_text(block: dict[str, Any]) -> str:
-    return f"{block['start']}..{block['stop']}: {block['layer']}, level {block['level']}, {block['channels']} channels"
+    channels = counted(block["channels"], "channel")
+    return f"{block['start']}..{block['stop']}: {block['layer']}, level {block['level']}, {channels}"

@@ -11,6 +11,7 @@ import click
 from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.progress import Bar
+from sppfeat.texts import counted
 
 __all__ = ["merge"]
 
@@ -74,10 +75,11 @@ def _named(shards: Iterable[str]) -> Iterable[str]:
 
 
 def _text(found: dict[str, Any]) -> str:
-    images = f"{found['images']} images: {found['done']} done, {found['failed']} failed"
+    images = f"{counted(found['images'], 'image')}: {found['done']} done, {found['failed']} failed"
     size = human_bytes(found["bytes"])
     lines = [
-        f"{found['output']}: {found['rows']} rows x {found['dimension']} of {found['shards']} shards; {images}"
+        f"{found['output']}: {counted(found['rows'], 'row')} x {found['dimension']} of "
+        f"{counted(found['shards'], 'shard')}; {images}"
     ]
     if found["is_virtual"]:
         lines.append(

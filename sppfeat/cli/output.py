@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import click
 
 from sppfeat.errors import StoreError
-from sppfeat.texts import escaped
+from sppfeat.texts import counted, escaped
 
 __all__ = [
     "box_counts_text",
@@ -64,7 +64,7 @@ def box_counts_text(counts: dict[str, int]) -> str:
         >>> box_counts_text({**counts, "sub_cell": 0})
         '9 rows, 6 with a descriptor, 2 of failed or pending images; 2 clipped, 1 degenerate, 0 smaller than a cell'
     """
-    text = f"{counts['rows']} rows, {counts['with_descriptor']} with a descriptor"
+    text = f"{counted(counts['rows'], 'row')}, {counts['with_descriptor']} with a descriptor"
     if counts["of_failed_or_pending"]:
         text += f", {counts['of_failed_or_pending']} of failed or pending images"
     return (

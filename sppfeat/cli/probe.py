@@ -11,7 +11,7 @@ from sppfeat.cli.options import json_option, option, overwrite_output_option, qu
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
-from sppfeat.texts import escaped, first_few
+from sppfeat.texts import counted, escaped, first_few
 
 if TYPE_CHECKING:
     from sppfeat.analysis.probe import ProbeResult, Score
@@ -155,24 +155,30 @@ def _notes(features: Path, result: "ProbeResult", settings: ProbeSettings) -> li
     times = f", {settings.repeats} times" if settings.repeats > 1 else ""
     grouped = ", boxes of an image together" if result.grouped else ""
     lines = [
-        f"{features}: {result.n_rows} rows of {result.dimension} values, {result.n_classes} classes, "
-        f"{result.n_images} images; {settings.folds} folds{times}{grouped}"
+        f"{features}: {counted(result.n_rows, 'row')} of {counted(result.dimension, 'value')}, "
+        f"{result.n_classes} classes, {counted(result.n_images, 'image')}; {settings.folds} folds{times}{grouped}"
     ]
     if result.n_unlabelled:
-        lines.append(f"note: {result.n_unlabelled} rows without label are left out")
+        lines.append(
+            f"note: {counted(result.n_unlabelled, 'row without label is', 'rows without label are')} left out"
+        )
     if result.left_out:
+        rows = counted(sum(size.n_rows for size in result.left_out), "row")
         shown = first_few((f"{escaped(size.name)} {size.n_members}" for size in result.left_out), _SHOWN)
         lines.append(
-            f"note: {len(result.left_out)} classes with {sum(size.n_rows for size in result.left_out)} rows are left "
-            f"out, as they have fewer than {settings.least_per_class} {'images' if result.grouped else 'rows'} "
+            f"note: {counted(len(result.left_out), 'class')} with {rows} left out, having fewer than "
+            f"{counted(settings.least_per_class, 'image' if result.grouped else 'row')} "
             f"(--min-per-class): {shown}"
         )
     if result.n_pending:
         lines.append(
-            f"note: {result.n_pending} images are pending: 'sppfeat extract' has not finished the file"
+            f"note: {counted(result.n_pending, 'image is', 'images are')} pending: 'sppfeat extract' has not "
+            "finished the file"
         )
     if result.n_failed:
-        lines.append(f"note: {result.n_failed} images failed and have no descriptor")
+        lines.append(
+            f"note: {counted(result.n_failed, 'image failed and has', 'images failed and have')} no descriptor"
+        )
     return lines
 
 

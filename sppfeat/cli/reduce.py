@@ -21,6 +21,7 @@ from sppfeat.cli.reduction_texts import dimensions_text, variance_text
 from sppfeat.cli.selection_options import columns_options
 from sppfeat.config import DTYPES, REDUCED_NORMALIZATIONS, REDUCTIONS, DescriptorSpec, ReductionSpec
 from sppfeat.errors import ConfigError
+from sppfeat.texts import counted
 
 if TYPE_CHECKING:
     from sppfeat.analysis.reducing import ReduceReport
@@ -169,7 +170,7 @@ def _result(file: Path, origin: Path | None, output: Path, report: "ReduceReport
 
 
 def _text(found: dict[str, Any]) -> str:
-    rows = f"{found['rows']} rows"
+    rows = counted(found["rows"], "row")
     if found["with_descriptor"] < found["rows"]:
         rows += f", {found['with_descriptor']} with a descriptor"
     dimensions = dimensions_text(

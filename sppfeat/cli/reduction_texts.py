@@ -1,5 +1,7 @@
 """What is said of a reduction of descriptors."""
 
+from sppfeat.texts import counted
+
 __all__ = ["dimensions_text", "variance_text"]
 
 
@@ -21,4 +23,4 @@ def variance_text(share: float, n_rows: int) -> str:
         >>> variance_text(0.75514, 3030)
         '75.51 % of the variance of the 3030 rows that it was fitted on'
     """
-    return f"{100 * share:.2f} % of the variance of the {n_rows} rows that it was fitted on"
+    return f"{100 * share:.2f} % of the variance of the {counted(n_rows, 'row')} that it was fitted on"

@@ -35,6 +35,7 @@ from sppfeat.cli.selection_options import (
     rows_option,
     selection_choice,
 )
+from sppfeat.texts import counted
 
 if TYPE_CHECKING:
     from sppfeat.analysis.thumbnails import Pictured, Thumbnail
@@ -261,5 +262,7 @@ def _read_thumbnails(file: "FeatureFile", pictured: "Mapping[_Key, Pictured]") -
     thumbnails = read_thumbnails(pictured, exif=file.config.input.exif, side=_PICTURE_SIDE)
     unread = [thumbnail.reason for thumbnail in thumbnails.values() if thumbnail.pixels is None]
     if unread:
-        say(f"note: {len(unread)} of {len(thumbnails)} images cannot be read; the first of them: {unread[0]}")
+        say(
+            f"note: {len(unread)} of {counted(len(thumbnails), 'image')} cannot be read; the first of them: {unread[0]}"
+        )
     return thumbnails

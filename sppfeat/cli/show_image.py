@@ -135,8 +135,8 @@ def image(photo: str | None, **options: Any) -> None:
     if options["as_json"]:
         print_json(_numbers(source, boxes, output, channel))
     else:
-        width, height = figure.get_size_inches() * figure.dpi
-        say(f"{width:.0f} x {height:.0f} pixels (width x height): {output}")
+        width, height = map(int, figure.bbox.size)  # as matplotlib makes whole pixels of it
+        say(f"{width} x {height} pixels (width x height): {output}")
 
 
 class _Source(NamedTuple):

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from sppfeat.cli.output import first_of, print_json, print_result
+from sppfeat.texts import counted
 
 __all__ = ["epoch_text", "plan_text", "print_plan", "result_text"]
 
@@ -20,9 +21,9 @@ def print_plan(plan: dict[str, Any], settings: dict[str, Any] | None, as_json: b
 
 def plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
     """The plan, a line each; with all settings where they are given."""
-    labels = f"{plan['classes']} classes" if plan["classes"] else "no labels"
+    labels = counted(plan["classes"], "class") if plan["classes"] else "no labels"
     lines = [
-        f"train:      {plan['images']} images, {labels}; {plan['validation_images']} to validate on"
+        f"train:      {counted(plan['images'], 'image')}, {labels}; {plan['validation_images']} to validate on"
         + (f"; {plan['left_out']} left out" if plan["left_out"] else ""),
         f"network:    {plan['backbone']} ({plan['weights']}), layer {plan['layer']}, "
         f"{plan['parameters'] / 1e6:.2f} million parameters in training",
@@ -30,7 +31,7 @@ def plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
     if plan["teachers"]:
         lines.append(f"teachers:   {', '.join(plan['teachers'])}")
     done = f", {plan['epochs_done']} done" if plan["steps_done"] else ""
-    lines.append(f"steps:      {plan['steps']} in {plan['epochs']} epochs{done}")
+    lines.append(f"steps:      {plan['steps']} in {counted(plan['epochs'], 'epoch')}{done}")
     lines.append(f"device:     {plan['device']}, {plan['precision']}")
     lines.append(f"output:     {plan['output']}")
     lines += [f"note:       {note}" for note in plan["notes"]]
@@ -60,9 +61,9 @@ def epoch_text(entry: dict[str, Any]) -> str:
 def result_text(result: dict[str, Any], verbose: bool) -> str:
     """What came of it."""
     if result["finished"]:
-        came = f"Done: {result['epochs']} epochs; weights in {result['weights']}"
+        came = f"Done: {counted(result['epochs'], 'epoch')}; weights in {result['weights']}"
     else:
-        came = f"Stopped after {result['epochs']} whole epochs: the same command with --resume continues."
+        came = f"Stopped after {counted(result['epochs'], 'whole epoch')}: the same command with --resume continues."
     left_out = [f"left out: {failure}" for failure in result["left_out"]]
     shown = None if verbose else _SHOWN
     return "\n".join([came, *first_of(left_out, shown, more="left out: {} more (-v shows all)")])

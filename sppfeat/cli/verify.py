@@ -10,6 +10,7 @@ from sppfeat.cli.exit_codes import EXIT_ERROR
 from sppfeat.cli.options import json_option, option, quiet_option, recorded_weights_options, root_option
 from sppfeat.cli.output import print_json, print_result
 from sppfeat.cli.progress import Bar
+from sppfeat.texts import counted
 
 __all__ = ["verify"]
 
@@ -78,16 +79,16 @@ def verify(
 
 def _text(result: dict[str, Any], problems: list[str]) -> str:
     lines = [
-        f"{result['path']}: {result['images']} images: {result['done']} done, {result['failed']} failed, "
-        f"{result['pending']} pending; {result['rows']} rows"
+        f"{result['path']}: {counted(result['images'], 'image')}: {result['done']} done, {result['failed']} failed, "
+        f"{result['pending']} pending; {counted(result['rows'], 'row')}"
     ]
     again = result["recomputed"]
     if again:
         lines.append(
-            f"{len(again['rows'])} rows computed again: largest relative difference "
+            f"{counted(len(again['rows']), 'row')} computed again: largest relative difference "
             f"{again['largest_difference']:.1e} (allowed {again['tolerance']:g})"
         )
     lines += [f"warning: {text}" for text in result["warnings"]]
     lines += [f"problem: {text}" for text in problems]
-    lines.append(f"{len(problems)} problems" if problems else "ok")
+    lines.append(counted(len(problems), "problem") if problems else "ok")
     return "\n".join(lines)

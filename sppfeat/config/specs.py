@@ -74,7 +74,8 @@ def parse_levels(levels: str | Iterable[int]) -> tuple[int, ...]:
         parts = levels.split(",") if isinstance(levels, str) else list(levels)
         parsed = tuple(_level(part) for part in parts)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"levels are {levels!r}; allowed: whole numbers such as 1,2,4") from error
+        one = f", or ({levels},)" if isinstance(levels, int) else ""
+        raise ConfigError(f"levels are {levels!r}; allowed: whole numbers such as 1,2,4{one}") from error
     if not parsed or any(not 1 <= n <= _MAX_LEVEL for n in parsed):
         raise ConfigError(f"levels are {levels!r}; allowed: one or more numbers from 1 to {_MAX_LEVEL}")
     if len(set(parsed)) != len(parsed):

@@ -13,6 +13,7 @@ from sppfeat.config import RayOptions
 from sppfeat.cores import available_cores
 from sppfeat.errors import ConfigError, EngineError
 from sppfeat.extras import import_extra
+from sppfeat.texts import counted
 
 __all__ = ["Actors", "choose_actors", "connected", "nodes_of"]
 
@@ -37,8 +38,7 @@ class Actors(NamedTuple):
 
     def __str__(self) -> str:
         gpus = f"{self.n_gpus:g} GPU and " if self.n_gpus else ""
-        actors = "1 actor" if self.n == 1 else f"{self.n} actors"
-        return f"{actors} on Ray, {gpus}{self.n_cpus} CPU{'s' if self.n_cpus > 1 else ''} each"
+        return f"{counted(self.n, 'actor')} on Ray, {gpus}{counted(self.n_cpus, 'CPU')} each"
 
 
 @contextlib.contextmanager

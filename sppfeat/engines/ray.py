@@ -20,6 +20,7 @@ from sppfeat.remote_output import url_of
 from sppfeat.request import ExtractRequest
 from sppfeat.sharding import PLACEHOLDER
 from sppfeat.sources import list_images
+from sppfeat.texts import counted
 from sppfeat.work import Work, find_work, plan_inputs
 
 __all__ = ["prepare_ray"]
@@ -99,8 +100,8 @@ def _finished(means: Means) -> Work | None:
     work = find_work(task, means.notes)
     if len(work.to_do):
         raise StoreError(
-            f"{str(output)!r} has {len(work.to_do)} images to do, and --engine ray did not begin it: --engine local "
-            "continues it"
+            f"{str(output)!r} has {counted(len(work.to_do), 'image')} to do, and --engine ray did not begin it: "
+            "--engine local continues it"
         )
     return work
 

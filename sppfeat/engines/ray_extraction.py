@@ -34,6 +34,7 @@ from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.request import ExtractRequest, PlanSummary
 from sppfeat.sources import local_places
+from sppfeat.texts import counted
 
 __all__ = ["RayExtraction"]
 
@@ -125,8 +126,7 @@ class RayExtraction:
             workers=n_cpus if workers is None else workers,
             notes=self._means.notes,
         )
-        n_parts = len(self._files.paths)
-        device = f"{self.actors or 'Ray'}, {n_parts} part{'s' if n_parts > 1 else ''}"
+        device = f"{self.actors or 'Ray'}, {counted(len(self._files.paths), 'part')}"
         return dataclasses.replace(summarise_plan(plan, self.equipment, state), device=device)
 
     def run(

@@ -119,7 +119,7 @@ def export_to_stream(
         texts = "|".join(text for text, form in EXPORT_FORMATS.items() if form.is_text)
         raise ConfigError(f"the format {name!r} needs a file; allowed for a stream: {texts}")
     contents = _contents(selection, name, dtype, on_progress)
-    with _write_errors("the stream"):
+    with _write_errors(str(getattr(stream, "name", "the stream"))):
         _writer(name)(contents, [stream])
         stream.flush()
     return _result(contents, name, [])

@@ -10,6 +10,7 @@ from sppfeat.errors import LabelError
 from sppfeat.export_formats.contents import Contents
 from sppfeat.export_formats.number_texts import TEXT_BLOCK_NBYTES, printable, printf_format
 from sppfeat.export_formats.separated import write_table
+from sppfeat.texts import counted
 
 __all__ = ["write_svmlight"]
 
@@ -39,8 +40,9 @@ def _labels(contents: Contents) -> npt.NDArray[Any]:
         at = int(unknown[0])
         (path,) = contents.table["path"][at : at + 1]
         raise LabelError(
-            f"{len(unknown)} rows have no label, the first is row {contents.selection.rows[at]} ({path!r}); "
-            "allowed in this format: rows with labels, such as --rows 'label=*', or a file without any"
+            f"{counted(len(unknown), 'row has', 'rows have')} no label, the first is row "
+            f"{contents.selection.rows[at]} ({path!r}); allowed in this format: rows with labels, such as --rows "
+            "'label=*', or a file without any"
         )
     return numbers
 

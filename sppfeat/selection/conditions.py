@@ -28,6 +28,7 @@ _WILD = re.compile(r"[*?\[]")
 _STATUS = {status.name.lower(): status for status in Status}
 _FLAG = {"clipped": RowFlag.CLIPPED, "sub-cell": RowFlag.SUB_CELL, "degenerate": RowFlag.DEGENERATE}
 _SHOWN = 10
+_ANY = "; status=any takes such rows, too"
 _KEYS = ("label", "image", "status", "flag")
 
 
@@ -108,7 +109,7 @@ def _select_by_conditions(
         if step == 0:
             raise ConfigError(f"rows are {text!r}; allowed: a step of 1 or more")
         return np.flatnonzero(wanted & _in_range(file.n_rows, slice(start, stop, step)))
-    numbers = _existing(file, _parse_numbers(text), needs_descriptor=statuses is None)
+    numbers = _existing(file, _parse_numbers(text), needs_descriptor=statuses is None, otherwise=_ANY)
     return numbers[wanted[numbers]]
 
 
@@ -131,9 +132,9 @@ def _in_range(n_rows: int, rows: slice) -> npt.NDArray[np.bool_]:
 
 
 def _existing(
-    file: "FeatureFile", numbers: npt.NDArray[np.int64], *, needs_descriptor: bool
+    file: "FeatureFile", numbers: npt.NDArray[np.int64], *, needs_descriptor: bool, otherwise: str = ""
 ) -> npt.NDArray[np.int64]:
-    """Return row numbers, after a look whether they can be handed out."""
+    """Return row numbers, after a look whether they can be handed out; an error says what is possible otherwise."""
     outside = numbers[(numbers < 0) | (numbers >= file.n_rows)]
     if len(outside):
         known = (
@@ -145,7 +146,7 @@ def _existing(
         image = int(file.image_index[without[0]])
         raise ConfigError(
             f"row {without[0]} ({file.path_of(image)!r}) has no descriptor: its image failed or is pending, or its "
-            "box has no area; status=any takes such rows, too"
+            f"box has no area{otherwise}"
         )
     return numbers
 

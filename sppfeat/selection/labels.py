@@ -15,7 +15,7 @@ from sppfeat.errors import BoxError, ConfigError, LabelError
 from sppfeat.matching import match_images
 from sppfeat.paths import StrPath
 from sppfeat.separated_text import split_rows
-from sppfeat.texts import one_line
+from sppfeat.texts import counted, one_line
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
@@ -92,8 +92,8 @@ def _of_file(file: "FeatureFile", which: str) -> Labels:
 def _of_array(file: "FeatureFile", values: npt.NDArray[Any]) -> Labels:
     if values.ndim < 1 or len(values) not in (file.n_rows, file.n_images):
         raise LabelError(
-            f"labels of shape {values.shape}; allowed: one for each of {file.n_rows} rows, "
-            f"or for each of {file.n_images} images"
+            f"labels of shape {values.shape}; allowed: one for each of {counted(file.n_rows, 'row')}, "
+            f"or for each of {counted(file.n_images, 'image')}"
         )
     if len(values) != file.n_rows:
         values = values[file.image_index]
@@ -120,7 +120,7 @@ def _of_images(file: "FeatureFile", labelled: list[tuple[bytes, str]], where: st
         raise LabelError(f"{where}: {error}") from error
     if labelled and (image_of < 0).all():
         raise LabelError(
-            f"{where}: none of {len(labelled)} names is an image of {str(file.path)!r}; the first is "
+            f"{where}: none of the names ({len(labelled)}) is an image of {str(file.path)!r}; the first is "
             f"{one_line(repr(os.fsdecode(labelled[0][0])))}"
         )
     of_image: list[str | None] = [None] * file.n_images
@@ -167,7 +167,7 @@ def _read_table(file: "FeatureFile", path: Path) -> Labels:
     for line, fields in lines:
         if len(fields) != len(header):
             raise LabelError(
-                f"{where}, line {line}: found {len(fields)} fields; allowed: {len(header)}, as in the header"
+                f"{where}, line {line}: found {counted(len(fields), 'field')}; allowed: {len(header)}, as in the header"
             )
         if row is not None:
             of_row[_row_number(fields[row], of_row, f"{where}, line {line}")] = fields[label]

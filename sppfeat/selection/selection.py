@@ -16,6 +16,7 @@ from sppfeat.selection.conditions import RowsLike, select_rows
 from sppfeat.selection.labels import Labels, LabelSource, read_labels
 from sppfeat.selection.pandas_table import to_pandas
 from sppfeat.selection.scaling import is_scaled_again, scale_again, take_scaled
+from sppfeat.texts import counted
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
@@ -27,7 +28,7 @@ __all__ = ["Selection", "select"]
 _COPIED_NBYTES = 64 << 20  # of whole descriptors that are cut and scaled at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selection:
     """Some rows and columns of an open feature file; see :meth:`sppfeat.reader.FeatureFile.select`.
 
@@ -45,6 +46,12 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        rows = f"{len(self)} of {counted(self.file.n_rows, 'row')}"
+        return (
+            f"<Selection of {str(self.file.path)!r}: {rows} x {self.dimension} of {self.columns.dimension}>"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickled without its vectors, which the file has."""

@@ -18,6 +18,7 @@ from sppfeat.sources.repeats import Once, find_repeated
 from sppfeat.sources.roots import below, common_root
 from sppfeat.sources.segments import Segment
 from sppfeat.sources.storage import FileStorage, JoinedStorage, Storage
+from sppfeat.texts import counted
 
 __all__ = ["LABEL_MODES", "Listing", "list_images"]
 
@@ -87,9 +88,14 @@ def list_images(
     segments = list(read_inputs(inputs, stdin=stdin))
     n_other_files = sum(segment.n_other_files for segment in segments)
     if not any(len(segment.names) for segment in segments):
+        others = counted(n_other_files, "file there has", "files there have")
         raise ConfigError(
-            f"no images in {', '.join(map(repr, inputs[:5]))}: {n_other_files} files there have no "
-            f"suffix of an image ({' '.join(sorted(IMAGE_SUFFIXES))})"
+            f"no images in {', '.join(map(repr, inputs[:5]))}: "
+            + (
+                f"{others} no suffix of an image ({' '.join(sorted(IMAGE_SUFFIXES))})"
+                if n_other_files
+                else "empty"
+            )
         )
     root = common_root(segments)
     paths = _joined_paths(segments, root)

@@ -12,6 +12,7 @@ from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError
 from sppfeat.learning import read_sizes
 from sppfeat.sources import FileStorage, Listing, list_images
+from sppfeat.texts import counted
 
 __all__ = ["Examples", "read_examples", "split_examples", "with_classes"]
 
@@ -81,7 +82,7 @@ def read_examples(
     unreadable = {os.fsdecode(paths[image]): reason for image, reason in errors.items()}
     if not len(images):
         path, reason = next(iter(unreadable.items()))
-        raise ConfigError(f"none of the {len(paths)} images can be read, such as {path!r}: {reason}")
+        raise ConfigError(f"none of the images ({len(paths)}) can be read, such as {path!r}: {reason}")
     classes = tuple(os.fsdecode(name) for name in listing.classes)
     return Examples(listing, image_hw, images, listing.labels, classes), unreadable
 
@@ -112,7 +113,8 @@ def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[E
     validation = np.concatenate(held_out)
     if not len(validation):
         raise ConfigError(
-            f"val-fraction {fraction:g} of {len(examples)} images in {len(held_out)} classes is none"
+            f"val-fraction {fraction:g} of {counted(len(examples), 'image')} in {counted(len(held_out), 'class')} "
+            "is none"
         )
     return examples.of(np.setdiff1d(examples.images, validation)), examples.of(validation)
 
@@ -133,7 +135,9 @@ def with_classes(examples: Examples, classes: Sequence[str], *, what: str) -> Ex
     unknown = sorted({examples.classes[label] for label in np.unique(labels[labels >= 0])} - set(index))
     if unknown or (labels < 0).any():
         found = f"classes {', '.join(map(repr, unknown[:5]))}" if unknown else "images without a class"
-        raise ConfigError(f"the {what} has {found}; allowed: the {len(classes)} classes that are trained")
+        raise ConfigError(
+            f"the {what} has {found}; allowed: {counted(len(classes), 'class that is', 'classes that are')} trained"
+        )
     renamed = np.array([*(index.get(name, -1) for name in examples.classes), -1], dtype=np.int64)
     return Examples(
         examples.listing, examples.image_hw, examples.images, renamed[examples.labels], tuple(classes)

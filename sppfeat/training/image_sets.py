@@ -9,6 +9,7 @@ import numpy as np
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.errors import ConfigError
 from sppfeat.plan import input_sizes
+from sppfeat.texts import counted
 from sppfeat.training.epochs import full_input
 from sppfeat.training.examples import Examples, read_examples, split_examples, with_classes
 from sppfeat.training.settings import DataSettings, TrainRequest
@@ -67,12 +68,19 @@ def read_image_sets(
 def _notes(train: Examples, validation: Examples | None) -> list[str]:
     """What the user should know of the inputs."""
     repeated = [e.listing.n_repeated for e in (train, validation) if e is not None]
-    notes = [f"{n} inputs are named more than once: each is taken once" for n in repeated if n]
+    notes = [
+        counted(n, "input is", "inputs are") + " named more than once: each is taken once"
+        for n in repeated
+        if n
+    ]
     if validation is not None:
         paths = {train.path(image) for image in train.images.tolist()}
         n_shared = sum(validation.path(image) in paths for image in validation.images.tolist())
         if n_shared:
-            notes.append(f"{n_shared} of {len(validation)} validation images are trained on too")
+            notes.append(
+                f"{n_shared} of {counted(len(validation), 'validation image')} "
+                f"{'is' if n_shared == 1 else 'are'} trained on too"
+            )
     return notes
 
 
@@ -129,5 +137,7 @@ def _fitting(
     }
     if len(left_out) == len(examples):
         path, reason = next(iter(left_out.items()))
-        raise ConfigError(f"none of the {len(examples)} images can be run whole, such as {path!r}: {reason}")
+        raise ConfigError(
+            f"none of the images ({len(examples)}) can be run whole, such as {path!r}: {reason}"
+        )
     return examples.of(np.setdiff1d(examples.images, too_odd)), left_out

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from sppfeat.analysis.contact_sheet import ContactSheet, Neighbour, SheetLine
 from sppfeat.analysis.pictures.figure import new_figure, plain
 from sppfeat.analysis.thumbnails import Thumbnail
-from sppfeat.texts import one_line
+from sppfeat.texts import counted, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,8 @@ def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thu
 
 def sheet_text(sheet: ContactSheet) -> str:
     """What the sheet shows, in a line."""
-    text = f"{len(sheet.lines)} queries (left) and their {sheet.k} nearest rows by {sheet.metric} distance"
+    text = counted(len(sheet.lines), "query (left) and its", "queries (left) and their")
+    text += f" {counted(sheet.k, 'nearest row')} by {sheet.metric} distance"
     if sheet.n_judged:
         text += f"; {sheet.n_same} of {sheet.n_judged} of the query's class"
     return text

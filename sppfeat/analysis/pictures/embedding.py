@@ -10,7 +10,7 @@ from sppfeat.analysis.class_marks import ClassMark, mark_classes
 from sppfeat.analysis.embedding import Embedding
 from sppfeat.analysis.pictures.figure import new_figure, plain
 from sppfeat.analysis.thumbnails import Thumbnail
-from sppfeat.texts import one_line
+from sppfeat.texts import counted, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +120,8 @@ def caption(embedding: Embedding) -> str:
     """How many rows are shown, of how many."""
     n = len(embedding.selection)
     drawn = n + embedding.n_nonfinite < embedding.n_rows
-    rows = f"{n:,} of {embedding.n_rows:,} rows, drawn at random" if drawn else f"{n:,} rows"
+    rows = counted(embedding.n_rows if drawn else n, "row", thousands=",")
+    rows = f"{n:,} of {rows}, drawn at random" if drawn else rows
     left_out = f"; {embedding.n_nonfinite:,} with NaN or infinities left out" if embedding.n_nonfinite else ""
     return f"{_NAMES[embedding.method]} of {rows}{left_out}"
 
@@ -128,7 +129,7 @@ def caption(embedding: Embedding) -> str:
 def mark_text(mark: ClassMark) -> str:
     """What a legend says of a mark."""
     if mark.name is None:
-        return f"{mark.n_classes} more classes ({len(mark.positions)})"
+        return f"{counted(mark.n_classes, 'more class')} ({len(mark.positions)})"
     name = one_line(mark.name, longest=_LONGEST_NAME) or "no label"
     return f"{name} ({len(mark.positions)})"
 

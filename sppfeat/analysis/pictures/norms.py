@@ -6,7 +6,7 @@ import numpy as np
 
 from sppfeat.analysis.distributions import Norms
 from sppfeat.analysis.pictures.figure import COLOURS, new_figure, plain
-from sppfeat.texts import one_line
+from sppfeat.texts import counted, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,8 @@ def norms_text(norms: Norms, layer: int) -> str:
     values = norms.values[:, layer]
     n = len(values)
     drawn = n + norms.n_nonfinite < norms.n_rows
-    rows = f"{n:,} of {norms.n_rows:,} rows, drawn at random" if drawn else f"{n:,} rows"
+    rows = counted(norms.n_rows if drawn else n, "row", thousands=",")
+    rows = f"{n:,} of {rows}, drawn at random" if drawn else rows
     text = f"{one_line(norms.layers[layer], longest=60)}: {rows}"
     if n:
         low, median, high = np.quantile(values, (0, 0.5, 1)).tolist()
@@ -63,7 +64,7 @@ def norms_text(norms: Norms, layer: int) -> str:
             else f", {low:.4g} to {high:.4g}, median {median:.4g}"
         )
     if norms.n_zero[layer]:
-        text += f"; {norms.n_zero[layer]:,} are zero"
+        text += "; " + counted(norms.n_zero[layer], "is", "are", thousands=",") + " zero"
     if norms.n_nonfinite:
         text += f"; {norms.n_nonfinite:,} with NaN or infinities left out"
     return text

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.distributions import Sizes
 from sppfeat.analysis.pictures.figure import COLOURS, HEAT, new_figure
+from sppfeat.texts import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,10 @@ _GREY = "#8A8A8A"
 _WIDE_RANGE = 8  # of the largest side to the smallest, from which on axes are logarithmic
 _MOST_POINTS = 2000  # drawn one by one; of more, cells are coloured by how many lie in them
 _N_BINS = 40
+_WHAT = {
+    "images": ("image as displayed", "images as displayed"),
+    "boxes": ("box, as far as inside its image", "boxes, as far as inside their image"),
+}
 
 
 def sizes_figure(sizes: Sizes) -> "Figure":
@@ -69,12 +74,14 @@ def draw_sizes(figure: "Figure", sizes: Sizes) -> None:
 def sizes_text(sizes: Sizes) -> str:
     """What is to be said of sizes, in a line."""
     n = len(sizes.widths)
-    what = "images as displayed" if sizes.of == "images" else "boxes, as far as inside their image"
-    text = f"{n:,} {what}"
+    one, many = _WHAT[sizes.of]
+    text = counted(n, one, many, thousands=",")
     if n:
         same = len(np.unique(np.stack([sizes.widths, sizes.heights]), axis=1).T)
         median = f"{np.median(sizes.widths):.0f} x {np.median(sizes.heights):.0f}"
-        text += f": {same:,} different sizes, median {median} (width x height)"
+        text += (
+            f": {counted(same, 'size', 'different sizes', thousands=',')}, median {median} (width x height)"
+        )
     if sizes.n_left_out:
         why = "failed or of unknown size" if sizes.of == "images" else "without descriptor"
         text += f"; {sizes.n_left_out:,} {why} not counted"

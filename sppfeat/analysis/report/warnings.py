@@ -6,6 +6,7 @@ from sppfeat.analysis.distributions import Norms
 from sppfeat.analysis.report.facts import Summary
 from sppfeat.analysis.thumbnails import Thumbnail
 from sppfeat.reader import FeatureFile
+from sppfeat.texts import counted
 
 __all__ = ["find_warnings"]
 
@@ -20,12 +21,14 @@ def find_warnings(
     if not summary.n_rows:
         yield "The file has no rows."
     if summary.n_selected < summary.n_described:
-        yield f"Only {summary.n_selected:,} of {summary.n_described:,} rows were chosen for this page."
+        were = "was" if summary.n_selected == 1 else "were"
+        yield f"Only {summary.n_selected:,} of {summary.n_described:,} rows {were} chosen for this page."
     if summary.n_columns < summary.dimension:
         yield f"Only {summary.n_columns:,} of the {summary.dimension:,} values of each row were chosen for this page."
     if summary.n_pending:
+        are = "is" if summary.n_pending == 1 else "are"
         yield (
-            f"The file is not complete: {summary.n_pending:,} of {summary.n_images:,} images are pending. The same "
+            f"The file is not complete: {summary.n_pending:,} of {summary.n_images:,} images {are} pending. The same "
             "extract command continues it."
         )
     if summary.n_failed:
@@ -35,9 +38,13 @@ def find_warnings(
     if norms is not None:
         for layer, n_zero in zip(norms.layers, norms.n_zero, strict=True):
             if n_zero:
-                yield f"{n_zero:,} of {len(norms.values):,} rows are zero throughout layer {layer}."
+                of_rows = counted(len(norms.values), "row", thousands=",")
+                yield f"{n_zero:,} of {of_rows} {'is' if n_zero == 1 else 'are'} zero throughout layer {layer}."
         if norms.n_nonfinite:
-            yield f"{norms.n_nonfinite:,} rows hold NaN or infinities, which most methods refuse."
+            yield (
+                counted(norms.n_nonfinite, "row holds", "rows hold", thousands=",")
+                + " NaN or infinities, which most methods refuse."
+            )
     yield from _of_boxes(summary)
     yield from _of_classes(summary)
     unread = [thumbnail.reason for thumbnail in thumbnails.values() if thumbnail.pixels is None]
@@ -53,7 +60,15 @@ def _of_boxes(summary: Summary) -> Iterator[str]:
     if not boxes:
         return
     if boxes["degenerate"]:
-        yield f"{boxes['degenerate']:,} boxes have no area inside their image, and no descriptor."
+        yield (
+            counted(
+                boxes["degenerate"],
+                "box has no area inside its",
+                "boxes have no area inside their",
+                thousands=",",
+            )
+            + " image, and no descriptor."
+        )
     n_small = boxes["sub_cell"]
     if n_small > _MANY_SUB_CELL * max(1, boxes["rows"]):
         yield (
