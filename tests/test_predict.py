@@ -19,7 +19,7 @@ from labelled_files import box_file, image_file, separable
 
 from sppfeat.analysis.classifier import make_pipeline
 from sppfeat.analysis.classifier_file import fit_classifier, load_classifier, save_classifier
-from sppfeat.analysis.prediction import predict, select_for
+from sppfeat.analysis.prediction import count_learned, predict, select_for
 from sppfeat.analysis.settings import ProbeSettings
 from sppfeat.cli import main
 from sppfeat.errors import StoreError
@@ -88,7 +88,11 @@ def test_a_table_has_what_the_pipeline_says(features, model, folder):
         assert [float(line[name]) for name in header[5:]] == pytest.approx(decision[i].tolist(), rel=1e-5)
         assert float(line["score"]) == pytest.approx(decision[i].max(), rel=1e-5)
     right = np.mean(decision.argmax(axis=1)[y >= 0] == y[y >= 0])
-    assert result.stderr == f"accuracy: {100 * right:.1f} % of 25 rows of classes that it knows\n"
+    assert result.stderr == (
+        "note: 25 of 26 rows are among those that the classifier learned from: of others it gets fewer right, "
+        "as 'sppfeat probe' says\n"
+        f"accuracy: {100 * right:.1f} % of 25 rows of classes that it knows\n"
+    )
     assert b"\xff" in result.stdout_bytes
     assert run("predict", model, features, "-q", "--scores", "-o", folder / "p.csv").stdout == ""
     assert (folder / "p.csv").read_bytes() == result.stdout_bytes
@@ -132,7 +136,32 @@ def test_a_classifier_survives_its_file(features, tmp_path):
         assert dataclasses.replace(loaded, pipeline=None) == dataclasses.replace(fitted, pipeline=None)
         (a,), (b,) = (list(predict(c, select_for(c, file))) for c in (fitted, loaded))
         assert np.array_equal(a.scores, b.scores)
+        assert np.array_equal(loaded.learned, fitted.learned)
         assert loaded.classes == ("cat", "d,og", "\udcff\r")
+
+
+def test_rows_that_were_learned_from_are_known_by_place_and_box(tmp_path):
+    path = box_file(tmp_path / "f.h5", [[0, 1], [1, 0], [0], [1]] * 5)
+    with FeatureFile(path) as file:
+        half = fit_classifier(file.select(rows="::2"), ProbeSettings())
+        assert count_learned(half, select_for(half, file)) == 15
+        assert count_learned(half, select_for(half, file, rows="1::2")) == 0
+        assert count_learned(half, select_for(half, file, rows=[4, 4, 5])) == 2
+    (tmp_path / "g.h5").write_bytes(path.read_bytes())
+    with h5py.File(tmp_path / "g.h5", "r+") as copy:  # the same names in another folder are other images
+        copy.attrs["input_root"] = f"{copy.attrs['input_root']}/test"
+    with FeatureFile(tmp_path / "g.h5") as file:
+        assert count_learned(half, select_for(half, file)) == 0
+
+
+def test_a_classifier_of_before_it_kept_which_rows_it_learned_from(features, model, tmp_path):
+    content = content_of(model)
+    del content["learned"]
+    (tmp_path / "old.skops").write_bytes(skops.dumps(content))
+    old, new = (run("predict", of, features, "-q") for of in (tmp_path / "old.skops", model))
+    assert old.exit_code == 0
+    assert old.stdout == new.stdout
+    assert old.stderr.startswith("accuracy: ")
 
 
 def test_other_labels_and_rows_without_descriptor(features, model, tmp_path):
@@ -143,14 +172,14 @@ def test_other_labels_and_rows_without_descriptor(features, model, tmp_path):
         opened["images/status"][1] = 2
     result = run("predict", model, path, "-q")
     assert [line["row"] for line in lines_of(result.stdout_bytes)] == ["0", "2", "3"]
-    assert "note: 1 rows of the file have no descriptor" in result.stderr
-    assert "note: 1 rows are of classes that the classifier does not know" in result.stderr
-    assert "% of 1 rows" in result.stderr
+    assert "note: 1 row of the file has no descriptor" in result.stderr
+    assert "note: 1 row is of classes that the classifier does not know" in result.stderr
+    assert "% of 1 row " in result.stderr
     (tmp_path / "l.csv").write_text("row,label\n0,cat\n3,d\n")
     result = run("predict", model, path, "-q", "--labels-from", tmp_path / "l.csv")
     assert [line["label"] for line in lines_of(result.stdout_bytes)] == ["cat", "", "d"]
     unlabelled = image_file(tmp_path / "u.h5", [-1] * 3, classes=[])
-    assert run("predict", model, unlabelled, "-q").stderr == ""
+    assert "accuracy" not in run("predict", model, unlabelled, "-q").stderr
 
 
 def test_a_file_without_rows(model, tmp_path):
@@ -188,8 +217,8 @@ def test_files_of_other_settings(features, model, tmp_path, settings, message):
     result = run("predict", model, path, "-q", "-o", tmp_path / "p.csv")
     assert (tmp_path / "p.csv").exists() == (message is None)
     assert result.exit_code == (0 if message is None else 1), result.output
-    assert message is None or re.search(message, result.stderr)
-    assert result.stderr.count("\n") == 1
+    assert re.search(message or "^note: 25 of 26 rows .*\naccuracy: .*\n$", result.stderr)
+    assert message is None or result.stderr.count("\n") == 1
 
 
 def test_reduced_files_are_predicted_by_classifiers_of_the_same_reduction(features, model, tmp_path):
@@ -289,6 +318,8 @@ def damaged_models(model):
     yield "config no JSON", skops.dumps({**content, "config": "["})
     yield "not fitted", skops.dumps({**content, "pipeline": make_pipeline_like(content["pipeline"])})
     yield "one step", skops.dumps({**content, "pipeline": content["pipeline"][1:]})
+    yield "other rows", skops.dumps({**content, "learned": content["learned"][:-1]})
+    yield "rows of another type", skops.dumps({**content, "learned": [1, 2]})
     yield "no pipeline", skops.dumps({**content, "pipeline": 3})
     yield "another type", skops.dumps({**content, "pipeline": Foreign()})
     nan = skops.loads(skops.dumps(content))

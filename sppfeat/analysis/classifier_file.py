@@ -3,15 +3,17 @@
 import json
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sppfeat._version import __version__
 from sppfeat.analysis.labelled import labelled_rows
 from sppfeat.analysis.pipeline_fitting import fit_pipeline
+from sppfeat.analysis.row_digests import row_digests
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extras import import_extra
@@ -42,6 +44,8 @@ class FittedClassifier:
         reduction: fingerprint of what reduced its descriptors; None where nothing did.
         n_rows: that it was fitted on.
         sppfeat_version: that fitted it.
+        learned: ``(n_rows,)`` uint64, :func:`~sppfeat.analysis.row_digests.row_digests` of these rows; None of a
+            classifier that was saved without.
     """
 
     pipeline: Any
@@ -51,6 +55,7 @@ class FittedClassifier:
     reduction: str | None
     n_rows: int
     sppfeat_version: str
+    learned: npt.NDArray[np.uint64] | None = field(default=None, compare=False)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -87,6 +92,7 @@ def fit_classifier(
         reduction=selection.file.reduction_fingerprint,
         n_rows=len(labelled.y),
         sppfeat_version=__version__,
+        learned=row_digests(selection, labelled.positions),
     )
 
 
@@ -108,6 +114,7 @@ def save_classifier(path: Path, classifier: FittedClassifier) -> None:
             "columns": [list(block) for block in classifier.columns],
             "reduction": classifier.reduction,
             "n_rows": classifier.n_rows,
+            "learned": classifier.learned,
             "pipeline": classifier.pipeline,
         }
     )
@@ -180,7 +187,21 @@ def _from_content(content: Any) -> FittedClassifier:
         reduction=None if content["reduction"] is None else str(content["reduction"]),
         n_rows=int(content["n_rows"]),
         sppfeat_version=str(content["sppfeat_version"]),
+        learned=_learned(content.get("learned"), int(content["n_rows"])),
     )
+
+
+def _learned(digests: Any, n_rows: int) -> npt.NDArray[np.uint64] | None:
+    """The digests of the rows; files of before there were any have none.
+
+    Raises:
+        ValueError: they are not what they should be.
+    """
+    if digests is None:
+        return None
+    if not isinstance(digests, np.ndarray) or digests.dtype != np.uint64 or digests.shape != (n_rows,):
+        raise ValueError("its digests of rows are malformed")
+    return digests
 
 
 def _json_object(text: str) -> dict[str, Any]:

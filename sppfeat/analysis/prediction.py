@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sppfeat.analysis.classifier_file import FittedClassifier
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.finite import check_finite
+from sppfeat.analysis.row_digests import row_digests
 from sppfeat.comparability import descriptor_differences
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import StoreError
@@ -18,7 +19,7 @@ from sppfeat.selection import LabelSource, RowsLike, Selection
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile
 
-__all__ = ["Predictions", "predict", "select_for"]
+__all__ = ["Predictions", "count_learned", "predict", "select_for"]
 
 _BLOCK_NBYTES = 64 << 20  # of rows that are classified at once, as float32
 _BLOCK_ROWS = 4096  # of short ones, likewise
@@ -105,6 +106,17 @@ def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Pred
         # Of two classes there is one number: that of the second, the opposite of that of the first.
         scores = np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision
         yield Predictions(positions, np.argmax(scores, axis=1), scores)
+
+
+def count_learned(classifier: FittedClassifier, selection: Selection) -> int | None:
+    """How many rows of a selection a classifier was fitted on; None where it does not know.
+
+    A row is known by the place of its image and by its box: see :func:`~sppfeat.analysis.row_digests.row_digests`.
+    """
+    if classifier.learned is None:
+        return None
+    digests = row_digests(selection, np.arange(len(selection)))
+    return int(np.isin(digests, classifier.learned).sum())
 
 
 def _is_linear(config: ExtractConfig) -> bool:

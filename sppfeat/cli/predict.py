@@ -11,6 +11,7 @@ from sppfeat.cli.options import option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import say, standard_output
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import labels_from_option, rows_option
+from sppfeat.texts import counted
 
 __all__ = ["predict"]
 
@@ -48,7 +49,7 @@ def predict(
     rows have labels, the accuracy is said on standard error.
     """
     from sppfeat.analysis.classifier_file import load_classifier
-    from sppfeat.analysis.prediction import select_for
+    from sppfeat.analysis.prediction import count_learned, select_for
     from sppfeat.analysis.prediction_table import write_predictions
     from sppfeat.locking import check_new_file, refuse_input
     from sppfeat.reader import FeatureFile
@@ -63,6 +64,7 @@ def predict(
         if output is not None:
             refuse_input(output, file.read_paths)
         selection = select_for(classifier, file, rows=rows or None, labels=labels_from)
+        n_learned = count_learned(classifier, selection)
         n_without = file.n_rows - len(file.rows_with_descriptor())
         with (
             _opened(output) as target,
@@ -72,13 +74,21 @@ def predict(
                 target, classifier, selection, with_scores=scores, on_progress=bar.move_to
             )
     if n_without:
-        say(f"note: {n_without} rows of the file have no descriptor: their images failed or are pending")
+        one, many = "row of the file has no descriptor and is", "rows of the file have no descriptor and are"
+        say(f"note: {counted(n_without, one, many)} left out")
     if tally.n_unknown:
-        say(f"note: {tally.n_unknown} rows are of classes that the classifier does not know")
-    if tally.n_known:
         say(
-            f"accuracy: {100 * tally.n_right / tally.n_known:.1f} % of {tally.n_known} rows of classes that it knows"
+            f"note: {counted(tally.n_unknown, 'row is', 'rows are')} of classes that the classifier does not know"
         )
+    if n_learned:
+        are = "is" if n_learned == 1 else "are"
+        say(
+            f"note: {n_learned} of {counted(len(selection), 'row')} {are} among those that the classifier learned "
+            "from: of others it gets fewer right, as 'sppfeat probe' says"
+        )
+    if tally.n_known:
+        share = 100 * tally.n_right / tally.n_known
+        say(f"accuracy: {share:.1f} % of {counted(tally.n_known, 'row')} of classes that it knows")
 
 
 @contextlib.contextmanager
