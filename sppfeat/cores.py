@@ -4,6 +4,8 @@ import math
 import os
 from pathlib import Path
 
+from sppfeat.control_groups import read_limits
+
 __all__ = ["available_cores", "visible_cores"]
 
 
@@ -26,23 +28,8 @@ def visible_cores() -> int:
 
 def _quota(root: Path) -> float:
     """Cores by the narrowest quota of the groups that this process is in; infinity without any."""
-    quota = math.inf
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        controllers, _, path = line.partition(":")[2].partition(":")
-        if controllers == "":
-            for group in _groups(root / "sys/fs/cgroup", path):
-                quota = min(quota, _ratio(_text(group / "cpu.max").split()))
-        elif "cpu" in controllers.split(","):
-            for group in _groups(root / "sys/fs/cgroup/cpu", path):
-                period = _text(group / "cpu.cfs_period_us")
-                quota = min(quota, _ratio([_text(group / "cpu.cfs_quota_us").strip(), period.strip()]))
-    return quota
-
-
-def _groups(mount: Path, path: str) -> list[Path]:
-    """The folders of a group and of all that it is in; a container may see its own group as the outermost one."""
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    return [mount.joinpath(*parts[:n]) for n in range(len(parts) + 1)]
+    limits = read_limits(root, "cpu", unified="cpu.max", legacy=("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    return min(map(_ratio, limits), default=math.inf)
 
 
 def _ratio(quota_and_period: list[str]) -> float:
@@ -51,10 +38,3 @@ def _ratio(quota_and_period: list[str]) -> float:
     except ValueError:  # "max", or no such file
         return math.inf
     return quota / period if quota > 0 and period > 0 else math.inf
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""

@@ -1,15 +1,48 @@
-"""How this process deals with the memory that its arrays and tensors leave behind."""
+"""How much memory this process may use, and what becomes of that which its arrays and tensors leave behind."""
 
 import ctypes
 import functools
+import math
 import mmap
+import os
 import platform
+from pathlib import Path
 
-__all__ = ["drop_pages", "keep_freed_memory", "return_freed_memory"]
+from sppfeat.control_groups import read_limits
+from sppfeat.errors import ConfigError
+
+__all__ = ["available_nbytes", "check_copy", "drop_pages", "keep_freed_memory", "return_freed_memory"]
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER = -1
+_FINE_NBYTES = 1 << 29  # of a copy, of which nobody need be asked
+
+
+def available_nbytes(root: Path = Path("/")) -> int:
+    """Bytes of memory that the system lets this process use: the machine's, or what its control groups leave of it.
+
+    Args:
+        root: of the file system.
+    """
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = read_limits(root, "memory", unified="memory.max", legacy=("memory.limit_in_bytes",))
+    return min([physical, *(int(words[0]) for words in limits if words and words[0].isdecimal())])
+
+
+def check_copy(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
+    """Refuse a copy of rows of a file that no memory can hold: the system would end the process.
+
+    Raises:
+        ConfigError: it is larger than :func:`available_nbytes`.
+    """
+    nbytes = math.prod(shape) * itemsize
+    if nbytes > _FINE_NBYTES and nbytes > (most := available_nbytes()):
+        raise ConfigError(
+            f"{str(path)!r}: these rows are a copy of {nbytes / 1e9:.1f} GB, allowed are {most / 1e9:.1f} GB: "
+            "take them by iter_batches, or fewer rows or columns. Of one file X is no copy where all of it is asked "
+            "for (rows='status=any': with NaN where there is no descriptor)"
+        )
 
 
 def drop_pages(mapped: mmap.mmap) -> None:

@@ -395,6 +395,9 @@ class FeatureFile:
             else a copy. ``y`` ``(n,)`` int64, the class of each row as an index into :attr:`target_names`: of its
             box if the box file has classes, else of its image; -1 where it has none; None where no classes are
             known. With ``labels=`` the numbers are of the names that :meth:`select` gives as its ``target_names``.
+
+        Raises:
+            ConfigError: the memory cannot hold the copy; or see :meth:`select`.
         """
         return self.select(labels=labels, levels=levels, layers=layers, rows=rows, bins=bins).to_sklearn()
 

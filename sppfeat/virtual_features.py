@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from sppfeat.memory import drop_pages
+from sppfeat.memory import check_copy, drop_pages
 from sppfeat.source_files import SourceFiles
 from sppfeat.texts import counted
 
@@ -155,6 +155,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
     def _taken(self, rows: npt.NDArray[np.int64], columns: Any) -> _Array:
         """Return rows ``(k,)`` in any order, copied source by source."""
         like = np.empty((0, self.shape[1]), dtype=self.dtype)[:, columns]
+        check_copy(self._sources.merged, (len(rows), *like.shape[1:]), self.dtype.itemsize)
         taken = np.empty((len(rows), *like.shape[1:]), dtype=self.dtype)
         for source, positions in self._by_source(rows):
             local = _as_slice(rows[positions] - self._sources[source].first_row)

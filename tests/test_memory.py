@@ -14,9 +14,12 @@ from sppfeat.analysis.embedding import embed_rows
 from sppfeat.analysis.neighbours import nearest_rows
 from sppfeat.analysis.prediction import predict
 from sppfeat.analysis.settings import ProbeSettings
+from sppfeat.errors import ConfigError
+from sppfeat.memory import available_nbytes
 from sppfeat.reader import FeatureFile
 from sppfeat.verification import verify_file
 
+PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 REPEATED = """
 import resource
 import numpy as np
@@ -109,3 +112,36 @@ def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
             file.drop_pages()
             read()
             assert mapped_nbytes(path) < every.X.nbytes / 2, name
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "nbytes"),
+    [
+        ("", {}, PHYSICAL),
+        (
+            "0::/a\n",
+            {"sys/fs/cgroup/memory.max": "max\n", "sys/fs/cgroup/a/memory.max": "1000000\n"},
+            1000000,
+        ),
+        ("0::/a\n", {"sys/fs/cgroup/memory.max": "5000\n", "sys/fs/cgroup/a/memory.max": "1000000\n"}, 5000),
+        ("5:memory:/b\n", {"sys/fs/cgroup/memory/b/memory.limit_in_bytes": "700000\n"}, 700000),
+        ("5:memory:/\n", {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, PHYSICAL),
+        ("0::/\n", {"sys/fs/cgroup/memory.max": "?\n"}, PHYSICAL),
+    ],
+)
+def test_memory_is_what_control_groups_leave(tmp_path, groups, files, nbytes):
+    for name, text in {"proc/self/cgroup": groups, **files}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert available_nbytes(tmp_path) == nbytes
+
+
+def test_a_copy_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
+    with FeatureFile(image_file(tmp_path / "f.h5", [0, 1] * 10)) as file:
+        monkeypatch.setattr("sppfeat.memory._FINE_NBYTES", 0)
+        monkeypatch.setattr("sppfeat.memory.available_nbytes", lambda: file.dimension * file.n_rows)
+        with pytest.raises(ConfigError, match=r"copy of .* GB, .*iter_batches"):
+            file.to_sklearn(rows="::2")
+        assert sum(len(x) for x, _ in file.iter_batches(2, rows="::2")) == 10
+        assert len(file.to_sklearn()[0]) == 20  # a view

@@ -24,7 +24,7 @@ from sppfeat.analysis.reducing import reduce_file
 from sppfeat.cli import main
 from sppfeat.config import ReductionSpec
 from sppfeat.continuation import copy_rows
-from sppfeat.errors import StoreError
+from sppfeat.errors import ConfigError, StoreError
 from sppfeat.export_formats import export_features
 from sppfeat.merging import merge_shards
 from sppfeat.reader import FeatureFile
@@ -542,7 +542,7 @@ def test_paths_that_lead_anywhere(folder):
         paths.append(shutil.copy2(path, folder / f"{len(paths)}.merged"))
     code = """
 import sys, sppfeat
-from sppfeat.errors import StoreError
+from sppfeat.errors import ConfigError, StoreError
 for path in sys.argv[1:]:
     try:
         sppfeat.open(path).features[:]
@@ -627,3 +627,13 @@ def test_sources_of_a_file_that_has_its_rows_are_nobody_s_business(folder):
 )
 def test_how_paths_are_recorded(source, output, expected):
     assert recorded_path(source, output) == expected.encode()
+
+
+def test_a_copy_that_no_memory_holds_is_refused(pristine, monkeypatch):
+    with FeatureFile(pristine / "merged.h5") as file:
+        monkeypatch.setattr("sppfeat.memory._FINE_NBYTES", 0)
+        monkeypatch.setattr("sppfeat.memory.available_nbytes", lambda: 4 * D * (N - 1))
+        with pytest.raises(ConfigError, match=r"merged\.h5': these rows are a copy"):
+            np.asarray(file.features)
+        assert file.features[4:8].shape == (4, D)  # of one source
+        assert file.features[: N - 1].shape == (N - 1, D)

@@ -1,11 +1,11 @@
 """How descriptors are probed; nothing heavy is imported for it."""
 
 import math
-import os
 from dataclasses import dataclass
 
 from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
+from sppfeat.memory import available_nbytes
 
 __all__ = ["CLASS_WEIGHTS", "METHODS", "ProbeSettings"]
 
@@ -68,13 +68,9 @@ class ProbeSettings:
     @property
     def memory_nbytes(self) -> int:
         """Bytes of memory that may be used."""
-        return _physical_memory() // 4 if self.max_nbytes is None else self.max_nbytes
+        return available_nbytes() // 4 if self.max_nbytes is None else self.max_nbytes
 
     @property
     def least_per_class(self) -> int:
         """Rows (with boxes: images) that a class must have."""
         return self.folds if self.min_per_class is None else self.min_per_class
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
+from sppfeat.memory import check_copy
 from sppfeat.row_ranges import row_ranges
 from sppfeat.selection.columns import ColumnSelection, select_columns
 from sppfeat.selection.conditions import RowsLike, select_rows
@@ -64,7 +65,11 @@ class Selection:
 
     @cached_property
     def X(self) -> npt.NDArray[np.floating[Any]]:  # noqa: N802 - scikit-learn's name for it
-        """``(n, d)`` of the file's type: a read-only view of the memory-mapped file where that can be, else a copy."""
+        """``(n, d)`` of the file's type: a read-only view of the memory-mapped file where that can be, else a copy.
+
+        Raises:
+            ConfigError: the memory cannot hold the copy.
+        """
         return self.take(np.arange(len(self.rows)))
 
     @property
@@ -190,6 +195,7 @@ class Selection:
     def _copy(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
         """Return the selected columns of rows, given by number."""
         features = self.file.features
+        check_copy(self.file.path, (len(rows), self.dimension), features.dtype.itemsize)
         if self.columns.is_everything:
             return np.asanyarray(features[rows])
         taken = np.empty((len(rows), self.dimension), dtype=features.dtype)
