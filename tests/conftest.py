@@ -4,6 +4,7 @@ import gc
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import weakref
 from collections.abc import Callable, Iterator
@@ -42,6 +43,12 @@ settings.register_profile(
 settings.load_profile("sppfeat")
 
 collect_ignore = ["fuzz"]  # programs to be run by hand, which --doctest-modules would import
+
+# Tests send signals, which whoever runs them in the background or by nohup has had ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PHOTOS = Path(__file__).parent / "images"
 COMMANDS: pytest.StashKey["CommandServer"] = pytest.StashKey()
