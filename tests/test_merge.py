@@ -51,10 +51,16 @@ def work() -> Work:
     return whole_images()
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory) -> list[Path]:
+    return write_shards(tmp_path_factory.mktemp("shards"), whole_images(), BOUNDS)
+
+
 @pytest.fixture
-def shards(work, tmp_path) -> list[Path]:
-    (tmp_path / "shards").mkdir()
-    return write_shards(tmp_path / "shards", work, BOUNDS)
+def shards(untouched, tmp_path) -> list[Path]:
+    """Shards of what ``work`` is."""
+    shutil.copytree(untouched[0].parent, tmp_path / "shards")
+    return [tmp_path / "shards" / path.name for path in untouched]
 
 
 def run(*arguments, code=0, **options):
