@@ -157,7 +157,9 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         like = np.empty((0, self.shape[1]), dtype=self.dtype)[:, columns]
         check_copy(self._sources.merged, (len(rows), *like.shape[1:]), self.dtype.itemsize)
         taken = np.empty((len(rows), *like.shape[1:]), dtype=self.dtype)
-        for source, positions in self._by_source(rows):
+        # Sources that are mapped already come first: in the same order each time, rows of more sources than are kept
+        # would find none of them.
+        for source, positions in sorted(self._by_source(rows), key=lambda part: part[0] not in self._maps):
             local = _as_slice(rows[positions] - self._sources[source].first_row)
             mapped = self._map(source)
             # Of columns that are not asked for nothing is read; numbers of rows and of columns go not together.

@@ -28,7 +28,7 @@ from sppfeat.errors import ConfigError, StoreError
 from sppfeat.export_formats import export_features
 from sppfeat.merging import merge_shards
 from sppfeat.reader import FeatureFile
-from sppfeat.source_files import recorded_path
+from sppfeat.source_files import SourceFiles, recorded_path
 from sppfeat.verification import verify_file
 from sppfeat.virtual_features import VirtualFeatures
 
@@ -312,6 +312,23 @@ def test_few_files_are_open_at_any_time(many, monkeypatch):
             assert len(os.listdir("/proc/self/fd")) - n_open <= 4
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_rows_of_more_sources_than_are_kept_open_come_first_from_those_that_are(many, monkeypatch):
+    monkeypatch.setattr("sppfeat.virtual_features._KEPT_MAPS", 9)
+    path, expected = many
+    opened, true_map = [], SourceFiles.map
+
+    def counted(self, i):
+        opened.append(i)
+        return true_map(self, i)
+
+    monkeypatch.setattr(SourceFiles, "map", counted)
+    with FeatureFile(path) as file:
+        for seed in range(3):
+            order = np.random.default_rng(seed).permutation(12)
+            same(file.features[order], expected[order])
+    assert len(opened) == 12 + 3 + 3
 
 
 def test_opening_looks_at_no_content(many, monkeypatch):
