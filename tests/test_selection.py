@@ -274,6 +274,9 @@ def test_labels_in_memory(file):
     pandas = pytest.importorskip("pandas")
     assert file.select(labels=pandas.Series(missing, dtype="string")).y.tolist() == [1, -1, -1, 0, 2]
     assert file.select(labels="box").y is None
+    for none in ([None] * 6, [""] * 6, {}):  # and not all of a class -1
+        assert file.select(labels=none).y is None
+        assert file.select(labels=none).labels.name_of(0) is None
 
 
 @pytest.mark.parametrize(

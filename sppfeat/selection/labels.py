@@ -139,6 +139,8 @@ def _of_images(file: "FeatureFile", labelled: list[tuple[bytes, str]], where: st
 def _of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labels:
     """Numbers for names; none for None and for the empty one."""
     classes = sorted({name for name in names if name})
+    if not classes:  # numbers without names would be the caller's own: all of a class -1
+        return Labels(None, (), n_unknown)
     number = {name: i for i, name in enumerate(classes)}
     values = np.array([number.get(name, -1) if name else -1 for name in names], dtype=np.int64)
     return Labels(values, tuple(classes), n_unknown)
