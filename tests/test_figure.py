@@ -11,10 +11,12 @@ from sppfeat.errors import ConfigError, StoreError
 
 matplotlib = pytest.importorskip("matplotlib")
 
+from sppfeat.analysis.pictures import figure  # noqa: E402
 from sppfeat.analysis.pictures.figure import (  # noqa: E402
     PICTURE_SUFFIXES,
     check_picture_path,
     drawing,
+    fit_page,
     new_figure,
     plain,
     save_figure,
@@ -23,12 +25,12 @@ from sppfeat.analysis.pictures.figure import (  # noqa: E402
 
 def draw(path: Path, title: str = "title") -> None:
     with drawing():
-        figure = new_figure(3, 2)
-        axes = figure.add_axes((0.2, 0.2, 0.7, 0.6))
+        page = new_figure(3, 2)
+        axes = page.add_axes((0.2, 0.2, 0.7, 0.6))
         axes.plot([1, 3, 2])
         axes.imshow([[1, 2], [3, 4]])
         axes.set_title(plain(title))
-        save_figure(figure, path)
+        save_figure(page, path)
 
 
 @pytest.mark.parametrize("suffix", [*PICTURE_SUFFIXES, ".PNG"])
@@ -49,7 +51,7 @@ def check_format(path: Path) -> None:
     if path.suffix.lower() == ".png":
         with Image.open(path) as picture:
             picture.load()
-            assert picture.size == (450, 300)
+            assert picture.size == (600, 400)
     elif path.suffix == ".svg":
         assert ElementTree.fromstring(content).tag.endswith("svg")
     else:
@@ -63,6 +65,28 @@ def check_format(path: Path) -> None:
 def test_names_may_hold_anything(tmp_path, suffix):
     draw(tmp_path / f"a{suffix}", "$x$ $ \\alpha \udcff \u732b \x1b[2J \n {}")
     check_format(tmp_path / f"a{suffix}")
+
+
+def test_letters_are_looked_for_in_further_fonts_where_these_are_installed(monkeypatch):
+    monkeypatch.setattr(figure, "_FURTHER_FONTS", ("no such font", "DejaVu Serif"))
+    with drawing():
+        assert matplotlib.rcParams["font.family"] == ["DejaVu Sans", "DejaVu Serif"]
+
+
+def test_a_page_is_as_large_as_what_is_on_it():
+    with drawing():
+        page = new_figure(1, 1)
+        axes = page.add_axes((0, 0, 1, 1))
+        axes.set_ylim(-1e6, 1e6)
+        axes.set_ylabel("a label")
+        axes.plot([], [], label="a long name in a legend")
+        axes.legend(bbox_to_anchor=(1.01, 1), loc="upper left")
+        fit_page(page, axes, 3, 2)
+        around = axes.get_tightbbox()
+        assert (page.bbox.x0 < around.x0, page.bbox.y0 < around.y0) == (True, True)
+        assert (around.x1 < page.bbox.x1, around.y1 < page.bbox.y1) == (True, True)
+        assert tuple(axes.bbox.size / page.dpi) == pytest.approx((3, 2))
+        assert page.bbox.width - around.width < 0.2 * page.dpi
 
 
 def test_plain_text_is_no_formula():

@@ -11,7 +11,7 @@ from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBOURS
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.neighbours import nearest_rows
 from sppfeat.analysis.queries import Query
-from sppfeat.selection import Labels, Selection
+from sppfeat.selection import Selection
 
 __all__ = ["ContactSheet", "Neighbour", "SheetLine", "draw_queries", "make_contact_sheet"]
 
@@ -23,14 +23,21 @@ class Neighbour:
     Attributes:
         row: its number.
         distance: from the query.
+        name: of its image.
         label: its class, ``""`` where it has none.
         is_same: whether it is of the query's class; None where one of them has none.
     """
 
     row: int
     distance: float
+    name: str
     label: str
     is_same: bool | None
+
+    @property
+    def file_name(self) -> str:
+        """Name of its image without folders."""
+        return _without_folders(self.name)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class SheetLine:
     @property
     def file_name(self) -> str:
         """Name of its image without folders."""
-        return self.name.rpartition("/")[2] or self.name
+        return _without_folders(self.name)
 
 
 @dataclass(frozen=True)
@@ -135,19 +142,23 @@ def make_contact_sheet(
         on_progress=on_progress,
     )
     labels, file = selection.labels, selection.file
+    images = file.image_index
     lines = []
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
         label = "" if query.row is None else labels.name_of(query.row) or ""
-        name = query.path if query.row is None else file.path_of(int(file.image_index[query.row]))
-        lines.append(SheetLine(query, name or query.text, label, _neighbours(rows, distances, labels, label)))
+        name = query.path if query.row is None else file.path_of(int(images[query.row]))
+        neighbours = tuple(
+            _neighbour(row, distance, file.path_of(int(images[row])), labels.name_of(row) or "", label)
+            for row, distance in zip(rows.tolist(), distances.tolist(), strict=True)
+            if row >= 0
+        )
+        lines.append(SheetLine(query, name or query.text, label, neighbours))
     return ContactSheet(tuple(lines), k, metric)
 
 
-def _neighbours(
-    rows: npt.NDArray[np.int64], distances: npt.NDArray[np.float64], labels: Labels, label: str
-) -> tuple[Neighbour, ...]:
-    return tuple(
-        Neighbour(row, distance, name := labels.name_of(row) or "", name == label if name and label else None)
-        for row, distance in zip(rows.tolist(), distances.tolist(), strict=True)
-        if row >= 0
-    )
+def _neighbour(row: int, distance: float, name: str, label: str, query_label: str) -> Neighbour:
+    return Neighbour(row, distance, name, label, label == query_label if label and query_label else None)
+
+
+def _without_folders(name: str) -> str:
+    return name.rpartition("/")[2] or name

@@ -29,7 +29,7 @@ class Norms:
         n_zero: ``(L,)``: how many of these rows are zero throughout the layer.
         n_nonfinite: rows with NaN or infinities.
         n_rows: rows that these were drawn from.
-        normalize: how the file's descriptors were scaled.
+        normalize: how the file's descriptors were scaled; reduced ones, after they had been reduced.
     """
 
     layers: tuple[str, ...]
@@ -83,7 +83,7 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
         n_zero=tuple((kept == 0).sum(axis=0).tolist()),
         n_nonfinite=int((~finite).sum()),
         n_rows=len(selection),
-        normalize=selection.file.config.descriptor.normalize,
+        normalize=_normalize(selection.file),
     )
 
 
@@ -128,3 +128,7 @@ def count_labels(selection: Selection) -> list[tuple[str, int]]:
     counted = list(zip(names, counts.tolist(), strict=True))
     n_unknown = int((~known).sum())
     return sorted([*counted, *([("", n_unknown)] if n_unknown else [])], key=lambda pair: -pair[1])
+
+
+def _normalize(file: FeatureFile) -> str:
+    return file.config.descriptor.normalize if file.reduction is None else file.reduction.spec.normalize

@@ -214,10 +214,12 @@ def _source_of_file(photo: str | None, options: dict[str, Any], views: list["Vie
 
 
 def _notes(extractor: "Extractor", box: "PooledBox") -> list[str]:
+    from sppfeat.analysis.network_text import network_text
+
     config = extractor.config
     height, width = box.image_hw
     text = (
-        f"{config.backbone.name}, weights {config.backbone.weights}, {config.descriptor.pool} over levels "
+        f"{network_text(config.backbone)}; {config.descriptor.pool} over levels "
         f"{joined_numbers(config.descriptor.levels)}; image of {height} x {width} pixels (height x width)"
     )
     return [f"{text}; descriptors are the mean with the mirror image's" if config.input.flip else text]

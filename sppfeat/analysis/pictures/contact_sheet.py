@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.contact_sheet import ContactSheet, Neighbour, SheetLine
+from sppfeat.analysis.number_texts import rounded
 from sppfeat.analysis.pictures.figure import new_figure, plain
 from sppfeat.analysis.thumbnails import Thumbnail
-from sppfeat.texts import counted, one_line
+from sppfeat.texts import counted, escaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["contact_sheet_figure", "sheet_text"]
 
 _CELL = 1.0  # inches, of a picture with its frame
-_TEXT = 0.34  # below it
+_TEXT = 0.36  # below it
 _GAP = 0.12
 _AFTER_QUERY = 0.3
-_LETTERS = 17  # that fit under a picture
+_LETTERS = 18  # that fit under a picture
+_TEXT_POINTS = 7
+_TITLE_LETTER = 0.06  # inches, on average
 
 
 class _Frame(NamedTuple):
@@ -46,14 +49,15 @@ def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thu
         thumbnails: of rows, by number, and of queries that are no rows, by their text. Where there is none, it says so.
     """
     n_columns = 1 + max((len(line.neighbours) for line in sheet.lines), default=0)
-    width = n_columns * (_CELL + _GAP) + _AFTER_QUERY + _GAP
+    title = plain(sheet_text(sheet))
+    width = max(n_columns * (_CELL + _GAP) + _AFTER_QUERY + _GAP, len(title) * _TITLE_LETTER + 2 * _GAP)
     height = len(sheet.lines) * (_CELL + _TEXT + _GAP) + 0.35
-    figure = new_figure(max(width, 4.0), height)
+    figure = new_figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, max(width, 4.0))
+    axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.axis("off")
-    axes.text(_GAP, 0.2, plain(sheet_text(sheet)), va="center")
+    axes.text(_GAP, 0.2, title, va="center")
     for i, line in enumerate(sheet.lines):
         top = 0.35 + i * (_CELL + _TEXT + _GAP)
         _draw_line(axes, line, thumbnails, top)
@@ -62,8 +66,13 @@ def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thu
 
 def sheet_text(sheet: ContactSheet) -> str:
     """What the sheet shows, in a line."""
-    text = counted(len(sheet.lines), "query (left) and its", "queries (left) and their")
-    text += f" {counted(sheet.k, 'nearest row')} by {sheet.metric} distance"
+    queries = counted(len(sheet.lines), "query", "queries", thousands=",")
+    n_found = max((len(line.neighbours) for line in sheet.lines), default=0)
+    if not n_found:
+        return f"{queries}; there are no other rows"
+    nearest = "nearest row" if n_found == 1 else f"{n_found} nearest rows"
+    whose = "its" if len(sheet.lines) == 1 else "their"
+    text = f"{queries} (left) and {whose} {nearest} by {sheet.metric} distance"
     if sheet.n_judged:
         text += f"; {sheet.n_same} of {sheet.n_judged} of the query's class"
     return text
@@ -75,7 +84,8 @@ def _draw_line(axes: "Axes", line: SheetLine, thumbnails: Mapping[int | str, Thu
     for j, neighbour in enumerate(line.neighbours):
         left = _GAP + (j + 1) * (_CELL + _GAP) + _AFTER_QUERY
         frame = _frame(neighbour)
-        texts = (f"{frame.sign}{neighbour.label}", f"{neighbour.distance:.3g}")
+        name = neighbour.label or neighbour.file_name
+        texts = (f"{frame.sign}{name}", rounded(neighbour.distance, 3))
         _draw_cell(axes, thumbnails.get(neighbour.row), left, top, frame, texts)
 
 
@@ -89,15 +99,25 @@ def _draw_cell(
     if thumbnail is not None and thumbnail.pixels is not None:
         _draw_pixels(axes, thumbnail.pixels, centre, inner)
     else:
-        axes.text(*centre, "no picture", ha="center", va="center", fontsize=6, color="#606060")
+        axes.text(*centre, "no picture", ha="center", va="center", fontsize=_TEXT_POINTS, color="#606060")
     axes.add_patch(
         Rectangle(
             (left, top), _CELL, _CELL, fill=False, edgecolor=frame.colour, linestyle=frame.line, linewidth=1.4
         )
     )
     for i, text in enumerate(texts):
-        shown = plain(one_line(text, longest=_LETTERS))
-        axes.text(centre[0], top + _CELL + 0.1 + 0.14 * i, shown, ha="center", va="center", fontsize=6.5)
+        shown = plain(_shortened(text))
+        axes.text(
+            centre[0], top + _CELL + 0.1 + 0.14 * i, shown, ha="center", va="center", fontsize=_TEXT_POINTS
+        )
+
+
+def _shortened(text: str) -> str:
+    """A text that fits under a picture; of long ones the end, too, as names of images differ there."""
+    line = escaped(text)
+    if len(line) <= _LETTERS:
+        return line
+    return f"{line[: _LETTERS // 2]}\N{HORIZONTAL ELLIPSIS}{line[-(_LETTERS - _LETTERS // 2 - 1) :]}"
 
 
 def _draw_pixels(

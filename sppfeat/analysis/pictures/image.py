@@ -30,12 +30,13 @@ MAX_BLOCKS = 6  # boxes x layers: more are no picture any more
 MAX_LEVELS = 6
 
 # Inches.
-_MARGIN, _GAP = 0.2, 0.2
-_PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_WIDTH = 2.5, 2.6, 1.85
+_MARGIN, _GAP = 0.15, 0.15
+_PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_WIDTH = 2.05, 2.2, 1.95
 _TITLE, _LINE, _BAR, _BAR_WIDTH, _BAR_HEIGHT, _BAR_STEP = 0.2, 0.16, 0.55, 1.6, 0.09, 2.05
 _HEADING, _BLOCK_GAP = 0.26, 0.12
 _LEAST_WIDTH_OF_ALL = 6.0  # three bars
 _LETTER = 0.058  # of 8 points, on average
+_SMALL = 7  # points
 _BOLD = 0.88  # as many letters fit
 _LONGEST_NAME = 80
 
@@ -78,7 +79,7 @@ def draw_image(
     width = max(_LEAST_WIDTH_OF_ALL, *(layout.width for layout in layouts))
     n_letters = int(width / _LETTER)
     header = [line for note in notes for line in textwrap.wrap(note, n_letters)]
-    footer = textwrap.wrap(_legend(layouts), n_letters)
+    footer = textwrap.wrap(_legend(layouts), int(width / (_LETTER * _SMALL / 8)))
     captions = [_captions(layout.block, i, len(layouts), n_letters) for i, layout in enumerate(layouts)]
     heights = [
         _BLOCK_GAP + _LINE * sum(map(len, own)) + layout.height
@@ -92,7 +93,7 @@ def draw_image(
         start = page.lines(_MARGIN, top + _BLOCK_GAP, what, weight="bold")
         _draw_block(page, layout, page.lines(_MARGIN, start, where))
         top += height
-    page.lines(_MARGIN, top, footer, color="0.35", size=7)
+    page.lines(_MARGIN, top, footer, color="0.35", size=_SMALL)
     return page.figure
 
 
@@ -187,7 +188,7 @@ def _draw_block(page: _Page, layout: _BlockLayout, top: float) -> None:
 
 
 def _titled(page: _Page, left: float, top: float, size: tuple[float, float], title: str, draw: Any) -> None:
-    page.text(left, top + 0.03, title, size=8)
+    page.text(left, top + 0.04, title, size=7.5)
     draw(page.axes(left, top + _TITLE, *size))
 
 
@@ -213,11 +214,11 @@ def _bar(page: _Page, left: float, top: float, colours: str, limits: tuple[float
         cax=axes,
         orientation="horizontal",
         ticks=MaxNLocator(4),
-        format="%.4g",
+        format="%g",
     )
     bar.outline.set_visible(False)
     axes.tick_params(length=2, pad=1)
-    axes.set_xlabel(label, labelpad=1, size=7)
+    axes.set_xlabel(label, labelpad=1, size=_SMALL)
 
 
 def _maxima_title(block: Block, level: PooledLevel) -> str:
@@ -225,7 +226,7 @@ def _maxima_title(block: Block, level: PooledLevel) -> str:
         return "bins"
     n_cells = level.n_cells if block.channel is None else level.n_cells[block.channel]
     most = int(level.count_maxima(block.layer.map_hw, block.channel).max())
-    return f"maxima: {int((n_cells == 1).sum())} of {n_cells.size}, \u2264 {most} a cell"
+    return f"{int((n_cells == 1).sum())} of {n_cells.size} maxima, \u2264 {most} a cell"
 
 
 def _has_maxima(block: Block) -> bool:

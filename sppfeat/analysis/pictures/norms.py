@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sppfeat.analysis.distributions import Norms
+from sppfeat.analysis.number_texts import rounded
 from sppfeat.analysis.pictures.figure import COLOURS, new_figure, plain
 from sppfeat.texts import counted, one_line
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_norms", "norms_figure", "norms_text"]
 
-_N_BINS = 41  # an odd number: one norm alone stands in the middle
+# Odd numbers: one norm alone stands in the middle.
+_FEWEST_BINS, _MOST_BINS = 9, 41
 _NARROW = 1e-4  # spread relative to the norm, below which norms are one and the same
 
 
@@ -40,12 +42,17 @@ def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
         middle = (low + high) / 2
         low, high = middle - 0.5 * (middle or 1), middle + 0.5 * (middle or 1)
     if len(values):
-        axes.hist(values, bins=_N_BINS, range=(low, high), color=COLOURS[6])
+        axes.hist(values, bins=_n_bins(len(values)), range=(low, high), color=COLOURS[6])
     axes.set_xlabel(
         "l2 norm" if norms.normalize == "none" else f"l2 norm, after --normalize {norms.normalize}"
     )
     axes.set_ylabel("rows")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _n_bins(n_values: int) -> int:
+    """So many that few values make no comb."""
+    return min(max(2 * int(n_values**0.5) + 1, _FEWEST_BINS), _MOST_BINS)
 
 
 def norms_text(norms: Norms, layer: int) -> str:
@@ -59,9 +66,9 @@ def norms_text(norms: Norms, layer: int) -> str:
     if n:
         low, median, high = np.quantile(values, (0, 0.5, 1)).tolist()
         text += (
-            f", all {median:.4g}"
+            f", all {rounded(median)}"
             if high - low <= _NARROW * high
-            else f", {low:.4g} to {high:.4g}, median {median:.4g}"
+            else f", {rounded(low)} to {rounded(high)}, median {rounded(median)}"
         )
     if norms.n_zero[layer]:
         text += "; " + counted(norms.n_zero[layer], "is", "are", thousands=",") + " zero"

@@ -23,38 +23,54 @@ _RATIOS = ((16, 9), (4, 3), (1, 1), (3, 4), (9, 16))
 _LOG_RATIOS = ((4, 1), (1, 1), (1, 4))
 _GREY = "#8A8A8A"
 _WIDE_RANGE = 8  # of the largest side to the smallest, from which on axes are logarithmic
-_MOST_POINTS = 2000  # drawn one by one; of more, cells are coloured by how many lie in them
+_MOST_POINTS = 1000  # different sizes drawn one by one; of more, cells are coloured by how many lie in them
+_MOST_EXAMPLES = 4  # of dots
 _N_BINS = 40
 _WHAT = {
     "images": ("image as displayed", "images as displayed"),
     "boxes": ("box, as far as inside its image", "boxes, as far as inside their image"),
 }
+_SMALL = 7  # points
+# Inches.
+_SIDE, _TITLE_LINE, _LEFT, _EDGE, _TOP, _BOTTOM = 5.4, 0.17, 0.6, 0.08, 0.12, 0.45
+_TITLE_LETTERS = 90  # of a line
 
 
 def sizes_figure(sizes: Sizes) -> "Figure":
     """Widths by heights; inside :func:`~sppfeat.analysis.pictures.figure.drawing`."""
-    figure = new_figure(5.6, 5.8)
-    draw_sizes(figure, sizes)
-    figure.suptitle(textwrap.fill(sizes_text(sizes), 100), x=0.02, y=0.985, ha="left", fontsize=8)
+    lines = textwrap.wrap(sizes_text(sizes), _TITLE_LETTERS)
+    title = _TITLE_LINE * len(lines)
+    figure = new_figure(_SIDE, _SIDE + title)
+    draw_sizes(figure, sizes, title=title)
+    figure.text(0.02, 1 - 0.05 / (_SIDE + title), "\n".join(lines), va="top", linespacing=1.3)
     return figure
 
 
-def draw_sizes(figure: "Figure", sizes: Sizes) -> None:
-    """Draw into a figure: widths by heights, and a histogram of either on its side."""
+def draw_sizes(figure: "Figure", sizes: Sizes, *, title: float = 0.0) -> None:
+    """Draw into a figure: widths by heights, a histogram of either on its side, and what dots and colours stand for.
+
+    Args:
+        figure: an empty one.
+        sizes: of images or boxes.
+        title: inches that are left free at the top.
+    """
+    width, height = figure.get_size_inches().tolist()
     grid = figure.add_gridspec(
         2,
         2,
-        width_ratios=(5, 1),
-        height_ratios=(1, 5),
+        width_ratios=(5, 1.1),
+        height_ratios=(1.1, 5),
         wspace=0.04,
         hspace=0.04,
-        left=0.12,
-        right=0.97,
-        top=0.93,
-        bottom=0.1,
+        left=_LEFT / width,
+        right=1 - _EDGE / width,
+        top=1 - (title + _TOP) / height,
+        bottom=_BOTTOM / height,
     )
     axes = figure.add_subplot(grid[1, 0])
     above, right = figure.add_subplot(grid[0, 0], sharex=axes), figure.add_subplot(grid[1, 1], sharey=axes)
+    corner = figure.add_subplot(grid[0, 1])
+    corner.axis("off")
     limits, is_log = _range(sizes)
     if is_log:
         axes.set_xscale("log")
@@ -62,12 +78,10 @@ def draw_sizes(figure: "Figure", sizes: Sizes) -> None:
     axes.set_xlim(*limits)
     axes.set_ylim(*limits)
     _draw_ratios(axes, limits, _LOG_RATIOS if is_log else _RATIOS)
-    _draw_points(axes, sizes, limits, is_log=is_log)
+    _draw_points(axes, corner, sizes, limits, is_log=is_log)
     edges = np.geomspace(*limits, _N_BINS + 1) if is_log else np.linspace(*limits, _N_BINS + 1)
-    above.hist(sizes.widths, bins=edges.tolist(), color=COLOURS[6])
-    right.hist(sizes.heights, bins=edges.tolist(), color=COLOURS[6], orientation="horizontal")
-    for beside in (above, right):
-        beside.axis("off")
+    _draw_histogram(above, sizes.widths, edges, "vertical")
+    _draw_histogram(right, sizes.heights, edges, "horizontal")
     _label_axes(axes, is_log=is_log)
 
 
@@ -120,13 +134,46 @@ def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: Sequence[tup
         )
 
 
-def _draw_points(axes: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_log: bool) -> None:
-    if len(sizes.widths) <= _MOST_POINTS:
-        axes.scatter(sizes.widths, sizes.heights, s=8, c=COLOURS[4], alpha=0.5, linewidths=0, zorder=2)
+def _draw_points(
+    axes: "Axes", corner: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_log: bool
+) -> None:
+    """Draw each size as a dot, larger where more have it; of many sizes how many lie in which cell, as colours."""
+    pairs = np.stack([sizes.widths, sizes.heights], axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    if len(found) > _MOST_POINTS:
+        _draw_cells(axes, corner, sizes, limits, is_log=is_log)
         return
+    order = np.argsort(-counts, kind="stable")  # small dots over large ones
+    (widths, heights), areas = found[order].T, _dot_area(counts[order])
+    axes.scatter(widths, heights, s=areas, c=COLOURS[4], alpha=0.5, linewidths=0, zorder=2, clip_on=False)
+    most = int(counts.max(initial=0))
+    examples = sorted({10**i for i in range(len(str(most)))} | {most})[-_MOST_EXAMPLES:]
+    if most > 1:
+        for n in examples:
+            corner.scatter([], [], s=_dot_area(n), c=COLOURS[4], alpha=0.5, linewidths=0, label=f"{n:,}")
+        corner.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, 1.06),
+            title=sizes.of,
+            title_fontsize=_SMALL,
+            fontsize=_SMALL,
+            borderpad=0,
+            handletextpad=0.6,
+            alignment="left",
+        )
+
+
+def _dot_area(count: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Square points of a dot for so many: larger for more, but a thousand still leave room for others."""
+    return np.asarray(8 * (1 + np.log2(count)))
+
+
+def _draw_cells(
+    axes: "Axes", corner: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_log: bool
+) -> None:
     scale: Literal["log", "linear"] = "log" if is_log else "linear"
     extent = np.log10(limits) if is_log else np.array(limits)
-    axes.hexbin(
+    cells = axes.hexbin(
         sizes.widths,
         sizes.heights,
         gridsize=45,
@@ -139,6 +186,31 @@ def _draw_points(axes: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_
         linewidths=0.1,
         zorder=2,
     )
+    bar = axes.figure.colorbar(cells, cax=corner.inset_axes((0.05, 0.0, 0.16, 0.8)), format="{x:,.0f}")
+    bar.outline.set_visible(False)
+    bar.ax.minorticks_off()
+    bar.ax.tick_params(labelsize=_SMALL, length=2, pad=1)
+    bar.ax.set_title(sizes.of, fontsize=_SMALL, loc="left", pad=4)
+
+
+def _draw_histogram(
+    axes: "Axes",
+    values: npt.NDArray[np.float64],
+    edges: npt.NDArray[np.float64],
+    orientation: Literal["vertical", "horizontal"],
+) -> None:
+    """Draw how many lie between which edges, with the number of the largest bar at its end."""
+    counts, _, _ = axes.hist(values, bins=edges.tolist(), color=COLOURS[6], orientation=orientation)
+    axes.axis("off")
+    most, at = int(np.max(counts)), int(np.argmax(counts))
+    if not most:
+        return
+    if orientation == "vertical":
+        axes.set_ylim(0, most * 1.2)
+        axes.text(edges[at], most, f"{most:,}", ha="left", va="bottom", fontsize=_SMALL)
+    else:
+        axes.set_xlim(0, most * 1.6)
+        axes.text(most * 1.05, edges[at], f"{most:,}", ha="left", va="bottom", fontsize=_SMALL)
 
 
 def _label_axes(axes: "Axes", *, is_log: bool) -> None:
