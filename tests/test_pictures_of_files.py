@@ -12,19 +12,26 @@ from PIL import Image
 
 from sppfeat.analysis.class_marks import MOST_NAMED, mark_classes
 from sppfeat.analysis.contact_sheet import draw_queries, make_contact_sheet
-from sppfeat.analysis.distributions import count_labels, measure_norms, measure_sizes
+from sppfeat.analysis.distributions import Sizes, count_labels, measure_norms, measure_sizes
 from sppfeat.analysis.embedding import embed_rows
+from sppfeat.analysis.pictures.contact_sheet import contact_sheet_figure, sheet_text
 from sppfeat.analysis.pictures.embedding import embedding_figure
 from sppfeat.analysis.pictures.figure import drawing
+from sppfeat.analysis.pictures.norms import norms_text
+from sppfeat.analysis.pictures.sizes import sizes_figure
 from sppfeat.analysis.queries import Query, describe_queries
-from sppfeat.analysis.sampling import draw_rows, draw_stratified
+from sppfeat.analysis.reducing import reduce_file
+from sppfeat.analysis.sampling import draw_classes, draw_rows, draw_stratified
 from sppfeat.analysis.thumbnails import Pictured, pictures_of_rows, read_thumbnails
 from sppfeat.cli import main
+from sppfeat.config import ReductionSpec
 from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
+
+from matplotlib.text import Text
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +75,20 @@ def test_a_stratified_draw_has_each_class_by_its_share(file, most):
         assert abs((drawn.y == label).sum() - share) <= 1
 
 
+def test_of_very_many_classes_some_are_drawn_with_all_their_rows(file):
+    selection = file.select(labels=[f"class {i % 7}" if i < 21 else None for i in range(24)])
+    some = draw_classes(selection, 3, seed=1)
+    classes = set(some.y.tolist())
+    assert len(classes) == 3
+    assert min(classes) >= 0
+    assert some.rows.tolist() == [
+        row for row, y in zip(selection.rows, selection.y, strict=True) if y in classes
+    ]
+    assert draw_classes(selection, 7) is selection
+    enough = draw_classes(selection, 2, least=3, seed=1)  # row 4 failed: class 4 has two
+    assert 4 not in enough.y
+
+
 def test_principal_components_are_those_of_numpy(selection):
     embedding = embed_rows(selection)
     rows = selection.X.astype(np.float64)
@@ -93,6 +114,11 @@ def test_neighbourhoods_are_kept_by_tsne(selection):
     distances = np.linalg.norm(embedding.points[:, None] - embedding.points, axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (selection.y[distances.argmin(axis=1)] == selection.y).mean() > 0.8
+
+
+def test_the_same_seed_gives_the_same_tsne(selection):
+    first, again = (embed_rows(selection, method="tsne", seed=3).points for _ in range(2))
+    assert (first == again).all()
 
 
 @pytest.mark.parametrize("rows", [[], [3], [3, 5]])
@@ -187,10 +213,83 @@ def test_every_class_is_in_the_legend_whatever_its_name(file):
     names = ["_hidden", "$x^", "a" * 500, "new\nline"]
     embedding = embed_rows(file.select(labels=[names[i % 4] for i in range(24)]))
     with drawing():
-        figure = embedding_figure(embedding, {})
+        figure = embedding_figure(embedding, {}, {})
         texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         figure.canvas.draw()
     assert sorted(texts) == [" _hidden (5)", r"\$x^ (6)", "a" * 25 + "... (6)", r"new\nline (6)"]
+
+
+def texts_of(figure):
+    """Where each text of a figure is, that shows."""
+    figure.draw_without_rendering()
+    texts = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
+    return [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text().strip()]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e7])
+def test_no_text_beside_an_embedding_is_cut_off(selection, scale):
+    embedding = embed_rows(selection)
+    embedding = dataclasses.replace(embedding, points=embedding.points * scale)
+    with drawing():
+        figure = embedding_figure(embedding, {}, {})
+        found = figure.get_tightbbox()
+    page = figure.bbox_inches
+    assert page.x0 <= found.x0 < found.x1 <= page.x1
+    assert page.y0 <= found.y0 < found.y1 <= page.y1
+
+
+def sizes_of(pairs, counts):
+    widths, heights = np.repeat(np.array(pairs, dtype=np.float64), counts, axis=0).T
+    return Sizes("images", widths, heights, 0)
+
+
+def test_a_size_that_many_images_have_is_a_larger_dot_and_the_picture_says_how_many():
+    with drawing():
+        figure = sizes_figure(sizes_of([(300, 200), (200, 300), (250, 250)], [150, 10, 1]))
+        found = {text for text, _ in texts_of(figure)}
+    (dots,) = [c for axes in figure.axes for c in axes.collections if len(c.get_offsets()) == 3]
+    assert dots.get_offsets().tolist() == [[300, 200], [200, 300], [250, 250]]  # small ones over large ones
+    assert (np.diff(dots.get_sizes()) < 0).all()
+    assert {"images", "1", "10", "100", "150"} <= found  # what dots stand for, and the largest bar
+    assert "161 images as displayed: 3 different sizes, median 300 x 200 (width x height)" in found
+
+
+def test_of_many_sizes_colours_say_how_many_there_are_and_the_picture_what_they_mean():
+    pairs = [(100 + i % 50, 100 + i // 50) for i in range(1500)]
+    with drawing():
+        figure = sizes_figure(sizes_of(pairs, 1))
+        found = texts_of(figure)
+    assert "images" in [text for text, _ in found]
+    (cells,) = [c for axes in figure.axes for c in axes.collections if type(c).__name__ == "PolyCollection"]
+    assert cells.get_array().sum() == 1500
+    for text, extent in found:
+        assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1, text
+
+
+def test_norms_of_reduced_rows_are_said_to_be_as_they_are(path, tmp_path):
+    reduce_file(path, tmp_path / "r.h5", ReductionSpec(components=2, normalize="l2"))
+    with FeatureFile(tmp_path / "r.h5") as file:
+        norms = measure_norms(file.select())
+    assert norms.normalize == "l2"
+    assert norms_text(norms, 0) == "pca: 23 rows, all 1.000"
+
+
+def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
+    def sheet_of(selection, n, k):
+        queries = draw_queries(selection, n)
+        return make_contact_sheet(selection, queries, describe_queries(queries, selection), k=k)
+
+    assert sheet_text(sheet_of(selection, 2, 3)).startswith(
+        "2 queries (left) and their 3 nearest rows by cosine"
+    )
+    assert sheet_text(sheet_of(selection, 1, 1)).startswith("1 query (left) and its nearest row by cosine")
+    few = file.select(rows=np.array([3, 5]), labels=[None] * 24)
+    assert sheet_text(sheet_of(few, 1, 8)) == "1 query (left) and its nearest row by cosine distance"
+    assert sheet_text(sheet_of(file.select(rows=np.array([3])), 1, 8)) == "1 query; there are no other rows"
+    sheet = sheet_of(few, 1, 8)
+    with drawing():
+        found = [text for text, _ in texts_of(contact_sheet_figure(sheet, {}))]
+    assert sheet.lines[0].neighbours[0].file_name in found  # there is no class that could be named
 
 
 def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
@@ -205,7 +304,7 @@ def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
         for n in line.neighbours:
             assert n.distance == pytest.approx(distances[n.row], rel=1e-5)
             assert n.is_same == (n.row % 3 == query.row % 3)
-            assert n.label == CLASSES[n.row % 3]
+            assert (n.label, n.file_name) == (CLASSES[n.row % 3], f"{n.row}.png")
     assert sheet.n_judged == 12
 
 

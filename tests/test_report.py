@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import dataclasses
 import io
 import itertools
+import os
 import re
 from html.parser import HTMLParser
 
@@ -11,16 +13,21 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from feature_files import BLOCKS, config, descriptors, new_file, plan_of
+from feature_files import BLOCKS, config, descriptors, fill, new_file, plan_of
 from pictured_files import CLASSES, pictured_file
 from PIL import Image
+from sharded_files import whole_images, write_shards, write_whole
 
+from sppfeat.analysis.network_text import network_text
+from sppfeat.analysis.reducing import reduce_file
 from sppfeat.analysis.report.facts import ReportSettings
 from sppfeat.analysis.report.failures import group_failures
+from sppfeat.analysis.report.provenance import describe_provenance
 from sppfeat.analysis.report.settings import describe_settings
 from sppfeat.cli import main
-from sppfeat.config import DescriptorSpec, ExtractConfig, InputSpec, RegionSpec
+from sppfeat.config import DescriptorSpec, ExtractConfig, InputSpec, ReductionSpec, RegionSpec
 from sppfeat.creation import create_file
+from sppfeat.merging import merge_shards
 from sppfeat.reader import FeatureFile
 from sppfeat.store import FeatureWriter
 
@@ -109,7 +116,10 @@ def test_the_facts_are_those_of_the_file(made):
     assert [part.kind for part in facts.probe.result.ablation] == ["all", "level", "level", "layer", "layer"]
     assert len(facts.sheet.lines) == 8
     assert "resnet18, untrained, with random values (seed 0), up to layers layer3 and layer4" in page.text
-    assert dict(facts.provenance)["weights SHA-256"] in page.text
+    assert dict(facts.provenance)["SHA-256 of weights"] in page.text
+    assert "24 images, and what it found in each is one row of 15 numbers" in page.text
+    share = facts.sheet.n_same / facts.sheet.n_judged
+    assert f"nearest rows {100 * share:.1f} % of {facts.sheet.n_judged} shown" in page.text
     for word in ("The network is untrained", "broken at 7", "23 rows", "Of 24 images, 1 failed"):
         assert word in page.text
 
@@ -153,6 +163,9 @@ def test_the_page_can_be_read_without_seeing_it(made):
     assert headings[0] == 1
     assert all(b <= a + 1 for a, b in itertools.pairwise(headings))
     assert all(image["alt"] for image in page.of("img"))
+    assert any(
+        image["alt"].startswith("Neighbour 1: ") and ".png" in image["alt"] for image in page.of("img")
+    )
     assert all(header.get("scope") in ("col", "row") for header in page.of("th"))
 
 
@@ -251,6 +264,38 @@ def test_a_part_of_a_file_is_said_to_be_one(path, tmp_path):
     assert "15 rows of 3 values" in text
 
 
+def provenance_of(path):
+    with FeatureFile(path) as file:
+        return dict(describe_provenance(file))
+
+
+def test_it_is_said_which_part_of_a_run_a_file_is_and_which_files_it_is_merged_of(tmp_path):
+    work = whole_images()
+    paths = write_shards(tmp_path, work, (0, 4, 4, 11))
+    found = provenance_of(paths[0])
+    assert found["part of a run"] == "shard 1 of 3: images 0 to 3 of 11, rows 0 to 3 of 11"
+    assert found["ids of images"].startswith("as the inputs had them, the first: ")
+    assert provenance_of(paths[1])["part of a run"] == "shard 2 of 3: no image of 11, no row of 11"
+    merge_shards(tmp_path / "merged.h5", paths)
+    found = provenance_of(tmp_path / "merged.h5")
+    assert found["merged of"].endswith(", in which the descriptors lie")
+    assert f"{paths[2]}: rows 4 to 10" in found.values()
+    assert found["file"] == str(tmp_path / "merged.h5")
+
+
+def test_a_reduced_file_says_how_it_was_made_before_and_then(path, tmp_path):
+    reduced = tmp_path / "r.h5"
+    reduce_file(path, reduced, ReductionSpec(components=2, whiten=True))
+    with FeatureFile(reduced) as file:
+        facts = gather_facts(file.select(), ReportSettings(most_probed=0, n_queries=0, n_pictured=0))
+    steps = dict(facts.steps)
+    assert "15 values" in steps["Pooling"]  # not the two that are left
+    assert steps["Reduction"].startswith("Descriptors are reduced: pca, 15 -> 2 values, whitened; ")
+    with FeatureFile(path) as file:
+        assert dict(facts.provenance)["fitted on the file with fingerprint"] == file.attribute("fingerprint")
+    assert facts.is_reduced
+
+
 def test_failures_are_grouped_by_reason(tmp_path):
     path = new_file(tmp_path / "f.h5", 9)
     with contextlib.closing(FeatureWriter(path)) as writer:
@@ -262,6 +307,14 @@ def test_failures_are_grouped_by_reason(tmp_path):
         ("cut at byte 101", 4, ("1.jpg", "2.jpg")),
         ("empty file", 3, ("0.jpg", "3.jpg")),
     ]
+
+
+def test_images_that_failed_are_named_with_their_ids(tmp_path):
+    path = write_whole(tmp_path / "f.h5", whole_images())
+    with FeatureFile(path) as file:
+        (group,) = group_failures(file, most_paths=1)
+        image = next(iter(file.errors))
+        assert group.paths == (f"{file.path_of(image)} (id {os.fsdecode(file.image_ids[image])})",)
 
 
 def test_ten_thousand_images_fit_in_five_megabytes(tmp_path):
@@ -283,6 +336,32 @@ def test_ten_thousand_images_fit_in_five_megabytes(tmp_path):
     assert "more classes with" in page.text
     assert "more reasons" in page.text
     assert len(facts.thumbnails) <= 30 + 8 * 9
+
+
+@pytest.mark.parametrize(
+    ("weights", "seed", "text"),
+    [
+        ("none", 3, "resnet18, untrained, with random values (seed 3)"),
+        ("file", None, "resnet18, weights of a file (SHA-256 01234567...)"),
+        ("IMAGENET1K_V1", None, "resnet18, weights IMAGENET1K_V1"),
+    ],
+)
+def test_a_network_is_named_with_its_weights(weights, seed, text):
+    spec = config().backbone
+    spec = dataclasses.replace(spec, weights=weights, seed=seed, weights_sha256="0123456789abcdef" * 4)
+    assert network_text(spec) == text
+
+
+def test_of_more_classes_than_rows_are_probed_some_are_probed(tmp_path):
+    path = new_file(tmp_path / "f.h5", 240)
+    rows = descriptors(240)
+    rows[:, :2] += 9 * np.stack([np.arange(240) % 6, np.arange(240) % 6 // 2], axis=1)
+    fill(path, rows)
+    with FeatureFile(path) as file:
+        selection = file.select(labels=[f"class {i % 24}" for i in range(240)])
+        probed = gather_facts(selection, ReportSettings(most_probed=60, n_queries=0, n_pictured=0)).probe
+    assert (probed.n_drawn, probed.n_rows, probed.n_classes) == (60, 240, 24)
+    assert (probed.result.n_rows, probed.result.n_classes) == (60, 6)
 
 
 def test_settings_are_said_in_words():

@@ -6,7 +6,7 @@ import numpy as np
 
 from sppfeat.selection import Selection
 
-__all__ = ["draw_rows", "draw_stratified"]
+__all__ = ["draw_classes", "draw_rows", "draw_stratified"]
 
 
 def draw_rows(selection: Selection, most: int, *, seed: int = 0) -> Selection:
@@ -43,3 +43,23 @@ def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Select
     place[by_class] = (np.arange(len(y)) - np.repeat(starts, counts) + 0.5) / np.repeat(counts, counts)
     drawn = order[np.argsort(place, kind="stable")[:most]]
     return dataclasses.replace(selection, rows=selection.rows[np.sort(drawn)])
+
+
+def draw_classes(selection: Selection, most: int, *, least: int = 1, seed: int = 0) -> Selection:
+    """All rows of at most so many classes, each of these as likely as any other, in their order.
+
+    Args:
+        selection: what is drawn from; all of it where there are no labels, or no more classes.
+        most: how many classes at most.
+        least: rows that a class has, to be drawn.
+        seed: of the draw.
+    """
+    y = selection.y
+    if y is None:
+        return selection
+    classes, counts = np.unique(y[y >= 0] if selection.target_names else y, return_counts=True)
+    classes = classes[counts >= least]
+    if len(classes) <= most:
+        return selection
+    drawn = np.random.default_rng(seed).choice(classes, size=most, replace=False)
+    return dataclasses.replace(selection, rows=selection.rows[np.isin(y, drawn)])

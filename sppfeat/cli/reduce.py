@@ -17,10 +17,10 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.progress import Bar
-from sppfeat.cli.reduction_texts import dimensions_text, variance_text
 from sppfeat.cli.selection_options import columns_options
 from sppfeat.config import DTYPES, REDUCED_NORMALIZATIONS, REDUCTIONS, DescriptorSpec, ReductionSpec
 from sppfeat.errors import ConfigError
+from sppfeat.reduction_texts import dimensions_text, variance_text
 from sppfeat.texts import counted
 
 if TYPE_CHECKING:

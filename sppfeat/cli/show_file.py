@@ -108,11 +108,10 @@ def embedding(
         embedded = embed_rows(choice.of(features), method=method, most=most, seed=seed)
         if not len(embedded.selection):
             raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
-        rows = embedded.selection.rows[choose_pictured(embedded, most=pictures, seed=seed)].tolist()
-        pictured = pictures_of_rows(features, rows, root=root)
-        thumbnails = _read_thumbnails(features, pictured)
+        pictured = choose_pictured(embedded, most=pictures, seed=seed)
+        thumbnails = _read_thumbnails(features, pictures_of_rows(features, list(pictured), root=root))
         with drawing():
-            save_figure(embedding_figure(embedded, thumbnails), output)
+            save_figure(embedding_figure(embedded, pictured, thumbnails), output)
         say(f"{caption(embedded)}: {output}")
 
 

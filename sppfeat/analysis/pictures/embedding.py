@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from sppfeat.analysis.class_marks import ClassMark, mark_classes
 from sppfeat.analysis.embedding import Embedding
-from sppfeat.analysis.pictures.figure import new_figure, plain
+from sppfeat.analysis.pictures.figure import fit_page, new_figure, plain
+from sppfeat.analysis.pictures.placement import place_pictures
 from sppfeat.analysis.thumbnails import Thumbnail
 from sppfeat.texts import counted, one_line
 
@@ -19,45 +20,41 @@ if TYPE_CHECKING:
 __all__ = ["axis_names", "caption", "choose_pictured", "draw_embedding", "embedding_figure", "mark_text"]
 
 _NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-_SIDE = 5.4  # inches of the plot
-_PICTURE_SHARE = 0.085  # of the plot's sides, taken by a row's picture
-_MARGIN = 0.07
+_SIDE = 5.2  # inches of the plot
+_PICTURE_SHARE = 0.085  # of the plot's sides, taken by a row's picture with its frame
+_PICTURE_FILL = 0.88  # of that, by the picture
+_MARGIN = 0.09
 _LONGEST_NAME = 28
 
 
-def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> list[int]:
-    """Which points get their row's picture: drawn in random order, as long as pictures do not overlap.
+def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[int, tuple[float, float]]:
+    """Which rows are pictured, and where.
 
     Returns:
-        Positions among the embedding's rows.
+        The centre of each row's picture, 0 to 1 from the left and the lower edge of the plot, by row number.
     """
-    places = _places(embedding.points)
-    chosen: list[int] = []
-    for i in np.random.default_rng(seed).permutation(len(places)).tolist():
-        if len(chosen) == most:
-            break
-        distances = np.abs(places[chosen] - places[i]).max(axis=1, initial=0)
-        if (distances >= _PICTURE_SHARE).all() or not chosen:
-            chosen.append(i)
-    return chosen
+    placed = place_pictures(_places(embedding.points), side=_PICTURE_SHARE, most=most, seed=seed)
+    rows = embedding.selection.rows
+    return {int(rows[position]): centre for position, centre in placed}
 
 
-def embedding_figure(embedding: Embedding, thumbnails: Mapping[int, Thumbnail]) -> "Figure":
+def embedding_figure(
+    embedding: Embedding, pictured: Mapping[int, tuple[float, float]], thumbnails: Mapping[int, Thumbnail]
+) -> "Figure":
     """The picture with its legend beside it; inside :func:`~sppfeat.analysis.pictures.figure.drawing`.
 
     Args:
         embedding: at least one point.
-        thumbnails: of the rows whose picture is shown, by row number.
+        pictured: rows whose picture is shown, and where: see :func:`choose_pictured`.
+        thumbnails: of these, by row number.
     """
-    is_labelled = embedding.selection.y is not None
-    width, height = _SIDE + (2.6 if is_labelled else 0.8), _SIDE + 0.8
-    figure = new_figure(width, height)
-    axes = figure.add_axes((0.6 / width, 0.5 / height, _SIDE / width, _SIDE / height))
-    marks = mark_classes(embedding.selection)
-    draw_embedding(axes, embedding, marks, thumbnails, picture_inches=_SIDE * _PICTURE_SHARE * 0.92)
+    figure = new_figure(_SIDE, _SIDE)
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_embedding(axes, embedding, mark_classes(embedding.selection), pictured, thumbnails, side=_SIDE)
     axes.set_title(caption(embedding), loc="left")
-    if is_labelled:
+    if embedding.selection.y is not None:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, markerscale=1.3)
+    fit_page(figure, axes, _SIDE, _SIDE)
     return figure
 
 
@@ -65,11 +62,12 @@ def draw_embedding(
     axes: "Axes",
     embedding: Embedding,
     marks: Sequence[ClassMark],
+    pictured: Mapping[int, tuple[float, float]],
     thumbnails: Mapping[int, Thumbnail],
     *,
-    picture_inches: float,
+    side: float,
 ) -> None:
-    """Draw points and pictures into axes; the marks are labelled for a legend."""
+    """Draw points and pictures into axes of so many inches on each side; the marks are labelled for a legend."""
     points = embedding.points
     # Rarer classes over frequent ones, and whatever has a name over what has none.
     for order, mark in enumerate(reversed(marks)):
@@ -95,10 +93,11 @@ def draw_embedding(
     _set_limits(axes, points)
     row_positions = {row: i for i, row in enumerate(embedding.selection.rows.tolist())}
     colours = {i: mark.colour for mark in marks for i in mark.positions.tolist()}
-    for row, thumbnail in thumbnails.items():
-        if thumbnail.pixels is not None:
+    for row, centre in pictured.items():
+        pixels = thumbnails[row].pixels
+        if pixels is not None:
             i = row_positions[row]
-            _place_picture(axes, points[i], thumbnail.pixels, colours[i], picture_inches)
+            _draw_picture(axes, points[i], centre, pixels, colours[i], side * _PICTURE_SHARE * _PICTURE_FILL)
     horizontal, vertical = axis_names(embedding)
     axes.set_xlabel(horizontal)
     axes.set_ylabel(vertical)
@@ -154,13 +153,26 @@ def _set_limits(axes: "Axes", points: npt.NDArray[np.float64]) -> None:
     axes.set_ylim(low[1], high[1])
 
 
-def _place_picture(
-    axes: "Axes", point: npt.NDArray[np.float64], pixels: npt.NDArray[Any], colour: str, inches: float
+def _draw_picture(
+    axes: "Axes",
+    point: npt.NDArray[np.float64],
+    centre: tuple[float, float],
+    pixels: npt.NDArray[Any],
+    colour: str,
+    inches: float,
 ) -> None:
+    """Draw a picture, and a line to its point where it is beside it."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     image = OffsetImage(pixels, zoom=inches * 72 / max(pixels.shape[:2]), interpolation="antialiased")
     box = AnnotationBbox(
-        image, (point[0], point[1]), pad=0.1, bboxprops={"edgecolor": colour, "linewidth": 1.2}, zorder=5
+        image,
+        (point[0], point[1]),
+        xybox=centre,
+        boxcoords="axes fraction",
+        pad=0.1,
+        bboxprops={"edgecolor": colour, "linewidth": 1.2},
+        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0},
+        zorder=5,
     )
     axes.add_artist(box)

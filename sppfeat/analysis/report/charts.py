@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sppfeat.analysis.class_marks import ClassMark
 from sppfeat.analysis.pictures.embedding import draw_embedding
-from sppfeat.analysis.pictures.figure import drawing, new_figure
+from sppfeat.analysis.pictures.figure import drawing, fit_page, new_figure
 from sppfeat.analysis.pictures.norms import draw_norms
 from sppfeat.analysis.pictures.sizes import draw_sizes
 from sppfeat.analysis.report.facts import ReportFacts
@@ -22,9 +22,10 @@ __all__ = ["Chart", "draw_charts", "picture_uri"]
 
 _INKS = {"light": "#1b1b1b", "dark": "#e6e6e6"}
 _DPI = 200
-_EMBEDDING_INCHES = (4.6, 4.4)
-_OTHER_INCHES = 4.2
-_PICTURE_INCHES = 0.35
+# Inches: so few that letters of 7 points can be read on a phone.
+_EMBEDDING_SIDE = 3.8
+_NORMS_HW = (2.2, 3.4)
+_SIZES_SIDE = 4.0
 
 
 class Chart(NamedTuple):
@@ -54,12 +55,12 @@ def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Ch
     charts: dict[str, list[Chart]] = {"embedding": [], "norms": [], "sizes": []}
     embedding = facts.embedding
     if embedding is not None:
-        pictures = {row: facts.thumbnails[row] for row in facts.pictured}
 
         def embedded() -> "Figure":
-            figure = new_figure(*_EMBEDDING_INCHES)
-            axes = figure.add_axes((0.12, 0.1, 0.84, 0.88))
-            draw_embedding(axes, embedding, marks, pictures, picture_inches=_PICTURE_INCHES)
+            figure = new_figure(_EMBEDDING_SIDE, _EMBEDDING_SIDE)
+            axes = figure.add_axes((0, 0, 1, 1))
+            draw_embedding(axes, embedding, marks, facts.pictured, facts.thumbnails, side=_EMBEDDING_SIDE)
+            fit_page(figure, axes, _EMBEDDING_SIDE, _EMBEDDING_SIDE)
             return figure
 
         charts["embedding"].append(_chart(embedded))
@@ -67,8 +68,10 @@ def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Ch
         norms = facts.norms
 
         def of_layer(layer: int) -> "Figure":
-            figure = new_figure(_OTHER_INCHES, 0.6 * _OTHER_INCHES)
-            draw_norms(figure.add_axes((0.13, 0.17, 0.82, 0.8)), norms, layer)
+            figure = new_figure(*_NORMS_HW[::-1])
+            axes = figure.add_axes((0, 0, 1, 1))
+            draw_norms(axes, norms, layer)
+            fit_page(figure, axes, *_NORMS_HW[::-1])
             return figure
 
         charts["norms"] = [_chart(lambda i=i: of_layer(i)) for i in range(len(norms.layers))]  # type: ignore[misc]
@@ -76,7 +79,7 @@ def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Ch
         if len(sizes.widths):
 
             def of_sizes(sizes: Any = sizes) -> "Figure":
-                figure = new_figure(_OTHER_INCHES, _OTHER_INCHES)
+                figure = new_figure(_SIZES_SIDE, _SIZES_SIDE)
                 draw_sizes(figure, sizes)
                 return figure
 

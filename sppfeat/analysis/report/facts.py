@@ -99,12 +99,14 @@ class Probed:
         result: of the cross-validation.
         n_drawn: rows that it was given.
         n_rows: that these were drawn from.
+        n_classes: that these have; where these are very many, some of them were drawn.
         folds: of the cross-validation.
     """
 
     result: ProbeResult
     n_drawn: int
     n_rows: int
+    n_classes: int
     folds: int
 
 
@@ -115,13 +117,16 @@ class ReportFacts:
     Attributes:
         title: of the page.
         summary: what is in the file.
+        network: its name.
         warnings: in words.
         steps: what was done to make a descriptor: the name of each step, and a sentence.
         configuration, provenance: names and values.
+        is_reduced: whether descriptors are components of a reduction.
         columns: of a descriptor.
         norms: of descriptors; None where there are none.
         sizes: of images, and of boxes where there are any.
         embedding: None where there are no descriptors.
+        pictured: rows in it whose picture is shown, and where.
         sheet: queries and their nearest rows; None where there are fewer than two rows.
         thumbnails: of all rows that are pictured in it and in the embedding.
         probe: None where there is none, for the reason in ``why_no_probe``.
@@ -131,15 +136,17 @@ class ReportFacts:
 
     title: str
     summary: Summary
+    network: str
     warnings: tuple[str, ...]
     steps: tuple[tuple[str, str], ...]
     configuration: tuple[tuple[str, str], ...]
     provenance: tuple[tuple[str, str], ...]
+    is_reduced: bool
     columns: tuple[ColumnBlock, ...]
     norms: Norms | None
     sizes: tuple[Sizes, ...]
     embedding: Embedding | None
-    pictured: tuple[int, ...]
+    pictured: Mapping[int, tuple[float, float]]
     sheet: ContactSheet | None
     thumbnails: Mapping[int, Thumbnail]
     probe: Probed | None

@@ -1,5 +1,6 @@
 """Why images failed, reason by reason."""
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ class FailureGroup:
     Attributes:
         reason: why, in the words of the first of them; those of the others differ in numbers at most.
         count: how many images.
-        paths: the first of them.
+        paths: the first of them, with what the inputs called them where that is known.
     """
 
     reason: str
@@ -41,7 +42,13 @@ def group_failures(file: FeatureFile, *, most_paths: int) -> list[FailureGroup]:
         FailureGroup(
             errors[group[0]] or "no reason is recorded",
             len(group),
-            tuple(file.path_of(i) for i in group[:most_paths]),
+            tuple(_name(file, i) for i in group[:most_paths]),
         )
         for group in groups
     ]
+
+
+def _name(file: FeatureFile, image: int) -> str:
+    ids = file.image_ids
+    path = file.path_of(image)
+    return f"{path} (id {os.fsdecode(ids[image])})" if ids and ids[image] else path

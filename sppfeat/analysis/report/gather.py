@@ -12,12 +12,12 @@ from sppfeat.analysis.probe import ProbeSettings, probe
 from sppfeat.analysis.queries import describe_queries
 from sppfeat.analysis.report.facts import Probed, ReportFacts, ReportSettings, Summary
 from sppfeat.analysis.report.failures import group_failures
+from sppfeat.analysis.report.provenance import describe_provenance
 from sppfeat.analysis.report.settings import describe_settings
 from sppfeat.analysis.report.warnings import find_warnings
-from sppfeat.analysis.sampling import draw_stratified
+from sppfeat.analysis.sampling import draw_classes, draw_stratified
 from sppfeat.analysis.thumbnails import pictures_of_rows, read_thumbnails
 from sppfeat.errors import LabelError, StoreError
-from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status
 from sppfeat.selection import Selection
 
@@ -68,16 +68,20 @@ def gather_facts(
         title=settings.title or summary.name,
         summary=summary,
         warnings=tuple(find_warnings(file, summary, norms, thumbnails)),
-        steps=tuple(describe_settings(file.config, selection.file.dimension)),
+        network=file.config.backbone.name,
+        steps=tuple(
+            describe_settings(file.config, file.extracted_columns[-1].stop, reduction=file.reduction)
+        ),
         configuration=tuple(
             (name, _value_text(value)) for name, value in file.config.to_dict().items() if value is not None
         ),
         provenance=tuple(describe_provenance(file)),
+        is_reduced=file.is_reduced,
         columns=file.columns,
         norms=norms,
         sizes=tuple(measure_sizes(file, of=of) for of in ("images", "boxes")[: 1 + file.has_boxes]),
         embedding=embedding,
-        pictured=tuple(pictured),
+        pictured=pictured,
         sheet=sheet,
         thumbnails=thumbnails,
         probe=probed,
@@ -110,39 +114,16 @@ def summarize(selection: Selection) -> Summary:
     )
 
 
-def describe_provenance(file: FeatureFile) -> list[tuple[str, str]]:
-    """Where the file comes from: names and values."""
-    config = file.config
-    weights = file.attribute("weights_path")
-    found = [
-        ("file", str(file.path)),
-        ("created", file.attribute("created")),
-        ("made by", f"sppfeat {file.attribute('sppfeat_version')}, schema {file.schema_version}"),
-        ("images under", file.root),
-        ("weights", f"{config.backbone.name} {config.backbone.weights}"),
-        ("weights file", weights),
-        ("weights SHA-256", config.backbone.weights_sha256),
-        ("fingerprint of the settings", file.attribute("fingerprint")),
-    ]
-    if config.regions is not None:
-        found += [
-            ("boxes", file.attribute("boxes_path") or config.regions.boxes),
-            ("boxes SHA-256", str(config.to_dict().get("boxes_sha256") or "")),
-        ]
-    if file.norm_factors:
-        found.append(("factors of the mean norm", ", ".join(f"{factor:.6g}" for factor in file.norm_factors)))
-    return [(name, value) for name, value in found if value]
-
-
-def _embed(selection: Selection, settings: ReportSettings) -> tuple[Embedding | None, list[int]]:
-    """The embedding, and which of its rows are pictured."""
+def _embed(
+    selection: Selection, settings: ReportSettings
+) -> tuple[Embedding | None, dict[int, tuple[float, float]]]:
+    """The embedding, and which of its rows are pictured where."""
     if not len(selection):
-        return None, []
+        return None, {}
     embedding = embed_rows(selection, method=settings.method, most=settings.most_embedded, seed=settings.seed)
     if not len(embedding.selection):
-        return None, []
-    chosen = choose_pictured(embedding, most=settings.n_pictured, seed=settings.seed)
-    return embedding, embedding.selection.rows[chosen].tolist()
+        return None, {}
+    return embedding, choose_pictured(embedding, most=settings.n_pictured, seed=settings.seed)
 
 
 def _find_neighbours(
@@ -164,10 +145,15 @@ def _probe(selection: Selection, settings: ReportSettings) -> tuple[Probed | Non
         return None, "It was not asked for."
     if not len(selection):
         return None, "There are no descriptors."
-    drawn = draw_stratified(selection, settings.most_probed, seed=settings.seed)
     how = ProbeSettings(seed=settings.seed)
+    n_classes = sum(bool(name and n) for name, n in count_labels(selection))
+    some = selection
+    if settings.most_probed < how.folds * n_classes:  # of each class there would be too few
+        most = max(2, settings.most_probed // (2 * how.folds))
+        some = draw_classes(selection, most, least=how.folds, seed=settings.seed)
+    drawn = draw_stratified(some, settings.most_probed, seed=settings.seed)
     try:
-        return Probed(probe(drawn, how), len(drawn), len(selection), how.folds), ""
+        return Probed(probe(drawn, how), len(drawn), len(selection), n_classes, how.folds), ""
     except (LabelError, StoreError) as error:
         return None, f"{error}."
 

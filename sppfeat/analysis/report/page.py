@@ -6,8 +6,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from sppfeat._version import __version__
 from sppfeat.analysis.class_marks import mark_classes
 from sppfeat.analysis.contact_sheet import SheetLine
+from sppfeat.analysis.number_texts import counted, rounded
 from sppfeat.analysis.pictures.embedding import caption, mark_text
 from sppfeat.analysis.pictures.norms import norms_text
 from sppfeat.analysis.pictures.sizes import sizes_text
@@ -61,7 +63,14 @@ def render_page(facts: ReportFacts) -> str:
         """A name that may go on in the next line after what separates its parts."""
         return markupsafe.Markup("<wbr>").join(_BETWEEN_PARTS.split(_shown(text)))
 
-    environment.filters |= {"number": _number, "percent": _percent, "bytes": _bytes, "breakable": breakable}
+    environment.filters |= {
+        "number": _number,
+        "percent": _percent,
+        "bytes": _bytes,
+        "breakable": breakable,
+        "counted": counted,
+        "rounded": rounded,
+    }
     marks = mark_classes(facts.embedding.selection) if facts.embedding else []
     page: str = environment.get_template("page.html").render(
         facts=facts,
@@ -70,6 +79,7 @@ def render_page(facts: ReportFacts) -> str:
         legend=[(mark, mark_text(mark)) for mark in marks] if _is_labelled(facts) else [],
         pictures={row: picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},
         verdict=_verdict,
+        version=__version__,
         embedding_text=caption(facts.embedding) if facts.embedding else "",
         norms_text=norms_text,
         sizes_text=sizes_text,

@@ -1,8 +1,11 @@
 """The settings of a feature file, in words."""
 
+from sppfeat.analysis.network_text import network_text
+from sppfeat.analysis.report.provenance import reduction_text
 from sppfeat.config import DescriptorSpec, ExtractConfig, InputSpec
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import BackboneSpec
+from sppfeat.reduction import Reduction
 
 __all__ = ["describe_settings"]
 
@@ -11,35 +14,33 @@ _NORMALIZE = {
     "l2": "scaled to l2 norm 1, layer by layer",
     "power": "replaced by signed square roots, then scaled to l2 norm 1, layer by layer",
 }
-_WEIGHTS = {
-    "none": "untrained, with random values",
-    "file": "weights of a file",
-    "module": "weights of a network of one's own",
-}
 
 
-def describe_settings(config: ExtractConfig, dimension: int) -> list[tuple[str, str]]:
+def describe_settings(
+    config: ExtractConfig, dimension: int, *, reduction: Reduction | None = None
+) -> list[tuple[str, str]]:
     """What was done to make a descriptor, step by step: the name of each step and a sentence.
 
     Args:
         config: of the file.
-        dimension: of a descriptor.
+        dimension: of a descriptor, as extracted.
+        reduction: what was done to it then.
     """
     steps = [("Network", _network(config.backbone)), ("Input", _input(config.input, config.backbone))]
     if config.regions is not None:
         steps.append(("Boxes", _regions(config.regions)))
     steps.append(("Pooling", _pooling(config.descriptor, config.backbone, dimension)))
     steps.append(("Scaling", f"Values are {_scaling(config.descriptor)}."))
+    if reduction is not None:
+        steps.append(("Reduction", f"Descriptors are reduced: {reduction_text(reduction)}."))
     steps.append(("Numbers", f"Computed in {config.precision}, stored as {config.descriptor.dtype}."))
     return steps
 
 
 def _network(spec: BackboneSpec) -> str:
-    weights = _WEIGHTS.get(spec.weights, f"weights {spec.weights}")
     layers = " and ".join(spec.layers) if len(spec.layers) < 3 else ", ".join(spec.layers)
-    seed = f" (seed {spec.seed})" if spec.seed is not None else ""
     head = f", then its fully connected layers up to {spec.head}" if spec.head else ""
-    return f"{spec.name}, {weights}{seed}, up to layer{'s' * (len(spec.layers) > 1)} {layers}{head}."
+    return f"{network_text(spec)}, up to layer{'s' * (len(spec.layers) > 1)} {layers}{head}."
 
 
 def _input(spec: InputSpec, backbone: BackboneSpec) -> str:

@@ -1,0 +1,99 @@
+"""Where a feature file is from: of what, when and by what it was made."""
+
+import os
+
+from sppfeat.analysis.network_text import network_text
+from sppfeat.analysis.number_texts import counted
+from sppfeat.reader import FeatureFile
+from sppfeat.reduction import Reduction
+from sppfeat.reduction_texts import dimensions_text, variance_text
+from sppfeat.sharding import Shard
+from sppfeat.source_files import SourceFiles
+
+__all__ = ["describe_provenance", "reduction_text"]
+
+_MOST_SOURCES = 20  # that are named
+
+
+def describe_provenance(file: FeatureFile) -> list[tuple[str, str]]:
+    """Names and values, those that there are."""
+    config = file.config
+    found = [
+        ("file", str(file.path.absolute())),
+        ("made", file.attribute("created")),
+        ("by", f"sppfeat {file.attribute('sppfeat_version')}, schema {file.schema_version}"),
+        ("images under", file.root),
+        ("ids of images", _ids_text(file)),
+        ("network", network_text(config.backbone)),
+        ("file of weights", file.attribute("weights_path")),
+        ("SHA-256 of weights", config.backbone.weights_sha256),
+    ]
+    if config.regions is not None:
+        found += [
+            ("boxes", file.attribute("boxes_path") or config.regions.boxes),
+            ("SHA-256 of boxes", str(config.to_dict().get("boxes_sha256") or "")),
+        ]
+    if file.norm_factors:
+        found.append(("factors of the mean norm", ", ".join(f"{factor:.6g}" for factor in file.norm_factors)))
+    if file.shard is not None:
+        found.append(("part of a run", _shard_text(file.shard)))
+    if file.sources is not None:
+        found += _describe_sources(file.sources)
+    if file.reduction is not None:
+        found += _describe_reduction(file.reduction)
+    found.append(("fingerprint of the settings", file.attribute("fingerprint")))
+    return [(name, value) for name, value in found if value]
+
+
+def reduction_text(reduction: Reduction) -> str:
+    """How descriptors were reduced, and how much is left of them."""
+    record, spec = reduction.record, reduction.spec
+    text = dimensions_text(
+        spec.method,
+        selected=record.selection.width,
+        source_dimension=reduction.source_dimension,
+        dimension=reduction.dimension,
+    )
+    text += " values, whitened" if spec.whiten else " values"
+    text += ", scaled to l2 norm 1" if spec.normalize == "l2" else ""
+    if record.explained_variance is not None:
+        text += f"; {variance_text(record.explained_variance, record.fitted_rows)}"
+    return text
+
+
+def _ids_text(file: FeatureFile) -> str:
+    ids = file.image_ids
+    return f"as the inputs had them, the first: {os.fsdecode(ids[0])}" if ids else ""
+
+
+def _shard_text(shard: Shard) -> str:
+    return (
+        f"shard {shard.index} of {shard.count}: {_range_text('image', shard.first_image, shard.stop_image)} of "
+        f"{shard.n_images:,}, {_range_text('row', shard.first_row, shard.stop_row)} of {shard.n_rows:,}"
+    )
+
+
+def _range_text(what: str, first: int, stop: int) -> str:
+    """A half-open range of things that are counted from 0, by its first and last one."""
+    return f"{what}s {first:,} to {stop - 1:,}" if stop > first else f"no {what}"
+
+
+def _describe_sources(sources: SourceFiles) -> list[tuple[str, str]]:
+    n = len(sources)
+    found = [("merged of", f"{counted(n, 'file')}, in which the descriptors lie")]
+    for i, source in enumerate(sources.files[:_MOST_SOURCES]):
+        rows = _range_text("row", source.first_row, source.first_row + source.n_rows)
+        found.append((f"file {i + 1} of {n}", f"{sources.path_of(i)}: {rows}"))
+    if n > _MOST_SOURCES:
+        found.append(("and more", f"{n - _MOST_SOURCES:,}; sppfeat info --json names all"))
+    return found
+
+
+def _describe_reduction(reduction: Reduction) -> list[tuple[str, str]]:
+    conditions = ", ".join(reduction.spec.fit_rows)
+    return [
+        ("reduced", reduction_text(reduction)),
+        ("fitted on rows", conditions),
+        ("fitted on the file with fingerprint", reduction.record.source_fingerprint),
+        ("fingerprint of the reduction", reduction.fingerprint),
+    ]
