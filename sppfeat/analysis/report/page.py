@@ -1,5 +1,6 @@
 """A report as one HTML page that loads nothing."""
 
+import functools
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -9,7 +10,7 @@ from typing import Any
 from sppfeat._version import __version__
 from sppfeat.analysis.class_marks import mark_classes
 from sppfeat.analysis.contact_sheet import SheetLine
-from sppfeat.analysis.number_texts import counted, rounded
+from sppfeat.analysis.number_texts import rounded
 from sppfeat.analysis.pictures.embedding import caption, mark_text
 from sppfeat.analysis.pictures.norms import norms_text
 from sppfeat.analysis.pictures.sizes import sizes_text
@@ -19,7 +20,7 @@ from sppfeat.errors import ConfigError
 from sppfeat.extras import import_extra
 from sppfeat.locking import check_new_file
 from sppfeat.paths import StrPath
-from sppfeat.texts import escaped
+from sppfeat.texts import counted, escaped
 
 __all__ = ["check_page_path", "render_page"]
 
@@ -68,7 +69,7 @@ def render_page(facts: ReportFacts) -> str:
         "percent": _percent,
         "bytes": _bytes,
         "breakable": breakable,
-        "counted": counted,
+        "counted": functools.partial(counted, thousands=","),
         "rounded": rounded,
     }
     marks = mark_classes(facts.embedding.selection) if facts.embedding else []

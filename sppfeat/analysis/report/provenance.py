@@ -3,12 +3,12 @@
 import os
 
 from sppfeat.analysis.network_text import network_text
-from sppfeat.analysis.number_texts import counted
 from sppfeat.reader import FeatureFile
 from sppfeat.reduction import Reduction
 from sppfeat.reduction_texts import dimensions_text, variance_text
 from sppfeat.sharding import Shard
 from sppfeat.source_files import SourceFiles
+from sppfeat.texts import counted
 
 __all__ = ["describe_provenance", "reduction_text"]
 
@@ -80,7 +80,7 @@ def _range_text(what: str, first: int, stop: int) -> str:
 
 def _describe_sources(sources: SourceFiles) -> list[tuple[str, str]]:
     n = len(sources)
-    found = [("merged of", f"{counted(n, 'file')}, in which the descriptors lie")]
+    found = [("merged of", f"{counted(n, 'file', thousands=',')}, in which the descriptors lie")]
     for i, source in enumerate(sources.files[:_MOST_SOURCES]):
         rows = _range_text("row", source.first_row, source.first_row + source.n_rows)
         found.append((f"file {i + 1} of {n}", f"{sources.path_of(i)}: {rows}"))
