@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from labelled_files import image_file
 
-from sppfeat.analysis.classifier_file import fit_classifier
 from sppfeat.analysis.distributions import measure_norms
 from sppfeat.analysis.embedding import embed_rows
-from sppfeat.analysis.neighbours import nearest_rows
-from sppfeat.analysis.prediction import predict
-from sppfeat.analysis.settings import ProbeSettings
+from sppfeat.analysis.probing.classifier_file import fit_classifier
+from sppfeat.analysis.probing.prediction import predict
+from sppfeat.analysis.probing.settings import ProbeSettings
+from sppfeat.analysis.searching.neighbours import nearest_rows
 from sppfeat.errors import ConfigError
 from sppfeat.memory import available_nbytes
 from sppfeat.reader import FeatureFile
@@ -95,7 +95,7 @@ def mapped_nbytes(path) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="for Linux")
 def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    for module in ("analysis.prediction", "analysis.distributions", "verification"):
+    for module in ("analysis.probing.prediction", "analysis.distributions", "verification"):
         monkeypatch.setattr(f"sppfeat.{module}._BLOCK_NBYTES", 1 << 17)
     path = image_file(tmp_path / "f.h5", [i % 2 for i in range(30000)])
     with FeatureFile(path) as file:

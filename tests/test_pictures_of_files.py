@@ -19,9 +19,9 @@ from sppfeat.analysis.pictures.embedding import embedding_figure
 from sppfeat.analysis.pictures.figure import drawing
 from sppfeat.analysis.pictures.norms import norms_text
 from sppfeat.analysis.pictures.sizes import sizes_figure
-from sppfeat.analysis.queries import Query, describe_queries
 from sppfeat.analysis.reducing import reduce_file
 from sppfeat.analysis.sampling import draw_classes, draw_rows, draw_stratified
+from sppfeat.analysis.searching.queries import Query, describe_queries
 from sppfeat.analysis.thumbnails import Pictured, pictures_of_rows, read_thumbnails
 from sppfeat.cli import main
 from sppfeat.config import ReductionSpec

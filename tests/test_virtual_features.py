@@ -19,8 +19,8 @@ from hypothesis.extra.numpy import arrays, basic_indices, integer_array_indices
 from sharded_files import whole_images, with_box_file, with_views, write_shards, write_whole
 from test_hostile_hdf5 import PROPERTIES, plain
 
-from sppfeat.analysis.neighbours import nearest_rows
 from sppfeat.analysis.reducing import reduce_file
+from sppfeat.analysis.searching.neighbours import nearest_rows
 from sppfeat.cli import main
 from sppfeat.config import ReductionSpec
 from sppfeat.continuation import copy_rows

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBOURS
 from sppfeat.analysis.described import check_described
-from sppfeat.analysis.neighbours import nearest_rows
-from sppfeat.analysis.queries import Query
+from sppfeat.analysis.searching.neighbours import nearest_rows
+from sppfeat.analysis.searching.queries import Query
 from sppfeat.selection import Selection
 
 __all__ = ["ContactSheet", "Neighbour", "SheetLine", "draw_queries", "make_contact_sheet"]
@@ -125,9 +125,9 @@ def make_contact_sheet(
     Args:
         selection: among which is searched.
         queries: images, boxes or rows.
-        descriptors: ``(q, d)`` of them, as :func:`~sppfeat.analysis.queries.describe_queries` makes them.
+        descriptors: ``(q, d)`` of them, as :func:`~sppfeat.analysis.searching.queries.describe_queries` makes them.
         k: neighbours of each.
-        metric, one_per_image, on_progress: as of :func:`~sppfeat.analysis.neighbours.nearest_rows`.
+        metric, one_per_image, on_progress: as of :func:`~sppfeat.analysis.searching.neighbours.nearest_rows`.
 
     Raises:
         ConfigError: a metric that there is not.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from sppfeat.analysis.queries import Query
+from sppfeat.analysis.searching.queries import Query
 from sppfeat.cores import available_cores
 from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask
 from sppfeat.errors import ImageError

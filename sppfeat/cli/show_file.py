@@ -159,7 +159,7 @@ def neighbours(
     from sppfeat.analysis.contact_sheet import draw_queries, make_contact_sheet
     from sppfeat.analysis.pictures.contact_sheet import contact_sheet_figure, sheet_text
     from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.queries import describe_queries, read_queries
+    from sppfeat.analysis.searching.queries import describe_queries, read_queries
     from sppfeat.analysis.thumbnails import pictures_of_queries, pictures_of_rows
     from sppfeat.errors import ConfigError
     from sppfeat.reader import FeatureFile

@@ -14,7 +14,7 @@ from sppfeat.analysis.choices import (
 from sppfeat.analysis.contact_sheet import ContactSheet
 from sppfeat.analysis.distributions import Norms, Sizes
 from sppfeat.analysis.embedding import Embedding
-from sppfeat.analysis.probe import ProbeResult
+from sppfeat.analysis.probing.probe import ProbeResult
 from sppfeat.analysis.report.failures import FailureGroup
 from sppfeat.analysis.thumbnails import Thumbnail
 from sppfeat.schema import ColumnBlock

@@ -8,14 +8,14 @@ from sppfeat.analysis.described import check_described
 from sppfeat.analysis.distributions import count_labels, measure_norms, measure_sizes
 from sppfeat.analysis.embedding import Embedding, embed_rows
 from sppfeat.analysis.pictures.embedding import choose_pictured
-from sppfeat.analysis.probe import ProbeSettings, probe
-from sppfeat.analysis.queries import describe_queries
+from sppfeat.analysis.probing.probe import ProbeSettings, probe
 from sppfeat.analysis.report.facts import Probed, ReportFacts, ReportSettings, Summary
 from sppfeat.analysis.report.failures import group_failures
 from sppfeat.analysis.report.provenance import describe_provenance
 from sppfeat.analysis.report.settings import describe_settings
 from sppfeat.analysis.report.warnings import find_warnings
 from sppfeat.analysis.sampling import draw_classes, draw_stratified
+from sppfeat.analysis.searching.queries import describe_queries
 from sppfeat.analysis.thumbnails import pictures_of_rows, read_thumbnails
 from sppfeat.errors import LabelError, StoreError
 from sppfeat.schema import Status

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.classifier_file import FittedClassifier
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.finite import check_finite
-from sppfeat.analysis.row_digests import row_digests
+from sppfeat.analysis.probing.classifier_file import FittedClassifier
+from sppfeat.analysis.probing.row_digests import row_digests
 from sppfeat.comparability import descriptor_differences
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import StoreError
@@ -111,7 +111,7 @@ def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Pred
 def count_learned(classifier: FittedClassifier, selection: Selection) -> int | None:
     """How many rows of a selection a classifier was fitted on; None where it does not know.
 
-    A row is known by the place of its image and by its box: see :func:`~sppfeat.analysis.row_digests.row_digests`.
+    A row is known by the place of its image and by its box: see :mod:`~sppfeat.analysis.probing.row_digests`.
     """
     if classifier.learned is None:
         return None

@@ -3,10 +3,10 @@
 import bisect
 import dataclasses
 
-from sppfeat.analysis.fold_weights import fold_weights
-from sppfeat.analysis.kernel import products_nbytes
-from sppfeat.analysis.probe_task import ProbeTask
-from sppfeat.analysis.sums_plan import SumsShape, group_parts, plan_sums, sums_shape
+from sppfeat.analysis.probing.fold_weights import fold_weights
+from sppfeat.analysis.probing.kernel import products_nbytes
+from sppfeat.analysis.probing.probe_task import ProbeTask
+from sppfeat.analysis.probing.sums_plan import SumsShape, group_parts, plan_sums, sums_shape
 from sppfeat.errors import ConfigError
 
 __all__ = ["choose_method", "rows_nbytes", "too_large"]

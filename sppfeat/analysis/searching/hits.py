@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from sppfeat.analysis.neighbours import Neighbours
+from sppfeat.analysis.searching.neighbours import Neighbours
 from sppfeat.selection import Selection
 
 __all__ = ["Hit", "hits_of"]

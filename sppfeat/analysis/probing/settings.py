@@ -29,7 +29,7 @@ class ProbeSettings:
         class_weight: ``balanced``, so that all classes count alike whatever their size, or ``none``.
         min_per_class: classes with fewer rows (with boxes: rows in fewer images) are left out; ``folds`` where None.
         ablation: whether parts of the descriptors are tried by themselves.
-        method: ``products``, ``sums``, ``rows`` (see :func:`sppfeat.analysis.crossvalidation.cross_predict`), ``auto``.
+        method: ``products``, ``sums``, ``rows`` (see :mod:`sppfeat.analysis.probing.methods`), ``auto``.
         max_nbytes: of memory; a quarter of the machine's where None.
 
     Raises:

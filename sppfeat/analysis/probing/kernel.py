@@ -1,4 +1,4 @@
-"""The classifier of :mod:`sppfeat.analysis.classifier` by inner products of rows.
+"""The classifier of :mod:`sppfeat.analysis.probing.classifier` by inner products of rows.
 
 Of n rows, which are long, all that a linear classifier needs are the n x n inner products. Those of the parts of a
 descriptor add up: computed once, they serve all folds and all choices of layers and levels.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.scaled_rows import scaled_rows
+from sppfeat.analysis.probing.scaled_rows import scaled_rows
 from sppfeat.extras import import_extra
 from sppfeat.row_ranges import row_ranges
 

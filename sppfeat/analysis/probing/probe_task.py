@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sppfeat.analysis.ablation import Part, narrowed
-from sppfeat.analysis.folds import Fold
-from sppfeat.analysis.labelled import LabelledRows
-from sppfeat.analysis.settings import ProbeSettings
+from sppfeat.analysis.probing.ablation import Part, narrowed
+from sppfeat.analysis.probing.folds import Fold
+from sppfeat.analysis.probing.labelled import LabelledRows
+from sppfeat.analysis.probing.settings import ProbeSettings
 
 if TYPE_CHECKING:
     from sppfeat.selection import Selection

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
-from sppfeat.analysis.labelled import labelled_rows
-from sppfeat.analysis.pipeline_fitting import fit_pipeline
-from sppfeat.analysis.row_digests import row_digests
+from sppfeat.analysis.probing.labelled import labelled_rows
+from sppfeat.analysis.probing.pipeline_fitting import fit_pipeline
+from sppfeat.analysis.probing.row_digests import row_digests
 from sppfeat.config import ExtractConfig
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extras import import_extra
@@ -22,7 +22,7 @@ from sppfeat.schema import ColumnBlock
 from sppfeat.texts import one_line
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.settings import ProbeSettings
+    from sppfeat.analysis.probing.settings import ProbeSettings
     from sppfeat.selection import Selection
 
 __all__ = ["FittedClassifier", "fit_classifier", "load_classifier", "save_classifier"]
@@ -44,7 +44,7 @@ class FittedClassifier:
         reduction: fingerprint of what reduced its descriptors; None where nothing did.
         n_rows: that it was fitted on.
         sppfeat_version: that fitted it.
-        learned: ``(n_rows,)`` uint64, :func:`~sppfeat.analysis.row_digests.row_digests` of these rows; None of a
+        learned: ``(n_rows,)`` uint64, :mod:`~sppfeat.analysis.probing.row_digests` of these rows; None of a
             classifier that was saved without.
     """
 
@@ -77,10 +77,10 @@ def fit_classifier(
     """The classifier that was probed, fitted on all rows that took part.
 
     Args:
-        selection, settings, on_progress: as for :func:`sppfeat.analysis.probe.probe`.
+        selection, settings, on_progress: as for :func:`sppfeat.analysis.probing.probe.probe`.
 
     Raises:
-        SppfeatError: as :func:`sppfeat.analysis.probe.probe`.
+        SppfeatError: as :func:`sppfeat.analysis.probing.probe.probe`.
     """
     labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
     pipeline = fit_pipeline(selection, labelled, settings, on_progress=on_progress)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.folds import Fold
+from sppfeat.analysis.probing.folds import Fold
 
 __all__ = ["FoldWeights", "fold_weights"]
 

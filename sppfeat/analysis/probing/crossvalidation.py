@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.classifier import make_pipeline, regularisation
 from sppfeat.analysis.finite import finite_rows
-from sppfeat.analysis.kernel import PartProducts, predict_with_kernel
-from sppfeat.analysis.probe_task import ProbeTask
-from sppfeat.analysis.sums import SumsModel
-from sppfeat.analysis.sums_plan import plan_sums
+from sppfeat.analysis.probing.classifier import make_pipeline, regularisation
+from sppfeat.analysis.probing.kernel import PartProducts, predict_with_kernel
+from sppfeat.analysis.probing.probe_task import ProbeTask
+from sppfeat.analysis.probing.sums import SumsModel
+from sppfeat.analysis.probing.sums_plan import plan_sums
 
 __all__ = ["cross_predict"]
 

@@ -1,4 +1,4 @@
-"""The classifier of :mod:`sppfeat.analysis.classifier` by sums over rows, which are read in blocks.
+"""The classifier of :mod:`sppfeat.analysis.probing.classifier` by sums over rows, which are read in blocks.
 
 Of n rows, which are short, all that a linear classifier needs are d x d second moments: memory does not depend on n.
 Rows are scaled by their norm over the chosen levels, which is another one for each choice of levels: their moments are
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.ablation import Part, narrowed
-from sppfeat.analysis.classifier import regularisation
-from sppfeat.analysis.fold_sums import FoldSums
-from sppfeat.analysis.fold_weights import FoldWeights, fold_weights
-from sppfeat.analysis.folds import Fold
-from sppfeat.analysis.labelled import LabelledRows
-from sppfeat.analysis.ridge import RidgeSolution, solve_ridge
-from sppfeat.analysis.scaled_rows import scaled_rows
-from sppfeat.analysis.settings import ProbeSettings
+from sppfeat.analysis.probing.ablation import Part, narrowed
+from sppfeat.analysis.probing.classifier import regularisation
+from sppfeat.analysis.probing.fold_sums import FoldSums
+from sppfeat.analysis.probing.fold_weights import FoldWeights, fold_weights
+from sppfeat.analysis.probing.folds import Fold
+from sppfeat.analysis.probing.labelled import LabelledRows
+from sppfeat.analysis.probing.ridge import RidgeSolution, solve_ridge
+from sppfeat.analysis.probing.scaled_rows import scaled_rows
+from sppfeat.analysis.probing.settings import ProbeSettings
 
 if TYPE_CHECKING:
     from sppfeat.selection import Selection

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.bounds import RowPoints
+from sppfeat.analysis.searching.bounds import RowPoints
 from sppfeat.extras import import_extra
 
 __all__ = ["faiss_candidates", "load_faiss"]

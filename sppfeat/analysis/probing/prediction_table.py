@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from sppfeat.analysis.classifier_file import FittedClassifier
-from sppfeat.analysis.labelled import class_numbers
-from sppfeat.analysis.prediction import predict
+from sppfeat.analysis.probing.classifier_file import FittedClassifier
+from sppfeat.analysis.probing.labelled import class_numbers
+from sppfeat.analysis.probing.prediction import predict
 from sppfeat.selection import Selection
 from sppfeat.separated_text import joined_fields
 
@@ -46,7 +46,7 @@ def write_predictions(
 
     Args:
         target: where to write.
-        classifier, selection: see :func:`sppfeat.analysis.prediction.predict`.
+        classifier, selection: see :func:`sppfeat.analysis.probing.prediction.predict`.
         with_scores: whether to write the scores of all classes.
         on_progress: is told how many rows are written.
     """

@@ -1,4 +1,4 @@
-"""The classifier of :mod:`sppfeat.analysis.classifier`, fitted on all rows, in memory or beyond it."""
+"""The classifier of :mod:`sppfeat.analysis.probing.classifier`, fitted on all rows, in memory or beyond it."""
 
 import math
 from collections.abc import Callable
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sppfeat.analysis.ablation import parts_to_try
-from sppfeat.analysis.classifier import make_pipeline
 from sppfeat.analysis.finite import finite_rows
-from sppfeat.analysis.labelled import LabelledRows
-from sppfeat.analysis.methods import rows_nbytes, too_large
-from sppfeat.analysis.ridge import RidgeSolution
-from sppfeat.analysis.settings import ProbeSettings
-from sppfeat.analysis.sums import SumsModel
-from sppfeat.analysis.sums_plan import SumsShape
+from sppfeat.analysis.probing.ablation import parts_to_try
+from sppfeat.analysis.probing.classifier import make_pipeline
+from sppfeat.analysis.probing.labelled import LabelledRows
+from sppfeat.analysis.probing.methods import rows_nbytes, too_large
+from sppfeat.analysis.probing.ridge import RidgeSolution
+from sppfeat.analysis.probing.settings import ProbeSettings
+from sppfeat.analysis.probing.sums import SumsModel
+from sppfeat.analysis.probing.sums_plan import SumsShape
 
 if TYPE_CHECKING:
     from sppfeat.selection import Selection

@@ -11,7 +11,7 @@ afterwards, would be as many matrices as there are classes.
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.fold_weights import FoldWeights
+from sppfeat.analysis.probing.fold_weights import FoldWeights
 from sppfeat.row_ranges import row_ranges
 
 __all__ = ["FoldSums"]

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sppfeat.analysis.ablation import Part
-from sppfeat.analysis.probe_task import ProbeTask
+from sppfeat.analysis.probing.ablation import Part
+from sppfeat.analysis.probing.probe_task import ProbeTask
 
 __all__ = ["SumsRun", "SumsShape", "group_parts", "plan_sums", "sums_shape"]
 

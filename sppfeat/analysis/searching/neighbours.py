@@ -7,10 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.bounds import BlockScores, RowPoints, as_points, row_points, score_rows, squared_norms
 from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_METRIC, DEFAULT_NEIGHBOURS, ENGINES, METRICS
-from sppfeat.analysis.distances import exact_distances
-from sppfeat.analysis.faiss_candidates import faiss_candidates, load_faiss
+from sppfeat.analysis.searching.bounds import (
+    BlockScores,
+    RowPoints,
+    as_points,
+    row_points,
+    score_rows,
+    squared_norms,
+)
+from sppfeat.analysis.searching.distances import exact_distances
+from sppfeat.analysis.searching.faiss_candidates import faiss_candidates, load_faiss
 from sppfeat.config import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.selection import Selection

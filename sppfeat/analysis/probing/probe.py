@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.ablation import parts_to_try
-from sppfeat.analysis.confusion import ClassRecall, ConfusedPair, class_recalls, confused_pairs
-from sppfeat.analysis.crossvalidation import cross_predict
-from sppfeat.analysis.folds import make_folds
-from sppfeat.analysis.labelled import ClassSize, labelled_rows
-from sppfeat.analysis.methods import choose_method
-from sppfeat.analysis.probe_task import ProbeTask
-from sppfeat.analysis.settings import ProbeSettings
+from sppfeat.analysis.probing.ablation import parts_to_try
+from sppfeat.analysis.probing.confusion import ClassRecall, ConfusedPair, class_recalls, confused_pairs
+from sppfeat.analysis.probing.crossvalidation import cross_predict
+from sppfeat.analysis.probing.folds import make_folds
+from sppfeat.analysis.probing.labelled import ClassSize, labelled_rows
+from sppfeat.analysis.probing.methods import choose_method
+from sppfeat.analysis.probing.probe_task import ProbeTask
+from sppfeat.analysis.probing.settings import ProbeSettings
 from sppfeat.schema import Status
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ProbeResult:
         left_out: classes that had too few members.
         n_unlabelled: selected rows without class.
         n_pending, n_failed: images of the file that have no descriptors.
-        method: ``products``, ``sums`` or ``rows``; see :func:`sppfeat.analysis.crossvalidation.cross_predict`.
+        method: ``products``, ``sums`` or ``rows``; see :func:`sppfeat.analysis.probing.crossvalidation.cross_predict`.
     """
 
     n_rows: int

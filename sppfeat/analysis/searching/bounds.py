@@ -1,6 +1,6 @@
 """Which rows of a block can be among the nearest, by float32 matrix products and what they may be wrong by.
 
-Of a row's point ``x`` and a query's ``y`` (see :mod:`sppfeat.analysis.distances`) the squared distance is
+Of a row's point ``x`` and a query's ``y`` (see :mod:`sppfeat.analysis.searching.distances`) the squared distance is
 ``|x|**2 + |y|**2 - 2 x y``. In float32, a sum of ``n`` products in whatever order is wrong by no more than
 ``g |x| |y|``, with ``g = n u / (1 - n u)`` and ``u = 2**-24`` (Higham, *Accuracy and Stability of Numerical
 Algorithms*, section 3.1). Here some hundred products are added up in float32, and those sums in float64, so that ``g``
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.distances import unit_rows
+from sppfeat.analysis.searching.distances import unit_rows
 
 __all__ = ["BlockScores", "RowPoints", "as_points", "row_points", "score_rows", "squared_norms"]
 

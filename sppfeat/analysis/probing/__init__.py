@@ -1,0 +1,1 @@
+"""How well a linear classifier tells classes apart, the classifier itself, and what it says of other rows."""
