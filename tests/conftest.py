@@ -122,8 +122,8 @@ def copy_module(module: "nn.Module") -> "nn.Module":
 @pytest.fixture(scope="session", autouse=True)
 def networks_loaded_once() -> Iterator[None]:
     """Load and walk each network of an extraction once in all tests: both take longer than a dozen pictures."""
-    import sppfeat.configure as configure
-    from sppfeat.backbones import Backbone
+    from sppfeat import configure, extractor, recorded
+    from sppfeat.backbones import Backbone, load_backbone
     from sppfeat.config import DEFAULT_BACKBONE
 
     loaded: dict[str, Backbone] = {}
@@ -132,7 +132,7 @@ def networks_loaded_once() -> Iterator[None]:
 
     def load(name: str, **settings: Any) -> "Backbone":
         key = f"{name} {sorted(settings.items())}"
-        is_bundled = name == DEFAULT_BACKBONE and settings["weights"] == "DEFAULT"
+        is_bundled = name == DEFAULT_BACKBONE and settings["weights"] in ("DEFAULT", "DISTILLED_V1")
         if settings["weights"] != "none" and not is_bundled:  # a file may change
             return load_backbone(name, **settings)
         if key not in loaded:
@@ -151,10 +151,12 @@ def networks_loaded_once() -> Iterator[None]:
             walked[key] = walk(backbone, layer)
         return walked[key]
 
-    load_backbone, walk = configure.load_backbone, Backbone.geometry
-    configure.load_backbone, Backbone.geometry = load, geometry
-    yield
-    configure.load_backbone, Backbone.geometry = load_backbone, walk
+    walk = Backbone.geometry
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (configure, extractor, recorded):
+            patch.setattr(module, "load_backbone", load)
+        patch.setattr(Backbone, "geometry", geometry)
+        yield
 
 
 @pytest.fixture(scope="session")

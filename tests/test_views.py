@@ -102,8 +102,10 @@ def test_windows_lie_in_the_image_row_by_row_under_their_names(rows, columns, in
     assert not flag.any()
     by_place = sorted(range(n), key=lambda i: (views.boxes_px[i, 1], views.boxes_px[i, 0]))
     assert by_place == list(range(n))
-    ys, xs = sorted(set(views.boxes_px[:, 1])), sorted(set(views.boxes_px[:, 0]))
-    places = [(ys.index(y), xs.index(x)) for x, y in views.boxes_px[:, :2].tolist()]
+    xs, ys = (
+        {side: i for i, side in enumerate(sorted(set(sides)))} for sides in views.boxes_px.T[:2].tolist()
+    )
+    places = [(ys[y], xs[x]) for x, y in views.boxes_px[:, :2].tolist()]
     assert list(views.ids) == [f"{row},{column}".encode() for row, column in places]
 
 
