@@ -36,9 +36,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Few examples, no deadline: the suite runs on small, shared machines.
+# Few examples, no deadline, and nothing that has to be fast: the suite runs on small, shared machines.
 settings.register_profile(
-    "sppfeat", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "sppfeat",
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("sppfeat")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, features
 
@@ -455,7 +455,7 @@ def test_corrupt_exif_counts_as_none(block, write):
         assert read_array(write(content)).shape == (5, 7, 3)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(junk=st.binary(max_size=60), start=st.integers(0, 60))
 def test_no_exif_block_harms_an_image(junk, start, write):
     block = bytearray(exif_block(6))
@@ -687,7 +687,7 @@ def damaged(content, edits, cuts):
     return bytes(content)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None)
 @given(
     kind=st.sampled_from(sorted(INTACT)),
     edits=st.lists(EDITS, max_size=6),
@@ -971,7 +971,7 @@ def plain_fast(path, input_hw, orientation, resample):
     return np.asarray(turned.resize(input_hw[::-1], Image.Resampling[resample.upper()], box))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(sorted(FAST_KINDS)),
     orientation=st.integers(1, 8),
@@ -992,7 +992,7 @@ def test_fast_is_pillows_draft_and_a_resize(kind, orientation, height, width, re
     )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(sorted(FAST_KINDS)),
     orientation=st.integers(1, 8),
@@ -1074,7 +1074,7 @@ def test_pixels_of_another_size_than_the_header_are_noticed_fast_too(write, monk
         fast(path, (25, 50))
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(edits=st.lists(EDITS, max_size=6), cuts=st.lists(CUTS, max_size=1), progressive=st.booleans())
 def test_hostile_jpegs_give_a_reason_or_pixels(edits, cuts, progressive, write):
     content = damaged(saved(WIDE, "JPEG", progressive=progressive), edits, cuts)

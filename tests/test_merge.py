@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from feature_files import BLOCKS, config
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_fields import check_fields
 from sharded_files import (
@@ -110,7 +110,7 @@ def test_it_is_the_file_of_one_machine(tmp_path, make, copy):
         assert ("sources" in plain) != copy
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_whatever_way_the_shards_were_cut(tmp_path, data):
     """Ranges of several cuttings, in any order, some of no image."""

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import pytest
 from feature_files import BLOCKS, DIMENSION, config, descriptors, new_file, plan_of, write
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sppfeat
@@ -656,7 +656,7 @@ PATHS = st.lists(
 REASONS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=1, max_size=40)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(PATHS, st.data(), st.sampled_from(["float32", "float16"]))
 def test_what_is_written_is_what_is_read(tmp_path, paths, data, dtype):
     n = len(paths)
