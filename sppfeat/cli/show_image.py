@@ -131,7 +131,7 @@ def image(photo: str | None, **options: Any) -> None:
     with drawing():
         notes = _notes(source.extractor, boxes[0])
         figure = draw_image(boxes, title=source.title, notes=notes, channel=channel)
-        save_figure(figure, output)
+        save_figure(figure, output, overwrite=options["overwrite"])
     if options["as_json"]:
         print_json(_numbers(source, boxes, output, channel))
     else:

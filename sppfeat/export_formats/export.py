@@ -94,7 +94,11 @@ def export_features(
     outputs = [Path(new) for new in paths_of(output, name)]
     for new in outputs:
         check_new_file(new, inputs=[*selection.file.read_paths, *inputs], overwrite=overwrite)
-    with whole_files(outputs) as files, _write_errors(output), _packed(files, output) as packed:
+    with (
+        whole_files(outputs, overwrite=overwrite) as files,
+        _write_errors(output),
+        _packed(files, output) as packed,
+    ):
         _writer(name)(contents, packed)
     return _result(contents, name, outputs)
 

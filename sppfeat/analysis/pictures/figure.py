@@ -148,7 +148,7 @@ def plain(text: str) -> str:
     return escaped(text).replace("$", r"\$")
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path, *, overwrite: bool = True) -> None:
     """Write a figure in the format of the path's suffix, at once and whole; inside :func:`drawing`.
 
     Raises:
@@ -158,7 +158,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
     content = io.BytesIO()
     dpi = _DPI if suffix == ".png" else _VECTOR_DPI
     figure.savefig(content, format=suffix[1:], metadata=_METADATA[suffix], dpi=dpi)
-    replace_file(path, content.getbuffer())
+    replace_file(path, content.getbuffer(), overwrite=overwrite)
 
 
 def _installed(fonts: Sequence[str]) -> list[str]:

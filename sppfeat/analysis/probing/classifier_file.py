@@ -96,7 +96,7 @@ def fit_classifier(
     )
 
 
-def save_classifier(path: Path, classifier: FittedClassifier) -> None:
+def save_classifier(path: Path, classifier: FittedClassifier, *, overwrite: bool = True) -> None:
     """Write a classifier, with skops; ``skops.io.load(path)["pipeline"]`` is the pipeline.
 
     Raises:
@@ -118,7 +118,7 @@ def save_classifier(path: Path, classifier: FittedClassifier) -> None:
             "pipeline": classifier.pipeline,
         }
     )
-    replace_file(path, content)
+    replace_file(path, content, overwrite=overwrite)
 
 
 def load_classifier(path: Path) -> FittedClassifier:
