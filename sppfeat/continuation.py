@@ -132,7 +132,7 @@ def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
                 labels=file.labels,
                 classes=tuple(os.fsencode(name) for name in file.classes),
                 status=file.status,
-                ids=file.image_ids,
+                ids=file.image_id_table,
                 boxes=_recorded_boxes(file) if file.has_boxes else None,
                 norm_factors=file.norm_factors,
                 shard=file.shard,

@@ -208,7 +208,7 @@ class _Layout:
         self._parts = parts
         self._sources = sources
         self._on_part = on_part
-        names = {**COLUMNS, **OPTIONAL_COLUMNS} if first.image_ids is not None else COLUMNS
+        names = {**COLUMNS, **OPTIONAL_COLUMNS} if first.image_id_table is not None else COLUMNS
         self._columns = {**names, **ROW_COLUMNS} if first.has_boxes else names
         self._has_box_file = first.has_boxes and has_box_file(first.config)
         self._per_shard = ("N", "R") if self._has_box_file else ("N", "R", "X")  # these follow each other

@@ -154,8 +154,13 @@ class FeatureFile:
         return self.stored.read_paths("images/path")
 
     @cached_property
-    def image_ids(self) -> PathTable | None:
-        """What the inputs called the images, as bytes; None where they had no such names."""
+    def image_ids(self) -> list[str] | None:
+        """``(N,)``: what the inputs called each image, empty where nothing; None where they had no such names."""
+        return None if self.image_id_table is None else [os.fsdecode(name) for name in self.image_id_table]
+
+    @cached_property
+    def image_id_table(self) -> PathTable | None:
+        """:attr:`image_ids` as bytes, compactly."""
         return self.stored.read_paths("images/id") if self.stored.has("images/id") else None
 
     def path_of(self, image: int) -> str:

@@ -183,7 +183,7 @@ def _common(file: FeatureFile) -> list[tuple[str, object]]:
         ("rows of all shards", shard and shard.n_rows),
         ("plan (inputs and labels)", shard and shard.plan[:12]),
         ("classes", tuple(file.classes)),
-        ("names for images (images/id)", file.image_ids is not None),
+        ("names for images (images/id)", file.image_id_table is not None),
         ("type of the descriptors", file.dtype.name),
         ("columns", file.columns),
         ("classes of boxes", tuple(file.row_classes)),

@@ -41,6 +41,8 @@ class StoredFile:
         if not path.is_file():
             raise StoreError(f"not a file: {str(path)!r}")
         with hdf5_errors(path, "cannot be opened as HDF5"):
+            if os.access(path, os.R_OK) and not h5py.is_hdf5(path):
+                raise OSError("it is something else; allowed: feature files, which 'sppfeat extract' writes")
             self._file = h5py.File(path, "r")
         try:
             self._nbytes_then = self.nbytes

@@ -341,7 +341,8 @@ IDS = [b"c", b"g", b"", b"\xff"]
 def test_ids_are_in_the_file(with_ids):
     with FeatureFile(with_ids) as file:
         assert file.paths == ["2.png", "gone.png", "0.png", "1.png"]
-        assert list(file.image_ids) == IDS
+        assert list(file.image_id_table) == IDS
+        assert file.image_ids == ["c", "g", "", "\udcff"]
         assert file.classes == ["cat", "dog"]
         assert file.labels.tolist() == [0, 1, 1, -1]
         assert "no such file" in file.errors[1]
@@ -366,7 +367,7 @@ def test_new_images_bring_theirs(pictures, tmp_path):
     extract([pictures / "m.csv", pictures], tmp_path / "f.h5", add_new=True)
     with FeatureFile(tmp_path / "f.h5") as file:
         assert file.paths == ["2.png", "gone.png", "0.png", "1.png", "3.png", "4.png"]
-        assert list(file.image_ids) == [*IDS, b"", b""]
+        assert list(file.image_id_table) == [*IDS, b"", b""]
 
 
 def test_tables_of_rows_have_them(with_ids, tmp_path):

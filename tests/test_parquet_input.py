@@ -392,7 +392,7 @@ def test_descriptors_are_those_of_the_same_images_in_a_folder(tmp_path, name):
     with FeatureFile(tmp_path / "folder.h5") as one, FeatureFile(tmp_path / "table.h5") as other:
         assert np.allclose(one.features, other.features[:9], rtol=1e-5, atol=1e-6)
         assert other.paths[3] == f"{name}/00000003.png"
-        assert list(other.image_ids) == [b"%d.png" % i for i in range(12)]
+        assert list(other.image_id_table) == [b"%d.png" % i for i in range(12)]
         assert other.errors.keys() == {9, 10, 11}
         assert other.errors[9].startswith("null")
         assert other.errors[10].startswith("empty")

@@ -285,6 +285,8 @@ def test_what_is_no_hdf5(tmp_path, content):
     path = tmp_path / "f.h5"
     path.write_bytes(content)
     refused(path, "cannot be opened as HDF5")
+    if content[:4] != b"\x89HDF":
+        refused(path, "allowed: feature files, which 'sppfeat extract' writes")
 
 
 def test_hdf5_of_others(tmp_path):

@@ -87,7 +87,7 @@ def test_what_the_inputs_called_the_images_stays(source, tmp_path):
     output = reduced(tmp_path / "f.h5", tmp_path / "r.h5")
     assert_everything_else_is_equal(tmp_path / "f.h5", output)
     with FeatureFile(output) as file:
-        assert list(file.image_ids) == ids
+        assert list(file.image_id_table) == ids
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 1000])

@@ -314,7 +314,7 @@ def test_images_that_failed_are_named_with_their_ids(tmp_path):
     with FeatureFile(path) as file:
         (group,) = group_failures(file, most_paths=1)
         image = next(iter(file.errors))
-        assert group.paths == (f"{file.path_of(image)} (id {os.fsdecode(file.image_ids[image])})",)
+        assert group.paths == (f"{file.path_of(image)} (id {os.fsdecode(file.image_id_table[image])})",)
 
 
 def test_ten_thousand_images_fit_in_five_megabytes(tmp_path):

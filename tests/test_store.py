@@ -143,7 +143,7 @@ def test_a_file_is_laid_out_in_blocks(tmp_path_factory, n, at_once):
         assert np.array_equal(file["boxes"][()], np.reshape(expected, (n, 4)), equal_nan=True)
     with FeatureFile(path) as opened:
         assert list(opened.path_table) == list(plan.paths)
-        assert list(opened.image_ids) == list(plan.ids)
+        assert list(opened.image_id_table) == list(plan.ids)
 
 
 def test_a_file_without_labels_has_no_classes(file):

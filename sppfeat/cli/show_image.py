@@ -34,6 +34,7 @@ from sppfeat.errors import ConfigError
 if TYPE_CHECKING:
     from sppfeat.analysis.activations import LayerActivations, PooledBox, View
     from sppfeat.extractor import Extractor
+    from sppfeat.reader import FeatureFile
 
 __all__ = ["image"]
 
@@ -202,7 +203,7 @@ def _source_of_file(photo: str | None, options: dict[str, Any], views: list["Vie
         path, title = photo, os.path.basename(photo or "")
         if path is None:
             index, view = view_of_row(file, row)
-            path = os.path.join(options["root"] or file.root, file.path_of(index))
+            path = _path_of(file, index, options["root"])
             views, title = [view], f"{os.path.basename(path)}, row {row} of {file.path.name}"
         extractor = Extractor.from_file(
             file,
@@ -211,6 +212,25 @@ def _source_of_file(photo: str | None, options: dict[str, Any], views: list["Vie
             device=options["device"],
         )
     return _Source(extractor, path, title, views)
+
+
+def _path_of(file: "FeatureFile", image: int, root: str | None) -> str:
+    """Where an image of a file is.
+
+    Raises:
+        ImageError: it is not there.
+    """
+    from sppfeat.errors import ImageError
+    from sppfeat.sources.finding import find_image
+    from sppfeat.sources.roots import is_url
+
+    path = os.path.join(root or file.root, file.path_of(image))
+    try:
+        if not is_url(os.fsencode(path)):  # which would be fetched for it
+            find_image(b"", os.fsencode(path))
+    except ImageError as error:
+        raise ImageError(f"{path!r}: {error}; --root says where the images are now") from error
+    return path
 
 
 def _notes(extractor: "Extractor", box: "PooledBox") -> list[str]:

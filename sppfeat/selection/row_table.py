@@ -81,8 +81,8 @@ def row_table(selection: "Selection") -> Mapping[str, RowColumn]:
         "label_number": numbers,
     }
     table.update({name: boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))})
-    if file.image_ids is not None:
-        table["image_id"] = TextColumn(file.image_ids, selection.groups)
+    if file.image_id_table is not None:
+        table["image_id"] = TextColumn(file.image_id_table, selection.groups)
     if file.has_boxes:
         table.update(
             flag=file.row_flag[rows],

@@ -70,7 +70,9 @@ def write_predictions(
             box = [] if boxes is None else [_short(value) for value in boxes[row].tolist()]
             every = [_short(score) for score in found.scores[i]] if with_scores else []
             called = [
-                os.fsdecode(table[image]) for table in (file.path_table, file.image_ids) if table is not None
+                os.fsdecode(table[image])
+                for table in (file.path_table, file.image_id_table)
+                if table is not None
             ]
             lines.append([str(row), *called, *box, label, predicted, _short(found.scores[i].max()), *every])
         _write_lines(target, lines)
@@ -79,7 +81,7 @@ def write_predictions(
 
 
 def _header(classifier: FittedClassifier, selection: Selection, *, with_scores: bool) -> list[str]:
-    called = ["path"] if selection.file.image_ids is None else ["path", "image_id"]
+    called = ["path"] if selection.file.image_id_table is None else ["path", "image_id"]
     box = ["x0", "y0", "x1", "y1"] if selection.file.has_boxes else []
     every = [f"score:{name}" for name in classifier.classes] if with_scores else []
     return ["row", *called, *box, "label", "predicted", "score", *every]

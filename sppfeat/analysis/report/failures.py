@@ -49,6 +49,6 @@ def group_failures(file: FeatureFile, *, most_paths: int) -> list[FailureGroup]:
 
 
 def _name(file: FeatureFile, image: int) -> str:
-    ids = file.image_ids
+    ids = file.image_id_table
     path = file.path_of(image)
     return f"{path} (id {os.fsdecode(ids[image])})" if ids and ids[image] else path

@@ -62,7 +62,7 @@ def reduction_text(reduction: Reduction) -> str:
 
 
 def _ids_text(file: FeatureFile) -> str:
-    ids = file.image_ids
+    ids = file.image_id_table
     return f"as the inputs had them, the first: {os.fsdecode(ids[0])}" if ids else ""
 
 

@@ -70,7 +70,7 @@ class _Facts:
         self._root = root
         self._labels = selection.labels
         self._image_index = file.image_index
-        self._image_ids = file.image_ids
+        self._image_ids = file.image_id_table
         self._boxes = (file.boxes, file.row_score, file.row_id) if file.has_boxes else None
 
     def hit(self, rank: int, row: int, distance: float) -> Hit:
