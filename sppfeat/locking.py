@@ -1,6 +1,7 @@
 """Whether an output can be written, and that only one process does."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -29,6 +30,11 @@ def check_output(path: Path) -> None:
         raise StoreError(f"the output {str(path)!r} is not a regular file")
     if not os.path.isdir(real.parent):
         raise StoreError(f"the folder of the output does not exist: {str(real.parent)!r}")
+    try:
+        os.lstat(real)
+    except OSError as error:  # such as that there is none
+        if error.errno == errno.ENAMETOOLONG:
+            raise StoreError(f"the output cannot be {str(path)!r}: {error.strerror}") from error
 
 
 def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:

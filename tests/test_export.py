@@ -374,6 +374,7 @@ def test_wrong_usage(path, tmp_path):
     for arguments, message in [
         (["-o", tmp_path / "gone" / "x.csv"], "the folder of the output does not exist"),
         (["-o", tmp_path, "--format", "csv"], "is a folder"),
+        (["-o", tmp_path / f"{'n' * 300}.csv"], "File name too long"),
     ]:
         assert message in run(path, *arguments, code=1).output
     assert os.listdir(tmp_path) == []

@@ -308,8 +308,9 @@ def test_an_output_is_not_replaced_unasked(source, tmp_path):
     assert output.read_bytes() == before
 
 
-@pytest.mark.parametrize("output", ["gone/r.h5", "."])
-def test_outputs_that_cannot_be(source, tmp_path, output):
+@pytest.mark.parametrize("output", ["gone/r.h5", ".", "n" * 245, "n" * 300])
+def test_outputs_that_cannot_be(source, tmp_path, output, monkeypatch):
+    monkeypatch.delattr("sppfeat.analysis.reducing.fit_reduction")  # it is said before
     result = run(source, "-o", tmp_path / output, "-q")
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1

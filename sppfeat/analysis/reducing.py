@@ -15,7 +15,8 @@ from sppfeat.comparability import extraction_differences
 from sppfeat.config import DTYPES, ReductionSpec, check_choice
 from sppfeat.derivation import reduced_file
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.locking import OutputLock, check_new_file
+from sppfeat.locking import OutputLock, check_new_file, check_output
+from sppfeat.placing import layout_of
 from sppfeat.reader import FeatureFile
 from sppfeat.reduction import Reduction
 from sppfeat.schema import Status
@@ -104,6 +105,7 @@ def _check_paths(path: Path, output: Path, how: ReductionSpec | Path, overwrite:
         if isinstance(other, Path) and os.path.realpath(other) == os.path.realpath(output):
             raise ConfigError(f"the output {str(output)!r} is {name}; give another file name")
     check_new_file(output, overwrite=overwrite)
+    check_output(layout_of(output))  # whose name may be too long, which is better said before the fit
 
 
 def _check_source(file: FeatureFile) -> None:
