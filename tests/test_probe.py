@@ -390,7 +390,9 @@ def test_json_has_the_fields_of_the_readme(tmp_path):
     ("args", "message", "code"),
     [
         (["--folds", 1], "1 is not in the range", 2),
-        (["--C", "-1"], "C is -1.0; allowed: numbers above 0", 2),
+        (["--C", "-1"], "C is -1.0; allowed: 1e-30 to 1e+30", 2),
+        (["--C", "1e-40"], "C is 1e-40", 2),
+        (["--max-memory", "nan"], "nan is no number", 2),
         (["--C", "nan"], "C is nan", 2),
         (["--levels", "3"], "levels are 3; in this file: 1, 2", 2),
         (["--rows", "label=x"], "fits none of", 2),

@@ -30,6 +30,7 @@ from sppfeat.bench.settings import (
 from sppfeat.cli.bench_texts import extract_text, plan_text, pooling_text, regions_text
 from sppfeat.cli.completion import complete_files
 from sppfeat.cli.options import (
+    NumberRange,
     Parsed,
     backbone_choice,
     backbone_options,
@@ -173,7 +174,7 @@ def regions(image: str | None, **options: Any) -> None:
 @pool_option
 @option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberRange(min=0, min_open=True),
     default=BUDGET_SECONDS,
     metavar="SECONDS",
     help="What takes longer for a number of boxes is stopped, and has no result there; nothing is repeated for longer.",

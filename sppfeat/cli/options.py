@@ -1,5 +1,6 @@
 """Options that commands share, and how their values are read."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ __all__ = [
     "CHANNELS",
     "LEVELS",
     "SIZE",
+    "NumberRange",
     "Parsed",
     "backbone_choice",
     "backbone_options",
@@ -100,6 +102,17 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
             return self._parse(value)
         except (ConfigError, ValueError) as error:
             self.fail(self._refusal.format(value) if self._refusal else str(error), param, ctx)
+
+
+class NumberRange(click.FloatRange):
+    """Numbers of a range; NaN, which click takes for one of every range, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of a text."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is no number", param, ctx)
+        return number
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.analysis.probing.settings import CLASS_WEIGHTS, ProbeSettings
-from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
+from sppfeat.cli.options import NumberRange, json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
@@ -58,7 +58,7 @@ _SHOWN = 10
 @overwrite_output_option
 @option(
     "--max-memory",
-    type=click.FloatRange(0, min_open=True),
+    type=NumberRange(0, min_open=True),
     metavar="GB",
     help="Memory that may be used. [default: a quarter of the machine's]",
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from sppfeat.cli.options import is_given, option, together
+from sppfeat.cli.options import NumberRange, is_given, option, together
 from sppfeat.config import ENGINES, MERGES, RayOptions
 from sppfeat.errors import ConfigError
 
@@ -33,7 +33,7 @@ ray_options = together(
     ),
     option(
         "--gpus-per-actor",
-        type=click.FloatRange(0, 1),
+        type=NumberRange(0, 1),
         metavar="FRACTION",
         help="0.5: two actors share a GPU. [default: 1 if the cluster has any]",
     ),
