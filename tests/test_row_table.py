@@ -4,6 +4,7 @@ import contextlib
 import copy
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -78,6 +79,14 @@ def test_a_table_of_whole_images(tmp_path):
 def test_a_table_without_classes(tmp_path):
     with sppfeat.open(new_file(tmp_path / "f.h5", n=2)) as file:
         assert file.to_pandas(rows="status=any")["label"].tolist() == ["", ""]
+
+
+def test_a_label_that_no_class_has_is_none(tmp_path):
+    path = whole_images(tmp_path / "f.h5")
+    with h5py.File(path, "r+") as file:
+        file["images/label"][:] = [1, 2, -7]
+    with sppfeat.open(path) as file:
+        assert file.to_pandas(rows="status=any")["label"].cat.codes.tolist() == [1, -1, -1]
 
 
 def test_a_table_of_boxes(boxes_file):

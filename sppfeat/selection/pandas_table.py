@@ -31,10 +31,12 @@ def to_pandas(selection: "Selection") -> Any:
     if selection.y is not None and not selection.labels.names:
         columns["label"] = numbers
     table = pandas.DataFrame({name: _series(pandas, values, index) for name, values in columns.items()})
-    if selection.labels.names:
-        # Class by class as in the file, so that its numbers are the codes; none is no category.
+    label = columns["label"]
+    if selection.labels.names and isinstance(label, TextColumn):
+        # Class by class as in the file, so that its numbers are the codes; none is no category, and no class of a
+        # damaged file either.
         names = pandas.Index(_unique(selection.target_names), dtype=object)
-        table["label"] = pandas.Categorical.from_codes(numbers, categories=names)
+        table["label"] = pandas.Categorical.from_codes(label.index, categories=names)
     return table
 
 
