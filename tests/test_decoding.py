@@ -321,7 +321,7 @@ def test_an_image_that_kills_or_hangs_its_worker_costs_itself_only(
     images, open_pool, tmp_path, monkeypatch, expected_without_bad, code, reason
 ):
     hook_decoding(tmp_path, monkeypatch, code.format(bad=BAD))
-    pool = open_pool(hang_seconds=1.0)
+    pool = open_pool(hang_seconds=1.0 if "sleep" in code else 60.0)
     (batch,) = decoded(pool, tasks_of(images, [len(images)]))
     _, expected_pixels, expected_failures = expected_without_bad
     names = {1000 - i: os.path.basename(os.fsdecode(path)) for i, (path, _) in enumerate(images)}
