@@ -109,9 +109,8 @@ def merge_shards(
         raise ConfigError("no shards to merge; allowed: one or more")
     check_new_file(output, inputs=shards, overwrite=overwrite)
     with OutputLock(output):
-        check_new_file(
-            output, inputs=shards, overwrite=overwrite
-        )  # another process may have written it just now
+        # Another process may have written it just now.
+        check_new_file(output, inputs=shards, overwrite=overwrite)
         parts = read_shard_files(shards, on_progress=lambda n: on_progress("check", n, len(shards)))
         # Without a single row there is nothing that a virtual dataset could be made of.
         is_virtual = not copy and any(part.n_rows for part in parts)

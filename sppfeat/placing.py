@@ -20,6 +20,7 @@ __all__ = [
     "replacement_of",
     "whole_file",
     "whole_files",
+    "write_errors",
 ]
 
 _LONGEST_NAME = 240  # bytes of a name, of which file systems take 255
@@ -74,7 +75,7 @@ def put_in_place(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which takes its name when all went well; see :func:`whole_files`."""
-    with _said_of(path), whole_files([path], overwrite=overwrite) as (file,):
+    with write_errors(str(path)), whole_files([path], overwrite=overwrite) as (file,):
         yield file
 
 
@@ -96,7 +97,7 @@ def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[li
         growing = [stack.enter_context(_growing(path)) for path in paths]
         yield [file for file, _, _ in growing]
         for path, (file, _, _) in zip(paths, growing, strict=True):
-            with _said_of(path):
+            with write_errors(str(path)):
                 file.flush()
                 os.fsync(file.fileno())
             check_new_file(path, overwrite=overwrite)
@@ -114,7 +115,7 @@ def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
     """An empty file, its name, and the name that it is to have; when it is still there at the end, it is removed."""
     target = Path(os.path.realpath(path))  # a link stays
     partial = target.with_name(os.fsdecode(b".%b.part" % os.fsencode(target.name)[-_LONGEST_NAME:]))
-    with _said_of(path):
+    with write_errors(str(path)):
         file = _grown_alone(partial, path)
     inode = os.fstat(file.fileno()).st_ino
     try:
@@ -129,13 +130,19 @@ def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
 
 
 @contextlib.contextmanager
-def _said_of(path: Path) -> Iterator[None]:
+def write_errors(output: str) -> Iterator[None]:
+    """Say which output could not be written.
+
+    Raises:
+        BrokenPipeError: nobody reads on: the end of a pipeline, and no error to speak of.
+        StoreError: it cannot be written.
+    """
     try:
         yield
-    except BrokenPipeError:  # of another file: nobody reads it any more
+    except BrokenPipeError:
         raise
     except OSError as error:
-        raise StoreError(f"cannot write {str(path)!r}: {one_line(error.strerror or str(error))}") from error
+        raise StoreError(f"cannot write {output!r}: {one_line(error.strerror or str(error))}") from error
 
 
 def _remove(path: Path) -> None:

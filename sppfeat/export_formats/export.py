@@ -11,14 +11,13 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from sppfeat.errors import ConfigError, StoreError
+from sppfeat.errors import ConfigError
 from sppfeat.export_formats.contents import Contents, FormatWriter
 from sppfeat.export_formats.formats import EXPORT_FORMATS, dtype_of, format_of, paths_of
 from sppfeat.locking import check_new_file
 from sppfeat.paths import StrPath
-from sppfeat.placing import whole_files
+from sppfeat.placing import whole_files, write_errors
 from sppfeat.selection import Selection
-from sppfeat.texts import one_line
 
 __all__ = ["ExportResult", "export_features", "export_to_stream"]
 
@@ -96,7 +95,7 @@ def export_features(
         check_new_file(new, inputs=[*selection.file.read_paths, *inputs], overwrite=overwrite)
     with (
         whole_files(outputs, overwrite=overwrite) as files,
-        _write_errors(output),
+        write_errors(output),
         _packed(files, output) as packed,
     ):
         _writer(name)(contents, packed)
@@ -123,7 +122,7 @@ def export_to_stream(
         texts = "|".join(text for text, form in EXPORT_FORMATS.items() if form.is_text)
         raise ConfigError(f"the format {name!r} needs a file; allowed for a stream: {texts}")
     contents = _contents(selection, name, dtype, on_progress)
-    with _write_errors(str(getattr(stream, "name", "the stream"))):
+    with write_errors(str(getattr(stream, "name", "the stream"))):
         _writer(name)(contents, [stream])
         stream.flush()
     return _result(contents, name, [])
@@ -163,14 +162,3 @@ def _packed(files: list[BinaryIO], output: str) -> Iterator[list[BinaryIO]]:
     # Without name and time: the same export is the same bytes.
     with gzip.GzipFile(filename="", fileobj=files[0], mode="wb", compresslevel=6, mtime=0) as packed:
         yield [cast(BinaryIO, packed), *files[1:]]
-
-
-@contextlib.contextmanager
-def _write_errors(output: str) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:  # nobody reads on: the end of a pipeline, and no error to speak of
-        raise
-    except OSError as error:
-        reason = one_line(error.strerror or str(error))
-        raise StoreError(f"cannot write {output!r}: {reason}") from error
