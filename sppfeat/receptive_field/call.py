@@ -1,14 +1,17 @@
-"""One operator's call, as the rules see it: plain data, no tensors."""
+"""One operator's call, as the rules see it: plain data, no tensors.
+
+The walk through nested arguments is torch's own and private; only this file names it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sppfeat.receptive_field.axes import Layout
 
-__all__ = ["Call", "Operand", "Rule"]
+__all__ = ["Call", "Operand", "Rule", "tree_leaves", "tree_map"]
 
 
 @dataclass(frozen=True)  # no NamedTuple: as an argument among lists of arguments, it must stay whole

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from sppfeat.errors import ConfigError
 from sppfeat.receptive_field.axes import Layout, first_loss, opaque, uniform
-from sppfeat.receptive_field.call import Call, Operand
+from sppfeat.receptive_field.call import Call, Operand, tree_leaves, tree_map
 from sppfeat.receptive_field.rules import has_rule, output_layout
 
 __all__ = ["Trace", "Tracked", "layout_of"]
