@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sppfeat.texts import one_line
+from sppfeat.config.wording import one_line
 
 __all__ = ["CompiledNetwork", "bfloat16_note"]
 

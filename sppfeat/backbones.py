@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from sppfeat import zoo
-from sppfeat.config import BackboneSpec
+from sppfeat.config.paths import StrPath
+from sppfeat.config.specs import BackboneSpec
 from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.folding import fold_batch_norm
 from sppfeat.heads import Head, check_head, cut_head
 from sppfeat.named_weights import IMAGENET_INPUT, WeightEntry, find_entry, read_entry
-from sppfeat.paths import StrPath
 from sppfeat.receptive_field import FeatureGeometry, receptive_field
 from sppfeat.weights import (
     file_sha256,

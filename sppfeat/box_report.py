@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.box_table import BoxTable
-from sppfeat.config import InputSpec, RegionSpec
+from sppfeat.config.regions import RegionSpec
+from sppfeat.config.request import BoxSummary
+from sppfeat.config.specs import InputSpec
+from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.matching import count_same_file_names
 from sppfeat.plan import Plan
-from sppfeat.request import BoxSummary
 from sppfeat.rows import RowBoxes
 from sppfeat.schema import RowFlag
-from sppfeat.texts import counted, first_few, one_line
 
 __all__ = ["box_notes", "summarise_boxes"]
 

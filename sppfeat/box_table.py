@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import BoxConvention
+from sppfeat.config.regions import BoxConvention
 from sppfeat.sources import PathTable
 
 __all__ = ["BoxTable", "BoxTableBuilder"]

@@ -7,7 +7,7 @@ the whole image is ``[0, 0, width, height]``.
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import BoxConvention
+from sppfeat.config.regions import BoxConvention
 from sppfeat.schema import RowFlag
 
 __all__ = ["boxes_to_px", "clip_boxes", "whole_image_boxes"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from sppfeat.config import COMPACT_NAME, BackboneSpec
+from sppfeat.config.specs import COMPACT_NAME, BackboneSpec
 
 __all__ = ["BUNDLED", "BUNDLED_FOLDER", "BundledWeights", "bundled_note"]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sppfeat import zoo
-from sppfeat.config import parse_levels
+from sppfeat.config.specs import parse_levels
 from sppfeat.named_weights import entry_names, find_entry
 from sppfeat.receptive_field import LayerGeometry, layer_geometries
 

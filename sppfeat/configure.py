@@ -6,11 +6,13 @@ import os
 from sppfeat.backbones import Backbone, load_backbone
 from sppfeat.box_formats import BoxFile, read_boxes
 from sppfeat.box_source import BoxSource, FileBoxes, ViewBoxes
-from sppfeat.config import ExtractConfig, InputSpec, RegionSpec, parse_grid
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.regions import RegionSpec, parse_grid
+from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError
 from sppfeat.normalization import factors_of_file
 from sppfeat.regions import Projector, map_sizes
-from sppfeat.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.row_planner import RowPlanner
 from sppfeat.schema import ColumnBlock, column_blocks
 

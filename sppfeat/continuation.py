@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import ExtractConfig, InputSpec, config_differences
+from sppfeat.config.extract import ExtractConfig, config_differences
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
 from sppfeat.learning import FoundSizes
 from sppfeat.plan import Plan, input_sizes

@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from sppfeat._version import __version__
 from sppfeat.boxes import whole_image_boxes
-from sppfeat.config import ExtractConfig
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.placing import layout_of, put_in_place
 from sppfeat.plan import Plan
@@ -36,7 +37,6 @@ from sppfeat.schema import (
 )
 from sppfeat.sharding import Shard
 from sppfeat.sources import PathTable
-from sppfeat.texts import one_line
 
 __all__ = ["FILE_DTYPES", "STRING", "Provenance", "allocate", "create_file", "feature_nbytes", "laid_out"]
 

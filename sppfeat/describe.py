@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sppfeat.acceleration import CompiledNetwork
 from sppfeat.backbones import Backbone
 from sppfeat.bin_tables import allocate
-from sppfeat.config import DescriptorSpec
+from sppfeat.config.specs import DescriptorSpec
 from sppfeat.errors import ConfigError, DeviceMemoryError
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
 from sppfeat.regions import Projector, Regions

@@ -8,13 +8,14 @@ import torch
 
 from sppfeat.backbones import Backbone
 from sppfeat.box_formats import BoxFile
-from sppfeat.config import DescriptorSpec, ExtractConfig
+from sppfeat.config.cores import available_cores
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.request import ExtractRequest
+from sppfeat.config.specs import DescriptorSpec
 from sppfeat.configure import configure, descriptor_blocks, load_choice, read_box_choice, row_planner_of
-from sppfeat.cores import available_cores
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.describe import BATCH_PIXELS, Describer, choose_device
 from sppfeat.regions import Projector
-from sppfeat.request import ExtractRequest
 from sppfeat.row_planner import RowPlanner
 from sppfeat.schema import ColumnBlock
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sppfeat.blocks import describe_plan
+from sppfeat.config.request import ExtractRequest, PlanSummary
 from sppfeat.continuation import copy_rows, with_sizes
 from sppfeat.creation import Provenance, create_file
 from sppfeat.decoding import Decoder
@@ -25,7 +26,6 @@ from sppfeat.pipeline import Progress
 from sppfeat.placing import put_in_place
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
-from sppfeat.request import ExtractRequest, PlanSummary
 from sppfeat.schema import Status
 from sppfeat.settling import refuse_unreadable
 from sppfeat.sources import list_images

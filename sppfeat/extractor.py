@@ -16,32 +16,32 @@ from torch import nn
 
 from sppfeat.backbones import Backbone, load_backbone, wrap_module
 from sppfeat.boxes import clip_boxes, whole_image_boxes
-from sppfeat.config import (
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.paths import StrPath
+from sppfeat.config.regions import RegionSpec
+from sppfeat.config.request import DescriptorChoice
+from sppfeat.config.specs import (
     DEFAULT_BACKBONE,
     DEFAULT_SIZE,
     DescriptorSpec,
-    ExtractConfig,
     InputSpec,
-    RegionSpec,
     RunOptions,
     parse_levels,
 )
+from sppfeat.config.wording import counted
 from sppfeat.configure import configure, descriptor_blocks
 from sppfeat.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
 from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.images import decode_image, image_from_array, probe_image, resize_image
-from sppfeat.paths import StrPath
 from sppfeat.places import Place
 from sppfeat.plan import input_sizes, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.recorded import load_recorded_backbone
 from sppfeat.reduction import Reduction
 from sppfeat.regions import Projector, best_scales
-from sppfeat.request import DescriptorChoice
 from sppfeat.schema import ColumnBlock, RowFlag
 from sppfeat.sources.finding import find_image
-from sppfeat.texts import counted
 
 __all__ = ["Extractor", "NetworkInput"]
 
@@ -84,7 +84,7 @@ class Extractor:
         seed: of the initial values with ``weights="none"``.
         max_decode_pixels: an image file of more pixels is refused.
         **inputs: ``max_pixels``, ``round_to``, ``exif``, ``decode`` (of image files), ``flip`` as in
-            :class:`sppfeat.config.InputSpec`.
+            :class:`sppfeat.config.specs.InputSpec`.
 
     Raises:
         SppfeatError: settings, backbone, layer or weights that do not go.

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sppfeat.blocks import describe_plan
+from sppfeat.config.memory import return_freed_memory
 from sppfeat.decoding import Decoder
 from sppfeat.equipment import Equipment
-from sppfeat.memory import return_freed_memory
 from sppfeat.pipeline import Progress, run_pipeline
 from sppfeat.plan import schedule
 from sppfeat.settling import refuse_unreadable, settle

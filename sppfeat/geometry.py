@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sppfeat.config import PROJECTIONS
+from sppfeat.config.regions import PROJECTIONS
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.receptive_field import FeatureGeometry, receptive_field
 

@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.row_ranges import row_ranges
 from sppfeat.text_heaps import check_texts, read_texts
-from sppfeat.texts import one_line
 
 __all__ = [
     "check_storage",

@@ -22,13 +22,13 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 
+from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.image_guards import PILLOW, HeaderReader, check_precincts, check_scans, check_tiles
 from sppfeat.image_signatures import why_unidentified
 from sppfeat.jpeg_reduction import picture_box, reduce_jpeg
-from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.places import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
-from sppfeat.texts import one_line
 
 __all__ = [
     "IMAGE_FORMATS",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.hdf5 import (
     check_storage,
@@ -31,7 +32,6 @@ from sppfeat.schema import (
     check_dimension,
 )
 from sppfeat.text_heaps import check_first_heaps
-from sppfeat.texts import one_line
 
 __all__ = ["StoredFeatures", "check_features", "check_layout", "is_reduced", "read_column_blocks"]
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from sppfeat.config.paths import StrPath
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.paths import StrPath
 
 __all__ = ["OutputLock", "ShardLock", "check_new_file", "check_output", "is_being_written", "refuse_input"]
 

@@ -12,13 +12,13 @@ import numpy.typing as npt
 from sppfeat.acceleration import bfloat16_note
 from sppfeat.box_report import box_notes
 from sppfeat.bundled import bundled_note
+from sppfeat.config.request import ExtractRequest
+from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder
 from sppfeat.equipment import Equipment, load_equipment
 from sppfeat.learning import FoundSizes, read_sizes
 from sppfeat.plan import Plan
-from sppfeat.request import ExtractRequest
 from sppfeat.sources import Listing, Storage
-from sppfeat.texts import counted
 from sppfeat.work import Task
 
 __all__ = ["Means", "gather_means", "note_plan"]

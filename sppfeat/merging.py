@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
+from sppfeat.config.paths import StrPath
+from sppfeat.config.wording import first_few
 from sppfeat.creation import FILE_DTYPES, STRING, allocate, laid_out
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.locking import OutputLock, check_new_file
-from sppfeat.paths import StrPath
 from sppfeat.reader import FeatureFile
 from sppfeat.row_ranges import row_ranges
 from sppfeat.schema import (
@@ -31,7 +32,6 @@ from sppfeat.schema import (
 from sppfeat.shard_files import ShardFile, has_box_file, read_shard_files
 from sppfeat.source_files import SourceFile, escaped_name, recorded_path
 from sppfeat.store import FeatureWriter
-from sppfeat.texts import first_few
 
 __all__ = ["MergeSummary", "merge_shards"]
 

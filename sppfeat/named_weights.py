@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from sppfeat.bundled import BUNDLED, BUNDLED_FOLDER, BundledWeights
+from sppfeat.config.paths import StrPath
 from sppfeat.downloads import download
 from sppfeat.errors import WeightsError
-from sppfeat.paths import StrPath
 from sppfeat.weights import file_sha256, read_weights_file
 
 __all__ = [

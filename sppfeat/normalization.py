@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.comparability import descriptor_differences
-from sppfeat.config import DescriptorSpec, ExtractConfig
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.specs import DescriptorSpec
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.pipeline import Describe, run_pipeline

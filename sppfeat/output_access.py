@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from sppfeat.config.request import ExtractRequest
 from sppfeat.errors import ConfigError
 from sppfeat.locking import OutputLock, ShardLock
 from sppfeat.placing import remove_leftovers
 from sppfeat.remote_output import LocalOutput, local_output, url_of
-from sppfeat.request import ExtractRequest
 from sppfeat.sharding import PLACEHOLDER, shard_path
 
 __all__ = ["Lock", "lock_output", "output_here", "output_name"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import ShardChoice
+from sppfeat.config.request import ExtractRequest, PlanSummary
+from sppfeat.config.shards import ShardChoice
 from sppfeat.creation import FILE_DTYPES
 from sppfeat.equipment import Equipment
 from sppfeat.errors import ConfigError
@@ -24,7 +25,6 @@ from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.reader import FeatureFile
 from sppfeat.remote_output import url_of
-from sppfeat.request import ExtractRequest, PlanSummary
 from sppfeat.sharding import PLACEHOLDER, cut_rows, shard_path
 from sppfeat.sources import list_images
 from sppfeat.work import find_work, part_of, plan_inputs

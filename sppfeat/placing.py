@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.locking import check_new_file
-from sppfeat.texts import one_line
 
 __all__ = [
     "extension_of",

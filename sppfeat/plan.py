@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import InputSpec
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ImageError
 from sppfeat.rows import RowBoxes, Rows
 from sppfeat.sizing import network_input_hw

@@ -3,17 +3,17 @@
 from typing import NamedTuple
 
 from sppfeat.box_report import summarise_boxes
+from sppfeat.config.request import BoxSummary, PlanSummary
 from sppfeat.creation import feature_nbytes
 from sppfeat.describe import device_name
 from sppfeat.equipment import Equipment
 from sppfeat.plan import Plan
-from sppfeat.request import BoxSummary, PlanSummary
 
 __all__ = ["RunState", "summarise_plan"]
 
 
 class RunState(NamedTuple):
-    """What a plan alone does not tell of a run; see :class:`sppfeat.request.PlanSummary`."""
+    """What a plan alone does not tell of a run; see :class:`sppfeat.config.request.PlanSummary`."""
 
     output: str
     already_done: int

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sppfeat.config import NORMALIZATIONS, POOL_MODES, WINDOWS, check_choice, parse_levels
+from sppfeat.config.checks import check_choice
+from sppfeat.config.specs import NORMALIZATIONS, POOL_MODES, WINDOWS, parse_levels
 from sppfeat.crop_pooling import pool_crops
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.region_pooling import TABLE_DEVICES, empty_descriptors, from_finer, level_views, pool_by_tables

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import ExtractConfig
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.memory import drop_pages
+from sppfeat.config.paths import StrPath
+from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
-from sppfeat.memory import drop_pages
-from sppfeat.paths import StrPath
 from sppfeat.recorded_settings import read_config, read_norm_factors, read_reduction, read_shard
 from sppfeat.reduction import Reduction
 from sppfeat.schema import ColumnBlock, RowFlag, Status
@@ -21,7 +22,6 @@ from sppfeat.selection import LabelSource, RowsLike, Selection, select
 from sppfeat.sharding import Shard
 from sppfeat.sources import PathTable
 from sppfeat.stored_file import StoredFile
-from sppfeat.texts import counted
 from sppfeat.virtual_features import VirtualFeatures
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class FeatureFile:
         return self.stored.map("features") if self.sources is None else VirtualFeatures(self.sources)
 
     def drop_pages(self) -> None:
-        """Give back the memory that mapped :attr:`features` were read into; see :func:`sppfeat.memory.drop_pages`."""
+        """Give back the memory that mapped :attr:`features` were read into."""
         if isinstance(self.features, VirtualFeatures):
             self.features.drop_pages()
         elif isinstance(self.features, np.memmap):

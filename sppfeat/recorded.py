@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from sppfeat.backbones import Backbone, load_backbone
+from sppfeat.config.paths import StrPath
 from sppfeat.errors import StoreError
-from sppfeat.paths import StrPath
 from sppfeat.reader import FeatureFile
 
 __all__ = ["load_recorded_backbone"]

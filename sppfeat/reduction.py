@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import ReductionSpec
 from sppfeat.config.checks import whole_number
+from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError, SppfeatError
 from sppfeat.schema import ColumnBlock, check_dimension
 from sppfeat.selection.columns import ColumnSelection, select_columns

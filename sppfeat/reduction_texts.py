@@ -1,6 +1,6 @@
 """What is said of a reduction of descriptors."""
 
-from sppfeat.texts import counted
+from sppfeat.config.wording import counted
 
 __all__ = ["dimensions_text", "variance_text"]
 

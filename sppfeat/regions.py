@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sppfeat.backbones import Backbone
 from sppfeat.boxes import clip_boxes
-from sppfeat.config import RegionSpec
+from sppfeat.config.regions import RegionSpec
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes, sub_cell_boxes
 from sppfeat.rows import Rows
 

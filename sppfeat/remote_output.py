@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sppfeat.config.paths import StrPath
 from sppfeat.errors import SourceError, StoreError
 from sppfeat.locking import OutputLock
-from sppfeat.paths import StrPath
 from sppfeat.placing import layout_of, remove_leftovers, replace_file, replacement_of
 from sppfeat.remote.service import Service
 from sppfeat.remote.uploads import check_writable, download, upload, version_of

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import InputSpec
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
 
 __all__ = [

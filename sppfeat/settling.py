@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes import whole_image_boxes
-from sppfeat.config import InputSpec
+from sppfeat.config.specs import InputSpec
+from sppfeat.config.wording import counted
 from sppfeat.errors import ImageError
 from sppfeat.plan import Plan
 from sppfeat.schema import Status, scale_sides
 from sppfeat.store import BoxAudit, PartWriter
-from sppfeat.texts import counted
 from sppfeat.windows import Window
 
 __all__ = ["Settled", "refuse_unreadable", "settle"]

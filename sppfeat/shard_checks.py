@@ -1,9 +1,9 @@
 """Whether a file is the shard that it says it is, and a merged file what its sources are."""
 
+from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
 from sppfeat.reader import FeatureFile
 from sppfeat.source_files import SourceFiles
-from sppfeat.texts import counted
 
 __all__ = ["shard_problems"]
 

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sppfeat.config import ExtractConfig, config_differences
+from sppfeat.config.extract import ExtractConfig, config_differences
+from sppfeat.config.paths import StrPath
+from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import StoreError
 from sppfeat.locking import is_being_written
-from sppfeat.paths import StrPath
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status
 from sppfeat.sharding import Shard
-from sppfeat.texts import counted, first_few, one_line
 
 __all__ = ["ShardFile", "has_box_file", "read_shard_files"]
 

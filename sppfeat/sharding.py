@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import ShardChoice
+from sppfeat.config.shards import ShardChoice
+from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.plan import Plan
-from sppfeat.texts import counted
 
 __all__ = ["PLACEHOLDER", "Shard", "ShardChoice", "cut_plan", "cut_rows", "shard_of", "shard_path"]
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, ExtractConfig, RunOptions
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extras import import_extra
+from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, RunOptions
 from sppfeat.extractor import Extractor
-from sppfeat.extras import import_extra
 from sppfeat.selection import select_columns
 
 __all__ = ["SPPFeatures"]

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.texts import one_line
 
 __all__ = ["check_first_heaps", "check_texts", "read_texts"]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import GridSpec
+from sppfeat.config.regions import GridSpec
 from sppfeat.errors import ConfigError
 
 __all__ = ["VIEW_SIDE", "Views", "grid_views", "multiview_views"]

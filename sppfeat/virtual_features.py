@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from sppfeat.memory import check_copy, drop_pages
+from sppfeat.config.memory import check_copy, drop_pages
+from sppfeat.config.wording import counted
 from sppfeat.source_files import SourceFiles
-from sppfeat.texts import counted
 
 __all__ = ["VirtualFeatures"]
 

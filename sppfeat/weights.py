@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sppfeat.config.wording import first_few
 from sppfeat.errors import WeightsError
-from sppfeat.texts import first_few
 
 __all__ = [
     "file_sha256",

@@ -14,7 +14,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import InputSpec
+from sppfeat.config.specs import InputSpec
 from sppfeat.continuation import with_sizes
 from sppfeat.decoding import Decoder
 from sppfeat.learning import sizes_at

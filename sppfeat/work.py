@@ -10,7 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import ExtractConfig, ShardChoice
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.request import ExtractRequest
+from sppfeat.config.shards import ShardChoice
+from sppfeat.config.wording import counted
 from sppfeat.continuation import (
     Matched,
     Recorded,
@@ -26,12 +29,10 @@ from sppfeat.learning import FoundSizes
 from sppfeat.placing import extension_of, replacement_of
 from sppfeat.plan import Plan, make_plan
 from sppfeat.reader import FeatureFile
-from sppfeat.request import ExtractRequest
 from sppfeat.row_planner import RowPlanner
 from sppfeat.schema import Status
 from sppfeat.sharding import Shard, cut_plan, shard_of
 from sppfeat.sources import FileStorage, Listing, Storage
-from sppfeat.texts import counted
 
 __all__ = ["Part", "Task", "Work", "find_work", "only_own_shard", "part_of", "plan_inputs"]
 

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sppfeat.config import COMPACT_NAME
+from sppfeat.config.specs import COMPACT_NAME
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from sppfeat.box_table import BoxTable, BoxTableBuilder
-from sppfeat.config import BoxConvention, InputSpec
+from sppfeat.config.regions import BoxConvention
+from sppfeat.config.specs import InputSpec
 from sppfeat.plan import Plan, make_plan
 from sppfeat.rows import Rows, rows_of_table
 from sppfeat.sources import Listing, PathTable

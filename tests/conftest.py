@@ -129,7 +129,7 @@ def networks_loaded_once() -> Iterator[None]:
     """Load and walk each network of an extraction once in all tests: both take longer than a dozen pictures."""
     from sppfeat import configure, extractor, recorded
     from sppfeat.backbones import Backbone, load_backbone
-    from sppfeat.config import DEFAULT_BACKBONE
+    from sppfeat.config.specs import DEFAULT_BACKBONE
 
     loaded: dict[str, Backbone] = {}
     walked: dict[tuple[str, int], FeatureGeometry] = {}

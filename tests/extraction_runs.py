@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from sppfeat.config import InputSpec, RunOptions
+from sppfeat.config.request import BackboneChoice, DescriptorChoice, ExtractRequest
+from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.describe import Describer
 from sppfeat.extraction import prepare
-from sppfeat.request import BackboneChoice, DescriptorChoice, ExtractRequest
 
 BACKBONE = BackboneChoice(name="squeezenet1_1", weights="none", seed=3)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -6,7 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from sppfeat.config import BackboneSpec, DescriptorSpec, ExtractConfig, InputSpec
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.creation import create_file
 from sppfeat.plan import Plan, make_plan
 from sppfeat.schema import column_blocks

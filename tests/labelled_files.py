@@ -9,7 +9,8 @@ from box_rows import plan_of as plan_of_boxes
 from box_rows import rows_of
 from feature_files import BLOCKS, DIMENSION, config, plan_of
 
-from sppfeat.config import InputSpec, RegionSpec
+from sppfeat.config.regions import RegionSpec
+from sppfeat.config.specs import InputSpec
 from sppfeat.creation import create_file
 from sppfeat.schema import Status
 

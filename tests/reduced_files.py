@@ -4,7 +4,7 @@ import numpy as np
 from feature_files import BLOCKS, DIMENSION, config, fill, plan_of
 
 from sppfeat.analysis.reducing import reduce_file
-from sppfeat.config import ReductionSpec
+from sppfeat.config.reduction import ReductionSpec
 from sppfeat.creation import create_file
 
 N = 60

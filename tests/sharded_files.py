@@ -11,7 +11,8 @@ import numpy as np
 from box_rows import table_of
 from feature_files import BLOCKS, DIMENSION, LAYERS, config
 
-from sppfeat.config import BoxConvention, ExtractConfig, RegionSpec, parse_grid
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.regions import BoxConvention, RegionSpec, parse_grid
 from sppfeat.creation import Provenance, create_file
 from sppfeat.plan import Plan, make_plan
 from sppfeat.reader import FeatureFile

@@ -12,9 +12,9 @@ from torch import nn
 import sppfeat
 from sppfeat.analysis.activations import View, pooled_boxes, view_of_row
 from sppfeat.analysis.pooled_levels import pool_region
-from sppfeat.config import InputSpec
+from sppfeat.config.request import BoxChoice
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError, ConfigError, StoreError
-from sppfeat.request import BoxChoice
 
 NETWORK = {"backbone": "squeezenet1_1", "weights": "none", "seed": 3, "device": "cpu"}
 BOXES = ((10.0, 5.0, 90.0, 70.0), (-20.0, 40.0, 60.5, 500.0), (50.0, 50.0, 51.0, 51.0))

@@ -28,10 +28,10 @@ from test_images import PILLOW_MAJOR, exif_block, noise, png, saved, tiff
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.config import InputSpec, RunOptions
+from sppfeat.config.request import BoxChoice
+from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import ImageError
 from sppfeat.images import IMAGE_SUFFIXES, probe_image
-from sppfeat.request import BoxChoice
 
 MAX_DECODE_PIXELS = 1_000_000
 SIZES = [(40, 60), (60, 40), (48, 48)]

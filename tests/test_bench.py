@@ -28,8 +28,8 @@ from sppfeat.bench.settings import RunsWork, Subject
 from sppfeat.bench.stages import DECODE_STAGES, STAGES, find_bound
 from sppfeat.bench.timing import Timing
 from sppfeat.cli import main
+from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.images import IMAGE_SUFFIXES, probe_image
-from sppfeat.request import BackboneChoice, DescriptorChoice
 
 NETWORK = ["--backbone", "squeezenet1_1", "--weights", "none", "--levels", "1,2", "--device", "cpu"]
 SUBJECT = Subject(

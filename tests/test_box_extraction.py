@@ -27,10 +27,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 import sppfeat
-from sppfeat.config import InputSpec, RunOptions
+from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
+from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import BoxError, ConfigError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.schema import RowFlag
 from sppfeat.verification import recompute_rows, verify_file
 

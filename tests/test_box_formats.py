@@ -27,7 +27,7 @@ from sppfeat.box_formats import (
     recognise_format,
 )
 from sppfeat.box_table import BoxTable
-from sppfeat.config import BoxConvention
+from sppfeat.config.regions import BoxConvention
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.matching import match_images
 

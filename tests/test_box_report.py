@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sppfeat.box_report import box_notes, summarise_boxes
 from sppfeat.box_source import FileBoxes, ViewBoxes
-from sppfeat.config import BoxConvention, InputSpec, RegionSpec, parse_grid
+from sppfeat.config.regions import BoxConvention, RegionSpec, parse_grid
+from sppfeat.config.specs import InputSpec
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.regions import Projector
 from sppfeat.row_planner import RowPlanner

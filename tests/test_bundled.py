@@ -13,7 +13,7 @@ from sppfeat import named_weights
 from sppfeat.backbones import load_backbone
 from sppfeat.bundled import BUNDLED, BUNDLED_FOLDER
 from sppfeat.cli import main
-from sppfeat.config import DEFAULT_BACKBONE
+from sppfeat.config.specs import DEFAULT_BACKBONE
 from sppfeat.errors import WeightsError
 
 ROOT = Path(__file__).parent.parent

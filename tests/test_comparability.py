@@ -7,7 +7,7 @@ import pytest
 from feature_files import config, new_file
 
 from sppfeat.comparability import descriptor_differences, file_differences
-from sppfeat.config import RegionSpec
+from sppfeat.config.regions import RegionSpec
 from sppfeat.reader import FeatureFile
 
 

@@ -10,25 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sppfeat.config import (
+from sppfeat.config.checks import check_choice
+from sppfeat.config.extract import ExtractConfig, config_differences
+from sppfeat.config.regions import (
     BOX_COORDS,
     BOX_ENDS,
     BOX_ORDERS,
     BOX_UNITS,
-    INTERPOLATIONS,
     PROJECTIONS,
-    BackboneSpec,
     BoxConvention,
-    DescriptorSpec,
-    ExtractConfig,
     GridSpec,
-    InputSpec,
     RegionSpec,
-    RunOptions,
-    check_choice,
-    config_differences,
-    parse_device,
     parse_grid,
+)
+from sppfeat.config.specs import (
+    INTERPOLATIONS,
+    BackboneSpec,
+    DescriptorSpec,
+    InputSpec,
+    RunOptions,
+    parse_device,
     parse_levels,
     parse_normalize,
 )

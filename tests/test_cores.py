@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from sppfeat.cores import available_cores
+from sppfeat.config.cores import available_cores
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 

@@ -57,7 +57,7 @@ def file(path):
 @pytest.fixture(scope="module")
 def box_path(tmp_path_factory):
     """Three boxes of two images: scores, names, a further column; the last one has no area."""
-    from sppfeat.config import InputSpec
+    from sppfeat.config.specs import InputSpec
     from sppfeat.plan import make_plan
     from sppfeat.sources import Listing, PathTable
 

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sppfeat
-from sppfeat.config import InputSpec, RunOptions
+from sppfeat.config.request import BackboneChoice, DescriptorChoice
+from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.request import BackboneChoice, DescriptorChoice
 from sppfeat.verification import recompute_rows
 
 

@@ -181,7 +181,7 @@ def test_bad_boxes_and_settings_are_refused(extractor, folder):
 def test_sides_are_rounded_and_files_decoded_as_the_command_does(folder, tmp_path):
     from extraction_runs import extract
 
-    from sppfeat.config import InputSpec
+    from sppfeat.config.specs import InputSpec
 
     picture = Image.open(folder / "cat" / "img1.png").resize((600, 401))
     picture.save(tmp_path / "large.jpg", quality=95)
@@ -213,8 +213,8 @@ def test_sides_are_rounded_and_files_decoded_as_the_command_does(folder, tmp_pat
 def test_what_made_a_file_makes_its_rows_again(folder, tmp_path, how):
     from extraction_runs import extract
 
-    from sppfeat.config import InputSpec
-    from sppfeat.request import BoxChoice, DescriptorChoice
+    from sppfeat.config.request import BoxChoice, DescriptorChoice
+    from sppfeat.config.specs import InputSpec
 
     how = dict(how)
     boxes = {key: how.pop(key) for key in ("boxes", "projection", "margin") if key in how}

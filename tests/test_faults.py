@@ -27,11 +27,11 @@ from killing import TINY
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.config import InputSpec, RunOptions
+from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
+from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.describe import Describer
 from sppfeat.errors import DeviceMemoryError, ImageError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.schema import Status
 
 DONE, FAILED = Status.DONE, Status.FAILED

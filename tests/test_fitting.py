@@ -6,7 +6,7 @@ from feature_files import DIMENSION
 from reduced_files import HAVE, N, spectral, write_file
 
 from sppfeat.analysis import fitting
-from sppfeat.config import ReductionSpec
+from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
 

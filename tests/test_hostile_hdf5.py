@@ -21,7 +21,10 @@ from hypothesis import strategies as st
 from test_reader import refused as refused_by_the_library
 
 from sppfeat.cli import main
-from sppfeat.config import BoxConvention, ExtractConfig, InputSpec, RegionSpec
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.regions import BoxConvention, RegionSpec
+from sppfeat.config.specs import InputSpec
+from sppfeat.config.wording import one_line
 from sppfeat.creation import create_file
 from sppfeat.errors import StoreError
 from sppfeat.reader import FeatureFile
@@ -29,7 +32,6 @@ from sppfeat.schema import COLUMNS, ROW_COLUMNS
 from sppfeat.sinks import RowAudit
 from sppfeat.sources import PathTable
 from sppfeat.store import FeatureWriter
-from sppfeat.texts import one_line
 from sppfeat.verification import verify_file
 
 N = 6

@@ -31,7 +31,7 @@ from sharded_files import (
 import sppfeat
 from sppfeat.analysis.reducing import reduce_file
 from sppfeat.cli import main
-from sppfeat.config import ReductionSpec
+from sppfeat.config.reduction import ReductionSpec
 from sppfeat.creation import create_file
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.export_formats import export_features

@@ -7,11 +7,11 @@ import torch
 
 from sppfeat import Extractor, named_weights, zoo
 from sppfeat.backbones import load_backbone
-from sppfeat.config import COMPACT_NAME
+from sppfeat.config.request import BackboneChoice
+from sppfeat.config.specs import COMPACT_NAME
 from sppfeat.configure import load_choice
 from sppfeat.errors import WeightsError
 from sppfeat.named_weights import entry_names, fetch_entry, find_entry, find_file, list_entries, read_entry
-from sppfeat.request import BackboneChoice
 from sppfeat.weights import file_sha256
 
 NAME = "squeezenet1_1"

@@ -10,7 +10,7 @@ from feature_files import BLOCKS, config, new_file
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.config import DescriptorSpec, InputSpec
+from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.creation import Provenance, create_file
 from sppfeat.decoding import Decoded
 from sppfeat.errors import ConfigError, ImageError, StoreError

@@ -24,7 +24,7 @@ from sppfeat.analysis.sampling import draw_classes, draw_rows, draw_stratified
 from sppfeat.analysis.searching.queries import Query, describe_queries
 from sppfeat.analysis.thumbnails import Pictured, pictures_of_rows, read_thumbnails
 from sppfeat.cli import main
-from sppfeat.config import ReductionSpec
+from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
 

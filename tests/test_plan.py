@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sppfeat.config import InputSpec
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ImageError
 from sppfeat.plan import input_sizes, make_plan, schedule
 from sppfeat.sizing import network_input_hw

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sppfeat.config import ShardChoice
+from sppfeat.config.ranks import Rank, parse_shard, rank_of_environment
+from sppfeat.config.shards import ShardChoice
 from sppfeat.errors import ConfigError
-from sppfeat.ranks import Rank, parse_shard, rank_of_environment
 
 SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
 SRUN |= {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}

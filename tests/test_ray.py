@@ -26,7 +26,9 @@ from feature_files import plan_of
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.config import DescriptorSpec, InputSpec, RayOptions, RunOptions
+from sppfeat.config.engines import RayOptions
+from sppfeat.config.request import BackboneChoice, DescriptorChoice
+from sppfeat.config.specs import DescriptorSpec, InputSpec, RunOptions
 from sppfeat.engines import actor as actor_module
 from sppfeat.engines import part_files
 from sppfeat.engines import ray as engine
@@ -38,7 +40,6 @@ from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction import gather_means
 from sppfeat.locking import OutputLock
 from sppfeat.reader import FeatureFile
-from sppfeat.request import BackboneChoice, DescriptorChoice
 from sppfeat.schema import Status
 from sppfeat.sources import list_images
 from sppfeat.work import plan_inputs

@@ -22,9 +22,9 @@ from sppfeat import Extractor
 from sppfeat.analysis.reducing import reduce_file
 from sppfeat.cli import main
 from sppfeat.comparability import file_differences
+from sppfeat.config.request import DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.reader import FeatureFile
-from sppfeat.request import DescriptorChoice
 from sppfeat.verification import recompute_rows, verify_file
 
 pytest.importorskip("sklearn")

@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sppfeat.backbones import load_backbone
-from sppfeat.config import BoxConvention, InputSpec, RegionSpec
+from sppfeat.config.regions import BoxConvention, RegionSpec
+from sppfeat.config.specs import InputSpec
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, sub_cell_boxes
 from sppfeat.plan import input_sizes
 from sppfeat.regions import Projector, choose_scales, drop_duplicates, map_sizes

@@ -25,7 +25,10 @@ from sppfeat.analysis.report.failures import group_failures
 from sppfeat.analysis.report.provenance import describe_provenance
 from sppfeat.analysis.report.settings import describe_settings
 from sppfeat.cli import main
-from sppfeat.config import DescriptorSpec, ExtractConfig, InputSpec, ReductionSpec, RegionSpec
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.reduction import ReductionSpec
+from sppfeat.config.regions import RegionSpec
+from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.creation import create_file
 from sppfeat.merging import merge_shards
 from sppfeat.reader import FeatureFile

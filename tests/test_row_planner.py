@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.box_source import FileBoxes, ViewBoxes
-from sppfeat.config import BoxConvention, InputSpec, parse_grid
+from sppfeat.config.regions import BoxConvention, parse_grid
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.plan import input_sizes

@@ -14,8 +14,8 @@ from feature_files import descriptors, new_file, write
 from torch.utils.data import DataLoader
 
 import sppfeat
+from sppfeat.config.request import BoxChoice
 from sppfeat.errors import StoreError
-from sppfeat.request import BoxChoice
 from sppfeat.store import FeatureWriter
 
 pandas = pytest.importorskip("pandas")

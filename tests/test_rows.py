@@ -9,7 +9,7 @@ from box_rows import rows_of, sizes_of, table_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.config import BoxConvention, GridSpec
+from sppfeat.config.regions import BoxConvention, GridSpec
 from sppfeat.rows import rows_of_table, rows_of_views
 from sppfeat.schema import RowFlag
 from sppfeat.sources import PathTable

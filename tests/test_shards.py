@@ -16,12 +16,13 @@ from killing import TINY
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.config import RunOptions, ShardChoice
+from sppfeat.config.request import BoxChoice, DescriptorChoice
+from sppfeat.config.shards import ShardChoice
+from sppfeat.config.specs import RunOptions
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction import prepare
 from sppfeat.locking import OutputLock, ShardLock
 from sppfeat.parts import prepare_parts
-from sppfeat.request import BoxChoice, DescriptorChoice
 
 N = 11
 

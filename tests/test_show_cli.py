@@ -14,7 +14,7 @@ from PIL import Image
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.request import BoxChoice
+from sppfeat.config.request import BoxChoice
 
 pytest.importorskip("matplotlib")
 

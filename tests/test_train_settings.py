@@ -4,8 +4,8 @@ import json
 import pytest
 from training_runs import settings
 
+from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import ConfigError
-from sppfeat.request import BackboneChoice
 from sppfeat.training.settings import (
     DataSettings,
     NetworkSettings,

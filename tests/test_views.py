@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sppfeat.boxes import clip_boxes
-from sppfeat.config import MULTIVIEW_SCALES, GridSpec, parse_grid
+from sppfeat.config.regions import MULTIVIEW_SCALES, GridSpec, parse_grid
 from sppfeat.errors import ConfigError
 from sppfeat.sizing import network_input_hw
 from sppfeat.views import VIEW_SIDE, grid_views, multiview_views

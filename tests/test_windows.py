@@ -13,11 +13,11 @@ from extraction_runs import assert_same_contents, assert_same_file, contents, ex
 
 import sppfeat
 from sppfeat import windows
-from sppfeat.config import InputSpec, RunOptions
+from sppfeat.config.request import BoxChoice, DescriptorChoice
+from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction import prepare
 from sppfeat.places import Place
-from sppfeat.request import BoxChoice, DescriptorChoice
 from sppfeat.sources import PathTable
 
 IN_WINDOWS = {"headers": "window"}

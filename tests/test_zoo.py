@@ -9,7 +9,7 @@ import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from sppfeat import zoo
-from sppfeat.config import COMPACT_NAME
+from sppfeat.config.specs import COMPACT_NAME
 from sppfeat.errors import ConfigError
 from sppfeat.receptive_field import FeatureGeometry
 

@@ -1,8 +1,8 @@
 """Rows that something can be said of: those that have a descriptor."""
 
+from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.selection import Selection
-from sppfeat.texts import counted
 
 __all__ = ["check_described"]
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from sppfeat.analysis.choices import MOST_NORMS, SIZES_OF
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.sampling import draw_rows
-from sppfeat.config import check_choice
+from sppfeat.config.checks import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.sampling import draw_rows
-from sppfeat.config import check_choice
+from sppfeat.config.checks import check_choice
+from sppfeat.config.extras import import_extra
 from sppfeat.errors import ConfigError
-from sppfeat.extras import import_extra
 from sppfeat.selection import Selection
 
 __all__ = ["Embedding", "embed_rows"]

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import first_few
 from sppfeat.errors import StoreError
-from sppfeat.texts import first_few
 
 if TYPE_CHECKING:
     from sppfeat.selection import Selection

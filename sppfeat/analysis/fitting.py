@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import ReductionSpec
+from sppfeat.config.extras import import_extra
+from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError
-from sppfeat.extras import import_extra
 from sppfeat.reader import FeatureFile
 from sppfeat.reduction import FitRecord, Reduction
 from sppfeat.selection import Selection, select_columns, take_scaled

@@ -12,7 +12,10 @@ import numpy.typing as npt
 
 from sppfeat.analysis.fitting import fit_reduction
 from sppfeat.comparability import extraction_differences
-from sppfeat.config import DTYPES, ReductionSpec, check_choice
+from sppfeat.config.checks import check_choice
+from sppfeat.config.reduction import ReductionSpec
+from sppfeat.config.specs import DTYPES
+from sppfeat.config.wording import counted
 from sppfeat.derivation import reduced_file
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.locking import OutputLock, check_new_file, check_output
@@ -20,7 +23,6 @@ from sppfeat.placing import layout_of
 from sppfeat.reader import FeatureFile
 from sppfeat.reduction import Reduction
 from sppfeat.schema import Status
-from sppfeat.texts import counted
 
 __all__ = ["ReduceReport", "reduce_file"]
 

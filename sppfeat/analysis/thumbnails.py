@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from sppfeat.analysis.searching.queries import Query
-from sppfeat.cores import available_cores
+from sppfeat.config.cores import available_cores
 from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask
 from sppfeat.errors import ImageError
 from sppfeat.images import probe_image

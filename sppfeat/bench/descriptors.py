@@ -7,7 +7,7 @@ import torch
 
 from sppfeat.backbones import Backbone
 from sppfeat.bench.machine import Machine, describe_machine
-from sppfeat.config import ExtractConfig
+from sppfeat.config.extract import ExtractConfig
 from sppfeat.configure import descriptor_blocks
 
 __all__ = ["OfDescriptors", "of_descriptors"]

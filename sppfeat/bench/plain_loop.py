@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from torch.nn import functional as F
 
 from sppfeat.backbones import Backbone
-from sppfeat.config import DescriptorSpec
+from sppfeat.config.specs import DescriptorSpec
 
 __all__ = ["PlainLoop"]
 

@@ -8,11 +8,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from sppfeat.config import BackboneSpec, DescriptorSpec, ExtractConfig, InputSpec
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.memory import keep_freed_memory
+from sppfeat.config.request import ExtractRequest
+from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.creation import create_file
-from sppfeat.memory import keep_freed_memory
 from sppfeat.plan import make_plan
-from sppfeat.request import ExtractRequest
 from sppfeat.schema import column_blocks
 from sppfeat.sources import list_images
 

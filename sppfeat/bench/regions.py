@@ -15,7 +15,8 @@ from sppfeat.bench.machine import synchronizer
 from sppfeat.bench.photographs import synthetic_photo
 from sppfeat.bench.settings import RegionsWork, Subject
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
-from sppfeat.config import InputSpec, RegionSpec
+from sppfeat.config.regions import RegionSpec
+from sppfeat.config.specs import InputSpec
 from sppfeat.configure import configure, descriptor_blocks, load_choice
 from sppfeat.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
 from sppfeat.errors import ImageError

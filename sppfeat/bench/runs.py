@@ -19,12 +19,12 @@ from sppfeat.bench.scratch import temporary_folder
 from sppfeat.bench.settings import RunsWork, Subject
 from sppfeat.bench.stages import STAGES, Stages, find_bound
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
-from sppfeat.config import InputSpec, RunOptions
+from sppfeat.config.request import ExtractRequest
+from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.configure import load_choice
 from sppfeat.describe import Describer
 from sppfeat.errors import ImageError
 from sppfeat.extraction import Extraction, prepare
-from sppfeat.request import ExtractRequest
 
 __all__ = ["ExtractResult", "Rate", "Runs", "prepare_runs"]
 

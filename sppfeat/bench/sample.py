@@ -9,7 +9,7 @@ import numpy as np
 
 from sppfeat.bench.photographs import write_photos
 from sppfeat.bench.settings import RunsWork
-from sppfeat.config import InputSpec
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.images import read_image
 from sppfeat.sources import FileStorage, list_images

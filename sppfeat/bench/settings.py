@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from sppfeat.config import DEFAULT_BOX_SIZE, DEFAULT_SIZE, ExtractConfig, RunOptions
-from sppfeat.request import BackboneChoice, DescriptorChoice
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.request import BackboneChoice, DescriptorChoice
+from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_SIZE, RunOptions
 
 __all__ = [
     "BOXES_COUNT",
@@ -68,7 +69,7 @@ SAMPLE_SIZE = Amount(DEFAULT_SIZE, DEFAULT_SIZE // 2)
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """With what is measured; see :class:`sppfeat.request.ExtractRequest`."""
+    """With what is measured; see :class:`sppfeat.config.request.ExtractRequest`."""
 
     backbone: BackboneChoice = field(default_factory=BackboneChoice)
     descriptor: DescriptorChoice = field(default_factory=DescriptorChoice)
@@ -144,7 +145,7 @@ class RunsWork:
         inputs: as of an extraction; none for synthetic photographs.
         n_images: the most images, evenly from all.
         size: short side of the network input, or None for the images' own.
-        batch_size, workers: see :class:`sppfeat.config.RunOptions`.
+        batch_size, workers: see :class:`sppfeat.config.specs.RunOptions`.
         seed: of the synthetic photographs.
         repetitions: measurements of each.
     """

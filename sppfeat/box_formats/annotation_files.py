@@ -7,9 +7,9 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 
+from sppfeat.config.limits import MOST_WAYS
+from sppfeat.config.paths import StrPath
 from sppfeat.errors import BoxError
-from sppfeat.limits import MOST_WAYS
-from sppfeat.paths import StrPath
 from sppfeat.sources.paths import natural_key
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.box_table import BoxTable
-from sppfeat.config import BoxConvention
+from sppfeat.config.regions import BoxConvention
 from sppfeat.sources import PathTable
 
 __all__ = [

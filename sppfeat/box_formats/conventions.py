@@ -1,6 +1,7 @@
 """The formats of box files, and how each means its numbers where nobody says otherwise."""
 
-from sppfeat.config import BOX_FORMATS, DEFAULT_CONVENTIONS, BoxConvention, check_choice
+from sppfeat.config.checks import check_choice
+from sppfeat.config.regions import BOX_FORMATS, DEFAULT_CONVENTIONS, BoxConvention
 
 __all__ = ["FORMATS", "default_convention"]
 

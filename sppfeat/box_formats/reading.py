@@ -14,9 +14,9 @@ from sppfeat.box_formats.separated import read_csv, read_tsv
 from sppfeat.box_formats.voc import read_voc
 from sppfeat.box_formats.yolo import read_yolo
 from sppfeat.box_table import BoxTable
-from sppfeat.config import check_choice
+from sppfeat.config.checks import check_choice
+from sppfeat.config.paths import StrPath
 from sppfeat.errors import BoxError
-from sppfeat.paths import StrPath
 
 __all__ = ["BoxFile", "read_boxes"]
 

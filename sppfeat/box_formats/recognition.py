@@ -12,8 +12,8 @@ from sppfeat.box_formats.numbers import parse_number
 from sppfeat.box_formats.numpy_files import NPY_MAGIC, ZIP_MAGIC
 from sppfeat.box_formats.texts import shorten
 from sppfeat.box_formats.yolo import CLASS_FILES
+from sppfeat.config.paths import StrPath
 from sppfeat.errors import BoxError
-from sppfeat.paths import StrPath
 
 __all__ = ["recognise_format", "recognise_source"]
 

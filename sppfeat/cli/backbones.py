@@ -10,7 +10,7 @@ from sppfeat.cli.completion import complete_backbones
 from sppfeat.cli.options import LEVELS, json_option, option
 from sppfeat.cli.output import human_bytes, joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
-from sppfeat.config import DEFAULT_LEVELS
+from sppfeat.config.specs import DEFAULT_LEVELS
 from sppfeat.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:

@@ -49,9 +49,9 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import joined_numbers, print_json, print_result
 from sppfeat.cli.progress import Bar, prepared
-from sppfeat.config import DEFAULT_LEVELS
-from sppfeat.memory import keep_freed_memory
-from sppfeat.request import DescriptorChoice
+from sppfeat.config.memory import keep_freed_memory
+from sppfeat.config.request import DescriptorChoice
+from sppfeat.config.specs import DEFAULT_LEVELS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

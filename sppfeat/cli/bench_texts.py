@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sppfeat.cli.output import joined_numbers, table
-from sppfeat.texts import counted
+from sppfeat.config.wording import counted
 
 __all__ = ["extract_text", "plan_text", "pooling_text", "regions_text"]
 

@@ -7,21 +7,20 @@ import click
 from sppfeat.cli.completion import complete_files
 from sppfeat.cli.options import Parsed, option, short_side, together, whole_numbers
 from sppfeat.cli.output import joined_numbers
-from sppfeat.config import (
+from sppfeat.config.regions import (
     BOX_COORDS,
     BOX_ENDS,
     BOX_FORMATS,
     BOX_ORDERS,
     BOX_ORIGINS,
     BOX_UNITS,
-    DEFAULT_BOX_SIZE,
-    DEFAULT_SIZE,
     MULTIVIEW_SCALES,
     PROJECTIONS,
     RegionSpec,
 )
+from sppfeat.config.request import BoxChoice
+from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_SIZE
 from sppfeat.errors import ConfigError
-from sppfeat.request import BoxChoice
 
 __all__ = ["box_choice", "box_options", "sizes_of"]
 

@@ -10,9 +10,9 @@ from sppfeat.cli.options import json_option, option, overwrite_output_option, qu
 from sppfeat.cli.output import human_bytes, print_json, say, standard_output
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
+from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.export_formats.formats import EXPORT_DTYPES, EXPORT_FORMATS, format_of
-from sppfeat.texts import counted
 
 if TYPE_CHECKING:
     from sppfeat.export_formats.export import ExportResult

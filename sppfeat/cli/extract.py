@@ -35,7 +35,8 @@ from sppfeat.cli.progress import Bar, prepared
 from sppfeat.cli.ray_options import ray_choice, ray_options
 from sppfeat.cli.shards import NBYTES, SHARD
 from sppfeat.cli.signals import Stop, stop_on_signals
-from sppfeat.config import (
+from sppfeat.config.request import HEADER_MODES, DescriptorChoice, ExtractRequest
+from sppfeat.config.specs import (
     DECODE_MODES,
     DEFAULT_BOX_SIZE,
     DEFAULT_LEVELS,
@@ -50,7 +51,6 @@ from sppfeat.config import (
     InputSpec,
     RunOptions,
 )
-from sppfeat.request import HEADER_MODES, DescriptorChoice, ExtractRequest
 
 if TYPE_CHECKING:
     from sppfeat.engines.ray_extraction import RayExtraction
@@ -226,8 +226,8 @@ def extract(**options: Any) -> None:
 
 def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     """What the file holds afterwards; None where only a plan was asked for."""
+    from sppfeat.config.memory import keep_freed_memory
     from sppfeat.extraction import prepare
-    from sppfeat.memory import keep_freed_memory
     from sppfeat.parts import prepare_parts
 
     keep_freed_memory()

@@ -11,8 +11,8 @@ from sppfeat.cli.output import (
     print_json,
     print_result,
 )
-from sppfeat.request import BoxSummary, PlanSummary
-from sppfeat.texts import counted
+from sppfeat.config.request import BoxSummary, PlanSummary
+from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
     from sppfeat.outcome import Outcome

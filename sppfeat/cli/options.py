@@ -11,19 +11,19 @@ from click.core import ParameterSource
 from sppfeat.analysis.choices import DEFAULT_METRIC, METRICS
 from sppfeat.cli.completion import complete_backbones, complete_weights
 from sppfeat.cli.output import joined_numbers
-from sppfeat.config import (
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.request import BackboneChoice
+from sppfeat.config.specs import (
     COMPACT_NAME,
     DEFAULT_BACKBONE,
     POOL_MODES,
     PRECISIONS,
     DescriptorSpec,
-    ExtractConfig,
     RunOptions,
     parse_device,
     parse_levels,
 )
 from sppfeat.errors import ConfigError
-from sppfeat.request import BackboneChoice
 
 __all__ = [
     "AUTO_OR_INT",

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 import click
 
+from sppfeat.config.wording import counted, escaped
 from sppfeat.errors import StoreError
-from sppfeat.texts import counted, escaped
 
 __all__ = [
     "box_counts_text",

@@ -11,7 +11,7 @@ from sppfeat.cli.options import NumberRange, json_option, option, overwrite_outp
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
-from sppfeat.texts import counted, escaped, first_few
+from sppfeat.config.wording import counted, escaped, first_few
 
 if TYPE_CHECKING:
     from sppfeat.analysis.probing.probe import ProbeResult, Score

@@ -18,10 +18,11 @@ from sppfeat.cli.options import (
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options
-from sppfeat.config import DTYPES, REDUCED_NORMALIZATIONS, REDUCTIONS, DescriptorSpec, ReductionSpec
+from sppfeat.config.reduction import REDUCED_NORMALIZATIONS, REDUCTIONS, ReductionSpec
+from sppfeat.config.specs import DTYPES, DescriptorSpec
+from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.reduction_texts import dimensions_text, variance_text
-from sppfeat.texts import counted
 
 if TYPE_CHECKING:
     from sppfeat.analysis.reducing import ReduceReport

@@ -129,7 +129,7 @@ def _as_json(query: "Query", hits: "list[Hit]") -> dict[str, Any]:
 
 def _text(queries: "list[Query]", hits: "list[list[Hit]]") -> str:
     """One line per hit; columns that are empty throughout are left out."""
-    from sppfeat.texts import escaped
+    from sppfeat.config.wording import escaped
 
     header = ["query", "rank", "distance", "row", "image", "label", "box", "score", "id"]
     lines = [

@@ -35,7 +35,7 @@ from sppfeat.cli.selection_options import (
     rows_option,
     selection_choice,
 )
-from sppfeat.texts import counted
+from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
     from sppfeat.analysis.thumbnails import Pictured, Thumbnail

@@ -21,14 +21,8 @@ from sppfeat.cli.options import (
     size_option,
 )
 from sppfeat.cli.output import joined_numbers, print_json, say
-from sppfeat.config import (
-    DEFAULT_BOX_SIZE,
-    DEFAULT_LEVELS,
-    DEFAULT_SIZE,
-    EXIF_MODES,
-    PROJECTIONS,
-    InputSpec,
-)
+from sppfeat.config.regions import PROJECTIONS
+from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE, EXIF_MODES, InputSpec
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:

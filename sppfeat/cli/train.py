@@ -28,9 +28,9 @@ from sppfeat.cli.output import joined_numbers, print_json, say
 from sppfeat.cli.progress import Bar, prepared
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.cli.train_texts import epoch_text, plan_text, print_plan, result_text
-from sppfeat.config import DEFAULT_BACKBONE
+from sppfeat.config.request import BackboneChoice
+from sppfeat.config.specs import DEFAULT_BACKBONE
 from sppfeat.errors import ConfigError
-from sppfeat.request import BackboneChoice
 from sppfeat.training.settings import (
     DISTILL_MODES,
     OPTIMIZERS,

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from sppfeat.cli.output import first_of, print_json, print_result
-from sppfeat.texts import counted
+from sppfeat.config.wording import counted
 
 __all__ = ["epoch_text", "plan_text", "print_plan", "result_text"]
 

@@ -10,7 +10,7 @@ from sppfeat.cli.exit_codes import EXIT_ERROR
 from sppfeat.cli.options import json_option, option, quiet_option, recorded_weights_options, root_option
 from sppfeat.cli.output import print_json, print_result
 from sppfeat.cli.progress import Bar
-from sppfeat.texts import counted
+from sppfeat.config.wording import counted
 
 __all__ = ["verify"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sppfeat.config.checks import check_choice, distinct_names, set_fields, three_numbers, whole_number
+from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.errors import ConfigError
-from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
 
 __all__ = [
     "COMPACT_NAME",

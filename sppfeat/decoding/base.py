@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.limits import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.places import Place
 
 __all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder"]

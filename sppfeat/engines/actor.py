@@ -21,12 +21,12 @@ from sppfeat._version import __version__
 from sppfeat.errors import EngineError, SppfeatError, StoreError
 
 if TYPE_CHECKING:
-    from sppfeat.config import ExtractConfig
+    from sppfeat.config.extract import ExtractConfig
+    from sppfeat.config.request import ExtractRequest
     from sppfeat.means import Means
     from sppfeat.output_access import Lock
     from sppfeat.pipeline import Progress
     from sppfeat.plan import Plan
-    from sppfeat.request import ExtractRequest
     from sppfeat.sources import Listing
 
 __all__ = ["ATTEMPTS_SUFFIX", "FillParts", "Job", "PartFiller", "PartReport", "Witnesses"]
@@ -158,7 +158,7 @@ class PartFiller:
         self._stack.close()
 
     def _fill(self, part: int) -> "Progress":
-        from sppfeat.config import ShardChoice
+        from sppfeat.config.shards import ShardChoice
         from sppfeat.parts import extraction_of_part, request_of_part
         from sppfeat.pipeline import Progress
 
@@ -190,9 +190,9 @@ def _prepare(job: Job, *, has_gpu: bool) -> "Iterator[Means]":
     """
     import torch
 
-    from sppfeat.config import config_differences
+    from sppfeat.config.extract import config_differences
+    from sppfeat.config.memory import keep_freed_memory
     from sppfeat.means import gather_means
-    from sppfeat.memory import keep_freed_memory
 
     here = f"node {socket.gethostname()} of the Ray cluster"
     if job.version != __version__:

@@ -9,11 +9,11 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sppfeat.config import RayOptions
-from sppfeat.cores import available_cores
+from sppfeat.config.cores import available_cores
+from sppfeat.config.engines import RayOptions
+from sppfeat.config.extras import import_extra
+from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, EngineError
-from sppfeat.extras import import_extra
-from sppfeat.texts import counted
 
 __all__ = ["Actors", "choose_actors", "connected", "nodes_of"]
 
@@ -46,7 +46,7 @@ def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
     """Reach a cluster, or start a Ray on this machine that ends with the context.
 
     Args:
-        address: see :class:`sppfeat.config.RayOptions`. Whoever is connected already stays so.
+        address: see :class:`sppfeat.config.engines.RayOptions`. Whoever is connected already stays so.
         verbose: print what Ray and its workers say.
 
     Yields:

@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import ExtractConfig, ShardChoice, config_differences
+from sppfeat.config.extract import ExtractConfig, config_differences
+from sppfeat.config.shards import ShardChoice
 from sppfeat.errors import StoreError
 from sppfeat.outcome import Outcome, outcome_of
 from sppfeat.plan import Plan

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sppfeat.config import RayOptions
+from sppfeat.config.engines import RayOptions
+from sppfeat.config.request import ExtractRequest
+from sppfeat.config.wording import counted
 from sppfeat.engines.cluster import connected
 from sppfeat.engines.part_files import PartFiles, cut_for_actors, leads_to_parts, part_pattern
 from sppfeat.engines.ray_extraction import RayExtraction
@@ -17,10 +19,8 @@ from sppfeat.locking import check_output
 from sppfeat.means import Means, gather_means, note_plan
 from sppfeat.output_access import lock_output
 from sppfeat.remote_output import url_of
-from sppfeat.request import ExtractRequest
 from sppfeat.sharding import PLACEHOLDER
 from sppfeat.sources import list_images
-from sppfeat.texts import counted
 from sppfeat.work import Work, find_work, plan_inputs
 
 __all__ = ["prepare_ray"]

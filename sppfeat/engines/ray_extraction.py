@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
-from sppfeat.config import RayOptions
+from sppfeat.config.engines import RayOptions
+from sppfeat.config.request import ExtractRequest, PlanSummary
+from sppfeat.config.wording import counted
 from sppfeat.engines.actor import ATTEMPTS_SUFFIX, FillParts, Job, PartReport, Witnesses
 from sppfeat.engines.cluster import Actors, choose_actors, nodes_of
 from sppfeat.engines.part_files import PartFiles, leads_to_parts, part_pattern, parts_folder
@@ -32,9 +34,7 @@ from sppfeat.pipeline import Progress
 from sppfeat.places import Place
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
-from sppfeat.request import ExtractRequest, PlanSummary
 from sppfeat.sources import local_places
-from sppfeat.texts import counted
 
 __all__ = ["RayExtraction"]
 

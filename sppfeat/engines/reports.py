@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from sppfeat.config.extras import import_extra
 from sppfeat.engines.actor import PartReport
 from sppfeat.errors import EngineError
-from sppfeat.extras import import_extra
 
 __all__ = ["read_reports"]
 

@@ -11,11 +11,11 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from sppfeat.config.paths import StrPath
 from sppfeat.errors import ConfigError
 from sppfeat.export_formats.contents import Contents, FormatWriter
 from sppfeat.export_formats.formats import EXPORT_FORMATS, dtype_of, format_of, paths_of
 from sppfeat.locking import check_new_file
-from sppfeat.paths import StrPath
 from sppfeat.placing import whole_files, write_errors
 from sppfeat.selection import Selection
 

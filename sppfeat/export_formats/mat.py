@@ -8,11 +8,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.extras import import_extra
 from sppfeat.errors import ConfigError
 from sppfeat.export_formats.arrays import VECTORS, NamedArray, arrays_beside
 from sppfeat.export_formats.contents import Contents
 from sppfeat.export_formats.matlab_texts import matlab_text
-from sppfeat.extras import import_extra
 from sppfeat.selection.row_table import TextColumn
 
 __all__ = ["write_mat"]

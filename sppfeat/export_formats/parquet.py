@@ -4,8 +4,8 @@ from typing import Any, BinaryIO
 
 import numpy.typing as npt
 
+from sppfeat.config.extras import import_extra
 from sppfeat.export_formats.contents import Contents
-from sppfeat.extras import import_extra
 from sppfeat.selection.row_table import RowColumn, TextColumn
 
 __all__ = ["write_parquet"]

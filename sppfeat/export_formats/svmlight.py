@@ -6,11 +6,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError
 from sppfeat.export_formats.contents import Contents
 from sppfeat.export_formats.number_texts import TEXT_BLOCK_NBYTES, printable, printf_format
 from sppfeat.export_formats.separated import write_table
-from sppfeat.texts import counted
 
 __all__ = ["write_svmlight"]
 

@@ -9,7 +9,7 @@ import errno
 import re
 from typing import Any, NamedTuple
 
-from sppfeat.texts import one_line
+from sppfeat.config.wording import one_line
 
 __all__ = ["Failure", "Kind", "judge"]
 

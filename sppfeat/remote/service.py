@@ -8,8 +8,8 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from sppfeat.config.extras import import_extra
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.extras import import_extra
 from sppfeat.remote.failures import judge
 from sppfeat.remote.urls import shown
 from sppfeat.retries import Patience, retried

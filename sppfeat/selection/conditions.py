@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import first_few, one_line
 from sppfeat.errors import ConfigError
 from sppfeat.schema import RowFlag, Status
 from sppfeat.selection.labels import Labels
-from sppfeat.texts import first_few, one_line
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sppfeat.extras import import_extra
+from sppfeat.config.extras import import_extra
 from sppfeat.schema import Status
 from sppfeat.selection.row_table import RowColumn, TextColumn, row_table
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.memory import check_copy
+from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
-from sppfeat.memory import check_copy
 from sppfeat.row_ranges import row_ranges
 from sppfeat.selection.columns import ColumnSelection, select_columns
 from sppfeat.selection.conditions import RowsLike, select_rows
 from sppfeat.selection.labels import Labels, LabelSource, read_labels
 from sppfeat.selection.pandas_table import to_pandas
 from sppfeat.selection.scaling import is_scaled_again, scale_again, take_scaled
-from sppfeat.texts import counted
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile

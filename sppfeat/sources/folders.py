@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from sppfeat.config.limits import MOST_WAYS
 from sppfeat.errors import ConfigError
-from sppfeat.limits import MOST_WAYS
 from sppfeat.sources.image_names import has_image_suffix
 from sppfeat.sources.kinds import is_container
 from sppfeat.sources.paths import PathTable, natural_key

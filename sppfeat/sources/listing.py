@@ -8,7 +8,8 @@ from itertools import chain, repeat
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import check_choice
+from sppfeat.config.checks import check_choice
+from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.images import IMAGE_SUFFIXES
 from sppfeat.sources.class_names import label_images
@@ -18,7 +19,6 @@ from sppfeat.sources.repeats import Once, find_repeated
 from sppfeat.sources.roots import below, common_root
 from sppfeat.sources.segments import Segment
 from sppfeat.sources.storage import FileStorage, JoinedStorage, Storage
-from sppfeat.texts import counted
 
 __all__ = ["LABEL_MODES", "Listing", "list_images"]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config import InputSpec
+from sppfeat.config.specs import InputSpec
 from sppfeat.plan import input_sizes, schedule
 from sppfeat.training.examples import Examples
 from sppfeat.training.settings import DataSettings

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError
 from sppfeat.learning import read_sizes
 from sppfeat.sources import FileStorage, Listing, list_images
-from sppfeat.texts import counted
 
 __all__ = ["Examples", "read_examples", "split_examples", "with_classes"]
 

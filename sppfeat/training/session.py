@@ -11,11 +11,11 @@ import torch
 
 from sppfeat.acceleration import bfloat16_note
 from sppfeat.backbones import Backbone
+from sppfeat.config.cores import available_cores
+from sppfeat.config.request import BackboneChoice
 from sppfeat.configure import load_choice
-from sppfeat.cores import available_cores
 from sppfeat.describe import choose_device, device_name
 from sppfeat.errors import SppfeatError
-from sppfeat.request import BackboneChoice
 from sppfeat.training.checkpoints import TrainFolder
 from sppfeat.training.image_sets import ImageSets, read_image_sets
 from sppfeat.training.learners import ClassLearner, ClassTargets, Learner, TeacherLearner, TeacherTargets

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sppfeat.config import DEFAULT_LEVELS, POOL_MODES, check_choice, parse_levels
-from sppfeat.config.checks import set_fields, whole_number
+from sppfeat.config.checks import check_choice, set_fields, whole_number
+from sppfeat.config.paths import StrPath
+from sppfeat.config.request import BackboneChoice
+from sppfeat.config.specs import DEFAULT_LEVELS, POOL_MODES, parse_levels
 from sppfeat.errors import ConfigError
-from sppfeat.paths import StrPath
-from sppfeat.request import BackboneChoice
 
 __all__ = [
     "DISTILL_MODES",

@@ -10,7 +10,7 @@ from sppfeat.analysis.contact_sheet import ContactSheet, Neighbour, SheetLine
 from sppfeat.analysis.number_texts import rounded
 from sppfeat.analysis.pictures.figure import new_figure, plain
 from sppfeat.analysis.thumbnails import Thumbnail
-from sppfeat.texts import counted, escaped
+from sppfeat.config.wording import counted, escaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from sppfeat.analysis.embedding import Embedding
 from sppfeat.analysis.pictures.figure import fit_page, new_figure, plain
 from sppfeat.analysis.pictures.placement import place_pictures
 from sppfeat.analysis.thumbnails import Thumbnail
-from sppfeat.texts import counted, one_line
+from sppfeat.config.wording import counted, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

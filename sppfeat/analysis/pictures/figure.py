@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sppfeat.config.extras import import_extra
+from sppfeat.config.paths import StrPath
+from sppfeat.config.wording import escaped
 from sppfeat.errors import ConfigError
-from sppfeat.extras import import_extra
 from sppfeat.locking import check_new_file
-from sppfeat.paths import StrPath
 from sppfeat.placing import replace_file
-from sppfeat.texts import escaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ import numpy as np
 from sppfeat.analysis.distributions import Norms
 from sppfeat.analysis.number_texts import rounded
 from sppfeat.analysis.pictures.figure import COLOURS, new_figure, plain
-from sppfeat.texts import counted, one_line
+from sppfeat.config.wording import counted, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

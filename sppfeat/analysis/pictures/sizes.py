@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.distributions import Sizes
 from sppfeat.analysis.pictures.figure import COLOURS, HEAT, new_figure
-from sppfeat.texts import counted
+from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

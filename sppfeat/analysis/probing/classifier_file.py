@@ -14,12 +14,12 @@ from sppfeat._version import __version__
 from sppfeat.analysis.probing.labelled import labelled_rows
 from sppfeat.analysis.probing.pipeline_fitting import fit_pipeline
 from sppfeat.analysis.probing.row_digests import row_digests
-from sppfeat.config import ExtractConfig
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extras import import_extra
+from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.extras import import_extra
 from sppfeat.placing import replace_file
 from sppfeat.schema import ColumnBlock
-from sppfeat.texts import one_line
 
 if TYPE_CHECKING:
     from sppfeat.analysis.probing.settings import ProbeSettings

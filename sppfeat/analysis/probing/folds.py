@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.extras import import_extra
+from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError
-from sppfeat.extras import import_extra
-from sppfeat.texts import counted
 
 __all__ = ["Fold", "make_folds"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.probing.scaled_rows import scaled_rows
-from sppfeat.extras import import_extra
+from sppfeat.config.extras import import_extra
 from sppfeat.row_ranges import row_ranges
 
 if TYPE_CHECKING:

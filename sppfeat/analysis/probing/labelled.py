@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.described import check_described
+from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import LabelError
-from sppfeat.texts import counted, one_line
 
 if TYPE_CHECKING:
     from sppfeat.selection import Selection

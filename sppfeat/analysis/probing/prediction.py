@@ -12,7 +12,7 @@ from sppfeat.analysis.finite import check_finite
 from sppfeat.analysis.probing.classifier_file import FittedClassifier
 from sppfeat.analysis.probing.row_digests import row_digests
 from sppfeat.comparability import descriptor_differences
-from sppfeat.config import ExtractConfig
+from sppfeat.config.extract import ExtractConfig
 from sppfeat.errors import StoreError
 from sppfeat.selection import LabelSource, RowsLike, Selection
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from sppfeat.config import check_choice
+from sppfeat.config.checks import check_choice
+from sppfeat.config.memory import available_nbytes
 from sppfeat.errors import ConfigError
-from sppfeat.memory import available_nbytes
 
 __all__ = ["CLASS_WEIGHTS", "METHODS", "ProbeSettings"]
 

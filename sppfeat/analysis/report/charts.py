@@ -13,7 +13,7 @@ from sppfeat.analysis.pictures.norms import draw_norms
 from sppfeat.analysis.pictures.sizes import draw_sizes
 from sppfeat.analysis.report.facts import ReportFacts
 from sppfeat.analysis.thumbnails import Thumbnail, encode_jpeg
-from sppfeat.extras import import_extra
+from sppfeat.config.extras import import_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

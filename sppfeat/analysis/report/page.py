@@ -16,11 +16,11 @@ from sppfeat.analysis.pictures.norms import norms_text
 from sppfeat.analysis.pictures.sizes import sizes_text
 from sppfeat.analysis.report.charts import draw_charts, picture_uri
 from sppfeat.analysis.report.facts import ReportFacts
+from sppfeat.config.extras import import_extra
+from sppfeat.config.paths import StrPath
+from sppfeat.config.wording import counted, escaped
 from sppfeat.errors import ConfigError
-from sppfeat.extras import import_extra
 from sppfeat.locking import check_new_file
-from sppfeat.paths import StrPath
-from sppfeat.texts import counted, escaped
 
 __all__ = ["check_page_path", "render_page"]
 

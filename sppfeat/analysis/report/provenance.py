@@ -3,12 +3,12 @@
 import os
 
 from sppfeat.analysis.network_text import network_text
+from sppfeat.config.wording import counted
 from sppfeat.reader import FeatureFile
 from sppfeat.reduction import Reduction
 from sppfeat.reduction_texts import dimensions_text, variance_text
 from sppfeat.sharding import Shard
 from sppfeat.source_files import SourceFiles
-from sppfeat.texts import counted
 
 __all__ = ["describe_provenance", "reduction_text"]
 

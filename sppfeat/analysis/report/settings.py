@@ -2,9 +2,9 @@
 
 from sppfeat.analysis.network_text import network_text
 from sppfeat.analysis.report.provenance import reduction_text
-from sppfeat.config import DescriptorSpec, ExtractConfig, InputSpec
+from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.regions import RegionSpec
-from sppfeat.config.specs import BackboneSpec
+from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.reduction import Reduction
 
 __all__ = ["describe_settings"]

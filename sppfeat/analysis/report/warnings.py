@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from sppfeat.analysis.distributions import Norms
 from sppfeat.analysis.report.facts import Summary
 from sppfeat.analysis.thumbnails import Thumbnail
+from sppfeat.config.wording import counted
 from sppfeat.reader import FeatureFile
-from sppfeat.texts import counted
 
 __all__ = ["find_warnings"]
 

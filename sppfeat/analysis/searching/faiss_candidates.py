@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.searching.bounds import RowPoints
-from sppfeat.extras import import_extra
+from sppfeat.config.extras import import_extra
 
 __all__ = ["faiss_candidates", "load_faiss"]
 

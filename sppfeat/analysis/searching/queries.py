@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes import clip_boxes
-from sppfeat.config import RunOptions
+from sppfeat.config.specs import RunOptions
+from sppfeat.config.wording import one_line
 from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.images import probe_image
 from sppfeat.places import Place
@@ -20,7 +21,6 @@ from sppfeat.schema import RowFlag
 from sppfeat.selection import Selection
 from sppfeat.sources import is_list, read_list
 from sppfeat.sources.finding import find_image
-from sppfeat.texts import one_line
 
 if TYPE_CHECKING:
     from sppfeat.extractor import Extractor

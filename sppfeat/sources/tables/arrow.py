@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.extras import import_extra
 from sppfeat.errors import ConfigError
-from sppfeat.extras import import_extra
 from sppfeat.sources.segments import Segment
 from sppfeat.sources.tables.arrow_columns import ColumnPart, find_arrow_columns
 from sppfeat.sources.tables.arrow_rows import arrow_rows, image_segment

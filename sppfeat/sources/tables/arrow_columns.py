@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from sppfeat.box_formats.columns import IMAGE_NAMES
+from sppfeat.config.extras import import_extra
 from sppfeat.errors import ConfigError
-from sppfeat.extras import import_extra
 from sppfeat.sources.tables.hugging_face import Features, read_features
 from sppfeat.sources.tables.table_columns import (
     CLASS_NAMES,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
 from sppfeat.sources.inputs import absolute_path
 from sppfeat.sources.paths import PathTableBuilder
@@ -15,7 +16,6 @@ from sppfeat.sources.segments import Segment
 from sppfeat.sources.tables.table_files import TableFile
 from sppfeat.sources.tables.table_labels import IdBuilder, LabelBuilder
 from sppfeat.sources.tables.table_urls import find_objects, has_urls
-from sppfeat.texts import one_line
 
 __all__ = ["Rows", "manifest_segment"]
 

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 from sppfeat.box_formats.json_text import json_decoder, parse_json, unique_keys
 from sppfeat.box_formats.texts import shorten
+from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
 from sppfeat.separated_text import decoded_lines, split_lines
 from sppfeat.sources.segments import Segment
@@ -14,7 +15,6 @@ from sppfeat.sources.tables.manifest_rows import Rows, manifest_segment
 from sppfeat.sources.tables.table_columns import TableColumns, find_columns, show_names
 from sppfeat.sources.tables.table_files import TableFile
 from sppfeat.sources.tables.table_values import encode_paths, encode_values
-from sppfeat.texts import one_line
 
 __all__ = ["read_manifest"]
 

@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from sppfeat.config.extras import import_extra
+from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
-from sppfeat.extras import import_extra
-from sppfeat.texts import one_line
 
 __all__ = ["PURPOSE", "arrow_errors", "open_parquet"]
 

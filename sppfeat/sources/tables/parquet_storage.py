@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.places import Place
 from sppfeat.sources.tables.arrow_columns import ColumnPart
 from sppfeat.sources.tables.parquet_files import arrow_errors, open_parquet
-from sppfeat.texts import one_line
 
 __all__ = ["ParquetStorage"]
 

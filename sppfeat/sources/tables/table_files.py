@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
-from sppfeat.texts import one_line
 
 __all__ = ["TableFile"]
 

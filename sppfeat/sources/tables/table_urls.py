@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
 from sppfeat.remote.service import Service
 from sppfeat.remote.transfers import UNKNOWN_SIZE
@@ -12,7 +13,6 @@ from sppfeat.remote.urls import check_url
 from sppfeat.sources.paths import PathTable
 from sppfeat.sources.remote import RemoteStorage
 from sppfeat.sources.roots import is_url
-from sppfeat.texts import one_line
 
 __all__ = ["find_objects", "has_urls"]
 

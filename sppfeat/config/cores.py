@@ -4,7 +4,7 @@ import math
 import os
 from pathlib import Path
 
-from sppfeat.control_groups import read_limits
+from sppfeat.config.control_groups import read_limits
 
 __all__ = ["available_cores", "visible_cores"]
 

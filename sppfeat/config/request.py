@@ -4,20 +4,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sppfeat.config import (
-    DEFAULT_BACKBONE,
-    DEFAULT_LEVELS,
-    DescriptorSpec,
-    ExtractConfig,
-    InputSpec,
-    RayOptions,
-    RegionSpec,
-    RunOptions,
-    ShardChoice,
-    check_choice,
-)
+from sppfeat.config.checks import check_choice
+from sppfeat.config.engines import RayOptions
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.paths import StrPath
+from sppfeat.config.regions import RegionSpec
+from sppfeat.config.shards import ShardChoice
+from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_LEVELS, DescriptorSpec, InputSpec, RunOptions
 from sppfeat.errors import ConfigError
-from sppfeat.paths import StrPath
 
 __all__ = [
     "HEADER_MODES",
@@ -52,7 +46,7 @@ class DescriptorChoice:
 
     Attributes:
         levels: the pyramid; None for the usual one, or the one that a head expects.
-        pool, normalize, dtype, nonfinite: see :class:`sppfeat.config.DescriptorSpec`.
+        pool, normalize, dtype, nonfinite: see :class:`sppfeat.config.specs.DescriptorSpec`.
         normalize_from: a feature file whose mean norm is taken over.
     """
 
@@ -95,9 +89,9 @@ class BoxChoice:
     Attributes:
         boxes: a box file, ``grid:...`` or ``multiview``.
         box_format: of the file; None to recognise it.
-        coords, units, origin, ends, order: see :class:`sppfeat.config.BoxConvention`; None for that of the
+        coords, units, origin, ends, order: see :class:`sppfeat.config.regions.BoxConvention`; None for that of the
             format.
-        projection, margin, drop_duplicates: see :class:`sppfeat.config.RegionSpec`.
+        projection, margin, drop_duplicates: see :class:`sppfeat.config.regions.RegionSpec`.
     """
 
     boxes: str

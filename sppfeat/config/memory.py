@@ -8,7 +8,7 @@ import os
 import platform
 from pathlib import Path
 
-from sppfeat.control_groups import read_limits
+from sppfeat.config.control_groups import read_limits
 from sppfeat.errors import ConfigError
 
 __all__ = ["available_nbytes", "check_copy", "drop_pages", "keep_freed_memory", "return_freed_memory"]
