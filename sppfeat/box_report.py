@@ -11,7 +11,7 @@ from sppfeat.config.regions import RegionSpec
 from sppfeat.config.request import BoxSummary
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted, first_few, one_line
-from sppfeat.matching import count_same_file_names
+from sppfeat.files.name_matching import count_same_file_names
 from sppfeat.plan import Plan
 from sppfeat.rows import RowBoxes
 from sppfeat.schema import RowFlag

@@ -15,7 +15,7 @@ from sppfeat.config.regions import GridSpec
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import BoxError
-from sppfeat.matching import count_same_file_names, match_images
+from sppfeat.files.name_matching import count_same_file_names, match_images
 from sppfeat.plan import input_sizes
 from sppfeat.rows import RowBoxes, Rows, rows_of_table, rows_of_views
 from sppfeat.views import VIEW_SIDE, Views, grid_views, multiview_views

@@ -25,7 +25,7 @@ from sppfeat.boxes import whole_image_boxes
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.placing import layout_of, put_in_place
+from sppfeat.files.atomic import layout_of, put_in_place
 from sppfeat.plan import Plan
 from sppfeat.rows import RowBoxes
 from sppfeat.schema import (

@@ -15,15 +15,15 @@ from sppfeat.continuation import copy_rows, with_sizes
 from sppfeat.creation import Provenance, create_file
 from sppfeat.decoding import Decoder
 from sppfeat.equipment import Equipment
+from sppfeat.files.atomic import put_in_place
+from sppfeat.files.locks import check_output, refuse_input
 from sppfeat.filling import fill
 from sppfeat.learning import read_sizes
-from sppfeat.locking import check_output, refuse_input
 from sppfeat.means import Means, gather_means, note_plan
 from sppfeat.normalization import estimate_factors
 from sppfeat.outcome import Outcome, outcome_of
 from sppfeat.output_access import Lock, lock_output, output_here, output_name
 from sppfeat.pipeline import Progress
-from sppfeat.placing import put_in_place
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.schema import Status

@@ -32,9 +32,9 @@ from sppfeat.config.wording import counted
 from sppfeat.configure import configure, descriptor_blocks
 from sppfeat.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
 from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
+from sppfeat.files.byte_ranges import Place
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.images import decode_image, image_from_array, probe_image, resize_image
-from sppfeat.places import Place
 from sppfeat.plan import input_sizes, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.recorded import load_recorded_backbone

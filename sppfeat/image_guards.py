@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from sppfeat.errors import ImageError
-from sppfeat.places import read_at
+from sppfeat.files.byte_ranges import read_at
 
 __all__ = [
     "PILLOW",

@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 
 from PIL import ImageFile
 
-from sppfeat.places import read_at
+from sppfeat.files.byte_ranges import read_at
 
 __all__ = ["picture_box", "reduce_jpeg"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.decoding import Decoder
-from sppfeat.places import Place
+from sppfeat.files.byte_ranges import Place
 from sppfeat.sources import Storage
 
 __all__ = ["FoundSizes", "read_sizes", "sizes_at"]

@@ -17,7 +17,7 @@ from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import first_few
 from sppfeat.creation import FILE_DTYPES, STRING, allocate, laid_out
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.locking import OutputLock, check_new_file
+from sppfeat.files.locks import OutputLock, check_new_file
 from sppfeat.reader import FeatureFile
 from sppfeat.row_ranges import row_ranges
 from sppfeat.schema import (

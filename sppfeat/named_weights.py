@@ -11,8 +11,8 @@ from torchvision.models import get_model_weights
 
 from sppfeat.bundled import BUNDLED, BUNDLED_FOLDER, BundledWeights
 from sppfeat.config.paths import StrPath
-from sppfeat.downloads import download
 from sppfeat.errors import WeightsError
+from sppfeat.files.downloads import download
 from sppfeat.weights import file_sha256, read_weights_file
 
 __all__ = [

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sppfeat.config.request import ExtractRequest
 from sppfeat.errors import ConfigError
-from sppfeat.locking import OutputLock, ShardLock
-from sppfeat.placing import remove_leftovers
-from sppfeat.remote_output import LocalOutput, local_output, url_of
+from sppfeat.files.atomic import remove_leftovers
+from sppfeat.files.locks import OutputLock, ShardLock
+from sppfeat.files.remote.output import LocalOutput, local_output, url_of
 from sppfeat.sharding import PLACEHOLDER, shard_path
 
 __all__ = ["Lock", "lock_output", "output_here", "output_name"]

@@ -16,7 +16,8 @@ from sppfeat.creation import FILE_DTYPES
 from sppfeat.equipment import Equipment
 from sppfeat.errors import ConfigError
 from sppfeat.extraction import Extraction, planned
-from sppfeat.locking import check_output
+from sppfeat.files.locks import check_output
+from sppfeat.files.remote.output import url_of
 from sppfeat.means import Means, gather_means, note_plan
 from sppfeat.outcome import Outcome, outcome_of
 from sppfeat.output_access import Lock, lock_output, output_here
@@ -24,7 +25,6 @@ from sppfeat.pipeline import Progress
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.reader import FeatureFile
-from sppfeat.remote_output import url_of
 from sppfeat.sharding import PLACEHOLDER, cut_rows, shard_path
 from sppfeat.sources import list_images
 from sppfeat.work import find_work, part_of, plan_inputs

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sppfeat.decoding import Decoded, Decoder, DecodeTask
 from sppfeat.errors import DeviceMemoryError
-from sppfeat.places import Place
+from sppfeat.files.byte_ranges import Place
 from sppfeat.plan import Batch, Plan
 from sppfeat.row_writing import RowWriting
 from sppfeat.sinks import RowBlock, Sink

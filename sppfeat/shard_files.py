@@ -13,7 +13,7 @@ from sppfeat.config.extract import ExtractConfig, config_differences
 from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import StoreError
-from sppfeat.locking import is_being_written
+from sppfeat.files.locks import is_being_written
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status
 from sppfeat.sharding import Shard

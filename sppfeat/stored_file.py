@@ -149,8 +149,10 @@ class StoredFile:
 
 
 def _why_missing(path: Path) -> str:
-    from sppfeat.remote.urls import shown
-    from sppfeat.remote_output import url_of  # which knows of all that uploads; nothing else here needs it
+    from sppfeat.files.remote.output import (
+        url_of,  # which knows of all that uploads; nothing else here needs it
+    )
+    from sppfeat.files.remote.urls import shown
 
     url = url_of(path)
     if url is None:

@@ -25,8 +25,8 @@ from sppfeat.continuation import (
     with_sizes,
 )
 from sppfeat.errors import StoreError
+from sppfeat.files.atomic import extension_of, replacement_of
 from sppfeat.learning import FoundSizes
-from sppfeat.placing import extension_of, replacement_of
 from sppfeat.plan import Plan, make_plan
 from sppfeat.reader import FeatureFile
 from sppfeat.row_planner import RowPlanner

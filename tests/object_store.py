@@ -10,8 +10,8 @@ import botocore.session
 import pytest
 from flaky_server import FlakyServer
 
-from sppfeat.remote import service
-from sppfeat.retries import Patience
+from sppfeat.files.remote import service
+from sppfeat.files.remote.retries import Patience
 
 __all__ = ["QUICK", "ObjectStore", "s3_server"]
 

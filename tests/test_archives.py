@@ -25,8 +25,8 @@ import sppfeat
 from sppfeat.analysis.thumbnails import Pictured, pictures_of_rows, read_thumbnails
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, ImageError
+from sppfeat.files.byte_ranges import DEFLATED, Place
 from sppfeat.images import decode_image, probe_image
-from sppfeat.places import DEFLATED, Place
 from sppfeat.sources import list_images
 from sppfeat.sources.archives import data_offset, index_cache, index_tar, index_zip, reading
 from sppfeat.sources.finding import find_image

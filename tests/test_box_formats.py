@@ -29,7 +29,7 @@ from sppfeat.box_formats import (
 from sppfeat.box_table import BoxTable
 from sppfeat.config.regions import BoxConvention
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.matching import match_images
+from sppfeat.files.name_matching import match_images
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "boxes"
 NAN = math.nan

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from sppfeat import downloads
-from sppfeat.downloads import download
 from sppfeat.errors import WeightsError
+from sppfeat.files import downloads
+from sppfeat.files.downloads import download
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

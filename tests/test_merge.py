@@ -35,7 +35,7 @@ from sppfeat.config.reduction import ReductionSpec
 from sppfeat.creation import create_file
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.export_formats import export_features
-from sppfeat.locking import OutputLock
+from sppfeat.files.locks import OutputLock
 from sppfeat.merging import merge_shards
 from sppfeat.reader import FeatureFile
 from sppfeat.sharding import ShardChoice

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.places import Place
+from sppfeat.files.byte_ranges import Place
 from sppfeat.reader import FeatureFile
 from sppfeat.sources import list_images
 from sppfeat.sources.tables.parquet import read_parquet

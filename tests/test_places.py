@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.errors import ImageError
+from sppfeat.files.byte_ranges import DEFLATED, PartOfFile, Place, read_at
 from sppfeat.images import decode_image, probe_image
-from sppfeat.places import DEFLATED, PartOfFile, Place, read_at
 
 CONTENT = bytes(range(256)) * 3
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sppfeat.errors import StoreError
-from sppfeat.placing import replace_file, whole_file, whole_files
+from sppfeat.files.atomic import replace_file, whole_file, whole_files
 
 
 def test_a_whole_file_has_its_name_and_nothing_is_left_beside_it(tmp_path):

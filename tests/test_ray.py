@@ -38,7 +38,7 @@ from sppfeat.engines.part_files import parts_folder
 from sppfeat.engines.ray import prepare_ray
 from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction import gather_means
-from sppfeat.locking import OutputLock
+from sppfeat.files.locks import OutputLock
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status
 from sppfeat.sources import list_images

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from object_store import QUICK
 
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.places import Place
-from sppfeat.remote import service, transfers
-from sppfeat.remote.urls import check_url, shown
+from sppfeat.files.byte_ranges import Place
+from sppfeat.files.natural_order import walk_order
+from sppfeat.files.remote import service, transfers
+from sppfeat.files.remote.urls import check_url, shown
 from sppfeat.sources import PathTable, list_images
-from sppfeat.sources.natural_order import walk_order
 from sppfeat.sources.remote import read_remote
 
 s3fs = pytest.importorskip("s3fs")
@@ -243,7 +243,7 @@ def test_the_order_is_that_of_a_walk(paths, random):
         inner[parts[-1]] = None
 
     def walk(inner, above):
-        from sppfeat.sources.paths import natural_key
+        from sppfeat.files.paths import natural_key
 
         for name in sorted(inner, key=lambda name: natural_key(name.encode())):
             if inner[name] is None:

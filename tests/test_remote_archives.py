@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.places import DEFLATED, unpack
-from sppfeat.remote import ranges
+from sppfeat.files.byte_ranges import DEFLATED, unpack
+from sppfeat.files.remote import ranges
 from sppfeat.sources import Distant, list_images, remote_archives
 from sppfeat.sources.remote_archives import _NEAR, _stretches
 

@@ -12,7 +12,7 @@ from flaky_server import Fault
 from sppfeat.cli import main
 from sppfeat.errors import SourceError
 from sppfeat.extraction import prepare
-from sppfeat.remote_output import local_output
+from sppfeat.files.remote.output import local_output
 from sppfeat.schema import Status
 
 pytest.importorskip("s3fs")

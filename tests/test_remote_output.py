@@ -10,9 +10,9 @@ from flaky_server import Fault
 from object_store import QUICK
 
 from sppfeat.errors import ConfigError, SourceError, StoreError
-from sppfeat.placing import replacement_of
-from sppfeat.remote import uploads
-from sppfeat.remote_output import local_output, url_of
+from sppfeat.files.atomic import replacement_of
+from sppfeat.files.remote import uploads
+from sppfeat.files.remote.output import local_output, url_of
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.retries import Patience, retried
+from sppfeat.files.remote.retries import Patience, retried
 
 
 class Clock:

@@ -21,7 +21,7 @@ from sppfeat.config.shards import ShardChoice
 from sppfeat.config.specs import RunOptions
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.locking import OutputLock, ShardLock
+from sppfeat.files.locks import OutputLock, ShardLock
 from sppfeat.parts import prepare_parts
 
 N = 11

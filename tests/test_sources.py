@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.errors import ConfigError
+from sppfeat.files.paths import natural_key
 from sppfeat.sources import PathTable, list_images
 from sppfeat.sources.folders import read_folder
-from sppfeat.sources.paths import natural_key
 
 NAMES = st.binary(min_size=1, max_size=30).map(lambda name: name.replace(b"\0", b"x").replace(b"/", b"y"))
 
@@ -304,7 +304,7 @@ def test_path_tables_are_compared(paths, others):
 def test_paths_are_found_in_a_table(paths, others, n_hashes):
     expected = [others.index(path) if path in others else -1 for path in paths]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sppfeat.sources.paths._hash", lambda path: hash(path) % n_hashes)  # many are equal
+        patch.setattr("sppfeat.files.paths._hash", lambda path: hash(path) % n_hashes)  # many are equal
         assert PathTable(paths).positions_in(PathTable(others)).tolist() == expected
 
 

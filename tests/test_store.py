@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 import sppfeat
 from sppfeat.creation import Provenance, create_file, feature_nbytes
 from sppfeat.errors import StoreError
-from sppfeat.locking import OutputLock, check_output
+from sppfeat.files.locks import OutputLock, check_output
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import (
     COLUMNS,

@@ -17,7 +17,7 @@ from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.places import Place
+from sppfeat.files.byte_ranges import Place
 from sppfeat.sources import PathTable
 
 IN_WINDOWS = {"headers": "window"}

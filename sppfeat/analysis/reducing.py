@@ -18,8 +18,8 @@ from sppfeat.config.specs import DTYPES
 from sppfeat.config.wording import counted
 from sppfeat.derivation import reduced_file
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.locking import OutputLock, check_new_file, check_output
-from sppfeat.placing import layout_of
+from sppfeat.files.atomic import layout_of
+from sppfeat.files.locks import OutputLock, check_new_file, check_output
 from sppfeat.reader import FeatureFile
 from sppfeat.reduction import Reduction
 from sppfeat.schema import Status

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sppfeat.config.limits import MOST_WAYS
 from sppfeat.config.paths import StrPath
 from sppfeat.errors import BoxError
-from sppfeat.sources.paths import natural_key
+from sppfeat.files.paths import natural_key
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from sppfeat.box_formats.annotation_files import AnnotationFiles
-from sppfeat.box_formats.columns import COLUMN_SETS, LIST_KEYS, Columns, find_columns
 from sppfeat.box_formats.conventions import default_convention
-from sppfeat.box_formats.json_text import encode_json_text, json_decoder, parse_json, unique_keys
-from sppfeat.box_formats.numbers import NUMBER_RULE, parse_number
-from sppfeat.box_formats.texts import shorten
 from sppfeat.box_table import BoxTable, BoxTableBuilder
 from sppfeat.errors import BoxError
+from sppfeat.files.cells import shorten
+from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, Columns, find_columns
+from sppfeat.files.json_text import encode_json_text, json_decoder, parse_json, unique_keys
+from sppfeat.files.numbers import NUMBER_RULE, parse_number
 from sppfeat.sources import PathTable
 
 __all__ = ["read_jsonl"]

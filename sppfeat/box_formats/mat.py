@@ -18,9 +18,9 @@ from sppfeat.box_formats.arrays import (
 from sppfeat.box_formats.conventions import default_convention
 from sppfeat.box_formats.mat4_outline import check_outline_4, is_version_4
 from sppfeat.box_formats.mat_outline import check_outline
-from sppfeat.box_formats.texts import TEXT_RULE, encode_text, shorten
 from sppfeat.box_table import BoxTable
 from sppfeat.errors import BoxError
+from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
 __all__ = ["MAT_MAGIC", "MAT_V73_MAGIC", "read_mat"]
 

@@ -24,9 +24,9 @@ from sppfeat.box_formats.arrays import (
     is_box_shape,
 )
 from sppfeat.box_formats.conventions import default_convention
-from sppfeat.box_formats.texts import TEXT_RULE, encode_text, shorten
 from sppfeat.box_table import BoxTable
 from sppfeat.errors import BoxError
+from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
 __all__ = ["NPY_MAGIC", "ZIP_MAGIC", "read_numpy"]
 

@@ -8,12 +8,12 @@ from collections import Counter
 from sppfeat.box_formats.annotation_files import FOLDER_SUFFIXES, AnnotationFiles
 from sppfeat.box_formats.conventions import FORMATS
 from sppfeat.box_formats.mat import MAT_MAGIC, MAT_V73_MAGIC
-from sppfeat.box_formats.numbers import parse_number
 from sppfeat.box_formats.numpy_files import NPY_MAGIC, ZIP_MAGIC
-from sppfeat.box_formats.texts import shorten
 from sppfeat.box_formats.yolo import CLASS_FILES
 from sppfeat.config.paths import StrPath
 from sppfeat.errors import BoxError
+from sppfeat.files.cells import shorten
+from sppfeat.files.numbers import parse_number
 
 __all__ = ["recognise_format", "recognise_source"]
 

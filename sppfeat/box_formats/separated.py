@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterator, Sequence
 
 from sppfeat.box_formats.annotation_files import AnnotationFiles
-from sppfeat.box_formats.columns import COLUMN_SETS, Columns, find_columns
 from sppfeat.box_formats.conventions import default_convention
-from sppfeat.box_formats.numbers import NUMBER_RULE, parse_number
-from sppfeat.box_formats.texts import shorten
 from sppfeat.box_table import BoxTable, BoxTableBuilder
 from sppfeat.errors import BoxError
-from sppfeat.separated_text import split_rows
+from sppfeat.files.cells import shorten
+from sppfeat.files.columns import COLUMN_SETS, Columns, find_columns
+from sppfeat.files.numbers import NUMBER_RULE, parse_number
+from sppfeat.files.separated_text import split_rows
 
 __all__ = ["read_csv", "read_tsv"]
 

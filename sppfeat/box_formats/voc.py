@@ -6,10 +6,10 @@ from xml.parsers import expat
 
 from sppfeat.box_formats.annotation_files import AnnotationFiles
 from sppfeat.box_formats.conventions import default_convention
-from sppfeat.box_formats.numbers import NUMBER_RULE, parse_number, parse_whole
-from sppfeat.box_formats.texts import shorten
 from sppfeat.box_table import BoxTable, BoxTableBuilder
 from sppfeat.errors import BoxError
+from sppfeat.files.cells import shorten
+from sppfeat.files.numbers import NUMBER_RULE, parse_number, parse_whole
 
 __all__ = ["read_voc"]
 

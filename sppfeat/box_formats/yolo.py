@@ -8,9 +8,9 @@ import numpy as np
 
 from sppfeat.box_formats.annotation_files import AnnotationFiles
 from sppfeat.box_formats.conventions import default_convention
-from sppfeat.box_formats.numbers import NUMBER_RULE, parse_number, parse_whole
-from sppfeat.box_formats.texts import shorten
 from sppfeat.box_table import BoxTable, BoxTableBuilder
+from sppfeat.files.cells import shorten
+from sppfeat.files.numbers import NUMBER_RULE, parse_number, parse_whole
 
 __all__ = ["CLASS_FILES", "read_yolo"]
 

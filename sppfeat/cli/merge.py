@@ -37,8 +37,8 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) 
     other settings, inputs or weights.
     """
     from sppfeat.errors import ConfigError
+    from sppfeat.files.remote.output import local_output, url_of
     from sppfeat.merging import merge_shards
-    from sppfeat.remote_output import local_output, url_of
 
     url = url_of(output)
     if url is not None and not options["copy"]:

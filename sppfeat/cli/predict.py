@@ -51,7 +51,7 @@ def predict(
     from sppfeat.analysis.probing.classifier_file import load_classifier
     from sppfeat.analysis.probing.prediction import count_learned, select_for
     from sppfeat.analysis.probing.prediction_table import write_predictions
-    from sppfeat.locking import check_new_file, refuse_input
+    from sppfeat.files.locks import check_new_file, refuse_input
     from sppfeat.reader import FeatureFile
 
     if output == _STANDARD_OUTPUT:
@@ -94,7 +94,7 @@ def predict(
 @contextlib.contextmanager
 def _opened(output: Path | None, overwrite: bool) -> Iterator[BinaryIO]:
     from sppfeat.errors import StoreError
-    from sppfeat.placing import whole_file
+    from sppfeat.files.atomic import whole_file
 
     if output is None:
         target = standard_output()

@@ -63,7 +63,7 @@ def report(
     from sppfeat.analysis.report.facts import ReportSettings
     from sppfeat.analysis.report.gather import STEPS, gather_facts
     from sppfeat.analysis.report.page import check_page_path, render_page
-    from sppfeat.placing import replace_file
+    from sppfeat.files.atomic import replace_file
     from sppfeat.reader import FeatureFile
 
     choice = SelectionChoice(**selected)

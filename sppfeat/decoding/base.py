@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
-from sppfeat.places import Place
+from sppfeat.files.byte_ranges import Place
 
 __all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder"]
 

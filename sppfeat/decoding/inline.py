@@ -6,8 +6,8 @@ import numpy as np
 
 from sppfeat.decoding.base import Decoded, DecodeSettings, DecodeTask
 from sppfeat.errors import ImageError
+from sppfeat.files.byte_ranges import Place
 from sppfeat.images import decode_image, probe_image
-from sppfeat.places import Place
 
 __all__ = ["InlineDecoder"]
 

@@ -11,7 +11,7 @@ from sppfeat.decoding.base import Decoded, DecodeSettings, DecodeTask
 from sppfeat.decoding.process import Answer, Job, WorkerProcess, describe_exit
 from sppfeat.decoding.worker import READY, Crash, DecodeJob, ProbeJob
 from sppfeat.errors import DecoderError
-from sppfeat.places import Place, place_of
+from sppfeat.files.byte_ranges import Place, place_of
 
 __all__ = ["DecoderPool"]
 

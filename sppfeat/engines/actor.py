@@ -241,7 +241,7 @@ def _attempt(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _lock_part(request: "ExtractRequest") -> "Iterator[Lock]":
     """Hold the lock of a part; where another actor had it, and has died, until the file server has noticed."""
-    from sppfeat.locking import is_being_written
+    from sppfeat.files.locks import is_being_written
     from sppfeat.output_access import lock_output
 
     until = time.monotonic() + _LOCK_SECONDS

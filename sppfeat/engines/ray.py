@@ -15,10 +15,10 @@ from sppfeat.engines.part_files import PartFiles, cut_for_actors, leads_to_parts
 from sppfeat.engines.ray_extraction import RayExtraction
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction import Extraction, planned
-from sppfeat.locking import check_output
+from sppfeat.files.locks import check_output
+from sppfeat.files.remote.output import url_of
 from sppfeat.means import Means, gather_means, note_plan
 from sppfeat.output_access import lock_output
-from sppfeat.remote_output import url_of
 from sppfeat.sharding import PLACEHOLDER
 from sppfeat.sources import list_images
 from sppfeat.work import Work, find_work, plan_inputs

@@ -27,11 +27,11 @@ from sppfeat.engines.part_files import PartFiles, leads_to_parts, part_pattern, 
 from sppfeat.engines.reports import read_reports
 from sppfeat.equipment import Equipment
 from sppfeat.errors import SppfeatError, StoreError
+from sppfeat.files.byte_ranges import Place
 from sppfeat.means import Means
 from sppfeat.merging import merge_shards
 from sppfeat.outcome import Outcome, outcome_of
 from sppfeat.pipeline import Progress
-from sppfeat.places import Place
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.sources import local_places

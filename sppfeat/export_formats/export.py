@@ -15,8 +15,8 @@ from sppfeat.config.paths import StrPath
 from sppfeat.errors import ConfigError
 from sppfeat.export_formats.contents import Contents, FormatWriter
 from sppfeat.export_formats.formats import EXPORT_FORMATS, dtype_of, format_of, paths_of
-from sppfeat.locking import check_new_file
-from sppfeat.placing import whole_files, write_errors
+from sppfeat.files.atomic import whole_files, write_errors
+from sppfeat.files.locks import check_new_file
 from sppfeat.selection import Selection
 
 __all__ = ["ExportResult", "export_features", "export_to_stream"]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.box_formats.columns import IMAGE_NAMES, LABEL_NAMES
 from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import BoxError, ConfigError, LabelError
-from sppfeat.matching import match_images
-from sppfeat.separated_text import split_rows
+from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES
+from sppfeat.files.name_matching import match_images
+from sppfeat.files.separated_text import split_rows
 
 if TYPE_CHECKING:
     from sppfeat.reader import FeatureFile

@@ -1,8 +1,8 @@
 """Where images come from: folders, files, archives and lists of them, as one listing in a fixed order."""
 
+from sppfeat.files.paths import PathTable
 from sppfeat.sources.listing import Listing, list_images
 from sppfeat.sources.lists import is_list, read_list
-from sppfeat.sources.paths import PathTable
 from sppfeat.sources.storage import Distant, FileStorage, Storage, local_places
 
 __all__ = [

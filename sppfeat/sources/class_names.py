@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
-from sppfeat.sources.paths import PathTable, natural_key
+from sppfeat.files.paths import PathTable, natural_key
 from sppfeat.sources.repeats import Once
 from sppfeat.sources.segments import Segment
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.places import Place
+from sppfeat.files.byte_ranges import Place
 from sppfeat.sources.kinds import Kind, kind_of
 from sppfeat.sources.roots import is_url
 from sppfeat.sources.segments import Segment

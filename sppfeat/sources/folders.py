@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from sppfeat.config.limits import MOST_WAYS
 from sppfeat.errors import ConfigError
-from sppfeat.sources.image_names import has_image_suffix
+from sppfeat.files.image_names import has_image_suffix
+from sppfeat.files.paths import PathTable, natural_key
 from sppfeat.sources.kinds import is_container
-from sppfeat.sources.paths import PathTable, natural_key
 from sppfeat.sources.segments import Segment
 
 __all__ = ["Folder", "folder_identity", "read_folder"]

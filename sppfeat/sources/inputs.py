@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from sppfeat.errors import ConfigError
+from sppfeat.files.paths import PathTable
 from sppfeat.sources.folders import folder_identity, read_folder
 from sppfeat.sources.kinds import kind_of
 from sppfeat.sources.lists import is_list, read_list
-from sppfeat.sources.paths import PathTable
 from sppfeat.sources.remote import read_remote
 from sppfeat.sources.roots import is_url
 from sppfeat.sources.segments import Segment

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from sppfeat.config.checks import check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
+from sppfeat.files.paths import PathTable
 from sppfeat.images import IMAGE_SUFFIXES
 from sppfeat.sources.class_names import label_images
 from sppfeat.sources.inputs import read_inputs
-from sppfeat.sources.paths import PathTable
 from sppfeat.sources.repeats import Once, find_repeated
 from sppfeat.sources.roots import below, common_root
 from sppfeat.sources.segments import Segment

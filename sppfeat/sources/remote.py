@@ -14,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
-from sppfeat.places import Place
-from sppfeat.remote.listing import is_folder, objects_below
-from sppfeat.remote.service import Service
-from sppfeat.remote.transfers import UNKNOWN_SIZE, Transfers
-from sppfeat.remote.urls import check_url, shown
-from sppfeat.retries import Patience
-from sppfeat.sources.image_names import has_image_suffix
+from sppfeat.files.byte_ranges import Place
+from sppfeat.files.image_names import has_image_suffix
+from sppfeat.files.natural_order import walk_order
+from sppfeat.files.paths import PathTable
+from sppfeat.files.remote.listing import is_folder, objects_below
+from sppfeat.files.remote.retries import Patience
+from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.transfers import UNKNOWN_SIZE, Transfers
+from sppfeat.files.remote.urls import check_url, shown
 from sppfeat.sources.kinds import is_container, kind_of
-from sppfeat.sources.natural_order import walk_order
-from sppfeat.sources.paths import PathTable
 from sppfeat.sources.segments import Segment
 
 __all__ = ["RemoteStorage", "read_remote"]

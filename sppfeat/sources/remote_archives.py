@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.places import DEFLATED, STORED, Place
-from sppfeat.remote.failures import Failure, Kind, judge
-from sppfeat.remote.ranges import RangeError, RangeFile, read_range
-from sppfeat.remote.service import Service
-from sppfeat.remote.transfers import Job, Transfers
-from sppfeat.remote.urls import shown
-from sppfeat.remote.versions import version_in
+from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
+from sppfeat.files.remote.failures import Failure, Kind, judge
+from sppfeat.files.remote.ranges import RangeError, RangeFile, read_range
+from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.transfers import Job, Transfers
+from sppfeat.files.remote.urls import shown
+from sppfeat.files.remote.versions import version_in
 from sppfeat.sources.archives import data_offset, index_tar, index_zip
 from sppfeat.sources.archives.index import DEFLATED_MEMBER, ArchiveIndex, Members
 from sppfeat.sources.archives.index_cache import load_index, save_index
@@ -236,7 +236,7 @@ class _Spool:
         """Fetch everything; what cannot be is noted.
 
         Raises:
-            SourceError: see :meth:`sppfeat.remote.transfers.Transfers.run`.
+            SourceError: see :meth:`sppfeat.files.remote.transfers.Transfers.run`.
         """
         path = service.path(url)
         pieces = [

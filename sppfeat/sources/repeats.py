@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.sources.paths import PathTable
+from sppfeat.files.paths import PathTable
 from sppfeat.sources.segments import Segment
 
 __all__ = ["Once", "find_repeated", "possibly_repeated"]

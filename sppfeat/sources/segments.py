@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.sources.paths import PathTable
+from sppfeat.files.paths import PathTable
 from sppfeat.sources.storage import Storage
 
 __all__ = ["OwnLabels", "Segment"]

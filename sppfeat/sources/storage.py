@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.places import Place
-from sppfeat.sources.paths import PathTable
+from sppfeat.files.byte_ranges import Place
+from sppfeat.files.paths import PathTable
 
 __all__ = ["Distant", "FileStorage", "JoinedStorage", "Storage", "local_places"]
 

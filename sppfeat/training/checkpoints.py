@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from sppfeat.errors import StoreError, WeightsError
-from sppfeat.locking import OutputLock
-from sppfeat.placing import replace_file
-from sppfeat.separated_text import joined_fields
+from sppfeat.files.atomic import replace_file
+from sppfeat.files.locks import OutputLock
+from sppfeat.files.separated_text import joined_fields
 from sppfeat.training.examples import Examples
 from sppfeat.weights import read_tensors
 

@@ -15,8 +15,8 @@ from sppfeat.config.extras import import_extra
 from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import escaped
 from sppfeat.errors import ConfigError
-from sppfeat.locking import check_new_file
-from sppfeat.placing import replace_file
+from sppfeat.files.atomic import replace_file
+from sppfeat.files.locks import check_new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

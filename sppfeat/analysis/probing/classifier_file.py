@@ -18,7 +18,7 @@ from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.extras import import_extra
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.placing import replace_file
+from sppfeat.files.atomic import replace_file
 from sppfeat.schema import ColumnBlock
 
 if TYPE_CHECKING:

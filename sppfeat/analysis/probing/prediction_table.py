@@ -8,8 +8,8 @@ from typing import BinaryIO
 from sppfeat.analysis.probing.classifier_file import FittedClassifier
 from sppfeat.analysis.probing.labelled import class_numbers
 from sppfeat.analysis.probing.prediction import predict
+from sppfeat.files.separated_text import joined_fields
 from sppfeat.selection import Selection
-from sppfeat.separated_text import joined_fields
 
 __all__ = ["Tally", "write_predictions"]
 

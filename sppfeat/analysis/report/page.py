@@ -20,7 +20,7 @@ from sppfeat.config.extras import import_extra
 from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import counted, escaped
 from sppfeat.errors import ConfigError
-from sppfeat.locking import check_new_file
+from sppfeat.files.locks import check_new_file
 
 __all__ = ["check_page_path", "render_page"]
 

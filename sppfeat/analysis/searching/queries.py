@@ -14,8 +14,8 @@ from sppfeat.boxes import clip_boxes
 from sppfeat.config.specs import RunOptions
 from sppfeat.config.wording import one_line
 from sppfeat.errors import BoxError, ConfigError, ImageError
+from sppfeat.files.byte_ranges import Place
 from sppfeat.images import probe_image
-from sppfeat.places import Place
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import RowFlag
 from sppfeat.selection import Selection

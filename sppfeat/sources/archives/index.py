@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.sources.paths import PathTable
+from sppfeat.files.paths import PathTable
 from sppfeat.sources.segments import OwnLabels
 
 __all__ = ["DEFLATED_MEMBER", "STORED_MEMBER", "ArchiveIndex", "GrowingMembers", "Members", "last_of_each"]

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.placing import whole_file
+from sppfeat.files.atomic import whole_file
+from sppfeat.files.paths import PathTable
 from sppfeat.sources.archives.index import ArchiveIndex, Members
-from sppfeat.sources.paths import PathTable
 from sppfeat.sources.segments import OwnLabels
 
 __all__ = ["FileStatus", "cache_folder", "load_index", "save_index"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.sources.paths import PathTable, natural_key
+from sppfeat.files.paths import PathTable, natural_key
 from sppfeat.sources.segments import OwnLabels
 
 __all__ = ["LONGEST_TEXT", "SampleTexts", "is_sample_text", "sample_key"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.places import DEFLATED, STORED, Place
+from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
 from sppfeat.sources.archives.index import DEFLATED_MEMBER, Members
 from sppfeat.sources.archives.zip import HEADER_NBYTES, data_offset
 

@@ -8,12 +8,12 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from sppfeat.files.image_names import has_image_suffix
+from sppfeat.files.paths import PathTable
 from sppfeat.sources.archives.index import ArchiveIndex, GrowingMembers, last_of_each
 from sppfeat.sources.archives.names import encoded_name, harmless_name, is_hidden, target_of
 from sppfeat.sources.archives.samples import LONGEST_TEXT, SampleTexts, is_sample_text
 from sppfeat.sources.archives.tar_headers import tar_headers
-from sppfeat.sources.image_names import has_image_suffix
-from sppfeat.sources.paths import PathTable
 
 __all__ = ["index_tar"]
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from sppfeat.errors import ConfigError
+from sppfeat.files.image_names import has_image_suffix
+from sppfeat.files.paths import PathTable
 from sppfeat.sources.archives.index import (
     DEFLATED_MEMBER,
     STORED_MEMBER,
@@ -16,8 +18,6 @@ from sppfeat.sources.archives.index import (
     last_of_each,
 )
 from sppfeat.sources.archives.names import harmless_name, is_hidden
-from sppfeat.sources.image_names import has_image_suffix
-from sppfeat.sources.paths import PathTable
 
 __all__ = ["HEADER_NBYTES", "MOST_UNPACKED_NBYTES", "data_offset", "index_zip"]
 

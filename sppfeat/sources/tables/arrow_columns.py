@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from sppfeat.box_formats.columns import IMAGE_NAMES
 from sppfeat.config.extras import import_extra
 from sppfeat.errors import ConfigError
+from sppfeat.files.columns import IMAGE_NAMES
 from sppfeat.sources.tables.hugging_face import Features, read_features
 from sppfeat.sources.tables.table_columns import (
     CLASS_NAMES,

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from sppfeat.box_formats.texts import shorten
 from sppfeat.errors import ConfigError
-from sppfeat.sources.image_names import has_image_suffix
-from sppfeat.sources.paths import PathTableBuilder
+from sppfeat.files.cells import shorten
+from sppfeat.files.image_names import has_image_suffix
+from sppfeat.files.paths import PathTableBuilder
 from sppfeat.sources.segments import OwnLabels, Segment
 from sppfeat.sources.storage import Storage
 from sppfeat.sources.tables.arrow_columns import ArrowColumns, ColumnPart

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.places import Place
+from sppfeat.files.byte_ranges import Place
 
 __all__ = ["NULL", "ArrowStorage"]
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sppfeat.box_formats.texts import encode_text, shorten
+from sppfeat.files.cells import encode_text, shorten
 from sppfeat.sources.tables.table_files import TableFile
 
 __all__ = ["Features", "read_features"]

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
+from sppfeat.files.paths import PathTableBuilder
 from sppfeat.sources.inputs import absolute_path
-from sppfeat.sources.paths import PathTableBuilder
 from sppfeat.sources.repeats import possibly_repeated
 from sppfeat.sources.roots import is_url
 from sppfeat.sources.segments import Segment

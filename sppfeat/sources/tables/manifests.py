@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, BinaryIO
 
-from sppfeat.box_formats.json_text import json_decoder, parse_json, unique_keys
-from sppfeat.box_formats.texts import shorten
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
-from sppfeat.separated_text import decoded_lines, split_lines
+from sppfeat.files.cells import shorten
+from sppfeat.files.json_text import json_decoder, parse_json, unique_keys
+from sppfeat.files.separated_text import decoded_lines, split_lines
 from sppfeat.sources.segments import Segment
 from sppfeat.sources.tables.manifest_rows import Rows, manifest_segment
 from sppfeat.sources.tables.table_columns import TableColumns, find_columns, show_names

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.places import Place
+from sppfeat.files.byte_ranges import Place
 from sppfeat.sources.tables.arrow_columns import ColumnPart
 from sppfeat.sources.tables.parquet_files import arrow_errors, open_parquet
 

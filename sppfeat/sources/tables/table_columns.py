@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sppfeat.box_formats.columns import COLUMN_SETS, IMAGE_NAMES, LABEL_NAMES, LIST_KEYS
 from sppfeat.config.wording import first_few, one_line
 from sppfeat.errors import ConfigError
+from sppfeat.files.columns import COLUMN_SETS, IMAGE_NAMES, LABEL_NAMES, LIST_KEYS
 
 __all__ = [
     "CLASS_NAMES",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from sppfeat.sources.paths import PathTable, PathTableBuilder, natural_key
+from sppfeat.files.paths import PathTable, PathTableBuilder, natural_key
 from sppfeat.sources.segments import OwnLabels
 
 __all__ = ["IdBuilder", "LabelBuilder"]

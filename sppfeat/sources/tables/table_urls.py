@@ -7,10 +7,10 @@ import numpy as np
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
-from sppfeat.remote.service import Service
-from sppfeat.remote.transfers import UNKNOWN_SIZE
-from sppfeat.remote.urls import check_url
-from sppfeat.sources.paths import PathTable
+from sppfeat.files.paths import PathTable
+from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.transfers import UNKNOWN_SIZE
+from sppfeat.files.remote.urls import check_url
 from sppfeat.sources.remote import RemoteStorage
 from sppfeat.sources.roots import is_url
 

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Callable, Sequence
 
-from sppfeat.box_formats.texts import TEXT_RULE, encode_text, shorten
 from sppfeat.errors import ConfigError
+from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
 __all__ = ["ErrorAt", "encode_paths", "encode_values"]
 

@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
-from sppfeat.places import RawBytes
-from sppfeat.remote.failures import judge
-from sppfeat.remote.service import Service
+from sppfeat.files.byte_ranges import RawBytes
+from sppfeat.files.remote.failures import judge
+from sppfeat.files.remote.service import Service
 
 __all__ = ["RangeError", "RangeFile", "read_range"]
 

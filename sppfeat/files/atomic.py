@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.locking import check_new_file
+from sppfeat.files.locks import check_new_file
 
 __all__ = [
     "extension_of",

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sppfeat.box_formats.texts import shorten
 from sppfeat.errors import BoxError
+from sppfeat.files.cells import shorten
 
 __all__ = ["COLUMN_SETS", "IMAGE_NAMES", "LABEL_NAMES", "LIST_KEYS", "Columns", "find_columns"]
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.remote.failures import Failure, Kind, judge
-from sppfeat.remote.service import Service
-from sppfeat.remote.transfers import UNKNOWN_SIZE
-from sppfeat.remote.urls import shown
+from sppfeat.files.remote.failures import Failure, Kind, judge
+from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.transfers import UNKNOWN_SIZE
+from sppfeat.files.remote.urls import shown
 
 __all__ = ["is_folder", "objects_below"]
 

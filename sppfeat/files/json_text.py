@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from sppfeat.box_formats.texts import TEXT_RULE, encode_text, shorten
 from sppfeat.errors import SppfeatError
+from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
 __all__ = ["JsonSource", "encode_json_text", "json_decoder", "parse_json", "unique_keys"]
 

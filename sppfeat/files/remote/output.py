@@ -11,11 +11,11 @@ from pathlib import Path
 
 from sppfeat.config.paths import StrPath
 from sppfeat.errors import SourceError, StoreError
-from sppfeat.locking import OutputLock
-from sppfeat.placing import layout_of, remove_leftovers, replace_file, replacement_of
-from sppfeat.remote.service import Service
-from sppfeat.remote.uploads import check_writable, download, upload, version_of
-from sppfeat.remote.urls import check_url, shown
+from sppfeat.files.atomic import layout_of, remove_leftovers, replace_file, replacement_of
+from sppfeat.files.locks import OutputLock
+from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.uploads import check_writable, download, upload, version_of
+from sppfeat.files.remote.urls import check_url, shown
 
 __all__ = ["LocalOutput", "local_output", "url_of"]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sppfeat.errors import ImageError, SourceError
-from sppfeat.places import Place
-from sppfeat.remote.failures import Failure, Kind, judge
-from sppfeat.remote.service import N_TRANSFERS, Service
-from sppfeat.remote.urls import shown
-from sppfeat.retries import retried
+from sppfeat.files.byte_ranges import Place
+from sppfeat.files.remote.failures import Failure, Kind, judge
+from sppfeat.files.remote.retries import retried
+from sppfeat.files.remote.service import N_TRANSFERS, Service
+from sppfeat.files.remote.urls import shown
 
 __all__ = ["LARGEST_OBJECT", "UNKNOWN_SIZE", "Job", "Transfers"]
 

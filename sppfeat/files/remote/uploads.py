@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sppfeat.errors import ConfigError, SourceError, StoreError
-from sppfeat.remote.failures import Kind, judge
-from sppfeat.remote.service import Service
-from sppfeat.remote.urls import shown
-from sppfeat.remote.versions import version_in
-from sppfeat.retries import retried
+from sppfeat.files.remote.failures import Kind, judge
+from sppfeat.files.remote.retries import retried
+from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.urls import shown
+from sppfeat.files.remote.versions import version_in
 
 __all__ = ["check_writable", "download", "upload", "version_of"]
 

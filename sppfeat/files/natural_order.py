@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.sources.paths import PathTable, natural_key
+from sppfeat.files.paths import PathTable, natural_key
 
 __all__ = ["walk_order"]
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from sppfeat.config.extras import import_extra
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.remote.failures import judge
-from sppfeat.remote.urls import shown
-from sppfeat.retries import Patience, retried
+from sppfeat.files.remote.failures import judge
+from sppfeat.files.remote.retries import Patience, retried
+from sppfeat.files.remote.urls import shown
 
 __all__ = ["N_TRANSFERS", "PATIENCE", "Service"]
 
@@ -38,7 +38,7 @@ class Service:
     Copies and other processes, forked ones too, connect again.
 
     Args:
-        url: which; see :func:`sppfeat.remote.urls.check_url`.
+        url: which; see :func:`sppfeat.files.remote.urls.check_url`.
         patience: with what may pass.
     """
 
