@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.regions import BoxConvention
-from sppfeat.sources import PathTable
+from sppfeat.inputs import PathTable
 
 __all__ = ["BoxTable", "BoxTableBuilder"]
 

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from sppfeat.config.extract import ExtractConfig, config_differences
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
+from sppfeat.inputs import Listing, PathTable, Storage
+from sppfeat.inputs.roots import below, is_below
 from sppfeat.learning import FoundSizes
 from sppfeat.plan import Plan, input_sizes
 from sppfeat.reader import FeatureFile
@@ -19,8 +21,6 @@ from sppfeat.rows import Annotations, RowBoxes
 from sppfeat.schema import RowFlag, Status, scale_indices
 from sppfeat.sharding import Shard
 from sppfeat.sinks import RowAudit, Sink
-from sppfeat.sources import Listing, PathTable, Storage
-from sppfeat.sources.roots import below, is_below
 
 __all__ = [
     "Matched",

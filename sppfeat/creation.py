@@ -26,6 +26,7 @@ from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.atomic import layout_of, put_in_place
+from sppfeat.inputs import PathTable
 from sppfeat.plan import Plan
 from sppfeat.rows import RowBoxes
 from sppfeat.schema import (
@@ -36,7 +37,6 @@ from sppfeat.schema import (
     scale_sides,
 )
 from sppfeat.sharding import Shard
-from sppfeat.sources import PathTable
 
 __all__ = ["FILE_DTYPES", "STRING", "Provenance", "allocate", "create_file", "feature_nbytes", "laid_out"]
 

@@ -18,6 +18,7 @@ from sppfeat.equipment import Equipment
 from sppfeat.files.atomic import put_in_place
 from sppfeat.files.locks import check_output, refuse_input
 from sppfeat.filling import fill
+from sppfeat.inputs import list_images
 from sppfeat.learning import read_sizes
 from sppfeat.means import Means, gather_means, note_plan
 from sppfeat.normalization import estimate_factors
@@ -28,7 +29,6 @@ from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.schema import Status
 from sppfeat.settling import refuse_unreadable
-from sppfeat.sources import list_images
 from sppfeat.store import FeatureWriter
 from sppfeat.work import Work, find_work, only_own_shard
 

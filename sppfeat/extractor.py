@@ -35,13 +35,13 @@ from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.images import decode_image, image_from_array, probe_image, resize_image
+from sppfeat.inputs.lookup import find_image
 from sppfeat.plan import input_sizes, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.recorded import load_recorded_backbone
 from sppfeat.reduction import Reduction
 from sppfeat.regions import Projector, best_scales
 from sppfeat.schema import ColumnBlock, RowFlag
-from sppfeat.sources.finding import find_image
 
 __all__ = ["Extractor", "NetworkInput"]
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from sppfeat.decoding import Decoder
 from sppfeat.files.byte_ranges import Place
-from sppfeat.sources import Storage
+from sppfeat.inputs import Storage
 
 __all__ = ["FoundSizes", "read_sizes", "sizes_at"]
 

@@ -16,9 +16,9 @@ from sppfeat.config.request import ExtractRequest
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder
 from sppfeat.equipment import Equipment, load_equipment
+from sppfeat.inputs import Listing, Storage
 from sppfeat.learning import FoundSizes, read_sizes
 from sppfeat.plan import Plan
-from sppfeat.sources import Listing, Storage
 from sppfeat.work import Task
 
 __all__ = ["Means", "gather_means", "note_plan"]

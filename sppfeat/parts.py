@@ -18,6 +18,7 @@ from sppfeat.errors import ConfigError
 from sppfeat.extraction import Extraction, planned
 from sppfeat.files.locks import check_output
 from sppfeat.files.remote.output import url_of
+from sppfeat.inputs import list_images
 from sppfeat.means import Means, gather_means, note_plan
 from sppfeat.outcome import Outcome, outcome_of
 from sppfeat.output_access import Lock, lock_output, output_here
@@ -26,7 +27,6 @@ from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
 from sppfeat.reader import FeatureFile
 from sppfeat.sharding import PLACEHOLDER, cut_rows, shard_path
-from sppfeat.sources import list_images
 from sppfeat.work import find_work, part_of, plan_inputs
 
 __all__ = ["PartedExtraction", "extraction_of_part", "prepare_parts", "request_of_part"]

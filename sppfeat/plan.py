@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ImageError
+from sppfeat.inputs import FileStorage, Listing, PathTable, Storage
 from sppfeat.rows import RowBoxes, Rows
 from sppfeat.sizing import network_input_hw
-from sppfeat.sources import FileStorage, Listing, PathTable, Storage
 
 __all__ = ["Batch", "Plan", "input_sizes", "make_plan", "schedule"]
 

@@ -15,12 +15,12 @@ from sppfeat.config.memory import drop_pages
 from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
+from sppfeat.inputs import PathTable
 from sppfeat.recorded_settings import read_config, read_norm_factors, read_reduction, read_shard
 from sppfeat.reduction import Reduction
 from sppfeat.schema import ColumnBlock, RowFlag, Status
 from sppfeat.selection import LabelSource, RowsLike, Selection, select
 from sppfeat.sharding import Shard
-from sppfeat.sources import PathTable
 from sppfeat.stored_file import StoredFile
 from sppfeat.virtual_features import VirtualFeatures
 

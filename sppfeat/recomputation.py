@@ -11,11 +11,11 @@ from sppfeat.backbones import Backbone
 from sppfeat.boxes import clip_boxes
 from sppfeat.describe import Describer, RegionRequest, choose_device
 from sppfeat.images import decode_image
+from sppfeat.inputs.lookup import find_image
 from sppfeat.plan import input_sizes
 from sppfeat.reader import FeatureFile
 from sppfeat.regions import Projector
 from sppfeat.schema import scale_indices
-from sppfeat.sources.finding import find_image
 
 __all__ = ["Recomputation", "RecomputedRow"]
 

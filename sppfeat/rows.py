@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from sppfeat.box_table import BoxTable
 from sppfeat.boxes import boxes_to_px, clip_boxes
+from sppfeat.inputs import PathTable
 from sppfeat.schema import RowFlag
-from sppfeat.sources import PathTable
 from sppfeat.views import Views
 
 __all__ = ["Annotations", "RowBoxes", "Rows", "rows_of_table", "rows_of_views"]

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from sppfeat.errors import StoreError
 from sppfeat.hdf5 import hdf5_errors, is_linked, read_dataset, read_in_parts, text_attribute
+from sppfeat.inputs import PathTable
 from sppfeat.layout import check_layout, is_reduced, read_column_blocks
 from sppfeat.schema import ColumnBlock
 from sppfeat.source_files import SourceFiles, read_source_files
-from sppfeat.sources import PathTable
 
 __all__ = ["StoredFile"]
 

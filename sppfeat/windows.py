@@ -18,11 +18,11 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.continuation import with_sizes
 from sppfeat.decoding import Decoder
 from sppfeat.files.byte_ranges import Place
+from sppfeat.inputs import Distant, Storage, local_places
 from sppfeat.learning import sizes_at
 from sppfeat.pipeline import Places
 from sppfeat.plan import Plan
 from sppfeat.row_planner import RowPlanner
-from sppfeat.sources import Distant, Storage, local_places
 
 __all__ = ["Learning", "Window", "windows"]
 

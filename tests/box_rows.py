@@ -5,9 +5,9 @@ import numpy as np
 from sppfeat.box_table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import BoxConvention
 from sppfeat.config.specs import InputSpec
+from sppfeat.inputs import Listing, PathTable
 from sppfeat.plan import Plan, make_plan
 from sppfeat.rows import Rows, rows_of_table
-from sppfeat.sources import Listing, PathTable
 
 ROOT = b"/data"
 

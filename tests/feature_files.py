@@ -9,9 +9,9 @@ import numpy as np
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.creation import create_file
+from sppfeat.inputs import Listing, PathTable
 from sppfeat.plan import Plan, make_plan
 from sppfeat.schema import column_blocks
-from sppfeat.sources import Listing, PathTable
 from sppfeat.store import FeatureWriter
 
 LAYERS, CHANNELS, LEVELS = ("layer3", "layer4"), (2, 1), (1, 2)

@@ -14,13 +14,13 @@ from feature_files import BLOCKS, DIMENSION, LAYERS, config
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.regions import BoxConvention, RegionSpec, parse_grid
 from sppfeat.creation import Provenance, create_file
+from sppfeat.inputs import Listing, PathTable
 from sppfeat.plan import Plan, make_plan
 from sppfeat.reader import FeatureFile
 from sppfeat.rows import rows_of_table, rows_of_views
 from sppfeat.schema import RowFlag
 from sppfeat.sharding import ShardChoice, shard_of
 from sppfeat.sinks import RowAudit
-from sppfeat.sources import Listing, PathTable
 from sppfeat.store import FeatureWriter
 from sppfeat.views import grid_views
 

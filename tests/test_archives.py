@@ -27,9 +27,9 @@ from sppfeat.cli import main
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import DEFLATED, Place
 from sppfeat.images import decode_image, probe_image
-from sppfeat.sources import list_images
-from sppfeat.sources.archives import data_offset, index_cache, index_tar, index_zip, reading
-from sppfeat.sources.finding import find_image
+from sppfeat.inputs import list_images
+from sppfeat.inputs.archives import data_offset, index_cache, index_tar, index_zip, reading
+from sppfeat.inputs.lookup import find_image
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 PACKINGS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}

@@ -14,9 +14,9 @@ from sppfeat.box_source import FileBoxes, ViewBoxes
 from sppfeat.config.regions import BoxConvention, RegionSpec, parse_grid
 from sppfeat.config.specs import InputSpec
 from sppfeat.geometry import FeatureGeometry
+from sppfeat.inputs import PathTable
 from sppfeat.regions import Projector
 from sppfeat.row_planner import RowPlanner
-from sppfeat.sources import PathTable
 
 SPEC = InputSpec(scales=(64, 128))
 VOC = BoxConvention(origin=1, ends="inclusive")

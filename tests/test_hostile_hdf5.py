@@ -27,10 +27,10 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import one_line
 from sppfeat.creation import create_file
 from sppfeat.errors import StoreError
+from sppfeat.inputs import PathTable
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import COLUMNS, ROW_COLUMNS
 from sppfeat.sinks import RowAudit
-from sppfeat.sources import PathTable
 from sppfeat.store import FeatureWriter
 from sppfeat.verification import verify_file
 

@@ -57,7 +57,7 @@ def loaded_after_each(lines):
             (
                 "import sppfeat.bench.photographs",
                 "import sppfeat.decoding.worker",
-                "import sppfeat.sources",
+                "import sppfeat.inputs",
                 "import sppfeat.plan",
                 "import sppfeat.pipeline",
                 "import sppfeat.box_formats",

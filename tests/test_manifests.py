@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError
+from sppfeat.inputs import list_images
 from sppfeat.reader import FeatureFile
-from sppfeat.sources import list_images
 
 SUFFIXES = ("csv", "tsv", "jsonl", "ndjson")
 

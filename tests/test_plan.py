@@ -17,9 +17,9 @@ from hypothesis.extra import numpy as hnp
 
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ImageError
+from sppfeat.inputs import Listing, PathTable
 from sppfeat.plan import input_sizes, make_plan, schedule
 from sppfeat.sizing import network_input_hw
-from sppfeat.sources import Listing, PathTable
 
 IMAGE_SIZES = hnp.arrays(np.int32, st.tuples(st.integers(0, 40), st.just(2)), elements=st.integers(0, 3000))
 FEW_SIZES = hnp.arrays(np.int32, st.tuples(st.integers(0, 60), st.just(2)), elements=st.integers(0, 3))
@@ -121,7 +121,7 @@ from feature_files import BLOCKS, config
 from sppfeat.config import InputSpec
 from sppfeat.creation import create_file
 from sppfeat.plan import make_plan
-from sppfeat.sources import list_images
+from sppfeat.inputs import list_images
 
 class Entry:
     def __init__(self, i):

@@ -39,9 +39,9 @@ from sppfeat.engines.ray import prepare_ray
 from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction import gather_means
 from sppfeat.files.locks import OutputLock
+from sppfeat.inputs import list_images
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import Status
-from sppfeat.sources import list_images
 from sppfeat.work import plan_inputs
 
 pytest.importorskip("ray")

@@ -21,8 +21,8 @@ from sppfeat.files.byte_ranges import Place
 from sppfeat.files.natural_order import walk_order
 from sppfeat.files.remote import service, transfers
 from sppfeat.files.remote.urls import check_url, shown
-from sppfeat.sources import PathTable, list_images
-from sppfeat.sources.remote import read_remote
+from sppfeat.inputs import PathTable, list_images
+from sppfeat.inputs.remote import read_remote
 
 s3fs = pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import DEFLATED, unpack
 from sppfeat.files.remote import ranges
-from sppfeat.sources import Distant, list_images, remote_archives
-from sppfeat.sources.remote_archives import _NEAR, _stretches
+from sppfeat.inputs import Distant, list_images, remote_archives
+from sppfeat.inputs.remote_archives import _NEAR, _stretches
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
@@ -137,7 +137,7 @@ def test_small_members_are_fetched_many_at_once(store, monkeypatch, small_steps)
 
 
 def test_an_index_is_kept(store, monkeypatch):
-    monkeypatch.setattr("sppfeat.sources.archives.index_cache._FEWEST_IMAGES", 1)
+    monkeypatch.setattr("sppfeat.inputs.archives.index_cache._FEWEST_IMAGES", 1)
     store.put({"a.tar": tar_of(IMAGES)})
     first = list_images(["s3://bucket/a.tar"])
     store.server.asked.clear()

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.config.regions import BoxConvention, GridSpec
+from sppfeat.inputs import PathTable
 from sppfeat.rows import rows_of_table, rows_of_views
 from sppfeat.schema import RowFlag
-from sppfeat.sources import PathTable
 from sppfeat.views import grid_views, multiview_views
 
 NUMBERS = st.integers(-50, 150).map(float) | st.sampled_from([math.nan, math.inf])

@@ -27,6 +27,7 @@ import sppfeat
 from sppfeat.creation import Provenance, create_file, feature_nbytes
 from sppfeat.errors import StoreError
 from sppfeat.files.locks import OutputLock, check_output
+from sppfeat.inputs import PathTable
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import (
     COLUMNS,
@@ -37,7 +38,6 @@ from sppfeat.schema import (
     column_blocks,
     cut_error,
 )
-from sppfeat.sources import PathTable
 from sppfeat.store import FeatureWriter
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sppfeat.errors import StoreError
-from sppfeat.sources import Listing, PathTable
+from sppfeat.inputs import Listing, PathTable
 from sppfeat.training.checkpoints import TrainFolder
 from sppfeat.training.examples import Examples
 

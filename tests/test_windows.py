@@ -18,7 +18,7 @@ from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction import prepare
 from sppfeat.files.byte_ranges import Place
-from sppfeat.sources import PathTable
+from sppfeat.inputs import PathTable
 
 IN_WINDOWS = {"headers": "window"}
 SIZES = [(60, 90), (90, 60), (60, 60), (48, 100)]

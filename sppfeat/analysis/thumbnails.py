@@ -16,8 +16,8 @@ from sppfeat.config.cores import available_cores
 from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask
 from sppfeat.errors import ImageError
 from sppfeat.images import probe_image
+from sppfeat.inputs.lookup import find_image
 from sppfeat.reader import FeatureFile
-from sppfeat.sources.finding import find_image
 
 __all__ = [
     "THUMBNAIL_SIDE",

@@ -13,9 +13,9 @@ from sppfeat.config.memory import keep_freed_memory
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.creation import create_file
+from sppfeat.inputs import list_images
 from sppfeat.plan import make_plan
 from sppfeat.schema import column_blocks
-from sppfeat.sources import list_images
 
 __all__ = ["Measured", "continue_file", "plan_file"]
 

@@ -12,7 +12,7 @@ from sppfeat.bench.settings import RunsWork
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.images import read_image
-from sppfeat.sources import FileStorage, list_images
+from sppfeat.inputs import FileStorage, list_images
 
 __all__ = ["Sample", "take_sample"]
 

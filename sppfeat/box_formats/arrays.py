@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from sppfeat.box_table import BoxTable
 from sppfeat.config.regions import BoxConvention
-from sppfeat.sources import PathTable
+from sppfeat.inputs import PathTable
 
 __all__ = [
     "ARRAY_RULE",

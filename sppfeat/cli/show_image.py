@@ -215,8 +215,8 @@ def _path_of(file: "FeatureFile", image: int, root: str | None) -> str:
         ImageError: it is not there.
     """
     from sppfeat.errors import ImageError
-    from sppfeat.sources.finding import find_image
-    from sppfeat.sources.roots import is_url
+    from sppfeat.inputs.lookup import find_image
+    from sppfeat.inputs.roots import is_url
 
     path = os.path.join(root or file.root, file.path_of(image))
     try:

@@ -116,7 +116,7 @@ class ExtractRequest:
     """What a user asks of an extraction.
 
     Attributes:
-        inputs, labels: see :func:`sppfeat.sources.list_images`.
+        inputs, labels: see :func:`sppfeat.inputs.list_images`.
         output: the feature file.
         backbone, input, descriptor, precision, boxes: what shapes a descriptor.
         run: how the work is done.

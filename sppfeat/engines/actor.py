@@ -23,11 +23,11 @@ from sppfeat.errors import EngineError, SppfeatError, StoreError
 if TYPE_CHECKING:
     from sppfeat.config.extract import ExtractConfig
     from sppfeat.config.request import ExtractRequest
+    from sppfeat.inputs import Listing
     from sppfeat.means import Means
     from sppfeat.output_access import Lock
     from sppfeat.pipeline import Progress
     from sppfeat.plan import Plan
-    from sppfeat.sources import Listing
 
 __all__ = ["ATTEMPTS_SUFFIX", "FillParts", "Job", "PartFiller", "PartReport", "Witnesses"]
 

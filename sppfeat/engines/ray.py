@@ -17,10 +17,10 @@ from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction import Extraction, planned
 from sppfeat.files.locks import check_output
 from sppfeat.files.remote.output import url_of
+from sppfeat.inputs import list_images
 from sppfeat.means import Means, gather_means, note_plan
 from sppfeat.output_access import lock_output
 from sppfeat.sharding import PLACEHOLDER
-from sppfeat.sources import list_images
 from sppfeat.work import Work, find_work, plan_inputs
 
 __all__ = ["prepare_ray"]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError
+from sppfeat.inputs import FileStorage, Listing, list_images
 from sppfeat.learning import read_sizes
-from sppfeat.sources import FileStorage, Listing, list_images
 
 __all__ = ["Examples", "read_examples", "split_examples", "with_classes"]
 
@@ -61,7 +61,7 @@ def read_examples(
     """The images of some inputs, their headers read.
 
     Args:
-        inputs, labels: as for :func:`sppfeat.sources.list_images`.
+        inputs, labels: as for :func:`sppfeat.inputs.list_images`.
         decoder: reads the headers.
         on_probe: called with the number of headers read, and of all.
 

@@ -72,7 +72,7 @@ class DataSettings:
     """How images become what the network is trained on.
 
     Attributes:
-        labels: where classes come from, as for :func:`sppfeat.sources.list_images`.
+        labels: where classes come from, as for :func:`sppfeat.inputs.list_images`.
         val_fraction: share of each class, or of all images without classes, held out for validation.
         sizes: short sides of the network input, in pixels: each epoch has one of them, in turn.
         views: ``crop``: random crops, resized to squares; ``full``: whole images at their own aspect ratio, in batches

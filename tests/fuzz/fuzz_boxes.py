@@ -376,7 +376,7 @@ def main(arguments: list[str]) -> None:
             "sppfeat.box_formats",
             "sppfeat.box_table",
             "sppfeat.files.name_matching",
-            "sppfeat.sources",
+            "sppfeat.inputs",
             "scipy.io.matlab",
         ]
     ):

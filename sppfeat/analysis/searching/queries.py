@@ -16,11 +16,11 @@ from sppfeat.config.wording import one_line
 from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.images import probe_image
+from sppfeat.inputs import is_list, read_list
+from sppfeat.inputs.lookup import find_image
 from sppfeat.reader import FeatureFile
 from sppfeat.schema import RowFlag
 from sppfeat.selection import Selection
-from sppfeat.sources import is_list, read_list
-from sppfeat.sources.finding import find_image
 
 if TYPE_CHECKING:
     from sppfeat.extractor import Extractor

@@ -1,0 +1,165 @@
+"""Indexes of large archives, kept from one run to the next in the user's cache folder."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import StoreError
+from sppfeat.files.atomic import whole_file
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs.archives.index import ArchiveIndex, Members
+from sppfeat.inputs.segments import OwnLabels
+
+__all__ = ["FileStatus", "cache_folder", "load_index", "save_index"]
+
+_SCHEMA = 1  # of what is kept, and of how archives are read: of another one it is built again
+_FEWEST_IMAGES = 1000  # of which an index takes 30 ms to build, and 2 to load
+_SETTLED_NS = 2_000_000_000  # a file that was changed later may be changed again without a new time
+
+
+class FileStatus(Protocol):
+    """What changes with the content of a file: of ``os.stat_result``, or of what is known of an object elsewhere."""
+
+    @property
+    def st_size(self) -> int:
+        """Bytes."""
+        ...
+
+    @property
+    def st_mtime_ns(self) -> int:
+        """When it was changed."""
+        ...
+
+    @property
+    def st_ctime_ns(self) -> int:
+        """When its metadata were changed."""
+        ...
+
+
+def cache_folder() -> Path | None:
+    """Where indexes are kept: below ``XDG_CACHE_HOME``, or ``.cache`` at home; None where there is no such place."""
+    top = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(top):
+        top = os.path.expanduser("~/.cache")
+    return Path(top, "sppfeat", "indexes") if os.path.isabs(top) else None
+
+
+def load_index(path: bytes, status: FileStatus) -> ArchiveIndex | None:
+    """The index of an archive as it was kept; None where there is none that is whole, and of this very file.
+
+    Args:
+        path: of the archive, absolute; or its URL.
+        status: of the archive now.
+    """
+    kept_at = _file_of(path)
+    if kept_at is None or not kept_at.exists():
+        return None
+    try:
+        with open(kept_at, "rb") as file, np.load(file, allow_pickle=False) as columns:
+            if bytes(columns["key"]) != _key(path, status):
+                return None
+            return _index({name: columns[name] for name in columns.files if name != "key"})
+    except Exception:  # of nearly every type, where the file is damaged; it is built again then
+        return None
+
+
+def save_index(path: bytes, status: FileStatus, index: ArchiveIndex) -> None:
+    """Keep an index for :func:`load_index`, if that pays, and can be done.
+
+    Args:
+        path, status: of the archive.
+        index: of all its images.
+    """
+    kept_at = _file_of(path)
+    if kept_at is None or len(index.names) < _FEWEST_IMAGES:
+        return
+    if abs(time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)) < _SETTLED_NS:
+        return
+    with contextlib.suppress(
+        OSError, StoreError
+    ):  # a full disk, a home that is read-only: the next run builds it
+        kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with whole_file(kept_at) as file:
+            np.savez(file, key=_bytes(_key(path, status)), **_columns(index))
+
+
+def _file_of(path: bytes) -> Path | None:
+    folder = cache_folder()
+    return None if folder is None else folder / f"{hashlib.sha256(path).hexdigest()[:40]}.npz"
+
+
+def _key(path: bytes, status: FileStatus) -> bytes:
+    """What the file of an index begins with.
+
+    The time of the last change of its metadata is in it, too, which nobody can set: sizes of tar files are multiples of
+    10 kB, and times of files that were unpacked or copied can be the same for all of them.
+    """
+    times = [status.st_mtime_ns, status.st_ctime_ns]
+    return json.dumps([_SCHEMA, path.hex(), status.st_size, *times]).encode()
+
+
+def _bytes(content: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(content, dtype=np.uint8)
+
+
+def _columns(index: ArchiveIndex) -> dict[str, Any]:
+    """An index as arrays."""
+    members = index.members
+    columns = {
+        "offset": members.offset,
+        "nbytes": members.nbytes,
+        "packing": members.packing,
+        "unpacked_nbytes": members.unpacked_nbytes,
+        "has_headers": np.array(members.has_headers),
+        "counts": np.array([index.n_other_files, index.n_repeated], dtype=np.int64),
+    }
+    texts = {"names": index.names, "refusals": PathTable(members.refusals)}
+    if index.ids is not None:
+        texts["ids"] = index.ids
+    if index.labels is not None:
+        columns["labels"] = index.labels.labels
+        texts["classes"] = PathTable(index.labels.classes)
+    for name, table in texts.items():
+        columns[name], columns[f"{name}_ends"] = table.to_arrays()
+    return columns
+
+
+def _index(columns: dict[str, Any]) -> ArchiveIndex:
+    """An index of its arrays.
+
+    Raises:
+        Exception: of nearly every type, where they are not those of an index.
+    """
+
+    def texts(name: str) -> PathTable:
+        return PathTable.from_arrays(columns[name], columns[f"{name}_ends"])
+
+    names = texts("names")
+    of_images = {"offset", "nbytes", "packing", "unpacked_nbytes", "labels"} & columns.keys()
+    if any(columns[name].shape != (len(names),) for name in of_images):
+        raise ValueError("columns of different lengths")
+    n_other_files, n_repeated = map(int, columns["counts"])
+    return ArchiveIndex(
+        names=names,
+        members=Members(
+            offset=columns["offset"].astype(np.int64, copy=False),
+            nbytes=columns["nbytes"].astype(np.int64, copy=False),
+            packing=columns["packing"].astype(np.uint8, copy=False),
+            unpacked_nbytes=columns["unpacked_nbytes"].astype(np.int64, copy=False),
+            refusals=tuple(map(os.fsdecode, texts("refusals"))),
+            has_headers=bool(columns["has_headers"]),
+        ),
+        labels=OwnLabels(columns["labels"].astype(np.int64), tuple(texts("classes")))
+        if "labels" in columns
+        else None,
+        ids=texts("ids") if "ids" in columns else None,
+        n_other_files=n_other_files,
+        n_repeated=n_repeated,
+    )

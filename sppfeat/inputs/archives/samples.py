@@ -1,0 +1,110 @@
+"""What an archive in the layout of WebDataset says of its images: files beside them that share their key."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.files.paths import PathTable, natural_key
+from sppfeat.inputs.segments import OwnLabels
+
+__all__ = ["LONGEST_TEXT", "SampleTexts", "is_sample_text", "sample_key"]
+
+LONGEST_TEXT = 1 << 20
+"""Bytes of a text; a longer one is not looked into."""
+
+_LONGEST_CLASS = 1000
+_CLASS_KEYS = ("class_name", "label", "class", "cls", "category")  # a name before a number
+_ID_KEYS = ("id", "key")
+
+
+def sample_key(name: bytes) -> tuple[bytes, bytes]:
+    """The key of the sample that a member belongs to, and its extension: what follows the first dot of its last part.
+
+    Example:
+        >>> sample_key(b"a.b/0001.seg.PNG")
+        (b'a.b/0001', b'seg.png')
+    """
+    folder, slash, last = name.rpartition(b"/")
+    stem, _, extension = last.partition(b".")
+    return folder + slash + stem, extension.lower()
+
+
+def is_sample_text(name: bytes) -> bool:
+    """Whether a member says something of the images of its sample."""
+    return sample_key(name)[1] in (b"cls", b"json")
+
+
+class SampleTexts:
+    """What the members ``KEY.cls`` and ``KEY.json`` say of the images of their keys; of two alike the last counts."""
+
+    def __init__(self) -> None:
+        self._number: dict[bytes, int] = {}
+        self._by_cls: dict[bytes, int] = {}
+        self._by_json: dict[bytes, int] = {}
+        self._ids: dict[bytes, bytes] = {}
+
+    def add(self, name: bytes, text: bytes) -> None:
+        """Heed a member."""
+        key, extension = sample_key(name)
+        if extension == b"cls":
+            _set(self._by_cls, key, self._class(text.strip()))
+            return
+        facts = _object(text)
+        said = (_text(facts.get(name)) for name in _CLASS_KEYS)
+        _set(self._by_json, key, self._class(next(filter(None, said), b"")))
+        _set(self._ids, key, next(filter(None, (_text(facts.get(name)) for name in _ID_KEYS)), None))
+
+    def _class(self, name: bytes) -> int | None:
+        name = name.partition(b"\0")[0]
+        return self._number.setdefault(name, len(self._number)) if 0 < len(name) <= _LONGEST_CLASS else None
+
+    def labels_of(self, names: Sequence[bytes]) -> OwnLabels | None:
+        """The classes of images; None where none is told of any."""
+        if not self._number:
+            return None
+        codes = np.fromiter(map(self._label, names), dtype=np.int64, count=len(names))
+        used = np.unique(codes[codes >= 0])
+        if not len(used):
+            return None
+        known = list(self._number)
+        order = sorted(used.tolist(), key=lambda code: natural_key(known[code]))
+        label_of: npt.NDArray[np.int64] = np.full(len(known) + 1, -1, dtype=np.int64)  # the last is for -1
+        label_of[order] = np.arange(len(order))
+        return OwnLabels(label_of[codes], tuple(known[code] for code in order))
+
+    def _label(self, name: bytes) -> int:
+        key, _ = sample_key(name)
+        return self._by_cls.get(key, self._by_json.get(key, -1))
+
+    def ids_of(self, names: Iterable[bytes]) -> PathTable | None:
+        """What images are called; None where none has such a name."""
+        if not self._ids:
+            return None
+        ids = PathTable(self._ids.get(sample_key(name)[0], b"") for name in names)
+        return ids if any(ids) else None
+
+
+def _set(known: dict[bytes, Any], key: bytes, value: Any) -> None:
+    if value is None:
+        known.pop(key, None)
+    else:
+        known[key] = value
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """The object that is written in JSON; empty where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> bytes | None:
+    """A text or a whole number as text; None of everything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value).encode() if abs(value) < 1 << 64 else None
+    return value.encode("utf-8", "surrogatepass").partition(b"\0")[0] if isinstance(value, str) else None

@@ -1,0 +1,99 @@
+"""Images in archives as places of files."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
+from sppfeat.inputs.archives.index import DEFLATED_MEMBER, Members
+from sppfeat.inputs.archives.zip import HEADER_NBYTES, data_offset
+
+__all__ = ["FileVersion", "MemberStorage", "version_of"]
+
+
+class FileVersion(NamedTuple):
+    """What changes when a file is written again.
+
+    Attributes:
+        nbytes: its size.
+        mtime_ns: when it was changed last.
+    """
+
+    nbytes: int
+    mtime_ns: int
+
+
+def version_of(status: os.stat_result) -> FileVersion:
+    """The version of a file."""
+    return FileVersion(status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class MemberStorage:
+    """Images in an archive of this machine.
+
+    Attributes:
+        path: of the archive, absolute.
+        version: of the archive when it was listed; of another one no image is read, since other bytes may be there.
+        members: where the images are.
+    """
+
+    path: bytes
+    version: FileVersion
+    members: Members
+
+    is_local = True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that this holds."""
+        return self.members.memory_nbytes
+
+    def fetch(
+        self,
+        images: npt.NDArray[np.int64],
+        scratch: Path,  # noqa: ARG002
+    ) -> AbstractContextManager[Sequence[Place | str]]:
+        """Parts of the archive."""
+        return contextlib.nullcontext(list(self._places(images)))
+
+    def _places(self, images: npt.NDArray[np.int64]) -> Iterator[Place | str]:
+        members = self.members
+        with contextlib.ExitStack() as stack:
+            try:
+                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                is_same = version_of(os.fstat(fd)) == self.version
+            except OSError as error:
+                yield from [f"its archive cannot be read: {error.strerror}"] * len(images)
+                return
+            if not is_same:
+                yield from ["its archive has changed since it was listed"] * len(images)
+                return
+            columns = (members.offset, members.nbytes, members.packing, members.unpacked_nbytes)
+            for offset, nbytes, packing, unpacked in zip(
+                *(column[images].tolist() for column in columns), strict=True
+            ):
+                refusal = members.refusal(packing)
+                start = offset if refusal or not members.has_headers else _behind_header(fd, offset)
+                if refusal or start is None:
+                    yield refusal or "damaged in its archive: there is no header before it"
+                elif packing == DEFLATED_MEMBER:
+                    yield Place(self.path, start, nbytes, DEFLATED, unpacked)
+                else:
+                    yield Place(self.path, start, nbytes, STORED)
+
+
+def _behind_header(fd: int, offset: int) -> int | None:
+    """Where the bytes of a member of a zip file begin: next to what is read anyway, so that it costs nearly nothing."""
+    try:
+        return data_offset(os.pread(fd, HEADER_NBYTES, offset), offset)
+    except OSError:  # of a failing disk: what comes behind it cannot be read either
+        return None

@@ -1,0 +1,184 @@
+"""Which class each listed image is of: as its input says, or by the folders that it lies in."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import ConfigError
+from sppfeat.files.paths import PathTable, natural_key
+from sppfeat.inputs.repeats import Once
+from sppfeat.inputs.segments import Segment
+
+__all__ = ["ClassLabels", "label_images"]
+
+_NONE = -1
+
+
+class ClassLabels(NamedTuple):
+    """Classes of images.
+
+    Attributes:
+        labels: ``(n,)`` int64, index into ``classes`` or -1.
+        classes: their names.
+        n_unlabelled: images without a class, where others have one or should have.
+    """
+
+    labels: npt.NDArray[np.int64]
+    classes: tuple[bytes, ...]
+    n_unlabelled: int
+
+
+def label_images(
+    segments: Sequence[Segment],
+    paths: PathTable,
+    *,
+    once: Once,
+    mode: str,
+    root: bytes,
+) -> ClassLabels:
+    """The classes of the images of some inputs.
+
+    Args:
+        segments: the inputs, whose images are numbered on.
+        paths: all of these images, relative to the root.
+        once: the images that count, of those that are named repeatedly.
+        mode: see :func:`sppfeat.inputs.list_images`.
+        root: absolute path, or URL, that all images lie under.
+
+    Raises:
+        ConfigError: two inputs that tell classes tell different ones of an image.
+    """
+    kept, told_by = once.kept, once.told_by
+    if mode == "none":
+        return _no_classes(len(kept), 0)
+    if mode == "auto" and any(segment.own_labels is not None for segment in segments):
+        return _own_classes(segments, paths, once)
+    # Below each folder input (train/cat/1.jpg given train), or below the common root where the inputs are the
+    # class folders themselves (train/cat given as train/*).
+    names = _Names()
+    below_input = _folders_below_inputs(segments, names)[told_by]
+    below_root = names.codes(_folders_below_root(segments, paths, root), len(paths))[kept]
+    scanned = np.repeat(
+        [segment.top is not None for segment in segments], [len(segment.names) for segment in segments]
+    )[told_by]
+    # The scanned images decide: a file named beside train must not make a class of train.
+    counted = scanned if scanned.any() else np.ones(len(kept), dtype=bool)
+    best = min(below_input, below_root, key=lambda codes: int((codes[counted] == _NONE).sum()))
+    n_unlabelled = int((best == _NONE).sum())
+    if mode == "auto" and (n_unlabelled or len(np.unique(best)) < 2):
+        return _no_classes(len(kept), n_unlabelled if n_unlabelled < len(kept) else 0)
+    return names.sorted(best, n_unlabelled)
+
+
+class _Names:
+    """Numbers for names, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._number: dict[bytes, int] = {b"": _NONE}
+
+    def codes(self, names: Iterable[bytes], count: int) -> npt.NDArray[np.int32]:
+        """Return ``(count,)`` int32: the number of each name, -1 for an empty one."""
+        number = self._number
+        return np.fromiter(
+            (number.setdefault(name, len(number) - 1) for name in names), dtype=np.int32, count=count
+        )
+
+    def sorted(self, codes: npt.NDArray[np.int32], n_unlabelled: int) -> ClassLabels:
+        """Return the classes of these numbers, in natural order of their names."""
+        names = list(self._number)  # the number of a name is its place here, less one
+        used = np.unique(codes[codes != _NONE]).tolist()
+        ordered = sorted(used, key=lambda code: natural_key(names[code + 1]))
+        label_of = np.full(len(names), _NONE, dtype=np.int64)  # the last is for -1
+        label_of[ordered] = np.arange(len(ordered))
+        return ClassLabels(label_of[codes], tuple(names[code + 1] for code in ordered), n_unlabelled)
+
+
+def _no_classes(n: int, n_unlabelled: int) -> ClassLabels:
+    return ClassLabels(np.full(n, _NONE, dtype=np.int64), (), n_unlabelled)
+
+
+def _folders_below_inputs(segments: Sequence[Segment], names: _Names) -> npt.NDArray[np.int32]:
+    """The first folder of each image below its input, as a number.
+
+    An archive that holds one folder is taken for that folder, if all archives do: photos.zip of photos/cat, photos/dog.
+    """
+    archives = [segment for segment in segments if _is_archive(segment) and len(segment.names)]
+    depth = 1 if archives and all(map(_is_one_folder, archives)) else 0
+    return np.concatenate(
+        [_folders_below(segment, names, depth if _is_archive(segment) else 0) for segment in segments]
+    )
+
+
+def _is_archive(segment: Segment) -> bool:
+    return segment.top is not None and segment.above is not None
+
+
+def _is_one_folder(segment: Segment) -> bool:
+    folder = _first_folder(segment.names[0])
+    return bool(folder) and all(name.startswith(folder + b"/") for name in segment.names)
+
+
+def _folders_below(segment: Segment, names: _Names, depth: int) -> npt.NDArray[np.int32]:
+    """The first folder of each image so many folders below its input, as a number."""
+    if segment.top is None:
+        return np.full(len(segment.names), _NONE, dtype=np.int32)
+    below = (name.split(b"/", depth)[-1] for name in segment.names) if depth else segment.names
+    return names.codes(map(_first_folder, below), len(segment.names))
+
+
+def _folders_below_root(segments: Sequence[Segment], paths: PathTable, root: bytes) -> Iterator[bytes]:
+    """Yield the first folder of each image below the root; of an archive that lies there itself, the one in it."""
+    start = 0
+    for segment in segments:
+        stop = start + len(segment.names)
+        yield from map(_first_folder, segment.names if segment.above == root else paths.part(start, stop))
+        start = stop
+
+
+def _first_folder(name: bytes) -> bytes:
+    folder, slash, _ = name.partition(b"/")
+    return folder if slash else b""
+
+
+def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> ClassLabels:
+    """The classes that the inputs themselves tell; in their order where they agree on one, else in natural order."""
+    told = [segment.own_labels for segment in segments]
+    orders = {own.classes for own in told if own is not None and own.classes}
+    if len(orders) == 1:
+        classes = next(iter(orders))
+    else:
+        classes = tuple(sorted({name for order in orders for name in order}, key=natural_key))
+    number = {name: i for i, name in enumerate(classes)}
+    parts = []
+    for segment, own in zip(segments, told, strict=True):
+        if own is None:
+            parts.append(np.full(len(segment.names), _NONE, dtype=np.int64))
+        else:
+            label_of = np.array([*(number[name] for name in own.classes), _NONE], dtype=np.int64)
+            parts.append(label_of[own.labels])
+    labels = np.concatenate(parts)
+    if once.n_repeated:
+        labels = _of_first(labels, once, paths, classes)
+    labels = labels[once.kept]
+    return ClassLabels(labels, classes, int((labels == _NONE).sum()) if classes else 0)
+
+
+def _of_first(
+    labels: npt.NDArray[np.int64], once: Once, paths: PathTable, classes: Sequence[bytes]
+) -> npt.NDArray[np.int64]:
+    """Give the first image of each name the class that any of that name has."""
+    labelled = np.flatnonzero(labels != _NONE)
+    of_first = np.full(len(labels), _NONE, dtype=np.int64)
+    of_first[once.same_as[labelled[::-1]]] = labels[labelled[::-1]]  # the first one counts
+    clash = labelled[of_first[once.same_as[labelled]] != labels[labelled]]
+    if len(clash):
+        image = int(clash[0])
+        one, other = (classes[of[i]] for of, i in ((of_first, once.same_as[image]), (labels, image)))
+        raise ConfigError(
+            f"the inputs say that {os.fsdecode(paths[image])!r} is both {os.fsdecode(one)!r} and "
+            f"{os.fsdecode(other)!r}; allowed: one class for an image"
+        )
+    return of_first

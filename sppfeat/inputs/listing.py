@@ -1,0 +1,173 @@
+"""From the inputs of a command to one listing of images with class labels."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config.checks import check_choice
+from sppfeat.config.wording import counted
+from sppfeat.errors import ConfigError
+from sppfeat.files.paths import PathTable
+from sppfeat.images import IMAGE_SUFFIXES
+from sppfeat.inputs.inputs import read_inputs
+from sppfeat.inputs.labels import label_images
+from sppfeat.inputs.repeats import Once, find_repeated
+from sppfeat.inputs.roots import below, common_root
+from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.storage import FileStorage, JoinedStorage, Storage
+
+__all__ = ["LABEL_MODES", "Listing", "list_images"]
+
+LABEL_MODES = ("auto", "folder", "none")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every image of the inputs, once, in a fixed order.
+
+    Attributes:
+        root: absolute path, or URL, that all images lie under.
+        paths: relative to ``root``, with ``/`` separators, unique.
+        labels: ``(N,)`` int64, index into ``classes``, or -1.
+        classes: names of the classes; empty where labels are not known.
+        storage: where the images are, by their position here.
+        ids: what the inputs call the images; None where they have no such names.
+        n_unlabelled: images without a class, where others have one or ``folder`` asked for them.
+        n_other_files: files in scanned folders that are no images by their suffix.
+        n_repeated: inputs named again and taken once.
+    """
+
+    root: bytes
+    paths: PathTable
+    labels: npt.NDArray[np.int64]
+    classes: tuple[bytes, ...]
+    storage: Storage
+    ids: PathTable | None = None
+    n_unlabelled: int = 0
+    n_other_files: int = 0
+    n_repeated: int = 0
+
+    @classmethod
+    def of_files(
+        cls, root: bytes, paths: PathTable, labels: npt.NDArray[np.int64], classes: tuple[bytes, ...]
+    ) -> "Listing":
+        """A listing of files below a folder of this machine."""
+        return cls(root, paths, labels, classes, FileStorage(root, paths))
+
+
+def list_images(
+    inputs: Sequence[str], *, labels: str = "auto", stdin: Iterable[bytes] | None = None
+) -> Listing:
+    """List the images of folders, files, archives and lists.
+
+    Args:
+        inputs: folders (scanned recursively, natural order, hidden names left out), image files, archives (in
+            their own order; also those in a folder that has no image), ``@FILE`` (a list of folders and files)
+            and ``-`` (such a list on standard input), in the order wanted. Lists are separated by newlines, or by NUL
+            if there is one; paths in them are relative to the working directory. An image file named in a list that
+            does not exist is listed all the same: its row says why it failed.
+        labels: ``auto``: what the inputs themselves say; else the first-level folders, if all images lie in such
+            and there are two or more; ``folder``: the first-level folders, whatever the layout; ``none``. The level
+            is counted from the folders given (``train val``), or from the root of all where those are themselves
+            the classes (``train/*``).
+        stdin: what ``-`` reads, in chunks; standard input where None.
+
+    Returns:
+        The listing; at least one image.
+
+    Raises:
+        ConfigError: an input that does not exist, a folder or list that cannot be read, no image at all.
+    """
+    check_choice("labels", labels, LABEL_MODES)
+    if not inputs:
+        raise ConfigError("no inputs; name folders, image files, archives, @LIST or -")
+    segments = list(read_inputs(inputs, stdin=stdin))
+    n_other_files = sum(segment.n_other_files for segment in segments)
+    if not any(len(segment.names) for segment in segments):
+        others = counted(n_other_files, "file there has", "files there have")
+        raise ConfigError(
+            f"no images in {', '.join(map(repr, inputs[:5]))}: "
+            + (
+                f"{others} no suffix of an image ({' '.join(sorted(IMAGE_SUFFIXES))})"
+                if n_other_files
+                else "empty"
+            )
+        )
+    root = common_root(segments)
+    paths = _joined_paths(segments, root)
+    once = find_repeated(segments, paths)
+    classes = label_images(segments, paths, once=once, mode=labels, root=root)
+    own = paths if once.n_repeated == 0 else PathTable(paths[i] for i in once.kept.tolist())
+    return Listing(
+        root=root,
+        paths=own,
+        labels=classes.labels,
+        classes=classes.classes,
+        storage=_joined_storage(segments, FileStorage(root, own), once.kept),
+        ids=_joined_ids(segments, paths, once),
+        n_unlabelled=classes.n_unlabelled,
+        n_other_files=n_other_files,
+        n_repeated=once.n_repeated + sum(segment.n_repeated for segment in segments),
+    )
+
+
+def _joined_paths(segments: Sequence[Segment], root: bytes) -> PathTable:
+    """The names of all images relative to the root."""
+    if len(segments) == 1 and segments[0].top == root:
+        return segments[0].names
+    return PathTable(chain.from_iterable(_paths_below(segment, root) for segment in segments))
+
+
+def _paths_below(segment: Segment, root: bytes) -> Iterable[bytes]:
+    if segment.top is None:
+        return (below(name, root) for name in segment.names)
+    if segment.top == root:
+        return segment.names
+    prefix = below(segment.top, root) + b"/"
+    return (prefix + name for name in segment.names)
+
+
+def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.NDArray[np.int64]) -> Storage:
+    """Where the images that count are."""
+    if all(segment.storage is None for segment in segments):
+        return files
+    counts = [len(segment.names) for segment in segments]
+    if len(segments) == 1 and segments[0].storage is not None and len(kept) == counts[0]:
+        return segments[0].storage
+    parts: list[Storage] = [segment.storage or files for segment in segments]
+    part_of = np.repeat(np.arange(len(parts), dtype=np.uint32), counts)[kept]
+    number_in = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])[kept]
+    # Files are found by their path in the output, which is their position among all images.
+    of_files = np.array([segment.storage is None for segment in segments])[part_of]
+    number_in[of_files] = np.flatnonzero(of_files)
+    return JoinedStorage(tuple(parts), part_of, number_in)
+
+
+def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: Once) -> PathTable | None:
+    """What the inputs call the images that count; of one that is named repeatedly the first that has a name.
+
+    Raises:
+        ConfigError: two inputs call an image differently.
+    """
+    if all(segment.ids is None for segment in segments):
+        return None
+    if len(segments) == 1 and once.n_repeated == 0:
+        return segments[0].ids
+    ids = PathTable(
+        chain.from_iterable(segment.ids or repeat(b"", len(segment.names)) for segment in segments)
+    )
+    if once.n_repeated == 0:
+        return ids
+    found: dict[int, bytes] = {}
+    for image in once.named_often.tolist():
+        first, name = int(once.same_as[image]), ids[image]
+        if name and found.setdefault(first, name) != name:
+            raise ConfigError(
+                f"the inputs call {os.fsdecode(paths[image])!r} both {os.fsdecode(found[first])!r} and "
+                f"{os.fsdecode(name)!r}; allowed: one id for an image"
+            )
+    return PathTable(found.get(i) or ids[i] for i in once.kept.tolist())

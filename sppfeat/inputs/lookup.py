@@ -1,0 +1,146 @@
+"""The images of a feature file, found again by their recorded paths: files, or in archives."""
+
+import atexit
+import contextlib
+import functools
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from sppfeat.errors import ConfigError, ImageError
+from sppfeat.files.byte_ranges import Place
+from sppfeat.inputs.kinds import Kind, kind_of
+from sppfeat.inputs.roots import is_url
+from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.storage import Storage
+
+__all__ = ["find_image"]
+
+_N_HELD = 4  # whose names are kept in memory
+
+
+def find_image(root: bytes, path: bytes) -> Place:
+    """Where the bytes of an image are now.
+
+    Args:
+        root: folder that the images lie under; empty for the working directory.
+        path: of the image relative to it: of a file, or of an archive and, behind that, of an image in it; both
+            together may be a URL.
+
+    Returns:
+        Its place, for as long as this process runs. A file need not be readable.
+
+    Raises:
+        ImageError: there is no such file, and no such image in an archive that can be read.
+        SourceError: it is remote, and cannot be reached.
+    """
+    whole = os.path.join(root, path)
+    if is_url(whole):
+        return _remote(whole)
+    if os.path.lexists(whole):
+        return Place(whole)
+    end = len(whole)
+    while (end := whole.rfind(b"/", 0, end)) > 0:
+        container = whole[:end]
+        kind = kind_of(container)
+        if kind is not None and (status := _regular_file(container)) is not None:
+            container = os.path.abspath(container)
+            version = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            return _held(container, kind, version).place(whole[end + 1 :])
+    raise ImageError("no such file")
+
+
+def _remote(url: bytes) -> Place:
+    """Fetch an image that a URL names, or one in an archive that the URL leads through."""
+    from sppfeat.inputs.remote_archives import is_remote_archive
+
+    end = len(url)
+    while (end := url.rfind(b"/", 0, end)) > url.index(b"://") + 2:
+        if is_remote_archive(url[:end]):
+            return _held_remote(url[:end]).place(url[end + 1 :])
+    storage = _read_remote(url).storage
+    found = "no such object" if storage is None else _fetched(storage, 0)
+    if isinstance(found, str):
+        raise ImageError(found)
+    return found
+
+
+@functools.lru_cache(_N_HELD)
+def _held_remote(url: bytes) -> "_Container":
+    return _Container(url, _read_remote(url))
+
+
+def _read_remote(url: bytes) -> Segment:
+    from sppfeat.inputs.remote import read_remote
+
+    try:
+        return next(iter(read_remote([url])))
+    except ConfigError as error:
+        raise ImageError(str(error)) from error
+
+
+def _regular_file(path: bytes) -> os.stat_result | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+class _Container:
+    """An archive whose images can be found by their names."""
+
+    def __init__(self, path: bytes, segment: Segment) -> None:
+        self._path = path
+        self._segment = segment
+        hashes = np.fromiter(map(hash, segment.names), dtype=np.int64, count=len(segment.names))
+        self._order = np.argsort(hashes)
+        self._hashes = hashes[self._order]
+
+    def place(self, name: bytes) -> Place:
+        """Where an image is.
+
+        Raises:
+            ImageError: it is not there, or cannot be read there.
+        """
+        number = self._number(name)
+        if number is None or self._segment.storage is None:
+            raise ImageError(f"no such image in {os.fsdecode(self._path)!r}")
+        found = _fetched(self._segment.storage, number)
+        if isinstance(found, str):
+            raise ImageError(found)
+        return found
+
+    def _number(self, name: bytes) -> int | None:
+        first, stop = (np.searchsorted(self._hashes, hash(name), side=side) for side in ("left", "right"))
+        same = self._order[first:stop].tolist()
+        return next((number for number in same if self._segment.names[number] == name), None)
+
+
+@functools.lru_cache(_N_HELD)
+def _held(path: bytes, kind: Kind, version: tuple[int, ...]) -> _Container:  # noqa: ARG001 - of another one anew
+    try:
+        return _Container(path, kind.read(path))
+    except ConfigError as error:
+        raise ImageError(str(error)) from error
+
+
+def _fetched(storage: Storage, number: int) -> Place | str:
+    images = np.array([number], dtype=np.int64)
+    if storage.is_local:
+        with storage.fetch(images, Path()) as (found,):
+            return found
+    until_exit, scratch = _scratch()
+    (found,) = until_exit.enter_context(storage.fetch(images, scratch))
+    return found
+
+
+@functools.cache
+def _scratch() -> tuple[contextlib.ExitStack, Path]:
+    """A folder that is there as long as this process runs, and what is closed before it goes."""
+    until_exit = contextlib.ExitStack()
+    atexit.register(until_exit.close)
+    return until_exit, Path(until_exit.enter_context(tempfile.TemporaryDirectory(prefix="sppfeat-")))

@@ -1,0 +1,204 @@
+"""Images in object stores and on servers, of which URLs are given."""
+
+import contextlib
+import itertools
+import os
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import ConfigError
+from sppfeat.files.byte_ranges import Place
+from sppfeat.files.image_names import has_image_suffix
+from sppfeat.files.natural_order import walk_order
+from sppfeat.files.paths import PathTable
+from sppfeat.files.remote.listing import is_folder, objects_below
+from sppfeat.files.remote.retries import Patience
+from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.transfers import UNKNOWN_SIZE, Transfers
+from sppfeat.files.remote.urls import check_url, shown
+from sppfeat.inputs.kinds import is_container, kind_of
+from sppfeat.inputs.segments import Segment
+
+__all__ = ["RemoteStorage", "read_remote"]
+
+
+@dataclass(frozen=True)
+class RemoteStorage:
+    """Objects of one service.
+
+    Attributes:
+        service: where they are.
+        top: URL that the names are relative to; empty where they are URLs.
+        names: of the objects.
+        sizes: ``(n,)`` int64, bytes as they were listed; ``UNKNOWN_SIZE`` where they were not.
+    """
+
+    service: Service
+    top: bytes
+    names: PathTable
+    sizes: npt.NDArray[np.int64]
+
+    is_local = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that names and sizes take."""
+        return self.names.nbytes + self.sizes.nbytes
+
+    @contextlib.contextmanager
+    def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
+        """Bring objects to this machine, each into a file of its own, many at once.
+
+        Raises:
+            SourceError: the service cannot be reached or refuses everything; or it was told to :meth:`cancel`.
+        """
+        with tempfile.TemporaryDirectory(
+            dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
+        ) as folder:
+            self.service.connect()
+            urls = [self._url(i) for i in images.tolist()]
+            witness = self._url(0) if len(self.names) else None
+            transfers = Transfers(self.service, Path(folder), witness=witness)
+            yield self.service.run(transfers.fetch(urls, self.sizes[images].tolist()))
+
+    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Bytes of each of these objects, as they were listed; 0 where they were not."""
+        return np.maximum(self.sizes[images], 0)
+
+    def cancel(self) -> None:
+        """End transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
+        self.service.cancel()
+
+    def _url(self, image: int) -> str:
+        name = os.fsdecode(self.names[image])
+        return f"{os.fsdecode(self.top)}/{name}" if self.top else name
+
+
+def read_remote(urls: Iterable[bytes], *, patience: Patience | None = None) -> Iterator[Segment]:
+    """Yield the images of URLs, in order; objects named one after the other together.
+
+    A URL with the suffix of an image is one, which nobody is asked for; what any other is, its service says. With a
+    slash at its end it is a folder. What lies below a folder is taken as from a folder of this machine: with the
+    suffix of an image, without hidden names, in natural order.
+
+    Args:
+        urls: object stores' and servers', of any kind that fsspec knows.
+        patience: with what may pass.
+
+    Raises:
+        ConfigError: a URL that is not allowed, of a kind that cannot be read here, or of nothing.
+        SourceError: a service cannot be reached, or refuses to list.
+    """
+    services: dict[tuple[str, str], Service] = {}
+    inputs = (_input(os.fsdecode(url), services, patience) for url in urls)
+    for key, together in itertools.groupby(inputs, lambda found: found.is_alone or found.service.key):
+        if key is True:
+            for found in together:
+                yield from _read(found)
+        else:
+            yield _objects(together)
+
+
+class _Input(NamedTuple):
+    """One URL: its service, and what it is."""
+
+    url: str
+    service: Service
+    is_folder: bool
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is more than one object among others."""
+        return self.is_folder or kind_of(os.fsencode(self.url)) is not None
+
+
+def _input(text: str, services: dict[tuple[str, str], Service], patience: Patience | None) -> _Input:
+    url = check_url(text)
+    new = Service(url, patience=patience)
+    service = services.setdefault(new.key, new)
+    service.connect()
+    if text.endswith("/"):
+        return _Input(url, service, is_folder=True)
+    is_object = has_image_suffix(os.fsencode(url)) or service.scheme in ("http", "https")
+    return _Input(url, service, is_folder=not is_object and is_folder(service, url))
+
+
+def _objects(inputs: Iterator[_Input]) -> Segment:
+    """Objects of one service, that were named one by one."""
+    first = next(inputs)
+    names = PathTable(found.url for found in itertools.chain([first], inputs))
+    sizes = np.full(len(names), UNKNOWN_SIZE, dtype=np.int64)
+    return Segment(None, names, storage=RemoteStorage(first.service, b"", names, sizes))
+
+
+def _read(found: _Input) -> Iterator[Segment]:
+    """Yield the images of an archive, or below a folder; where there are none, those of the archives below it."""
+    if not found.is_folder:
+        yield _read_archive(found.service, found.url)
+        return
+    scan = _Scan(found)
+    images = scan.images()
+    yield images
+    if not len(images.names):
+        for name in scan.archives():
+            yield _read_archive(found.service, f"{found.url}/{os.fsdecode(name)}")
+
+
+def _read_archive(service: Service, url: str) -> Segment:
+    from sppfeat.inputs.remote_archives import is_remote_archive, read_remote_archive
+
+    if not is_remote_archive(os.fsencode(url)):
+        raise ConfigError(
+            f"{shown(url)} cannot be read where it is: fetch it first; allowed there: images, folders, .tar and .zip "
+            "files"
+        )
+    return read_remote_archive(service, url)
+
+
+class _Scan:
+    """Goes through what lies below a URL."""
+
+    def __init__(self, found: _Input) -> None:
+        self._found = found
+        self._sizes = array("q")
+        self._archives: list[bytes] = []
+        self._n_other_files = 0
+
+    def images(self) -> Segment:
+        """The images, in the order in which they would be met in folders of this machine."""
+        listed = PathTable(self._image_names())
+        order = walk_order(listed)
+        names = PathTable(listed[i] for i in order.tolist())
+        top = os.fsencode(self._found.url)
+        sizes = np.array(self._sizes, dtype=np.int64)[order]
+        n_other_files = self._n_other_files + (len(self._archives) if len(names) else 0)
+        storage = RemoteStorage(self._found.service, top, names, sizes)
+        return Segment(top, names, storage=storage, n_other_files=n_other_files)
+
+    def archives(self) -> list[bytes]:
+        """The archives that were met, likewise."""
+        names = PathTable(self._archives)
+        return [names[i] for i in walk_order(names).tolist()]
+
+    def _image_names(self) -> Iterator[bytes]:
+        n_objects = 0
+        for name, size in objects_below(self._found.service, self._found.url):
+            n_objects += 1
+            if not name or name.endswith(b"/") or name.startswith(b".") or b"/." in name:
+                continue  # an object store's mark of a folder, or hidden
+            if has_image_suffix(name):
+                self._sizes.append(size)
+                yield name
+            elif is_container(name):
+                self._archives.append(name)
+            else:
+                self._n_other_files += 1
+        if not n_objects:
+            raise ConfigError(f"no such object or folder: {shown(self._found.url)}")

@@ -1,0 +1,272 @@
+"""Archives in object stores and on servers: listed and read by parts, never fetched as a whole."""
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import ConfigError, SourceError
+from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
+from sppfeat.files.remote.failures import Failure, Kind, judge
+from sppfeat.files.remote.ranges import RangeError, RangeFile, read_range
+from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.transfers import Job, Transfers
+from sppfeat.files.remote.urls import shown
+from sppfeat.files.remote.versions import version_in
+from sppfeat.inputs.archives import data_offset, index_tar, index_zip
+from sppfeat.inputs.archives.index import DEFLATED_MEMBER, ArchiveIndex, Members
+from sppfeat.inputs.archives.index_cache import load_index, save_index
+from sppfeat.inputs.archives.zip import HEADER_NBYTES
+from sppfeat.inputs.segments import Segment
+
+__all__ = ["RemoteMemberStorage", "is_remote_archive", "read_remote_archive"]
+
+_INDEXED_BY = {b".tar": index_tar, b".zip": index_zip}
+_PIECE = 4 << 20  # of one request, N_TRANSFERS of which are in memory
+_NEAR = 256 << 10  # what lies between two members comes along rather than that another request is made
+_LONGEST_HEADER = 4096  # with name and extra field, of a zip file's member
+
+
+def is_remote_archive(name: bytes) -> bool:
+    """Whether an object of this name is read as an archive.
+
+    Example:
+        >>> is_remote_archive(b"shard-000.TAR"), is_remote_archive(b"a.tar.gz")
+        (True, False)
+    """
+    return os.path.splitext(name.lower())[1] in _INDEXED_BY
+
+
+def read_remote_archive(service: Service, url: str) -> Segment:
+    """The images of a tar or zip file that a URL names, in its order.
+
+    Raises:
+        ConfigError: it is not there, is no such file, is compressed, damaged or cut short.
+        SourceError: it cannot be read.
+    """
+    path = service.path(url)
+    try:
+        found = service.ask("info", path)
+    except Exception as error:
+        raise _error(url, judge(error)) from error
+    if found.get("size") is None:
+        raise ConfigError(f"cannot read the archive {shown(url)}: its server does not say how long it is")
+    version = version_in(found)
+    status = _Status(int(found["size"]), int(version[:15], 16), 0)
+    index = load_index(os.fsencode(url), status)
+    if index is None:
+        index = _index(service, url, status.st_size)
+        save_index(os.fsencode(url), status, index)
+    top = os.fsencode(url)
+    return Segment(
+        top=top,
+        names=index.names,
+        above=os.path.dirname(top),
+        storage=RemoteMemberStorage(service, url, version, status.st_size, index.members),
+        own_labels=index.labels,
+        ids=index.ids,
+        n_other_files=index.n_other_files,
+        n_repeated=index.n_repeated,
+    )
+
+
+class _Status(NamedTuple):
+    """What is kept of an object beside its index, as of a file."""
+
+    st_size: int
+    st_mtime_ns: int
+    st_ctime_ns: int
+
+
+def _index(service: Service, url: str, nbytes: int) -> ArchiveIndex:
+    build = _INDEXED_BY[os.path.splitext(os.fsencode(url).lower())[1]]
+    try:
+        with io.BufferedReader(RangeFile(service, service.path(url), nbytes)) as file:
+            return build(cast(BinaryIO, file))
+    except RangeError as error:
+        raise SourceError(f"cannot read the archive {shown(url)}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"cannot read the archive {shown(url)}: {error}") from error
+
+
+def _error(url: str, failure: Failure) -> ConfigError | SourceError:
+    if failure.kind is Kind.MISSING:
+        return ConfigError(f"no such object or folder: {shown(url)}")
+    return SourceError(f"cannot read the archive {shown(url)}: {failure.reason}")
+
+
+@dataclass(frozen=True)
+class RemoteMemberStorage:
+    """Images in an archive that a URL names.
+
+    Attributes:
+        service: where it is.
+        url: of the archive.
+        version: of it when it was listed; of another one no image is read, since other bytes may be there.
+        archive_nbytes: of all of it.
+        members: where the images are.
+    """
+
+    service: Service
+    url: str
+    version: str
+    archive_nbytes: int
+    members: Members
+
+    is_local = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that this holds."""
+        return self.members.memory_nbytes
+
+    @contextlib.contextmanager
+    def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
+        """Bring images to this machine, those that lie near each other together, into one file.
+
+        Raises:
+            SourceError: the service cannot be reached or refuses everything; or it was told to :meth:`cancel`.
+        """
+        self.service.connect()
+        with tempfile.TemporaryDirectory(
+            dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
+        ) as folder:
+            yield list(self._places(images, Path(folder)))
+
+    def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Bytes that each of these images takes here."""
+        return np.asarray(self.members.nbytes[images], dtype=np.int64)
+
+    def cancel(self) -> None:
+        """End transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
+        self.service.cancel()
+
+    def _places(self, images: npt.NDArray[np.int64], folder: Path) -> Iterator[Place | str]:
+        reason = self._why_not_as_listed()
+        if reason is not None:
+            yield from [reason] * len(images)
+            return
+        members = self.members
+        refusals = [members.refusal(packing) for packing in members.packing[images].tolist()]
+        own = np.flatnonzero([refusal is None for refusal in refusals])
+        slack = _LONGEST_HEADER if members.has_headers else 0
+        starts = members.offset[images]
+        stops = np.minimum(starts + members.nbytes[images] + slack, self.archive_nbytes)
+        spool = _Spool(_stretches(starts[own], stops[own]), folder / "spool")
+        spool.fill(self.service, self.url)
+        for position, refusal in enumerate(refusals):
+            if refusal is not None:
+                yield refusal
+            else:
+                yield self._place(int(images[position]), spool)
+
+    def _why_not_as_listed(self) -> str | None:
+        try:
+            found = self.service.ask("info", self.service.path(self.url))
+        except Exception as error:
+            failure = judge(error)
+            if failure.kind in (Kind.MISSING, Kind.DENIED):
+                return f"its archive cannot be read: {failure.reason}"
+            raise SourceError(f"cannot read the archive {shown(self.url)}: {failure.reason}") from error
+        return None if version_in(found) == self.version else "its archive has changed since it was listed"
+
+    def _place(self, image: int, spool: "_Spool") -> Place | str:
+        """Where an image is in the spool."""
+        members = self.members
+        offset, nbytes = int(members.offset[image]), int(members.nbytes[image])
+        reason = spool.why_not(offset, offset + nbytes)
+        if reason is not None:
+            return reason
+        start: int | None = offset
+        if members.has_headers:
+            start = data_offset(spool.read(offset, HEADER_NBYTES), offset)
+            if start is None:
+                return "damaged in its archive: there is no header before it"
+            if start + nbytes > min(offset + nbytes + _LONGEST_HEADER, self.archive_nbytes):
+                return f"damaged in its archive: the header before it has more than {_LONGEST_HEADER} bytes"
+            reason = spool.why_not(start, start + nbytes)
+            if reason is not None:
+                return reason
+        packing = DEFLATED if int(members.packing[image]) == DEFLATED_MEMBER else STORED
+        here = spool.position(start or 0)
+        if packing == DEFLATED:
+            return Place(spool.path, here, nbytes, DEFLATED, int(members.unpacked_nbytes[image]))
+        return Place(spool.path, here, nbytes, STORED)
+
+
+def _stretches(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """``(k, 2)`` int64, ascending and apart from each other: what covers these bytes, and little that lies between.
+
+    Example:
+        >>> _stretches(np.array([900_000, 0, 10]), np.array([900_010, 20, 30])).tolist()
+        [[0, 30], [900000, 900010]]
+    """
+    if not len(starts):
+        return np.empty((0, 2), dtype=np.int64)
+    order = np.argsort(starts, kind="stable")
+    starts, reach = starts[order], np.maximum.accumulate(stops[order])
+    begins = np.concatenate(([True], starts[1:] - reach[:-1] > _NEAR))
+    ends = np.concatenate((begins[1:], [True]))
+    return np.stack((starts[begins], reach[ends]), axis=1)
+
+
+class _Spool:
+    """Stretches of an object in one file here, one behind the other.
+
+    Args:
+        stretches: ``(k, 2)`` int64, of the object.
+        path: of the file, which is made.
+    """
+
+    def __init__(self, stretches: npt.NDArray[np.int64], path: Path) -> None:
+        self._stretches = stretches
+        lengths = stretches[:, 1] - stretches[:, 0]
+        self._moved = np.cumsum(lengths) - lengths - stretches[:, 0]  # from there to here
+        self.path = os.fsencode(path)
+        self._failed: list[tuple[int, int, str]] = []
+
+    def fill(self, service: Service, url: str) -> None:
+        """Fetch everything; what cannot be is noted.
+
+        Raises:
+            SourceError: see :meth:`sppfeat.files.remote.transfers.Transfers.run`.
+        """
+        path = service.path(url)
+        pieces = [
+            (start, min(start + _PIECE, stop))
+            for first, stop in self._stretches.tolist()
+            for start in range(first, stop, _PIECE)
+        ]
+        with open(self.path, "xb") as file:
+
+            async def fetch(start: int, stop: int) -> None:
+                content = await service.patiently(read_range(service, path, start, stop))
+                os.pwrite(file.fileno(), content, self.position(start))
+
+            jobs = [Job(url, lambda start=start, stop=stop: fetch(start, stop)) for start, stop in pieces]  # type: ignore[misc]
+            results = service.run(Transfers(service, Path(), witness=url).run(jobs))
+        self._failed = [
+            (*piece, reason) for piece, reason in zip(pieces, results, strict=True) if reason is not None
+        ]
+
+    def position(self, offset: int) -> int:
+        """Where a byte of the object is here."""
+        stretch = np.searchsorted(self._stretches[:, 0], offset, side="right") - 1
+        return int(offset + self._moved[stretch])
+
+    def why_not(self, start: int, stop: int) -> str | None:
+        """Why some bytes are not here; None where they are."""
+        return next((reason for first, end, reason in self._failed if start < end and first < stop), None)
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return bytes of the object, fewer where a piece of it is not here."""
+        with open(self.path, "rb") as file:
+            file.seek(self.position(offset))
+            return file.read(nbytes)

@@ -1,0 +1,189 @@
+"""Which column of an Arrow schema is what: the images themselves or their paths, their classes, their ids."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from sppfeat.config.extras import import_extra
+from sppfeat.errors import ConfigError
+from sppfeat.files.columns import IMAGE_NAMES
+from sppfeat.inputs.tables.hugging_face import Features, read_features
+from sppfeat.inputs.tables.table_columns import (
+    CLASS_NAMES,
+    ID_NAMES,
+    find_column,
+    find_path_column,
+    looks_like_boxes,
+    show_names,
+)
+from sppfeat.inputs.tables.table_files import TableFile
+
+__all__ = ["ArrowColumns", "ColumnPart", "find_arrow_columns"]
+
+# A column of bytes with another name may be anything.
+_CONTENT_NAMES = (
+    "image", "img", "image_bytes", "img_bytes", "bytes", "content", "data", "picture", "photo",
+    "jpg", "jpeg", "png", "webp",
+)  # fmt: skip
+_BYTES, _PATH = "bytes", "path"  # of the struct that is an image
+
+
+class ColumnPart(NamedTuple):
+    """A column, or a field of a column of structs.
+
+    Attributes:
+        column: its name.
+        field: name of the field; None: the column has no fields.
+    """
+
+    column: str
+    field: str | None = None
+
+    @property
+    def dotted(self) -> str:
+        """How Parquet calls it."""
+        return self.column if self.field is None else f"{self.column}.{self.field}"
+
+    def of(self, batch: Any) -> Any:
+        """Return its values in a ``pyarrow.RecordBatch``; null also where the whole struct is."""
+        array = batch.column(self.column)
+        return array if self.field is None else array.flatten()[array.type.get_field_index(self.field)]
+
+
+@dataclass(frozen=True)
+class ArrowColumns:
+    """Where a table says what of an image.
+
+    Attributes:
+        contents: the images themselves; None where there are only paths.
+        paths: of the images, or what they were called before they were put into the table.
+        label: its class; None where there is none.
+        classes: of numbers in ``label`` their names; None where it has the names, or numbers without names.
+        image_id: what the table calls it.
+        has_boxes: further columns look like boxes.
+    """
+
+    contents: ColumnPart | None
+    paths: ColumnPart | None
+    label: ColumnPart | None
+    classes: tuple[bytes, ...] | None
+    image_id: ColumnPart | None
+    has_boxes: bool
+
+    @property
+    def beside(self) -> list[str]:
+        """All but the images themselves, as Parquet calls them."""
+        return [part.dotted for part in (self.paths, self.label, self.image_id) if part is not None]
+
+
+def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[ColumnPart], bool]) -> ArrowColumns:
+    """Return which column is what.
+
+    Images are a column of structs of ``bytes`` and ``path``, or of bytes that has one of a few names, or is said to
+    be of images. Where they are null on all rows, the paths are what there is.
+
+    Args:
+        schema: a ``pyarrow.Schema``.
+        table: where it comes from.
+        is_empty: tells whether a column, or field, is null on all rows.
+
+    Raises:
+        ConfigError: neither images nor paths, or several columns that may be.
+    """
+    features = read_features(schema.metadata, table)
+    kinds = import_extra("pyarrow.types", extra="parquet", purpose="reading a table of images")
+    contents, paths = _find_images(schema, kinds, features, table)
+    if contents is not None and is_empty(contents):
+        contents = None
+    if contents is None and paths is None:
+        texts = [field.name for field in schema if _is_text(kinds, field.type)]
+        paths = ColumnPart(texts[find_path_column(texts, error=_error_of(schema, table))])
+    plain = [field.name for field in schema if _is_plain(kinds, field.type)]
+    label = _find_label(plain, features, table)
+    image_id = find_column(plain, ID_NAMES, error=partial(table.error, ""))
+    found = ArrowColumns(
+        contents=contents,
+        paths=paths,
+        label=None if label is None else ColumnPart(label),
+        classes=None if label is None else features.classes.get(label),
+        image_id=None if image_id is None else ColumnPart(plain[image_id]),
+        has_boxes=looks_like_boxes(schema.names),
+    )
+    for part in (found.contents, found.paths, found.label, found.image_id):
+        if part is not None and schema.names.count(part.column) > 1:
+            raise table.error("", f"found the column {part.column!r} twice; allowed: once")
+    return found
+
+
+def _find_images(
+    schema: Any, kinds: Any, features: Features, table: TableFile
+) -> tuple[ColumnPart | None, ColumnPart | None]:
+    """Return the column of images, and of what they are called; or of paths, where structs have nothing else."""
+    found: dict[str, tuple[ColumnPart | None, ColumnPart | None]] = {}
+    for field in schema:
+        is_said = field.name in features.images
+        if kinds.is_struct(field.type):
+            parts = {
+                part.name: ColumnPart(field.name, part.name)
+                for part in field.type
+                if _is_text(kinds, part.type)
+            }
+            contents, paths = parts.get(_BYTES), parts.get(_PATH)
+            if contents or (paths and (is_said or field.name.lower() in IMAGE_NAMES)):
+                found[field.name] = contents, paths
+        elif _is_binary(kinds, field.type) and (is_said or field.name.lower() in _CONTENT_NAMES):
+            found[field.name] = ColumnPart(field.name), None
+    known = [name for name in found if name.lower() in _CONTENT_NAMES] if len(found) > 1 else list(found)
+    if found and len(known) != 1:
+        raise table.error(
+            "",
+            f"several columns could be the images: found {show_names(list(found))}; "
+            f"allowed: one, or one with a name of {'|'.join(_CONTENT_NAMES)}",
+        )
+    return found[known[0]] if known else (None, None)
+
+
+def _find_label(names: list[str], features: Features, table: TableFile) -> str | None:
+    """Return the column of classes: before all others one whose numbers have names."""
+    error = partial(table.error, "")
+    of_classes = [name for name in names if name in features.classes]
+    for choices in (of_classes, names):
+        column = find_column(choices, CLASS_NAMES, error=error)
+        if column is not None:
+            return choices[column]
+        if choices is of_classes and of_classes:
+            return of_classes[0]
+    return None
+
+
+def _error_of(schema: Any, table: TableFile) -> Callable[[str], ConfigError]:
+    def error(what: str) -> ConfigError:
+        columns = show_names([f"{field.name}: {field.type}" for field in schema])
+        return table.error(
+            "",
+            f"{what}; or images, as structs of bytes and path, or as bytes in a column "
+            f"{'|'.join(_CONTENT_NAMES)}. The columns are {columns}",
+        )
+
+    return error
+
+
+def _is_text(kinds: Any, kind: Any) -> bool:
+    return _is_string(kinds, kind) or _is_binary(kinds, kind)
+
+
+def _is_string(kinds: Any, kind: Any) -> bool:
+    if kinds.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind))
+
+
+def _is_binary(kinds: Any, kind: Any) -> bool:
+    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
+
+
+def _is_plain(kinds: Any, kind: Any) -> bool:
+    """Whether each value is one text or number."""
+    is_number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
+    return bool(_is_text(kinds, kind) or is_number)

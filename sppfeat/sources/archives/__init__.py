@@ -1,8 +1,0 @@
-"""Archives of images, read in place: tar files, as WebDataset has them, and zip files."""
-
-from sppfeat.sources.archives.index import ArchiveIndex
-from sppfeat.sources.archives.reading import read_tar, read_zip
-from sppfeat.sources.archives.tar import index_tar
-from sppfeat.sources.archives.zip import data_offset, index_zip
-
-__all__ = ["ArchiveIndex", "data_offset", "index_tar", "index_zip", "read_tar", "read_zip"]
