@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sppfeat.boxes import clip_boxes
+from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.describe import Describer, RegionRequest
 from sppfeat.pipeline import Describe
 from sppfeat.plan import Plan

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.box_table import BoxTable
+from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.request import BoxSummary
 from sppfeat.config.specs import InputSpec

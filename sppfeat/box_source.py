@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.box_table import BoxTable
-from sppfeat.boxes import boxes_to_px
+from sppfeat.boxes.coordinates import boxes_to_px
+from sppfeat.boxes.table import BoxTable
+from sppfeat.boxes.views import VIEW_SIDE, Views, grid_views, multiview_views
 from sppfeat.config.regions import GridSpec
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted, one_line
@@ -18,7 +19,6 @@ from sppfeat.errors import BoxError
 from sppfeat.files.name_matching import count_same_file_names, match_images
 from sppfeat.plan import input_sizes
 from sppfeat.rows import RowBoxes, Rows, rows_of_table, rows_of_views
-from sppfeat.views import VIEW_SIDE, Views, grid_views, multiview_views
 
 __all__ = ["BoxSource", "FileBoxes", "ViewBoxes"]
 

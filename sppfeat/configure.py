@@ -4,8 +4,8 @@ import dataclasses
 import os
 
 from sppfeat.backbones import Backbone, load_backbone
-from sppfeat.box_formats import BoxFile, read_boxes
 from sppfeat.box_source import BoxSource, FileBoxes, ViewBoxes
+from sppfeat.boxes.formats import BoxFile, read_boxes
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.regions import RegionSpec, parse_grid
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
-from sppfeat.boxes import whole_image_boxes
+from sppfeat.boxes.coordinates import whole_image_boxes
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError

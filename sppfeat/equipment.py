@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sppfeat.backbones import Backbone
-from sppfeat.box_formats import BoxFile
+from sppfeat.boxes.formats import BoxFile
 from sppfeat.config.cores import available_cores
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.request import ExtractRequest

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from sppfeat.backbones import Backbone, load_backbone, wrap_module
-from sppfeat.boxes import clip_boxes, whole_image_boxes
+from sppfeat.boxes.coordinates import clip_boxes, whole_image_boxes
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.paths import StrPath
 from sppfeat.config.regions import RegionSpec

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from sppfeat.backbones import Backbone
-from sppfeat.boxes import clip_boxes
+from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.describe import Describer, RegionRequest, choose_device
 from sppfeat.images import decode_image
 from sppfeat.inputs.lookup import find_image

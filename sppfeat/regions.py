@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sppfeat.backbones import Backbone
-from sppfeat.boxes import clip_boxes
+from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.regions import RegionSpec
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes, sub_cell_boxes
 from sppfeat.rows import Rows

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.box_source import BoxSource, ViewBoxes
-from sppfeat.boxes import clip_boxes
+from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.specs import InputSpec
 from sppfeat.plan import input_sizes
 from sppfeat.regions import MapSizes, Projector, choose_scales, drop_duplicates

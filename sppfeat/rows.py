@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.box_table import BoxTable
-from sppfeat.boxes import boxes_to_px, clip_boxes
+from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes
+from sppfeat.boxes.table import BoxTable
+from sppfeat.boxes.views import Views
 from sppfeat.inputs import PathTable
 from sppfeat.schema import RowFlag
-from sppfeat.views import Views
 
 __all__ = ["Annotations", "RowBoxes", "Rows", "rows_of_table", "rows_of_views"]
 

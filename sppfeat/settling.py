@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.boxes import whole_image_boxes
+from sppfeat.boxes.coordinates import whole_image_boxes
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ImageError

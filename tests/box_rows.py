@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sppfeat.box_table import BoxTable, BoxTableBuilder
+from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import BoxConvention
 from sppfeat.config.specs import InputSpec
 from sppfeat.inputs import Listing, PathTable

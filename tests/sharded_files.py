@@ -11,6 +11,7 @@ import numpy as np
 from box_rows import table_of
 from feature_files import BLOCKS, DIMENSION, LAYERS, config
 
+from sppfeat.boxes.views import grid_views
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.regions import BoxConvention, RegionSpec, parse_grid
 from sppfeat.creation import Provenance, create_file
@@ -22,7 +23,6 @@ from sppfeat.schema import RowFlag
 from sppfeat.sharding import ShardChoice, shard_of
 from sppfeat.sinks import RowAudit
 from sppfeat.store import FeatureWriter
-from sppfeat.views import grid_views
 
 FAILED = (2, 5)
 

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 import sppfeat
-from sppfeat import box_formats
+from sppfeat.boxes import formats as box_formats
 from sppfeat.cli import main
 from sppfeat.cli.box_options import BOX_FORMATS
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sppfeat.box_formats import (
+from sppfeat.boxes.formats import (
     FORMATS,
     BoxFile,
     annotation_files,
@@ -26,7 +26,7 @@ from sppfeat.box_formats import (
     reading,
     recognise_format,
 )
-from sppfeat.box_table import BoxTable
+from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import BoxConvention
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.files.name_matching import match_images

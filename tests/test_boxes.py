@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.boxes import boxes_to_px, clip_boxes, whole_image_boxes
+from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes, whole_image_boxes
 from sppfeat.config.regions import BOX_COORDS, BOX_ENDS, BOX_ORDERS, BOX_ORIGINS, BOX_UNITS, BoxConvention
 from sppfeat.errors import ConfigError
 from sppfeat.schema import RowFlag

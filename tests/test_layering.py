@@ -60,7 +60,7 @@ def loaded_after_each(lines):
                 "import sppfeat.inputs",
                 "import sppfeat.plan",
                 "import sppfeat.pipeline",
-                "import sppfeat.box_formats",
+                "import sppfeat.boxes.formats",
                 "import sppfeat.rows",
                 "import sppfeat.reduction",
             ),

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sppfeat.backbones import load_backbone
+from sppfeat.boxes.views import multiview_views
 from sppfeat.config.regions import BoxConvention, RegionSpec
 from sppfeat.config.specs import InputSpec
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, sub_cell_boxes
@@ -18,7 +19,6 @@ from sppfeat.plan import input_sizes
 from sppfeat.regions import Projector, choose_scales, drop_duplicates, map_sizes
 from sppfeat.rows import rows_of_views
 from sppfeat.schema import RowFlag
-from sppfeat.views import multiview_views
 
 STRIDES, OFFSETS = (16.0, (8.0, 32.0)), (3.0, (0.0, -5.5))
 GEOMETRIES = tuple(FeatureGeometry(s, o) for s, o in zip(STRIDES, OFFSETS, strict=True))

@@ -9,11 +9,11 @@ from box_rows import rows_of, sizes_of, table_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sppfeat.boxes.views import grid_views, multiview_views
 from sppfeat.config.regions import BoxConvention, GridSpec
 from sppfeat.inputs import PathTable
 from sppfeat.rows import rows_of_table, rows_of_views
 from sppfeat.schema import RowFlag
-from sppfeat.views import grid_views, multiview_views
 
 NUMBERS = st.integers(-50, 150).map(float) | st.sampled_from([math.nan, math.inf])
 BOXES = st.lists(st.tuples(st.integers(0, 5).map(str), st.tuples(*[NUMBERS] * 4)), max_size=25)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sppfeat.boxes import clip_boxes
+from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.boxes.views import VIEW_SIDE, grid_views, multiview_views
 from sppfeat.config.regions import MULTIVIEW_SCALES, GridSpec, parse_grid
 from sppfeat.errors import ConfigError
 from sppfeat.sizing import network_input_hw
-from sppfeat.views import VIEW_SIDE, grid_views, multiview_views
 
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 COUNTS = st.integers(1, 12)

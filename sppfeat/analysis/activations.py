@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sppfeat.analysis.pooled_levels import PooledLevel, pool_region
-from sppfeat.boxes import clip_boxes, whole_image_boxes
+from sppfeat.boxes.coordinates import clip_boxes, whole_image_boxes
 from sppfeat.errors import BoxError, ConfigError, StoreError
 from sppfeat.extractor import Extractor, ImageLike
 from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes

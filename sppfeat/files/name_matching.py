@@ -47,7 +47,7 @@ def match_images(
         names: as the file has them.
         root: absolute path of the folder that the inputs lie under.
         paths: the inputs, relative to it.
-        kind: what the names are, see :attr:`sppfeat.box_table.BoxTable.names`.
+        kind: what the names are, see :attr:`sppfeat.boxes.table.BoxTable.names`.
 
     Returns:
         ``(M,)`` int64, index into ``paths``; -1 for an image that is not among them.

@@ -324,7 +324,7 @@ def _check_table(table) -> None:
 
 
 def _run(folder: Path, name: str, content: bytes) -> None:
-    from sppfeat.box_formats import read_boxes
+    from sppfeat.boxes.formats import read_boxes
     from sppfeat.errors import SppfeatError
     from sppfeat.files.name_matching import match_images
 
@@ -373,8 +373,8 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"found the target {name!r}; allowed: any, {', '.join(_TARGETS)}")
     with atheris.instrument_imports(
         include=[
-            "sppfeat.box_formats",
-            "sppfeat.box_table",
+            "sppfeat.boxes.formats",
+            "sppfeat.boxes.table",
             "sppfeat.files.name_matching",
             "sppfeat.inputs",
             "scipy.io.matlab",
@@ -382,7 +382,7 @@ def main(arguments: list[str]) -> None:
     ):
         import scipy.io.matlab
 
-        import sppfeat.box_formats
+        import sppfeat.boxes.formats
         import sppfeat.files.name_matching  # noqa: F401
     import scipy.sparse  # noqa: F401  # what is imported late is no memory of an input
 

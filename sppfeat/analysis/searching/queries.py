@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.boxes import clip_boxes
+from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.specs import RunOptions
 from sppfeat.config.wording import one_line
 from sppfeat.errors import BoxError, ConfigError, ImageError

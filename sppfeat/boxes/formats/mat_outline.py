@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Collection
 
-from sppfeat.box_formats.arrays import BoxBudget
+from sppfeat.boxes.formats.arrays import BoxBudget
 
 __all__ = ["check_outline"]
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.box_table import BoxTable
+from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import BoxConvention
 from sppfeat.inputs import PathTable
 
@@ -96,7 +96,7 @@ def build_table(images: Sequence[ImageBoxes], convention: BoxConvention, *, name
     Args:
         images: each once.
         convention: of the boxes.
-        names: as :class:`sppfeat.box_table.BoxTable` has it; with ``single`` a box is named by its row alone.
+        names: as :class:`sppfeat.boxes.table.BoxTable` has it; with ``single`` a box is named by its row alone.
     """
     values = np.concatenate([image.values for image in images]) if images else np.empty((0, 5))
     counts = [len(image.values) for image in images]

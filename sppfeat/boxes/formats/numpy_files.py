@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.box_formats.annotation_files import AnnotationFiles
-from sppfeat.box_formats.arrays import (
+from sppfeat.boxes.formats.annotation_files import AnnotationFiles
+from sppfeat.boxes.formats.arrays import (
     ARRAY_RULE,
     BoxBudget,
     ImageBoxes,
@@ -23,8 +23,8 @@ from sppfeat.box_formats.arrays import (
     build_table,
     is_box_shape,
 )
-from sppfeat.box_formats.conventions import default_convention
-from sppfeat.box_table import BoxTable
+from sppfeat.boxes.formats.conventions import default_convention
+from sppfeat.boxes.table import BoxTable
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 

@@ -5,11 +5,11 @@ import json
 import os
 from collections import Counter
 
-from sppfeat.box_formats.annotation_files import FOLDER_SUFFIXES, AnnotationFiles
-from sppfeat.box_formats.conventions import FORMATS
-from sppfeat.box_formats.mat import MAT_MAGIC, MAT_V73_MAGIC
-from sppfeat.box_formats.numpy_files import NPY_MAGIC, ZIP_MAGIC
-from sppfeat.box_formats.yolo import CLASS_FILES
+from sppfeat.boxes.formats.annotation_files import FOLDER_SUFFIXES, AnnotationFiles
+from sppfeat.boxes.formats.conventions import FORMATS
+from sppfeat.boxes.formats.mat import MAT_MAGIC, MAT_V73_MAGIC
+from sppfeat.boxes.formats.numpy_files import NPY_MAGIC, ZIP_MAGIC
+from sppfeat.boxes.formats.yolo import CLASS_FILES
 from sppfeat.config.paths import StrPath
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import shorten

@@ -4,9 +4,9 @@ import math
 import os
 from xml.parsers import expat
 
-from sppfeat.box_formats.annotation_files import AnnotationFiles
-from sppfeat.box_formats.conventions import default_convention
-from sppfeat.box_table import BoxTable, BoxTableBuilder
+from sppfeat.boxes.formats.annotation_files import AnnotationFiles
+from sppfeat.boxes.formats.conventions import default_convention
+from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import shorten
 from sppfeat.files.numbers import NUMBER_RULE, parse_number, parse_whole

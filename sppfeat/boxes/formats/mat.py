@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.box_formats.annotation_files import AnnotationFiles
-from sppfeat.box_formats.arrays import (
+from sppfeat.boxes.formats.annotation_files import AnnotationFiles
+from sppfeat.boxes.formats.arrays import (
     ARRAY_RULE,
     boxes_of_array,
     build_table,
     is_box_dtype,
     is_box_shape,
 )
-from sppfeat.box_formats.conventions import default_convention
-from sppfeat.box_formats.mat4_outline import check_outline_4, is_version_4
-from sppfeat.box_formats.mat_outline import check_outline
-from sppfeat.box_table import BoxTable
+from sppfeat.boxes.formats.conventions import default_convention
+from sppfeat.boxes.formats.mat4_outline import check_outline_4, is_version_4
+from sppfeat.boxes.formats.mat_outline import check_outline
+from sppfeat.boxes.table import BoxTable
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 

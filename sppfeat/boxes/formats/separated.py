@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from sppfeat.box_formats.annotation_files import AnnotationFiles
-from sppfeat.box_formats.conventions import default_convention
-from sppfeat.box_table import BoxTable, BoxTableBuilder
+from sppfeat.boxes.formats.annotation_files import AnnotationFiles
+from sppfeat.boxes.formats.conventions import default_convention
+from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import shorten
 from sppfeat.files.columns import COLUMN_SETS, Columns, find_columns

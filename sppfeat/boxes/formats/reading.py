@@ -3,17 +3,17 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sppfeat.box_formats.annotation_files import AnnotationFiles
-from sppfeat.box_formats.coco import read_coco
-from sppfeat.box_formats.conventions import FORMATS
-from sppfeat.box_formats.jsonl import read_jsonl
-from sppfeat.box_formats.mat import read_mat
-from sppfeat.box_formats.numpy_files import read_numpy
-from sppfeat.box_formats.recognition import recognise_source
-from sppfeat.box_formats.separated import read_csv, read_tsv
-from sppfeat.box_formats.voc import read_voc
-from sppfeat.box_formats.yolo import read_yolo
-from sppfeat.box_table import BoxTable
+from sppfeat.boxes.formats.annotation_files import AnnotationFiles
+from sppfeat.boxes.formats.coco import read_coco
+from sppfeat.boxes.formats.conventions import FORMATS
+from sppfeat.boxes.formats.jsonl import read_jsonl
+from sppfeat.boxes.formats.mat import read_mat
+from sppfeat.boxes.formats.numpy_files import read_numpy
+from sppfeat.boxes.formats.recognition import recognise_source
+from sppfeat.boxes.formats.separated import read_csv, read_tsv
+from sppfeat.boxes.formats.voc import read_voc
+from sppfeat.boxes.formats.yolo import read_yolo
+from sppfeat.boxes.table import BoxTable
 from sppfeat.config.checks import check_choice
 from sppfeat.config.paths import StrPath
 from sppfeat.errors import BoxError
