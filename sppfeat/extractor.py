@@ -30,11 +30,11 @@ from sppfeat.config.specs import (
 )
 from sppfeat.config.wording import counted
 from sppfeat.configure import configure, descriptor_blocks
+from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
 from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.geometry import FeatureGeometry
-from sppfeat.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.inputs.lookup import find_image
 from sppfeat.plan import input_sizes, schedule
 from sppfeat.reader import FeatureFile

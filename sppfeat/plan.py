@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.specs import InputSpec
+from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ImageError
 from sppfeat.inputs import FileStorage, Listing, PathTable, Storage
 from sppfeat.rows import RowBoxes, Rows
-from sppfeat.sizing import network_input_hw
 
 __all__ = ["Batch", "Plan", "input_sizes", "make_plan", "schedule"]
 

@@ -9,8 +9,8 @@ import torch
 
 from sppfeat.backbones import Backbone
 from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.decoding.images import decode_image
 from sppfeat.describe import Describer, RegionRequest, choose_device
-from sppfeat.images import decode_image
 from sppfeat.inputs.lookup import find_image
 from sppfeat.plan import input_sizes
 from sppfeat.reader import FeatureFile

@@ -24,9 +24,9 @@ from killing import TINY
 import sppfeat
 from sppfeat.analysis.thumbnails import Pictured, pictures_of_rows, read_thumbnails
 from sppfeat.cli import main
+from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import DEFLATED, Place
-from sppfeat.images import decode_image, probe_image
 from sppfeat.inputs import list_images
 from sppfeat.inputs.archives import data_offset, index_cache, index_tar, index_zip, reading
 from sppfeat.inputs.lookup import find_image

@@ -30,8 +30,8 @@ import sppfeat
 from sppfeat.cli import main
 from sppfeat.config.request import BoxChoice
 from sppfeat.config.specs import InputSpec, RunOptions
+from sppfeat.decoding.images import IMAGE_SUFFIXES, probe_image
 from sppfeat.errors import ImageError
-from sppfeat.images import IMAGE_SUFFIXES, probe_image
 
 MAX_DECODE_PIXELS = 1_000_000
 SIZES = [(40, 60), (60, 40), (48, 48)]
@@ -373,7 +373,7 @@ MEASURE = """
     import resource, sys
     from pathlib import Path
     from sppfeat.errors import ImageError
-    from sppfeat.images import probe_image, read_image
+    from sppfeat.decoding.images import probe_image, read_image
 
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     before = peak()
@@ -403,7 +403,7 @@ def test_lies_about_size_take_neither_memory_nor_time(tmp_path):
 LIMITED = """
     import os, resource, sys
     from sppfeat.errors import ImageError
-    from sppfeat.images import read_image
+    from sppfeat.decoding.images import read_image
 
     small, large = ([os.path.join(folder, kind) for kind in sys.argv[3:]] for folder in sys.argv[1:3])
     for path in small:

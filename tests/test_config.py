@@ -33,8 +33,8 @@ from sppfeat.config.specs import (
     parse_levels,
     parse_normalize,
 )
+from sppfeat.decoding.images import resize_image
 from sppfeat.errors import ConfigError
-from sppfeat.images import resize_image
 
 BACKBONE = {
     "name": "resnet50",

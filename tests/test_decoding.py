@@ -377,10 +377,10 @@ def test_a_defect_in_the_worker_keeps_its_traceback(images, open_pool, tmp_path,
         tmp_path,
         monkeypatch,
         """
-import sppfeat.images
+import sppfeat.decoding.worker
 def broken(*args, **options):
     raise ZeroDivisionError("a defect")
-sppfeat.images.probe_image = broken
+sppfeat.decoding.worker.probe_image = broken
 """,
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.environ["PYTHONPATH"], *filter(None, sys.path)]))

@@ -19,9 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, features
 
-from sppfeat import image_guards, images
-from sppfeat.errors import ConfigError, ImageError
-from sppfeat.images import (
+from sppfeat.decoding import image_guards, images
+from sppfeat.decoding.images import (
     IMAGE_FORMATS,
     IMAGE_SUFFIXES,
     decode_image,
@@ -29,6 +28,7 @@ from sppfeat.images import (
     probe_image,
     read_image,
 )
+from sppfeat.errors import ConfigError, ImageError
 
 HERE = Path(__file__).parent
 SHARED_EDGE_CASES = HERE.parent / "../shared/data/images/edge_cases"
@@ -1185,7 +1185,7 @@ def test_suffixes_are_lower_case_and_cover_what_pillow_decodes():
 
 
 def test_importing_loads_neither_torch_nor_h5py():
-    code = "import sys, sppfeat.images, sppfeat.sizing; print({'torch', 'h5py'} & set(sys.modules))"
+    code = "import sys, sppfeat.decoding.images, sppfeat.decoding.sizing; print({'torch', 'h5py'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

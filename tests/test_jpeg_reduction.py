@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sppfeat.jpeg_reduction import picture_box, reduce_jpeg
+from sppfeat.decoding.jpeg_reduction import picture_box, reduce_jpeg
 
 PICTURE = Image.radial_gradient("L").resize((203, 101)).convert("RGB")
 

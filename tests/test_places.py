@@ -9,9 +9,9 @@ from conftest import write_image
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import DEFLATED, PartOfFile, Place, read_at
-from sppfeat.images import decode_image, probe_image
 
 CONTENT = bytes(range(256)) * 3
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.sizing import network_input_hw
 
 SIDES = st.integers(1, 70_000)
 HW = st.tuples(SIDES, SIDES)

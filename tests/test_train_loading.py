@@ -9,8 +9,8 @@ from conftest import write_image
 from PIL import Image
 
 from sppfeat.decoding import DecodeSettings, InlineDecoder
+from sppfeat.decoding.images import decode_image
 from sppfeat.errors import DecoderError
-from sppfeat.images import decode_image
 from sppfeat.training import loading
 from sppfeat.training.epochs import epoch_batches
 from sppfeat.training.examples import read_examples

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.boxes.views import VIEW_SIDE, grid_views, multiview_views
 from sppfeat.config.regions import MULTIVIEW_SCALES, GridSpec, parse_grid
+from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ConfigError
-from sppfeat.sizing import network_input_hw
 
 SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 COUNTS = st.integers(1, 12)

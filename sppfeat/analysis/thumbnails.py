@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from sppfeat.analysis.searching.queries import Query
 from sppfeat.config.cores import available_cores
 from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask
+from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError
-from sppfeat.images import probe_image
 from sppfeat.inputs.lookup import find_image
 from sppfeat.reader import FeatureFile
 

@@ -10,8 +10,8 @@ import numpy as np
 from sppfeat.bench.photographs import write_photos
 from sppfeat.bench.settings import RunsWork
 from sppfeat.config.specs import InputSpec
+from sppfeat.decoding.images import read_image
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.images import read_image
 from sppfeat.inputs import FileStorage, list_images
 
 __all__ = ["Sample", "take_sample"]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sppfeat.bench.machine import synchronizer
 from sppfeat.creation import Provenance, create_file
+from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.describe import Describer
 from sppfeat.extraction import Extraction
-from sppfeat.images import read_image, resize_image
 from sppfeat.plan import Batch, schedule
 from sppfeat.pyramid import spatial_pyramid_pool
 from sppfeat.store import FeatureWriter

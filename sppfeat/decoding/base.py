@@ -19,7 +19,7 @@ class DecodeSettings(NamedTuple):
         exif: ``apply`` or ``ignore`` the EXIF orientation.
         resample: Pillow filter that resizes to the network input.
         max_pixels: a larger image fails, undecoded.
-        decode: ``exact`` or ``fast``, see :func:`sppfeat.images.decode_image`.
+        decode: ``exact`` or ``fast``, see :func:`sppfeat.decoding.images.decode_image`.
     """
 
     exif: str

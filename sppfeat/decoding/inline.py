@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from sppfeat.decoding.base import Decoded, DecodeSettings, DecodeTask
+from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place
-from sppfeat.images import decode_image, probe_image
 
 __all__ = ["InlineDecoder"]
 

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from sppfeat.decoding.arena import map_arena
 from sppfeat.decoding.base import DecodeSettings
+from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place
-from sppfeat.images import decode_image, probe_image
 
 __all__ = ["READY", "Crash", "DecodeJob", "ProbeJob", "main"]
 

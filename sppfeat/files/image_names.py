@@ -2,7 +2,7 @@
 
 import os
 
-from sppfeat.images import IMAGE_SUFFIXES
+from sppfeat.decoding.images import IMAGE_SUFFIXES
 
 __all__ = ["has_image_suffix"]
 

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.decoding.process import describe_exit
 from sppfeat.errors import DecoderError, ImageError
-from sppfeat.images import read_image, resize_image
 from sppfeat.training.epochs import TrainBatch
 from sppfeat.training.examples import Examples
 from sppfeat.training.settings import DataSettings

@@ -98,8 +98,8 @@ def peak_mebibytes() -> float:
 
 def make_check(path: str) -> Callable[[bytes], None]:
     """Return the function that is fuzzed; ``path`` is where it puts each input."""
+    from sppfeat.decoding.images import decode_image, probe_image
     from sppfeat.errors import ImageError
-    from sppfeat.images import decode_image, probe_image
 
     start = peak_mebibytes()
 
@@ -151,10 +151,10 @@ def main() -> None:
     """Fuzz the formats named on the command line, all by default."""
     import atheris
 
-    with atheris.instrument_imports(include=["PIL", "sppfeat.images"]):
+    with atheris.instrument_imports(include=["PIL", "sppfeat.decoding.images"]):
         from PIL import Image
 
-        import sppfeat.images  # noqa: F401 - must not be loaded before, no more than Pillow
+        import sppfeat.decoding.images  # noqa: F401 - must not be loaded before, no more than Pillow
 
         Image.init()  # all formats
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.specs import RunOptions
 from sppfeat.config.wording import one_line
+from sppfeat.decoding.images import probe_image
 from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.files.byte_ranges import Place
-from sppfeat.images import probe_image
 from sppfeat.inputs import is_list, read_list
 from sppfeat.inputs.lookup import find_image
 from sppfeat.reader import FeatureFile

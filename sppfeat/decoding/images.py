@@ -24,11 +24,11 @@ from PIL.Image import Resampling, Transpose
 
 from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.config.wording import one_line
+from sppfeat.decoding.image_guards import PILLOW, HeaderReader, check_precincts, check_scans, check_tiles
+from sppfeat.decoding.image_signatures import why_unidentified
+from sppfeat.decoding.jpeg_reduction import picture_box, reduce_jpeg
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
-from sppfeat.image_guards import PILLOW, HeaderReader, check_precincts, check_scans, check_tiles
-from sppfeat.image_signatures import why_unidentified
-from sppfeat.jpeg_reduction import picture_box, reduce_jpeg
 
 __all__ = [
     "IMAGE_FORMATS",
