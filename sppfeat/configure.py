@@ -3,7 +3,6 @@
 import dataclasses
 import os
 
-from sppfeat.backbones import Backbone, load_backbone
 from sppfeat.box_source import BoxSource, FileBoxes, ViewBoxes
 from sppfeat.boxes.formats import BoxFile, read_boxes
 from sppfeat.config.extract import ExtractConfig
@@ -11,6 +10,7 @@ from sppfeat.config.regions import RegionSpec, parse_grid
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError
+from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.normalization import factors_of_file
 from sppfeat.regions import Projector, map_sizes
 from sppfeat.row_planner import RowPlanner
@@ -44,7 +44,7 @@ def read_box_choice(choice: BoxChoice | None) -> BoxFile | None:
 
 
 def load_choice(choice: BackboneChoice, *, fold: bool = True) -> Backbone:
-    """The backbone that was chosen; see :func:`sppfeat.backbones.load_backbone`."""
+    """The backbone that was chosen; see :func:`sppfeat.networks.backbones.load_backbone`."""
     settings = dict(vars(choice))
     return load_backbone(settings.pop("name"), **settings, fold=fold)
 

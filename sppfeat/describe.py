@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sppfeat.acceleration import CompiledNetwork
-from sppfeat.backbones import Backbone
 from sppfeat.bin_tables import allocate
 from sppfeat.config.specs import DescriptorSpec
 from sppfeat.errors import ConfigError, DeviceMemoryError
+from sppfeat.networks.acceleration import CompiledNetwork
+from sppfeat.networks.backbones import Backbone
+from sppfeat.networks.device_copies import Delivery, Transfer
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
 from sppfeat.regions import Projector, Regions
-from sppfeat.transfer import Delivery, Transfer
 
 __all__ = [
     "BATCH_PIXELS",

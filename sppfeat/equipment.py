@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from sppfeat.backbones import Backbone
 from sppfeat.boxes.formats import BoxFile
 from sppfeat.config.cores import available_cores
 from sppfeat.config.extract import ExtractConfig
@@ -15,6 +14,7 @@ from sppfeat.config.specs import DescriptorSpec
 from sppfeat.configure import configure, descriptor_blocks, load_choice, read_box_choice, row_planner_of
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.describe import BATCH_PIXELS, Describer, choose_device
+from sppfeat.networks.backbones import Backbone
 from sppfeat.regions import Projector
 from sppfeat.row_planner import RowPlanner
 from sppfeat.schema import ColumnBlock

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sppfeat.backbones import Backbone, load_backbone, wrap_module
 from sppfeat.boxes.coordinates import clip_boxes, whole_image_boxes
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.paths import StrPath
@@ -36,6 +35,7 @@ from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.inputs.lookup import find_image
+from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
 from sppfeat.plan import input_sizes, schedule
 from sppfeat.reader import FeatureFile
 from sppfeat.recorded import load_recorded_backbone

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sppfeat.config.regions import PROJECTIONS
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.receptive_field import FeatureGeometry, receptive_field
+from sppfeat.networks.receptive_field import FeatureGeometry, receptive_field
 
 __all__ = [
     "FeatureGeometry",

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.acceleration import bfloat16_note
 from sppfeat.box_report import box_notes
-from sppfeat.bundled import bundled_note
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder
 from sppfeat.equipment import Equipment, load_equipment
 from sppfeat.inputs import Listing, Storage
 from sppfeat.learning import FoundSizes, read_sizes
+from sppfeat.networks.acceleration import bfloat16_note
+from sppfeat.networks.bundled import bundled_note
 from sppfeat.plan import Plan
 from sppfeat.work import Task
 

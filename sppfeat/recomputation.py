@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sppfeat.backbones import Backbone
 from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.decoding.images import decode_image
 from sppfeat.describe import Describer, RegionRequest, choose_device
 from sppfeat.inputs.lookup import find_image
+from sppfeat.networks.backbones import Backbone
 from sppfeat.plan import input_sizes
 from sppfeat.reader import FeatureFile
 from sppfeat.regions import Projector

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sppfeat.backbones import Backbone, load_backbone
 from sppfeat.config.paths import StrPath
 from sppfeat.errors import StoreError
+from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.reader import FeatureFile
 
 __all__ = ["load_recorded_backbone"]

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppfeat.backbones import Backbone
 from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.regions import RegionSpec
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes, sub_cell_boxes
+from sppfeat.networks.backbones import Backbone
 from sppfeat.rows import Rows
 
 __all__ = ["MapSizes", "Projector", "Regions", "best_scales", "choose_scales", "drop_duplicates", "map_sizes"]

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from weight_server import WeightServer
 
-    from sppfeat.backbones import Backbone
-    from sppfeat.named_weights import WeightEntry
-    from sppfeat.receptive_field import FeatureGeometry
+    from sppfeat.networks.backbones import Backbone
+    from sppfeat.networks.named_weights import WeightEntry
+    from sppfeat.networks.receptive_field import FeatureGeometry
 
 # What the imports make stays: looking through it again and again takes a quarter of the time of the collection.
 gc.disable()
@@ -128,8 +128,8 @@ def copy_module(module: "nn.Module") -> "nn.Module":
 def networks_loaded_once() -> Iterator[None]:
     """Load and walk each network of an extraction once in all tests: both take longer than a dozen pictures."""
     from sppfeat import configure, extractor, recorded
-    from sppfeat.backbones import Backbone, load_backbone
     from sppfeat.config.specs import DEFAULT_BACKBONE
+    from sppfeat.networks.backbones import Backbone, load_backbone
 
     loaded: dict[str, Backbone] = {}
     walked: dict[tuple[str, int], FeatureGeometry] = {}
@@ -206,7 +206,7 @@ def offer(
     weight_server: "WeightServer", monkeypatch, tmp_path: Path
 ) -> Callable[[str, bytes], "WeightEntry"]:
     """Make the weights of a model a file of that server, and torch's hub cache an empty folder."""
-    from sppfeat import named_weights
+    from sppfeat.networks import named_weights
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     torchvision_entries, offered = named_weights.list_entries, {}

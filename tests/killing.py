@@ -209,8 +209,8 @@ def load() -> None:
     from tqdm import tqdm
 
     import sppfeat.configure as configure
-    from sppfeat.backbones import Backbone
     from sppfeat.cli import main
+    from sppfeat.networks.backbones import Backbone
 
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # a thread

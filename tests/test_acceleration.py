@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sppfeat.acceleration import CompiledNetwork, bfloat16_note
+from sppfeat.networks.acceleration import CompiledNetwork, bfloat16_note
 
 PICTURE = torch.arange(48.0).view(1, 3, 4, 4)
 

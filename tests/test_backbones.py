@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sppfeat.backbones import load_backbone, wrap_module
 from sppfeat.errors import ConfigError
+from sppfeat.networks.backbones import load_backbone, wrap_module
 
 
 def maps_of(backbone, batch):

@@ -9,12 +9,12 @@ import torch
 from click.testing import CliRunner
 
 import sppfeat
-from sppfeat import named_weights
-from sppfeat.backbones import load_backbone
-from sppfeat.bundled import BUNDLED, BUNDLED_FOLDER
 from sppfeat.cli import main
 from sppfeat.config.specs import DEFAULT_BACKBONE
 from sppfeat.errors import WeightsError
+from sppfeat.networks import named_weights
+from sppfeat.networks.backbones import load_backbone
+from sppfeat.networks.bundled import BUNDLED, BUNDLED_FOLDER
 
 ROOT = Path(__file__).parent.parent
 OWN = BUNDLED[0]
@@ -47,7 +47,8 @@ def test_the_file_is_the_one_that_was_released():
 
 def test_the_file_is_part_of_the_package():
     settings = (ROOT / "pyproject.toml").read_text()
-    assert re.search(rf'^sppfeat = \[.*"{BUNDLED_FOLDER.name}/\*\.pth"', settings, re.MULTILINE)
+    folder = BUNDLED_FOLDER.relative_to(Path(sppfeat.__file__).parent).as_posix()
+    assert re.search(rf'^sppfeat = \[.*"{folder}/\*\.pth"', settings, re.MULTILINE)
 
 
 def test_the_default_backbone_is_the_bundled_one_and_needs_no_network(no_network, photos):

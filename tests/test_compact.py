@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from sppfeat.backbones import load_backbone
-from sppfeat.compact import CompactNetwork
-from sppfeat.receptive_field import receptive_field
+from sppfeat.networks.backbones import load_backbone
+from sppfeat.networks.compact import CompactNetwork
+from sppfeat.networks.receptive_field import receptive_field
 
 
 @pytest.fixture(scope="module")

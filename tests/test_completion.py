@@ -11,7 +11,7 @@ from click.shell_completion import get_completion_class
 
 from sppfeat.cli import main
 from sppfeat.cli.completion import complete_backbones
-from sppfeat.zoo import model_names
+from sppfeat.networks.zoo import model_names
 
 
 def completions(line):

@@ -84,7 +84,7 @@ def test_boxes_pool_the_cells_that_the_geometry_says(folder):
         torch.tensor(v).view(1, 3, 1, 1)
         for v in (extractor.config.backbone.mean, extractor.config.backbone.std)
     )
-    from sppfeat.backbones import load_backbone
+    from sppfeat.networks.backbones import load_backbone
 
     with torch.inference_mode():
         fmap = load_backbone("squeezenet1_1", weights="none", seed=3).network((batch - mean) / std)[

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from sppfeat import zoo
-from sppfeat.backbones import cut_network, load_backbone, wrap_module
-from sppfeat.folding import fold_batch_norm
+from sppfeat.networks import zoo
+from sppfeat.networks.backbones import cut_network, load_backbone, wrap_module
+from sppfeat.networks.folding import fold_batch_norm
 
 # The smallest of each family that has batch normalisations; all of the zoo with SPPFEAT_ALL_BACKBONES=1.
 SMALLEST = [

@@ -4,13 +4,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model
 
-from sppfeat import zoo
-from sppfeat.backbones import cut_network, load_backbone
 from sppfeat.errors import ConfigError, WeightsError
-from sppfeat.heads import check_head, cut_head
-from sppfeat.named_weights import find_entry
+from sppfeat.networks import zoo
+from sppfeat.networks.backbones import cut_network, load_backbone
+from sppfeat.networks.heads import check_head, cut_head
+from sppfeat.networks.named_weights import find_entry
+from sppfeat.networks.weights import file_sha256
 from sppfeat.pyramid import spatial_pyramid_pool
-from sppfeat.weights import file_sha256
 
 SEED = 3
 # Where torchvision's classifiers have the ReLU of each head, and what they take: channels, bins per side.
@@ -277,7 +277,7 @@ def test_a_head_from_the_hub_cache(monkeypatch, tmp_path, half):
     entry = find_entry("alexnet")
     torch.save(half, cache / entry.file_name)
     entry = entry._replace(sha256_prefix=file_sha256(cache / entry.file_name))
-    monkeypatch.setattr("sppfeat.named_weights.list_entries", lambda name: (entry,))
+    monkeypatch.setattr("sppfeat.networks.named_weights.list_entries", lambda name: (entry,))
     backbone = load_backbone("alexnet", head="fc7")
     assert (backbone.spec.weights, backbone.spec.head) == ("IMAGENET1K_V1", "fc7")
     assert torch.equal(backbone.head.network[4].bias, half["classifier.4.bias"].float())

@@ -45,7 +45,7 @@ def loaded_after_each(lines):
                 "import sppfeat",
                 "import sppfeat.config",
                 "import sppfeat.bench.timing, sppfeat.bench.settings",
-                "import sppfeat.zoo",
+                "import sppfeat.networks.zoo",
                 "import sppfeat.analysis.choices, sppfeat.analysis.probing.settings",
                 "import sppfeat.export_formats",
             ),

@@ -5,14 +5,22 @@ import re
 import pytest
 import torch
 
-from sppfeat import Extractor, named_weights, zoo
-from sppfeat.backbones import load_backbone
+from sppfeat import Extractor
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import COMPACT_NAME
 from sppfeat.configure import load_choice
 from sppfeat.errors import WeightsError
-from sppfeat.named_weights import entry_names, fetch_entry, find_entry, find_file, list_entries, read_entry
-from sppfeat.weights import file_sha256
+from sppfeat.networks import named_weights, zoo
+from sppfeat.networks.backbones import load_backbone
+from sppfeat.networks.named_weights import (
+    entry_names,
+    fetch_entry,
+    find_entry,
+    find_file,
+    list_entries,
+    read_entry,
+)
+from sppfeat.networks.weights import file_sha256
 
 NAME = "squeezenet1_1"
 
@@ -152,7 +160,7 @@ def test_a_file_that_cannot_be_looked_for_or_read(entry, shelf, weight_server, m
     def deny(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("sppfeat.named_weights.file_sha256", deny)
+    monkeypatch.setattr("sppfeat.networks.named_weights.file_sha256", deny)
     with pytest.raises(WeightsError, match=r"cannot read the weights .*: Permission denied"):
         find_file(entry, folder=shelf)
 
@@ -198,7 +206,7 @@ def test_a_failed_download_says_in_one_line_what_to_do(entry, cache, shelf, weig
 
 def test_the_advice_names_weights_that_are_not_the_default(entry, monkeypatch, weight_server):
     second = entry._replace(name="SECOND", file_name="gone.pth", url=weight_server.url("gone.pth"))
-    monkeypatch.setattr("sppfeat.named_weights.list_entries", lambda name: (entry, second))
+    monkeypatch.setattr("sppfeat.networks.named_weights.list_entries", lambda name: (entry, second))
     with pytest.raises(WeightsError, match=f"--download {NAME} --weights SECOND' on a machine"):
         load_backbone(NAME, weights="SECOND")
 

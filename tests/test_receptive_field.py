@@ -25,9 +25,9 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from sppfeat import zoo
 from sppfeat.errors import ConfigError
-from sppfeat.receptive_field import FeatureGeometry, layer_geometries, receptive_field
+from sppfeat.networks import zoo
+from sppfeat.networks.receptive_field import FeatureGeometry, layer_geometries, receptive_field
 
 
 def open_up(network, layer):

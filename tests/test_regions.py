@@ -10,11 +10,11 @@ from box_rows import rows_of, sizes_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sppfeat.backbones import load_backbone
 from sppfeat.boxes.views import multiview_views
 from sppfeat.config.regions import BoxConvention, RegionSpec
 from sppfeat.config.specs import InputSpec
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, sub_cell_boxes
+from sppfeat.networks.backbones import load_backbone
 from sppfeat.plan import input_sizes
 from sppfeat.regions import Projector, choose_scales, drop_duplicates, map_sizes
 from sppfeat.rows import rows_of_views

@@ -5,8 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 from training_runs import SEED, tiny_network  # noqa: F401
 
-from sppfeat.backbones import load_backbone
 from sppfeat.errors import SppfeatError
+from sppfeat.networks.backbones import load_backbone
 from sppfeat.training.evaluation import evaluate
 from sppfeat.training.learners import (
     ClassLearner,

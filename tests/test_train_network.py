@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sppfeat.backbones import load_backbone
+from sppfeat.networks.backbones import load_backbone
 from sppfeat.training.network import Body, PyramidClassifier, TeacherAdapter
 from sppfeat.training.settings import NetworkSettings
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from training_runs import SIDE, request, settings, tiny_network, train, write_classes  # noqa: F401
 
-from sppfeat.backbones import load_backbone
 from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import ConfigError, SppfeatError, StoreError
+from sppfeat.networks.backbones import load_backbone
 from sppfeat.training.learners import TeacherLearner
 from sppfeat.training.session import prepare_training
 from sppfeat.training.settings import NetworkSettings, TeacherChoice

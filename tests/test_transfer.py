@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sppfeat.transfer import Transfer
+from sppfeat.networks.device_copies import Transfer
 
 DEVICES = [
     "cpu",

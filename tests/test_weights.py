@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model
 
-from sppfeat.backbones import load_backbone
 from sppfeat.errors import WeightsError
-from sppfeat.weights import is_weights_file, read_weights_file, state_sha256
+from sppfeat.networks.backbones import load_backbone
+from sppfeat.networks.weights import is_weights_file, read_weights_file, state_sha256
 
 NAME = "squeezenet1_1"
 

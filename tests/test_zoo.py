@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from sppfeat import zoo
 from sppfeat.config.specs import COMPACT_NAME
 from sppfeat.errors import ConfigError
-from sppfeat.receptive_field import FeatureGeometry
+from sppfeat.networks import zoo
+from sppfeat.networks.receptive_field import FeatureGeometry
 
 # The smallest member of each family: default layer, channels, stride, offset.
 FAMILIES = [

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from stopping import stop_at
 
-from sppfeat import compact
 from sppfeat.config.request import BackboneChoice
+from sppfeat.networks import compact
 from sppfeat.training.session import prepare_training
 from sppfeat.training.settings import (
     DataSettings,

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from sppfeat.backbones import Backbone
 from sppfeat.bench.machine import Machine, describe_machine
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.configure import descriptor_blocks
+from sppfeat.networks.backbones import Backbone
 
 __all__ = ["OfDescriptors", "of_descriptors"]
 

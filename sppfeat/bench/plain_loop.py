@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
-from sppfeat.backbones import Backbone
 from sppfeat.config.specs import DescriptorSpec
+from sppfeat.networks.backbones import Backbone
 
 __all__ = ["PlainLoop"]
 

@@ -14,8 +14,8 @@ from sppfeat.config.specs import DEFAULT_LEVELS
 from sppfeat.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
-    from sppfeat.catalogue import BackboneEntry
-    from sppfeat.named_weights import WeightEntry, WeightFile
+    from sppfeat.networks.catalogue import BackboneEntry
+    from sppfeat.networks.named_weights import WeightEntry, WeightFile
 
 __all__ = ["backbones"]
 
@@ -85,7 +85,7 @@ def _names_of(name: str) -> list[str]:
     Raises:
         ConfigError: there are none.
     """
-    from sppfeat import zoo
+    from sppfeat.networks import zoo
 
     if not _is_pattern(name):
         zoo.check_name(name)
@@ -102,7 +102,7 @@ def _download(names: list[str], weights: str, weights_dir: str | None, as_json: 
     Raises:
         WeightsError: any of them failed.
     """
-    from sppfeat.named_weights import fetch_entry, find_entry
+    from sppfeat.networks.named_weights import fetch_entry, find_entry
 
     fetched: list[dict[str, Any]] = []
     failed: list[str] = []
@@ -142,7 +142,7 @@ def _fetched_text(entry: "WeightEntry", file: "WeightFile") -> str:
 
 
 def _all(names: list[str], levels: tuple[int, ...], as_json: bool) -> None:
-    from sppfeat.catalogue import describe_backbone
+    from sppfeat.networks.catalogue import describe_backbone
 
     entries = []
     with Bar("looking into the networks", len(names), unit="net", shown=True) as bar:
@@ -168,7 +168,7 @@ def _row(entry: "BackboneEntry") -> list[str]:
 
 
 def _one(name: str, levels: tuple[int, ...], as_json: bool) -> None:
-    from sppfeat.catalogue import describe_backbone, describe_layers
+    from sppfeat.networks.catalogue import describe_backbone, describe_layers
 
     entry = describe_backbone(name, levels)
     layers: list[dict[str, Any]] = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from sppfeat.zoo import choose_names
+from sppfeat.networks.zoo import choose_names
 
 __all__ = ["complete_backbones", "complete_files", "complete_weights"]
 

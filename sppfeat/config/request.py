@@ -28,7 +28,7 @@ HEADER_MODES = ("auto", "first", "window")
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneChoice:
-    """Which backbone to load; see :func:`sppfeat.backbones.load_backbone`."""
+    """Which backbone to load; see :func:`sppfeat.networks.backbones.load_backbone`."""
 
     name: str = DEFAULT_BACKBONE
     weights: str = "DEFAULT"

@@ -49,7 +49,7 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 HEADS = ("fc6", "fc7")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
-COMPACT_NAME = "spp_s16"  # the network of our own, see sppfeat.compact
+COMPACT_NAME = "spp_s16"  # the network of our own, see sppfeat.networks.compact
 DEFAULT_BACKBONE = COMPACT_NAME
 DEFAULT_LEVELS = (1, 2, 4)
 DEFAULT_SIZE = 224

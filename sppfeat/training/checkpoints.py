@@ -14,8 +14,8 @@ from sppfeat.errors import StoreError, WeightsError
 from sppfeat.files.atomic import replace_file
 from sppfeat.files.locks import OutputLock
 from sppfeat.files.separated_text import joined_fields
+from sppfeat.networks.weights import read_tensors
 from sppfeat.training.examples import Examples
-from sppfeat.weights import read_tensors
 
 __all__ = ["TrainFolder"]
 

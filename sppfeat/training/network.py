@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sppfeat.backbones import Backbone
+from sppfeat.networks.backbones import Backbone
 from sppfeat.pyramid import SpatialPyramidPool2d, pool_levels
 from sppfeat.training.settings import NetworkSettings
 

@@ -8,8 +8,8 @@ import torch
 import torchvision
 
 from sppfeat._version import __version__
-from sppfeat.backbones import Backbone
 from sppfeat.errors import StoreError
+from sppfeat.networks.backbones import Backbone
 from sppfeat.training.examples import Examples
 from sppfeat.training.settings import TrainSettings
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from sppfeat.acceleration import bfloat16_note
-from sppfeat.backbones import Backbone
 from sppfeat.config.cores import available_cores
 from sppfeat.config.request import BackboneChoice
 from sppfeat.configure import load_choice
 from sppfeat.describe import choose_device, device_name
 from sppfeat.errors import SppfeatError
+from sppfeat.networks.acceleration import bfloat16_note
+from sppfeat.networks.backbones import Backbone
 from sppfeat.training.checkpoints import TrainFolder
 from sppfeat.training.image_sets import ImageSets, read_image_sets
 from sppfeat.training.learners import ClassLearner, ClassTargets, Learner, TeacherLearner, TeacherTargets

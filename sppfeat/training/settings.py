@@ -145,7 +145,7 @@ class TeacherChoice:
     Attributes:
         name: of the backbone.
         layers: node names; its default layer where empty.
-        weights: as for :func:`sppfeat.backbones.load_backbone`.
+        weights: as for :func:`sppfeat.networks.backbones.load_backbone`.
     """
 
     name: str

@@ -13,7 +13,7 @@ from sppfeat.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-    from sppfeat.receptive_field import LayerGeometry
+    from sppfeat.networks.receptive_field import LayerGeometry
 
 __all__ = [
     "build_model",
@@ -156,7 +156,7 @@ def build_model(name: str) -> "nn.Module":
     """
     check_name(name)
     if name == COMPACT_NAME:
-        from sppfeat.compact import CompactNetwork
+        from sppfeat.networks.compact import CompactNetwork
 
         return CompactNetwork()
     import torchvision
@@ -181,7 +181,7 @@ def zoo_summary(name: str, *, input_hw: tuple[int, int] = (224, 224)) -> "LayerG
         >>> zoo_summary("squeezenet1_1").geometry
         FeatureGeometry(stride=16.0, offset=15.0)
     """
-    from sppfeat.receptive_field import layer_geometries
+    from sppfeat.networks.receptive_field import layer_geometries
 
     model = _build_without_memory(name)
     layer = default_layer(name, model)

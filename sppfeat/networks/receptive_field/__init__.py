@@ -11,6 +11,11 @@ Along one spatial axis, cell ``i`` of a window operator (convolution, pooling) w
 of the operator's input. Composing these gives a map's stride and offset in pixels.
 """
 
-from sppfeat.receptive_field.layers import FeatureGeometry, LayerGeometry, layer_geometries, receptive_field
+from sppfeat.networks.receptive_field.layers import (
+    FeatureGeometry,
+    LayerGeometry,
+    layer_geometries,
+    receptive_field,
+)
 
 __all__ = ["FeatureGeometry", "LayerGeometry", "layer_geometries", "receptive_field"]

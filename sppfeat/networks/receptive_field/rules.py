@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from sppfeat.receptive_field import shapes, values, windows
-from sppfeat.receptive_field.axes import Layout, opaque, shape_of
-from sppfeat.receptive_field.call import Call, Rule
+from sppfeat.networks.receptive_field import shapes, values, windows
+from sppfeat.networks.receptive_field.axes import Layout, opaque, shape_of
+from sppfeat.networks.receptive_field.call import Call, Rule
 
 __all__ = ["has_rule", "output_layout"]
 

@@ -1,6 +1,6 @@
 """Rules for operators that compute values: cell by cell, over whole axes, or by matrix products."""
 
-from sppfeat.receptive_field.axes import (
+from sppfeat.networks.receptive_field.axes import (
     Layout,
     axes_of,
     broadcast,
@@ -14,7 +14,7 @@ from sppfeat.receptive_field.axes import (
     shape_of,
     uniform,
 )
-from sppfeat.receptive_field.call import Call
+from sppfeat.networks.receptive_field.call import Call
 
 __all__ = ["create", "elementwise", "linear", "matmul", "reduce", "same", "softmax", "unknown"]
 

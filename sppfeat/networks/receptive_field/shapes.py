@@ -1,6 +1,6 @@
 """Rules for operators that rearrange, cut, pad or join the axes of tensors."""
 
-from sppfeat.receptive_field.axes import (
+from sppfeat.networks.receptive_field.axes import (
     Axis,
     Layout,
     axes_of,
@@ -15,7 +15,7 @@ from sppfeat.receptive_field.axes import (
     replaced,
     resize,
 )
-from sppfeat.receptive_field.call import Call
+from sppfeat.networks.receptive_field.call import Call
 
 __all__ = [
     "cat",

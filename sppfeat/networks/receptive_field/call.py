@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sppfeat.receptive_field.axes import Layout
+from sppfeat.networks.receptive_field.axes import Layout
 
 __all__ = ["Call", "Operand", "Rule", "tree_leaves", "tree_map"]
 

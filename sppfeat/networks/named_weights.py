@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from sppfeat.bundled import BUNDLED, BUNDLED_FOLDER, BundledWeights
 from sppfeat.config.paths import StrPath
 from sppfeat.errors import WeightsError
 from sppfeat.files.downloads import download
-from sppfeat.weights import file_sha256, read_weights_file
+from sppfeat.networks.bundled import BUNDLED, BUNDLED_FOLDER, BundledWeights
+from sppfeat.networks.weights import file_sha256, read_weights_file
 
 __all__ = [
     "IMAGENET_INPUT",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sppfeat.receptive_field.axes import (
+from sppfeat.networks.receptive_field.axes import (
     Axis,
     Dim,
     Layout,
@@ -14,7 +14,7 @@ from sppfeat.receptive_field.axes import (
     plain,
     resize,
 )
-from sppfeat.receptive_field.call import Call
+from sppfeat.networks.receptive_field.call import Call
 
 __all__ = ["adaptive_pool", "convolution", "pool", "resample"]
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from sppfeat import zoo
 from sppfeat.config.paths import StrPath
 from sppfeat.config.specs import BackboneSpec
 from sppfeat.errors import ConfigError, WeightsError
-from sppfeat.folding import fold_batch_norm
-from sppfeat.heads import Head, check_head, cut_head
-from sppfeat.named_weights import IMAGENET_INPUT, WeightEntry, find_entry, read_entry
-from sppfeat.receptive_field import FeatureGeometry, receptive_field
-from sppfeat.weights import (
+from sppfeat.networks import zoo
+from sppfeat.networks.folding import fold_batch_norm
+from sppfeat.networks.heads import Head, check_head, cut_head
+from sppfeat.networks.named_weights import IMAGENET_INPUT, WeightEntry, find_entry, read_entry
+from sppfeat.networks.receptive_field import FeatureGeometry, receptive_field
+from sppfeat.networks.weights import (
     file_sha256,
     is_weights_file,
     load_parameters,

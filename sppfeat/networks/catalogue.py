@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sppfeat import zoo
 from sppfeat.config.specs import parse_levels
-from sppfeat.named_weights import entry_names, find_entry
-from sppfeat.receptive_field import LayerGeometry, layer_geometries
+from sppfeat.networks import zoo
+from sppfeat.networks.named_weights import entry_names, find_entry
+from sppfeat.networks.receptive_field import LayerGeometry, layer_geometries
 
 __all__ = ["BackboneEntry", "describe_backbone", "describe_layers"]
 
