@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sppfeat.bin_tables import allocate
 from sppfeat.config.specs import DescriptorSpec
 from sppfeat.errors import ConfigError, DeviceMemoryError
 from sppfeat.networks.acceleration import CompiledNetwork
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.device_copies import Delivery, Transfer
+from sppfeat.pooling.bin_tables import allocate
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
 from sppfeat.regions import Projector, Regions
 

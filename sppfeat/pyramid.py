@@ -18,9 +18,15 @@ from torch.nn import functional as F
 
 from sppfeat.config.checks import check_choice
 from sppfeat.config.specs import NORMALIZATIONS, POOL_MODES, WINDOWS, parse_levels
-from sppfeat.crop_pooling import pool_crops
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.region_pooling import TABLE_DEVICES, empty_descriptors, from_finer, level_views, pool_by_tables
+from sppfeat.pooling.crop_pooling import pool_crops
+from sppfeat.pooling.region_pooling import (
+    TABLE_DEVICES,
+    empty_descriptors,
+    from_finer,
+    level_views,
+    pool_by_tables,
+)
 
 __all__ = [
     "SpatialPyramidPool2d",

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.bin_tables import MaxTables, MeanTables, allocate
-from sppfeat.bins import Bins
+from sppfeat.pooling.bin_tables import MaxTables, MeanTables, allocate
+from sppfeat.pooling.bins import Bins
 
 SIDES = st.integers(1, 40)
 CHUNKS = st.integers(1, 20)

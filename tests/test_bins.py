@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.bins import distinct_bins
+from sppfeat.pooling.bins import distinct_bins
 
 SIDES = st.integers(1, 30)
 LEVELS = st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_region_pooling import LEVELS, MAP_SIDES, SEEDS, one_by_one, random_map, random_regions
 
-from sppfeat.crop_pooling import pool_crops
+from sppfeat.pooling.crop_pooling import pool_crops
 
 N_REGIONS = st.integers(0, 6)
 

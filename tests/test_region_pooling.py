@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from sppfeat import pyramid, region_pooling
+from sppfeat import pyramid
+from sppfeat.pooling import region_pooling
+from sppfeat.pooling.region_pooling import from_finer, pool_by_tables
 from sppfeat.pyramid import pool_regions
-from sppfeat.region_pooling import from_finer, pool_by_tables
 
 MAP_SIDES = st.integers(1, 30)
 LEVELS = st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True).map(tuple)

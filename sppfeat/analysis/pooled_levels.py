@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppfeat.bins import distinct_bins
+from sppfeat.pooling.bins import distinct_bins
 from sppfeat.pyramid import pool_regions
 
 __all__ = ["PooledLevel", "pool_region", "strength"]

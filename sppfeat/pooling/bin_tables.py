@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppfeat.bins import Bins
+from sppfeat.pooling.bins import Bins
 
 __all__ = ["MaxTables", "MeanTables", "allocate"]
 

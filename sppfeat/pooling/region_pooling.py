@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sppfeat.bin_tables import MaxTables, MeanTables, allocate
-from sppfeat.bins import Bins, distinct_bins
+from sppfeat.pooling.bin_tables import MaxTables, MeanTables, allocate
+from sppfeat.pooling.bins import Bins, distinct_bins
 
 __all__ = ["TABLE_DEVICES", "empty_descriptors", "from_finer", "level_views", "pool_by_tables"]
 
