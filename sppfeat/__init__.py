@@ -6,7 +6,7 @@ from sppfeat._version import __version__
 
 if TYPE_CHECKING:
     from sppfeat.extractor import Extractor
-    from sppfeat.reader import open_features as open  # noqa: A004 - as in DESIGN: sppfeat.open(path)
+    from sppfeat.store.reader import open_features as open  # noqa: A004 - as in DESIGN: sppfeat.open(path)
 
 __all__ = ["Extractor", "__version__", "open"]
 
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return Extractor
     if name == "open":
-        from sppfeat.reader import open_features
+        from sppfeat.store.reader import open_features
 
         return open_features
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,8 @@ from sppfeat.pipeline import Describe
 from sppfeat.plan import Plan
 from sppfeat.regions import Projector
 from sppfeat.rows import RowBoxes
-from sppfeat.schema import RowFlag
 from sppfeat.sinks import RowAudit, RowBlock
+from sppfeat.store.schema import RowFlag
 
 __all__ = ["describe_plan"]
 

@@ -14,7 +14,7 @@ from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.files.name_matching import count_same_file_names
 from sppfeat.plan import Plan
 from sppfeat.rows import RowBoxes
-from sppfeat.schema import RowFlag
+from sppfeat.store.schema import RowFlag
 
 __all__ = ["box_notes", "summarise_boxes"]
 

@@ -14,7 +14,7 @@ from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.normalization import factors_of_file
 from sppfeat.regions import Projector, map_sizes
 from sppfeat.row_planner import RowPlanner
-from sppfeat.schema import ColumnBlock, column_blocks
+from sppfeat.store.schema import ColumnBlock, column_blocks
 
 __all__ = ["configure", "descriptor_blocks", "load_choice", "read_box_choice", "row_planner_of"]
 

@@ -15,12 +15,12 @@ from sppfeat.inputs import Listing, PathTable, Storage
 from sppfeat.inputs.roots import below, is_below
 from sppfeat.learning import FoundSizes
 from sppfeat.plan import Plan, input_sizes
-from sppfeat.reader import FeatureFile
 from sppfeat.row_planner import RowPlanner
 from sppfeat.rows import Annotations, RowBoxes
-from sppfeat.schema import RowFlag, Status, scale_indices
 from sppfeat.sharding import Shard
 from sppfeat.sinks import RowAudit, Sink
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import RowFlag, Status, scale_indices
 
 __all__ = [
     "Matched",

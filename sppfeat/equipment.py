@@ -17,7 +17,7 @@ from sppfeat.describe import BATCH_PIXELS, Describer, choose_device
 from sppfeat.networks.backbones import Backbone
 from sppfeat.regions import Projector
 from sppfeat.row_planner import RowPlanner
-from sppfeat.schema import ColumnBlock
+from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["Equipment", "load_equipment"]
 

@@ -12,7 +12,6 @@ import numpy as np
 from sppfeat.blocks import describe_plan
 from sppfeat.config.request import ExtractRequest, PlanSummary
 from sppfeat.continuation import copy_rows, with_sizes
-from sppfeat.creation import Provenance, create_file
 from sppfeat.decoding import Decoder
 from sppfeat.equipment import Equipment
 from sppfeat.files.atomic import put_in_place
@@ -27,9 +26,10 @@ from sppfeat.output_access import Lock, lock_output, output_here, output_name
 from sppfeat.pipeline import Progress
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
-from sppfeat.schema import Status
 from sppfeat.settling import refuse_unreadable
-from sppfeat.store import FeatureWriter
+from sppfeat.store.layout import Provenance, create_file
+from sppfeat.store.schema import Status
+from sppfeat.store.writer import FeatureWriter
 from sppfeat.work import Work, find_work, only_own_shard
 
 __all__ = ["Extraction", "planned", "prepare"]

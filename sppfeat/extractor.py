@@ -37,11 +37,11 @@ from sppfeat.geometry import FeatureGeometry
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
 from sppfeat.plan import input_sizes, schedule
-from sppfeat.reader import FeatureFile
 from sppfeat.recorded import load_recorded_backbone
-from sppfeat.reduction import Reduction
 from sppfeat.regions import Projector, best_scales
-from sppfeat.schema import ColumnBlock, RowFlag
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reduction import Reduction
+from sppfeat.store.schema import ColumnBlock, RowFlag
 
 __all__ = ["Extractor", "NetworkInput"]
 

@@ -13,7 +13,7 @@ from sppfeat.pipeline import Progress, run_pipeline
 from sppfeat.plan import schedule
 from sppfeat.settling import refuse_unreadable, settle
 from sppfeat.sinks import FailFast
-from sppfeat.store import FeatureWriter
+from sppfeat.store.writer import FeatureWriter
 from sppfeat.windows import Learning, windows
 from sppfeat.work import Work
 

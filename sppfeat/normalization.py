@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.comparability import descriptor_differences
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.specs import DescriptorSpec
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.pipeline import Describe, run_pipeline
 from sppfeat.plan import Plan, schedule
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import ColumnBlock
 from sppfeat.sinks import RowAudit
+from sppfeat.store.comparability import descriptor_differences
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["estimate_factors", "factors_of_file", "sample_plan"]
 

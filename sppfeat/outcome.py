@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import Status
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import Status
 
 __all__ = ["Outcome", "outcome_of"]
 
@@ -16,7 +16,7 @@ class Outcome(NamedTuple):
         outputs: how the files are called.
         images, done, failed, pending: how many of them there are, of this run's part.
         failures: path and reason of each failed image.
-        boxes: how many of which kind, see :meth:`sppfeat.reader.FeatureFile.count_boxes`; None for whole images.
+        boxes: how many of which kind, see :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; None for whole images.
     """
 
     outputs: list[str]

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from sppfeat.config.request import ExtractRequest, PlanSummary
 from sppfeat.config.shards import ShardChoice
-from sppfeat.creation import FILE_DTYPES
 from sppfeat.equipment import Equipment
 from sppfeat.errors import ConfigError
 from sppfeat.extraction import Extraction, planned
@@ -25,8 +24,9 @@ from sppfeat.output_access import Lock, lock_output, output_here
 from sppfeat.pipeline import Progress
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
-from sppfeat.reader import FeatureFile
 from sppfeat.sharding import PLACEHOLDER, cut_rows, shard_path
+from sppfeat.store.layout import FILE_DTYPES
+from sppfeat.store.reader import FeatureFile
 from sppfeat.work import find_work, part_of, plan_inputs
 
 __all__ = ["PartedExtraction", "extraction_of_part", "prepare_parts", "request_of_part"]

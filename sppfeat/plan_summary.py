@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from sppfeat.box_report import summarise_boxes
 from sppfeat.config.request import BoxSummary, PlanSummary
-from sppfeat.creation import feature_nbytes
 from sppfeat.describe import device_name
 from sppfeat.equipment import Equipment
 from sppfeat.plan import Plan
+from sppfeat.store.layout import feature_nbytes
 
 __all__ = ["RunState", "summarise_plan"]
 

@@ -13,9 +13,9 @@ from sppfeat.describe import Describer, RegionRequest, choose_device
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone
 from sppfeat.plan import input_sizes
-from sppfeat.reader import FeatureFile
 from sppfeat.regions import Projector
-from sppfeat.schema import scale_indices
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import scale_indices
 
 __all__ = ["Recomputation", "RecomputedRow"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from sppfeat.config.paths import StrPath
 from sppfeat.errors import StoreError
 from sppfeat.networks.backbones import Backbone, load_backbone
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 __all__ = ["load_recorded_backbone"]
 

@@ -13,7 +13,7 @@ from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes
 from sppfeat.boxes.table import BoxTable
 from sppfeat.boxes.views import Views
 from sppfeat.inputs import PathTable
-from sppfeat.schema import RowFlag
+from sppfeat.store.schema import RowFlag
 
 __all__ = ["Annotations", "RowBoxes", "Rows", "rows_of_table", "rows_of_views"]
 
@@ -77,7 +77,7 @@ class RowBoxes:
     Attributes:
         boxes_px: ``(R, 4)`` float64, xyxy edges in pixels of the image as displayed, not clipped; NaN where
             the image's size is needed and not known.
-        flag: ``(R,)`` uint8, :class:`sppfeat.schema.RowFlag`.
+        flag: ``(R,)`` uint8, :class:`sppfeat.store.schema.RowFlag`.
         scale: ``(R,)`` int16, index of the short side at which it is pooled; -1: not chosen, or none.
         mirrored: ``(R,)`` bool, whether it is pooled from the mirror image.
         source: ``(R,)`` int64, position in the box file, or among all views.

@@ -11,8 +11,8 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ImageError
 from sppfeat.plan import Plan
-from sppfeat.schema import Status, scale_sides
-from sppfeat.store import BoxAudit, PartWriter
+from sppfeat.store.schema import Status, scale_sides
+from sppfeat.store.writer import BoxAudit, PartWriter
 from sppfeat.windows import Window
 
 __all__ = ["Settled", "refuse_unreadable", "settle"]

@@ -21,7 +21,7 @@ class RowAudit(NamedTuple):
     """How some rows were pooled.
 
     Attributes:
-        flag: ``(K,)`` uint8, :class:`sppfeat.schema.RowFlag`.
+        flag: ``(K,)`` uint8, :class:`sppfeat.store.schema.RowFlag`.
         region: ``(K, L, 4)`` int32, cells of each layer's map.
     """
 

@@ -11,7 +11,7 @@ from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.extras import import_extra
 from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, RunOptions
 from sppfeat.extractor import Extractor
-from sppfeat.selection import select_columns
+from sppfeat.store.selection import select_columns
 
 __all__ = ["SPPFeatures"]
 

@@ -29,10 +29,10 @@ from sppfeat.files.atomic import extension_of, replacement_of
 from sppfeat.inputs import FileStorage, Listing, Storage
 from sppfeat.learning import FoundSizes
 from sppfeat.plan import Plan, make_plan
-from sppfeat.reader import FeatureFile
 from sppfeat.row_planner import RowPlanner
-from sppfeat.schema import Status
 from sppfeat.sharding import Shard, cut_plan, shard_of
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import Status
 
 __all__ = ["Part", "Task", "Work", "find_work", "only_own_shard", "part_of", "plan_inputs"]
 

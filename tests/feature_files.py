@@ -8,11 +8,11 @@ import numpy as np
 
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
-from sppfeat.creation import create_file
 from sppfeat.inputs import Listing, PathTable
 from sppfeat.plan import Plan, make_plan
-from sppfeat.schema import column_blocks
-from sppfeat.store import FeatureWriter
+from sppfeat.store.layout import create_file
+from sppfeat.store.schema import column_blocks
+from sppfeat.store.writer import FeatureWriter
 
 LAYERS, CHANNELS, LEVELS = ("layer3", "layer4"), (2, 1), (1, 2)
 BLOCKS = column_blocks(LAYERS, CHANNELS, LEVELS)

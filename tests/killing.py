@@ -259,7 +259,7 @@ def run_job(job: dict, streams: list[int], counter: int) -> int:
     from tqdm import tqdm
 
     from sppfeat.cli import main
-    from sppfeat.store import FeatureWriter
+    from sppfeat.store.writer import FeatureWriter
 
     # Its own one is shared by all forks, and stays taken where one is killed.
     tqdm.set_lock(threading.RLock())

@@ -11,8 +11,8 @@ from feature_files import BLOCKS, DIMENSION, config, plan_of
 
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import InputSpec
-from sppfeat.creation import create_file
-from sppfeat.schema import Status
+from sppfeat.store.layout import create_file
+from sppfeat.store.schema import Status
 
 
 def separable(labels, *, seed=0, noise=1.0):

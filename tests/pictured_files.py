@@ -6,7 +6,7 @@ import numpy as np
 from conftest import write_image
 from feature_files import BLOCKS, DIMENSION, config, fill, plan_of
 
-from sppfeat.creation import create_file
+from sppfeat.store.layout import create_file
 
 CLASSES = ("cat", "dog", "<script>alert(1)</script>")
 FAILED = 4  # of the images

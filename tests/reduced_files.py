@@ -5,7 +5,7 @@ from feature_files import BLOCKS, DIMENSION, config, fill, plan_of
 
 from sppfeat.analysis.reducing import reduce_file
 from sppfeat.config.reduction import ReductionSpec
-from sppfeat.creation import create_file
+from sppfeat.store.layout import create_file
 
 N = 60
 FAILED = (7, 31)

@@ -11,7 +11,7 @@ from sppfeat.bench.plan import PlanStage
 from sppfeat.bench.plan_stages import continue_file, plan_file
 from sppfeat.cli import main
 from sppfeat.cli.bench_texts import plan_text
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 STAGES = ["list", "plan", "lay_out", "continue"]
 

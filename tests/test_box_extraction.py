@@ -31,8 +31,8 @@ from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import BoxError, ConfigError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.schema import RowFlag
-from sppfeat.verification import recompute_rows, verify_file
+from sppfeat.store.schema import RowFlag
+from sppfeat.store.verify import recompute_rows, verify_file
 
 STRIDE, OFFSET = 16, 15  # of squeezenet1_1's features
 SCALES = (48, 80, 120)

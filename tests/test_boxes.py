@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes, whole_image_boxes
 from sppfeat.config.regions import BOX_COORDS, BOX_ENDS, BOX_ORDERS, BOX_ORIGINS, BOX_UNITS, BoxConvention
 from sppfeat.errors import ConfigError
-from sppfeat.schema import RowFlag
+from sppfeat.store.schema import RowFlag
 
 
 def _legal():

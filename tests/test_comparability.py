@@ -6,9 +6,9 @@ import h5py
 import pytest
 from feature_files import config, new_file
 
-from sppfeat.comparability import descriptor_differences, file_differences
 from sppfeat.config.regions import RegionSpec
-from sppfeat.reader import FeatureFile
+from sppfeat.store.comparability import descriptor_differences, file_differences
+from sppfeat.store.reader import FeatureFile
 
 
 def changed(**settings):

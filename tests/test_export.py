@@ -22,14 +22,14 @@ from hypothesis.extra.numpy import arrays
 from json_fields import check_fields
 
 from sppfeat.cli import main
-from sppfeat.creation import create_file
 from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.export_formats import EXPORT_FORMATS, export_features, format_of
 from sppfeat.export_formats.number_texts import number_text_rows
-from sppfeat.reader import FeatureFile
 from sppfeat.rows import rows_of_table
-from sppfeat.schema import ColumnBlock
-from sppfeat.store import FeatureWriter
+from sppfeat.store.layout import create_file
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import ColumnBlock
+from sppfeat.store.writer import FeatureWriter
 
 # 3 failed, 4 is pending: its row holds what never was a descriptor.
 PATHS = [b"a/1.jpg", b'a/"2",\t\r\n=1.jpg', "b/ü 1 .jpg".encode(), b"b/2.jpg", b"b/3.jpg", b"\xff.jpg"]
@@ -480,7 +480,7 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
     blocks = Contents.blocks
     monkeypatch.setattr(Contents, "blocks", lambda self, nbytes=0: blocks(self, 2 * 15 * 4))
     monkeypatch.setattr("sppfeat.export_formats.separated._ROWS_AT_ONCE", 2)
-    monkeypatch.setattr("sppfeat.selection.row_table._TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("sppfeat.store.selection.row_table._TEXTS_AT_ONCE", 2)
     for form in forms:
         seen = []
         export_features(selection, tmp_path / f"2.{form}", export_format=form, on_progress=seen.append)

@@ -26,7 +26,7 @@ from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.verification import recompute_rows
+from sppfeat.store.verify import recompute_rows
 
 
 @pytest.fixture(scope="module")

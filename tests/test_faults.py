@@ -32,7 +32,7 @@ from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.describe import Describer
 from sppfeat.errors import DeviceMemoryError, ImageError, StoreError
 from sppfeat.extraction import prepare
-from sppfeat.schema import Status
+from sppfeat.store.schema import Status
 
 DONE, FAILED = Status.DONE, Status.FAILED
 

@@ -8,7 +8,7 @@ from reduced_files import HAVE, N, spectral, write_file
 from sppfeat.analysis import fitting
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 decomposition = pytest.importorskip("sklearn.decomposition")
 

@@ -25,14 +25,14 @@ from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.regions import BoxConvention, RegionSpec
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import one_line
-from sppfeat.creation import create_file
 from sppfeat.errors import StoreError
 from sppfeat.inputs import PathTable
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import COLUMNS, ROW_COLUMNS
 from sppfeat.sinks import RowAudit
-from sppfeat.store import FeatureWriter
-from sppfeat.verification import verify_file
+from sppfeat.store.layout import create_file
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import COLUMNS, ROW_COLUMNS
+from sppfeat.store.verify import verify_file
+from sppfeat.store.writer import FeatureWriter
 
 N = 6
 HUGE = 10**12
@@ -418,7 +418,7 @@ def aim_at_one_text(name, n, text, **options):
 @pytest.mark.parametrize("options", [{}, {"chunks": (1000,)}])
 @pytest.mark.parametrize("name", ["classes", "images/path"])
 def test_many_texts_that_are_one_long_text(file, name, options, monkeypatch):
-    monkeypatch.setattr("sppfeat.text_heaps._TEXTS_NBYTES", 1 << 20)
+    monkeypatch.setattr("sppfeat.store.text_heaps._TEXTS_NBYTES", 1 << 20)
     n = 1000 if name == "classes" else N
     if options:
         options = {"chunks": (n,)}
@@ -447,7 +447,7 @@ def test_texts_in_parts_are_all_there(boxed, monkeypatch):
         expected = features.row_extra
     assert expected["3"] == ["02", "12", "22"]
     for nbytes in (0, 3 * boxed.stat().st_size, 15 * boxed.stat().st_size):
-        monkeypatch.setattr("sppfeat.text_heaps._TEXTS_NBYTES", nbytes)
+        monkeypatch.setattr("sppfeat.store.text_heaps._TEXTS_NBYTES", nbytes)
         with FeatureFile(boxed) as features:
             assert features.row_extra == expected
 

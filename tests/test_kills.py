@@ -16,7 +16,7 @@ from killing import TINY, Run
 
 import sppfeat
 from sppfeat.errors import StoreError
-from sppfeat.schema import Status
+from sppfeat.store.schema import Status
 
 SIZES = [(40, 60), (60, 40), (48, 48)]
 # Of each scenario, drawn for each; SPPFEAT_ALL_MOMENTS=1 takes every one of its 20 to 45, and more random kills.

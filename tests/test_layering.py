@@ -52,7 +52,7 @@ def loaded_after_each(lines):
             set(),
         ),
         (("import sppfeat.cli", "import sppfeat.cli.bench", "import sppfeat.cli.probe"), {"click"}),
-        (("import sppfeat.schema",), {"numpy"}),
+        (("import sppfeat.store.schema",), {"numpy"}),
         (
             (
                 "import sppfeat.bench.photographs",
@@ -62,17 +62,17 @@ def loaded_after_each(lines):
                 "import sppfeat.pipeline",
                 "import sppfeat.boxes.formats",
                 "import sppfeat.rows",
-                "import sppfeat.reduction",
+                "import sppfeat.store.reduction",
             ),
             {"numpy", "PIL"},
         ),
         (
             (
-                "import sppfeat.store",
-                "import sppfeat.creation",
-                "import sppfeat.reader",
+                "import sppfeat.store.writer",
+                "import sppfeat.store.layout",
+                "import sppfeat.store.reader",
                 "sppfeat.open",
-                "import sppfeat.selection, sppfeat.export_formats.export",
+                "import sppfeat.store.selection, sppfeat.export_formats.export",
                 "import sppfeat.analysis.probing.probe, sppfeat.analysis.probing.prediction",
                 "import sppfeat.analysis.reducing",
                 "import sppfeat.analysis.searching.neighbours, sppfeat.analysis.searching.queries",

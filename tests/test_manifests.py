@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError
 from sppfeat.inputs import list_images
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 SUFFIXES = ("csv", "tsv", "jsonl", "ndjson")
 

@@ -16,8 +16,8 @@ from sppfeat.analysis.probing.settings import ProbeSettings
 from sppfeat.analysis.searching.neighbours import nearest_rows
 from sppfeat.config.memory import available_nbytes
 from sppfeat.errors import ConfigError
-from sppfeat.reader import FeatureFile
-from sppfeat.verification import verify_file
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.verify import verify_file
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 REPEATED = """
@@ -95,7 +95,7 @@ def mapped_nbytes(path) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="for Linux")
 def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    for module in ("analysis.probing.prediction", "analysis.distributions", "verification"):
+    for module in ("analysis.probing.prediction", "analysis.distributions", "store.verify"):
         monkeypatch.setattr(f"sppfeat.{module}._BLOCK_NBYTES", 1 << 17)
     path = image_file(tmp_path / "f.h5", [i % 2 for i in range(30000)])
     with FeatureFile(path) as file:

@@ -32,16 +32,16 @@ import sppfeat
 from sppfeat.analysis.reducing import reduce_file
 from sppfeat.cli import main
 from sppfeat.config.reduction import ReductionSpec
-from sppfeat.creation import create_file
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.export_formats import export_features
 from sppfeat.files.locks import OutputLock
-from sppfeat.merging import merge_shards
-from sppfeat.reader import FeatureFile
 from sppfeat.sharding import ShardChoice
-from sppfeat.store import FeatureWriter
-from sppfeat.verification import verify_file
-from sppfeat.virtual_features import VirtualFeatures
+from sppfeat.store.layout import create_file
+from sppfeat.store.merge import merge_shards
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.verify import verify_file
+from sppfeat.store.virtual_features import VirtualFeatures
+from sppfeat.store.writer import FeatureWriter
 
 BOUNDS = (0, 1, 4, 8, 11)
 
@@ -162,7 +162,7 @@ def test_a_merged_file_can_be_continued_only_if_it_has_its_rows(tmp_path, shards
 
 
 def test_texts_of_blocks_are_all_there(tmp_path, work, monkeypatch):
-    monkeypatch.setattr("sppfeat.hdf5._PART_NBYTES", 40)
+    monkeypatch.setattr("sppfeat.store.hdf5._PART_NBYTES", 40)
     for i, make in enumerate(KINDS):
         folder = tmp_path / str(i)
         folder.mkdir()

@@ -16,9 +16,9 @@ from sppfeat.analysis.choices import ENGINES, METRICS
 from sppfeat.analysis.searching.distances import exact_distances
 from sppfeat.analysis.searching.neighbours import nearest_rows
 from sppfeat.errors import ConfigError
-from sppfeat.reader import FeatureFile
-from sppfeat.row_ranges import row_ranges
-from sppfeat.store import FeatureWriter
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.row_ranges import row_ranges
+from sppfeat.store.writer import FeatureWriter
 
 N = 40
 

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.config.specs import DescriptorSpec, InputSpec
-from sppfeat.creation import Provenance, create_file
 from sppfeat.decoding import Decoded
 from sppfeat.errors import ConfigError, ImageError, StoreError
 from sppfeat.inputs import Listing, PathTable
 from sppfeat.normalization import estimate_factors, factors_of_file, sample_plan
 from sppfeat.plan import make_plan
 from sppfeat.regions import choose_scales
-from sppfeat.schema import column_blocks
 from sppfeat.sinks import RowBlock
+from sppfeat.store.layout import Provenance, create_file
+from sppfeat.store.schema import column_blocks
 
 SPEC = InputSpec(scales=(32, 64), max_pixels=8192, min_side=8)
 BOXES = st.lists(st.tuples(*[st.integers(-5, 60)] * 4), max_size=12)

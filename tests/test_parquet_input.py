@@ -19,7 +19,7 @@ from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs import list_images
 from sppfeat.inputs.tables.parquet import read_parquet
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -26,7 +26,7 @@ from sppfeat.analysis.thumbnails import Pictured, pictures_of_rows, read_thumbna
 from sppfeat.cli import main
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")

@@ -118,8 +118,8 @@ import os, sys
 import numpy as np
 from pathlib import Path
 from feature_files import BLOCKS, config
-from sppfeat.config import InputSpec
-from sppfeat.creation import create_file
+from sppfeat.config.specs import InputSpec
+from sppfeat.store.layout import create_file
 from sppfeat.plan import make_plan
 from sppfeat.inputs import list_images
 

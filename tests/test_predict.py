@@ -23,7 +23,7 @@ from sppfeat.analysis.probing.prediction import count_learned, predict, select_f
 from sppfeat.analysis.probing.settings import ProbeSettings
 from sppfeat.cli import main
 from sppfeat.errors import StoreError
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 pytest.importorskip("sklearn")
 skops = pytest.importorskip("skops.io")

@@ -20,7 +20,7 @@ from sppfeat.analysis.probing.probe import probe
 from sppfeat.analysis.probing.settings import ProbeSettings
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 pytest.importorskip("sklearn")
 from sklearn.linear_model import RidgeClassifier

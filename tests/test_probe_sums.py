@@ -22,7 +22,7 @@ from sppfeat.analysis.probing.ridge import solve_ridge
 from sppfeat.analysis.probing.settings import ProbeSettings
 from sppfeat.analysis.probing.sums_plan import SumsShape, plan_sums
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 pytest.importorskip("sklearn")
 from sklearn.linear_model import RidgeClassifier

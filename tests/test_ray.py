@@ -40,8 +40,8 @@ from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction import gather_means
 from sppfeat.files.locks import OutputLock
 from sppfeat.inputs import list_images
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import Status
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import Status
 from sppfeat.work import plan_inputs
 
 pytest.importorskip("ray")

@@ -15,9 +15,9 @@ from feature_files import BLOCKS, DIMENSION, config, descriptors, new_file, writ
 
 import sppfeat
 from sppfeat.errors import StoreError
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import COLUMNS, Status
-from sppfeat.store import FeatureWriter
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import COLUMNS, Status
+from sppfeat.store.writer import FeatureWriter
 
 PENDING, DONE, FAILED = Status
 N = 6

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.schema import COLUMNS, REDUCTION_COLUMNS, ROW_COLUMNS, SOURCE_COLUMNS
+from sppfeat.store.schema import COLUMNS, REDUCTION_COLUMNS, ROW_COLUMNS, SOURCE_COLUMNS
 
 README = Path(__file__).parent.parent / "README.md"
 

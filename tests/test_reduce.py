@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,11 @@ from test_hostile_hdf5 import with_boxes
 from sppfeat import Extractor
 from sppfeat.analysis.reducing import reduce_file
 from sppfeat.cli import main
-from sppfeat.comparability import file_differences
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.reader import FeatureFile
-from sppfeat.verification import recompute_rows, verify_file
+from sppfeat.store.comparability import file_differences
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.verify import recompute_rows, verify_file
 
 pytest.importorskip("sklearn")
 
@@ -93,7 +94,7 @@ def test_what_the_inputs_called_the_images_stays(source, tmp_path):
 @pytest.mark.parametrize("n_rows", [1, 7, 1000])
 def test_the_rows_do_not_depend_on_the_blocks_they_are_written_in(source, tmp_path, monkeypatch, n_rows):
     whole = contents(reduced(source, tmp_path / "a.h5"))["features"]
-    monkeypatch.setattr("sppfeat.reduction.Reduction.rows_at_once", lambda self: n_rows)
+    monkeypatch.setattr("sppfeat.store.reduction.Reduction.rows_at_once", lambda self: n_rows)
     monkeypatch.setattr("sppfeat.analysis.reducing._BLOCK_NBYTES", 4 * spectral().shape[1] * n_rows)
     parts = contents(reduced(source, tmp_path / "b.h5"))["features"]
     assert np.allclose(parts, whole, rtol=1e-5, atol=1e-6, equal_nan=True)
@@ -325,7 +326,7 @@ def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(source, tmp
         raise StoreError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sppfeat.store.FeatureWriter.write_rows", fail)
+        patch.setattr("sppfeat.store.writer.FeatureWriter.write_rows", fail)
         with pytest.raises(StoreError, match="No space"):
             reduced(source, output, components=2, overwrite=True)
     assert output.read_bytes() == before
@@ -337,13 +338,14 @@ def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(source, tmp
 def test_a_process_that_is_killed_leaves_no_output(source, tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from sppfeat.store import FeatureWriter; from sppfeat.analysis.reducing import reduce_file\n"
-        "from sppfeat.config import ReductionSpec\n"
+        "from sppfeat.store.writer import FeatureWriter; from sppfeat.analysis.reducing import reduce_file\n"
+        "from sppfeat.config.reduction import ReductionSpec\n"
         "FeatureWriter.write_rows = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "reduce_file(Path(sys.argv[1]), Path(sys.argv[2]), ReductionSpec(method='random', components=2))"
     )
     output = tmp_path / "r.h5"
-    subprocess.run([sys.executable, "-c", code, source, output], check=False)
+    killed = subprocess.run([sys.executable, "-c", code, source, output], check=False)
+    assert killed.returncode == -signal.SIGKILL
     assert not output.exists()
     with FeatureFile(reduced(source, output)) as file:
         assert verify_file(file).problems == []

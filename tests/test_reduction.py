@@ -11,9 +11,9 @@ from reduced_files import FAILED, HAVE, reduced, spectral, write_file
 from test_hostile_hdf5 import edit, refused, use
 
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.reader import FeatureFile
-from sppfeat.reduction import FitRecord
-from sppfeat.verification import verify_file
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reduction import FitRecord
+from sppfeat.store.verify import verify_file
 
 pytest.importorskip("sklearn")
 
@@ -49,7 +49,7 @@ def test_it_makes_what_the_file_holds_in_blocks_of_any_size(pristine, monkeypatc
         assert np.allclose(whole, plain(file.reduction, rows), rtol=1e-4, atol=1e-4)
         assert np.allclose(file.features[HAVE], whole[HAVE], rtol=1e-5, atol=1e-5)
         assert np.isnan(file.features[list(FAILED)]).all()
-        monkeypatch.setattr("sppfeat.reduction._BLOCK_NBYTES", 4 * DIMENSION * 7)
+        monkeypatch.setattr("sppfeat.store.reduction._BLOCK_NBYTES", 4 * DIMENSION * 7)
         assert np.allclose(file.reduction.apply(rows), whole, rtol=1e-5, atol=1e-5)
         assert file.reduction.apply(rows[:0]).shape == (0, 4)
         half = file.reduction.apply(rows.astype(np.float16))

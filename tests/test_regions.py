@@ -18,7 +18,7 @@ from sppfeat.networks.backbones import load_backbone
 from sppfeat.plan import input_sizes
 from sppfeat.regions import Projector, choose_scales, drop_duplicates, map_sizes
 from sppfeat.rows import rows_of_views
-from sppfeat.schema import RowFlag
+from sppfeat.store.schema import RowFlag
 
 STRIDES, OFFSETS = (16.0, (8.0, 32.0)), (3.0, (0.0, -5.5))
 GEOMETRIES = tuple(FeatureGeometry(s, o) for s, o in zip(STRIDES, OFFSETS, strict=True))

@@ -13,7 +13,7 @@ from sppfeat.cli import main
 from sppfeat.errors import SourceError
 from sppfeat.extraction import prepare
 from sppfeat.files.remote.output import local_output
-from sppfeat.schema import Status
+from sppfeat.store.schema import Status
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")

@@ -29,10 +29,10 @@ from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import DescriptorSpec, InputSpec
-from sppfeat.creation import create_file
-from sppfeat.merging import merge_shards
-from sppfeat.reader import FeatureFile
-from sppfeat.store import FeatureWriter
+from sppfeat.store.layout import create_file
+from sppfeat.store.merge import merge_shards
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.writer import FeatureWriter
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")

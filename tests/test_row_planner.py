@@ -16,7 +16,7 @@ from sppfeat.geometry import FeatureGeometry
 from sppfeat.plan import input_sizes
 from sppfeat.regions import Projector
 from sppfeat.row_planner import RowPlanner
-from sppfeat.schema import RowFlag
+from sppfeat.store.schema import RowFlag
 
 YOLO = BoxConvention(coords="cxcywh", units="normalized")
 PROJECTOR = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 import sppfeat
 from sppfeat.config.request import BoxChoice
 from sppfeat.errors import StoreError
-from sppfeat.store import FeatureWriter
+from sppfeat.store.writer import FeatureWriter
 
 pandas = pytest.importorskip("pandas")
 
@@ -42,7 +42,7 @@ def whole_images(path, paths=(b"a.jpg", b"\xff.jpg", b"c.jpg")):
     """Three images, of which the last failed."""
     from feature_files import BLOCKS, config, plan_of
 
-    from sppfeat.creation import create_file
+    from sppfeat.store.layout import create_file
 
     plan = plan_of(paths, sizes=[(4, 6), (5, 7), (6, 8)], labels=[1, -1, 0], classes=[b"cat", b"\xfe"])
     create_file(path, plan, config(), BLOCKS)

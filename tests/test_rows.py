@@ -13,7 +13,7 @@ from sppfeat.boxes.views import grid_views, multiview_views
 from sppfeat.config.regions import BoxConvention, GridSpec
 from sppfeat.inputs import PathTable
 from sppfeat.rows import rows_of_table, rows_of_views
-from sppfeat.schema import RowFlag
+from sppfeat.store.schema import RowFlag
 
 NUMBERS = st.integers(-50, 150).map(float) | st.sampled_from([math.nan, math.inf])
 BOXES = st.lists(st.tuples(st.integers(0, 5).map(str), st.tuples(*[NUMBERS] * 4)), max_size=25)

@@ -17,7 +17,7 @@ from sppfeat.analysis.searching.neighbours import nearest_rows
 from sppfeat.analysis.searching.queries import Query, describe_queries, parse_query, read_queries
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 README = Path(__file__).parent.parent / "README.md"
 SETTINGS = ["--size", "48", "--levels", "1,2", "--normalize", "l2", "--device", "cpu", "--workers", "0", "-q"]

@@ -25,12 +25,12 @@ from feature_files import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.creation import create_file
 from sppfeat.errors import ConfigError, LabelError
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import column_blocks
-from sppfeat.selection import select_columns
-from sppfeat.store import FeatureWriter
+from sppfeat.store.layout import create_file
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import column_blocks
+from sppfeat.store.selection import select_columns
+from sppfeat.store.writer import FeatureWriter
 
 PATHS = [b"a/1.jpg", b"a/2.jpg", b"b/1.jpg", b"b/2.jpg", b"b/3.jpg", b"\xff.jpg"]
 N = len(PATHS)
@@ -379,7 +379,7 @@ def test_no_row_number_is_right_in_a_file_without_rows(tmp_path):
 @pytest.mark.parametrize("columns", [{}, {"layers": "layer3"}, {"levels": 2}, {"bins": {2: [(0, 1)]}}])
 @pytest.mark.parametrize("positions", [None, [1, 2, 3], [4, 0, 2, 2], []])
 def test_blocks_are_all_rows_in_their_order(path, tmp_path, monkeypatch, normalize, columns, positions):
-    monkeypatch.setattr("sppfeat.selection.selection._COPIED_NBYTES", 4 * DIMENSION * 2)
+    monkeypatch.setattr("sppfeat.store.selection.selection._COPIED_NBYTES", 4 * DIMENSION * 2)
     with FeatureFile(with_normalize(path, tmp_path / "f.h5", normalize)) as opened:
         selection = opened.select(**columns)
         wanted = np.arange(len(selection)) if positions is None else np.array(positions, dtype=np.int64)

@@ -17,7 +17,7 @@ import sppfeat
 from sppfeat.cli import main
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.signals import stop_on_signals
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 N_IMAGES = 60
 SLOW = (*TINY, "--size", "200")

@@ -24,12 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sppfeat
-from sppfeat.creation import Provenance, create_file, feature_nbytes
 from sppfeat.errors import StoreError
 from sppfeat.files.locks import OutputLock, check_output
 from sppfeat.inputs import PathTable
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import (
+from sppfeat.store.layout import Provenance, create_file, feature_nbytes
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import (
     COLUMNS,
     ERROR_NBYTES,
     ColumnBlock,
@@ -38,7 +38,7 @@ from sppfeat.schema import (
     column_blocks,
     cut_error,
 )
-from sppfeat.store import FeatureWriter
+from sppfeat.store.writer import FeatureWriter
 
 HERE = Path(__file__).parent
 PENDING, DONE, FAILED = Status
@@ -57,7 +57,7 @@ def read(path, name):
 def run(code, *arguments, **options):
     """Run some code in a Python of its own, the files of the tests at hand."""
     prelude = "import sys, os, signal\nfrom pathlib import Path\nfrom feature_files import *\n"
-    for module in ("store", "creation", "locking"):
+    for module in ("store.writer", "store.layout", "files.locks"):
         prelude += f"from sppfeat.{module} import *\n"
     prelude += "from sppfeat.errors import StoreError\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
@@ -133,7 +133,7 @@ def test_a_file_is_laid_out_in_blocks(tmp_path_factory, n, at_once):
     plan = plan_of([f"{i}.jpg" for i in range(n)], sizes=[(i, 2 * i) for i in range(n)])
     plan = dataclasses.replace(plan, ids=PathTable(f"id {i}" for i in range(n)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sppfeat.creation._AT_ONCE", at_once)
+        patch.setattr("sppfeat.store.layout._AT_ONCE", at_once)
         create_file(path, plan, config(), BLOCKS)
     with h5py.File(path) as file:
         assert file["images/path"][()].tolist() == list(plan.paths)
@@ -520,7 +520,7 @@ def test_status_follows_only_after_rows_are_on_the_disk(file, monkeypatch):
 
 def test_status_waits_for_a_sync_and_comes_with_time(file, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("sppfeat.store.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("sppfeat.store.writer.time", SimpleNamespace(monotonic=lambda: now[0]))
     writer = FeatureWriter(file, sync_seconds=2)
     now[0] = 1.9
     write(writer, 0, descriptors(1))

@@ -26,11 +26,11 @@ from sppfeat.config.reduction import ReductionSpec
 from sppfeat.continuation import copy_rows
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.export_formats import export_features
-from sppfeat.merging import merge_shards
-from sppfeat.reader import FeatureFile
-from sppfeat.source_files import SourceFiles, recorded_path
-from sppfeat.verification import verify_file
-from sppfeat.virtual_features import VirtualFeatures
+from sppfeat.store.merge import merge_shards
+from sppfeat.store.merge_sources import SourceFiles, recorded_path
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.verify import verify_file
+from sppfeat.store.virtual_features import VirtualFeatures
 
 N, D = 11, 15
 BOUNDS = (0, 1, 4, 8, 11)
@@ -246,8 +246,8 @@ def test_rows_of_a_merged_file_are_taken_over_by_a_longer_one(pristine, tmp_path
     from feature_files import BLOCKS
     from sharded_files import assert_same_bytes
 
-    from sppfeat.creation import Provenance, create_file
-    from sppfeat.store import FeatureWriter
+    from sppfeat.store.layout import Provenance, create_file
+    from sppfeat.store.writer import FeatureWriter
 
     work = whole_images(N)
     create_file(tmp_path / "new.h5", work.plan, work.config, BLOCKS, provenance=Provenance("w.pth", "b.csv"))
@@ -296,7 +296,7 @@ def many(tmp_path_factory):
 
 
 def test_few_files_are_open_at_any_time(many, monkeypatch):
-    monkeypatch.setattr("sppfeat.virtual_features._KEPT_MAPS", 2)
+    monkeypatch.setattr("sppfeat.store.virtual_features._KEPT_MAPS", 2)
     path, expected = many
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     n_open = len(os.listdir("/proc/self/fd"))
@@ -315,7 +315,7 @@ def test_few_files_are_open_at_any_time(many, monkeypatch):
 
 
 def test_rows_of_more_sources_than_are_kept_open_come_first_from_those_that_are(many, monkeypatch):
-    monkeypatch.setattr("sppfeat.virtual_features._KEPT_MAPS", 9)
+    monkeypatch.setattr("sppfeat.store.virtual_features._KEPT_MAPS", 9)
     path, expected = many
     opened, true_map = [], SourceFiles.map
 
@@ -333,7 +333,7 @@ def test_rows_of_more_sources_than_are_kept_open_come_first_from_those_that_are(
 
 def test_opening_looks_at_no_content(many, monkeypatch):
     path, _ = many
-    monkeypatch.setattr("sppfeat.virtual_features.VirtualFeatures._map", None)
+    monkeypatch.setattr("sppfeat.store.virtual_features.VirtualFeatures._map", None)
     with FeatureFile(path) as file:
         assert len(file.features) == 12
 
@@ -476,7 +476,7 @@ def edit(path, name, values):
 
 def rewritten(folder, **changes):
     """A merged file in the place of the one that is there, whose sources are others."""
-    from sppfeat import merging
+    from sppfeat.store import merge as merging
 
     path = folder / "merged.h5"
     shards = sorted(folder.glob("0*.h5"))

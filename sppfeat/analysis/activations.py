@@ -14,9 +14,9 @@ from sppfeat.boxes.coordinates import clip_boxes, whole_image_boxes
 from sppfeat.errors import BoxError, ConfigError, StoreError
 from sppfeat.extractor import Extractor, ImageLike
 from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes
-from sppfeat.reader import FeatureFile
 from sppfeat.regions import Projector, best_scales
-from sppfeat.schema import RowFlag, scale_indices
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import RowFlag, scale_indices
 
 __all__ = ["LayerActivations", "PooledBox", "View", "pooled_boxes", "view_of_row"]
 
@@ -68,7 +68,7 @@ class PooledBox:
         pixels: ``(H, W, 3)`` uint8 RGB, the network input; mirrored where the view is.
         view: what was asked for.
         box_in: ``x0, y0, x1, y1`` in pixels of ``pixels``, edges: of the box as far as it is in the image.
-        flag: what was found of the box, bits of :class:`sppfeat.schema.RowFlag`.
+        flag: what was found of the box, bits of :class:`sppfeat.store.schema.RowFlag`.
         layers: of the network.
     """
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.selection import Selection
+from sppfeat.store.selection import Selection
 
 __all__ = ["MOST_NAMED", "ClassMark", "mark_classes"]
 

@@ -11,7 +11,7 @@ from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBOURS
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.searching.neighbours import nearest_rows
 from sppfeat.analysis.searching.queries import Query
-from sppfeat.selection import Selection
+from sppfeat.store.selection import Selection
 
 __all__ = ["ContactSheet", "Neighbour", "SheetLine", "draw_queries", "make_contact_sheet"]
 

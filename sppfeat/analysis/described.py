@@ -2,7 +2,7 @@
 
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
-from sppfeat.selection import Selection
+from sppfeat.store.selection import Selection
 
 __all__ = ["check_described"]
 

@@ -10,9 +10,9 @@ from sppfeat.analysis.described import check_described
 from sppfeat.analysis.sampling import draw_rows
 from sppfeat.config.checks import check_choice
 from sppfeat.errors import ConfigError
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import Status
-from sppfeat.selection import Selection
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import Status
+from sppfeat.store.selection import Selection
 
 __all__ = ["Norms", "Sizes", "count_labels", "measure_norms", "measure_sizes"]
 

@@ -13,7 +13,7 @@ from sppfeat.analysis.sampling import draw_rows
 from sppfeat.config.checks import check_choice
 from sppfeat.config.extras import import_extra
 from sppfeat.errors import ConfigError
-from sppfeat.selection import Selection
+from sppfeat.store.selection import Selection
 
 __all__ = ["Embedding", "embed_rows"]
 

@@ -9,7 +9,7 @@ from sppfeat.config.wording import first_few
 from sppfeat.errors import StoreError
 
 if TYPE_CHECKING:
-    from sppfeat.selection import Selection
+    from sppfeat.store.selection import Selection
 
 __all__ = ["check_finite", "finite_rows"]
 
@@ -34,7 +34,7 @@ def check_finite(
     """Return rows ``(k, d)`` of a selection as they are.
 
     Args:
-        rows: what :meth:`sppfeat.selection.Selection.take` gave.
+        rows: what :meth:`sppfeat.store.selection.Selection.take` gave.
         selection: of which they are.
         positions: ``(k,)``, where in it.
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from sppfeat.config.extras import import_extra
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError
-from sppfeat.reader import FeatureFile
-from sppfeat.reduction import FitRecord, Reduction
-from sppfeat.selection import Selection, select_columns, take_scaled
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reduction import FitRecord, Reduction
+from sppfeat.store.selection import Selection, select_columns, take_scaled
 
 __all__ = ["fit_reduction"]
 
@@ -127,7 +127,7 @@ def _principal_components(
 
 
 def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """``(k, d)`` float32, selected as :meth:`sppfeat.reduction.Reduction.apply` selects."""
+    """``(k, d)`` float32, selected as :meth:`sppfeat.store.reduction.Reduction.apply` selects."""
     normalize = chosen.file.config.descriptor.normalize
     taken = np.empty((len(positions), chosen.dimension), dtype=np.float32)
     whole = dataclasses.replace(chosen, columns=select_columns(chosen.file.columns))

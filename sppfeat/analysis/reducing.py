@@ -11,18 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.fitting import fit_reduction
-from sppfeat.comparability import extraction_differences
 from sppfeat.config.checks import check_choice
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.config.specs import DTYPES
 from sppfeat.config.wording import counted
-from sppfeat.derivation import reduced_file
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.atomic import layout_of
 from sppfeat.files.locks import OutputLock, check_new_file, check_output
-from sppfeat.reader import FeatureFile
-from sppfeat.reduction import Reduction
-from sppfeat.schema import Status
+from sppfeat.store.comparability import extraction_differences
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reduced_file import reduced_file
+from sppfeat.store.reduction import Reduction
+from sppfeat.store.schema import Status
 
 __all__ = ["ReduceReport", "reduce_file"]
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from sppfeat.selection import Selection
+from sppfeat.store.selection import Selection
 
 __all__ = ["draw_classes", "draw_rows", "draw_stratified"]
 

@@ -17,7 +17,7 @@ from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError
 from sppfeat.inputs.lookup import find_image
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 __all__ = [
     "THUMBNAIL_SIDE",

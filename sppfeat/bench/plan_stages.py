@@ -12,10 +12,10 @@ from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.memory import keep_freed_memory
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
-from sppfeat.creation import create_file
 from sppfeat.inputs import list_images
 from sppfeat.plan import make_plan
-from sppfeat.schema import column_blocks
+from sppfeat.store.layout import create_file
+from sppfeat.store.schema import column_blocks
 
 __all__ = ["Measured", "continue_file", "plan_file"]
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from sppfeat.bench.machine import synchronizer
-from sppfeat.creation import Provenance, create_file
 from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.describe import Describer
 from sppfeat.extraction import Extraction
 from sppfeat.plan import Batch, schedule
 from sppfeat.pyramid import spatial_pyramid_pool
-from sppfeat.store import FeatureWriter
+from sppfeat.store.layout import Provenance, create_file
+from sppfeat.store.writer import FeatureWriter
 
 __all__ = ["DECODE_STAGES", "NETWORK_STAGES", "STAGES", "WRITE_STAGES", "Stages", "find_bound"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.regions import BoxConvention
-from sppfeat.schema import RowFlag
+from sppfeat.store.schema import RowFlag
 
 __all__ = ["boxes_to_px", "clip_boxes", "whole_image_boxes"]
 
@@ -69,7 +69,7 @@ def clip_boxes(
 
     Returns:
         ``(K, 4)`` float64, xyxy, inside the image and with an area, or zeros; and ``(K,)`` uint8
-        :class:`sppfeat.schema.RowFlag`: ``CLIPPED`` where a box reaches over the border by more than 0.01
+        :class:`sppfeat.store.schema.RowFlag`: ``CLIPPED`` where a box reaches over the border by more than 0.01
         pixels (less is rounding), ``DEGENERATE`` where it has no area inside or is not finite, 0 for every
         box of an image of unknown size.
 

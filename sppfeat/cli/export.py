@@ -16,7 +16,7 @@ from sppfeat.export_formats.formats import EXPORT_DTYPES, EXPORT_FORMATS, format
 
 if TYPE_CHECKING:
     from sppfeat.export_formats.export import ExportResult
-    from sppfeat.selection import Selection
+    from sppfeat.store.selection import Selection
 
 __all__ = ["export"]
 
@@ -59,7 +59,7 @@ def export(file: Path, output: str, **options: Any) -> None:
     100 to 200 bytes for each, paths and texts of boxes. The output appears when it is complete.
     """
     from sppfeat.export_formats.export import export_features, export_to_stream
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     is_stream = output == _STANDARD_OUTPUT
     name = _format(output, options)

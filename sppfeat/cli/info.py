@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from sppfeat.reader import FeatureFile
-    from sppfeat.source_files import SourceFiles
+    from sppfeat.store.merge_sources import SourceFiles
+    from sppfeat.store.reader import FeatureFile
 
 __all__ = ["info"]
 
@@ -31,7 +31,7 @@ def info(file: Path, as_json: bool) -> None:
 
     Works while another process is writing the file.
     """
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     with FeatureFile(file) as features:
         found = _describe(features)
@@ -42,7 +42,7 @@ def info(file: Path, as_json: bool) -> None:
 
 
 def _describe(file: "FeatureFile") -> dict[str, Any]:
-    from sppfeat.schema import Status
+    from sppfeat.store.schema import Status
 
     status = file.status
     done, failed, pending = (int((status == s).sum()) for s in (Status.DONE, Status.FAILED, Status.PENDING))
@@ -116,7 +116,7 @@ def _describe_reduction(file: "FeatureFile") -> dict[str, Any] | None:
 def _describe_boxes(file: "FeatureFile") -> dict[str, Any]:
     import numpy as np
 
-    from sppfeat.schema import NO_SCALE
+    from sppfeat.store.schema import NO_SCALE
 
     sides, counts = np.unique(file.row_scale, return_counts=True)
     return {

@@ -38,7 +38,7 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) 
     """
     from sppfeat.errors import ConfigError
     from sppfeat.files.remote.output import local_output, url_of
-    from sppfeat.merging import merge_shards
+    from sppfeat.store.merge import merge_shards
 
     url = url_of(output)
     if url is not None and not options["copy"]:

@@ -52,7 +52,7 @@ def predict(
     from sppfeat.analysis.probing.prediction import count_learned, select_for
     from sppfeat.analysis.probing.prediction_table import write_predictions
     from sppfeat.files.locks import check_new_file, refuse_input
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     if output == _STANDARD_OUTPUT:
         output = None

@@ -74,7 +74,7 @@ def probe(features: Path, **options: Any) -> None:
     from sppfeat.analysis.probing import probe as probing
     from sppfeat.analysis.probing.classifier_file import fit_classifier, save_classifier
     from sppfeat.files.locks import check_new_file, refuse_input
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     settings = _settings(options)
     choice = selection_choice(options)

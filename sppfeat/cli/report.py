@@ -64,7 +64,7 @@ def report(
     from sppfeat.analysis.report.gather import STEPS, gather_facts
     from sppfeat.analysis.report.page import check_page_path, render_page
     from sppfeat.files.atomic import replace_file
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     choice = SelectionChoice(**selected)
     check_page_path(output, inputs=[file, *choice.inputs], overwrite=overwrite)

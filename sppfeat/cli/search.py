@@ -85,7 +85,7 @@ def search(
     from sppfeat.analysis.searching.hits import hits_of
     from sppfeat.analysis.searching.neighbours import nearest_rows
     from sppfeat.analysis.searching.queries import describe_queries, read_queries
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     asked = read_queries(queries)
     with FeatureFile(file) as features:

@@ -7,8 +7,8 @@ from sppfeat.cli.completion import complete_files
 from sppfeat.cli.options import LEVELS, option, together
 
 if TYPE_CHECKING:
-    from sppfeat.reader import FeatureFile
-    from sppfeat.selection import Selection
+    from sppfeat.store.reader import FeatureFile
+    from sppfeat.store.selection import Selection
 
 __all__ = ["SelectionChoice", "columns_options", "labels_from_option", "rows_option", "selection_choice"]
 

@@ -39,7 +39,7 @@ from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
     from sppfeat.analysis.thumbnails import Pictured, Thumbnail
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
 __all__ = ["embedding", "neighbours", "norms", "sizes"]
 
@@ -100,7 +100,7 @@ def embedding(
     from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
     from sppfeat.analysis.thumbnails import pictures_of_rows
     from sppfeat.errors import ConfigError
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     choice = SelectionChoice(**selected)
     check_picture_path(output, inputs=[file, *choice.inputs], overwrite=overwrite)
@@ -162,7 +162,7 @@ def neighbours(
     from sppfeat.analysis.searching.queries import describe_queries, read_queries
     from sppfeat.analysis.thumbnails import pictures_of_queries, pictures_of_rows
     from sppfeat.errors import ConfigError
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     asked = read_queries(queries) if queries else []
     choice = selection_choice(options)
@@ -217,7 +217,7 @@ def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **sel
     from sppfeat.analysis.distributions import measure_norms
     from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
     from sppfeat.analysis.pictures.norms import norms_figure, norms_text
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     check_picture_path(output, inputs=[file], overwrite=overwrite)
     with FeatureFile(file) as features:
@@ -244,7 +244,7 @@ def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
     from sppfeat.analysis.distributions import measure_sizes
     from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
     from sppfeat.analysis.pictures.sizes import sizes_figure, sizes_text
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     check_picture_path(output, inputs=[file], overwrite=overwrite)
     with FeatureFile(file) as features:

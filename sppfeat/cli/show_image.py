@@ -28,7 +28,7 @@ from sppfeat.errors import ConfigError
 if TYPE_CHECKING:
     from sppfeat.analysis.activations import LayerActivations, PooledBox, View
     from sppfeat.extractor import Extractor
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
 __all__ = ["image"]
 
@@ -180,7 +180,7 @@ def _extractor(options: dict[str, Any]) -> "Extractor":
 def _source_of_file(photo: str | None, options: dict[str, Any], views: list["View"]) -> _Source:
     from sppfeat.analysis.activations import view_of_row
     from sppfeat.extractor import Extractor
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
     for name in _OF_FILES:
         if is_given(name):
@@ -241,7 +241,7 @@ def _notes(extractor: "Extractor", box: "PooledBox") -> list[str]:
 
 def _numbers(source: _Source, boxes: list["PooledBox"], output: Path, channel: int | None) -> dict[str, Any]:
     """The numbers behind the picture."""
-    from sppfeat.schema import RowFlag
+    from sppfeat.store.schema import RowFlag
 
     return {
         "output": str(output),

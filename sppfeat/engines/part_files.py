@@ -14,9 +14,9 @@ from sppfeat.config.shards import ShardChoice
 from sppfeat.errors import StoreError
 from sppfeat.outcome import Outcome, outcome_of
 from sppfeat.plan import Plan
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import Status
 from sppfeat.sharding import PLACEHOLDER, shard_path
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import Status
 
 __all__ = ["PartFiles", "cut_for_actors", "leads_to_parts", "part_pattern", "parts_folder"]
 

@@ -30,11 +30,11 @@ from sppfeat.errors import SppfeatError, StoreError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs import local_places
 from sppfeat.means import Means
-from sppfeat.merging import merge_shards
 from sppfeat.outcome import Outcome, outcome_of
 from sppfeat.pipeline import Progress
 from sppfeat.plan import Plan
 from sppfeat.plan_summary import RunState, summarise_plan
+from sppfeat.store.merge import merge_shards
 
 __all__ = ["RayExtraction"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.export_formats.contents import Contents
-from sppfeat.selection.row_table import EXTRA, TextColumn
+from sppfeat.store.selection.row_table import EXTRA, TextColumn
 
 __all__ = ["VECTORS", "NamedArray", "arrays_beside"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
-from sppfeat.row_ranges import row_ranges
-from sppfeat.selection import Selection
-from sppfeat.selection.row_table import RowColumn, row_table
+from sppfeat.store.row_ranges import row_ranges
+from sppfeat.store.selection import Selection
+from sppfeat.store.selection.row_table import RowColumn, row_table
 
 __all__ = ["Contents", "FormatWriter"]
 
@@ -50,7 +50,7 @@ class Contents:
 
     @cached_property
     def table(self) -> Mapping[str, RowColumn]:
-        """What stands beside the vectors; see :func:`sppfeat.selection.row_table.row_table`."""
+        """What stands beside the vectors; see :func:`sppfeat.store.selection.row_table.row_table`."""
         return row_table(self.selection)
 
     @cached_property

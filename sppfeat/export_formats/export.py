@@ -17,7 +17,7 @@ from sppfeat.export_formats.contents import Contents, FormatWriter
 from sppfeat.export_formats.formats import EXPORT_FORMATS, dtype_of, format_of, paths_of
 from sppfeat.files.atomic import whole_files, write_errors
 from sppfeat.files.locks import check_new_file
-from sppfeat.selection import Selection
+from sppfeat.store.selection import Selection
 
 __all__ = ["ExportResult", "export_features", "export_to_stream"]
 

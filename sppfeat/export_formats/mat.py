@@ -13,7 +13,7 @@ from sppfeat.errors import ConfigError
 from sppfeat.export_formats.arrays import VECTORS, NamedArray, arrays_beside
 from sppfeat.export_formats.contents import Contents
 from sppfeat.export_formats.matlab_texts import matlab_text
-from sppfeat.selection.row_table import TextColumn
+from sppfeat.store.selection.row_table import TextColumn
 
 __all__ = ["write_mat"]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sppfeat.export_formats.arrays import VECTORS, NamedArray, arrays_beside
 from sppfeat.export_formats.contents import Contents
 from sppfeat.export_formats.separated import write_table
-from sppfeat.selection.row_table import TextColumn
+from sppfeat.store.selection.row_table import TextColumn
 
 __all__ = ["write_npy", "write_npz"]
 

@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from sppfeat.config.extras import import_extra
 from sppfeat.export_formats.contents import Contents
-from sppfeat.selection.row_table import RowColumn, TextColumn
+from sppfeat.store.selection.row_table import RowColumn, TextColumn
 
 __all__ = ["write_parquet"]
 

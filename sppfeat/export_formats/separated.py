@@ -9,7 +9,7 @@ import numpy.typing as npt
 from sppfeat.export_formats.contents import Contents
 from sppfeat.export_formats.number_texts import TEXT_BLOCK_NBYTES, number_text_rows
 from sppfeat.files.separated_text import joined_fields
-from sppfeat.selection.row_table import TextColumn
+from sppfeat.store.selection.row_table import TextColumn
 
 __all__ = ["write_csv", "write_table", "write_tsv"]
 

@@ -205,8 +205,8 @@ def use(path: Path) -> None:
 
     from sppfeat.cli import main
     from sppfeat.errors import StoreError
-    from sppfeat.reader import FeatureFile
-    from sppfeat.verification import verify_file
+    from sppfeat.store.reader import FeatureFile
+    from sppfeat.store.verify import verify_file
 
     with warnings.catch_warnings(), contextlib.suppress(StoreError):
         warnings.simplefilter("error")
@@ -276,8 +276,8 @@ def child(folder: Path, seed: int, seconds: int, *, guided: bool) -> None:
     with atheris.instrument_imports(include=["sppfeat", "h5py"]):
         import sppfeat.cli.info
         import sppfeat.cli.verify
-        import sppfeat.reader
-        import sppfeat.verification  # noqa: F401
+        import sppfeat.store.reader
+        import sppfeat.store.verify  # noqa: F401
     runner = Child(folder)
     options = [
         f"-seed={seed}",

@@ -18,7 +18,7 @@ from sppfeat.analysis.pictures.image_panels import (
 )
 from sppfeat.analysis.pooled_levels import PooledLevel
 from sppfeat.errors import ConfigError
-from sppfeat.schema import RowFlag
+from sppfeat.store.schema import RowFlag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

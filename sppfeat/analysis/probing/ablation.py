@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from sppfeat.selection import Selection
+    from sppfeat.store.selection import Selection
 
 __all__ = ["Part", "narrowed", "parts_to_try"]
 
@@ -30,8 +30,8 @@ def parts_to_try(selection: "Selection") -> list[Part]:
 
     Example:
         >>> from types import SimpleNamespace
-        >>> from sppfeat.schema import column_blocks
-        >>> from sppfeat.selection import select_columns
+        >>> from sppfeat.store.schema import column_blocks
+        >>> from sppfeat.store.selection import select_columns
         >>> selection = SimpleNamespace(columns=select_columns(column_blocks(["relu"], [8], [4, 2, 1])))
         >>> [(part.kind, part.levels) for part in parts_to_try(selection)]
         [('all', (4, 2, 1)), ('level', (1,)), ('level', (2,)), ('level', (4,)), ('levels up to', (1, 2))]

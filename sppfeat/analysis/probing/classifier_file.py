@@ -19,11 +19,11 @@ from sppfeat.config.extras import import_extra
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.atomic import replace_file
-from sppfeat.schema import ColumnBlock
+from sppfeat.store.schema import ColumnBlock
 
 if TYPE_CHECKING:
     from sppfeat.analysis.probing.settings import ProbeSettings
-    from sppfeat.selection import Selection
+    from sppfeat.store.selection import Selection
 
 __all__ = ["FittedClassifier", "fit_classifier", "load_classifier", "save_classifier"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.probing.fold_weights import FoldWeights
-from sppfeat.row_ranges import row_ranges
+from sppfeat.store.row_ranges import row_ranges
 
 __all__ = ["FoldSums"]
 

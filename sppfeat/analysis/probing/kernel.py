@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from sppfeat.analysis.probing.scaled_rows import scaled_rows
 from sppfeat.config.extras import import_extra
-from sppfeat.row_ranges import row_ranges
+from sppfeat.store.row_ranges import row_ranges
 
 if TYPE_CHECKING:
-    from sppfeat.selection import Selection
-    from sppfeat.selection.columns import BlockPart
+    from sppfeat.store.selection import Selection
+    from sppfeat.store.selection.columns import BlockPart
 
 __all__ = ["PartProducts", "predict_with_kernel", "products_nbytes"]
 

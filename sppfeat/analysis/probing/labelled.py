@@ -11,7 +11,7 @@ from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import LabelError
 
 if TYPE_CHECKING:
-    from sppfeat.selection import Selection
+    from sppfeat.store.selection import Selection
 
 __all__ = ["ClassSize", "LabelledRows", "class_numbers", "labelled_rows"]
 

@@ -17,7 +17,7 @@ from sppfeat.analysis.probing.sums import SumsModel
 from sppfeat.analysis.probing.sums_plan import SumsShape
 
 if TYPE_CHECKING:
-    from sppfeat.selection import Selection
+    from sppfeat.store.selection import Selection
 
 __all__ = ["fit_pipeline"]
 

@@ -11,13 +11,13 @@ from sppfeat.analysis.described import check_described
 from sppfeat.analysis.finite import check_finite
 from sppfeat.analysis.probing.classifier_file import FittedClassifier
 from sppfeat.analysis.probing.row_digests import row_digests
-from sppfeat.comparability import descriptor_differences
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.errors import StoreError
-from sppfeat.selection import LabelSource, RowsLike, Selection
+from sppfeat.store.comparability import descriptor_differences
+from sppfeat.store.selection import LabelSource, RowsLike, Selection
 
 if TYPE_CHECKING:
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
 __all__ = ["Predictions", "count_learned", "predict", "select_for"]
 
@@ -50,7 +50,7 @@ def select_for(
     Args:
         classifier: fitted on descriptors of the same kind.
         file: an open file.
-        rows, labels: as for :meth:`sppfeat.reader.FeatureFile.select`.
+        rows, labels: as for :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Raises:
         StoreError: the file's descriptors were made with other settings, each of which is named; or it lacks

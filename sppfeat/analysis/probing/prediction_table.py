@@ -9,7 +9,7 @@ from sppfeat.analysis.probing.classifier_file import FittedClassifier
 from sppfeat.analysis.probing.labelled import class_numbers
 from sppfeat.analysis.probing.prediction import predict
 from sppfeat.files.separated_text import joined_fields
-from sppfeat.selection import Selection
+from sppfeat.store.selection import Selection
 
 __all__ = ["Tally", "write_predictions"]
 

@@ -15,10 +15,10 @@ from sppfeat.analysis.probing.labelled import ClassSize, labelled_rows
 from sppfeat.analysis.probing.methods import choose_method
 from sppfeat.analysis.probing.probe_task import ProbeTask
 from sppfeat.analysis.probing.settings import ProbeSettings
-from sppfeat.schema import Status
+from sppfeat.store.schema import Status
 
 if TYPE_CHECKING:
-    from sppfeat.selection import Selection
+    from sppfeat.store.selection import Selection
 
 __all__ = ["Ablated", "ProbeResult", "ProbeSettings", "Score", "probe"]
 

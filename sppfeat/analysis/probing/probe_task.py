@@ -12,7 +12,7 @@ from sppfeat.analysis.probing.labelled import LabelledRows
 from sppfeat.analysis.probing.settings import ProbeSettings
 
 if TYPE_CHECKING:
-    from sppfeat.selection import Selection
+    from sppfeat.store.selection import Selection
 
 __all__ = ["ProbeTask"]
 

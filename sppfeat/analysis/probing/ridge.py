@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.extras import import_extra
-from sppfeat.row_ranges import row_ranges
+from sppfeat.store.row_ranges import row_ranges
 
 __all__ = ["RidgeSolution", "solve_ridge"]
 

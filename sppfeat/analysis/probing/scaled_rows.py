@@ -8,7 +8,7 @@ import numpy.typing as npt
 from sppfeat.analysis.finite import check_finite
 
 if TYPE_CHECKING:
-    from sppfeat.selection import Selection
+    from sppfeat.store.selection import Selection
 
 __all__ = ["scaled_rows"]
 

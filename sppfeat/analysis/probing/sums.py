@@ -22,8 +22,8 @@ from sppfeat.analysis.probing.scaled_rows import scaled_rows
 from sppfeat.analysis.probing.settings import ProbeSettings
 
 if TYPE_CHECKING:
-    from sppfeat.selection import Selection
-    from sppfeat.selection.columns import ColumnSelection
+    from sppfeat.store.selection import Selection
+    from sppfeat.store.selection.columns import ColumnSelection
 
 __all__ = ["SumsModel"]
 

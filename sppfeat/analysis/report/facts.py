@@ -17,7 +17,7 @@ from sppfeat.analysis.embedding import Embedding
 from sppfeat.analysis.probing.probe import ProbeResult
 from sppfeat.analysis.report.failures import FailureGroup
 from sppfeat.analysis.thumbnails import Thumbnail
-from sppfeat.schema import ColumnBlock
+from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["Probed", "ReportFacts", "ReportSettings", "Summary"]
 
@@ -70,7 +70,7 @@ class Summary:
         dimension, dtype: of a descriptor.
         n_columns: values of it that the report is about.
         has_boxes: whether rows are boxes.
-        boxes: counts of boxes, see :meth:`sppfeat.reader.FeatureFile.count_boxes`; empty for whole images.
+        boxes: counts of boxes, see :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; empty for whole images.
         classes: name and number of rows of each class, most frequent first; ``""`` are rows without class.
     """
 

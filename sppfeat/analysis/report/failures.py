@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 __all__ = ["FailureGroup", "group_failures"]
 

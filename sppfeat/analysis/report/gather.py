@@ -18,8 +18,8 @@ from sppfeat.analysis.sampling import draw_classes, draw_stratified
 from sppfeat.analysis.searching.queries import describe_queries
 from sppfeat.analysis.thumbnails import pictures_of_rows, read_thumbnails
 from sppfeat.errors import LabelError, StoreError
-from sppfeat.schema import Status
-from sppfeat.selection import Selection
+from sppfeat.store.schema import Status
+from sppfeat.store.selection import Selection
 
 __all__ = ["STEPS", "gather_facts"]
 

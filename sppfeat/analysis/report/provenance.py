@@ -4,11 +4,11 @@ import os
 
 from sppfeat.analysis.network_text import network_text
 from sppfeat.config.wording import counted
-from sppfeat.reader import FeatureFile
-from sppfeat.reduction import Reduction
 from sppfeat.reduction_texts import dimensions_text, variance_text
 from sppfeat.sharding import Shard
-from sppfeat.source_files import SourceFiles
+from sppfeat.store.merge_sources import SourceFiles
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reduction import Reduction
 
 __all__ = ["describe_provenance", "reduction_text"]
 

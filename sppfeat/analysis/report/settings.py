@@ -5,7 +5,7 @@ from sppfeat.analysis.report.provenance import reduction_text
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
-from sppfeat.reduction import Reduction
+from sppfeat.store.reduction import Reduction
 
 __all__ = ["describe_settings"]
 

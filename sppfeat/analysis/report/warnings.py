@@ -6,7 +6,7 @@ from sppfeat.analysis.distributions import Norms
 from sppfeat.analysis.report.facts import Summary
 from sppfeat.analysis.thumbnails import Thumbnail
 from sppfeat.config.wording import counted
-from sppfeat.reader import FeatureFile
+from sppfeat.store.reader import FeatureFile
 
 __all__ = ["find_warnings"]
 

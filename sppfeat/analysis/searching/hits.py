@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 
 from sppfeat.analysis.searching.neighbours import Neighbours
-from sppfeat.selection import Selection
+from sppfeat.store.selection import Selection
 
 __all__ = ["Hit", "hits_of"]
 

@@ -20,7 +20,7 @@ from sppfeat.analysis.searching.distances import exact_distances
 from sppfeat.analysis.searching.faiss_candidates import faiss_candidates, load_faiss
 from sppfeat.config.checks import check_choice
 from sppfeat.errors import ConfigError
-from sppfeat.selection import Selection
+from sppfeat.store.selection import Selection
 
 __all__ = ["Neighbours", "nearest_rows"]
 

@@ -18,9 +18,9 @@ from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs import is_list, read_list
 from sppfeat.inputs.lookup import find_image
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import RowFlag
-from sppfeat.selection import Selection
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import RowFlag
+from sppfeat.store.selection import Selection
 
 if TYPE_CHECKING:
     from sppfeat.extractor import Extractor

@@ -16,16 +16,16 @@ from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
 from sppfeat.inputs import PathTable
-from sppfeat.recorded_settings import read_config, read_norm_factors, read_reduction, read_shard
-from sppfeat.reduction import Reduction
-from sppfeat.schema import ColumnBlock, RowFlag, Status
-from sppfeat.selection import LabelSource, RowsLike, Selection, select
 from sppfeat.sharding import Shard
-from sppfeat.stored_file import StoredFile
-from sppfeat.virtual_features import VirtualFeatures
+from sppfeat.store.reduction import Reduction
+from sppfeat.store.schema import ColumnBlock, RowFlag, Status
+from sppfeat.store.selection import LabelSource, RowsLike, Selection, select
+from sppfeat.store.settings_record import read_config, read_norm_factors, read_reduction, read_shard
+from sppfeat.store.stored_file import StoredFile
+from sppfeat.store.virtual_features import VirtualFeatures
 
 if TYPE_CHECKING:
-    from sppfeat.torch_dataset import FeatureDataset
+    from sppfeat.store.torch_dataset import FeatureDataset
 
 __all__ = ["FeatureFile", "open_features"]
 
@@ -212,7 +212,7 @@ class FeatureFile:
 
     @property
     def row_flag(self) -> npt.NDArray[np.uint8]:
-        """``(R,)`` uint8: what was found of each row's box, bits of :class:`sppfeat.schema.RowFlag`."""
+        """``(R,)`` uint8: what was found of each row's box, bits of :class:`sppfeat.store.schema.RowFlag`."""
         return np.array(self.stored.map("row_flag"))
 
     @property
@@ -426,7 +426,7 @@ class FeatureFile:
             **selection: as for :meth:`select`; ``rows="status=any"`` for the rows that failed, too.
 
         Returns:
-            A table indexed by the row's number, see :func:`sppfeat.selection.pandas_table.to_pandas`.
+            A table indexed by the row's number, see :func:`sppfeat.store.selection.pandas_table.to_pandas`.
 
         Raises:
             ConfigError: pandas is not installed; or see :meth:`select`.

@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 
 from sppfeat._version import __version__
-from sppfeat.creation import FILE_DTYPES, STRING, allocate, laid_out
-from sppfeat.reader import FeatureFile
-from sppfeat.reduction import Reduction
-from sppfeat.schema import (
+from sppfeat.store.layout import FILE_DTYPES, STRING, allocate, laid_out
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reduction import Reduction
+from sppfeat.store.schema import (
     COLUMNS,
     FORMAT,
     OPTIONAL_COLUMNS,
@@ -21,7 +21,7 @@ from sppfeat.schema import (
     ROW_COLUMNS,
     ColumnBlock,
 )
-from sppfeat.store import FeatureWriter
+from sppfeat.store.writer import FeatureWriter
 
 __all__ = ["reduced_file"]
 

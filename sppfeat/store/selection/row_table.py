@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sppfeat.errors import LabelError
 
 if TYPE_CHECKING:
-    from sppfeat.selection.selection import Selection
+    from sppfeat.store.selection.selection import Selection
 
 __all__ = ["EXTRA", "RowColumn", "TextColumn", "row_table"]
 

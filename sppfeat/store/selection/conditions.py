@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from sppfeat.config.wording import first_few, one_line
 from sppfeat.errors import ConfigError
-from sppfeat.schema import RowFlag, Status
-from sppfeat.selection.labels import Labels
+from sppfeat.store.schema import RowFlag, Status
+from sppfeat.store.selection.labels import Labels
 
 if TYPE_CHECKING:
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
 __all__ = ["CONDITIONS", "RowsLike", "parse_conditions", "select_rows"]
 

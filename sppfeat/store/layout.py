@@ -1,7 +1,7 @@
 """The output file laid out in full, before the first row, under a temporary name.
 
 HDF5 writes it: contiguous datasets, allocated early, in the oldest file format. It is closed, reserved on
-disk, synced and renamed; from then on :mod:`sppfeat.store` fills it without HDF5.
+disk, synced and renamed; from then on :mod:`sppfeat.store.writer` fills it without HDF5.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ from sppfeat.files.atomic import layout_of, put_in_place
 from sppfeat.inputs import PathTable
 from sppfeat.plan import Plan
 from sppfeat.rows import RowBoxes
-from sppfeat.schema import (
+from sppfeat.sharding import Shard
+from sppfeat.store.schema import (
     ERROR_NBYTES,
     FORMAT,
     SCHEMA_VERSION,
     ColumnBlock,
     scale_sides,
 )
-from sppfeat.sharding import Shard
 
 __all__ = ["FILE_DTYPES", "STRING", "Provenance", "allocate", "create_file", "feature_nbytes", "laid_out"]
 

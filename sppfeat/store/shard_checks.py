@@ -2,8 +2,8 @@
 
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
-from sppfeat.reader import FeatureFile
-from sppfeat.source_files import SourceFiles
+from sppfeat.store.merge_sources import SourceFiles
+from sppfeat.store.reader import FeatureFile
 
 __all__ = ["shard_problems"]
 

@@ -1,6 +1,6 @@
 """The output file, filled in place, row by row and without HDF5.
 
-:mod:`sppfeat.creation` lays it out in full. From then on no HDF5 call writes to it: rows, then status, go to
+:mod:`sppfeat.store.layout` lays it out in full. From then on no HDF5 call writes to it: rows, then status, go to
 their known places with ``os.pwrite``, so that no metadata can be half written and stock h5py reads it at any
 moment: crash safety comes from the layout.
 """
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.hdf5 import hdf5_errors
-from sppfeat.layout import check_layout
-from sppfeat.schema import ERROR_NBYTES, Status, cut_error
 from sppfeat.sinks import RowAudit
+from sppfeat.store.check import check_layout
+from sppfeat.store.hdf5 import hdf5_errors
+from sppfeat.store.schema import ERROR_NBYTES, Status, cut_error
 
 __all__ = ["BoxAudit", "FeatureWriter", "PartWriter"]
 
@@ -31,7 +31,7 @@ class BoxAudit(NamedTuple):
     """What was found of some boxes before they were pooled.
 
     Attributes:
-        flag: ``(K,)`` uint8, :class:`sppfeat.schema.RowFlag`.
+        flag: ``(K,)`` uint8, :class:`sppfeat.store.schema.RowFlag`.
         scale: ``(K,)`` int32, as /row_scale says it.
     """
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sppfeat.config.extract import ExtractConfig, config_differences
 
 if TYPE_CHECKING:
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
 __all__ = ["descriptor_differences", "extraction_differences", "file_differences"]
 

@@ -15,12 +15,13 @@ import numpy.typing as npt
 from sppfeat._version import __version__
 from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import first_few
-from sppfeat.creation import FILE_DTYPES, STRING, allocate, laid_out
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.locks import OutputLock, check_new_file
-from sppfeat.reader import FeatureFile
-from sppfeat.row_ranges import row_ranges
-from sppfeat.schema import (
+from sppfeat.store.layout import FILE_DTYPES, STRING, allocate, laid_out
+from sppfeat.store.merge_sources import SourceFile, escaped_name, recorded_path
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.row_ranges import row_ranges
+from sppfeat.store.schema import (
     COLUMNS,
     ERROR_NBYTES,
     FORMAT,
@@ -29,9 +30,8 @@ from sppfeat.schema import (
     SCHEMA_VERSION,
     SOURCE_COLUMNS,
 )
-from sppfeat.shard_files import ShardFile, has_box_file, read_shard_files
-from sppfeat.source_files import SourceFile, escaped_name, recorded_path
-from sppfeat.store import FeatureWriter
+from sppfeat.store.shards import ShardFile, has_box_file, read_shard_files
+from sppfeat.store.writer import FeatureWriter
 
 __all__ = ["MergeSummary", "merge_shards"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
-from sppfeat.schema import ColumnBlock
+from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["BlockPart", "ColumnSelection", "select_columns"]
 
@@ -104,7 +104,7 @@ class ColumnSelection:
         """Yield what each column is: layer, level, channel, and of levels beyond 1 bin row and bin column.
 
         Example:
-            >>> from sppfeat.schema import column_blocks
+            >>> from sppfeat.store.schema import column_blocks
             >>> list(select_columns(column_blocks(["relu"], [1], [1, 2])).names())
             ['relu:1:0', 'relu:2:0:0:0', 'relu:2:0:0:1', 'relu:2:0:1:0', 'relu:2:0:1:1']
         """
@@ -143,7 +143,7 @@ def select_columns(
         ConfigError: a layer, level or bin that there is not.
 
     Example:
-        >>> from sppfeat.schema import column_blocks
+        >>> from sppfeat.store.schema import column_blocks
         >>> select_columns(column_blocks(["relu"], [2], [1, 2]), bins={2: [(0, 1)]}).numbers.tolist()
         [0, 1, 3, 7]
     """

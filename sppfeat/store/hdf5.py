@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.row_ranges import row_ranges
-from sppfeat.text_heaps import check_texts, read_texts
+from sppfeat.store.row_ranges import row_ranges
+from sppfeat.store.text_heaps import check_texts, read_texts
 
 __all__ = [
     "check_storage",

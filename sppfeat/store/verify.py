@@ -10,10 +10,10 @@ import numpy.typing as npt
 from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import ImageError, SppfeatError, StoreError
-from sppfeat.reader import FeatureFile
-from sppfeat.row_ranges import row_ranges
-from sppfeat.schema import NATIVE_SCALE, NO_SCALE, RowFlag, Status
-from sppfeat.shard_checks import shard_problems
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.row_ranges import row_ranges
+from sppfeat.store.schema import NATIVE_SCALE, NO_SCALE, RowFlag, Status
+from sppfeat.store.shard_checks import shard_problems
 
 __all__ = ["Recomputed", "VerifyReport", "recompute_rows", "tolerance", "verify_file"]
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.hdf5 import hdf5_errors, read_dataset, text_attribute
-from sppfeat.layout import StoredFeatures, check_features
+from sppfeat.store.check import StoredFeatures, check_features
+from sppfeat.store.hdf5 import hdf5_errors, read_dataset, text_attribute
 
 __all__ = ["SourceFile", "SourceFiles", "escaped_name", "read_source_files", "recorded_path"]
 

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sppfeat.config.extras import import_extra
-from sppfeat.schema import Status
-from sppfeat.selection.row_table import RowColumn, TextColumn, row_table
+from sppfeat.store.schema import Status
+from sppfeat.store.selection.row_table import RowColumn, TextColumn, row_table
 
 if TYPE_CHECKING:
-    from sppfeat.selection.selection import Selection
+    from sppfeat.store.selection.selection import Selection
 
 __all__ = ["to_pandas"]
 
 
 def to_pandas(selection: "Selection") -> Any:
-    """A ``pandas.DataFrame`` of :func:`sppfeat.selection.row_table.row_table`, indexed by the row's number.
+    """A ``pandas.DataFrame`` of :func:`sppfeat.store.selection.row_table.row_table`, indexed by the row's number.
 
     And of the row's image ``width``, ``height``, ``status`` and ``error``. ``label`` is categorical, with the numbers
     of ``y`` as codes, where classes have names; else these numbers; empty where nothing is known.

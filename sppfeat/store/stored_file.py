@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.hdf5 import hdf5_errors, is_linked, read_dataset, read_in_parts, text_attribute
 from sppfeat.inputs import PathTable
-from sppfeat.layout import check_layout, is_reduced, read_column_blocks
-from sppfeat.schema import ColumnBlock
-from sppfeat.source_files import SourceFiles, read_source_files
+from sppfeat.store.check import check_layout, is_reduced, read_column_blocks
+from sppfeat.store.hdf5 import hdf5_errors, is_linked, read_dataset, read_in_parts, text_attribute
+from sppfeat.store.merge_sources import SourceFiles, read_source_files
+from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["StoredFile"]
 

@@ -12,17 +12,17 @@ import numpy.typing as npt
 from sppfeat.config.memory import check_copy
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
-from sppfeat.row_ranges import row_ranges
-from sppfeat.selection.columns import ColumnSelection, select_columns
-from sppfeat.selection.conditions import RowsLike, select_rows
-from sppfeat.selection.labels import Labels, LabelSource, read_labels
-from sppfeat.selection.pandas_table import to_pandas
-from sppfeat.selection.scaling import is_scaled_again, scale_again, take_scaled
+from sppfeat.store.row_ranges import row_ranges
+from sppfeat.store.selection.columns import ColumnSelection, select_columns
+from sppfeat.store.selection.conditions import RowsLike, select_rows
+from sppfeat.store.selection.labels import Labels, LabelSource, read_labels
+from sppfeat.store.selection.pandas_table import to_pandas
+from sppfeat.store.selection.scaling import is_scaled_again, scale_again, take_scaled
 
 if TYPE_CHECKING:
-    from sppfeat.reader import FeatureFile
-    from sppfeat.torch_dataset import FeatureDataset
-    from sppfeat.virtual_features import VirtualFeatures
+    from sppfeat.store.reader import FeatureFile
+    from sppfeat.store.torch_dataset import FeatureDataset
+    from sppfeat.store.virtual_features import VirtualFeatures
 
 __all__ = ["Selection", "select"]
 
@@ -31,7 +31,7 @@ _COPIED_NBYTES = 64 << 20  # of whole descriptors that are cut and scaled at onc
 
 @dataclass(frozen=True, repr=False)
 class Selection:
-    """Some rows and columns of an open feature file; see :meth:`sppfeat.reader.FeatureFile.select`.
+    """Some rows and columns of an open feature file; see :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Attributes:
         file: the open file.
@@ -98,12 +98,12 @@ class Selection:
         return self.X, self.y
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` of everything but the vectors; see :func:`sppfeat.selection.to_pandas`."""
+        """A ``pandas.DataFrame`` of everything but the vectors; see :func:`sppfeat.store.selection.to_pandas`."""
         return to_pandas(self)
 
     def to_torch_dataset(self) -> "FeatureDataset":
         """A ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)``, and int64 with -1 for none."""
-        from sppfeat.torch_dataset import FeatureDataset  # loads torch, which reading needs not
+        from sppfeat.store.torch_dataset import FeatureDataset  # loads torch, which reading needs not
 
         return FeatureDataset(self)
 
@@ -229,7 +229,7 @@ def select(
     bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
     labels: LabelSource = None,
 ) -> Selection:
-    """Some rows and columns of a file; see :meth:`sppfeat.reader.FeatureFile.select`."""
+    """Some rows and columns of a file; see :meth:`sppfeat.store.reader.FeatureFile.select`."""
     columns = select_columns(file.columns, layers=layers, levels=levels, bins=bins)
     known = read_labels(file, labels)
     return Selection(file, select_rows(file, rows, known), columns, known)

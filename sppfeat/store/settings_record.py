@@ -7,9 +7,9 @@ from typing import Any
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.reduction import FitRecord, Reduction
 from sppfeat.sharding import Shard
-from sppfeat.stored_file import StoredFile
+from sppfeat.store.reduction import FitRecord, Reduction
+from sppfeat.store.stored_file import StoredFile
 
 __all__ = ["read_config", "read_norm_factors", "read_reduction", "read_shard"]
 

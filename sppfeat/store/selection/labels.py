@@ -18,7 +18,7 @@ from sppfeat.files.name_matching import match_images
 from sppfeat.files.separated_text import split_rows
 
 if TYPE_CHECKING:
-    from sppfeat.reader import FeatureFile
+    from sppfeat.store.reader import FeatureFile
 
 __all__ = ["LabelSource", "Labels", "read_labels"]
 

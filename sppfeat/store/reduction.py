@@ -17,9 +17,9 @@ import numpy.typing as npt
 from sppfeat.config.checks import whole_number
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError, SppfeatError
-from sppfeat.schema import ColumnBlock, check_dimension
-from sppfeat.selection.columns import ColumnSelection, select_columns
-from sppfeat.selection.scaling import take_scaled
+from sppfeat.store.schema import ColumnBlock, check_dimension
+from sppfeat.store.selection.columns import ColumnSelection, select_columns
+from sppfeat.store.selection.scaling import take_scaled
 
 __all__ = ["FitRecord", "Reduction"]
 

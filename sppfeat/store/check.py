@@ -8,7 +8,7 @@ import numpy as np
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.hdf5 import (
+from sppfeat.store.hdf5 import (
     check_storage,
     hdf5_errors,
     is_linked,
@@ -20,7 +20,7 @@ from sppfeat.hdf5 import (
     text_attribute,
     virtual_shape,
 )
-from sppfeat.schema import (
+from sppfeat.store.schema import (
     COLUMNS,
     FORMAT,
     OPTIONAL_COLUMNS,
@@ -31,7 +31,7 @@ from sppfeat.schema import (
     ColumnBlock,
     check_dimension,
 )
-from sppfeat.text_heaps import check_first_heaps
+from sppfeat.store.text_heaps import check_first_heaps
 
 __all__ = ["StoredFeatures", "check_features", "check_layout", "is_reduced", "read_column_blocks"]
 

@@ -16,7 +16,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from sppfeat.config.memory import check_copy, drop_pages
 from sppfeat.config.wording import counted
-from sppfeat.source_files import SourceFiles
+from sppfeat.store.merge_sources import SourceFiles
 
 __all__ = ["VirtualFeatures"]
 
@@ -115,7 +115,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return getattr(ufunc, method)(*arrays, **options)
 
     def drop_pages(self) -> None:
-        """Give back the memory that rows were read into, as :meth:`sppfeat.reader.FeatureFile.drop_pages`."""
+        """Give back the memory that rows were read into, as :meth:`sppfeat.store.reader.FeatureFile.drop_pages`."""
         with self._lock:
             for mapped in list(self._mapped):
                 drop_pages(mapped)

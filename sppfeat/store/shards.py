@@ -14,9 +14,9 @@ from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.locks import is_being_written
-from sppfeat.reader import FeatureFile
-from sppfeat.schema import Status
 from sppfeat.sharding import Shard
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import Status
 
 __all__ = ["ShardFile", "has_box_file", "read_shard_files"]
 

@@ -1,0 +1,24 @@
+"""Parts of a feature file: some rows, some columns, labels from the file or from elsewhere."""
+
+from sppfeat.store.selection.columns import ColumnSelection, select_columns
+from sppfeat.store.selection.conditions import CONDITIONS, RowsLike, parse_conditions
+from sppfeat.store.selection.labels import Labels, LabelSource
+from sppfeat.store.selection.pandas_table import to_pandas
+from sppfeat.store.selection.scaling import is_scaled_again, scale_again, take_scaled
+from sppfeat.store.selection.selection import Selection, select
+
+__all__ = [
+    "CONDITIONS",
+    "ColumnSelection",
+    "LabelSource",
+    "Labels",
+    "RowsLike",
+    "Selection",
+    "is_scaled_again",
+    "parse_conditions",
+    "scale_again",
+    "select",
+    "select_columns",
+    "take_scaled",
+    "to_pandas",
+]
