@@ -28,17 +28,17 @@ from sppfeat.config.specs import (
     parse_levels,
 )
 from sppfeat.config.wording import counted
-from sppfeat.configure import configure, descriptor_blocks
 from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
-from sppfeat.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
 from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
+from sppfeat.extraction.configure import configure, descriptor_blocks
+from sppfeat.extraction.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
+from sppfeat.extraction.plan import input_sizes, schedule
+from sppfeat.extraction.recorded_network import load_recorded_backbone
+from sppfeat.extraction.regions import Projector, best_scales
 from sppfeat.files.byte_ranges import Place
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
-from sppfeat.plan import input_sizes, schedule
-from sppfeat.recorded import load_recorded_backbone
-from sppfeat.regions import Projector, best_scales
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.reduction import Reduction
 from sppfeat.store.schema import ColumnBlock, RowFlag

@@ -5,9 +5,9 @@ import numpy as np
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import BoxConvention
 from sppfeat.config.specs import InputSpec
+from sppfeat.extraction.plan import Plan, make_plan
+from sppfeat.extraction.rows import Rows, rows_of_table
 from sppfeat.inputs import Listing, PathTable
-from sppfeat.plan import Plan, make_plan
-from sppfeat.rows import Rows, rows_of_table
 
 ROOT = b"/data"
 

@@ -127,8 +127,10 @@ def copy_module(module: "nn.Module") -> "nn.Module":
 @pytest.fixture(scope="session", autouse=True)
 def networks_loaded_once() -> Iterator[None]:
     """Load and walk each network of an extraction once in all tests: both take longer than a dozen pictures."""
-    from sppfeat import configure, extractor, recorded
+    from sppfeat import extractor
     from sppfeat.config.specs import DEFAULT_BACKBONE
+    from sppfeat.extraction import configure
+    from sppfeat.extraction import recorded_network as recorded
     from sppfeat.networks.backbones import Backbone, load_backbone
 
     loaded: dict[str, Backbone] = {}

@@ -14,8 +14,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from sppfeat.config.request import BackboneChoice, DescriptorChoice, ExtractRequest
 from sppfeat.config.specs import InputSpec, RunOptions
-from sppfeat.describe import Describer
-from sppfeat.extraction import prepare
+from sppfeat.extraction.describe import Describer
+from sppfeat.extraction.run import prepare
 
 BACKBONE = BackboneChoice(name="squeezenet1_1", weights="none", seed=3)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

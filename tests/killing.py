@@ -208,7 +208,7 @@ def load() -> None:
     import torch
     from tqdm import tqdm
 
-    import sppfeat.configure as configure
+    import sppfeat.extraction.configure as configure
     from sppfeat.cli import main
     from sppfeat.networks.backbones import Backbone
 

@@ -94,7 +94,9 @@ def test_the_plan_as_json_counts_boxes(folder, boxes, tmp_path):
 )
 def test_sizes(folder, tmp_path, monkeypatch, options, size, scales):
     seen = []
-    monkeypatch.setattr("sppfeat.extraction.prepare", lambda request, **rest: seen.append(request) or 1 / 0)
+    monkeypatch.setattr(
+        "sppfeat.extraction.run.prepare", lambda request, **rest: seen.append(request) or 1 / 0
+    )
     run("extract", folder, "-o", tmp_path / "f.h5", *options)
     assert (seen[0].input.size, seen[0].input.scales) == (size, scales)
 

@@ -30,7 +30,7 @@ import sppfeat
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import BoxError, ConfigError, StoreError
-from sppfeat.extraction import prepare
+from sppfeat.extraction.run import prepare
 from sppfeat.store.schema import RowFlag
 from sppfeat.store.verify import recompute_rows, verify_file
 
@@ -207,7 +207,7 @@ def made(folder, boxes_of, tmp_path):
 
 
 def test_boxes_pooled_in_slices_are_the_same(folder, boxes_of, tmp_path, made, monkeypatch):
-    monkeypatch.setattr("sppfeat.describe._SLICE_VALUES", 2 * 512 * 5)
+    monkeypatch.setattr("sppfeat.extraction.describe._SLICE_VALUES", 2 * 512 * 5)
     extract([folder], tmp_path / "sliced.h5", boxes=BoxChoice(boxes=str(boxes_of)))
     assert_same_file(made, tmp_path / "sliced.h5")
 

@@ -9,14 +9,14 @@ from box_rows import ROOT, plan_of, sizes_of, table_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.box_report import box_notes, summarise_boxes
-from sppfeat.box_source import FileBoxes, ViewBoxes
 from sppfeat.config.regions import BoxConvention, RegionSpec, parse_grid
 from sppfeat.config.specs import InputSpec
+from sppfeat.extraction.box_report import box_notes, summarise_boxes
+from sppfeat.extraction.box_rows import FileBoxes, ViewBoxes
+from sppfeat.extraction.regions import Projector
+from sppfeat.extraction.row_planner import RowPlanner
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.inputs import PathTable
-from sppfeat.regions import Projector
-from sppfeat.row_planner import RowPlanner
 
 SPEC = InputSpec(scales=(64, 128))
 VOC = BoxConvention(origin=1, ends="inclusive")

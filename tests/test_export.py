@@ -25,7 +25,7 @@ from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.export_formats import EXPORT_FORMATS, export_features, format_of
 from sppfeat.export_formats.number_texts import number_text_rows
-from sppfeat.rows import rows_of_table
+from sppfeat.extraction.rows import rows_of_table
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import ColumnBlock
@@ -58,8 +58,8 @@ def file(path):
 def box_path(tmp_path_factory):
     """Three boxes of two images: scores, names, a further column; the last one has no area."""
     from sppfeat.config.specs import InputSpec
+    from sppfeat.extraction.plan import make_plan
     from sppfeat.inputs import Listing, PathTable
-    from sppfeat.plan import make_plan
 
     path = tmp_path_factory.mktemp("export") / "boxes.h5"
     boxes = [("0.jpg", (0, 0, 3, 2)), ("1.jpg", (1, 1, 4, 4)), ("1.jpg", (2, 2, 2, 2))]

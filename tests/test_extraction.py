@@ -25,7 +25,7 @@ import sppfeat
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.extraction import prepare
+from sppfeat.extraction.run import prepare
 from sppfeat.store.verify import recompute_rows
 
 

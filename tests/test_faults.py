@@ -29,9 +29,9 @@ import sppfeat
 from sppfeat.cli import main
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec, RunOptions
-from sppfeat.describe import Describer
 from sppfeat.errors import DeviceMemoryError, ImageError, StoreError
-from sppfeat.extraction import prepare
+from sppfeat.extraction.describe import Describer
+from sppfeat.extraction.run import prepare
 from sppfeat.store.schema import Status
 
 DONE, FAILED = Status.DONE, Status.FAILED
@@ -82,7 +82,7 @@ def fill(disk: Path, leave: int = 0) -> None:
 
 def test_too_little_space_is_said_before_any_image_is_decoded(folder, disk, monkeypatch):
     fill(disk, leave=60_000)
-    monkeypatch.setattr("sppfeat.filling.run_pipeline", None)
+    monkeypatch.setattr("sppfeat.extraction.part_run.run_pipeline", None)
     with pytest.raises(StoreError, match=r"needs 0.00 GB and .* GB free; fewer levels"):
         extract([folder], disk / "f.h5")
     assert sorted(os.listdir(disk)) == ["filler"]
@@ -215,14 +215,14 @@ def test_an_input_folder_that_changes_during_the_run(tmp_path, network, workers)
 def test_a_folder_that_is_gone_before_its_headers_are_read_costs_its_images(
     folder, tmp_path, network, monkeypatch
 ):
-    from sppfeat.extraction import list_images
+    from sppfeat.extraction.run import list_images
 
     def list_and_lose(*arguments, **options):
         listing = list_images(*arguments, **options)
         shutil.rmtree(folder / "dog")
         return listing
 
-    monkeypatch.setattr("sppfeat.extraction.list_images", list_and_lose)
+    monkeypatch.setattr("sppfeat.extraction.run.list_images", list_and_lose)
     extract([folder], tmp_path / "f.h5")
     said = statuses(tmp_path / "f.h5")
     assert {name for name, status in said.items() if status == FAILED} == {

@@ -26,8 +26,8 @@ from sppfeat.config.regions import BoxConvention, RegionSpec
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
+from sppfeat.extraction.sinks import RowAudit
 from sppfeat.inputs import PathTable
-from sppfeat.sinks import RowAudit
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import COLUMNS, ROW_COLUMNS

@@ -34,8 +34,8 @@ from sppfeat.cli import main
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.export_formats import export_features
+from sppfeat.extraction.sharding import ShardChoice
 from sppfeat.files.locks import OutputLock
-from sppfeat.sharding import ShardChoice
 from sppfeat.store.layout import create_file
 from sppfeat.store.merge import merge_shards
 from sppfeat.store.reader import FeatureFile

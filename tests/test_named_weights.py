@@ -8,8 +8,8 @@ import torch
 from sppfeat import Extractor
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import COMPACT_NAME
-from sppfeat.configure import load_choice
 from sppfeat.errors import WeightsError
+from sppfeat.extraction.configure import load_choice
 from sppfeat.networks import named_weights, zoo
 from sppfeat.networks.backbones import load_backbone
 from sppfeat.networks.named_weights import (

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.decoding import Decoded
 from sppfeat.errors import ConfigError, ImageError, StoreError
+from sppfeat.extraction.mean_norm import estimate_factors, factors_of_file, sample_plan
+from sppfeat.extraction.plan import make_plan
+from sppfeat.extraction.regions import choose_scales
+from sppfeat.extraction.sinks import RowBlock
 from sppfeat.inputs import Listing, PathTable
-from sppfeat.normalization import estimate_factors, factors_of_file, sample_plan
-from sppfeat.plan import make_plan
-from sppfeat.regions import choose_scales
-from sppfeat.sinks import RowBlock
 from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.schema import column_blocks
 

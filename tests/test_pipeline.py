@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from sppfeat.decoding import Decoded, DecodeTask
 from sppfeat.errors import DeviceMemoryError, ImageError
-from sppfeat.pipeline import run_pipeline
-from sppfeat.plan import schedule
-from sppfeat.sinks import FailFast, RowBlock
+from sppfeat.extraction.pipeline import run_pipeline
+from sppfeat.extraction.plan import schedule
+from sppfeat.extraction.sinks import FailFast, RowBlock
 
 N = 12
 

@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as hnp
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ImageError
+from sppfeat.extraction.plan import input_sizes, make_plan, schedule
 from sppfeat.inputs import Listing, PathTable
-from sppfeat.plan import input_sizes, make_plan, schedule
 
 IMAGE_SIZES = hnp.arrays(np.int32, st.tuples(st.integers(0, 40), st.just(2)), elements=st.integers(0, 3000))
 FEW_SIZES = hnp.arrays(np.int32, st.tuples(st.integers(0, 60), st.just(2)), elements=st.integers(0, 3))
@@ -99,7 +99,7 @@ def test_shapes_are_counted_in_blocks(monkeypatch):
     )
     plan = make_plan(listing, image_hw, {}, InputSpec(size=None))
     assert plan.n_shapes == 4
-    monkeypatch.setattr("sppfeat.plan._AT_ONCE", 2)
+    monkeypatch.setattr("sppfeat.extraction.plan._AT_ONCE", 2)
     assert plan.n_shapes == 4
 
 
@@ -120,7 +120,7 @@ from pathlib import Path
 from feature_files import BLOCKS, config
 from sppfeat.config.specs import InputSpec
 from sppfeat.store.layout import create_file
-from sppfeat.plan import make_plan
+from sppfeat.extraction.plan import make_plan
 from sppfeat.inputs import list_images
 
 class Entry:

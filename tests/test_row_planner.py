@@ -8,14 +8,14 @@ from box_rows import ROOT, sizes_of, table_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.box_source import FileBoxes, ViewBoxes
 from sppfeat.config.regions import BoxConvention, parse_grid
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError
+from sppfeat.extraction.box_rows import FileBoxes, ViewBoxes
+from sppfeat.extraction.plan import input_sizes
+from sppfeat.extraction.regions import Projector
+from sppfeat.extraction.row_planner import RowPlanner
 from sppfeat.geometry import FeatureGeometry
-from sppfeat.plan import input_sizes
-from sppfeat.regions import Projector
-from sppfeat.row_planner import RowPlanner
 from sppfeat.store.schema import RowFlag
 
 YOLO = BoxConvention(coords="cxcywh", units="normalized")

@@ -3,10 +3,10 @@ import threading
 import numpy as np
 import pytest
 
-from sppfeat import row_writing
-from sppfeat.plan import Batch
-from sppfeat.row_writing import RowWriting
-from sppfeat.sinks import RowBlock
+from sppfeat.extraction import row_writing
+from sppfeat.extraction.plan import Batch
+from sppfeat.extraction.row_writing import RowWriting
+from sppfeat.extraction.sinks import RowBlock
 
 
 class Record:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sppfeat.boxes.views import grid_views, multiview_views
 from sppfeat.config.regions import BoxConvention, GridSpec
+from sppfeat.extraction.rows import rows_of_table, rows_of_views
 from sppfeat.inputs import PathTable
-from sppfeat.rows import rows_of_table, rows_of_views
 from sppfeat.store.schema import RowFlag
 
 NUMBERS = st.integers(-50, 150).map(float) | st.sampled_from([math.nan, math.inf])

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.errors import ConfigError
-from sppfeat.plan import Plan
-from sppfeat.sharding import Shard, ShardChoice, cut_plan, cut_rows, shard_of
+from sppfeat.extraction.plan import Plan
+from sppfeat.extraction.sharding import Shard, ShardChoice, cut_plan, cut_rows, shard_of
 
 SIZES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=30)
 

@@ -20,9 +20,9 @@ from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.config.shards import ShardChoice
 from sppfeat.config.specs import RunOptions
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.extraction import prepare
+from sppfeat.extraction.run import prepare
+from sppfeat.extraction.sized_parts import prepare_parts
 from sppfeat.files.locks import OutputLock, ShardLock
-from sppfeat.parts import prepare_parts
 
 N = 11
 

@@ -23,9 +23,9 @@ from sppfeat.analysis.reducing import reduce_file
 from sppfeat.analysis.searching.neighbours import nearest_rows
 from sppfeat.cli import main
 from sppfeat.config.reduction import ReductionSpec
-from sppfeat.continuation import copy_rows
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.export_formats import export_features
+from sppfeat.extraction.resume import copy_rows
 from sppfeat.store.merge import merge_shards
 from sppfeat.store.merge_sources import SourceFiles, recorded_path
 from sppfeat.store.reader import FeatureFile

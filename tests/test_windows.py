@@ -12,11 +12,11 @@ from conftest import write_image
 from extraction_runs import assert_same_contents, assert_same_file, contents, extract, request
 
 import sppfeat
-from sppfeat import windows
 from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import ImageError, StoreError
-from sppfeat.extraction import prepare
+from sppfeat.extraction import size_windows as windows
+from sppfeat.extraction.run import prepare
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs import PathTable
 
@@ -99,13 +99,13 @@ def far_away(monkeypatch):
     Copied.held = Copied.most_held = Copied.nbytes_each = Copied.n_cancelled = 0
     Copied.threads = set()
     Copied.fails_at = None
-    true_list = sppfeat.extraction.list_images
+    true_list = sppfeat.extraction.run.list_images
 
     def list_images(*inputs, **options):
         listing = true_list(*inputs, **options)
         return dataclasses.replace(listing, storage=Copied(listing.root, listing.paths))
 
-    monkeypatch.setattr("sppfeat.extraction.list_images", list_images)
+    monkeypatch.setattr("sppfeat.extraction.run.list_images", list_images)
     return Copied
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from sppfeat.analysis.pooled_levels import PooledLevel, pool_region
 from sppfeat.boxes.coordinates import clip_boxes, whole_image_boxes
 from sppfeat.errors import BoxError, ConfigError, StoreError
+from sppfeat.extraction.regions import Projector, best_scales
 from sppfeat.extractor import Extractor, ImageLike
 from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes
-from sppfeat.regions import Projector, best_scales
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import RowFlag, scale_indices
 

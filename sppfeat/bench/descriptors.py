@@ -7,7 +7,7 @@ import torch
 
 from sppfeat.bench.machine import Machine, describe_machine
 from sppfeat.config.extract import ExtractConfig
-from sppfeat.configure import descriptor_blocks
+from sppfeat.extraction.configure import descriptor_blocks
 from sppfeat.networks.backbones import Backbone
 
 __all__ = ["OfDescriptors", "of_descriptors"]

@@ -10,7 +10,7 @@ import torch
 
 from sppfeat._version import __version__
 from sppfeat.config.cores import available_cores
-from sppfeat.describe import device_name
+from sppfeat.extraction.describe import device_name
 
 __all__ = ["Machine", "describe_machine", "synchronizer"]
 

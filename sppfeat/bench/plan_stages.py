@@ -12,8 +12,8 @@ from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.memory import keep_freed_memory
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
+from sppfeat.extraction.plan import make_plan
 from sppfeat.inputs import list_images
-from sppfeat.plan import make_plan
 from sppfeat.store.layout import create_file
 from sppfeat.store.schema import column_blocks
 
@@ -77,7 +77,7 @@ def plan_file(folder: Path, output: Path) -> Measured:
 
 def continue_file(folder: Path, output: Path) -> Measured:
     """Find out what is left to do of a file, all of it here, with the images of its folder listed anew."""
-    from sppfeat.work import Task, find_work  # which load torch: planning does without
+    from sppfeat.extraction.parts import Task, find_work  # which load torch: planning does without
 
     measure = _Measure()
     listing = list_images([str(folder)])

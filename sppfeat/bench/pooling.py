@@ -14,8 +14,8 @@ from sppfeat.bench.boxes import draw_boxes
 from sppfeat.bench.machine import Machine, describe_machine, synchronizer
 from sppfeat.bench.settings import PoolingWork
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
-from sppfeat.describe import choose_device, device_name
 from sppfeat.errors import DeviceMemoryError
+from sppfeat.extraction.describe import choose_device, device_name
 from sppfeat.pyramid import pool_regions, spatial_pyramid_pool
 
 __all__ = [

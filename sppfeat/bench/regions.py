@@ -17,12 +17,12 @@ from sppfeat.bench.settings import RegionsWork, Subject
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import InputSpec
-from sppfeat.configure import configure, descriptor_blocks, load_choice
 from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.decoding.sizing import network_input_hw
-from sppfeat.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
 from sppfeat.errors import ImageError
-from sppfeat.regions import Projector
+from sppfeat.extraction.configure import configure, descriptor_blocks, load_choice
+from sppfeat.extraction.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
+from sppfeat.extraction.regions import Projector
 
 __all__ = ["BoxContenders", "Crossover", "RegionsResult", "Rung", "bench_regions", "find_crossover", "ladder"]
 

@@ -21,10 +21,10 @@ from sppfeat.bench.stages import STAGES, Stages, find_bound
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.specs import InputSpec, RunOptions
-from sppfeat.configure import load_choice
-from sppfeat.describe import Describer
 from sppfeat.errors import ImageError
-from sppfeat.extraction import Extraction, prepare
+from sppfeat.extraction.configure import load_choice
+from sppfeat.extraction.describe import Describer
+from sppfeat.extraction.run import Extraction, prepare
 
 __all__ = ["ExtractResult", "Rate", "Runs", "prepare_runs"]
 

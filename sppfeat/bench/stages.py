@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sppfeat.bench.machine import synchronizer
 from sppfeat.decoding.images import read_image, resize_image
-from sppfeat.describe import Describer
-from sppfeat.extraction import Extraction
-from sppfeat.plan import Batch, schedule
+from sppfeat.extraction.describe import Describer
+from sppfeat.extraction.plan import Batch, schedule
+from sppfeat.extraction.run import Extraction
 from sppfeat.pyramid import spatial_pyramid_pool
 from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.writer import FeatureWriter

@@ -53,10 +53,10 @@ from sppfeat.config.specs import (
 )
 
 if TYPE_CHECKING:
-    from sppfeat.engines.ray_extraction import RayExtraction
-    from sppfeat.extraction import Extraction
-    from sppfeat.parts import PartedExtraction
-    from sppfeat.pipeline import Progress
+    from sppfeat.extraction.pipeline import Progress
+    from sppfeat.extraction.ray.extraction import RayExtraction
+    from sppfeat.extraction.run import Extraction
+    from sppfeat.extraction.sized_parts import PartedExtraction
 
     OnProbe = Callable[[int, int], None]
 
@@ -227,8 +227,8 @@ def extract(**options: Any) -> None:
 def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     """What the file holds afterwards; None where only a plan was asked for."""
     from sppfeat.config.memory import keep_freed_memory
-    from sppfeat.extraction import prepare
-    from sppfeat.parts import prepare_parts
+    from sppfeat.extraction.run import prepare
+    from sppfeat.extraction.sized_parts import prepare_parts
 
     keep_freed_memory()
     quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
@@ -237,7 +237,7 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
 
     def begin(on_probe: "OnProbe") -> "AbstractContextManager[Extraction | PartedExtraction | RayExtraction]":
         if request.ray is not None:
-            from sppfeat.engines.ray import prepare_ray
+            from sppfeat.extraction.ray.run import prepare_ray
 
             return prepare_ray(request, on_probe=on_probe, verbose=verbose)
         if request.shard_bytes is not None:

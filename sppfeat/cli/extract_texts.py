@@ -15,8 +15,8 @@ from sppfeat.config.request import BoxSummary, PlanSummary
 from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
-    from sppfeat.outcome import Outcome
-    from sppfeat.pipeline import Progress
+    from sppfeat.extraction.outcome import Outcome
+    from sppfeat.extraction.pipeline import Progress
 
 __all__ = ["plan_text", "print_plan", "result_text", "run_result"]
 

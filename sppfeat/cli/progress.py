@@ -9,7 +9,7 @@ from sppfeat.bars import StandardError, open_bar
 from sppfeat.cli.signals import raise_if_dropped
 
 if TYPE_CHECKING:
-    from sppfeat.pipeline import Progress
+    from sppfeat.extraction.pipeline import Progress
 
 __all__ = ["Bar", "prepared"]
 

@@ -130,10 +130,10 @@ class ExtractRequest:
         headers: ``first``: read all image headers before the first image is run; ``window``: of some thousand
             images at a time; ``auto``: as suits their number and where they are.
         shard_bytes: shards of at most so many bytes of descriptors, one after the other, each into a file of its own;
-            see :mod:`sppfeat.parts`.
+            see :mod:`sppfeat.extraction.sized_parts`.
         scratch: an existing folder for what has to be fetched before it can be read; None: the system's for
             temporary files.
-        ray: actors on a Ray cluster do the work, see :mod:`sppfeat.engines.ray_extraction`; None: this process.
+        ray: actors on a Ray cluster do the work, see :mod:`sppfeat.extraction.ray.extraction`; None: this process.
     """
 
     inputs: tuple[str, ...]

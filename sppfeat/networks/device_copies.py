@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppfeat.sinks import already_there
+from sppfeat.extraction.sinks import already_there
 
 __all__ = ["Delivery", "Transfer"]
 

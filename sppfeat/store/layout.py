@@ -25,11 +25,11 @@ from sppfeat.boxes.coordinates import whole_image_boxes
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
+from sppfeat.extraction.plan import Plan
+from sppfeat.extraction.rows import RowBoxes
+from sppfeat.extraction.sharding import Shard
 from sppfeat.files.atomic import layout_of, put_in_place
 from sppfeat.inputs import PathTable
-from sppfeat.plan import Plan
-from sppfeat.rows import RowBoxes
-from sppfeat.sharding import Shard
 from sppfeat.store.schema import (
     ERROR_NBYTES,
     FORMAT,

@@ -15,8 +15,8 @@ from sppfeat.config.memory import drop_pages
 from sppfeat.config.paths import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
+from sppfeat.extraction.sharding import Shard
 from sppfeat.inputs import PathTable
-from sppfeat.sharding import Shard
 from sppfeat.store.reduction import Reduction
 from sppfeat.store.schema import ColumnBlock, RowFlag, Status
 from sppfeat.store.selection import LabelSource, RowsLike, Selection, select

@@ -155,9 +155,9 @@ def recompute_rows(
     Raises:
         SppfeatError: the backbone cannot be built again, or its weights are not the recorded ones.
     """
-    from sppfeat.configure import descriptor_blocks
-    from sppfeat.recomputation import Recomputation
-    from sppfeat.recorded import load_recorded_backbone
+    from sppfeat.extraction.configure import descriptor_blocks
+    from sppfeat.extraction.recompute import Recomputation
+    from sppfeat.extraction.recorded_network import load_recorded_backbone
 
     backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
     if file.extracted_columns != descriptor_blocks(file.config, backbone):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.sinks import RowAudit
+from sppfeat.extraction.sinks import RowAudit
 from sppfeat.store.check import check_layout
 from sppfeat.store.hdf5 import hdf5_errors
 from sppfeat.store.schema import ERROR_NBYTES, Status, cut_error

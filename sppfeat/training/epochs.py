@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.specs import InputSpec
-from sppfeat.plan import input_sizes, schedule
+from sppfeat.extraction.plan import input_sizes, schedule
 from sppfeat.training.examples import Examples
 from sppfeat.training.settings import DataSettings
 

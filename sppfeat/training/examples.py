@@ -11,8 +11,8 @@ import numpy.typing as npt
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError
+from sppfeat.extraction.sizes import read_sizes
 from sppfeat.inputs import FileStorage, Listing, list_images
-from sppfeat.learning import read_sizes
 
 __all__ = ["Examples", "read_examples", "split_examples", "with_classes"]
 

@@ -11,9 +11,9 @@ import torch
 
 from sppfeat.config.cores import available_cores
 from sppfeat.config.request import BackboneChoice
-from sppfeat.configure import load_choice
-from sppfeat.describe import choose_device, device_name
 from sppfeat.errors import SppfeatError
+from sppfeat.extraction.configure import load_choice
+from sppfeat.extraction.describe import choose_device, device_name
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
 from sppfeat.training.checkpoints import TrainFolder

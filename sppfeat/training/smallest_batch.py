@@ -4,8 +4,8 @@ import copy
 
 import torch
 
-from sppfeat.describe import device_memory
 from sppfeat.errors import ConfigError
+from sppfeat.extraction.describe import device_memory
 from sppfeat.training.epochs import TrainBatch, epoch_batches
 from sppfeat.training.settings import TrainSettings
 from sppfeat.training.trainer import TrainingSet

@@ -1,0 +1,198 @@
+"""What a user should know of the boxes of a run before it starts."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.boxes.table import BoxTable
+from sppfeat.config.regions import RegionSpec
+from sppfeat.config.request import BoxSummary
+from sppfeat.config.specs import InputSpec
+from sppfeat.config.wording import counted, first_few, one_line
+from sppfeat.extraction.plan import Plan
+from sppfeat.extraction.rows import RowBoxes
+from sppfeat.files.name_matching import count_same_file_names
+from sppfeat.store.schema import RowFlag
+
+__all__ = ["box_notes", "summarise_boxes"]
+
+_SHOWN = 3
+_MUCH_FOR_A_FRACTION = 2.0
+
+
+def summarise_boxes(
+    plan: Plan, boxes: RowBoxes, spec: RegionSpec, inputs: InputSpec, path: str
+) -> BoxSummary:
+    """Count what will become of the boxes of a plan.
+
+    Args:
+        plan: with these boxes.
+        boxes: its rows.
+        spec: their settings.
+        inputs: sizes of the network input.
+        path: the box file; empty where there is none.
+    """
+    names = ["native" if side is None else str(side) for side in inputs.short_sides]
+    per_scale = np.bincount(boxes.scale[boxes.scale >= 0], minlength=len(names)).tolist()
+    return BoxSummary(
+        source=path or spec.boxes,
+        format=spec.box_format or "",
+        convention=str(spec.convention or ""),
+        boxes=len(boxes.box_row),
+        rows=len(boxes),
+        same_region=int((boxes.box_row >= 0).sum()) - len(boxes),
+        clipped=int(((boxes.flag & RowFlag.CLIPPED) != 0).sum()),
+        degenerate=int(boxes.is_degenerate.sum()),
+        of_no_input=int((boxes.box_row < 0).sum()),
+        images_without_boxes=len(_without_boxes(plan)),
+        scales=dict(zip(names, per_scale, strict=True)),
+    )
+
+
+def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bool = True) -> list[str]:
+    """What is odd about the boxes of a plan, each with its number and the first examples.
+
+    Args:
+        plan: with these boxes.
+        boxes: its rows.
+        table: the box file, if there is one.
+        is_new: the plan has all inputs; one that continues a file has the images of the file.
+    """
+    notes = []
+    if table is not None:
+        notes += _unit_notes(table) + _single_notes(plan, table)
+        notes += _unused_notes(plan, boxes, table, "inputs" if is_new else "images of the file")
+        notes += _size_notes(plan, boxes, table) + _label_notes(boxes, table)
+    empty = _without_boxes(plan)
+    if len(empty):
+        notes.append(
+            f"{counted(len(empty), 'image has', 'images have')} no boxes, and no rows: "
+            f"{_examples([plan.paths[i] for i in empty.tolist()])}"
+        )
+    for flag, one, many in (
+        (
+            RowFlag.CLIPPED,
+            "box reaches over the border of its image and is clipped to it",
+            "boxes reach over the border of their image and are clipped to it",
+        ),
+        (
+            RowFlag.DEGENERATE,
+            "box has no area inside its image: its row is NaN",
+            "boxes have no area inside their image: their rows are NaN",
+        ),
+    ):
+        rows = np.flatnonzero(boxes.flag & flag)
+        if len(rows):
+            notes.append(f"{counted(len(rows), one, many)}: {_example_boxes(plan, boxes, rows)}")
+    return notes
+
+
+def _unit_notes(table: BoxTable) -> list[str]:
+    """Fractions that are read as pixels, or pixels as fractions: the commonest mistake there is."""
+    numbers = table.boxes[np.isfinite(table.boxes).all(axis=1)]
+    if not len(table):
+        return ["the box file has no boxes"]
+    if not len(numbers):
+        return []
+    if table.convention.units == "absolute" and numbers.min() >= 0 and numbers.max() <= 1:
+        return [
+            counted(
+                len(numbers), "box lies within 0..1 and is", "boxes, all of them, lie within 0..1 and are"
+            )
+            + " read as pixels; for fractions of the image say --box-units normalized"
+        ]
+    if table.convention.units == "normalized" and np.median(numbers.max(axis=1)) > _MUCH_FOR_A_FRACTION:
+        return [
+            f"most of {counted(len(numbers), 'box')} are read as fractions of the image and lie far beyond 1; "
+            "if they are pixels, say --box-units absolute"
+        ]
+    return []
+
+
+def _single_notes(plan: Plan, table: BoxTable) -> list[str]:
+    """Boxes of one image that are taken for the one input although it has another name."""
+    if table.names != "single" or plan.n_images != 1 or not len(table.images):
+        return []
+    stem = os.path.splitext(os.path.basename(plan.paths[0]))[0]
+    if stem == table.images[0]:
+        return []
+    return [
+        f"the box file is of one image, {os.fsdecode(table.images[0])!r} by its name: taken for the one input, "
+        f"{os.fsdecode(plan.paths[0])!r}"
+    ]
+
+
+def _unused_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, among: str) -> list[str]:
+    unused = np.flatnonzero(boxes.box_row < 0)
+    if not len(unused):
+        return []
+    images = np.unique(table.image[unused])
+    names = [table.images[i] for i in images.tolist()]
+    note = (
+        f"{counted(len(unused), 'box is', 'boxes are')} of "
+        f"{counted(len(images), 'image that is', 'images that are')} not among the {among}: {_examples(names)}"
+    )
+    n_elsewhere = count_same_file_names(names, plan.paths)
+    if n_elsewhere:
+        note += "; " + counted(n_elsewhere, "has", "have") + " the file name of one, in another folder"
+    return [note]
+
+
+def _label_notes(boxes: RowBoxes, table: BoxTable) -> list[str]:
+    """Boxes whose row says what another box is: only with duplicates dropped."""
+    known = np.flatnonzero(boxes.box_row >= 0)
+    differs = known[table.label[known] != boxes.annotations.label[boxes.box_row[known]]]
+    if not len(differs):
+        return []
+    first = int(differs[0])
+    own, other = (
+        repr(table.classes[label]) if label >= 0 else "no class"
+        for label in (int(table.label[first]), int(boxes.annotations.label[boxes.box_row[first]]))
+    )
+    return [
+        f"{counted(len(differs), 'box shares', 'boxes share')} the row of a box of another class, such as box {first}, "
+        f"{own}, in row {int(boxes.box_row[first])}, {other}: the row keeps what was said of the first; /box_row "
+        "leads there"
+    ]
+
+
+def _size_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> list[str]:
+    """Images that the box file says are of another size: their boxes may be meant for other pixels."""
+    images, first = np.unique(plan.row_images, return_index=True)
+    said = table.image_hw[table.image[boxes.source[first]]]
+    found = plan.image_hw[images]
+    differs = (said > 0).all(axis=1) & (found > 0).all(axis=1) & (said != found).any(axis=1)
+    if not differs.any():
+        return []
+    i = int(np.flatnonzero(differs)[0])
+    turned = differs & (said == found[:, ::-1]).all(axis=1)
+    hint = "; --exif ignore is for boxes drawn on images as they are stored" if turned.any() else ""
+    return [
+        f"{counted(int(differs.sum()), 'image has', 'images have')} another size than the box file says, such as "
+        f"{os.fsdecode(plan.paths[int(images[i])])!r}: {_size(found[i])}, in the box file {_size(said[i])}{hint}"
+    ]
+
+
+def _without_boxes(plan: Plan) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(plan.rows[:, 0] == plan.rows[:, 1])
+
+
+def _examples(names: Sequence[bytes]) -> str:
+    return first_few((one_line(repr(os.fsdecode(name))) for name in names), _SHOWN)
+
+
+def _example_boxes(plan: Plan, boxes: RowBoxes, rows: npt.NDArray[np.int64]) -> str:
+    row_images = plan.row_images
+    shown = []
+    for row in rows[:_SHOWN].tolist():
+        numbers = ", ".join(f"{value:g}" for value in boxes.boxes_px[row].tolist())
+        image = int(row_images[row])
+        size = f"{plan.image_hw[image, 1]} x {plan.image_hw[image, 0]}"
+        shown.append(f"[{numbers}] of {os.fsdecode(plan.paths[image])!r} ({size})")
+    return "; ".join(shown) + ("; ..." if len(rows) > _SHOWN else "")
+
+
+def _size(hw: npt.NDArray[np.int32]) -> str:
+    return f"{hw[1]} x {hw[0]}"

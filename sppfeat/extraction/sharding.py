@@ -1,0 +1,154 @@
+"""A plan cut into shards: contiguous ranges of its images, each in a file of its own, or in its rows of one file."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config.shards import ShardChoice
+from sppfeat.config.wording import counted
+from sppfeat.errors import ConfigError
+from sppfeat.extraction.plan import Plan
+
+__all__ = ["PLACEHOLDER", "Shard", "ShardChoice", "cut_plan", "cut_rows", "shard_of", "shard_path"]
+
+PLACEHOLDER = "{shard}"
+"""Stands for the number of a shard in the name of its file."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which images and rows of a whole plan a file has.
+
+    Attributes:
+        index, count: see :class:`ShardChoice`; how the shards were called when they were cut.
+        first_image, stop_image: half-open range of the plan's images.
+        first_row, stop_row: and of its rows.
+        n_images, n_rows: of the whole plan.
+        plan: digest of the whole plan, see :attr:`sppfeat.extraction.plan.Plan.digest`.
+    """
+
+    index: int
+    count: int
+    first_image: int
+    stop_image: int
+    first_row: int
+    stop_row: int
+    n_images: int
+    n_rows: int
+    plan: str
+
+    def __post_init__(self) -> None:
+        numbers = dataclasses.astuple(self)[:-1]
+        if not all(type(number) is int and number >= 0 for number in numbers) or not (
+            isinstance(self.plan, str)
+            and 1 <= self.index <= self.count
+            and self.first_image <= self.stop_image <= self.n_images
+            and self.first_row <= self.stop_row <= self.n_rows
+        ):
+            raise ConfigError(f"not the record of a shard: {dataclasses.asdict(self)}")
+
+    def __str__(self) -> str:
+        return f"shard {self.index}/{self.count}, images {self.first_image} to {self.stop_image} of {self.n_images}"
+
+    def to_json(self) -> str:
+        """The record as it is kept in the attribute ``shard`` of a file."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Shard":
+        """Return the record that :meth:`to_json` wrote.
+
+        Raises:
+            ConfigError: it is not one.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ConfigError(f"not the record of a shard: {error}") from error
+
+
+def shard_path(output: Path, choice: ShardChoice | None) -> Path:
+    """The output of a shard: with its number in the place of ``{shard}``, if its name has that.
+
+    Raises:
+        ConfigError: the name asks for a number, and there is none.
+    """
+    if choice is None and PLACEHOLDER in str(output):
+        raise ConfigError(f"the output {str(output)!r} has {PLACEHOLDER} in its name: it goes with shards")
+    return output if choice is None else Path(str(output).replace(PLACEHOLDER, choice.name))
+
+
+def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64]:
+    """Where ``count`` shards begin and end: contiguous, none empty, of about the same work.
+
+    Args:
+        plan: all of it.
+        count: number of shards.
+        by_pixels: balance network-input pixels at the scales that are used, which needs every size; otherwise the
+            number of images that have rows, which nothing that is learnt of images changes.
+
+    Returns:
+        ``(count + 1,)`` int64: shard ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
+
+    Raises:
+        ConfigError: more shards than images.
+    """
+    if not 1 <= count <= plan.n_images:
+        raise ConfigError(
+            f"{counted(count, 'shard')} of {counted(plan.n_images, 'image')}; allowed: 1 to {plan.n_images}"
+        )
+    work = (plan.rows[:, 0] < plan.rows[:, 1]).astype(np.float64)
+    if by_pixels:
+        work = (plan.input_hw.prod(axis=2, dtype=np.int64) * plan.uses).sum(axis=1).astype(np.float64)
+    done = np.cumsum(work)
+    done /= done[-1] or 1.0
+    bounds = np.searchsorted(done, np.arange(1, count) / count - 1e-12) + 1
+    # At least one image each, from either end.
+    every = np.arange(count + 1)
+    bounds = np.maximum.accumulate(np.concatenate(([0], bounds, [plan.n_images])) - every) + every
+    return np.minimum(bounds, plan.n_images - every[::-1]).astype(np.int64)
+
+
+def cut_rows(plan: Plan, n_rows: int) -> npt.NDArray[np.int64]:
+    """Where shards of at most ``n_rows`` rows, or of one image that has more, begin and end; see :func:`cut_plan`."""
+    ends = plan.rows[:, 1]
+    bounds = [0]
+    while bounds[-1] < plan.n_images:
+        first = bounds[-1]
+        stop = int(np.searchsorted(ends, plan.rows[first, 0] + max(1, n_rows), side="right"))
+        bounds.append(max(first + 1, stop))
+    return np.array(bounds, dtype=np.int64)
+
+
+def shard_of(
+    plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64], *, has_views: bool
+) -> tuple[Plan, Shard]:
+    """One shard as a plan of its own, numbered from 0, and what its file records of the whole.
+
+    Args:
+        plan: all of it.
+        choice: which shard.
+        bounds: of all, see :func:`cut_plan`.
+        has_views: the boxes are windows of each image and not of a box file: they are numbered from 0, too.
+    """
+    first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
+    first_row, stop_row = plan.row_range(first, stop)
+    part = plan.part(first, stop)
+    if part.boxes is not None:
+        part = dataclasses.replace(part, boxes=part.boxes.numbered_from(first_row, has_views=has_views))
+    record = Shard(
+        choice.index,
+        choice.count,
+        first,
+        stop,
+        first_row,
+        stop_row,
+        plan.n_images,
+        plan.n_rows,
+        plan.digest,
+    )
+    return part, record
