@@ -10,8 +10,8 @@ from extraction_runs import extract
 from torch import nn
 
 import sppfeat
-from sppfeat.analysis.activations import View, pooled_boxes, view_of_row
-from sppfeat.analysis.pooled_levels import pool_region
+from sppfeat.analysis.show.activations import View, pooled_boxes, view_of_row
+from sppfeat.analysis.show.pooled_levels import pool_region
 from sppfeat.config.request import BoxChoice
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError, ConfigError, StoreError

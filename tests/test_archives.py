@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from killing import TINY
 
 import sppfeat
-from sppfeat.analysis.thumbnails import Pictured, pictures_of_rows, read_thumbnails
+from sppfeat.analysis.show.thumbnails import Pictured, pictures_of_rows, read_thumbnails
 from sppfeat.cli import main
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ConfigError, ImageError

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from json_fields import check_fields
 
+from sppfeat.analysis.export import EXPORT_FORMATS, export_features, format_of
+from sppfeat.analysis.export.number_texts import number_text_rows
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError
-from sppfeat.export_formats import EXPORT_FORMATS, export_features, format_of
-from sppfeat.export_formats.number_texts import number_text_rows
 from sppfeat.extraction.rows import rows_of_table
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
@@ -460,7 +460,7 @@ def test_a_full_disk(tmp_path, mount_disk, name, capfd):
 
 def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):
     pytest.importorskip("scipy")
-    monkeypatch.setattr("sppfeat.export_formats.mat._LIMIT", 4096 + 64)
+    monkeypatch.setattr("sppfeat.analysis.export.mat._LIMIT", 4096 + 64)
     with pytest.raises(
         ConfigError, match=r"less than 2 GiB; found: 4 x 15 float32: 240 bytes; .*--format mat73"
     ):
@@ -475,11 +475,11 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
         seen = []
         export_features(selection, tmp_path / f"1.{form}", export_format=form, on_progress=seen.append)
         assert seen[-1] == N
-    from sppfeat.export_formats.contents import Contents
+    from sppfeat.analysis.export.contents import Contents
 
     blocks = Contents.blocks
     monkeypatch.setattr(Contents, "blocks", lambda self, nbytes=0: blocks(self, 2 * 15 * 4))
-    monkeypatch.setattr("sppfeat.export_formats.separated._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("sppfeat.analysis.export.separated._ROWS_AT_ONCE", 2)
     monkeypatch.setattr("sppfeat.store.selection.row_table._TEXTS_AT_ONCE", 2)
     for form in forms:
         seen = []

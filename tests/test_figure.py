@@ -11,8 +11,8 @@ from sppfeat.errors import ConfigError, StoreError
 
 matplotlib = pytest.importorskip("matplotlib")
 
-from sppfeat.analysis.pictures import figure  # noqa: E402
-from sppfeat.analysis.pictures.figure import (  # noqa: E402
+from sppfeat.analysis.show import figure  # noqa: E402
+from sppfeat.analysis.show.figure import (  # noqa: E402
     PICTURE_SUFFIXES,
     check_picture_path,
     drawing,

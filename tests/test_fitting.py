@@ -5,7 +5,7 @@ import pytest
 from feature_files import DIMENSION
 from reduced_files import HAVE, N, spectral, write_file
 
-from sppfeat.analysis import fitting
+from sppfeat.analysis.reduce import fitting
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from labelled_files import image_file
 
-from sppfeat.analysis.distributions import measure_norms
-from sppfeat.analysis.embedding import embed_rows
-from sppfeat.analysis.probing.classifier_file import fit_classifier
-from sppfeat.analysis.probing.prediction import predict
-from sppfeat.analysis.probing.settings import ProbeSettings
-from sppfeat.analysis.searching.neighbours import nearest_rows
+from sppfeat.analysis.probe.classifier_file import fit_classifier
+from sppfeat.analysis.probe.prediction import predict
+from sppfeat.analysis.probe.settings import ProbeSettings
+from sppfeat.analysis.search.neighbours import nearest_rows
+from sppfeat.analysis.show.distributions import measure_norms
+from sppfeat.analysis.show.embedding import embed_rows
 from sppfeat.config.memory import available_nbytes
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
@@ -95,7 +95,7 @@ def mapped_nbytes(path) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="for Linux")
 def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    for module in ("analysis.probing.prediction", "analysis.distributions", "store.verify"):
+    for module in ("analysis.probe.prediction", "analysis.show.distributions", "store.verify"):
         monkeypatch.setattr(f"sppfeat.{module}._BLOCK_NBYTES", 1 << 17)
     path = image_file(tmp_path / "f.h5", [i % 2 for i in range(30000)])
     with FeatureFile(path) as file:

@@ -29,11 +29,11 @@ from sharded_files import (
 )
 
 import sppfeat
-from sppfeat.analysis.reducing import reduce_file
+from sppfeat.analysis.export import export_features
+from sppfeat.analysis.reduce.reduce import reduce_file
 from sppfeat.cli import main
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.export_formats import export_features
 from sppfeat.extraction.sharding import ShardChoice
 from sppfeat.files.locks import OutputLock
 from sppfeat.store.layout import create_file

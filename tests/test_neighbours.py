@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.analysis.choices import ENGINES, METRICS
-from sppfeat.analysis.searching.distances import exact_distances
-from sppfeat.analysis.searching.neighbours import nearest_rows
+from sppfeat.analysis.search.distances import exact_distances
+from sppfeat.analysis.search.neighbours import nearest_rows
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.row_ranges import row_ranges

@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 import sppfeat
-from sppfeat.analysis.activations import View, pooled_boxes
+from sppfeat.analysis.show.activations import View, pooled_boxes
 from sppfeat.errors import ConfigError
 
 pytest.importorskip("matplotlib")
 
-from sppfeat.analysis.pictures.figure import drawing
-from sppfeat.analysis.pictures.image import draw_image
-from sppfeat.analysis.pictures.image_panels import Block, draw_bins, draw_maxima, draw_pooled
+from sppfeat.analysis.show.figure import drawing
+from sppfeat.analysis.show.image_panels import Block, draw_bins, draw_maxima, draw_pooled
+from sppfeat.analysis.show.image_picture import draw_image
 
 WHOLE = ((),)
 BOXES = ((10, 10, 60, 50), (-9, 30, 40, 900), (70, 20, 71, 21))
@@ -93,7 +93,7 @@ def test_there_is_a_panel_for_everything_and_no_text_covers_another(networks, bo
 
 def axes_of(block):
     """Empty axes of the shape of the block's window."""
-    from sppfeat.analysis.pictures.figure import new_figure
+    from sppfeat.analysis.show.figure import new_figure
 
     x0, y0, x1, y1 = block.window
     figure = new_figure(3, 3 * (y1 - y0) / (x1 - x0))

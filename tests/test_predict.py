@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from feature_files import name_images
 from labelled_files import box_file, image_file, separable
 
-from sppfeat.analysis.probing.classifier import make_pipeline
-from sppfeat.analysis.probing.classifier_file import fit_classifier, load_classifier, save_classifier
-from sppfeat.analysis.probing.prediction import count_learned, predict, select_for
-from sppfeat.analysis.probing.settings import ProbeSettings
+from sppfeat.analysis.probe.classifier import make_pipeline
+from sppfeat.analysis.probe.classifier_file import fit_classifier, load_classifier, save_classifier
+from sppfeat.analysis.probe.prediction import count_learned, predict, select_for
+from sppfeat.analysis.probe.settings import ProbeSettings
 from sppfeat.cli import main
 from sppfeat.errors import StoreError
 from sppfeat.store.reader import FeatureFile
@@ -103,7 +103,7 @@ def test_boxes_of_a_part_of_the_columns_in_small_blocks(tmp_path, monkeypatch):
     saved = run("probe", path, "-q", "--levels", 2, "--layer", "layer3", "--save", tmp_path / "m.skops")
     assert saved.exit_code == 0, saved.output
     whole = run("predict", tmp_path / "m.skops", path, "-q", "--scores", "--rows", "3:")
-    monkeypatch.setattr("sppfeat.analysis.probing.prediction._BLOCK_NBYTES", 70)
+    monkeypatch.setattr("sppfeat.analysis.probe.prediction._BLOCK_NBYTES", 70)
     result = run("predict", tmp_path / "m.skops", path, "-q", "--scores", "--rows", "3:")
     assert result.stdout == whole.stdout
     found = lines_of(result.stdout_bytes)
@@ -257,7 +257,7 @@ def test_a_signal_leaves_no_table(features, model, tmp_path, monkeypatch, number
         yield from itertools.islice(predict(*arguments), 1)
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("sppfeat.analysis.probing.prediction_table.predict", stopped)
+    monkeypatch.setattr("sppfeat.analysis.probe.prediction_table.predict", stopped)
     result = run("predict", model, features, "-o", tmp_path / "p.csv", "-q")
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
     assert os.listdir(tmp_path) == []

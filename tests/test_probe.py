@@ -13,11 +13,11 @@ from feature_files import DIMENSION
 from json_fields import check_fields
 from labelled_files import box_file, image_file, separable
 
-from sppfeat.analysis.probing.ablation import narrowed, parts_to_try
-from sppfeat.analysis.probing.classifier import make_pipeline
-from sppfeat.analysis.probing.folds import make_folds
-from sppfeat.analysis.probing.probe import probe
-from sppfeat.analysis.probing.settings import ProbeSettings
+from sppfeat.analysis.probe.ablation import narrowed, parts_to_try
+from sppfeat.analysis.probe.classifier import make_pipeline
+from sppfeat.analysis.probe.folds import make_folds
+from sppfeat.analysis.probe.probe import probe
+from sppfeat.analysis.probe.settings import ProbeSettings
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.store.reader import FeatureFile
@@ -180,7 +180,7 @@ def test_some_bins_and_no_ablation(images, method):
 
 def test_many_blocks_of_rows_give_the_same(images, monkeypatch):
     whole = probe(images.select(), ProbeSettings(method="products"))
-    monkeypatch.setattr("sppfeat.analysis.probing.kernel._BLOCK_NBYTES", 4 * DIMENSION * 7)
+    monkeypatch.setattr("sppfeat.analysis.probe.kernel._BLOCK_NBYTES", 4 * DIMENSION * 7)
     steps = []
     blocks = probe(
         images.select(), ProbeSettings(method="products"), on_progress=lambda n, of: steps.append((n, of))

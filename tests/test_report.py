@@ -19,7 +19,7 @@ from PIL import Image
 from sharded_files import whole_images, write_shards, write_whole
 
 from sppfeat.analysis.network_text import network_text
-from sppfeat.analysis.reducing import reduce_file
+from sppfeat.analysis.reduce.reduce import reduce_file
 from sppfeat.analysis.report.facts import ReportSettings
 from sppfeat.analysis.report.failures import group_failures
 from sppfeat.analysis.report.provenance import describe_provenance

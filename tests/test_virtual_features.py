@@ -19,12 +19,12 @@ from hypothesis.extra.numpy import arrays, basic_indices, integer_array_indices
 from sharded_files import whole_images, with_box_file, with_views, write_shards, write_whole
 from test_hostile_hdf5 import PROPERTIES, plain
 
-from sppfeat.analysis.reducing import reduce_file
-from sppfeat.analysis.searching.neighbours import nearest_rows
+from sppfeat.analysis.export import export_features
+from sppfeat.analysis.reduce.reduce import reduce_file
+from sppfeat.analysis.search.neighbours import nearest_rows
 from sppfeat.cli import main
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.export_formats import export_features
 from sppfeat.extraction.resume import copy_rows
 from sppfeat.store.merge import merge_shards
 from sppfeat.store.merge_sources import SourceFiles, recorded_path

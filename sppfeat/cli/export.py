@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sppfeat.analysis.export.formats import EXPORT_DTYPES, EXPORT_FORMATS, format_of
 from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import human_bytes, print_json, say, standard_output
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
-from sppfeat.export_formats.formats import EXPORT_DTYPES, EXPORT_FORMATS, format_of
 
 if TYPE_CHECKING:
-    from sppfeat.export_formats.export import ExportResult
+    from sppfeat.analysis.export.export import ExportResult
     from sppfeat.store.selection import Selection
 
 __all__ = ["export"]
@@ -58,7 +58,7 @@ def export(file: Path, output: str, **options: Any) -> None:
     those without hold NaN. Rows are written a block at a time: memory does not depend on their number, but for
     100 to 200 bytes for each, paths and texts of boxes. The output appears when it is complete.
     """
-    from sppfeat.export_formats.export import export_features, export_to_stream
+    from sppfeat.analysis.export.export import export_features, export_to_stream
     from sppfeat.store.reader import FeatureFile
 
     is_stream = output == _STANDARD_OUTPUT

@@ -48,9 +48,9 @@ def predict(
     The file's descriptors must have been made with the settings of those that the classifier was fitted on. Where
     rows have labels, the accuracy is said on standard error.
     """
-    from sppfeat.analysis.probing.classifier_file import load_classifier
-    from sppfeat.analysis.probing.prediction import count_learned, select_for
-    from sppfeat.analysis.probing.prediction_table import write_predictions
+    from sppfeat.analysis.probe.classifier_file import load_classifier
+    from sppfeat.analysis.probe.prediction import count_learned, select_for
+    from sppfeat.analysis.probe.prediction_table import write_predictions
     from sppfeat.files.locks import check_new_file, refuse_input
     from sppfeat.store.reader import FeatureFile
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sppfeat.analysis.reduce.texts import dimensions_text, variance_text
 from sppfeat.cli.options import (
     AUTO_OR_INT,
     is_given,
@@ -22,10 +23,9 @@ from sppfeat.config.reduction import REDUCED_NORMALIZATIONS, REDUCTIONS, Reducti
 from sppfeat.config.specs import DTYPES, DescriptorSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
-from sppfeat.reduction_texts import dimensions_text, variance_text
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.reducing import ReduceReport
+    from sppfeat.analysis.reduce.reduce import ReduceReport
 
 __all__ = ["reduce"]
 
@@ -132,7 +132,7 @@ def _how(options: dict[str, Any]) -> Path | ReductionSpec:
 
 
 def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any]) -> "ReduceReport":
-    from sppfeat.analysis.reducing import reduce_file
+    from sppfeat.analysis.reduce.reduce import reduce_file
 
     with Bar("reducing", 0, unit="row", shown=not options["quiet"]) as bar:
         return reduce_file(

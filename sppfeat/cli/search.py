@@ -20,8 +20,8 @@ from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.searching.hits import Hit
-    from sppfeat.analysis.searching.queries import Query
+    from sppfeat.analysis.search.hits import Hit
+    from sppfeat.analysis.search.queries import Query
 
 __all__ = ["search"]
 
@@ -82,9 +82,9 @@ def search(
     All queries are looked at before anything is computed; if one is wrong, nothing is printed. The search is exact:
     every row is compared, and rows at the same distance come in the order of the file.
     """
-    from sppfeat.analysis.searching.hits import hits_of
-    from sppfeat.analysis.searching.neighbours import nearest_rows
-    from sppfeat.analysis.searching.queries import describe_queries, read_queries
+    from sppfeat.analysis.search.hits import hits_of
+    from sppfeat.analysis.search.neighbours import nearest_rows
+    from sppfeat.analysis.search.queries import describe_queries, read_queries
     from sppfeat.store.reader import FeatureFile
 
     asked = read_queries(queries)

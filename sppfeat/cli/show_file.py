@@ -38,7 +38,7 @@ from sppfeat.cli.selection_options import (
 from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.thumbnails import Pictured, Thumbnail
+    from sppfeat.analysis.show.thumbnails import Pictured, Thumbnail
     from sppfeat.store.reader import FeatureFile
 
 __all__ = ["embedding", "neighbours", "norms", "sizes"]
@@ -95,10 +95,10 @@ def embedding(
     Classes have a colour and a shape; of more than 20 the most frequent ones, and the others are grey. Needs
     scikit-learn, too: pip install 'sppfeat[sklearn]'.
     """
-    from sppfeat.analysis.embedding import embed_rows
-    from sppfeat.analysis.pictures.embedding import caption, choose_pictured, embedding_figure
-    from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.thumbnails import pictures_of_rows
+    from sppfeat.analysis.show.embedding import embed_rows
+    from sppfeat.analysis.show.embedding_picture import caption, choose_pictured, embedding_figure
+    from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
+    from sppfeat.analysis.show.thumbnails import pictures_of_rows
     from sppfeat.errors import ConfigError
     from sppfeat.store.reader import FeatureFile
 
@@ -156,11 +156,11 @@ def neighbours(
     different classes. Neighbours of the query's class have a tick and a solid frame, others a cross and a dashed
     one. Boxes are outlined in what surrounds them.
     """
-    from sppfeat.analysis.contact_sheet import draw_queries, make_contact_sheet
-    from sppfeat.analysis.pictures.contact_sheet import contact_sheet_figure, sheet_text
-    from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.searching.queries import describe_queries, read_queries
-    from sppfeat.analysis.thumbnails import pictures_of_queries, pictures_of_rows
+    from sppfeat.analysis.search.queries import describe_queries, read_queries
+    from sppfeat.analysis.show.contact_sheet import draw_queries, make_contact_sheet
+    from sppfeat.analysis.show.contact_sheet_picture import contact_sheet_figure, sheet_text
+    from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
+    from sppfeat.analysis.show.thumbnails import pictures_of_queries, pictures_of_rows
     from sppfeat.errors import ConfigError
     from sppfeat.store.reader import FeatureFile
 
@@ -214,9 +214,9 @@ def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **sel
 
     The norms are those of the file, after its --normalize. Rows that are zero throughout a layer are counted.
     """
-    from sppfeat.analysis.distributions import measure_norms
-    from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.pictures.norms import norms_figure, norms_text
+    from sppfeat.analysis.show.distributions import measure_norms
+    from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
+    from sppfeat.analysis.show.norms_picture import norms_figure, norms_text
     from sppfeat.store.reader import FeatureFile
 
     check_picture_path(output, inputs=[file], overwrite=overwrite)
@@ -241,9 +241,9 @@ def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
 
     Images that failed are left out, and counted.
     """
-    from sppfeat.analysis.distributions import measure_sizes
-    from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.pictures.sizes import sizes_figure, sizes_text
+    from sppfeat.analysis.show.distributions import measure_sizes
+    from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
+    from sppfeat.analysis.show.sizes_picture import sizes_figure, sizes_text
     from sppfeat.store.reader import FeatureFile
 
     check_picture_path(output, inputs=[file], overwrite=overwrite)
@@ -256,7 +256,7 @@ def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
 
 def _read_thumbnails(file: "FeatureFile", pictured: "Mapping[_Key, Pictured]") -> "dict[_Key, Thumbnail]":
     """Small pictures; what cannot be read is said."""
-    from sppfeat.analysis.thumbnails import read_thumbnails
+    from sppfeat.analysis.show.thumbnails import read_thumbnails
 
     thumbnails = read_thumbnails(pictured, exif=file.config.input.exif, side=_PICTURE_SIDE)
     unread = [thumbnail.reason for thumbnail in thumbnails.values() if thumbnail.pixels is None]

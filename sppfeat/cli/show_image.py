@@ -26,7 +26,7 @@ from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE,
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.activations import LayerActivations, PooledBox, View
+    from sppfeat.analysis.show.activations import LayerActivations, PooledBox, View
     from sppfeat.extractor import Extractor
     from sppfeat.store.reader import FeatureFile
 
@@ -105,9 +105,9 @@ def image(photo: str | None, **options: Any) -> None:
     With --from FEATURES everything is as that file was made; with --row N, too, that row of it is drawn. Up to
     6 boxes of layers, and 6 levels.
     """
-    from sppfeat.analysis.activations import pooled_boxes
-    from sppfeat.analysis.pictures.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.pictures.image import check_extent, draw_image
+    from sppfeat.analysis.show.activations import pooled_boxes
+    from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
+    from sppfeat.analysis.show.image_picture import check_extent, draw_image
 
     output, channel = options["output"], options["channel"]
     given = [path for path in (photo, options["file"]) if path is not None]
@@ -144,7 +144,7 @@ class _Source(NamedTuple):
 
 
 def _source(photo: str | None, options: dict[str, Any]) -> _Source:
-    from sppfeat.analysis.activations import View
+    from sppfeat.analysis.show.activations import View
 
     views = [View(box) for box in options["boxes"]] or [View()]
     if options["file"] is not None:
@@ -178,7 +178,7 @@ def _extractor(options: dict[str, Any]) -> "Extractor":
 
 
 def _source_of_file(photo: str | None, options: dict[str, Any], views: list["View"]) -> _Source:
-    from sppfeat.analysis.activations import view_of_row
+    from sppfeat.analysis.show.activations import view_of_row
     from sppfeat.extractor import Extractor
     from sppfeat.store.reader import FeatureFile
 

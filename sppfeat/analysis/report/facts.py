@@ -11,12 +11,12 @@ from sppfeat.analysis.choices import (
     SHEET_NEIGHBOURS,
     SHEET_QUERIES,
 )
-from sppfeat.analysis.contact_sheet import ContactSheet
-from sppfeat.analysis.distributions import Norms, Sizes
-from sppfeat.analysis.embedding import Embedding
-from sppfeat.analysis.probing.probe import ProbeResult
+from sppfeat.analysis.probe.probe import ProbeResult
 from sppfeat.analysis.report.failures import FailureGroup
-from sppfeat.analysis.thumbnails import Thumbnail
+from sppfeat.analysis.show.contact_sheet import ContactSheet
+from sppfeat.analysis.show.distributions import Norms, Sizes
+from sppfeat.analysis.show.embedding import Embedding
+from sppfeat.analysis.show.thumbnails import Thumbnail
 from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["Probed", "ReportFacts", "ReportSettings", "Summary"]
@@ -28,7 +28,7 @@ class ReportSettings:
 
     Attributes:
         title: of the page; the file's name where empty.
-        method: of the embedding, see :func:`sppfeat.analysis.embedding.embed_rows`.
+        method: of the embedding, see :func:`sppfeat.analysis.show.embedding.embed_rows`.
         most_embedded: rows in it.
         most_probed: rows that classifiers are trained and tested on; 0 for no probe.
         most_norms: rows whose norms are measured.

@@ -3,9 +3,9 @@
 import os
 
 from sppfeat.analysis.network_text import network_text
+from sppfeat.analysis.reduce.texts import dimensions_text, variance_text
 from sppfeat.config.wording import counted
 from sppfeat.extraction.sharding import Shard
-from sppfeat.reduction_texts import dimensions_text, variance_text
 from sppfeat.store.merge_sources import SourceFiles
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.reduction import Reduction

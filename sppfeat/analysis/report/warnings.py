@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
-from sppfeat.analysis.distributions import Norms
 from sppfeat.analysis.report.facts import Summary
-from sppfeat.analysis.thumbnails import Thumbnail
+from sppfeat.analysis.show.distributions import Norms
+from sppfeat.analysis.show.thumbnails import Thumbnail
 from sppfeat.config.wording import counted
 from sppfeat.store.reader import FeatureFile
 

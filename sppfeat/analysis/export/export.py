@@ -1,0 +1,164 @@
+"""Selections of feature files, written in the formats of others."""
+
+import contextlib
+import gzip
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from sppfeat.analysis.export.contents import Contents, FormatWriter
+from sppfeat.analysis.export.formats import EXPORT_FORMATS, dtype_of, format_of, paths_of
+from sppfeat.config.paths import StrPath
+from sppfeat.errors import ConfigError
+from sppfeat.files.atomic import whole_files, write_errors
+from sppfeat.files.locks import check_new_file
+from sppfeat.store.selection import Selection
+
+__all__ = ["ExportResult", "export_features", "export_to_stream"]
+
+_WRITERS = {
+    "npz": "numpy_files:write_npz",
+    "npy": "numpy_files:write_npy",
+    "parquet": "parquet:write_parquet",
+    "svmlight": "svmlight:write_svmlight",
+    "mat": "mat:write_mat",
+    "mat73": "mat73:write_mat73",
+    "csv": "separated:write_csv",
+    "tsv": "separated:write_tsv",
+}
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written.
+
+    Attributes:
+        paths: the files: the output, and the table beside it where the format has one.
+        format: by name.
+        rows: number of vectors.
+        dimension: length of a vector.
+        dtype: of the numbers.
+        rows_without_descriptor: those that hold NaN.
+        rows_labelled: those of a known class.
+        bytes: of all files.
+    """
+
+    paths: tuple[str, ...]
+    format: str
+    rows: int
+    dimension: int
+    dtype: str
+    rows_without_descriptor: int
+    rows_labelled: int
+    bytes: int
+
+
+def export_features(
+    selection: Selection,
+    path: str | os.PathLike[str],
+    *,
+    export_format: str | None = None,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    inputs: Sequence[StrPath] = (),
+    on_progress: Callable[[int], None] = lambda n: None,
+) -> ExportResult:
+    """Write a selection into a file, in its order, a block of rows at a time; see the README for what is where.
+
+    Args:
+        selection: of an open file: ``file.select(...)``.
+        path: the output. It appears when it is whole.
+        export_format: ``npz``, ``npy``, ``parquet``, ``svmlight``, ``mat``, ``mat73``, ``csv`` or ``tsv``; by the
+            suffix of ``path`` where None.
+        dtype: ``float32``, ``float16`` or ``float64``; where None as in the file, and where that is float16 but the
+            format has none (``mat``), or hardly any reader of it (``parquet``), ``float32``.
+        overwrite: replace what is there.
+        inputs: other files that were read, such as a table of labels: none of them may be replaced.
+        on_progress: told how many rows were written.
+
+    Raises:
+        ConfigError: no such format; numbers beyond ``dtype``, or more of them than the format holds; the package is
+            missing; the output is a file that is read.
+        LabelError: labels that the format cannot say.
+        StoreError: the output exists, or cannot be written.
+    """
+    output = os.fsdecode(path)
+    name = format_of(output, export_format)
+    contents = _contents(selection, name, dtype, on_progress)
+    outputs = [Path(new) for new in paths_of(output, name)]
+    for new in outputs:
+        check_new_file(new, inputs=[*selection.file.read_paths, *inputs], overwrite=overwrite)
+    with (
+        whole_files(outputs, overwrite=overwrite) as files,
+        write_errors(output),
+        _packed(files, output) as packed,
+    ):
+        _writer(name)(contents, packed)
+    return _result(contents, name, outputs)
+
+
+def export_to_stream(
+    selection: Selection,
+    stream: BinaryIO,
+    *,
+    export_format: str,
+    dtype: str | None = None,
+    on_progress: Callable[[int], None] = lambda n: None,
+) -> ExportResult:
+    """Write a selection as text into an open stream; without the table of ``svmlight``.
+
+    Raises:
+        ConfigError: a format that is no text; as :func:`export_features`.
+        BrokenPipeError: nobody reads the stream any more.
+        StoreError: it cannot be written to.
+    """
+    name = format_of("", export_format)
+    if not EXPORT_FORMATS[name].is_text:
+        texts = "|".join(text for text, form in EXPORT_FORMATS.items() if form.is_text)
+        raise ConfigError(f"the format {name!r} needs a file; allowed for a stream: {texts}")
+    contents = _contents(selection, name, dtype, on_progress)
+    with write_errors(str(getattr(stream, "name", "the stream"))):
+        _writer(name)(contents, [stream])
+        stream.flush()
+    return _result(contents, name, [])
+
+
+def _contents(
+    selection: Selection, name: str, dtype: str | None, on_progress: Callable[[int], None]
+) -> Contents:
+    kind = dtype_of(name, dtype, selection.file.dtype.name)
+    return Contents(selection, np.dtype(kind).newbyteorder("<"), on_progress)
+
+
+def _writer(name: str) -> FormatWriter:
+    module, _, function = _WRITERS[name].partition(":")
+    return cast(FormatWriter, getattr(import_module(f"sppfeat.analysis.export.{module}"), function))
+
+
+def _result(contents: Contents, name: str, outputs: list[Path]) -> ExportResult:
+    return ExportResult(
+        paths=tuple(map(str, outputs)),
+        format=name,
+        rows=contents.n_rows,
+        dimension=contents.dimension,
+        dtype=contents.dtype.name,
+        rows_without_descriptor=int((~contents.has_descriptor).sum()),
+        rows_labelled=contents.n_labelled,
+        bytes=sum(new.stat().st_size for new in outputs),
+    )
+
+
+@contextlib.contextmanager
+def _packed(files: list[BinaryIO], output: str) -> Iterator[list[BinaryIO]]:
+    """Compress the first file where its name says so."""
+    if not output.lower().endswith(".gz"):
+        yield files
+        return
+    # Without name and time: the same export is the same bytes.
+    with gzip.GzipFile(filename="", fileobj=files[0], mode="wb", compresslevel=6, mtime=0) as packed:
+        yield [cast(BinaryIO, packed), *files[1:]]

@@ -1,0 +1,104 @@
+"""MATLAB 5 files, which everything that knows MATLAB files reads: up to 2 GiB for each variable."""
+
+import os
+import struct
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.export.arrays import VECTORS, NamedArray, arrays_beside
+from sppfeat.analysis.export.contents import Contents
+from sppfeat.analysis.export.matlab_texts import matlab_text
+from sppfeat.config.extras import import_extra
+from sppfeat.errors import ConfigError
+from sppfeat.store.selection.row_table import TextColumn
+
+__all__ = ["write_mat"]
+
+_LIMIT = 1 << 31
+_BLOCK_NBYTES = 32 << 20  # of rows whose values are written column by column
+_MATRIX = 14  # types of elements, and of arrays: MAT-File Format, tables 1-1 and 1-3
+_INT8, _INT32, _UINT32 = 1, 5, 6
+_ELEMENTS = {"float32": (7, 7), "float64": (9, 6)}  # of the numbers, of the array
+
+
+def write_mat(contents: Contents, files: list[BinaryIO]) -> None:
+    r"""Write all arrays: ``X`` in blocks of rows, the others as scipy does.
+
+    Texts are cell arrays; what in them is no UTF-8 is escaped as in ``\xff``.
+
+    Raises:
+        ConfigError: more than such a file can hold, or scipy is not installed.
+    """
+    if contents.nbytes >= _LIMIT - 4096:
+        raise _too_large(
+            f"{contents.n_rows} x {contents.dimension} {contents.dtype}: {contents.nbytes} bytes"
+        )
+    variables = {name: _variable(array) for name, array in arrays_beside(contents).items()}
+    scipy_io = import_extra("scipy.io.matlab", extra="mat", purpose="writing MATLAB files")
+    try:
+        scipy_io.savemat(files[0], variables, oned_as="column")
+    except scipy_io.MatWriteError as error:
+        raise _too_large(str(error)) from error
+    _write_vectors(contents, files[0])
+
+
+def _variable(array: NamedArray) -> npt.NDArray[Any]:
+    """An array, or texts as a cell array: of one column, or of one such array for each column."""
+    if isinstance(array, TextColumn):
+        return _cells([text for part in array.parts() for text in part])
+    if isinstance(array, tuple):
+        return _cells([_variable(column) for column in array])
+    return _cells(array) if isinstance(array, list) else array
+
+
+def _cells(contents: Sequence[Any]) -> npt.NDArray[np.object_]:
+    cells = np.empty((len(contents), 1), dtype=object)
+    cells[:, 0] = [matlab_text(c) if isinstance(c, str) else c for c in contents]
+    return cells
+
+
+def _write_vectors(contents: Contents, file: BinaryIO) -> None:
+    """Append the vectors ``(n, d)``, which lie column by column there."""
+    numbers, array = _ELEMENTS[contents.dtype.name]
+    start = _write_head(
+        file, array, numbers, shape=(contents.n_rows, contents.dimension), nbytes=contents.nbytes
+    )
+    itemsize = contents.dtype.itemsize
+    for rows, vectors in contents.blocks(_BLOCK_NBYTES):
+        for column, values in enumerate(np.ascontiguousarray(vectors.T)):
+            at = start + (column * contents.n_rows + rows.start) * itemsize
+            _write_at(file.fileno(), values, at)
+    file.seek(0, os.SEEK_END)
+
+
+def _write_head(file: BinaryIO, array: int, numbers: int, *, shape: tuple[int, int], nbytes: int) -> int:
+    """Write everything of the variable but its numbers, and reserve these; where they begin."""
+    padding = -nbytes % 8
+    name = VECTORS.encode()
+    inner = struct.pack("<IIII", _UINT32, 8, array, 0)
+    inner += struct.pack("<IIii", _INT32, 8, *shape)
+    inner += struct.pack("<II8s", _INT8, len(name), name)
+    inner += struct.pack("<II", numbers, nbytes)
+    file.write(struct.pack("<II", _MATRIX, len(inner) + nbytes + padding) + inner)
+    file.flush()
+    start = file.tell()
+    os.ftruncate(file.fileno(), start + nbytes + padding)
+    return start
+
+
+def _write_at(fd: int, values: npt.NDArray[Any], at: int) -> None:
+    """Write numbers at a place of a file: all of them, also where the system takes some only."""
+    left = memoryview(values.data).cast("B")
+    while left:
+        n = os.pwrite(fd, left, at)
+        left, at = left[n:], at + n
+
+
+def _too_large(what: str) -> ConfigError:
+    return ConfigError(
+        f"a variable of a MATLAB 5 file has less than 2 GiB; found: {what}; allowed: --format mat73 (MATLAB 7.3), "
+        "fewer --rows or --levels; or the feature file itself, which MATLAB opens with h5read(FILE, '/features')"
+    )

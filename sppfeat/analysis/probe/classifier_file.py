@@ -1,0 +1,229 @@
+"""Fitted classifiers, and the files that keep them: scikit-learn's pipeline with what is needed to use it."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat._version import __version__
+from sppfeat.analysis.probe.labelled import labelled_rows
+from sppfeat.analysis.probe.pipeline_fitting import fit_pipeline
+from sppfeat.analysis.probe.row_digests import row_digests
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extras import import_extra
+from sppfeat.config.wording import one_line
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.atomic import replace_file
+from sppfeat.store.schema import ColumnBlock
+
+if TYPE_CHECKING:
+    from sppfeat.analysis.probe.settings import ProbeSettings
+    from sppfeat.store.selection import Selection
+
+__all__ = ["FittedClassifier", "fit_classifier", "load_classifier", "save_classifier"]
+
+_FORMAT = "sppfeat classifier"
+_VERSION = 1
+_STEPS = ("Pipeline", "ColumnTransformer", "RidgeClassifier")
+
+
+@dataclass(frozen=True)
+class FittedClassifier:
+    """A classifier and what its rows must be.
+
+    Attributes:
+        pipeline: of scikit-learn, fitted; takes ``(n, d)`` float32.
+        classes: what the numbers stand for that it predicts.
+        config: settings that made its descriptors.
+        columns: which columns its rows have.
+        reduction: fingerprint of what reduced its descriptors; None where nothing did.
+        n_rows: that it was fitted on.
+        sppfeat_version: that fitted it.
+        learned: ``(n_rows,)`` uint64, :mod:`~sppfeat.analysis.probe.row_digests` of these rows; None of a
+            classifier that was saved without.
+    """
+
+    pipeline: Any
+    classes: tuple[str, ...]
+    config: ExtractConfig
+    columns: tuple[ColumnBlock, ...]
+    reduction: str | None
+    n_rows: int
+    sppfeat_version: str
+    learned: npt.NDArray[np.uint64] | None = field(default=None, compare=False)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers of its columns."""
+        return tuple(dict.fromkeys(block.layer for block in self.columns))
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels of its columns."""
+        return tuple(dict.fromkeys(block.level for block in self.columns))
+
+
+def fit_classifier(
+    selection: "Selection",
+    settings: "ProbeSettings",
+    *,
+    on_progress: Callable[[int, int], None] = lambda n, total: None,
+) -> FittedClassifier:
+    """The classifier that was probed, fitted on all rows that took part.
+
+    Args:
+        selection, settings, on_progress: as for :func:`sppfeat.analysis.probe.probe.probe`.
+
+    Raises:
+        SppfeatError: as :func:`sppfeat.analysis.probe.probe.probe`.
+    """
+    labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
+    pipeline = fit_pipeline(selection, labelled, settings, on_progress=on_progress)
+    return FittedClassifier(
+        pipeline=pipeline,
+        classes=labelled.names,
+        config=selection.file.config,
+        columns=selection.columns.blocks,
+        reduction=selection.file.reduction_fingerprint,
+        n_rows=len(labelled.y),
+        sppfeat_version=__version__,
+        learned=row_digests(selection, labelled.positions),
+    )
+
+
+def save_classifier(path: Path, classifier: FittedClassifier, *, overwrite: bool = True) -> None:
+    """Write a classifier, with skops; ``skops.io.load(path)["pipeline"]`` is the pipeline.
+
+    Raises:
+        ConfigError: skops is not installed.
+        StoreError: it cannot be written.
+    """
+    skops = import_extra("skops.io", extra="sklearn", purpose="a file of a classifier")
+    content = skops.dumps(
+        {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "sppfeat_version": classifier.sppfeat_version,
+            "classes": list(classifier.classes),
+            "config": classifier.config.to_json(),
+            "columns": [list(block) for block in classifier.columns],
+            "reduction": classifier.reduction,
+            "n_rows": classifier.n_rows,
+            "learned": classifier.learned,
+            "pipeline": classifier.pipeline,
+        }
+    )
+    replace_file(path, content, overwrite=overwrite)
+
+
+def load_classifier(path: Path) -> FittedClassifier:
+    """Read a classifier; nothing in the file is run, and nothing but a classifier of this program is taken.
+
+    Raises:
+        ConfigError: skops is not installed.
+        StoreError: there is no such file, or it is none of these, or damaged.
+    """
+    skops = import_extra("skops.io", extra="sklearn", purpose="a file of a classifier")
+    where = repr(str(path))
+    if not path.is_file():
+        raise StoreError(f"no such file: {where}")
+    _check_archive(path)
+    try:
+        untrusted = skops.get_untrusted_types(file=path)
+    except Exception as error:  # of a file that anybody may have made: skops raises what its parts raise
+        raise _not_one(where, error) from error
+    if untrusted:
+        raise StoreError(
+            f"{where} holds {one_line(', '.join(map(str, untrusted)))}, which is not loaded; allowed: what "
+            "'sppfeat probe --save' writes"
+        )
+    try:
+        return _from_content(skops.load(path))
+    except Exception as error:  # likewise
+        raise _not_one(where, error) from error
+
+
+def _from_content(content: Any) -> FittedClassifier:
+    """Take apart what was read.
+
+    Raises:
+        Exception: of any kind, where it is not what :func:`save_classifier` wrote.
+    """
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError("it is no classifier of sppfeat")
+    if content["version"] != _VERSION:
+        raise ValueError(f"it has version {content['version']!r}; allowed: {_VERSION}")
+    pipeline, classes = content["pipeline"], tuple(content["classes"])
+    columns = tuple(ColumnBlock(*block) for block in content["columns"])
+    ends = [block.stop for block in columns]
+    starts_right = [block.start for block in columns] == [0, *ends[:-1]]
+    if not columns or not starts_right or not all(isinstance(name, str) for name in classes):
+        raise ValueError("its columns or classes are malformed")
+    kinds = (type(pipeline).__name__, *(type(step).__name__ for _, step in pipeline.steps))
+    if kinds != _STEPS:
+        raise ValueError(f"it is made of {one_line(', '.join(kinds))}; allowed: {', '.join(_STEPS)}")
+    scalers = {type(scaler).__name__ for _, scaler, _ in pipeline.steps[0][1].transformers_}
+    if scalers != {"Normalizer"}:
+        raise ValueError(f"it scales by {one_line(', '.join(sorted(scalers)))}; allowed: Normalizer")
+    known = pipeline.steps[-1][1].classes_
+    if known.tolist() != list(range(len(classes))) or pipeline.n_features_in_ != ends[-1]:
+        raise ValueError("its classifier is of other classes or columns than it says")
+    decision = pipeline.decision_function(np.zeros((1, ends[-1]), dtype=np.float32))
+    if (
+        decision.shape != ((1,) if len(classes) == 2 else (1, len(classes)))
+        or not np.isfinite(decision).all()
+    ):
+        raise ValueError("its classifier gives no number for each class")
+    return FittedClassifier(
+        pipeline=pipeline,
+        classes=classes,
+        config=ExtractConfig.from_dict(_json_object(content["config"])),
+        columns=columns,
+        reduction=None if content["reduction"] is None else str(content["reduction"]),
+        n_rows=int(content["n_rows"]),
+        sppfeat_version=str(content["sppfeat_version"]),
+        learned=_learned(content.get("learned"), int(content["n_rows"])),
+    )
+
+
+def _learned(digests: Any, n_rows: int) -> npt.NDArray[np.uint64] | None:
+    """The digests of the rows; files of before there were any have none.
+
+    Raises:
+        ValueError: they are not what they should be.
+    """
+    if digests is None:
+        return None
+    if not isinstance(digests, np.ndarray) or digests.dtype != np.uint64 or digests.shape != (n_rows,):
+        raise ValueError("its digests of rows are malformed")
+    return digests
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ConfigError("its settings are no table")
+    return value
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is no zip archive, and one that unpacks to more than it holds: these files are not compressed."""
+    where = repr(str(path))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+        raise _not_one(where, error) from error
+    if unpacked > path.stat().st_size:
+        raise StoreError(f"{where} is no classifier of sppfeat: {unpacked} bytes in {path.stat().st_size}")
+
+
+def _not_one(where: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"{where} is not what 'sppfeat probe --save' writes, or damaged: {one_line(str(error) or repr(error))}"
+    )

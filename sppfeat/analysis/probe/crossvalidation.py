@@ -1,0 +1,105 @@
+"""Predictions of rows by classifiers that have not seen them, in one of three ways that agree."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.finite import finite_rows
+from sppfeat.analysis.probe.classifier import make_pipeline, regularisation
+from sppfeat.analysis.probe.kernel import PartProducts, predict_with_kernel
+from sppfeat.analysis.probe.probe_task import ProbeTask
+from sppfeat.analysis.probe.sums import SumsModel
+from sppfeat.analysis.probe.sums_plan import plan_sums
+
+__all__ = ["cross_predict"]
+
+_Predicted = list[list[npt.NDArray[np.int64]]]
+
+
+def cross_predict(
+    task: ProbeTask, method: str, *, on_progress: Callable[[int, int], None] = lambda n, total: None
+) -> _Predicted:
+    """What is predicted of the test rows of each fold, for each part of the descriptors.
+
+    Args:
+        task: rows, folds and parts of the descriptors.
+        method: ``products`` (inner products of all rows, computed once), ``sums`` (second moments of the training
+            rows of each fold; the rows are read in blocks) or ``rows`` (scikit-learn's pipeline on rows in memory, anew
+            for each fold and part). The same predictions, but for rounding.
+        on_progress: is told how many of how many steps are done.
+
+    Returns:
+        By part, then fold: ``(len(fold.test),)`` int64 classes.
+    """
+    ways = {"products": _by_products, "sums": _by_sums, "rows": _by_rows}
+    return ways[method](task, on_progress)
+
+
+def _by_products(task: ProbeTask, on_progress: Callable[[int, int], None]) -> _Predicted:
+    steps = len(task.parts) * len(task.folds)
+    n_done = 0
+
+    def told(n: int, total: int) -> None:
+        nonlocal n_done
+        n_done = n
+        on_progress(n, total + steps)
+
+    products = PartProducts(task.selection, task.labelled.positions, on_progress=told)
+    total = n_done + steps
+    found: _Predicted = [[] for _ in task.parts]
+    for own, part in zip(found, task.parts, strict=True):
+        kernel = products.kernel(part.layers, part.levels)
+        for fold in task.folds:
+            own.append(
+                predict_with_kernel(
+                    kernel,
+                    task.labelled.y,
+                    fold.train,
+                    fold.test,
+                    alpha=regularisation(task.settings.C),
+                    balanced=task.settings.balanced,
+                )
+            )
+            n_done += 1
+            on_progress(n_done, total)
+    return found
+
+
+def _by_sums(task: ProbeTask, on_progress: Callable[[int, int], None]) -> _Predicted:
+    runs = plan_sums(task)
+    total, n_done = sum(run.n_steps for run in runs), 0
+
+    def on_step() -> None:
+        nonlocal n_done
+        n_done += 1
+        on_progress(n_done, total)
+
+    found: _Predicted = [[] for _ in task.parts]
+    for run in runs:
+        model = SumsModel(
+            task.selection,
+            task.labelled,
+            [task.parts[number] for number in run.parts],
+            task.settings,
+            block_rows=run.block_rows,
+            on_step=on_step,
+        )
+        for number, own in zip(run.parts, model.predict(task.folds[run.folds]), strict=True):
+            found[number] += own
+    return found
+
+
+def _by_rows(task: ProbeTask, on_progress: Callable[[int, int], None]) -> _Predicted:
+    found: _Predicted = [[] for _ in task.parts]
+    n_done = 0
+    for own, part in zip(found, task.parts, strict=True):
+        narrow = task.narrowed_to(part)
+        rows = finite_rows(narrow, task.labelled.positions)
+        pipeline = make_pipeline(narrow.columns, C=task.settings.C, class_weight=task.settings.class_weight)
+        for fold in task.folds:
+            pipeline.fit(rows[fold.train], task.labelled.y[fold.train])
+            own.append(pipeline.predict(rows[fold.test]))
+            n_done += 1
+            on_progress(n_done, len(task.parts) * len(task.folds))
+    return found

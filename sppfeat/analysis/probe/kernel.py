@@ -1,0 +1,138 @@
+"""The classifier of :mod:`sppfeat.analysis.probe.classifier` by inner products of rows.
+
+Of n rows, which are long, all that a linear classifier needs are the n x n inner products. Those of the parts of a
+descriptor add up: computed once, they serve all folds and all choices of layers and levels.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.probe.scaled_rows import scaled_rows
+from sppfeat.config.extras import import_extra
+from sppfeat.store.row_ranges import row_ranges
+
+if TYPE_CHECKING:
+    from sppfeat.store.selection import Selection
+    from sppfeat.store.selection.columns import BlockPart
+
+__all__ = ["PartProducts", "predict_with_kernel", "products_nbytes"]
+
+_BLOCK_NBYTES = 256 << 20  # of rows that are multiplied at once, as float32
+
+
+class PartProducts:
+    """Inner products of rows, for each part of their descriptor.
+
+    Args:
+        selection: rows and columns of a file.
+        positions: ``(n,)``, which of its rows.
+        on_progress: is told how many of how many blocks are done.
+
+    Raises:
+        StoreError: a row holds NaN or infinities.
+    """
+
+    def __init__(
+        self,
+        selection: "Selection",
+        positions: npt.NDArray[np.int64],
+        *,
+        on_progress: Callable[[int, int], None] = lambda n, total: None,
+    ) -> None:
+        self._parts = selection.columns.parts
+        n = len(positions)
+        self._products = [np.empty((n, n), dtype=np.float32) for _ in self._parts]
+        blocks = list(row_ranges(n, row_nbytes=4 * selection.dimension, nbytes=_BLOCK_NBYTES))
+        total = len(blocks) * (len(blocks) + 1) // 2
+        n_done = 0
+        for i, rows in enumerate(blocks):
+            left = scaled_rows(selection, positions[rows])
+            for others in blocks[: i + 1]:
+                right = left if others == rows else scaled_rows(selection, positions[others])
+                for columns, products in zip(_ranges(self._parts), self._products, strict=True):
+                    product = left[:, columns] @ right[:, columns].T
+                    products[rows, others] = product
+                    products[others, rows] = product.T
+                n_done += 1
+                on_progress(n_done, total)
+
+    def kernel(self, layers: Collection[str], levels: Collection[int]) -> npt.NDArray[np.float64]:
+        """Inner products ``(n, n)`` float64 of the rows that have only these layers and levels, scaled per layer."""
+        chosen: dict[str, list[npt.NDArray[np.float32]]] = {}
+        for part, products in zip(self._parts, self._products, strict=True):
+            if part.block.layer in layers and part.block.level in levels:
+                chosen.setdefault(part.block.layer, []).append(products)
+        n = len(self._products[0])
+        kernel = np.zeros((n, n))
+        for of_layer in chosen.values():
+            total = np.zeros((n, n))
+            for products in of_layer:
+                total += products
+            norm = np.sqrt(total.diagonal())
+            norm[norm == 0] = 1
+            total /= norm
+            total /= norm[:, None]
+            kernel += total
+        kernel /= len(chosen)
+        return kernel
+
+
+def predict_with_kernel(
+    kernel: npt.NDArray[np.float64],
+    y: npt.NDArray[np.int64],
+    train: npt.NDArray[np.int64],
+    test: npt.NDArray[np.int64],
+    *,
+    alpha: float,
+    balanced: bool,
+) -> npt.NDArray[np.int64]:
+    """What ``RidgeClassifier`` predicts of rows of which only the inner products are known.
+
+    Args:
+        kernel: ``(n, n)`` inner products of all rows.
+        y: ``(n,)`` their classes.
+        train, test: positions of rows.
+        alpha: strength of the regularisation.
+        balanced: whether all classes count alike, instead of all rows.
+
+    Returns:
+        ``(len(test),)`` class of each test row, one of those of the training rows.
+    """
+    ridge = import_extra("sklearn.kernel_ridge", extra="sklearn", purpose="cross-validation")
+    classes, own = np.unique(y[train], return_inverse=True)
+    weights = _balanced_weights(own) if balanced else np.ones(len(train))
+    share = weights / weights.sum()
+    # The intercept: rows and targets around their weighted means.
+    inner, across = kernel[np.ix_(train, train)], kernel[np.ix_(test, train)]
+    mean = share @ inner
+    offset = float(mean @ share)
+    across = across - (across @ share)[:, None] - mean + offset
+    inner = inner - mean[:, None] - mean + offset
+    targets = np.where(own[:, None] == np.arange(len(classes)), 1.0, -1.0)
+    centre = share @ targets
+    model = ridge.KernelRidge(alpha=alpha, kernel="precomputed")
+    model.fit(inner, targets - centre, sample_weight=weights)
+    predicted: npt.NDArray[np.int64] = classes[np.argmax(model.predict(across) + centre, axis=1)]
+    return predicted
+
+
+def _balanced_weights(classes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Weight of each row such that all classes have the same and the mean is 1, as scikit-learn has it."""
+    counts = np.bincount(classes)
+    weights: npt.NDArray[np.float64] = len(classes) / (len(counts) * counts[classes])
+    return weights
+
+
+def _ranges(parts: "tuple[BlockPart, ...]") -> Iterator[slice]:
+    start = 0
+    for part in parts:
+        yield slice(start, start + part.width)
+        start += part.width
+
+
+def products_nbytes(n: int, n_parts: int) -> int:
+    """Bytes of the products of n rows with so many parts, and of what is computed with them."""
+    return n * n * (4 * n_parts + 8 * 6)

@@ -1,0 +1,123 @@
+"""What a saved classifier says of the rows of a feature file."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.described import check_described
+from sppfeat.analysis.finite import check_finite
+from sppfeat.analysis.probe.classifier_file import FittedClassifier
+from sppfeat.analysis.probe.row_digests import row_digests
+from sppfeat.config.extract import ExtractConfig
+from sppfeat.errors import StoreError
+from sppfeat.store.comparability import descriptor_differences
+from sppfeat.store.selection import LabelSource, RowsLike, Selection
+
+if TYPE_CHECKING:
+    from sppfeat.store.reader import FeatureFile
+
+__all__ = ["Predictions", "count_learned", "predict", "select_for"]
+
+_BLOCK_NBYTES = 64 << 20  # of rows that are classified at once, as float32
+_BLOCK_ROWS = 4096  # of short ones, likewise
+# Rows are scaled to the same norm before they are classified: only what is not a factor makes a difference.
+_LINEAR = ("none", "l2")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was predicted of some rows.
+
+    Attributes:
+        positions: ``(k,)`` int64, among the rows of the selection.
+        predicted: ``(k,)`` int64, an index into the classifier's classes.
+        scores: ``(k, n_classes)`` float32, the decision value of each class; the predicted one's is the highest.
+    """
+
+    positions: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+
+
+def select_for(
+    classifier: FittedClassifier, file: "FeatureFile", *, rows: RowsLike = None, labels: LabelSource = None
+) -> Selection:
+    """Rows of a file with the columns that a classifier takes.
+
+    Args:
+        classifier: fitted on descriptors of the same kind.
+        file: an open file.
+        rows, labels: as for :meth:`sppfeat.store.reader.FeatureFile.select`.
+
+    Raises:
+        StoreError: the file's descriptors were made with other settings, each of which is named; or it lacks
+            layers or levels.
+        ConfigError: rows that there are not, or that have no descriptor.
+    """
+    config = file.config
+    free = {"layers", "levels"}
+    if _is_linear(config) and _is_linear(classifier.config):
+        free.add("normalize")
+    differences = descriptor_differences(
+        config, classifier.config, ignoring=free, names=("the file", "the classifier")
+    )
+    reduction = file.reduction_fingerprint
+    if reduction != classifier.reduction:
+        differences.append(
+            f"reduction: the file has {(reduction or 'none')[:12]}, the classifier "
+            f"{(classifier.reduction or 'none')[:12]}; 'sppfeat reduce --from' applies the same"
+        )
+    if differences:
+        raise StoreError(f"{str(file.path)!r} has other descriptors: {'; '.join(differences)}")
+    there = [block[:3] for block in file.columns]
+    lacking = [block for block in classifier.columns if block[:3] not in there]
+    if lacking:
+        block = lacking[0]
+        raise StoreError(
+            f"{str(file.path)!r} has no layer {block.layer!r}, level {block.level}, of {block.channels} channels, "
+            "which the classifier takes"
+        )
+    selection = file.select(rows=rows, layers=classifier.layers, levels=classifier.levels, labels=labels)
+    if selection.columns.blocks != classifier.columns:
+        raise StoreError(
+            f"{str(file.path)!r} has its layers or levels in another order than the classifier takes them"
+        )
+    check_described(selection)
+    return selection
+
+
+def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Predictions]:
+    """Predict all rows of a selection in their order, some at a time.
+
+    Args:
+        classifier: fitted.
+        selection: what :func:`select_for` gave.
+
+    Raises:
+        StoreError: a row holds NaN or infinities.
+    """
+    for part, rows in selection.blocks(nbytes=min(_BLOCK_NBYTES, _BLOCK_ROWS * 4 * selection.dimension)):
+        positions = np.arange(part.start, part.stop)
+        rows = check_finite(rows, selection, positions).astype(np.float32, copy=False)
+        decision: npt.NDArray[Any] = classifier.pipeline.decision_function(rows)
+        # Of two classes there is one number: that of the second, the opposite of that of the first.
+        scores = np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision
+        yield Predictions(positions, np.argmax(scores, axis=1), scores)
+
+
+def count_learned(classifier: FittedClassifier, selection: Selection) -> int | None:
+    """How many rows of a selection a classifier was fitted on; None where it does not know.
+
+    A row is known by the place of its image and by its box: see :mod:`~sppfeat.analysis.probe.row_digests`.
+    """
+    if classifier.learned is None:
+        return None
+    digests = row_digests(selection, np.arange(len(selection)))
+    return int(np.isin(digests, classifier.learned).sum())
+
+
+def _is_linear(config: ExtractConfig) -> bool:
+    return config.descriptor.normalize in _LINEAR or config.descriptor.mean_norm is not None

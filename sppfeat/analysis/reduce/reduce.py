@@ -1,0 +1,166 @@
+"""Feature files with reduced descriptors: fitted on the file itself, or as another file was reduced."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.reduce.fitting import fit_reduction
+from sppfeat.config.checks import check_choice
+from sppfeat.config.reduction import ReductionSpec
+from sppfeat.config.specs import DTYPES
+from sppfeat.config.wording import counted
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.atomic import layout_of
+from sppfeat.files.locks import OutputLock, check_new_file, check_output
+from sppfeat.store.comparability import extraction_differences
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.reduced_file import reduced_file
+from sppfeat.store.reduction import Reduction
+from sppfeat.store.schema import Status
+
+__all__ = ["ReduceReport", "reduce_file"]
+
+_BLOCK_NBYTES = 64 << 20  # of rows that are reduced at once, as float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReduceReport:
+    """What was made of a file.
+
+    Attributes:
+        reduction: what was fitted, or taken over.
+        rows: rows of both files.
+        with_descriptor: how many of them have a descriptor.
+        bytes: sizes of the file and of what came of it.
+        fit_seconds: of the fit; 0 where the reduction was taken over.
+        seconds: of everything.
+    """
+
+    reduction: Reduction
+    rows: int
+    with_descriptor: int
+    bytes: tuple[int, int]
+    fit_seconds: float
+    seconds: float
+
+
+def reduce_file(
+    path: Path,
+    output: Path,
+    how: ReductionSpec | Path,
+    *,
+    dtype: str = "float32",
+    batch_size: int | None = None,
+    overwrite: bool = False,
+    on_fit: Callable[[int, int], None] = lambda done, rows: None,
+    on_rows: Callable[[int, int], None] = lambda done, rows: None,
+) -> ReduceReport:
+    """Write a feature file with reduced descriptors: with all images, rows and labels of the given one.
+
+    Memory is a block of rows and what the fit takes. The output has its name once it is whole.
+
+    Args:
+        path: the file, of which no image is pending.
+        output: the file to write.
+        how: what to fit, or a reduced file whose reduction is applied.
+        dtype: of the reduced descriptors.
+        batch_size: see :func:`sppfeat.analysis.reduce.fitting.fit_reduction`.
+        overwrite: replace an existing output.
+        on_fit, on_rows: called with the number of rows that were fitted on, or reduced, so far, and of all.
+
+    Raises:
+        ConfigError: the output exists or is the input, the file was reduced already, has other descriptors than
+            the one whose reduction is asked for, or what is asked for cannot be fitted.
+        StoreError: a file cannot be read or written, or images are pending.
+    """
+    started = time.monotonic()
+    check_choice("dtype", dtype, DTYPES)
+    _check_paths(path, output, how, overwrite)
+    with OutputLock(output), FeatureFile(path) as file:
+        check_new_file(output, inputs=file.read_paths, overwrite=overwrite)
+        _check_source(file)
+        reduction = (
+            fit_reduction(file, how, batch_size=batch_size, on_progress=on_fit)
+            if isinstance(how, ReductionSpec)
+            else _reduction_for(file, how)
+        )
+        fit_seconds = time.monotonic() - started if isinstance(how, ReductionSpec) else 0.0
+        with_descriptor = _write(output, file, reduction, dtype, on_rows)
+        return ReduceReport(
+            reduction=reduction,
+            rows=file.n_rows,
+            with_descriptor=with_descriptor,
+            bytes=(sum(os.stat(read).st_size for read in file.read_paths), os.stat(output).st_size),
+            fit_seconds=fit_seconds,
+            seconds=time.monotonic() - started,
+        )
+
+
+def _check_paths(path: Path, output: Path, how: ReductionSpec | Path, overwrite: bool) -> None:
+    for name, other in (("the input", path), ("the file of --from", how)):
+        if isinstance(other, Path) and os.path.realpath(other) == os.path.realpath(output):
+            raise ConfigError(f"the output {str(output)!r} is {name}; give another file name")
+    check_new_file(output, overwrite=overwrite)
+    check_output(layout_of(output))  # whose name may be too long, which is better said before the fit
+
+
+def _check_source(file: FeatureFile) -> None:
+    if file.is_reduced:
+        raise ConfigError(
+            f"{str(file.path)!r} has reduced descriptors already; allowed: the file that they were made of"
+        )
+    n_pending = int((file.status == Status.PENDING).sum())
+    if n_pending:
+        are = "is" if n_pending == 1 else "are"
+        raise StoreError(
+            f"{str(file.path)!r}: {n_pending} of its {counted(file.n_images, 'image')} {are} pending: the extract "
+            "command that made it finishes it first"
+        )
+
+
+def _reduction_for(file: FeatureFile, origin: Path) -> Reduction:
+    """The reduction of another file, if the descriptors of this one are of the same make."""
+    with FeatureFile(origin) as fitted:
+        reduction = fitted.reduction
+        if reduction is None:
+            raise ConfigError(
+                f"--from {str(origin)!r}: its descriptors are not reduced; allowed: a reduced file"
+            )
+        differences = extraction_differences(fitted, file)
+    if not differences and reduction.record.source_columns != file.columns:
+        differences = ["columns: they have other layers, levels or channels"]
+    if differences:
+        raise ConfigError(f"--from {str(origin)!r} is of other descriptors: {'; '.join(differences)}")
+    return reduction
+
+
+def _write(
+    output: Path, file: FeatureFile, reduction: Reduction, dtype: str, on_rows: Callable[[int, int], None]
+) -> int:
+    """Write the reduced file; return how many of its rows have a descriptor."""
+    has_one = file.has_descriptor()
+    with reduced_file(output, file, reduction, dtype=dtype) as writer:
+        every = file.select(rows="status=any")
+        for part, block in every.blocks(nbytes=_BLOCK_NBYTES):
+            reduced = reduction.apply(block)
+            reduced[~has_one[part]] = np.nan
+            rows = every.rows[part]
+            _check_range(reduced, rows, dtype)
+            writer.write_rows(rows, reduced)
+            on_rows(part.stop, file.n_rows)
+    return int(has_one.sum())
+
+
+def _check_range(reduced: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], dtype: str) -> None:
+    limit: Any = np.finfo(dtype).max
+    beyond = np.flatnonzero((np.isfinite(reduced) & (np.abs(reduced) > limit)).any(axis=1))
+    if len(beyond):
+        raise StoreError(
+            f"row {rows[beyond[0]]} holds values beyond {dtype} (at most {limit:g}): use float32"
+        )

@@ -1,0 +1,260 @@
+"""The rows of a feature file that are nearest to some descriptors: exact, in blocks over the memory map."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_METRIC, DEFAULT_NEIGHBOURS, ENGINES, METRICS
+from sppfeat.analysis.search.bounds import (
+    BlockScores,
+    RowPoints,
+    as_points,
+    row_points,
+    score_rows,
+    squared_norms,
+)
+from sppfeat.analysis.search.distances import exact_distances
+from sppfeat.analysis.search.faiss_candidates import faiss_candidates, load_faiss
+from sppfeat.config.checks import check_choice
+from sppfeat.errors import ConfigError
+from sppfeat.store.selection import Selection
+
+__all__ = ["Neighbours", "nearest_rows"]
+
+_BLOCK_NBYTES = 32 << 20  # of rows at once
+_SCORES = 1 << 22  # queries times rows at once
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest rows of each of ``q`` queries, the nearest first.
+
+    Attributes:
+        rows: ``(q, k)`` int64, numbers of rows of the file; -1 where there are fewer than ``k``.
+        distances: ``(q, k)`` float64; inf where there are fewer.
+    """
+
+    rows: npt.NDArray[np.int64]
+    distances: npt.NDArray[np.float64]
+
+
+def nearest_rows(
+    selection: Selection,
+    queries: npt.NDArray[np.floating[Any]],
+    k: int = DEFAULT_NEIGHBOURS,
+    *,
+    metric: str = DEFAULT_METRIC,
+    exclude: npt.ArrayLike | None = None,
+    one_per_image: bool = False,
+    engine: str = DEFAULT_ENGINE,
+    block_nbytes: int = _BLOCK_NBYTES,
+    on_progress: Callable[[int], None] = lambda rows: None,
+) -> Neighbours:
+    """The ``k`` rows of a selection that are nearest to each query.
+
+    Exact: the distances are computed in float64 from the descriptors as the file has them, rows at the same distance
+    come in the order of their numbers, and nothing depends on ``block_nbytes`` or on the other queries. Rows without
+    descriptor, and rows that hold NaN or infinities, are nobody's neighbours. The memory needed is that of the
+    queries, of the results and of a block, whatever the size of the file.
+
+    Args:
+        selection: rows and columns of an open file; a row that is in it twice counts once.
+        queries: ``(q, d)``, descriptors of the selection's columns, such as :meth:`Selection.of_descriptors` gives;
+            taken as float32.
+        k: neighbours per query, 1 or more.
+        metric: ``"cosine"``: one minus the cosine, 0 to 2; a descriptor of zeros has distance 1 from everything,
+            itself included. ``"l2"``: the Euclidean distance.
+        exclude: ``(q,)`` for each query the number of a row that is not its neighbour; -1 for none. With
+            ``one_per_image`` no row of that row's image is.
+        one_per_image: of each image only its nearest row.
+        engine: what finds the rows whose distances are worth computing: ``"exact"`` our own bounds, ``"faiss"`` the
+            package of that name, and our own where its float32 cannot tell. The result is the same.
+        block_nbytes: of rows that are read at once.
+        on_progress: called with the number of rows that were searched so far.
+
+    Raises:
+        ConfigError: queries of another length, or that hold NaN or infinities; a metric or engine that there is not,
+            or that is not installed.
+    """
+    check_choice("metric", metric, METRICS)
+    check_choice("engine", engine, ENGINES)
+    if k < 1:
+        raise ConfigError(f"k is {k}; allowed: 1 or more neighbours")
+    queries = _checked(queries, selection.dimension)
+    search = _Search(
+        queries,
+        metric=metric,
+        k=min(k, len(selection)),
+        excluded=_excluded(selection, len(queries), exclude, one_per_image),
+        one_per_image=one_per_image,
+        faiss=load_faiss() if engine == "faiss" else None,
+    )
+    for block, n_rows in _blocks(selection, block_nbytes):
+        search.add(block)
+        on_progress(n_rows)
+    missing = ((0, 0), (0, k - search.k))
+    return Neighbours(
+        np.pad(search.rows, missing, constant_values=-1),
+        np.pad(search.distances, missing, constant_values=np.inf),
+    )
+
+
+class _Block(NamedTuple):
+    """Some rows: their numbers, images, values as float32 and squared norms as :func:`squared_norms` has them."""
+
+    rows: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float32]
+    squares: npt.NDArray[np.float64]
+
+
+def _checked(queries: npt.NDArray[np.floating[Any]], dimension: int) -> npt.NDArray[np.float32]:
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise ConfigError(f"queries have shape {queries.shape}; allowed: (q, {dimension})")
+    with np.errstate(over="ignore"):
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+    for i, query in enumerate(queries):
+        if not np.isfinite(query).all():
+            raise ConfigError(f"query {i} holds NaN or infinities, which are near to nothing")
+    return queries
+
+
+def _excluded(
+    selection: Selection, n_queries: int, exclude: npt.ArrayLike | None, one_per_image: bool
+) -> npt.NDArray[np.int64]:
+    """For each query the row, or image where only one row of an image counts, that is no neighbour, or -1."""
+    rows = np.full(n_queries, -1) if exclude is None else np.asarray(exclude)
+    if rows.shape != (n_queries,):
+        raise ConfigError(f"exclude has shape {rows.shape}; allowed: ({n_queries},), a row for each query")
+    outside = rows[(rows < -1) | (rows >= selection.file.n_rows)]
+    if len(outside):
+        raise ConfigError(f"exclude names row {outside[0]}; allowed: -1 to {selection.file.n_rows - 1}")
+    if not one_per_image:
+        return rows
+    return np.where(rows >= 0, selection.file.image_index[rows], -1)
+
+
+def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
+    """Yield the finite rows that have a descriptor, ascending, each with how many rows of the selection are past."""
+    rows, positions = np.unique(selection.rows, return_index=True)
+    has_one = selection.file.has_descriptor()[rows]
+    rows, positions = rows[has_one], positions[has_one]
+    images = selection.file.image_index[rows]
+    for part, taken in selection.blocks(positions, nbytes=nbytes):
+        values = np.asarray(taken, dtype=np.float32)
+        squares = squared_norms(values)
+        block = _Block(rows[part], images[part], values, squares)
+        doubtful = np.flatnonzero(~np.isfinite(squares))
+        bad = doubtful[~np.isfinite(values[doubtful]).all(axis=1)]
+        if len(bad):
+            good = np.delete(np.arange(len(values)), bad)
+            block = _Block(block.rows[good], block.images[good], values[good], squares[good])
+        yield block, part.stop
+
+
+class _Search:
+    """The nearest rows so far.
+
+    Args:
+        queries: ``(q, d)`` float32.
+        metric: of the distances.
+        k: neighbours of each query.
+        excluded: ``(q,)`` row, or image with ``one_per_image``, that is not a neighbour, or -1.
+        one_per_image: of each image only its nearest row.
+        faiss: the package, where it is to look first.
+    """
+
+    def __init__(
+        self,
+        queries: npt.NDArray[np.float32],
+        *,
+        metric: str,
+        k: int,
+        excluded: npt.NDArray[np.int64],
+        one_per_image: bool,
+        faiss: Any = None,
+    ) -> None:
+        self._faiss = faiss
+        self.k = k
+        self.rows = np.full((len(queries), k), -1)
+        self.distances = np.full((len(queries), k), np.inf)
+        self._images = np.full((len(queries), k), -1)
+        self._queries = queries
+        self._points = as_points(queries, metric)
+        self._metric = metric
+        self._excluded = excluded
+        self._one_per_image = one_per_image
+
+    def add(self, block: _Block) -> None:
+        """Look for nearer rows in a block."""
+        if not len(block.rows) or not self.k:
+            return
+        rows = row_points(block.values, block.squares, self._metric)
+        step = max(1, _SCORES // len(block.rows))
+        for start in range(0, len(self._queries), step):
+            queries = np.arange(start, min(start + step, len(self._queries)))
+            if self._faiss is not None:
+                queries = self._add_by_faiss(queries, block, rows)
+            if not len(queries):
+                continue
+            bounds = score_rows(self._points[queries], rows, self._metric)
+            for i, query in enumerate(queries.tolist()):
+                self._merge(query, block, self._candidates(query, block, bounds, i))
+
+    def _add_by_faiss(
+        self, queries: npt.NDArray[np.int64], block: _Block, rows: RowPoints
+    ) -> npt.NDArray[np.int64]:
+        """Look for nearer rows by FAISS; return the queries that need a closer look."""
+        found, beyond = faiss_candidates(self._faiss, self._points[queries], rows, self.k)
+        for query, own in zip(queries.tolist(), found, strict=True):
+            self._merge(query, block, self._allowed(query, block, own[own >= 0]))
+        limits = np.array([self._limit(query) for query in queries.tolist()])
+        return queries[~(beyond > limits)]
+
+    def _allowed(self, query: int, block: _Block, found: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Positions in a block without those of what is excluded."""
+        if self._excluded[query] < 0:
+            return found
+        of_row = block.images if self._one_per_image else block.rows
+        return np.asarray(found[of_row[found] != self._excluded[query]])
+
+    def _candidates(self, query: int, block: _Block, bounds: BlockScores, i: int) -> npt.NDArray[np.int64]:
+        """Positions of the rows of a block that can be among the nearest of a query, number ``i`` of ``bounds``."""
+        found = self._allowed(query, block, bounds.not_beyond(i, self._limit(query)))
+        if len(found) <= self.k:
+            return found
+        upper = bounds.upper(i, found)
+        if self._one_per_image:
+            order = np.argsort(block.images[found], kind="stable")
+            _, starts = np.unique(block.images[found][order], return_index=True)
+            upper = np.minimum.reduceat(upper[order], starts)
+        if len(upper) < self.k:
+            return found
+        return bounds.not_beyond(i, float(np.partition(upper, self.k - 1)[self.k - 1]), found)
+
+    def _limit(self, query: int) -> float:
+        """Squared distance of the points up to which a row can be among the nearest of a query."""
+        farthest = float(self.distances[query, -1])
+        square = 2 * farthest if self._metric == "cosine" else farthest**2
+        return square * (1 + 1e-12)  # the roundings of float64
+
+    def _merge(self, query: int, block: _Block, found: npt.NDArray[np.int64]) -> None:
+        """Compute the distances of some rows of a block, and keep the nearest."""
+        if not len(found):
+            return
+        distances = exact_distances(self._queries[query], block.values[found], self._metric)
+        known = (self.rows[query] >= 0) & ~np.isin(self.rows[query], block.rows[found])
+        rows = np.concatenate((self.rows[query][known], block.rows[found]))
+        images = np.concatenate((self._images[query][known], block.images[found]))
+        distances = np.concatenate((self.distances[query][known], distances))
+        order = np.lexsort((rows, distances))
+        if self._one_per_image:
+            _, first = np.unique(images[order], return_index=True)
+            order = order[np.sort(first)]
+        order = order[: self.k]
+        self.rows[query, : len(order)] = rows[order]
+        self._images[query, : len(order)] = images[order]
+        self.distances[query, : len(order)] = distances[order]

@@ -1,0 +1,241 @@
+"""What is pooled of an image, and where it came from: the numbers behind a picture of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sppfeat.analysis.show.pooled_levels import PooledLevel, pool_region
+from sppfeat.boxes.coordinates import clip_boxes, whole_image_boxes
+from sppfeat.errors import BoxError, ConfigError, StoreError
+from sppfeat.extraction.regions import Projector, best_scales
+from sppfeat.extractor import Extractor, ImageLike
+from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import RowFlag, scale_indices
+
+__all__ = ["LayerActivations", "PooledBox", "View", "pooled_boxes", "view_of_row"]
+
+
+class View(NamedTuple):
+    """What is to be pooled of an image.
+
+    Attributes:
+        box_px: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None for all of its map.
+        scale: index of the short side at which it is pooled; None to choose it by the size of the box.
+        mirrored: whether it is pooled from the mirror image.
+    """
+
+    box_px: tuple[float, float, float, float] | None = None
+    scale: int | None = None
+    mirrored: bool = False
+
+
+@dataclass(frozen=True)
+class LayerActivations:
+    """What is pooled of one layer's map.
+
+    Attributes:
+        layer: its name.
+        map: ``(C, H, W)`` float32.
+        geometry: stride and offset of its cells; None where receptive-field arithmetic does not apply to the network.
+        region: ``x0, y0, x1, y1`` in cells, half-open.
+        levels: of the pyramid.
+    """
+
+    layer: str
+    map: npt.NDArray[np.float32]
+    geometry: FeatureGeometry | None
+    region: tuple[int, int, int, int]
+    levels: tuple[PooledLevel, ...]
+
+    @property
+    def map_hw(self) -> tuple[int, int]:
+        """Height and width of the map, in cells."""
+        return self.map.shape[1], self.map.shape[2]
+
+
+@dataclass(frozen=True)
+class PooledBox:
+    """One box of an image, or all of it.
+
+    Attributes:
+        image_hw: height and width of the image as displayed, in pixels.
+        pixels: ``(H, W, 3)`` uint8 RGB, the network input; mirrored where the view is.
+        view: what was asked for.
+        box_in: ``x0, y0, x1, y1`` in pixels of ``pixels``, edges: of the box as far as it is in the image.
+        flag: what was found of the box, bits of :class:`sppfeat.store.schema.RowFlag`.
+        layers: of the network.
+    """
+
+    image_hw: tuple[int, int]
+    pixels: npt.NDArray[np.uint8]
+    view: View
+    box_in: tuple[float, float, float, float]
+    flag: int
+    layers: tuple[LayerActivations, ...]
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of the network input, in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def cells_in(self, layer: LayerActivations, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Cells of a layer's map in pixels of the network input.
+
+        Args:
+            layer: one of ``layers``.
+            cells: ``(..., 4)`` int64, ``x0, y0, x1, y1``, half-open.
+
+        Returns:
+            ``(..., 4)`` float64, edges; may reach over the border. Where the layer has no geometry the cells are
+            spread evenly over the image.
+        """
+        geometry = layer.geometry
+        if geometry is None:
+            (height, width), (n_y, n_x) = self.input_hw, layer.map_hw
+            stride = (height / n_y, width / n_x)
+            geometry = FeatureGeometry(stride, ((stride[0] - 1) / 2, (stride[1] - 1) / 2))
+        return cell_boxes(torch.from_numpy(cells.reshape(-1, 4)), geometry).numpy().reshape(cells.shape)
+
+
+def pooled_boxes(
+    extractor: Extractor,
+    image: ImageLike,
+    views: Sequence[View] = (View(),),
+    *,
+    projection: str | None = None,
+    margin: float | None = None,
+) -> list[PooledBox]:
+    """What is pooled of an image, from one run of it at each scale.
+
+    Args:
+        extractor: whose network and settings.
+        image: a path, a Pillow image, or an array.
+        views: boxes of it, or all of it.
+        projection, margin: how boxes become cells; those of the extractor's file, or the usual ones, where None.
+
+    Raises:
+        BoxError: a box has no area inside the image, or is not finite.
+        ImageError: the image cannot be read.
+        ConfigError: receptive-field arithmetic does not apply to the network, and there is a box.
+    """
+    projector = _projector(extractor, views, projection, margin)
+    runs: dict[tuple[int, bool], _Run] = {}
+    scales = extractor.config.input.short_sides
+    image_hw = extractor.network_input(image).image_hw if len(scales) > 1 else None
+    pooled = []
+    for view in views:
+        scale = view.scale
+        if scale is None:
+            scale = 0 if image_hw is None else _best_scale(view, image_hw, scales)
+        key = (scale, view.mirrored)
+        if key not in runs:
+            runs[key] = _run(extractor, image, scale, mirrored=view.mirrored)
+        pooled.append(_pooled_box(extractor, view, runs[key], projector))
+    return pooled
+
+
+def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
+    """The image that a row of a file is of, as an index into its images, and what was pooled of it.
+
+    Raises:
+        ConfigError: there is no such row.
+        StoreError: it has no descriptor.
+    """
+    if not 0 <= row < file.n_rows:
+        raise ConfigError(f"row is {row}; allowed: 0 to {file.n_rows - 1}, the rows of {str(file.path)!r}")
+    image = int(file.image_index[row])
+    if not file.has_descriptor()[row]:
+        raise StoreError(
+            f"row {row} of {str(file.path)!r} has no descriptor: its image {file.path_of(image)!r} failed or is "
+            "pending, or its box has no area in it"
+        )
+    if not file.has_boxes:
+        return image, View()
+    scale = int(scale_indices(file.row_scale[row : row + 1], file.config.input)[0])
+    box = file.boxes[row]
+    is_whole = np.array_equal(box, whole_image_boxes(file.image_hw[image : image + 1])[0])
+    if is_whole and file.config.regions is not None and file.config.regions.boxes == "multiview":
+        return image, View(None, scale, bool(file.row_mirrored[row]))
+    x0, y0, x1, y1 = box.tolist()
+    return image, View((x0, y0, x1, y1), scale, bool(file.row_mirrored[row]))
+
+
+class _Run(NamedTuple):
+    """An image run at one scale: pixels ``(H, W, 3)``, and of each layer ``(1, C, H', W')``."""
+
+    image_hw: tuple[int, int]
+    pixels: npt.NDArray[np.uint8]
+    maps: list[Tensor]
+
+
+def _projector(
+    extractor: Extractor, views: Sequence[View], projection: str | None, margin: float | None
+) -> Projector | None:
+    """How boxes become cells; None where the network has no geometry and none of the views needs one."""
+    try:
+        return extractor.projector(projection=projection, margin=margin)
+    except ConfigError:
+        if projection is not None or margin is not None or any(view.box_px is not None for view in views):
+            raise
+        return None
+
+
+def _best_scale(view: View, image_hw: tuple[int, int], short_sides: Sequence[int | None]) -> int:
+    whole = whole_image_boxes(np.array([image_hw], dtype=np.int32))
+    boxes_px = whole if view.box_px is None else _clip(view, image_hw)[0]
+    return int(best_scales(boxes_px, image_hw, short_sides)[0])
+
+
+def _clip(view: View, image_hw: tuple[int, int]) -> tuple[npt.NDArray[np.float64], int]:
+    """``(1, 4)`` the box as far as it is in the image, and what was found of it."""
+    boxes_px = np.array([view.box_px], dtype=np.float64)
+    clipped, flag = clip_boxes(boxes_px, np.array([image_hw], dtype=np.int32))
+    if flag[0] & RowFlag.DEGENERATE:
+        shown = ",".join(f"{value:g}" for value in boxes_px[0])
+        raise BoxError(
+            f"the box {shown} (x0,y0,x1,y1) has no area in its image of {image_hw[1]} x {image_hw[0]} pixels "
+            "(width x height)"
+        )
+    return clipped, int(flag[0])
+
+
+def _run(extractor: Extractor, image: ImageLike, scale: int, *, mirrored: bool) -> _Run:
+    image_hw, pixels = extractor.network_input(image, scale=scale)
+    if mirrored:
+        pixels = np.ascontiguousarray(pixels[:, ::-1])
+    return _Run(image_hw, pixels, extractor.feature_maps(pixels))
+
+
+def _pooled_box(extractor: Extractor, view: View, run: _Run, projector: Projector | None) -> PooledBox:
+    input_hw = (run.pixels.shape[0], run.pixels.shape[1])
+    map_hws = [(fmap.shape[2], fmap.shape[3]) for fmap in run.maps]
+    flag = int(RowFlag.OK)
+    if view.box_px is None or projector is None:
+        box_in = (0.0, 0.0, float(input_hw[1]), float(input_hw[0]))
+        regions = [(0, 0, width, height) for height, width in map_hws]
+    else:
+        clipped, flag = _clip(view, run.image_hw)
+        boxes_px = torch.from_numpy(clipped)
+        mirrored = torch.tensor([view.mirrored])
+        found = projector.regions(
+            boxes_px, mirrored, image_hw=run.image_hw, input_hw=input_hw, map_hws=map_hws
+        )
+        flag |= RowFlag.SUB_CELL if bool(found.sub_cell[0]) else 0
+        regions = [(x0, y0, x1, y1) for x0, y0, x1, y1 in found.cells[0].tolist()]
+        x0, y0, x1, y1 = scale_boxes(boxes_px, run.image_hw, input_hw)[0].tolist()
+        box_in = (input_hw[1] - x1, y0, input_hw[1] - x0, y1) if view.mirrored else (x0, y0, x1, y1)
+    descriptor = extractor.config.descriptor
+    layers = []
+    for i, (layer, fmap, region) in enumerate(
+        zip(extractor.config.backbone.layers, run.maps, regions, strict=True)
+    ):
+        levels = pool_region(fmap, region, descriptor.levels, descriptor.pool)
+        geometry = None if projector is None else projector.geometries[i]
+        layers.append(LayerActivations(layer, fmap[0].numpy(), geometry, region, levels))
+    return PooledBox(run.image_hw, run.pixels, view, box_in, flag, tuple(layers))

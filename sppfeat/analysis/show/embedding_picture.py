@@ -1,0 +1,178 @@
+"""Rows as points of a plane, with some of their pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.show.class_marks import ClassMark, mark_classes
+from sppfeat.analysis.show.embedding import Embedding
+from sppfeat.analysis.show.figure import fit_page, new_figure, plain
+from sppfeat.analysis.show.placement import place_pictures
+from sppfeat.analysis.show.thumbnails import Thumbnail
+from sppfeat.config.wording import counted, one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["axis_names", "caption", "choose_pictured", "draw_embedding", "embedding_figure", "mark_text"]
+
+_NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+_SIDE = 5.2  # inches of the plot
+_PICTURE_SHARE = 0.085  # of the plot's sides, taken by a row's picture with its frame
+_PICTURE_FILL = 0.88  # of that, by the picture
+_MARGIN = 0.09
+_LONGEST_NAME = 28
+
+
+def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[int, tuple[float, float]]:
+    """Which rows are pictured, and where.
+
+    Returns:
+        The centre of each row's picture, 0 to 1 from the left and the lower edge of the plot, by row number.
+    """
+    placed = place_pictures(_places(embedding.points), side=_PICTURE_SHARE, most=most, seed=seed)
+    rows = embedding.selection.rows
+    return {int(rows[position]): centre for position, centre in placed}
+
+
+def embedding_figure(
+    embedding: Embedding, pictured: Mapping[int, tuple[float, float]], thumbnails: Mapping[int, Thumbnail]
+) -> "Figure":
+    """The picture with its legend beside it; inside :func:`~sppfeat.analysis.show.figure.drawing`.
+
+    Args:
+        embedding: at least one point.
+        pictured: rows whose picture is shown, and where: see :func:`choose_pictured`.
+        thumbnails: of these, by row number.
+    """
+    figure = new_figure(_SIDE, _SIDE)
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_embedding(axes, embedding, mark_classes(embedding.selection), pictured, thumbnails, side=_SIDE)
+    axes.set_title(caption(embedding), loc="left")
+    if embedding.selection.y is not None:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, markerscale=1.3)
+    fit_page(figure, axes, _SIDE, _SIDE)
+    return figure
+
+
+def draw_embedding(
+    axes: "Axes",
+    embedding: Embedding,
+    marks: Sequence[ClassMark],
+    pictured: Mapping[int, tuple[float, float]],
+    thumbnails: Mapping[int, Thumbnail],
+    *,
+    side: float,
+) -> None:
+    """Draw points and pictures into axes of so many inches on each side; the marks are labelled for a legend."""
+    points = embedding.points
+    # Rarer classes over frequent ones, and whatever has a name over what has none.
+    for order, mark in enumerate(reversed(marks)):
+        own = points[mark.positions]
+        size = (6 if mark.shape == "." else 14) * (0.5 if len(points) > 1000 else 1)
+        axes.scatter(
+            own[:, 0],
+            own[:, 1],
+            s=size,
+            c=mark.colour,
+            marker=mark.shape,
+            linewidths=0.25,
+            edgecolors=(0.2, 0.2, 0.2, 0.6),
+            label="_nolegend_",
+            zorder=2 + order / 100,
+            rasterized=len(points) > 5000,
+        )
+    for mark in marks:  # in the order of the legend, which is not the one of drawing
+        text = plain(mark_text(mark))
+        if text.startswith("_"):  # which to matplotlib means: not in the legend
+            text = f" {text}"
+        axes.scatter([], [], s=14, c=mark.colour, marker=mark.shape, label=text)
+    _set_limits(axes, points)
+    row_positions = {row: i for i, row in enumerate(embedding.selection.rows.tolist())}
+    colours = {i: mark.colour for mark in marks for i in mark.positions.tolist()}
+    for row, centre in pictured.items():
+        pixels = thumbnails[row].pixels
+        if pixels is not None:
+            i = row_positions[row]
+            _draw_picture(axes, points[i], centre, pixels, colours[i], side * _PICTURE_SHARE * _PICTURE_FILL)
+    horizontal, vertical = axis_names(embedding)
+    axes.set_xlabel(horizontal)
+    axes.set_ylabel(vertical)
+    if embedding.explained is None:
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+
+def axis_names(embedding: Embedding) -> tuple[str, str]:
+    """What the two axes are."""
+    if embedding.explained is None:
+        name = _NAMES[embedding.method]
+        return f"{name} 1 (no scale)", f"{name} 2 (no scale)"
+    first, second = (f"{100 * share:.1f} % of the variance" for share in embedding.explained)
+    return f"first principal component: {first}", f"second principal component: {second}"
+
+
+def caption(embedding: Embedding) -> str:
+    """How many rows are shown, of how many."""
+    n = len(embedding.selection)
+    drawn = n + embedding.n_nonfinite < embedding.n_rows
+    rows = counted(embedding.n_rows if drawn else n, "row", thousands=",")
+    rows = f"{n:,} of {rows}, drawn at random" if drawn else rows
+    left_out = f"; {embedding.n_nonfinite:,} with NaN or infinities left out" if embedding.n_nonfinite else ""
+    return f"{_NAMES[embedding.method]} of {rows}{left_out}"
+
+
+def mark_text(mark: ClassMark) -> str:
+    """What a legend says of a mark."""
+    if mark.name is None:
+        return f"{counted(mark.n_classes, 'more class')} ({len(mark.positions)})"
+    name = one_line(mark.name, longest=_LONGEST_NAME) or "no label"
+    return f"{name} ({len(mark.positions)})"
+
+
+def _places(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Where points are in the plot, 0 to 1."""
+    low, high = _limits(points)
+    return np.asarray((points - low) / (high - low))
+
+
+def _limits(points: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    low, high = points.min(axis=0, initial=np.inf), points.max(axis=0, initial=-np.inf)
+    if not len(points):
+        low, high = np.zeros(2), np.ones(2)
+    extent = np.where(high > low, high - low, 1.0)
+    return low - extent * _MARGIN, high + extent * _MARGIN
+
+
+def _set_limits(axes: "Axes", points: npt.NDArray[np.float64]) -> None:
+    low, high = _limits(points)
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
+
+
+def _draw_picture(
+    axes: "Axes",
+    point: npt.NDArray[np.float64],
+    centre: tuple[float, float],
+    pixels: npt.NDArray[Any],
+    colour: str,
+    inches: float,
+) -> None:
+    """Draw a picture, and a line to its point where it is beside it."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    image = OffsetImage(pixels, zoom=inches * 72 / max(pixels.shape[:2]), interpolation="antialiased")
+    box = AnnotationBbox(
+        image,
+        (point[0], point[1]),
+        xybox=centre,
+        boxcoords="axes fraction",
+        pad=0.1,
+        bboxprops={"edgecolor": colour, "linewidth": 1.2},
+        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0},
+        zorder=5,
+    )
+    axes.add_artist(box)

@@ -1,0 +1,277 @@
+"""The panels of a picture of an image: pixels of the network input, and what is drawn over them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.show.activations import LayerActivations, PooledBox
+from sppfeat.analysis.show.figure import COLOURS, HEAT
+from sppfeat.analysis.show.pooled_levels import PooledLevel, strength
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["MAXIMA", "Block", "draw_bins", "draw_map", "draw_maxima", "draw_overview", "draw_pooled"]
+
+MAXIMA = "magma_r"
+_BOX_COLOUR, _REGION_COLOUR = COLOURS[3], "white"
+_LEVEL_COLOURS = (COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[4], COLOURS[5], COLOURS[3])
+_LEAST_CELLS = 5  # a window on a region that is smaller shows so many cells and what surrounds them
+_AROUND = 0.6  # strides around region and box that a window shows
+_INSET = 0.13  # strides that outlines are drawn inside their bins: where bins overlap, both can be seen
+_POINTS = 72  # per inch
+_LIGHTENED = 0.7  # contrast that is left of a picture in grey
+_LETTER_POINTS = (10, 4.5)  # height of a line, width of a digit
+_ALIKE = 1e-4  # relative difference below which values have one colour
+_LEAST_BIN_POINTS = 2.5  # smaller bins are no more than a grey veil
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer of one box, and how much is drawn of it.
+
+    Attributes:
+        box, layer: what was pooled.
+        channel: the one that is drawn; None for all.
+    """
+
+    box: PooledBox
+    layer: LayerActivations
+    channel: int | None
+
+    @property
+    def region_in(self) -> npt.NDArray[np.float64]:
+        """``(4,)`` the region in pixels of the network input."""
+        return self.box.cells_in(self.layer, np.array(self.layer.region))
+
+    @property
+    def stride(self) -> npt.NDArray[np.float64]:
+        """``(2,)`` pixels from one cell to the next, along x and y."""
+        cell = self.box.cells_in(self.layer, np.array([0, 0, 1, 1]))
+        return cell[2:] - cell[:2]
+
+    @property
+    def window(self) -> npt.NDArray[np.float64]:
+        """``(4,)`` what is shown of the network input: region and box, and some cells around them."""
+        first = np.minimum(self.region_in[:2], self.box.box_in[:2])
+        last = np.maximum(self.region_in[2:], self.box.box_in[2:])
+        around = np.maximum(_AROUND, (_LEAST_CELLS - (last - first) / self.stride) / 2) * self.stride
+        height, width = self.box.input_hw
+        return np.concatenate(
+            (np.maximum(first - around, 0), np.minimum(last + around, (width, height)))
+        ).astype(np.float64)
+
+    @property
+    def map_limits(self) -> tuple[float, float]:
+        """The least and the largest strength of the cells that are shown."""
+        x0, y0, x1, y1 = self.window
+        height, width = self.layer.map_hw
+        cells = self.box.cells_in(
+            self.layer, np.array([[i, i, i + 1, i + 1] for i in range(max(height, width))])
+        )
+        shown_x = (cells[:width, 2] > x0) & (cells[:width, 0] < x1)
+        shown_y = (cells[:height, 3] > y0) & (cells[:height, 1] < y1)
+        return _limits(strength(self.layer.map, self.channel)[shown_y][:, shown_x])
+
+    @property
+    def pooled_limits(self) -> tuple[float, float]:
+        """The least and the largest strength of the bins of all levels."""
+        return _limits(np.concatenate([level.strength(self.channel).ravel() for level in self.layer.levels]))
+
+
+def draw_overview(axes: "Axes", block: Block) -> None:
+    """Draw all of the network input, with the box (dashed) and the region (solid)."""
+    height, width = block.box.input_hw
+    _show(axes, block.box.pixels, (0, 0, width, height))
+    _outline(axes, block.region_in, _REGION_COLOUR, "solid")
+    _outline_box(axes, block)
+
+
+def draw_map(axes: "Axes", block: Block) -> None:
+    """Draw how strong each cell of the map is, and the region."""
+    _show_grey(axes, block)
+    height, width = block.layer.map_hw
+    extent = block.box.cells_in(block.layer, np.array([0, 0, width, height]))
+    _heat(axes, block, strength(block.layer.map, block.channel), extent, block.map_limits)
+    _outline(axes, block.region_in, _REGION_COLOUR, "solid")
+    _outline_box(axes, block)
+
+
+def draw_pooled(axes: "Axes", block: Block, level: PooledLevel) -> None:
+    """Draw how strong the pooled vector of each bin is: each as an equal part of the region, so that none is hidden."""
+    _show_grey(axes, block)
+    values = level.strength(block.channel)
+    height, width = block.box.input_hw
+    extent = np.clip(block.region_in, 0, [width, height, width, height])
+    _heat(axes, block, values, extent, block.pooled_limits)
+    _write_numbers(axes, values, extent, block.pooled_limits)
+
+
+def draw_bins(axes: "Axes", block: Block, position: int) -> None:
+    """Draw the bins of the ``position``-th level, each with all its cells: what several bins take is darker.
+
+    None, where they would be too small to be told apart.
+    """
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    level = block.layer.levels[position]
+    colour = _LEVEL_COLOURS[position % len(_LEVEL_COLOURS)]
+    inset = np.tile(block.stride * _INSET, 2) * [1, 1, -1, -1]
+    height, width = block.box.input_hw
+    cells = block.box.cells_in(block.layer, level.bins).reshape(-1, 4)
+    boxes = np.clip(cells, 0, [width, height, width, height]) + inset
+    bins = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.tolist()]
+    points = _points_per_pixel(axes)
+    line_width = min(1.1, 0.2 + 0.13 * points * float(block.stride.min()))
+    bin_points = points * float((boxes[:, 2:] - boxes[:, :2]).min())
+    if bin_points < _LEAST_BIN_POINTS:
+        return
+    line_width = min(line_width, bin_points / 12)
+    axes.add_collection(PatchCollection(bins, facecolor=colour, alpha=0.1, linewidth=0))
+    for line, line_colour in ((line_width * 2, (0, 0, 0, 0.55)), (line_width, colour)):
+        axes.add_collection(
+            PatchCollection(bins, facecolor="none", edgecolor=line_colour, linewidth=line, zorder=3)
+        )
+
+
+def draw_maxima(axes: "Axes", block: Block, level: PooledLevel) -> None:
+    """Draw the picture in grey and, of a level that has maxima, from how many bins and channels each cell was taken."""
+    _show_grey(axes, block)
+    if level.cells is not None:
+        counts = level.count_maxima(block.layer.map_hw, block.channel).astype(np.float64)
+        share = counts / max(1.0, counts.max())
+        height, width = block.layer.map_hw
+        x0, y0, x1, y1 = block.box.cells_in(block.layer, np.array([0, 0, width, height]))
+        axes.imshow(
+            np.ma.masked_equal(share, 0),
+            cmap=MAXIMA,
+            vmin=0,
+            vmax=1,
+            alpha=np.where(share > 0, 0.45 + 0.55 * share, 0),
+            extent=(x0, x1, y1, y0),
+            interpolation="nearest",
+            zorder=2,
+        )
+        _set_window(axes, block.window)
+    _outline_box(axes, block)
+
+
+def _show(axes: "Axes", pixels: npt.NDArray[Any], window: Any) -> None:
+    height, width = pixels.shape[:2]
+    axes.imshow(pixels, extent=(0, width, height, 0), cmap="gray", vmin=0, vmax=255)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    _set_window(axes, window)
+
+
+def _show_grey(axes: "Axes", block: Block) -> None:
+    """Show the window of the picture in light grey."""
+    grey = block.box.pixels @ np.array([0.299, 0.587, 0.114])
+    _show(axes, 255 - (255 - grey) * _LIGHTENED, block.window)
+
+
+def _set_window(axes: "Axes", window: Any) -> None:
+    x0, y0, x1, y1 = window
+    axes.set_xlim(x0, x1)
+    axes.set_ylim(y1, y0)
+
+
+def _heat(
+    axes: "Axes",
+    block: Block,
+    values: npt.NDArray[np.float64],
+    extent: npt.NDArray[np.float64],
+    limits: tuple[float, float],
+) -> None:
+    x0, y0, x1, y1 = extent
+    axes.imshow(
+        np.ma.masked_invalid(values),
+        cmap=HEAT,
+        vmin=limits[0],
+        vmax=limits[1],
+        extent=(x0, x1, y1, y0),
+        interpolation="nearest",
+        zorder=2,
+    )
+    _set_window(axes, block.window)
+
+
+def _write_numbers(
+    axes: "Axes",
+    values: npt.NDArray[np.float64],
+    extent: npt.NDArray[np.float64],
+    limits: tuple[float, float],
+) -> None:
+    """Write each value on its part of the extent, where there is room for it."""
+    (n_y, n_x), (x0, y0, x1, y1) = values.shape, extent
+    texts = [[_number(value) for value in row] for row in values.tolist()]
+    points = _points_per_pixel(axes)
+    letters_hw = (y1 - y0) / n_y * points / _LETTER_POINTS[0], (x1 - x0) / n_x * points / _LETTER_POINTS[1]
+    if letters_hw[0] < 1 or letters_hw[1] < 1 + max(len(text) for row in texts for text in row):
+        return
+    for i, j in np.ndindex(n_y, n_x):
+        is_bright = values[i, j] > sum(limits) / 2
+        axes.text(
+            x0 + (j + 0.5) * (x1 - x0) / n_x,
+            y0 + (i + 0.5) * (y1 - y0) / n_y,
+            texts[i][j],
+            color="black" if is_bright else "white",
+            size=7,
+            ha="center",
+            va="center",
+            clip_on=True,
+            zorder=3,
+        )
+
+
+def _number(value: float) -> str:
+    """Return a number in few letters."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+    if high - low <= _ALIKE * max(abs(low), abs(high)):
+        spread = 0.1 * max(abs(low), abs(high)) or 1.0
+        return low - spread, high + spread
+    return low, high
+
+
+def _outline_box(axes: "Axes", block: Block) -> None:
+    if block.box.view.box_px is not None:
+        _outline(axes, np.array(block.box.box_in), _BOX_COLOUR, (0, (3, 2)))
+
+
+def _outline(axes: "Axes", box: npt.NDArray[np.float64], colour: str, style: Any) -> None:
+    """Draw a rectangle that can be seen on bright and dark pictures; of one over the border what is inside."""
+    from matplotlib.patches import Rectangle
+
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    x0, y0 = np.maximum(box[:2], (left, top))
+    x1, y1 = np.minimum(box[2:], (right, bottom))
+    for width, line_colour, line_style in ((2.0, "black", "solid"), (1.0, colour, style)):
+        axes.add_patch(
+            Rectangle(
+                (x0, y0),
+                x1 - x0,
+                y1 - y0,
+                fill=False,
+                edgecolor=line_colour,
+                linewidth=width,
+                linestyle=line_style,
+                zorder=4,
+                clip_on=False,
+            )
+        )
+
+
+def _points_per_pixel(axes: "Axes") -> float:
+    """Points of the page that a pixel of the network input takes."""
+    left, right = axes.get_xlim()
+    return float(axes.bbox.width / axes.figure.dpi * _POINTS / (right - left))

@@ -1,0 +1,77 @@
+"""Histograms of the norms of descriptors."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sppfeat.analysis.show.distributions import Norms
+from sppfeat.analysis.show.figure import COLOURS, new_figure, plain
+from sppfeat.analysis.show.number_texts import rounded
+from sppfeat.config.wording import counted, one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_norms", "norms_figure", "norms_text"]
+
+# Odd numbers: one norm alone stands in the middle.
+_FEWEST_BINS, _MOST_BINS = 9, 41
+_NARROW = 1e-4  # spread relative to the norm, below which norms are one and the same
+
+
+def norms_figure(norms: Norms) -> "Figure":
+    """One histogram per layer, below each other; inside :func:`~sppfeat.analysis.show.figure.drawing`."""
+    n_layers = len(norms.layers)
+    figure = new_figure(5.5, 0.5 + 2.3 * n_layers)
+    all_axes = figure.subplots(n_layers, 1, squeeze=False)[:, 0]
+    for i, axes in enumerate(all_axes):
+        draw_norms(axes, norms, i)
+        axes.set_title(plain(norms_text(norms, i)), loc="left")
+    figure.tight_layout()
+    return figure
+
+
+def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
+    """Draw the histogram of one layer into axes."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = norms.values[:, layer]
+    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
+    if len(values) and high - low <= _NARROW * high:
+        middle = (low + high) / 2
+        low, high = middle - 0.5 * (middle or 1), middle + 0.5 * (middle or 1)
+    if len(values):
+        axes.hist(values, bins=_n_bins(len(values)), range=(low, high), color=COLOURS[6])
+    axes.set_xlabel(
+        "l2 norm" if norms.normalize == "none" else f"l2 norm, after --normalize {norms.normalize}"
+    )
+    axes.set_ylabel("rows")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _n_bins(n_values: int) -> int:
+    """So many that few values make no comb."""
+    return min(max(2 * int(n_values**0.5) + 1, _FEWEST_BINS), _MOST_BINS)
+
+
+def norms_text(norms: Norms, layer: int) -> str:
+    """What is to be said of one layer's norms, in a line."""
+    values = norms.values[:, layer]
+    n = len(values)
+    drawn = n + norms.n_nonfinite < norms.n_rows
+    rows = counted(norms.n_rows if drawn else n, "row", thousands=",")
+    rows = f"{n:,} of {rows}, drawn at random" if drawn else rows
+    text = f"{one_line(norms.layers[layer], longest=60)}: {rows}"
+    if n:
+        low, median, high = np.quantile(values, (0, 0.5, 1)).tolist()
+        text += (
+            f", all {rounded(median)}"
+            if high - low <= _NARROW * high
+            else f", {rounded(low)} to {rounded(high)}, median {rounded(median)}"
+        )
+    if norms.n_zero[layer]:
+        text += "; " + counted(norms.n_zero[layer], "is", "are", thousands=",") + " zero"
+    if norms.n_nonfinite:
+        text += f"; {norms.n_nonfinite:,} with NaN or infinities left out"
+    return text

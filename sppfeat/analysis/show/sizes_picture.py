@@ -1,0 +1,225 @@
+"""Widths and heights of images or boxes, with their histograms."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.show.distributions import Sizes
+from sppfeat.analysis.show.figure import COLOURS, HEAT, new_figure
+from sppfeat.config.wording import counted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_sizes", "sizes_figure", "sizes_text"]
+
+# Width and height of the ratios that are drawn; on logarithmic axes, where lines of these would lie close together,
+# of other ones.
+_RATIOS = ((16, 9), (4, 3), (1, 1), (3, 4), (9, 16))
+_LOG_RATIOS = ((4, 1), (1, 1), (1, 4))
+_GREY = "#8A8A8A"
+_WIDE_RANGE = 8  # of the largest side to the smallest, from which on axes are logarithmic
+_MOST_POINTS = 1000  # different sizes drawn one by one; of more, cells are coloured by how many lie in them
+_MOST_EXAMPLES = 4  # of dots
+_N_BINS = 40
+_WHAT = {
+    "images": ("image as displayed", "images as displayed"),
+    "boxes": ("box, as far as inside its image", "boxes, as far as inside their image"),
+}
+_SMALL = 7  # points
+# Inches.
+_SIDE, _TITLE_LINE, _LEFT, _EDGE, _TOP, _BOTTOM = 5.4, 0.17, 0.6, 0.08, 0.12, 0.45
+_TITLE_LETTERS = 90  # of a line
+
+
+def sizes_figure(sizes: Sizes) -> "Figure":
+    """Widths by heights; inside :func:`~sppfeat.analysis.show.figure.drawing`."""
+    lines = textwrap.wrap(sizes_text(sizes), _TITLE_LETTERS)
+    title = _TITLE_LINE * len(lines)
+    figure = new_figure(_SIDE, _SIDE + title)
+    draw_sizes(figure, sizes, title=title)
+    figure.text(0.02, 1 - 0.05 / (_SIDE + title), "\n".join(lines), va="top", linespacing=1.3)
+    return figure
+
+
+def draw_sizes(figure: "Figure", sizes: Sizes, *, title: float = 0.0) -> None:
+    """Draw into a figure: widths by heights, a histogram of either on its side, and what dots and colours stand for.
+
+    Args:
+        figure: an empty one.
+        sizes: of images or boxes.
+        title: inches that are left free at the top.
+    """
+    width, height = figure.get_size_inches().tolist()
+    grid = figure.add_gridspec(
+        2,
+        2,
+        width_ratios=(5, 1.1),
+        height_ratios=(1.1, 5),
+        wspace=0.04,
+        hspace=0.04,
+        left=_LEFT / width,
+        right=1 - _EDGE / width,
+        top=1 - (title + _TOP) / height,
+        bottom=_BOTTOM / height,
+    )
+    axes = figure.add_subplot(grid[1, 0])
+    above, right = figure.add_subplot(grid[0, 0], sharex=axes), figure.add_subplot(grid[1, 1], sharey=axes)
+    corner = figure.add_subplot(grid[0, 1])
+    corner.axis("off")
+    limits, is_log = _range(sizes)
+    if is_log:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set_xlim(*limits)
+    axes.set_ylim(*limits)
+    _draw_ratios(axes, limits, _LOG_RATIOS if is_log else _RATIOS)
+    _draw_points(axes, corner, sizes, limits, is_log=is_log)
+    edges = np.geomspace(*limits, _N_BINS + 1) if is_log else np.linspace(*limits, _N_BINS + 1)
+    _draw_histogram(above, sizes.widths, edges, "vertical")
+    _draw_histogram(right, sizes.heights, edges, "horizontal")
+    _label_axes(axes, is_log=is_log)
+
+
+def sizes_text(sizes: Sizes) -> str:
+    """What is to be said of sizes, in a line."""
+    n = len(sizes.widths)
+    one, many = _WHAT[sizes.of]
+    text = counted(n, one, many, thousands=",")
+    if n:
+        same = len(np.unique(np.stack([sizes.widths, sizes.heights]), axis=1).T)
+        median = f"{np.median(sizes.widths):.0f} x {np.median(sizes.heights):.0f}"
+        text += (
+            f": {counted(same, 'size', 'different sizes', thousands=',')}, median {median} (width x height)"
+        )
+    if sizes.n_left_out:
+        why = "failed or of unknown size" if sizes.of == "images" else "without descriptor"
+        text += f"; {sizes.n_left_out:,} {why} not counted"
+    return text
+
+
+def _range(sizes: Sizes) -> tuple[tuple[float, float], bool]:
+    """The range of both axes, and whether they are logarithmic."""
+    sides = np.concatenate([sizes.widths, sizes.heights])
+    if not len(sides):
+        return (0.0, 1.0), False
+    low, high = float(sides.min()), float(sides.max())
+    is_log = high / low > _WIDE_RANGE
+    return (low / 1.15, high * 1.15) if is_log else (0.0, high * 1.08), is_log
+
+
+def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: Sequence[tuple[int, int]]) -> None:
+    """Lines of aspect ratios, named where they leave the plot."""
+    low, high = limits
+    for width, height in ratios:
+        ratio = width / height
+        ends: npt.NDArray[np.float64] = np.array([max(low, low * ratio), min(high, high * ratio)])
+        axes.plot(ends, ends / ratio, color=_GREY, linewidth=0.6, linestyle=":", zorder=1)
+        x, y = high * min(1, ratio), high / max(1, ratio)
+        offset, ha, va = ((-2, 2), "right", "bottom") if ratio > 1 else ((-3, -1), "right", "top")
+        axes.annotate(
+            f"{width}:{height}",
+            (x, y),
+            offset if ratio != 1 else (-12, -1),
+            textcoords="offset points",
+            ha=ha,
+            va=va,
+            fontsize=6,
+            color=_GREY,
+            zorder=1,
+        )
+
+
+def _draw_points(
+    axes: "Axes", corner: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_log: bool
+) -> None:
+    """Draw each size as a dot, larger where more have it; of many sizes how many lie in which cell, as colours."""
+    pairs = np.stack([sizes.widths, sizes.heights], axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    if len(found) > _MOST_POINTS:
+        _draw_cells(axes, corner, sizes, limits, is_log=is_log)
+        return
+    order = np.argsort(-counts, kind="stable")  # small dots over large ones
+    (widths, heights), areas = found[order].T, _dot_area(counts[order])
+    axes.scatter(widths, heights, s=areas, c=COLOURS[4], alpha=0.5, linewidths=0, zorder=2, clip_on=False)
+    most = int(counts.max(initial=0))
+    examples = sorted({10**i for i in range(len(str(most)))} | {most})[-_MOST_EXAMPLES:]
+    if most > 1:
+        for n in examples:
+            corner.scatter([], [], s=_dot_area(n), c=COLOURS[4], alpha=0.5, linewidths=0, label=f"{n:,}")
+        corner.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, 1.06),
+            title=sizes.of,
+            title_fontsize=_SMALL,
+            fontsize=_SMALL,
+            borderpad=0,
+            handletextpad=0.6,
+            alignment="left",
+        )
+
+
+def _dot_area(count: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Square points of a dot for so many: larger for more, but a thousand still leave room for others."""
+    return np.asarray(8 * (1 + np.log2(count)))
+
+
+def _draw_cells(
+    axes: "Axes", corner: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_log: bool
+) -> None:
+    scale: Literal["log", "linear"] = "log" if is_log else "linear"
+    extent = np.log10(limits) if is_log else np.array(limits)
+    cells = axes.hexbin(
+        sizes.widths,
+        sizes.heights,
+        gridsize=45,
+        xscale=scale,
+        yscale=scale,
+        extent=(*extent.tolist(), *extent.tolist()),
+        mincnt=1,
+        bins="log",
+        cmap=HEAT,
+        linewidths=0.1,
+        zorder=2,
+    )
+    bar = axes.figure.colorbar(cells, cax=corner.inset_axes((0.05, 0.0, 0.16, 0.8)), format="{x:,.0f}")
+    bar.outline.set_visible(False)
+    bar.ax.minorticks_off()
+    bar.ax.tick_params(labelsize=_SMALL, length=2, pad=1)
+    bar.ax.set_title(sizes.of, fontsize=_SMALL, loc="left", pad=4)
+
+
+def _draw_histogram(
+    axes: "Axes",
+    values: npt.NDArray[np.float64],
+    edges: npt.NDArray[np.float64],
+    orientation: Literal["vertical", "horizontal"],
+) -> None:
+    """Draw how many lie between which edges, with the number of the largest bar at its end."""
+    counts, _, _ = axes.hist(values, bins=edges.tolist(), color=COLOURS[6], orientation=orientation)
+    axes.axis("off")
+    most, at = int(np.max(counts)), int(np.argmax(counts))
+    if not most:
+        return
+    if orientation == "vertical":
+        axes.set_ylim(0, most * 1.2)
+        axes.text(edges[at], most, f"{most:,}", ha="left", va="bottom", fontsize=_SMALL)
+    else:
+        axes.set_xlim(0, most * 1.6)
+        axes.text(most * 1.05, edges[at], f"{most:,}", ha="left", va="bottom", fontsize=_SMALL)
+
+
+def _label_axes(axes: "Axes", *, is_log: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if is_log:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("width in pixels")
+    axes.set_ylabel("height in pixels")
