@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sppfeat.bars import open_bar
+from sppfeat.cli.bars import open_bar
 from sppfeat.cli.output import print_json, print_result, standard_output
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.inputs.lists import read_list

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sppfeat.bars import StandardError, open_bar
+from sppfeat.cli.bars import StandardError, open_bar
 from sppfeat.cli.signals import raise_if_dropped
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
-from sppfeat.bars import open_bar
+from sppfeat.cli.bars import open_bar
 from sppfeat.errors import WeightsError
 
 __all__ = ["download"]
