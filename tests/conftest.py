@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
+from places import PHOTOS
 
 if TYPE_CHECKING:
     from flaky_server import FlakyServer
@@ -47,7 +48,10 @@ settings.register_profile(
 )
 settings.load_profile("sppfeat")
 
-collect_ignore = ["fuzz"]  # programs to be run by hand, which --doctest-modules would import
+collect_ignore = [
+    "fuzz",
+    "support/ray_nodes",
+]  # programs to be run by hand, which --doctest-modules would import
 
 # Tests send signals, which whoever runs them in the background or by nohup has had ignored.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -55,7 +59,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-PHOTOS = Path(__file__).parent / "images"
 COMMANDS: pytest.StashKey["CommandServer"] = pytest.StashKey()
 
 

@@ -29,7 +29,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
 _BATCH = 2000  # inputs per child process
 _SECONDS_PER_INPUT = 20
 _MEMORY = 6 << 30  # of address space; torch is not loaded
@@ -292,8 +292,8 @@ def child(folder: Path, seed: int, seconds: int, *, guided: bool) -> None:
 
 def parent(folder: Path, seconds: int, *, guided: bool) -> None:
     """Start batches until the time is up, and count what came of them."""
-    sys.path.insert(0, str(TESTS))
-    from test_hostile_hdf5 import whole_images, with_boxes
+    sys.path.insert(0, str(SUPPORT))
+    from hostile_files import whole_images, with_boxes
 
     for name in ("pristine", "corpus"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -7,71 +7,38 @@ import re
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from box_rows import plan_of, rows_of
 from click.testing import CliRunner
-from feature_files import BLOCKS, DIMENSION, LAYERS, config, descriptors, new_file, write
+from feature_files import BLOCKS, DIMENSION, config, new_file
+from hostile_files import (
+    PROPERTIES,
+    N,
+    edit,
+    error_of,
+    plain,
+    read_everything,
+    refused,
+    use,
+    whole_images,
+    with_boxes,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_reader import refused as refused_by_the_library
 
 from sppfeat.cli import main
-from sppfeat.config.extract import ExtractConfig
-from sppfeat.config.regions import BoxConvention, RegionSpec
-from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.extraction.sinks import RowAudit
-from sppfeat.inputs import PathTable
-from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import COLUMNS, ROW_COLUMNS
 from sppfeat.store.verify import verify_file
 from sppfeat.store.writer import FeatureWriter
 
-N = 6
 HUGE = 10**12
 TEXT = h5py.string_dtype("utf-8")
-PROPERTIES = [name for name in dir(FeatureFile) if isinstance(getattr(FeatureFile, name), property)] + [
-    name for name in dir(FeatureFile) if type(getattr(FeatureFile, name)).__name__ == "cached_property"
-]
-
-
-def whole_images(path, **changes):
-    """Six images: 0, 1 and 3 done, 2 failed, 4 and 5 pending."""
-    new_file(path, n=N, labels=[0, 1, 0, 1, 0, -1], classes=[b"cat", b"dog"])
-    rows = descriptors(N)
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        for image in (0, 1, 3):
-            write(writer, image, rows[image : image + 1])
-            writer.mark_done(image)
-        writer.mark_failed(2, "no such file")
-    return path
-
-
-def with_boxes(path):
-    """Three images with two, no and one box, all done."""
-    image_hw = [(40, 60), (30, 30), (50, 20)]
-    rows = rows_of([[(1, 2, 30, 20), (5, 5, 50, 35)], [], [(0, 0, 20, 50)]], image_hw)
-    plain = config()
-    regions = RegionSpec(boxes="file", boxes_sha256="0" * 64, box_format="csv", convention=BoxConvention())
-    spec = InputSpec(scales=(32, 64))
-    settings = ExtractConfig(
-        backbone=plain.backbone, input=spec, descriptor=plain.descriptor, regions=regions
-    )
-    create_file(path, plan_of(rows, image_hw, spec), settings, BLOCKS)
-    region = np.tile(np.array([0, 0, 2, 3], dtype=np.int32), (3, len(LAYERS), 1))
-    with contextlib.closing(FeatureWriter(path)) as writer:
-        flag = np.zeros(3, dtype=np.uint8)
-        writer.write_rows(np.arange(3), descriptors(3), RowAudit(flag, region))
-        for image in range(3):
-            writer.mark_done(image)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -89,49 +56,6 @@ def file(pristine, tmp_path):
 @pytest.fixture
 def boxed(pristine, tmp_path):
     return Path(shutil.copy(pristine[with_boxes], tmp_path / "f.h5"))
-
-
-def edit(path, change):
-    with h5py.File(path, "r+") as opened:
-        change(opened)
-
-
-def refused(path, said):
-    """In one line, by the library and the command."""
-    assert refused_by_the_library(path, said).isprintable()
-    result = CliRunner().invoke(main, ["info", str(path)])
-    assert result.exit_code == 1
-    assert isinstance(result.exception, SystemExit)
-    assert result.stderr.count("\n") == 1
-
-
-def error_of(call):
-    """What a StoreError says that a call ends with; nothing if it ends well."""
-    try:
-        call()
-    except StoreError as error:
-        return str(error)
-    return ""
-
-
-def use(path):
-    """Everything that reads: every property, both forms of info, and verify; StoreError is a fine end."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        opens = not error_of(lambda: read_everything(path))
-    for arguments in (["info"], ["info", "--json"], ["verify", "--quiet"]) if opens else (["info"],):
-        result = CliRunner().invoke(main, [*arguments, str(path)])
-        assert result.exit_code in (0, 1)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        assert all(character.isprintable() or character == "\n" for character in result.output)
-
-
-def read_everything(path):
-    with FeatureFile(path) as features:
-        for name in PROPERTIES:
-            error_of(lambda name=name: getattr(features, name))
-        for call in (features.to_sklearn, lambda: verify_file(features)):
-            error_of(call)
 
 
 def test_the_files_of_these_tests_are_good(tmp_path):
@@ -343,12 +267,6 @@ def test_a_chunk_that_is_larger_than_the_dataset(file):
 
     edit(file, change)
     refused(file, "/classes claims 2147483648 bytes")
-
-
-def plain(value):
-    if isinstance(value, np.ndarray):
-        return (value.dtype, value.shape, np.ascontiguousarray(value).tobytes())
-    return list(value) if isinstance(value, PathTable) else value
 
 
 @pytest.mark.parametrize("options", [{"compression": "gzip", "shuffle": True}, {}])

@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner
 from extraction_runs import contents, difference, extract
 from feature_files import config, name_images, new_file
+from hostile_files import with_boxes
 from json_fields import check_fields
 from reduced_files import HAVE, N, reduced, spectral, write_file
-from test_hostile_hdf5 import with_boxes
 
 from sppfeat import Extractor
 from sppfeat.analysis.reduce.reduce import reduce_file

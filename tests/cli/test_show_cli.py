@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ pytest.importorskip("matplotlib")
 
 NETWORK = ["--backbone", "squeezenet1_1", "--weights", "none", "--seed", "3", "--device", "cpu"]
 SMALL = [*NETWORK, "--size", "64", "--levels", "1,2"]
-README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from extraction_runs import (
     plain_descriptor,
     plain_network,
 )
+from image_bytes import PILLOW_MAJOR, exif_block, noise, png, saved, tiff
 from PIL import Image, features
-from test_images import PILLOW_MAJOR, exif_block, noise, png, saved, tiff
 
 import sppfeat
 from sppfeat.cli import main

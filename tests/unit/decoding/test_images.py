@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import io
 import os
 import struct
 import subprocess
@@ -13,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_bytes import ORIENTATION, PILLOW_MAJOR, exif_block, noise, png, png_chunk, saved, tiff
 from PIL import Image, ImageFile, ImageOps, features
+from places import PHOTOS, REAL_DATA
 
 from sppfeat.decoding import image_guards, images
 from sppfeat.decoding.images import (
@@ -30,62 +30,13 @@ from sppfeat.decoding.images import (
 )
 from sppfeat.errors import ConfigError, ImageError
 
-HERE = Path(__file__).parent
-SHARED_EDGE_CASES = HERE.parent / "../shared/data/images/edge_cases"
-ORIENTATION = 0x0112
-PILLOW_MAJOR = int(PIL.__version__.split(".")[0])
+SHARED_EDGE_CASES = REAL_DATA / "images/edge_cases"
 HAS_AVIF = bool(features.check("avif")) if "avif" in features.modules else False
 
 WHITE = (255, 255, 255)
 
 
 # --- making files ---------------------------------------------------------------------------------
-
-
-def saved(image, image_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def png_chunk(kind, content):
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(width, height, *, depth, colour, rows, before=(), after=()):
-    """Return a PNG file of raw rows, with chunks before and behind the pixels."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = [(b"IHDR", header), *before, (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))]
-    chunks += [*after, (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
-
-
-def tiff(width, height, pixels, tags):
-    """Return a little-endian uncompressed TIFF with one strip, unless ``tags``, tag to (type, values), has tiles."""
-    tags = {256: (4, [width]), 257: (4, [height]), 259: (3, [1]), 278: (4, [height]), **tags}
-    if 324 not in tags:  # TileOffsets
-        tags |= {279: (4, [len(pixels)]), 273: (4, [8])}
-    directory_at = 8 + len(pixels) + len(pixels) % 2
-    extra_at = directory_at + 2 + 12 * len(tags) + 4
-    entries, extra = b"", b""
-    for tag, (kind, values) in sorted(tags.items()):
-        packed = struct.pack(f"<{len(values)}{ {1: 'B', 3: 'H', 4: 'I'}[kind] }", *values)
-        if len(packed) > 4:
-            packed, extra = struct.pack("<I", extra_at + len(extra)), extra + packed
-        entries += struct.pack("<HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
-    body = pixels + b"\0" * (len(pixels) % 2)
-    return (
-        b"II*\0"
-        + struct.pack("<I", directory_at)
-        + body
-        + (struct.pack("<H", len(tags)) + entries + bytes(4) + extra)
-    )
-
-
-def exif_block(orientation):
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return exif.tobytes()
 
 
 def read_array(path, exif="apply"):
@@ -104,13 +55,6 @@ def write(tmp_path):
         return str(path)
 
     return write_file
-
-
-def noise(height, width, *bands):
-    """Return smooth random pixels, so that lossy formats keep them roughly."""
-    rng = np.random.default_rng(height * 1000 + width)
-    small = rng.integers(0, 256, (4, 5, *bands), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
 # --- kinds of pixels ------------------------------------------------------------------------------
@@ -1191,7 +1135,7 @@ def test_importing_loads_neither_torch_nor_h5py():
 
 
 def test_the_example_images_are_readable_and_small():
-    paths = sorted((HERE / "images").glob("*/*.jpg"))
+    paths = sorted(PHOTOS.glob("*/*.jpg"))
     assert len(paths) == 20
     assert {path.parent.name for path in paths} == {"brick", "galaxies", "grass", "gravel"}
     assert sum(path.stat().st_size for path in paths) < 600_000

@@ -6,7 +6,6 @@ import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from box_rows import rows_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from places import SUPPORT
 
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.sizing import network_input_hw
@@ -153,7 +153,7 @@ print((peak() - before) / 60_000)
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is measured as Linux tells it")
 def test_to_list_plan_and_lay_out_takes_at_most_200_bytes_per_image(tmp_path):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
     run = subprocess.run(
         [sys.executable, "-c", _MEASURE], env=env, cwd=tmp_path, check=True, capture_output=True, text=True
     )

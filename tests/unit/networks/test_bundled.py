@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from places import REPOSITORY
 
 import sppfeat
 from sppfeat.cli import main
@@ -16,7 +17,6 @@ from sppfeat.networks import named_weights
 from sppfeat.networks.backbones import load_backbone
 from sppfeat.networks.bundled import BUNDLED, BUNDLED_FOLDER
 
-ROOT = Path(__file__).parent.parent
 OWN = BUNDLED[0]
 
 
@@ -46,7 +46,7 @@ def test_the_file_is_the_one_that_was_released():
 
 
 def test_the_file_is_part_of_the_package():
-    settings = (ROOT / "pyproject.toml").read_text()
+    settings = (REPOSITORY / "pyproject.toml").read_text()
     folder = BUNDLED_FOLDER.relative_to(Path(sppfeat.__file__).parent).as_posix()
     assert re.search(rf'^sppfeat = \[.*"{folder}/\*\.pth"', settings, re.MULTILINE)
 

@@ -9,12 +9,12 @@ import sys
 import tracemalloc
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from places import REAL_DATA
 
 from sppfeat.boxes.formats import (
     FORMATS,
@@ -31,7 +31,7 @@ from sppfeat.config.regions import BoxConvention
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.files.name_matching import match_images
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "boxes"
+REAL = REAL_DATA / "boxes"
 NAN = math.nan
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from places import README
 
 import sppfeat
 from sppfeat.cli import main
 from sppfeat.store.schema import COLUMNS, REDUCTION_COLUMNS, ROW_COLUMNS, SOURCE_COLUMNS
-
-README = Path(__file__).parent.parent / "README.md"
 
 
 def command(name: str) -> click.Command:
@@ -64,7 +63,7 @@ def section(name: str) -> str:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_option_tables_are_those_of_the_code(name):
-    # To write them anew: python tests/test_readme.py
+    # To write them anew: python tests/integration/test_readme.py
     assert section(name) == option_table(name)
 
 

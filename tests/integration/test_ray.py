@@ -46,8 +46,8 @@ from sppfeat.store.schema import Status
 
 pytest.importorskip("ray")
 
-HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+from places import README, REPOSITORY, SUPPORT
+
 TINY = ("--backbone", "squeezenet1_1", "--weights", "none", "--seed", "3", "--size", "48", "--levels", "1,2")
 N_IMAGES = 240
 
@@ -97,7 +97,7 @@ def _processes():
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
     pace = tmp_path_factory.mktemp("pace") / "seconds"
-    paths = [str(HERE.parent), str(HERE / "ray_nodes"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(REPOSITORY), str(SUPPORT / "ray_nodes"), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         environment.setenv("SPPFEAT_TESTS_PACE", str(pace))

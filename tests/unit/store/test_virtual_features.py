@@ -13,11 +13,11 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hostile_files import PROPERTIES, plain
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays, basic_indices, integer_array_indices
 from sharded_files import whole_images, with_box_file, with_views, write_shards, write_whole
-from test_hostile_hdf5 import PROPERTIES, plain
 
 from sppfeat.analysis.export import export_features
 from sppfeat.analysis.reduce.reduce import reduce_file

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import contents
 from killing import write_launcher
+from places import README
 
 import sppfeat
 from sppfeat.cli import main
 
-README = Path(__file__).parent.parent / "README.md"
 TINY = {
     "SPPFEAT_BACKBONE": "squeezenet1_1",
     "SPPFEAT_WEIGHTS": "none",

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 from feature_files import DIMENSION, config
+from hostile_files import edit, refused, use
 from reduced_files import FAILED, HAVE, reduced, spectral, write_file
-from test_hostile_hdf5 import edit, refused, use
 
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.store.reader import FeatureFile

@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 import threading
-import warnings
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from feature_files import BLOCKS, DIMENSION, config, descriptors, new_file, write
+from hostile_files import refused_by_the_library
 
 import sppfeat
 from sppfeat.errors import StoreError
@@ -259,23 +259,16 @@ def test_strings_of_fixed_length_still_read(file):
 # --- files that are refused -----------------------------------------------------------------------
 
 
-def refused(path, said):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(StoreError, match=said) as raised:
-            FeatureFile(path)
-    assert os.path.basename(path) in str(raised.value)
-    return str(raised.value)
-
-
 def test_what_is_no_file(tmp_path):
-    refused(tmp_path / "gone.h5", "no such file")
-    refused(tmp_path / ("x" * 300), "no such file")
-    refused("s3://bucket/f.h5", "'s3://bucket/f.h5' is read from this machine only: fetch it first")
+    refused_by_the_library(tmp_path / "gone.h5", "no such file")
+    refused_by_the_library(tmp_path / ("x" * 300), "no such file")
+    refused_by_the_library(
+        "s3://bucket/f.h5", "'s3://bucket/f.h5' is read from this machine only: fetch it first"
+    )
     (tmp_path / "d").mkdir()
-    refused(tmp_path / "d", "not a file")
+    refused_by_the_library(tmp_path / "d", "not a file")
     os.mkfifo(tmp_path / "fifo")
-    refused(tmp_path / "fifo", "not a file")
+    refused_by_the_library(tmp_path / "fifo", "not a file")
 
 
 @pytest.mark.parametrize(
@@ -284,26 +277,26 @@ def test_what_is_no_file(tmp_path):
 def test_what_is_no_hdf5(tmp_path, content):
     path = tmp_path / "f.h5"
     path.write_bytes(content)
-    refused(path, "cannot be opened as HDF5")
+    refused_by_the_library(path, "cannot be opened as HDF5")
     if content[:4] != b"\x89HDF":
-        refused(path, "allowed: feature files, which 'sppfeat extract' writes")
+        refused_by_the_library(path, "allowed: feature files, which 'sppfeat extract' writes")
 
 
 def test_hdf5_of_others(tmp_path):
     path = tmp_path / "f.h5"
     with h5py.File(path, "w") as opened:
         opened["features"] = np.zeros((3, 4))
-    refused(path, "no feature file: its attribute 'format'")
+    refused_by_the_library(path, "no feature file: its attribute 'format'")
     for value in ("other", 3, np.array(["sppfeat", "sppfeat"], dtype=object), h5py.Empty("S7")):
         edit(path, lambda f, value=value: f.attrs.create("format", value))
-        refused(path, "no feature file: its attribute 'format'")
+        refused_by_the_library(path, "no feature file: its attribute 'format'")
 
 
 def test_a_file_that_is_cut_short_anywhere(file):
     content = file.read_bytes()
     for n in {*range(0, len(content), 97), len(content) - 1}:
         file.write_bytes(content[:n])
-        refused(file, "f.h5")
+        refused_by_the_library(file, "f.h5")
 
 
 def test_a_file_with_damaged_bytes_opens_or_says_so(pristine, tmp_path):
@@ -346,23 +339,23 @@ def test_other_schemas(file, value, said):
             opened.attrs["schema_version"] = value
 
     edit(file, change)
-    refused(file, re.escape(said) if "has schema" in said else said)
+    refused_by_the_library(file, re.escape(said) if "has schema" in said else said)
 
 
 @pytest.mark.parametrize("name", ["sppfeat_version", "config", "fingerprint", "weights_sha256", "input_root"])
 def test_missing_and_mistyped_attributes(file, name):
     edit(file, lambda f: f.attrs.create(name, 7))
-    refused(file, f"no text attribute '{name}'")
+    refused_by_the_library(file, f"no text attribute '{name}'")
     edit(file, lambda f: f.attrs.__delitem__(name))
-    refused(file, f"no text attribute '{name}'")
+    refused_by_the_library(file, f"no text attribute '{name}'")
 
 
 @pytest.mark.parametrize("name", ["features", *COLUMNS])
 def test_missing_datasets(file, name):
     edit(file, replace(name, None))
-    refused(file, f"has no dataset /{name}")
+    refused_by_the_library(file, f"has no dataset /{name}")
     edit(file, lambda f: f.create_group(name))
-    refused(file, f"has no dataset /{name}")
+    refused_by_the_library(file, f"has no dataset /{name}")
 
 
 @pytest.mark.parametrize("name", ["features", *COLUMNS])
@@ -377,11 +370,11 @@ def test_datasets_of_another_shape(file, name):
         if name == "classes" and wrong.ndim == 1:
             continue  # any number of classes is a number of classes
         edit(file, replace(name, wrong, dtype=kind))
-        refused(file, "f.h5")
+        refused_by_the_library(file, "f.h5")
     edit(file, replace(name, values.reshape(-1)[0] if values.size else b"", dtype=kind))
-    refused(file, "of shape|is float32 of")
+    refused_by_the_library(file, "of shape|is float32 of")
     edit(file, replace(name, h5py.Empty(kind)))
-    refused(file, "of shape|is float32 of")
+    refused_by_the_library(file, "of shape|is float32 of")
 
 
 @pytest.mark.parametrize("name", ["features", *COLUMNS])
@@ -394,7 +387,7 @@ def test_datasets_of_another_type(file, name):
         "S3" if COLUMNS.get(name, ("", ""))[1] != "string" else "|u1",
     ):
         edit(file, replace(name, np.zeros(shape, dtype=kind)))
-        refused(file, f"/{name} is")
+        refused_by_the_library(file, f"/{name} is")
 
 
 @pytest.mark.parametrize(
@@ -413,7 +406,7 @@ def test_datasets_of_another_type(file, name):
 )
 def test_datasets_that_contradict_each_other(file, change, said):
     edit(file, change)
-    refused(file, said)
+    refused_by_the_library(file, said)
 
 
 @pytest.mark.parametrize(

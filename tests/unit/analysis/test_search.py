@@ -19,7 +19,6 @@ from sppfeat.cli import main
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 
-README = Path(__file__).parent.parent / "README.md"
 SETTINGS = ["--size", "48", "--levels", "1,2", "--normalize", "l2", "--device", "cpu", "--workers", "0", "-q"]
 BOXES = """image,x0,y0,x1,y1,label,score,id
 img1.png,0,0,20,30,one,0.5,a

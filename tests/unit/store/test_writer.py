@@ -22,6 +22,7 @@ import pytest
 from feature_files import BLOCKS, DIMENSION, config, descriptors, new_file, plan_of, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import REPOSITORY, SUPPORT
 
 import sppfeat
 from sppfeat.errors import StoreError
@@ -40,7 +41,6 @@ from sppfeat.store.schema import (
 )
 from sppfeat.store.writer import FeatureWriter
 
-HERE = Path(__file__).parent
 PENDING, DONE, FAILED = Status
 
 
@@ -60,7 +60,7 @@ def run(code, *arguments, **options):
     for module in ("store.writer", "store.layout", "files.locks"):
         prelude += f"from sppfeat.{module} import *\n"
     prelude += "from sppfeat.errors import StoreError\n"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(REPOSITORY)])}
     command = [sys.executable, "-c", prelude + textwrap.dedent(code), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **options)
 

@@ -1,9 +1,8 @@
 """What fields a command's JSON has, and which of them the README describes."""
 
 import re
-from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+from places import README
 
 
 def fields_of(value, prefix=""):

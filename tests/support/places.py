@@ -1,0 +1,11 @@
+"""Folders of the checkout that tests read from."""
+
+from pathlib import Path
+
+__all__ = ["PHOTOS", "README", "REAL_DATA", "REPOSITORY", "SUPPORT"]
+
+SUPPORT = Path(__file__).parent
+REPOSITORY = SUPPORT.parent.parent
+README = REPOSITORY / "README.md"
+PHOTOS = REPOSITORY / "tests/images"
+REAL_DATA = REPOSITORY.parent / "shared/data"  # collections that lie beside some checkouts
