@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sppfeat.boxes.coordinates import clip_boxes, whole_image_boxes
+from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.paths import StrPath
-from sppfeat.config.regions import RegionSpec
+from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import (
     DEFAULT_BACKBONE,
@@ -41,7 +41,7 @@ from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.reduction import Reduction
-from sppfeat.store.schema import ColumnBlock, RowFlag
+from sppfeat.store.schema import ColumnBlock, whole_image_boxes
 
 __all__ = ["Extractor", "NetworkInput"]
 

@@ -7,10 +7,9 @@ the whole image is ``[0, 0, width, height]``.
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.regions import BoxConvention
-from sppfeat.store.schema import RowFlag
+from sppfeat.config.regions import BoxConvention, RowFlag
 
-__all__ = ["boxes_to_px", "clip_boxes", "whole_image_boxes"]
+__all__ = ["boxes_to_px", "clip_boxes"]
 
 # Pixels that a box may reach over the border without being called clipped: six digits of a fraction, as YOLO's
 # files have them, are up to 0.003 pixels of an image of 4000.
@@ -69,7 +68,7 @@ def clip_boxes(
 
     Returns:
         ``(K, 4)`` float64, xyxy, inside the image and with an area, or zeros; and ``(K,)`` uint8
-        :class:`sppfeat.store.schema.RowFlag`: ``CLIPPED`` where a box reaches over the border by more than 0.01
+        :class:`sppfeat.config.regions.RowFlag`: ``CLIPPED`` where a box reaches over the border by more than 0.01
         pixels (less is rounding), ``DEGENERATE`` where it has no area inside or is not finite, 0 for every
         box of an image of unknown size.
 
@@ -92,11 +91,3 @@ def clip_boxes(
     flag[~has_area & known] = RowFlag.DEGENERATE
     clipped[~has_area | ~known] = 0
     return clipped, flag
-
-
-def whole_image_boxes(image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """Return ``(N, 4)`` float64 ``[0, 0, width, height]``; NaN where the size is not known."""
-    boxes = np.zeros((len(image_hw), 4), dtype="<f8")
-    boxes[:, 2:] = image_hw[:, ::-1]
-    boxes[(image_hw == 0).any(axis=1)] = np.nan
-    return boxes

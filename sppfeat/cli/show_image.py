@@ -241,7 +241,7 @@ def _notes(extractor: "Extractor", box: "PooledBox") -> list[str]:
 
 def _numbers(source: _Source, boxes: list["PooledBox"], output: Path, channel: int | None) -> dict[str, Any]:
     """The numbers behind the picture."""
-    from sppfeat.store.schema import RowFlag
+    from sppfeat.config.regions import RowFlag
 
     return {
         "output": str(output),

@@ -48,8 +48,9 @@ def verify(
 
     Exit code 1 if there is a problem. Zero and duplicate rows are warnings: images may be like that.
     """
+    from sppfeat.extraction.recompute import recompute_rows
     from sppfeat.store.reader import FeatureFile
-    from sppfeat.store.verify import recompute_rows, verify_file
+    from sppfeat.store.verify import verify_file
 
     with FeatureFile(file) as features:
         with Bar("verifying", features.n_rows, unit="row", shown=not quiet) as bar:

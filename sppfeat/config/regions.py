@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Any, NamedTuple
 
 from sppfeat.config.checks import check_choice, set_fields
@@ -22,6 +23,7 @@ __all__ = [
     "BoxConvention",
     "GridSpec",
     "RegionSpec",
+    "RowFlag",
     "parse_grid",
 ]
 
@@ -34,6 +36,15 @@ PROJECTIONS = ("sppnet", "paper", "roi_pool")
 MULTIVIEW_SCALES = (224, 256, 300, 360, 448, 560)  # of the paper, section 3.1.5
 
 _GRID = re.compile(r"grid:([1-9][0-9]{0,4})x([1-9][0-9]{0,4})(px)?(?::([0-9.]+))?")
+
+
+class RowFlag(IntFlag):
+    """What was found of a row's box; a box may be both clipped and smaller than a cell."""
+
+    OK = 0
+    CLIPPED = 1
+    DEGENERATE = 2
+    SUB_CELL = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,6 @@ from sppfeat.files.byte_ranges import DEFLATED, WHOLE_FILE, PartOfFile, Place, p
 
 __all__ = [
     "IMAGE_FORMATS",
-    "IMAGE_SUFFIXES",
     "decode_image",
     "image_from_array",
     "probe_image",
@@ -42,16 +41,7 @@ __all__ = [
 
 _Value = TypeVar("_Value")
 
-# HEIC and JPEG XL are listed although Pillow has no decoder for them: a photograph that a folder scan
-# passed over in silence would be missed by nobody until the results are wrong.
 # fmt: off
-IMAGE_SUFFIXES = frozenset({
-    ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jfif", ".jp2",
-    ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".mpo", ".pbm", ".pcx", ".pgm", ".png",
-    ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp",
-})
-"""The file suffixes, in lower case, that a scan of a folder takes for images."""
-
 # Never EPS and PostScript (Pillow runs Ghostscript on them), PDF, or formats that are not pictures. The
 # weak signatures come last: TGA has none.
 IMAGE_FORMATS = (

@@ -7,14 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.regions import RegionSpec
+from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.config.request import BoxSummary
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.rows import RowBoxes
 from sppfeat.files.name_matching import count_same_file_names
-from sppfeat.store.schema import RowFlag
+from sppfeat.store.tables import RowBoxes
 
 __all__ = ["box_notes", "summarise_boxes"]
 

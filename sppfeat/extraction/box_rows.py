@@ -17,8 +17,9 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import BoxError
 from sppfeat.extraction.plan import input_sizes
-from sppfeat.extraction.rows import RowBoxes, Rows, rows_of_table, rows_of_views
+from sppfeat.extraction.rows import Rows, rows_of_table, rows_of_views
 from sppfeat.files.name_matching import count_same_file_names, match_images
+from sppfeat.store.tables import RowBoxes
 
 __all__ = ["BoxSource", "FileBoxes", "ViewBoxes"]
 

@@ -6,13 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.boxes.coordinates import whole_image_boxes
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ImageError
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.size_windows import Window
-from sppfeat.store.schema import Status, scale_sides
+from sppfeat.store.schema import Status, scale_sides, whole_image_boxes
 from sppfeat.store.writer import BoxAudit, PartWriter
 
 __all__ = ["Settled", "refuse_unreadable", "settle"]

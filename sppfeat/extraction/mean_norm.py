@@ -19,10 +19,9 @@ from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extraction.pipeline import Describe, run_pipeline
 from sppfeat.extraction.plan import Plan, schedule
-from sppfeat.extraction.sinks import RowAudit
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import ColumnBlock
+from sppfeat.store.schema import ColumnBlock, RowAudit
 
 __all__ = ["estimate_factors", "factors_of_file", "sample_plan"]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.request import ExtractRequest
-from sppfeat.config.shards import ShardChoice
+from sppfeat.config.shards import Shard, ShardChoice
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
 from sppfeat.extraction.plan import Plan, make_plan
@@ -27,7 +27,7 @@ from sppfeat.extraction.resume import (
     with_sizes,
 )
 from sppfeat.extraction.row_planner import RowPlanner
-from sppfeat.extraction.sharding import Shard, cut_plan, shard_of
+from sppfeat.extraction.sharding import cut_plan, shard_of
 from sppfeat.extraction.sizes import FoundSizes
 from sppfeat.files.atomic import extension_of, replacement_of
 from sppfeat.inputs import FileStorage, Listing, Storage

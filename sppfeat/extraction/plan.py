@@ -14,56 +14,32 @@ import numpy.typing as npt
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ImageError
-from sppfeat.extraction.rows import RowBoxes, Rows
-from sppfeat.inputs import FileStorage, Listing, PathTable, Storage
+from sppfeat.extraction.rows import Rows
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import FileStorage, Listing, Storage
+from sppfeat.store.tables import FileTables
 
 __all__ = ["Batch", "Plan", "input_sizes", "make_plan", "schedule"]
 
 _AT_ONCE = 1 << 18  # images
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Every image and every row, in the order of the output file; arrays, not an object per image.
+@dataclass(frozen=True, kw_only=True)
+class Plan(FileTables):
+    """Every image and every row of a run, in the order of the output file, and how each image is processed.
 
     Attributes:
-        root: absolute path, or URL, that all images lie under.
-        paths: relative to ``root``.
-        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where they are not known.
         input_hw: ``(N, S, 2)`` int32, of the network input at each scale; 0 where the image cannot be
             processed.
-        rows: ``(N, 2)`` int64, half-open range of the image's rows.
-        labels: ``(N,)`` int64, index into ``classes`` or -1.
-        classes: class names.
         errors: why an image cannot be processed, by its index.
         storage: where the images are.
         stored_as: ``(N,)`` int64, the number that each image has there; -1: not there any more.
-        ids: what the inputs call the images; None where they have no such names.
-        boxes: which part of its image each row is; None where each row is a whole image.
     """
 
-    root: bytes
-    paths: PathTable
-    image_hw: npt.NDArray[np.int32]
     input_hw: npt.NDArray[np.int32]
-    rows: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    classes: tuple[bytes, ...]
     errors: Mapping[int, str]
     storage: Storage
     stored_as: npt.NDArray[np.int64]
-    ids: PathTable | None = None
-    boxes: RowBoxes | None = None
-
-    @property
-    def n_images(self) -> int:
-        """Number of images."""
-        return len(self.paths)
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return int(self.rows[-1, 1]) if len(self.rows) else 0
 
     @property
     def n_shapes(self) -> int:
@@ -72,11 +48,6 @@ class Plan:
         for hw in _in_blocks(self.input_hw):
             keys.update(np.unique(_shape_keys(hw.reshape(-1, 2))).tolist())
         return len(keys - {0})
-
-    @property
-    def row_images(self) -> npt.NDArray[np.int64]:
-        """``(R,)`` int64: the image of each row."""
-        return np.repeat(np.arange(self.n_images), np.diff(self.rows, axis=1).reshape(-1))
 
     @property
     def uses(self) -> npt.NDArray[np.bool_]:
@@ -145,12 +116,6 @@ class Plan:
             ids=None if self.ids is None else PathTable(self.ids[i] for i in images.tolist()),
             boxes=self.boxes.take(every) if self.boxes is not None else None,
         )
-
-    def row_range(self, first: int, stop: int) -> tuple[int, int]:
-        """Return the half-open range of the rows of images ``first`` to ``stop``."""
-        if first == stop:
-            return 0, 0
-        return int(self.rows[first, 0]), int(self.rows[stop - 1, 1])
 
 
 class Batch(NamedTuple):

@@ -1,23 +1,111 @@
 """Rows of a feature file computed again, each from its image alone."""
 
 import os
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.config.paths import StrPath
 from sppfeat.decoding.images import decode_image
+from sppfeat.errors import ImageError, StoreError
+from sppfeat.extraction.configure import descriptor_blocks
 from sppfeat.extraction.describe import Describer, RegionRequest, choose_device
 from sppfeat.extraction.plan import input_sizes
+from sppfeat.extraction.recorded_network import load_recorded_backbone
 from sppfeat.extraction.regions import Projector
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import scale_indices
 
-__all__ = ["Recomputation", "RecomputedRow"]
+__all__ = ["Recomputation", "Recomputed", "RecomputedRow", "recompute_rows", "tolerance"]
+
+# Relative l2 differences between a stored descriptor and the same computed elsewhere. fp32 is the
+# project's definition of equality; the others are the rounding of 10, 7 and 10 bits through some 50 layers.
+_TOLERANCE = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 6e-2, "fp16": 1e-2}
+_FLOAT16_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recomputed:
+    """Rows computed again.
+
+    Attributes:
+        rows: their numbers.
+        tolerance: what relative l2 difference is equality, by the file's precision and dtype.
+        largest_difference: found.
+        problems: rows that differ by more, or whose image cannot be read any more.
+    """
+
+    rows: list[int]
+    tolerance: float
+    largest_difference: float
+    problems: list[str]
+
+
+def tolerance(file: FeatureFile) -> float:
+    """The relative l2 difference up to which a row computed again counts as equal."""
+    # Of a reduced file also the descriptors that were reduced have been rounded.
+    dtypes = [file.config.descriptor.dtype, file.dtype.name] if file.is_reduced else [file.dtype.name]
+    return _TOLERANCE[file.config.precision] + _FLOAT16_ROUNDING * dtypes.count("float16")
+
+
+def recompute_rows(
+    file: FeatureFile,
+    n_rows: int,
+    *,
+    seed: int = 0,
+    root: str | None = None,
+    weights: str | None = None,
+    weights_dir: StrPath | None = None,
+    device: str = "auto",
+) -> Recomputed:
+    """Compute randomly chosen rows again, one image at a time, and compare.
+
+    Args:
+        file: an open file.
+        n_rows: how many rows; all, where there are fewer with a descriptor.
+        seed: of the choice.
+        root: folder that the images lie under; the recorded one where None.
+        weights: file or name; the recorded one where None.
+        weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
+        device: where to compute.
+
+    Returns:
+        What was compared.
+
+    Raises:
+        SppfeatError: the backbone cannot be built again, or its weights are not the recorded ones.
+    """
+    backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
+    if file.extracted_columns != descriptor_blocks(file.config, backbone):
+        raise StoreError(f"{str(file.path)!r}: its columns are not those of its network and its settings")
+    again = Recomputation(file, backbone, device=device, root=root)
+    candidates = file.rows_with_descriptor()
+    chosen = np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
+    rows = sorted(chosen.tolist())
+    regions = file.row_region if file.has_boxes else None
+    limit, largest, problems = tolerance(file), 0.0, []
+    for row in rows:
+        where = f"row {row} ({again.path_of(row)!r})"
+        try:
+            computed = again.row(row)
+        except ImageError as error:
+            problems.append(f"{where} cannot be read any more: {error}")
+            continue
+        difference = _difference(file, row, computed.descriptor)
+        largest = max(largest, difference)
+        if not difference <= limit:
+            problems.append(f"{where} differs by {difference:.2e} (relative l2), more than {limit:g}")
+        if regions is not None and not np.array_equal(regions[row], computed.region):
+            problems.append(
+                f"{where} is of the region {computed.region.tolist()}, the file says {regions[row].tolist()}"
+            )
+    return Recomputed(rows=rows, tolerance=limit, largest_difference=largest, problems=problems)
 
 
 class RecomputedRow(NamedTuple):
@@ -95,3 +183,28 @@ class Recomputation:
         request = RegionRequest(torch.from_numpy(clipped), mirrored, (height, width))
         described = next(self._describer.regions(pixels, [request], self._projector))
         return RecomputedRow(described.descriptors[0], described.regions.cells[0].numpy().astype(np.int32))
+
+
+def _difference(file: FeatureFile, row: int, descriptor: npt.NDArray[np.float32]) -> float:
+    """By how much a row differs from its descriptor computed again, relative to what that is made of."""
+    if file.reduction is None:
+        return _relative_difference(file.features[row], descriptor)
+    reduced, sensitivity = (
+        file.reduction.apply(descriptor[None]),
+        file.reduction.sensitivity(descriptor[None]),
+    )
+    return _relative_difference(file.features[row], reduced[0], least_norm=float(sensitivity[0]))
+
+
+def _relative_difference(
+    stored: npt.NDArray[np.floating[Any]], computed: npt.NDArray[np.float32], *, least_norm: float = 0.0
+) -> float:
+    finite = np.isfinite(stored)
+    with np.errstate(over="ignore"):
+        rounded = computed.astype(stored.dtype)
+    if not np.array_equal(stored[~finite], rounded[~finite], equal_nan=True):
+        return float("inf")
+    a, b = stored[finite].astype(np.float64), computed[finite].astype(np.float64)
+    norm = max(float(np.linalg.norm(b)), least_norm)
+    difference = float(np.linalg.norm(a - b))
+    return difference / norm if norm > 0 else (0.0 if difference == 0 else float("inf"))

@@ -7,13 +7,14 @@ import numpy.typing as npt
 import torch
 
 from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.config.regions import RowFlag
 from sppfeat.extraction.describe import Describer, RegionRequest
 from sppfeat.extraction.pipeline import Describe
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.regions import Projector
-from sppfeat.extraction.rows import RowBoxes
-from sppfeat.extraction.sinks import RowAudit, RowBlock
-from sppfeat.store.schema import RowFlag
+from sppfeat.extraction.sinks import RowBlock
+from sppfeat.store.schema import RowAudit
+from sppfeat.store.tables import RowBoxes
 
 __all__ = ["describe_plan"]
 

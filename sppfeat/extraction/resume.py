@@ -9,18 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.extract import ExtractConfig, config_differences
+from sppfeat.config.regions import RowFlag
+from sppfeat.config.shards import Shard
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
 from sppfeat.extraction.plan import Plan, input_sizes
 from sppfeat.extraction.row_planner import RowPlanner
-from sppfeat.extraction.rows import Annotations, RowBoxes
-from sppfeat.extraction.sharding import Shard
-from sppfeat.extraction.sinks import RowAudit, Sink
+from sppfeat.extraction.sinks import Sink
 from sppfeat.extraction.sizes import FoundSizes
-from sppfeat.inputs import Listing, PathTable, Storage
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing, Storage
 from sppfeat.inputs.roots import below, is_below
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import RowFlag, Status, scale_indices
+from sppfeat.store.schema import RowAudit, Status, scale_indices
+from sppfeat.store.tables import Annotations, RowBoxes
 
 __all__ = [
     "Matched",

@@ -12,7 +12,8 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.box_rows import BoxSource, ViewBoxes
 from sppfeat.extraction.plan import input_sizes
 from sppfeat.extraction.regions import MapSizes, Projector, choose_scales, drop_duplicates
-from sppfeat.extraction.rows import RowBoxes, Rows
+from sppfeat.extraction.rows import Rows
+from sppfeat.store.tables import RowBoxes
 
 __all__ = ["RowPlanner"]
 

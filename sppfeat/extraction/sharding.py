@@ -1,74 +1,20 @@
 """A plan cut into shards: contiguous ranges of its images, each in a file of its own, or in its rows of one file."""
 
 import dataclasses
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.shards import ShardChoice
+from sppfeat.config.shards import Shard, ShardChoice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import Plan
 
-__all__ = ["PLACEHOLDER", "Shard", "ShardChoice", "cut_plan", "cut_rows", "shard_of", "shard_path"]
+__all__ = ["PLACEHOLDER", "ShardChoice", "cut_plan", "cut_rows", "shard_of", "shard_path"]
 
 PLACEHOLDER = "{shard}"
 """Stands for the number of a shard in the name of its file."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which images and rows of a whole plan a file has.
-
-    Attributes:
-        index, count: see :class:`ShardChoice`; how the shards were called when they were cut.
-        first_image, stop_image: half-open range of the plan's images.
-        first_row, stop_row: and of its rows.
-        n_images, n_rows: of the whole plan.
-        plan: digest of the whole plan, see :attr:`sppfeat.extraction.plan.Plan.digest`.
-    """
-
-    index: int
-    count: int
-    first_image: int
-    stop_image: int
-    first_row: int
-    stop_row: int
-    n_images: int
-    n_rows: int
-    plan: str
-
-    def __post_init__(self) -> None:
-        numbers = dataclasses.astuple(self)[:-1]
-        if not all(type(number) is int and number >= 0 for number in numbers) or not (
-            isinstance(self.plan, str)
-            and 1 <= self.index <= self.count
-            and self.first_image <= self.stop_image <= self.n_images
-            and self.first_row <= self.stop_row <= self.n_rows
-        ):
-            raise ConfigError(f"not the record of a shard: {dataclasses.asdict(self)}")
-
-    def __str__(self) -> str:
-        return f"shard {self.index}/{self.count}, images {self.first_image} to {self.stop_image} of {self.n_images}"
-
-    def to_json(self) -> str:
-        """The record as it is kept in the attribute ``shard`` of a file."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Shard":
-        """Return the record that :meth:`to_json` wrote.
-
-        Raises:
-            ConfigError: it is not one.
-        """
-        try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ConfigError(f"not the record of a shard: {error}") from error
 
 
 def shard_path(output: Path, choice: ShardChoice | None) -> Path:

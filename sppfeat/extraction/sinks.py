@@ -9,24 +9,13 @@ import numpy.typing as npt
 
 from sppfeat.errors import ImageError
 from sppfeat.extraction.plan import Plan
+from sppfeat.store.schema import RowAudit
 
-__all__ = ["FailFast", "RowAudit", "RowBlock", "Sink", "already_there"]
+__all__ = ["FailFast", "RowBlock", "Sink", "already_there"]
 
 
 def already_there() -> None:
     """Wait for nothing: the values are in memory."""
-
-
-class RowAudit(NamedTuple):
-    """How some rows were pooled.
-
-    Attributes:
-        flag: ``(K,)`` uint8, :class:`sppfeat.store.schema.RowFlag`.
-        region: ``(K, L, 4)`` int32, cells of each layer's map.
-    """
-
-    flag: npt.NDArray[np.uint8]
-    region: npt.NDArray[np.int32]
 
 
 class RowBlock(NamedTuple):

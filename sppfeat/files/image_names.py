@@ -2,9 +2,18 @@
 
 import os
 
-from sppfeat.decoding.images import IMAGE_SUFFIXES
+__all__ = ["IMAGE_SUFFIXES", "has_image_suffix"]
 
-__all__ = ["has_image_suffix"]
+# HEIC and JPEG XL are listed although Pillow has no decoder for them: a photograph that a folder scan
+# passed over in silence would be missed by nobody until the results are wrong.
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jfif", ".jp2",
+    ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".mpo", ".pbm", ".pcx", ".pgm", ".png",
+    ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp",
+})
+"""The file suffixes, in lower case, that a scan of a folder takes for images."""
+# fmt: on
 
 
 def has_image_suffix(name: bytes) -> bool:

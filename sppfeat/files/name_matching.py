@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.decoding.images import IMAGE_SUFFIXES
 from sppfeat.errors import BoxError
+from sppfeat.files.image_names import IMAGE_SUFFIXES
 
 __all__ = ["count_same_file_names", "match_images"]
 

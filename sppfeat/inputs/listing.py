@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from sppfeat.config.checks import check_choice
 from sppfeat.config.wording import counted
-from sppfeat.decoding.images import IMAGE_SUFFIXES
 from sppfeat.errors import ConfigError
+from sppfeat.files.image_names import IMAGE_SUFFIXES
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs.inputs import read_inputs
 from sppfeat.inputs.labels import label_images

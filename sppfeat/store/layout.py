@@ -21,22 +21,21 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
-from sppfeat.boxes.coordinates import whole_image_boxes
 from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.shards import Shard
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.rows import RowBoxes
-from sppfeat.extraction.sharding import Shard
 from sppfeat.files.atomic import layout_of, put_in_place
-from sppfeat.inputs import PathTable
+from sppfeat.files.paths import PathTable
 from sppfeat.store.schema import (
     ERROR_NBYTES,
     FORMAT,
     SCHEMA_VERSION,
     ColumnBlock,
     scale_sides,
+    whole_image_boxes,
 )
+from sppfeat.store.tables import FileTables, RowBoxes
 
 __all__ = ["FILE_DTYPES", "STRING", "Provenance", "allocate", "create_file", "feature_nbytes", "laid_out"]
 
@@ -63,14 +62,14 @@ class Provenance(NamedTuple):
     shard: Shard | None = None
 
 
-def feature_nbytes(plan: Plan, blocks: Sequence[ColumnBlock], dtype: str) -> int:
+def feature_nbytes(tables: FileTables, blocks: Sequence[ColumnBlock], dtype: str) -> int:
     """Return the bytes of ``/features``."""
-    return plan.n_rows * blocks[-1].stop * FILE_DTYPES[dtype].itemsize
+    return tables.n_rows * blocks[-1].stop * FILE_DTYPES[dtype].itemsize
 
 
 def create_file(
     path: Path,
-    plan: Plan,
+    tables: FileTables,
     config: ExtractConfig,
     blocks: Sequence[ColumnBlock],
     *,
@@ -80,7 +79,7 @@ def create_file(
 
     Args:
         path: the output; what is there is replaced. A link stays, and what it leads to is replaced.
-        plan: every image and row.
+        tables: every image and row.
         config: recorded with its fingerprint.
         blocks: the columns of a descriptor.
         provenance: where things came from.
@@ -90,12 +89,12 @@ def create_file(
     """
 
     def lay_out(file: h5py.File) -> None:
-        _write_attributes(file, plan, config, provenance or Provenance())
-        _write_columns(file, plan, config, blocks)
-        if plan.boxes is not None:
-            _write_row_columns(file, plan.boxes, config)
+        _write_attributes(file, tables, config, provenance or Provenance())
+        _write_columns(file, tables, config, blocks)
+        if tables.boxes is not None:
+            _write_row_columns(file, tables.boxes, config)
 
-    with laid_out(path, _file_nbytes(plan, config, blocks), lay_out):
+    with laid_out(path, _file_nbytes(tables, config, blocks), lay_out):
         pass  # it is filled under its name
 
 
@@ -163,7 +162,9 @@ def _write_new(part: Path, lay_out: Callable[[h5py.File], None]) -> None:
         lay_out(file)
 
 
-def _write_attributes(file: h5py.File, plan: Plan, config: ExtractConfig, provenance: Provenance) -> None:
+def _write_attributes(
+    file: h5py.File, tables: FileTables, config: ExtractConfig, provenance: Provenance
+) -> None:
     attributes = {
         "format": FORMAT,
         "sppfeat_version": __version__,
@@ -172,9 +173,9 @@ def _write_attributes(file: h5py.File, plan: Plan, config: ExtractConfig, proven
         "fingerprint": config.fingerprint,
         "weights_sha256": config.backbone.weights_sha256,
         "weights_path": os.fsencode(provenance.weights_path),
-        "input_root": plan.root,
+        "input_root": tables.root,
     }
-    if plan.boxes is not None:
+    if tables.boxes is not None:
         attributes["boxes_path"] = os.fsencode(provenance.boxes_path)
     if provenance.norm_factors is not None:
         attributes["norm_factors"] = json.dumps(provenance.norm_factors)
@@ -185,32 +186,34 @@ def _write_attributes(file: h5py.File, plan: Plan, config: ExtractConfig, proven
     file.attrs.create("schema_version", SCHEMA_VERSION, dtype="<i8")
 
 
-def _write_columns(file: h5py.File, plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> None:
-    n, dimension = plan.n_images, blocks[-1].stop
-    allocate(file, "features", (plan.n_rows, dimension), FILE_DTYPES[config.descriptor.dtype])
-    if plan.boxes is None:
-        boxes_px = allocate(file, "boxes", (plan.n_rows, 4), np.dtype("<f8"))
+def _write_columns(
+    file: h5py.File, tables: FileTables, config: ExtractConfig, blocks: Sequence[ColumnBlock]
+) -> None:
+    n, dimension = tables.n_images, blocks[-1].stop
+    allocate(file, "features", (tables.n_rows, dimension), FILE_DTYPES[config.descriptor.dtype])
+    if tables.boxes is None:
+        boxes_px = allocate(file, "boxes", (tables.n_rows, 4), np.dtype("<f8"))
     else:
         boxes_px = None
-        _write(file, "boxes", plan.boxes.boxes_px, "<f8")
-    image_index = allocate(file, "image_index", (plan.n_rows,), np.dtype("<i8"))
+        _write(file, "boxes", tables.boxes.boxes_px, "<f8")
+    image_index = allocate(file, "image_index", (tables.n_rows,), np.dtype("<i8"))
     for first in range(0, n, _AT_ONCE):
         stop = min(first + _AT_ONCE, n)
-        rows = slice(*plan.row_range(first, stop))
-        images = np.repeat(np.arange(first, stop), np.diff(plan.rows[first:stop], axis=1).reshape(-1))
+        rows = slice(*tables.row_range(first, stop))
+        images = np.repeat(np.arange(first, stop), np.diff(tables.rows[first:stop], axis=1).reshape(-1))
         if len(images):
             image_index[rows] = images
             if boxes_px is not None:
-                boxes_px[rows] = whole_image_boxes(plan.image_hw[images])
-    _write_texts(file, "images/path", plan.paths)
-    if plan.ids is not None:
-        _write_texts(file, "images/id", plan.ids)
-    _write(file, "images/size", plan.image_hw, "<i4")
-    _write(file, "images/rows", plan.rows, "<i8")
+                boxes_px[rows] = whole_image_boxes(tables.image_hw[images])
+    _write_texts(file, "images/path", tables.paths)
+    if tables.ids is not None:
+        _write_texts(file, "images/id", tables.ids)
+    _write(file, "images/size", tables.image_hw, "<i4")
+    _write(file, "images/rows", tables.rows, "<i8")
     allocate(file, "images/status", (n,), np.dtype("|u1"))
     allocate(file, "images/error", (n,), h5py.string_dtype("utf-8", ERROR_NBYTES))
-    _write(file, "images/label", plan.labels, "<i8")
-    _write_texts(file, "classes", PathTable(plan.classes))
+    _write(file, "images/label", tables.labels, "<i8")
+    _write_texts(file, "classes", PathTable(tables.classes))
     for name in ColumnBlock._fields:
         values = [getattr(block, name) for block in blocks]
         file.create_dataset(f"columns/{name}", data=values, dtype=STRING if name == "layer" else "<i8")
@@ -261,17 +264,17 @@ def allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype
     )
 
 
-def _file_nbytes(plan: Plan, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> int:
-    columns = plan.n_images * _BYTES_PER_IMAGE + plan.paths.nbytes
-    if plan.ids is not None:
-        columns += plan.ids.nbytes + 32 * plan.n_images
-    if plan.boxes is not None:
-        said = plan.boxes.annotations
+def _file_nbytes(tables: FileTables, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> int:
+    columns = tables.n_images * _BYTES_PER_IMAGE + tables.paths.nbytes
+    if tables.ids is not None:
+        columns += tables.ids.nbytes + 32 * tables.n_images
+    if tables.boxes is not None:
+        said = tables.boxes.annotations
         texts = said.ids.nbytes + sum(column.nbytes for column in said.extra)
         columns += (
-            plan.n_rows * (_BYTES_PER_BOX + 16 * (len(config.backbone.layers) + len(said.extra))) + texts
+            tables.n_rows * (_BYTES_PER_BOX + 16 * (len(config.backbone.layers) + len(said.extra))) + texts
         )
-    return feature_nbytes(plan, blocks, config.descriptor.dtype) + columns
+    return feature_nbytes(tables, blocks, config.descriptor.dtype) + columns
 
 
 def _check_space(path: Path, folder: Path, needed: int) -> None:

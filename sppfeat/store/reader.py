@@ -13,12 +13,13 @@ import numpy.typing as npt
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.memory import drop_pages
 from sppfeat.config.paths import StrPath
+from sppfeat.config.regions import RowFlag
+from sppfeat.config.shards import Shard
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
-from sppfeat.extraction.sharding import Shard
-from sppfeat.inputs import PathTable
+from sppfeat.files.paths import PathTable
 from sppfeat.store.reduction import Reduction
-from sppfeat.store.schema import ColumnBlock, RowFlag, Status
+from sppfeat.store.schema import ColumnBlock, Status
 from sppfeat.store.selection import LabelSource, RowsLike, Selection, select
 from sppfeat.store.settings_record import read_config, read_norm_factors, read_reduction, read_shard
 from sppfeat.store.stored_file import StoredFile
@@ -212,7 +213,7 @@ class FeatureFile:
 
     @property
     def row_flag(self) -> npt.NDArray[np.uint8]:
-        """``(R,)`` uint8: what was found of each row's box, bits of :class:`sppfeat.store.schema.RowFlag`."""
+        """``(R,)`` uint8: what was found of each row's box, bits of :class:`sppfeat.config.regions.RowFlag`."""
         return np.array(self.stored.map("row_flag"))
 
     @property

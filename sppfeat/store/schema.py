@@ -1,7 +1,7 @@
 """The output file, schemas 1 and 2: names, types and shapes in one place."""
 
 from collections.abc import Sequence
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -23,13 +23,14 @@ __all__ = [
     "SCHEMA_VERSION",
     "SOURCE_COLUMNS",
     "ColumnBlock",
-    "RowFlag",
+    "RowAudit",
     "Status",
     "check_dimension",
     "column_blocks",
     "cut_error",
     "scale_indices",
     "scale_sides",
+    "whole_image_boxes",
 ]
 
 FORMAT = "sppfeat"
@@ -107,13 +108,16 @@ class Status(IntEnum):
     FAILED = 2
 
 
-class RowFlag(IntFlag):
-    """What was found of a row's box; a box may be both clipped and smaller than a cell."""
+class RowAudit(NamedTuple):
+    """How some rows were pooled.
 
-    OK = 0
-    CLIPPED = 1
-    DEGENERATE = 2
-    SUB_CELL = 4
+    Attributes:
+        flag: ``(K,)`` uint8, :class:`sppfeat.config.regions.RowFlag`.
+        region: ``(K, L, 4)`` int32, cells of each layer's map.
+    """
+
+    flag: npt.NDArray[np.uint8]
+    region: npt.NDArray[np.int32]
 
 
 class ColumnBlock(NamedTuple):
@@ -176,3 +180,11 @@ def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:
     )
     if not ok:
         raise StoreError(f"/columns does not describe the {dimension} columns of /features")
+
+
+def whole_image_boxes(image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """Return ``(N, 4)`` float64 ``[0, 0, width, height]``; NaN where the size is not known."""
+    boxes = np.zeros((len(image_hw), 4), dtype="<f8")
+    boxes[:, 2:] = image_hw[:, ::-1]
+    boxes[(image_hw == 0).any(axis=1)] = np.nan
+    return boxes

@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.shards import Shard
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.extraction.sharding import Shard
 from sppfeat.store.reduction import FitRecord, Reduction
 from sppfeat.store.stored_file import StoredFile
 

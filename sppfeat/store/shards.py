@@ -11,9 +11,9 @@ import numpy as np
 
 from sppfeat.config.extract import ExtractConfig, config_differences
 from sppfeat.config.paths import StrPath
+from sppfeat.config.shards import Shard
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import StoreError
-from sppfeat.extraction.sharding import Shard
 from sppfeat.files.locks import is_being_written
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status

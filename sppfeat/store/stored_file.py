@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.inputs import PathTable
+from sppfeat.files.paths import PathTable
 from sppfeat.store.check import check_layout, is_reduced, read_column_blocks
 from sppfeat.store.hdf5 import hdf5_errors, is_linked, read_dataset, read_in_parts, text_attribute
 from sppfeat.store.merge_sources import SourceFiles, read_source_files

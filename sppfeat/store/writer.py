@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import StoreError
-from sppfeat.extraction.sinks import RowAudit
 from sppfeat.store.check import check_layout
 from sppfeat.store.hdf5 import hdf5_errors
-from sppfeat.store.schema import ERROR_NBYTES, Status, cut_error
+from sppfeat.store.schema import ERROR_NBYTES, RowAudit, Status, cut_error
 
 __all__ = ["BoxAudit", "FeatureWriter", "PartWriter"]
 
@@ -31,7 +30,7 @@ class BoxAudit(NamedTuple):
     """What was found of some boxes before they were pooled.
 
     Attributes:
-        flag: ``(K,)`` uint8, :class:`sppfeat.store.schema.RowFlag`.
+        flag: ``(K,)`` uint8, :class:`sppfeat.config.regions.RowFlag`.
         scale: ``(K,)`` int32, as /row_scale says it.
     """
 

@@ -29,7 +29,8 @@ from sppfeat.bench.stages import DECODE_STAGES, STAGES, find_bound
 from sppfeat.bench.timing import Timing
 from sppfeat.cli import main
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
-from sppfeat.decoding.images import IMAGE_SUFFIXES, probe_image
+from sppfeat.decoding.images import probe_image
+from sppfeat.files.image_names import IMAGE_SUFFIXES
 
 NETWORK = ["--backbone", "squeezenet1_1", "--weights", "none", "--levels", "1,2", "--device", "cpu"]
 SUBJECT = Subject(

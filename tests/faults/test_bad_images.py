@@ -30,8 +30,9 @@ import sppfeat
 from sppfeat.cli import main
 from sppfeat.config.request import BoxChoice
 from sppfeat.config.specs import InputSpec, RunOptions
-from sppfeat.decoding.images import IMAGE_SUFFIXES, probe_image
+from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError
+from sppfeat.files.image_names import IMAGE_SUFFIXES
 
 MAX_DECODE_PIXELS = 1_000_000
 SIZES = [(40, 60), (60, 40), (48, 48)]

@@ -27,12 +27,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 import sppfeat
+from sppfeat.config.regions import RowFlag
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import BoxError, ConfigError, StoreError
+from sppfeat.extraction.recompute import recompute_rows
 from sppfeat.extraction.run import prepare
-from sppfeat.store.schema import RowFlag
-from sppfeat.store.verify import recompute_rows, verify_file
+from sppfeat.store.verify import verify_file
 
 STRIDE, OFFSET = 16, 15  # of squeezenet1_1's features
 SCALES = (48, 80, 120)

@@ -25,8 +25,8 @@ import sppfeat
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import ConfigError, StoreError
+from sppfeat.extraction.recompute import recompute_rows
 from sppfeat.extraction.run import prepare
-from sppfeat.store.verify import recompute_rows
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from sppfeat.config.regions import BoxConvention
 from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.plan import Plan, make_plan
 from sppfeat.extraction.rows import Rows, rows_of_table
-from sppfeat.inputs import Listing, PathTable
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing
 
 ROOT = b"/data"
 

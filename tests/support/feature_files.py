@@ -9,7 +9,8 @@ import numpy as np
 from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.extraction.plan import Plan, make_plan
-from sppfeat.inputs import Listing, PathTable
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing
 from sppfeat.store.layout import create_file
 from sppfeat.store.schema import column_blocks
 from sppfeat.store.writer import FeatureWriter

@@ -16,10 +16,10 @@ from sppfeat.config.extract import ExtractConfig
 from sppfeat.config.regions import BoxConvention, RegionSpec
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
-from sppfeat.extraction.sinks import RowAudit
-from sppfeat.inputs import PathTable
+from sppfeat.files.paths import PathTable
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import RowAudit
 from sppfeat.store.verify import verify_file
 from sppfeat.store.writer import FeatureWriter
 

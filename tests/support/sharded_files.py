@@ -13,15 +13,15 @@ from feature_files import BLOCKS, DIMENSION, LAYERS, config
 
 from sppfeat.boxes.views import grid_views
 from sppfeat.config.extract import ExtractConfig
-from sppfeat.config.regions import BoxConvention, RegionSpec, parse_grid
+from sppfeat.config.regions import BoxConvention, RegionSpec, RowFlag, parse_grid
 from sppfeat.extraction.plan import Plan, make_plan
 from sppfeat.extraction.rows import rows_of_table, rows_of_views
 from sppfeat.extraction.sharding import ShardChoice, shard_of
-from sppfeat.extraction.sinks import RowAudit
-from sppfeat.inputs import Listing, PathTable
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing
 from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import RowFlag
+from sppfeat.store.schema import RowAudit
 from sppfeat.store.writer import FeatureWriter
 
 FAILED = (2, 5)

@@ -35,6 +35,7 @@ STRANGERS = (
 IMPORTERS = {
     "h5py": ("store",),
     "torch": (
+        "store.torch_dataset",  # loaded by to_torch_dataset alone
         "networks",
         "pooling",
         "geometry",
@@ -56,38 +57,10 @@ DECODING_MAY_IMPORT = {"PIL", "numpy"}
 UNMOVED: dict[str, str] = {}
 WRONG_ARROWS: frozenset[tuple[str, str]] = frozenset(
     {
-        ("boxes.coordinates", "store.schema"),
-        ("boxes.formats.arrays", "inputs"),
-        ("boxes.formats.jsonl", "inputs"),
-        ("boxes.table", "inputs"),
         ("files.downloads", "cli.bars"),
-        ("files.image_names", "decoding.images"),
-        ("files.name_matching", "decoding.images"),
-        ("inputs.listing", "decoding.images"),
-        ("networks.device_copies", "extraction.sinks"),
-        ("store.layout", "boxes.coordinates"),
-        ("store.layout", "extraction.plan"),
-        ("store.layout", "extraction.rows"),
-        ("store.layout", "extraction.sharding"),
-        ("store.layout", "inputs"),
-        ("store.reader", "extraction.sharding"),
-        ("store.reader", "inputs"),
-        ("store.settings_record", "extraction.sharding"),
-        ("store.shards", "extraction.sharding"),
-        ("store.stored_file", "inputs"),
-        ("store.verify", "extraction.configure"),
-        ("store.verify", "extraction.recompute"),
-        ("store.verify", "extraction.recorded_network"),
-        ("store.writer", "extraction.sinks"),
     }
 )
-WRONG_PACKAGES: frozenset[tuple[str, str]] = frozenset(
-    {
-        ("analysis.export.mat73", "h5py"),
-        ("extraction.ray.part_files", "h5py"),
-        ("store.torch_dataset", "torch"),
-    }
-)
+WRONG_PACKAGES: frozenset[tuple[str, str]] = frozenset()
 UNDESCRIBED: frozenset[str] = frozenset(
     {
         "analysis",
@@ -106,15 +79,9 @@ UNDESCRIBED: frozenset[str] = frozenset(
 )
 CIRCLES: frozenset[str] = frozenset(
     {
-        "boxes.table",
-        "extraction.plan",
-        "extraction.rows",
-        "extraction.sharding",
-        "inputs",
         "inputs.folders",
         "inputs.inputs",
         "inputs.kinds",
-        "inputs.listing",
         "inputs.remote",
         "inputs.tables.arrow",
         "inputs.tables.arrow_rows",
@@ -129,8 +96,6 @@ CIRCLES: frozenset[str] = frozenset(
         "store.selection.pandas_table",
         "store.selection.row_table",
         "store.selection.selection",
-        "store.settings_record",
-        "store.stored_file",
         "store.torch_dataset",
     }
 )

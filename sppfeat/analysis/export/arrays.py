@@ -1,20 +1,16 @@
 """An export as arrays with names, as files that hold several have them."""
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from sppfeat.analysis.export.contents import Contents
+from sppfeat.store.mat73 import NamedArray
 from sppfeat.store.selection.row_table import EXTRA, TextColumn
 
-__all__ = ["VECTORS", "NamedArray", "arrays_beside"]
+__all__ = ["VECTORS", "arrays_beside"]
 
 VECTORS = "X"
-
-# Numbers of rows; a text for each row, or several such columns; a few texts.
-NamedArray: TypeAlias = "npt.NDArray[Any] | TextColumn | tuple[TextColumn, ...] | list[str]"
 
 
 def arrays_beside(contents: Contents) -> Mapping[str, NamedArray]:

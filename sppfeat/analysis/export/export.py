@@ -27,7 +27,7 @@ _WRITERS = {
     "parquet": "parquet:write_parquet",
     "svmlight": "svmlight:write_svmlight",
     "mat": "mat:write_mat",
-    "mat73": "mat73:write_mat73",
+    "mat73": "mat:write_mat73",
     "csv": "separated:write_csv",
     "tsv": "separated:write_tsv",
 }

@@ -1,4 +1,4 @@
-"""MATLAB 5 files, which everything that knows MATLAB files reads: up to 2 GiB for each variable."""
+"""MATLAB files: version 5, which every reader knows, up to 2 GiB for each variable; version 7.3 beyond that."""
 
 import os
 import struct
@@ -8,20 +8,26 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.export.arrays import VECTORS, NamedArray, arrays_beside
+from sppfeat.analysis.export.arrays import VECTORS, arrays_beside
 from sppfeat.analysis.export.contents import Contents
-from sppfeat.analysis.export.matlab_texts import matlab_text
 from sppfeat.config.extras import import_extra
 from sppfeat.errors import ConfigError
+from sppfeat.store.mat73 import NamedArray, Vectors, matlab_text, write_mat73_file
 from sppfeat.store.selection.row_table import TextColumn
 
-__all__ = ["write_mat"]
+__all__ = ["write_mat", "write_mat73"]
 
 _LIMIT = 1 << 31
 _BLOCK_NBYTES = 32 << 20  # of rows whose values are written column by column
 _MATRIX = 14  # types of elements, and of arrays: MAT-File Format, tables 1-1 and 1-3
 _INT8, _INT32, _UINT32 = 1, 5, 6
 _ELEMENTS = {"float32": (7, 7), "float64": (9, 6)}  # of the numbers, of the array
+
+
+def write_mat73(contents: Contents, files: list[BinaryIO]) -> None:
+    """Write all arrays into a file of version 7.3, which is HDF5; see :func:`sppfeat.store.mat73.write_mat73_file`."""
+    vectors = Vectors(VECTORS, (contents.n_rows, contents.dimension), contents.dtype, contents.blocks)
+    write_mat73_file(files[0], arrays_beside(contents), vectors)
 
 
 def write_mat(contents: Contents, files: list[BinaryIO]) -> None:

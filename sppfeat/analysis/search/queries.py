@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.config.regions import RowFlag
 from sppfeat.config.specs import RunOptions
 from sppfeat.config.wording import one_line
 from sppfeat.decoding.images import probe_image
@@ -19,7 +20,6 @@ from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs import is_list, read_list
 from sppfeat.inputs.lookup import find_image
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import RowFlag
 from sppfeat.store.selection import Selection
 
 if TYPE_CHECKING:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from sppfeat.analysis.show.pooled_levels import PooledLevel, pool_region
-from sppfeat.boxes.coordinates import clip_boxes, whole_image_boxes
+from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.config.regions import RowFlag
 from sppfeat.errors import BoxError, ConfigError, StoreError
 from sppfeat.extraction.regions import Projector, best_scales
 from sppfeat.extractor import Extractor, ImageLike
 from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import RowFlag, scale_indices
+from sppfeat.store.schema import scale_indices, whole_image_boxes
 
 __all__ = ["LayerActivations", "PooledBox", "View", "pooled_boxes", "view_of_row"]
 
@@ -68,7 +69,7 @@ class PooledBox:
         pixels: ``(H, W, 3)`` uint8 RGB, the network input; mirrored where the view is.
         view: what was asked for.
         box_in: ``x0, y0, x1, y1`` in pixels of ``pixels``, edges: of the box as far as it is in the image.
-        flag: what was found of the box, bits of :class:`sppfeat.store.schema.RowFlag`.
+        flag: what was found of the box, bits of :class:`sppfeat.config.regions.RowFlag`.
         layers: of the network.
     """
 

@@ -17,8 +17,8 @@ from sppfeat.analysis.show.image_panels import (
     draw_pooled,
 )
 from sppfeat.analysis.show.pooled_levels import PooledLevel
+from sppfeat.config.regions import RowFlag
 from sppfeat.errors import ConfigError
-from sppfeat.store.schema import RowFlag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

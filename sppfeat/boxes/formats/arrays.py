@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import BoxConvention
-from sppfeat.inputs import PathTable
+from sppfeat.files.paths import PathTable
 
 __all__ = [
     "ARRAY_RULE",

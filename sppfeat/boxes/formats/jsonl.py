@@ -15,7 +15,7 @@ from sppfeat.files.cells import shorten
 from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, Columns, find_columns
 from sppfeat.files.json_text import encode_json_text, json_decoder, parse_json, unique_keys
 from sppfeat.files.numbers import NUMBER_RULE, parse_number
-from sppfeat.inputs import PathTable
+from sppfeat.files.paths import PathTable
 
 __all__ = ["read_jsonl"]
 

@@ -1,11 +1,11 @@
 """The files of the parts of a run: where they are, how a plan is cut for them, and what is in them by now."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +17,7 @@ from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.sharding import PLACEHOLDER, shard_path
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
+from sppfeat.store.stored_file import StoredFile
 
 __all__ = ["PartFiles", "cut_for_actors", "leads_to_parts", "part_pattern", "parts_folder"]
 
@@ -37,17 +38,12 @@ def part_pattern(output: Path) -> Path:
 def leads_to_parts(output: Path) -> bool:
     """Whether a file has its rows in files of its folder of parts, be these there or not."""
     try:
-        with h5py.File(output, "r") as file:
-            sources = file["sources/path"][()].tolist() if file["features"].is_virtual else []
-    except (
-        OSError,
-        KeyError,
-        AttributeError,
-        TypeError,
-    ):  # something else, of which whoever reads it will tell
+        with contextlib.closing(StoredFile(output)) as file:
+            sources = file.source_files() or ()
+    except StoreError:  # something else; whoever reads it reports that
         return False
     here, folder = os.fsencode(output.parent), os.fsencode(parts_folder(output))
-    folders = {os.path.realpath(os.path.join(here, os.path.dirname(path))) for path in sources}
+    folders = {os.path.realpath(os.path.join(here, os.path.dirname(source.path))) for source in sources}
     return folders == {os.path.realpath(folder)}
 
 

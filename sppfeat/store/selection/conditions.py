@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.regions import RowFlag
 from sppfeat.config.wording import first_few, one_line
 from sppfeat.errors import ConfigError
-from sppfeat.store.schema import RowFlag, Status
+from sppfeat.store.schema import Status
 from sppfeat.store.selection.labels import Labels
 
 if TYPE_CHECKING:

@@ -59,7 +59,8 @@ def box_path(tmp_path_factory):
     """Three boxes of two images: scores, names, a further column; the last one has no area."""
     from sppfeat.config.specs import InputSpec
     from sppfeat.extraction.plan import make_plan
-    from sppfeat.inputs import Listing, PathTable
+    from sppfeat.files.paths import PathTable
+    from sppfeat.inputs import Listing
 
     path = tmp_path_factory.mktemp("export") / "boxes.h5"
     boxes = [("0.jpg", (0, 0, 3, 2)), ("1.jpg", (1, 1, 4, 4)), ("1.jpg", (2, 2, 2, 2))]

@@ -24,9 +24,10 @@ from sppfeat.analysis.reduce.reduce import reduce_file
 from sppfeat.cli import main
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
+from sppfeat.extraction.recompute import recompute_rows
 from sppfeat.store.comparability import file_differences
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.verify import recompute_rows, verify_file
+from sppfeat.store.verify import verify_file
 
 pytest.importorskip("sklearn")
 

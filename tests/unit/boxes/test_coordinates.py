@@ -9,10 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes, whole_image_boxes
-from sppfeat.config.regions import BOX_COORDS, BOX_ENDS, BOX_ORDERS, BOX_ORIGINS, BOX_UNITS, BoxConvention
+from sppfeat.boxes.coordinates import boxes_to_px, clip_boxes
+from sppfeat.config.regions import (
+    BOX_COORDS,
+    BOX_ENDS,
+    BOX_ORDERS,
+    BOX_ORIGINS,
+    BOX_UNITS,
+    BoxConvention,
+    RowFlag,
+)
 from sppfeat.errors import ConfigError
-from sppfeat.store.schema import RowFlag
+from sppfeat.store.schema import whole_image_boxes
 
 
 def _legal():

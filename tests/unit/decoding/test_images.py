@@ -20,15 +20,9 @@ from PIL import Image, ImageFile, ImageOps, features
 from places import PHOTOS, REAL_DATA
 
 from sppfeat.decoding import image_guards, images
-from sppfeat.decoding.images import (
-    IMAGE_FORMATS,
-    IMAGE_SUFFIXES,
-    decode_image,
-    image_from_array,
-    probe_image,
-    read_image,
-)
+from sppfeat.decoding.images import IMAGE_FORMATS, decode_image, image_from_array, probe_image, read_image
 from sppfeat.errors import ConfigError, ImageError
+from sppfeat.files.image_names import IMAGE_SUFFIXES
 
 SHARED_EDGE_CASES = REAL_DATA / "images/edge_cases"
 HAS_AVIF = bool(features.check("avif")) if "avif" in features.modules else False

@@ -15,8 +15,8 @@ from sppfeat.extraction.box_report import box_notes, summarise_boxes
 from sppfeat.extraction.box_rows import FileBoxes, ViewBoxes
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.row_planner import RowPlanner
+from sppfeat.files.paths import PathTable
 from sppfeat.geometry import FeatureGeometry
-from sppfeat.inputs import PathTable
 
 SPEC = InputSpec(scales=(64, 128))
 VOC = BoxConvention(origin=1, ends="inclusive")

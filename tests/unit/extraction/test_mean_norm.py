@@ -17,7 +17,8 @@ from sppfeat.extraction.mean_norm import estimate_factors, factors_of_file, samp
 from sppfeat.extraction.plan import make_plan
 from sppfeat.extraction.regions import choose_scales
 from sppfeat.extraction.sinks import RowBlock
-from sppfeat.inputs import Listing, PathTable
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing
 from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.schema import column_blocks
 

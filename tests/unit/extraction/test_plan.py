@@ -19,7 +19,8 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ImageError
 from sppfeat.extraction.plan import input_sizes, make_plan, schedule
-from sppfeat.inputs import Listing, PathTable
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing
 
 IMAGE_SIZES = hnp.arrays(np.int32, st.tuples(st.integers(0, 40), st.just(2)), elements=st.integers(0, 3000))
 FEW_SIZES = hnp.arrays(np.int32, st.tuples(st.integers(0, 60), st.just(2)), elements=st.integers(0, 3))

@@ -11,14 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sppfeat.boxes.views import multiview_views
-from sppfeat.config.regions import BoxConvention, RegionSpec
+from sppfeat.config.regions import BoxConvention, RegionSpec, RowFlag
 from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.plan import input_sizes
 from sppfeat.extraction.regions import Projector, choose_scales, drop_duplicates, map_sizes
 from sppfeat.extraction.rows import rows_of_views
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, sub_cell_boxes
 from sppfeat.networks.backbones import load_backbone
-from sppfeat.store.schema import RowFlag
 
 STRIDES, OFFSETS = (16.0, (8.0, 32.0)), (3.0, (0.0, -5.5))
 GEOMETRIES = tuple(FeatureGeometry(s, o) for s, o in zip(STRIDES, OFFSETS, strict=True))

@@ -8,7 +8,7 @@ from box_rows import ROOT, sizes_of, table_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.config.regions import BoxConvention, parse_grid
+from sppfeat.config.regions import BoxConvention, RowFlag, parse_grid
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError
 from sppfeat.extraction.box_rows import FileBoxes, ViewBoxes
@@ -16,7 +16,6 @@ from sppfeat.extraction.plan import input_sizes
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.row_planner import RowPlanner
 from sppfeat.geometry import FeatureGeometry
-from sppfeat.store.schema import RowFlag
 
 YOLO = BoxConvention(coords="cxcywh", units="normalized")
 PROJECTOR = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.boxes.views import grid_views, multiview_views
-from sppfeat.config.regions import BoxConvention, GridSpec
+from sppfeat.config.regions import BoxConvention, GridSpec, RowFlag
 from sppfeat.extraction.rows import rows_of_table, rows_of_views
-from sppfeat.inputs import PathTable
-from sppfeat.store.schema import RowFlag
+from sppfeat.files.paths import PathTable
 
 NUMBERS = st.integers(-50, 150).map(float) | st.sampled_from([math.nan, math.inf])
 BOXES = st.lists(st.tuples(st.integers(0, 5).map(str), st.tuples(*[NUMBERS] * 4)), max_size=25)

@@ -6,9 +6,10 @@ from feature_files import plan_of as plan_of_files
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sppfeat.config.shards import Shard
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.sharding import Shard, ShardChoice, cut_plan, cut_rows, shard_of
+from sppfeat.extraction.sharding import ShardChoice, cut_plan, cut_rows, shard_of
 
 SIZES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=30)
 

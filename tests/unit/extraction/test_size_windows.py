@@ -18,7 +18,7 @@ from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction import size_windows as windows
 from sppfeat.extraction.run import prepare
 from sppfeat.files.byte_ranges import Place
-from sppfeat.inputs import PathTable
+from sppfeat.files.paths import PathTable
 
 IN_WINDOWS = {"headers": "window"}
 SIZES = [(60, 90), (90, 60), (60, 60), (48, 100)]

@@ -19,9 +19,10 @@ from object_store import QUICK
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.natural_order import walk_order
+from sppfeat.files.paths import PathTable
 from sppfeat.files.remote import service, transfers
 from sppfeat.files.remote.urls import check_url, shown
-from sppfeat.inputs import PathTable, list_images
+from sppfeat.inputs import list_images
 from sppfeat.inputs.remote import read_remote
 
 s3fs = pytest.importorskip("s3fs")

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.errors import ConfigError
-from sppfeat.files.paths import natural_key
-from sppfeat.inputs import PathTable, list_images
+from sppfeat.files.paths import PathTable, natural_key
+from sppfeat.inputs import list_images
 from sppfeat.inputs.folders import read_folder
 
 NAMES = st.binary(min_size=1, max_size=30).map(lambda name: name.replace(b"\0", b"x").replace(b"/", b"y"))

@@ -27,7 +27,7 @@ from places import REPOSITORY, SUPPORT
 import sppfeat
 from sppfeat.errors import StoreError
 from sppfeat.files.locks import OutputLock, check_output
-from sppfeat.inputs import PathTable
+from sppfeat.files.paths import PathTable
 from sppfeat.store.layout import Provenance, create_file, feature_nbytes
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import (

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sppfeat.errors import StoreError
-from sppfeat.inputs import Listing, PathTable
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing
 from sppfeat.training.checkpoints import TrainFolder
 from sppfeat.training.examples import Examples
 

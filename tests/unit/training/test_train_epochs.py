@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.decoding.sizing import network_input_hw
-from sppfeat.inputs import Listing, PathTable
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing
 from sppfeat.training.epochs import epoch_batches, n_batches, size_of_epoch, whole_image_batches
 from sppfeat.training.examples import Examples
 from sppfeat.training.settings import DataSettings

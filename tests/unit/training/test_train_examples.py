@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from sppfeat.decoding import DecodeSettings, InlineDecoder
 from sppfeat.errors import ConfigError
-from sppfeat.inputs import Listing, PathTable
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing
 from sppfeat.training.examples import Examples, read_examples, split_examples, with_classes
 
 DECODER = InlineDecoder(DecodeSettings("apply", "bilinear"))

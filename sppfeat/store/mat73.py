@@ -1,21 +1,22 @@
-"""MATLAB 7.3 files: HDF5 with what MATLAB wants to be told of each dataset; of any size."""
+"""MATLAB 7.3 files: HDF5 with the attributes that MATLAB expects of each dataset; of any size."""
 
 import contextlib
 import io
+import os
 import traceback
-from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.export.arrays import VECTORS, NamedArray, arrays_beside
-from sppfeat.analysis.export.contents import Contents
-from sppfeat.analysis.export.matlab_texts import matlab_text
 from sppfeat.store.selection.row_table import TextColumn
 
-__all__ = ["write_mat73"]
+__all__ = ["NamedArray", "Vectors", "matlab_text", "write_mat73_file"]
+
+# Numbers of rows; a text for each row, or several such columns; a few texts.
+NamedArray: TypeAlias = "npt.NDArray[Any] | TextColumn | tuple[TextColumn, ...] | list[str]"
 
 _USERBLOCK = 512
 _CLASSES = {"float32": "single", "float64": "double", "bool": "logical", "uint16": "char"}
@@ -25,34 +26,69 @@ _HEAD = b"MATLAB 7.3 MAT-file, Platform: unknown, Created by: sppfeat HDF5 schem
 _CELLS = "#refs#"
 
 
-def write_mat73(contents: Contents, files: list[BinaryIO]) -> None:
-    r"""Write all arrays, the vectors in blocks of rows.
+class Vectors(NamedTuple):
+    """The rows of a matrix, written in blocks.
 
-    A text for each row is a row of a matrix of characters, filled up with zeros; few texts are a cell array. What in
-    them is no UTF-8 is escaped as in ``\xff``. MATLAB keeps arrays column by column: HDF5 sees their transposes.
+    Attributes:
+        name: of the array.
+        shape: rows and columns.
+        dtype: float32 or float64.
+        blocks: called with a number of bytes, yields which rows and their vectors ``(k, d)``, about that many bytes
+            at a time.
     """
-    file = files[0]
+
+    name: str
+    shape: tuple[int, int]
+    dtype: np.dtype[np.floating[Any]]
+    blocks: Callable[[int], Iterable[tuple[slice, npt.NDArray[np.floating[Any]]]]]
+
+
+def write_mat73_file(file: BinaryIO, arrays: Mapping[str, NamedArray], vectors: Vectors) -> None:
+    r"""Write arrays by their names, and one matrix in blocks of rows.
+
+    A text for each row is a row of a matrix of characters, padded with zeros; a few texts are a cell array. Bytes that
+    are not UTF-8 are escaped as in ``\xff``. MATLAB keeps arrays column by column: HDF5 sees their transposes.
+
+    Args:
+        file: open for writing, with a name; what is in it is replaced.
+        arrays: numbers, texts for each row, or a few texts.
+        vectors: the matrix.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with _new_hdf5(file.name) as hdf5:
-        for name, array in arrays_beside(contents).items():
+        for name, array in arrays.items():
             _write(hdf5, name, array)
-        _write_vectors(hdf5, contents)
+        _write_vectors(hdf5, vectors)
     file.seek(0)
     # Text, where subsystem data would begin (nowhere), version, byte order.
     file.write(_HEAD.ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
-def _write_vectors(hdf5: h5py.File, contents: Contents) -> None:
-    shape = (contents.n_rows, contents.dimension)
-    if 0 in shape:
-        _write_empty(hdf5, VECTORS, shape, contents.dtype)
+def matlab_text(text: bytes | str) -> str:
+    r"""A text in UTF-8 with other bytes escaped: MATLAB holds UTF-16 and no bytes.
+
+    Example:
+        >>> print(matlab_text(b"a\xff.jpg"))
+        a\xff.jpg
+    """
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def _write_vectors(hdf5: h5py.File, vectors: Vectors) -> None:
+    n_rows, dimension = vectors.shape
+    if 0 in vectors.shape:
+        _write_empty(hdf5, vectors.name, vectors.shape, vectors.dtype)
         return
-    n_rows = max(1, min(contents.n_rows, _CHUNK_NBYTES // (contents.dimension * contents.dtype.itemsize)))
+    row_nbytes = dimension * vectors.dtype.itemsize
+    chunk_rows = max(1, min(n_rows, _CHUNK_NBYTES // row_nbytes))
     # Rows of one chunk are side by side: a block of rows is written in one piece, and read so.
-    dataset = _create(hdf5, VECTORS, shape[::-1], contents.dtype, chunks=(contents.dimension, n_rows))
-    _tell_class(dataset, contents.dtype)
-    block_nbytes = 4 * n_rows * contents.dimension * contents.dtype.itemsize  # whole chunks
-    for rows, vectors in contents.blocks(block_nbytes):
-        dataset[:, rows] = vectors.T
+    chunks = (dimension, chunk_rows)
+    dataset = _create(hdf5, vectors.name, vectors.shape[::-1], vectors.dtype, chunks=chunks)
+    _tell_class(dataset, vectors.dtype)
+    for rows, block in vectors.blocks(4 * chunk_rows * row_nbytes):  # whole chunks
+        dataset[:, rows] = block.T
 
 
 def _write(group: h5py.Group, name: str, array: NamedArray) -> None:
