@@ -1,0 +1,118 @@
+"""The command line is that of the release before the rooms: help, options, arguments and exit codes.
+
+``python tests/cli/test_commands_before.py > tests/cli/commands_before.json`` prints the snapshot of the package that
+Python finds; the one in the repository was made once, with that release.
+"""
+
+import difflib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from sppfeat.cli import exit_codes, main
+
+SNAPSHOT = Path(__file__).with_name("commands_before.json")
+WIDTH = 80
+
+# Intended differences: for a command, the lines of its description that are gone ("- ...") or new ("+ ...").
+DIFFERENCES: dict[str, list[str]] = {}
+
+# One call for each exit code; 130 takes a signal, and is tested with the other interruptions.
+CALLS = {
+    "done": ["--version"],
+    "error": ["info", "missing.h5"],
+    "usage, by click": ["extract"],
+    "usage, by a setting": ["train", ".", "-o", "out", "--distill", "map"],
+    "some images failed": ["extract", "photos", "-o", "out.h5", "--size", "32", "--workers", "0", "-q"],
+}
+
+
+def commands() -> Iterator[tuple[list[str], click.Command]]:
+    """Every command with its names, groups before their members."""
+    return _commands_in(main, [])
+
+
+def _commands_in(command: click.Command, names: list[str]) -> Iterator[tuple[list[str], click.Command]]:
+    yield names, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            member = command.get_command(context, name)
+            assert member is not None
+            yield from _commands_in(member, [*names, name])
+
+
+def description(names: list[str], command: click.Command) -> list[str]:
+    """The parameters of a command, a line each, and its help as it is printed."""
+    result = CliRunner().invoke(main, [*names, "--help"], prog_name="sppfeat", terminal_width=WIDTH)
+    assert result.exit_code == 0, result.output
+    return [*map(_parameter_line, command.params), *result.output.splitlines()]
+
+
+def _parameter_line(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Argument):
+        return f"argument {parameter.name}, {parameter.nargs} values, required: {parameter.required}"
+    names = " ".join([*parameter.opts, *parameter.secondary_opts])
+    return (
+        f"option {names}, required: {parameter.required}, repeatable: {parameter.multiple}, "
+        f"environment: {parameter.envvar}"
+    )
+
+
+def exit_code_of(arguments: list[str]) -> int:
+    """The exit code of a call, in a folder with one photograph and one file that is none."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            Path("photos").mkdir()
+            Path("photos", "1.ppm").write_bytes(b"P6 40 40 255\n" + bytes(40 * 40 * 3))
+            Path("photos", "2.ppm").write_bytes(b"no photograph")
+            return CliRunner().invoke(main, arguments).exit_code
+        finally:
+            os.chdir(before)
+
+
+def snapshot() -> dict[str, object]:
+    """All that is compared."""
+    return {
+        "exit_codes": {name: getattr(exit_codes, name) for name in exit_codes.__all__},
+        "calls": {name: exit_code_of(arguments) for name, arguments in CALLS.items()},
+        "commands": {" ".join(["sppfeat", *names]): description(names, found) for names, found in commands()},
+    }
+
+
+@pytest.fixture(scope="module")
+def before():
+    return json.loads(SNAPSHOT.read_text())
+
+
+def test_commands_options_and_help_are_as_before(before):
+    now = {" ".join(["sppfeat", *names]): description(names, found) for names, found in commands()}
+    assert list(now) == list(before["commands"])
+    changed = {}
+    for name, lines in before["commands"].items():
+        compared = difflib.ndiff(lines, now[name]) if lines != now[name] else ()
+        if found := [line for line in compared if line.startswith(("- ", "+ "))]:
+            changed[name] = found
+    assert changed == DIFFERENCES
+
+
+def test_exit_codes_have_the_values_of_before(before):
+    assert {name: getattr(exit_codes, name) for name in exit_codes.__all__} == before["exit_codes"]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_ends_with_the_exit_code_of_before(name, before):
+    assert exit_code_of(CALLS[name]) == before["calls"][name]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(snapshot(), indent=1) + "\n")
