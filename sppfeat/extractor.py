@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from sppfeat.boxes.coordinates import clip_boxes
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.paths import StrPath
 from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.config.request import DescriptorChoice

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sppfeat.config.checks import check_choice
 from sppfeat.config.specs import NORMALIZATIONS, POOL_MODES, WINDOWS, parse_levels
+from sppfeat.config.values import check_choice
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.pooling.crop_pooling import pool_crops
 from sppfeat.pooling.region_pooling import (

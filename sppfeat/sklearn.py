@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.extras import import_extra
 from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, RunOptions
 from sppfeat.extractor import Extractor

@@ -12,7 +12,7 @@ from sppfeat.bench.machine import Machine, describe_machine
 from sppfeat.bench.plan_stages import Measured, continue_file, plan_file
 from sppfeat.bench.scratch import temporary_folder
 from sppfeat.bench.settings import PlanWork
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.errors import StoreError
 
 __all__ = ["PlanResult", "PlanRung", "PlanStage", "bench_plan"]

@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from sppfeat.config.extract import ExtractConfig
-from sppfeat.config.memory import keep_freed_memory
+from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.extraction.plan import make_plan

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_SIZE, RunOptions
 

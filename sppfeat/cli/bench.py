@@ -49,7 +49,7 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import joined_numbers, print_json, print_result
 from sppfeat.cli.progress import Bar, prepared
-from sppfeat.config.memory import keep_freed_memory
+from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import DEFAULT_LEVELS
 

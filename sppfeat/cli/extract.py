@@ -226,7 +226,7 @@ def extract(**options: Any) -> None:
 
 def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     """What the file holds afterwards; None where only a plan was asked for."""
-    from sppfeat.config.memory import keep_freed_memory
+    from sppfeat.config.machine import keep_freed_memory
     from sppfeat.extraction.run import prepare
     from sppfeat.extraction.sized_parts import prepare_parts
 

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from sppfeat.analysis.choices import DEFAULT_METRIC, METRICS
 from sppfeat.cli.completion import complete_backbones, complete_weights
 from sppfeat.cli.output import joined_numbers
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import (
     COMPACT_NAME,

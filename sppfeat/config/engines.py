@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from sppfeat.config.checks import check_choice, set_fields, whole_number
+from sppfeat.config.values import check_choice, set_fields, whole_number
 from sppfeat.errors import ConfigError
 
 __all__ = ["ENGINES", "MERGES", "RayOptions"]

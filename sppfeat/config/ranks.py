@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sppfeat.config.shards import ShardChoice
+from sppfeat.config.distribution import ShardChoice
 from sppfeat.errors import ConfigError
 
 __all__ = ["Rank", "parse_shard", "rank_of_environment"]

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from sppfeat.config.checks import check_choice, set_fields, whole_number
 from sppfeat.config.specs import parse_levels
+from sppfeat.config.values import check_choice, set_fields, whole_number
 from sppfeat.errors import ConfigError
 
 __all__ = ["REDUCED_NORMALIZATIONS", "REDUCTIONS", "ReductionSpec"]

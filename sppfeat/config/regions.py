@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any, NamedTuple
 
-from sppfeat.config.checks import check_choice, set_fields
+from sppfeat.config.values import check_choice, set_fields
 from sppfeat.errors import ConfigError
 
 __all__ = [

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sppfeat.config.checks import check_choice, distinct_names, set_fields, three_numbers, whole_number
 from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.config.values import check_choice, distinct_names, set_fields, three_numbers, whole_number
 from sppfeat.errors import ConfigError
 
 __all__ = [

@@ -4,7 +4,7 @@ import dataclasses
 import os
 
 from sppfeat.boxes.formats import BoxFile, read_boxes
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import RegionSpec, parse_grid
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec

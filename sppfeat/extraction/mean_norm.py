@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.specs import DescriptorSpec
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError

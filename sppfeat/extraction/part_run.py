@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from sppfeat.config.memory import return_freed_memory
+from sppfeat.config.machine import return_freed_memory
 from sppfeat.decoding import Decoder
 from sppfeat.extraction.header_results import refuse_unreadable, settle
 from sppfeat.extraction.parts import Work

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.distribution import Shard, ShardChoice
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import ExtractRequest
-from sppfeat.config.shards import Shard, ShardChoice
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
 from sppfeat.extraction.plan import Plan, make_plan

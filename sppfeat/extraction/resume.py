@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.extract import ExtractConfig, config_differences
+from sppfeat.config.distribution import Shard
+from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.config.regions import RowFlag
-from sppfeat.config.shards import Shard
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
 from sppfeat.extraction.plan import Plan, input_sizes

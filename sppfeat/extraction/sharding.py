@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.shards import Shard, ShardChoice
+from sppfeat.config.distribution import Shard, ShardChoice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import Plan

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.distribution import ShardChoice
 from sppfeat.config.request import ExtractRequest, PlanSummary
-from sppfeat.config.shards import ShardChoice
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.outcome import Outcome, outcome_of
 from sppfeat.extraction.output import Lock, lock_output, output_here

@@ -8,7 +8,7 @@ from itertools import chain, repeat
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.checks import check_choice
+from sppfeat.config.values import check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import IMAGE_SUFFIXES

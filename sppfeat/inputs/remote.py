@@ -18,10 +18,10 @@ from sppfeat.files.byte_ranges import Place
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.natural_order import walk_order
 from sppfeat.files.paths import PathTable
+from sppfeat.files.remote.fetcher import UNKNOWN_SIZE, Transfers
 from sppfeat.files.remote.listing import is_folder, objects_below
 from sppfeat.files.remote.retries import Patience
 from sppfeat.files.remote.service import Service
-from sppfeat.files.remote.transfers import UNKNOWN_SIZE, Transfers
 from sppfeat.files.remote.urls import check_url, shown
 from sppfeat.inputs.kinds import is_container, kind_of
 from sppfeat.inputs.segments import Segment

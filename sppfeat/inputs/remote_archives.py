@@ -15,9 +15,9 @@ import numpy.typing as npt
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
 from sppfeat.files.remote.failures import Failure, Kind, judge
+from sppfeat.files.remote.fetcher import Job, Transfers
 from sppfeat.files.remote.ranges import RangeError, RangeFile, read_range
 from sppfeat.files.remote.service import Service
-from sppfeat.files.remote.transfers import Job, Transfers
 from sppfeat.files.remote.urls import shown
 from sppfeat.files.remote.versions import version_in
 from sppfeat.inputs.archives import data_offset, index_tar, index_zip
@@ -236,7 +236,7 @@ class _Spool:
         """Fetch everything; what cannot be is noted.
 
         Raises:
-            SourceError: see :meth:`sppfeat.files.remote.transfers.Transfers.run`.
+            SourceError: see :meth:`sppfeat.files.remote.fetcher.Transfers.run`.
         """
         path = service.path(url)
         pieces = [

@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from sppfeat.config.checks import check_choice
 from sppfeat.config.specs import HEADS
+from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 
 __all__ = ["Head", "check_head", "cut_head"]

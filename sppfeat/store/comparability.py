@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.config.extract import ExtractConfig, config_differences
+from sppfeat.config.extract_config import ExtractConfig, config_differences
 
 if TYPE_CHECKING:
     from sppfeat.store.reader import FeatureFile

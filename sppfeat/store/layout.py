@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
-from sppfeat.config.extract import ExtractConfig
-from sppfeat.config.shards import Shard
+from sppfeat.config.distribution import Shard
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.atomic import layout_of, put_in_place

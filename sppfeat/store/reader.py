@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.extract import ExtractConfig
-from sppfeat.config.memory import drop_pages
+from sppfeat.config.distribution import Shard
+from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.machine import drop_pages
 from sppfeat.config.paths import StrPath
 from sppfeat.config.regions import RowFlag
-from sppfeat.config.shards import Shard
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
 from sppfeat.files.paths import PathTable

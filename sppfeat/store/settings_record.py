@@ -4,8 +4,8 @@ import json
 import math
 from typing import Any
 
-from sppfeat.config.extract import ExtractConfig
-from sppfeat.config.shards import Shard
+from sppfeat.config.distribution import Shard
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.store.reduction import FitRecord, Reduction

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from sppfeat.config.memory import check_copy, drop_pages
+from sppfeat.config.machine import check_copy, drop_pages
 from sppfeat.config.wording import counted
 from sppfeat.store.merge_sources import SourceFiles
 

@@ -16,8 +16,8 @@ from killing import TINY
 
 import sppfeat
 from sppfeat.cli import main
+from sppfeat.config.distribution import ShardChoice
 from sppfeat.config.request import BoxChoice, DescriptorChoice
-from sppfeat.config.shards import ShardChoice
 from sppfeat.config.specs import RunOptions
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.run import prepare

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.extraction.plan import Plan, make_plan
 from sppfeat.files.paths import PathTable

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from feature_files import BLOCKS, LAYERS, config, descriptors, new_file, write
 
 from sppfeat.cli import main
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import BoxConvention, RegionSpec
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError

@@ -12,7 +12,7 @@ from box_rows import table_of
 from feature_files import BLOCKS, DIMENSION, LAYERS, config
 
 from sppfeat.boxes.views import grid_views
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import BoxConvention, RegionSpec, RowFlag, parse_grid
 from sppfeat.extraction.plan import Plan, make_plan
 from sppfeat.extraction.rows import rows_of_table, rows_of_views

@@ -11,7 +11,7 @@ from sppfeat.analysis.described import check_described
 from sppfeat.analysis.finite import check_finite
 from sppfeat.analysis.probe.classifier_file import FittedClassifier
 from sppfeat.analysis.probe.row_digests import row_digests
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.errors import StoreError
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.selection import LabelSource, RowsLike, Selection

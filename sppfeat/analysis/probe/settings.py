@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from sppfeat.config.checks import check_choice
-from sppfeat.config.memory import available_nbytes
+from sppfeat.config.machine import available_nbytes
+from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 
 __all__ = ["CLASS_WEIGHTS", "METHODS", "ProbeSettings"]

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.reduce.fitting import fit_reduction
-from sppfeat.config.checks import check_choice
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.config.specs import DTYPES
+from sppfeat.config.values import check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.atomic import layout_of

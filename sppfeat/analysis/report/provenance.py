@@ -4,7 +4,7 @@ import os
 
 from sppfeat.analysis.network_text import network_text
 from sppfeat.analysis.reduce.texts import dimensions_text, variance_text
-from sppfeat.config.shards import Shard
+from sppfeat.config.distribution import Shard
 from sppfeat.config.wording import counted
 from sppfeat.store.merge_sources import SourceFiles
 from sppfeat.store.reader import FeatureFile

@@ -2,7 +2,7 @@
 
 from sppfeat.analysis.network_text import network_text
 from sppfeat.analysis.report.provenance import reduction_text
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.store.reduction import Reduction

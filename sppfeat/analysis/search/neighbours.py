@@ -18,7 +18,7 @@ from sppfeat.analysis.search.bounds import (
 )
 from sppfeat.analysis.search.distances import exact_distances
 from sppfeat.analysis.search.faiss_candidates import faiss_candidates, load_faiss
-from sppfeat.config.checks import check_choice
+from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.store.selection import Selection
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from sppfeat.analysis.choices import MOST_NORMS, SIZES_OF
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.show.sampling import draw_rows
-from sppfeat.config.checks import check_choice
+from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status

@@ -1,7 +1,7 @@
 """The formats of box files, and how each means its numbers where nobody says otherwise."""
 
-from sppfeat.config.checks import check_choice
 from sppfeat.config.regions import BOX_FORMATS, DEFAULT_CONVENTIONS, BoxConvention
+from sppfeat.config.values import check_choice
 
 __all__ = ["FORMATS", "default_convention"]
 

@@ -21,7 +21,7 @@ from sppfeat._version import __version__
 from sppfeat.errors import EngineError, SppfeatError, StoreError
 
 if TYPE_CHECKING:
-    from sppfeat.config.extract import ExtractConfig
+    from sppfeat.config.extract_config import ExtractConfig
     from sppfeat.config.request import ExtractRequest
     from sppfeat.extraction.output import Lock
     from sppfeat.extraction.pipeline import Progress
@@ -158,7 +158,7 @@ class PartFiller:
         self._stack.close()
 
     def _fill(self, part: int) -> "Progress":
-        from sppfeat.config.shards import ShardChoice
+        from sppfeat.config.distribution import ShardChoice
         from sppfeat.extraction.pipeline import Progress
         from sppfeat.extraction.sized_parts import extraction_of_part, request_of_part
 
@@ -190,8 +190,8 @@ def _prepare(job: Job, *, has_gpu: bool) -> "Iterator[Means]":
     """
     import torch
 
-    from sppfeat.config.extract import config_differences
-    from sppfeat.config.memory import keep_freed_memory
+    from sppfeat.config.extract_config import config_differences
+    from sppfeat.config.machine import keep_freed_memory
     from sppfeat.extraction.resources import gather_means
 
     here = f"node {socket.gethostname()} of the Ray cluster"

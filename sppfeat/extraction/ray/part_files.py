@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.extract import ExtractConfig, config_differences
-from sppfeat.config.shards import ShardChoice
+from sppfeat.config.distribution import ShardChoice
+from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.errors import StoreError
 from sppfeat.extraction.outcome import Outcome, outcome_of
 from sppfeat.extraction.plan import Plan

@@ -5,8 +5,8 @@ from typing import Any
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.remote.failures import Failure, Kind, judge
+from sppfeat.files.remote.fetcher import UNKNOWN_SIZE
 from sppfeat.files.remote.service import Service
-from sppfeat.files.remote.transfers import UNKNOWN_SIZE
 from sppfeat.files.remote.urls import shown
 
 __all__ = ["is_folder", "objects_below"]

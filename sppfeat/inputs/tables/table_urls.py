@@ -8,8 +8,8 @@ import numpy as np
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
 from sppfeat.files.paths import PathTable
+from sppfeat.files.remote.fetcher import UNKNOWN_SIZE
 from sppfeat.files.remote.service import Service
-from sppfeat.files.remote.transfers import UNKNOWN_SIZE
 from sppfeat.files.remote.urls import check_url
 from sppfeat.inputs.remote import RemoteStorage
 from sppfeat.inputs.roots import is_url

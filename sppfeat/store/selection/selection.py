@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.memory import check_copy
+from sppfeat.config.machine import check_copy
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.store.row_ranges import row_ranges

@@ -25,7 +25,7 @@ from sppfeat.analysis.report.failures import group_failures
 from sppfeat.analysis.report.provenance import describe_provenance
 from sppfeat.analysis.report.settings import describe_settings
 from sppfeat.cli import main
-from sppfeat.config.extract import ExtractConfig
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.reduction import ReductionSpec
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import DescriptorSpec, InputSpec

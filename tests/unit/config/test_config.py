@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sppfeat.config.checks import check_choice
-from sppfeat.config.extract import ExtractConfig, config_differences
+from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.config.regions import (
     BOX_COORDS,
     BOX_ENDS,
@@ -33,6 +32,7 @@ from sppfeat.config.specs import (
     parse_levels,
     parse_normalize,
 )
+from sppfeat.config.values import check_choice
 from sppfeat.decoding.images import resize_image
 from sppfeat.errors import ConfigError
 

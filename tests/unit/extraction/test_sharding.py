@@ -6,7 +6,7 @@ from feature_files import plan_of as plan_of_files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.config.shards import Shard
+from sppfeat.config.distribution import Shard
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.sharding import ShardChoice, cut_plan, cut_rows, shard_of

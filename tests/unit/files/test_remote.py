@@ -20,7 +20,7 @@ from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.natural_order import walk_order
 from sppfeat.files.paths import PathTable
-from sppfeat.files.remote import service, transfers
+from sppfeat.files.remote import fetcher, service
 from sppfeat.files.remote.urls import check_url, shown
 from sppfeat.inputs import list_images
 from sppfeat.inputs.remote import read_remote
@@ -319,7 +319,7 @@ def test_objects_come_and_go(store, server, tmp_path):
     assert len(server.asked) == 3
     with fetched(listing, tmp_path) as found:
         assert found == expected
-    assert server.n_most <= transfers.N_TRANSFERS
+    assert server.n_most <= fetcher.N_TRANSFERS
     with fetched(listing, tmp_path, []) as found:
         assert found == []
 
@@ -433,7 +433,7 @@ def test_an_object_that_has_changed_is_read_as_it_is_now(store, tmp_path, n_byte
 def test_an_object_that_is_too_large_fails_before_it_is_here(store, server, tmp_path, monkeypatch):
     listing, expected = images_in_bucket(store, 5)
     store.put({"001.jpg": os.urandom(1 << 20)})
-    monkeypatch.setattr(transfers, "LARGEST_OBJECT", 1003)
+    monkeypatch.setattr(fetcher, "LARGEST_OBJECT", 1003)
     with fetched(listing, tmp_path) as found:
         assert found[0] == expected[0]
         assert found[1] == f"the object has {1 << 20} bytes or more; allowed: 1003"
@@ -447,7 +447,7 @@ def test_a_disk_that_is_full_ends_the_run(store, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(transfers.os, "stat", full)
+    monkeypatch.setattr(fetcher.os, "stat", full)
     with pytest.raises(SourceError, match=r"cannot write .*No space left"), fetched(listing, tmp_path):
         pass
 

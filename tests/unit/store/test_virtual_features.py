@@ -648,8 +648,8 @@ def test_how_paths_are_recorded(source, output, expected):
 
 def test_a_copy_that_no_memory_holds_is_refused(pristine, monkeypatch):
     with FeatureFile(pristine / "merged.h5") as file:
-        monkeypatch.setattr("sppfeat.config.memory._FINE_NBYTES", 0)
-        monkeypatch.setattr("sppfeat.config.memory.available_nbytes", lambda: 4 * D * (N - 1))
+        monkeypatch.setattr("sppfeat.config.machine._FINE_NBYTES", 0)
+        monkeypatch.setattr("sppfeat.config.machine.available_nbytes", lambda: 4 * D * (N - 1))
         with pytest.raises(ConfigError, match=r"merged\.h5': these rows are a copy"):
             np.asarray(file.features)
         assert file.features[4:8].shape == (4, D)  # of one source

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sppfeat.config.checks import check_choice
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import PRECISIONS, BackboneSpec, DescriptorSpec, InputSpec
+from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 
 __all__ = ["ExtractConfig", "config_differences"]

@@ -14,7 +14,7 @@ from sppfeat.analysis.probe.settings import ProbeSettings
 from sppfeat.analysis.search.neighbours import nearest_rows
 from sppfeat.analysis.show.distributions import measure_norms
 from sppfeat.analysis.show.embedding import embed_rows
-from sppfeat.config.memory import available_nbytes
+from sppfeat.config.machine import available_nbytes
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.verify import verify_file
@@ -23,7 +23,7 @@ PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 REPEATED = """
 import resource
 import numpy as np
-from sppfeat.config.memory import keep_freed_memory
+from sppfeat.config.machine import keep_freed_memory
 
 if {keeps}:
     assert keep_freed_memory()
@@ -52,19 +52,19 @@ def test_memory_that_was_freed_is_not_fetched_from_the_system_again(keeps):
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    from sppfeat.config import memory
+    from sppfeat.config import machine
 
-    monkeypatch.setattr(memory, "_has_glibc", lambda: False)
-    monkeypatch.setattr(memory, "ctypes", None)
-    assert not memory.keep_freed_memory()
-    memory.return_freed_memory()
+    monkeypatch.setattr(machine, "_has_glibc", lambda: False)
+    monkeypatch.setattr(machine, "ctypes", None)
+    assert not machine.keep_freed_memory()
+    machine.return_freed_memory()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for the GNU C library")
 def test_what_lies_between_longer_lived_pieces_is_given_back():
     code = """
 import numpy as np
-from sppfeat.config.memory import keep_freed_memory, return_freed_memory
+from sppfeat.config.machine import keep_freed_memory, return_freed_memory
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -139,8 +139,8 @@ def test_memory_is_what_control_groups_leave(tmp_path, groups, files, nbytes):
 
 def test_a_copy_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
     with FeatureFile(image_file(tmp_path / "f.h5", [0, 1] * 10)) as file:
-        monkeypatch.setattr("sppfeat.config.memory._FINE_NBYTES", 0)
-        monkeypatch.setattr("sppfeat.config.memory.available_nbytes", lambda: file.dimension * file.n_rows)
+        monkeypatch.setattr("sppfeat.config.machine._FINE_NBYTES", 0)
+        monkeypatch.setattr("sppfeat.config.machine.available_nbytes", lambda: file.dimension * file.n_rows)
         with pytest.raises(ConfigError, match=r"copy of .* GB, .*iter_batches"):
             file.to_sklearn(rows="::2")
         assert sum(len(x) for x, _ in file.iter_batches(2, rows="::2")) == 10
