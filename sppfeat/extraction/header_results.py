@@ -9,8 +9,8 @@ import numpy.typing as npt
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ImageError
+from sppfeat.extraction.chunks import Window
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.size_windows import Window
 from sppfeat.store.schema import Status, scale_sides, whole_image_boxes
 from sppfeat.store.writer import BoxAudit, PartWriter
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from sppfeat.config.machine import return_freed_memory
 from sppfeat.decoding import Decoder
+from sppfeat.extraction.batch_describer import describe_plan
+from sppfeat.extraction.chunks import Learning, windows
 from sppfeat.extraction.header_results import refuse_unreadable, settle
 from sppfeat.extraction.parts import Work
 from sppfeat.extraction.pipeline import Progress, run_pipeline
 from sppfeat.extraction.plan import schedule
-from sppfeat.extraction.requests import describe_plan
+from sppfeat.extraction.row_sink import FailFast
 from sppfeat.extraction.setup import Equipment
-from sppfeat.extraction.sinks import FailFast
-from sppfeat.extraction.size_windows import Learning, windows
 from sppfeat.store.writer import FeatureWriter
 
 __all__ = ["fill"]

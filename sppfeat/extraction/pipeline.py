@@ -14,8 +14,8 @@ import numpy.typing as npt
 from sppfeat.decoding import Decoded, Decoder, DecodeTask
 from sppfeat.errors import DeviceMemoryError
 from sppfeat.extraction.plan import Batch, Plan
+from sppfeat.extraction.row_sink import RowBlock, Sink
 from sppfeat.extraction.row_writing import RowWriting
-from sppfeat.extraction.sinks import RowBlock, Sink
 from sppfeat.files.byte_ranges import Place
 
 __all__ = ["Describe", "Places", "Progress", "run_pipeline"]

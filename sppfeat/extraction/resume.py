@@ -15,7 +15,7 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
 from sppfeat.extraction.plan import Plan, input_sizes
 from sppfeat.extraction.row_planner import RowPlanner
-from sppfeat.extraction.sinks import Sink
+from sppfeat.extraction.row_sink import Sink
 from sppfeat.extraction.sizes import FoundSizes
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing, Storage

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.extraction.plan import Batch
-from sppfeat.extraction.sinks import RowBlock, Sink
+from sppfeat.extraction.row_sink import RowBlock, Sink
 
 __all__ = ["RowWriting"]
 

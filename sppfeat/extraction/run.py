@@ -11,6 +11,7 @@ import numpy as np
 
 from sppfeat.config.request import ExtractRequest, PlanSummary
 from sppfeat.decoding import Decoder
+from sppfeat.extraction.batch_describer import describe_plan
 from sppfeat.extraction.header_results import refuse_unreadable
 from sppfeat.extraction.mean_norm import estimate_factors
 from sppfeat.extraction.outcome import Outcome, outcome_of
@@ -19,8 +20,7 @@ from sppfeat.extraction.part_run import fill
 from sppfeat.extraction.parts import Work, find_work, only_own_shard
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.plan_summary import RunState, summarise_plan
-from sppfeat.extraction.requests import describe_plan
+from sppfeat.extraction.report import RunState, summarise_plan
 from sppfeat.extraction.resources import Means, gather_means, note_plan
 from sppfeat.extraction.resume import copy_rows, with_sizes
 from sppfeat.extraction.setup import Equipment

@@ -18,7 +18,7 @@ from sppfeat.extraction.output import Lock, lock_output, output_here
 from sppfeat.extraction.parts import find_work, part_of, plan_inputs
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.plan_summary import RunState, summarise_plan
+from sppfeat.extraction.report import RunState, summarise_plan
 from sppfeat.extraction.resources import Means, gather_means, note_plan
 from sppfeat.extraction.run import Extraction, planned
 from sppfeat.extraction.setup import Equipment

@@ -97,8 +97,8 @@ def test_an_outage_leaves_images_to_the_same_command(folder, store, tmp_path):
 
 
 def test_an_outage_in_the_midst(folder, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("sppfeat.extraction.size_windows._FIRST_IMAGES", 4)
-    monkeypatch.setattr("sppfeat.extraction.size_windows._MOST_FETCHED", 4)
+    monkeypatch.setattr("sppfeat.extraction.chunks._FIRST_IMAGES", 4)
+    monkeypatch.setattr("sppfeat.extraction.chunks._MOST_FETCHED", 4)
     fault = Fault("drop", times=0)
     store.server.faults = [fault]
     store.server.on_request = lambda line: "class1/" in line and setattr(fault, "times", float("inf"))

@@ -25,11 +25,11 @@ from sppfeat.errors import SppfeatError, StoreError
 from sppfeat.extraction.outcome import Outcome, outcome_of
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.plan_summary import RunState, summarise_plan
 from sppfeat.extraction.ray.actor import ATTEMPTS_SUFFIX, FillParts, Job, PartReport, Witnesses
 from sppfeat.extraction.ray.cluster import Actors, choose_actors, nodes_of
 from sppfeat.extraction.ray.part_files import PartFiles, leads_to_parts, part_pattern, parts_folder
 from sppfeat.extraction.ray.reports import read_reports
+from sppfeat.extraction.report import RunState, summarise_plan
 from sppfeat.extraction.resources import Means
 from sppfeat.extraction.setup import Equipment
 from sppfeat.files.byte_ranges import Place

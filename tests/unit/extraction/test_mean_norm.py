@@ -16,7 +16,7 @@ from sppfeat.errors import ConfigError, ImageError, StoreError
 from sppfeat.extraction.mean_norm import estimate_factors, factors_of_file, sample_plan
 from sppfeat.extraction.plan import make_plan
 from sppfeat.extraction.regions import choose_scales
-from sppfeat.extraction.sinks import RowBlock
+from sppfeat.extraction.row_sink import RowBlock
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 from sppfeat.store.layout import Provenance, create_file

@@ -12,7 +12,7 @@ from sppfeat.decoding import Decoded, DecodeTask
 from sppfeat.errors import DeviceMemoryError, ImageError
 from sppfeat.extraction.pipeline import run_pipeline
 from sppfeat.extraction.plan import schedule
-from sppfeat.extraction.sinks import FailFast, RowBlock
+from sppfeat.extraction.row_sink import FailFast, RowBlock
 
 N = 12
 

@@ -5,8 +5,8 @@ import pytest
 
 from sppfeat.extraction import row_writing
 from sppfeat.extraction.plan import Batch
+from sppfeat.extraction.row_sink import RowBlock
 from sppfeat.extraction.row_writing import RowWriting
-from sppfeat.extraction.sinks import RowBlock
 
 
 class Record:

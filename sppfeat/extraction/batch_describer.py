@@ -12,7 +12,7 @@ from sppfeat.extraction.describe import Describer, RegionRequest
 from sppfeat.extraction.pipeline import Describe
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.regions import Projector
-from sppfeat.extraction.sinks import RowBlock
+from sppfeat.extraction.row_sink import RowBlock
 from sppfeat.store.schema import RowAudit
 from sppfeat.store.tables import RowBoxes
 

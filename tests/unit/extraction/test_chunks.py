@@ -15,7 +15,7 @@ import sppfeat
 from sppfeat.config.request import BoxChoice, DescriptorChoice
 from sppfeat.config.specs import InputSpec, RunOptions
 from sppfeat.errors import ImageError, StoreError
-from sppfeat.extraction import size_windows as windows
+from sppfeat.extraction import chunks
 from sppfeat.extraction.run import prepare
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.paths import PathTable
@@ -27,9 +27,9 @@ N = 23
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
-    monkeypatch.setattr(windows, "_FIRST_IMAGES", 2)
-    monkeypatch.setattr(windows, "_MOST_LOCAL", 7)
-    monkeypatch.setattr(windows, "_MOST_FETCHED", 5)
+    monkeypatch.setattr(chunks, "_FIRST_IMAGES", 2)
+    monkeypatch.setattr(chunks, "_MOST_LOCAL", 7)
+    monkeypatch.setattr(chunks, "_MOST_FETCHED", 5)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_images_that_are_far_away_are_fetched_ahead_and_let_go(folder, tmp_path,
 def test_windows_hold_no_more_bytes_than_fit_but_one_image_at_least(folder, tmp_path, far_away, monkeypatch):
     for nbytes, most in ((400, 2), (2000, 1)):
         far_away.nbytes_each, far_away.most_held = nbytes, 0
-        monkeypatch.setattr(windows, "_MOST_FETCHED_NBYTES", 1000)
+        monkeypatch.setattr(chunks, "_MOST_FETCHED_NBYTES", 1000)
         extract([folder], tmp_path / f"{nbytes}.h5")
         assert far_away.most_held == 2 * most  # and as many of the next window
     assert far_away.n_cancelled == 0
