@@ -7,12 +7,12 @@ import h5py
 import numpy as np
 from box_rows import plan_of as plan_of_boxes
 from box_rows import rows_of
-from feature_files import BLOCKS, DIMENSION, config, plan_of
+from feature_files import BLOCKS, CHANNELS, DIMENSION, LAYERS, LEVELS, config, plan_of
 
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import InputSpec
 from sppfeat.store.layout import create_file
-from sppfeat.store.schema import Status
+from sppfeat.store.schema import Status, column_blocks
 
 
 def separable(labels, *, seed=0, noise=1.0):
@@ -25,14 +25,23 @@ def separable(labels, *, seed=0, noise=1.0):
 
 
 def image_file(
-    path: Path, labels, *, classes=None, features=None, dtype="float32", root=b"/data", **descriptor
+    path: Path,
+    labels,
+    *,
+    classes=None,
+    features=None,
+    channels=CHANNELS,
+    dtype="float32",
+    root=b"/data",
+    **descriptor,
 ):
     """A file of whole images, all done; ``descriptor`` changes settings."""
     if classes is None:
         classes = [f"c{i}".encode() for i in range(max(labels, default=-1) + 1)]
     paths = [b"%d.jpg" % i for i in range(len(labels))]
+    blocks = column_blocks(LAYERS, channels, LEVELS)
     create_file(
-        path, plan_of(paths, labels=labels, classes=classes, root=root), _config(dtype, descriptor), BLOCKS
+        path, plan_of(paths, labels=labels, classes=classes, root=root), _config(dtype, descriptor), blocks
     )
     _fill(path, separable(labels) if features is None else features)
     return path

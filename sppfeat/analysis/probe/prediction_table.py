@@ -42,7 +42,8 @@ def write_predictions(
     The columns are ``row``, ``path``, ``image_id`` where the inputs named their images, with boxes ``x0, y0, x1, y1``,
     ``label`` (empty where there is none), ``predicted``, ``score`` (the decision value of what was predicted), and, if
     they are wanted, ``score:CLASS`` for each class. Names are the bytes that they are in the file; lines end with
-    ``\n``.
+    ``\n``. Scores are printed with the digits to which :func:`~sppfeat.analysis.probe.prediction.predict` rounds
+    them: at most 7, as many as single precision tells apart.
 
     Args:
         target: where to write.

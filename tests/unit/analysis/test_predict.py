@@ -128,6 +128,27 @@ def test_boxes_of_a_part_of_the_columns_in_small_blocks(tmp_path, monkeypatch):
         assert line["predicted"] == ("c1" if float(line["score:c1"]) > 0 else "c0")
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_digits_hang_on_neither_blocks_nor_threads(tmp_path, monkeypatch, n_classes):
+    threadpoolctl = pytest.importorskip("threadpoolctl")  # scikit-learn needs it, too
+    rng = np.random.default_rng(n_classes)
+    labels = [i % n_classes for i in range(90)]
+    # As long as real ones, and far from norm 1: sums in float32 differ in the printed digits.
+    features = (100 * rng.standard_normal((90, 5 * 384))).astype(np.float32)
+    path = image_file(tmp_path / "f.h5", labels, features=features, channels=(256, 128))
+    saved = run("probe", path, "-q", "--rows", "0:60", "--save", tmp_path / "m.skops")
+    assert saved.exit_code == 0, saved.output
+    tables = set()
+    for n_rows in [90, 1, *rng.integers(2, 90, 6)]:
+        monkeypatch.setattr("sppfeat.analysis.probe.prediction._BLOCK_NBYTES", 8 * 1920 * int(n_rows))
+        for n_threads in (1, 2):
+            with threadpoolctl.threadpool_limits(n_threads):
+                tables.add(run("predict", tmp_path / "m.skops", path, "-q", "--scores").stdout)
+    (table,) = tables
+    scores = [line["score:c0"] for line in lines_of(table.encode())]
+    assert max(len(score.lstrip("-0.").replace(".", "")) for score in scores) in (6, 7)
+
+
 def test_a_classifier_survives_its_file(features, tmp_path):
     with FeatureFile(features) as file:
         fitted = fit_classifier(file.select(), ProbeSettings())
