@@ -15,18 +15,12 @@ from PIL import Image
 from torch import nn
 
 from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.paths import StrPath
 from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.config.request import DescriptorChoice
-from sppfeat.config.specs import (
-    DEFAULT_BACKBONE,
-    DEFAULT_SIZE,
-    DescriptorSpec,
-    InputSpec,
-    RunOptions,
-    parse_levels,
-)
+from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, InputSpec, parse_levels
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError

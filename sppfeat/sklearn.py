@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.extras import import_extra
-from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, RunOptions
+from sppfeat.config.machine import import_extra
+from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec
 from sppfeat.extractor import Extractor
 from sppfeat.store.selection import select_columns
 

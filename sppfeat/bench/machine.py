@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sppfeat._version import __version__
-from sppfeat.config.cores import available_cores
+from sppfeat.config.machine import available_cores
 from sppfeat.extraction.describe import device_name
 
 __all__ = ["Machine", "describe_machine", "synchronizer"]

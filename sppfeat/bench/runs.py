@@ -19,8 +19,9 @@ from sppfeat.bench.scratch import temporary_folder
 from sppfeat.bench.settings import RunsWork, Subject
 from sppfeat.bench.stages import STAGES, Stages, find_bound
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import ExtractRequest
-from sppfeat.config.specs import InputSpec, RunOptions
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ImageError
 from sppfeat.extraction.configure import load_choice
 from sppfeat.extraction.describe import Describer

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
-from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_SIZE, RunOptions
+from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_SIZE
 
 __all__ = [
     "BOXES_COUNT",
@@ -145,7 +146,7 @@ class RunsWork:
         inputs: as of an extraction; none for synthetic photographs.
         n_images: the most images, evenly from all.
         size: short side of the network input, or None for the images' own.
-        batch_size, workers: see :class:`sppfeat.config.specs.RunOptions`.
+        batch_size, workers: see :class:`sppfeat.config.distribution.RunOptions`.
         seed: of the synthetic photographs.
         repetitions: measurements of each.
     """

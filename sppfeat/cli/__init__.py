@@ -15,7 +15,7 @@ from sppfeat.cli.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
 from sppfeat.cli.lazy_group import LazyGroup
 from sppfeat.cli.output import say
 from sppfeat.cli.signals import stop_on_signals
-from sppfeat.config.cores import available_cores, visible_cores
+from sppfeat.config.machine import available_cores, visible_cores
 from sppfeat.errors import ConfigError, SppfeatError
 
 __all__ = ["main"]

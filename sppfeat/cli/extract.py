@@ -35,6 +35,7 @@ from sppfeat.cli.progress import Bar, prepared
 from sppfeat.cli.ray_options import ray_choice, ray_options
 from sppfeat.cli.shards import NBYTES, SHARD
 from sppfeat.cli.signals import Stop, stop_on_signals
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import HEADER_MODES, DescriptorChoice, ExtractRequest
 from sppfeat.config.specs import (
     DECODE_MODES,
@@ -49,7 +50,6 @@ from sppfeat.config.specs import (
     NORMALIZATIONS,
     DescriptorSpec,
     InputSpec,
-    RunOptions,
 )
 
 if TYPE_CHECKING:

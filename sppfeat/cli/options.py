@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from sppfeat.analysis.choices import DEFAULT_METRIC, METRICS
 from sppfeat.cli.completion import complete_backbones, complete_weights
 from sppfeat.cli.output import joined_numbers
+from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import (
@@ -19,8 +20,6 @@ from sppfeat.config.specs import (
     POOL_MODES,
     PRECISIONS,
     DescriptorSpec,
-    RunOptions,
-    parse_device,
     parse_levels,
 )
 from sppfeat.errors import ConfigError

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from sppfeat.cli.options import NumberRange, is_given, option, together
-from sppfeat.config.engines import ENGINES, MERGES, RayOptions
+from sppfeat.config.distribution import ENGINES, MERGES, RayOptions
 from sppfeat.errors import ConfigError
 
 __all__ = ["ray_choice", "ray_options"]

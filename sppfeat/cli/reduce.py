@@ -19,8 +19,7 @@ from sppfeat.cli.options import (
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options
-from sppfeat.config.reduction import REDUCED_NORMALIZATIONS, REDUCTIONS, ReductionSpec
-from sppfeat.config.specs import DTYPES, DescriptorSpec
+from sppfeat.config.specs import DTYPES, REDUCED_NORMALIZATIONS, REDUCTIONS, DescriptorSpec, ReductionSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 

@@ -3,7 +3,7 @@
 import re
 
 from sppfeat.cli.options import Parsed
-from sppfeat.config.ranks import parse_shard
+from sppfeat.config.distribution import parse_shard
 
 __all__ = ["NBYTES", "SHARD"]
 

@@ -1,12 +1,116 @@
-"""One shard of a run: the number a process is given, and the images and rows its file records."""
+"""The distribution of a run's work: over a device and its processes, over shards, over the actors of a Ray cluster."""
 
 import dataclasses
 import json
+import math
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS, check_choice, set_fields, whole_number
 from sppfeat.errors import ConfigError
 
-__all__ = ["Shard", "ShardChoice"]
+__all__ = [
+    "ENGINES",
+    "MERGES",
+    "Rank",
+    "RayOptions",
+    "RunOptions",
+    "Shard",
+    "ShardChoice",
+    "parse_device",
+    "parse_shard",
+    "rank_of_environment",
+]
+
+ENGINES = ("local", "ray")
+MERGES = ("virtual", "copy")
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def parse_device(device: str) -> str:
+    """Return ``device`` if it is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", device):
+        raise ConfigError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:N, mps")
+    return device
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How the work is done; nothing here changes a descriptor.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        batch_size: images per batch, or None to choose by pixels and device.
+        workers: processes that decode, 0 for none (decode in this process), or None to choose.
+        max_decode_pixels: an image of more pixels fails, undecoded.
+        compile: have torch compile the network.
+        local_rank: number of this process among those that share the work on this machine, from 0: with ``auto`` it
+            takes the device of that number.
+        n_local: how many these are; they share the cores.
+    """
+
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    max_decode_pixels: int = DEFAULT_MAX_DECODE_PIXELS
+    compile: bool = False
+    local_rank: int = 0
+    n_local: int = 1
+
+    def __post_init__(self) -> None:
+        parse_device(self.device)
+        if self.batch_size is not None:
+            set_fields(self, batch_size=whole_number("batch-size", self.batch_size, 1, unit=", or auto"))
+        if self.workers is not None:
+            set_fields(self, workers=whole_number("workers", self.workers, 0, unit=", or auto"))
+        limit = whole_number("max-decode-pixels", self.max_decode_pixels, 1)
+        set_fields(self, max_decode_pixels=limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """How Ray does the work; nothing here changes a descriptor.
+
+    Attributes:
+        address: of a running cluster, as ``ray.init`` takes it; None: what ``RAY_ADDRESS`` says, and without that a
+            Ray of this machine, for this run.
+        actors: how many processes, each with a network of its own; None: as many as the cluster has devices for.
+        gpus_per_actor: 0 to 1, so that several may share a device; None: 1 where there are GPUs.
+        cpus_per_actor: cores; None: as many as there are for each.
+        merge: what the output is in the end: ``virtual``: it leads to the descriptors, which stay in the files of the
+            parts; ``copy``: it has them itself.
+    """
+
+    address: str | None = None
+    actors: int | None = None
+    gpus_per_actor: float | None = None
+    cpus_per_actor: int | None = None
+    merge: str = "virtual"
+
+    def __post_init__(self) -> None:
+        check_choice("merge", self.merge, MERGES)
+        if self.address is not None and (not self.address.strip() or self.address.startswith("ray://")):
+            raise ConfigError(
+                f"ray-address is {self.address!r}; allowed: HOST:PORT, auto or local; for ray:// run the command on a "
+                "machine of the cluster, which has to see the files anyway"
+            )
+        if self.actors is not None:
+            set_fields(self, actors=whole_number("actors", self.actors, 1))
+        if self.cpus_per_actor is not None:
+            set_fields(self, cpus_per_actor=whole_number("cpus-per-actor", self.cpus_per_actor, 1))
+        gpus = self.gpus_per_actor
+        if gpus is not None and not (math.isfinite(gpus) and 0 <= gpus <= 1):
+            raise ConfigError(
+                f"gpus-per-actor is {gpus}; allowed: 0 to 1, such as 0.5 for two actors on a device"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,3 +191,85 @@ class Shard:
             return cls(**json.loads(text))
         except (ValueError, TypeError, RecursionError) as error:
             raise ConfigError(f"not the record of a shard: {error}") from error
+
+
+class Rank(NamedTuple):
+    """One of several processes that share a work.
+
+    Attributes:
+        shard: what it is to do.
+        local_index: its number among those on its machine, from 0; which device it takes.
+        n_local: how many these are; they share the cores.
+    """
+
+    shard: ShardChoice
+    local_index: int = 0
+    n_local: int = 1
+
+
+def parse_shard(text: str) -> Rank:
+    """The shard that a text such as ``3/16`` means, or the one that the environment says for ``auto``.
+
+    Raises:
+        ConfigError: it means none.
+    """
+    if text == "auto":
+        return rank_of_environment(os.environ)
+    index, slash, count = text.partition("/")
+    if not (slash and _NUMBER.fullmatch(index) and _NUMBER.fullmatch(count)):
+        raise ConfigError(f"{text!r} is no part of a whole; allowed: I/N, such as 3/16, or auto")
+    return Rank(ShardChoice(int(index), int(count)))
+
+
+def rank_of_environment(environment: Mapping[str, str]) -> Rank:
+    """The process that the environment says this is: one of torchrun's, or a task of srun's.
+
+    Raises:
+        ConfigError: nobody says so, or numbers that cannot be.
+    """
+    known = _Numbers(environment)
+    if known.has("RANK", "WORLD_SIZE"):  # torchrun
+        return Rank(
+            ShardChoice(known["RANK"] + 1, known["WORLD_SIZE"]),
+            known.get("LOCAL_RANK", 0),
+            known.get("LOCAL_WORLD_SIZE", 1),
+        )
+    if known.has("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):  # srun; a batch script itself has the first alone
+        local_index = known.get("SLURM_LOCALID", 0)
+        n_local = max(_tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "")), local_index + 1)
+        return Rank(
+            ShardChoice(known["SLURM_PROCID"] + 1, known["SLURM_STEP_NUM_TASKS"]), local_index, n_local
+        )
+    # Of an array the environment does not tell the whole: where some tasks are run again, it counts only these.
+    hint = "$SLURM_ARRAY_TASK_ID/N" if known.has("SLURM_ARRAY_TASK_ID") else "I/N"
+    raise ConfigError(
+        "--shard auto: neither torchrun (RANK, WORLD_SIZE) nor srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) is in the "
+        f"environment; allowed: --shard {hint}"
+    )
+
+
+class _Numbers:
+    """Whole numbers of the environment."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def has(self, *names: str) -> bool:
+        """Whether all of them are set."""
+        return all(self._environment.get(name) for name in names)
+
+    def __getitem__(self, name: str) -> int:
+        text = self._environment[name]
+        if not _NUMBER.fullmatch(text):
+            raise ConfigError(f"--shard auto: {name} is {text!r}; allowed: a whole number")
+        return int(text)
+
+    def get(self, name: str, default: int) -> int:
+        """Return a number, or what stands for it where it is not set."""
+        return self[name] if self.has(name) else default
+
+
+def _tasks_per_node(text: str) -> int:
+    """Return the most tasks of a node of a text such as ``4(x3),2``; 1 where it is not understood."""
+    numbers = [int(part.partition("(")[0]) for part in text.split(",") if _NUMBER.match(part)]
+    return max(numbers, default=1)

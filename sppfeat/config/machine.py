@@ -1,43 +1,79 @@
-"""How much memory this process may use, and what becomes of that which its arrays and tensors leave behind."""
+"""The cores, the memory and the optional packages that this process may use.
+
+Workers and ``--help`` import it: it needs nothing beyond the standard library.
+"""
 
 import ctypes
 import functools
+import importlib
 import math
 import mmap
 import os
 import platform
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from sppfeat.config.control_groups import read_limits
 from sppfeat.errors import ConfigError
 
-__all__ = ["available_nbytes", "check_copy", "drop_pages", "keep_freed_memory", "return_freed_memory"]
+__all__ = [
+    "available_cores",
+    "available_nbytes",
+    "check_copy",
+    "drop_pages",
+    "import_extra",
+    "keep_freed_memory",
+    "return_freed_memory",
+    "visible_cores",
+]
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER = -1
-_FINE_NBYTES = 1 << 29  # of a copy, of which nobody need be asked
+_UNCHECKED_NBYTES = 1 << 29  # a copy this small is made without looking at the limits
+
+
+def available_cores(root: Path = Path("/")) -> int:
+    """Cores that the system lets this process use, by its affinity and by the quotas of its control groups.
+
+    A container that may use two of 64 cores still sees all 64. A program that starts 64 threads there spends most
+    of its time throttled.
+
+    Args:
+        root: of the file system.
+    """
+    return max(1, math.ceil(min(visible_cores(), _core_quota(root))))
+
+
+def visible_cores() -> int:
+    """Cores in the affinity of this process: the number of threads that other libraries start."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_nbytes(root: Path = Path("/")) -> int:
-    """Bytes of memory that the system lets this process use: the machine's, or what its control groups leave of it.
+    """Bytes of memory that this process may use: those of the machine, or fewer where its control groups say so.
 
     Args:
         root: of the file system.
     """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = read_limits(root, "memory", unified="memory.max", legacy=("memory.limit_in_bytes",))
+    limits = _group_limits(root, "memory", unified="memory.max", legacy=("memory.limit_in_bytes",))
     return min([physical, *(int(words[0]) for words in limits if words and words[0].isdecimal())])
 
 
 def check_copy(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
-    """Refuse a copy of rows of a file that no memory can hold: the system would end the process.
+    """Refuse to copy more rows of a file than fit into memory: the system would kill the process.
+
+    Args:
+        path: of the file, for the message.
+        shape: of the copy.
+        itemsize: bytes of a value.
 
     Raises:
-        ConfigError: it is larger than :func:`available_nbytes`.
+        ConfigError: the copy is larger than :func:`available_nbytes`.
     """
     nbytes = math.prod(shape) * itemsize
-    if nbytes > _FINE_NBYTES and nbytes > (most := available_nbytes()):
+    if nbytes > _UNCHECKED_NBYTES and nbytes > (most := available_nbytes()):
         raise ConfigError(
             f"{str(path)!r}: these rows are a copy of {nbytes / 1e9:.1f} GB, allowed are {most / 1e9:.1f} GB: "
             "take them by iter_batches, or fewer rows or columns. Of one file X is no copy where all of it is asked "
@@ -46,24 +82,24 @@ def check_copy(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
 
 
 def drop_pages(mapped: mmap.mmap) -> None:
-    """Give back the memory that a mapped file was read into; what is read again comes from the disk.
+    """Release the pages of a mapped file; a later read fetches them from the disk again.
 
-    For whoever reads all of a large file once: the system counts these pages as memory of the process until it
-    needs them for something else.
+    Call it while reading a large file from end to end: the system counts these pages as memory of the process until
+    it needs them for something else.
     """
     if hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep what is freed and hand it out again, instead of giving it back to the system.
+    """Tell the C library to reuse freed memory instead of returning it to the system.
 
-    Each batch frees and needs hundreds of megabytes in large pieces. The GNU C library returns each such piece at
-    once, and the system clears the fresh one page by page: a quarter of the time of pooling thousands of boxes.
-    A switch of the whole process, for programs rather than for libraries.
+    Each batch allocates and frees hundreds of megabytes in large pieces. The GNU C library returns each such piece
+    at once, and the system clears the fresh one page by page, which took a quarter of the time of pooling thousands
+    of boxes. The switch affects the whole process, so programs call it rather than libraries.
 
     Returns:
-        Whether the C library has been told: False where it is another one.
+        True if the C library accepted the setting; False with any other C library than GNU's.
     """
     if not _has_glibc():
         return False
@@ -72,13 +108,86 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> None:
-    """Give back to the system what is free now.
+    """Return the memory that is free now to the system.
 
-    Batches of many shapes leave memory in pieces between what lives longer, such as the network's prepared
-    operations, and the next shape does not fit them: over 174 shapes that came to 700 MB.
+    Batches of many shapes leave gaps between longer-lived pieces, such as the network's prepared operations, and the
+    next shape does not fit into them: over 174 shapes that added up to 700 MB.
     """
     if _has_glibc():
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def import_extra(module: str, *, extra: str, purpose: str) -> Any:
+    """Import a module of a package that is not always installed.
+
+    Args:
+        module: its name, such as ``sklearn.svm``.
+        extra: the extra of this package that installs it: ``sppfeat[extra]``.
+        purpose: the feature that needs it; the message begins with it, so it is in lower case.
+
+    Returns:
+        The module.
+
+    Raises:
+        ConfigError: it is not installed, or cannot be loaded; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package
+        reason = "which is not installed" if missing else f"which cannot be loaded ({error})"
+        raise ConfigError(
+            f"{purpose} needs the package {package}, {reason}: pip install 'sppfeat[{extra}]'"
+        ) from error
+
+
+def _core_quota(root: Path) -> float:
+    """Cores in the narrowest quota of this process's control groups; infinity without any."""
+    limits = _group_limits(root, "cpu", unified="cpu.max", legacy=("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    return min(map(_ratio, limits), default=math.inf)
+
+
+def _ratio(quota_and_period: list[str]) -> float:
+    try:
+        quota, period = map(int, quota_and_period)
+    except ValueError:  # "max", or no such file
+        return math.inf
+    return quota / period if quota > 0 and period > 0 else math.inf
+
+
+def _group_limits(root: Path, controller: str, *, unified: str, legacy: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the words of a limit in each control group of this process, outermost first; none for a missing file.
+
+    Args:
+        root: of the file system.
+        controller: as version 1 names it.
+        unified: name of the limit's file in version 2.
+        legacy: names of its files in version 1, whose words are put together.
+    """
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if controllers == "":
+            folder, names = root / "sys/fs/cgroup", [unified]
+        elif controller in controllers.split(","):
+            folder, names = root / "sys/fs/cgroup" / controller, list(legacy)
+        else:
+            continue
+        for group in _groups(folder, path):
+            yield " ".join(_text(group / name) for name in names).split()
+
+
+def _groups(mount: Path, path: str) -> list[Path]:
+    """Folders of a group and of its ancestors; a container may see its own group as the outermost one."""
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    return [mount.joinpath(*parts[:n]) for n in range(len(parts) + 1)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 @functools.cache

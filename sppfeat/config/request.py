@@ -4,13 +4,11 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sppfeat.config.distribution import ShardChoice
-from sppfeat.config.engines import RayOptions
+from sppfeat.config.distribution import RayOptions, RunOptions, ShardChoice
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.paths import StrPath
 from sppfeat.config.regions import RegionSpec
-from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_LEVELS, DescriptorSpec, InputSpec, RunOptions
-from sppfeat.config.values import check_choice
+from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_LEVELS, DescriptorSpec, InputSpec
+from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import ConfigError
 
 __all__ = [

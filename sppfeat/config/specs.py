@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.config.values import check_choice, distinct_names, set_fields, three_numbers, whole_number
 from sppfeat.errors import ConfigError
 
@@ -28,12 +27,13 @@ __all__ = [
     "NORMALIZATIONS",
     "POOL_MODES",
     "PRECISIONS",
+    "REDUCED_NORMALIZATIONS",
+    "REDUCTIONS",
     "WINDOWS",
     "BackboneSpec",
     "DescriptorSpec",
     "InputSpec",
-    "RunOptions",
-    "parse_device",
+    "ReductionSpec",
     "parse_levels",
     "parse_normalize",
 ]
@@ -45,6 +45,8 @@ DTYPES = ("float32", "float16")
 EXIF_MODES = ("apply", "ignore")
 DECODE_MODES = ("exact", "fast")
 NONFINITE = ("fail", "keep")
+REDUCTIONS = ("pca", "random")
+REDUCED_NORMALIZATIONS = ("none", "l2")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 HEADS = ("fc6", "fc7")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -57,6 +59,7 @@ DEFAULT_BOX_SIZE = 688  # of the paper's detection with a single scale, section 
 DEFAULT_MAX_PIXELS = 4_000_000
 MAX_ROUND_TO = 1024  # pixels: beyond that hardly an aspect ratio is left
 _MAX_LEVEL = 64  # 64 x 64 bins of 2048 channels are 32 MB per descriptor: more is a typing error
+_MAX_REDUCTION_SEED = 2**32 - 1  # of scikit-learn
 _MAX_SIDE = 65_535  # the largest side that JPEG can hold
 
 
@@ -81,17 +84,6 @@ def parse_levels(levels: str | Iterable[int]) -> tuple[int, ...]:
     if len(set(parsed)) != len(parsed):
         raise ConfigError(f"levels are {levels!r}; each level can be given once")
     return parsed
-
-
-def parse_device(device: str) -> str:
-    """Return ``device`` if it is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-
-    Raises:
-        ConfigError: it is none of these.
-    """
-    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", device):
-        raise ConfigError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:N, mps")
-    return device
 
 
 def parse_normalize(normalize: str) -> tuple[str, float | None]:
@@ -252,36 +244,47 @@ class DescriptorSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How the work is done; nothing here changes a descriptor.
+class ReductionSpec:
+    """How descriptors are reduced.
 
     Attributes:
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        batch_size: images per batch, or None to choose by pixels and device.
-        workers: processes that decode, 0 for none (decode in this process), or None to choose.
-        max_decode_pixels: an image of more pixels fails, undecoded.
-        compile: have torch compile the network.
-        local_rank: number of this process among those that share the work on this machine, from 0: with ``auto`` it
-            takes the device of that number.
-        n_local: how many these are; they share the cores.
+        method: ``pca``, principal components, or ``random``, a Gaussian random projection.
+        components: the dimension afterwards.
+        whiten: bring every component to variance 1; with ``pca`` alone.
+        normalize: of what comes out: ``none`` or ``l2``.
+        seed: of the order of rows, the randomised solver and the random projection.
+        layers, levels: what of the descriptors is taken; all where None.
+        fit_rows: conditions on the rows that it is fitted on; all that have a descriptor where empty.
     """
 
-    device: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    max_decode_pixels: int = DEFAULT_MAX_DECODE_PIXELS
-    compile: bool = False
-    local_rank: int = 0
-    n_local: int = 1
+    method: str = "pca"
+    components: int = 256
+    whiten: bool = False
+    normalize: str = "none"
+    seed: int = 0
+    layers: tuple[str, ...] | None = None
+    levels: tuple[int, ...] | None = None
+    fit_rows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        parse_device(self.device)
-        if self.batch_size is not None:
-            set_fields(self, batch_size=whole_number("batch-size", self.batch_size, 1, unit=", or auto"))
-        if self.workers is not None:
-            set_fields(self, workers=whole_number("workers", self.workers, 0, unit=", or auto"))
-        limit = whole_number("max-decode-pixels", self.max_decode_pixels, 1)
-        set_fields(self, max_decode_pixels=limit)
+        check_choice("method", self.method, REDUCTIONS)
+        check_choice("normalize", self.normalize, REDUCED_NORMALIZATIONS)
+        set_fields(self, components=whole_number("components", self.components, 1))
+        set_fields(self, seed=whole_number("seed", self.seed, 0, _MAX_REDUCTION_SEED))
+        if not isinstance(self.whiten, bool):
+            raise ConfigError(f"whiten is {self.whiten!r}; allowed: True, False")
+        if self.levels is not None:
+            set_fields(self, levels=parse_levels(self.levels))
+        for name in ("layers", "fit_rows"):
+            texts = getattr(self, name)
+            if texts is not None and not all(isinstance(text, str) for text in texts):
+                raise ConfigError(f"{name} are {texts!r}; allowed: texts")
+        if self.method == "random" and self.whiten:
+            raise ConfigError(
+                "whitening goes with pca; a random projection knows nothing of the rows' variance"
+            )
+        if self.method == "random" and self.fit_rows:
+            raise ConfigError("rows to fit on go with pca; a random projection is fitted on none")
 
 
 def _level(part: Any) -> int:

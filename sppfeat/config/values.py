@@ -1,20 +1,44 @@
-"""How settings are checked, and brought to the one type that they are compared and recorded in."""
+"""The types, limits and checks that settings share."""
 
 import math
 import operator
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from sppfeat.errors import ConfigError
 
-__all__ = ["check_choice", "distinct_names", "set_fields", "three_numbers", "whole_number"]
+__all__ = [
+    "DEFAULT_MAX_DECODE_PIXELS",
+    "MOST_WAYS",
+    "StrPath",
+    "check_choice",
+    "distinct_names",
+    "set_fields",
+    "three_numbers",
+    "whole_number",
+]
+
+StrPath: TypeAlias = str | os.PathLike[str]
+"""A file or folder as callers may name it."""
+
+DEFAULT_MAX_DECODE_PIXELS = 178_956_970
+"""Most pixels of an image; Pillow treats larger ones as decompression bombs."""
+
+MOST_WAYS = 100
+"""Most paths, through links, to one folder: ten folders with links to each other have millions without a cycle."""
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``choices``.
 
+    Args:
+        name: of the setting, for the message.
+        value: to check.
+        choices: allowed values.
+
     Raises:
-        ConfigError: it is not; the message names the setting, the value and the choices.
+        ConfigError: it is none of them; the message names the setting, the value and the choices.
     """
     if value not in choices:
         raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(choices)}")
@@ -22,13 +46,23 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
 
 
 def set_fields(spec: object, **values: Any) -> None:
-    """Put checked values into a frozen dataclass, in the one type that they are compared and recorded in."""
+    """Set fields of a frozen dataclass to their checked values, each in the one type used to compare and record it."""
     for name, value in values.items():
         object.__setattr__(spec, name, value)
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None, *, unit: str = "") -> int:
-    """``value`` as an int, if it is a whole number of any integer type and in range."""
+    """Return ``value`` as an int.
+
+    Args:
+        name: of the setting, for the message.
+        value: a whole number of any integer type, but no bool.
+        least, most: the range, both included; no upper limit where ``most`` is None.
+        unit: text behind the allowed range in the message.
+
+    Raises:
+        ConfigError: it is no whole number, or out of range.
+    """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -40,7 +74,15 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None, *, 
 
 
 def distinct_names(name: str, values: Any) -> tuple[str, ...]:
-    """The values as a tuple, if they are one or more texts, each once."""
+    """Return names as a tuple.
+
+    Args:
+        name: of the setting, for the message.
+        values: one or more texts, none of them empty, each once.
+
+    Raises:
+        ConfigError: there is none, one is given twice, or one is no text.
+    """
     listed = [] if isinstance(values, str) else list(values)
     if not listed or len(set(listed)) != len(listed) or not all(isinstance(v, str) and v for v in listed):
         raise ConfigError(f"{name} are {values!r}; allowed: one or more names, each once")
@@ -48,7 +90,15 @@ def distinct_names(name: str, values: Any) -> tuple[str, ...]:
 
 
 def three_numbers(name: str, values: Any) -> tuple[float, ...]:
-    """Three floats: 1 and 1.0 are the same setting and must give the same fingerprint."""
+    """Return three floats: 1 and 1.0 are the same setting and must have the same fingerprint.
+
+    Args:
+        name: of the setting, for the message.
+        values: three finite numbers, for R, G and B.
+
+    Raises:
+        ConfigError: they are not.
+    """
     try:
         numbers = tuple(float(value) for value in values)
     except (TypeError, ValueError, OverflowError):

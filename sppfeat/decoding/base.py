@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.files.byte_ranges import Place
 
 __all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder"]

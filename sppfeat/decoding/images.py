@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 
-from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.config.wording import one_line
 from sppfeat.decoding.image_guards import PILLOW, HeaderReader, check_precincts, check_scans, check_tiles
 from sppfeat.decoding.image_signatures import why_unidentified

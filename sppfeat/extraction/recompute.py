@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from sppfeat.boxes.coordinates import clip_boxes
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.decoding.images import decode_image
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction.configure import descriptor_blocks

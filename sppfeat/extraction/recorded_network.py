@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.errors import StoreError
 from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.store.reader import FeatureFile

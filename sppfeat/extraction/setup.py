@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from sppfeat.boxes.formats import BoxFile
-from sppfeat.config.cores import available_cores
 from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.machine import available_cores
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.specs import DescriptorSpec
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder

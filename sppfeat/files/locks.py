@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError, StoreError
 
 __all__ = ["OutputLock", "ShardLock", "check_new_file", "check_output", "is_being_written", "refuse_input"]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from sppfeat.config.limits import MOST_WAYS
+from sppfeat.config.values import MOST_WAYS
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable, natural_key

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from sppfeat.config.paths import StrPath
 from sppfeat.config.specs import BackboneSpec
+from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.networks import zoo
 from sppfeat.networks.folding import fold_batch_norm

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.errors import WeightsError
 from sppfeat.files.downloads import download
 from sppfeat.networks.bundled import BUNDLED, BUNDLED_FOLDER, BundledWeights

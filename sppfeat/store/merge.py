@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import first_few
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.locks import OutputLock, check_new_file

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import drop_pages
-from sppfeat.config.paths import StrPath
 from sppfeat.config.regions import RowFlag
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
 from sppfeat.files.paths import PathTable

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.reduction import ReductionSpec
+from sppfeat.config.specs import ReductionSpec
 from sppfeat.config.values import whole_number
 from sppfeat.errors import ConfigError, SppfeatError
 from sppfeat.store.schema import ColumnBlock, check_dimension

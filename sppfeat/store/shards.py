@@ -11,7 +11,7 @@ import numpy as np
 
 from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig, config_differences
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.locks import is_being_written

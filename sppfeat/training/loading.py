@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
-from sppfeat.config.limits import DEFAULT_MAX_DECODE_PIXELS
+from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.decoding.process import describe_exit
 from sppfeat.errors import DecoderError, ImageError

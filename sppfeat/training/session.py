@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sppfeat.config.cores import available_cores
+from sppfeat.config.machine import available_cores
 from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import SppfeatError
 from sppfeat.extraction.configure import load_choice

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sppfeat.config.paths import StrPath
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import DEFAULT_LEVELS, POOL_MODES, parse_levels
-from sppfeat.config.values import check_choice, set_fields, whole_number
+from sppfeat.config.values import StrPath, check_choice, set_fields, whole_number
 from sppfeat.errors import ConfigError
 
 __all__ = [

@@ -28,8 +28,9 @@ from PIL import Image, features
 
 import sppfeat
 from sppfeat.cli import main
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BoxChoice
-from sppfeat.config.specs import InputSpec, RunOptions
+from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError
 from sppfeat.files.image_names import IMAGE_SUFFIXES

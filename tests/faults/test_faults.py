@@ -27,8 +27,9 @@ from killing import TINY
 
 import sppfeat
 from sppfeat.cli import main
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
-from sppfeat.config.specs import InputSpec, RunOptions
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import DeviceMemoryError, ImageError, StoreError
 from sppfeat.extraction.describe import Describer
 from sppfeat.extraction.run import prepare

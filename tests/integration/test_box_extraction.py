@@ -27,9 +27,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 import sppfeat
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice
-from sppfeat.config.specs import InputSpec, RunOptions
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError, ConfigError, StoreError
 from sppfeat.extraction.recompute import recompute_rows
 from sppfeat.extraction.run import prepare

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sppfeat
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
-from sppfeat.config.specs import InputSpec, RunOptions
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.recompute import recompute_rows
 from sppfeat.extraction.run import prepare

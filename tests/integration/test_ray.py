@@ -26,9 +26,9 @@ from feature_files import plan_of
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.config.engines import RayOptions
+from sppfeat.config.distribution import RayOptions, RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice
-from sppfeat.config.specs import DescriptorSpec, InputSpec, RunOptions
+from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction.parts import plan_inputs
 from sppfeat.extraction.ray import actor as actor_module

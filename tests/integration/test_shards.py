@@ -16,9 +16,8 @@ from killing import TINY
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.config.distribution import ShardChoice
+from sppfeat.config.distribution import RunOptions, ShardChoice
 from sppfeat.config.request import BoxChoice, DescriptorChoice
-from sppfeat.config.specs import RunOptions
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.run import prepare
 from sppfeat.extraction.sized_parts import prepare_parts

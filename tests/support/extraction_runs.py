@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BackboneChoice, DescriptorChoice, ExtractRequest
-from sppfeat.config.specs import InputSpec, RunOptions
+from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.describe import Describer
 from sppfeat.extraction.run import prepare
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from sppfeat.analysis.export.contents import Contents, FormatWriter
 from sppfeat.analysis.export.formats import EXPORT_FORMATS, dtype_of, format_of, paths_of
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
 from sppfeat.files.atomic import whole_files, write_errors
 from sppfeat.files.locks import check_new_file

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.export.arrays import VECTORS, arrays_beside
 from sppfeat.analysis.export.contents import Contents
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError
 from sppfeat.store.mat73 import NamedArray, Vectors, matlab_text, write_mat73_file
 from sppfeat.store.selection.row_table import TextColumn

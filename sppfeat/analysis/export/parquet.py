@@ -5,7 +5,7 @@ from typing import Any, BinaryIO
 import numpy.typing as npt
 
 from sppfeat.analysis.export.contents import Contents
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 from sppfeat.store.selection.row_table import RowColumn, TextColumn
 
 __all__ = ["write_parquet"]

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 
 if TYPE_CHECKING:
     from sppfeat.store.selection.columns import ColumnSelection

@@ -15,7 +15,7 @@ from sppfeat.analysis.probe.labelled import labelled_rows
 from sppfeat.analysis.probe.pipeline_fitting import fit_pipeline
 from sppfeat.analysis.probe.row_digests import row_digests
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.atomic import replace_file

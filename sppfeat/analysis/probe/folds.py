@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.extras import import_extra
-from sppfeat.config.reduction import ReductionSpec
+from sppfeat.config.machine import import_extra
+from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.reduction import FitRecord, Reduction

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.reduce.fitting import fit_reduction
-from sppfeat.config.reduction import ReductionSpec
-from sppfeat.config.specs import DTYPES
+from sppfeat.config.specs import DTYPES, ReductionSpec
 from sppfeat.config.values import check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError

@@ -13,7 +13,7 @@ from sppfeat.analysis.show.figure import drawing, fit_page, new_figure
 from sppfeat.analysis.show.norms_picture import draw_norms
 from sppfeat.analysis.show.sizes_picture import draw_sizes
 from sppfeat.analysis.show.thumbnails import Thumbnail, encode_jpeg
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

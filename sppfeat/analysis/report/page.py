@@ -16,8 +16,8 @@ from sppfeat.analysis.show.embedding_picture import caption, mark_text
 from sppfeat.analysis.show.norms_picture import norms_text
 from sppfeat.analysis.show.number_texts import rounded
 from sppfeat.analysis.show.sizes_picture import sizes_text
-from sppfeat.config.extras import import_extra
-from sppfeat.config.paths import StrPath
+from sppfeat.config.machine import import_extra
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, escaped
 from sppfeat.errors import ConfigError
 from sppfeat.files.locks import check_new_file

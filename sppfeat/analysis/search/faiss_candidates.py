@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.search.bounds import RowPoints
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 
 __all__ = ["faiss_candidates", "load_faiss"]
 

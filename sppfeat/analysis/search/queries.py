@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.regions import RowFlag
-from sppfeat.config.specs import RunOptions
 from sppfeat.config.wording import one_line
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import BoxError, ConfigError, ImageError

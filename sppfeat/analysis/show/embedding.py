@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
 from sppfeat.analysis.described import check_described
 from sppfeat.analysis.show.sampling import draw_rows
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.store.selection import Selection

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.config.extras import import_extra
-from sppfeat.config.paths import StrPath
+from sppfeat.config.machine import import_extra
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import escaped
 from sppfeat.errors import ConfigError
 from sppfeat.files.atomic import replace_file

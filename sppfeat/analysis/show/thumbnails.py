@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from sppfeat.analysis.search.queries import Query
-from sppfeat.config.cores import available_cores
+from sppfeat.config.machine import available_cores
 from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError

@@ -7,8 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 
-from sppfeat.config.limits import MOST_WAYS
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import MOST_WAYS, StrPath
 from sppfeat.errors import BoxError
 from sppfeat.files.paths import natural_key
 

@@ -14,8 +14,7 @@ from sppfeat.boxes.formats.separated import read_csv, read_tsv
 from sppfeat.boxes.formats.voc import read_voc
 from sppfeat.boxes.formats.yolo import read_yolo
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.paths import StrPath
-from sppfeat.config.values import check_choice
+from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import BoxError
 
 __all__ = ["BoxFile", "read_boxes"]

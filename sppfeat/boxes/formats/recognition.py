@@ -10,7 +10,7 @@ from sppfeat.boxes.formats.conventions import FORMATS
 from sppfeat.boxes.formats.mat import MAT_MAGIC, MAT_V73_MAGIC
 from sppfeat.boxes.formats.numpy_files import NPY_MAGIC, ZIP_MAGIC
 from sppfeat.boxes.formats.yolo import CLASS_FILES
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import shorten
 from sppfeat.files.numbers import parse_number

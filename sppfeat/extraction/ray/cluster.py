@@ -9,9 +9,8 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sppfeat.config.cores import available_cores
-from sppfeat.config.engines import RayOptions
-from sppfeat.config.extras import import_extra
+from sppfeat.config.distribution import RayOptions
+from sppfeat.config.machine import available_cores, import_extra
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, EngineError
 
@@ -46,7 +45,7 @@ def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
     """Reach a cluster, or start a Ray on this machine that ends with the context.
 
     Args:
-        address: see :class:`sppfeat.config.engines.RayOptions`. Whoever is connected already stays so.
+        address: see :class:`sppfeat.config.distribution.RayOptions`. Whoever is connected already stays so.
         verbose: print what Ray and its workers say.
 
     Yields:

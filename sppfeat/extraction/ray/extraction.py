@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
-from sppfeat.config.engines import RayOptions
+from sppfeat.config.distribution import RayOptions
 from sppfeat.config.request import ExtractRequest, PlanSummary
 from sppfeat.config.wording import counted
 from sppfeat.errors import SppfeatError, StoreError

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sppfeat.config.engines import RayOptions
+from sppfeat.config.distribution import RayOptions
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.errors import SourceError, StoreError
 from sppfeat.files.atomic import layout_of, remove_leftovers, replace_file, replacement_of
 from sppfeat.files.locks import OutputLock

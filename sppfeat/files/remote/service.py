@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.remote.failures import judge
 from sppfeat.files.remote.retries import Patience, retried

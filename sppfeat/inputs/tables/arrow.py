@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables.arrow_columns import ColumnPart, find_arrow_columns

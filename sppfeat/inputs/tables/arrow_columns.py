@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError
 from sppfeat.files.columns import IMAGE_NAMES
 from sppfeat.inputs.tables.hugging_face import Features, read_features

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
 

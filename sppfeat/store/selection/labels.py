@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.paths import StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import BoxError, ConfigError, LabelError
 from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES

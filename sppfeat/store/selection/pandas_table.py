@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sppfeat.config.extras import import_extra
+from sppfeat.config.machine import import_extra
 from sppfeat.store.schema import Status
 from sppfeat.store.selection.row_table import RowColumn, TextColumn, row_table
 

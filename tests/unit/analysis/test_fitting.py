@@ -6,7 +6,7 @@ from feature_files import DIMENSION
 from reduced_files import HAVE, N, spectral, write_file
 
 from sppfeat.analysis.reduce import fitting
-from sppfeat.config.reduction import ReductionSpec
+from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 

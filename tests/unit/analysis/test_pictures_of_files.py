@@ -24,7 +24,7 @@ from sppfeat.analysis.show.sampling import draw_classes, draw_rows, draw_stratif
 from sppfeat.analysis.show.sizes_picture import sizes_figure
 from sppfeat.analysis.show.thumbnails import Pictured, pictures_of_rows, read_thumbnails
 from sppfeat.cli import main
-from sppfeat.config.reduction import ReductionSpec
+from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 

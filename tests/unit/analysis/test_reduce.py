@@ -340,7 +340,7 @@ def test_a_process_that_is_killed_leaves_no_output(source, tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from sppfeat.store.writer import FeatureWriter; from sppfeat.analysis.reduce.reduce import reduce_file\n"
-        "from sppfeat.config.reduction import ReductionSpec\n"
+        "from sppfeat.config.specs import ReductionSpec\n"
         "FeatureWriter.write_rows = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "reduce_file(Path(sys.argv[1]), Path(sys.argv[2]), ReductionSpec(method='random', components=2))"
     )

@@ -26,9 +26,8 @@ from sppfeat.analysis.report.provenance import describe_provenance
 from sppfeat.analysis.report.settings import describe_settings
 from sppfeat.cli import main
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.reduction import ReductionSpec
 from sppfeat.config.regions import RegionSpec
-from sppfeat.config.specs import DescriptorSpec, InputSpec
+from sppfeat.config.specs import DescriptorSpec, InputSpec, ReductionSpec
 from sppfeat.store.layout import create_file
 from sppfeat.store.merge import merge_shards
 from sppfeat.store.reader import FeatureFile

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.config.regions import (
     BOX_COORDS,
@@ -27,8 +28,6 @@ from sppfeat.config.specs import (
     BackboneSpec,
     DescriptorSpec,
     InputSpec,
-    RunOptions,
-    parse_device,
     parse_levels,
     parse_normalize,
 )

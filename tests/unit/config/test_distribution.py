@@ -2,8 +2,7 @@
 
 import pytest
 
-from sppfeat.config.distribution import ShardChoice
-from sppfeat.config.ranks import Rank, parse_shard, rank_of_environment
+from sppfeat.config.distribution import Rank, ShardChoice, parse_shard, rank_of_environment
 from sppfeat.errors import ConfigError
 
 SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}

@@ -1,3 +1,5 @@
+"""The cores and the memory of a machine as this process may use them."""
+
 import os
 import platform
 import subprocess
@@ -14,11 +16,12 @@ from sppfeat.analysis.probe.settings import ProbeSettings
 from sppfeat.analysis.search.neighbours import nearest_rows
 from sppfeat.analysis.show.distributions import measure_norms
 from sppfeat.analysis.show.embedding import embed_rows
-from sppfeat.config.machine import available_nbytes
+from sppfeat.config.machine import available_cores, available_nbytes
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.verify import verify_file
 
+AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 REPEATED = """
 import resource
@@ -37,6 +40,55 @@ for _ in range(3):
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(faults)
 """
+
+
+@pytest.fixture
+def many_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+
+
+def system(tmp_path, groups: str, files: dict[str, str]):
+    for name, text in {"proc/self/cgroup": groups, **files}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def test_without_control_groups_it_is_the_affinity(tmp_path):
+    assert available_cores(tmp_path) == AFFINITY
+
+
+@pytest.mark.usefixtures("many_cores")
+@pytest.mark.parametrize(
+    ("groups", "files", "n_cores"),
+    [
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "5000 100000\n"}, 1),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000\n"}, 64),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "9900000 100000\n"}, 64),
+        (
+            "0::/a/b\n",
+            {"sys/fs/cgroup/a/cpu.max": "400000 100000", "sys/fs/cgroup/a/b/cpu.max": "max 100000"},
+            4,
+        ),
+        ("0::/../x\n", {"sys/fs/cgroup/cpu.max": "300000 100000\n"}, 3),
+        (
+            "4:cpuset:/\n3:cpu,cpuacct:/docker/1\n",
+            {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"},
+            2,
+        ),
+        (
+            "3:cpu,cpuacct:/\n",
+            {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"},
+            64,
+        ),
+        ("nonsense\n", {"sys/fs/cgroup/cpu.max": "?"}, 64),
+    ],
+)
+def test_quotas_of_control_groups(tmp_path, groups, files, n_cores):
+    assert available_cores(system(tmp_path, groups, files)) == n_cores
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for the GNU C library")
@@ -130,16 +182,12 @@ def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
     ],
 )
 def test_memory_is_what_control_groups_leave(tmp_path, groups, files, nbytes):
-    for name, text in {"proc/self/cgroup": groups, **files}.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert available_nbytes(tmp_path) == nbytes
+    assert available_nbytes(system(tmp_path, groups, files)) == nbytes
 
 
 def test_a_copy_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
     with FeatureFile(image_file(tmp_path / "f.h5", [0, 1] * 10)) as file:
-        monkeypatch.setattr("sppfeat.config.machine._FINE_NBYTES", 0)
+        monkeypatch.setattr("sppfeat.config.machine._UNCHECKED_NBYTES", 0)
         monkeypatch.setattr("sppfeat.config.machine.available_nbytes", lambda: file.dimension * file.n_rows)
         with pytest.raises(ConfigError, match=r"copy of .* GB, .*iter_batches"):
             file.to_sklearn(rows="::2")

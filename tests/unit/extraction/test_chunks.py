@@ -12,8 +12,9 @@ from conftest import write_image
 from extraction_runs import assert_same_contents, assert_same_file, contents, extract, request
 
 import sppfeat
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import BoxChoice, DescriptorChoice
-from sppfeat.config.specs import InputSpec, RunOptions
+from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction import chunks
 from sppfeat.extraction.run import prepare

@@ -32,7 +32,7 @@ import sppfeat
 from sppfeat.analysis.export import export_features
 from sppfeat.analysis.reduce.reduce import reduce_file
 from sppfeat.cli import main
-from sppfeat.config.reduction import ReductionSpec
+from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.sharding import ShardChoice
 from sppfeat.files.locks import OutputLock

@@ -23,7 +23,7 @@ from sppfeat.analysis.export import export_features
 from sppfeat.analysis.reduce.reduce import reduce_file
 from sppfeat.analysis.search.neighbours import nearest_rows
 from sppfeat.cli import main
-from sppfeat.config.reduction import ReductionSpec
+from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.resume import copy_rows
 from sppfeat.store.merge import merge_shards
@@ -648,7 +648,7 @@ def test_how_paths_are_recorded(source, output, expected):
 
 def test_a_copy_that_no_memory_holds_is_refused(pristine, monkeypatch):
     with FeatureFile(pristine / "merged.h5") as file:
-        monkeypatch.setattr("sppfeat.config.machine._FINE_NBYTES", 0)
+        monkeypatch.setattr("sppfeat.config.machine._UNCHECKED_NBYTES", 0)
         monkeypatch.setattr("sppfeat.config.machine.available_nbytes", lambda: 4 * D * (N - 1))
         with pytest.raises(ConfigError, match=r"merged\.h5': these rows are a copy"):
             np.asarray(file.features)
