@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sppfeat.bench.machine import Machine, describe_machine
+from sppfeat.bench.conditions import Machine, describe_machine
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.extraction.configure import descriptor_blocks
 from sppfeat.networks.backbones import Backbone

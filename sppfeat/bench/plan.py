@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from sppfeat.bench.machine import Machine, describe_machine
+from sppfeat.bench.conditions import Machine, describe_machine
 from sppfeat.bench.plan_stages import Measured, continue_file, plan_file
 from sppfeat.bench.scratch import temporary_folder
 from sppfeat.bench.settings import PlanWork

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align, roi_pool
 
 from sppfeat.bench.boxes import draw_boxes
-from sppfeat.bench.machine import Machine, describe_machine, synchronizer
+from sppfeat.bench.conditions import Machine, describe_machine, synchronizer
 from sppfeat.bench.settings import PoolingWork
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.errors import DeviceMemoryError

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from sppfeat.bench.boxes import draw_boxes
+from sppfeat.bench.conditions import synchronizer
 from sppfeat.bench.descriptors import OfDescriptors, of_descriptors
-from sppfeat.bench.machine import synchronizer
-from sppfeat.bench.photographs import synthetic_photo
+from sppfeat.bench.samples import synthetic_photo
 from sppfeat.bench.settings import RegionsWork, Subject
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.config.regions import RegionSpec

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.bench.conditions import synchronizer
+from sppfeat.bench.contenders import PlainLoop
 from sppfeat.bench.descriptors import OfDescriptors, of_descriptors
-from sppfeat.bench.machine import synchronizer
-from sppfeat.bench.plain_loop import PlainLoop
 from sppfeat.bench.sample import Sample, take_sample
 from sppfeat.bench.scratch import temporary_folder
 from sppfeat.bench.settings import RunsWork, Subject
@@ -72,7 +72,7 @@ class ExtractResult(OfDescriptors):
         prepare: the run, before its first image: list the inputs, load the network, read headers, start workers.
         extract: the run, from its file to the last row on the disk.
         forward: the bare network, on the same batches, decoded and on the device already.
-        loop: see :class:`sppfeat.bench.plain_loop.PlainLoop`; always float32, nothing is written.
+        loop: see :class:`sppfeat.bench.contenders.PlainLoop`; always float32, nothing is written.
         bound: the stage that the run waits for.
         extract_to_forward: time of the run by that of the bare network.
         speedup_over_loop: time of the loop by that of the run.

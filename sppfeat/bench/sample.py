@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sppfeat.bench.photographs import write_photos
+from sppfeat.bench.samples import write_photos
 from sppfeat.bench.settings import RunsWork
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import read_image

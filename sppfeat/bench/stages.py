@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppfeat.bench.machine import synchronizer
+from sppfeat.bench.conditions import synchronizer
 from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.extraction.describe import Describer
 from sppfeat.extraction.plan import Batch, schedule

@@ -12,7 +12,7 @@ import click
 
 from sppfeat._version import __version__
 from sppfeat.cli.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
-from sppfeat.cli.lazy_group import LazyGroup
+from sppfeat.cli.groups import LazyGroup
 from sppfeat.cli.output import say
 from sppfeat.cli.signals import stop_on_signals
 from sppfeat.config.machine import available_cores, visible_cores

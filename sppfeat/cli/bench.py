@@ -28,7 +28,6 @@ from sppfeat.bench.settings import (
     Subject,
 )
 from sppfeat.cli.bench_texts import extract_text, plan_text, pooling_text, regions_text
-from sppfeat.cli.completion import complete_files
 from sppfeat.cli.options import (
     NumberRange,
     Parsed,
@@ -49,6 +48,7 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import joined_numbers, print_json, print_result
 from sppfeat.cli.progress import Bar, prepared
+from sppfeat.cli.values import complete_files
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import DEFAULT_LEVELS

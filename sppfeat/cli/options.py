@@ -9,8 +9,8 @@ import click
 from click.core import ParameterSource
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, METRICS
-from sppfeat.cli.completion import complete_backbones, complete_weights
 from sppfeat.cli.output import joined_numbers
+from sppfeat.cli.values import complete_backbones, complete_weights
 from sppfeat.config.distribution import RunOptions, parse_device
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice

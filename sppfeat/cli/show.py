@@ -2,7 +2,7 @@
 
 import click
 
-from sppfeat.cli.lazy_group import LazyGroup
+from sppfeat.cli.groups import LazyGroup
 
 __all__ = ["show"]
 

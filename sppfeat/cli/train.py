@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.cli.completion import complete_backbones, complete_files, complete_weights
 from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.options import (
     LEVELS,
@@ -28,6 +27,7 @@ from sppfeat.cli.output import joined_numbers, print_json, say
 from sppfeat.cli.progress import Bar, prepared
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.cli.train_texts import epoch_text, plan_text, print_plan, result_text
+from sppfeat.cli.values import complete_backbones, complete_files, complete_weights
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import DEFAULT_BACKBONE
 from sppfeat.errors import ConfigError
@@ -49,7 +49,7 @@ from sppfeat.training.settings import (
 )
 
 if TYPE_CHECKING:
-    from sppfeat.training.session import Training
+    from sppfeat.training.run import Training
     from sppfeat.training.trainer import Progress
 
 __all__ = ["train"]
@@ -279,7 +279,7 @@ def _without_effect(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _train(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     """What came of it; None where only a plan was asked for."""
-    from sppfeat.training.session import prepare_training
+    from sppfeat.training.run import prepare_training
 
     quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
     request = _request(options)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sppfeat.errors import SppfeatError
-from sppfeat.training.learners import Learner, TargetSource
-from sppfeat.training.loading import Batch
+from sppfeat.training.distillation import Learner, TargetSource
+from sppfeat.training.loader import Batch
 
 __all__ = ["evaluate"]
 

@@ -16,11 +16,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sppfeat.errors import DecoderError, SppfeatError
 from sppfeat.extraction.describe import device_memory, float32_arithmetic
+from sppfeat.training.distillation import Learner, TargetSource
 from sppfeat.training.epochs import epoch_batches, n_batches, size_of_epoch, whole_image_batches
 from sppfeat.training.evaluation import evaluate
 from sppfeat.training.examples import Examples
-from sppfeat.training.learners import Learner, TargetSource
-from sppfeat.training.loading import Batch, load_batches
+from sppfeat.training.loader import Batch, load_batches
 from sppfeat.training.settings import TrainSettings
 
 __all__ = ["Progress", "Trainer", "TrainingSet"]

@@ -22,8 +22,8 @@ import sppfeat
 import sppfeat.bench.pooling as pooling
 import sppfeat.bench.runs as bench_runs
 from sppfeat.bench.boxes import draw_boxes
-from sppfeat.bench.photographs import synthetic_photo, write_photos
 from sppfeat.bench.regions import BoxContenders, Crossover, Rung, find_crossover, ladder
+from sppfeat.bench.samples import synthetic_photo, write_photos
 from sppfeat.bench.settings import RunsWork, Subject
 from sppfeat.bench.stages import DECODE_STAGES, STAGES, find_bound
 from sppfeat.bench.timing import Timing

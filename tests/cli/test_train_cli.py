@@ -16,7 +16,7 @@ from training_runs import tiny_network, write_classes  # noqa: F401
 import sppfeat
 from sppfeat.cli import main
 from sppfeat.cli.signals import Stop
-from sppfeat.training import session
+from sppfeat.training import run as session
 from sppfeat.training.checkpoints import TrainFolder
 
 TINY = ("--seed", "5", "--device", "cpu", "--workers", "0", "--sizes", "32", "--levels", "1,2")

@@ -9,7 +9,7 @@ from stopping import stop_at
 
 from sppfeat.config.request import BackboneChoice
 from sppfeat.networks import compact
-from sppfeat.training.session import prepare_training
+from sppfeat.training.run import prepare_training
 from sppfeat.training.settings import (
     DataSettings,
     NetworkSettings,

@@ -55,7 +55,7 @@ def loaded_after_each(lines):
         (("import sppfeat.store.schema",), {"numpy"}),
         (
             (
-                "import sppfeat.bench.photographs",
+                "import sppfeat.bench.samples",
                 "import sppfeat.decoding.worker",
                 "import sppfeat.inputs",
                 "import sppfeat.extraction.plan",

@@ -5,7 +5,7 @@ import torch
 from stopping import stop_at
 from training_runs import request, tiny_network, write_classes  # noqa: F401
 
-from sppfeat.training.session import prepare_training
+from sppfeat.training.run import prepare_training
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 

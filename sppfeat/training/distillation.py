@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sppfeat.errors import SppfeatError
-from sppfeat.training.network import Body, PyramidClassifier, TeacherAdapter
+from sppfeat.training.classification import Body, PyramidClassifier, TeacherAdapter
 
 __all__ = [
     "Answer",

@@ -17,9 +17,9 @@ from sppfeat.extraction.describe import choose_device, device_name
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
 from sppfeat.training.checkpoints import TrainFolder
+from sppfeat.training.classification import Body, PyramidClassifier, TeacherAdapter
+from sppfeat.training.distillation import ClassLearner, ClassTargets, Learner, TeacherLearner, TeacherTargets
 from sppfeat.training.image_sets import ImageSets, read_image_sets
-from sppfeat.training.learners import ClassLearner, ClassTargets, Learner, TeacherLearner, TeacherTargets
-from sppfeat.training.network import Body, PyramidClassifier, TeacherAdapter
 from sppfeat.training.provenance import check_same, describe_training
 from sppfeat.training.settings import TrainRequest, TrainSettings
 from sppfeat.training.smallest_batch import check_smallest_batch

@@ -7,15 +7,15 @@ from training_runs import SEED, tiny_network  # noqa: F401
 
 from sppfeat.errors import SppfeatError
 from sppfeat.networks.backbones import load_backbone
-from sppfeat.training.evaluation import evaluate
-from sppfeat.training.learners import (
+from sppfeat.training.classification import Body, PyramidClassifier, TeacherAdapter
+from sppfeat.training.distillation import (
     ClassLearner,
     ClassTargets,
     TeacherLearner,
     TeacherTargets,
 )
-from sppfeat.training.loading import Batch
-from sppfeat.training.network import Body, PyramidClassifier, TeacherAdapter
+from sppfeat.training.evaluation import evaluate
+from sppfeat.training.loader import Batch
 from sppfeat.training.settings import NetworkSettings
 
 CPU = torch.device("cpu")

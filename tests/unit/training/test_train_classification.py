@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sppfeat.networks.backbones import load_backbone
-from sppfeat.training.network import Body, PyramidClassifier, TeacherAdapter
+from sppfeat.training.classification import Body, PyramidClassifier, TeacherAdapter
 from sppfeat.training.settings import NetworkSettings
 
 LEVELS = (3, 2, 1)
