@@ -24,11 +24,12 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
-from sppfeat.extraction.configure import configure, descriptor_blocks
 from sppfeat.extraction.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
-from sppfeat.extraction.plan import input_sizes, schedule
-from sppfeat.extraction.recorded_network import load_recorded_backbone
+from sppfeat.extraction.plan import schedule
+from sppfeat.extraction.recompute import load_recorded_backbone
 from sppfeat.extraction.regions import Projector, best_scales
+from sppfeat.extraction.setup import adopt_mean_norm, configure, descriptor_blocks
+from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.byte_ranges import Place
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.inputs.lookup import find_image
@@ -137,6 +138,7 @@ class Extractor:
             raise ConfigError(f"head is {head!r}, which a network of your own has not: allowed: None")
         spec = InputSpec(size=_parse_size(size), **inputs)
         config = configure(loaded, spec, choice, precision=precision)
+        config = adopt_mean_norm(config, choice.normalize_from)
         if config.descriptor.mean_norm is not None and config.descriptor.norm_factors is None:
             raise ConfigError(
                 f"normalize is {normalize!r}, which is estimated on many images: give normalize_from=, a feature "

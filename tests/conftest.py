@@ -132,8 +132,7 @@ def networks_loaded_once() -> Iterator[None]:
     """Load and walk each network of an extraction once in all tests: both take longer than a dozen pictures."""
     from sppfeat import extractor
     from sppfeat.config.specs import DEFAULT_BACKBONE
-    from sppfeat.extraction import configure
-    from sppfeat.extraction import recorded_network as recorded
+    from sppfeat.extraction import recompute, setup
     from sppfeat.networks.backbones import Backbone, load_backbone
 
     loaded: dict[str, Backbone] = {}
@@ -163,7 +162,7 @@ def networks_loaded_once() -> Iterator[None]:
 
     walk = Backbone.geometry
     with pytest.MonkeyPatch.context() as patch:
-        for module in (configure, extractor, recorded):
+        for module in (extractor, recompute, setup):
             patch.setattr(module, "load_backbone", load)
         patch.setattr(Backbone, "geometry", geometry)
         yield

@@ -7,7 +7,7 @@ import torch
 
 from sppfeat.bench.conditions import Machine, describe_machine
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.extraction.configure import descriptor_blocks
+from sppfeat.extraction.setup import descriptor_blocks
 from sppfeat.networks.backbones import Backbone
 
 __all__ = ["OfDescriptors", "of_descriptors"]

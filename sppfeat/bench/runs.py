@@ -23,9 +23,9 @@ from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ImageError
-from sppfeat.extraction.configure import load_choice
 from sppfeat.extraction.describe import Describer
 from sppfeat.extraction.run import Extraction, prepare
+from sppfeat.extraction.setup import load_choice
 
 __all__ = ["ExtractResult", "Rate", "Runs", "prepare_runs"]
 

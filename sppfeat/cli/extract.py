@@ -237,7 +237,7 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
 
     def begin(on_probe: "OnProbe") -> "AbstractContextManager[Extraction | PartedExtraction | RayExtraction]":
         if request.ray is not None:
-            from sppfeat.extraction.ray.run import prepare_ray
+            from sppfeat.extraction.ray import prepare_ray
 
             return prepare_ray(request, on_probe=on_probe, verbose=verbose)
         if request.shard_bytes is not None:

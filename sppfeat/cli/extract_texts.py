@@ -11,19 +11,20 @@ from sppfeat.cli.output import (
     print_json,
     print_result,
 )
-from sppfeat.config.request import BoxSummary, PlanSummary
 from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
-    from sppfeat.extraction.outcome import Outcome
+    from sppfeat.extraction.box_report import BoxSummary
+    from sppfeat.extraction.output import Outcome
     from sppfeat.extraction.pipeline import Progress
+    from sppfeat.extraction.report import PlanSummary
 
 __all__ = ["plan_text", "print_plan", "result_text", "run_result"]
 
 _SHOWN_FAILURES = 5
 
 
-def print_plan(plan: PlanSummary, as_json: bool) -> None:
+def print_plan(plan: "PlanSummary", as_json: bool) -> None:
     """Print a plan as the result, for ``--dry-run``."""
     if as_json:
         print_json({"plan": dataclasses.asdict(plan)})
@@ -31,7 +32,7 @@ def print_plan(plan: PlanSummary, as_json: bool) -> None:
         print_result(plan_text(plan, None))
 
 
-def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
+def plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
     """A plan in lines, with all settings where they are given."""
     rounded = f" (multiples of {plan.round_to})" if plan.round_to > 1 else ""
     shapes = f" in {counted(plan.input_shapes, 'input shape')}{rounded}"
@@ -74,7 +75,7 @@ def plan_text(plan: PlanSummary, settings: dict[str, Any] | None) -> str:
     return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
 
 
-def _box_lines(boxes: BoxSummary | None) -> list[tuple[str, str]]:
+def _box_lines(boxes: "BoxSummary | None") -> list[tuple[str, str]]:
     if boxes is None:
         return []
     text = f"{boxes.boxes} of {boxes.source}"

@@ -1,4 +1,4 @@
-"""What a user asks of an extraction, and what is answered before it starts."""
+"""What a user asks of an extraction."""
 
 import os
 from dataclasses import dataclass, field
@@ -15,10 +15,8 @@ __all__ = [
     "HEADER_MODES",
     "BackboneChoice",
     "BoxChoice",
-    "BoxSummary",
     "DescriptorChoice",
     "ExtractRequest",
-    "PlanSummary",
 ]
 
 HEADER_MODES = ("auto", "first", "window")
@@ -208,64 +206,3 @@ class ExtractRequest:
             )
         if self.add_new:
             raise ConfigError("--add-new does not go with --shard-size: the shards are cut already")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoxSummary:
-    """What is known of the boxes before a run.
-
-    Attributes:
-        source: box file, ``grid:...`` or ``multiview``.
-        format, convention: of the file; empty where there is none.
-        boxes: of the file, or windows.
-        rows: of the output.
-        same_region: boxes that share the row of another one (with ``--drop-duplicates``).
-        clipped: rows whose box reaches over the border of its image.
-        degenerate: rows whose box has no area in its image: NaN.
-        of_no_input: boxes of images that are not among the inputs.
-        images_without_boxes: inputs.
-        scales: rows per short side.
-    """
-
-    source: str
-    format: str
-    convention: str
-    boxes: int
-    rows: int
-    same_region: int
-    clipped: int
-    degenerate: int
-    of_no_input: int
-    images_without_boxes: int
-    scales: dict[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanSummary:
-    """What a run is going to do, for people and programs."""
-
-    output: str
-    images: int
-    already_done: int
-    already_failed: int
-    to_do: int
-    unreadable: int
-    rows: int
-    shard: str | None
-    dimension: int
-    output_bytes: int
-    unmeasured: int
-    input_shapes: int
-    round_to: int
-    classes: int
-    backbone: str
-    weights: str
-    layers: list[str]
-    levels: list[int]
-    device: str
-    precision: str
-    workers: int
-    head: str | None
-    normalize: str
-    boxes: BoxSummary | None
-    notes: list[str]

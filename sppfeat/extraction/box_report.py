@@ -2,26 +2,56 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import RegionSpec, RowFlag
-from sppfeat.config.request import BoxSummary
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.extraction.plan import Plan
 from sppfeat.files.name_matching import count_same_file_names
 from sppfeat.store.tables import RowBoxes
 
-__all__ = ["box_notes", "summarise_boxes"]
+__all__ = ["BoxSummary", "box_notes", "summarize_boxes"]
 
 _SHOWN = 3
 _MUCH_FOR_A_FRACTION = 2.0
 
 
-def summarise_boxes(
+@dataclass(frozen=True, kw_only=True)
+class BoxSummary:
+    """What is known of the boxes before a run.
+
+    Attributes:
+        source: box file, ``grid:...`` or ``multiview``.
+        format, convention: of the file; empty where there is none.
+        boxes: of the file, or windows.
+        rows: of the output.
+        same_region: boxes that share the row of another one (with ``--drop-duplicates``).
+        clipped: rows whose box reaches over the border of its image.
+        degenerate: rows whose box has no area in its image: NaN.
+        of_no_input: boxes of images that are not among the inputs.
+        images_without_boxes: inputs.
+        scales: rows per short side.
+    """
+
+    source: str
+    format: str
+    convention: str
+    boxes: int
+    rows: int
+    same_region: int
+    clipped: int
+    degenerate: int
+    of_no_input: int
+    images_without_boxes: int
+    scales: dict[str, int]
+
+
+def summarize_boxes(
     plan: Plan, boxes: RowBoxes, spec: RegionSpec, inputs: InputSpec, path: str
 ) -> BoxSummary:
     """Count what will become of the boxes of a plan.

@@ -18,8 +18,7 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.decoding import Decoder
 from sppfeat.extraction.pipeline import Places
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.resume import with_sizes
-from sppfeat.extraction.row_planner import RowPlanner
+from sppfeat.extraction.row_planner import RowPlanner, with_sizes
 from sppfeat.extraction.sizes import sizes_at
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs import Distant, Storage, local_places

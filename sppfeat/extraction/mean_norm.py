@@ -5,7 +5,6 @@ The code (SPP_net, ``rcnn_feature_stats``) scales features to a mean norm of 20,
 and boxes drawn from the whole plan.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.specs import DescriptorSpec
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extraction.pipeline import Describe, run_pipeline
 from sppfeat.extraction.plan import Plan, schedule
-from sppfeat.store.comparability import descriptor_differences
-from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import ColumnBlock, RowAudit
 
-__all__ = ["estimate_factors", "factors_of_file", "sample_plan"]
+__all__ = ["estimate_factors", "sample_plan"]
 
 _N_IMAGES = 200
 _N_ROWS = 200  # of each image
@@ -89,40 +84,6 @@ def estimate_factors(
             raise ConfigError(f"the mean norm of layer {layer} is {total}: its descriptors cannot be scaled")
         factors.append(mean_norm * norms.n_rows / total)
     return tuple(factors)
-
-
-def factors_of_file(path: Path, config: ExtractConfig) -> DescriptorSpec:
-    """The descriptor settings of a configuration, scaled as a file is.
-
-    Args:
-        path: a feature file made with ``meannorm``.
-        config: the configuration, yet without its scaling.
-
-    Returns:
-        ``config.descriptor`` with the file's mean norm and factors.
-
-    Raises:
-        StoreError: not a feature file.
-        ConfigError: the file has no mean norm, or other descriptors than the configuration.
-    """
-    with FeatureFile(path) as file:
-        recorded, factors = file.config, file.norm_factors
-    if recorded.descriptor.mean_norm is None or factors is None:
-        raise ConfigError(
-            f"--normalize-from {str(path)!r}: it was made with --normalize {recorded.descriptor.normalize}; "
-            "allowed: a file made with meannorm"
-        )
-    wanted = config.descriptor.normalize
-    if wanted not in ("none", recorded.descriptor.normalize):
-        raise ConfigError(
-            f"--normalize-from {str(path)!r} has {recorded.descriptor.normalize}, and --normalize says {wanted}"
-        )
-    differences = descriptor_differences(recorded, config, ignoring=("normalize",))
-    if differences:
-        raise ConfigError(f"--normalize-from {str(path)!r} has other descriptors: {'; '.join(differences)}")
-    return dataclasses.replace(
-        config.descriptor, normalize=recorded.descriptor.normalize, norm_factors=factors
-    )
 
 
 def sample_plan(

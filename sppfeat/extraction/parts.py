@@ -24,9 +24,8 @@ from sppfeat.extraction.resume import (
     match_inputs,
     read_recorded,
     relabelled,
-    with_sizes,
 )
-from sppfeat.extraction.row_planner import RowPlanner
+from sppfeat.extraction.row_planner import RowPlanner, with_sizes
 from sppfeat.extraction.sharding import cut_plan, shard_of
 from sppfeat.extraction.sizes import FoundSizes
 from sppfeat.files.atomic import extension_of, replacement_of

@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.specs import InputSpec
-from sppfeat.decoding.sizing import network_input_hw
-from sppfeat.errors import ImageError
 from sppfeat.extraction.rows import Rows
+from sppfeat.extraction.sizes import input_sizes, shape_keys
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import FileStorage, Listing, Storage
 from sppfeat.store.tables import FileTables
 
-__all__ = ["Batch", "Plan", "input_sizes", "make_plan", "schedule"]
+__all__ = ["Batch", "Plan", "make_plan", "schedule"]
 
 _AT_ONCE = 1 << 18  # images
 
@@ -46,7 +45,7 @@ class Plan(FileTables):
         """Number of distinct network-input sizes."""
         keys: set[int] = set()
         for hw in _in_blocks(self.input_hw):
-            keys.update(np.unique(_shape_keys(hw.reshape(-1, 2))).tolist())
+            keys.update(np.unique(shape_keys(hw.reshape(-1, 2))).tolist())
         return len(keys - {0})
 
     @property
@@ -196,7 +195,7 @@ def schedule(
         The batches.
     """
     hw = input_hw[images]
-    keys = _shape_keys(hw.reshape(-1, 2)).reshape(hw.shape[:2])
+    keys = shape_keys(hw.reshape(-1, 2)).reshape(hw.shape[:2])
     pixels = hw.prod(axis=2, dtype=np.int64).max(axis=1, initial=0)
     order = np.lexsort((images, *(-keys).T, -pixels))
     wanted = np.asarray((keys > 0).all(axis=1))
@@ -225,52 +224,7 @@ def _at_each_scale(
             yield Batch(images[here], (height, width), scale, last[here] == scale)
 
 
-def input_sizes(
-    image_hw: npt.NDArray[np.int32], spec: InputSpec
-) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
-    """Network-input size of every image.
-
-    Args:
-        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where they are not known.
-        spec: sizes of the network input.
-
-    Returns:
-        ``(N, S, 2)`` int32, per short side, 0 where there is no valid size; and the reason, by index, where
-        an image's own size is known and yet leads to none.
-    """
-    if not image_hw.any():  # of ten million images without sizes it takes a gigabyte to find that out below
-        return np.zeros((len(image_hw), len(spec.short_sides), 2), dtype=np.int32), {}
-    keys, inverse = np.unique(_shape_keys(image_hw), return_inverse=True)  # ten times as fast as axis=0
-    input_hw = np.zeros((len(keys), len(spec.short_sides), 2), dtype=np.int32)
-    reasons: dict[int, str] = {}
-    for i, key in enumerate(keys.tolist()):
-        if key == 0:
-            continue
-        height, width = divmod(key, 1 << 32)
-        try:
-            input_hw[i] = [
-                network_input_hw(
-                    (height, width),
-                    short_side=side,
-                    max_pixels=spec.max_pixels,
-                    min_side=spec.min_side,
-                    round_to=spec.round_to,
-                )
-                for side in spec.short_sides
-            ]
-        except ImageError as error:
-            reasons[i] = str(error)
-    failed = np.flatnonzero(np.isin(inverse, list(reasons))) if reasons else ()
-    return input_hw[inverse], {int(image): reasons[int(inverse[image])] for image in failed}
-
-
 def _in_blocks(hw: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
     """Yield sizes of some images at a time: what is computed of those of all takes more than these."""
     for first in range(0, len(hw), _AT_ONCE):
         yield hw[first : first + _AT_ONCE]
-
-
-def _shape_keys(hw: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Return one number per size, 0 where there is none."""
-    wide = hw.astype(np.int64)
-    return ((wide[:, 0] << 32) | wide[:, 1]) * hw.all(axis=1)

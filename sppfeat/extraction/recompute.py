@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,22 +13,67 @@ from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.values import StrPath
 from sppfeat.decoding.images import decode_image
 from sppfeat.errors import ImageError, StoreError
-from sppfeat.extraction.configure import descriptor_blocks
 from sppfeat.extraction.describe import Describer, RegionRequest, choose_device
-from sppfeat.extraction.plan import input_sizes
-from sppfeat.extraction.recorded_network import load_recorded_backbone
 from sppfeat.extraction.regions import Projector
+from sppfeat.extraction.setup import descriptor_blocks
+from sppfeat.extraction.sizes import input_sizes
 from sppfeat.inputs.lookup import find_image
-from sppfeat.networks.backbones import Backbone
+from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import scale_indices
 
-__all__ = ["Recomputation", "Recomputed", "RecomputedRow", "recompute_rows", "tolerance"]
+__all__ = [
+    "Recomputation",
+    "Recomputed",
+    "RecomputedRow",
+    "load_recorded_backbone",
+    "recompute_rows",
+    "tolerance",
+]
 
 # Relative l2 differences between a stored descriptor and the same computed elsewhere. fp32 is the
 # project's definition of equality; the others are the rounding of 10, 7 and 10 bits through some 50 layers.
 _TOLERANCE = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 6e-2, "fp16": 1e-2}
 _FLOAT16_ROUNDING = 1e-3
+
+
+def load_recorded_backbone(
+    file: FeatureFile, *, weights: str | None = None, weights_dir: StrPath | None = None
+) -> Backbone:
+    """The backbone of a file, with the very weights that are recorded.
+
+    Args:
+        file: an open file.
+        weights: file or name; the recorded one where None.
+        weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
+
+    Raises:
+        StoreError: it was a network of the caller's own, its weights are gone, or others by now.
+        SppfeatError: it cannot be loaded.
+    """
+    spec = file.config.backbone
+    if spec.weights == "module":
+        raise StoreError(f"rows of {spec.name} cannot be computed again: its network is not known here")
+    if weights is None:
+        weights = file.attribute("weights_path") if spec.weights == "file" else spec.weights
+        if spec.weights == "file" and not Path(weights).is_file():
+            raise StoreError(f"the weights {weights!r} are not there any more; say where with --weights")
+    backbone = load_backbone(
+        spec.name,
+        weights=weights,
+        weights_dir=weights_dir,
+        layers=spec.layers,
+        seed=spec.seed or 0,
+        mean=spec.mean,
+        std=spec.std,
+        head=spec.head,
+    )
+    if backbone.spec.weights_sha256 != spec.weights_sha256:
+        raise StoreError(
+            f"the weights {weights!r} are not those of the file: sha256 is {backbone.spec.weights_sha256[:12]}..., "
+            f"recorded is {spec.weights_sha256[:12]}..."
+        )
+    return backbone
 
 
 @dataclass(frozen=True, kw_only=True)

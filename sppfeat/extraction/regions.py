@@ -1,7 +1,6 @@
 """From the boxes of rows to regions of feature maps: which scale, which cells, and which are the same."""
 
 import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,13 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.regions import RegionSpec
-from sppfeat.extraction.rows import Rows
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes, sub_cell_boxes
 from sppfeat.networks.backbones import Backbone
 
-__all__ = ["MapSizes", "Projector", "Regions", "best_scales", "choose_scales", "drop_duplicates", "map_sizes"]
+__all__ = ["MapSizes", "Projector", "Regions", "best_scales", "map_sizes"]
 
 MapSizes = Callable[[tuple[int, int]], Sequence[tuple[int, int]]]
 """Height and width of the network input to height and width of each layer's map, in cells."""
@@ -107,27 +104,6 @@ def map_sizes(backbone: Backbone) -> MapSizes:
     return sizes
 
 
-def choose_scales(rows: Rows, image_hw: npt.NDArray[np.int32], short_sides: Sequence[int | None]) -> Rows:
-    """Rows with the scale of each box: that at which its area is nearest to 224 x 224 pixels.
-
-    Args:
-        rows: those whose scale is -1 get one, if they have an area.
-        image_hw: ``(N, 2)`` int32, height and width of the images.
-        short_sides: of the network input, ascending where there are several.
-    """
-    boxes = rows.boxes
-    row_hw = image_hw[_image_of_rows(rows)]
-    clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
-    scale = boxes.scale.copy()
-    open_rows = (scale < 0) & ~boxes.is_degenerate & (row_hw > 0).all(axis=1)
-    short_side = row_hw.min(axis=1, keepdims=True)  # all that the choice depends on beside the box
-    for group in _groups(short_side, np.flatnonzero(open_rows)):
-        square = (int(short_side[group[0], 0]),) * 2
-        scale[group] = best_scales(clipped[group], square, short_sides)
-    scale[boxes.is_degenerate] = -1
-    return rows._replace(boxes=dataclasses.replace(boxes, scale=scale))
-
-
 def best_scales(
     boxes_px: npt.NDArray[np.float64], image_hw: tuple[int, int], short_sides: Sequence[int | None]
 ) -> npt.NDArray[np.int16]:
@@ -142,73 +118,3 @@ def best_scales(
         return np.zeros(len(boxes_px), dtype=np.int16)
     sides = [side for side in short_sides if side is not None]
     return choose_scale(torch.from_numpy(boxes_px), image_hw, sides).numpy().astype(np.int16)
-
-
-def drop_duplicates(
-    rows: Rows,
-    image_hw: npt.NDArray[np.int32],
-    input_hw: npt.NDArray[np.int32],
-    *,
-    projector: Projector,
-    sizes: MapSizes,
-) -> Rows:
-    """Rows without those that are the same region of the same map as an earlier one; ``box_row`` leads there.
-
-    Args:
-        rows: with their scales.
-        image_hw: ``(N, 2)`` int32, height and width of the images.
-        input_hw: ``(N, S, 2)`` int32, of the network input at each scale; rows of an image for which there is
-            none stay as they are.
-        projector: how boxes become regions.
-        sizes: sizes of the maps.
-    """
-    boxes, image = rows.boxes, _image_of_rows(rows)
-    usable = np.asarray((input_hw > 0).all(axis=(1, 2)))
-    pooled = np.flatnonzero((boxes.scale >= 0) & usable[image])
-    clipped, _ = clip_boxes(boxes.boxes_px, image_hw[image])
-    row_input_hw = input_hw[image, np.maximum(boxes.scale, 0)]
-    cells = np.zeros((len(boxes), len(projector.geometries), 4), dtype=np.int64)
-    for group in _groups(np.concatenate((image_hw[image], row_input_hw), axis=1), pooled):
-        height, width = image_hw[image[group[0]]].tolist()
-        in_h, in_w = row_input_hw[group[0]].tolist()
-        cells[group] = projector.regions(
-            torch.from_numpy(clipped[group]),
-            torch.from_numpy(boxes.mirrored[group]),
-            image_hw=(height, width),
-            input_hw=(in_h, in_w),
-            map_hws=sizes((in_h, in_w)),
-        ).cells
-    keys = np.column_stack(
-        (
-            image[pooled],
-            boxes.scale[pooled],
-            boxes.mirrored[pooled],
-            cells[pooled].reshape(len(pooled), 4 * cells.shape[1]),
-        )
-    )
-    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    same_as = np.arange(len(boxes))
-    same_as[pooled] = pooled[first[inverse.reshape(-1)]]
-    kept = np.unique(same_as)
-    new_row = np.searchsorted(kept, same_as)
-    is_row = boxes.box_row >= 0
-    box_row = boxes.box_row.copy()
-    box_row[is_row] = new_row[boxes.box_row[is_row]]
-    return Rows(
-        np.searchsorted(kept, rows.ranges),
-        dataclasses.replace(boxes.take(kept), box_row=box_row),
-    )
-
-
-def _image_of_rows(rows: Rows) -> npt.NDArray[np.int64]:
-    return np.repeat(np.arange(len(rows.ranges)), np.diff(rows.ranges, axis=1).reshape(-1))
-
-
-def _groups(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Some rows, in groups whose keys are equal."""
-    if not len(rows):
-        return []
-    _, inverse = np.unique(keys[rows], axis=0, return_inverse=True)
-    order = np.argsort(inverse.reshape(-1), kind="stable")
-    bounds = np.flatnonzero(np.diff(inverse.reshape(-1)[order])) + 1
-    return np.split(rows[order], bounds)

@@ -1,19 +1,52 @@
 """What is said of a run before it starts."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from sppfeat.config.request import BoxSummary, PlanSummary
-from sppfeat.extraction.box_report import summarise_boxes
+from sppfeat.config.wording import counted
+from sppfeat.extraction.box_report import BoxSummary, box_notes, summarize_boxes
 from sppfeat.extraction.describe import device_name
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.setup import Equipment
+from sppfeat.inputs import Listing
 from sppfeat.store.layout import feature_nbytes
 
-__all__ = ["RunState", "summarise_plan"]
+__all__ = ["PlanSummary", "RunState", "listing_notes", "plan_notes", "summarize_plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSummary:
+    """What a run is going to do, for people and programs."""
+
+    output: str
+    images: int
+    already_done: int
+    already_failed: int
+    to_do: int
+    unreadable: int
+    rows: int
+    shard: str | None
+    dimension: int
+    output_bytes: int
+    unmeasured: int
+    input_shapes: int
+    round_to: int
+    classes: int
+    backbone: str
+    weights: str
+    layers: list[str]
+    levels: list[int]
+    device: str
+    precision: str
+    workers: int
+    head: str | None
+    normalize: str
+    boxes: BoxSummary | None
+    notes: list[str]
 
 
 class RunState(NamedTuple):
-    """What a plan alone does not tell of a run; see :class:`sppfeat.config.request.PlanSummary`."""
+    """What a plan alone does not tell of a run; see :class:`PlanSummary`."""
 
     output: str
     already_done: int
@@ -26,7 +59,7 @@ class RunState(NamedTuple):
     notes: list[str]
 
 
-def summarise_plan(plan: Plan, equipment: Equipment, state: RunState) -> PlanSummary:
+def summarize_plan(plan: Plan, equipment: Equipment, state: RunState) -> PlanSummary:
     """What a run over a plan is going to do."""
     config = equipment.config
     spec, descriptor = config.backbone, config.descriptor
@@ -47,12 +80,67 @@ def summarise_plan(plan: Plan, equipment: Equipment, state: RunState) -> PlanSum
         precision=config.precision,
         head=spec.head,
         normalize=descriptor.normalize,
-        boxes=_summarise_boxes(plan, equipment),
+        boxes=_summarize_boxes(plan, equipment),
     )
 
 
-def _summarise_boxes(plan: Plan, equipment: Equipment) -> BoxSummary | None:
+def _summarize_boxes(plan: Plan, equipment: Equipment) -> BoxSummary | None:
     config = equipment.config
     if config.regions is None or plan.boxes is None:
         return None
-    return summarise_boxes(plan, plan.boxes, config.regions, config.input, equipment.request.boxes_path)
+    return summarize_boxes(plan, plan.boxes, config.regions, config.input, equipment.request.boxes_path)
+
+
+def plan_notes(plan: Plan, equipment: Equipment, *, is_new: bool) -> list[str]:
+    """Note what the user should know of a plan."""
+    notes = _decode_notes(plan, equipment.config.input.decode)
+    if plan.boxes is not None:
+        table = equipment.box_file.table if equipment.box_file else None
+        notes += box_notes(plan, plan.boxes, table, is_new=is_new)
+    return notes
+
+
+def _decode_notes(plan: Plan, decode: str) -> list[str]:
+    """What fast decoding does, and to how many images it may: which of them are JPEGs no header was asked."""
+    if decode == "exact":
+        return []
+    is_known = (plan.input_hw > 0).all(axis=2)
+    is_twice = (plan.image_hw[:, None] // 2 >= plan.input_hw).all(axis=2)
+    n_images = int((is_known & is_twice & plan.uses).any(axis=1).sum())
+    return [
+        "--decode fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of "
+        f"their size, which moves their descriptors by 2 to 15 %; {n_images} of "
+        f"{counted(plan.n_images, 'image is', 'images are')} as large"
+    ]
+
+
+def listing_notes(listing: Listing, labels: str) -> list[str]:
+    """Notes on the inputs: files left out, images named twice, missing labels."""
+    notes = []
+    if listing.n_other_files:
+        notes.append(
+            counted(
+                listing.n_other_files,
+                "file in folders and archives has",
+                "files in folders and archives have",
+            )
+            + " no suffix of an image: left out"
+        )
+    if listing.n_repeated:
+        notes.append(
+            counted(listing.n_repeated, "image is", "images are")
+            + " named more than once: each is taken once"
+        )
+    if labels == "folder" and not listing.classes:
+        notes.append("no labels: no image lies in a folder below the inputs")
+    elif listing.n_unlabelled and listing.classes:
+        notes.append(
+            counted(listing.n_unlabelled, "image is of no class: its", "images are of no class: their")
+            + " label is -1"
+        )
+    elif listing.n_unlabelled and labels == "auto":
+        notes.append(
+            f"no labels: {counted(listing.n_unlabelled, 'image lies', 'images lie')} outside class folders; --labels "
+            "folder labels the others"
+        )
+    return notes

@@ -10,18 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.request import ExtractRequest
-from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder
-from sppfeat.extraction.box_report import box_notes
 from sppfeat.extraction.parts import Task
-from sppfeat.extraction.plan import Plan
+from sppfeat.extraction.report import listing_notes
 from sppfeat.extraction.setup import Equipment, load_equipment
 from sppfeat.extraction.sizes import FoundSizes, read_sizes
 from sppfeat.inputs import Listing, Storage
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.bundled import bundled_note
 
-__all__ = ["Means", "gather_means", "note_plan"]
+__all__ = ["Means", "gather_means"]
 
 
 class Means(NamedTuple):
@@ -58,7 +56,7 @@ def gather_means(
         if not listing.storage.is_local:
             folder = tempfile.TemporaryDirectory(prefix="sppfeat-", dir=request.scratch)
             scratch = Path(stack.enter_context(folder))
-        notes = _listing_notes(listing, request.labels)
+        notes = listing_notes(listing, request.labels)
         notes += filter(
             None, [bundled_note(config.backbone), bfloat16_note(equipment.device, config.precision)]
         )
@@ -68,57 +66,3 @@ def gather_means(
 
         task = Task(request, config, listing, probe, equipment.planner)
         yield Means(equipment, decoder, n_workers, scratch, task, notes)
-
-
-def note_plan(means: Means, plan: Plan, *, is_new: bool) -> None:
-    """Note what the user should know of a plan."""
-    equipment = means.equipment
-    means.notes.extend(_decode_notes(plan, equipment.config.input.decode))
-    if plan.boxes is not None:
-        table = equipment.box_file.table if equipment.box_file else None
-        means.notes.extend(box_notes(plan, plan.boxes, table, is_new=is_new))
-
-
-def _decode_notes(plan: Plan, decode: str) -> list[str]:
-    """What fast decoding does, and to how many images it may: which of them are JPEGs no header was asked."""
-    if decode == "exact":
-        return []
-    is_known = (plan.input_hw > 0).all(axis=2)
-    is_twice = (plan.image_hw[:, None] // 2 >= plan.input_hw).all(axis=2)
-    n_images = int((is_known & is_twice & plan.uses).any(axis=1).sum())
-    return [
-        "--decode fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of "
-        f"their size, which moves their descriptors by 2 to 15 %; {n_images} of "
-        f"{counted(plan.n_images, 'image is', 'images are')} as large"
-    ]
-
-
-def _listing_notes(listing: Listing, labels: str) -> list[str]:
-    notes = []
-    if listing.n_other_files:
-        notes.append(
-            counted(
-                listing.n_other_files,
-                "file in folders and archives has",
-                "files in folders and archives have",
-            )
-            + " no suffix of an image: left out"
-        )
-    if listing.n_repeated:
-        notes.append(
-            counted(listing.n_repeated, "image is", "images are")
-            + " named more than once: each is taken once"
-        )
-    if labels == "folder" and not listing.classes:
-        notes.append("no labels: no image lies in a folder below the inputs")
-    elif listing.n_unlabelled and listing.classes:
-        notes.append(
-            counted(listing.n_unlabelled, "image is of no class: its", "images are of no class: their")
-            + " label is -1"
-        )
-    elif listing.n_unlabelled and labels == "auto":
-        notes.append(
-            f"no labels: {counted(listing.n_unlabelled, 'image lies', 'images lie')} outside class folders; --labels "
-            "folder labels the others"
-        )
-    return notes

@@ -13,10 +13,10 @@ from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
-from sppfeat.extraction.plan import Plan, input_sizes
+from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.row_planner import RowPlanner
 from sppfeat.extraction.row_sink import Sink
-from sppfeat.extraction.sizes import FoundSizes
+from sppfeat.extraction.sizes import FoundSizes, input_sizes
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing, Storage
 from sppfeat.inputs.roots import below, is_below
@@ -33,7 +33,6 @@ __all__ = [
     "match_inputs",
     "read_recorded",
     "relabelled",
-    "with_sizes",
 ]
 
 
@@ -202,41 +201,6 @@ def continued_plan(recorded: Recorded, matched: Matched, storage: Storage, spec:
     )
 
 
-def with_sizes(
-    plan: Plan,
-    images: npt.NDArray[np.int64],
-    found: FoundSizes,
-    spec: InputSpec,
-    planner: RowPlanner | None,
-) -> Plan:
-    """The plan with what was found of some of its images.
-
-    Args:
-        plan: laid out already: its rows stay.
-        images: ``(n,)`` int64, whose headers were read.
-        found: ``(n, 2)`` int32 heights and widths, 0 where unknown, and the reasons by position; what was known
-            of these images before stays.
-        spec: sizes of the network input.
-        planner: makes the boxes, where there are any.
-    """
-    sizes, reasons = found
-    image_hw = plan.image_hw.copy()
-    readable = (sizes > 0).all(axis=1)
-    image_hw[images[readable]] = sizes[readable]
-    input_hw, too_odd = input_sizes(image_hw, spec)
-    looked_at = set(images.tolist())
-    errors = {i: reason for i, reason in plan.errors.items() if i not in looked_at}
-    errors.update({int(images[position]): reason for position, reason in reasons.items()})
-    boxes = plan.boxes
-    resized = np.flatnonzero((image_hw != plan.image_hw).any(axis=1))
-    if boxes is not None and planner is not None and len(resized):
-        boxes, unplanned = _boxes_of_resized(plan, boxes, resized, image_hw, planner)
-        errors.update(unplanned)
-    return dataclasses.replace(
-        plan, image_hw=image_hw, input_hw=input_hw, errors={**too_odd, **errors}, boxes=boxes
-    )
-
-
 def extended_plan(
     plan: Plan,
     matched: Matched,
@@ -319,29 +283,6 @@ def _recorded_boxes(file: FeatureFile) -> RowBoxes:
         ),
         box_row=file.box_row,
     )
-
-
-def _boxes_of_resized(
-    plan: Plan,
-    boxes: RowBoxes,
-    resized: npt.NDArray[np.int64],
-    image_hw: npt.NDArray[np.int32],
-    planner: RowPlanner,
-) -> tuple[RowBoxes, dict[int, str]]:
-    """Rows with the boxes of images whose size is another than recorded, and why some images have none."""
-    boxes_px, flag, scale = boxes.boxes_px.copy(), boxes.flag.copy(), boxes.scale.copy()
-    reasons = {}
-    for image, (height, width) in zip(resized.tolist(), image_hw[resized].tolist(), strict=True):
-        rows = np.arange(*plan.rows[image].tolist())
-        fitted = planner.refit(boxes.take(rows), (height, width))
-        if fitted is None:
-            reasons[image] = (
-                f"its size is {height} x {width} (height x width), not what it was when the file was laid out, and "
-                f"gives other rows than the {len(rows)} that the file has: start anew with --overwrite"
-            )
-        else:
-            boxes_px[rows], flag[rows], scale[rows] = fitted.boxes_px, fitted.flag, fitted.scale
-    return dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=scale), reasons
 
 
 def _extended_ids(plan: Plan, listing: Listing, new: npt.NDArray[np.int64]) -> PathTable | None:

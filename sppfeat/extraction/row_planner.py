@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.specs import InputSpec
-from sppfeat.extraction.box_rows import BoxSource, ViewBoxes
-from sppfeat.extraction.plan import input_sizes
-from sppfeat.extraction.regions import MapSizes, Projector, choose_scales, drop_duplicates
-from sppfeat.extraction.rows import Rows
+from sppfeat.extraction.plan import Plan
+from sppfeat.extraction.regions import MapSizes, Projector, best_scales
+from sppfeat.extraction.rows import BoxSource, Rows, ViewBoxes
+from sppfeat.extraction.sizes import FoundSizes, input_sizes
 from sppfeat.store.tables import RowBoxes
 
-__all__ = ["RowPlanner"]
+__all__ = ["RowPlanner", "choose_scales", "drop_duplicates", "with_sizes"]
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,152 @@ class RowPlanner:
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
         """Rows of a file followed by those of images that are added to it."""
         return self.source.join(boxes, added)
+
+
+def with_sizes(
+    plan: Plan,
+    images: npt.NDArray[np.int64],
+    found: FoundSizes,
+    spec: InputSpec,
+    planner: RowPlanner | None,
+) -> Plan:
+    """The plan with what was found of some of its images.
+
+    Args:
+        plan: laid out already: its rows stay.
+        images: ``(n,)`` int64, whose headers were read.
+        found: ``(n, 2)`` int32 heights and widths, 0 where unknown, and the reasons by position; what was known
+            of these images before stays.
+        spec: sizes of the network input.
+        planner: makes the boxes, where there are any.
+    """
+    sizes, reasons = found
+    image_hw = plan.image_hw.copy()
+    readable = (sizes > 0).all(axis=1)
+    image_hw[images[readable]] = sizes[readable]
+    input_hw, too_odd = input_sizes(image_hw, spec)
+    looked_at = set(images.tolist())
+    errors = {i: reason for i, reason in plan.errors.items() if i not in looked_at}
+    errors.update({int(images[position]): reason for position, reason in reasons.items()})
+    boxes = plan.boxes
+    resized = np.flatnonzero((image_hw != plan.image_hw).any(axis=1))
+    if boxes is not None and planner is not None and len(resized):
+        boxes, unplanned = _boxes_of_resized(plan, boxes, resized, image_hw, planner)
+        errors.update(unplanned)
+    return dataclasses.replace(
+        plan, image_hw=image_hw, input_hw=input_hw, errors={**too_odd, **errors}, boxes=boxes
+    )
+
+
+def choose_scales(rows: Rows, image_hw: npt.NDArray[np.int32], short_sides: Sequence[int | None]) -> Rows:
+    """Rows with the scale of each box: that at which its area is nearest to 224 x 224 pixels.
+
+    Args:
+        rows: those whose scale is -1 get one, if they have an area.
+        image_hw: ``(N, 2)`` int32, height and width of the images.
+        short_sides: of the network input, ascending where there are several.
+    """
+    boxes = rows.boxes
+    row_hw = image_hw[_image_of_rows(rows)]
+    clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
+    scale = boxes.scale.copy()
+    open_rows = (scale < 0) & ~boxes.is_degenerate & (row_hw > 0).all(axis=1)
+    short_side = row_hw.min(axis=1, keepdims=True)  # all that the choice depends on beside the box
+    for group in _groups(short_side, np.flatnonzero(open_rows)):
+        square = (int(short_side[group[0], 0]),) * 2
+        scale[group] = best_scales(clipped[group], square, short_sides)
+    scale[boxes.is_degenerate] = -1
+    return rows._replace(boxes=dataclasses.replace(boxes, scale=scale))
+
+
+def drop_duplicates(
+    rows: Rows,
+    image_hw: npt.NDArray[np.int32],
+    input_hw: npt.NDArray[np.int32],
+    *,
+    projector: Projector,
+    sizes: MapSizes,
+) -> Rows:
+    """Rows without those that are the same region of the same map as an earlier one; ``box_row`` leads there.
+
+    Args:
+        rows: with their scales.
+        image_hw: ``(N, 2)`` int32, height and width of the images.
+        input_hw: ``(N, S, 2)`` int32, of the network input at each scale; rows of an image for which there is
+            none stay as they are.
+        projector: how boxes become regions.
+        sizes: sizes of the maps.
+    """
+    boxes, image = rows.boxes, _image_of_rows(rows)
+    usable = np.asarray((input_hw > 0).all(axis=(1, 2)))
+    pooled = np.flatnonzero((boxes.scale >= 0) & usable[image])
+    clipped, _ = clip_boxes(boxes.boxes_px, image_hw[image])
+    row_input_hw = input_hw[image, np.maximum(boxes.scale, 0)]
+    cells = np.zeros((len(boxes), len(projector.geometries), 4), dtype=np.int64)
+    for group in _groups(np.concatenate((image_hw[image], row_input_hw), axis=1), pooled):
+        height, width = image_hw[image[group[0]]].tolist()
+        in_h, in_w = row_input_hw[group[0]].tolist()
+        cells[group] = projector.regions(
+            torch.from_numpy(clipped[group]),
+            torch.from_numpy(boxes.mirrored[group]),
+            image_hw=(height, width),
+            input_hw=(in_h, in_w),
+            map_hws=sizes((in_h, in_w)),
+        ).cells
+    keys = np.column_stack(
+        (
+            image[pooled],
+            boxes.scale[pooled],
+            boxes.mirrored[pooled],
+            cells[pooled].reshape(len(pooled), 4 * cells.shape[1]),
+        )
+    )
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    same_as = np.arange(len(boxes))
+    same_as[pooled] = pooled[first[inverse.reshape(-1)]]
+    kept = np.unique(same_as)
+    new_row = np.searchsorted(kept, same_as)
+    is_row = boxes.box_row >= 0
+    box_row = boxes.box_row.copy()
+    box_row[is_row] = new_row[boxes.box_row[is_row]]
+    return Rows(
+        np.searchsorted(kept, rows.ranges),
+        dataclasses.replace(boxes.take(kept), box_row=box_row),
+    )
+
+
+def _image_of_rows(rows: Rows) -> npt.NDArray[np.int64]:
+    return np.repeat(np.arange(len(rows.ranges)), np.diff(rows.ranges, axis=1).reshape(-1))
+
+
+def _groups(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Some rows, in groups whose keys are equal."""
+    if not len(rows):
+        return []
+    _, inverse = np.unique(keys[rows], axis=0, return_inverse=True)
+    order = np.argsort(inverse.reshape(-1), kind="stable")
+    bounds = np.flatnonzero(np.diff(inverse.reshape(-1)[order])) + 1
+    return np.split(rows[order], bounds)
+
+
+def _boxes_of_resized(
+    plan: Plan,
+    boxes: RowBoxes,
+    resized: npt.NDArray[np.int64],
+    image_hw: npt.NDArray[np.int32],
+    planner: RowPlanner,
+) -> tuple[RowBoxes, dict[int, str]]:
+    """Rows with the boxes of images whose size is another than recorded, and why some images have none."""
+    boxes_px, flag, scale = boxes.boxes_px.copy(), boxes.flag.copy(), boxes.scale.copy()
+    reasons = {}
+    for image, (height, width) in zip(resized.tolist(), image_hw[resized].tolist(), strict=True):
+        rows = np.arange(*plan.rows[image].tolist())
+        fitted = planner.refit(boxes.take(rows), (height, width))
+        if fitted is None:
+            reasons[image] = (
+                f"its size is {height} x {width} (height x width), not what it was when the file was laid out, and "
+                f"gives other rows than the {len(rows)} that the file has: start anew with --overwrite"
+            )
+        else:
+            boxes_px[rows], flag[rows], scale[rows] = fitted.boxes_px, fitted.flag, fitted.scale
+    return dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=scale), reasons

@@ -9,20 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from sppfeat.config.request import ExtractRequest, PlanSummary
+from sppfeat.config.request import ExtractRequest
 from sppfeat.decoding import Decoder
 from sppfeat.extraction.batch_describer import describe_plan
-from sppfeat.extraction.header_results import refuse_unreadable
 from sppfeat.extraction.mean_norm import estimate_factors
-from sppfeat.extraction.outcome import Outcome, outcome_of
-from sppfeat.extraction.output import Lock, lock_output, output_here, output_name
-from sppfeat.extraction.part_run import fill
+from sppfeat.extraction.output import Lock, Outcome, lock_output, outcome_of, output_here, output_name
+from sppfeat.extraction.part_run import fill, refuse_unreadable
 from sppfeat.extraction.parts import Work, find_work, only_own_shard
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.report import RunState, summarise_plan
-from sppfeat.extraction.resources import Means, gather_means, note_plan
-from sppfeat.extraction.resume import copy_rows, with_sizes
+from sppfeat.extraction.report import PlanSummary, RunState, plan_notes, summarize_plan
+from sppfeat.extraction.resources import Means, gather_means
+from sppfeat.extraction.resume import copy_rows
+from sppfeat.extraction.row_planner import with_sizes
 from sppfeat.extraction.setup import Equipment
 from sppfeat.extraction.sizes import read_sizes
 from sppfeat.files.atomic import put_in_place
@@ -77,7 +76,7 @@ class Extraction:
             workers=self.n_workers,
             notes=self.notes,
         )
-        return summarise_plan(work.plan, self.equipment, state)
+        return summarize_plan(work.plan, self.equipment, state)
 
     def _part(self) -> str | None:
         """Which part of the whole this is; None: all of it."""
@@ -214,7 +213,7 @@ def prepare(
         means = stack.enter_context(gather_means(request, listing, on_probe))
         means.notes.extend(local.notes)
         work = only_own_shard(find_work(means.task, means.notes), means.task)
-        note_plan(means, work.plan, is_new=work.is_new)
+        means.notes.extend(plan_notes(work.plan, means.equipment, is_new=work.is_new))
         extraction = dataclasses.replace(planned(means, work, lock), url=local.url)
         yield extraction
         if local.url and not request.dry_run and not extraction.outcome().pending:

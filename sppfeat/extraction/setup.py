@@ -1,31 +1,41 @@
 """What a run is made of, before it is known which images there are: settings, network, device, decoders."""
 
 import contextlib
+import dataclasses
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from sppfeat.boxes.formats import BoxFile
+from sppfeat.boxes.formats import BoxFile, read_boxes
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import available_cores
-from sppfeat.config.request import ExtractRequest
-from sppfeat.config.specs import DescriptorSpec
+from sppfeat.config.regions import RegionSpec, parse_grid
+from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice, ExtractRequest
+from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
-from sppfeat.extraction.configure import (
-    configure,
-    descriptor_blocks,
-    load_choice,
-    read_box_choice,
-    row_planner_of,
-)
+from sppfeat.errors import BoxError, ConfigError
 from sppfeat.extraction.describe import BATCH_PIXELS, Describer, choose_device
-from sppfeat.extraction.regions import Projector
+from sppfeat.extraction.regions import Projector, map_sizes
 from sppfeat.extraction.row_planner import RowPlanner
-from sppfeat.networks.backbones import Backbone
-from sppfeat.store.schema import ColumnBlock
+from sppfeat.extraction.rows import BoxSource, FileBoxes, ViewBoxes
+from sppfeat.networks.backbones import Backbone, load_backbone
+from sppfeat.store.comparability import descriptor_differences
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import ColumnBlock, column_blocks
 
-__all__ = ["Equipment", "load_equipment"]
+__all__ = [
+    "Equipment",
+    "adopt_mean_norm",
+    "configure",
+    "descriptor_blocks",
+    "load_choice",
+    "load_equipment",
+    "read_box_choice",
+    "row_planner_of",
+]
 
 _MAX_AUTO_WORKERS = 16
 _MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start: as long as some 50 small images
@@ -128,6 +138,7 @@ def load_equipment(request: ExtractRequest) -> Equipment:
         boxes=request.boxes,
         box_file=box_file,
     )
+    config = adopt_mean_norm(config, request.descriptor.normalize_from)
     return Equipment(
         request=request,
         config=config,
@@ -137,3 +148,131 @@ def load_equipment(request: ExtractRequest) -> Equipment:
         box_file=box_file,
         device=device,
     )
+
+
+def read_box_choice(choice: BoxChoice | None) -> BoxFile | None:
+    """The box file, if there is one, in the convention that it is meant in.
+
+    Raises:
+        BoxError: it cannot be read.
+        ConfigError: a convention that contradicts itself.
+    """
+    if choice is None or not choice.is_file:
+        return None
+    if not os.path.lexists(choice.boxes):
+        raise BoxError(
+            f"no such box file: {choice.boxes!r}; allowed: a file or folder, grid:RxC, such as grid:3x3, or multiview"
+        )
+    found = read_boxes(choice.boxes, box_format=choice.box_format)
+    convention = found.table.convention.replace(
+        coords=choice.coords,
+        units=choice.units,
+        origin=choice.origin,
+        ends=choice.ends,
+        order=choice.order,
+    )
+    return dataclasses.replace(found, table=dataclasses.replace(found.table, convention=convention))
+
+
+def load_choice(choice: BackboneChoice, *, fold: bool = True) -> Backbone:
+    """The backbone that was chosen; see :func:`sppfeat.networks.backbones.load_backbone`."""
+    settings = dict(vars(choice))
+    return load_backbone(settings.pop("name"), **settings, fold=fold)
+
+
+def configure(
+    backbone: Backbone,
+    inputs: InputSpec,
+    descriptor: DescriptorChoice,
+    *,
+    precision: str,
+    boxes: BoxChoice | None = None,
+    box_file: BoxFile | None = None,
+) -> ExtractConfig:
+    """Everything that the descriptors of a run depend on.
+
+    Raises:
+        ConfigError: settings that do not go together, or with the backbone's head.
+    """
+    regions = None
+    if boxes is not None:
+        regions = RegionSpec(
+            boxes="file" if box_file else boxes.boxes,
+            boxes_sha256=box_file.sha256 if box_file else "",
+            box_format=box_file.box_format if box_file else None,
+            convention=box_file.table.convention if box_file else None,
+            projection=boxes.projection,
+            margin=boxes.margin,
+            drop_duplicates=boxes.drop_duplicates,
+        )
+    head = backbone.head
+    return ExtractConfig(
+        backbone=backbone.spec,
+        input=dataclasses.replace(inputs, min_side=backbone.min_side),
+        descriptor=descriptor.spec(head=backbone.spec.head, head_level=head.level if head else None),
+        precision=precision,
+        regions=regions,
+    )
+
+
+def row_planner_of(
+    choice: BoxChoice | None, config: ExtractConfig, backbone: Backbone, box_file: BoxFile | None
+) -> RowPlanner | None:
+    """What makes the rows, where they are boxes.
+
+    Raises:
+        ConfigError: boxes cannot be projected onto the maps of this backbone.
+    """
+    if choice is None or config.regions is None:
+        return None
+    source: BoxSource
+    if box_file is not None:
+        source = FileBoxes(box_file.table, choice.boxes)
+    else:
+        grid = None if choice.boxes == "multiview" else parse_grid(choice.boxes)
+        source = ViewBoxes(grid, config.input)
+    projector = Projector.of(backbone, config.regions)
+    return RowPlanner(
+        source, config.input, projector, map_sizes(backbone) if choice.drop_duplicates else None
+    )
+
+
+def descriptor_blocks(config: ExtractConfig, backbone: Backbone) -> tuple[ColumnBlock, ...]:
+    """The columns of a descriptor: of the pyramid, or the one block of a head."""
+    if backbone.head is not None:
+        return column_blocks((backbone.head.name,), (backbone.head.channels,), (1,))
+    return column_blocks(backbone.spec.layers, backbone.channels, config.descriptor.levels)
+
+
+def adopt_mean_norm(config: ExtractConfig, path: Path | None) -> ExtractConfig:
+    """The settings with the mean norm and the factors of a feature file.
+
+    Args:
+        config: the settings, without their scaling.
+        path: a feature file made with ``meannorm``; None leaves the settings as they are.
+
+    Raises:
+        StoreError: not a feature file.
+        ConfigError: the file has no mean norm, or other descriptors than the settings.
+    """
+    if path is None:
+        return config
+    with FeatureFile(path) as file:
+        recorded, factors = file.config, file.norm_factors
+    if recorded.descriptor.mean_norm is None or factors is None:
+        raise ConfigError(
+            f"--normalize-from {str(path)!r}: it was made with --normalize {recorded.descriptor.normalize}; "
+            "allowed: a file made with meannorm"
+        )
+    wanted = config.descriptor.normalize
+    if wanted not in ("none", recorded.descriptor.normalize):
+        raise ConfigError(
+            f"--normalize-from {str(path)!r} has {recorded.descriptor.normalize}, and --normalize says {wanted}"
+        )
+    differences = descriptor_differences(recorded, config, ignoring=("normalize",))
+    if differences:
+        raise ConfigError(f"--normalize-from {str(path)!r} has other descriptors: {'; '.join(differences)}")
+    descriptor = dataclasses.replace(
+        config.descriptor, normalize=recorded.descriptor.normalize, norm_factors=factors
+    )
+    return dataclasses.replace(config, descriptor=descriptor)

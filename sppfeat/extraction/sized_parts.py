@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.distribution import ShardChoice
-from sppfeat.config.request import ExtractRequest, PlanSummary
+from sppfeat.config.request import ExtractRequest
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.outcome import Outcome, outcome_of
-from sppfeat.extraction.output import Lock, lock_output, output_here
+from sppfeat.extraction.output import Lock, Outcome, lock_output, outcome_of, output_here
 from sppfeat.extraction.parts import find_work, part_of, plan_inputs
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.report import RunState, summarise_plan
-from sppfeat.extraction.resources import Means, gather_means, note_plan
+from sppfeat.extraction.report import PlanSummary, RunState, plan_notes, summarize_plan
+from sppfeat.extraction.resources import Means, gather_means
 from sppfeat.extraction.run import Extraction, planned
 from sppfeat.extraction.setup import Equipment
 from sppfeat.extraction.sharding import PLACEHOLDER, cut_rows, shard_path
@@ -74,7 +73,7 @@ class PartedExtraction:
             workers=self._means.n_workers,
             notes=self._means.notes,
         )
-        return summarise_plan(self._plan, self.equipment, state)
+        return summarize_plan(self._plan, self.equipment, state)
 
     def run(
         self,
@@ -200,7 +199,7 @@ def prepare_parts(
     listing = list_images(request.inputs, labels=request.labels)
     with gather_means(request, listing, on_probe) as means:
         plan = plan_inputs(means.task)
-        note_plan(means, plan, is_new=True)
+        means.notes.extend(plan_notes(plan, means.equipment, is_new=True))
         dtype = FILE_DTYPES[means.equipment.config.descriptor.dtype]
         row_nbytes = means.equipment.blocks[-1].stop * dtype.itemsize
         yield PartedExtraction(means, plan, cut_rows(plan, shard_bytes // row_nbytes))

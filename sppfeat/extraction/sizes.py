@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.specs import InputSpec
 from sppfeat.decoding import Decoder
+from sppfeat.decoding.sizing import network_input_hw
+from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs import Storage
 
-__all__ = ["FoundSizes", "read_sizes", "sizes_at"]
+__all__ = ["FoundSizes", "input_sizes", "read_sizes", "shape_keys", "sizes_at"]
 
 FoundSizes = tuple[npt.NDArray[np.int32], dict[int, str]]
 """``(n, 2)`` int32 heights and widths of images, 0 where unknown, and the reasons by position."""
@@ -68,3 +71,48 @@ def sizes_at(
             image_hw[i] = answer
         on_probe(i + 1)
     return image_hw, reasons
+
+
+def input_sizes(
+    image_hw: npt.NDArray[np.int32], spec: InputSpec
+) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
+    """Network-input size of every image.
+
+    Args:
+        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where they are not known.
+        spec: sizes of the network input.
+
+    Returns:
+        ``(N, S, 2)`` int32, per short side, 0 where there is no valid size; and the reason, by index, where
+        an image's own size is known and yet leads to none.
+    """
+    if not image_hw.any():  # of ten million images without sizes it takes a gigabyte to find that out below
+        return np.zeros((len(image_hw), len(spec.short_sides), 2), dtype=np.int32), {}
+    keys, inverse = np.unique(shape_keys(image_hw), return_inverse=True)  # ten times as fast as axis=0
+    input_hw = np.zeros((len(keys), len(spec.short_sides), 2), dtype=np.int32)
+    reasons: dict[int, str] = {}
+    for i, key in enumerate(keys.tolist()):
+        if key == 0:
+            continue
+        height, width = divmod(key, 1 << 32)
+        try:
+            input_hw[i] = [
+                network_input_hw(
+                    (height, width),
+                    short_side=side,
+                    max_pixels=spec.max_pixels,
+                    min_side=spec.min_side,
+                    round_to=spec.round_to,
+                )
+                for side in spec.short_sides
+            ]
+        except ImageError as error:
+            reasons[i] = str(error)
+    failed = np.flatnonzero(np.isin(inverse, list(reasons))) if reasons else ()
+    return input_hw[inverse], {int(image): reasons[int(inverse[image])] for image in failed}
+
+
+def shape_keys(hw: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Return one number per size, 0 where there is none."""
+    wide = hw.astype(np.int64)
+    return ((wide[:, 0] << 32) | wide[:, 1]) * hw.all(axis=1)

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.specs import InputSpec
-from sppfeat.extraction.plan import input_sizes, schedule
+from sppfeat.extraction.plan import schedule
+from sppfeat.extraction.sizes import input_sizes
 from sppfeat.training.examples import Examples
 from sppfeat.training.settings import DataSettings
 

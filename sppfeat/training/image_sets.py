@@ -9,7 +9,7 @@ import numpy as np
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.plan import input_sizes
+from sppfeat.extraction.sizes import input_sizes
 from sppfeat.training.epochs import full_input
 from sppfeat.training.examples import Examples, read_examples, split_examples, with_classes
 from sppfeat.training.settings import DataSettings, TrainRequest

@@ -12,8 +12,8 @@ import torch
 from sppfeat.config.machine import available_cores
 from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import SppfeatError
-from sppfeat.extraction.configure import load_choice
 from sppfeat.extraction.describe import choose_device, device_name
+from sppfeat.extraction.setup import load_choice
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
 from sppfeat.training.checkpoints import TrainFolder

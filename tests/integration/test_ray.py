@@ -32,13 +32,11 @@ from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction.parts import plan_inputs
 from sppfeat.extraction.ray import actor as actor_module
-from sppfeat.extraction.ray import part_files
-from sppfeat.extraction.ray import run as engine
+from sppfeat.extraction.ray import cluster, part_files, prepare_ray
 from sppfeat.extraction.ray.actor import Job, PartFiller, Witnesses
 from sppfeat.extraction.ray.cluster import choose_actors
 from sppfeat.extraction.ray.part_files import parts_folder
-from sppfeat.extraction.ray.run import prepare_ray
-from sppfeat.extraction.run import gather_means
+from sppfeat.extraction.resources import gather_means
 from sppfeat.files.locks import OutputLock
 from sppfeat.inputs import list_images
 from sppfeat.store.reader import FeatureFile
@@ -242,7 +240,9 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
     assert not output.exists()
 
     # A descriptor that is there is not made again.
-    monkeypatch.setattr(engine, "connected", lambda *arguments, **options: contextlib.nullcontext(OneActor()))
+    monkeypatch.setattr(
+        cluster, "connected", lambda *arguments, **options: contextlib.nullcontext(OneActor())
+    )
     first = outcome.outputs[0]
     with FeatureFile(first) as file:
         done = int(np.flatnonzero(file.status == Status.DONE)[0])
@@ -272,7 +272,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
     assert_equal_to_local(output, tmp_path / "local.h5")
 
     with mock.patch(
-        "sppfeat.extraction.ray.run.connected", side_effect=AssertionError("nothing is to be done")
+        "sppfeat.extraction.ray.cluster.connected", side_effect=AssertionError("nothing is to be done")
     ):
         code, found = ray_command(nodes, mine, output, *options)
         assert (code, found["plan"]["to_do"]) == (3, 0)
@@ -478,7 +478,7 @@ def test_a_name_with_a_number_is_refused(folder, tmp_path):
 def test_a_plan_alone_starts_no_cluster(folder, tmp_path):
     asked = request([folder], tmp_path / "x.h5", ray=RayOptions(actors=3), dry_run=True)
     with (
-        mock.patch("sppfeat.extraction.ray.run.connected", side_effect=AssertionError("a plan alone")),
+        mock.patch("sppfeat.extraction.ray.cluster.connected", side_effect=AssertionError("a plan alone")),
         prepare_ray(asked) as extraction,
     ):
         summary = extraction.summary()

@@ -208,7 +208,7 @@ def load() -> None:
     import torch
     from tqdm import tqdm
 
-    import sppfeat.extraction.configure as configure
+    import sppfeat.extraction.setup as setup
     from sppfeat.cli import main
     from sppfeat.networks.backbones import Backbone
 
@@ -218,7 +218,7 @@ def load() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):  # also where the tests run under nohup
         signal.signal(number, signal.SIG_DFL)
-    configure.load_backbone = functools.cache(configure.load_backbone)
+    setup.load_backbone = functools.cache(setup.load_backbone)
     Backbone.geometry = functools.cache(Backbone.geometry)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(SystemExit):
         write_image(Path(folder) / "warm.png", 40, 40, seed=0)

@@ -4,8 +4,11 @@ import contextlib
 import logging
 import math
 import os
+import pickle
+import queue
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,11 +16,13 @@ from sppfeat.config.distribution import RayOptions
 from sppfeat.config.machine import available_cores, import_extra
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, EngineError
+from sppfeat.extraction.ray.actor import PartReport
 
-__all__ = ["Actors", "choose_actors", "connected", "nodes_of"]
+__all__ = ["Actors", "choose_actors", "connected", "nodes_of", "read_reports"]
 
 _MOST_CPUS = 8  # threads of a network and decoders of one actor: more of both gain little
 _KNOCK_SECONDS = 20.0
+_POLL_SECONDS = 0.5  # of the thread that waits for reports
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -207,3 +212,46 @@ def _room_on(node: Mapping[str, float], n_cpus: int, n_gpus: float) -> int:
     gpus = node.get("GPU", 0.0)
     # Each is on one device: 0.4 of it go twice into 1.0, and not seven times into 3.0.
     return min(by_cpus, int(gpus) * math.floor(1 / n_gpus + 1e-9))
+
+
+def read_reports(dataset: Any) -> Iterator[PartReport | None]:
+    """Yield what became of the parts, as it comes; None where nothing has come for a while.
+
+    Raises:
+        EngineError: Ray has given up.
+    """
+    found: queue.SimpleQueue[PartReport | BaseException | None] = queue.SimpleQueue()
+
+    def consume() -> None:
+        try:
+            for row in dataset.iter_rows():
+                found.put(pickle.loads(row["report"]))
+            found.put(None)
+        except BaseException as error:  # of whatever kind, it belongs to who waits
+            found.put(error)
+
+    threading.Thread(target=consume, name="sppfeat-ray", daemon=True).start()
+    while True:
+        try:
+            report = found.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            yield None
+            continue
+        if report is None:
+            return
+        if isinstance(report, BaseException):
+            raise _cause(report)
+        yield report
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a user is told of an error that Ray raised: a defect of this program keeps its traceback."""
+    exceptions = import_extra("ray.exceptions", extra="ray", purpose="--engine ray")
+    if isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError):
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = EngineError(
+            f"Ray has given up; the same command again continues: {' ... '.join(dict.fromkeys(lines[:1] + lines[-1:]))}"
+        )
+        told.__cause__ = error
+        return told
+    return error

@@ -19,17 +19,16 @@ import numpy.typing as npt
 
 from sppfeat._version import __version__
 from sppfeat.config.distribution import RayOptions
-from sppfeat.config.request import ExtractRequest, PlanSummary
+from sppfeat.config.request import ExtractRequest
 from sppfeat.config.wording import counted
 from sppfeat.errors import SppfeatError, StoreError
-from sppfeat.extraction.outcome import Outcome, outcome_of
+from sppfeat.extraction.output import Outcome, outcome_of
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.ray.actor import ATTEMPTS_SUFFIX, FillParts, Job, PartReport, Witnesses
-from sppfeat.extraction.ray.cluster import Actors, choose_actors, nodes_of
+from sppfeat.extraction.ray.cluster import Actors, choose_actors, nodes_of, read_reports
 from sppfeat.extraction.ray.part_files import PartFiles, leads_to_parts, part_pattern, parts_folder
-from sppfeat.extraction.ray.reports import read_reports
-from sppfeat.extraction.report import RunState, summarise_plan
+from sppfeat.extraction.report import PlanSummary, RunState, summarize_plan
 from sppfeat.extraction.resources import Means
 from sppfeat.extraction.setup import Equipment
 from sppfeat.files.byte_ranges import Place
@@ -43,7 +42,7 @@ _STOP_SECONDS = 60.0
 
 
 class RayExtraction:
-    """A planned extraction by actors; :func:`sppfeat.extraction.ray.run.prepare_ray` makes it.
+    """A planned extraction by actors; :func:`sppfeat.extraction.ray.prepare_ray` makes it.
 
     Args:
         means: what the plan was made with.
@@ -127,7 +126,7 @@ class RayExtraction:
             notes=self._means.notes,
         )
         device = f"{self.actors or 'Ray'}, {counted(len(self._files.paths), 'part')}"
-        return dataclasses.replace(summarise_plan(plan, self.equipment, state), device=device)
+        return dataclasses.replace(summarize_plan(plan, self.equipment, state), device=device)
 
     def run(
         self,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sppfeat.config.distribution import ShardChoice
 from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.errors import StoreError
-from sppfeat.extraction.outcome import Outcome, outcome_of
+from sppfeat.extraction.output import Outcome, outcome_of
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.sharding import PLACEHOLDER, shard_path
 from sppfeat.store.reader import FeatureFile

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from sppfeat.config.regions import BoxConvention, RegionSpec, parse_grid
 from sppfeat.config.specs import InputSpec
-from sppfeat.extraction.box_report import box_notes, summarise_boxes
-from sppfeat.extraction.box_rows import FileBoxes, ViewBoxes
+from sppfeat.extraction.box_report import box_notes, summarize_boxes
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.row_planner import RowPlanner
+from sppfeat.extraction.rows import FileBoxes, ViewBoxes
 from sppfeat.files.paths import PathTable
 from sppfeat.geometry import FeatureGeometry
 
@@ -41,7 +41,7 @@ def of_file(boxes, image_hw, *, drop=False, **settings):
 
 
 def summary(plan, spec=FILE, inputs=SPEC, path="/b.csv"):
-    return summarise_boxes(plan, plan.boxes, spec, inputs, path)
+    return summarize_boxes(plan, plan.boxes, spec, inputs, path)
 
 
 BOXES = [

@@ -1,25 +1,23 @@
 """The mean norm: drawn from rows that exist, exact on what was drawn, and the same every time."""
 
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 from box_rows import plan_of, rows_of, sizes_of
-from feature_files import BLOCKS, config, new_file
+from feature_files import BLOCKS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.config.specs import DescriptorSpec, InputSpec
+from sppfeat.config.specs import InputSpec
 from sppfeat.decoding import Decoded
-from sppfeat.errors import ConfigError, ImageError, StoreError
-from sppfeat.extraction.mean_norm import estimate_factors, factors_of_file, sample_plan
+from sppfeat.errors import ConfigError, ImageError
+from sppfeat.extraction.mean_norm import estimate_factors, sample_plan
 from sppfeat.extraction.plan import make_plan
-from sppfeat.extraction.regions import choose_scales
+from sppfeat.extraction.row_planner import choose_scales
 from sppfeat.extraction.row_sink import RowBlock
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
-from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.schema import column_blocks
 
 SPEC = InputSpec(scales=(32, 64), max_pixels=8192, min_side=8)
@@ -238,66 +236,3 @@ def test_a_layer_of_zeros():
 def test_a_head_is_one_layer():
     factors, drawn = estimate(whole_images(3), 20.0, blocks=column_blocks(("fc6",), (15,), (1,)))
     assert factors == pytest.approx([20 / (math.sqrt(26) * np.mean(drawn))])
-
-
-# --- of another file ------------------------------------------------------------------------------
-
-
-def scaled_config(normalize="meannorm:20", levels=(1, 2), input_spec=None, dtype="float32", **backbone):
-    spec = DescriptorSpec(levels=levels, normalize=normalize, dtype=dtype)
-    return dataclasses.replace(config(**backbone), descriptor=spec, input=input_spec or InputSpec())
-
-
-@pytest.fixture
-def scaled_file(tmp_path):
-    path = tmp_path / "train.h5"
-    create_file(
-        path, whole_images(2), scaled_config(), BLOCKS, provenance=Provenance(norm_factors=(2.0, 0.125))
-    )
-    return path
-
-
-@pytest.mark.parametrize("normalize", ["none", "meannorm:20", "meannorm:2e1"])
-def test_factors_are_taken_from_a_file(scaled_file, normalize):
-    wanted = scaled_config(normalize, dtype="float16", input_spec=InputSpec(exif="ignore"))
-    found = factors_of_file(scaled_file, wanted)
-    assert found.norm_factors == (2.0, 0.125)
-    assert (found.normalize, found.dtype, found.levels) == ("meannorm:20", "float16", (1, 2))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"normalize": "l2"}, "has meannorm:20, and --normalize says l2"),
-        ({"normalize": "meannorm:10"}, "has meannorm:20, and --normalize says meannorm:10"),
-        ({"levels": (1,)}, r"other descriptors: levels: the file has \[1, 2\], this command \[1\]"),
-        ({"layers": ("layer4", "layer3")}, "other descriptors: layers"),
-        ({"input_spec": InputSpec(size=300)}, "other descriptors: size: the file has 224, this command 300"),
-        ({"input_spec": InputSpec(flip=True)}, "other descriptors: flip"),
-        ({"input_spec": InputSpec(round_to=32)}, "other descriptors: round_to"),
-        ({"input_spec": InputSpec(decode="fast")}, "other descriptors: decode"),
-        ({"weights_sha256": "1" * 64}, "other descriptors: weights_sha256"),
-        (
-            {"name": "resnet34"},
-            "other descriptors: backbone: the file has 'resnet18', this command 'resnet34'",
-        ),
-    ],
-)
-def test_factors_of_other_descriptors_are_refused(scaled_file, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        factors_of_file(scaled_file, scaled_config(**{"normalize": "none", **changes}))
-
-
-def test_a_file_without_a_mean_norm_is_refused(tmp_path):
-    path = new_file(tmp_path / "plain.h5")
-    with pytest.raises(ConfigError, match="made with --normalize none; allowed: a file made with meannorm"):
-        factors_of_file(path, scaled_config())
-
-
-def test_what_is_no_feature_file_is_refused(tmp_path):
-    path = tmp_path / "x.h5"
-    path.write_bytes(b"x")
-    with pytest.raises(StoreError):
-        factors_of_file(path, scaled_config())
-    with pytest.raises(StoreError):
-        factors_of_file(tmp_path / "none.h5", scaled_config())

@@ -18,7 +18,8 @@ from places import SUPPORT
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ImageError
-from sppfeat.extraction.plan import input_sizes, make_plan, schedule
+from sppfeat.extraction.plan import make_plan, schedule
+from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 

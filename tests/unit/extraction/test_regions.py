@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from sppfeat.boxes.views import multiview_views
 from sppfeat.config.regions import BoxConvention, RegionSpec, RowFlag
 from sppfeat.config.specs import InputSpec
-from sppfeat.extraction.plan import input_sizes
-from sppfeat.extraction.regions import Projector, choose_scales, drop_duplicates, map_sizes
+from sppfeat.extraction.regions import Projector, map_sizes
+from sppfeat.extraction.row_planner import choose_scales, drop_duplicates
 from sppfeat.extraction.rows import rows_of_views
+from sppfeat.extraction.sizes import input_sizes
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, sub_cell_boxes
 from sppfeat.networks.backbones import load_backbone
 

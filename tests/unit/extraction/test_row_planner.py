@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sppfeat.config.regions import BoxConvention, RowFlag, parse_grid
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError
-from sppfeat.extraction.box_rows import FileBoxes, ViewBoxes
-from sppfeat.extraction.plan import input_sizes
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.row_planner import RowPlanner
+from sppfeat.extraction.rows import FileBoxes, ViewBoxes
+from sppfeat.extraction.sizes import input_sizes
 from sppfeat.geometry import FeatureGeometry
 
 YOLO = BoxConvention(coords="cxcywh", units="normalized")

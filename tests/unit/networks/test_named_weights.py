@@ -9,7 +9,7 @@ from sppfeat import Extractor
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import COMPACT_NAME
 from sppfeat.errors import WeightsError
-from sppfeat.extraction.configure import load_choice
+from sppfeat.extraction.setup import load_choice
 from sppfeat.networks import named_weights, zoo
 from sppfeat.networks.backbones import load_backbone
 from sppfeat.networks.named_weights import (

@@ -1,0 +1,83 @@
+"""Settings of a run that are taken over from another feature file."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from box_rows import sizes_of
+from feature_files import BLOCKS, config, new_file
+
+from sppfeat.config.specs import DescriptorSpec, InputSpec
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.extraction.plan import make_plan
+from sppfeat.extraction.setup import adopt_mean_norm
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs import Listing
+from sppfeat.store.layout import Provenance, create_file
+
+
+def whole_images(n, hw=(40, 60)):
+    listing = Listing.of_files(
+        b"/data", PathTable(f"{i}.jpg" for i in range(n)), np.full(n, -1, dtype=np.int64), ()
+    )
+    return make_plan(listing, sizes_of([hw] * n), {}, InputSpec())
+
+
+def scaled_config(normalize="meannorm:20", levels=(1, 2), input_spec=None, dtype="float32", **backbone):
+    spec = DescriptorSpec(levels=levels, normalize=normalize, dtype=dtype)
+    return dataclasses.replace(config(**backbone), descriptor=spec, input=input_spec or InputSpec())
+
+
+@pytest.fixture
+def scaled_file(tmp_path):
+    path = tmp_path / "train.h5"
+    create_file(
+        path, whole_images(2), scaled_config(), BLOCKS, provenance=Provenance(norm_factors=(2.0, 0.125))
+    )
+    return path
+
+
+@pytest.mark.parametrize("normalize", ["none", "meannorm:20", "meannorm:2e1"])
+def test_factors_are_taken_from_a_file(scaled_file, normalize):
+    wanted = scaled_config(normalize, dtype="float16", input_spec=InputSpec(exif="ignore"))
+    found = adopt_mean_norm(wanted, scaled_file).descriptor
+    assert found.norm_factors == (2.0, 0.125)
+    assert (found.normalize, found.dtype, found.levels) == ("meannorm:20", "float16", (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalize": "l2"}, "has meannorm:20, and --normalize says l2"),
+        ({"normalize": "meannorm:10"}, "has meannorm:20, and --normalize says meannorm:10"),
+        ({"levels": (1,)}, r"other descriptors: levels: the file has \[1, 2\], this command \[1\]"),
+        ({"layers": ("layer4", "layer3")}, "other descriptors: layers"),
+        ({"input_spec": InputSpec(size=300)}, "other descriptors: size: the file has 224, this command 300"),
+        ({"input_spec": InputSpec(flip=True)}, "other descriptors: flip"),
+        ({"input_spec": InputSpec(round_to=32)}, "other descriptors: round_to"),
+        ({"input_spec": InputSpec(decode="fast")}, "other descriptors: decode"),
+        ({"weights_sha256": "1" * 64}, "other descriptors: weights_sha256"),
+        (
+            {"name": "resnet34"},
+            "other descriptors: backbone: the file has 'resnet18', this command 'resnet34'",
+        ),
+    ],
+)
+def test_factors_of_other_descriptors_are_refused(scaled_file, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        adopt_mean_norm(scaled_config(**{"normalize": "none", **changes}), scaled_file)
+
+
+def test_a_file_without_a_mean_norm_is_refused(tmp_path):
+    path = new_file(tmp_path / "plain.h5")
+    with pytest.raises(ConfigError, match="made with --normalize none; allowed: a file made with meannorm"):
+        adopt_mean_norm(scaled_config(), path)
+
+
+def test_what_is_no_feature_file_is_refused(tmp_path):
+    path = tmp_path / "x.h5"
+    path.write_bytes(b"x")
+    with pytest.raises(StoreError):
+        adopt_mean_norm(scaled_config(), path)
+    with pytest.raises(StoreError):
+        adopt_mean_norm(scaled_config(), tmp_path / "none.h5")
