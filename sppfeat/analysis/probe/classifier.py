@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sppfeat.config.machine import import_extra
 
 if TYPE_CHECKING:
-    from sppfeat.store.selection.columns import ColumnSelection
+    from sppfeat.store.descriptor_columns import ColumnSelection
 
 __all__ = ["make_pipeline", "regularisation"]
 

@@ -15,8 +15,8 @@ from sppfeat.config.machine import import_extra
 from sppfeat.store.row_ranges import row_ranges
 
 if TYPE_CHECKING:
+    from sppfeat.store.descriptor_columns import BlockPart
     from sppfeat.store.selection import Selection
-    from sppfeat.store.selection.columns import BlockPart
 
 __all__ = ["PartProducts", "predict_with_kernel", "products_nbytes"]
 

@@ -22,8 +22,8 @@ from sppfeat.analysis.probe.scaled_rows import scaled_rows
 from sppfeat.analysis.probe.settings import ProbeSettings
 
 if TYPE_CHECKING:
+    from sppfeat.store.descriptor_columns import ColumnSelection
     from sppfeat.store.selection import Selection
-    from sppfeat.store.selection.columns import ColumnSelection
 
 __all__ = ["SumsModel"]
 

@@ -1,6 +1,6 @@
 """Parts of a feature file: some rows, some columns, labels from the file or from elsewhere."""
 
-from sppfeat.store.selection.columns import ColumnSelection, select_columns
+from sppfeat.store.descriptor_columns import ColumnSelection, select_columns
 from sppfeat.store.selection.conditions import CONDITIONS, RowsLike, parse_conditions
 from sppfeat.store.selection.labels import Labels, LabelSource
 from sppfeat.store.selection.pandas_table import to_pandas

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.store.selection.columns import ColumnSelection
+from sppfeat.store.descriptor_columns import ColumnSelection
 
 __all__ = ["is_scaled_again", "scale_again", "take_scaled"]
 

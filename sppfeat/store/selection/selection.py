@@ -12,8 +12,8 @@ import numpy.typing as npt
 from sppfeat.config.machine import check_copy
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
+from sppfeat.store.descriptor_columns import ColumnSelection, select_columns
 from sppfeat.store.row_ranges import row_ranges
-from sppfeat.store.selection.columns import ColumnSelection, select_columns
 from sppfeat.store.selection.conditions import RowsLike, select_rows
 from sppfeat.store.selection.labels import Labels, LabelSource, read_labels
 from sppfeat.store.selection.pandas_table import to_pandas
