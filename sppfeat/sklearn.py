@@ -12,7 +12,7 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import import_extra
 from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec
 from sppfeat.extractor import Extractor
-from sppfeat.store.selection import select_columns
+from sppfeat.store.descriptor_columns import select_columns
 
 __all__ = ["SPPFeatures"]
 

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from sppfeat.errors import ConfigError
 from sppfeat.store.schema import ColumnBlock
 
-__all__ = ["BlockPart", "ColumnSelection", "select_columns"]
+__all__ = ["BlockPart", "ColumnSelection", "is_scaled_again", "scale_again", "select_columns", "take_scaled"]
+
+_SCALED = ("l2", "power")
 
 
 class BlockPart(NamedTuple):
@@ -166,6 +168,45 @@ def select_columns(
     n_taken = {layer: sum(p.width for p in parts if p.block.layer == layer) for layer in wanted_layers}
     incomplete = frozenset(layer for layer, n in n_taken.items() if n < n_whole[layer])
     return ColumnSelection(parts, blocks[-1].stop, incomplete)
+
+
+def is_scaled_again(columns: ColumnSelection, normalize: str) -> bool:
+    """Whether what is left of some layer has to be scaled again: a mean norm stays what it was."""
+    return bool(columns.incomplete) and normalize in _SCALED
+
+
+def take_scaled(
+    rows: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
+) -> npt.NDArray[np.floating[Any]]:
+    """Some columns of whole descriptors ``(n, D)``, scaled as :func:`scale_again` does."""
+    return scale_again(columns.take(rows), columns, normalize)
+
+
+def scale_again(
+    block: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
+) -> npt.NDArray[np.floating[Any]]:
+    """What is left of incomplete layers, with the l2 norm 1; zeros stay zeros.
+
+    Args:
+        block: ``(n, d)``, the selected columns.
+        columns: which columns these are.
+        normalize: how the whole descriptors were scaled, as in the settings.
+
+    Returns:
+        ``(n, d)``: float32 where it is scaled again, else ``block`` itself.
+    """
+    if not is_scaled_again(columns, normalize):
+        return block
+    scaled = block.astype(np.float32)
+    for layer, own in columns.layer_ranges().items():
+        if layer in columns.incomplete:
+            part = scaled[:, own]
+            # By the largest magnitude first, so that nothing under- or overflows when it is squared.
+            peak = np.abs(part).max(axis=1, keepdims=True)
+            part /= np.where((peak > 0) & np.isfinite(peak), peak, 1)
+            norm = np.linalg.norm(part, axis=1, keepdims=True)
+            part /= np.where(norm > 0, norm, 1)
+    return scaled
 
 
 def _wanted(what: str, wanted: Iterable[Any] | None, there: Sequence[Any]) -> list[Any]:

@@ -15,9 +15,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.machine import row_ranges
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.store.row_ranges import row_ranges
 from sppfeat.store.text_heaps import check_texts, read_texts
 
 __all__ = [

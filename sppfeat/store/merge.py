@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
+from sppfeat.config.machine import row_ranges
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import first_few
 from sppfeat.errors import ConfigError, StoreError
@@ -20,7 +21,6 @@ from sppfeat.files.locks import OutputLock, check_new_file
 from sppfeat.store.layout import FILE_DTYPES, STRING, allocate, laid_out
 from sppfeat.store.merge_sources import SourceFile, escaped_name, recorded_path
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.row_ranges import row_ranges
 from sppfeat.store.schema import (
     COLUMNS,
     ERROR_NBYTES,

@@ -17,9 +17,8 @@ import numpy.typing as npt
 from sppfeat.config.specs import ReductionSpec
 from sppfeat.config.values import whole_number
 from sppfeat.errors import ConfigError, SppfeatError
-from sppfeat.store.descriptor_columns import ColumnSelection, select_columns
+from sppfeat.store.descriptor_columns import ColumnSelection, select_columns, take_scaled
 from sppfeat.store.schema import ColumnBlock, check_dimension
-from sppfeat.store.selection.scaling import take_scaled
 
 __all__ = ["FitRecord", "Reduction"]
 

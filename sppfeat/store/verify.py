@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.machine import row_ranges
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.wording import counted, first_few
-from sppfeat.errors import SppfeatError
+from sppfeat.errors import SppfeatError, StoreError
+from sppfeat.store.merge_sources import SourceFiles
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.row_ranges import row_ranges
 from sppfeat.store.schema import NATIVE_SCALE, NO_SCALE, Status
-from sppfeat.store.shard_checks import shard_problems
 
 __all__ = ["VerifyReport", "verify_file"]
 
@@ -137,7 +137,7 @@ def _check_structure(
         problems.append("/classes names a class twice")
     if file.has_boxes:
         problems += _check_boxes(file)
-    problems += shard_problems(file)
+    problems += _check_shard(file)
     try:
         reduction, expected = file.reduction, file.config.fingerprint
         if (expected if reduction is None else reduction.fingerprint_of(expected)) != file.attribute(
@@ -201,6 +201,51 @@ def _check_scales(file: FeatureFile) -> list[str]:
         problems.append(
             f"/row_region has {counted(n_layers, 'layer')}, the attribute 'config' {len(file.config.backbone.layers)}"
         )
+    return problems
+
+
+def _check_shard(file: FeatureFile) -> list[str]:
+    """What is wrong with the record of a shard, or with the files that a merged file was made of; in words."""
+    problems = [] if file.sources is None else _check_sources(file, file.sources)
+    try:
+        shard = file.shard
+    except StoreError as error:
+        return [*problems, str(error)]
+    if shard is not None:
+        expected = (shard.stop_image - shard.first_image, shard.stop_row - shard.first_row)
+        if (file.n_images, file.n_rows) != expected:
+            problems.append(
+                f"the attribute 'shard' says {expected[0]} images and {expected[1]} rows, the file has {file.n_images} "
+                f"and {file.n_rows}"
+            )
+    return problems
+
+
+def _check_sources(file: FeatureFile, sources: SourceFiles) -> list[str]:
+    """What sources say of their images now, and the merged file does not."""
+    problems = []
+    status = file.status
+    for i, source in enumerate(sources):
+        path = sources.path_of(i)
+        try:
+            with FeatureFile(path) as part:
+                now = part.status
+            if source.n_rows:
+                sources.map(i)
+        except StoreError as error:
+            problems.append(str(error))
+            continue
+        merged = status[source.first_image : source.stop_image]
+        if len(now) != len(merged):
+            problems.append(
+                f"the source {path!r} has {counted(len(now), 'image')}, of which {len(merged)} were merged"
+            )
+        elif (now != merged).any():
+            n_others = int((now != merged).sum())
+            problems.append(
+                f"{counted(n_others, 'image')} of the source {path!r} {'has' if n_others == 1 else 'have'} another "
+                "status than when they were merged"
+            )
     return problems
 
 

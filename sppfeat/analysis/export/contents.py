@@ -9,8 +9,8 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.machine import row_ranges
 from sppfeat.errors import ConfigError
-from sppfeat.store.row_ranges import row_ranges
 from sppfeat.store.selection import Selection
 from sppfeat.store.selection.row_table import RowColumn, row_table
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.probe.fold_weights import FoldWeights
-from sppfeat.store.row_ranges import row_ranges
+from sppfeat.config.machine import row_ranges
 
 __all__ = ["FoldSums"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.probe.scaled_rows import scaled_rows
-from sppfeat.config.machine import import_extra
+from sppfeat.config.machine import import_extra, row_ranges
 from sppfeat.store.row_ranges import row_ranges
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.machine import import_extra
+from sppfeat.config.machine import import_extra, row_ranges
 from sppfeat.store.row_ranges import row_ranges
 
 __all__ = ["RidgeSolution", "solve_ridge"]

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from sppfeat.config.machine import import_extra
 from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError
+from sppfeat.store.descriptor_columns import select_columns, take_scaled
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.reduction import FitRecord, Reduction
-from sppfeat.store.selection import Selection, select_columns, take_scaled
+from sppfeat.store.selection import Selection
 
 __all__ = ["fit_reduction"]
 

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.machine import check_copy
+from sppfeat.config.machine import check_copy, row_ranges
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
-from sppfeat.store.descriptor_columns import ColumnSelection, select_columns
-from sppfeat.store.row_ranges import row_ranges
+from sppfeat.store.descriptor_columns import (
+    ColumnSelection,
+    is_scaled_again,
+    scale_again,
+    select_columns,
+    take_scaled,
+)
 from sppfeat.store.selection.conditions import RowsLike, select_rows
 from sppfeat.store.selection.labels import Labels, LabelSource, read_labels
 from sppfeat.store.selection.pandas_table import to_pandas
-from sppfeat.store.selection.scaling import is_scaled_again, scale_again, take_scaled
 
 if TYPE_CHECKING:
     from sppfeat.store.reader import FeatureFile

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from sppfeat.analysis.choices import ENGINES, METRICS
 from sppfeat.analysis.search.distances import exact_distances
 from sppfeat.analysis.search.neighbours import nearest_rows
+from sppfeat.config.machine import row_ranges
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.row_ranges import row_ranges
 from sppfeat.store.writer import FeatureWriter
 
 N = 40

@@ -26,10 +26,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.errors import ConfigError, LabelError
+from sppfeat.store.descriptor_columns import select_columns
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import column_blocks
-from sppfeat.store.selection import select_columns
 from sppfeat.store.writer import FeatureWriter
 
 PATHS = [b"a/1.jpg", b"a/2.jpg", b"b/1.jpg", b"b/2.jpg", b"b/3.jpg", b"\xff.jpg"]
