@@ -34,7 +34,7 @@ from sppfeat.files.byte_ranges import Place
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
-from sppfeat.store.reader import FeatureFile
+from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reduction import Reduction
 from sppfeat.store.schema import ColumnBlock, whole_image_boxes
 
@@ -149,7 +149,7 @@ class Extractor:
     @classmethod
     def from_file(
         cls,
-        file: FeatureFile | StrPath,
+        file: FeatureTable | StrPath,
         *,
         weights: str | None = None,
         weights_dir: StrPath | None = None,
@@ -173,8 +173,8 @@ class Extractor:
         """
         run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
         with contextlib.ExitStack() as opened:
-            if not isinstance(file, FeatureFile):
-                file = opened.enter_context(FeatureFile(file))
+            if not isinstance(file, FeatureTable):
+                file = opened.enter_context(FeatureTable(file))
             choose_device(device, file.config.precision)
             loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
             if file.extracted_columns != descriptor_blocks(file.config, loaded):

@@ -19,7 +19,7 @@ from sppfeat.extraction.setup import descriptor_blocks
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone
-from sppfeat.store.reader import FeatureFile
+from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import scale_indices
 
 __all__ = [
@@ -38,7 +38,7 @@ _FLOAT16_ROUNDING = 1e-3
 
 
 def load_recorded_backbone(
-    file: FeatureFile, *, weights: str | None = None, weights_dir: StrPath | None = None
+    file: FeatureTable, *, weights: str | None = None, weights_dir: StrPath | None = None
 ) -> Backbone:
     """The backbone of a file, with the very weights that are recorded.
 
@@ -93,7 +93,7 @@ class Recomputed:
     problems: list[str]
 
 
-def tolerance(file: FeatureFile) -> float:
+def tolerance(file: FeatureTable) -> float:
     """The relative l2 difference up to which a row computed again counts as equal."""
     # Of a reduced file also the descriptors that were reduced have been rounded.
     dtypes = [file.config.descriptor.dtype, file.dtype.name] if file.is_reduced else [file.dtype.name]
@@ -101,7 +101,7 @@ def tolerance(file: FeatureFile) -> float:
 
 
 def recompute_rows(
-    file: FeatureFile,
+    file: FeatureTable,
     n_rows: int,
     *,
     seed: int = 0,
@@ -179,7 +179,7 @@ class Recomputation:
         ConfigError: a device that is not there, or a backbone that takes no boxes.
     """
 
-    def __init__(self, file: FeatureFile, backbone: Backbone, *, device: str, root: str | None) -> None:
+    def __init__(self, file: FeatureTable, backbone: Backbone, *, device: str, root: str | None) -> None:
         config = file.config
         self._file = file
         self._config = config
@@ -231,7 +231,7 @@ class Recomputation:
         return RecomputedRow(described.descriptors[0], described.regions.cells[0].numpy().astype(np.int32))
 
 
-def _difference(file: FeatureFile, row: int, descriptor: npt.NDArray[np.float32]) -> float:
+def _difference(file: FeatureTable, row: int, descriptor: npt.NDArray[np.float32]) -> float:
     """By how much a row differs from its descriptor computed again, relative to what that is made of."""
     if file.reduction is None:
         return _relative_difference(file.features[row], descriptor)

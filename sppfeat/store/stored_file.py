@@ -1,5 +1,7 @@
 """An HDF5 file that was found to be a feature file, open: its datasets and attributes, as they are stored."""
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -10,11 +12,15 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.errors import StoreError
+from sppfeat.config.distribution import Shard
+from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.wording import one_line
+from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.paths import PathTable
 from sppfeat.store.check import check_layout, is_reduced, read_column_blocks
 from sppfeat.store.hdf5 import hdf5_errors, is_linked, read_dataset, read_in_parts, text_attribute
 from sppfeat.store.merge_sources import SourceFiles, read_source_files
+from sppfeat.store.reduction import FitRecord, Reduction
 from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["StoredFile"]
@@ -139,6 +145,72 @@ class StoredFile:
             with os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb") as raw:
                 return np.memmap(raw, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
 
+    def config(self) -> ExtractConfig:
+        """Return the settings that the descriptors were extracted with.
+
+        Raises:
+            StoreError: they are none.
+        """
+        where = f"{str(self.path)!r}: its attribute 'config'"
+        try:
+            return ExtractConfig.from_dict(json.loads(self.attribute("config")))
+        except json.JSONDecodeError as error:
+            raise StoreError(f"{where} is not JSON: {error}") from error
+        # Nested too deeply, digits without end, or a value of a type that nobody thought of.
+        except (ConfigError, RecursionError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+            raise StoreError(f"{where}: {one_line(str(error))}") from error
+
+    def norm_factors(self) -> tuple[float, ...] | None:
+        """Return what ``meannorm`` multiplied each layer's part with; None where that was not asked for.
+
+        Raises:
+            StoreError: they are no numbers above 0.
+        """
+        text = self.find_attribute("norm_factors")
+        if text is None:
+            return None
+        try:
+            recorded = json.loads(text)
+            factors = tuple(map(_positive_number, recorded)) if isinstance(recorded, list) else ()
+        except (RecursionError, ValueError, OverflowError):
+            factors = ()
+        if not factors:
+            raise StoreError(
+                f"{str(self.path)!r}: its attribute 'norm_factors' is {one_line(repr(text))}; "
+                "allowed: a list of numbers above 0"
+            )
+        return factors
+
+    def reduction(self) -> Reduction:
+        """Return what reduced the descriptors of a file of which they were.
+
+        Raises:
+            StoreError: it cannot be applied.
+        """
+        try:
+            return Reduction(
+                record=FitRecord.from_json(self.attribute("reduction")),
+                mean=self.read("reduction/mean"),
+                components=self.read("reduction/components"),
+                scale=self.read("reduction/scale"),
+            )
+        except ConfigError as error:
+            raise StoreError(f"{str(self.path)!r}: its reduction: {one_line(str(error))}") from error
+
+    def shard(self) -> Shard | None:
+        """Return which images and rows of a whole plan the file has; None: all of them.
+
+        Raises:
+            StoreError: it says nonsense.
+        """
+        text = self.find_attribute("shard")
+        if text is None:
+            return None
+        try:
+            return Shard.from_json(text)
+        except ConfigError as error:
+            raise StoreError(f"{str(self.path)!r}: its attribute 'shard': {one_line(str(error))}") from error
+
     def _check_length(self, name: str) -> None:
         """Refuse to read a file that is shorter than when it was opened: HDF5 would read zeros."""
         if self.nbytes < self._nbytes_then:
@@ -146,6 +218,12 @@ class StoredFile:
                 f"{str(self.path)!r}: cannot read /{name}: the file was cut short since it was opened, "
                 f"from {self._nbytes_then} to {self.nbytes} bytes"
             )
+
+
+def _positive_number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{value!r} is no number above 0")
+    return float(value)
 
 
 def _why_missing(path: Path) -> str:

@@ -1,14 +1,13 @@
 """Rows of a feature file for torch's ``DataLoader``."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-
-if TYPE_CHECKING:
-    from sppfeat.store.selection import Selection
 
 __all__ = ["FeatureDataset"]
 
@@ -16,24 +15,30 @@ __all__ = ["FeatureDataset"]
 class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
     """Descriptors and classes of a selection, row by row, read through the memory map.
 
-    It outlives the closing of the file, and works in the processes of a ``DataLoader``, started either way.
+    It stays usable after the file is closed, and works in the processes of a ``DataLoader``, forked or spawned.
 
     Args:
-        selection: which rows and columns.
+        take: returns the descriptors ``(k, d)`` at positions ``(k,)`` int64 of the selection; it can be pickled.
+        classes: ``(n,)`` class of each row, -1 for none.
+        target_names: names of the classes by number.
 
     Attributes:
-        target_names: what the classes' numbers stand for.
+        target_names: names of the classes by number.
     """
 
-    def __init__(self, selection: "Selection") -> None:
-        selection.take(np.arange(min(1, len(selection))))  # what it reads of the file it reads now
-        self._selection = selection
-        y = selection.y
-        self._targets = torch.as_tensor(np.full(len(selection), -1) if y is None else np.array(y))
-        self.target_names = selection.target_names
+    def __init__(
+        self,
+        take: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.floating[Any]]],
+        classes: npt.NDArray[Any],
+        target_names: list[str],
+    ) -> None:
+        take(np.arange(min(1, len(classes))))  # reads from the open file all that later calls need
+        self._take = take
+        self._targets = torch.as_tensor(classes)
+        self.target_names = target_names
 
     def __len__(self) -> int:
-        return len(self._selection)
+        return len(self._targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """``(d,)`` float32, and the class as an int64 number, -1 where there is none."""
@@ -43,5 +48,5 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
         """Several rows at once, as ``DataLoader`` asks for them."""
         positions = np.asarray(indices, dtype=np.int64)
         # A copy in any case: nobody may write through the map.
-        descriptors = torch.from_numpy(self._selection.take(positions).astype(np.float32))
+        descriptors = torch.from_numpy(self._take(positions).astype(np.float32))
         return list(zip(descriptors, self._targets[torch.from_numpy(positions)], strict=True))

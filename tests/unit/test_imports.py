@@ -89,14 +89,6 @@ CIRCLES: frozenset[str] = frozenset(
         "inputs.tables.manifests",
         "inputs.tables.parquet",
         "inputs.tables.table_urls",
-        "store.reader",
-        "store.selection",
-        "store.selection.conditions",
-        "store.selection.labels",
-        "store.selection.pandas_table",
-        "store.selection.row_table",
-        "store.selection.selection",
-        "store.torch_dataset",
     }
 )
 

@@ -51,7 +51,7 @@ class Contents:
     @cached_property
     def table(self) -> Mapping[str, RowColumn]:
         """What stands beside the vectors; see :func:`sppfeat.store.selection.row_table.row_table`."""
-        return row_table(self.selection)
+        return row_table(self.selection.file, self.selection.rows, self.selection.labels)
 
     @cached_property
     def has_descriptor(self) -> npt.NDArray[np.bool_]:

@@ -31,7 +31,7 @@ def parts_to_try(selection: "Selection") -> list[Part]:
     Example:
         >>> from types import SimpleNamespace
         >>> from sppfeat.store.schema import column_blocks
-        >>> from sppfeat.store.selection import select_columns
+        >>> from sppfeat.store.descriptor_columns import select_columns
         >>> selection = SimpleNamespace(columns=select_columns(column_blocks(["relu"], [8], [4, 2, 1])))
         >>> [(part.kind, part.levels) for part in parts_to_try(selection)]
         [('all', (4, 2, 1)), ('level', (1,)), ('level', (2,)), ('level', (4,)), ('levels up to', (1, 2))]

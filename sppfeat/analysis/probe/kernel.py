@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from sppfeat.analysis.probe.scaled_rows import scaled_rows
 from sppfeat.config.machine import import_extra, row_ranges
-from sppfeat.store.row_ranges import row_ranges
 
 if TYPE_CHECKING:
     from sppfeat.store.descriptor_columns import BlockPart

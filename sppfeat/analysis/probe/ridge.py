@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.machine import import_extra, row_ranges
-from sppfeat.store.row_ranges import row_ranges
 
 __all__ = ["RidgeSolution", "solve_ridge"]
 

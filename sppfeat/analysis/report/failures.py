@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from sppfeat.store.reader import FeatureFile
+from sppfeat.store.feature_table import FeatureTable
 
 __all__ = ["FailureGroup", "group_failures"]
 
@@ -26,7 +26,7 @@ class FailureGroup:
     paths: tuple[str, ...]
 
 
-def group_failures(file: FeatureFile, *, most_paths: int) -> list[FailureGroup]:
+def group_failures(file: FeatureTable, *, most_paths: int) -> list[FailureGroup]:
     """The reasons for which images of a file failed, the most frequent first.
 
     Args:
@@ -48,7 +48,7 @@ def group_failures(file: FeatureFile, *, most_paths: int) -> list[FailureGroup]:
     ]
 
 
-def _name(file: FeatureFile, image: int) -> str:
+def _name(file: FeatureTable, image: int) -> str:
     ids = file.image_id_table
     path = file.path_of(image)
     return f"{path} (id {os.fsdecode(ids[image])})" if ids and ids[image] else path

@@ -6,8 +6,8 @@ from sppfeat.analysis.network_text import network_text
 from sppfeat.analysis.reduce.texts import dimensions_text, variance_text
 from sppfeat.config.distribution import Shard
 from sppfeat.config.wording import counted
+from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.merge_sources import SourceFiles
-from sppfeat.store.reader import FeatureFile
 from sppfeat.store.reduction import Reduction
 
 __all__ = ["describe_provenance", "reduction_text"]
@@ -15,7 +15,7 @@ __all__ = ["describe_provenance", "reduction_text"]
 _MOST_SOURCES = 20  # that are named
 
 
-def describe_provenance(file: FeatureFile) -> list[tuple[str, str]]:
+def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
     """Names and values, those that there are."""
     config = file.config
     found = [
@@ -61,7 +61,7 @@ def reduction_text(reduction: Reduction) -> str:
     return text
 
 
-def _ids_text(file: FeatureFile) -> str:
+def _ids_text(file: FeatureTable) -> str:
     ids = file.image_id_table
     return f"as the inputs had them, the first: {os.fsdecode(ids[0])}" if ids else ""
 

@@ -6,7 +6,7 @@ from sppfeat.analysis.report.facts import Summary
 from sppfeat.analysis.show.distributions import Norms
 from sppfeat.analysis.show.thumbnails import Thumbnail
 from sppfeat.config.wording import counted
-from sppfeat.store.reader import FeatureFile
+from sppfeat.store.feature_table import FeatureTable
 
 __all__ = ["find_warnings"]
 
@@ -15,7 +15,7 @@ _FEW_ROWS = 5
 
 
 def find_warnings(
-    file: FeatureFile, summary: Summary, norms: Norms | None, thumbnails: Mapping[int, Thumbnail]
+    file: FeatureTable, summary: Summary, norms: Norms | None, thumbnails: Mapping[int, Thumbnail]
 ) -> Iterator[str]:
     """Yield them in words."""
     if not summary.n_rows:

@@ -19,8 +19,8 @@ from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs import is_list, read_list
 from sppfeat.inputs.lookup import find_image
-from sppfeat.store.reader import FeatureFile
-from sppfeat.store.selection import Selection
+from sppfeat.store.feature_table import FeatureTable
+from sppfeat.store.selection import Selection, select_rows
 
 if TYPE_CHECKING:
     from sppfeat.extractor import Extractor
@@ -158,7 +158,7 @@ def describe_queries(
     file = selection.file
     rows = [i for i, query in enumerate(queries) if query.row is not None]
     numbers = np.array([queries[i].row for i in rows], dtype=np.int64)
-    of_rows = dataclasses.replace(selection, rows=file.select(rows=numbers).rows)
+    of_rows = dataclasses.replace(selection, rows=select_rows(file, numbers, selection.labels))
     boxes_of: dict[str, list[int]] = {}
     for i, query in enumerate(queries):
         if query.path is not None:
@@ -185,7 +185,7 @@ def describe_queries(
     return result
 
 
-def _check_image(path: str, queries: Sequence[Query], file: FeatureFile) -> None:
+def _check_image(path: str, queries: Sequence[Query], file: FeatureTable) -> None:
     """Read the header of an image, and see whether boxes of it have an area."""
     exif, most = file.config.input.exif, RunOptions.max_decode_pixels
     try:

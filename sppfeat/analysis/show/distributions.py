@@ -10,7 +10,7 @@ from sppfeat.analysis.described import check_described
 from sppfeat.analysis.show.sampling import draw_rows
 from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
-from sppfeat.store.reader import FeatureFile
+from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import Status
 from sppfeat.store.selection import Selection
 
@@ -87,7 +87,7 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
     )
 
 
-def measure_sizes(file: FeatureFile, *, of: str = "images") -> Sizes:
+def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:
     """Sizes of all images whose size is known and which did not fail, or of all boxes that have a descriptor.
 
     Raises:
@@ -130,5 +130,5 @@ def count_labels(selection: Selection) -> list[tuple[str, int]]:
     return sorted([*counted, *([("", n_unknown)] if n_unknown else [])], key=lambda pair: -pair[1])
 
 
-def _normalize(file: FeatureFile) -> str:
+def _normalize(file: FeatureTable) -> str:
     return file.config.descriptor.normalize if file.reduction is None else file.reduction.spec.normalize

@@ -17,7 +17,7 @@ from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError
 from sppfeat.inputs.lookup import find_image
-from sppfeat.store.reader import FeatureFile
+from sppfeat.store.feature_table import FeatureTable
 
 __all__ = [
     "THUMBNAIL_SIDE",
@@ -83,7 +83,7 @@ class _View(NamedTuple):
 
 
 def pictures_of_rows(
-    file: FeatureFile, rows: Sequence[int], *, root: str | os.PathLike[str] | None = None
+    file: FeatureTable, rows: Sequence[int], *, root: str | os.PathLike[str] | None = None
 ) -> dict[int, Pictured]:
     """What small pictures of some rows are of.
 

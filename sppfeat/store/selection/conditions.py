@@ -3,7 +3,7 @@
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,9 @@ import numpy.typing as npt
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.wording import first_few, one_line
 from sppfeat.errors import ConfigError
+from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import Status
 from sppfeat.store.selection.labels import Labels
-
-if TYPE_CHECKING:
-    from sppfeat.store.reader import FeatureFile
 
 __all__ = ["CONDITIONS", "RowsLike", "parse_conditions", "select_rows"]
 
@@ -55,7 +53,7 @@ def parse_conditions(texts: Iterable[str]) -> dict[str, list[str]]:
     return conditions
 
 
-def select_rows(file: "FeatureFile", rows: RowsLike, labels: Labels) -> npt.NDArray[np.int64]:
+def select_rows(file: FeatureTable, rows: RowsLike, labels: Labels) -> npt.NDArray[np.int64]:
     """Numbers of the rows that are meant.
 
     Args:
@@ -87,7 +85,7 @@ def select_rows(file: "FeatureFile", rows: RowsLike, labels: Labels) -> npt.NDAr
 
 
 def _select_by_conditions(
-    file: "FeatureFile", conditions: dict[str, list[str]], labels: Labels
+    file: FeatureTable, conditions: dict[str, list[str]], labels: Labels
 ) -> npt.NDArray[np.int64]:
     wanted = np.ones(file.n_rows, dtype=bool)
     statuses = conditions.get("status")
@@ -133,7 +131,7 @@ def _in_range(n_rows: int, rows: slice) -> npt.NDArray[np.bool_]:
 
 
 def _existing(
-    file: "FeatureFile", numbers: npt.NDArray[np.int64], *, needs_descriptor: bool, otherwise: str = ""
+    file: FeatureTable, numbers: npt.NDArray[np.int64], *, needs_descriptor: bool, otherwise: str = ""
 ) -> npt.NDArray[np.int64]:
     """Return row numbers, after a look whether they can be handed out; an error says what is possible otherwise."""
     outside = numbers[(numbers < 0) | (numbers >= file.n_rows)]
@@ -159,7 +157,7 @@ def _has_label(labels: Labels, patterns: Sequence[str]) -> npt.NDArray[np.bool_]
     return np.isin(labels.values, sorted(chosen))
 
 
-def _matching_images(file: "FeatureFile", patterns: Sequence[str]) -> npt.NDArray[np.bool_]:
+def _matching_images(file: FeatureTable, patterns: Sequence[str]) -> npt.NDArray[np.bool_]:
     chosen = np.zeros(file.n_images, dtype=bool)
     for pattern in patterns:
         chosen[_fitting(pattern, file.paths, "image", end=f"/{pattern}")] = True
@@ -180,7 +178,7 @@ def _fitting(pattern: str, names: Sequence[str], what: str, *, end: str | None =
     return found
 
 
-def _has_flag(file: "FeatureFile", names: Sequence[str]) -> npt.NDArray[np.bool_]:
+def _has_flag(file: FeatureTable, names: Sequence[str]) -> npt.NDArray[np.bool_]:
     if not file.has_boxes:
         raise ConfigError(f"rows are flag={names[0]}, but the rows of this file are whole images, not boxes")
     flag = file.row_flag

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,7 @@ from sppfeat.errors import BoxError, ConfigError, LabelError
 from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES
 from sppfeat.files.name_matching import match_images
 from sppfeat.files.separated_text import split_rows
-
-if TYPE_CHECKING:
-    from sppfeat.store.reader import FeatureFile
+from sppfeat.store.feature_table import FeatureTable
 
 __all__ = ["LabelSource", "Labels", "read_labels"]
 
@@ -44,6 +42,10 @@ class Labels:
     names: tuple[str, ...]
     n_unknown: int = 0
 
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any] | None:
+        """Classes of some rows, given by number; None if no classes are known."""
+        return None if self.values is None else self.values[rows]
+
     def name_of(self, row: int) -> str | None:
         """Name of the class of one row, or the number that the caller gave for it; None where nothing is known."""
         if self.values is None:
@@ -54,7 +56,7 @@ class Labels:
         return self.names[value] if 0 <= value < len(self.names) else None
 
 
-def read_labels(file: "FeatureFile", source: LabelSource = None) -> Labels:
+def read_labels(file: FeatureTable, source: LabelSource = None) -> Labels:
     """The class of each row of a file.
 
     Args:
@@ -81,7 +83,7 @@ def read_labels(file: "FeatureFile", source: LabelSource = None) -> Labels:
     return _of_array(file, np.asarray(source))
 
 
-def _of_file(file: "FeatureFile", which: str) -> Labels:
+def _of_file(file: FeatureTable, which: str) -> Labels:
     if which == "box":
         names = tuple(file.row_classes)
         return Labels(file.row_label if names else None, names)
@@ -89,7 +91,7 @@ def _of_file(file: "FeatureFile", which: str) -> Labels:
     return Labels(file.labels[file.image_index] if names else None, names)
 
 
-def _of_array(file: "FeatureFile", values: npt.NDArray[Any]) -> Labels:
+def _of_array(file: FeatureTable, values: npt.NDArray[Any]) -> Labels:
     if values.ndim < 1 or len(values) not in (file.n_rows, file.n_images):
         raise LabelError(
             f"labels of shape {values.shape}; allowed: one for each of {counted(file.n_rows, 'row')}, "
@@ -112,7 +114,7 @@ def _class_name(value: Any) -> str | None:
         return None
 
 
-def _of_images(file: "FeatureFile", labelled: list[tuple[bytes, str]], where: str) -> Labels:
+def _of_images(file: FeatureTable, labelled: list[tuple[bytes, str]], where: str) -> Labels:
     """Labels of images by their names; of an image that is named twice alike."""
     try:
         image_of = match_images([name for name, _ in labelled], os.fsencode(file.root), file.path_table)
@@ -146,7 +148,7 @@ def _of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labels:
     return Labels(values, tuple(classes), n_unknown)
 
 
-def _read_table(file: "FeatureFile", path: Path) -> Labels:
+def _read_table(file: FeatureTable, path: Path) -> Labels:
     where = repr(str(path))
     lines = _lines(path)
     line, header = next(lines, (1, []))

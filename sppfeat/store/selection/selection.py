@@ -1,7 +1,7 @@
 """Some rows and columns of a feature file, with labels and groups that fit them."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,19 +16,17 @@ from sppfeat.store.descriptor_columns import (
     ColumnSelection,
     is_scaled_again,
     scale_again,
-    select_columns,
     take_scaled,
 )
-from sppfeat.store.selection.conditions import RowsLike, select_rows
-from sppfeat.store.selection.labels import Labels, LabelSource, read_labels
-from sppfeat.store.selection.pandas_table import to_pandas
+from sppfeat.store.feature_table import FeatureTable
+from sppfeat.store.selection.labels import Labels
+from sppfeat.store.selection.row_table import to_pandas
+from sppfeat.store.virtual_features import VirtualFeatures
 
 if TYPE_CHECKING:
-    from sppfeat.store.reader import FeatureFile
     from sppfeat.store.torch_dataset import FeatureDataset
-    from sppfeat.store.virtual_features import VirtualFeatures
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection"]
 
 _COPIED_NBYTES = 64 << 20  # of whole descriptors that are cut and scaled at once
 
@@ -44,7 +42,7 @@ class Selection:
         labels: of all rows of the file.
     """
 
-    file: "FeatureFile"
+    file: FeatureTable
     rows: npt.NDArray[np.int64]
     columns: ColumnSelection
     labels: Labels
@@ -79,7 +77,7 @@ class Selection:
     @property
     def y(self) -> npt.NDArray[Any] | None:
         """``(n,)`` class of each row, an index into :attr:`target_names` or -1; None where no classes are known."""
-        return None if self.labels.values is None else self.labels.values[self.rows]
+        return self.labels.of_rows(self.rows)
 
     @property
     def target_names(self) -> list[str]:
@@ -102,14 +100,16 @@ class Selection:
         return self.X, self.y
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` of everything but the vectors; see :func:`sppfeat.store.selection.to_pandas`."""
-        return to_pandas(self)
+        """A ``pandas.DataFrame`` of everything but the vectors; see :func:`sppfeat.store.selection.row_table.to_pandas`."""
+        return to_pandas(self.file, self.rows, self.labels)
 
     def to_torch_dataset(self) -> "FeatureDataset":
         """A ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)``, and int64 with -1 for none."""
         from sppfeat.store.torch_dataset import FeatureDataset  # loads torch, which reading needs not
 
-        return FeatureDataset(self)
+        y = self.y
+        classes = np.full(len(self), -1) if y is None else np.array(y)
+        return FeatureDataset(self.take, classes, self.target_names)
 
     def iter_batches(
         self, batch_size: int = 1024, *, seed: int | None = None
@@ -211,7 +211,7 @@ class Selection:
         return taken
 
     def _cut(
-        self, features: "npt.NDArray[np.floating[Any]] | VirtualFeatures", rows: npt.NDArray[np.int64]
+        self, features: npt.NDArray[np.floating[Any]] | VirtualFeatures, rows: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.floating[Any]]:
         """Return the selected columns of some rows; of one range of columns nothing else is read from the disk."""
         if self.columns.one_range is not None:
@@ -222,18 +222,3 @@ class Selection:
     def _normalize(self) -> str:
         """How the descriptors were scaled, if that matters: settings that cannot be read are no harm otherwise."""
         return self.file.config.descriptor.normalize if self.columns.incomplete else "none"
-
-
-def select(
-    file: "FeatureFile",
-    *,
-    rows: RowsLike = None,
-    layers: Iterable[str] | str | None = None,
-    levels: Iterable[int] | int | None = None,
-    bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
-    labels: LabelSource = None,
-) -> Selection:
-    """Some rows and columns of a file; see :meth:`sppfeat.store.reader.FeatureFile.select`."""
-    columns = select_columns(file.columns, layers=layers, levels=levels, bins=bins)
-    known = read_labels(file, labels)
-    return Selection(file, select_rows(file, rows, known), columns, known)
