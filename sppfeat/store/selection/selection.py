@@ -100,7 +100,7 @@ class Selection:
         return self.X, self.y
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` of everything but the vectors; see :func:`sppfeat.store.selection.row_table.to_pandas`."""
+        """A ``pandas.DataFrame`` of everything but the vectors, indexed by the row's number."""
         return to_pandas(self.file, self.rows, self.labels)
 
     def to_torch_dataset(self) -> "FeatureDataset":
