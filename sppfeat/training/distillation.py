@@ -1,93 +1,74 @@
-"""What is trained, as one module from pixels and targets to a loss; and where the targets come from."""
+"""Learning from other networks: adapters to the maps of teachers, their loss, and the targets that teachers give."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sppfeat.errors import SppfeatError
-from sppfeat.training.classification import Body, PyramidClassifier, TeacherAdapter
+from sppfeat.pyramid import pool_levels
+from sppfeat.training.learner import BatchResult, Body, Learner
+from sppfeat.training.settings import NetworkSettings
 
-__all__ = [
-    "Answer",
-    "ClassLearner",
-    "ClassTargets",
-    "Learner",
-    "TargetSource",
-    "TeacherLearner",
-    "TeacherTargets",
-]
+__all__ = ["TeacherAdapter", "TeacherLearner", "TeacherTargets"]
+
+_LEAST_STD = 0.1  # of a channel, as a share of the root mean square over the channels
 
 
-class Answer(NamedTuple):
-    """What a learner says of a batch.
-
-    Attributes:
-        loss: to be lowered, mean over the batch.
-        scores: ``(N, K)``: of each class; or, of each teacher's layer, the share of the variance that is explained.
-    """
-
-    loss: Tensor
-    scores: Tensor
-
-
-class Learner(nn.Module):
-    """A body and what is trained with it."""
-
-    body: Body
-
-    def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> Answer:
-        """Return loss and scores for ``(N, 3, H, W)`` uint8 pixels."""
-        raise NotImplementedError
-
-
-class TargetSource(Protocol):
-    """What a learner shall give for some images."""
-
-    def __call__(self, images: Tensor, pixels: Tensor) -> list[Tensor]:
-        """Return the targets for ``(n,)`` images of a listing, as ``(n, 3, H, W)`` uint8 pixels on the device."""
-        ...
-
-    def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:
-        """Return measures, by name, of the ``(n, K)`` scores that a learner gave for ``(n,)`` images."""
-        ...
-
-
-class ClassLearner(Learner):
-    """Learns class labels through the pyramid: cross-entropy.
+class TeacherAdapter(nn.Module):
+    """A linear map, cell by cell, from what the student has to what a teacher has, standardised by channel.
 
     Args:
-        body: the backbone.
-        classifier: what is behind it.
-        label_smoothing: see :class:`torch.nn.CrossEntropyLoss`; in training only.
-        freeze: leave the body as it is, normalisations included.
+        n_channels: of the student's map.
+        n_teacher_channels: of the teacher's.
+        settings: levels and pooling, for descriptors.
+        distill: ``map``: of the map; the student's is averaged where it is the finer one. ``descriptor``: of each bin.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(
-        self, body: Body, classifier: PyramidClassifier, *, label_smoothing: float, freeze: bool
+        self, n_channels: int, n_teacher_channels: int, settings: NetworkSettings, distill: str
     ) -> None:
         super().__init__()
-        self.body, self.classifier = body, classifier
-        self._label_smoothing, self._freeze = label_smoothing, freeze
-        if freeze:
-            body.requires_grad_(False)
+        self.linear = nn.Conv2d(n_channels, n_teacher_channels, 1)
+        self.register_buffer("mean", torch.zeros(1, n_teacher_channels, 1, 1))
+        self.register_buffer("scale", torch.ones(1, n_teacher_channels, 1, 1))
+        self._levels, self._pool, self._distill = settings.levels, settings.pool, distill
 
-    def train(self, mode: bool = True) -> "ClassLearner":
-        """Switch to training or evaluation; a frozen body stays in evaluation."""
-        super().train(mode)
-        if self._freeze:
-            self.body.eval()
-        return self
+    def moments(self, teacher_map: Tensor) -> Tensor:
+        """Of each channel of one of the teacher's maps: number of values, their sum, sum of squares; ``(3, C)``."""
+        values = self._taken(teacher_map).transpose(0, 1).flatten(1).cpu().double()
+        return torch.stack(
+            [torch.full((len(values),), values.shape[1]), values.sum(1), values.square().sum(1)]
+        )
 
-    def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> Answer:
-        """Return loss and class scores; the one target is ``(N,)`` int64 labels."""
-        scores = self.classifier(self.body(pixels)[0]).float()
-        smoothing = self._label_smoothing if self.training else 0.0
-        return Answer(F.cross_entropy(scores, targets[0], label_smoothing=smoothing), scores)
+    def standardize_by(self, moments: Sequence[Tensor]) -> None:
+        """Take the mean and the standard deviation of each channel from the moments of some of the teacher's maps."""
+        n, total, squares = torch.stack(list(moments)).sum(0)
+        mean = total / n
+        self.mean.copy_(mean[None, :, None, None])
+        std = (squares / n - mean.square()).clamp_min(0).sqrt()
+        # A channel that is hardly ever active in the sample would count for thousands of others where it is.
+        std = std.clamp_min(_LEAST_STD * std.square().mean().sqrt())
+        self.scale.copy_(torch.where(std > 0, 1 / std, 0)[None, :, None, None])
+
+    def target(self, teacher_map: Tensor) -> Tensor:
+        """What the student is to give: ``(N, C, H, W)``, standardised."""
+        return (self._taken(teacher_map) - self.mean) * self.scale
+
+    def forward(self, feature_map: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the student makes of its map, and the target: ``(N, C, H, W)``, at the coarser grid of both."""
+        taken = self._taken(feature_map)
+        cells = min(taken.shape[2], target.shape[2]), min(taken.shape[3], target.shape[3])
+        return self.linear(_averaged(taken, cells)), _averaged(target, cells)
+
+    def _taken(self, feature_map: Tensor) -> Tensor:
+        if self._distill == "map":
+            return feature_map
+        pooled = pool_levels(feature_map, self._levels, self._pool)
+        return torch.cat([pooled[n].flatten(2) for n in self._levels], 2)[..., None]
 
 
 class TeacherLearner(Learner):
@@ -102,7 +83,7 @@ class TeacherLearner(Learner):
         super().__init__()
         self.body, self.adapters = body, nn.ModuleList(adapters)
 
-    def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> Answer:
+    def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> BatchResult:
         """Return loss and explained variance; each target is what an adapter made of a teacher's map."""
         feature_map = self.body(pixels)[0]
         errors = []
@@ -110,30 +91,7 @@ class TeacherLearner(Learner):
             given, wanted = adapter(feature_map, target)
             errors.append((given.float() - wanted.float()).square().mean((1, 2, 3)))
         error = torch.stack(errors, 1)
-        return Answer(error.mean(0).sum(), 1 - error.detach())
-
-
-class ClassTargets:
-    """Labels.
-
-    Args:
-        labels: ``(N,)`` int64, of every image of the listing.
-        device: where they are wanted.
-    """
-
-    def __init__(self, labels: npt.NDArray[np.int64], device: torch.device) -> None:
-        self._labels, self._device = torch.from_numpy(labels), device
-
-    def __call__(self, images: Tensor, pixels: Tensor) -> list[Tensor]:  # noqa: ARG002
-        """Return the labels of images."""
-        return [self._labels[images].to(self._device)]
-
-    def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:
-        """Return ``top1``, the share of images that are classed right, and ``mean_class``, its mean over classes."""
-        wanted = self._labels[images]
-        right = (scores.argmax(1) == wanted).double()
-        per_class = [float(right[wanted == label].mean()) for label in torch.unique(wanted)]
-        return {"top1": float(right.mean()), "mean_class": sum(per_class) / len(per_class)}
+        return BatchResult(error.mean(0).sum(), 1 - error.detach())
 
 
 class TeacherTargets:
@@ -183,3 +141,10 @@ class TeacherTargets:
 
     def _maps(self, pixels: Tensor) -> list[Tensor]:
         return [feature_map for teacher in self._teachers for feature_map in teacher(pixels)]
+
+
+def _averaged(feature_map: Tensor, cells: tuple[int, int]) -> Tensor:
+    """A map averaged down to so many cells along each axis."""
+    if feature_map.shape[-2:] == cells:
+        return feature_map
+    return nn.functional.adaptive_avg_pool2d(feature_map, cells)

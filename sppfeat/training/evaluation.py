@@ -1,21 +1,25 @@
-"""How good a network is on images that it was not trained on."""
+"""Runs of a learner that change nothing: its loss and scores on held-out images, and a trial of the smallest batch."""
 
+import copy
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from sppfeat.errors import SppfeatError
-from sppfeat.training.distillation import Learner, TargetSource
-from sppfeat.training.loader import Batch
+from sppfeat.errors import ConfigError, SppfeatError
+from sppfeat.extraction.describe import device_memory
+from sppfeat.training.epochs import TrainBatch, epoch_batches
+from sppfeat.training.learner import Learner, TargetSource, TrainingTask
+from sppfeat.training.loader import PixelBatch
+from sppfeat.training.settings import TrainSettings
 
-__all__ = ["evaluate"]
+__all__ = ["check_smallest_batch", "evaluate"]
 
 
 def evaluate(
     learner: Learner,
     targets: TargetSource,
-    batches: Iterable[Batch],
+    batches: Iterable[PixelBatch],
     *,
     to_device: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
@@ -51,3 +55,50 @@ def evaluate(
     every = torch.cat(images)
     judged = targets.judge(every, torch.cat(scores))
     return {"images": len(every), "loss": loss / len(every), **judged}
+
+
+def check_smallest_batch(settings: TrainSettings, task: TrainingTask, device: torch.device) -> None:
+    """Try the smallest batch: a normalisation over the batch cannot learn from a map of one cell of one image.
+
+    Args:
+        settings: of the training.
+        task: learner and images.
+        device: where the learner is.
+
+    Raises:
+        ConfigError: the network cannot be run on it in training mode.
+    """
+    images, (height, width) = min(_batches(settings, task), key=_n_values)
+    # A copy: in training mode the running means of normalisations move.
+    learner = copy.deepcopy(task.learner).train()
+    pixels = torch.zeros((min(2, len(images)), 3, height, width), dtype=torch.uint8, device=device)
+    try:
+        with torch.no_grad(), device_memory(device):
+            learner.body(pixels)
+    except (ValueError, RuntimeError) as error:  # of torch, and of the network's own code
+        raise ConfigError(
+            f"{settings.backbone.name} cannot be trained on a batch of {len(images)} of {height} x {width} pixels, "
+            f"which would come: {error}"
+        ) from error
+
+
+def _batches(settings: TrainSettings, task: TrainingTask) -> list[TrainBatch]:
+    """One epoch of each size."""
+    return [
+        batch
+        for epoch in range(len(settings.data.sizes))
+        for batch in epoch_batches(
+            task.train,
+            settings.data,
+            epoch=epoch,
+            batch_size=settings.recipe.batch_size,
+            seed=settings.recipe.seed,
+            min_side=task.min_side,
+        )
+    ]
+
+
+def _n_values(batch: TrainBatch) -> tuple[int, int]:
+    """A key by which single images are the smallest batches."""
+    height, width = batch.input_hw
+    return min(2, len(batch.images)), height * width

@@ -22,13 +22,13 @@ from sppfeat.training.epochs import TrainBatch
 from sppfeat.training.examples import Examples
 from sppfeat.training.settings import DataSettings
 
-__all__ = ["Batch", "load_batches"]
+__all__ = ["PixelBatch", "load_batches"]
 
 _RATIO = (3 / 4, 4 / 3)  # aspect ratios of random crops, as is usual for ImageNet
 _BATCHES_AHEAD = 4  # per worker
 
 
-class Batch(NamedTuple):
+class PixelBatch(NamedTuple):
     """A batch of pixels.
 
     Attributes:
@@ -52,7 +52,7 @@ def load_batches(
     n_workers: int,
     first: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+) -> Iterator[PixelBatch]:
     """Yield the batches in their order.
 
     What becomes of an image depends on ``seed`` and its place among the batches, and not on the worker that gets it.
@@ -119,7 +119,7 @@ def _child_handler_kept() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[PixelBatch]):
     def __init__(
         self,
         batches: Sequence[TrainBatch],
@@ -134,7 +134,7 @@ class _Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, place: int) -> Batch:
+    def __getitem__(self, place: int) -> PixelBatch:
         images, input_hw = self._batches[place]
         pixels, read, failures = [], [], {}
         with torch.random.fork_rng(devices=[]):
@@ -148,7 +148,7 @@ class _Batches(Dataset[Batch]):
                 except ImageError as error:
                     failures[image] = f"{self._examples.name(image)!r}: {error}"
         stacked = torch.stack(pixels) if pixels else torch.empty((0, 3, *input_hw), dtype=torch.uint8)
-        return Batch(torch.tensor(read, dtype=torch.int64), stacked, failures)
+        return PixelBatch(torch.tensor(read, dtype=torch.int64), stacked, failures)
 
     def _picture(self, image: int, input_hw: tuple[int, int]) -> Image.Image:
         """An image as it is on file; with ``full``, at the size of the network input."""

@@ -17,13 +17,14 @@ from sppfeat.extraction.setup import load_choice
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
 from sppfeat.training.checkpoints import TrainFolder
-from sppfeat.training.classification import Body, PyramidClassifier, TeacherAdapter
-from sppfeat.training.distillation import ClassLearner, ClassTargets, Learner, TeacherLearner, TeacherTargets
+from sppfeat.training.classification import ClassLearner, ClassTargets, PyramidClassifier
+from sppfeat.training.distillation import TeacherAdapter, TeacherLearner, TeacherTargets
+from sppfeat.training.evaluation import check_smallest_batch
 from sppfeat.training.image_sets import ImageSets, read_image_sets
+from sppfeat.training.learner import Body, Learner, TrainingTask
 from sppfeat.training.provenance import check_same, describe_training
 from sppfeat.training.settings import TrainRequest, TrainSettings
-from sppfeat.training.smallest_batch import check_smallest_batch
-from sppfeat.training.trainer import Progress, Trainer, TrainingSet
+from sppfeat.training.trainer import Progress, Trainer
 
 __all__ = ["Training", "prepare_training"]
 
@@ -40,7 +41,7 @@ class Training:
         request: what was asked.
         folder: where its files go.
         trainer: does the steps.
-        what: what it trains on what.
+        task: what it trains on what.
         backbone: of the student, as it was at the beginning.
         provenance: what the weights will say of how they were made.
         device: where it runs.
@@ -51,7 +52,7 @@ class Training:
     request: TrainRequest
     folder: TrainFolder
     trainer: Trainer
-    what: TrainingSet
+    task: TrainingTask
     backbone: Backbone
     provenance: dict[str, Any]
     device: torch.device
@@ -60,14 +61,14 @@ class Training:
 
     def summary(self) -> dict[str, Any]:
         """What is going to be done, as plain values."""
-        what, settings = self.what, self.request.settings
-        n_parameters = sum(p.numel() for p in what.learner.parameters() if p.requires_grad)
+        task, settings = self.task, self.request.settings
+        n_parameters = sum(p.numel() for p in task.learner.parameters() if p.requires_grad)
         return {
             "output": str(self.folder.folder),
-            "images": len(what.train),
-            "validation_images": len(what.validation) if what.validation else 0,
+            "images": len(task.train),
+            "validation_images": len(task.validation) if task.validation else 0,
             "left_out": len(self.left_out),
-            "classes": 0 if settings.teachers else len(what.train.classes),
+            "classes": 0 if settings.teachers else len(task.train.classes),
             "backbone": settings.backbone.name,
             "weights": self.backbone.weights_path or self.backbone.spec.weights,
             "layer": self.backbone.spec.layers[0],
@@ -106,8 +107,8 @@ class Training:
             # From now on there is something to resume, and nothing of another training.
             self._write_checkpoint()
             self.folder.clear()
-            validation = {"validation": self.what.validation} if self.what.validation else {}
-            self.folder.write_images({"train": self.what.train, **validation})
+            validation = {"validation": self.task.validation} if self.task.validation else {}
+            self.folder.write_images({"train": self.task.train, **validation})
         every = 60 * self.request.run.checkpoint_minutes
         last = seconds()
 
@@ -138,7 +139,7 @@ class Training:
         content: dict[str, Any] = {"state_dict": _stored(result.body.network, dtype)}
         if isinstance(result, ClassLearner):
             content["head"] = _stored(result.classifier, dtype)
-            content["classes"] = list(self.what.train.classes)
+            content["classes"] = list(self.task.train.classes)
         history = self.trainer.progress.history
         content["provenance"] = json.dumps({**self.provenance, "history": history}, indent=1)
         self.folder.write_weights(content)
@@ -177,13 +178,13 @@ def prepare_training(
         )
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(settings.recipe.seed)
-            what = _put_together(settings, backbone, teachers, sets, device)
+            task = _make_task(settings, backbone, teachers, sets, device)
             provenance = describe_training(settings, backbone, teachers, sets.train, sets.validation)
             yield Training(
                 request=request,
                 folder=folder,
-                trainer=_trainer(request, folder, what, provenance, device=device, n_workers=n_workers),
-                what=what,
+                trainer=_trainer(request, folder, task, provenance, device=device, n_workers=n_workers),
+                task=task,
                 backbone=backbone,
                 provenance=provenance,
                 device=device,
@@ -208,7 +209,7 @@ def _load_networks(request: TrainRequest) -> tuple[Backbone, dict[str, Backbone]
 def _trainer(
     request: TrainRequest,
     folder: TrainFolder,
-    what: TrainingSet,
+    task: TrainingTask,
     provenance: dict[str, Any],
     *,
     device: torch.device,
@@ -216,18 +217,18 @@ def _trainer(
 ) -> Trainer:
     """What does the steps, as it was when it was interrupted, or from the beginning."""
     settings, run = request.settings, request.run
-    check_smallest_batch(settings, what, device)
+    check_smallest_batch(settings, task, device)
     if run.resume:
         state = folder.read_checkpoint()
         check_same(json.loads(state["provenance"]), provenance, source=str(folder.checkpoint))
-        trainer = Trainer(settings, what, device=device, n_workers=n_workers)
+        trainer = Trainer(settings, task, device=device, n_workers=n_workers)
         trainer.restore(state)
         return trainer
-    if isinstance(what.targets, TeacherTargets) and not run.dry_run:
+    if isinstance(task.targets, TeacherTargets) and not run.dry_run:
         n_batches = -(-_SAMPLES // settings.recipe.batch_size)
-        trainer = Trainer(settings, what, device=device, n_workers=n_workers)
-        what.targets.standardize(trainer.samples(n_batches))
-    return Trainer(settings, what, device=device, n_workers=n_workers)
+        trainer = Trainer(settings, task, device=device, n_workers=n_workers)
+        task.targets.standardize(trainer.samples(n_batches))
+    return Trainer(settings, task, device=device, n_workers=n_workers)
 
 
 def _notes(settings: TrainSettings, device: torch.device) -> list[str]:
@@ -240,13 +241,13 @@ def _notes(settings: TrainSettings, device: torch.device) -> list[str]:
     return notes
 
 
-def _put_together(
+def _make_task(
     settings: TrainSettings,
     backbone: Backbone,
     teachers: dict[str, Backbone],
     sets: ImageSets,
     device: torch.device,
-) -> TrainingSet:
+) -> TrainingTask:
     """The student, what is behind it, and what it shall give; on the device."""
     body, n_channels = Body(backbone), backbone.channels[0]
     train, validation = sets.train, sets.validation
@@ -272,7 +273,7 @@ def _put_together(
             body, classifier, label_smoothing=recipe.label_smoothing, freeze=settings.network.freeze
         )
         targets, on_validation = (ClassTargets(e.labels, device) for e in (train, held_out))
-    return TrainingSet(
+    return TrainingTask(
         learner=learner.to(device).to(memory_format=torch.channels_last),
         targets=targets,
         validation_targets=on_validation,

@@ -16,14 +16,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sppfeat.errors import DecoderError, SppfeatError
 from sppfeat.extraction.describe import device_memory, float32_arithmetic
-from sppfeat.training.distillation import Learner, TargetSource
 from sppfeat.training.epochs import epoch_batches, n_batches, size_of_epoch, whole_image_batches
 from sppfeat.training.evaluation import evaluate
 from sppfeat.training.examples import Examples
-from sppfeat.training.loader import Batch, load_batches
+from sppfeat.training.learner import Learner, TrainingTask
+from sppfeat.training.loader import PixelBatch, load_batches
 from sppfeat.training.settings import TrainSettings
 
-__all__ = ["Progress", "Trainer", "TrainingSet"]
+__all__ = ["Progress", "Trainer"]
 
 _LOWEST_RATE = 0.01  # of the learning rate, where the warm-up begins
 _EVALUATION_BATCH = 16
@@ -31,29 +31,6 @@ _EVALUATION_BATCH = 16
 
 class _Stopped(Exception):  # noqa: N818 - no error
     """Asked to stop in the middle of a validation."""
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """What is trained on what.
-
-    Attributes:
-        learner: on the device.
-        targets: what it shall give on ``train``.
-        validation_targets: the same on ``validation``.
-        train: images to train on.
-        validation: images held out, or None.
-        resample: Pillow's filter.
-        min_side: smallest side of an input that the networks take, in pixels.
-    """
-
-    learner: Learner
-    targets: TargetSource
-    validation_targets: TargetSource
-    train: Examples
-    validation: Examples | None
-    resample: str
-    min_side: int
 
 
 @dataclass
@@ -83,25 +60,25 @@ class Trainer:
 
     Args:
         settings: how.
-        what: learner, targets and images.
+        task: learner, targets and images.
         device: where.
         n_workers: processes that decode; 0: none.
     """
 
     def __init__(
-        self, settings: TrainSettings, what: TrainingSet, *, device: torch.device, n_workers: int
+        self, settings: TrainSettings, task: TrainingTask, *, device: torch.device, n_workers: int
     ) -> None:
         self.progress = Progress()
-        self._settings, self._what, self._device, self._n_workers = settings, what, device, n_workers
+        self._settings, self._task, self._device, self._n_workers = settings, task, device, n_workers
         recipe = settings.recipe
-        self._optimizer = _optimizer(what.learner, settings)
+        self._optimizer = _optimizer(task.learner, settings)
         counts = {size: self._count(size) for size in settings.data.sizes}
         self._n_batches = [counts[size_of_epoch(settings.data.sizes, e)] for e in range(recipe.epochs)]
         self.n_steps = sum(self._n_batches)
         warmup = round(self.n_steps * recipe.warmup_epochs / recipe.epochs)
         self._schedule = _schedule(self._optimizer, warmup, self.n_steps)
         self._average = (
-            AveragedModel(what.learner, multi_avg_fn=partial(_average, recipe.ema), use_buffers=True)
+            AveragedModel(task.learner, multi_avg_fn=partial(_average, recipe.ema), use_buffers=True)
             if recipe.ema
             else None
         )
@@ -109,7 +86,7 @@ class Trainer:
     @property
     def result(self) -> Learner:
         """The learner that is validated and saved: the running mean where there is one."""
-        return self._what.learner if self._average is None else cast(Learner, self._average.module)
+        return self._task.learner if self._average is None else cast(Learner, self._average.module)
 
     @property
     def n_steps_done(self) -> int:
@@ -120,7 +97,7 @@ class Trainer:
         """Return all that :meth:`restore` needs, as tensors and plain values."""
         return {
             "progress": dataclasses.asdict(self.progress),
-            "learner": self._what.learner.state_dict(),
+            "learner": self._task.learner.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": _plain(self._schedule.state_dict()),
@@ -131,7 +108,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state` returned."""
         self.progress = Progress(**state["progress"])
-        self._what.learner.load_state_dict(state["learner"])
+        self._task.learner.load_state_dict(state["learner"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -172,7 +149,7 @@ class Trainer:
     def _run_batches(self, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
         """Do the batches of an epoch that are left; whether all are done."""
         progress, recipe = self.progress, self._settings.recipe
-        self._what.learner.train()
+        self._task.learner.train()
         started = time.monotonic()
         for batch in self._batches():
             if len(batch.images):
@@ -203,19 +180,21 @@ class Trainer:
 
     def _validate(self, images: Examples, size: int, should_stop: Callable[[], bool]) -> dict[str, float]:
         """Judge the result on the images, whole, with a short side of ``size`` pixels."""
-        what, data = self._what, self._settings.data
+        task, data = self._task, self._settings.data
         batches = whole_image_batches(
-            images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=what.min_side
+            images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=task.min_side
         )
         plain = dataclasses.replace(data, views="full", flip=False, color=0.0)
         loaded = load_batches(
-            batches, images, plain, resample=what.resample, seed=(0,), n_workers=self._n_workers
+            batches, images, plain, resample=task.resample, seed=(0,), n_workers=self._n_workers
         )
         watched = self._watched(loaded, should_stop)
         with self._arithmetic():
-            return evaluate(self.result, what.validation_targets, watched, to_device=self._to_device)
+            return evaluate(self.result, task.validation_targets, watched, to_device=self._to_device)
 
-    def _watched(self, batches: Iterable[Batch], should_stop: Callable[[], bool]) -> Iterator[Batch]:
+    def _watched(
+        self, batches: Iterable[PixelBatch], should_stop: Callable[[], bool]
+    ) -> Iterator[PixelBatch]:
         """Yield the batches; note what failed, and raise ``_Stopped`` where it is time."""
         for batch in batches:
             self._note_failures(batch)
@@ -223,15 +202,15 @@ class Trainer:
             if should_stop():
                 raise _Stopped
 
-    def _note_failures(self, batch: Batch) -> None:
+    def _note_failures(self, batch: PixelBatch) -> None:
         self.progress.failures += sorted(set(batch.failures.values()) - set(self.progress.failures))
 
-    def _step(self, batch: Batch) -> float:
+    def _step(self, batch: PixelBatch) -> float:
         pixels = self._to_device(batch.pixels)
         self._optimizer.zero_grad(set_to_none=True)
         with device_memory(self._device), float32_arithmetic(self._settings.recipe.precision):
             with self._autocast():
-                answer = self._what.learner(pixels, self._what.targets(batch.images, pixels))
+                answer = self._task.learner(pixels, self._task.targets(batch.images, pixels))
             loss = float(answer.loss.detach())
             if not math.isfinite(loss):
                 raise SppfeatError(
@@ -241,7 +220,7 @@ class Trainer:
             answer.loss.backward()
             self._optimizer.step()
         if self._average is not None:
-            self._average.update_parameters(self._what.learner)
+            self._average.update_parameters(self._task.learner)
         return loss
 
     def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -257,22 +236,22 @@ class Trainer:
         }
         is_last = progress.epoch + 1 == self._settings.recipe.epochs
         is_due = is_last or (progress.epoch + 1) % data.val_every == 0
-        if (images := self._what.validation) is not None and is_due:
+        if (images := self._task.validation) is not None and is_due:
             entry["validation"] = {
                 str(size): self._validate(images, size, should_stop) for size in data.val_sizes
             }
         return entry
 
-    def _batches(self, n_workers: int | None = None) -> Iterator[Batch]:
+    def _batches(self, n_workers: int | None = None) -> Iterator[PixelBatch]:
         """Yield the batches of this epoch that are not done."""
-        what, seed, epoch = self._what, self._settings.recipe.seed, self.progress.epoch
-        settings = {"batch_size": self._settings.recipe.batch_size, "seed": seed, "min_side": what.min_side}
+        task, seed, epoch = self._task, self._settings.recipe.seed, self.progress.epoch
+        settings = {"batch_size": self._settings.recipe.batch_size, "seed": seed, "min_side": task.min_side}
         return load_batches(
-            epoch_batches(what.train, self._settings.data, epoch=epoch, **settings),
-            what.train,
+            epoch_batches(task.train, self._settings.data, epoch=epoch, **settings),
+            task.train,
             self._settings.data,
             first=self.progress.batch,
-            resample=what.resample,
+            resample=task.resample,
             seed=(seed, 2, epoch),
             n_workers=self._n_workers if n_workers is None else n_workers,
             pin_memory=self._device.type == "cuda",
@@ -280,11 +259,11 @@ class Trainer:
 
     def _count(self, size: int) -> int:
         return n_batches(
-            self._what.train,
+            self._task.train,
             self._settings.data,
             size=size,
             batch_size=self._settings.recipe.batch_size,
-            min_side=self._what.min_side,
+            min_side=self._task.min_side,
         )
 
     def _to_device(self, pixels: Tensor) -> Tensor:

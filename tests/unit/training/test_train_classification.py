@@ -1,17 +1,17 @@
+import numpy as np
 import pytest
 import torch
+from learners import CPU, class_learner, maps, pixels
 from torch import nn
 from torch.nn import functional as F
+from training_runs import tiny_network  # noqa: F401
 
-from sppfeat.networks.backbones import load_backbone
-from sppfeat.training.classification import Body, PyramidClassifier, TeacherAdapter
+from sppfeat.training.classification import ClassTargets, PyramidClassifier
 from sppfeat.training.settings import NetworkSettings
 
 LEVELS = (3, 2, 1)
 
-
-def maps(*shape, seed=0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+pytestmark = pytest.mark.usefixtures("tiny_network")
 
 
 def standardized(rows):
@@ -39,64 +39,37 @@ def test_dropout_is_behind_each_hidden_layer():
     assert {m.p for m in network.modules() if isinstance(m, nn.Dropout)} == {0.25}
 
 
-def test_a_body_normalises_pixels_as_the_backbone_expects():
-    backbone = load_backbone("squeezenet1_1", weights="none", seed=1, fold=False)
-    pixels = torch.randint(
-        0, 256, (2, 3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (backbone.spec.mean, backbone.spec.std))
-    with torch.no_grad():
-        expected = backbone.network((pixels.float() / 255 - mean) / std)["features"]
-        torch.testing.assert_close(Body(backbone)(pixels)[0], expected, rtol=1e-4, atol=1e-4)
+def test_the_loss_of_classes_is_cross_entropy_smoothed_in_training():
+    learner, labels = class_learner().train(), torch.tensor([0, 2, 1, 1])
+    answer = learner(pixels(), [labels])
+    log_p = F.log_softmax(answer.scores, 1)
+    by_hand = -(0.8 * log_p[range(4), labels] + 0.2 * log_p.mean(1)).mean()
+    torch.testing.assert_close(answer.loss, by_hand)
+    torch.testing.assert_close(answer.loss, F.cross_entropy(answer.scores, labels, label_smoothing=0.2))
+    judged = learner.eval()(pixels(), [labels])
+    torch.testing.assert_close(judged.loss, F.cross_entropy(judged.scores, labels))
 
 
-def test_a_teacher_is_standardised_by_channel_over_all_maps():
-    adapter = TeacherAdapter(3, 4, NetworkSettings(), "map")
-    sample = [3 * maps(2, 4, 5, 6) + 7, 3 * maps(1, 4, 2, 9, seed=1) + 7]
-    adapter.standardize_by([adapter.moments(m) for m in sample])
-    values = torch.cat([adapter.target(m).transpose(0, 1).flatten(1) for m in sample], 1)
-    torch.testing.assert_close(values.mean(1), torch.zeros(4), atol=1e-5, rtol=0)
-    torch.testing.assert_close(values.std(1, correction=0), torch.ones(4), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_frozen_body_keeps_its_parameters_and_its_statistics(freeze):
+    learner = class_learner(freeze=freeze)
+    before = {name: value.clone() for name, value in learner.body.state_dict().items()}
+    learner.train()
+    optimizer = torch.optim.SGD([p for p in learner.parameters() if p.requires_grad], lr=0.1)
+    learner(pixels(), [torch.tensor([0, 1, 2, 0])]).loss.backward()
+    optimizer.step()
+    after = learner.body.state_dict()
+    moved = [name for name, value in before.items() if not torch.equal(after[name], value)]
+    assert bool(moved) != freeze
+    assert any("running_mean" in name for name in moved) != freeze
+    assert learner.classifier.training
+    learner.eval()
+    assert not learner.classifier.training
 
 
-def test_a_channel_that_is_dead_in_the_sample_does_not_outweigh_the_others():
-    adapter = TeacherAdapter(3, 4, NetworkSettings(), "map")
-    sample = maps(2, 4, 6, 6)
-    sample[:, 1] = 0
-    adapter.standardize_by([adapter.moments(sample)])
-    awake = sample.clone()
-    awake[:, 1] = 1
-    assert adapter.target(sample)[:, 1].abs().max() == 0
-    assert 1 < adapter.target(awake)[:, 1].max() < 20
-    adapter.standardize_by([adapter.moments(torch.zeros(1, 4, 3, 3))])
-    assert adapter.target(torch.ones(1, 4, 3, 3)).isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "common"),
-    [((8, 6), (4, 3), (4, 3)), ((4, 3), (8, 6), (4, 3)), ((4, 9), (8, 3), (4, 3))],
-)
-def test_the_finer_grid_is_averaged_to_the_coarser_one(student, teacher, common):
-    adapter = TeacherAdapter(3, 5, NetworkSettings(), "map")
-    feature_map, target = maps(2, 3, *student).requires_grad_(), maps(2, 5, *teacher, seed=1)
-    given, wanted = adapter(feature_map, adapter.target(target))
-    assert given.shape == wanted.shape == (2, 5, *common)
-    torch.testing.assert_close(wanted, F.adaptive_avg_pool2d(target, common))
-    weight = adapter.linear.weight[:, :, 0, 0]
-    pooled = F.adaptive_avg_pool2d(feature_map, common)
-    expected = torch.einsum("oc,nchw->nohw", weight, pooled) + adapter.linear.bias[:, None, None]
-    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
-    given.square().sum().backward()
-    assert feature_map.grad.abs().min() > 0
-    assert adapter.linear.weight.grad.abs().min() > 0
-
-
-@pytest.mark.parametrize("pool", ["max", "avg"])
-def test_descriptors_are_compared_bin_by_bin_whatever_the_grids(pool):
-    adapter = TeacherAdapter(3, 5, NetworkSettings(levels=LEVELS, pool=pool), "descriptor")
-    pooled = F.adaptive_max_pool2d if pool == "max" else F.adaptive_avg_pool2d
-    feature_map, teacher = maps(2, 3, 7, 9), maps(2, 5, 4, 13, seed=1)
-    given, wanted = adapter(feature_map, adapter.target(teacher))
-    assert given.shape == wanted.shape == (2, 5, 14, 1)
-    expected = torch.cat([pooled(teacher, n).flatten(2) for n in LEVELS], 2)[..., None]
-    torch.testing.assert_close(wanted, expected)
+def test_classes_are_judged_over_images_and_over_classes():
+    targets = ClassTargets(np.array([0, 0, 0, 1, 2, -1]), CPU)
+    scores = torch.eye(3)[torch.tensor([0, 0, 1, 1, 0])]  # class 0: two of three; 1: right; 2: wrong
+    judged = targets.judge(torch.tensor([0, 1, 2, 3, 4]), scores)
+    assert judged == pytest.approx({"top1": 3 / 5, "mean_class": (2 / 3 + 1 + 0) / 3})
+    assert targets(torch.tensor([4, 0]), pixels(2))[0].tolist() == [2, 0]
