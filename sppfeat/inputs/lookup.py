@@ -12,6 +12,7 @@ import numpy as np
 
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import Place
+from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.kinds import Kind, kind_of
 from sppfeat.inputs.roots import is_url
 from sppfeat.inputs.segments import Segment
@@ -48,8 +49,7 @@ def find_image(root: bytes, path: bytes) -> Place:
         kind = kind_of(container)
         if kind is not None and (status := _regular_file(container)) is not None:
             container = os.path.abspath(container)
-            version = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            return _held(container, kind, version).place(whole[end + 1 :])
+            return _held(container, kind, FileVersion.of(status)).place(whole[end + 1 :])
     raise ImageError("no such file")
 
 
@@ -121,7 +121,7 @@ class _Container:
 
 
 @functools.lru_cache(_N_HELD)
-def _held(path: bytes, kind: Kind, version: tuple[int, ...]) -> _Container:  # noqa: ARG001 - of another one anew
+def _held(path: bytes, kind: Kind, version: FileVersion) -> _Container:  # noqa: ARG001 - of another one anew
     try:
         return _Container(path, kind.read(path))
     except ConfigError as error:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from sppfeat.files.remote.fetcher import Job, Transfers
 from sppfeat.files.remote.ranges import RangeError, RangeFile, read_range
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import shown
-from sppfeat.files.remote.versions import version_in
+from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.archives import data_offset, index_tar, index_zip
 from sppfeat.inputs.archives.index import DEFLATED_MEMBER, ArchiveIndex, Members
 from sppfeat.inputs.archives.index_cache import load_index, save_index
@@ -58,31 +58,22 @@ def read_remote_archive(service: Service, url: str) -> Segment:
         raise _error(url, judge(error)) from error
     if found.get("size") is None:
         raise ConfigError(f"cannot read the archive {shown(url)}: its server does not say how long it is")
-    version = version_in(found)
-    status = _Status(int(found["size"]), int(version[:15], 16), 0)
-    index = load_index(os.fsencode(url), status)
+    version = FileVersion.of_object(found)
+    index = load_index(os.fsencode(url), version)
     if index is None:
-        index = _index(service, url, status.st_size)
-        save_index(os.fsencode(url), status, index)
+        index = _index(service, url, version.nbytes)
+        save_index(os.fsencode(url), version, index)
     top = os.fsencode(url)
     return Segment(
         top=top,
         names=index.names,
         above=os.path.dirname(top),
-        storage=RemoteMemberStorage(service, url, version, status.st_size, index.members),
+        storage=RemoteMemberStorage(service, url, version, index.members),
         own_labels=index.labels,
         ids=index.ids,
         n_other_files=index.n_other_files,
         n_repeated=index.n_repeated,
     )
-
-
-class _Status(NamedTuple):
-    """What is kept of an object beside its index, as of a file."""
-
-    st_size: int
-    st_mtime_ns: int
-    st_ctime_ns: int
 
 
 def _index(service: Service, url: str, nbytes: int) -> ArchiveIndex:
@@ -110,14 +101,12 @@ class RemoteMemberStorage:
         service: where it is.
         url: of the archive.
         version: of it when it was listed; of another one no image is read, since other bytes may be there.
-        archive_nbytes: of all of it.
         members: where the images are.
     """
 
     service: Service
     url: str
-    version: str
-    archive_nbytes: int
+    version: FileVersion
     members: Members
 
     is_local = False
@@ -158,7 +147,7 @@ class RemoteMemberStorage:
         own = np.flatnonzero([refusal is None for refusal in refusals])
         slack = _LONGEST_HEADER if members.has_headers else 0
         starts = members.offset[images]
-        stops = np.minimum(starts + members.nbytes[images] + slack, self.archive_nbytes)
+        stops = np.minimum(starts + members.nbytes[images] + slack, self.version.nbytes)
         spool = _Spool(_stretches(starts[own], stops[own]), folder / "spool")
         spool.fill(self.service, self.url)
         for position, refusal in enumerate(refusals):
@@ -175,7 +164,8 @@ class RemoteMemberStorage:
             if failure.kind in (Kind.MISSING, Kind.DENIED):
                 return f"its archive cannot be read: {failure.reason}"
             raise SourceError(f"cannot read the archive {shown(self.url)}: {failure.reason}") from error
-        return None if version_in(found) == self.version else "its archive has changed since it was listed"
+        is_same = FileVersion.of_object(found).has_content_of(self.version)
+        return None if is_same else "its archive has changed since it was listed"
 
     def _place(self, image: int, spool: "_Spool") -> Place | str:
         """Where an image is in the spool."""
@@ -189,7 +179,7 @@ class RemoteMemberStorage:
             start = data_offset(spool.read(offset, HEADER_NBYTES), offset)
             if start is None:
                 return "damaged in its archive: there is no header before it"
-            if start + nbytes > min(offset + nbytes + _LONGEST_HEADER, self.archive_nbytes):
+            if start + nbytes > min(offset + nbytes + _LONGEST_HEADER, self.version.nbytes):
                 return f"damaged in its archive: the header before it has more than {_LONGEST_HEADER} bytes"
             reason = spool.why_not(start, start + nbytes)
             if reason is not None:

@@ -134,7 +134,7 @@ def merge_shards(
         rows=whole.n_rows,
         dimension=dimension,
         bytes=os.stat(output).st_size,
-        source_bytes=sum(part.nbytes for part in parts),
+        source_bytes=sum(part.version.nbytes for part in parts),
         seconds=time.monotonic() - started,
         notes=_notes(parts),
     )
@@ -165,8 +165,8 @@ def _sources(parts: Sequence[ShardFile], output: Path) -> list[SourceFile]:
             stop_image=part.shard.stop_image,
             first_row=part.shard.first_row,
             stop_row=part.shard.stop_row,
-            nbytes=part.nbytes,
-            mtime_ns=part.mtime_ns,
+            nbytes=part.version.nbytes,
+            mtime_ns=part.version.mtime_ns,
             offset=part.offset or 0,
             created=os.fsencode(part.created),
         )
@@ -216,7 +216,7 @@ class _Layout:
     def nbytes(self) -> int:
         """Bytes of the file, about."""
         shard, first = self._parts[0].shard, self._first
-        nbytes = sum(part.nbytes for part in self._parts)
+        nbytes = sum(part.version.nbytes for part in self._parts)
         if self._sources:
             nbytes -= shard.n_rows * first.dimension * first.dtype.itemsize
         if self._has_box_file:  # each shard has the whole of it

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
+from sppfeat.files.versions import FileVersion
 from sppfeat.store.check import StoredFeatures, check_features
 from sppfeat.store.hdf5 import hdf5_errors, read_dataset, text_attribute
 
@@ -66,7 +67,7 @@ class SourceFiles(Sequence[SourceFile]):
     files: tuple[SourceFile, ...]
     dimension: int
     dtype: np.dtype[np.floating[Any]]
-    _known: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[int, FileVersion] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -101,21 +102,22 @@ class SourceFiles(Sequence[SourceFile]):
             with os.fdopen(fd, "rb") as raw:
                 found = os.fstat(fd)
                 self._check_stat(i, found)
-                if self._known.get(i) != (found.st_dev, found.st_ino):
+                known = self._known.get(i)
+                if known is None or not known.is_file_of(FileVersion.of(found)):
                     self._check_content(i, found)
-                    self._known[i] = found.st_dev, found.st_ino
+                    self._known[i] = FileVersion.of(found)
                 shape = (source.n_rows, self.dimension)
                 return np.memmap(raw, dtype=self.dtype, mode="r", offset=source.offset, shape=shape)
 
     def _check_stat(self, i: int, found: os.stat_result) -> None:
-        source = self.files[i]
+        source, now = self.files[i], FileVersion.of(found)
         if not stat.S_ISREG(found.st_mode):
             raise self._changed(i, "it is not a regular file any more")
-        if found.st_size != source.nbytes:
-            raise self._changed(i, f"it has {found.st_size} bytes, and had {source.nbytes}")
-        if found.st_mtime_ns != source.mtime_ns:
+        if now.nbytes != source.nbytes:
+            raise self._changed(i, f"it has {now.nbytes} bytes, and had {source.nbytes}")
+        if now.mtime_ns != source.mtime_ns:
             raise self._changed(
-                i, f"it was written at {_time(found.st_mtime_ns)}, and was of {_time(source.mtime_ns)}"
+                i, f"it was written at {_time(now.mtime_ns)}, and was of {_time(source.mtime_ns)}"
             )
 
     def _check_content(self, i: int, opened: os.stat_result) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.locks import is_being_written
+from sppfeat.files.versions import FileVersion
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 
@@ -31,8 +31,7 @@ class ShardFile(NamedTuple):
         path: as it was given.
         shard: which images and rows.
         root: folder that its paths are relative to.
-        inode: device and number of the file.
-        nbytes, mtime_ns: its size, and when it was last changed.
+        version: of the file.
         offset: where its ``/features`` begin; None where they are not one piece of the file.
         created: its attribute.
         n_boxes: of the box file, or of its own views; 0 where rows are whole images.
@@ -42,9 +41,7 @@ class ShardFile(NamedTuple):
     path: Path
     shard: Shard
     root: str
-    inode: tuple[int, int]
-    nbytes: int
-    mtime_ns: int
+    version: FileVersion
     offset: int | None
     created: str
     n_boxes: int
@@ -60,11 +57,10 @@ class ShardFile(NamedTuple):
     def check_unchanged(self) -> None:
         """Raise StoreError if the file was written, or replaced, since it was read."""
         try:
-            found = os.stat(self.path)
+            now = FileVersion.of(self.path)
         except OSError as error:
             raise StoreError(f"cannot read {str(self.path)!r} any more: {error.strerror}") from error
-        now = ((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns)
-        if now != (self.inode, self.nbytes, self.mtime_ns):
+        if not now.is_file_of(self.version):
             raise StoreError(f"{str(self.path)!r} was changed while it was merged; merge again")
 
 
@@ -88,11 +84,11 @@ def read_shard_files(
         for path in paths:
             with FeatureFile(path) as file:
                 part = _read(file)
-                if part.inode in given:
+                same = given.setdefault(part.version.inode, file.path)
+                if same is not file.path:
                     raise StoreError(
-                        f"{str(given[part.inode])!r} and {str(file.path)!r} are the same file; allowed: each shard once"
+                        f"{str(same)!r} and {str(file.path)!r} are the same file; allowed: each shard once"
                     )
-                given[part.inode] = file.path
                 _check_same_work(first, file)
             found.append(part)
             on_progress(len(found))
@@ -127,14 +123,11 @@ def _read(file: FeatureFile) -> ShardFile:
             f"{where} has {counted(file.n_images, 'image')} and {counted(file.n_rows, 'row')}, and is recorded as "
             f"{shard}, rows {shard.first_row} to {shard.stop_row}"
         )
-    found = file.stored.stat()
     return ShardFile(
         path=file.path,
         shard=shard,
         root=file.root,
-        inode=(found.st_dev, found.st_ino),
-        nbytes=found.st_size,
-        mtime_ns=found.st_mtime_ns,
+        version=FileVersion.of(file.stored.stat()),
         offset=file.stored.features.offset,
         created=file.attribute("created"),
         n_boxes=file.stored.shape("box_row")[0] if file.has_boxes else 0,

@@ -15,6 +15,7 @@ from sppfeat.errors import StoreError
 from sppfeat.extraction.output import Outcome, outcome_of
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.sharding import PLACEHOLDER, shard_path
+from sppfeat.files.versions import FileVersion
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 from sppfeat.store.stored_file import StoredFile
@@ -79,7 +80,7 @@ class PartFiles:
         self._bounds = bounds
         self._sizes = np.diff(bounds)
         self._counts: npt.NDArray[np.int64] = np.zeros((n, 2), dtype=np.int64)
-        self._changed_ns = [-1] * n
+        self._versions: list[FileVersion | None] = [None] * n
 
     def existing(self) -> list[int]:
         """Numbers, from 0, of those that are there."""
@@ -115,14 +116,14 @@ class PartFiles:
         """``(n, 2)`` int64: images of each part that are done, and that failed; only files that changed are read."""
         for i, path in enumerate(self.paths):
             try:
-                changed_ns = os.stat(path).st_mtime_ns
+                version = FileVersion.of(path)
             except FileNotFoundError:
                 continue
-            if changed_ns != self._changed_ns[i]:
+            if version != self._versions[i]:
                 with FeatureFile(path) as file:
                     status = file.status
                 self._counts[i] = (status == Status.DONE).sum(), (status == Status.FAILED).sum()
-                self._changed_ns[i] = changed_ns
+                self._versions[i] = version
         return np.array(self._counts)
 
     def unfinished(self, *, with_failures: bool) -> npt.NDArray[np.int64]:

@@ -16,6 +16,7 @@ from sppfeat.files.locks import OutputLock
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.uploads import check_writable, download, upload, version_of
 from sppfeat.files.remote.urls import check_url, shown
+from sppfeat.files.versions import FileVersion
 
 __all__ = ["LocalOutput", "local_output", "url_of"]
 
@@ -38,7 +39,7 @@ class LocalOutput:
     notes: list[str] = field(default_factory=list)
     _service: Service | None = None
     _found: str | None = None
-    _fetched: tuple[int, ...] | None = None
+    _fetched: FileVersion | None = None
     _overwrites: bool = False
 
     def publish(self) -> None:
@@ -50,7 +51,7 @@ class LocalOutput:
         """
         if self._service is None or self.url is None:
             return
-        if self._fetched != _identity(self.path):
+        if not _is_version(self.path, self._fetched):
             file = self._set_aside() if self._overwrites else self.path
             try:
                 self._check_unchanged(self._service, self.url)
@@ -137,7 +138,7 @@ def local_output(
         try:
             yield local
         finally:
-            if local._fetched is not None and local._fetched == _identity(path):
+            if local._fetched is not None and _is_version(path, local._fetched):
                 _remove(path)  # as it is there; nothing has come of it
 
 
@@ -181,7 +182,7 @@ def _fetch(local: LocalOutput) -> None:
         layout.unlink(missing_ok=True)
         raise
     os.replace(layout, local.path)
-    local._fetched = _identity(local.path)
+    local._fetched = FileVersion.of(local.path)
 
 
 def _scratch_path(url: str, scratch: StrPath | None) -> Path:
@@ -211,12 +212,13 @@ def _is_placeholder(path: Path) -> bool:
     return path.exists() and path.stat().st_size == 0
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
+def _is_version(path: Path, version: FileVersion | None) -> bool:
+    """Return True if a file is as it was, or still missing where it had no version."""
     try:
-        status = os.stat(path)
+        found = FileVersion.of(path)
     except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        return version is None
+    return version is not None and found.is_file_of(version)
 
 
 def _remove(path: Path) -> None:

@@ -11,7 +11,7 @@ from sppfeat.files.remote.failures import Kind, judge
 from sppfeat.files.remote.retries import retried
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import shown
-from sppfeat.files.remote.versions import version_in
+from sppfeat.files.versions import object_digest
 
 __all__ = ["check_writable", "download", "upload", "version_of"]
 
@@ -50,7 +50,7 @@ def version_of(service: Service, url: str) -> str | None:
         raise SourceError(f"cannot look for {shown(url)}: {failure.reason}") from error
     if found["type"] == "directory":
         raise StoreError(f"the output {shown(url)} is a folder; give a file name such as 'features.h5' in it")
-    return version_in(found)
+    return object_digest(found)
 
 
 def check_writable(service: Service, url: str) -> None:

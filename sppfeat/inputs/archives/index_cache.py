@@ -6,7 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,33 +14,15 @@ import numpy.typing as npt
 from sppfeat.errors import StoreError
 from sppfeat.files.atomic import whole_file
 from sppfeat.files.paths import PathTable
+from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.archives.index import ArchiveIndex, Members
 from sppfeat.inputs.segments import OwnLabels
 
-__all__ = ["FileStatus", "cache_folder", "load_index", "save_index"]
+__all__ = ["cache_folder", "load_index", "save_index"]
 
 _SCHEMA = 1  # of what is kept, and of how archives are read: of another one it is built again
 _FEWEST_IMAGES = 1000  # of which an index takes 30 ms to build, and 2 to load
 _SETTLED_NS = 2_000_000_000  # a file that was changed later may be changed again without a new time
-
-
-class FileStatus(Protocol):
-    """What changes with the content of a file: of ``os.stat_result``, or of what is known of an object elsewhere."""
-
-    @property
-    def st_size(self) -> int:
-        """Bytes."""
-        ...
-
-    @property
-    def st_mtime_ns(self) -> int:
-        """When it was changed."""
-        ...
-
-    @property
-    def st_ctime_ns(self) -> int:
-        """When its metadata were changed."""
-        ...
 
 
 def cache_folder() -> Path | None:
@@ -51,43 +33,43 @@ def cache_folder() -> Path | None:
     return Path(top, "sppfeat", "indexes") if os.path.isabs(top) else None
 
 
-def load_index(path: bytes, status: FileStatus) -> ArchiveIndex | None:
+def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
     """The index of an archive as it was kept; None where there is none that is whole, and of this very file.
 
     Args:
         path: of the archive, absolute; or its URL.
-        status: of the archive now.
+        version: of the archive now.
     """
     kept_at = _file_of(path)
     if kept_at is None or not kept_at.exists():
         return None
     try:
         with open(kept_at, "rb") as file, np.load(file, allow_pickle=False) as columns:
-            if bytes(columns["key"]) != _key(path, status):
+            if bytes(columns["key"]) != _key(path, version):
                 return None
             return _index({name: columns[name] for name in columns.files if name != "key"})
     except Exception:  # of nearly every type, where the file is damaged; it is built again then
         return None
 
 
-def save_index(path: bytes, status: FileStatus, index: ArchiveIndex) -> None:
+def save_index(path: bytes, version: FileVersion, index: ArchiveIndex) -> None:
     """Keep an index for :func:`load_index`, if that pays, and can be done.
 
     Args:
-        path, status: of the archive.
+        path, version: of the archive.
         index: of all its images.
     """
     kept_at = _file_of(path)
     if kept_at is None or len(index.names) < _FEWEST_IMAGES:
         return
-    if abs(time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)) < _SETTLED_NS:
+    if abs(time.time_ns() - max(version.mtime_ns, version.ctime_ns)) < _SETTLED_NS:
         return
     with contextlib.suppress(
         OSError, StoreError
     ):  # a full disk, a home that is read-only: the next run builds it
         kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(kept_at) as file:
-            np.savez(file, key=_bytes(_key(path, status)), **_columns(index))
+            np.savez(file, key=_bytes(_key(path, version)), **_columns(index))
 
 
 def _file_of(path: bytes) -> Path | None:
@@ -95,14 +77,14 @@ def _file_of(path: bytes) -> Path | None:
     return None if folder is None else folder / f"{hashlib.sha256(path).hexdigest()[:40]}.npz"
 
 
-def _key(path: bytes, status: FileStatus) -> bytes:
+def _key(path: bytes, version: FileVersion) -> bytes:
     """What the file of an index begins with.
 
     The time of the last change of its metadata is in it, too, which nobody can set: sizes of tar files are multiples of
     10 kB, and times of files that were unpacked or copied can be the same for all of them.
     """
-    times = [status.st_mtime_ns, status.st_ctime_ns]
-    return json.dumps([_SCHEMA, path.hex(), status.st_size, *times]).encode()
+    times = [version.mtime_ns, version.ctime_ns]
+    return json.dumps([_SCHEMA, path.hex(), version.nbytes, *times]).encode()
 
 
 def _bytes(content: bytes) -> npt.NDArray[np.uint8]:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from sppfeat.errors import ConfigError
+from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.archives.index import ArchiveIndex
 from sppfeat.inputs.archives.index_cache import load_index, save_index
-from sppfeat.inputs.archives.storage import MemberStorage, version_of
+from sppfeat.inputs.archives.storage import MemberStorage
 from sppfeat.inputs.archives.tar import index_tar
 from sppfeat.inputs.archives.zip import index_zip
 from sppfeat.inputs.segments import Segment
@@ -46,13 +47,13 @@ def _read(path: bytes, build: Callable[[BinaryIO], ArchiveIndex]) -> Segment:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
             raise ConfigError("it is no regular file")
         with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            index = load_index(path, status)
+            version = FileVersion.of(file.fileno())
+            index = load_index(path, version)
             if index is None:
                 index = build(file)
-                if version_of(os.fstat(file.fileno())) != version_of(status):
+                if not FileVersion.of(file.fileno()).has_content_of(version):
                     raise ConfigError("it changed while it was read")
-                save_index(path, status, index)
+                save_index(path, version, index)
     except OSError as error:
         raise ConfigError(f"cannot read {where}: {error.strerror}") from error
     except ConfigError as error:
@@ -61,7 +62,7 @@ def _read(path: bytes, build: Callable[[BinaryIO], ArchiveIndex]) -> Segment:
         top=path,
         names=index.names,
         above=os.path.dirname(path),
-        storage=MemberStorage(path, version_of(status), index.members),
+        storage=MemberStorage(path, version, index.members),
         own_labels=index.labels,
         ids=index.ids,
         n_other_files=index.n_other_files,

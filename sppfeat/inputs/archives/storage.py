@@ -6,33 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
+from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.archives.index import DEFLATED_MEMBER, Members
 from sppfeat.inputs.archives.zip import HEADER_NBYTES, data_offset
 
-__all__ = ["FileVersion", "MemberStorage", "version_of"]
-
-
-class FileVersion(NamedTuple):
-    """What changes when a file is written again.
-
-    Attributes:
-        nbytes: its size.
-        mtime_ns: when it was changed last.
-    """
-
-    nbytes: int
-    mtime_ns: int
-
-
-def version_of(status: os.stat_result) -> FileVersion:
-    """The version of a file."""
-    return FileVersion(status.st_size, status.st_mtime_ns)
+__all__ = ["MemberStorage"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +53,7 @@ class MemberStorage:
             try:
                 fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, fd)
-                is_same = version_of(os.fstat(fd)) == self.version
+                is_same = FileVersion.of(fd).has_content_of(self.version)
             except OSError as error:
                 yield from [f"its archive cannot be read: {error.strerror}"] * len(images)
                 return

@@ -2,7 +2,6 @@
 
 import contextlib
 import mmap
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError
+from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables.arrow_columns import ColumnPart, find_arrow_columns
 from sppfeat.inputs.tables.arrow_rows import arrow_rows, image_segment
@@ -61,14 +61,14 @@ def read_arrow(path: bytes) -> Segment:
 
 
 @contextlib.contextmanager
-def _mapped(path: bytes) -> Iterator[tuple[Any, tuple[int, int]]]:
+def _mapped(path: bytes) -> Iterator[tuple[Any, FileVersion]]:
     """A file as one ``pyarrow.Buffer``, and its version."""
     pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
     with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
+        version = FileVersion.of(file.fileno())
         # Not closed before the last buffer of it is gone.
         mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    yield pa.py_buffer(mapped), (status.st_size, status.st_mtime_ns)
+    yield pa.py_buffer(mapped), version
 
 
 def _reader(content: Any) -> Any:

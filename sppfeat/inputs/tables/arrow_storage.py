@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sppfeat.errors import StoreError
 from sppfeat.files.byte_ranges import Place
+from sppfeat.files.versions import FileVersion
 
 __all__ = ["NULL", "ArrowStorage"]
 
@@ -24,13 +25,13 @@ class ArrowStorage:
 
     Attributes:
         path: of the file, absolute.
-        version: its size and when it was changed last, in nanoseconds, when it was listed.
+        version: of the file when it was listed.
         offset: ``(n,)`` int64, of the first byte of each image.
         sizes: ``(n,)`` int64, bytes of each, or ``NULL``.
     """
 
     path: bytes
-    version: tuple[int, int]
+    version: FileVersion
     offset: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
 
@@ -52,10 +53,10 @@ class ArrowStorage:
             StoreError: it is not there any more, or was changed.
         """
         try:
-            status = os.stat(self.path)
+            version = FileVersion.of(self.path)
         except OSError as error:
             raise StoreError(f"{os.fsdecode(self.path)!r} cannot be read: {error.strerror}") from error
-        if (status.st_size, status.st_mtime_ns) != self.version:
+        if not version.has_content_of(self.version):
             raise StoreError(f"{os.fsdecode(self.path)!r} has changed since it was listed")
         found = zip(self.offset[images].tolist(), self.sizes[images].tolist(), strict=True)
         return contextlib.nullcontext([self._place(offset, nbytes) for offset, nbytes in found])

@@ -1,12 +1,12 @@
 """Parquet files as inputs: of images, as data sets of Hugging Face are, or of their paths."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from sppfeat.errors import ConfigError
+from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables.arrow_columns import ColumnPart, find_arrow_columns
 from sppfeat.inputs.tables.arrow_rows import arrow_rows, image_segment
@@ -35,8 +35,7 @@ def read_parquet(path: bytes) -> Segment:
     """
     table = TableFile(path)
     with _opened(path) as file:
-        status = os.stat(path)
-        version = status.st_size, status.st_mtime_ns
+        version = FileVersion.of(path)
         columns = find_arrow_columns(file.schema_arrow, table, partial(_is_empty, file))
         batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns.beside, use_threads=False)
         rows = arrow_rows(batches, columns, table)

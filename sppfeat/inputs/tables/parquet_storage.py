@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.byte_ranges import Place
+from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.tables.arrow_columns import ColumnPart
 from sppfeat.inputs.tables.parquet_files import arrow_errors, open_parquet
 
@@ -35,20 +36,19 @@ class ParquetStorage:
     Args:
         path: absolute.
         contents: the column of images.
-        version: its size and when it was changed last, in nanoseconds, when it was listed; of another one no image is
-            read, since other images may be there.
+        version: of the file when it was listed; of another one no image is read, since other images may be there.
     """
 
     is_local = False
 
-    def __init__(self, path: bytes, contents: ColumnPart, version: tuple[int, int]) -> None:
+    def __init__(self, path: bytes, contents: ColumnPart, version: FileVersion) -> None:
         self._path, self._contents, self._version = path, contents, version
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> tuple[bytes, ColumnPart, tuple[int, int]]:
+    def __getstate__(self) -> tuple[bytes, ColumnPart, FileVersion]:
         return self._path, self._contents, self._version
 
-    def __setstate__(self, state: tuple[bytes, ColumnPart, tuple[int, int]]) -> None:
+    def __setstate__(self, state: tuple[bytes, ColumnPart, FileVersion]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     @property
@@ -106,8 +106,7 @@ class ParquetStorage:
     def _reader(self) -> "_Reader":
         """Return what reads the file, where it was left if that is known."""
         with arrow_errors(self._path, "Parquet", StoreError):
-            found = os.stat(self._path)
-            if (found.st_size, found.st_mtime_ns) != self._version:
+            if not FileVersion.of(self._path).has_content_of(self._version):
                 raise StoreError(f"{os.fsdecode(self._path)!r} has changed since it was listed")
             return _open_files.take(self) or _Reader(self._path, self._contents)
 
