@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeGuard, cast
@@ -31,6 +32,7 @@ from sppfeat.extraction.regions import Projector, best_scales
 from sppfeat.extraction.setup import adopt_mean_norm, configure, descriptor_blocks
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.byte_ranges import Place
+from sppfeat.files.downloads import OnDownload
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
@@ -78,6 +80,8 @@ class Extractor:
         mean, std: of the network input; the weights' own where None (ImageNet's for your own network).
         seed: of the initial values with ``weights="none"``.
         max_decode_pixels: an image file of more pixels is refused.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it is
+            downloaded; a bar on standard error where None.
         **inputs: ``max_pixels``, ``round_to``, ``exif``, ``decode`` (of image files), ``flip`` as in
             :class:`sppfeat.config.specs.InputSpec`.
 
@@ -109,6 +113,7 @@ class Extractor:
         std: Sequence[float] | None = None,
         seed: int = 0,
         max_decode_pixels: int = RunOptions.max_decode_pixels,
+        on_download: OnDownload | None = None,
         **inputs: Any,
     ) -> None:
         layers = [layer] if isinstance(layer, str) else list(layer or ())
@@ -122,16 +127,18 @@ class Extractor:
         run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
         choose_device(device, precision)
         if isinstance(backbone, str):
-            loaded = load_backbone(
-                backbone,
-                weights=weights,
-                weights_dir=weights_dir,
-                layers=layers,
-                seed=seed,
-                mean=mean,
-                std=std,
-                head=head,
-            )
+            with _download_progress(on_download) as progress:
+                loaded = load_backbone(
+                    backbone,
+                    weights=weights,
+                    weights_dir=weights_dir,
+                    layers=layers,
+                    seed=seed,
+                    mean=mean,
+                    std=std,
+                    head=head,
+                    on_download=progress,
+                )
         elif head is None:
             loaded = wrap_module(backbone, layers=layers, mean=mean, std=std)
         else:
@@ -156,6 +163,7 @@ class Extractor:
         device: str = RunOptions.device,
         batch_size: int | None = RunOptions.batch_size,
         max_decode_pixels: int = RunOptions.max_decode_pixels,
+        on_download: OnDownload | None = None,
     ) -> "Extractor":
         """What made a feature file: its descriptors are those that the file would have of the same images.
 
@@ -165,7 +173,7 @@ class Extractor:
             file: a feature file, or its path.
             weights: where the weights are now, a file or a name; as recorded where None.
             weights_dir: a folder in which weights that are named are looked for first.
-            device, batch_size, max_decode_pixels: as of the class.
+            device, batch_size, max_decode_pixels, on_download: as of the class.
 
         Raises:
             StoreError: no feature file, or its weights are gone or others by now.
@@ -176,7 +184,10 @@ class Extractor:
             if not isinstance(file, FeatureTable):
                 file = opened.enter_context(FeatureTable(file))
             choose_device(device, file.config.precision)
-            loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
+            progress = opened.enter_context(_download_progress(on_download))
+            loaded = load_recorded_backbone(
+                file, weights=weights, weights_dir=weights_dir, on_download=progress
+            )
             if file.extracted_columns != descriptor_blocks(file.config, loaded):
                 raise StoreError(
                     f"{str(file.path)!r}: its columns are not those of its network and its settings"
@@ -412,3 +423,29 @@ def _parse_size(size: int | str) -> int | None:
     if isinstance(size, bool) or not isinstance(size, int | np.integer):
         raise ConfigError(f"size is {size!r}; allowed: pixels, or 'native'")
     return int(size)
+
+
+@contextlib.contextmanager
+def _download_progress(on_download: OnDownload | None) -> Iterator[OnDownload]:
+    """Yields the callback itself, or in its absence one that draws a bar on standard error."""
+    if on_download is not None:
+        yield on_download
+        return
+    from tqdm import tqdm
+
+    bars: list[Any] = []
+
+    def draw(name: str, done: int, total: int | None) -> None:
+        # Standard error may be closed, or a pipe that nobody reads: the download goes on.
+        with contextlib.suppress(OSError):
+            if not bars:
+                seconds = 0.1 if sys.stderr.isatty() else 10.0  # in a log file, each update is a line
+                bars.append(tqdm(total=total, desc=name, unit="B", unit_scale=True, mininterval=seconds))
+            bars[0].update(done - bars[0].n)
+
+    try:
+        yield draw if sys.stderr is not None else lambda name, done, total: None
+    finally:
+        for bar in bars:
+            with contextlib.suppress(OSError):
+                bar.close()

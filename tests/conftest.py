@@ -140,7 +140,7 @@ def networks_loaded_once() -> Iterator[None]:
     keys: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
     def load(name: str, **settings: Any) -> "Backbone":
-        key = f"{name} {sorted(settings.items())}"
+        key = f"{name} {sorted((k, v) for k, v in settings.items() if k != 'on_download')}"
         is_bundled = name == DEFAULT_BACKBONE and settings["weights"] in ("DEFAULT", "DISTILLED_V1")
         if settings["weights"] != "none" and not is_bundled:  # a file may change
             return load_backbone(name, **settings)

@@ -23,6 +23,7 @@ from sppfeat.errors import ImageError
 from sppfeat.extraction.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.setup import configure, descriptor_blocks, load_choice
+from sppfeat.files.downloads import OnDownload
 
 __all__ = ["BoxContenders", "Crossover", "RegionsResult", "Rung", "bench_regions", "find_crossover", "ladder"]
 
@@ -99,6 +100,7 @@ class BoxContenders:
         boxes_px: ``(K, 4)`` int64, pixels of the image, xyxy, half-open, none empty, all inside.
         subject: network, pyramid, precision and device.
         size: short side of the network input for all boxes; None for the image's own.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Raises:
         ConfigError: settings that do not go, or a network onto whose maps boxes cannot be projected.
@@ -106,10 +108,16 @@ class BoxContenders:
     """
 
     def __init__(
-        self, image: Image.Image, boxes_px: npt.NDArray[np.int64], *, subject: Subject, size: int | None
+        self,
+        image: Image.Image,
+        boxes_px: npt.NDArray[np.int64],
+        *,
+        subject: Subject,
+        size: int | None,
+        on_download: OnDownload = lambda name, done, total: None,
     ) -> None:
         self.device = choose_device(subject.device, subject.precision)
-        self.backbone = load_choice(subject.backbone)
+        self.backbone = load_choice(subject.backbone, on_download=on_download)
         inputs = InputSpec(size=size)
         self.config = configure(self.backbone, inputs, subject.descriptor, precision=subject.precision)
         self.dimension = descriptor_blocks(self.config, self.backbone)[-1].stop
@@ -162,7 +170,11 @@ class BoxContenders:
 
 
 def bench_regions(
-    subject: Subject, work: RegionsWork, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+    subject: Subject,
+    work: RegionsWork,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
 ) -> RegionsResult:
     """Measure both ways.
 
@@ -170,13 +182,14 @@ def bench_regions(
         subject: with what.
         work: how much.
         on_progress: called with the number of passes that are done, and of all.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Raises:
         SppfeatError: settings, weights or an image that do not go.
     """
     image = _photo(work)
     boxes_px = draw_boxes(work.n_boxes, (image.height, image.width), shortest=_SHORTEST_SIDE, seed=work.seed)
-    contenders = BoxContenders(image, boxes_px, subject=subject, size=work.size)
+    contenders = BoxContenders(image, boxes_px, subject=subject, size=work.size, on_download=on_download)
     rungs = _climb(contenders, work, on_progress)
     return RegionsResult(
         **of_descriptors(contenders.backbone, contenders.config, contenders.device),

@@ -26,6 +26,7 @@ from sppfeat.errors import ImageError
 from sppfeat.extraction.describe import Describer
 from sppfeat.extraction.run import Extraction, prepare
 from sppfeat.extraction.setup import load_choice
+from sppfeat.files.downloads import OnDownload
 
 __all__ = ["ExtractResult", "Rate", "Runs", "prepare_runs"]
 
@@ -98,7 +99,11 @@ class ExtractResult(OfDescriptors):
 
 @contextlib.contextmanager
 def prepare_runs(
-    subject: Subject, work: RunsWork, *, on_image: Callable[[int, int], None] = lambda done, total: None
+    subject: Subject,
+    work: RunsWork,
+    *,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator["Runs"]:
     """Everything that is to be measured, ready to run; its temporary files are gone when the context ends.
 
@@ -106,6 +111,7 @@ def prepare_runs(
         subject: with what.
         work: which images, and how many.
         on_image: called with the number of images that are there, and of all.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Raises:
         SppfeatError: settings, weights, inputs or images that do not go.
@@ -116,7 +122,7 @@ def prepare_runs(
         sample = take_sample(work, photos, on_image=on_image)
         request = _request(subject, work, sample, folder / "stages.h5")
         in_process = dataclasses.replace(request, run=dataclasses.replace(request.run, workers=0))
-        with prepare(in_process) as extraction:
+        with prepare(in_process, on_download=on_download) as extraction:
             yield Runs(request, extraction, folder, work=work, sample=sample)
 
 

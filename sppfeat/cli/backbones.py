@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sppfeat.cli.bars import download_bar
 from sppfeat.cli.options import LEVELS, json_option, option
 from sppfeat.cli.output import human_bytes, joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
@@ -109,7 +110,8 @@ def _download(names: list[str], weights: str, weights_dir: str | None, as_json: 
     for name in names:
         try:
             entry = find_entry(name, weights)
-            file = fetch_entry(entry, folder=weights_dir)
+            with download_bar() as on_download:
+                file = fetch_entry(entry, folder=weights_dir, on_download=on_download)
         except WeightsError as error:
             if len(names) == 1:
                 raise

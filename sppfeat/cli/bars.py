@@ -2,9 +2,13 @@
 
 import contextlib
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["StandardError", "open_bar"]
+if TYPE_CHECKING:
+    from sppfeat.files.downloads import OnDownload
+
+__all__ = ["StandardError", "download_bar", "open_bar"]
 
 _SECONDS_BETWEEN_UPDATES = 0.1
 _SECONDS_BETWEEN_LINES = 10.0  # where standard error is a file, each update is a line
@@ -58,3 +62,22 @@ def open_bar(label: str, total: int | None, *, unit: str, shown: bool = True, sc
         mininterval=_SECONDS_BETWEEN_UPDATES if file.isatty() else _SECONDS_BETWEEN_LINES,
         file=file,
     )
+
+
+@contextlib.contextmanager
+def download_bar() -> "Iterator[OnDownload]":
+    """Yields a callback for downloads; it draws a bar for each file, from its first bytes to its last."""
+    bars: dict[str, Any] = {}
+
+    def on_download(name: str, done: int, total: int | None) -> None:
+        if name not in bars:
+            bars[name] = open_bar(name, total, unit="B", scaled=True)
+        bars[name].update(done - bars[name].n)
+        if done == total:
+            bars.pop(name).close()
+
+    try:
+        yield on_download
+    finally:
+        for bar in bars.values():
+            bar.close()

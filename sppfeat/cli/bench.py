@@ -27,6 +27,7 @@ from sppfeat.bench.settings import (
     RunsWork,
     Subject,
 )
+from sppfeat.cli.bars import download_bar
 from sppfeat.cli.bench_texts import extract_text, plan_text, pooling_text, regions_text
 from sppfeat.cli.options import (
     NumberRange,
@@ -147,8 +148,8 @@ def regions(image: str | None, **options: Any) -> None:
         seed=options["draw_seed"],
         repetitions=REPETITIONS.choose(options["repetitions"], quick=quick),
     )
-    with _measuring(options) as bar:
-        result = bench_regions(_subject(options), work, on_progress=bar.move_to)
+    with _measuring(options) as bar, download_bar() as on_download:
+        result = bench_regions(_subject(options), work, on_progress=bar.move_to, on_download=on_download)
     _print(result, regions_text, options)
 
 
@@ -249,7 +250,9 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     )
     with (
         prepared(
-            lambda on_image: prepare_runs(_subject(options), work, on_image=on_image),
+            lambda on_image, on_download: prepare_runs(
+                _subject(options), work, on_image=on_image, on_download=on_download
+            ),
             "preparing images",
             shown=not options["quiet"],
         ) as runs,

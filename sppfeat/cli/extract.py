@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from sppfeat.extraction.ray.extraction import RayExtraction
     from sppfeat.extraction.run import Extraction
     from sppfeat.extraction.sized_parts import PartedExtraction
+    from sppfeat.files.downloads import OnDownload
 
     OnProbe = Callable[[int, int], None]
 
@@ -235,14 +236,16 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     started = time.monotonic()
     request = _request(options)
 
-    def begin(on_probe: "OnProbe") -> "AbstractContextManager[Extraction | PartedExtraction | RayExtraction]":
+    def begin(
+        on_probe: "OnProbe", on_download: "OnDownload"
+    ) -> "AbstractContextManager[Extraction | PartedExtraction | RayExtraction]":
         if request.ray is not None:
             from sppfeat.extraction.ray import prepare_ray
 
-            return prepare_ray(request, on_probe=on_probe, verbose=verbose)
+            return prepare_ray(request, on_probe=on_probe, on_download=on_download, verbose=verbose)
         if request.shard_bytes is not None:
-            return prepare_parts(request, on_probe=on_probe)
-        return prepare(request, on_probe=on_probe)
+            return prepare_parts(request, on_probe=on_probe, on_download=on_download)
+        return prepare(request, on_probe=on_probe, on_download=on_download)
 
     with prepared(begin, "reading headers", shown=not quiet) as extraction:
         plan = extraction.summary()

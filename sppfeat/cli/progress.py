@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sppfeat.cli.bars import StandardError, open_bar
+from sppfeat.cli.bars import StandardError, download_bar, open_bar
 from sppfeat.cli.signals import raise_if_dropped
 
 if TYPE_CHECKING:
     from sppfeat.extraction.pipeline import Progress
+    from sppfeat.files.downloads import OnDownload
 
 __all__ = ["Bar", "prepared"]
 
@@ -71,7 +72,7 @@ class Bar:
 
 @contextlib.contextmanager
 def prepared(
-    prepare: Callable[[Callable[[int, int], None]], contextlib.AbstractContextManager[_T]],
+    prepare: "Callable[[Callable[[int, int], None], OnDownload], contextlib.AbstractContextManager[_T]]",
     label: str,
     *,
     shown: bool,
@@ -79,11 +80,12 @@ def prepared(
     """What a context manager prepares from images, with a bar that is closed before anything is done with it.
 
     Args:
-        prepare: makes the context manager; takes what it is to call with the number of images seen, and of all.
+        prepare: makes the context manager; takes what it is to call with the number of images seen, and
+            of all, and what it is to call while weights are downloaded.
         label: of the bar.
         shown: False for no bar at all.
     """
     with contextlib.ExitStack() as stack:
-        with Bar(label, 0, unit="img", shown=shown) as bar:
-            subject = stack.enter_context(prepare(bar.move_to))
+        with Bar(label, 0, unit="img", shown=shown) as bar, download_bar() as on_download:
+            subject = stack.enter_context(prepare(bar.move_to, on_download))
         yield subject

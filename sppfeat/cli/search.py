@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_NEIGHBOURS, ENGINES
+from sppfeat.cli.bars import download_bar
 from sppfeat.cli.options import (
     json_option,
     metric_option,
@@ -90,7 +91,10 @@ def search(
     asked = read_queries(queries)
     with FeatureFile(file) as features:
         selection = SelectionChoice(**selected).of(features)
-        with Bar("describing", len(asked), unit="query", shown=not quiet) as bar:
+        with (
+            Bar("describing", len(asked), unit="query", shown=not quiet) as bar,
+            download_bar() as on_download,
+        ):
             descriptors = describe_queries(
                 asked,
                 selection,
@@ -98,6 +102,7 @@ def search(
                 weights_dir=weights_dir,
                 device=device,
                 on_progress=bar.move_to,
+                on_download=on_download,
             )
         with Bar("searching", len(selection), unit="row", shown=not quiet) as bar:
             found = nearest_rows(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from sppfeat.cli.bars import download_bar
 from sppfeat.cli.options import (
     Parsed,
     backbone_options,
@@ -28,6 +29,7 @@ from sppfeat.errors import ConfigError
 if TYPE_CHECKING:
     from sppfeat.analysis.show.activations import LayerActivations, PooledBox, View
     from sppfeat.extractor import Extractor
+    from sppfeat.files.downloads import OnDownload
     from sppfeat.store.reader import FeatureFile
 
 __all__ = ["image"]
@@ -112,7 +114,8 @@ def image(photo: str | None, **options: Any) -> None:
     output, channel = options["output"], options["channel"]
     given = [path for path in (photo, options["file"]) if path is not None]
     check_picture_path(output, inputs=given, overwrite=options["overwrite"])
-    source = _source(photo, options)
+    with download_bar() as on_download:
+        source = _source(photo, options, on_download)
     check_picture_path(output, inputs=[source.path], overwrite=options["overwrite"])  # a row's photograph
     config = source.extractor.config
     check_extent(len(source.views), len(config.backbone.layers), len(config.descriptor.levels))
@@ -143,21 +146,21 @@ class _Source(NamedTuple):
     views: list["View"]
 
 
-def _source(photo: str | None, options: dict[str, Any]) -> _Source:
+def _source(photo: str | None, options: dict[str, Any], on_download: "OnDownload") -> _Source:
     from sppfeat.analysis.show.activations import View
 
     views = [View(box) for box in options["boxes"]] or [View()]
     if options["file"] is not None:
-        return _source_of_file(photo, options, views)
+        return _source_of_file(photo, options, views, on_download)
     for name in ("row", "root"):
         if options[name] is not None:
             raise ConfigError(f"--{name} is about a feature file, but there is none: --from")
     if photo is None:
         raise ConfigError("no PHOTO, and no --from with --row; allowed: one of them")
-    return _Source(_extractor(options), photo, os.path.basename(photo), views)
+    return _Source(_extractor(options, on_download), photo, os.path.basename(photo), views)
 
 
-def _extractor(options: dict[str, Any]) -> "Extractor":
+def _extractor(options: dict[str, Any], on_download: "OnDownload") -> "Extractor":
     from sppfeat.extractor import Extractor
 
     size = options["size"]
@@ -174,10 +177,13 @@ def _extractor(options: dict[str, Any]) -> "Extractor":
         pool=options["pool"],
         exif=options["exif"],
         device=options["device"],
+        on_download=on_download,
     )
 
 
-def _source_of_file(photo: str | None, options: dict[str, Any], views: list["View"]) -> _Source:
+def _source_of_file(
+    photo: str | None, options: dict[str, Any], views: list["View"], on_download: "OnDownload"
+) -> _Source:
     from sppfeat.analysis.show.activations import view_of_row
     from sppfeat.extractor import Extractor
     from sppfeat.store.reader import FeatureFile
@@ -204,6 +210,7 @@ def _source_of_file(photo: str | None, options: dict[str, Any], views: list["Vie
             weights=options["weights"] if is_given("weights") else None,
             weights_dir=options["weights_dir"],
             device=options["device"],
+            on_download=on_download,
         )
     return _Source(extractor, path, title, views)
 

@@ -284,7 +284,9 @@ def _train(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
     request = _request(options)
     with prepared(
-        lambda on_probe: prepare_training(request, on_probe=on_probe), "reading headers", shown=not quiet
+        lambda on_probe, on_download: prepare_training(request, on_probe=on_probe, on_download=on_download),
+        "reading headers",
+        shown=not quiet,
     ) as training:
         plan = training.summary()
         if request.run.dry_run:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sppfeat.cli.bars import download_bar
 from sppfeat.cli.exit_codes import EXIT_ERROR
 from sppfeat.cli.options import json_option, option, quiet_option, recorded_weights_options, root_option
 from sppfeat.cli.output import print_json, print_result
@@ -58,15 +59,17 @@ def verify(
         result: dict[str, Any] = {"path": str(file), **dataclasses.asdict(report), "recomputed": None}
         problems = list(report.problems)
         if recompute and not problems:
-            again = recompute_rows(
-                features,
-                recompute,
-                seed=seed,
-                root=root,
-                weights=weights,
-                weights_dir=weights_dir,
-                device=device,
-            )
+            with download_bar() as on_download:
+                again = recompute_rows(
+                    features,
+                    recompute,
+                    seed=seed,
+                    root=root,
+                    weights=weights,
+                    weights_dir=weights_dir,
+                    device=device,
+                    on_download=on_download,
+                )
             result["recomputed"] = dataclasses.asdict(again)
             problems += again.problems
     result["ok"] = not problems

@@ -17,6 +17,7 @@ from sppfeat.extraction.describe import Describer, RegionRequest, choose_device
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.setup import descriptor_blocks
 from sppfeat.extraction.sizes import input_sizes
+from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.store.feature_table import FeatureTable
@@ -38,7 +39,11 @@ _FLOAT16_ROUNDING = 1e-3
 
 
 def load_recorded_backbone(
-    file: FeatureTable, *, weights: str | None = None, weights_dir: StrPath | None = None
+    file: FeatureTable,
+    *,
+    weights: str | None = None,
+    weights_dir: StrPath | None = None,
+    on_download: OnDownload = lambda name, done, total: None,
 ) -> Backbone:
     """The backbone of a file, with the very weights that are recorded.
 
@@ -46,6 +51,7 @@ def load_recorded_backbone(
         file: an open file.
         weights: file or name; the recorded one where None.
         weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Raises:
         StoreError: it was a network of the caller's own, its weights are gone, or others by now.
@@ -67,6 +73,7 @@ def load_recorded_backbone(
         mean=spec.mean,
         std=spec.std,
         head=spec.head,
+        on_download=on_download,
     )
     if backbone.spec.weights_sha256 != spec.weights_sha256:
         raise StoreError(
@@ -109,6 +116,7 @@ def recompute_rows(
     weights: str | None = None,
     weights_dir: StrPath | None = None,
     device: str = "auto",
+    on_download: OnDownload = lambda name, done, total: None,
 ) -> Recomputed:
     """Compute randomly chosen rows again, one image at a time, and compare.
 
@@ -120,6 +128,7 @@ def recompute_rows(
         weights: file or name; the recorded one where None.
         weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
         device: where to compute.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Returns:
         What was compared.
@@ -127,7 +136,7 @@ def recompute_rows(
     Raises:
         SppfeatError: the backbone cannot be built again, or its weights are not the recorded ones.
     """
-    backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir)
+    backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=on_download)
     if file.extracted_columns != descriptor_blocks(file.config, backbone):
         raise StoreError(f"{str(file.path)!r}: its columns are not those of its network and its settings")
     again = Recomputation(file, backbone, device=device, root=root)

@@ -15,6 +15,7 @@ from sppfeat.extraction.parts import Task
 from sppfeat.extraction.report import listing_notes
 from sppfeat.extraction.setup import Equipment, load_equipment
 from sppfeat.extraction.sizes import FoundSizes, read_sizes
+from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs import Listing, Storage
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.bundled import bundled_note
@@ -44,11 +45,15 @@ class Means(NamedTuple):
 
 @contextlib.contextmanager
 def gather_means(
-    request: ExtractRequest, listing: Listing, on_probe: Callable[[int, int], None]
+    request: ExtractRequest,
+    listing: Listing,
+    on_probe: Callable[[int, int], None],
+    *,
+    on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[Means]:
     """Load the network, start decoders and make a scratch folder; all is given back when the context ends."""
     with contextlib.ExitStack() as stack:
-        equipment = load_equipment(request)
+        equipment = load_equipment(request, on_download=on_download)
         config = equipment.config
         n_workers = equipment.n_workers(len(listing.paths))
         decoder = stack.enter_context(contextlib.closing(equipment.decoder(n_workers)))

@@ -25,6 +25,7 @@ from sppfeat.extraction.row_planner import with_sizes
 from sppfeat.extraction.setup import Equipment
 from sppfeat.extraction.sizes import read_sizes
 from sppfeat.files.atomic import put_in_place
+from sppfeat.files.downloads import OnDownload
 from sppfeat.files.locks import check_output, refuse_input
 from sppfeat.inputs import list_images
 from sppfeat.store.layout import Provenance, create_file
@@ -186,13 +187,17 @@ class Extraction:
 
 @contextlib.contextmanager
 def prepare(
-    request: ExtractRequest, *, on_probe: Callable[[int, int], None] = lambda done, total: None
+    request: ExtractRequest,
+    *,
+    on_probe: Callable[[int, int], None] = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[Extraction]:
     """Plan an extraction; the output stays locked until the context ends.
 
     Args:
         request: what is asked.
         on_probe: called with the number of image headers read, and of all.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Yields:
         The extraction, ready to run. Nothing has been written yet.
@@ -210,7 +215,7 @@ def prepare(
         request = dataclasses.replace(request, output=Path(os.path.realpath(local.path)))
         listing = list_images(request.inputs, labels=request.labels)
         lock = stack.enter_context(lock_output(request))
-        means = stack.enter_context(gather_means(request, listing, on_probe))
+        means = stack.enter_context(gather_means(request, listing, on_probe, on_download=on_download))
         means.notes.extend(local.notes)
         work = only_own_shard(find_work(means.task, means.notes), means.task)
         means.notes.extend(plan_notes(work.plan, means.equipment, is_new=work.is_new))

@@ -21,6 +21,7 @@ from sppfeat.extraction.describe import BATCH_PIXELS, Describer, choose_device
 from sppfeat.extraction.regions import Projector, map_sizes
 from sppfeat.extraction.row_planner import RowPlanner
 from sppfeat.extraction.rows import BoxSource, FileBoxes, ViewBoxes
+from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.backbones import Backbone, load_backbone
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.reader import FeatureFile
@@ -121,14 +122,16 @@ class Equipment:
         )
 
 
-def load_equipment(request: ExtractRequest) -> Equipment:
-    """Load what a run needs.
+def load_equipment(
+    request: ExtractRequest, *, on_download: OnDownload = lambda name, done, total: None
+) -> Equipment:
+    """Load what a run needs; ``on_download`` is as of :func:`sppfeat.networks.backbones.load_backbone`.
 
     Raises:
         SppfeatError: settings, weights or boxes that do not allow it.
     """
     device = choose_device(request.run.device, request.precision, local_rank=request.run.local_rank)
-    backbone = load_choice(request.backbone)
+    backbone = load_choice(request.backbone, on_download=on_download)
     box_file = read_box_choice(request.boxes)
     config = configure(
         backbone,
@@ -174,10 +177,15 @@ def read_box_choice(choice: BoxChoice | None) -> BoxFile | None:
     return dataclasses.replace(found, table=dataclasses.replace(found.table, convention=convention))
 
 
-def load_choice(choice: BackboneChoice, *, fold: bool = True) -> Backbone:
+def load_choice(
+    choice: BackboneChoice,
+    *,
+    fold: bool = True,
+    on_download: OnDownload = lambda name, done, total: None,
+) -> Backbone:
     """The backbone that was chosen; see :func:`sppfeat.networks.backbones.load_backbone`."""
     settings = dict(vars(choice))
-    return load_backbone(settings.pop("name"), **settings, fold=fold)
+    return load_backbone(settings.pop("name"), **settings, fold=fold, on_download=on_download)
 
 
 def configure(

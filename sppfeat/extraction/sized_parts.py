@@ -22,6 +22,7 @@ from sppfeat.extraction.resources import Means, gather_means
 from sppfeat.extraction.run import Extraction, planned
 from sppfeat.extraction.setup import Equipment
 from sppfeat.extraction.sharding import PLACEHOLDER, cut_rows, shard_path
+from sppfeat.files.downloads import OnDownload
 from sppfeat.files.locks import check_output
 from sppfeat.files.remote.output import url_of
 from sppfeat.inputs import list_images
@@ -173,13 +174,17 @@ def extraction_of_part(
 
 @contextlib.contextmanager
 def prepare_parts(
-    request: ExtractRequest, *, on_probe: Callable[[int, int], None] = lambda done, total: None
+    request: ExtractRequest,
+    *,
+    on_probe: Callable[[int, int], None] = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[PartedExtraction]:
     """Plan an extraction into shards of ``request.shard_bytes`` bytes.
 
     Args:
         request: what is asked; its output has ``{shard}`` in its name.
         on_probe: called with the number of image headers read, and of all.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Yields:
         The extraction, ready to run. Nothing has been written yet.
@@ -197,7 +202,7 @@ def prepare_parts(
         request = dataclasses.replace(request, output=Path(os.path.abspath(request.output)))
         check_output(shard_path(request.output, ShardChoice(1, 1)))
     listing = list_images(request.inputs, labels=request.labels)
-    with gather_means(request, listing, on_probe) as means:
+    with gather_means(request, listing, on_probe, on_download=on_download) as means:
         plan = plan_inputs(means.task)
         means.notes.extend(plan_notes(plan, means.equipment, is_new=True))
         dtype = FILE_DTYPES[means.equipment.config.descriptor.dtype]

@@ -5,22 +5,28 @@ import os
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
-from sppfeat.cli.bars import open_bar
 from sppfeat.errors import WeightsError
 
-__all__ = ["download"]
+__all__ = ["OnDownload", "download"]
+
+# Takes a file's name, the bytes that have come, and those that will; None where the server does not tell.
+OnDownload: TypeAlias = Callable[[str, int, int | None], None]
 
 # Without a byte. torch.hub waits for ever, and clusters tend to drop what leaves them rather than refuse it.
 _TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 20
 
 
-def download(url: str, path: Path, *, sha256_prefix: str) -> str:
-    """Fetch a file, with a progress bar on standard error; put it in its place once it is whole and right.
+def download(
+    url: str, path: Path, *, sha256_prefix: str, on_progress: OnDownload = lambda name, done, total: None
+) -> str:
+    """Fetch a file; put it in its place once it is whole and right.
 
     Until then it is ``<path>.<random>.partial``, which does not survive a failure or an interruption;
     whatever is at ``path`` stays until it is replaced.
@@ -29,6 +35,8 @@ def download(url: str, path: Path, *, sha256_prefix: str) -> str:
         url: of the file.
         path: where to put it; its folder is made.
         sha256_prefix: what its SHA-256 must begin with, in hexadecimal.
+        on_progress: called with the file's name, bytes done and total (None if unknown): when the server has
+            answered, after each piece, and at the end with a total that is known.
 
     Returns:
         Its SHA-256, in hexadecimal.
@@ -36,39 +44,41 @@ def download(url: str, path: Path, *, sha256_prefix: str) -> str:
     Raises:
         WeightsError: it cannot be fetched or written, is cut off, or has another checksum.
     """
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(partial, "xb") as file:
-                sha256 = _copy(url, file, path.name)
+            with open(unfinished, "xb") as file:
+                sha256 = _copy(url, file, partial(on_progress, path.name))
             if not sha256.startswith(sha256_prefix):
                 raise OSError(
                     f"what came has SHA-256 {sha256}, expected is one that begins with {sha256_prefix}"
                 )
-            os.replace(partial, path)
+            os.replace(unfinished, path)
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
     except (OSError, HTTPException) as error:
         raise WeightsError(f"cannot download {url} to {str(path)!r}: {_reason(error)}") from error
     return sha256
 
 
-def _copy(url: str, file: BinaryIO, label: str) -> str:
+def _copy(url: str, file: BinaryIO, on_progress: Callable[[int, int | None], None]) -> str:
     """Copy what is at a URL; its SHA-256."""
     request = urllib.request.Request(url, headers={"User-Agent": "sppfeat"})
     digest, n_bytes = hashlib.sha256(), 0
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
-        with open_bar(label, total, unit="B", scaled=True) as bar:
-            while chunk := response.read(_CHUNK_BYTES):
-                file.write(chunk)
-                digest.update(chunk)
-                n_bytes += len(chunk)
-                bar.update(len(chunk))
+        on_progress(0, total)
+        while chunk := response.read(_CHUNK_BYTES):
+            file.write(chunk)
+            digest.update(chunk)
+            n_bytes += len(chunk)
+            on_progress(n_bytes, total)
     if total is not None and n_bytes != total:
         raise OSError(f"the transfer ended after {n_bytes} of {total} bytes")
+    if total is None:
+        on_progress(n_bytes, n_bytes)
     return digest.hexdigest()
 
 

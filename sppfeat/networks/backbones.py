@@ -13,6 +13,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from sppfeat.config.specs import BackboneSpec
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError, WeightsError
+from sppfeat.files.downloads import OnDownload
 from sppfeat.networks import zoo
 from sppfeat.networks.folding import fold_batch_norm
 from sppfeat.networks.heads import Head, check_head, cut_head
@@ -84,6 +85,7 @@ def load_backbone(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     fold: bool = True,
+    on_download: OnDownload = lambda name, done, total: None,
 ) -> Backbone:
     """A torchvision classification model with weights, cut at ``layers``.
 
@@ -96,6 +98,7 @@ def load_backbone(
         seed: of the initial values with ``none``.
         mean, std: of the input; those of the weights, or of the architecture's default weights, where None.
         fold: batch normalisations into convolutions, where that is possible.
+        on_download: called with the file's name, bytes done and total (None if unknown), while weights are downloaded.
 
     Raises:
         ConfigError: no such model, layer or head, or a layer without a feature map.
@@ -110,7 +113,7 @@ def load_backbone(
     parts = _cut_model(_build(name, seed), name, layers, head)
     kind, path, with_head = "none", "", f" with {head}" if head else ""
     if entry is not None:
-        state, sha256 = read_entry(entry, folder=weights_dir)
+        state, sha256 = read_entry(entry, folder=weights_dir, on_download=on_download)
         parts.load(state, f"{name} {entry.name}{with_head}")
         kind = entry.name
     elif file_state is not None:

@@ -11,7 +11,7 @@ from torchvision.models import get_model_weights
 
 from sppfeat.config.values import StrPath
 from sppfeat.errors import WeightsError
-from sppfeat.files.downloads import download
+from sppfeat.files.downloads import OnDownload, download
 from sppfeat.networks.bundled import BUNDLED, BUNDLED_FOLDER, BundledWeights
 from sppfeat.networks.weights import file_sha256, read_weights_file
 
@@ -140,7 +140,12 @@ def find_file(entry: WeightEntry, *, folder: StrPath | None = None) -> WeightFil
     return None
 
 
-def fetch_entry(entry: WeightEntry, *, folder: StrPath | None = None) -> WeightFile:
+def fetch_entry(
+    entry: WeightEntry,
+    *,
+    folder: StrPath | None = None,
+    on_download: OnDownload = lambda name, done, total: None,
+) -> WeightFile:
     """The file of an entry in ``folder``, or in torch's hub cache; downloaded unless it is there and right.
 
     One that is damaged is replaced, once the new one is whole.
@@ -148,6 +153,7 @@ def fetch_entry(entry: WeightEntry, *, folder: StrPath | None = None) -> WeightF
     Args:
         entry: whose file.
         folder: where to put it; made if it is missing.
+        on_download: called with the file's name, bytes done and total, as of :func:`~sppfeat.files.downloads.download`.
 
     Raises:
         WeightsError: it cannot be fetched, or not be written there.
@@ -160,11 +166,16 @@ def fetch_entry(entry: WeightEntry, *, folder: StrPath | None = None) -> WeightF
             f"{str(path)!r}, the {entry.name} weights of {entry.model}, is part of the package, and not there "
             "or damaged; install sppfeat again"
         )
-    sha256 = download(entry.url, path, sha256_prefix=entry.sha256_prefix)
+    sha256 = download(entry.url, path, sha256_prefix=entry.sha256_prefix, on_progress=on_download)
     return WeightFile(path, sha256, path.stat().st_size, was_downloaded=True)
 
 
-def read_entry(entry: WeightEntry, *, folder: StrPath | None = None) -> tuple[dict[str, Tensor], str]:
+def read_entry(
+    entry: WeightEntry,
+    *,
+    folder: StrPath | None = None,
+    on_download: OnDownload = lambda name, done, total: None,
+) -> tuple[dict[str, Tensor], str]:
     """Parameters of a weight entry, and the SHA-256 of their file.
 
     The file is looked for in ``folder``, if that is given, then in torch's hub cache; where it is in neither,
@@ -176,7 +187,7 @@ def read_entry(entry: WeightEntry, *, folder: StrPath | None = None) -> tuple[di
     found = find_file(entry, folder=folder)
     if found is None:
         try:
-            found = fetch_entry(entry)
+            found = fetch_entry(entry, on_download=on_download)
         except WeightsError as error:
             if entry.url is None:
                 raise

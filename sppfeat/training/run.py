@@ -14,6 +14,7 @@ from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import SppfeatError
 from sppfeat.extraction.describe import choose_device, device_name
 from sppfeat.extraction.setup import load_choice
+from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
 from sppfeat.training.checkpoints import TrainFolder
@@ -150,13 +151,17 @@ class Training:
 
 @contextlib.contextmanager
 def prepare_training(
-    request: TrainRequest, *, on_probe: Callable[[int, int], None] = lambda done, total: None
+    request: TrainRequest,
+    *,
+    on_probe: Callable[[int, int], None] = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[Training]:
     """A training that is ready to run; the folder is locked meanwhile.
 
     Args:
         request: what is asked for.
         on_probe: called with the number of image headers read, and of all.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Raises:
         ConfigError: settings that do not go together, with the images, or with this machine.
@@ -168,7 +173,7 @@ def prepare_training(
     with contextlib.nullcontext() if run.dry_run else folder.hold():
         folder.check(resume=run.resume, overwrite=run.overwrite)
         device = choose_device(run.device, settings.recipe.precision)
-        backbone, teachers = _load_networks(request)
+        backbone, teachers = _load_networks(request, on_download)
         n_workers = min(_MAX_AUTO_WORKERS, available_cores()) if run.workers is None else run.workers
         sets = read_image_sets(
             request,
@@ -193,13 +198,17 @@ def prepare_training(
             )
 
 
-def _load_networks(request: TrainRequest) -> tuple[Backbone, dict[str, Backbone]]:
+def _load_networks(request: TrainRequest, on_download: OnDownload) -> tuple[Backbone, dict[str, Backbone]]:
     """The student, and the teachers by name."""
     folder = request.run.weights_dir
-    backbone = load_choice(dataclasses.replace(request.settings.backbone, weights_dir=folder), fold=False)
+    chosen = dataclasses.replace(request.settings.backbone, weights_dir=folder)
+    backbone = load_choice(chosen, fold=False, on_download=on_download)
     teachers = {
         choice.name: load_choice(
-            BackboneChoice(name=choice.name, weights=choice.weights, layers=choice.layers, weights_dir=folder)
+            BackboneChoice(
+                name=choice.name, weights=choice.weights, layers=choice.layers, weights_dir=folder
+            ),
+            on_download=on_download,
         )
         for choice in request.settings.teachers
     }

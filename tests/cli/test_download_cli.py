@@ -169,3 +169,33 @@ def test_a_run_without_network_from_a_copied_folder(offer, folder, tmp_path, wei
     result = run(*extract, "--weights-dir", tmp_path / "w")
     assert result.exit_code == 1
     assert f"the weights folder '{tmp_path / 'w'}' is not there" in result.stderr
+
+
+def test_whatever_downloads_shows_a_bar_with_the_name_of_the_file(offer, folder, tmp_path, capsys):
+    content = io.BytesIO()
+    torch.save(get_model(NAMES[1], weights=None).state_dict(), content)
+    file_name = offer(NAMES[1], content.getvalue()).file_name
+    bar, cached = f"{file_name}: 100%", tmp_path / "torch" / "hub" / "checkpoints" / file_name
+    output, photo = tmp_path / "f.h5", next(path for path in sorted(folder.rglob("*")) if path.is_file())
+    small = ["--backbone", NAMES[1], "--size", "48"]
+    for command in (
+        ["backbones", "--download", NAMES[1]],
+        ["extract", folder, "-o", output, *small, "--workers", "0"],
+        ["verify", output, "--recompute", "1"],
+        ["search", output, photo],
+        ["show", "image", photo, "-o", tmp_path / "p.png", *small],
+        ["train", folder, "-o", tmp_path / "t", "--backbone", NAMES[1], "--weights", "DEFAULT", "--dry-run"],
+        ["bench", "extract", photo, "--repetitions", 1, "--workers", 0, *small],
+        ["bench", "regions", photo, "--repetitions", 1, "--boxes-count", 1, *small],
+    ):
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        assert bar in result.stderr, command
+        cached.unlink()
+    seen = []
+    sppfeat.Extractor(NAMES[1], device="cpu", on_download=lambda *call: seen.append(call))
+    assert seen[-1] == (file_name, len(content.getvalue()), len(content.getvalue()))
+    assert bar not in capsys.readouterr().err
+    cached.unlink()
+    sppfeat.Extractor(NAMES[1], device="cpu")
+    assert bar in capsys.readouterr().err

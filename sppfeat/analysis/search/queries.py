@@ -17,6 +17,7 @@ from sppfeat.config.wording import one_line
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.files.byte_ranges import Place
+from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs import is_list, read_list
 from sppfeat.inputs.lookup import find_image
 from sppfeat.store.feature_table import FeatureTable
@@ -130,6 +131,7 @@ def describe_queries(
     weights_dir: str | os.PathLike[str] | None = None,
     device: str = RunOptions.device,
     on_progress: Callable[[int], None] = lambda described: None,
+    on_download: OnDownload = lambda name, done, total: None,
 ) -> npt.NDArray[np.floating[Any]]:
     """Descriptors of queries, like those of a selection of a file.
 
@@ -144,6 +146,7 @@ def describe_queries(
         weights_dir: a folder in which weights that are named are looked for first.
         device: where to compute.
         on_progress: called with how many queries are described so far.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Returns:
         ``(q, d)`` of the file's type, finite.
@@ -171,7 +174,9 @@ def describe_queries(
     if boxes_of:
         from sppfeat.extractor import Extractor  # which loads torch
 
-        extractor = Extractor.from_file(file, weights=weights, weights_dir=weights_dir, device=device)
+        extractor = Extractor.from_file(
+            file, weights=weights, weights_dir=weights_dir, device=device, on_download=on_download
+        )
         n_described = len(rows)
         for some, descriptors in _described(extractor, queries, boxes_of):
             result[some] = selection.of_descriptors(descriptors)

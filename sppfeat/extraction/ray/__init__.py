@@ -14,6 +14,7 @@ from sppfeat.config.distribution import RayOptions
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.downloads import OnDownload
 
 if TYPE_CHECKING:
     from sppfeat.extraction.parts import Work
@@ -29,6 +30,7 @@ def prepare_ray(
     request: ExtractRequest,
     *,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
     verbose: bool = False,
 ) -> "Iterator[RayExtraction | Extraction]":
     """Plan an extraction by actors, and reach or start the Ray cluster that they will be on.
@@ -36,6 +38,7 @@ def prepare_ray(
     Args:
         request: what is asked; without settings of Ray, these are the usual ones.
         on_probe: called with the number of image headers read, and of all.
+        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
         verbose: print what Ray and its workers say.
 
     Yields:
@@ -74,7 +77,9 @@ def prepare_ray(
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(contextlib.ExitStack())
         held = lock.enter_context(lock_output(request))
-        means = stack.enter_context(gather_means(_for_planning(request), listing, on_probe))
+        means = stack.enter_context(
+            gather_means(_for_planning(request), listing, on_probe, on_download=on_download)
+        )
         means = means._replace(task=dataclasses.replace(means.task, request=request))
         if request.output.exists():
             finished = _finished(means)

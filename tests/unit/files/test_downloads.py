@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from sppfeat.cli.bars import download_bar
 from sppfeat.errors import WeightsError
 from sppfeat.files import downloads
 from sppfeat.files.downloads import download
@@ -46,8 +47,25 @@ def test_it_arrives_where_nobody_reads_the_bar(weight_server, tmp_path, monkeypa
 
     weight_server.files["w"] = CONTENT
     monkeypatch.setattr("sys.stderr", Gone())
-    download(weight_server.url("w"), tmp_path / "w.pth", sha256_prefix=SHA256)
+    with download_bar() as on_progress:
+        download(weight_server.url("w"), tmp_path / "w.pth", sha256_prefix=SHA256, on_progress=on_progress)
     assert (tmp_path / "w.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_progress_begins_at_nothing_and_ends_with_all_of_the_file(weight_server, tmp_path, chunked):
+    weight_server.files["w"] = CONTENT
+    weight_server.chunked |= {"w"} if chunked else set()
+    calls = []
+    download(
+        weight_server.url("w"),
+        tmp_path / "w.pth",
+        sha256_prefix=SHA256,
+        on_progress=lambda *call: calls.append(call),
+    )
+    assert calls[0] == ("w.pth", 0, None if chunked else len(CONTENT))
+    assert calls[-1] == ("w.pth", len(CONTENT), len(CONTENT))
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
 
 
 def test_what_is_there_is_replaced_by_what_is_right_and_by_nothing_else(weight_server, tmp_path):
@@ -136,5 +154,8 @@ def test_an_interrupted_download_leaves_nothing(weight_server, tmp_path):
 
 def test_nothing_goes_to_standard_output(weight_server, tmp_path, capsys):
     weight_server.files["w"] = CONTENT
-    download(weight_server.url("w"), tmp_path / "w.pth", sha256_prefix=SHA256)
-    assert capsys.readouterr().out == ""
+    with download_bar() as on_progress:
+        download(weight_server.url("w"), tmp_path / "w.pth", sha256_prefix=SHA256, on_progress=on_progress)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "w.pth: 100%" in shown.err
