@@ -1,1 +1,0 @@
-"""How well a linear classifier tells classes apart, the classifier itself, and what it says of other rows."""
