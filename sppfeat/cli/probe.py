@@ -14,7 +14,7 @@ from sppfeat.cli.selection_options import columns_options, labels_from_option, r
 from sppfeat.config.wording import counted, escaped, first_few
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.probe.probe import ProbeResult, Score
+    from sppfeat.analysis.probe import ProbeResult, Score
 
 __all__ = ["probe"]
 
@@ -71,7 +71,7 @@ def probe(features: Path, **options: Any) -> None:
     gives by itself on the same folds, and the pairs of classes that are confused most often. Boxes of one image
     are never on both sides of a split.
     """
-    from sppfeat.analysis.probe import probe as probing
+    from sppfeat.analysis.probe import probe as cross_validate
     from sppfeat.analysis.probe.classifier_file import fit_classifier, save_classifier
     from sppfeat.files.locks import check_new_file, refuse_input
     from sppfeat.store.reader import FeatureFile
@@ -90,7 +90,7 @@ def probe(features: Path, **options: Any) -> None:
             with Bar("fitting", 1, unit="step", shown=not options["quiet"]) as bar:
                 fitted = fit_classifier(selection, settings, on_progress=bar.move_to)
         with Bar("probing", 1, unit="step", shown=not options["quiet"]) as bar:
-            result = probing.probe(selection, settings, on_progress=bar.move_to)
+            result = cross_validate(selection, settings, on_progress=bar.move_to)
     if fitted is not None:
         save_classifier(model, fitted, overwrite=options["overwrite"])
     if options["as_json"]:

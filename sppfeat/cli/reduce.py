@@ -24,7 +24,7 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.reduce.reduce import ReduceReport
+    from sppfeat.analysis.reduce import ReduceReport
 
 __all__ = ["reduce"]
 
@@ -131,7 +131,7 @@ def _how(options: dict[str, Any]) -> Path | ReductionSpec:
 
 
 def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any]) -> "ReduceReport":
-    from sppfeat.analysis.reduce.reduce import reduce_file
+    from sppfeat.analysis.reduce import reduce_file
 
     with Bar("reducing", 0, unit="row", shown=not options["quiet"]) as bar:
         return reduce_file(

@@ -60,8 +60,8 @@ def report(
 
     Needs matplotlib, scikit-learn and jinja2: pip install 'sppfeat[report]'.
     """
+    from sppfeat.analysis.report import STEPS, gather_facts
     from sppfeat.analysis.report.facts import ReportSettings
-    from sppfeat.analysis.report.gather import STEPS, gather_facts
     from sppfeat.analysis.report.page import check_page_path, render_page
     from sppfeat.files.atomic import replace_file
     from sppfeat.store.reader import FeatureFile

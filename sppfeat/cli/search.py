@@ -84,7 +84,7 @@ def search(
     every row is compared, and rows at the same distance come in the order of the file.
     """
     from sppfeat.analysis.search.hits import hits_of
-    from sppfeat.analysis.search.neighbours import nearest_rows
+    from sppfeat.analysis.search.neighbors import nearest_rows
     from sppfeat.analysis.search.queries import describe_queries, read_queries
     from sppfeat.store.reader import FeatureFile
 

@@ -216,7 +216,7 @@ def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **sel
     """
     from sppfeat.analysis.show.distributions import measure_norms
     from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.show.norms_picture import norms_figure, norms_text
+    from sppfeat.analysis.show.norms import norms_figure, norms_text
     from sppfeat.store.reader import FeatureFile
 
     check_picture_path(output, inputs=[file], overwrite=overwrite)
@@ -243,7 +243,7 @@ def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
     """
     from sppfeat.analysis.show.distributions import measure_sizes
     from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.show.sizes_picture import sizes_figure, sizes_text
+    from sppfeat.analysis.show.sizes import sizes_figure, sizes_text
     from sppfeat.store.reader import FeatureFile
 
     check_picture_path(output, inputs=[file], overwrite=overwrite)

@@ -1,6 +1,6 @@
 """Descriptors in fewer dimensions: a projection that was fitted on one file and is stored in what came of it.
 
-Applying one needs numpy alone; :mod:`sppfeat.analysis.reduce.fitting` fits them.
+Applying one needs numpy alone; :mod:`sppfeat.analysis.reduce.projection` fits them.
 """
 
 import dataclasses

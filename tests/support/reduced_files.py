@@ -3,7 +3,7 @@
 import numpy as np
 from feature_files import BLOCKS, DIMENSION, config, fill, plan_of
 
-from sppfeat.analysis.reduce.reduce import reduce_file
+from sppfeat.analysis.reduce import reduce_file
 from sppfeat.config.specs import ReductionSpec
 from sppfeat.store.layout import create_file
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.export.contents import Contents
 from sppfeat.analysis.export.number_texts import TEXT_BLOCK_NBYTES, printable, printf_format
-from sppfeat.analysis.export.separated import write_table
+from sppfeat.analysis.export.text_files import write_table
 from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
-from sppfeat.analysis.probe.labelled import labelled_rows
 from sppfeat.analysis.probe.pipeline_fitting import fit_pipeline
 from sppfeat.analysis.probe.row_digests import row_digests
+from sppfeat.analysis.probe.rows import labelled_rows
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import one_line
@@ -77,10 +77,10 @@ def fit_classifier(
     """The classifier that was probed, fitted on all rows that took part.
 
     Args:
-        selection, settings, on_progress: as for :func:`sppfeat.analysis.probe.probe.probe`.
+        selection, settings, on_progress: as for :func:`sppfeat.analysis.probe.probe`.
 
     Raises:
-        SppfeatError: as :func:`sppfeat.analysis.probe.probe.probe`.
+        SppfeatError: as :func:`sppfeat.analysis.probe.probe`.
     """
     labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
     pipeline = fit_pipeline(selection, labelled, settings, on_progress=on_progress)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.finite import finite_rows
 from sppfeat.analysis.probe.classifier import make_pipeline, regularisation
+from sppfeat.analysis.probe.costs import plan_sums
 from sppfeat.analysis.probe.kernel import PartProducts, predict_with_kernel
 from sppfeat.analysis.probe.probe_task import ProbeTask
 from sppfeat.analysis.probe.sums import SumsModel
-from sppfeat.analysis.probe.sums_plan import plan_sums
+from sppfeat.analysis.row_checks import finite_rows
 
 __all__ = ["cross_predict"]
 

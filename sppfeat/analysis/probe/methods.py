@@ -3,10 +3,10 @@
 import bisect
 import dataclasses
 
+from sppfeat.analysis.probe.costs import SumsShape, group_parts, plan_sums, sums_shape
 from sppfeat.analysis.probe.fold_weights import fold_weights
 from sppfeat.analysis.probe.kernel import products_nbytes
 from sppfeat.analysis.probe.probe_task import ProbeTask
-from sppfeat.analysis.probe.sums_plan import SumsShape, group_parts, plan_sums, sums_shape
 from sppfeat.errors import ConfigError
 
 __all__ = ["choose_method", "rows_nbytes", "too_large"]

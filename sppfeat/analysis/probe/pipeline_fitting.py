@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sppfeat.analysis.finite import finite_rows
 from sppfeat.analysis.probe.ablation import parts_to_try
 from sppfeat.analysis.probe.classifier import make_pipeline
-from sppfeat.analysis.probe.labelled import LabelledRows
+from sppfeat.analysis.probe.costs import SumsShape
 from sppfeat.analysis.probe.methods import rows_nbytes, too_large
 from sppfeat.analysis.probe.ridge import RidgeSolution
+from sppfeat.analysis.probe.rows import LabelledRows
 from sppfeat.analysis.probe.settings import ProbeSettings
 from sppfeat.analysis.probe.sums import SumsModel
-from sppfeat.analysis.probe.sums_plan import SumsShape
+from sppfeat.analysis.row_checks import finite_rows
 
 if TYPE_CHECKING:
     from sppfeat.store.selection import Selection

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.described import check_described
-from sppfeat.analysis.finite import check_finite
 from sppfeat.analysis.probe.classifier_file import FittedClassifier
 from sppfeat.analysis.probe.row_digests import row_digests
+from sppfeat.analysis.row_checks import check_finite
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.errors import StoreError
 from sppfeat.store.comparability import descriptor_differences

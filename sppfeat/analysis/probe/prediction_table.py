@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from sppfeat.analysis.probe.classifier_file import FittedClassifier
-from sppfeat.analysis.probe.labelled import class_numbers
 from sppfeat.analysis.probe.prediction import predict
+from sppfeat.analysis.probe.rows import class_numbers
 from sppfeat.files.separated_text import joined_fields
 from sppfeat.store.selection import Selection
 

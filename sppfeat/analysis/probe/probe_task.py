@@ -8,7 +8,7 @@ import numpy as np
 
 from sppfeat.analysis.probe.ablation import Part, narrowed
 from sppfeat.analysis.probe.folds import Fold
-from sppfeat.analysis.probe.labelled import LabelledRows
+from sppfeat.analysis.probe.rows import LabelledRows
 from sppfeat.analysis.probe.settings import ProbeSettings
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.finite import check_finite
+from sppfeat.analysis.row_checks import check_finite
 
 if TYPE_CHECKING:
     from sppfeat.store.selection import Selection

@@ -16,8 +16,8 @@ from sppfeat.analysis.probe.classifier import regularisation
 from sppfeat.analysis.probe.fold_sums import FoldSums
 from sppfeat.analysis.probe.fold_weights import FoldWeights, fold_weights
 from sppfeat.analysis.probe.folds import Fold
-from sppfeat.analysis.probe.labelled import LabelledRows
 from sppfeat.analysis.probe.ridge import RidgeSolution, solve_ridge
+from sppfeat.analysis.probe.rows import LabelledRows
 from sppfeat.analysis.probe.scaled_rows import scaled_rows
 from sppfeat.analysis.probe.settings import ProbeSettings
 

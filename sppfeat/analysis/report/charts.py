@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sppfeat.analysis.report.facts import ReportFacts
-from sppfeat.analysis.show.class_marks import ClassMark
+from sppfeat.analysis.show.classes import ClassMark
 from sppfeat.analysis.show.embedding_picture import draw_embedding
 from sppfeat.analysis.show.figure import drawing, fit_page, new_figure
-from sppfeat.analysis.show.norms_picture import draw_norms
-from sppfeat.analysis.show.sizes_picture import draw_sizes
+from sppfeat.analysis.show.norms import draw_norms
+from sppfeat.analysis.show.sizes import draw_sizes
 from sppfeat.analysis.show.thumbnails import Thumbnail, encode_jpeg
 from sppfeat.config.machine import import_extra
 

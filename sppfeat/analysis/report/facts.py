@@ -11,7 +11,7 @@ from sppfeat.analysis.choices import (
     SHEET_NEIGHBOURS,
     SHEET_QUERIES,
 )
-from sppfeat.analysis.probe.probe import ProbeResult
+from sppfeat.analysis.probe import ProbeResult
 from sppfeat.analysis.report.failures import FailureGroup
 from sppfeat.analysis.show.contact_sheet import ContactSheet
 from sppfeat.analysis.show.distributions import Norms, Sizes

@@ -10,12 +10,12 @@ from typing import Any
 from sppfeat._version import __version__
 from sppfeat.analysis.report.charts import draw_charts, picture_uri
 from sppfeat.analysis.report.facts import ReportFacts
-from sppfeat.analysis.show.class_marks import mark_classes
+from sppfeat.analysis.show.classes import mark_classes
 from sppfeat.analysis.show.contact_sheet import SheetLine
 from sppfeat.analysis.show.embedding_picture import caption, mark_text
-from sppfeat.analysis.show.norms_picture import norms_text
+from sppfeat.analysis.show.norms import norms_text
 from sppfeat.analysis.show.number_texts import rounded
-from sppfeat.analysis.show.sizes_picture import sizes_text
+from sppfeat.analysis.show.sizes import sizes_text
 from sppfeat.config.machine import import_extra
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, escaped

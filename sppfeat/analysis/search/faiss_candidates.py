@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.search.bounds import RowPoints
+from sppfeat.analysis.search.candidates import RowPoints
 from sppfeat.config.machine import import_extra
 
 __all__ = ["faiss_candidates", "load_faiss"]

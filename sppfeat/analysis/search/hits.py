@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from sppfeat.analysis.search.neighbours import Neighbours
+from sppfeat.analysis.search.neighbors import Neighbours
 from sppfeat.store.selection import Selection
 
 __all__ = ["Hit", "hits_of"]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBOURS
 from sppfeat.analysis.described import check_described
-from sppfeat.analysis.search.neighbours import nearest_rows
+from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.analysis.search.queries import Query
 from sppfeat.store.selection import Selection
 
@@ -127,7 +127,7 @@ def make_contact_sheet(
         queries: images, boxes or rows.
         descriptors: ``(q, d)`` of them, as :func:`~sppfeat.analysis.search.queries.describe_queries` makes them.
         k: neighbours of each.
-        metric, one_per_image, on_progress: as of :func:`~sppfeat.analysis.search.neighbours.nearest_rows`.
+        metric, one_per_image, on_progress: as of :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
 
     Raises:
         ConfigError: a metric that there is not.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.show.class_marks import ClassMark, mark_classes
+from sppfeat.analysis.show.classes import ClassMark, mark_classes
 from sppfeat.analysis.show.embedding import Embedding
 from sppfeat.analysis.show.figure import fit_page, new_figure, plain
 from sppfeat.analysis.show.placement import place_pictures

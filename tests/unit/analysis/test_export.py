@@ -480,7 +480,7 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
 
     blocks = Contents.blocks
     monkeypatch.setattr(Contents, "blocks", lambda self, nbytes=0: blocks(self, 2 * 15 * 4))
-    monkeypatch.setattr("sppfeat.analysis.export.separated._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("sppfeat.analysis.export.text_files._ROWS_AT_ONCE", 2)
     monkeypatch.setattr("sppfeat.store.selection.row_table._TEXTS_AT_ONCE", 2)
     for form in forms:
         seen = []

@@ -10,18 +10,18 @@ from conftest import write_image
 from pictured_files import CLASSES, FAILED, pictured_file
 from PIL import Image
 
-from sppfeat.analysis.reduce.reduce import reduce_file
+from sppfeat.analysis.reduce import reduce_file
 from sppfeat.analysis.search.queries import Query, describe_queries
-from sppfeat.analysis.show.class_marks import MOST_NAMED, mark_classes
+from sppfeat.analysis.show.classes import MOST_NAMED, mark_classes
 from sppfeat.analysis.show.contact_sheet import draw_queries, make_contact_sheet
 from sppfeat.analysis.show.contact_sheet_picture import contact_sheet_figure, sheet_text
 from sppfeat.analysis.show.distributions import Sizes, count_labels, measure_norms, measure_sizes
 from sppfeat.analysis.show.embedding import embed_rows
 from sppfeat.analysis.show.embedding_picture import embedding_figure
 from sppfeat.analysis.show.figure import drawing
-from sppfeat.analysis.show.norms_picture import norms_text
+from sppfeat.analysis.show.norms import norms_text
 from sppfeat.analysis.show.sampling import draw_classes, draw_rows, draw_stratified
-from sppfeat.analysis.show.sizes_picture import sizes_figure
+from sppfeat.analysis.show.sizes import sizes_figure
 from sppfeat.analysis.show.thumbnails import Pictured, pictures_of_rows, read_thumbnails
 from sppfeat.cli import main
 from sppfeat.config.specs import ReductionSpec

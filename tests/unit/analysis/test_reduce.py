@@ -20,7 +20,7 @@ from json_fields import check_fields
 from reduced_files import HAVE, N, reduced, spectral, write_file
 
 from sppfeat import Extractor
-from sppfeat.analysis.reduce.reduce import reduce_file
+from sppfeat.analysis.reduce import reduce_file
 from sppfeat.cli import main
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
@@ -96,7 +96,7 @@ def test_what_the_inputs_called_the_images_stays(source, tmp_path):
 def test_the_rows_do_not_depend_on_the_blocks_they_are_written_in(source, tmp_path, monkeypatch, n_rows):
     whole = contents(reduced(source, tmp_path / "a.h5"))["features"]
     monkeypatch.setattr("sppfeat.store.reduction.Reduction.rows_at_once", lambda self: n_rows)
-    monkeypatch.setattr("sppfeat.analysis.reduce.reduce._BLOCK_NBYTES", 4 * spectral().shape[1] * n_rows)
+    monkeypatch.setattr("sppfeat.analysis.reduce._BLOCK_NBYTES", 4 * spectral().shape[1] * n_rows)
     parts = contents(reduced(source, tmp_path / "b.h5"))["features"]
     assert np.allclose(parts, whole, rtol=1e-5, atol=1e-6, equal_nan=True)
 
@@ -312,7 +312,7 @@ def test_an_output_is_not_replaced_unasked(source, tmp_path):
 
 @pytest.mark.parametrize("output", ["gone/r.h5", ".", "n" * 245, "n" * 300])
 def test_outputs_that_cannot_be(source, tmp_path, output, monkeypatch):
-    monkeypatch.delattr("sppfeat.analysis.reduce.reduce.fit_reduction")  # it is said before
+    monkeypatch.delattr("sppfeat.analysis.reduce.fit_reduction")  # it is said before
     result = run(source, "-o", tmp_path / output, "-q")
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
@@ -339,7 +339,7 @@ def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(source, tmp
 def test_a_process_that_is_killed_leaves_no_output(source, tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from sppfeat.store.writer import FeatureWriter; from sppfeat.analysis.reduce.reduce import reduce_file\n"
+        "from sppfeat.store.writer import FeatureWriter; from sppfeat.analysis.reduce import reduce_file\n"
         "from sppfeat.config.specs import ReductionSpec\n"
         "FeatureWriter.write_rows = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "reduce_file(Path(sys.argv[1]), Path(sys.argv[2]), ReductionSpec(method='random', components=2))"

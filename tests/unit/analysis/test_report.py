@@ -19,7 +19,7 @@ from PIL import Image
 from sharded_files import whole_images, write_shards, write_whole
 
 from sppfeat.analysis.network_text import network_text
-from sppfeat.analysis.reduce.reduce import reduce_file
+from sppfeat.analysis.reduce import reduce_file
 from sppfeat.analysis.report.facts import ReportSettings
 from sppfeat.analysis.report.failures import group_failures
 from sppfeat.analysis.report.provenance import describe_provenance
@@ -37,7 +37,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
-from sppfeat.analysis.report.gather import gather_facts
+from sppfeat.analysis.report import gather_facts
 from sppfeat.analysis.report.page import render_page
 
 VOID = {"meta", "img", "source", "br", "link", "input", "wbr", "rect", "circle", "path"}

@@ -13,7 +13,7 @@ from conftest import write_image
 from feature_files import name_images
 from json_fields import check_fields
 
-from sppfeat.analysis.search.neighbours import nearest_rows
+from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.analysis.search.queries import Query, describe_queries, parse_query, read_queries
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError

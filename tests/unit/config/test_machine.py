@@ -13,7 +13,7 @@ from labelled_files import image_file
 from sppfeat.analysis.probe.classifier_file import fit_classifier
 from sppfeat.analysis.probe.prediction import predict
 from sppfeat.analysis.probe.settings import ProbeSettings
-from sppfeat.analysis.search.neighbours import nearest_rows
+from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.analysis.show.distributions import measure_norms
 from sppfeat.analysis.show.embedding import embed_rows
 from sppfeat.config.machine import available_cores, available_nbytes

@@ -20,8 +20,8 @@ from hypothesis.extra.numpy import arrays, basic_indices, integer_array_indices
 from sharded_files import whole_images, with_box_file, with_views, write_shards, write_whole
 
 from sppfeat.analysis.export import export_features
-from sppfeat.analysis.reduce.reduce import reduce_file
-from sppfeat.analysis.search.neighbours import nearest_rows
+from sppfeat.analysis.reduce import reduce_file
+from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.cli import main
 from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError, StoreError

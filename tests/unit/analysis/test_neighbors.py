@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sppfeat.analysis.choices import ENGINES, METRICS
 from sppfeat.analysis.search.distances import exact_distances
-from sppfeat.analysis.search.neighbours import nearest_rows
+from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.config.machine import row_ranges
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.probe.ablation import parts_to_try
-from sppfeat.analysis.probe.confusion import ClassRecall, ConfusedPair, class_recalls, confused_pairs
 from sppfeat.analysis.probe.crossvalidation import cross_predict
 from sppfeat.analysis.probe.folds import make_folds
-from sppfeat.analysis.probe.labelled import ClassSize, labelled_rows
 from sppfeat.analysis.probe.methods import choose_method
 from sppfeat.analysis.probe.probe_task import ProbeTask
+from sppfeat.analysis.probe.rows import ClassSize, labelled_rows
+from sppfeat.analysis.probe.scores import ClassRecall, ConfusedPair, class_recalls, confused_pairs
 from sppfeat.analysis.probe.settings import ProbeSettings
 from sppfeat.store.schema import Status
 

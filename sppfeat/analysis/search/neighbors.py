@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_METRIC, DEFAULT_NEIGHBOURS, ENGINES, METRICS
-from sppfeat.analysis.search.bounds import (
+from sppfeat.analysis.search.candidates import (
     BlockScores,
     RowPoints,
     as_points,

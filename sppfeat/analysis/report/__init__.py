@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable
 
 from sppfeat.analysis.described import check_described
-from sppfeat.analysis.probe.probe import ProbeSettings, probe
+from sppfeat.analysis.probe import ProbeSettings, probe
 from sppfeat.analysis.report.facts import Probed, ReportFacts, ReportSettings, Summary
 from sppfeat.analysis.report.failures import group_failures
+from sppfeat.analysis.report.problems import find_warnings
 from sppfeat.analysis.report.provenance import describe_provenance
 from sppfeat.analysis.report.settings import describe_settings
-from sppfeat.analysis.report.warnings import find_warnings
 from sppfeat.analysis.search.queries import describe_queries
 from sppfeat.analysis.show.contact_sheet import ContactSheet, draw_queries, make_contact_sheet
 from sppfeat.analysis.show.distributions import count_labels, measure_norms, measure_sizes

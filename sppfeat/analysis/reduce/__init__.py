@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.reduce.fitting import fit_reduction
+from sppfeat.analysis.reduce.projection import fit_reduction
 from sppfeat.config.specs import DTYPES, ReductionSpec
 from sppfeat.config.values import check_choice
 from sppfeat.config.wording import counted
@@ -69,7 +69,7 @@ def reduce_file(
         output: the file to write.
         how: what to fit, or a reduced file whose reduction is applied.
         dtype: of the reduced descriptors.
-        batch_size: see :func:`sppfeat.analysis.reduce.fitting.fit_reduction`.
+        batch_size: see :func:`sppfeat.analysis.reduce.projection.fit_reduction`.
         overwrite: replace an existing output.
         on_fit, on_rows: called with the number of rows that were fitted on, or reduced, so far, and of all.
 

@@ -5,7 +5,7 @@ import pytest
 from feature_files import DIMENSION
 from reduced_files import HAVE, N, spectral, write_file
 
-from sppfeat.analysis.reduce import fitting
+from sppfeat.analysis.reduce import projection
 from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
@@ -20,7 +20,9 @@ def path(tmp_path_factory):
 
 def fit(path, *, batch_size=None, **spec):
     with FeatureFile(path) as file:
-        return fitting.fit_reduction(file, ReductionSpec(**{"components": 4, **spec}), batch_size=batch_size)
+        return projection.fit_reduction(
+            file, ReductionSpec(**{"components": 4, **spec}), batch_size=batch_size
+        )
 
 
 def plain(rows, n=4):
@@ -82,7 +84,7 @@ def test_rows_of_which_squares_overflow_are_refused(tmp_path, batch_size):
         FeatureFile(path) as file,
         pytest.raises(ConfigError, match="row 9 holds values that are not finite, or"),
     ):
-        fitting.fit_reduction(file, ReductionSpec(components=4), batch_size=batch_size)
+        projection.fit_reduction(file, ReductionSpec(components=4), batch_size=batch_size)
 
 
 def test_float16_rows(tmp_path):
@@ -110,7 +112,7 @@ def test_batches_are_as_large_as_they_must_be(path, monkeypatch):
         return fit_of(self, rows, **options)
 
     monkeypatch.setattr(decomposition.IncrementalPCA, "partial_fit", partial_fit)
-    monkeypatch.setattr(fitting, "_IN_MEMORY_NBYTES", 0)
+    monkeypatch.setattr(projection, "_IN_MEMORY_NBYTES", 0)
     fit(path)
     fit(path, batch_size=58)
     assert sizes == [20, 19, 19, 58]
