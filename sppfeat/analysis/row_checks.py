@@ -1,17 +1,15 @@
 """Rows of a feature file for computations that know no NaN."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.wording import first_few
-from sppfeat.errors import StoreError
+from sppfeat.config.wording import counted, first_few
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.store.selection import Selection
 
-if TYPE_CHECKING:
-    from sppfeat.store.selection import Selection
-
-__all__ = ["check_finite", "finite_rows"]
+__all__ = ["check_described", "check_finite", "finite_rows"]
 
 _SHOWN = 5
 
@@ -53,3 +51,18 @@ def check_finite(
             "Leave such rows out with --rows"
         )
     return rows
+
+
+def check_described(selection: Selection) -> None:
+    """Refuse a selection with rows of images that failed or are pending, or of boxes without area.
+
+    Raises:
+        ConfigError: there are some; names the first.
+    """
+    without = selection.rows[~selection.file.has_descriptor()[selection.rows]]
+    if len(without):
+        raise ConfigError(
+            f"{len(without)} of {counted(len(selection), 'row')} {'has' if len(without) == 1 else 'have'} no "
+            f"descriptor, the first is row {without[0]}; allowed: rows of images that are done, and of "
+            "boxes with an area"
+        )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.analysis.reduce.texts import dimensions_text, variance_text
+from sppfeat.analysis.wording import dimensions_text, variance_text
 from sppfeat.cli.options import json_option
 from sppfeat.cli.output import box_counts_text, first_of, human_bytes, print_json, print_result
 from sppfeat.config.wording import counted, escaped, first_few

@@ -49,8 +49,7 @@ def predict(
     rows have labels, the accuracy is said on standard error.
     """
     from sppfeat.analysis.probe.classifier_file import load_classifier
-    from sppfeat.analysis.probe.prediction import count_learned, select_for
-    from sppfeat.analysis.probe.prediction_table import write_predictions
+    from sppfeat.analysis.probe.prediction import count_learned, select_for, write_predictions
     from sppfeat.files.locks import check_new_file, refuse_input
     from sppfeat.store.reader import FeatureFile
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.analysis.probe.settings import CLASS_WEIGHTS, ProbeSettings
+from sppfeat.analysis.choices import CLASS_WEIGHTS, ProbeSettings
 from sppfeat.cli.options import NumberRange, json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
 from sppfeat.cli.progress import Bar
@@ -14,7 +14,7 @@ from sppfeat.cli.selection_options import columns_options, labels_from_option, r
 from sppfeat.config.wording import counted, escaped, first_few
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.probe import ProbeResult, Score
+    from sppfeat.analysis.probe.scores import ProbeResult, Score
 
 __all__ = ["probe"]
 
@@ -72,7 +72,8 @@ def probe(features: Path, **options: Any) -> None:
     are never on both sides of a split.
     """
     from sppfeat.analysis.probe import probe as cross_validate
-    from sppfeat.analysis.probe.classifier_file import fit_classifier, save_classifier
+    from sppfeat.analysis.probe.classifier import fit_classifier
+    from sppfeat.analysis.probe.classifier_file import save_classifier
     from sppfeat.files.locks import check_new_file, refuse_input
     from sppfeat.store.reader import FeatureFile
 

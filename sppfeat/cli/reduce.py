@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.analysis.reduce.texts import dimensions_text, variance_text
+from sppfeat.analysis.wording import dimensions_text, variance_text
 from sppfeat.cli.options import (
     AUTO_OR_INT,
     is_given,

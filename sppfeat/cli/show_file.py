@@ -157,8 +157,12 @@ def neighbours(
     one. Boxes are outlined in what surrounds them.
     """
     from sppfeat.analysis.search.queries import describe_queries, read_queries
-    from sppfeat.analysis.show.contact_sheet import draw_queries, make_contact_sheet
-    from sppfeat.analysis.show.contact_sheet_picture import contact_sheet_figure, sheet_text
+    from sppfeat.analysis.show.contact_sheet import (
+        contact_sheet_figure,
+        draw_queries,
+        make_contact_sheet,
+        sheet_text,
+    )
     from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
     from sppfeat.analysis.show.thumbnails import pictures_of_queries, pictures_of_rows
     from sppfeat.errors import ConfigError
@@ -214,9 +218,8 @@ def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **sel
 
     The norms are those of the file, after its --normalize. Rows that are zero throughout a layer are counted.
     """
-    from sppfeat.analysis.show.distributions import measure_norms
     from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.show.norms import norms_figure, norms_text
+    from sppfeat.analysis.show.norms import measure_norms, norms_figure, norms_text
     from sppfeat.store.reader import FeatureFile
 
     check_picture_path(output, inputs=[file], overwrite=overwrite)
@@ -241,9 +244,8 @@ def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
 
     Images that failed are left out, and counted.
     """
-    from sppfeat.analysis.show.distributions import measure_sizes
     from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.show.sizes import sizes_figure, sizes_text
+    from sppfeat.analysis.show.sizes import measure_sizes, sizes_figure, sizes_text
     from sppfeat.store.reader import FeatureFile
 
     check_picture_path(output, inputs=[file], overwrite=overwrite)

@@ -235,7 +235,7 @@ def _path_of(file: "FeatureFile", image: int, root: str | None) -> str:
 
 
 def _notes(extractor: "Extractor", box: "PooledBox") -> list[str]:
-    from sppfeat.analysis.network_text import network_text
+    from sppfeat.analysis.wording import network_text
 
     config = extractor.config
     height, width = box.image_hw

@@ -46,7 +46,7 @@ def loaded_after_each(lines):
                 "import sppfeat.config",
                 "import sppfeat.bench.timing, sppfeat.bench.settings",
                 "import sppfeat.networks.zoo",
-                "import sppfeat.analysis.choices, sppfeat.analysis.probe.settings",
+                "import sppfeat.analysis.choices",
                 "import sppfeat.analysis.export",
             ),
             set(),

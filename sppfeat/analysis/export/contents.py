@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from sppfeat.config.machine import row_ranges
 from sppfeat.errors import ConfigError
+from sppfeat.store.mat73 import NamedArray
 from sppfeat.store.selection import Selection
-from sppfeat.store.selection.row_table import RowColumn, row_table
+from sppfeat.store.selection.row_table import EXTRA, RowColumn, TextColumn, row_table
 
-__all__ = ["Contents", "FormatWriter"]
+__all__ = ["VECTORS", "Contents", "FormatWriter", "arrays_beside"]
 
 _BLOCK_NBYTES = 16 << 20
+VECTORS = "X"
 
 
 @dataclass(frozen=True)
@@ -133,3 +135,28 @@ class FormatWriter(Protocol):
 
     def __call__(self, contents: Contents, files: list[BinaryIO]) -> None:
         """Write all of it; the files stay open."""
+
+
+def arrays_beside(contents: Contents) -> Mapping[str, NamedArray]:
+    """All but the vectors: ``y``, ``rows``, ``paths``, ``boxes``, ``classes``, ``columns``, ``about``.
+
+    Where the inputs named their images also ``image_id``. Of boxes also ``flag``, ``scale``, ``mirrored``, ``score``,
+    ``id``, ``source``, and where there are any ``extra`` and ``extra_names``.
+    """
+    table = dict(contents.table)
+    arrays: dict[str, NamedArray] = {
+        "y": table.pop("label_number"),
+        "rows": table.pop("row"),
+        "paths": table.pop("path"),
+        "boxes": np.stack([np.asarray(table.pop(name)) for name in ("x0", "y0", "x1", "y1")], axis=1),
+        "classes": contents.selection.target_names,
+        "columns": list(contents.selection.columns.names()),
+        "about": [contents.about_json()],
+    }
+    del table["label"]
+    extra = {name: table.pop(name) for name in list(table) if name.startswith(EXTRA)}
+    arrays.update(table)
+    if extra:
+        arrays["extra"] = tuple(column for column in extra.values() if isinstance(column, TextColumn))
+        arrays["extra_names"] = [name.removeprefix(EXTRA) for name in extra]
+    return arrays

@@ -25,11 +25,11 @@ _WRITERS = {
     "npz": "numpy_files:write_npz",
     "npy": "numpy_files:write_npy",
     "parquet": "parquet:write_parquet",
-    "svmlight": "svmlight:write_svmlight",
+    "svmlight": "text_files:write_svmlight",
     "mat": "mat:write_mat",
     "mat73": "mat:write_mat73",
-    "csv": "separated:write_csv",
-    "tsv": "separated:write_tsv",
+    "csv": "text_files:write_csv",
+    "tsv": "text_files:write_tsv",
 }
 
 

@@ -8,8 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.export.arrays import VECTORS, arrays_beside
-from sppfeat.analysis.export.contents import Contents
+from sppfeat.analysis.export.contents import VECTORS, Contents, arrays_beside
 from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError
 from sppfeat.store.mat73 import NamedArray, Vectors, matlab_text, write_mat73_file

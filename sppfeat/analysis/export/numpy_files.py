@@ -7,8 +7,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.export.arrays import VECTORS, arrays_beside
-from sppfeat.analysis.export.contents import Contents
+from sppfeat.analysis.export.contents import VECTORS, Contents, arrays_beside
 from sppfeat.analysis.export.text_files import write_table
 from sppfeat.store.mat73 import NamedArray
 from sppfeat.store.selection.row_table import TextColumn

@@ -1,19 +1,34 @@
 """CSV and TSV: a line for each row, what stands beside the vector first, then its numbers."""
 
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any, BinaryIO
 
+import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.export.contents import Contents
-from sppfeat.analysis.export.number_texts import TEXT_BLOCK_NBYTES, number_text_rows
+from sppfeat.config.wording import counted
+from sppfeat.errors import LabelError
 from sppfeat.files.separated_text import joined_fields
 from sppfeat.store.selection.row_table import TextColumn
 
-__all__ = ["write_csv", "write_table", "write_tsv"]
+__all__ = [
+    "TEXT_BLOCK_NBYTES",
+    "number_text_rows",
+    "printable",
+    "printf_format",
+    "write_csv",
+    "write_svmlight",
+    "write_table",
+    "write_tsv",
+]
 
 _ROWS_AT_ONCE = 1 << 14
+TEXT_BLOCK_NBYTES = 2 << 20  # of vectors, of which Python's numbers and texts take 20 times as much
+
+_POWERS = 10.0 ** np.arange(23)  # those that a float64 holds exactly
+_FORMATS = {"float16": "%s", "float32": "%.9g", "float64": "%r"}
 
 
 def write_table(contents: Contents, file: BinaryIO) -> None:
@@ -55,3 +70,95 @@ def _numbers(values: npt.NDArray[Any]) -> list[str]:
 def _encoded(lines: Iterable[str]) -> bytes:
     """Lines as bytes, with their ends; names that are not UTF-8 have the bytes that they had."""
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+
+
+def number_text_rows(block: npt.NDArray[np.floating[Any]], separator: str) -> Iterator[str]:
+    """Yield each row of ``(k, d)`` numbers as text.
+
+    Every number is read as itself: as its type, or as float64 and cast to it. A float32 takes 0.5 microseconds;
+    numpy's own text of it 1.6, and Python's of the float64 1.0 and twice the digits.
+
+    Example:
+        >>> list(number_text_rows(np.array([[0.1, 0, np.nan, 1e-30]], dtype=np.float32), ","))
+        ['0.1,0,nan,1e-30']
+    """
+    line = separator.join([printf_format(block.dtype)] * block.shape[1])
+    for row in printable(block).tolist():
+        yield line % tuple(row)
+
+
+def printf_format(dtype: np.dtype[Any]) -> str:
+    """How printf prints what :func:`printable` gives for numbers of this type."""
+    return _FORMATS[dtype.name]
+
+
+def printable(block: npt.NDArray[np.floating[Any]]) -> npt.NDArray[Any]:
+    """What :func:`printf_format` prints as texts that are read as these numbers; of the same shape.
+
+    Of a float32 the float64 next to the decimal number of the fewest digits, 6 to 9, that rounds to the same
+    float32: '%.9g' prints just these. Nine digits always do; so many has what is too small for exact powers of ten.
+    """
+    if block.dtype == np.float16:
+        return _half_texts()[block.view(np.uint16)]
+    if block.dtype == np.float64:
+        return block
+    result = block.astype(np.float64)
+    flat = result.reshape(-1)
+    left = np.flatnonzero((flat != 0) & np.isfinite(flat))
+    exact, wanted = flat[left], block.reshape(-1)[left]
+    magnitude = np.floor(np.log10(np.abs(exact))).astype(np.int64)
+    for n_digits in (6, 7, 8, 9):
+        power = _POWERS[np.clip(n_digits - 1 - magnitude, 0, len(_POWERS) - 1)]
+        shorter = np.rint(exact * power) / power
+        same = shorter.astype(np.float32) == wanted
+        flat[left[same]] = shorter[same]
+        left, exact, wanted, magnitude = (part[~same] for part in (left, exact, wanted, magnitude))
+    return result
+
+
+@cache
+def _half_texts() -> npt.NDArray[np.object_]:
+    """Every float16 as text, by its bits."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    return np.array([str(value) for value in every], dtype=object)
+
+
+def write_svmlight(contents: Contents, files: list[BinaryIO]) -> None:
+    """Write a line for each row; without comments, which LIBSVM does not read: the table is another file.
+
+    Where no classes are known, each label is 0: LIBSVM wants a number, whatever it is.
+
+    Raises:
+        LabelError: rows of no class among others that have one: no number would say so.
+    """
+    labels = _labels(contents)
+    for rows, vectors in contents.blocks(TEXT_BLOCK_NBYTES):
+        lines = zip(labels[rows].tolist(), _sparse_text_rows(vectors), strict=True)
+        files[0].write("".join(f"{label!r}{text}\n" for label, text in lines).encode())
+    for table in files[1:]:
+        write_table(contents, table)
+
+
+def _labels(contents: Contents) -> npt.NDArray[Any]:
+    numbers = np.asarray(contents.table["label_number"])
+    if contents.selection.y is None:
+        return np.zeros_like(numbers)
+    unknown = np.flatnonzero(numbers < 0) if contents.selection.target_names else numbers[:0]
+    if len(unknown):
+        at = int(unknown[0])
+        (path,) = contents.table["path"][at : at + 1]
+        raise LabelError(
+            f"{counted(len(unknown), 'row has', 'rows have')} no label, the first is row "
+            f"{contents.selection.rows[at]} ({path!r}); allowed in this format: rows with labels, such as --rows "
+            "'label=*', or a file without any"
+        )
+    return numbers
+
+
+def _sparse_text_rows(vectors: npt.NDArray[np.floating[Any]]) -> Iterator[str]:
+    """Yield each row's values as text, a space before each."""
+    value = printf_format(vectors.dtype)
+    fields = np.array([f" {i}:{value}" for i in range(1, vectors.shape[1] + 1)], dtype=object)
+    is_there = vectors != 0
+    for row, there in zip(printable(vectors), is_there, strict=True):
+        yield "".join(fields[there].tolist()) % tuple(row[there].tolist())

@@ -1,13 +1,20 @@
 """Which parts of a descriptor are tried by themselves: levels, levels up to one, layers."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sppfeat.analysis.choices import ProbeSettings
+from sppfeat.analysis.probe.folds import Fold
+from sppfeat.analysis.probe.rows import LabelledRows
 
 if TYPE_CHECKING:
     from sppfeat.store.selection import Selection
 
-__all__ = ["Part", "narrowed", "parts_to_try"]
+__all__ = ["Part", "ProbeTask", "narrowed", "parts_to_try"]
 
 
 class Part(NamedTuple):
@@ -56,3 +63,40 @@ def narrowed(selection: "Selection", layers: Collection[str], levels: Collection
     cut = {part.block.layer for part in columns.parts if part.block.layer in layers and part not in parts}
     narrower = dataclasses.replace(columns, parts=parts, incomplete=(columns.incomplete & set(layers)) | cut)
     return dataclasses.replace(selection, columns=narrower)
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """Classifiers to train and test.
+
+    Attributes:
+        selection, labelled: rows, columns and classes.
+        folds: positions among the labelled rows; of all repeats, in each of which all rows are tested once.
+        parts: of the descriptors, of which the first is all of them.
+        settings: of the classifiers, and the memory that may be used.
+    """
+
+    selection: "Selection"
+    labelled: LabelledRows
+    folds: Sequence[Fold]
+    parts: Sequence[Part]
+    settings: ProbeSettings
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows that take part."""
+        return len(self.labelled.y)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes that they are of."""
+        return len(self.labelled.names)
+
+    @property
+    def folds_per_repeat(self) -> int:
+        """How many folds test all rows once."""
+        return int(np.searchsorted(np.cumsum([len(fold.test) for fold in self.folds]), self.n_rows)) + 1
+
+    def narrowed_to(self, part: Part) -> "Selection":
+        """The rows with only the columns of a part."""
+        return narrowed(self.selection, part.layers, part.levels)

@@ -1,19 +1,99 @@
 """The linear classifier: scaled per layer, then regularised least squares, one class against the others."""
 
+import hashlib
 import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat._version import __version__
+from sppfeat.analysis.choices import ProbeSettings
+from sppfeat.analysis.probe.ablation import parts_to_try
+from sppfeat.analysis.probe.costs import SumsShape, rows_nbytes, too_large
+from sppfeat.analysis.probe.ridge import RidgeSolution, regularisation
+from sppfeat.analysis.probe.rows import LabelledRows, labelled_rows
+from sppfeat.analysis.probe.sums import SumsModel
+from sppfeat.analysis.row_checks import finite_rows
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import import_extra
+from sppfeat.store.schema import ColumnBlock
 
 if TYPE_CHECKING:
     from sppfeat.store.descriptor_columns import ColumnSelection
+    from sppfeat.store.selection import Selection
 
-__all__ = ["make_pipeline", "regularisation"]
+__all__ = ["FittedClassifier", "fit_classifier", "fit_pipeline", "make_pipeline", "row_digests"]
+
+_NBYTES = 8  # one of a million rows equals one of a million others by chance once in twenty million times
+_AT_ONCE = 1 << 16  # rows
 
 
-def regularisation(C: float) -> float:  # noqa: N803 - scikit-learn's name for it
-    """What scikit-learn calls alpha, for a C as its other linear classifiers have it."""
-    return 1 / (2 * C)
+@dataclass(frozen=True)
+class FittedClassifier:
+    """A classifier and what its rows must be.
+
+    Attributes:
+        pipeline: of scikit-learn, fitted; takes ``(n, d)`` float32.
+        classes: what the numbers stand for that it predicts.
+        config: settings that made its descriptors.
+        columns: which columns its rows have.
+        reduction: fingerprint of what reduced its descriptors; None where nothing did.
+        n_rows: that it was fitted on.
+        sppfeat_version: that fitted it.
+        learned: ``(n_rows,)`` uint64, the :func:`row_digests` of these rows; None of a
+            classifier that was saved without.
+    """
+
+    pipeline: Any
+    classes: tuple[str, ...]
+    config: ExtractConfig
+    columns: tuple[ColumnBlock, ...]
+    reduction: str | None
+    n_rows: int
+    sppfeat_version: str
+    learned: npt.NDArray[np.uint64] | None = field(default=None, compare=False)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers of its columns."""
+        return tuple(dict.fromkeys(block.layer for block in self.columns))
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels of its columns."""
+        return tuple(dict.fromkeys(block.level for block in self.columns))
+
+
+def fit_classifier(
+    selection: "Selection",
+    settings: ProbeSettings,
+    *,
+    on_progress: Callable[[int, int], None] = lambda n, total: None,
+) -> FittedClassifier:
+    """The classifier that was probed, fitted on all rows that took part.
+
+    Args:
+        selection, settings, on_progress: as for :func:`sppfeat.analysis.probe.probe`.
+
+    Raises:
+        SppfeatError: as :func:`sppfeat.analysis.probe.probe`.
+    """
+    labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
+    pipeline = fit_pipeline(selection, labelled, settings, on_progress=on_progress)
+    return FittedClassifier(
+        pipeline=pipeline,
+        classes=labelled.names,
+        config=selection.file.config,
+        columns=selection.columns.blocks,
+        reduction=selection.file.reduction_fingerprint,
+        n_rows=len(labelled.y),
+        sppfeat_version=__version__,
+        learned=row_digests(selection, labelled.positions),
+    )
 
 
 def make_pipeline(columns: "ColumnSelection", *, C: float, class_weight: str) -> Any:  # noqa: N803
@@ -42,3 +122,89 @@ def make_pipeline(columns: "ColumnSelection", *, C: float, class_weight: str) ->
         alpha=regularisation(C), class_weight="balanced" if class_weight == "balanced" else None
     )
     return pipeline.Pipeline([("scale", scaler), ("classify", classifier)])
+
+
+def fit_pipeline(
+    selection: "Selection",
+    labelled: LabelledRows,
+    settings: ProbeSettings,
+    *,
+    on_progress: Callable[[int, int], None] = lambda n, total: None,
+) -> Any:
+    """A scikit-learn pipeline, fitted: by scikit-learn where the rows fit the memory, else by sums over them.
+
+    Args:
+        selection, labelled: rows, columns and classes.
+        settings: of the classifier, and the memory that may be used.
+        on_progress: is told how many of how many steps are done.
+
+    Raises:
+        ConfigError: neither the rows nor sums over them fit the memory, or scikit-learn is not installed.
+        StoreError: a row holds NaN or infinities.
+    """
+    n_rows, max_nbytes = len(labelled.y), settings.memory_nbytes
+    pipeline = make_pipeline(selection.columns, C=settings.C, class_weight=settings.class_weight)
+    in_memory = rows_nbytes(n_rows, selection.dimension)
+    if in_memory <= max_nbytes:
+        rows = finite_rows(selection, labelled.positions)
+        pipeline.fit(rows, labelled.y)
+        on_progress(1, 1)
+        return pipeline
+    shape = SumsShape(n_rows, selection.dimension, len(labelled.names))
+    if not shape.folds_at_once(1, max_nbytes):
+        n_blocks = len(selection.columns.parts)
+        raise too_large(shape, n_blocks, min(in_memory, shape.least_nbytes), max_nbytes)
+    block_rows = shape.block_rows(1, max_nbytes)
+    total, n_done = -(-n_rows // block_rows) + 1, 0
+
+    def on_step() -> None:
+        nonlocal n_done
+        n_done += 1
+        on_progress(n_done, total)
+
+    parts = parts_to_try(selection)[:1]
+    model = SumsModel(selection, labelled, parts, settings, block_rows=block_rows, on_step=on_step)
+    return _with_solution(pipeline, model.fit(), n_layers=len(parts[0].layers))
+
+
+def _with_solution(pipeline: Any, solution: RidgeSolution, *, n_layers: int) -> Any:
+    """A pipeline as if fitted on the rows of a solution; it scales each layer to norm 1 / sqrt(layers) instead of 1."""
+    # As many rows as it takes for all that fitting sets besides these numbers, in the right types and shapes.
+    pipeline.fit(np.zeros((len(solution.classes), solution.coef.shape[1]), np.float32), solution.classes)
+    classifier = pipeline.steps[-1][1]
+    # Of two classes there is one number: that of the second.
+    kept = slice(-len(classifier.intercept_), None)
+    classifier.coef_[...] = solution.coef[kept] * math.sqrt(n_layers)
+    classifier.intercept_[...] = solution.intercept[kept]
+    return pipeline
+
+
+def row_digests(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """A digest of what each row is of: the path of its image, with the root, and its box.
+
+    The same photograph has the same digest in every file that was made of it at that place. One that lies elsewhere, or
+    under another root, has another one: ``train/1.jpg`` and ``test/1.jpg`` are not taken for each other.
+
+    Args:
+        selection: rows of an open file.
+        positions: ``(k,)``, among the rows of the selection.
+
+    Returns:
+        ``(k,)`` uint64.
+    """
+    file = selection.file
+    root, paths, boxes = os.fsencode(file.root), file.path_table, file.boxes
+    rows, images = selection.rows[positions], selection.groups[positions]
+    digests = np.empty(len(rows), dtype=np.uint64)
+    for start in range(0, len(rows), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        sides = boxes[rows[part]].astype("<f8") + 0.0  # no negative zeros
+        digests[part] = [
+            int.from_bytes(_digest(os.path.join(root, paths[image]), box.tobytes()), "little")
+            for image, box in zip(images[part].tolist(), sides, strict=True)
+        ]
+    return digests
+
+
+def _digest(path: bytes, box: bytes) -> bytes:
+    return hashlib.blake2b(box + path, digest_size=_NBYTES).digest()  # a box is always of the same length

@@ -2,18 +2,13 @@
 
 import json
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat._version import __version__
-from sppfeat.analysis.probe.pipeline_fitting import fit_pipeline
-from sppfeat.analysis.probe.row_digests import row_digests
-from sppfeat.analysis.probe.rows import labelled_rows
+from sppfeat.analysis.probe.classifier import FittedClassifier
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import one_line
@@ -22,78 +17,13 @@ from sppfeat.files.atomic import replace_file
 from sppfeat.store.schema import ColumnBlock
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.probe.settings import ProbeSettings
-    from sppfeat.store.selection import Selection
+    pass
 
-__all__ = ["FittedClassifier", "fit_classifier", "load_classifier", "save_classifier"]
+__all__ = ["load_classifier", "save_classifier"]
 
 _FORMAT = "sppfeat classifier"
 _VERSION = 1
 _STEPS = ("Pipeline", "ColumnTransformer", "RidgeClassifier")
-
-
-@dataclass(frozen=True)
-class FittedClassifier:
-    """A classifier and what its rows must be.
-
-    Attributes:
-        pipeline: of scikit-learn, fitted; takes ``(n, d)`` float32.
-        classes: what the numbers stand for that it predicts.
-        config: settings that made its descriptors.
-        columns: which columns its rows have.
-        reduction: fingerprint of what reduced its descriptors; None where nothing did.
-        n_rows: that it was fitted on.
-        sppfeat_version: that fitted it.
-        learned: ``(n_rows,)`` uint64, :mod:`~sppfeat.analysis.probe.row_digests` of these rows; None of a
-            classifier that was saved without.
-    """
-
-    pipeline: Any
-    classes: tuple[str, ...]
-    config: ExtractConfig
-    columns: tuple[ColumnBlock, ...]
-    reduction: str | None
-    n_rows: int
-    sppfeat_version: str
-    learned: npt.NDArray[np.uint64] | None = field(default=None, compare=False)
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Layers of its columns."""
-        return tuple(dict.fromkeys(block.layer for block in self.columns))
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """Levels of its columns."""
-        return tuple(dict.fromkeys(block.level for block in self.columns))
-
-
-def fit_classifier(
-    selection: "Selection",
-    settings: "ProbeSettings",
-    *,
-    on_progress: Callable[[int, int], None] = lambda n, total: None,
-) -> FittedClassifier:
-    """The classifier that was probed, fitted on all rows that took part.
-
-    Args:
-        selection, settings, on_progress: as for :func:`sppfeat.analysis.probe.probe`.
-
-    Raises:
-        SppfeatError: as :func:`sppfeat.analysis.probe.probe`.
-    """
-    labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
-    pipeline = fit_pipeline(selection, labelled, settings, on_progress=on_progress)
-    return FittedClassifier(
-        pipeline=pipeline,
-        classes=labelled.names,
-        config=selection.file.config,
-        columns=selection.columns.blocks,
-        reduction=selection.file.reduction_fingerprint,
-        n_rows=len(labelled.y),
-        sppfeat_version=__version__,
-        learned=row_digests(selection, labelled.positions),
-    )
 
 
 def save_classifier(path: Path, classifier: FittedClassifier, *, overwrite: bool = True) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.probe.classifier import make_pipeline, regularisation
+from sppfeat.analysis.probe.ablation import ProbeTask
+from sppfeat.analysis.probe.classifier import make_pipeline
 from sppfeat.analysis.probe.costs import plan_sums
 from sppfeat.analysis.probe.kernel import PartProducts, predict_with_kernel
-from sppfeat.analysis.probe.probe_task import ProbeTask
+from sppfeat.analysis.probe.ridge import regularisation
 from sppfeat.analysis.probe.sums import SumsModel
 from sppfeat.analysis.row_checks import finite_rows
 

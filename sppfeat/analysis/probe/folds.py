@@ -1,6 +1,7 @@
 """Folds of a cross-validation: classes spread evenly, rows of one image never on both sides."""
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError
 
-__all__ = ["Fold", "make_folds"]
+__all__ = ["Fold", "FoldWeights", "fold_weights", "make_folds"]
 
 
 class Fold(NamedTuple):
@@ -56,3 +57,64 @@ def make_folds(
                 )
         folds += found
     return folds
+
+
+class FoldWeights(NamedTuple):
+    """What rows count in the training of ``m`` folds, of which no two test the same row.
+
+    Attributes:
+        test_fold: ``(n,)`` int64: the fold that tests a row, -1 where none does. It trains all others.
+        sizes: ``(K,)`` int64 rows of each class.
+        counts: ``(m, K)`` int64, those that train each fold.
+        weights: ``(m, K)`` float64: what each of these counts, but for a factor of the fold; 0 where there are none.
+        scale: ``(m,)`` float64, that factor.
+        shared: ``(K,)`` float64: the weight that most folds give to a class; 0 where no two give the same.
+    """
+
+    test_fold: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64]
+    scale: npt.NDArray[np.float64]
+    shared: npt.NDArray[np.float64]
+
+    @property
+    def n_folds(self) -> int:
+        """Number of folds."""
+        return len(self.counts)
+
+    @property
+    def n_multiplied(self) -> int:
+        """How many rows are multiplied for the second moments of all folds, each as often as it is."""
+        once = int(self.sizes[self.shared > 0].sum())
+        return once + int(self.counts[self.weights != self.shared].sum())
+
+
+def fold_weights(
+    y: npt.NDArray[np.int64], folds: Sequence[Fold], *, n_classes: int, balanced: bool
+) -> FoldWeights:
+    """What rows count in the training of folds that test different rows.
+
+    Args:
+        y: ``(n,)`` class of each row.
+        folds: each of which trains with all rows that it does not test.
+        n_classes: of all rows.
+        balanced: whether all classes count alike, instead of all rows.
+    """
+    test_fold = np.full(len(y), -1)
+    for number, fold in enumerate(folds):
+        test_fold[fold.test] = number
+    sizes = np.bincount(y, minlength=n_classes)
+    counts = np.stack([sizes - np.bincount(y[fold.test], minlength=n_classes) for fold in folds])
+    weights, scale = (counts > 0).astype(np.float64), np.ones(len(folds))
+    if balanced:
+        weights /= np.maximum(counts, 1)
+        scale = counts.sum(axis=1) / (counts > 0).sum(axis=1)
+    return FoldWeights(test_fold, sizes, counts, weights, scale, _shared(weights))
+
+
+def _shared(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Of each column the value that most often is in it; 0 where none is in it twice."""
+    times = (weights[:, None] == weights).sum(axis=1)
+    shared: npt.NDArray[np.float64] = weights[times.argmax(axis=0), np.arange(weights.shape[1])]
+    return np.where(times.max(axis=0) > 1, shared, 0.0)

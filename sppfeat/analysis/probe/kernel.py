@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.probe.scaled_rows import scaled_rows
+from sppfeat.analysis.probe.rows import scaled_rows
 from sppfeat.config.machine import import_extra, row_ranges
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from sppfeat.config.machine import import_extra, row_ranges
 
-__all__ = ["RidgeSolution", "solve_ridge"]
+__all__ = ["RidgeSolution", "regularisation", "solve_ridge"]
 
 _BLOCK_NBYTES = 64 << 20  # of a matrix that is changed at once
 # What products of float32 cannot tell from nothing, for each dimension.
@@ -31,6 +31,11 @@ class RidgeSolution(NamedTuple):
         """Class of each row ``(m, d)``: the one with the highest value."""
         predicted: npt.NDArray[np.int64] = self.classes[np.argmax(x @ self.coef.T + self.intercept, axis=1)]
         return predicted
+
+
+def regularisation(C: float) -> float:  # noqa: N803 - scikit-learn's name for it
+    """What scikit-learn calls alpha, for a C as its other linear classifiers have it."""
+    return 1 / (2 * C)
 
 
 def solve_ridge(

@@ -1,11 +1,26 @@
 """Which classes are taken for which, and how many of each are found."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ClassRecall", "ConfusedPair", "class_recalls", "confused_pairs"]
+from sppfeat.analysis.probe.rows import ClassSize
+
+__all__ = [
+    "Ablated",
+    "ClassRecall",
+    "ConfusedPair",
+    "ProbeResult",
+    "Score",
+    "class_recalls",
+    "compare_folds",
+    "confused_pairs",
+    "measure_accuracy",
+    "measure_class_accuracy",
+    "score_folds",
+]
 
 
 @dataclass(frozen=True)
@@ -74,3 +89,112 @@ def confused_pairs(
     return tuple(
         ConfusedPair(names[pairs[0, i]], names[pairs[1, i]], int(counts[i]), float(shares[i])) for i in order
     )
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score over folds.
+
+    Attributes:
+        mean, std: over the folds of all repeats.
+        folds: of each.
+    """
+
+    mean: float
+    std: float
+    folds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """What a part of the descriptors gives by itself, on the same folds.
+
+    Attributes:
+        kind: ``all``, ``level``, ``levels up to`` or ``layer``.
+        layers, levels: of the part.
+        dimension: number of its values.
+        accuracy, class_accuracy: as of :class:`ProbeResult`.
+        difference: of its accuracy to that of all, fold by fold.
+    """
+
+    kind: str
+    layers: tuple[str, ...]
+    levels: tuple[int, ...]
+    dimension: int
+    accuracy: Score
+    class_accuracy: Score
+    difference: Score
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What was found.
+
+    Attributes:
+        n_rows, n_classes, n_images: that took part.
+        dimension: of a descriptor.
+        grouped: whether all rows of an image were on the same side of each split.
+        chance: share of the largest class.
+        accuracy: share of test rows whose class was predicted.
+        class_accuracy: mean over the classes in the test rows of the share of each that was found.
+        classes: recall of each class, over all tests.
+        confusions: pairs of classes that were confused, the most frequent first.
+        ablation: all of the descriptors first, then parts of them; empty where that was not asked for.
+        left_out: classes that had too few members.
+        n_unlabelled: selected rows without class.
+        n_pending, n_failed: images of the file that have no descriptors.
+        method: ``products``, ``sums`` or ``rows``; see :func:`sppfeat.analysis.probe.crossvalidation.cross_predict`.
+    """
+
+    n_rows: int
+    n_classes: int
+    n_images: int
+    dimension: int
+    grouped: bool
+    chance: float
+    accuracy: Score
+    class_accuracy: Score
+    classes: tuple[ClassRecall, ...]
+    confusions: tuple[ConfusedPair, ...]
+    ablation: tuple[Ablated, ...]
+    left_out: tuple[ClassSize, ...]
+    n_unlabelled: int
+    n_pending: int
+    n_failed: int
+    method: str
+
+
+def score_folds(
+    true: Sequence[npt.NDArray[np.int64]],
+    predicted: Sequence[npt.NDArray[np.int64]],
+    measure: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float],
+) -> Score:
+    """Score the predictions of each fold.
+
+    Args:
+        true, predicted: for each fold ``(k,)`` int64 classes of its test rows.
+        measure: :func:`measure_accuracy` or :func:`measure_class_accuracy`.
+    """
+    return _over_folds([measure(t, p) for t, p in zip(true, predicted, strict=True)])
+
+
+def compare_folds(score: Score, reference: Score) -> Score:
+    """Subtract a reference from a score, fold by fold."""
+    return _over_folds([a - b for a, b in zip(score.folds, reference.folds, strict=True)])
+
+
+def _over_folds(folds: Sequence[float]) -> Score:
+    return Score(float(np.mean(folds)), float(np.std(folds)), tuple(folds))
+
+
+def measure_accuracy(true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
+    """Share of rows whose class was predicted."""
+    return float((true == predicted).mean())
+
+
+def measure_class_accuracy(true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
+    """Mean recall of the classes that occur among the true ones."""
+    counts = np.bincount(true)
+    found = np.bincount(true[true == predicted], minlength=len(counts))
+    there = counts > 0
+    return float((found[there] / counts[there]).mean())

@@ -3,19 +3,20 @@
 import json
 from collections.abc import Callable
 
-from sppfeat.analysis.described import check_described
-from sppfeat.analysis.probe import ProbeSettings, probe
+from sppfeat.analysis.choices import ProbeSettings
+from sppfeat.analysis.probe import probe
 from sppfeat.analysis.report.facts import Probed, ReportFacts, ReportSettings, Summary
-from sppfeat.analysis.report.failures import group_failures
-from sppfeat.analysis.report.problems import find_warnings
-from sppfeat.analysis.report.provenance import describe_provenance
-from sppfeat.analysis.report.settings import describe_settings
+from sppfeat.analysis.report.problems import find_warnings, group_failures
+from sppfeat.analysis.report.provenance import describe_provenance, describe_settings
+from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.search.queries import describe_queries
+from sppfeat.analysis.show.classes import count_labels
 from sppfeat.analysis.show.contact_sheet import ContactSheet, draw_queries, make_contact_sheet
-from sppfeat.analysis.show.distributions import count_labels, measure_norms, measure_sizes
 from sppfeat.analysis.show.embedding import Embedding, embed_rows
 from sppfeat.analysis.show.embedding_picture import choose_pictured
+from sppfeat.analysis.show.norms import measure_norms
 from sppfeat.analysis.show.sampling import draw_classes, draw_stratified
+from sppfeat.analysis.show.sizes import measure_sizes
 from sppfeat.analysis.show.thumbnails import pictures_of_rows, read_thumbnails
 from sppfeat.errors import LabelError, StoreError
 from sppfeat.store.schema import Status

@@ -11,15 +11,15 @@ from sppfeat.analysis.choices import (
     SHEET_NEIGHBOURS,
     SHEET_QUERIES,
 )
-from sppfeat.analysis.probe import ProbeResult
-from sppfeat.analysis.report.failures import FailureGroup
+from sppfeat.analysis.probe.scores import ProbeResult
 from sppfeat.analysis.show.contact_sheet import ContactSheet
-from sppfeat.analysis.show.distributions import Norms, Sizes
 from sppfeat.analysis.show.embedding import Embedding
+from sppfeat.analysis.show.norms import Norms
+from sppfeat.analysis.show.sizes import Sizes
 from sppfeat.analysis.show.thumbnails import Thumbnail
 from sppfeat.store.schema import ColumnBlock
 
-__all__ = ["Probed", "ReportFacts", "ReportSettings", "Summary"]
+__all__ = ["FailureGroup", "Probed", "ReportFacts", "ReportSettings", "Summary"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,21 @@ class Summary:
     has_boxes: bool
     boxes: Mapping[str, int]
     classes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Images that failed for one reason.
+
+    Attributes:
+        reason: why, in the words of the first of them; those of the others differ in numbers at most.
+        count: how many images.
+        paths: the first of them, with what the inputs called them where that is known.
+    """
+
+    reason: str
+    count: int
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from sppfeat.analysis.show.classes import mark_classes
 from sppfeat.analysis.show.contact_sheet import SheetLine
 from sppfeat.analysis.show.embedding_picture import caption, mark_text
 from sppfeat.analysis.show.norms import norms_text
-from sppfeat.analysis.show.number_texts import rounded
 from sppfeat.analysis.show.sizes import sizes_text
+from sppfeat.analysis.wording import rounded
 from sppfeat.config.machine import import_extra
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, escaped

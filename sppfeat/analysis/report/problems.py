@@ -1,17 +1,20 @@
 """What somebody who works with a feature file should know first."""
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 
-from sppfeat.analysis.report.facts import Summary
-from sppfeat.analysis.show.distributions import Norms
+from sppfeat.analysis.report.facts import FailureGroup, Summary
+from sppfeat.analysis.show.norms import Norms
 from sppfeat.analysis.show.thumbnails import Thumbnail
 from sppfeat.config.wording import counted
 from sppfeat.store.feature_table import FeatureTable
 
-__all__ = ["find_warnings"]
+__all__ = ["find_warnings", "group_failures"]
 
 _MANY_SUB_CELL = 0.1
 _FEW_ROWS = 5
+_NUMBER = re.compile(r"[0-9]+")
 
 
 def find_warnings(
@@ -87,3 +90,31 @@ def _of_classes(summary: Summary) -> Iterator[str]:
     few = [name for name, n in classes if n < _FEW_ROWS]
     if few:
         yield f"Of {len(classes):,} classes, {len(few):,} with fewer than {_FEW_ROWS} rows."
+
+
+def group_failures(file: FeatureTable, *, most_paths: int) -> list[FailureGroup]:
+    """The reasons for which images of a file failed, the most frequent first.
+
+    Args:
+        file: the open file.
+        most_paths: images that are named for each reason.
+    """
+    images: dict[str, list[int]] = {}
+    errors = file.errors
+    for image, reason in errors.items():
+        images.setdefault(_NUMBER.sub("0", reason), []).append(image)
+    groups = sorted(images.values(), key=lambda group: (-len(group), group[0]))
+    return [
+        FailureGroup(
+            errors[group[0]] or "no reason is recorded",
+            len(group),
+            tuple(_name(file, i) for i in group[:most_paths]),
+        )
+        for group in groups
+    ]
+
+
+def _name(file: FeatureTable, image: int) -> str:
+    ids = file.image_id_table
+    path = file.path_of(image)
+    return f"{path} (id {os.fsdecode(ids[image])})" if ids and ids[image] else path

@@ -12,12 +12,13 @@ from sppfeat.analysis.search.candidates import (
     BlockScores,
     RowPoints,
     as_points,
+    faiss_candidates,
+    load_faiss,
     row_points,
     score_rows,
     squared_norms,
 )
 from sppfeat.analysis.search.distances import exact_distances
-from sppfeat.analysis.search.faiss_candidates import faiss_candidates, load_faiss
 from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.store.selection import Selection

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from sppfeat.store.selection import Selection
 
-__all__ = ["MOST_NAMED", "ClassMark", "mark_classes"]
+__all__ = ["MOST_NAMED", "ClassMark", "count_labels", "mark_classes"]
 
 # By Okabe and Ito, for all kinds of colour vision; without black, which a dark page swallows.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
@@ -32,6 +32,26 @@ class ClassMark(NamedTuple):
     shape: str
     positions: npt.NDArray[np.int64]
     n_classes: int = 1
+
+
+def count_labels(selection: Selection) -> list[tuple[str, int]]:
+    """How many rows of a selection have each class, most frequent first; of those without one under ``""``.
+
+    Numbers without names are their own names. Classes without rows are listed, too.
+    """
+    y = selection.y
+    if y is None:
+        return [("", len(selection))] if len(selection) else []
+    names = selection.target_names
+    if not names:
+        numbers, counts = np.unique(y, return_counts=True)
+        counted = [(str(number), n) for number, n in zip(numbers.tolist(), counts.tolist(), strict=True)]
+        return sorted(counted, key=lambda pair: -pair[1])
+    known = (y >= 0) & (y < len(names))
+    counts = np.bincount(y[known], minlength=len(names))
+    counted = list(zip(names, counts.tolist(), strict=True))
+    n_unknown = int((~known).sum())
+    return sorted([*counted, *([("", n_unknown)] if n_unknown else [])], key=lambda pair: -pair[1])
 
 
 def mark_classes(selection: Selection, *, most: int = MOST_NAMED) -> list[ClassMark]:

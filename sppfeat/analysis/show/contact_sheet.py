@@ -1,19 +1,43 @@
 """Rows beside the rows that are nearest to them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBOURS
-from sppfeat.analysis.described import check_described
+from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.analysis.search.queries import Query
+from sppfeat.analysis.show.figure import new_figure, plain
+from sppfeat.analysis.show.thumbnails import Thumbnail
+from sppfeat.analysis.wording import rounded
+from sppfeat.config.wording import counted, escaped
 from sppfeat.store.selection import Selection
 
-__all__ = ["ContactSheet", "Neighbour", "SheetLine", "draw_queries", "make_contact_sheet"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "ContactSheet",
+    "Neighbour",
+    "SheetLine",
+    "contact_sheet_figure",
+    "draw_queries",
+    "make_contact_sheet",
+    "sheet_text",
+]
+
+_CELL = 1.0  # inches, of a picture with its frame
+_TEXT = 0.36  # below it
+_GAP = 0.12
+_AFTER_QUERY = 0.3
+_LETTERS = 18  # that fit under a picture
+_TEXT_POINTS = 7
+_TITLE_LETTER = 0.06  # inches, on average
 
 
 @dataclass(frozen=True)
@@ -162,3 +186,110 @@ def _neighbour(row: int, distance: float, name: str, label: str, query_label: st
 
 def _without_folders(name: str) -> str:
     return name.rpartition("/")[2] or name
+
+
+class _Frame(NamedTuple):
+    """How a picture is framed: by colour, by the style of the line and by a sign, of which each is enough."""
+
+    colour: str
+    line: str
+    sign: str
+
+
+_QUERY = _Frame("#404040", "-", "")
+_SAME = _Frame("#009E73", "-", "\N{CHECK MARK} ")
+_OTHER = _Frame("#D55E00", (0, (3, 1.5)), "\N{BALLOT X} ")  # type: ignore[arg-type]
+_UNKNOWN = _Frame("#8A8A8A", "-", "")
+
+
+def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thumbnail]) -> "Figure":
+    """One line per query: its picture, then its neighbours; inside :func:`~sppfeat.analysis.show.figure.drawing`.
+
+    Args:
+        sheet: one line or more.
+        thumbnails: of rows, by number, and of queries that are no rows, by their text. Where there is none, it says so.
+    """
+    n_columns = 1 + max((len(line.neighbours) for line in sheet.lines), default=0)
+    title = plain(sheet_text(sheet))
+    width = max(n_columns * (_CELL + _GAP) + _AFTER_QUERY + _GAP, len(title) * _TITLE_LETTER + 2 * _GAP)
+    height = len(sheet.lines) * (_CELL + _TEXT + _GAP) + 0.35
+    figure = new_figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.axis("off")
+    axes.text(_GAP, 0.2, title, va="center")
+    for i, line in enumerate(sheet.lines):
+        top = 0.35 + i * (_CELL + _TEXT + _GAP)
+        _draw_line(axes, line, thumbnails, top)
+    return figure
+
+
+def sheet_text(sheet: ContactSheet) -> str:
+    """What the sheet shows, in a line."""
+    queries = counted(len(sheet.lines), "query", "queries", thousands=",")
+    n_found = max((len(line.neighbours) for line in sheet.lines), default=0)
+    if not n_found:
+        return f"{queries}; there are no other rows"
+    nearest = "nearest row" if n_found == 1 else f"{n_found} nearest rows"
+    whose = "its" if len(sheet.lines) == 1 else "their"
+    text = f"{queries} (left) and {whose} {nearest} by {sheet.metric} distance"
+    if sheet.n_judged:
+        text += f"; {sheet.n_same} of {sheet.n_judged} of the query's class"
+    return text
+
+
+def _draw_line(axes: "Axes", line: SheetLine, thumbnails: Mapping[int | str, Thumbnail], top: float) -> None:
+    picture = thumbnails.get(line.query.text if line.query.row is None else line.query.row)
+    _draw_cell(axes, picture, _GAP, top, _QUERY, (line.label or "query", line.file_name))
+    for j, neighbour in enumerate(line.neighbours):
+        left = _GAP + (j + 1) * (_CELL + _GAP) + _AFTER_QUERY
+        frame = _frame(neighbour)
+        name = neighbour.label or neighbour.file_name
+        texts = (f"{frame.sign}{name}", rounded(neighbour.distance, 3))
+        _draw_cell(axes, thumbnails.get(neighbour.row), left, top, frame, texts)
+
+
+def _draw_cell(
+    axes: "Axes", thumbnail: Thumbnail | None, left: float, top: float, frame: _Frame, texts: tuple[str, str]
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    inner = _CELL - 0.08
+    centre = (left + _CELL / 2, top + _CELL / 2)
+    if thumbnail is not None and thumbnail.pixels is not None:
+        _draw_pixels(axes, thumbnail.pixels, centre, inner)
+    else:
+        axes.text(*centre, "no picture", ha="center", va="center", fontsize=_TEXT_POINTS, color="#606060")
+    axes.add_patch(
+        Rectangle(
+            (left, top), _CELL, _CELL, fill=False, edgecolor=frame.colour, linestyle=frame.line, linewidth=1.4
+        )
+    )
+    for i, text in enumerate(texts):
+        shown = plain(_shortened(text))
+        axes.text(
+            centre[0], top + _CELL + 0.1 + 0.14 * i, shown, ha="center", va="center", fontsize=_TEXT_POINTS
+        )
+
+
+def _shortened(text: str) -> str:
+    """A text that fits under a picture; of long ones the end, too, as names of images differ there."""
+    line = escaped(text)
+    if len(line) <= _LETTERS:
+        return line
+    return f"{line[: _LETTERS // 2]}\N{HORIZONTAL ELLIPSIS}{line[-(_LETTERS - _LETTERS // 2 - 1) :]}"
+
+
+def _draw_pixels(
+    axes: "Axes", pixels: npt.NDArray[np.uint8], centre: tuple[float, float], inner: float
+) -> None:
+    """Draw a picture as large as it fits, at its own aspect ratio."""
+    height, width = (inner * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
+    x, y = centre
+    extent = (x - width / 2, x + width / 2, y + height / 2, y - height / 2)
+    axes.imshow(pixels, extent=extent, aspect="auto", interpolation="antialiased", zorder=1)
+
+
+def _frame(neighbour: Neighbour) -> _Frame:
+    return _UNKNOWN if neighbour.is_same is None else _SAME if neighbour.is_same else _OTHER

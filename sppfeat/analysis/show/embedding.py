@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
-from sppfeat.analysis.described import check_described
+from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.show.sampling import draw_rows
 from sppfeat.config.machine import import_extra
 from sppfeat.config.values import check_choice

@@ -1,7 +1,7 @@
 """Rows as points of a plane, with some of their pictures."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,6 @@ import numpy.typing as npt
 from sppfeat.analysis.show.classes import ClassMark, mark_classes
 from sppfeat.analysis.show.embedding import Embedding
 from sppfeat.analysis.show.figure import fit_page, new_figure, plain
-from sppfeat.analysis.show.placement import place_pictures
 from sppfeat.analysis.show.thumbnails import Thumbnail
 from sppfeat.config.wording import counted, one_line
 
@@ -17,7 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["axis_names", "caption", "choose_pictured", "draw_embedding", "embedding_figure", "mark_text"]
+__all__ = [
+    "Placed",
+    "axis_names",
+    "caption",
+    "choose_pictured",
+    "draw_embedding",
+    "embedding_figure",
+    "mark_text",
+    "place_pictures",
+]
 
 _NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 _SIDE = 5.2  # inches of the plot
@@ -25,6 +33,9 @@ _PICTURE_SHARE = 0.085  # of the plot's sides, taken by a row's picture with its
 _PICTURE_FILL = 0.88  # of that, by the picture
 _MARGIN = 0.09
 _LONGEST_NAME = 28
+_GAP = 0.012  # between a point and its picture, of the plot's sides
+_RINGS = (1.0, 1.7)  # how far from its point a picture may be: multiples of where it just does not hide it
+_DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
 
 
 def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[int, tuple[float, float]]:
@@ -176,3 +187,48 @@ def _draw_picture(
         zorder=5,
     )
     axes.add_artist(box)
+
+
+class Placed(NamedTuple):
+    """A picture of a point.
+
+    Attributes:
+        position: of the point among all.
+        centre: ``x, y`` of the picture; as the points are, 0 to 1.
+    """
+
+    position: int
+    centre: tuple[float, float]
+
+
+def place_pictures(points: npt.NDArray[np.float64], *, side: float, most: int, seed: int = 0) -> list[Placed]:
+    """Pictures of points that are drawn at random, each on its point or near to it, where it hides the fewest others.
+
+    They do not overlap, and lie within the plot; points for which there is no such place have none.
+
+    Args:
+        points: ``(n, 2)``, 0 to 1 from the left and the lower edge of a plot.
+        side: of a picture, in the same unit.
+        most: how many pictures at most.
+        seed: of the draw.
+    """
+    reach = side / 2 + _GAP
+    offsets = np.array([(0, 0), *((dx * r, dy * r) for r in _RINGS for dx, dy in _DIRECTIONS)]) * reach
+    placed: list[Placed] = []
+    centres = np.empty((0, 2))
+    for i in np.random.default_rng(seed).permutation(len(points)).tolist():
+        if len(placed) == most:
+            break
+        tried = points[i] + offsets
+        fits = (np.abs(tried - 0.5) <= 0.5 - side / 2).all(axis=1)
+        if len(centres):
+            fits &= (np.abs(tried[:, None] - centres).max(axis=2) >= side).all(axis=1)
+        if not fits.any():
+            continue
+        tried = tried[fits]
+        hides = np.abs(points - tried[:, None]).max(axis=2) <= side / 2
+        hides[:, i] = False
+        centre = tried[hides.sum(axis=1).argmin()]
+        placed.append(Placed(i, (float(centre[0]), float(centre[1]))))
+        centres = np.concatenate([centres, [centre]])
+    return placed

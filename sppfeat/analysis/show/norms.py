@@ -1,23 +1,87 @@
 """Histograms of the norms of descriptors."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from sppfeat.analysis.show.distributions import Norms
+from sppfeat.analysis.choices import MOST_NORMS
+from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.show.figure import COLOURS, new_figure, plain
-from sppfeat.analysis.show.number_texts import rounded
+from sppfeat.analysis.show.sampling import draw_rows
+from sppfeat.analysis.wording import rounded
 from sppfeat.config.wording import counted, one_line
+from sppfeat.store.feature_table import FeatureTable
+from sppfeat.store.selection import Selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_norms", "norms_figure", "norms_text"]
+__all__ = ["Norms", "draw_norms", "measure_norms", "norms_figure", "norms_text"]
+
+_BLOCK_NBYTES = 16 << 20  # of descriptors at once; four times that in float64 and temporaries
 
 # Odd numbers: one norm alone stands in the middle.
 _FEWEST_BINS, _MOST_BINS = 9, 41
 _NARROW = 1e-4  # spread relative to the norm, below which norms are one and the same
+
+
+@dataclass(frozen=True)
+class Norms:
+    """l2 norms of each layer's part of descriptors, as they are in the file: after its normalisation.
+
+    Attributes:
+        layers: names of the layers.
+        values: ``(n, L)`` float64, of the rows without NaN and infinities.
+        n_zero: ``(L,)``: how many of these rows are zero throughout the layer.
+        n_nonfinite: rows with NaN or infinities.
+        n_rows: rows that these were drawn from.
+        normalize: how the file's descriptors were scaled; reduced ones, after they had been reduced.
+    """
+
+    layers: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+    n_zero: tuple[int, ...]
+    n_nonfinite: int
+    n_rows: int
+    normalize: str
+
+
+def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0) -> Norms:
+    """Norms of the rows of a selection, layer by layer; reads them block by block.
+
+    Args:
+        selection: rows and columns.
+        most: of more rows so many are drawn.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: a row has no descriptor.
+    """
+    check_described(selection)
+    drawn = draw_rows(selection, most, seed=seed)
+    ranges = selection.columns.layer_ranges()
+    values = np.empty((len(drawn), len(ranges)))
+    for part, rows in drawn.blocks(nbytes=_BLOCK_NBYTES):
+        block = rows.astype(np.float64)
+        for i, columns in enumerate(ranges.values()):
+            values[part, i] = np.linalg.norm(block[:, columns], axis=1)
+    finite = np.isfinite(values).all(axis=1)
+    kept = values[finite]
+    return Norms(
+        layers=tuple(ranges),
+        values=kept,
+        n_zero=tuple((kept == 0).sum(axis=0).tolist()),
+        n_nonfinite=int((~finite).sum()),
+        n_rows=len(selection),
+        normalize=_normalize(selection.file),
+    )
+
+
+def _normalize(file: FeatureTable) -> str:
+    return file.config.descriptor.normalize if file.reduction is None else file.reduction.spec.normalize
 
 
 def norms_figure(norms: Norms) -> "Figure":

@@ -2,20 +2,25 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.show.distributions import Sizes
+from sppfeat.analysis.choices import SIZES_OF
 from sppfeat.analysis.show.figure import COLOURS, HEAT, new_figure
+from sppfeat.config.values import check_choice
 from sppfeat.config.wording import counted
+from sppfeat.errors import ConfigError
+from sppfeat.store.feature_table import FeatureTable
+from sppfeat.store.schema import Status
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_sizes", "sizes_figure", "sizes_text"]
+__all__ = ["Sizes", "draw_sizes", "measure_sizes", "sizes_figure", "sizes_text"]
 
 # Width and height of the ratios that are drawn; on logarithmic axes, where lines of these would lie close together,
 # of other ones.
@@ -34,6 +39,45 @@ _SMALL = 7  # points
 # Inches.
 _SIDE, _TITLE_LINE, _LEFT, _EDGE, _TOP, _BOTTOM = 5.4, 0.17, 0.6, 0.08, 0.12, 0.45
 _TITLE_LETTERS = 90  # of a line
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes in pixels of images as displayed, or of the parts of boxes that lie inside their image.
+
+    Attributes:
+        of: ``"images"`` or ``"boxes"``.
+        widths, heights: ``(n,)`` float64.
+        n_left_out: images that failed or whose size is not known; boxes without descriptor.
+    """
+
+    of: str
+    widths: npt.NDArray[np.float64]
+    heights: npt.NDArray[np.float64]
+    n_left_out: int
+
+
+def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:
+    """Sizes of all images whose size is known and which did not fail, or of all boxes that have a descriptor.
+
+    Raises:
+        ConfigError: of neither images nor boxes; or of boxes where the file has none.
+    """
+    check_choice("of", of, SIZES_OF)
+    if of == "images":
+        heights_widths = file.image_hw.astype(np.float64)
+        known = (file.status != Status.FAILED) & (heights_widths > 0).all(axis=1)
+        heights, widths = heights_widths[known].T
+        return Sizes(of, widths, heights, int((~known).sum()))
+    if not file.has_boxes:
+        raise ConfigError(f"sizes are of boxes, but the rows of {str(file.path)!r} are whole images")
+    rows = file.rows_with_descriptor()
+    hw = file.image_hw[file.image_index[rows]].astype(np.float64)
+    x0, y0, x1, y1 = file.boxes[rows].T
+    widths = np.clip(x1, 0, hw[:, 1]) - np.clip(x0, 0, hw[:, 1])
+    heights = np.clip(y1, 0, hw[:, 0]) - np.clip(y0, 0, hw[:, 0])
+    known = (widths > 0) & (heights > 0)
+    return Sizes(of, widths[known], heights[known], file.n_rows - int(known.sum()))
 
 
 def sizes_figure(sizes: Sizes) -> "Figure":

@@ -22,7 +22,7 @@ from hypothesis.extra.numpy import arrays
 from json_fields import check_fields
 
 from sppfeat.analysis.export import EXPORT_FORMATS, export_features, format_of
-from sppfeat.analysis.export.number_texts import number_text_rows
+from sppfeat.analysis.export.text_files import number_text_rows
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.extraction.rows import rows_of_table

@@ -12,16 +12,19 @@ from PIL import Image
 
 from sppfeat.analysis.reduce import reduce_file
 from sppfeat.analysis.search.queries import Query, describe_queries
-from sppfeat.analysis.show.classes import MOST_NAMED, mark_classes
-from sppfeat.analysis.show.contact_sheet import draw_queries, make_contact_sheet
-from sppfeat.analysis.show.contact_sheet_picture import contact_sheet_figure, sheet_text
-from sppfeat.analysis.show.distributions import Sizes, count_labels, measure_norms, measure_sizes
+from sppfeat.analysis.show.classes import MOST_NAMED, count_labels, mark_classes
+from sppfeat.analysis.show.contact_sheet import (
+    contact_sheet_figure,
+    draw_queries,
+    make_contact_sheet,
+    sheet_text,
+)
 from sppfeat.analysis.show.embedding import embed_rows
 from sppfeat.analysis.show.embedding_picture import embedding_figure
 from sppfeat.analysis.show.figure import drawing
-from sppfeat.analysis.show.norms import norms_text
+from sppfeat.analysis.show.norms import measure_norms, norms_text
 from sppfeat.analysis.show.sampling import draw_classes, draw_rows, draw_stratified
-from sppfeat.analysis.show.sizes import sizes_figure
+from sppfeat.analysis.show.sizes import Sizes, measure_sizes, sizes_figure
 from sppfeat.analysis.show.thumbnails import Pictured, pictures_of_rows, read_thumbnails
 from sppfeat.cli import main
 from sppfeat.config.specs import ReductionSpec

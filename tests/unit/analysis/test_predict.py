@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from feature_files import name_images
 from labelled_files import box_file, image_file, separable
 
-from sppfeat.analysis.probe.classifier import make_pipeline
-from sppfeat.analysis.probe.classifier_file import fit_classifier, load_classifier, save_classifier
+from sppfeat.analysis.choices import ProbeSettings
+from sppfeat.analysis.probe.classifier import fit_classifier, make_pipeline
+from sppfeat.analysis.probe.classifier_file import load_classifier, save_classifier
 from sppfeat.analysis.probe.prediction import count_learned, predict, select_for
-from sppfeat.analysis.probe.settings import ProbeSettings
 from sppfeat.cli import main
 from sppfeat.errors import StoreError
 from sppfeat.store.reader import FeatureFile
@@ -278,7 +278,7 @@ def test_a_signal_leaves_no_table(features, model, tmp_path, monkeypatch, number
         yield from itertools.islice(predict(*arguments), 1)
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("sppfeat.analysis.probe.prediction_table.predict", stopped)
+    monkeypatch.setattr("sppfeat.analysis.probe.prediction.predict", stopped)
     result = run("predict", model, features, "-o", tmp_path / "p.csv", "-q")
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
     assert os.listdir(tmp_path) == []

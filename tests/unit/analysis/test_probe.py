@@ -13,11 +13,11 @@ from feature_files import DIMENSION
 from json_fields import check_fields
 from labelled_files import box_file, image_file, separable
 
+from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe import probe
 from sppfeat.analysis.probe.ablation import narrowed, parts_to_try
 from sppfeat.analysis.probe.classifier import make_pipeline
 from sppfeat.analysis.probe.folds import make_folds
-from sppfeat.analysis.probe.settings import ProbeSettings
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.store.reader import FeatureFile

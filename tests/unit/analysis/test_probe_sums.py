@@ -8,19 +8,15 @@ import pytest
 from feature_files import DIMENSION
 from labelled_files import box_file, image_file, separable
 
+from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe import probe
-from sppfeat.analysis.probe.ablation import parts_to_try
-from sppfeat.analysis.probe.classifier import make_pipeline
-from sppfeat.analysis.probe.classifier_file import fit_classifier
-from sppfeat.analysis.probe.costs import SumsShape, plan_sums
+from sppfeat.analysis.probe.ablation import ProbeTask, parts_to_try
+from sppfeat.analysis.probe.classifier import fit_classifier, make_pipeline
+from sppfeat.analysis.probe.costs import SumsShape, choose_method, plan_sums
 from sppfeat.analysis.probe.crossvalidation import cross_predict
-from sppfeat.analysis.probe.fold_weights import fold_weights
-from sppfeat.analysis.probe.folds import Fold, make_folds
-from sppfeat.analysis.probe.methods import choose_method
-from sppfeat.analysis.probe.probe_task import ProbeTask
+from sppfeat.analysis.probe.folds import Fold, fold_weights, make_folds
 from sppfeat.analysis.probe.ridge import solve_ridge
 from sppfeat.analysis.probe.rows import labelled_rows
-from sppfeat.analysis.probe.settings import ProbeSettings
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.store.reader import FeatureFile
 

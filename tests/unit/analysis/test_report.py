@@ -18,12 +18,11 @@ from pictured_files import CLASSES, pictured_file
 from PIL import Image
 from sharded_files import whole_images, write_shards, write_whole
 
-from sppfeat.analysis.network_text import network_text
 from sppfeat.analysis.reduce import reduce_file
 from sppfeat.analysis.report.facts import ReportSettings
-from sppfeat.analysis.report.failures import group_failures
-from sppfeat.analysis.report.provenance import describe_provenance
-from sppfeat.analysis.report.settings import describe_settings
+from sppfeat.analysis.report.problems import group_failures
+from sppfeat.analysis.report.provenance import describe_provenance, describe_settings
+from sppfeat.analysis.wording import network_text
 from sppfeat.cli import main
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import RegionSpec

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from labelled_files import image_file
 
-from sppfeat.analysis.probe.classifier_file import fit_classifier
+from sppfeat.analysis.choices import ProbeSettings
+from sppfeat.analysis.probe.classifier import fit_classifier
 from sppfeat.analysis.probe.prediction import predict
-from sppfeat.analysis.probe.settings import ProbeSettings
 from sppfeat.analysis.search.neighbors import nearest_rows
-from sppfeat.analysis.show.distributions import measure_norms
 from sppfeat.analysis.show.embedding import embed_rows
+from sppfeat.analysis.show.norms import measure_norms
 from sppfeat.config.machine import available_cores, available_nbytes
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile

@@ -1,0 +1,59 @@
+"""What is said of a reduction of descriptors."""
+
+import math
+
+from sppfeat.config.specs import BackboneSpec
+from sppfeat.config.wording import counted
+
+__all__ = ["dimensions_text", "network_text", "rounded", "variance_text"]
+
+_MOST = 1e9  # from which on digits before the point are too many to be read
+
+_SHOWN_DIGITS = 8  # of a checksum
+
+
+def dimensions_text(method: str, *, selected: int, source_dimension: int, dimension: int) -> str:
+    """How a reduction shortens descriptors.
+
+    Example:
+        >>> dimensions_text("pca", selected=512, source_dimension=2688, dimension=256)
+        'pca, 512 of 2688 -> 256'
+    """
+    taken = "" if selected == source_dimension else f" of {source_dimension}"
+    return f"{method}, {selected}{taken} -> {dimension}"
+
+
+def variance_text(share: float, n_rows: int) -> str:
+    """How much is left of what rows differ in.
+
+    Example:
+        >>> variance_text(0.75514, 3030)
+        '75.51 % of the variance of the 3030 rows that it was fitted on'
+    """
+    return f"{100 * share:.2f} % of the variance of the {counted(n_rows, 'row')} that it was fitted on"
+
+
+def network_text(spec: BackboneSpec) -> str:
+    """Name of a network and where its weights are from."""
+    if spec.weights == "none":
+        return f"{spec.name}, untrained, with random values (seed {spec.seed})"
+    if spec.weights == "module":
+        return f"{spec.name}, weights of a network of one's own"
+    if spec.weights == "file":
+        return f"{spec.name}, weights of a file (SHA-256 {spec.weights_sha256[:_SHOWN_DIGITS]}...)"
+    return f"{spec.name}, weights {spec.weights}"
+
+
+def rounded(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits, zeros included; without exponent, where it can be read without one.
+
+    Example:
+        >>> rounded(21452.7), rounded(0.4, 3), rounded(9.9996), rounded(0.0), rounded(2.5e-7)
+        ('21,453', '0.400', '10.00', '0', '2.500e-07')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # after rounding: of 9.9996 it is 1
+    if abs(value) >= _MOST or exponent < -digits:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}"
