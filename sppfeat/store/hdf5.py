@@ -4,9 +4,11 @@ They lie in this very file, claim no more than it can hold, and share no bytes.
 """
 
 import contextlib
+import io
 import itertools
 import math
 import os
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.machine import row_ranges
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.store.text_heaps import check_texts, read_texts
@@ -27,6 +30,7 @@ __all__ = [
     "is_scalar",
     "is_virtual",
     "linked_dataset",
+    "new_hdf5",
     "open_dataset",
     "read_dataset",
     "read_in_parts",
@@ -52,6 +56,35 @@ def hdf5_errors(path: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         raise StoreError(f"{str(path)!r}: {what}: {one_line(str(error))}") from error
+
+
+@contextlib.contextmanager
+def new_hdf5(path: StrPath, **settings: Any) -> Iterator[h5py.File]:
+    """Create an HDF5 file and close it at the end; a full disk raises OSError, once.
+
+    After an error h5py prints a traceback of its own for every object that it cannot close, as soon as nothing refers
+    to it anymore. The references are dropped here, where the tracebacks can be swallowed.
+
+    Args:
+        path: the file; an existing one is replaced.
+        **settings: further arguments of :class:`h5py.File`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        file = h5py.File(path, "w", **settings)
+        try:
+            yield file
+        except BaseException as error:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(OSError, RuntimeError):
+                traceback.clear_frames(error.__traceback__)
+                file.close()
+            raise
+        with contextlib.redirect_stderr(io.StringIO()):
+            file.close()
+    except RuntimeError as error:  # from h5py, when the disk is full on closing
+        raise OSError(str(error)) from error
 
 
 def text_attribute(file: h5py.File, name: str, path: Path) -> str | None:

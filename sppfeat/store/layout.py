@@ -11,8 +11,7 @@ import io
 import json
 import os
 import shutil
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +26,13 @@ from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.atomic import layout_of, put_in_place
 from sppfeat.files.paths import PathTable
+from sppfeat.store.hdf5 import new_hdf5
 from sppfeat.store.schema import (
+    COLUMNS,
     ERROR_NBYTES,
     FORMAT,
+    OPTIONAL_COLUMNS,
+    ROW_COLUMNS,
     SCHEMA_VERSION,
     ColumnBlock,
     scale_sides,
@@ -37,7 +40,18 @@ from sppfeat.store.schema import (
 )
 from sppfeat.store.tables import FileTables, RowBoxes
 
-__all__ = ["FILE_DTYPES", "STRING", "Provenance", "allocate", "create_file", "feature_nbytes", "laid_out"]
+__all__ = [
+    "FILE_DTYPES",
+    "STRING",
+    "Provenance",
+    "allocate",
+    "allocate_column",
+    "create_file",
+    "feature_nbytes",
+    "laid_out",
+    "write_attributes",
+    "write_blocks",
+]
 
 STRING = h5py.string_dtype("utf-8")
 _AT_ONCE = 1 << 14  # images or texts
@@ -119,8 +133,9 @@ def laid_out(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None]) -> I
         with _said_of(path):
             part.unlink(missing_ok=True)  # of a creation that was killed; it takes space
             _check_space(path, real.parent, nbytes)
-            with _quiet_hdf5():
-                _write_new(part, lay_out)
+            # Datasets are closed while the file is laid out, too, which h5py reports on stderr if the disk is full.
+            with contextlib.redirect_stderr(io.StringIO()), new_hdf5(part, libver="earliest") as file:
+                lay_out(file)
             _reserve_and_sync(part)
         yield part
         put_in_place(part, real)
@@ -139,36 +154,10 @@ def _said_of(path: Path) -> Iterator[None]:
         raise StoreError(f"cannot create {str(path)!r}: {reason}") from error
 
 
-@contextlib.contextmanager
-def _quiet_hdf5() -> Iterator[None]:
-    """Say once why a file could not be written.
-
-    Where the disk is full, h5py prints a traceback of its own for everything of the file that cannot be closed, as
-    soon as nothing refers to it any more: here, and not when the error has been dealt with.
-    """
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            try:
-                yield
-            except Exception as error:
-                traceback.clear_frames(error.__traceback__)
-                raise
-    except RuntimeError as error:  # what h5py raises when the disk is full on closing
-        raise OSError(str(error)) from error
-
-
-def _write_new(part: Path, lay_out: Callable[[h5py.File], None]) -> None:
-    with h5py.File(part, "w", libver="earliest") as file:
-        lay_out(file)
-
-
 def _write_attributes(
     file: h5py.File, tables: FileTables, config: ExtractConfig, provenance: Provenance
 ) -> None:
-    attributes = {
-        "format": FORMAT,
-        "sppfeat_version": __version__,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    attributes: dict[str, str | bytes] = {
         "config": config.to_json(),
         "fingerprint": config.fingerprint,
         "weights_sha256": config.backbone.weights_sha256,
@@ -181,9 +170,7 @@ def _write_attributes(
         attributes["norm_factors"] = json.dumps(provenance.norm_factors)
     if provenance.shard is not None:
         attributes["shard"] = provenance.shard.to_json()
-    for name, value in attributes.items():
-        file.attrs.create(name, value, dtype=STRING)
-    file.attrs.create("schema_version", SCHEMA_VERSION, dtype="<i8")
+    write_attributes(file, attributes, schema_version=SCHEMA_VERSION)
 
 
 def _write_columns(
@@ -211,12 +198,10 @@ def _write_columns(
     _write(file, "images/size", tables.image_hw, "<i4")
     _write(file, "images/rows", tables.rows, "<i8")
     allocate(file, "images/status", (n,), np.dtype("|u1"))
-    allocate(file, "images/error", (n,), h5py.string_dtype("utf-8", ERROR_NBYTES))
+    allocate_column(file, "images/error", (n,))
     _write(file, "images/label", tables.labels, "<i8")
     _write_texts(file, "classes", PathTable(tables.classes))
-    for name in ColumnBlock._fields:
-        values = [getattr(block, name) for block in blocks]
-        file.create_dataset(f"columns/{name}", data=values, dtype=STRING if name == "layer" else "<i8")
+    write_blocks(file, blocks)
 
 
 def _write_row_columns(file: h5py.File, boxes: RowBoxes, config: ExtractConfig) -> None:
@@ -248,6 +233,35 @@ def _write_texts(file: h5py.File, name: str, texts: PathTable) -> None:
     dataset = file.create_dataset(name, (len(texts),), dtype=STRING)
     for first, block in zip(range(0, len(texts), _AT_ONCE), texts.blocks(_AT_ONCE), strict=True):
         dataset[first : first + len(block)] = block
+
+
+def write_attributes(file: h5py.File, attributes: Mapping[str, str | bytes], *, schema_version: int) -> None:
+    """Write text attributes, and those that every feature file has: format, versions and time of creation."""
+    always = {
+        "format": FORMAT,
+        "sppfeat_version": __version__,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+    for name, value in {**always, **attributes}.items():
+        file.attrs.create(name, value, dtype=STRING)
+    file.attrs.create("schema_version", schema_version, dtype="<i8")
+
+
+def write_blocks(file: h5py.File, blocks: Sequence[ColumnBlock]) -> None:
+    """Write ``/columns``: the layer, level and channels of each block of columns."""
+    for name in ColumnBlock._fields:
+        values = [getattr(block, name) for block in blocks]
+        file.create_dataset(f"columns/{name}", data=values, dtype=STRING if name == "layer" else "<i8")
+
+
+def allocate_column(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:
+    """Create a dataset of the type that the schema gives it; numbers and errors as :func:`allocate` does."""
+    dtype = {**COLUMNS, **OPTIONAL_COLUMNS, **ROW_COLUMNS}[name][1]
+    if dtype == "string":
+        return file.create_dataset(name, shape, dtype=STRING)
+    if name == "images/error":
+        return allocate(file, name, shape, h5py.string_dtype("utf-8", ERROR_NBYTES))
+    return allocate(file, name, shape, np.dtype(dtype))
 
 
 def allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:

@@ -1,16 +1,14 @@
 """MATLAB 7.3 files: HDF5 with the attributes that MATLAB expects of each dataset; of any size."""
 
-import contextlib
-import io
 import os
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.store.hdf5 import new_hdf5
 from sppfeat.store.selection.row_table import TextColumn
 
 __all__ = ["NamedArray", "Vectors", "matlab_text", "write_mat73_file"]
@@ -57,7 +55,9 @@ def write_mat73_file(file: BinaryIO, arrays: Mapping[str, NamedArray], vectors: 
     Raises:
         OSError: it cannot be written.
     """
-    with _new_hdf5(file.name) as hdf5:
+    # Without HDF5's own lock: whoever opened the file holds one on it.
+    settings = {"userblock_size": _USERBLOCK, "libver": "earliest", "locking": False}
+    with new_hdf5(file.name, **settings) as hdf5:
         for name, array in arrays.items():
             _write(hdf5, name, array)
         _write_vectors(hdf5, vectors)
@@ -188,26 +188,3 @@ def _tell_class(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> None:
 
 def _utf16(text: bytes | str) -> npt.NDArray[np.uint16]:
     return np.frombuffer(matlab_text(text).encode("utf-16-le"), dtype="<u2")
-
-
-@contextlib.contextmanager
-def _new_hdf5(name: str) -> Iterator[h5py.File]:
-    """A new file, closed at the end; what h5py raises where the disk is full becomes an OSError.
-
-    Then it also prints a traceback of its own for everything of the file that cannot be closed, as soon as nothing
-    refers to it any more: here, where nobody sees it.
-    """
-    try:
-        # Without HDF5's own lock: it is locked already, by whoever opened the file that has this name.
-        hdf5 = h5py.File(name, "w", userblock_size=_USERBLOCK, libver="earliest", locking=False)
-        try:
-            yield hdf5
-        except BaseException as error:
-            with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(OSError, RuntimeError):
-                traceback.clear_frames(error.__traceback__)
-                hdf5.close()
-            raise
-        with contextlib.redirect_stderr(io.StringIO()):
-            hdf5.close()
-    except RuntimeError as error:
-        raise OSError(str(error)) from error

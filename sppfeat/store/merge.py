@@ -1,7 +1,6 @@
 """The files of all shards made one file: of their rows, or of what leads to them."""
 
 import contextlib
-import datetime
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,19 +11,16 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat._version import __version__
 from sppfeat.config.machine import row_ranges
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import first_few
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.locks import OutputLock, check_new_file
-from sppfeat.store.layout import FILE_DTYPES, STRING, allocate, laid_out
+from sppfeat.store.layout import FILE_DTYPES, STRING, allocate, allocate_column, laid_out, write_attributes
 from sppfeat.store.merge_sources import SourceFile, escaped_name, recorded_path
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import (
     COLUMNS,
-    ERROR_NBYTES,
-    FORMAT,
     OPTIONAL_COLUMNS,
     ROW_COLUMNS,
     SCHEMA_VERSION,
@@ -225,7 +221,8 @@ class _Layout:
 
     def write(self, file: h5py.File) -> None:
         """Write it into a new file."""
-        self._write_attributes(file)
+        attributes = self._first.stored.find_attributes(_ATTRIBUTES)
+        write_attributes(file, attributes, schema_version=SCHEMA_VERSION)
         self._write_features(file)
         for name, (dims, dtype) in self._columns.items():
             self._allocate(file, name, dims[0], dtype)
@@ -241,20 +238,6 @@ class _Layout:
         if box_row is not None:
             file["box_row"][...] = box_row
         self._write_sources(file)
-
-    def _write_attributes(self, file: h5py.File) -> None:
-        attributes: dict[str, str | bytes] = {
-            "format": FORMAT,
-            "sppfeat_version": __version__,
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        }
-        for name in _ATTRIBUTES:
-            text = self._first.stored.find_attribute(name)
-            if text is not None:
-                attributes[name] = os.fsencode(text)
-        for name, value in attributes.items():
-            file.attrs.create(name, value, dtype=STRING)
-        file.attrs.create("schema_version", SCHEMA_VERSION, dtype="<i8")
 
     def _write_features(self, file: h5py.File) -> None:
         shape = self._parts[0].shard.n_rows, self._first.dimension
@@ -288,12 +271,7 @@ class _Layout:
         n_views = sum(part.n_boxes for part in self._parts)
         n = {"N": whole.n_images, "R": whole.n_rows, "X": n_views}[str(per)]
         shape = (n, *self._first.stored.shape(name)[1:])
-        if dtype == "string":
-            file.create_dataset(name, shape, dtype=STRING)
-        elif name == "images/error":
-            allocate(file, name, shape, h5py.string_dtype("utf-8", ERROR_NBYTES))
-        else:
-            allocate(file, name, shape, np.dtype(dtype))
+        allocate_column(file, name, shape)
 
     def _unknown_rows(self) -> npt.NDArray[np.int64] | None:
         """``(X,)`` a row for each box of the box file, none of which is known yet; None where there is no such file."""

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,11 @@ class StoredFile:
     def find_attribute(self, name: str) -> str | None:
         """Return a text attribute of the file, or None where there is none."""
         return text_attribute(self._file, name, self.path)
+
+    def find_attributes(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Return the text attributes of these names that the file has."""
+        found = {name: self.find_attribute(name) for name in names}
+        return {name: os.fsencode(text) for name, text in found.items() if text is not None}
 
     def column_blocks(self) -> tuple[ColumnBlock, ...]:
         """Return which column of a descriptor is what."""
