@@ -11,7 +11,7 @@ from sppfeat.config.values import MOST_WAYS
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable, natural_key
-from sppfeat.inputs.kinds import is_container
+from sppfeat.inputs.containers import is_container
 from sppfeat.inputs.segments import Segment
 
 __all__ = ["Folder", "folder_identity", "read_folder"]

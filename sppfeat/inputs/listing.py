@@ -13,8 +13,8 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import IMAGE_SUFFIXES
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs.inputs import read_inputs
 from sppfeat.inputs.labels import label_images
+from sppfeat.inputs.read import read_inputs
 from sppfeat.inputs.repeats import Once, find_repeated
 from sppfeat.inputs.roots import below, common_root
 from sppfeat.inputs.segments import Segment

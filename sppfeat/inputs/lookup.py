@@ -13,7 +13,7 @@ import numpy as np
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.versions import FileVersion
-from sppfeat.inputs.kinds import Kind, kind_of
+from sppfeat.inputs.containers import Kind, kind_of
 from sppfeat.inputs.roots import is_url
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.storage import Storage
@@ -55,7 +55,7 @@ def find_image(root: bytes, path: bytes) -> Place:
 
 def _remote(url: bytes) -> Place:
     """Fetch an image that a URL names, or one in an archive that the URL leads through."""
-    from sppfeat.inputs.remote_archives import is_remote_archive
+    from sppfeat.inputs.archives.remote import is_remote_archive
 
     end = len(url)
     while (end := url.rfind(b"/", 0, end)) > url.index(b"://") + 2:

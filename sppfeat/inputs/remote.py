@@ -15,15 +15,15 @@ import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
 from sppfeat.files.byte_ranges import Place
+from sppfeat.files.folders import walk_order
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.natural_order import walk_order
 from sppfeat.files.paths import PathTable
 from sppfeat.files.remote.fetcher import UNKNOWN_SIZE, Transfers
 from sppfeat.files.remote.listing import is_folder, objects_below
 from sppfeat.files.remote.retries import Patience
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import check_url, shown
-from sppfeat.inputs.kinds import is_container, kind_of
+from sppfeat.inputs.containers import is_container, kind_of
 from sppfeat.inputs.segments import Segment
 
 __all__ = ["RemoteStorage", "read_remote"]
@@ -152,7 +152,7 @@ def _read(found: _Input) -> Iterator[Segment]:
 
 
 def _read_archive(service: Service, url: str) -> Segment:
-    from sppfeat.inputs.remote_archives import is_remote_archive, read_remote_archive
+    from sppfeat.inputs.archives.remote import is_remote_archive, read_remote_archive
 
     if not is_remote_archive(os.fsencode(url)):
         raise ConfigError(

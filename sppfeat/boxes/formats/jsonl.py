@@ -13,9 +13,9 @@ from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import shorten
 from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, Columns, find_columns
-from sppfeat.files.json_text import encode_json_text, json_decoder, parse_json, unique_keys
 from sppfeat.files.numbers import NUMBER_RULE, parse_number
 from sppfeat.files.paths import PathTable
+from sppfeat.files.tables import encode_json_text, json_decoder, parse_json, unique_keys
 
 __all__ = ["read_jsonl"]
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from sppfeat.errors import ConfigError
 from sppfeat.files.cells import shorten
+from sppfeat.files.classes import IdBuilder, LabelBuilder
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTableBuilder
 from sppfeat.inputs.segments import OwnLabels, Segment
 from sppfeat.inputs.storage import Storage
-from sppfeat.inputs.tables.arrow_columns import ArrowColumns, ColumnPart
-from sppfeat.inputs.tables.manifest_rows import Rows
+from sppfeat.inputs.tables.arrow_schema import ArrowColumns, ColumnPart
+from sppfeat.inputs.tables.rows import Rows
 from sppfeat.inputs.tables.table_files import TableFile
-from sppfeat.inputs.tables.table_labels import IdBuilder, LabelBuilder
 from sppfeat.inputs.tables.table_values import ErrorAt, encode_paths, encode_values
 
 __all__ = ["arrow_rows", "image_name", "image_segment"]

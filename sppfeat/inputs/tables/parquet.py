@@ -8,11 +8,11 @@ from typing import Any
 from sppfeat.errors import ConfigError
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables.arrow_columns import ColumnPart, find_arrow_columns
 from sppfeat.inputs.tables.arrow_rows import arrow_rows, image_segment
-from sppfeat.inputs.tables.manifest_rows import manifest_segment
+from sppfeat.inputs.tables.arrow_schema import ColumnPart, find_arrow_columns
 from sppfeat.inputs.tables.parquet_files import arrow_errors, open_parquet
 from sppfeat.inputs.tables.parquet_storage import ParquetStorage
+from sppfeat.inputs.tables.rows import manifest_segment
 from sppfeat.inputs.tables.table_files import TableFile
 
 __all__ = ["read_parquet"]

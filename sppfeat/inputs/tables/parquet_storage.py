@@ -16,7 +16,7 @@ from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.versions import FileVersion
-from sppfeat.inputs.tables.arrow_columns import ColumnPart
+from sppfeat.inputs.tables.arrow_schema import ColumnPart
 from sppfeat.inputs.tables.parquet_files import arrow_errors, open_parquet
 
 __all__ = ["ParquetStorage"]

@@ -18,7 +18,7 @@ from object_store import QUICK
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import Place
-from sppfeat.files.natural_order import walk_order
+from sppfeat.files.folders import walk_order
 from sppfeat.files.paths import PathTable
 from sppfeat.files.remote import fetcher, service
 from sppfeat.files.remote.urls import check_url, shown

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import DEFLATED, unpack
 from sppfeat.files.remote import ranges
-from sppfeat.inputs import Distant, list_images, remote_archives
-from sppfeat.inputs.remote_archives import _NEAR, _stretches
+from sppfeat.inputs import Distant, list_images
+from sppfeat.inputs.archives import remote as remote_archives
+from sppfeat.inputs.archives.remote import _NEAR, _stretches
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")

@@ -8,10 +8,10 @@ from typing import Any, BinaryIO
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
 from sppfeat.files.cells import shorten
-from sppfeat.files.json_text import json_decoder, parse_json, unique_keys
 from sppfeat.files.separated_text import decoded_lines, split_lines
+from sppfeat.files.tables import json_decoder, parse_json, unique_keys
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables.manifest_rows import Rows, manifest_segment
+from sppfeat.inputs.tables.rows import Rows, manifest_segment
 from sppfeat.inputs.tables.table_columns import TableColumns, find_columns, show_names
 from sppfeat.inputs.tables.table_files import TableFile
 from sppfeat.inputs.tables.table_values import encode_paths, encode_values

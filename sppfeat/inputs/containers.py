@@ -54,7 +54,7 @@ def _read_zip(path: bytes) -> Segment:
 
 
 def _read_manifest(path: bytes) -> Segment:
-    from sppfeat.inputs.tables.manifests import read_manifest
+    from sppfeat.inputs.tables.text import read_manifest
 
     return read_manifest(path)
 

@@ -6,8 +6,8 @@ from itertools import groupby
 
 from sppfeat.errors import ConfigError
 from sppfeat.files.paths import PathTable
+from sppfeat.inputs.containers import kind_of
 from sppfeat.inputs.folders import folder_identity, read_folder
-from sppfeat.inputs.kinds import kind_of
 from sppfeat.inputs.lists import is_list, read_list
 from sppfeat.inputs.remote import read_remote
 from sppfeat.inputs.roots import is_url

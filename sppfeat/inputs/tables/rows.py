@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError
+from sppfeat.files.classes import IdBuilder, LabelBuilder
 from sppfeat.files.paths import PathTableBuilder
-from sppfeat.inputs.inputs import absolute_path
+from sppfeat.inputs.read import absolute_path
 from sppfeat.inputs.repeats import possibly_repeated
 from sppfeat.inputs.roots import is_url
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables.table_files import TableFile
-from sppfeat.inputs.tables.table_labels import IdBuilder, LabelBuilder
 from sppfeat.inputs.tables.table_urls import find_objects, has_urls
 
 __all__ = ["Rows", "manifest_segment"]
