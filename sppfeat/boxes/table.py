@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.regions import BoxConvention
+from sppfeat.files.classes import ClassNumbers
 from sppfeat.files.paths import PathTable
 
 __all__ = ["BoxTable", "BoxTableBuilder"]
@@ -68,7 +69,7 @@ class BoxTableBuilder:
         self._image = array("q")
         self._boxes = array("d")
         self._label = array("q")
-        self._classes = {name: i for i, name in enumerate(classes)}
+        self._classes = ClassNumbers(classes)
         self._score = array("d")
         self._ids: list[bytes] = []
         self._extra_names = tuple(extra_names)
@@ -83,7 +84,7 @@ class BoxTableBuilder:
 
     def add_class(self, name: str) -> int:
         """Return the index of a class, which is added if it is new."""
-        return self._classes.setdefault(name, len(self._classes))
+        return self._classes.number(name)
 
     def add_box(
         self,
@@ -112,7 +113,7 @@ class BoxTableBuilder:
             boxes=np.array(self._boxes, dtype=np.float64).reshape(-1, 4),
             convention=convention,
             label=np.array(self._label, dtype=np.int64),
-            classes=tuple(self._classes),
+            classes=self._classes.names,
             score=np.array(self._score, dtype=np.float64),
             ids=PathTable(self._ids),
             extra_names=self._extra_names,

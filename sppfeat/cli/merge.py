@@ -65,7 +65,7 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) 
 
 def _named(shards: Iterable[str]) -> Iterable[str]:
     """The files, those of lists in their place."""
-    from sppfeat.inputs.lists import is_list, read_list
+    from sppfeat.inputs.read import is_list, read_list
 
     for shard in shards:
         if is_list(shard):

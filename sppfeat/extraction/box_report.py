@@ -12,7 +12,7 @@ from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted, first_few, one_line
 from sppfeat.extraction.plan import Plan
-from sppfeat.files.name_matching import count_same_file_names
+from sppfeat.files.image_names import count_same_file_names
 from sppfeat.store.tables import RowBoxes
 
 __all__ = ["BoxSummary", "box_notes", "summarize_boxes"]

@@ -18,7 +18,7 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import BoxError
 from sppfeat.extraction.sizes import input_sizes
-from sppfeat.files.name_matching import count_same_file_names, match_images
+from sppfeat.files.image_names import count_same_file_names, match_images
 from sppfeat.files.paths import PathTable
 from sppfeat.store.tables import Annotations, RowBoxes
 

@@ -1,10 +1,28 @@
-"""Texts of a box file: as bytes for the table, and shortened for a message."""
+"""Values in tables that somebody else wrote: as numbers, as bytes, and shortened for a message."""
 
+import json
 import reprlib
+from collections.abc import Callable, Sequence
 
-__all__ = ["TEXT_RULE", "encode_text", "shorten"]
+from sppfeat.errors import SppfeatError
 
+__all__ = [
+    "NUMBER_RULE",
+    "TEXT_RULE",
+    "ErrorAt",
+    "encode_paths",
+    "encode_text",
+    "encode_values",
+    "parse_number",
+    "parse_whole",
+    "shorten",
+]
+
+NUMBER_RULE = "a number"
 TEXT_RULE = "text without zero bytes and lone surrogates"
+
+ErrorAt = Callable[[int, str], SppfeatError]
+"""Makes an error of a position among some rows, and of what is wrong there."""
 
 _WIDTH = 60
 
@@ -26,6 +44,38 @@ def shorten(value: object) -> str:
     return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."
 
 
+def parse_number(value: object) -> float | None:
+    """Return the float that a text or a number stands for, NaN and infinities included; None if it is none.
+
+    Example:
+        >>> parse_number("1e3"), parse_number(True), parse_number(""), parse_number("1_000")
+        (1000.0, None, None, None)
+    """
+    if type(value) is float:  # most are
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, bytes)):
+        return None
+    if (isinstance(value, str) and "_" in value) or (isinstance(value, bytes) and b"_" in value):
+        return None  # 1_000 is a number in Python's source text alone
+    try:
+        return float(value)
+    except (ValueError, OverflowError):  # no number, an int beyond the range of float
+        return None
+
+
+def parse_whole(value: object, most: int = 2**31 - 1) -> int | None:
+    """Return the whole number from 0 to ``most`` that a text or a number stands for; None if it is none.
+
+    Example:
+        >>> parse_whole("15"), parse_whole(b"1.5e+01"), parse_whole("-1"), parse_whole(1.5)
+        (15, 15, None, None)
+    """
+    number = parse_number(value)
+    if number is None or not (0 <= number <= most and number.is_integer()):
+        return None
+    return int(number)
+
+
 def encode_text(text: str) -> bytes | None:
     """Return the UTF-8 bytes of a text, undecodable bytes as they were; None where ``TEXT_RULE`` is broken.
 
@@ -38,3 +88,65 @@ def encode_text(text: str) -> bytes | None:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return None
+
+
+def encode_paths(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
+    """Return the bytes of paths.
+
+    Raises:
+        SppfeatError: one is no path, or empty.
+    """
+    encoded: list[bytes | None] = [*(_encode_texts(values) or map(_encode_path, values))]
+    return _checked(values, encoded, f"the path of an image, {TEXT_RULE}", error_at, nothing=(None, b""))
+
+
+def encode_values(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
+    """Return the bytes of texts and numbers, empty ones for nothing and NaN.
+
+    Raises:
+        SppfeatError: one is something else.
+    """
+    encoded: list[bytes | None] = [*(_encode_texts(values) or map(_encode_value, values))]
+    return _checked(values, encoded, f"{TEXT_RULE}, a number, or nothing", error_at, nothing=(None,))
+
+
+def _encode_texts(values: Sequence[object]) -> list[bytes] | None:
+    """The bytes of texts, all of them at once, which is ten times as fast; None where not all can be kept."""
+    try:
+        encoded = encode_text("\n".join(values))  # type: ignore[arg-type]
+    except TypeError:  # not all are texts
+        return None
+    parts = [] if encoded is None else encoded.split(b"\n")
+    return parts if len(parts) == len(values) else None  # a text may have lines
+
+
+def _checked(
+    values: Sequence[object],
+    encoded: Sequence[bytes | None],
+    allowed: str,
+    error_at: ErrorAt,
+    *,
+    nothing: tuple[bytes | None, ...],
+) -> list[bytes]:
+    for wrong in nothing:
+        if wrong in encoded:
+            position = encoded.index(wrong)
+            raise error_at(position, f"found {shorten(values[position])}; allowed: {allowed}")
+    return encoded  # type: ignore[return-value]
+
+
+def _encode_path(value: object) -> bytes | None:
+    return _encode_value(value) if isinstance(value, str | bytes) else None
+
+
+def _encode_value(value: object) -> bytes | None:
+    """The bytes of a text or number; None where it is neither, or cannot be kept."""
+    if isinstance(value, str):
+        return encode_text(value)
+    if isinstance(value, bytes):
+        return None if b"\0" in value else value
+    if value is None or value != value:
+        return b""
+    if type(value) is int:  # json is slow
+        return b"%d" % value
+    return json.dumps(value).encode() if isinstance(value, bool | int | float) else None

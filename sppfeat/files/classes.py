@@ -1,63 +1,72 @@
-"""Classes and ids of images as the rows of a table tell them."""
+"""Class names and their numbers."""
 
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from sppfeat.files.paths import PathTable, PathTableBuilder, natural_key
-from sppfeat.inputs.segments import OwnLabels
+__all__ = ["NO_CLASS", "ClassNumbers"]
 
-__all__ = ["IdBuilder", "LabelBuilder"]
+NO_CLASS = -1
+"""The number of what has no class."""
 
-_NONE = -1
+_Name = TypeVar("_Name", bytes, str)
 
 
-class LabelBuilder:
-    """Collects the class of each image, by its name.
+class ClassNumbers(Generic[_Name]):
+    """Numbers class names in the order in which they come.
 
     Args:
-        classes: all there are, in their order; None: those that come, in natural order.
+        names: classes that are known beforehand, in the order of their numbers.
+
+    Example:
+        >>> classes = ClassNumbers(["dog"])
+        >>> numbers = np.array([*classes.numbers(["cat", "", "dog"])])
+        >>> numbers.tolist(), classes.names
+        ([1, -1, 0], ('dog', 'cat'))
+        >>> labels, names = classes.in_order(numbers, key=str)
+        >>> labels.tolist(), names
+        ([0, -1, 1], ('cat', 'dog'))
     """
 
-    def __init__(self, classes: tuple[bytes, ...] | None = None) -> None:
-        self._classes = classes
-        self._number: dict[bytes, int] = {b"": _NONE}
-        for name in classes or ():
-            self._number[name] = len(self._number) - 1
-        self._codes = array("q")
+    def __init__(self, names: Iterable[_Name] = ()) -> None:
+        self._number: dict[_Name, int] = {}
+        for name in names:
+            self.number(name)
 
-    def extend(self, names: Iterable[bytes]) -> None:
-        """Add the classes of the next images; an empty name is none."""
+    def __len__(self) -> int:
+        return len(self._number)
+
+    @property
+    def names(self) -> tuple[_Name, ...]:
+        """The classes in the order of their numbers."""
+        return tuple(self._number)
+
+    def number(self, name: _Name) -> int:
+        """Return the number of a class, which is added if it is new."""
+        return self._number.setdefault(name, len(self._number))
+
+    def numbers(self, names: Iterable[_Name]) -> Iterator[int]:
+        """Yield the number of each class; ``NO_CLASS`` for an empty name."""
         number = self._number
-        self._codes.extend(number.setdefault(name, len(number) - 1) for name in names)
+        return (number.setdefault(name, len(number)) if name else NO_CLASS for name in names)
 
-    def build(self) -> OwnLabels | None:
-        """Return the class of every image; None where there are no classes."""
-        if len(self._number) == 1:
-            return None
-        codes = np.array(self._codes, dtype=np.int64)
-        if self._classes is not None:
-            return OwnLabels(codes, self._classes)
-        names = list(self._number)[1:]  # in the order of their numbers
-        order = sorted(range(len(names)), key=lambda code: natural_key(names[code]))
-        label_of = np.full(len(names) + 1, _NONE, dtype=np.int64)  # the last is for none
+    def in_order(
+        self, numbers: npt.NDArray[np.integer], *, key: Callable[[_Name], Any]
+    ) -> tuple[npt.NDArray[np.int64], tuple[_Name, ...]]:
+        """Renumber classes in the order of their names, without those that nothing is of.
+
+        Args:
+            numbers: ``(n,)`` integers, as :meth:`numbers` gives them.
+            key: of a name, to sort by.
+
+        Returns:
+            ``(n,)`` int64 labels, ``NO_CLASS`` where they were that, and the names of the classes.
+        """
+        names = self.names
+        used = np.unique(numbers[numbers != NO_CLASS]).tolist()
+        order = sorted(used, key=lambda number: key(names[number]))
+        label_of = np.full(len(names) + 1, NO_CLASS, dtype=np.int64)  # the last is for NO_CLASS
         label_of[order] = np.arange(len(order))
-        return OwnLabels(label_of[codes], tuple(names[code] for code in order))
-
-
-class IdBuilder:
-    """Collects what the table calls each image."""
-
-    def __init__(self) -> None:
-        self._ids = PathTableBuilder()
-        self._has_any = False
-
-    def extend(self, ids: Sequence[bytes]) -> None:
-        """Add those of the next images; they may be empty."""
-        self._ids.extend(ids)
-        self._has_any = self._has_any or any(ids)
-
-    def build(self) -> PathTable | None:
-        """Return those of all images; None where none has any."""
-        return self._ids.build() if self._has_any else None
+        return label_of[numbers], tuple(names[number] for number in order)

@@ -1,15 +1,41 @@
-"""Which column of a table, or key of a JSON object, is what."""
+"""The columns of a table, or keys of a JSON object, by their names: those of images and those of boxes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sppfeat.errors import BoxError
+from sppfeat.config.wording import first_few, one_line
+from sppfeat.errors import SppfeatError
 from sppfeat.files.cells import shorten
 
-__all__ = ["COLUMN_SETS", "IMAGE_NAMES", "LABEL_NAMES", "LIST_KEYS", "Columns", "find_columns"]
+__all__ = [
+    "CLASS_NAMES",
+    "COLUMN_SETS",
+    "ID_NAMES",
+    "IMAGE_NAMES",
+    "LABEL_NAMES",
+    "LIST_KEYS",
+    "PATH_NAMES",
+    "BoxColumns",
+    "ImageColumns",
+    "find_box_columns",
+    "find_column",
+    "find_image_columns",
+    "find_path_column",
+    "find_unique_column",
+    "looks_like_boxes",
+    "repeated_column",
+    "show_names",
+]
 
 IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
 LABEL_NAMES = ("label", "class", "category")
+
+# In a table of images, which may have more than one that tells of boxes or labels.
+PATH_NAMES = (*IMAGE_NAMES, "filepath", "file_path", "image_file", "url", "image_url")
+# Names of classes before their numbers, where a table has both.
+CLASS_NAMES = ("class_name", "label_name", "category_name", *LABEL_NAMES)
+ID_NAMES = ("image_id", "id", "key", "uid")
+
 _SCORE = ("score", "confidence")
 _BOX_ID = ("id", "box_id")
 
@@ -28,9 +54,113 @@ COLUMN_SETS: Mapping[tuple[str, ...], str] = {
 LIST_KEYS: Mapping[tuple[str, ...], str] = {("box",): "xyxy", ("bbox",): "xywh"}
 
 
+_SHOWN = 20
+
+MakeError = Callable[[str], SppfeatError]
+"""Makes an error that says where, of a text that says what."""
+
+
+def find_column(names: Sequence[str], choices: Sequence[str]) -> int | None:
+    """Find the column with the first of some names that there is; None where there is none of them.
+
+    Names count without case and surrounding blanks.
+
+    Example:
+        >>> find_column([" Category", "LABEL"], LABEL_NAMES), find_column(["x"], LABEL_NAMES)
+        (1, None)
+    """
+    plain = _plain(names)
+    return next((plain.index(choice) for choice in choices if choice in plain), None)
+
+
+def repeated_column(names: Sequence[str], choices: Sequence[str]) -> str | None:
+    """The first of some names that several columns have; None where none has a namesake."""
+    plain = _plain(names)
+    return next((choice for choice in choices if plain.count(choice) > 1), None)
+
+
+def _plain(names: Iterable[str]) -> list[str]:
+    return [name.strip().lower() for name in names]
+
+
 @dataclass(frozen=True)
-class Columns:
-    """Where each part of a box stands among the columns.
+class ImageColumns:
+    """Columns of a table of images.
+
+    Attributes:
+        path: column of its path.
+        label, image_id: of its class, and of what the table calls it; None where there is none.
+        has_boxes: further columns look like boxes.
+    """
+
+    path: int
+    label: int | None
+    image_id: int | None
+    has_boxes: bool
+
+
+def find_image_columns(names: Sequence[str], *, error: MakeError) -> ImageColumns:
+    """Find the columns of a table of images; names count without case and surrounding blanks.
+
+    Args:
+        names: of the columns, in their order.
+        error: makes an error that says where, of a text that says what.
+
+    Raises:
+        SppfeatError: no column of paths, or several; a column that counts is there twice.
+    """
+    return ImageColumns(
+        path=find_path_column(names, error=error),
+        label=find_unique_column(names, CLASS_NAMES, error=error),
+        image_id=find_unique_column(names, ID_NAMES, error=error),
+        has_boxes=looks_like_boxes(names),
+    )
+
+
+def find_path_column(names: Sequence[str], *, error: MakeError) -> int:
+    """Find the column of the paths of images.
+
+    Raises:
+        SppfeatError: there is none, or there are several.
+    """
+    known = set(_plain(names))
+    candidates = [name for name in PATH_NAMES if name in known]
+    column = find_unique_column(names, candidates, error=error) if len(candidates) == 1 else None
+    if column is not None:
+        return column
+    number = "several columns could have the paths" if candidates else "no column has the paths"
+    raise error(f"{number}: found {show_names(names)}; allowed: exactly one of {'|'.join(PATH_NAMES)}")
+
+
+def looks_like_boxes(names: Sequence[str]) -> bool:
+    """Tell whether some of the columns together could be a box."""
+    known = set(_plain(names))
+    return any(known.issuperset(box) for box in (*COLUMN_SETS, *LIST_KEYS))
+
+
+def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: MakeError) -> int | None:
+    """Find the column with the first of some names that there is; None where there is none of them.
+
+    Raises:
+        SppfeatError: it is there twice.
+    """
+    column = find_column(names, choices)
+    if column is None:
+        return None
+    repeated = repeated_column(names, _plain([names[column]]))
+    if repeated is not None:
+        raise error(f"found the column {repeated!r} twice in {show_names(names)}; allowed: once")
+    return column
+
+
+def show_names(names: Sequence[str]) -> str:
+    """Names of columns as an error quotes them."""
+    return one_line(first_few(map(repr, names), _SHOWN)) or "nothing"
+
+
+@dataclass(frozen=True)
+class BoxColumns:
+    """Columns of a table of boxes.
 
     Attributes:
         names: of all columns.
@@ -53,10 +183,10 @@ class Columns:
     extra: tuple[int, ...]
 
 
-def find_columns(
-    names: Sequence[str], sets: Mapping[tuple[str, ...], str], *, error: Callable[[str], BoxError]
-) -> Columns:
-    """Return which column is what; names count without case and surrounding blanks.
+def find_box_columns(
+    names: Sequence[str], sets: Mapping[tuple[str, ...], str], *, error: MakeError
+) -> BoxColumns:
+    """Find the columns of a table of boxes; names count without case and surrounding blanks.
 
     Args:
         names: of the columns, in their order.
@@ -64,7 +194,7 @@ def find_columns(
         error: makes an error that says where, of a text that says what.
 
     Raises:
-        BoxError: names that are repeated, no image, no box, or more than one.
+        SppfeatError: names that are repeated, no image, no box, or more than one.
     """
     # An unnamed column is mostly the index that pandas writes.
     names = tuple(name.strip() or f"column_{i}" for i, name in enumerate(names, start=1))
@@ -74,13 +204,13 @@ def find_columns(
         if index.setdefault(key, i) != i:
             raise error(f"found {shorten(name)} twice; allowed: names that differ by more than case")
     coordinate_names = _coordinate_names(index, sets, error)
-    image = _first_present(IMAGE_NAMES, index)
+    image = find_column(names, IMAGE_NAMES)
     if image is None:
         raise error(f"found {_show(names)}, which names no image; allowed: one of {', '.join(IMAGE_NAMES)}")
-    label, score, box_id = (_first_present(choices, index) for choices in (LABEL_NAMES, _SCORE, _BOX_ID))
+    label, score, box_id = (find_column(names, choices) for choices in (LABEL_NAMES, _SCORE, _BOX_ID))
     coordinates = tuple(index[name] for name in coordinate_names)
     known = {image, label, score, box_id, *coordinates}
-    return Columns(
+    return BoxColumns(
         names=names,
         image=image,
         coordinates=coordinates,
@@ -94,7 +224,7 @@ def find_columns(
 
 
 def _coordinate_names(
-    index: Mapping[str, int], sets: Mapping[tuple[str, ...], str], error: Callable[[str], BoxError]
+    index: Mapping[str, int], sets: Mapping[tuple[str, ...], str], error: MakeError
 ) -> tuple[str, ...]:
     complete = [names for names in sets if all(name in index for name in names)]
     if "x0" in index and _FROM_1 in complete:  # x0 y0 x1 y1 and something else that is called x2 y2
@@ -104,10 +234,6 @@ def _coordinate_names(
         allowed = " | ".join(",".join(names) for names in sets)
         raise error(f"found {_show(index)}, which is {number}; allowed: exactly one of {allowed}")
     return complete[0]
-
-
-def _first_present(choices: Iterable[str], index: Mapping[str, int]) -> int | None:
-    return next((index[name] for name in choices if name in index), None)
 
 
 def _show(names: Iterable[str]) -> str:

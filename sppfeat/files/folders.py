@@ -1,14 +1,128 @@
-"""The order in which a walk through folders meets files, of names that nobody walked through."""
+"""The walk through a folder, depth first and in natural order; here, and in what an object store lists."""
 
+import heapq
+import os
+import stat
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.values import MOST_WAYS
+from sppfeat.errors import SppfeatError
 from sppfeat.files.paths import PathTable, natural_key
 
-__all__ = ["walk_order"]
+__all__ = ["FolderWalk", "folder_identity", "walk_order"]
+
+_SORTED_AT_ONCE = 1 << 14  # names of one folder, as objects with their keys: 4 MB
+
+
+def folder_identity(path: bytes) -> tuple[int, int] | None:
+    """Device and inode of a folder; None for everything else, a dangling link included."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
+
+
+class FolderWalk:
+    """Walks a folder and counts the files that it passes over; links are followed, hidden names left out.
+
+    Args:
+        top: of the folder.
+        is_wanted: chooses files by their names.
+        unlistable: makes the error of a folder that cannot be listed, from its path below the top (empty for the
+            top itself) and the reason.
+        found_often: makes the error of a folder that is found in more than ``MOST_WAYS`` ways, by links.
+
+    Attributes:
+        n_other_files: files passed over so far.
+    """
+
+    def __init__(
+        self,
+        top: bytes,
+        is_wanted: Callable[[bytes], bool],
+        *,
+        unlistable: Callable[[bytes, OSError], SppfeatError],
+        found_often: Callable[[bytes], SppfeatError],
+    ) -> None:
+        self.n_other_files = 0
+        self._top = top
+        self._is_wanted = is_wanted
+        self._unlistable = unlistable
+        self._found_often = found_often
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the wanted files, relative to the top; cycles of links end.
+
+        Raises:
+            SppfeatError: of ``unlistable`` and ``found_often``.
+        """
+        n_ways: Counter[tuple[int, int]] = Counter()
+        stack = [(b"", self._entries(b""), frozenset({self._identity(b"")}))]
+        while stack:
+            below, entries, above = stack[-1]
+            for entry in entries:
+                if not entry.endswith(b"/"):
+                    yield below + entry
+                    continue
+                folder = below + entry[:-1]
+                identity = self._identity(folder)
+                if identity not in above:
+                    n_ways[identity] += 1
+                    if n_ways[identity] > MOST_WAYS:
+                        raise self._found_often(folder)
+                    stack.append((below + entry, self._entries(folder), above | {identity}))
+                    break
+            else:
+                stack.pop()
+
+    def _identity(self, folder: bytes) -> tuple[int, int]:
+        try:
+            status = os.stat(os.path.join(self._top, folder))
+        except OSError as error:
+            raise self._unlistable(folder, error) from error
+        return status.st_dev, status.st_ino
+
+    def _entries(self, folder: bytes) -> Iterator[bytes]:
+        """Sub-folders, each with a slash behind it, and wanted files of one folder, in natural order."""
+        kept: list[bytes] = []
+        in_order: list[PathTable] = []
+        try:
+            with os.scandir(os.path.join(self._top, folder)) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith(b"."):
+                        continue
+                    if _leads_to_folder(entry):
+                        name += b"/"
+                    elif not self._is_wanted(name):
+                        self.n_other_files += 1
+                        continue
+                    kept.append(name)
+                    if len(kept) == _SORTED_AT_ONCE:
+                        kept.sort(key=_order)
+                        in_order.append(PathTable(kept))
+                        kept = []
+        except OSError as error:
+            raise self._unlistable(folder, error) from error
+        kept.sort(key=_order)
+        return heapq.merge(*in_order, kept, key=_order) if in_order else iter(kept)
+
+
+def _order(entry: bytes) -> bytes:
+    return natural_key(entry.removesuffix(b"/"))
+
+
+def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where we may not look
+        return False
 
 
 def walk_order(names: PathTable) -> npt.NDArray[np.int64]:

@@ -1,8 +1,17 @@
-"""Which names are those of images."""
+"""Names of images: their suffixes, and the images that a file of boxes or labels names."""
 
 import os
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-__all__ = ["IMAGE_SUFFIXES", "has_image_suffix"]
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.errors import BoxError
+
+__all__ = ["IMAGE_SUFFIXES", "count_same_file_names", "has_image_suffix", "match_images"]
 
 # HEIC and JPEG XL are listed although Pillow has no decoder for them: a photograph that a folder scan
 # passed over in silence would be missed by nobody until the results are wrong.
@@ -15,6 +24,16 @@ IMAGE_SUFFIXES = frozenset({
 """The file suffixes, in lower case, that a scan of a folder takes for images."""
 # fmt: on
 
+# COCO's files of 2014 are called COCO_val2014_000000000042.jpg, those of 2017 000000000042.jpg.
+# Zeros go to one part only: with any other split allowed, 100,000 of them would take a minute to fail.
+_NUMBERED = re.compile(rb"(?:COCO_[a-z]+[0-9]+_)?0*(0|[1-9][0-9]*)")
+
+_UP = re.compile(rb"\A(?:\.\./)+")
+
+_LONGEST = 4096  # of what is shown; no path of a file is longer
+
+_STEM = b"/"  # no file ends so: behind a stem, that it is not taken for a whole name
+
 
 def has_image_suffix(name: bytes) -> bool:
     """Whether a name ends as that of an image does.
@@ -24,3 +43,135 @@ def has_image_suffix(name: bytes) -> bool:
         (True, False, False)
     """
     return os.path.splitext(name)[1].lower().decode("latin-1") in IMAGE_SUFFIXES
+
+
+class _Found(NamedTuple):
+    rank: int = 0
+    image: int = -1
+    rival: int | None = None  # another image of the same rank
+
+
+_NOTHING = _Found()
+
+
+def match_images(
+    names: Sequence[bytes], root: bytes, paths: Sequence[bytes], *, kind: str = "path"
+) -> npt.NDArray[np.int64]:
+    """For each name of an image in a file of boxes or labels, the input that it is.
+
+    A name is a path, or the last parts of one: ``train/1.jpg`` is ``/photos/train/1.jpg``, and so is
+    ``1.jpg``, as long as no other input ends so. An input whose path below the root equals the name goes
+    before one that only ends so. A name without the suffix of an image stands for the file with one.
+
+    Args:
+        names: as the file has them.
+        root: absolute path of the folder that the inputs lie under.
+        paths: the inputs, relative to it.
+        kind: what the names are, see :attr:`sppfeat.boxes.table.BoxTable.names`.
+
+    Returns:
+        ``(M,)`` int64, index into ``paths``; -1 for an image that is not among them.
+
+    Raises:
+        BoxError: a name that two inputs fit equally well.
+    """
+    if kind == "single" and len(paths) == 1:
+        return np.zeros(len(names), dtype=np.int64)
+    by_number = kind == "id"
+    # The best path of each key, and then the best key of each name: many names can have one key, and many paths.
+    keys = [list(_keys_of_name(name, by_number)) for name in names]
+    best = {key: _NOTHING for of_name in keys for key, _ in of_name}
+    deepest = max((key.count(b"/") for key in best), default=0)
+    for image, path in enumerate(paths):
+        for key, rank in _keys_of_path(path, root, deepest, by_number):
+            if key in best:
+                best[key] = _better(best[key], rank, image)
+    image_of = np.full(len(keys), -1, dtype=np.int64)
+    for position, of_name in enumerate(keys):
+        found = _best_of((best[key], own) for key, own in of_name)
+        if found.rival is not None:
+            raise BoxError(
+                f"an image is named {_show(names[position])}, which could be "
+                f"{_show(paths[found.image])} or {_show(paths[found.rival])}: name it by more of its path"
+            )
+        image_of[position] = found.image
+    return image_of
+
+
+def count_same_file_names(names: Sequence[bytes], paths: Iterable[bytes]) -> int:
+    """How many names end with the file name of one of the paths: what has moved to another folder."""
+    known = {posixpath.basename(path) for path in paths}
+    return sum(posixpath.basename(name.replace(b"\\", b"/")) in known for name in names)
+
+
+def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
+    """Yield what is looked up of a name: as it stands before stripped, and that before Windows' separators."""
+    stripped = name.strip()
+    ranks = {stripped.replace(b"\\", b"/"): 0, stripped: 4, name: 8}  # mostly one: the last, the best, counts
+    for form, rank in ranks.items():
+        clean = _clean(form)
+        yield clean, rank
+        if not has_image_suffix(clean):
+            yield clean + _STEM, rank
+    folder, last = posixpath.split(_clean(stripped))
+    if by_number and _number(last) != last:
+        yield posixpath.join(folder, _number(last)) + _STEM, 0
+
+
+def _keys_of_path(path: bytes, root: bytes, deepest: int, by_number: bool) -> Iterator[tuple[bytes, int]]:
+    """Yield each name that a path answers to, and its rank: 4 or 3 with its suffix, 2 or 1 without."""
+    forms = [(path, b"", 2)]
+    if has_image_suffix(path):
+        stem = os.path.splitext(path)[0]
+        forms.append((stem, _STEM, 0))
+        folder, last = posixpath.split(stem)
+        if by_number and _number(last) != last:
+            forms.append((posixpath.join(folder, _number(last)), _STEM, 0))
+    for relative, mark, bonus in forms:
+        absolute = posixpath.join(root, relative)
+        yield relative + mark, bonus + 2
+        yield absolute + mark, bonus + 2
+        end = len(absolute)
+        for _ in range(deepest + 1):
+            end = absolute.rfind(b"/", 0, end)
+            if end < 0:
+                break
+            if absolute[end + 1 :] != relative:
+                yield absolute[end + 1 :] + mark, bonus + 1
+
+
+def _clean(name: bytes) -> bytes:
+    """Return a name in the one form that paths are compared in, without what leads up and out."""
+    normal = posixpath.normpath(name)
+    if normal.startswith(b"//"):  # which POSIX leaves open, and normpath as it is
+        normal = normal[1:]
+    return _UP.sub(b"", normal, count=1)
+
+
+def _number(stem: bytes) -> bytes:
+    match = _NUMBERED.fullmatch(stem)
+    return match[1] if match else stem
+
+
+def _better(found: _Found, rank: int, image: int) -> _Found:
+    if rank > found.rank:
+        return _Found(rank, image)
+    if rank == found.rank and rank and image != found.image:
+        return found._replace(rival=image)
+    return found
+
+
+def _best_of(candidates: Iterable[tuple[_Found, int]]) -> _Found:
+    """Return what was found for the keys of one name, each with its own rank."""
+    best = _NOTHING
+    for found, own in candidates:
+        if found.rank:
+            best = _better(best, found.rank + own, found.image)
+            if found.rival is not None:
+                best = _better(best, found.rank + own, found.rival)
+    return best
+
+
+def _show(name: bytes) -> str:
+    text = os.fsdecode(name)
+    return repr(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")

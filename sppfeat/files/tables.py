@@ -1,24 +1,159 @@
-"""JSON that somebody else wrote, with errors that say where it is wrong."""
+"""Text tables that somebody else wrote, separated or in JSON, with errors that say where they are wrong."""
 
+import codecs
+import contextlib
+import csv
+import io
 import json
+import os
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
 
-from sppfeat.errors import SppfeatError
+from sppfeat.config.wording import one_line
+from sppfeat.errors import ConfigError, SppfeatError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
-__all__ = ["JsonSource", "encode_json_text", "json_decoder", "parse_json", "unique_keys"]
+__all__ = [
+    "TableFile",
+    "TableSource",
+    "decoded_lines",
+    "encode_json_text",
+    "has_utf16_mark",
+    "joined_fields",
+    "json_decoder",
+    "json_objects",
+    "parse_json",
+    "split_rows",
+    "unique_keys",
+]
 
 _MOST_DIGITS = 400  # more than float can hold; Python refuses ints beyond 4300 without saying where
 
 
-class JsonSource(Protocol):
+class TableSource(Protocol):
     """Where a text comes from."""
 
     def error(self, where: str, what: str, /) -> SppfeatError:
         """Return an error that says in which file, where there, and what is wrong."""
         ...
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A file that is a table: opened, and named in messages.
+
+    Attributes:
+        path: of the file.
+        error_class: of the errors that name it.
+    """
+
+    path: bytes
+    error_class: type[SppfeatError] = ConfigError
+
+    @property
+    def folder(self) -> bytes:
+        """The folder that it lies in."""
+        return os.path.dirname(self.path)
+
+    def error(self, where: str, what: str) -> SppfeatError:
+        """Return an error that says in which file, where there, and what is wrong: found and allowed."""
+        name = repr(os.fsdecode(self.path))
+        return self.error_class(f"{name}, {where}: {what}" if where else f"{name}: {what}")
+
+    @contextlib.contextmanager
+    def read_errors(self) -> Iterator[None]:
+        """Say of what the system refuses that it was this file.
+
+        Raises:
+            SppfeatError: instead of OSError.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise self.error("", f"cannot be read: {one_line(error.strerror or str(error))}") from error
+
+    @contextlib.contextmanager
+    def open_text(self) -> Iterator[BinaryIO]:
+        """The file, open for reading, without a byte order mark.
+
+        Raises:
+            SppfeatError: it cannot be read, or is in UTF-16.
+        """
+        with self.read_errors(), open(self.path, "rb") as file:
+            head = file.read(len(codecs.BOM_UTF8))
+            if has_utf16_mark(head):
+                raise self.error("", "is in UTF-16; allowed: UTF-8")
+            if head != codecs.BOM_UTF8:
+                file.seek(0)
+            yield file
+
+    def rows(self, file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
+        """Yield the rows of a separated table that are not blank, each with the line that it begins on.
+
+        Fields are separated by tabs where the name of the file ends in ``.tsv``, else by commas.
+
+        Args:
+            file: the file, open; closed with the rows.
+
+        Raises:
+            SppfeatError: a row cannot be split.
+        """
+
+        def not_split(line: int, reason: str) -> SppfeatError:
+            return self.error(f"line {line}", f"cannot be split into fields: {reason}")
+
+        delimiter = "\t" if os.path.splitext(self.path)[1].lower() == b".tsv" else ","
+        with decoded_lines(file) as lines:
+            yield from split_rows(lines, delimiter, error=not_split)
+
+
+def has_utf16_mark(content: bytes) -> bool:
+    """Tell whether a text begins with the byte order mark of UTF-16."""
+    return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def decoded_lines(file: BinaryIO) -> io.TextIOWrapper:
+    """The lines of an open file, which is closed with them.
+
+    Paths need not be UTF-8: their bytes survive. No newline is translated: there may be some within quotes.
+    """
+    return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def split_rows(
+    lines: Iterable[str], delimiter: str, *, error: Callable[[int, str], SppfeatError]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not blank, each with the line that it begins on.
+
+    Args:
+        lines: decoded, without a byte order mark.
+        delimiter: of fields.
+        error: makes an error of a line, and of what is wrong with a row that begins there.
+
+    Raises:
+        SppfeatError: a row cannot be split.
+    """
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        line = rows.line_num + 1
+        try:
+            row = next(rows, None)
+        except csv.Error as reason:
+            raise error(line, str(reason)) from reason
+        if row is None:
+            return
+        if len(row) > 1 or (row and row[0].strip()):
+            yield line, row
+
+
+def joined_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
+    """Fields as one line without its end; names may hold delimiters, quotes and line breaks."""
+    text = io.StringIO()
+    # With this line end also a lone carriage return is quoted, in all versions of Python.
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(fields)
+    return text.getvalue()[:-2]
 
 
 class _LongNumberError(ValueError):
@@ -48,7 +183,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_json(
-    source: JsonSource,
+    source: TableSource,
     content: bytes,
     *,
     decoder: json.JSONDecoder,
@@ -89,7 +224,23 @@ def parse_json(
         raise source.error(f"from line {first_line} on", f"found {error}") from error
 
 
-def encode_json_text(source: JsonSource, text: str, where: str) -> bytes:
+def json_objects(source: TableSource, lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the JSON object of each line that is not blank, with the number of the line.
+
+    Raises:
+        SppfeatError: of the source: a line is no JSON, or no object.
+    """
+    decoder = json_decoder(unique_keys)
+    for line, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        entry = parse_json(source, text, decoder=decoder, first_line=line)
+        if not isinstance(entry, dict):
+            raise source.error(f"line {line}", f"found {shorten(entry)}; allowed: a JSON object on each line")
+        yield line, entry
+
+
+def encode_json_text(source: TableSource, text: str, where: str) -> bytes:
     """Return the bytes of a text of a JSON file.
 
     Raises:
@@ -107,7 +258,7 @@ def _parse_int(text: str) -> int:
     return int(text)
 
 
-def _decode(source: JsonSource, content: bytes, first_line: int) -> str:
+def _decode(source: TableSource, content: bytes, first_line: int) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

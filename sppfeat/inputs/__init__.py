@@ -2,7 +2,7 @@
 
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs.listing import Listing, list_images
-from sppfeat.inputs.lists import is_list, read_list
+from sppfeat.inputs.read import is_list, read_list
 from sppfeat.inputs.storage import Distant, FileStorage, Storage, local_places
 
 __all__ = [

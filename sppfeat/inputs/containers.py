@@ -1,85 +1,23 @@
-"""Files that hold images, or name them, by their suffixes: who reads each kind."""
+"""Files that hold images or name them, recognized by their suffixes: archives and tables."""
 
 import os
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from enum import Enum
 
-from sppfeat.errors import ConfigError
-from sppfeat.inputs.segments import Segment
-
-__all__ = ["Kind", "is_container", "kind_of"]
+__all__ = ["ContainerKind", "decompress_command", "is_archive", "is_container", "kind_of"]
 
 
-class Kind(NamedTuple):
-    """How files of a kind are read.
+class ContainerKind(Enum):
+    """A kind of file that stands for many images."""
 
-    Attributes:
-        read: from the absolute path of one to its images; raises ConfigError where it cannot be read.
-        in_folders: whether those in a folder without images are read when the folder is an input.
-    """
-
-    read: Callable[[bytes], Segment]
-    in_folders: bool = True
+    ARCHIVE = "an archive of images that is read in place"
+    ARROW = "an Arrow file of images, or of their paths"
+    MANIFEST = "a text table of paths"
+    PACKED = "an archive that is compressed as a whole"
+    PARQUET = "a Parquet file of images, or of their paths"
 
 
-def kind_of(name: bytes) -> Kind | None:
-    """The kind that a file is of by its name; None for an image, and everything else.
-
-    Example:
-        >>> kind_of(b"photos.ZIP") is not None, kind_of(b"photo.jpg")
-        (True, None)
-    """
-    stem, suffix = os.path.splitext(name.lower())
-    if os.path.splitext(stem)[1] == b".tar":
-        suffix = b".tar" + suffix
-    return _KINDS.get(suffix)
-
-
-def is_container(name: bytes) -> bool:
-    """Whether a file is read where it lies in a folder without images."""
-    kind = kind_of(name)
-    return kind is not None and kind.in_folders
-
-
-def _read_tar(path: bytes) -> Segment:
-    from sppfeat.inputs.archives import read_tar
-
-    return read_tar(path)
-
-
-def _read_zip(path: bytes) -> Segment:
-    from sppfeat.inputs.archives import read_zip
-
-    return read_zip(path)
-
-
-def _read_manifest(path: bytes) -> Segment:
-    from sppfeat.inputs.tables.text import read_manifest
-
-    return read_manifest(path)
-
-
-def _read_parquet(path: bytes) -> Segment:
-    from sppfeat.inputs.tables.parquet import read_parquet
-
-    return read_parquet(path)
-
-
-def _read_arrow(path: bytes) -> Segment:
-    from sppfeat.inputs.tables.arrow import read_arrow
-
-    return read_arrow(path)
-
-
-def _refuse_packed(path: bytes) -> Segment:
-    command = _DECOMPRESS[os.path.splitext(path.lower())[1]]
-    raise ConfigError(
-        f"the archive {os.fsdecode(path)!r} is compressed as a whole, and images in it cannot be read in place: "
-        f"decompress it first, by '{command}'; allowed: .tar, .zip"
-    )
-
-
-_DECOMPRESS = {
+_DECOMPRESS: Mapping[bytes, str] = {
     b".gz": "gzip -dk",
     b".tgz": "gzip -dk",
     b".bz2": "bzip2 -dk",
@@ -91,15 +29,46 @@ _DECOMPRESS = {
     b".tzst": "zstd -d",
 }
 
-# Imported where they are used: not every input is one of these.
-_KINDS: Mapping[bytes, Kind] = {
-    b".tar": Kind(_read_tar),
-    b".zip": Kind(_read_zip),
-    b".arrow": Kind(_read_arrow),
-    b".parquet": Kind(_read_parquet),
-    **dict.fromkeys((b".csv", b".tsv", b".jsonl", b".ndjson"), Kind(_read_manifest, in_folders=False)),
+_KINDS: Mapping[bytes, ContainerKind] = {
+    **dict.fromkeys((b".tar", b".zip"), ContainerKind.ARCHIVE),
+    b".arrow": ContainerKind.ARROW,
+    b".parquet": ContainerKind.PARQUET,
+    **dict.fromkeys((b".csv", b".tsv", b".jsonl", b".ndjson"), ContainerKind.MANIFEST),
     **{
-        suffix if suffix.startswith(b".t") else b".tar" + suffix: Kind(_refuse_packed)
+        suffix if suffix.startswith(b".t") else b".tar" + suffix: ContainerKind.PACKED
         for suffix in _DECOMPRESS
     },
 }
+
+
+def kind_of(name: bytes) -> ContainerKind | None:
+    """The kind of a file by its name; None for an image and for everything else.
+
+    Example:
+        >>> kind_of(b"photos.ZIP").name, kind_of(b"photos.tar.gz").name, kind_of(b"photo.jpg")
+        ('ARCHIVE', 'PACKED', None)
+    """
+    stem, suffix = os.path.splitext(name.lower())
+    if os.path.splitext(stem)[1] == b".tar":
+        suffix = b".tar" + suffix
+    return _KINDS.get(suffix)
+
+
+def is_container(name: bytes) -> bool:
+    """Tell whether a file is read when it lies in an input folder that has no images of its own."""
+    return kind_of(name) not in (None, ContainerKind.MANIFEST)
+
+
+def is_archive(name: bytes) -> bool:
+    """Tell whether a file is an archive that is read in place.
+
+    Example:
+        >>> is_archive(b"shard-000.TAR"), is_archive(b"a.tar.gz")
+        (True, False)
+    """
+    return kind_of(name) is ContainerKind.ARCHIVE
+
+
+def decompress_command(name: bytes) -> str:
+    """The command that unpacks a file of kind ``PACKED`` to an archive that can be read in place."""
+    return _DECOMPRESS[os.path.splitext(name.lower())[1]]

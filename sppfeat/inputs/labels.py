@@ -8,13 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
+from sppfeat.files.classes import NO_CLASS, ClassNumbers
 from sppfeat.files.paths import PathTable, natural_key
-from sppfeat.inputs.repeats import Once
-from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.segments import Once, Segment
 
 __all__ = ["ClassLabels", "label_images"]
-
-_NONE = -1
 
 
 class ClassLabels(NamedTuple):
@@ -58,49 +56,31 @@ def label_images(
         return _own_classes(segments, paths, once)
     # Below each folder input (train/cat/1.jpg given train), or below the common root where the inputs are the
     # class folders themselves (train/cat given as train/*).
-    names = _Names()
+    names = ClassNumbers[bytes]()
     below_input = _folders_below_inputs(segments, names)[told_by]
-    below_root = names.codes(_folders_below_root(segments, paths, root), len(paths))[kept]
+    below_root = _numbers(names, _folders_below_root(segments, paths, root), len(paths))[kept]
     scanned = np.repeat(
         [segment.top is not None for segment in segments], [len(segment.names) for segment in segments]
     )[told_by]
     # The scanned images decide: a file named beside train must not make a class of train.
     counted = scanned if scanned.any() else np.ones(len(kept), dtype=bool)
-    best = min(below_input, below_root, key=lambda codes: int((codes[counted] == _NONE).sum()))
-    n_unlabelled = int((best == _NONE).sum())
+    best = min(below_input, below_root, key=lambda codes: int((codes[counted] == NO_CLASS).sum()))
+    n_unlabelled = int((best == NO_CLASS).sum())
     if mode == "auto" and (n_unlabelled or len(np.unique(best)) < 2):
         return _no_classes(len(kept), n_unlabelled if n_unlabelled < len(kept) else 0)
-    return names.sorted(best, n_unlabelled)
+    return ClassLabels(*names.in_order(best, key=natural_key), n_unlabelled)
 
 
-class _Names:
-    """Numbers for names, in the order in which they come."""
-
-    def __init__(self) -> None:
-        self._number: dict[bytes, int] = {b"": _NONE}
-
-    def codes(self, names: Iterable[bytes], count: int) -> npt.NDArray[np.int32]:
-        """Return ``(count,)`` int32: the number of each name, -1 for an empty one."""
-        number = self._number
-        return np.fromiter(
-            (number.setdefault(name, len(number) - 1) for name in names), dtype=np.int32, count=count
-        )
-
-    def sorted(self, codes: npt.NDArray[np.int32], n_unlabelled: int) -> ClassLabels:
-        """Return the classes of these numbers, in natural order of their names."""
-        names = list(self._number)  # the number of a name is its place here, less one
-        used = np.unique(codes[codes != _NONE]).tolist()
-        ordered = sorted(used, key=lambda code: natural_key(names[code + 1]))
-        label_of = np.full(len(names), _NONE, dtype=np.int64)  # the last is for -1
-        label_of[ordered] = np.arange(len(ordered))
-        return ClassLabels(label_of[codes], tuple(names[code + 1] for code in ordered), n_unlabelled)
+def _numbers(classes: ClassNumbers[bytes], names: Iterable[bytes], count: int) -> npt.NDArray[np.int32]:
+    """``(count,)`` int32: the number of each name; half the memory of a label, of which there are several here."""
+    return np.fromiter(classes.numbers(names), dtype=np.int32, count=count)
 
 
 def _no_classes(n: int, n_unlabelled: int) -> ClassLabels:
-    return ClassLabels(np.full(n, _NONE, dtype=np.int64), (), n_unlabelled)
+    return ClassLabels(np.full(n, NO_CLASS, dtype=np.int64), (), n_unlabelled)
 
 
-def _folders_below_inputs(segments: Sequence[Segment], names: _Names) -> npt.NDArray[np.int32]:
+def _folders_below_inputs(segments: Sequence[Segment], names: ClassNumbers[bytes]) -> npt.NDArray[np.int32]:
     """The first folder of each image below its input, as a number.
 
     An archive that holds one folder is taken for that folder, if all archives do: photos.zip of photos/cat, photos/dog.
@@ -121,12 +101,12 @@ def _is_one_folder(segment: Segment) -> bool:
     return bool(folder) and all(name.startswith(folder + b"/") for name in segment.names)
 
 
-def _folders_below(segment: Segment, names: _Names, depth: int) -> npt.NDArray[np.int32]:
+def _folders_below(segment: Segment, names: ClassNumbers[bytes], depth: int) -> npt.NDArray[np.int32]:
     """The first folder of each image so many folders below its input, as a number."""
     if segment.top is None:
-        return np.full(len(segment.names), _NONE, dtype=np.int32)
+        return np.full(len(segment.names), NO_CLASS, dtype=np.int32)
     below = (name.split(b"/", depth)[-1] for name in segment.names) if depth else segment.names
-    return names.codes(map(_first_folder, below), len(segment.names))
+    return _numbers(names, map(_first_folder, below), len(segment.names))
 
 
 def _folders_below_root(segments: Sequence[Segment], paths: PathTable, root: bytes) -> Iterator[bytes]:
@@ -155,23 +135,23 @@ def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> C
     parts = []
     for segment, own in zip(segments, told, strict=True):
         if own is None:
-            parts.append(np.full(len(segment.names), _NONE, dtype=np.int64))
+            parts.append(np.full(len(segment.names), NO_CLASS, dtype=np.int64))
         else:
-            label_of = np.array([*(number[name] for name in own.classes), _NONE], dtype=np.int64)
+            label_of = np.array([*(number[name] for name in own.classes), NO_CLASS], dtype=np.int64)
             parts.append(label_of[own.labels])
     labels = np.concatenate(parts)
     if once.n_repeated:
         labels = _of_first(labels, once, paths, classes)
     labels = labels[once.kept]
-    return ClassLabels(labels, classes, int((labels == _NONE).sum()) if classes else 0)
+    return ClassLabels(labels, classes, int((labels == NO_CLASS).sum()) if classes else 0)
 
 
 def _of_first(
     labels: npt.NDArray[np.int64], once: Once, paths: PathTable, classes: Sequence[bytes]
 ) -> npt.NDArray[np.int64]:
     """Give the first image of each name the class that any of that name has."""
-    labelled = np.flatnonzero(labels != _NONE)
-    of_first = np.full(len(labels), _NONE, dtype=np.int64)
+    labelled = np.flatnonzero(labels != NO_CLASS)
+    of_first = np.full(len(labels), NO_CLASS, dtype=np.int64)
     of_first[once.same_as[labelled[::-1]]] = labels[labelled[::-1]]  # the first one counts
     clash = labelled[of_first[once.same_as[labelled]] != labels[labelled]]
     if len(clash):

@@ -15,9 +15,8 @@ from sppfeat.files.image_names import IMAGE_SUFFIXES
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs.labels import label_images
 from sppfeat.inputs.read import read_inputs
-from sppfeat.inputs.repeats import Once, find_repeated
 from sppfeat.inputs.roots import below, common_root
-from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.segments import Once, Segment, find_repeated
 from sppfeat.inputs.storage import FileStorage, JoinedStorage, Storage
 
 __all__ = ["LABEL_MODES", "Listing", "list_images"]

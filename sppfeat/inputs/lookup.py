@@ -13,7 +13,9 @@ import numpy as np
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.versions import FileVersion
-from sppfeat.inputs.containers import Kind, kind_of
+from sppfeat.inputs.containers import is_archive, kind_of
+from sppfeat.inputs.read import read_container
+from sppfeat.inputs.remote import read_remote
 from sppfeat.inputs.roots import is_url
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.storage import Storage
@@ -46,20 +48,17 @@ def find_image(root: bytes, path: bytes) -> Place:
     end = len(whole)
     while (end := whole.rfind(b"/", 0, end)) > 0:
         container = whole[:end]
-        kind = kind_of(container)
-        if kind is not None and (status := _regular_file(container)) is not None:
+        if kind_of(container) is not None and (status := _regular_file(container)) is not None:
             container = os.path.abspath(container)
-            return _held(container, kind, FileVersion.of(status)).place(whole[end + 1 :])
+            return _held(container, FileVersion.of(status)).place(whole[end + 1 :])
     raise ImageError("no such file")
 
 
 def _remote(url: bytes) -> Place:
     """Fetch an image that a URL names, or one in an archive that the URL leads through."""
-    from sppfeat.inputs.archives.remote import is_remote_archive
-
     end = len(url)
     while (end := url.rfind(b"/", 0, end)) > url.index(b"://") + 2:
-        if is_remote_archive(url[:end]):
+        if is_archive(url[:end]):
             return _held_remote(url[:end]).place(url[end + 1 :])
     storage = _read_remote(url).storage
     found = "no such object" if storage is None else _fetched(storage, 0)
@@ -74,8 +73,6 @@ def _held_remote(url: bytes) -> "_Container":
 
 
 def _read_remote(url: bytes) -> Segment:
-    from sppfeat.inputs.remote import read_remote
-
     try:
         return next(iter(read_remote([url])))
     except ConfigError as error:
@@ -121,9 +118,9 @@ class _Container:
 
 
 @functools.lru_cache(_N_HELD)
-def _held(path: bytes, kind: Kind, version: FileVersion) -> _Container:  # noqa: ARG001 - of another one anew
+def _held(path: bytes, version: FileVersion) -> _Container:  # noqa: ARG001 - of another one anew
     try:
-        return _Container(path, kind.read(path))
+        return _Container(path, read_container(path))
     except ConfigError as error:
         raise ImageError(str(error)) from error
 

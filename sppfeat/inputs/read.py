@@ -1,19 +1,24 @@
-"""What each input of a command is, and who reads it."""
+"""The inputs of a command, read one after the other: folders, files, archives, tables, URLs and lists of them."""
 
+import codecs
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
+from sppfeat.config.values import MOST_WAYS
 from sppfeat.errors import ConfigError
+from sppfeat.files.folders import FolderWalk, folder_identity
+from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs.containers import kind_of
-from sppfeat.inputs.folders import folder_identity, read_folder
-from sppfeat.inputs.lists import is_list, read_list
+from sppfeat.files.tables import has_utf16_mark
+from sppfeat.inputs.containers import ContainerKind, decompress_command, is_container, kind_of
 from sppfeat.inputs.remote import read_remote
-from sppfeat.inputs.roots import is_url
+from sppfeat.inputs.roots import absolute_path, is_url
 from sppfeat.inputs.segments import Segment
 
-__all__ = ["absolute_path", "read_inputs"]
+__all__ = ["Folder", "is_list", "read_container", "read_folder", "read_inputs", "read_list"]
 
 
 def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) -> Iterator[Segment]:
@@ -30,37 +35,6 @@ def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) 
         yield from (read_remote if is_remote else _read_local)(paths)
 
 
-def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
-    """Yield the images of files and folders of this machine."""
-    files: list[bytes] = []
-    for path in paths:
-        is_folder = folder_identity(path) is not None
-        kind = None if is_folder else kind_of(path)
-        if not is_folder and kind is None:
-            files.append(path)
-            continue
-        if files:
-            yield Segment(None, PathTable(files))
-            files = []
-        if kind is None:
-            yield from _folder_segments(path)
-        else:
-            yield kind.read(path)
-    if files:
-        yield Segment(None, PathTable(files))
-
-
-def _folder_segments(top: bytes) -> Iterator[Segment]:
-    """Yield the images below a folder; where there are none, those of the archives below it."""
-    images, containers = read_folder(top)
-    yield images
-    for name in containers:
-        path = os.path.join(top, name)
-        kind = kind_of(path)
-        if kind is not None:
-            yield kind.read(path)
-
-
 def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[bytes]:
     """Yield the absolute path of each file and folder that is named, and each URL."""
     for text in inputs:
@@ -73,13 +47,148 @@ def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[b
         yield path
 
 
-def absolute_path(path: bytes) -> bytes:
-    """Return the absolute path, without ``.``, ``..``, repeated slashes; links are kept if they can be; URLs stay."""
-    if is_url(path):
-        return path
-    parts = path.split(b"/")
-    if b".." in parts:
-        # What lies above a link is known to the file system only: link/../a.jpg is not ./a.jpg.
-        split = len(parts) - parts[::-1].index(b"..")
-        path = os.path.join(os.path.realpath(b"/".join(parts[:split])), *parts[split:])
-    return b"/" + os.path.abspath(path).lstrip(b"/")
+def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
+    """Yield the images of files and folders of this machine."""
+    files: list[bytes] = []
+    for path in paths:
+        is_folder = folder_identity(path) is not None
+        if not is_folder and kind_of(path) is None:
+            files.append(path)
+            continue
+        if files:
+            yield Segment(None, PathTable(files))
+            files = []
+        if is_folder:
+            yield from _folder_segments(path)
+        else:
+            yield read_container(path)
+    if files:
+        yield Segment(None, PathTable(files))
+
+
+def _folder_segments(top: bytes) -> Iterator[Segment]:
+    """Yield the images below a folder; where there are none, those of the archives below it."""
+    images, containers = read_folder(top)
+    yield images
+    for name in containers:
+        yield read_container(os.path.join(top, name))
+
+
+def read_container(path: bytes) -> Segment:
+    """Find the images of an archive or table.
+
+    Args:
+        path: absolute; of a file that :func:`sppfeat.inputs.containers.kind_of` knows.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    # Imported where they are used: not every input is one of these.
+    match kind_of(path):
+        case ContainerKind.ARCHIVE:
+            from sppfeat.inputs.archives import read_archive
+
+            return read_archive(path)
+        case ContainerKind.MANIFEST:
+            from sppfeat.inputs.tables.text import read_manifest
+
+            return read_manifest(path)
+        case ContainerKind.PARQUET:
+            from sppfeat.inputs.tables.parquet import read_parquet
+
+            return read_parquet(path)
+        case ContainerKind.ARROW:
+            from sppfeat.inputs.tables.arrow import read_arrow
+
+            return read_arrow(path)
+    raise ConfigError(
+        f"the archive {os.fsdecode(path)!r} is compressed as a whole, and images in it cannot be read in place: "
+        f"decompress it first, by '{decompress_command(path)}'; allowed: .tar, .zip"
+    )
+
+
+class Folder(NamedTuple):
+    """The images below a folder.
+
+    Attributes:
+        images: the image files.
+        containers: archives and the like, relative, in natural order, where there is no image file; these are not
+            among the other files of ``images``.
+    """
+
+    images: Segment
+    containers: PathTable
+
+
+def read_folder(top: bytes) -> Folder:
+    """Find the image files below a folder, or archives where there are none.
+
+    Recursively, in natural order, without hidden files.
+
+    Raises:
+        ConfigError: a folder that cannot be listed, or is found in very many ways by links.
+    """
+    walk = _walk(top, has_image_suffix)
+    images = PathTable(walk)
+    containers = PathTable(())
+    if not len(images):
+        walk = _walk(top, is_container)
+        containers = PathTable(walk)
+    return Folder(Segment(top, images, n_other_files=walk.n_other_files), containers)
+
+
+def _walk(top: bytes, is_wanted: Callable[[bytes], bool]) -> FolderWalk:
+    def shown(folder: bytes) -> str:
+        return repr(os.fsdecode(os.path.join(top, folder) if folder else top))
+
+    return FolderWalk(
+        top,
+        is_wanted,
+        unlistable=lambda folder, error: ConfigError(
+            f"cannot list the folder {shown(folder)}: {error.strerror}"
+        ),
+        found_often=lambda folder: ConfigError(
+            f"the folder {shown(folder)} is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}"
+        ),
+    )
+
+
+def is_list(text: str) -> bool:
+    """Whether an input is a list, ``@FILE`` or ``-``, and no name."""
+    return text == "-" or text.startswith("@")
+
+
+def read_list(text: str, *, stdin: Iterable[bytes] | None = None) -> list[bytes]:
+    """The entries of a list, which are separated by newlines, or by NUL if there is one; empty ones are left out.
+
+    Args:
+        text: ``@FILE``, or ``-`` for standard input.
+        stdin: what ``-`` reads, in chunks; standard input where None.
+
+    Raises:
+        ConfigError: the list cannot be read, or is in UTF-16.
+    """
+    if text == "-":
+        content, where = b"".join(_standard_input() if stdin is None else stdin), "the list on standard input"
+    else:
+        where = f"the list {text[1:]!r}"
+        try:
+            with open(text[1:], "rb") as file:
+                content = file.read()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"cannot read {where}: {reason}") from error
+    if has_utf16_mark(content):
+        raise ConfigError(f"{where} is in UTF-16; allowed: UTF-8, or names as the file system has them")
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in content:
+        entries = content.split(b"\0")
+    else:
+        entries = [line.removesuffix(b"\r") for line in content.split(b"\n")]
+    return [entry for entry in entries if entry]
+
+
+def _standard_input() -> Iterator[bytes]:
+    if sys.stdin is None:  # started with <&-
+        raise ConfigError("cannot read the list on standard input: it is closed")
+    return iter(lambda: sys.stdin.buffer.read(1 << 20), b"")

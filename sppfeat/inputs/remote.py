@@ -5,7 +5,7 @@ import itertools
 import os
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.errors import ConfigError
+from sppfeat.config.wording import one_line
+from sppfeat.errors import ConfigError, SppfeatError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.folders import walk_order
 from sppfeat.files.image_names import has_image_suffix
@@ -23,10 +24,11 @@ from sppfeat.files.remote.listing import is_folder, objects_below
 from sppfeat.files.remote.retries import Patience
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import check_url, shown
-from sppfeat.inputs.containers import is_container, kind_of
+from sppfeat.inputs.containers import is_archive, is_container, kind_of
+from sppfeat.inputs.roots import is_url
 from sppfeat.inputs.segments import Segment
 
-__all__ = ["RemoteStorage", "read_remote"]
+__all__ = ["RemoteStorage", "find_objects", "has_urls", "read_remote"]
 
 
 @dataclass(frozen=True)
@@ -152,9 +154,9 @@ def _read(found: _Input) -> Iterator[Segment]:
 
 
 def _read_archive(service: Service, url: str) -> Segment:
-    from sppfeat.inputs.archives.remote import is_remote_archive, read_remote_archive
+    from sppfeat.inputs.archives.remote import read_remote_archive
 
-    if not is_remote_archive(os.fsencode(url)):
+    if not is_archive(os.fsencode(url)):
         raise ConfigError(
             f"{shown(url)} cannot be read where it is: fetch it first; allowed there: images, folders, .tar and .zip "
             "files"
@@ -202,3 +204,50 @@ class _Scan:
                 self._n_other_files += 1
         if not n_objects:
             raise ConfigError(f"no such object or folder: {shown(self._found.url)}")
+
+
+def has_urls(names: PathTable) -> bool:
+    """Whether there is any URL among some paths."""
+    return any(b"://" in name and is_url(name) for name in names)
+
+
+def find_objects(
+    names: PathTable, error_at: Callable[[int, str], SppfeatError]
+) -> tuple[PathTable, RemoteStorage]:
+    """Return URLs as they are meant, and where their objects are; nobody is asked for them.
+
+    Args:
+        names: what a table has in its rows.
+        error_at: makes an error of a position among these, and of what is wrong there.
+
+    Raises:
+        ConfigError: one is no URL, or not allowed; or they are of several services.
+    """
+    services: dict[str, Service] = {}
+    urls = PathTable(_checked(names, services, error_at))
+    first, *others = services.values()
+    if any(other.key != first.key for other in others):
+        shown = ", ".join(map(repr, list(services)[:5]))
+        raise error_at(0, f"the URLs of the table are of several services, {shown}; allowed: one")
+    return urls, RemoteStorage(first, b"", urls, np.full(len(urls), UNKNOWN_SIZE, dtype=np.int64))
+
+
+def _checked(
+    names: PathTable, services: dict[str, Service], error_at: Callable[[int, str], SppfeatError]
+) -> Iterator[str]:
+    """Yield each URL; adds to ``services`` those of the hosts and buckets that come."""
+    for position, name in enumerate(names):
+        if not is_url(name):
+            raise error_at(
+                position,
+                f"found {one_line(repr(os.fsdecode(name)))}, on this machine, and URLs on other rows; allowed: all one "
+                "or the other",
+            )
+        try:
+            url = check_url(os.fsdecode(name))
+        except ConfigError as error:
+            raise error_at(position, str(error)) from error
+        host = "/".join(url.split("/", 3)[:3])
+        if host not in services:
+            services[host] = Service(url)
+        yield url

@@ -1,4 +1,4 @@
-"""The folder, or URL, that the images of all inputs lie under."""
+"""Absolute paths and URLs of inputs, and the root that all images lie under."""
 
 import os
 from collections.abc import Sequence
@@ -6,19 +6,34 @@ from collections.abc import Sequence
 from sppfeat.errors import ConfigError
 from sppfeat.inputs.segments import Segment
 
-__all__ = ["below", "common_root", "is_below", "is_url"]
+__all__ = ["absolute_path", "below", "common_root", "is_below", "is_url"]
 
 _SCHEME = b"://"
 
 
 def is_url(path: bytes) -> bool:
-    """Whether a name is a URL, such as ``s3://bucket/folder``."""
+    """Tell whether a name is a URL, such as ``s3://bucket/folder``."""
     scheme, separator, _ = path.partition(_SCHEME)
     return bool(separator) and scheme.replace(b"+", b"").isalnum()
 
 
+def absolute_path(path: bytes) -> bytes:
+    """Make a path absolute, without ``.``, ``..`` and repeated slashes; URLs stay as they are.
+
+    Links in it are kept, except those before a ``..``, which are followed.
+    """
+    if is_url(path):
+        return path
+    parts = path.split(b"/")
+    if b".." in parts:
+        # What lies above a link is known to the file system only: link/../a.jpg is not ./a.jpg.
+        split = len(parts) - parts[::-1].index(b"..")
+        path = os.path.join(os.path.realpath(b"/".join(parts[:split])), *parts[split:])
+    return b"/" + os.path.abspath(path).lstrip(b"/")
+
+
 def common_root(segments: Sequence[Segment]) -> bytes:
-    """Return the deepest folder or URL above all images.
+    """Find the deepest folder or URL above all images.
 
     Raises:
         ConfigError: inputs of this machine beside remote ones, or remote ones of several kinds.
@@ -43,12 +58,12 @@ def common_root(segments: Sequence[Segment]) -> bytes:
 
 
 def below(path: bytes, root: bytes) -> bytes:
-    """Return ``path`` relative to ``root`` above it, which os.path.relpath does 20 times slower."""
+    """Return ``path`` relative to ``root`` above it, 20 times as fast as os.path.relpath."""
     if root.endswith(_SCHEME):
         return path[len(root) :]
     return path[len(root.rstrip(b"/")) + 1 :]
 
 
 def is_below(path: bytes, root: bytes) -> bool:
-    """Whether ``path`` is ``root`` or lies under it."""
+    """Tell whether ``path`` is ``root`` or lies under it."""
     return path == root or path.startswith(root if root.endswith(b"/") else root + b"/")

@@ -1,14 +1,17 @@
-"""The images of one input, before they are joined with those of others."""
+"""The images of one input, before they are joined with those of others, and images that are named repeatedly."""
 
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.files.paths import PathTable
+from sppfeat.files.classes import ClassNumbers
+from sppfeat.files.paths import PathTable, natural_key
 from sppfeat.inputs.storage import Storage
 
-__all__ = ["OwnLabels", "Segment"]
+__all__ = ["LabelBuilder", "Once", "OwnLabels", "Segment", "find_repeated", "possibly_repeated"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +52,90 @@ class Segment:
     ids: PathTable | None = None
     n_other_files: int = 0
     n_repeated: int = 0
+
+
+class LabelBuilder:
+    """Collects the class of each image of an input, by its name.
+
+    Args:
+        classes: all there are, in their order; None: those that come, in natural order.
+    """
+
+    def __init__(self, classes: tuple[bytes, ...] | None = None) -> None:
+        self._classes = classes
+        self._known = ClassNumbers(classes or ())
+        self._numbers = array("q")
+
+    def extend(self, names: Iterable[bytes]) -> None:
+        """Add the classes of the next images; an empty name is none."""
+        self._numbers.extend(self._known.numbers(names))
+
+    def build(self) -> OwnLabels | None:
+        """Return the class of every image; None where there are no classes."""
+        if not len(self._known):
+            return None
+        numbers = np.array(self._numbers, dtype=np.int64)
+        if self._classes is not None:
+            return OwnLabels(numbers, self._classes)
+        return OwnLabels(*self._known.in_order(numbers, key=natural_key))
+
+
+@dataclass(frozen=True)
+class Once:
+    """Which images count, of those that may be named repeatedly.
+
+    Attributes:
+        kept: ``(n,)`` int64, ascending: of each the first.
+        same_as: ``(m,)`` int64, for each of all images the first of its name.
+        told_by: ``(n,)`` int64: of each the first that was found by a scan, since its folder tells the class.
+    """
+
+    kept: npt.NDArray[np.int64]
+    same_as: npt.NDArray[np.int64]
+    told_by: npt.NDArray[np.int64]
+
+    @property
+    def n_repeated(self) -> int:
+        """How many are named again and do not count."""
+        return len(self.same_as) - len(self.kept)
+
+    @property
+    def named_often(self) -> npt.NDArray[np.int64]:
+        """``(r,)`` int64, ascending: all images of the names that are there more than once."""
+        again = self.same_as[self.same_as != np.arange(len(self.same_as))]
+        return np.flatnonzero(np.isin(self.same_as, again))
+
+
+def find_repeated(segments: Sequence[Segment], paths: PathTable) -> Once:
+    """Find the images that are named more than once.
+
+    Args:
+        segments: the inputs, whose images are numbered on.
+        paths: all of these images, relative to the root.
+    """
+    every = np.arange(len(paths), dtype=np.int64)
+    if len(segments) == 1 and segments[0].top is not None:
+        return Once(every, every, every)
+    suspects = possibly_repeated(paths)
+    if not len(suspects):
+        return Once(every, every, every)
+    is_scanned = np.repeat([s.top is not None for s in segments], [len(s.names) for s in segments])
+    first: dict[bytes, int] = {}
+    same_as, told_by = every.copy(), every.copy()
+    for image in suspects.tolist():
+        path = paths[image]
+        if path not in first:
+            first[path] = image
+            continue
+        same_as[image] = first[path]
+        if not is_scanned[told_by[first[path]]]:
+            told_by[first[path]] = image
+    kept = np.flatnonzero(same_as == every)
+    return Once(kept, same_as, told_by[kept])
+
+
+def possibly_repeated(paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """``(s,)`` int64, ascending: all images of a name that is there more than once; hardly any others."""
+    hashes = np.fromiter(map(hash, paths), dtype=np.int64, count=len(paths))
+    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[inverse] > 1)

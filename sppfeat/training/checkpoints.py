@@ -13,7 +13,7 @@ import torch
 from sppfeat.errors import StoreError, WeightsError
 from sppfeat.files.atomic import replace_file
 from sppfeat.files.locks import OutputLock
-from sppfeat.files.separated_text import joined_fields
+from sppfeat.files.tables import joined_fields
 from sppfeat.networks.weights import read_tensors
 from sppfeat.training.examples import Examples
 

@@ -9,7 +9,7 @@ import pytest
 from sppfeat.cli.bars import open_bar
 from sppfeat.cli.output import print_json, print_result, standard_output
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.inputs.lists import read_list
+from sppfeat.inputs.read import read_list
 
 
 class Failing(io.StringIO):

@@ -326,7 +326,7 @@ def _check_table(table) -> None:
 def _run(folder: Path, name: str, content: bytes) -> None:
     from sppfeat.boxes.formats import read_boxes
     from sppfeat.errors import SppfeatError
-    from sppfeat.files.name_matching import match_images
+    from sppfeat.files.image_names import match_images
 
     target = _TARGETS[name]
     path = _put(folder, name, target.wrap(content))
@@ -375,7 +375,7 @@ def main(arguments: list[str]) -> None:
         include=[
             "sppfeat.boxes.formats",
             "sppfeat.boxes.table",
-            "sppfeat.files.name_matching",
+            "sppfeat.files.image_names",
             "sppfeat.inputs",
             "scipy.io.matlab",
         ]
@@ -383,7 +383,7 @@ def main(arguments: list[str]) -> None:
         import scipy.io.matlab
 
         import sppfeat.boxes.formats
-        import sppfeat.files.name_matching  # noqa: F401
+        import sppfeat.files.image_names  # noqa: F401
     import scipy.sparse  # noqa: F401  # what is imported late is no memory of an input
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz_boxes_"))

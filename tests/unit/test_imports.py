@@ -73,20 +73,7 @@ UNDESCRIBED: frozenset[str] = frozenset(
         "training",
     }
 )
-CIRCLES: frozenset[str] = frozenset(
-    {
-        "inputs.folders",
-        "inputs.inputs",
-        "inputs.kinds",
-        "inputs.remote",
-        "inputs.tables.arrow",
-        "inputs.tables.arrow_rows",
-        "inputs.tables.manifest_rows",
-        "inputs.tables.manifests",
-        "inputs.tables.parquet",
-        "inputs.tables.table_urls",
-    }
-)
+CIRCLES: frozenset[str] = frozenset()
 
 
 class Import(NamedTuple):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sppfeat.analysis.export.contents import Contents
 from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError
-from sppfeat.files.separated_text import joined_fields
+from sppfeat.files.tables import joined_fields
 from sppfeat.store.selection.row_table import TextColumn
 
 __all__ = [

@@ -14,7 +14,7 @@ from sppfeat.analysis.probe.rows import class_numbers
 from sppfeat.analysis.row_checks import check_described, check_finite
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.errors import StoreError
-from sppfeat.files.separated_text import joined_fields
+from sppfeat.files.tables import joined_fields
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.selection import LabelSource, RowsLike, Selection
 

@@ -4,12 +4,10 @@ import codecs
 import hashlib
 import os
 import stat
-from collections import Counter
-from collections.abc import Iterator
 
 from sppfeat.config.values import MOST_WAYS, StrPath
 from sppfeat.errors import BoxError
-from sppfeat.files.paths import natural_key
+from sppfeat.files.folders import FolderWalk
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]
 
@@ -146,45 +144,16 @@ class AnnotationFiles:
             raise self.error("", "cannot be read without waiting; allowed: a file", name)
         return content
 
-    def _walk(self) -> Iterator[bytes]:
-        """Yield the files of interest, depth first; links are followed, and cycles of them end."""
-        n_ways: Counter[tuple[int, int]] = Counter()
-        stack: list[tuple[bytes, bool, frozenset[tuple[int, int]]]] = [(b"", True, frozenset())]
-        while stack:
-            name, is_folder, above = stack.pop()
-            if not is_folder:
-                yield name
-                continue
-            try:
-                status = os.stat(self._full(name))
-                identity = (status.st_dev, status.st_ino)
-                entries = [] if identity in above else self._entries(name)
-            except OSError as error:
-                raise self.error("", f"cannot be listed: {_reason(error)}", name) from error
-            n_ways[identity] += identity not in above
-            if n_ways[identity] > MOST_WAYS:
-                raise self.error(
-                    "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}", name
-                )
-            entries.sort(key=lambda entry: natural_key(entry[0]), reverse=True)
-            here = above | {identity}
-            stack += [(path, folder, here) for path, folder in entries]
-
-    def _entries(self, folder: bytes) -> list[tuple[bytes, bool]]:
-        with os.scandir(self._full(folder)) as entries:
-            found = [
-                (os.path.join(folder, e.name), _leads_to_folder(e)) for e in entries if e.name[:1] != b"."
-            ]
-        return [
-            (name, is_folder) for name, is_folder in found if is_folder or _suffix(name) in FOLDER_SUFFIXES
-        ]
-
-
-def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: reading it says so, if it is read
-        return False
+    def _walk(self) -> FolderWalk:
+        """Walks the folder for the files of all formats that come in folders."""
+        return FolderWalk(
+            self._folder,
+            lambda name: _suffix(name) in FOLDER_SUFFIXES,
+            unlistable=lambda name, error: self.error("", f"cannot be listed: {_reason(error)}", name),
+            found_often=lambda name: self.error(
+                "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}", name
+            ),
+        )
 
 
 def _open_at_once(path: str, flags: int) -> int:

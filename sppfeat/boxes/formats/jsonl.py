@@ -4,18 +4,16 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.conventions import default_convention
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.errors import BoxError
-from sppfeat.files.cells import shorten
-from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, Columns, find_columns
-from sppfeat.files.numbers import NUMBER_RULE, parse_number
+from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
+from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, BoxColumns, find_box_columns
 from sppfeat.files.paths import PathTable
-from sppfeat.files.tables import encode_json_text, json_decoder, parse_json, unique_keys
+from sppfeat.files.tables import encode_json_text, json_objects
 
 __all__ = ["read_jsonl"]
 
@@ -32,7 +30,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
     """
     content = source.read_text()
     lines = _LineReader(source, len(content))
-    for line, entry in _entries(source, content):
+    for line, entry in json_objects(source, io.BytesIO(content)):
         lines.add(line, entry)
     return lines.build()
 
@@ -43,8 +41,8 @@ class _LineReader:
     def __init__(self, source: AnnotationFiles, n_bytes: int) -> None:
         self._source = source
         self._builder = BoxTableBuilder()
-        self._columns: dict[tuple[str, ...], Columns] = {}
-        self._first: tuple[int, Columns] | None = None
+        self._columns: dict[tuple[str, ...], BoxColumns] = {}
+        self._first: tuple[int, BoxColumns] | None = None
         self._n_boxes = 0
         self._extra: dict[str, list[bytes]] = {}
         self._most_cells = max(_MOST_CELLS, n_bytes)
@@ -84,11 +82,13 @@ class _LineReader:
             extra=tuple(PathTable(texts) for texts in self._extra.values()),
         )
 
-    def _columns_of(self, line: int, entry: dict[str, Any]) -> Columns:
+    def _columns_of(self, line: int, entry: dict[str, Any]) -> BoxColumns:
         names = tuple(entry)
         columns = self._columns.get(names)
         if columns is None:
-            columns = find_columns(names, _SETS, error=lambda what: self._source.error(f"line {line}", what))
+            columns = find_box_columns(
+                names, _SETS, error=lambda what: self._source.error(f"line {line}", what)
+            )
             self._columns[names] = columns
         if self._first is None:
             self._first = (line, columns)
@@ -101,13 +101,13 @@ class _LineReader:
             )
         return columns
 
-    def _image(self, columns: Columns, values: list[Any], line: int) -> bytes:
+    def _image(self, columns: BoxColumns, values: list[Any], line: int) -> bytes:
         image = values[columns.image]
         if not isinstance(image, str) or not image:
             raise self._error(columns, columns.image, line, image, "the name of an image, as text")
         return self._encode(image, line)
 
-    def _box(self, columns: Columns, values: list[Any], line: int) -> list[float]:
+    def _box(self, columns: BoxColumns, values: list[Any], line: int) -> list[float]:
         if len(columns.coordinates) == 4:
             return [self._number(columns, values, i, line) for i in columns.coordinates]
         column = columns.coordinates[0]
@@ -125,14 +125,14 @@ class _LineReader:
             numbers.append(number)
         return numbers
 
-    def _number(self, columns: Columns, values: list[Any], column: int, line: int) -> float:
+    def _number(self, columns: BoxColumns, values: list[Any], column: int, line: int) -> float:
         value = values[column]
         number = math.nan if value is None else parse_number(value)
         if number is None:
             raise self._error(columns, column, line, value, f"{NUMBER_RULE}, or null")
         return number
 
-    def _text(self, columns: Columns, values: list[Any], column: int | None, line: int) -> str:
+    def _text(self, columns: BoxColumns, values: list[Any], column: int | None, line: int) -> str:
         """Return a text, or that of a number; empty for null, and where there is no such key."""
         value = None if column is None else values[column]
         if value is None or column is None:
@@ -167,18 +167,7 @@ class _LineReader:
     def _encode(self, text: str, line: int) -> bytes:
         return encode_json_text(self._source, text, f"line {line}")
 
-    def _error(self, columns: Columns, column: int, line: int, value: Any, allowed: str) -> BoxError:
+    def _error(self, columns: BoxColumns, column: int, line: int, value: Any, allowed: str) -> BoxError:
         return self._source.error(
             f"line {line}", f"{columns.names[column]!r} is {shorten(value)}; allowed: {allowed}"
         )
-
-
-def _entries(source: AnnotationFiles, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    decoder = json_decoder(unique_keys)
-    for line, text in enumerate(io.BytesIO(content), start=1):
-        if not text.strip():
-            continue
-        entry = parse_json(source, text, decoder=decoder, first_line=line)
-        if not isinstance(entry, dict):
-            raise source.error(f"line {line}", f"found {shorten(entry)}; allowed: a JSON object on each line")
-        yield line, entry

@@ -12,8 +12,7 @@ from sppfeat.boxes.formats.numpy_files import NPY_MAGIC, ZIP_MAGIC
 from sppfeat.boxes.formats.yolo import CLASS_FILES
 from sppfeat.config.values import StrPath
 from sppfeat.errors import BoxError
-from sppfeat.files.cells import shorten
-from sppfeat.files.numbers import parse_number
+from sppfeat.files.cells import parse_number, shorten
 
 __all__ = ["recognise_format", "recognise_source"]
 

@@ -1,5 +1,6 @@
 """Boxes as rows of comma- or tab-separated text with a header."""
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 
@@ -7,10 +8,9 @@ from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.conventions import default_convention
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.errors import BoxError
-from sppfeat.files.cells import shorten
-from sppfeat.files.columns import COLUMN_SETS, Columns, find_columns
-from sppfeat.files.numbers import NUMBER_RULE, parse_number
-from sppfeat.files.separated_text import split_rows
+from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
+from sppfeat.files.columns import COLUMN_SETS, BoxColumns, find_box_columns
+from sppfeat.files.tables import decoded_lines, split_rows
 
 __all__ = ["read_csv", "read_tsv"]
 
@@ -44,7 +44,7 @@ def _read_separated(source: AnnotationFiles, delimiter: str, box_format: str) ->
         raise source.error(
             f"line {line}", f"found {shorten(header[0])}, separated by ';'; allowed: commas, or tabs (tsv)"
         )
-    columns = find_columns(
+    columns = find_box_columns(
         header,
         COLUMN_SETS,
         error=lambda what: source.error(f"line {line}", f"the header: {what}"),
@@ -68,11 +68,11 @@ def _records(source: AnnotationFiles, delimiter: str) -> Iterator[tuple[int, lis
             f"line {line}", f"found a row that cannot be split: {reason}; allowed: fields as csv quotes them"
         )
 
-    return split_rows(source.read_text(), delimiter, error=error)
+    return split_rows(decoded_lines(io.BytesIO(source.read_text())), delimiter, error=error)
 
 
 def _add_row(
-    builder: BoxTableBuilder, source: AnnotationFiles, columns: Columns, line: int, row: Sequence[str]
+    builder: BoxTableBuilder, source: AnnotationFiles, columns: BoxColumns, line: int, row: Sequence[str]
 ) -> None:
     image = row[columns.image]
     if not image:
@@ -98,7 +98,9 @@ def _add_row(
     )
 
 
-def _number(source: AnnotationFiles, columns: Columns, line: int, row: Sequence[str], column: int) -> float:
+def _number(
+    source: AnnotationFiles, columns: BoxColumns, line: int, row: Sequence[str], column: int
+) -> float:
     """Return the number of a field; an empty one is NaN, as pandas writes it."""
     text = row[column]
     number = parse_number(text) if text.strip() else math.nan

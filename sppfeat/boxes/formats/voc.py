@@ -8,8 +8,7 @@ from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.conventions import default_convention
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.errors import BoxError
-from sppfeat.files.cells import shorten
-from sppfeat.files.numbers import NUMBER_RULE, parse_number, parse_whole
+from sppfeat.files.cells import NUMBER_RULE, parse_number, parse_whole, shorten
 
 __all__ = ["read_voc"]
 

@@ -1,8 +1,58 @@
 """Archives of images, read in place: tar files, as WebDataset has them, and zip files."""
 
-from sppfeat.inputs.archives.index import ArchiveIndex
-from sppfeat.inputs.archives.local import read_tar, read_zip
-from sppfeat.inputs.archives.tar import index_tar
-from sppfeat.inputs.archives.zip import data_offset, index_zip
+import os
+import stat
+from typing import BinaryIO
 
-__all__ = ["ArchiveIndex", "data_offset", "index_tar", "index_zip", "read_tar", "read_zip"]
+from sppfeat.errors import ConfigError
+from sppfeat.files.versions import FileVersion
+from sppfeat.inputs.archives.index import ArchiveIndex
+from sppfeat.inputs.archives.index_cache import load_index, save_index
+from sppfeat.inputs.archives.storage import MemberStorage
+from sppfeat.inputs.archives.tar import index_tar
+from sppfeat.inputs.archives.zip import index_zip
+from sppfeat.inputs.segments import Segment
+
+__all__ = ["index_archive", "read_archive"]
+
+
+def index_archive(name: bytes, file: BinaryIO) -> ArchiveIndex:
+    """Find the images of a tar or zip file.
+
+    Args:
+        name: of the archive, which ends in ``.tar`` or ``.zip``.
+        file: seekable; where it stands does not matter.
+
+    Raises:
+        ConfigError: it is not such a file, is compressed as a whole, damaged or cut short.
+        OSError: it cannot be read.
+    """
+    return (index_tar if name.lower().endswith(b".tar") else index_zip)(file)
+
+
+def read_archive(path: bytes) -> Segment:
+    """The images of an archive of this machine, in its order.
+
+    Args:
+        path: absolute, of a file that ends in ``.tar`` or ``.zip``.
+
+    Raises:
+        ConfigError: it cannot be read, is no such file, is compressed as a whole, damaged or cut short.
+    """
+    where = f"the archive {os.fsdecode(path)!r}"
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
+            raise ConfigError("it is no regular file")
+        with open(path, "rb") as file:
+            version = FileVersion.of(file.fileno())
+            index = load_index(path, version)
+            if index is None:
+                index = index_archive(path, file)
+                if not FileVersion.of(file.fileno()).has_content_of(version):
+                    raise ConfigError("it changed while it was read")
+                save_index(path, version, index)
+    except OSError as error:
+        raise ConfigError(f"cannot read {where}: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"cannot read {where}: {error}") from error
+    return index.segment(path, MemberStorage(path, version, index.members))

@@ -1,5 +1,6 @@
-"""Where in an archive its images are: columns, not an object per image."""
+"""The images of an archive: their names, and where in it they are; columns, not an object per image."""
 
+import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs.segments import OwnLabels
+from sppfeat.inputs.segments import OwnLabels, Segment, possibly_repeated
+from sppfeat.inputs.storage import Storage
 
-__all__ = ["DEFLATED_MEMBER", "STORED_MEMBER", "ArchiveIndex", "GrowingMembers", "Members", "last_of_each"]
+__all__ = [
+    "DEFLATED_MEMBER",
+    "STORED_MEMBER",
+    "ArchiveIndex",
+    "GrowingMembers",
+    "Members",
+    "encoded_name",
+    "harmless_name",
+    "is_hidden",
+    "last_of_each",
+    "target_of",
+]
 
 STORED_MEMBER, DEFLATED_MEMBER, _FIRST_REFUSAL = 0, 1, 2
 
@@ -68,6 +81,24 @@ class ArchiveIndex:
     n_other_files: int = 0
     n_repeated: int = 0
 
+    def segment(self, top: bytes, storage: Storage) -> Segment:
+        """Return the images as those of an input.
+
+        Args:
+            top: absolute path, or URL, of the archive.
+            storage: brings the members.
+        """
+        return Segment(
+            top=top,
+            names=self.names,
+            above=os.path.dirname(top),
+            storage=storage,
+            own_labels=self.labels,
+            ids=self.ids,
+            n_other_files=self.n_other_files,
+            n_repeated=self.n_repeated,
+        )
+
 
 class GrowingMembers:
     """Members, one after the other."""
@@ -115,9 +146,63 @@ def last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
         >>> last_of_each([b"a", b"b", b"a", b"c"]).tolist()
         [1, 2, 3]
     """
-    hashes = np.fromiter(map(hash, names), dtype=np.int64, count=len(names))
-    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    is_last = counts[inverse] == 1
-    last = {names[i]: i for i in np.flatnonzero(~is_last).tolist()}
+    suspects = possibly_repeated(names)
+    is_last = np.ones(len(names), dtype=bool)
+    is_last[suspects] = False
+    last = {names[i]: i for i in suspects.tolist()}
     is_last[list(last.values())] = True
     return np.flatnonzero(is_last)
+
+
+def harmless_name(name: str) -> bytes:
+    """The name of a member, relative, without ``.``, ``..`` and repeated slashes: there is no way out of the archive.
+
+    Args:
+        name: as the archive has it; bytes that are not UTF-8 by ``surrogateescape``.
+
+    Example:
+        >>> harmless_name("./a//b.jpg"), harmless_name("/../../etc/x.jpg"), harmless_name("a/../b.jpg")
+        (b'a/b.jpg', b'etc/x.jpg', b'b.jpg')
+    """
+    parts: list[bytes] = []
+    for part in encoded_name(name).split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)
+
+
+def is_hidden(name: bytes) -> bool:
+    """Whether a scan passes over a member: hidden, or what macOS adds."""
+    slashed = b"/" + name
+    return b"/." in slashed or b"/__MACOSX/" in slashed
+
+
+def target_of(link: bytes, folder: bytes) -> bytes | None:
+    """The member that a link leads to; None where that is outside.
+
+    Args:
+        link: as the archive has it.
+        folder: the folder that it starts from, a harmless name; empty for the top.
+
+    Example:
+        >>> target_of(b"../c.jpg", b"a/b"), target_of(b"../c.jpg", b""), target_of(b"/c.jpg", b"a")
+        (b'a/c.jpg', None, None)
+    """
+    if link.startswith(b"/"):
+        return None
+    parts = folder.split(b"/") if folder else []
+    for part in link.split(b"/"):
+        if part == b"..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)
+
+
+def encoded_name(name: str) -> bytes:
+    """A name as bytes, which no zero byte can be part of."""
+    return name.partition("\0")[0].encode("utf-8", "surrogateescape")

@@ -20,28 +20,17 @@ from sppfeat.files.remote.ranges import RangeError, RangeFile, read_range
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import shown
 from sppfeat.files.versions import FileVersion
-from sppfeat.inputs.archives import data_offset, index_tar, index_zip
+from sppfeat.inputs.archives import index_archive
 from sppfeat.inputs.archives.index import DEFLATED_MEMBER, ArchiveIndex, Members
 from sppfeat.inputs.archives.index_cache import load_index, save_index
-from sppfeat.inputs.archives.zip import HEADER_NBYTES
+from sppfeat.inputs.archives.zip import HEADER_NBYTES, data_offset
 from sppfeat.inputs.segments import Segment
 
-__all__ = ["RemoteMemberStorage", "is_remote_archive", "read_remote_archive"]
+__all__ = ["RemoteMemberStorage", "read_remote_archive"]
 
-_INDEXED_BY = {b".tar": index_tar, b".zip": index_zip}
 _PIECE = 4 << 20  # of one request, N_TRANSFERS of which are in memory
 _NEAR = 256 << 10  # what lies between two members comes along rather than that another request is made
 _LONGEST_HEADER = 4096  # with name and extra field, of a zip file's member
-
-
-def is_remote_archive(name: bytes) -> bool:
-    """Whether an object of this name is read as an archive.
-
-    Example:
-        >>> is_remote_archive(b"shard-000.TAR"), is_remote_archive(b"a.tar.gz")
-        (True, False)
-    """
-    return os.path.splitext(name.lower())[1] in _INDEXED_BY
 
 
 def read_remote_archive(service: Service, url: str) -> Segment:
@@ -63,24 +52,14 @@ def read_remote_archive(service: Service, url: str) -> Segment:
     if index is None:
         index = _index(service, url, version.nbytes)
         save_index(os.fsencode(url), version, index)
-    top = os.fsencode(url)
-    return Segment(
-        top=top,
-        names=index.names,
-        above=os.path.dirname(top),
-        storage=RemoteMemberStorage(service, url, version, index.members),
-        own_labels=index.labels,
-        ids=index.ids,
-        n_other_files=index.n_other_files,
-        n_repeated=index.n_repeated,
-    )
+    storage = RemoteMemberStorage(service, url, version, index.members)
+    return index.segment(os.fsencode(url), storage)
 
 
 def _index(service: Service, url: str, nbytes: int) -> ArchiveIndex:
-    build = _INDEXED_BY[os.path.splitext(os.fsencode(url).lower())[1]]
     try:
         with io.BufferedReader(RangeFile(service, service.path(url), nbytes)) as file:
-            return build(cast(BinaryIO, file))
+            return index_archive(os.fsencode(url), cast(BinaryIO, file))
     except RangeError as error:
         raise SourceError(f"cannot read the archive {shown(url)}: {error}") from error
     except ConfigError as error:

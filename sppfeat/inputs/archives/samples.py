@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sppfeat.files.classes import NO_CLASS, ClassNumbers
 from sppfeat.files.paths import PathTable, natural_key
 from sppfeat.inputs.segments import OwnLabels
 
@@ -41,7 +41,7 @@ class SampleTexts:
     """What the members ``KEY.cls`` and ``KEY.json`` say of the images of their keys; of two alike the last counts."""
 
     def __init__(self) -> None:
-        self._number: dict[bytes, int] = {}
+        self._classes = ClassNumbers[bytes]()
         self._by_cls: dict[bytes, int] = {}
         self._by_json: dict[bytes, int] = {}
         self._ids: dict[bytes, bytes] = {}
@@ -59,25 +59,20 @@ class SampleTexts:
 
     def _class(self, name: bytes) -> int | None:
         name = name.partition(b"\0")[0]
-        return self._number.setdefault(name, len(self._number)) if 0 < len(name) <= _LONGEST_CLASS else None
+        return self._classes.number(name) if 0 < len(name) <= _LONGEST_CLASS else None
 
     def labels_of(self, names: Sequence[bytes]) -> OwnLabels | None:
         """The classes of images; None where none is told of any."""
-        if not self._number:
+        if not len(self._classes):
             return None
-        codes = np.fromiter(map(self._label, names), dtype=np.int64, count=len(names))
-        used = np.unique(codes[codes >= 0])
-        if not len(used):
+        numbers = np.fromiter(map(self._label, names), dtype=np.int64, count=len(names))
+        if (numbers == NO_CLASS).all():
             return None
-        known = list(self._number)
-        order = sorted(used.tolist(), key=lambda code: natural_key(known[code]))
-        label_of: npt.NDArray[np.int64] = np.full(len(known) + 1, -1, dtype=np.int64)  # the last is for -1
-        label_of[order] = np.arange(len(order))
-        return OwnLabels(label_of[codes], tuple(known[code] for code in order))
+        return OwnLabels(*self._classes.in_order(numbers, key=natural_key))
 
     def _label(self, name: bytes) -> int:
         key, _ = sample_key(name)
-        return self._by_cls.get(key, self._by_json.get(key, -1))
+        return self._by_cls.get(key, self._by_json.get(key, NO_CLASS))
 
     def ids_of(self, names: Iterable[bytes]) -> PathTable | None:
         """What images are called; None where none has such a name."""

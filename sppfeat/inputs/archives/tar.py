@@ -10,8 +10,15 @@ import numpy as np
 
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
-from sppfeat.inputs.archives.index import ArchiveIndex, GrowingMembers, last_of_each
-from sppfeat.inputs.archives.names import encoded_name, harmless_name, is_hidden, target_of
+from sppfeat.inputs.archives.index import (
+    ArchiveIndex,
+    GrowingMembers,
+    encoded_name,
+    harmless_name,
+    is_hidden,
+    last_of_each,
+    target_of,
+)
 from sppfeat.inputs.archives.samples import LONGEST_TEXT, SampleTexts, is_sample_text
 from sppfeat.inputs.archives.tar_headers import tar_headers
 

@@ -15,9 +15,10 @@ from sppfeat.inputs.archives.index import (
     STORED_MEMBER,
     ArchiveIndex,
     GrowingMembers,
+    harmless_name,
+    is_hidden,
     last_of_each,
 )
-from sppfeat.inputs.archives.names import harmless_name, is_hidden
 
 __all__ = ["HEADER_NBYTES", "MOST_UNPACKED_NBYTES", "data_offset", "index_zip"]
 

@@ -2,24 +2,34 @@
 
 import contextlib
 import mmap
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.machine import import_extra
-from sppfeat.errors import ConfigError
+from sppfeat.config.wording import one_line
+from sppfeat.errors import ConfigError, SppfeatError, StoreError
+from sppfeat.files.byte_ranges import Place
+from sppfeat.files.cells import ErrorAt, encode_paths, encode_values, shorten
+from sppfeat.files.tables import TableFile
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables.arrow_rows import arrow_rows, image_segment
-from sppfeat.inputs.tables.arrow_schema import ColumnPart, find_arrow_columns
-from sppfeat.inputs.tables.arrow_storage import NULL, ArrowStorage
-from sppfeat.inputs.tables.parquet_files import PURPOSE, arrow_errors
-from sppfeat.inputs.tables.rows import manifest_segment
-from sppfeat.inputs.tables.table_files import TableFile
+from sppfeat.inputs.tables.arrow_schema import ArrowColumns, ColumnPart, find_arrow_columns
+from sppfeat.inputs.tables.rows import Rows, image_segment, manifest_segment
 
-__all__ = ["read_arrow"]
+__all__ = ["PURPOSE", "ArrowStorage", "arrow_errors", "arrow_rows", "read_arrow"]
+
+PURPOSE = "reading a table of images"
+"""What pyarrow is for, in the message of an installation without it."""
+
+_NULL = -1
+_AS_BYTES = {"string": "binary", "large_string": "large_binary"}
 
 _FILE_MAGIC = b"ARROW1"  # of the format with a footer; without, it is a stream
 
@@ -98,13 +108,126 @@ def _places(
     is_null = values.is_null().to_numpy(zero_copy_only=False)
     _, bounds_buffer, image_buffer = values.buffers()
     if is_null.all():  # then there need not be any buffers
-        return np.zeros(len(values), np.int64), np.full(len(values), NULL, np.int64)
+        return np.zeros(len(values), np.int64), np.full(len(values), _NULL, np.int64)
     kind = np.int64 if str(values.type).startswith("large_") else np.int32
     bounds = np.frombuffer(bounds_buffer, kind)[values.offset :][: len(values) + 1].astype(np.int64)
-    sizes = np.where(is_null, NULL, np.diff(bounds))
+    sizes = np.where(is_null, _NULL, np.diff(bounds))
     if not (sizes > 0).any():  # nor one of the bytes
         return np.zeros(len(values), np.int64), sizes
     start = image_buffer.address - content.address
     if not 0 <= start <= start + image_buffer.size <= content.size:
         raise table.error("", "is compressed; allowed: images that are in the file as they are, or Parquet")
     return start + bounds[:-1], sizes
+
+
+@dataclass(frozen=True)
+class ArrowStorage:
+    """Images in an Arrow file of this machine.
+
+    Attributes:
+        path: of the file, absolute.
+        version: of the file when it was listed.
+        offset: ``(n,)`` int64, of the first byte of each image.
+        sizes: ``(n,)`` int64, bytes of each, or ``_NULL``.
+    """
+
+    path: bytes
+    version: FileVersion
+    offset: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+    is_local = True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that this holds."""
+        return self.offset.nbytes + self.sizes.nbytes
+
+    def fetch(
+        self,
+        images: npt.NDArray[np.int64],
+        scratch: Path,  # noqa: ARG002
+    ) -> AbstractContextManager[Sequence[Place | str]]:
+        """Parts of the file.
+
+        Raises:
+            StoreError: it is not there any more, or was changed.
+        """
+        try:
+            version = FileVersion.of(self.path)
+        except OSError as error:
+            raise StoreError(f"{os.fsdecode(self.path)!r} cannot be read: {error.strerror}") from error
+        if not version.has_content_of(self.version):
+            raise StoreError(f"{os.fsdecode(self.path)!r} has changed since it was listed")
+        found = zip(self.offset[images].tolist(), self.sizes[images].tolist(), strict=True)
+        return contextlib.nullcontext([self._place(offset, nbytes) for offset, nbytes in found])
+
+    def _place(self, offset: int, nbytes: int) -> Place | str:
+        if nbytes == _NULL:
+            return "null in its table"
+        return Place(self.path, offset, nbytes) if nbytes else "empty: no bytes in its table"
+
+
+def arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableFile) -> Iterator[Rows]:
+    """Yield what the rows of each ``pyarrow.RecordBatch`` say, numbered from 0.
+
+    Raises:
+        ConfigError: values that are no texts or numbers; where there are only paths, a row without one.
+    """
+    first = 0
+    for batch in batches:
+
+        def error_at(position: int, what: str, first: int = first) -> SppfeatError:
+            return table.error(f"row {first + position}", what)
+
+        paths, labels, ids = (
+            _values(batch, part) for part in (columns.paths, columns.label, columns.image_id)
+        )
+        if columns.classes is not None:
+            labels = _class_names(labels, columns.classes, error_at)
+        yield Rows(
+            numbers=range(first, first + batch.num_rows),
+            paths=(encode_paths if columns.contents is None else encode_values)(paths, error_at),
+            labels=encode_values(labels, error_at),
+            ids=encode_values(ids, error_at),
+        )
+        first += batch.num_rows
+
+
+def _values(batch: Any, part: ColumnPart | None) -> list[Any]:
+    """The values of a column; texts as bytes, which need not be UTF-8."""
+    if part is None:
+        return [None] * batch.num_rows
+    array = part.of(batch)
+    if hasattr(array, "dictionary_decode"):
+        array = array.dictionary_decode()
+    to_bytes = _AS_BYTES.get(str(array.type))
+    values = array if to_bytes is None else array.cast(to_bytes)
+    values.validate(full=True)  # what is damaged must not end the process
+    return list(values.to_pylist())
+
+
+def _class_names(numbers: list[Any], classes: tuple[bytes, ...], error_at: ErrorAt) -> list[bytes]:
+    """The names of classes by their numbers; empty for none, which is null or -1."""
+    name_of: dict[Any, bytes] = dict(enumerate(classes))
+    name_of |= {None: b"", -1: b""}
+    unknown = next((i for i, number in enumerate(numbers) if number not in name_of), None)
+    if unknown is not None:
+        raise error_at(
+            unknown,
+            f"the class is {shorten(numbers[unknown])}; allowed: 0 to {len(classes) - 1}, or -1 for none",
+        )
+    return [name_of[number] for number in numbers]
+
+
+@contextlib.contextmanager
+def arrow_errors(path: bytes, kind: str, error_class: type[SppfeatError]) -> Iterator[None]:
+    """Raise ``error_class`` for what pyarrow, or the system, refuses in a file of a kind."""
+    pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
+    try:
+        yield
+    except SppfeatError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+        raise error_class(f"{os.fsdecode(path)!r} cannot be read as {kind}: {reason}") from error

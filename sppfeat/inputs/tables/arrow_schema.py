@@ -1,23 +1,24 @@
 """Which column of an Arrow schema is what: the images themselves or their paths, their classes, their ids."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from sppfeat.config.machine import import_extra
-from sppfeat.errors import ConfigError
-from sppfeat.files.columns import IMAGE_NAMES
-from sppfeat.inputs.tables.hugging_face import Features, read_features
-from sppfeat.inputs.tables.table_columns import (
+from sppfeat.errors import SppfeatError
+from sppfeat.files.cells import encode_text, shorten
+from sppfeat.files.columns import (
     CLASS_NAMES,
     ID_NAMES,
-    find_column,
+    IMAGE_NAMES,
     find_path_column,
+    find_unique_column,
     looks_like_boxes,
     show_names,
 )
-from sppfeat.inputs.tables.table_files import TableFile
+from sppfeat.files.tables import TableFile
 
 __all__ = ["ArrowColumns", "ColumnPart", "find_arrow_columns"]
 
@@ -26,6 +27,7 @@ _CONTENT_NAMES = (
     "image", "img", "image_bytes", "img_bytes", "bytes", "content", "data", "picture", "photo",
     "jpg", "jpeg", "png", "webp",
 )  # fmt: skip
+_HUGGING_FACE = b"huggingface"  # in the metadata of a schema
 _BYTES, _PATH = "bytes", "path"  # of the struct that is an image
 
 
@@ -77,6 +79,19 @@ class ArrowColumns:
         return [part.dotted for part in (self.paths, self.label, self.image_id) if part is not None]
 
 
+@dataclass(frozen=True)
+class _Features:
+    """What the columns of a table are said to be.
+
+    Attributes:
+        images: names of columns of images.
+        classes: names of columns of numbers of classes, each with the names of these classes in their order.
+    """
+
+    images: tuple[str, ...]
+    classes: Mapping[str, tuple[bytes, ...]]
+
+
 def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[ColumnPart], bool]) -> ArrowColumns:
     """Return which column is what.
 
@@ -91,7 +106,7 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
     Raises:
         ConfigError: neither images nor paths, or several columns that may be.
     """
-    features = read_features(schema.metadata, table)
+    features = _read_features(schema.metadata, table)
     kinds = import_extra("pyarrow.types", extra="parquet", purpose="reading a table of images")
     contents, paths = _find_images(schema, kinds, features, table)
     if contents is not None and is_empty(contents):
@@ -101,7 +116,7 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
         paths = ColumnPart(texts[find_path_column(texts, error=_error_of(schema, table))])
     plain = [field.name for field in schema if _is_plain(kinds, field.type)]
     label = _find_label(plain, features, table)
-    image_id = find_column(plain, ID_NAMES, error=partial(table.error, ""))
+    image_id = find_unique_column(plain, ID_NAMES, error=partial(table.error, ""))
     found = ArrowColumns(
         contents=contents,
         paths=paths,
@@ -116,8 +131,41 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
     return found
 
 
+def _read_features(metadata: Mapping[bytes, bytes] | None, table: TableFile) -> _Features:
+    """Return what the metadata of an Arrow schema says of the columns; nothing, where it is of another make.
+
+    Raises:
+        ConfigError: names of classes that are no names, or there twice.
+    """
+    try:
+        said = json.loads((metadata or {}).get(_HUGGING_FACE, b"{}"))
+        features = said["info"]["features"].items()
+        kinds = {name: of["_type"] for name, of in features if isinstance(of, dict) and "_type" in of}
+        named = {name: of["names"] for name, of in features if kinds.get(name) == "ClassLabel"}
+    except (ValueError, RecursionError, LookupError, AttributeError, TypeError):
+        return _Features((), {})
+    return _Features(
+        images=tuple(name for name, kind in kinds.items() if kind == "Image"),
+        classes={column: _class_names(names, column, table) for column, names in named.items()},
+    )
+
+
+def _class_names(names: object, column: str, table: TableFile) -> tuple[bytes, ...]:
+    encoded = (
+        [encode_text(name) if isinstance(name, str) else None for name in names]
+        if isinstance(names, list)
+        else []
+    )
+    if not encoded or not all(encoded) or len(set(encoded)) < len(encoded):
+        raise table.error(
+            "",
+            f"the names of the classes of {column!r} are {shorten(names)}; allowed: a list of different names",
+        )
+    return tuple(name for name in encoded if name)
+
+
 def _find_images(
-    schema: Any, kinds: Any, features: Features, table: TableFile
+    schema: Any, kinds: Any, features: _Features, table: TableFile
 ) -> tuple[ColumnPart | None, ColumnPart | None]:
     """Return the column of images, and of what they are called; or of paths, where structs have nothing else."""
     found: dict[str, tuple[ColumnPart | None, ColumnPart | None]] = {}
@@ -144,12 +192,12 @@ def _find_images(
     return found[known[0]] if known else (None, None)
 
 
-def _find_label(names: list[str], features: Features, table: TableFile) -> str | None:
+def _find_label(names: list[str], features: _Features, table: TableFile) -> str | None:
     """Return the column of classes: before all others one whose numbers have names."""
     error = partial(table.error, "")
     of_classes = [name for name in names if name in features.classes]
     for choices in (of_classes, names):
-        column = find_column(choices, CLASS_NAMES, error=error)
+        column = find_unique_column(choices, CLASS_NAMES, error=error)
         if column is not None:
             return choices[column]
         if choices is of_classes and of_classes:
@@ -157,8 +205,8 @@ def _find_label(names: list[str], features: Features, table: TableFile) -> str |
     return None
 
 
-def _error_of(schema: Any, table: TableFile) -> Callable[[str], ConfigError]:
-    def error(what: str) -> ConfigError:
+def _error_of(schema: Any, table: TableFile) -> Callable[[str], SppfeatError]:
+    def error(what: str) -> SppfeatError:
         columns = show_names([f"{field.name}: {field.type}" for field in schema])
         return table.error(
             "",

@@ -1,22 +1,38 @@
 """Parquet files as inputs: of images, as data sets of Hugging Face are, or of their paths."""
 
 import contextlib
-from collections.abc import Iterator
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
-from sppfeat.errors import ConfigError
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config.machine import import_extra
+from sppfeat.config.wording import one_line
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.byte_ranges import Place
+from sppfeat.files.tables import TableFile
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables.arrow_rows import arrow_rows, image_segment
+from sppfeat.inputs.tables.arrow import PURPOSE, arrow_errors, arrow_rows
 from sppfeat.inputs.tables.arrow_schema import ColumnPart, find_arrow_columns
-from sppfeat.inputs.tables.parquet_files import arrow_errors, open_parquet
-from sppfeat.inputs.tables.parquet_storage import ParquetStorage
-from sppfeat.inputs.tables.rows import manifest_segment
-from sppfeat.inputs.tables.table_files import TableFile
+from sppfeat.inputs.tables.rows import image_segment, manifest_segment
 
-__all__ = ["read_parquet"]
+__all__ = ["ParquetStorage", "read_parquet"]
 
+# Without, pyarrow reads all of a row group's column at once.
+_BUFFER_NBYTES = 1 << 20
+
+_BATCH_NBYTES = 16 << 20
+_MOST_ROWS = 1024
+_WRITTEN_AT_ONCE = 1 << 20
+_MOST_OPEN = 16  # of the files that were read last: a data set may have more of them than a process may open
 _ROWS_AT_ONCE = 1 << 16
 # Of a part of a column that is null on all rows, and a byte for each row: no images are as small.
 _MOST_NBYTES_OF_NULLS = 1 << 12
@@ -50,7 +66,7 @@ def read_parquet(path: bytes) -> Segment:
 @contextlib.contextmanager
 def _opened(path: bytes) -> Iterator[Any]:
     with arrow_errors(path, "Parquet", ConfigError):
-        file = open_parquet(path)
+        file = _open_parquet(path)
         try:
             yield file
         finally:
@@ -76,3 +92,189 @@ def _is_empty_part(file: Any, part: ColumnPart, group: int) -> bool:
         return False
     batches = file.iter_batches(row_groups=[group], columns=[part.dotted])
     return all(part.of(batch).null_count == batch.num_rows for batch in batches)
+
+
+def _open_parquet(path: bytes) -> Any:
+    """Return an open ``pyarrow.parquet.ParquetFile``; whoever calls this closes it, by force.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        OSError, ValueError: the file cannot be read, or is no Parquet.
+    """
+    parquet = import_extra("pyarrow.parquet", extra="parquet", purpose=PURPOSE)
+    # As a file of Python: pyarrow takes no names that are not UTF-8.
+    file = open(path, "rb")  # noqa: SIM115
+    try:
+        return parquet.ParquetFile(file, buffer_size=_BUFFER_NBYTES)
+    except BaseException:
+        file.close()
+        raise
+
+
+class ParquetStorage:
+    """Images in the rows of a Parquet file; Parquet has no place of a single one, so that they are copied.
+
+    It goes on where the last call ended, so that windows of ascending rows read the file once. What is unpacked at a
+    time is a page of the file and some 16 MB of images.
+
+    Args:
+        path: absolute.
+        contents: the column of images.
+        version: of the file when it was listed; of another one no image is read, since other images may be there.
+    """
+
+    is_local = False
+
+    def __init__(self, path: bytes, contents: ColumnPart, version: FileVersion) -> None:
+        self._path, self._contents, self._version = path, contents, version
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> tuple[bytes, ColumnPart, FileVersion]:
+        return self._path, self._contents, self._version
+
+    def __setstate__(self, state: tuple[bytes, ColumnPart, FileVersion]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory: next to none."""
+        return len(self._path)
+
+    @contextlib.contextmanager
+    def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
+        """Copy images into a file in ``scratch``.
+
+        Args:
+            images: ``(n,)`` int64, numbers of rows; each part of the file is read once, whatever their order.
+            scratch: an existing folder.
+
+        Yields:
+            A place for each image, or why there is none: null, or no bytes.
+
+        Raises:
+            StoreError: the file cannot be read, or was changed, or ``scratch`` not be written to.
+        """
+        rows, position = np.unique(images, return_inverse=True)
+        with contextlib.ExitStack() as stack:
+            with _write_errors(scratch):
+                spool = tempfile.NamedTemporaryFile(  # noqa: SIM115
+                    dir=scratch, prefix="images-", buffering=_WRITTEN_AT_ONCE, delete=False
+                )
+            stack.callback(Path(spool.name).unlink, missing_ok=True)
+            with spool, self._lock:  # closed when it is written: of many files there are as many
+                places = self._copy(rows.tolist(), cast(BinaryIO, spool), scratch)
+            yield [places[i] for i in position.tolist()]
+
+    def _copy(self, rows: list[int], spool: BinaryIO, scratch: Path) -> list[Place | str]:
+        """Write images one behind the other."""
+        name, end = os.fsencode(spool.name), 0
+        places: list[Place | str] = []
+        if not rows:
+            return places
+        reader = self._reader()
+        for row in rows:
+            with arrow_errors(self._path, "Parquet", StoreError):
+                image = reader.read(row)
+            if isinstance(image, str):
+                places.append(image)
+                continue
+            with _write_errors(scratch):
+                spool.write(image)
+            places.append(Place(name, end, len(image)))
+            end += len(image)
+        with _write_errors(scratch):
+            spool.flush()
+        _open_files.keep(self, reader)  # not after an error: where it stands would not be known
+        return places
+
+    def _reader(self) -> "_Reader":
+        """Return what reads the file, where it was left if that is known."""
+        with arrow_errors(self._path, "Parquet", StoreError):
+            if not FileVersion.of(self._path).has_content_of(self._version):
+                raise StoreError(f"{os.fsdecode(self._path)!r} has changed since it was listed")
+            return _open_files.take(self) or _Reader(self._path, self._contents)
+
+
+class _Reader:
+    """Reads a column of bytes forward; to go back it begins with a row group again.
+
+    Args:
+        path: of the file.
+        contents: the column.
+    """
+
+    def __init__(self, path: bytes, contents: ColumnPart) -> None:
+        self._file, self._contents = _open_parquet(path), contents
+        groups = [self._file.metadata.row_group(i) for i in range(self._file.num_row_groups)]
+        self._bounds = np.cumsum([0, *(group.num_rows for group in groups)])
+        self._batches: Iterator[Any] = iter(())
+        self._values: Any = None
+        # The batch at hand is of rows start to stop, of a row group that ends before group_stop.
+        self._start = self._stop = self._group_stop = 0
+
+    def __del__(self) -> None:
+        file = getattr(self, "_file", None)  # there is none where it could not be opened
+        if file is not None:
+            file.close(force=True)
+
+    def read(self, row: int) -> memoryview | str:
+        """Return the bytes of a row, which hold until the next call, or why there are none."""
+        if not self._start <= row < self._group_stop:
+            self._begin_group(int(np.searchsorted(self._bounds, row, side="right")) - 1)
+        while row >= self._stop:
+            self._values = self._contents.of(next(self._batches))
+            self._start, self._stop = self._stop, self._stop + len(self._values)
+        value = self._values[row - self._start]
+        if not value.is_valid:
+            return f"null in the column {self._contents.dotted!r} of its table"
+        return memoryview(value.as_buffer()) if len(value.as_buffer()) else "empty: no bytes in its table"
+
+    def _begin_group(self, group: int) -> None:
+        rows, nbytes = _size_of(self._file.metadata.row_group(group), self._contents)
+        self._batches = self._file.iter_batches(
+            batch_size=max(1, min(_MOST_ROWS, rows * _BATCH_NBYTES // max(1, nbytes))),
+            row_groups=[group],
+            columns=[self._contents.dotted],
+            use_threads=False,
+        )
+        self._start = self._stop = int(self._bounds[group])
+        self._group_stop = int(self._bounds[group + 1])
+
+
+class _OpenFiles:
+    """What reads the files that were read last, each where it was left."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers: weakref.WeakKeyDictionary[ParquetStorage, _Reader] = weakref.WeakKeyDictionary()
+
+    def take(self, storage: ParquetStorage) -> _Reader | None:
+        """Return the reader of a storage, for it alone; None where there is none."""
+        with self._lock:
+            return self._readers.pop(storage, None)
+
+    def keep(self, storage: ParquetStorage, reader: _Reader) -> None:
+        """Take it back; the one that was used longest ago is closed where there are many."""
+        with self._lock:
+            self._readers[storage] = reader
+            while len(self._readers) > _MOST_OPEN:
+                del self._readers[next(iter(self._readers))]
+
+
+_open_files = _OpenFiles()
+
+
+def _size_of(group: Any, contents: ColumnPart) -> tuple[int, int]:
+    """Rows of a row group, and bytes of a column of it."""
+    chunks = (group.column(i) for i in range(group.num_columns))
+    nbytes = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == contents.dotted)
+    return group.num_rows, nbytes
+
+
+@contextlib.contextmanager
+def _write_errors(scratch: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = one_line(error.strerror or str(error))
+        raise StoreError(f"cannot copy images to {str(scratch)!r}: {reason}") from error

@@ -6,20 +6,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from sppfeat.config.wording import one_line
-from sppfeat.errors import ConfigError
-from sppfeat.files.classes import IdBuilder, LabelBuilder
-from sppfeat.files.paths import PathTableBuilder
-from sppfeat.inputs.read import absolute_path
-from sppfeat.inputs.repeats import possibly_repeated
-from sppfeat.inputs.roots import is_url
-from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables.table_files import TableFile
-from sppfeat.inputs.tables.table_urls import find_objects, has_urls
+import numpy as np
 
-__all__ = ["Rows", "manifest_segment"]
+from sppfeat.config.wording import one_line
+from sppfeat.errors import SppfeatError
+from sppfeat.files.image_names import has_image_suffix
+from sppfeat.files.paths import PathTable, PathTableBuilder
+from sppfeat.files.tables import TableFile
+from sppfeat.inputs.remote import find_objects, has_urls
+from sppfeat.inputs.roots import absolute_path, is_url
+from sppfeat.inputs.segments import LabelBuilder, OwnLabels, Segment, possibly_repeated
+from sppfeat.inputs.storage import Storage
+
+__all__ = ["Rows", "image_name", "image_segment", "manifest_segment"]
 
 _FOLDERS_REMEMBERED = 1 << 12
+_DATA = b"data"  # the folder that datasets are kept in, beside their card
+_DIGITS = 8
 
 
 class Rows(NamedTuple):
@@ -58,7 +61,7 @@ def manifest_segment(
     Raises:
         ConfigError: rows that say different things of an image.
     """
-    names, labels, ids, numbers = PathTableBuilder(), LabelBuilder(classes), IdBuilder(), array("q")
+    names, labels, ids, numbers = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), array("q")
     absolute = _absolute_from(table.folder)
     for some in rows:
         names.extend([absolute(path) for path in some.paths])
@@ -66,7 +69,7 @@ def manifest_segment(
         ids.extend(some.ids)
         numbers.extend(some.numbers)
 
-    def error_at(position: int, what: str) -> ConfigError:
+    def error_at(position: int, what: str) -> SppfeatError:
         return table.error(f"{unit} {numbers[position]}", what)
 
     paths, storage = names.build(), None
@@ -134,3 +137,66 @@ def _said_of(segment: Segment, *images: int) -> Iterator[tuple[bytes, ...]]:
         yield tuple(names[own.labels[image]] for image in images)
     if ids is not None:
         yield tuple(ids[image] for image in images)
+
+
+def image_segment(
+    rows: Iterable[Rows], table: TableFile, *, classes: tuple[bytes, ...] | None, storage: Storage
+) -> Segment:
+    """Return the images that a table has in its rows.
+
+    They are called by the number of their row, and by the suffix of what they were called before; that is their id
+    where the table has no other.
+
+    Args:
+        rows: all of them, from 0.
+        table: the file.
+        classes: all there are, in their order; None: those that the rows name.
+        storage: where they are, by the number of their row.
+    """
+    names, labels, ids, paths = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), _IdBuilder()
+    n_rows = 0
+    for some in rows:
+        names.extend([image_name(row, path) for row, path in zip(some.numbers, some.paths, strict=True)])
+        labels.extend(some.labels)
+        ids.extend(some.ids)
+        paths.extend(some.paths)
+        n_rows += len(some.numbers)
+    above, name = os.path.split(table.folder)
+    # Also where it tells no classes: the name of the table is none.
+    unlabelled = OwnLabels(np.full(n_rows, -1, dtype=np.int64), ())
+    return Segment(
+        table.path,
+        names.build(),
+        above=above if name == _DATA else table.folder,
+        storage=storage,
+        own_labels=labels.build() or unlabelled,
+        ids=ids.build() or paths.build(),
+    )
+
+
+def image_name(row: int, path: bytes) -> bytes:
+    """Return the name of the image in a row, which was called ``path`` before.
+
+    Example:
+        >>> image_name(7, b"cat.jpeg"), image_name(8, b"")
+        (b'00000007.jpeg', b'00000008')
+    """
+    suffix = os.path.splitext(path)[1] if has_image_suffix(path) else b""
+    return b"%0*d" % (_DIGITS, row) + suffix
+
+
+class _IdBuilder:
+    """Collects what the table calls each image."""
+
+    def __init__(self) -> None:
+        self._ids = PathTableBuilder()
+        self._has_any = False
+
+    def extend(self, ids: Sequence[bytes]) -> None:
+        """Add those of the next images; they may be empty."""
+        self._ids.extend(ids)
+        self._has_any = self._has_any or any(ids)
+
+    def build(self) -> PathTable | None:
+        """Return those of all images; None where none has any."""
+        return self._ids.build() if self._has_any else None

@@ -3,18 +3,15 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, BinaryIO
+from typing import Any
 
 from sppfeat.config.wording import one_line
-from sppfeat.errors import ConfigError
-from sppfeat.files.cells import shorten
-from sppfeat.files.separated_text import decoded_lines, split_lines
-from sppfeat.files.tables import json_decoder, parse_json, unique_keys
+from sppfeat.errors import SppfeatError
+from sppfeat.files.cells import encode_paths, encode_values
+from sppfeat.files.columns import ImageColumns, find_image_columns, show_names
+from sppfeat.files.tables import TableFile, json_objects
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables.rows import Rows, manifest_segment
-from sppfeat.inputs.tables.table_columns import TableColumns, find_columns, show_names
-from sppfeat.inputs.tables.table_files import TableFile
-from sppfeat.inputs.tables.table_values import encode_paths, encode_values
 
 __all__ = ["read_manifest"]
 
@@ -26,37 +23,32 @@ def read_manifest(path: bytes) -> Segment:
 
     Args:
         path: absolute, of a file that ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson``. Columns count without
-            case: see :mod:`sppfeat.inputs.tables.table_columns`. Paths are relative to the folder of the table.
+            case: see :mod:`sppfeat.files.columns`. Paths are relative to the folder of the table.
 
     Raises:
         ConfigError: it cannot be read, or is malformed; with the line.
     """
     table = TableFile(path)
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in (b".csv", b".tsv"):
-        return _read_separated(table, "\t" if suffix == b".tsv" else ",")
-    return _read_json_lines(table)
+    is_separated = os.path.splitext(path)[1].lower() in (b".csv", b".tsv")
+    return _read_separated(table) if is_separated else _read_json_lines(table)
 
 
-def _read_separated(table: TableFile, delimiter: str) -> Segment:
-    def not_split(line: int, reason: str) -> ConfigError:
-        return table.error(f"line {line}", f"cannot be split into fields: {reason}")
-
-    with table.open_text() as file, decoded_lines(file) as text:
-        lines = split_lines(text, delimiter, error=not_split)
+def _read_separated(table: TableFile) -> Segment:
+    with table.open_text() as file:
+        lines = table.rows(file)
         number, header = next(lines, (1, []))
         if len(header) == 1 and ";" in header[0]:
             raise table.error(
                 f"line {number}",
                 f"found {one_line(repr(header[0]))}, separated by ';'; allowed: commas, or tabs (.tsv)",
             )
-        columns = find_columns(header, error=_header_error(table, number))
+        columns = find_image_columns(header, error=_header_error(table, number))
         rows = _separated_rows(table, columns, lines, len(header))
         return manifest_segment(table, rows, has_boxes=columns.has_boxes)
 
 
-def _header_error(table: TableFile, line: int) -> Callable[[str], ConfigError]:
-    def error(what: str) -> ConfigError:
+def _header_error(table: TableFile, line: int) -> Callable[[str], SppfeatError]:
+    def error(what: str) -> SppfeatError:
         return table.error(
             f"line {line}", f"the header: {what} (a list of names without a header is given as @LIST)"
         )
@@ -65,7 +57,7 @@ def _header_error(table: TableFile, line: int) -> Callable[[str], ConfigError]:
 
 
 def _separated_rows(
-    table: TableFile, columns: TableColumns, lines: Iterator[tuple[int, list[str]]], n_fields: int
+    table: TableFile, columns: ImageColumns, lines: Iterator[tuple[int, list[str]]], n_fields: int
 ) -> Iterator[Rows]:
     while some := list(islice(lines, _LINES_AT_ONCE)):
         for line, fields in some:
@@ -77,7 +69,7 @@ def _separated_rows(
         yield _rows(table, [line for line, _ in some], [_cells(columns, fields) for _, fields in some])
 
 
-def _cells(columns: TableColumns, fields: Sequence[Any]) -> tuple[Any, Any, Any]:
+def _cells(columns: ImageColumns, fields: Sequence[Any]) -> tuple[Any, Any, Any]:
     """The path, class and id of a row."""
     return (
         fields[columns.path],
@@ -87,7 +79,7 @@ def _cells(columns: TableColumns, fields: Sequence[Any]) -> tuple[Any, Any, Any]
 
 
 def _rows(table: TableFile, lines: Sequence[int], cells: Sequence[tuple[Any, Any, Any]]) -> Rows:
-    def error_at(position: int, what: str) -> ConfigError:
+    def error_at(position: int, what: str) -> SppfeatError:
         return table.error(f"line {lines[position]}", what)
 
     paths, labels, ids = zip(*cells, strict=True)
@@ -98,7 +90,7 @@ def _rows(table: TableFile, lines: Sequence[int], cells: Sequence[tuple[Any, Any
 
 def _read_json_lines(table: TableFile) -> Segment:
     with table.open_text() as file:
-        entries = _entries(table, file)
+        entries = json_objects(table, file)
         first = next(entries, None)
         if first is None:
             raise table.error("", "is empty; allowed: a JSON object a line")
@@ -106,20 +98,8 @@ def _read_json_lines(table: TableFile) -> Segment:
         return manifest_segment(table, _json_rows(table, chain([first], entries)), has_boxes=has_boxes)
 
 
-def _entries(table: TableFile, file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of the lines that are not blank."""
-    decoder = json_decoder(unique_keys)
-    for line, text in enumerate(file, start=1):
-        if not text.strip():
-            continue
-        entry = parse_json(table, text, decoder=decoder, first_line=line)
-        if not isinstance(entry, dict):
-            raise table.error(f"line {line}", f"found {shorten(entry)}; allowed: a JSON object on each line")
-        yield line, entry
-
-
-def _columns_of(table: TableFile, line: int, entry: dict[str, Any]) -> TableColumns:
-    return find_columns(list(entry), error=lambda what: table.error(f"line {line}", what))
+def _columns_of(table: TableFile, line: int, entry: dict[str, Any]) -> ImageColumns:
+    return find_image_columns(list(entry), error=lambda what: table.error(f"line {line}", what))
 
 
 def _json_rows(table: TableFile, entries: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[Rows]:

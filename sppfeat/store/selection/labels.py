@@ -1,8 +1,7 @@
 """What class each row is of: as the file says, or a table, a mapping or an array from elsewhere."""
 
-import codecs
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,9 +12,10 @@ import numpy.typing as npt
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import BoxError, ConfigError, LabelError
-from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES
-from sppfeat.files.name_matching import match_images
-from sppfeat.files.separated_text import split_rows
+from sppfeat.files.classes import ClassNumbers
+from sppfeat.files.columns import IMAGE_NAMES, LABEL_NAMES, find_column, repeated_column
+from sppfeat.files.image_names import match_images
+from sppfeat.files.tables import TableFile
 from sppfeat.store.feature_table import FeatureTable
 
 __all__ = ["LabelSource", "Labels", "read_labels"]
@@ -140,71 +140,68 @@ def _of_images(file: FeatureTable, labelled: list[tuple[bytes, str]], where: str
 
 def _of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labels:
     """Numbers for names; none for None and for the empty one."""
-    classes = sorted({name for name in names if name})
-    if not classes:  # numbers without names would be the caller's own: all of a class -1
+    classes = ClassNumbers[str]()
+    numbers = np.array([*classes.numbers(name or "" for name in names)], dtype=np.int64)
+    if not len(classes):  # numbers without names would be the caller's own: all of a class -1
         return Labels(None, (), n_unknown)
-    number = {name: i for i, name in enumerate(classes)}
-    values = np.array([number.get(name, -1) if name else -1 for name in names], dtype=np.int64)
-    return Labels(values, tuple(classes), n_unknown)
+    return Labels(*classes.in_order(numbers, key=str), n_unknown)
 
 
 def _read_table(file: FeatureTable, path: Path) -> Labels:
-    where = repr(str(path))
-    lines = _lines(path)
-    line, header = next(lines, (1, []))
-    names = [name.strip().lower() for name in header]
-    repeated = next((name for name in (*LABEL_NAMES, *IMAGE_NAMES, _ROW) if names.count(name) > 1), None)
-    if repeated:
-        raise LabelError(
-            f"{where}, line {line}: the header has {repeated!r} twice; allowed: each column once"
-        )
-    label = next((names.index(name) for name in LABEL_NAMES if name in names), None)
-    image = next((names.index(name) for name in IMAGE_NAMES if name in names), None)
-    row = names.index(_ROW) if _ROW in names else None
-    if label is None or (image is None and row is None):
-        raise LabelError(
-            f"{where}, line {line}: the header is {one_line(','.join(header))!r}; "
-            f"allowed: {'|'.join(LABEL_NAMES)}, and {_ROW}|{'|'.join(IMAGE_NAMES)}"
-        )
+    _check_file(path)
+    table = TableFile(os.fsencode(path), LabelError)
     labelled: list[tuple[bytes, str]] = []
-    of_row: list[str | None] = [None] * (file.n_rows if row is not None else 0)
-    for line, fields in lines:
-        if len(fields) != len(header):
-            raise LabelError(
-                f"{where}, line {line}: found {counted(len(fields), 'field')}; allowed: {len(header)}, as in the header"
-            )
-        if row is not None:
-            of_row[_row_number(fields[row], of_row, f"{where}, line {line}")] = fields[label]
-        elif image is not None:
-            labelled.append((os.fsencode(fields[image]), fields[label]))
-    return _of_names(of_row) if row is not None else _of_images(file, labelled, where)
+    with table.open_text() as text:
+        lines = table.rows(text)
+        line, header = next(lines, (1, []))
+        label, image, row = _find_columns(table, line, header)
+        of_row: list[str | None] = [None] * (file.n_rows if row is not None else 0)
+        for line, fields in lines:
+            if len(fields) != len(header):
+                raise table.error(
+                    f"line {line}",
+                    f"found {counted(len(fields), 'field')}; allowed: {len(header)}, as in the header",
+                )
+            if row is not None:
+                of_row[_row_number(table, line, fields[row], of_row)] = fields[label]
+            elif image is not None:
+                labelled.append((os.fsencode(fields[image]), fields[label]))
+    return _of_names(of_row) if row is not None else _of_images(file, labelled, repr(str(path)))
 
 
-def _row_number(text: str, of_row: Sequence[str | None], where: str) -> int:
-    number = int(text) if text.strip().isdecimal() and len(text) < 20 else -1
-    if not 0 <= number < len(of_row):
-        raise LabelError(f"{where}: row is {one_line(repr(text))}; allowed: 0 to {len(of_row) - 1}")
-    if of_row[number] is not None:
-        raise LabelError(f"{where}: row {number} has a label already; allowed: each row once")
-    return number
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Return the lines of a table that are not blank, with their numbers."""
-    where = repr(str(path))
+def _check_file(path: Path) -> None:
     try:
         if not path.is_file():
             raise ConfigError(
                 f"labels are {str(path)!r}, where there is no file; allowed: 'box', 'image', or a table (.csv, .tsv)"
             )
-        if path.stat().st_size > _MAX_FILE:
-            raise LabelError(f"{where} has {path.stat().st_size} bytes; allowed: {_MAX_FILE}")
-        content = path.read_bytes()
+        nbytes = path.stat().st_size
     except (OSError, ValueError) as error:
-        raise LabelError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise LabelError(f"{str(path)!r}: cannot be read: {reason}") from error
+    if nbytes > _MAX_FILE:
+        raise LabelError(f"{str(path)!r} has {nbytes} bytes; allowed: {_MAX_FILE}")
 
-    def not_split(line: int, reason: str) -> LabelError:
-        return LabelError(f"{where}, line {line}: cannot be split into fields: {reason}")
 
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    return split_rows(content.removeprefix(codecs.BOM_UTF8), delimiter, error=not_split)
+def _find_columns(table: TableFile, line: int, header: Sequence[str]) -> tuple[int, int | None, int | None]:
+    """The columns of labels, and of images or of rows."""
+    repeated = repeated_column(header, (*LABEL_NAMES, *IMAGE_NAMES, _ROW))
+    if repeated:
+        raise table.error(f"line {line}", f"the header has {repeated!r} twice; allowed: each column once")
+    label, image, row = (find_column(header, choices) for choices in (LABEL_NAMES, IMAGE_NAMES, (_ROW,)))
+    if label is None or (image is None and row is None):
+        raise table.error(
+            f"line {line}",
+            f"the header is {one_line(','.join(header))!r}; "
+            f"allowed: {'|'.join(LABEL_NAMES)}, and {_ROW}|{'|'.join(IMAGE_NAMES)}",
+        )
+    return label, image, row
+
+
+def _row_number(table: TableFile, line: int, text: str, of_row: Sequence[str | None]) -> int:
+    number = int(text) if text.strip().isdecimal() and len(text) < 20 else -1
+    if not 0 <= number < len(of_row):
+        raise table.error(f"line {line}", f"row is {one_line(repr(text))}; allowed: 0 to {len(of_row) - 1}")
+    if of_row[number] is not None:
+        raise table.error(f"line {line}", f"row {number} has a label already; allowed: each row once")
+    return number

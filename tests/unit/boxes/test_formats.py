@@ -29,7 +29,7 @@ from sppfeat.boxes.formats import (
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import BoxConvention
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.files.name_matching import match_images
+from sppfeat.files.image_names import match_images
 
 REAL = REAL_DATA / "boxes"
 NAN = math.nan

@@ -27,8 +27,10 @@ from sppfeat.cli import main
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import DEFLATED, Place
-from sppfeat.inputs import list_images
-from sppfeat.inputs.archives import data_offset, index_cache, index_tar, index_zip, local
+from sppfeat.inputs import archives, list_images
+from sppfeat.inputs.archives import index_cache
+from sppfeat.inputs.archives.tar import index_tar
+from sppfeat.inputs.archives.zip import data_offset, index_zip
 from sppfeat.inputs.lookup import find_image
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -571,7 +573,7 @@ def facts_of(path):
 
 def test_an_index_is_kept_and_used_as_long_as_the_archive_is_the_same(tmp_path, cache, monkeypatch):
     built = []
-    monkeypatch.setattr(local, "index_tar", lambda file: built.append(file.name) or index_tar(file))
+    monkeypatch.setattr(archives, "index_tar", lambda file: built.append(file.name) or index_tar(file))
     archive = tmp_path / "a.tar"
     put(archive, tar_bytes(SAMPLES))
     assert [facts_of(archive) for _ in range(3)] == [FACTS] * 3

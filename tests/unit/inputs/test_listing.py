@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sppfeat.errors import ConfigError
 from sppfeat.files.paths import PathTable, natural_key
 from sppfeat.inputs import list_images
-from sppfeat.inputs.folders import read_folder
+from sppfeat.inputs.read import read_folder
 
 NAMES = st.binary(min_size=1, max_size=30).map(lambda name: name.replace(b"\0", b"x").replace(b"/", b"y"))
 
@@ -90,7 +90,7 @@ def test_a_large_folder_is_put_in_order_in_parts(names, data):
         expected += [f"{name}.jpg/{i}.png" for i in range(3)] if name in folders else [f"{name}.jpg"]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         touch(folder, *expected, "x.txt")
-        patch.setattr("sppfeat.inputs.folders._SORTED_AT_ONCE", data.draw(st.integers(1, 9)))
+        patch.setattr("sppfeat.files.folders._SORTED_AT_ONCE", data.draw(st.integers(1, 9)))
         assert list(map(os.fsdecode, read_folder(os.fsencode(folder)).images.names)) == expected
 
 

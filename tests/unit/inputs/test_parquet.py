@@ -272,7 +272,7 @@ def test_images_are_what_pyarrow_reads(tmp_path_factory, rows, rows_at_once, win
     path = write(folder / data.draw(st.sampled_from(FORMATS)), images_table(rows), rows_at_once)
     storage = list_images([str(path)]).storage
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sppfeat.inputs.tables.parquet_storage._MOST_ROWS", batch)
+        patch.setattr("sppfeat.inputs.tables.parquet._MOST_ROWS", batch)
         for window in windows:
             wanted = [image % len(rows) for image in window]
             for row, found in zip(wanted, read_all(storage, wanted, folder / "scratch"), strict=True):
@@ -304,7 +304,7 @@ def test_a_row_group_that_spans_windows_is_read_once(tmp_path, scratch, monkeypa
         "iter_batches",
         lambda self, **how: began.append(how["row_groups"]) or true_iter(self, **how),
     )
-    monkeypatch.setattr("sppfeat.inputs.tables.parquet_storage._MOST_ROWS", 7)
+    monkeypatch.setattr("sppfeat.inputs.tables.parquet._MOST_ROWS", 7)
     found = [
         row for start in range(0, 100, 10) for row in read_all(storage, range(start, start + 10), scratch)
     ]

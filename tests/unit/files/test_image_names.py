@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppfeat.errors import BoxError
-from sppfeat.files.name_matching import match_images
+from sppfeat.files.image_names import match_images
 
 ROOT = b"/data/photos"
 FOLDERS = ["", "a/", "b/", "a/b/", "photos/"]
