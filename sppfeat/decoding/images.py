@@ -24,8 +24,8 @@ from PIL.Image import Resampling, Transpose
 
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.config.wording import one_line
+from sppfeat.decoding.image_files import why_unidentified
 from sppfeat.decoding.image_guards import PILLOW, HeaderReader, check_precincts, check_scans, check_tiles
-from sppfeat.decoding.image_signatures import why_unidentified
 from sppfeat.decoding.jpeg_reduction import picture_box, reduce_jpeg
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from sppfeat.decoding.base import Decoded, DecodeSettings, DecodeTask
+from sppfeat.decoding.decoder import Decoded, DecodeSettings, DecodeTask
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place

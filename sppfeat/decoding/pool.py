@@ -7,9 +7,9 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from sppfeat.decoding.arena import Arena
-from sppfeat.decoding.base import Decoded, DecodeSettings, DecodeTask
-from sppfeat.decoding.process import Answer, Job, WorkerProcess, describe_exit
+from sppfeat.decoding.decoder import Decoded, DecodeSettings, DecodeTask
 from sppfeat.decoding.worker import READY, Crash, DecodeJob, ProbeJob
+from sppfeat.decoding.worker_process import Answer, Job, WorkerProcess, describe_exit
 from sppfeat.errors import DecoderError
 from sppfeat.files.byte_ranges import Place, place_of
 

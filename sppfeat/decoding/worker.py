@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.decoding.arena import map_arena
-from sppfeat.decoding.base import DecodeSettings
+from sppfeat.decoding.decoder import DecodeSettings
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place

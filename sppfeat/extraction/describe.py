@@ -16,7 +16,7 @@ from sppfeat.errors import ConfigError, DeviceMemoryError
 from sppfeat.extraction.regions import Projector, Regions
 from sppfeat.networks.acceleration import CompiledNetwork
 from sppfeat.networks.backbones import Backbone
-from sppfeat.networks.device_copies import Delivery, Transfer
+from sppfeat.networks.devices import Delivery, Transfer
 from sppfeat.pooling.bin_tables import allocate
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
 

@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.decoding.images import read_image, resize_image
-from sppfeat.decoding.process import describe_exit
+from sppfeat.decoding.worker_process import describe_exit
 from sppfeat.errors import DecoderError, ImageError
 from sppfeat.training.epochs import TrainBatch
 from sppfeat.training.examples import Examples

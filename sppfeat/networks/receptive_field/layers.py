@@ -7,9 +7,9 @@ from torch import Tensor, fx, nn
 
 from sppfeat.errors import ConfigError
 from sppfeat.networks.receptive_field.axes import axes_of, first_loss, is_map
-from sppfeat.networks.receptive_field.network import eval_mode, open_network, select_outputs
+from sppfeat.networks.receptive_field.graph import eval_mode, open_network, select_outputs
+from sppfeat.networks.receptive_field.trace import two_sizes, walk_twice
 from sppfeat.networks.receptive_field.tracked import Tracked, layout_of
-from sppfeat.networks.receptive_field.walk import two_sizes, walk_twice
 
 __all__ = ["FeatureGeometry", "LayerGeometry", "layer_geometries", "receptive_field"]
 

@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 
-from sppfeat.networks.receptive_field import shapes, values, windows
+from sppfeat.networks.receptive_field import shape_rules as shapes
+from sppfeat.networks.receptive_field import value_rules as windows
+from sppfeat.networks.receptive_field import values
 from sppfeat.networks.receptive_field.axes import Layout, opaque, shape_of
-from sppfeat.networks.receptive_field.call import Call, Rule
+from sppfeat.networks.receptive_field.calls import Call, Rule
 
 __all__ = ["has_rule", "output_layout"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sppfeat.errors import ConfigError
 from sppfeat.networks.receptive_field.axes import Layout, first_loss, opaque, uniform
-from sppfeat.networks.receptive_field.call import Call, Operand, tree_leaves, tree_map
+from sppfeat.networks.receptive_field.calls import Call, Operand, tree_leaves, tree_map
 from sppfeat.networks.receptive_field.rules import has_rule, output_layout
 
 __all__ = ["Trace", "Tracked", "layout_of"]

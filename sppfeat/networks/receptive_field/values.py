@@ -14,7 +14,7 @@ from sppfeat.networks.receptive_field.axes import (
     shape_of,
     uniform,
 )
-from sppfeat.networks.receptive_field.call import Call
+from sppfeat.networks.receptive_field.calls import Call
 
 __all__ = ["create", "elementwise", "linear", "matmul", "reduce", "same", "softmax", "unknown"]
 

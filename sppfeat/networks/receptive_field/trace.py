@@ -8,7 +8,7 @@ from torch import fx
 
 from sppfeat.errors import ConfigError
 from sppfeat.networks.receptive_field.axes import Axis, first_loss, is_map, lose, plain, unnamed
-from sppfeat.networks.receptive_field.network import Network
+from sppfeat.networks.receptive_field.graph import Network
 from sppfeat.networks.receptive_field.tracked import Trace, Tracked, layout_of
 
 __all__ = ["two_sizes", "walk_twice"]

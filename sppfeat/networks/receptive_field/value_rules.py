@@ -14,7 +14,7 @@ from sppfeat.networks.receptive_field.axes import (
     plain,
     resize,
 )
-from sppfeat.networks.receptive_field.call import Call
+from sppfeat.networks.receptive_field.calls import Call
 
 __all__ = ["adaptive_pool", "convolution", "pool", "resample"]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sppfeat.networks.device_copies import Transfer
+from sppfeat.networks.devices import Transfer
 
 DEVICES = [
     "cpu",

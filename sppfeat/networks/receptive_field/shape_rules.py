@@ -15,7 +15,7 @@ from sppfeat.networks.receptive_field.axes import (
     replaced,
     resize,
 )
-from sppfeat.networks.receptive_field.call import Call
+from sppfeat.networks.receptive_field.calls import Call
 
 __all__ = [
     "cat",
