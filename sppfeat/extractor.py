@@ -25,7 +25,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
-from sppfeat.extraction.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
+from sppfeat.extraction.describe import Describer, RegionRequest
 from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.recompute import load_recorded_backbone
 from sppfeat.extraction.regions import Projector, best_scales
@@ -36,6 +36,7 @@ from sppfeat.files.downloads import OnDownload
 from sppfeat.geometry import FeatureGeometry
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
+from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reduction import Reduction
 from sppfeat.store.schema import ColumnBlock, whole_image_boxes

@@ -10,7 +10,7 @@ import torch
 
 from sppfeat._version import __version__
 from sppfeat.config.machine import available_cores
-from sppfeat.extraction.describe import device_name
+from sppfeat.networks.devices import device_name
 
 __all__ = ["Machine", "describe_machine", "synchronizer"]
 

@@ -15,7 +15,7 @@ from sppfeat.bench.conditions import Machine, describe_machine, synchronizer
 from sppfeat.bench.settings import PoolingWork
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.errors import DeviceMemoryError
-from sppfeat.extraction.describe import choose_device, device_name
+from sppfeat.networks.devices import choose_device, device_name
 from sppfeat.pyramid import pool_regions, spatial_pyramid_pool
 
 __all__ = [

@@ -20,10 +20,11 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ImageError
-from sppfeat.extraction.describe import BATCH_PIXELS, Describer, RegionRequest, choose_device
+from sppfeat.extraction.describe import Describer, RegionRequest
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.setup import configure, descriptor_blocks, load_choice
 from sppfeat.files.downloads import OnDownload
+from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 
 __all__ = ["BoxContenders", "Crossover", "RegionsResult", "Rung", "bench_regions", "find_crossover", "ladder"]
 

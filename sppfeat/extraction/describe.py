@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,73 +12,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sppfeat.config.specs import DescriptorSpec
-from sppfeat.errors import ConfigError, DeviceMemoryError
+from sppfeat.errors import ConfigError
 from sppfeat.extraction.regions import Projector, Regions
 from sppfeat.networks.acceleration import CompiledNetwork
 from sppfeat.networks.backbones import Backbone
-from sppfeat.networks.devices import Delivery, Transfer
+from sppfeat.networks.devices import Delivery, DeviceCopier, device_memory, float32_arithmetic
 from sppfeat.pooling.bin_tables import allocate
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
 
 __all__ = [
-    "BATCH_PIXELS",
     "DescribedRegions",
     "Describer",
     "RegionRequest",
-    "choose_device",
-    "device_memory",
-    "device_name",
-    "float32_arithmetic",
 ]
 
-# Network-input pixels per batch. Two CPU cores gain nothing from more than some 8 images of 224 x 300;
-# a GPU wants more to be busy.
-BATCH_PIXELS = {"cpu": 8 * 224 * 300, "cuda": 64 * 224 * 300, "mps": 16 * 224 * 300}
 _SLICE_VALUES = 16 << 20  # pooled values of boxes at once: 64 MB, whatever the number of boxes
 # Pooled values that are scaled at once: so few that a processor keeps them in its cache, and that their memory
 # is used again and again, where fresh memory takes longer than the arithmetic.
 _SCALED_VALUES = {"cpu": 1 << 20, "cuda": 1 << 28, "mps": 1 << 28}
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def choose_device(device: str, precision: str, *, local_rank: int = 0) -> torch.device:
-    """The device that a setting means on this machine.
-
-    Args:
-        device: ``auto`` (CUDA if there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        precision: what it must be able to do.
-        local_rank: number of this process among those of this machine: each has a CUDA device of its own, while
-            there are enough.
-
-    Raises:
-        ConfigError: a device that this machine or this torch does not have, or that lacks the precision.
-    """
-    if device == "auto":
-        device = "cpu"
-        if torch.cuda.is_available():
-            n_devices = torch.cuda.device_count()
-            device = f"cuda:{local_rank % n_devices}" if n_devices > 1 else "cuda"
-    chosen = torch.device(device)
-    if chosen.type == "cuda":
-        n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (chosen.index or 0) >= n_devices:
-            raise ConfigError(
-                f"device is {device!r}, but torch {torch.__version__} sees {n_devices} CUDA devices here"
-            )
-        if precision == "tf32" and torch.cuda.get_device_capability(chosen) < (8, 0):
-            raise ConfigError(f"precision is 'tf32', but {torch.cuda.get_device_name(chosen)} has no TF32")
-    elif chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"device is 'mps', but torch {torch.__version__} finds no Metal device here")
-    if precision == "tf32" and chosen.type != "cuda":
-        raise ConfigError(f"precision is 'tf32', which is for CUDA devices; the device is {chosen.type!r}")
-    return chosen
-
-
-def device_name(device: torch.device) -> str:
-    """A device as people know it, such as ``cuda:0 (NVIDIA A100)``."""
-    if device.type != "cuda":
-        return str(device)
-    return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 class RegionRequest(NamedTuple):
@@ -147,7 +99,7 @@ class Describer:
         self._precision = precision
         self._dtype = _DTYPES[precision]
         self._factors = norm_factors
-        self._transfer = Transfer(device)
+        self._copier = DeviceCopier(device)
         with device_memory(device):
             network = backbone.network.eval().to(device, self._dtype)
             network = network.to(memory_format=torch.channels_last)
@@ -285,7 +237,7 @@ class Describer:
         if spec.mean_norm is not None and self._factors is None:
             raise ConfigError(f"normalize is {spec.normalize!r}, but its factors are not known")
         if spec.normalize == "none" and len(blocks) == 1:
-            return self._transfer.to_host(blocks[0])
+            return self._copier.to_host(blocks[0])
         widths = [block.shape[1] for block in blocks]
         scaled = allocate((len(blocks[0]), sum(widths)), blocks[0])
         for i, (block, place) in enumerate(zip(blocks, torch.split(scaled, widths, dim=1), strict=True)):
@@ -295,11 +247,11 @@ class Describer:
                     torch.mul(rows, self._factors[i], out=target)
                 else:
                     target.copy_(normalize_descriptors(rows, spec.normalize))
-        return self._transfer.to_host(scaled)
+        return self._copier.to_host(scaled)
 
     def _batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         # (N, H, W, 3) seen as (N, 3, H, W) is channels-last in memory as it lies.
-        raw = self._transfer.to_device(pixels).permute(0, 3, 1, 2)
+        raw = self._copier.to_device(pixels).permute(0, 3, 1, 2)
         return raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
 
     def _maps(self, batch: Tensor) -> list[Tensor]:
@@ -330,34 +282,3 @@ def _mean_of(blocks: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]
 
 def _mirror(batch: Tensor) -> Tensor:
     return batch.flip(-1).contiguous(memory_format=torch.channels_last)
-
-
-@contextlib.contextmanager
-def device_memory(device: torch.device) -> Iterator[None]:
-    """Turn torch's error into ours."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceMemoryError(f"not enough memory on {device_name(device)}") from error
-
-
-@contextlib.contextmanager
-def float32_arithmetic(precision: str) -> Iterator[None]:
-    """Float32 means float32: no TF32 or bfloat16 inside matrix products unless asked for; restored after."""
-    backends: Any = torch.backends
-    switches = (
-        backends.cudnn.conv,
-        backends.cudnn.rnn,
-        backends.cuda.matmul,
-        backends.mkldnn.conv,
-        backends.mkldnn.matmul,
-    )
-    before = [switch.fp32_precision for switch in switches]
-    cuda = "tf32" if precision == "tf32" else "ieee"
-    try:
-        for switch, value in zip(switches, (cuda, cuda, cuda, "ieee", "ieee"), strict=True):
-            switch.fp32_precision = value
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value

@@ -13,13 +13,14 @@ from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.values import StrPath
 from sppfeat.decoding.images import decode_image
 from sppfeat.errors import ImageError, StoreError
-from sppfeat.extraction.describe import Describer, RegionRequest, choose_device
+from sppfeat.extraction.describe import Describer, RegionRequest
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.setup import descriptor_blocks
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone
+from sppfeat.networks.devices import choose_device
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import scale_indices
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from sppfeat.config.wording import counted
 from sppfeat.extraction.box_report import BoxSummary, box_notes, summarize_boxes
-from sppfeat.extraction.describe import device_name
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.setup import Equipment
 from sppfeat.inputs import Listing
+from sppfeat.networks.devices import device_name
 from sppfeat.store.layout import feature_nbytes
 
 __all__ = ["PlanSummary", "RunState", "listing_notes", "plan_notes", "summarize_plan"]

@@ -17,12 +17,13 @@ from sppfeat.config.request import BackboneChoice, BoxChoice, DescriptorChoice, 
 from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.errors import BoxError, ConfigError
-from sppfeat.extraction.describe import BATCH_PIXELS, Describer, choose_device
+from sppfeat.extraction.describe import Describer
 from sppfeat.extraction.regions import Projector, map_sizes
 from sppfeat.extraction.row_planner import RowPlanner
 from sppfeat.extraction.rows import BoxSource, FileBoxes, ViewBoxes
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.backbones import Backbone, load_backbone
+from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import ColumnBlock, column_blocks

@@ -1,14 +1,100 @@
-"""Pixels to the device, and descriptors back, beside what is computed there."""
+"""Devices that networks run on: chosen by name, with copies to and from them beside what they compute."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Delivery", "Transfer"]
+from sppfeat.errors import ConfigError, DeviceMemoryError
+
+__all__ = [
+    "BATCH_PIXELS",
+    "Delivery",
+    "DeviceCopier",
+    "choose_device",
+    "device_memory",
+    "device_name",
+    "float32_arithmetic",
+]
+
+# Network-input pixels per batch. Two CPU cores gain nothing from more than some 8 images of 224 x 300;
+# a GPU wants more to be busy.
+BATCH_PIXELS = {"cpu": 8 * 224 * 300, "cuda": 64 * 224 * 300, "mps": 16 * 224 * 300}
+
+
+def choose_device(device: str, precision: str, *, local_rank: int = 0) -> torch.device:
+    """The device that a setting means on this machine.
+
+    Args:
+        device: ``auto`` (CUDA if there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: what it must be able to do.
+        local_rank: number of this process among those of this machine: each has a CUDA device of its own, while
+            there are enough.
+
+    Raises:
+        ConfigError: a device that this machine or this torch does not have, or that lacks the precision.
+    """
+    if device == "auto":
+        device = "cpu"
+        if torch.cuda.is_available():
+            n_devices = torch.cuda.device_count()
+            device = f"cuda:{local_rank % n_devices}" if n_devices > 1 else "cuda"
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= n_devices:
+            raise ConfigError(
+                f"device is {device!r}, but torch {torch.__version__} sees {n_devices} CUDA devices here"
+            )
+        if precision == "tf32" and torch.cuda.get_device_capability(chosen) < (8, 0):
+            raise ConfigError(f"precision is 'tf32', but {torch.cuda.get_device_name(chosen)} has no TF32")
+    elif chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device is 'mps', but torch {torch.__version__} finds no Metal device here")
+    if precision == "tf32" and chosen.type != "cuda":
+        raise ConfigError(f"precision is 'tf32', which is for CUDA devices; the device is {chosen.type!r}")
+    return chosen
+
+
+def device_name(device: torch.device) -> str:
+    """A device as people know it, such as ``cuda:0 (NVIDIA A100)``."""
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+@contextlib.contextmanager
+def device_memory(device: torch.device) -> Iterator[None]:
+    """Turn torch's error into ours."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(f"not enough memory on {device_name(device)}") from error
+
+
+@contextlib.contextmanager
+def float32_arithmetic(precision: str) -> Iterator[None]:
+    """Float32 means float32: no TF32 or bfloat16 inside matrix products unless asked for; restored after."""
+    backends: Any = torch.backends
+    switches = (
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+        backends.cuda.matmul,
+        backends.mkldnn.conv,
+        backends.mkldnn.matmul,
+    )
+    before = [switch.fp32_precision for switch in switches]
+    cuda = "tf32" if precision == "tf32" else "ieee"
+    try:
+        for switch, value in zip(switches, (cuda, cuda, cuda, "ieee", "ieee"), strict=True):
+            switch.fp32_precision = value
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
 
 
 class Delivery(NamedTuple):
@@ -23,7 +109,7 @@ class Delivery(NamedTuple):
     arrived: Callable[[], None]
 
 
-class Transfer:
+class DeviceCopier:
     """Copies between main memory and a device.
 
     On CUDA both ways have a stream of their own and go through pinned memory, so that neither the device nor the

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sppfeat.errors import ConfigError, SppfeatError
-from sppfeat.extraction.describe import device_memory
+from sppfeat.networks.devices import device_memory
 from sppfeat.training.epochs import TrainBatch, epoch_batches
 from sppfeat.training.learner import Learner, TargetSource, TrainingTask
 from sppfeat.training.loader import PixelBatch

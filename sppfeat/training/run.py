@@ -12,11 +12,11 @@ import torch
 from sppfeat.config.machine import available_cores
 from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import SppfeatError
-from sppfeat.extraction.describe import choose_device, device_name
 from sppfeat.extraction.setup import load_choice
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
+from sppfeat.networks.devices import choose_device, device_name
 from sppfeat.training.checkpoints import TrainFolder
 from sppfeat.training.classification import ClassLearner, ClassTargets, PyramidClassifier
 from sppfeat.training.distillation import TeacherAdapter, TeacherLearner, TeacherTargets

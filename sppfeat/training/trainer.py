@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sppfeat.errors import DecoderError, SppfeatError
-from sppfeat.extraction.describe import device_memory, float32_arithmetic
+from sppfeat.networks.devices import device_memory, float32_arithmetic
 from sppfeat.training.epochs import epoch_batches, n_batches, size_of_epoch, whole_image_batches
 from sppfeat.training.evaluation import evaluate
 from sppfeat.training.examples import Examples

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sppfeat.networks.devices import Transfer
+from sppfeat.networks.devices import DeviceCopier
 
 DEVICES = [
     "cpu",
@@ -15,10 +15,10 @@ DEVICES = [
 def test_values_come_there_and_back(device, is_writeable):
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     pixels.flags.writeable = is_writeable
-    transfer = Transfer(torch.device(device))
-    on_device = transfer.to_device(pixels)
+    copier = DeviceCopier(torch.device(device))
+    on_device = copier.to_device(pixels)
     assert on_device.device.type == device
-    values, arrived = transfer.to_host(on_device.float() * 2)
+    values, arrived = copier.to_host(on_device.float() * 2)
     arrived()
     assert values.dtype == np.float32
     assert np.array_equal(values, 2 * pixels)
@@ -26,15 +26,15 @@ def test_values_come_there_and_back(device, is_writeable):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_pixels_may_change_and_copies_may_be_many_while_cuda_is_busy():
-    transfer = Transfer(torch.device("cuda"))
+    copier = DeviceCopier(torch.device("cuda"))
     busy = torch.rand(4000, 4000, device="cuda")
     deliveries = []
     pixels = np.empty((64, 1000), dtype=np.uint8)
     for i in range(50):
         pixels[:] = i
-        on_device = transfer.to_device(pixels)
+        on_device = copier.to_device(pixels)
         busy = busy @ busy / busy.norm()
-        deliveries.append(transfer.to_host(on_device.float() + i))
+        deliveries.append(copier.to_host(on_device.float() + i))
     for i, (values, arrived) in enumerate(deliveries):
         arrived()
         assert (values == 2 * i).all()
