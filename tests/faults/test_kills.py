@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import write_image
-from extraction_runs import assert_same_file
+from extraction_runs import assert_same_descriptors, assert_same_file
 from killing import TINY, Run
 
 import sppfeat
@@ -144,7 +144,7 @@ def assert_done_rows_are_right(path: Path, reference: Path) -> None:
         for image in np.flatnonzero(file.status == Status.DONE).tolist():
             ours = slice(*file.image_rows[image].tolist())
             theirs = slice(*whole.image_rows[index[file.path_of(image)]].tolist())
-            np.testing.assert_allclose(file.features[ours], whole.features[theirs], rtol=1e-4, atol=1e-5)
+            assert_same_descriptors(file.features[ours], whole.features[theirs])
             np.testing.assert_array_equal(file.boxes[ours], whole.boxes[theirs])
 
 

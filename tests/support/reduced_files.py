@@ -31,6 +31,11 @@ def write_file(path, rows, *, failed=FAILED, settings=None, dtype="float32"):
     return fill(path, rows, failed=failed)
 
 
+def rounding(reduction, rows):
+    """``(n, 1)``: how far sums of float32 products in other orders, in other blocks of rows, can be apart."""
+    return DIMENSION * np.finfo(np.float32).eps * reduction.sensitivity(rows)[:, None]
+
+
 def reduced(source, output, *, overwrite=False, dtype="float32", batch_size=None, **spec):
     """The output of reducing a file to four components, or as told."""
     spec = ReductionSpec(**{"components": 4, **spec})

@@ -58,8 +58,15 @@ def least_of(file):
 
 
 def equal(some, others):
+    """Whether predictions are the same, but for one row in a thousand.
+
+    Sums in another order move decision values by up to 1e-4. They spread over about one unit, so one row in some
+    thousands has its two first classes nearer to each other than that, and either may be predicted.
+    """
     return all(
-        np.array_equal(a, b) for x, y in zip(some, others, strict=True) for a, b in zip(x, y, strict=True)
+        a.shape == b.shape and np.mean(a != b) <= 1e-3
+        for x, y in zip(some, others, strict=True)
+        for a, b in zip(x, y, strict=True)
     )
 
 
@@ -202,5 +209,10 @@ def test_a_pipeline_is_what_scikit_learn_fits_on_all_rows(many, n_classes, class
         assert np.shape(getattr(ours, name)) == np.shape(getattr(theirs, name))
         assert np.allclose(getattr(ours, name), getattr(theirs, name), atol=1e-3)
     assert found.n_features_in_ == expected.n_features_in_ == DIMENSION
-    assert np.allclose(found.decision_function(x), expected.decision_function(x), atol=1e-4)
-    assert np.array_equal(found.predict(x), expected.predict(x))
+    decision = expected.decision_function(x)
+    assert np.allclose(found.decision_function(x), decision, atol=1e-4)
+    # Where the two classes that are first are nearer to each other than that, either may be.
+    each = np.sort(np.stack([-decision, decision], 1) if decision.ndim == 1 else decision, axis=1)
+    is_clear = each[:, -1] - each[:, -2] > 1e-3
+    assert is_clear.mean() > 0.9
+    assert np.array_equal(found.predict(x)[is_clear], expected.predict(x)[is_clear])

@@ -123,7 +123,8 @@ def test_gradients_are_those_of_pooling_each_crop(mode):
         )
         (result * torch.linspace(0, 1, result.numel()).view_as(result)).sum().backward()
         gradients.append(feature_map.grad)
-    assert torch.equal(*gradients)
+    # A sum of one sign over at most 70 regions x 3 levels is rounded by 210 * 2**-24 of itself.
+    torch.testing.assert_close(*gradients, rtol=2e-5, atol=0)
 
 
 def test_gradients_of_no_region_are_zero():
