@@ -1,33 +1,47 @@
-"""Where something was measured."""
+"""The conditions of a measurement: the machine, the descriptors, a wait for the device, and a folder for files."""
 
+import contextlib
 import platform
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sppfeat._version import __version__
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import available_cores
+from sppfeat.errors import StoreError
+from sppfeat.extraction.setup import descriptor_blocks
+from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import device_name
 
-__all__ = ["Machine", "describe_machine", "synchronizer"]
+__all__ = [
+    "DescriptorConditions",
+    "Machine",
+    "describe_conditions",
+    "describe_machine",
+    "synchronizer",
+    "temporary_folder",
+]
 
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where and with what something was measured.
+    """The machine of a measurement.
 
     Attributes:
         processor: its model.
-        cores: that this process may use.
+        cores: number of cores that this process may use.
         system: operating system and architecture.
-        device: where tensors are computed with.
+        device: name of the device that computes.
         precision: of the network.
-        threads: of torch.
+        threads: number of threads that torch uses.
         torch, sppfeat: versions.
     """
 
@@ -42,7 +56,12 @@ class Machine:
 
 
 def describe_machine(device: torch.device, precision: str) -> Machine:
-    """The machine that this runs on, as set up for a measurement."""
+    """Describe the machine that this process runs on, as it is set up for a measurement.
+
+    Args:
+        device: the device that computes.
+        precision: of the network.
+    """
     return Machine(
         processor=_processor(),
         cores=available_cores(),
@@ -55,13 +74,60 @@ def describe_machine(device: torch.device, precision: str) -> Machine:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DescriptorConditions:
+    """The machine and the descriptors of a measurement, which its result begins with.
+
+    Attributes:
+        machine: the machine.
+        backbone, weights, layers, levels, pool, dimension: of the descriptors.
+    """
+
+    machine: Machine
+    backbone: str
+    weights: str
+    layers: tuple[str, ...]
+    levels: tuple[int, ...]
+    pool: str
+    dimension: int
+
+
+def describe_conditions(backbone: Backbone, config: ExtractConfig, device: torch.device) -> dict[str, Any]:
+    """Return the fields of :class:`DescriptorConditions`, by name."""
+    spec, descriptor = config.backbone, config.descriptor
+    return {
+        "machine": describe_machine(device, config.precision),
+        "backbone": spec.name,
+        "weights": backbone.weights_path or spec.weights,
+        "layers": spec.layers,
+        "levels": descriptor.levels,
+        "pool": descriptor.pool,
+        "dimension": descriptor_blocks(config, backbone)[-1].stop,
+    }
+
+
 def synchronizer(device: torch.device) -> Callable[[], None]:
-    """What waits until a device has done what it was given; nothing is to be waited for on a CPU."""
+    """Return the function that waits until a device has finished its work; on a CPU it returns at once."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     if device.type == "mps":
         return torch.mps.synchronize
     return lambda: None
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a temporary folder, and remove it when the context ends.
+
+    Raises:
+        StoreError: the folder cannot be made.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="sppfeat-bench-")
+    except OSError as error:
+        raise StoreError(f"no folder for temporary files: {error}") from error
+    with folder as name:
+        yield Path(name)
 
 
 def _processor() -> str:

@@ -1,6 +1,9 @@
-"""The loop that everyone writes: what an extraction is measured against."""
+"""The contenders of a whole run: the run itself, the bare network, and the plain loop that everyone writes."""
 
+import dataclasses
+import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -8,17 +11,25 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
+from sppfeat.bench.conditions import synchronizer
+from sppfeat.config.request import ExtractRequest
 from sppfeat.config.specs import DescriptorSpec
+from sppfeat.extraction.describe import Describer
+from sppfeat.extraction.run import prepare
 from sppfeat.networks.backbones import Backbone
 
-__all__ = ["PlainLoop"]
+__all__ = ["BareNetwork", "PlainLoop", "WholeRun"]
+
+_TENSOR_NBYTES = 256 << 20  # of the network inputs that the bare network is given in one go
+_INPUT_ITEMSIZE = 4  # float32
 
 
 class PlainLoop:
     """Pillow, one image at a time, float32 as ``(1, 3, H, W)`` in memory, the network as it is, adaptive pooling.
 
     Args:
-        backbone: the network, not folded or converted, and what its input must look like; moved to ``device``.
+        backbone: the network, neither folded nor converted, with the mean and deviation of its input; moved to
+            ``device``.
         descriptor: pyramid and pooling.
         device: where to compute.
     """
@@ -32,7 +43,7 @@ class PlainLoop:
         self._std = torch.tensor(backbone.spec.std, device=device).view(3, 1, 1)
 
     def run(self, images: Iterable[tuple[bytes, tuple[int, int]]]) -> npt.NDArray[np.float32]:
-        """Descriptors, ``(N, D)``, of files at the given heights and widths of the network input."""
+        """Return descriptors, ``(N, D)``, of files at the given heights and widths of the network input."""
         rows = []
         with torch.inference_mode():
             for path, input_hw in images:
@@ -50,3 +61,72 @@ class PlainLoop:
         pixels = torch.from_numpy(np.array(image.resize((width, height), resample)))
         tensor = pixels.permute(2, 0, 1).contiguous().to(self._device).float() / 255
         return (tensor - self._mean) / self._std
+
+
+class WholeRun:
+    """The run itself, with its own network, workers and file.
+
+    Args:
+        request: the run.
+        folder: for its file; it is empty again after each run.
+
+    Attributes:
+        n_workers: decoding processes of the last run.
+        n_failed: images that failed in the last run.
+    """
+
+    def __init__(self, request: ExtractRequest, folder: Path) -> None:
+        self._request = dataclasses.replace(request, output=folder / "features.h5")
+        self._folder = folder
+        self.n_workers = 0
+        self.n_failed = 0
+
+    def run(self) -> dict[str, float]:
+        """Return the seconds of ``prepare``, before the first image, and of ``extract``, from there to the end."""
+        self._folder.mkdir(exist_ok=True)
+        try:
+            start = time.perf_counter()
+            with prepare(self._request) as extraction:
+                self.n_workers = extraction.n_workers
+                prepared = time.perf_counter()
+                self.n_failed = extraction.run().n_failed
+                end = time.perf_counter()
+        finally:
+            for path in self._folder.iterdir():
+                path.unlink()
+        return {"prepare": prepared - start, "extract": end - prepared}
+
+
+class BareNetwork:
+    """The network alone, on batches that are on the device already.
+
+    Args:
+        describer: the network.
+        batches: ``(N, H, W, 3)`` uint8 pixels each.
+    """
+
+    def __init__(self, describer: Describer, batches: list[npt.NDArray[np.uint8]]) -> None:
+        self._describer = describer
+        self._synchronize = synchronizer(describer.device)
+        self._groups: list[list[npt.NDArray[np.uint8]]] = []
+        room = 0
+        for pixels in batches:
+            nbytes = pixels.size * _INPUT_ITEMSIZE
+            if nbytes > room:
+                self._groups.append([])
+                room = _TENSOR_NBYTES
+            self._groups[-1].append(pixels)
+            room -= nbytes
+
+    def run(self) -> dict[str, float]:
+        """Return the seconds of ``forward``: the network on all batches."""
+        seconds = 0.0
+        for group in self._groups:
+            tensors = [self._describer.batch(pixels) for pixels in group]
+            self._synchronize()
+            start = time.perf_counter()
+            for tensor in tensors:
+                self._describer.maps(tensor)
+            self._synchronize()
+            seconds += time.perf_counter() - start
+        return {"forward": seconds}

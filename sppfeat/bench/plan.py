@@ -1,4 +1,4 @@
-"""What it takes to plan a run: list, plan, lay the file out and continue it, by the number of images."""
+"""Time and memory of planning a run, by the number of images: list, plan, lay the file out, continue it."""
 
 import multiprocessing
 from collections.abc import Callable, Mapping
@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from sppfeat.bench.conditions import Machine, describe_machine
+from sppfeat.bench.conditions import Machine, describe_machine, temporary_folder
 from sppfeat.bench.plan_stages import Measured, continue_file, plan_file
-from sppfeat.bench.scratch import temporary_folder
-from sppfeat.bench.settings import PlanWork
+from sppfeat.bench.settings import PlanSettings
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.errors import StoreError
 
@@ -20,14 +19,14 @@ __all__ = ["PlanResult", "PlanRung", "PlanStage", "bench_plan"]
 
 @dataclass(frozen=True, kw_only=True)
 class PlanStage:
-    """One of the things that are done before the first image is run.
+    """One stage of the work before the first image is run.
 
     Attributes:
-        seconds: that it took.
-        images_per_second: likewise.
-        peak_bytes: the most memory that its process has had by its end, over what it had before the first image was
-            listed; None where the system does not tell.
-        peak_bytes_per_image: likewise.
+        seconds: duration of the stage.
+        images_per_second: its rate.
+        peak_bytes: the most memory that the process has had by the end of the stage, over its memory before the first
+            image was listed; None where the system does not tell.
+        peak_bytes_per_image: the same, divided by the number of images.
     """
 
     seconds: float
@@ -37,7 +36,7 @@ class PlanStage:
 
     @classmethod
     def of(cls, seconds: float, peak_bytes: int | None, n_images: int) -> "PlanStage":
-        """Return that of so many images."""
+        """Return the stage that took ``seconds`` and ``peak_bytes`` for ``n_images``."""
         return cls(
             seconds=seconds,
             images_per_second=n_images / max(seconds, 1e-9),
@@ -48,15 +47,15 @@ class PlanStage:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRung:
-    """So many images.
+    """The measurements for one number of images.
 
     Attributes:
-        images: how many.
+        images: number of images.
         path_bytes_per_image: length of their paths.
-        plan_bytes_per_image: of memory, that the plan holds as long as the run goes on.
-        file_bytes_per_image: of the file, everything but the descriptors.
-        stages: ``list``, ``plan`` and ``lay_out`` in one process, then ``continue`` in another, which has listed the
-            images anew.
+        plan_bytes_per_image: memory that the plan holds during the whole run.
+        file_bytes_per_image: size of the file without the descriptors.
+        stages: ``list``, ``plan`` and ``lay_out`` in one process, then ``continue`` in another process, which lists the
+            images again.
     """
 
     images: int
@@ -68,12 +67,12 @@ class PlanRung:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanResult:
-    """What was measured.
+    """The result of measuring plans.
 
     Attributes:
-        machine: where.
-        images_per_folder: how the images lay.
-        rungs: for growing numbers of images.
+        machine: the machine.
+        images_per_folder: number of images in each folder.
+        rungs: measurements for growing numbers of images.
     """
 
     machine: Machine
@@ -82,31 +81,31 @@ class PlanResult:
 
 
 def bench_plan(
-    work: PlanWork, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+    settings: PlanSettings, *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> PlanResult:
-    """Measure planning, of empty files: no image is opened.
+    """Measure planning with empty image files: no image is opened.
 
     Args:
-        work: how much.
+        settings: the numbers of images.
         on_progress: called with the number of processes that have measured, and of all.
 
     Raises:
-        StoreError: no place for the files.
+        StoreError: the files cannot be made.
     """
     rungs = []
-    counts = sorted(set(work.counts))
+    counts = sorted(set(settings.counts))
     for i, n_images in enumerate(counts):
         on_progress(2 * i, 2 * len(counts))
         with temporary_folder() as folder:
             photos, output = folder / "images", folder / "features.h5"
-            _make_files(photos, n_images, work.per_folder)
+            _make_files(photos, n_images, settings.per_folder)
             planned = _in_new_process(plan_file, photos, output)
             on_progress(2 * i + 1, 2 * len(counts))
             rungs.append(_rung(n_images, planned, _in_new_process(continue_file, photos, output)))
     on_progress(2 * len(counts), 2 * len(counts))
     return PlanResult(
         machine=describe_machine(torch.device("cpu"), ExtractConfig.precision),
-        images_per_folder=work.per_folder,
+        images_per_folder=settings.per_folder,
         rungs=tuple(rungs),
     )
 
@@ -123,7 +122,7 @@ def _rung(n_images: int, planned: Measured, continued: Measured) -> PlanRung:
 
 
 def _in_new_process(measure: Callable[[Path, Path], Measured], photos: Path, output: Path) -> Measured:
-    """Measure where no memory is left over from anything before."""
+    """Measure in a new process, whose memory holds nothing from an earlier measurement."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(measure, photos, output).result()
 

@@ -1,4 +1,4 @@
-"""Planning, in a process of its own that measures itself."""
+"""The stages of planning, each measured from inside the process that runs it."""
 
 import contextlib
 import time
@@ -44,14 +44,14 @@ _CONFIG = ExtractConfig(
 
 
 class Measured(NamedTuple):
-    """What a process measured of itself.
+    """The measurements of one process.
 
     Attributes:
-        stages: seconds of each, and the most bytes of memory by its end, over those at the beginning; None where the
-            system does not tell.
+        stages: for each stage its seconds, and the most memory in bytes by its end over the memory at the beginning;
+            None where the system does not tell.
         path_nbytes: length of all paths.
-        plan_nbytes: that the plan holds.
-        file_nbytes: of the file, the descriptors apart; 0 where none was made.
+        plan_nbytes: size of the plan in memory.
+        file_nbytes: size of the file without the descriptors; 0 if no file was made.
     """
 
     stages: dict[str, tuple[float, int | None]]
@@ -76,7 +76,7 @@ def plan_file(folder: Path, output: Path) -> Measured:
 
 
 def continue_file(folder: Path, output: Path) -> Measured:
-    """Find out what is left to do of a file, all of it here, with the images of its folder listed anew."""
+    """List the images of a folder again, and find the images of a file that are still to do: all of them."""
     from sppfeat.extraction.parts import Task, find_work  # which load torch: planning does without
 
     measure = _Measure()
@@ -92,7 +92,7 @@ def continue_file(folder: Path, output: Path) -> Measured:
 
 
 class _Measure:
-    """Runs and measures stages, one after the other."""
+    """Runs stages one after the other, and measures each."""
 
     def __init__(self) -> None:
         keep_freed_memory()  # as a run does
@@ -112,7 +112,7 @@ class _Measure:
 
 
 def _memory(name: str) -> int | None:
-    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at most; None where it is not Linux that tells."""
+    """The memory of this process in bytes: ``VmRSS`` now, ``VmHWM`` at most; None on systems other than Linux."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:

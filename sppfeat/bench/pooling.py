@@ -1,4 +1,4 @@
-"""Our pooling of boxes beside torchvision's, and of whole maps beside plain torch."""
+"""The speed of our pooling: of boxes beside torchvision's, of whole maps beside plain torch's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align, roi_pool
 
-from sppfeat.bench.boxes import draw_boxes
 from sppfeat.bench.conditions import Machine, describe_machine, synchronizer
-from sppfeat.bench.settings import PoolingWork
+from sppfeat.bench.samples import draw_boxes
+from sppfeat.bench.settings import PoolingSettings
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.errors import DeviceMemoryError
 from sppfeat.networks.devices import choose_device, device_name
@@ -39,12 +39,12 @@ _SAMPLES = 2  # of roi_align, along each side of a bin: as torchvision's detecto
 
 @dataclass(frozen=True, kw_only=True)
 class RegionTimings:
-    """So many boxes of one map.
+    """The timings for one number of boxes of one map.
 
     Attributes:
-        boxes: how many.
-        calls: pieces that they were pooled in, by every contender.
-        contenders: by name; None where the budget ended it.
+        boxes: number of boxes.
+        calls: number of pieces in which every contender pooled the boxes.
+        contenders: timings by name; None where the budget ran out.
     """
 
     boxes: int
@@ -54,11 +54,11 @@ class RegionTimings:
 
 @dataclass(frozen=True, kw_only=True)
 class MapTimings:
-    """So many whole maps at once.
+    """The timings for one number of whole maps at once.
 
     Attributes:
-        maps: how many.
-        contenders: by name; None where the budget ended it.
+        maps: number of maps.
+        contenders: timings by name; None where the budget ran out.
     """
 
     maps: int
@@ -67,17 +67,17 @@ class MapTimings:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolingResult:
-    """What was measured.
+    """The result of measuring pooling.
 
     Attributes:
-        machine: where.
-        map_hw, channels, levels, mode: what was pooled, and how.
-        dimension: values of a descriptor.
-        budget_seconds: after which a contender was stopped.
-        repetitions: measurements of each, at most: none is begun once those of a contender have used the budget.
-        regions: for growing numbers of boxes.
-        same_values: share of the values of each contender that are those of ``adaptive_loop``.
-        whole: of whole maps.
+        machine: the machine.
+        map_hw, channels, levels, mode: the map, the pyramid and the pooling within a bin.
+        dimension: number of values of a descriptor.
+        budget_seconds: time after which a contender was stopped.
+        repetitions: measurements of each contender, at most; no measurement begins after the budget is used up.
+        regions: timings for growing numbers of boxes.
+        same_values: share of the values of each contender that equal those of ``adaptive_loop``.
+        whole: timings for whole maps.
     """
 
     machine: Machine
@@ -94,11 +94,11 @@ class PoolingResult:
 
 
 def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[str, Contender]:
-    """What pools boxes: each takes ``(K, 5)`` int64 regions, and returns ``(K, D)``.
+    """Return the functions that pool boxes, by name: each takes ``(K, 5)`` int64 regions, and returns ``(K, D)``.
 
-    Each has the map as it likes it: ours channels-last, as the network leaves it, the others ``(N, C, H, W)`` in
-    memory, to which they would convert it. ``roi_pool`` knows maxima only, and is missing for ``avg``.
-    ``write_once`` pools nothing: no contender can be faster than writing its result.
+    Each gets the map in the layout that it needs: ours channels-last, as the network leaves it, the others
+    ``(N, C, H, W)`` in memory, to which they would convert it. ``roi_pool`` only takes maxima, and is missing for
+    ``avg``. ``write_once`` pools nothing: no contender can be faster than writing its result.
 
     Args:
         feature_map: ``(N, C, H, W)`` float32.
@@ -119,7 +119,11 @@ def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> 
 
 
 def map_contenders(levels: Sequence[int], mode: str) -> dict[str, Contender]:
-    """What pools whole maps: each takes ``(N, C, H, W)`` and returns ``(N, D)``."""
+    """Return the functions that pool whole maps, by name: each takes ``(N, C, H, W)``, and returns ``(N, D)``.
+
+    Args:
+        levels, mode: see :func:`sppfeat.pyramid.spatial_pyramid_pool`.
+    """
 
     def write_once(maps: Tensor) -> Tensor:
         return _write_once(maps, maps.shape[1] * sum(n * n for n in levels), maps)
@@ -132,7 +136,12 @@ def map_contenders(levels: Sequence[int], mode: str) -> dict[str, Contender]:
 
 
 def same_values(contenders: Mapping[str, Contender], regions: Tensor) -> dict[str, float]:
-    """Share of the values that are those of ``adaptive_loop``, to float32's accuracy."""
+    """Return, by name, the share of values that equal those of ``adaptive_loop``, within float32's accuracy.
+
+    Args:
+        contenders: see :func:`region_contenders`.
+        regions: ``(K, 5)`` int64: index of the map, then x0, y0, x1, y1 in cells, half-open.
+    """
     expected = contenders["adaptive_loop"](regions)
 
     def share(values: Tensor) -> float:
@@ -142,42 +151,50 @@ def same_values(contenders: Mapping[str, Contender], regions: Tensor) -> dict[st
 
 
 def bench_pooling(
-    work: PoolingWork, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+    settings: PoolingSettings, *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> PoolingResult:
     """Measure all contenders.
 
     Args:
-        work: what and how much.
+        settings: the map, the pyramid and the numbers of boxes.
         on_progress: called with the number of passes that are done, and of all.
 
     Raises:
-        ConfigError: a device that this machine has not.
-        DeviceMemoryError: it has too little memory.
+        ConfigError: this machine does not have the device.
+        DeviceMemoryError: the device has too little memory.
     """
-    device = choose_device(work.device, _PRECISION)
-    height, width = work.map_hw
+    device = choose_device(settings.device, _PRECISION)
+    height, width = settings.map_hw
     drawn = torch.randn(
-        max(_N_MAPS), work.n_channels, height, width, generator=torch.Generator().manual_seed(work.seed)
+        max(_N_MAPS),
+        settings.n_channels,
+        height,
+        width,
+        generator=torch.Generator().manual_seed(settings.seed),
     )
     maps = drawn.relu_().to(device)  # as a network's maps are: many zeros
-    boxes = torch.from_numpy(draw_boxes(max(work.counts), work.map_hw, shortest=1, seed=work.seed))
+    boxes = torch.from_numpy(
+        draw_boxes(max(settings.counts), settings.map_hw, shortest=1, seed=settings.seed)
+    )
     regions = F.pad(boxes, (1, 0)).to(device)
-    n_bins = sum(n * n for n in work.levels)
-    step = max(1, _MOST_VALUES // (work.n_channels * n_bins))
+    n_bins = sum(n * n for n in settings.levels)
+    step = max(1, _MOST_VALUES // (settings.n_channels * n_bins))
     with torch.inference_mode():
-        of_regions = region_contenders(maps[:1], work.levels, work.mode)
-        of_maps = map_contenders(work.levels, work.mode)
-        n_contenders = len(work.counts) * len(of_regions) + len(_N_MAPS) * len(of_maps)
-        measure = _Measure(work, device, counted_passes(n_contenders * (1 + work.repetitions), on_progress))
+        of_regions = region_contenders(maps[:1], settings.levels, settings.mode)
+        of_maps = map_contenders(settings.levels, settings.mode)
+        n_contenders = len(settings.counts) * len(of_regions) + len(_N_MAPS) * len(of_maps)
+        measure = _Measure(
+            settings, device, counted_passes(n_contenders * (1 + settings.repetitions), on_progress)
+        )
         return PoolingResult(
             machine=describe_machine(device, _PRECISION),
-            map_hw=work.map_hw,
-            channels=work.n_channels,
-            levels=work.levels,
-            mode=work.mode,
-            dimension=work.n_channels * n_bins,
-            budget_seconds=work.budget_seconds,
-            repetitions=work.repetitions,
+            map_hw=settings.map_hw,
+            channels=settings.n_channels,
+            levels=settings.levels,
+            mode=settings.mode,
+            dimension=settings.n_channels * n_bins,
+            budget_seconds=settings.budget_seconds,
+            repetitions=settings.repetitions,
             same_values=same_values(of_regions, regions[:_COMPARED]),
             regions=tuple(
                 RegionTimings(
@@ -190,7 +207,7 @@ def bench_pooling(
                         }
                     ),
                 )
-                for n in work.counts
+                for n in settings.counts
             ),
             whole=tuple(
                 MapTimings(
@@ -210,21 +227,21 @@ def bench_pooling(
 class _Measure:
     """Measures contenders in turn."""
 
-    def __init__(self, work: PoolingWork, device: torch.device, on_pass: Callable[[], None]) -> None:
-        self._work = work
+    def __init__(self, settings: PoolingSettings, device: torch.device, on_pass: Callable[[], None]) -> None:
+        self._settings = settings
         self._device = device
         self._synchronize = synchronizer(device)
         self._on_pass = on_pass
 
     def __call__(self, contenders: Mapping[str, Callable[[], Iterator[Tensor]]]) -> dict[str, Timing | None]:
-        budget = self._work.budget_seconds
+        budget = self._settings.budget_seconds
         passes = [
             timed(name, contender, synchronize=self._synchronize, budget=budget)
             for name, contender in contenders.items()
         ]
         try:
             timings = interleave(
-                passes, repetitions=self._work.repetitions, budget=budget, on_pass=self._on_pass
+                passes, repetitions=self._settings.repetitions, budget=budget, on_pass=self._on_pass
             )
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(f"not enough memory on {device_name(self._device)}") from error

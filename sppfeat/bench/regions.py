@@ -1,4 +1,4 @@
-"""Descriptors of many boxes of an image: from one run of the network, beside one run per box."""
+"""The time for descriptors of many boxes of an image: one run of the network beside one run per box."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from sppfeat.bench.boxes import draw_boxes
-from sppfeat.bench.conditions import synchronizer
-from sppfeat.bench.descriptors import OfDescriptors, of_descriptors
-from sppfeat.bench.samples import synthetic_photo
-from sppfeat.bench.settings import RegionsWork, Subject
+from sppfeat.bench.conditions import DescriptorConditions, describe_conditions, synchronizer
+from sppfeat.bench.samples import draw_boxes, synthetic_photo
+from sppfeat.bench.settings import RegionsSettings, Subject
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import InputSpec
@@ -36,15 +34,15 @@ _STEPS = (1, 2, 5)
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """Both ways with so many boxes.
+    """The timings of both ways for one number of boxes.
 
     Attributes:
-        boxes: how many.
-        spp: one run of the image, boxes projected and pooled.
-        rcnn: each box cropped, warped and run.
-        speedup: ``rcnn`` by ``spp``, of the medians.
-        extrapolated_from: number of boxes that ``rcnn`` was measured with, where it was not measured with all of
-            them but scaled in proportion.
+        boxes: number of boxes.
+        spp: one run of the image; its boxes are projected and pooled.
+        rcnn: one run per box, which is cropped and warped.
+        speedup: median of ``rcnn`` divided by median of ``spp``.
+        extrapolated_from: number of boxes with which ``rcnn`` was measured, if it was scaled in proportion; None if it
+            was measured with all of them.
     """
 
     boxes: int
@@ -56,12 +54,12 @@ class Rung:
 
 @dataclass(frozen=True, kw_only=True)
 class Crossover:
-    """From how many boxes on one run of the image is faster.
+    """The number of boxes from which on one run of the image is faster.
 
     Attributes:
-        boxes: the fewest boxes of the ladder from which on it is, for all larger numbers, too.
-        above: the most boxes for which it is not; None where it always is.
-        is_extrapolated: the time of a run per box was not measured with so many boxes.
+        boxes: the fewest boxes of the ladder with which it is faster, as with all larger numbers.
+        above: the most boxes with which it is not faster; None if it always is.
+        is_extrapolated: the time of a run per box is scaled there, not measured.
     """
 
     boxes: int
@@ -70,17 +68,17 @@ class Crossover:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionsResult(OfDescriptors):
-    """What was measured.
+class RegionsResult(DescriptorConditions):
+    """The result of measuring boxes.
 
     Attributes:
         image: the file, or None for a synthetic photograph.
         image_hw, input_hw: height and width of image and network input, in pixels.
-        crop_hw: what boxes are warped to, in pixels.
-        crop_batch: crops that are run at once.
+        crop_hw: height and width of a warped box, in pixels.
+        crop_batch: number of crops that are run at once.
         repetitions: measurements of each.
-        ladder: both ways for growing numbers of boxes.
-        crossover: None where one run of the image never won.
+        ladder: timings for growing numbers of boxes.
+        crossover: the number of boxes from which on one run wins; None if it never wins.
     """
 
     image: str | None
@@ -94,7 +92,7 @@ class RegionsResult(OfDescriptors):
 
 
 class BoxContenders:
-    """Both ways from the decoded pixels of an image to descriptors of boxes.
+    """The two ways from the decoded pixels of an image to descriptors of boxes: one run, or one run per box.
 
     Args:
         image: 8-bit RGB, at its full size.
@@ -104,7 +102,7 @@ class BoxContenders:
         on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Raises:
-        ConfigError: settings that do not go, or a network onto whose maps boxes cannot be projected.
+        ConfigError: settings that do not go together, or a network onto whose maps boxes cannot be projected.
         ImageError: the image has no valid network-input size.
     """
 
@@ -148,7 +146,10 @@ class BoxContenders:
         self._result = np.full((len(boxes_px), self.dimension), np.nan, dtype=np.float32)
 
     def spp(self, n: int) -> npt.NDArray[np.float32]:
-        """Descriptors of the first ``n`` boxes, ``(n, D)``: the image is resized and run once; until the next call."""
+        """Return descriptors of the first ``n`` boxes, ``(n, D)``, from one run of the resized image.
+
+        The array is overwritten by the next call.
+        """
         result = self._result[:n]
         pixels = self._resized(self._image, self.input_hw)[None]
         boxes_px = torch.from_numpy(self._boxes_px[:n].astype(np.float64))
@@ -158,7 +159,10 @@ class BoxContenders:
         return result
 
     def rcnn(self, n: int) -> npt.NDArray[np.float32]:
-        """Descriptors of the first ``n`` boxes, ``(n, D)``: each is cropped, warped and run; until the next call."""
+        """Return descriptors of the first ``n`` boxes, ``(n, D)``, from runs of the cropped and warped boxes.
+
+        The array is overwritten by the next call.
+        """
         result = self._result[:n]
         for start in range(0, n, self.crop_batch):
             boxes = self._boxes_px[start : min(start + self.crop_batch, n)].tolist()
@@ -172,41 +176,43 @@ class BoxContenders:
 
 def bench_regions(
     subject: Subject,
-    work: RegionsWork,
+    settings: RegionsSettings,
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> RegionsResult:
-    """Measure both ways.
+    """Measure both ways for growing numbers of boxes.
 
     Args:
-        subject: with what.
-        work: how much.
+        subject: network, pyramid, precision and device.
+        settings: the image, the numbers of boxes and of repetitions.
         on_progress: called with the number of passes that are done, and of all.
         on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Raises:
-        SppfeatError: settings, weights or an image that do not go.
+        SppfeatError: settings, weights or an image cannot be used.
     """
-    image = _photo(work)
-    boxes_px = draw_boxes(work.n_boxes, (image.height, image.width), shortest=_SHORTEST_SIDE, seed=work.seed)
-    contenders = BoxContenders(image, boxes_px, subject=subject, size=work.size, on_download=on_download)
-    rungs = _climb(contenders, work, on_progress)
+    image = _photo(settings)
+    boxes_px = draw_boxes(
+        settings.n_boxes, (image.height, image.width), shortest=_SHORTEST_SIDE, seed=settings.seed
+    )
+    contenders = BoxContenders(image, boxes_px, subject=subject, size=settings.size, on_download=on_download)
+    rungs = _climb(contenders, settings, on_progress)
     return RegionsResult(
-        **of_descriptors(contenders.backbone, contenders.config, contenders.device),
-        image=work.image,
+        **describe_conditions(contenders.backbone, contenders.config, contenders.device),
+        image=settings.image,
         image_hw=contenders.image_hw,
         input_hw=contenders.input_hw,
         crop_hw=contenders.crop_hw,
         crop_batch=contenders.crop_batch,
-        repetitions=work.repetitions,
+        repetitions=settings.repetitions,
         ladder=tuple(rungs),
         crossover=find_crossover(rungs),
     )
 
 
 def ladder(n: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50, ... up to a number, and that number.
+    """Return 1, 2, 5, 10, 20, 50, ... up to a number, and that number.
 
     Example:
         >>> ladder(30)
@@ -217,7 +223,7 @@ def ladder(n: int) -> list[int]:
 
 
 def find_crossover(rungs: Sequence[Rung]) -> Crossover | None:
-    """From how many boxes on one run of the image is faster; None where it is not with the most boxes."""
+    """Find the number of boxes from which on one run of the image is faster; None if it is slower with the most."""
     first = len(rungs)
     while first > 0 and rungs[first - 1].speedup > 1:
         first -= 1
@@ -231,20 +237,20 @@ def find_crossover(rungs: Sequence[Rung]) -> Crossover | None:
 
 
 def _climb(
-    contenders: BoxContenders, work: RegionsWork, on_progress: Callable[[int, int], None]
+    contenders: BoxContenders, settings: RegionsSettings, on_progress: Callable[[int, int], None]
 ) -> list[Rung]:
-    """Measure both ways up to the most crops; from there on one run of the image only, the other way is scaled."""
-    n_crops = min(work.n_crops, work.n_boxes)
-    if n_crops < work.n_boxes:  # what is scaled is of full batches, if it can be
+    """Measure both ways up to the most crops; beyond, measure one run of the image, and scale the other way."""
+    n_crops = min(settings.n_crops, settings.n_boxes)
+    if n_crops < settings.n_boxes:  # what is scaled is of full batches, if it can be
         n_crops = n_crops - n_crops % contenders.crop_batch or n_crops
-    counts = sorted({*ladder(work.n_boxes), n_crops})
+    counts = sorted({*ladder(settings.n_boxes), n_crops})
     n_measured = sum(n <= n_crops for n in counts)
     wait = synchronizer(contenders.device)
-    on_pass = counted_passes((len(counts) + n_measured) * (1 + work.repetitions), on_progress)
+    on_pass = counted_passes((len(counts) + n_measured) * (1 + settings.repetitions), on_progress)
 
     def measure(n: int, *ways: str) -> list[Timing]:
         passes = [timed(way, partial(_once, getattr(contenders, way), n), synchronize=wait) for way in ways]
-        return list(interleave(passes, repetitions=work.repetitions, on_pass=on_pass).values())
+        return list(interleave(passes, repetitions=settings.repetitions, on_pass=on_pass).values())
 
     rungs: list[Rung] = []
     for n in counts[:n_measured]:
@@ -263,10 +269,10 @@ def _once(way: Callable[[int], object], n: int) -> Iterator[object]:
     yield way(n)
 
 
-def _photo(work: RegionsWork) -> Image.Image:
-    if work.image is None:
-        return synthetic_photo(*_PHOTO_HW, np.random.default_rng(work.seed))
+def _photo(settings: RegionsSettings) -> Image.Image:
+    if settings.image is None:
+        return synthetic_photo(*_PHOTO_HW, np.random.default_rng(settings.seed))
     try:
-        return read_image(work.image, exif=InputSpec.exif)
+        return read_image(settings.image, exif=InputSpec.exif)
     except ImageError as error:
-        raise ImageError(f"{work.image!r}: {error}") from error
+        raise ImageError(f"{settings.image!r}: {error}") from error

@@ -1,15 +1,21 @@
-"""Synthetic photographs: smooth coloured noise, which compresses and resizes as pictures do."""
+"""Images and boxes to measure with: some of the user's images, or synthetic photographs; boxes drawn at random."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sppfeat.errors import StoreError
+from sppfeat.bench.settings import RunsSettings
+from sppfeat.config.specs import InputSpec
+from sppfeat.decoding.images import read_image
+from sppfeat.errors import ConfigError, ImageError, StoreError
+from sppfeat.inputs import FileStorage, list_images
 
-__all__ = ["synthetic_photo", "write_photos"]
+__all__ = ["Sample", "draw_boxes", "synthetic_photo", "take_sample", "write_photos"]
 
 _OCTAVES = (
     4,
@@ -25,13 +31,90 @@ _LONG_SIDES = (400, 640)  # of the sizes that are not common, in pixels
 _LARGEST_RATIO = 1.6
 
 
+class Sample(NamedTuple):
+    """The images of a measurement.
+
+    Attributes:
+        paths: absolute paths of the images that can be read.
+        n_unreadable: images that were chosen and left out.
+    """
+
+    paths: list[str]
+    n_unreadable: int
+
+
+def take_sample(
+    settings: RunsSettings, folder: Path, *, on_image: Callable[[int, int], None] = lambda done, total: None
+) -> Sample:
+    """Choose images evenly from all inputs, or write synthetic photographs where there are no inputs.
+
+    Each image is decoded once. Images that cannot be decoded are left out; the others are in the system's cache from
+    the first measurement on.
+
+    Args:
+        settings: the inputs and the number of images.
+        folder: for synthetic photographs.
+        on_image: called with the number of images that are ready, and of all.
+
+    Raises:
+        ConfigError: inputs that do not exist or hold no image.
+        ImageError: no image can be read.
+        StoreError: a synthetic photograph cannot be written.
+    """
+    if not settings.inputs:
+        n = settings.n_images
+        return Sample(write_photos(folder, n, seed=settings.seed, on_photo=lambda done: on_image(done, n)), 0)
+    listing = list_images(settings.inputs, labels="none")
+    if not isinstance(listing.storage, FileStorage):
+        raise ConfigError("the inputs are not all folders, image files and lists of them; allowed: those")
+    n = min(settings.n_images, len(listing.paths))
+    good: list[str] = []
+    reasons: list[str] = []
+    for i, image in enumerate(np.linspace(0, len(listing.paths) - 1, n).round().astype(np.int64).tolist()):
+        path = os.fsdecode(os.path.join(listing.root, listing.paths[image]))
+        try:
+            read_image(path, exif=InputSpec.exif)
+            good.append(path)
+        except ImageError as error:
+            reasons.append(f"{path!r}: {error}")
+        on_image(i + 1, n)
+    if not good:
+        raise ImageError(f"none of the images ({n}) can be read; the first: {reasons[0]}")
+    return Sample(good, len(reasons))
+
+
+def draw_boxes(n: int, extent_hw: tuple[int, int], *, shortest: int, seed: int) -> npt.NDArray[np.int64]:
+    """Draw boxes with log-uniform sides at uniform places.
+
+    Args:
+        n: number of boxes.
+        extent_hw: height and width of the image or map around them, in pixels or cells.
+        shortest: the shortest side, as far as the extent allows it.
+        seed: of the draw; with the same seed a smaller ``n`` gives the first of the same boxes.
+
+    Returns:
+        ``(n, 4)`` int64, ``x0, y0, x1, y1``, half-open, none empty, all inside.
+
+    Example:
+        >>> draw_boxes(1, (1, 1), shortest=1, seed=0).tolist()
+        [[0, 0, 1, 1]]
+    """
+    extent = np.array(extent_hw[::-1], dtype=np.float64)
+    uniform = np.random.default_rng(seed).random((n, 2, 2))  # of each box: of its sides, of its place
+    least = np.minimum(shortest, extent)
+    side = np.floor(np.exp(np.log(least) + uniform[:, 0] * np.log((extent + 1) / least)))
+    side = side.clip(least, extent)
+    start = np.floor(uniform[:, 1] * (extent - side + 1)).clip(0, extent - side)
+    return np.concatenate((start, start + side), axis=1).astype(np.int64)
+
+
 def synthetic_photo(height: int, width: int, rng: np.random.Generator) -> Image.Image:
-    """A picture of so many pixels, 8-bit RGB.
+    """Draw a photograph, 8-bit RGB: smooth colored noise, which compresses and resizes as pictures do.
 
     Args:
         height: in pixels.
         width: in pixels.
-        rng: what it is drawn with.
+        rng: the generator of the noise.
     """
     total = np.full((height, width, 3), 128.0, dtype=np.float32)
     contrast = 128.0
@@ -48,19 +131,19 @@ def synthetic_photo(height: int, width: int, rng: np.random.Generator) -> Image.
 def write_photos(
     folder: Path, n: int, *, seed: int, on_photo: Callable[[int], None] = lambda n_done: None
 ) -> list[str]:
-    """Write JPEG files, half of them of four common sizes, half of any.
+    """Write synthetic photographs as JPEG files, half of them in four common sizes, half in random ones.
 
     Args:
-        folder: where to.
-        n: how many.
-        seed: the same files for the same seed.
+        folder: where the files go.
+        n: number of files.
+        seed: of the photographs; the same seed gives the same files.
         on_photo: called with the number of files that are written.
 
     Returns:
-        Their paths.
+        The paths of the files.
 
     Raises:
-        StoreError: one cannot be written.
+        StoreError: a file cannot be written.
     """
     rng = np.random.default_rng(seed)
     paths = []

@@ -1,4 +1,4 @@
-"""What is measured, and how much of it by default; nothing here loads torch."""
+"""Settings of the measurements and their defaults; importing them does not load torch."""
 
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -23,10 +23,10 @@ __all__ = [
     "SAMPLE_IMAGES",
     "SAMPLE_SIZE",
     "Amount",
-    "PlanWork",
-    "PoolingWork",
-    "RegionsWork",
-    "RunsWork",
+    "PlanSettings",
+    "PoolingSettings",
+    "RegionsSettings",
+    "RunsSettings",
     "Subject",
 ]
 
@@ -34,10 +34,10 @@ _T = TypeVar("_T")
 
 
 class Amount(NamedTuple, Generic[_T]):
-    """How much is measured where nothing is asked for.
+    """The default of a setting, in full and for a quick trial.
 
     Attributes:
-        full: what the numbers are worth reporting with.
+        full: enough for numbers that are worth reporting.
         quick: enough to see that everything works.
     """
 
@@ -45,7 +45,7 @@ class Amount(NamedTuple, Generic[_T]):
     quick: _T
 
     def choose(self, given: _T | None, *, quick: bool) -> _T:
-        """Return what was asked for, or else what is usual."""
+        """Return the given value, or the default if there is none."""
         if given is not None:
             return given
         return self.quick if quick else self.full
@@ -70,7 +70,11 @@ SAMPLE_SIZE = Amount(DEFAULT_SIZE, DEFAULT_SIZE // 2)
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """With what is measured; see :class:`sppfeat.config.request.ExtractRequest`."""
+    """The network, the pyramid and the device of a measurement.
+
+    Attributes:
+        backbone, descriptor, precision, device: see :class:`sppfeat.config.request.ExtractRequest`.
+    """
 
     backbone: BackboneChoice = field(default_factory=BackboneChoice)
     descriptor: DescriptorChoice = field(default_factory=DescriptorChoice)
@@ -79,8 +83,8 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionsWork:
-    """What the bench of boxes is to measure.
+class RegionsSettings:
+    """Settings of the measurement of boxes.
 
     Attributes:
         image: a file, or None for a synthetic photograph.
@@ -100,8 +104,8 @@ class RegionsWork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolingWork:
-    """What the bench of pooling is to measure.
+class PoolingSettings:
+    """Settings of the measurement of pooling.
 
     Attributes:
         counts: numbers of boxes.
@@ -126,8 +130,8 @@ class PoolingWork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanWork:
-    """What the bench of planning is to measure.
+class PlanSettings:
+    """Settings of the measurement of plans.
 
     Attributes:
         counts: numbers of images.
@@ -139,11 +143,11 @@ class PlanWork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunsWork:
-    """What the bench of a run is to measure.
+class RunsSettings:
+    """Settings of the measurement of a run.
 
     Attributes:
-        inputs: as of an extraction; none for synthetic photographs.
+        inputs: as for an extraction; none for synthetic photographs.
         n_images: the most images, evenly from all.
         size: short side of the network input, or None for the images' own.
         batch_size, workers: see :class:`sppfeat.config.distribution.RunOptions`.

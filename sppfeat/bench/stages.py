@@ -31,16 +31,17 @@ STAGES = (*DECODE_STAGES, *NETWORK_STAGES, *WRITE_STAGES)
 class Stages:
     """An extraction of whole images, in stages.
 
-    ``read`` reads the file, ``decode`` makes upright RGB of it (and reads it again, from the system's cache),
-    ``resize`` brings that to the network's input and into its batch, ``transfer`` to the device and normalises,
-    ``backbone`` makes feature maps, ``pool`` descriptors in memory, ``write`` brings them to a file and to the disk.
+    ``read`` reads the file; ``decode`` turns it into upright RGB (and reads it again, from the system's cache);
+    ``resize`` scales that to the network's input and puts it into its batch; ``transfer`` copies the batch to the
+    device and normalizes it; ``backbone`` computes feature maps; ``pool`` computes descriptors in memory; ``write``
+    writes them to a file and to the disk.
 
     Args:
-        extraction: what is asked, planned.
+        extraction: the planned run.
         output: the file to write.
 
     Attributes:
-        batches: as the run has them.
+        batches: those of the run.
         describer: the network.
     """
 
@@ -69,7 +70,7 @@ class Stages:
         create_file(output, self._plan, self._config, equipment.blocks, provenance=Provenance())
 
     def run(self) -> dict[str, float]:
-        """Do all of it once; the seconds of each stage."""
+        """Run all stages on all batches once, and return the seconds of each stage."""
         laps = _Laps()
         with contextlib.closing(FeatureWriter(self._output)) as writer:
             laps.start()
@@ -95,7 +96,7 @@ class Stages:
     def pixels(
         self, batch: Batch, on_stage: Callable[[str], None] = lambda stage: None
     ) -> npt.NDArray[np.uint8]:
-        """Decoded images of a batch, ``(N, H, W, 3)``; ``on_stage`` is called after each stage of each."""
+        """Decode the images of a batch, ``(N, H, W, 3)`` uint8; ``on_stage`` is called after each stage of each."""
         pixels = np.empty((len(batch.images), *batch.input_hw, 3), dtype=np.uint8)
         exif, resample = self._config.input.exif, self._config.backbone.interpolation
         for i, path in enumerate(self.paths(batch)):
@@ -109,7 +110,7 @@ class Stages:
         return pixels
 
     def paths(self, batch: Batch) -> list[bytes]:
-        """Where the images of a batch are."""
+        """Return the paths of the images of a batch."""
         return [os.path.join(self._plan.root, self._plan.paths[i]) for i in batch.images.tolist()]
 
     def _pool(self, maps: Sequence[Tensor]) -> npt.NDArray[np.float32]:
@@ -124,11 +125,11 @@ class Stages:
 
 
 def find_bound(seconds: dict[str, float], n_workers: int) -> str:
-    """Which stage a run waits for, from the seconds of each by itself.
+    """Find the stage that a run waits for, from the seconds of each by itself.
 
-    Decoding, network and writing go on at the same time, decoding in ``n_workers`` processes: the run is as fast as
-    the slowest of the three, and that one's longest stage is the answer. Where nothing goes on at the same time
-    (``n_workers`` of 0) it is the longest stage of all.
+    Decoding, network and writing overlap, and ``n_workers`` processes decode: the run is as fast as the slowest of the
+    three, whose longest stage is the answer. If nothing overlaps (``n_workers`` is 0), the answer is the longest stage
+    of all.
 
     Example:
         >>> seconds = dict(read=0, decode=3, resize=2, transfer=0, backbone=4, pool=0, write=0)
@@ -145,7 +146,7 @@ def find_bound(seconds: dict[str, float], n_workers: int) -> str:
 
 
 class _Laps:
-    """Seconds of stages that come by turns."""
+    """Seconds of stages that take turns."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 __all__ = ["Pass", "PassTooLongError", "Timing", "counted_passes", "interleave", "timed"]
 
 Pass: TypeAlias = Callable[[], Mapping[str, float]]
-"""Does the work once; the seconds of what it did, by name."""
+"""Does the work once, and returns the seconds of its parts by name."""
 
 
 class PassTooLongError(Exception):
@@ -24,7 +24,7 @@ class Timing:
     Attributes:
         seconds: their median.
         fastest, slowest: the extremes.
-        repetitions: how many there were.
+        repetitions: number of measurements.
     """
 
     seconds: float
@@ -34,11 +34,11 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Timing":
-        """Return that of some measurements, at least one."""
+        """Return the timing of one or more measurements."""
         return cls(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
 
     def times(self, factor: float) -> "Timing":
-        """Return what it would be for ``factor`` times the work, if time were proportional to it."""
+        """Return the timing of ``factor`` times the work, in proportion."""
         return Timing(self.seconds * factor, self.fastest * factor, self.slowest * factor, self.repetitions)
 
 
@@ -50,14 +50,14 @@ def timed(
     budget: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Pass:
-    """A pass that runs a contender and takes its time.
+    """Return a pass that runs a contender and measures its time.
 
     Args:
         name: of the contender.
-        contender: does its work piece by piece; what it yields is thrown away, in the measured time.
+        contender: does its work piece by piece; its results are thrown away, in the measured time.
         synchronize: waits for the device; called before both readings of the clock.
         budget: seconds after which the pass is stopped, at the next piece.
-        clock: the time in seconds.
+        clock: returns the time in seconds.
 
     Raises:
         PassTooLongError: from the pass, where it exceeds the budget.
@@ -85,12 +85,12 @@ def interleave(
     budget: float = math.inf,
     on_pass: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
-    """Run passes in turn, A B C A B C, so that what disturbs the machine disturbs them alike.
+    """Run passes in turn, A B C A B C, so that a disturbance of the machine affects them alike.
 
     Args:
         passes: each is run once before, unmeasured.
         repetitions: measurements of each.
-        budget: no further measurement of a pass whose measurements together took longer (there is one at least).
+        budget: a pass whose measurements together took longer is not measured again (it is measured at least once).
         on_pass: called ``(1 + repetitions) * len(passes)`` times, also where nothing is left to be run.
 
     Returns:
@@ -116,7 +116,7 @@ def interleave(
 
 
 def counted_passes(n_passes: int, on_progress: Callable[[int, int], None]) -> Callable[[], None]:
-    """What is to be called after each pass, and says how many are done, and of how many."""
+    """Return the function to call after each pass: it reports the number of passes done, and of all."""
     n_done = 0
 
     def on_pass() -> None:

@@ -21,10 +21,10 @@ from sppfeat.bench.settings import (
     SAMPLE_IMAGES,
     SAMPLE_SIZE,
     Amount,
-    PlanWork,
-    PoolingWork,
-    RegionsWork,
-    RunsWork,
+    PlanSettings,
+    PoolingSettings,
+    RegionsSettings,
+    RunsSettings,
     Subject,
 )
 from sppfeat.cli.bars import download_bar
@@ -95,7 +95,7 @@ _quick_option = option(
     "--quick", is_flag=True, help="Less of everything: to see that it works, not how fast it is."
 )
 _draw_seed_option = option(
-    "--draw-seed", type=int, default=RegionsWork.seed, help="Seed of boxes and synthetic images."
+    "--draw-seed", type=int, default=RegionsSettings.seed, help="Seed of boxes and synthetic images."
 )
 
 
@@ -140,7 +140,7 @@ def regions(image: str | None, **options: Any) -> None:
     from sppfeat.bench.regions import bench_regions
 
     quick = options["quick"]
-    work = RegionsWork(
+    settings = RegionsSettings(
         image=image,
         size=short_side(REGIONS_SIZE.choose(options["size"], quick=quick)),
         n_boxes=BOXES_COUNT.choose(options["boxes_count"], quick=quick),
@@ -149,7 +149,7 @@ def regions(image: str | None, **options: Any) -> None:
         repetitions=REPETITIONS.choose(options["repetitions"], quick=quick),
     )
     with _measuring(options) as bar, download_bar() as on_download:
-        result = bench_regions(_subject(options), work, on_progress=bar.move_to, on_download=on_download)
+        result = bench_regions(_subject(options), settings, on_progress=bar.move_to, on_download=on_download)
     _print(result, regions_text, options)
 
 
@@ -196,7 +196,7 @@ def pooling(**options: Any) -> None:
     from sppfeat.bench.pooling import bench_pooling
 
     quick = options["quick"]
-    work = PoolingWork(
+    settings = PoolingSettings(
         counts=POOLING_COUNTS.choose(options["boxes_counts"], quick=quick),
         map_hw=MAP_HW.choose(options["map"], quick=quick),
         n_channels=MAP_CHANNELS.choose(options["channels"], quick=quick),
@@ -208,7 +208,7 @@ def pooling(**options: Any) -> None:
         repetitions=POOLING_REPETITIONS.choose(options["repetitions"], quick=quick),
     )
     with _measuring(options) as bar:
-        result = bench_pooling(work, on_progress=bar.move_to)
+        result = bench_pooling(settings, on_progress=bar.move_to)
     _print(result, pooling_text, options)
 
 
@@ -239,7 +239,7 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     from sppfeat.bench.runs import prepare_runs
 
     quick = options["quick"]
-    work = RunsWork(
+    settings = RunsSettings(
         inputs=inputs,
         n_images=SAMPLE_IMAGES.choose(options["images"], quick=quick),
         size=short_side(SAMPLE_SIZE.choose(options["size"], quick=quick)),
@@ -251,7 +251,7 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     with (
         prepared(
             lambda on_image, on_download: prepare_runs(
-                _subject(options), work, on_image=on_image, on_download=on_download
+                _subject(options), settings, on_image=on_image, on_download=on_download
             ),
             "preparing images",
             shown=not options["quiet"],
@@ -271,7 +271,9 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     type=_COUNTS,
     metavar="N,N,...",
 )
-@option("--per-folder", type=click.IntRange(1), default=PlanWork.per_folder, help="Images in each folder.")
+@option(
+    "--per-folder", type=click.IntRange(1), default=PlanSettings.per_folder, help="Images in each folder."
+)
 @_quick_option
 @json_option
 @quiet_option
@@ -284,11 +286,11 @@ def plan(**options: Any) -> None:
     """
     from sppfeat.bench.plan import bench_plan
 
-    work = PlanWork(
+    settings = PlanSettings(
         counts=PLAN_COUNTS.choose(options["counts"], quick=options["quick"]), per_folder=options["per_folder"]
     )
     with _measuring(options) as bar:
-        result = bench_plan(work, on_progress=bar.move_to)
+        result = bench_plan(settings, on_progress=bar.move_to)
     _print(result, plan_text, options)
 
 

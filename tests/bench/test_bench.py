@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sppfeat
+import sppfeat.bench.contenders as contenders
 import sppfeat.bench.pooling as pooling
 import sppfeat.bench.runs as bench_runs
-from sppfeat.bench.boxes import draw_boxes
 from sppfeat.bench.regions import BoxContenders, Crossover, Rung, find_crossover, ladder
-from sppfeat.bench.samples import synthetic_photo, write_photos
-from sppfeat.bench.settings import RunsWork, Subject
+from sppfeat.bench.samples import draw_boxes, synthetic_photo, write_photos
+from sppfeat.bench.settings import RunsSettings, Subject
 from sppfeat.bench.stages import DECODE_STAGES, STAGES, find_bound
 from sppfeat.bench.timing import Timing
 from sppfeat.cli import main
@@ -319,7 +319,7 @@ def test_stages_loop_and_run_compute_the_same(folder, pool):
     subject = Subject(
         backbone=SUBJECT.backbone, descriptor=DescriptorChoice(levels=(1, 2), pool=pool), device="cpu"
     )
-    work = RunsWork(inputs=(str(folder),), n_images=7, size=48, workers=0)
+    work = RunsSettings(inputs=(str(folder),), n_images=7, size=48, workers=0)
     with bench_runs.prepare_runs(subject, work) as ready:
         assert set(ready.stages.run()) == set(STAGES)
         kept = []
@@ -352,10 +352,10 @@ def test_the_bare_network_runs_all_batches_whatever_fits_at_once(monkeypatch):
         def maps(self, tensor):
             self.events.append(len(tensor))
 
-    monkeypatch.setattr(bench_runs, "_TENSOR_NBYTES", 4 * 3 * 100)
+    monkeypatch.setattr(contenders, "_TENSOR_NBYTES", 4 * 3 * 100)
     batches = [np.zeros((n, 5, 5, 3), np.uint8) for n in (2, 2, 1, 9, 3)]
     network = Network()
-    assert bench_runs._BareNetwork(network, batches).run()["forward"] > 0
+    assert contenders.BareNetwork(network, batches).run()["forward"] > 0
     assert network.events == ["batch", "batch", 2, 2, "batch", 1, "batch", 9, "batch", 3]
 
 
