@@ -50,7 +50,7 @@ def predict(
     """
     from sppfeat.analysis.probe.classifier_file import load_classifier
     from sppfeat.analysis.probe.prediction import count_learned, select_for, write_predictions
-    from sppfeat.files.locks import check_new_file, refuse_input
+    from sppfeat.files.outputs import check_new_file, refuse_input
     from sppfeat.store.reader import FeatureFile
 
     if output == _STANDARD_OUTPUT:

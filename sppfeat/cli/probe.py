@@ -74,7 +74,7 @@ def probe(features: Path, **options: Any) -> None:
     from sppfeat.analysis.probe import probe as cross_validate
     from sppfeat.analysis.probe.classifier import fit_classifier
     from sppfeat.analysis.probe.classifier_file import save_classifier
-    from sppfeat.files.locks import check_new_file, refuse_input
+    from sppfeat.files.outputs import check_new_file, refuse_input
     from sppfeat.store.reader import FeatureFile
 
     settings = _settings(options)

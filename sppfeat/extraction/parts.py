@@ -28,7 +28,7 @@ from sppfeat.extraction.resume import (
 from sppfeat.extraction.row_planner import RowPlanner, with_sizes
 from sppfeat.extraction.sharding import cut_plan, shard_of
 from sppfeat.extraction.sizes import FoundSizes
-from sppfeat.files.atomic import extension_of, replacement_of
+from sppfeat.files.outputs import extension_of, replacement_of
 from sppfeat.inputs import FileStorage, Listing, Storage
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status

@@ -26,7 +26,7 @@ from sppfeat.extraction.setup import Equipment
 from sppfeat.extraction.sizes import read_sizes
 from sppfeat.files.atomic import put_in_place
 from sppfeat.files.downloads import OnDownload
-from sppfeat.files.locks import check_output, refuse_input
+from sppfeat.files.outputs import check_output, refuse_input
 from sppfeat.inputs import list_images
 from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.schema import Status
@@ -116,7 +116,7 @@ class Extraction:
         if work.is_new:
             self._create(factors)
         if self.lock is not None:
-            self.lock.laid_out()
+            self.lock.announce_layout()
         if work.adopt is not None:
             with contextlib.closing(FeatureWriter(work.target)) as writer:
                 copy_rows(work.adopt, writer)

@@ -23,7 +23,7 @@ from sppfeat.extraction.run import Extraction, planned
 from sppfeat.extraction.setup import Equipment
 from sppfeat.extraction.sharding import PLACEHOLDER, cut_rows, shard_path
 from sppfeat.files.downloads import OnDownload
-from sppfeat.files.locks import check_output
+from sppfeat.files.outputs import check_output
 from sppfeat.files.remote.output import url_of
 from sppfeat.inputs import list_images
 from sppfeat.store.layout import FILE_DTYPES

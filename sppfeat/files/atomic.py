@@ -1,56 +1,30 @@
-"""The files beside an output that is being made, and how one of them takes its place."""
+"""Files that are written aside and take their names once they are whole."""
 
 import contextlib
-import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.files.locks import check_new_file
+from sppfeat.files.locks import open_locked
+from sppfeat.files.outputs import check_new_file
 
 __all__ = [
-    "extension_of",
-    "layout_of",
     "put_in_place",
-    "remove_leftovers",
     "replace_file",
-    "replacement_of",
     "whole_file",
     "whole_files",
     "write_errors",
+    "written_aside",
 ]
 
 _LONGEST_NAME = 240  # bytes of a name, of which file systems take 255
 
 
-def layout_of(output: Path) -> Path:
-    """Where a file is laid out before it has its name; what is left there by a killed process is worthless."""
-    return Path(f"{output}.sppfeat-layout")
-
-
-def extension_of(output: Path) -> Path:
-    """Where a longer copy of an output is made; what is left there by a killed process is worthless."""
-    return Path(f"{output}.sppfeat-longer")
-
-
-def replacement_of(output: Path) -> Path:
-    """Where the file grows that will replace an output; it is continued after an interruption."""
-    return Path(f"{output}.partial")
-
-
-def remove_leftovers(output: Path) -> None:
-    """Remove what killed processes left beside an output and nobody can use; the caller holds its lock."""
-    longer = extension_of(output)
-    for left in (layout_of(output), layout_of(replacement_of(output)), layout_of(longer), longer):
-        with contextlib.suppress(OSError):  # it harms nobody but takes space, of which is said when it lacks
-            left.unlink(missing_ok=True)
-
-
 def put_in_place(source: Path, target: Path) -> None:
-    """Give a whole file its name, at once and for good; what had that name before is gone.
+    """Give a whole file its name, atomically and durably, in place of any file that had it before.
 
     Args:
         source: synced already.
@@ -73,25 +47,52 @@ def put_in_place(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
+def written_aside(
+    target: Path, aside: Path, *, place: Callable[[Path, Path], None] = put_in_place
+) -> Iterator[Path]:
+    """Name a file that takes the name of another at the end of the context; after an error it is removed.
+
+    Args:
+        target: name that it takes. A link is replaced itself.
+        aside: name that it has until then, in the same folder; a file that is there is removed.
+        place: renames it.
+
+    Yields:
+        ``aside``; whoever writes it syncs it.
+
+    Raises:
+        OSError: a file there cannot be removed.
+        StoreError: it cannot be renamed.
+    """
+    aside.unlink(missing_ok=True)  # left by a process that was killed; it takes space
+    try:
+        yield aside
+        place(aside, target)
+    finally:
+        _remove(aside)
+
+
+@contextlib.contextmanager
 def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """A file to write, which takes its name when all went well; see :func:`whole_files`."""
+    """Open a file that takes its name at the end of the context; see :func:`whole_files`."""
     with write_errors(str(path)), whole_files([path], overwrite=overwrite) as (file,):
         yield file
 
 
 @contextlib.contextmanager
 def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[list[BinaryIO]]:
-    """Files to write, which take their names together when all went well; else the old ones stay, and nothing else.
+    """Open files that take their names together at the end of the context; after an error the old ones remain.
 
-    They grow under other names, which are those of the next ones, too: what a killed process left is written over. The
-    first one takes its name last: it is there only if the others are. A link stays, and what it leads to is replaced.
+    They grow under other names, always the same ones, so that the next writer overwrites what a killed process left.
+    The first file takes its name last: it is there only if the others are. A link stays, and the file that it leads
+    to is replaced.
 
     Args:
         paths: of the files.
-        overwrite: False: nothing is replaced, neither what has come there in the meantime.
+        overwrite: False: no file is replaced, not even one that appeared in the meantime.
 
     Raises:
-        StoreError: one of them cannot be written, another process is writing it, or there is one by now.
+        StoreError: one of them cannot be written, another process is writing it, or it exists by now.
     """
     with contextlib.ExitStack() as stack:
         growing = [stack.enter_context(_growing(path)) for path in paths]
@@ -110,13 +111,42 @@ def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[li
             placed.pop_all()
 
 
+def replace_file(path: Path, content: bytes | memoryview, *, overwrite: bool = True) -> None:
+    """Write a whole file; see :func:`whole_file`.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with whole_file(path, overwrite=overwrite) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def write_errors(output: str) -> Iterator[None]:
+    """Name the output in errors of the system.
+
+    Args:
+        output: as messages call it.
+
+    Raises:
+        BrokenPipeError: the reader of a pipeline is gone, which is no error to report.
+        StoreError: it cannot be written.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot write {output!r}: {one_line(error.strerror or str(error))}") from error
+
+
 @contextlib.contextmanager
 def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
-    """An empty file, its name, and the name that it is to have; when it is still there at the end, it is removed."""
+    """Yield an empty file, its name and the name that it takes; if it still has the first one, it is removed."""
     target = Path(os.path.realpath(path))  # a link stays
     partial = target.with_name(os.fsdecode(b".%b.part" % os.fsencode(target.name)[-_LONGEST_NAME:]))
     with write_errors(str(path)):
-        file = _grown_alone(partial, path)
+        file = _open_alone(partial, path)
     inode = os.fstat(file.fileno()).st_ino
     try:
         yield file, partial, target
@@ -129,61 +159,25 @@ def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
             file.close()
 
 
-@contextlib.contextmanager
-def write_errors(output: str) -> Iterator[None]:
-    """Say which output could not be written.
-
-    Raises:
-        BrokenPipeError: nobody reads on: the end of a pipeline, and no error to speak of.
-        StoreError: it cannot be written.
-    """
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise StoreError(f"cannot write {output!r}: {one_line(error.strerror or str(error))}") from error
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def _grown_alone(partial: Path, path: Path) -> BinaryIO:
+def _open_alone(partial: Path, path: Path) -> BinaryIO:
     """Open an empty file that nobody else writes as long as it is open.
 
     Raises:
         OSError: it cannot be opened.
         StoreError: another process has it.
     """
-    while True:
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            with contextlib.suppress(OSError):  # some file systems cannot lock
-                _lock(fd, path)
-            # The one that had it may have given it its name, or removed it, before we got the lock.
-            if os.path.exists(partial) and os.path.samestat(os.fstat(fd), os.stat(partial)):
-                os.ftruncate(fd, 0)
-                return open(partial, "w+b", opener=lambda *_, fd=fd: fd)  # which knows its name
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-
-
-def _lock(fd: int, path: Path) -> None:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fd = open_locked(partial)
     except BlockingIOError as error:
         raise StoreError(f"another process is writing {str(path)!r}") from error
+    try:
+        os.ftruncate(fd, 0)
+        return open(partial, "w+b", opener=lambda *_: fd)  # so that it knows its name
+    except BaseException:
+        os.close(fd)
+        raise
 
 
-def replace_file(path: Path, content: bytes | memoryview, *, overwrite: bool = True) -> None:
-    """Write a whole file; see :func:`whole_file`.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
-    with whole_file(path, overwrite=overwrite) as file:
-        file.write(content)
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

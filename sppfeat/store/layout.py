@@ -24,7 +24,8 @@ from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.files.atomic import layout_of, put_in_place
+from sppfeat.files.atomic import written_aside
+from sppfeat.files.outputs import layout_of
 from sppfeat.files.paths import PathTable
 from sppfeat.store.hdf5 import new_hdf5
 from sppfeat.store.schema import (
@@ -128,20 +129,15 @@ def laid_out(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None]) -> I
         StoreError: no space, no folder, no permission.
     """
     real = Path(os.path.realpath(path))
-    part = layout_of(real)
-    try:
+    with contextlib.ExitStack() as stack:
         with _said_of(path):
-            part.unlink(missing_ok=True)  # of a creation that was killed; it takes space
+            part = stack.enter_context(written_aside(real, layout_of(real)))
             _check_space(path, real.parent, nbytes)
             # Datasets are closed while the file is laid out, too, which h5py reports on stderr if the disk is full.
             with contextlib.redirect_stderr(io.StringIO()), new_hdf5(part, libver="earliest") as file:
                 lay_out(file)
             _reserve_and_sync(part)
         yield part
-        put_in_place(part, real)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ from sppfeat.config.machine import row_ranges
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import first_few
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.files.locks import OutputLock, check_new_file
+from sppfeat.files.locks import OutputLock
+from sppfeat.files.outputs import check_new_file
 from sppfeat.store.layout import FILE_DTYPES, STRING, allocate, allocate_column, laid_out, write_attributes
 from sppfeat.store.merge_sources import SourceFile, escaped_name, recorded_path
 from sppfeat.store.reader import FeatureFile

@@ -157,7 +157,7 @@ def test_processes_that_begin_at_once_lay_out_one_file(runs, folder, tmp_path):
 def test_locks_of_shards_keep_away_who_would_write_the_same(tmp_path):
     output = tmp_path / "f.h5"
     with ShardLock(output, "1-of-2") as first:
-        first.laid_out()
+        first.announce_layout()
         with pytest.raises(StoreError, match="another process is writing shard 1-of-2 of"):
             ShardLock(output, "1-of-2")
         with pytest.raises(StoreError, match="another process is writing"):

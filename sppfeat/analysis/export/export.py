@@ -16,7 +16,7 @@ from sppfeat.analysis.export.formats import EXPORT_FORMATS, dtype_of, format_of,
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
 from sppfeat.files.atomic import whole_files, write_errors
-from sppfeat.files.locks import check_new_file
+from sppfeat.files.outputs import check_new_file
 from sppfeat.store.selection import Selection
 
 __all__ = ["ExportResult", "export_features", "export_to_stream"]

@@ -15,8 +15,8 @@ from sppfeat.config.specs import DTYPES, ReductionSpec
 from sppfeat.config.values import check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError
-from sppfeat.files.atomic import layout_of
-from sppfeat.files.locks import OutputLock, check_new_file, check_output
+from sppfeat.files.locks import OutputLock
+from sppfeat.files.outputs import check_new_file, check_output, layout_of
 from sppfeat.store.comparability import extraction_differences
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.reduced_file import reduced_file

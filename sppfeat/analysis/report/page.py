@@ -20,7 +20,7 @@ from sppfeat.config.machine import import_extra
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, escaped
 from sppfeat.errors import ConfigError
-from sppfeat.files.locks import check_new_file
+from sppfeat.files.outputs import check_new_file
 
 __all__ = ["check_page_path", "render_page"]
 

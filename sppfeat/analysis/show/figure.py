@@ -16,7 +16,7 @@ from sppfeat.config.values import StrPath
 from sppfeat.config.wording import escaped
 from sppfeat.errors import ConfigError
 from sppfeat.files.atomic import replace_file
-from sppfeat.files.locks import check_new_file
+from sppfeat.files.outputs import check_new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

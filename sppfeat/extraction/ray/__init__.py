@@ -58,7 +58,7 @@ def prepare_ray(
     from sppfeat.extraction.resources import gather_means
     from sppfeat.extraction.run import planned
     from sppfeat.extraction.sharding import PLACEHOLDER
-    from sppfeat.files.locks import check_output
+    from sppfeat.files.outputs import check_output
     from sppfeat.files.remote.output import url_of
     from sppfeat.inputs import list_images
 

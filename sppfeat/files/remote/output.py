@@ -11,8 +11,9 @@ from pathlib import Path
 
 from sppfeat.config.values import StrPath
 from sppfeat.errors import SourceError, StoreError
-from sppfeat.files.atomic import layout_of, remove_leftovers, replace_file, replacement_of
+from sppfeat.files.atomic import put_in_place, replace_file, written_aside
 from sppfeat.files.locks import OutputLock
+from sppfeat.files.outputs import layout_of, remove_leftovers, replacement_of
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.uploads import check_writable, download, upload, version_of
 from sppfeat.files.remote.urls import check_url, shown
@@ -65,7 +66,7 @@ class LocalOutput:
     def _set_aside(self) -> Path:
         """Name the complete file as one that is to replace another: --overwrite continues such, and begins others."""
         file = replacement_of(self.path)
-        os.replace(self.path, file)
+        put_in_place(self.path, file)
         self.path.touch()
         return file
 
@@ -172,16 +173,12 @@ def _make_ready(local: LocalOutput, *, overwrite: bool, continues: bool) -> None
 
 def _fetch(local: LocalOutput) -> None:
     """Bring what is at the URL here."""
-    service, url, layout = local._service, str(local.url), layout_of(local.path)
+    service, url = local._service, str(local.url)
     if service is None:
         raise ValueError("not a remote output")
-    try:
+    with written_aside(local.path, layout_of(local.path)) as layout:
         download(service, url, layout)
         local._check_unchanged(service, url)
-    except BaseException:
-        layout.unlink(missing_ok=True)
-        raise
-    os.replace(layout, local.path)
     local._fetched = FileVersion.of(local.path)
 
 

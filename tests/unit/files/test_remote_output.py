@@ -10,7 +10,7 @@ from flaky_server import Fault
 from object_store import QUICK
 
 from sppfeat.errors import ConfigError, SourceError, StoreError
-from sppfeat.files.atomic import replacement_of
+from sppfeat.files.outputs import replacement_of
 from sppfeat.files.remote import uploads
 from sppfeat.files.remote.output import local_output, url_of
 

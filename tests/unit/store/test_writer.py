@@ -26,7 +26,8 @@ from places import REPOSITORY, SUPPORT
 
 import sppfeat
 from sppfeat.errors import StoreError
-from sppfeat.files.locks import OutputLock, check_output
+from sppfeat.files.locks import OutputLock
+from sppfeat.files.outputs import check_output
 from sppfeat.files.paths import PathTable
 from sppfeat.store.layout import Provenance, create_file, feature_nbytes
 from sppfeat.store.reader import FeatureFile

@@ -1,0 +1,99 @@
+"""The paths of an output: checks before it is written, and the names of the files that grow beside it."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sppfeat.config.values import StrPath
+from sppfeat.errors import ConfigError, StoreError
+
+__all__ = [
+    "check_new_file",
+    "check_output",
+    "extension_of",
+    "layout_of",
+    "refuse_input",
+    "remove_leftovers",
+    "replacement_of",
+]
+
+
+def check_output(path: Path) -> None:
+    """Check that a file can be at a path.
+
+    Raises:
+        StoreError: there is a folder or something else that is no regular file, its folder is missing, or its name is
+            too long.
+    """
+    real = Path(os.path.realpath(path))
+    # os.path, because the methods of Path raise on a name that is too long or a folder we may not enter.
+    if os.path.isdir(real):
+        example = str(path / "features.h5")
+        raise StoreError(f"the output {str(path)!r} is a folder; give a file name such as {example!r}")
+    if os.path.exists(real) and not os.path.isfile(real):
+        raise StoreError(f"the output {str(path)!r} is not a regular file")
+    if not os.path.isdir(real.parent):
+        raise StoreError(f"the folder of the output does not exist: {str(real.parent)!r}")
+    try:
+        os.lstat(real)
+    except OSError as error:  # such as that there is none
+        if error.errno == errno.ENAMETOOLONG:
+            raise StoreError(f"the output cannot be {str(path)!r}: {error.strerror}") from error
+
+
+def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
+    """Check that a new file may be written to a path.
+
+    Args:
+        path: of the output.
+        inputs: files that are read, none of which may be replaced.
+        overwrite: an existing file may be replaced.
+
+    Raises:
+        ConfigError: it is one of the inputs.
+        StoreError: it exists and may not be replaced, it is no file, or its folder is missing.
+    """
+    check_output(path)
+    if not os.path.exists(path):
+        return
+    refuse_input(path, inputs)
+    if not overwrite:
+        raise StoreError(f"{str(path)!r} exists; --overwrite replaces it")
+
+
+def refuse_input(path: Path, inputs: Sequence[StrPath]) -> None:
+    """Check that an output is none of the inputs.
+
+    Raises:
+        ConfigError: it is the same file as one of them, under whatever name.
+    """
+    if not os.path.exists(path):
+        return
+    if any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs):
+        raise ConfigError(f"the output {str(path)!r} is what is read; allowed: another file")
+
+
+def layout_of(output: Path) -> Path:
+    """Path under which a file is laid out before it takes its name; nobody can use what a killed process left there."""
+    return Path(f"{output}.sppfeat-layout")
+
+
+def extension_of(output: Path) -> Path:
+    """Path of a longer copy of an output while it is made; nobody can use what a killed process left there."""
+    return Path(f"{output}.sppfeat-longer")
+
+
+def replacement_of(output: Path) -> Path:
+    """Path of the file that grows to replace an output; it is continued after an interruption."""
+    return Path(f"{output}.partial")
+
+
+def remove_leftovers(output: Path) -> None:
+    """Remove files that killed processes left beside an output and that nobody can use; the caller holds its lock."""
+    longer = extension_of(output)
+    for left in (layout_of(output), layout_of(replacement_of(output)), layout_of(longer), longer):
+        # A file that cannot be removed only takes space, and a lack of space is reported where it matters.
+        with contextlib.suppress(OSError):
+            left.unlink(missing_ok=True)
