@@ -24,6 +24,7 @@ __all__ = [
     "GridSpec",
     "RegionSpec",
     "RowFlag",
+    "default_convention",
     "parse_grid",
 ]
 
@@ -107,6 +108,22 @@ DEFAULT_CONVENTIONS = {
     "mat": BoxConvention(ends="inclusive"),
 }
 BOX_FORMATS = tuple(DEFAULT_CONVENTIONS)
+
+
+def default_convention(box_format: str) -> BoxConvention:
+    """Return how a format means its boxes.
+
+    Args:
+        box_format: one of ``BOX_FORMATS``.
+
+    Raises:
+        ConfigError: there is no such format.
+
+    Example:
+        >>> str(default_convention("voc"))
+        'xyxy, absolute, origin 1, inclusive, order xy'
+    """
+    return DEFAULT_CONVENTIONS[check_choice("box-format", box_format, BOX_FORMATS)]
 
 
 class GridSpec(NamedTuple):

@@ -1,7 +1,82 @@
-"""The reading of box files: any of the usual formats, as one table in the file's own order and convention."""
+"""Box files in any of the usual formats, read as one table in the file's own order and convention."""
 
-from sppfeat.boxes.formats.conventions import FORMATS, default_convention
-from sppfeat.boxes.formats.reading import BoxFile, read_boxes
-from sppfeat.boxes.formats.recognition import recognise_format
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-__all__ = ["FORMATS", "BoxFile", "default_convention", "read_boxes", "recognise_format"]
+from sppfeat.boxes.formats.annotation_files import AnnotationFiles
+from sppfeat.boxes.formats.coco import read_coco
+from sppfeat.boxes.formats.jsonl import read_jsonl
+from sppfeat.boxes.formats.mat import read_mat
+from sppfeat.boxes.formats.numpy_files import read_numpy
+from sppfeat.boxes.formats.recognition import recognize_format, recognize_source
+from sppfeat.boxes.formats.separated import read_csv, read_tsv
+from sppfeat.boxes.formats.voc import read_voc
+from sppfeat.boxes.formats.yolo import read_yolo
+from sppfeat.boxes.table import BoxTable
+from sppfeat.config.values import StrPath, check_choice
+from sppfeat.errors import BoxError
+
+__all__ = ["FORMATS", "BoxFile", "read_boxes", "recognize_format"]
+
+_READERS: Mapping[str, Callable[[AnnotationFiles], BoxTable]] = {
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "jsonl": read_jsonl,
+    "coco": read_coco,
+    "voc": read_voc,
+    "yolo": read_yolo,
+    "numpy": read_numpy,
+    "mat": read_mat,
+}
+FORMATS = tuple(_READERS)
+"""The formats that box files can have."""
+
+
+@dataclass(frozen=True)
+class BoxFile:
+    """A box file as it was read.
+
+    Attributes:
+        table: its boxes.
+        box_format: one of ``FORMATS``.
+        sha256: of its bytes, in hexadecimal; for a folder that of the names in it and the digests of the files
+            that were read, wherever the folder lies.
+        path: as it was given.
+    """
+
+    table: BoxTable
+    box_format: str
+    sha256: str
+    path: str
+
+
+def read_boxes(path: StrPath, *, box_format: str | None = None) -> BoxFile:
+    """Return the boxes of a file or folder.
+
+    Args:
+        path: of the file; of a folder for ``voc``, ``yolo`` and ``numpy``, which is read recursively, hidden
+            names left out.
+        box_format: one of ``FORMATS``; None recognises it.
+
+    Raises:
+        BoxError: it cannot be read or recognised, or is malformed; says where, what and what is allowed.
+        ConfigError: there is no such format.
+    """
+    if box_format is not None:
+        check_choice("box-format", box_format, FORMATS)
+    source = AnnotationFiles(path)
+    if box_format is not None:
+        return BoxFile(_read_table(source, box_format), box_format, source.sha256(), source.path)
+    box_format = recognize_source(source)
+    try:
+        table = _read_table(source, box_format)
+    except BoxError as error:
+        raise BoxError(f"{error} (read as {box_format}; --box-format says otherwise)") from error
+    return BoxFile(table, box_format, source.sha256(), source.path)
+
+
+def _read_table(source: AnnotationFiles, box_format: str) -> BoxTable:
+    try:
+        return _READERS[box_format](source)
+    except MemoryError as error:
+        raise source.error("", "does not fit into memory; allowed: a box file that does") from error

@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
-from sppfeat.boxes.formats.conventions import default_convention
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
+from sppfeat.config.regions import default_convention
 from sppfeat.files.cells import NUMBER_RULE, parse_number, parse_whole, shorten
 from sppfeat.files.tables import encode_json_text, json_decoder, parse_json, unique_keys
 

@@ -15,10 +15,9 @@ from sppfeat.boxes.formats.arrays import (
     is_box_dtype,
     is_box_shape,
 )
-from sppfeat.boxes.formats.conventions import default_convention
-from sppfeat.boxes.formats.mat4_outline import check_outline_4, is_version_4
 from sppfeat.boxes.formats.mat_outline import check_outline
 from sppfeat.boxes.table import BoxTable
+from sppfeat.config.regions import default_convention
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
@@ -73,7 +72,7 @@ def _load(source: AnnotationFiles) -> dict[str, Any]:
     except ImportError as error:
         raise source.error("", f"is read with scipy, which is not there; {_INSTALL}") from error
     try:
-        (check_outline_4 if is_version_4(content) else check_outline)(content, _VARIABLES)
+        check_outline(content, _VARIABLES)
     except ValueError as error:
         raise source.error("", f"the file is damaged, or none of boxes: {error}") from error
     try:

@@ -23,8 +23,8 @@ from sppfeat.boxes.formats.arrays import (
     build_table,
     is_box_shape,
 )
-from sppfeat.boxes.formats.conventions import default_convention
 from sppfeat.boxes.table import BoxTable
+from sppfeat.config.regions import default_convention
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 

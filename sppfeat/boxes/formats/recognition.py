@@ -6,15 +6,15 @@ import os
 from collections import Counter
 
 from sppfeat.boxes.formats.annotation_files import FOLDER_SUFFIXES, AnnotationFiles
-from sppfeat.boxes.formats.conventions import FORMATS
 from sppfeat.boxes.formats.mat import MAT_MAGIC, MAT_V73_MAGIC
 from sppfeat.boxes.formats.numpy_files import NPY_MAGIC, ZIP_MAGIC
 from sppfeat.boxes.formats.yolo import CLASS_FILES
+from sppfeat.config.regions import BOX_FORMATS
 from sppfeat.config.values import StrPath
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import parse_number, shorten
 
-__all__ = ["recognise_format", "recognise_source"]
+__all__ = ["recognize_format", "recognize_source"]
 
 _HEAD_BYTES = 2**20  # a longer line is no line of a table
 _MAGIC = {NPY_MAGIC: "numpy", ZIP_MAGIC: "numpy", MAT_MAGIC: "mat", MAT_V73_MAGIC: "mat"}
@@ -22,40 +22,40 @@ _FOLDERS = dict(zip(FOLDER_SUFFIXES, ("voc", "yolo", "numpy"), strict=True))
 _BLANK = b" \t\r\n\0" + codecs.BOM_UTF8 + codecs.BOM_UTF16  # zero bytes are those of UTF-16
 
 
-def recognise_format(path: StrPath) -> str:
-    """Return the format of a box file or folder, one of ``FORMATS``.
+def recognize_format(path: StrPath) -> str:
+    """Return the format of a box file or folder, one of ``BOX_FORMATS``.
 
     Raises:
         BoxError: it cannot be read, or is of none.
     """
-    return recognise_source(AnnotationFiles(path))
+    return recognize_source(AnnotationFiles(path))
 
 
-def recognise_source(source: AnnotationFiles) -> str:
+def recognize_source(source: AnnotationFiles) -> str:
     """Return the format of what boxes are read from.
 
     Raises:
         BoxError: it cannot be read, or is of none.
     """
     if source.is_folder:
-        return _recognise_folder(source)
+        return _recognize_folder(source)
     head = source.head(_HEAD_BYTES)
     for magic, box_format in _MAGIC.items():
         if head.startswith(magic):
             return box_format
     if not head.strip(_BLANK):
-        raise _unrecognised(source, "an empty file")
+        raise _unrecognized(source, "an empty file")
     suffix = os.path.splitext(source.name)[1].lower()
     if head.lstrip(_BLANK)[:1] == b"<":
         return "voc"
     if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         if suffix == b".mat":  # version 4 has no magic bytes
             return "mat"
-        raise _unrecognised(source, f"bytes that are no text, {shorten(head[:20])}")
-    return _recognise_text(head.removeprefix(codecs.BOM_UTF8).lstrip(), suffix)
+        raise _unrecognized(source, f"bytes that are no text, {shorten(head[:20])}")
+    return _recognize_text(head.removeprefix(codecs.BOM_UTF8).lstrip(), suffix)
 
 
-def _recognise_folder(source: AnnotationFiles) -> str:
+def _recognize_folder(source: AnnotationFiles) -> str:
     names = {suffix: source.files(suffix) for suffix in FOLDER_SUFFIXES}
     names[b".txt"] = [name for name in names[b".txt"] if name not in CLASS_FILES]
     counts = Counter({suffix: len(found) for suffix, found in names.items() if found})
@@ -63,12 +63,12 @@ def _recognise_folder(source: AnnotationFiles) -> str:
         return _FOLDERS[next(iter(counts))]
     found = ", ".join(f"{count} {suffix.decode()}" for suffix, count in counts.items())
     allowed = ", ".join(f"{suffix.decode()} ({box_format})" for suffix, box_format in _FOLDERS.items())
-    raise _unrecognised(
+    raise _unrecognized(
         source, f"files {found} in the folder" if counts else "none of these files in the folder", allowed
     )
 
 
-def _recognise_text(head: bytes, suffix: bytes) -> str:
+def _recognize_text(head: bytes, suffix: bytes) -> str:
     """Return the format of a text that begins with its first character."""
     if head.startswith(b"["):
         return "coco"
@@ -91,8 +91,9 @@ def _is_entry(line: bytes) -> bool:
     return isinstance(entry, dict) and not {"images", "annotations"} & entry.keys()
 
 
-def _unrecognised(source: AnnotationFiles, found: str, allowed: str = "") -> BoxError:
+def _unrecognized(source: AnnotationFiles, found: str, allowed: str = "") -> BoxError:
     folders = f"one kind of {allowed} files, or " if allowed else ""
     return source.error(
-        "", f"found {found}; allowed: {folders}a format that --box-format names, one of {', '.join(FORMATS)}"
+        "",
+        f"found {found}; allowed: {folders}a format that --box-format names, one of {', '.join(BOX_FORMATS)}",
     )

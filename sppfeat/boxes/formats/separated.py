@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
-from sppfeat.boxes.formats.conventions import default_convention
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
+from sppfeat.config.regions import default_convention
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
 from sppfeat.files.columns import COLUMN_SETS, BoxColumns, find_box_columns

@@ -5,8 +5,8 @@ import os
 from xml.parsers import expat
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
-from sppfeat.boxes.formats.conventions import default_convention
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
+from sppfeat.config.regions import default_convention
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import NUMBER_RULE, parse_number, parse_whole, shorten
 

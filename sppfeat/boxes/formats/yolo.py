@@ -7,8 +7,8 @@ import os
 import numpy as np
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
-from sppfeat.boxes.formats.conventions import default_convention
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
+from sppfeat.config.regions import default_convention
 from sppfeat.files.cells import NUMBER_RULE, parse_number, parse_whole, shorten
 
 __all__ = ["CLASS_FILES", "read_yolo"]

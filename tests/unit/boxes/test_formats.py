@@ -16,18 +16,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from places import REAL_DATA
 
+from sppfeat.boxes import formats
 from sppfeat.boxes.formats import (
     FORMATS,
     BoxFile,
     annotation_files,
-    default_convention,
     jsonl,
     read_boxes,
-    reading,
-    recognise_format,
+    recognize_format,
 )
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.regions import BoxConvention
+from sppfeat.config.regions import BoxConvention, default_convention
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.files.image_names import match_images
 
@@ -487,7 +486,7 @@ def test_a_path_that_is_no_utf8_survives(tmp_path, name):
 @pytest.mark.parametrize("box_format", FILES)
 @pytest.mark.parametrize("suffix", ["", ".csv", ".txt"])
 def test_content_is_recognised_whatever_the_name(put, box_format, suffix):
-    assert recognise_format(put(f"boxes{suffix}", FILES[box_format][1])) == box_format
+    assert recognize_format(put(f"boxes{suffix}", FILES[box_format][1])) == box_format
 
 
 @pytest.mark.parametrize(
@@ -517,7 +516,7 @@ def test_content_is_recognised_whatever_the_name(put, box_format, suffix):
 )
 def test_recognition(put, tmp_path, name, content, expected):
     path = put(name, content)
-    assert recognise_format(tmp_path / "f" if name.startswith("f/") else path) == expected
+    assert recognize_format(tmp_path / "f" if name.startswith("f/") else path) == expected
 
 
 @pytest.mark.parametrize(
@@ -535,7 +534,7 @@ def test_what_is_not_recognised(put, tmp_path, files, found):
     if isinstance(files, dict):
         put("boxes/x.jpg", b"", files={f"boxes/{name}": content for name, content in files.items()})
     with pytest.raises(BoxError) as caught:
-        recognise_format(path)
+        recognize_format(path)
     for part in (str(path), found, "--box-format", *FORMATS):
         assert part in str(caught.value)
 
@@ -944,7 +943,7 @@ def test_what_cannot_be_read(put, tmp_path, monkeypatch):
         ("a\0b", "null"),
         ("/dev/zero", "neither a file nor a folder"),
     ]:
-        for read in (read_boxes, recognise_format):
+        for read in (read_boxes, recognize_format):
             with pytest.raises(BoxError) as caught:
                 read(path)
             assert repr(str(path)) in str(caught.value)
@@ -976,7 +975,7 @@ def test_what_does_not_fit_into_memory(put, monkeypatch):
     def read(_):
         raise MemoryError
 
-    monkeypatch.setitem(reading._READERS, "csv", read)
+    monkeypatch.setitem(formats._READERS, "csv", read)
     for box_format in (None, "csv"):
         assert "does not fit into memory" in message_of(put("b.csv", CSV), box_format)
 
