@@ -11,7 +11,7 @@ __all__ = [
     "DEFAULT_EMBEDDING",
     "DEFAULT_ENGINE",
     "DEFAULT_METRIC",
-    "DEFAULT_NEIGHBOURS",
+    "DEFAULT_NEIGHBORS",
     "EMBEDDINGS",
     "ENGINES",
     "METHODS",
@@ -19,7 +19,7 @@ __all__ = [
     "MOST_EMBEDDED",
     "MOST_NORMS",
     "MOST_PICTURED",
-    "SHEET_NEIGHBOURS",
+    "SHEET_NEIGHBORS",
     "SHEET_QUERIES",
     "SIZES_OF",
     "ProbeSettings",
@@ -29,7 +29,7 @@ METRICS = ("cosine", "l2")
 DEFAULT_METRIC = "cosine"
 ENGINES = ("exact", "faiss")
 DEFAULT_ENGINE = "exact"
-DEFAULT_NEIGHBOURS = 10  # of each query
+DEFAULT_NEIGHBORS = 10  # of each query
 
 EMBEDDINGS = ("pca", "tsne", "umap")
 DEFAULT_EMBEDDING = "pca"
@@ -37,7 +37,7 @@ MOST_EMBEDDED = 2000  # rows
 MOST_PICTURED = 30  # rows of an embedding
 
 SHEET_QUERIES = 8  # lines of a contact sheet
-SHEET_NEIGHBOURS = 8  # in each of them
+SHEET_NEIGHBORS = 8  # in each of them
 
 MOST_NORMS = 20_000  # rows whose norms are measured
 SIZES_OF = ("images", "boxes")
@@ -58,7 +58,7 @@ class ProbeSettings:
         folds: of the cross-validation.
         repeats: how often the rows are shuffled into folds.
         seed: of the first shuffle.
-        C: inverse strength of the regularisation.
+        C: inverse strength of the regularization.
         class_weight: ``balanced``, so that all classes count alike whatever their size, or ``none``.
         min_per_class: classes with fewer rows (with boxes: rows in fewer images) are left out; ``folds`` where None.
         ablation: whether parts of the descriptors are tried by themselves.

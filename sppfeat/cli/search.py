@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_NEIGHBOURS, ENGINES
+from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_NEIGHBORS, ENGINES
 from sppfeat.cli.bars import download_bar
 from sppfeat.cli.options import (
     json_option,
@@ -34,7 +34,7 @@ __all__ = ["search"]
     "--neighbours",
     "-k",
     type=click.IntRange(1),
-    default=DEFAULT_NEIGHBOURS,
+    default=DEFAULT_NEIGHBORS,
     metavar="K",
     help="How many rows per query.",
 )
@@ -83,7 +83,7 @@ def search(
     All queries are looked at before anything is computed; if one is wrong, nothing is printed. The search is exact:
     every row is compared, and rows at the same distance come in the order of the file.
     """
-    from sppfeat.analysis.search.hits import hits_of
+    from sppfeat.analysis.search.hits import make_hits
     from sppfeat.analysis.search.neighbors import nearest_rows
     from sppfeat.analysis.search.queries import describe_queries, read_queries
     from sppfeat.store.reader import FeatureFile
@@ -115,7 +115,7 @@ def search(
                 engine=engine,
                 on_progress=bar.move_to,
             )
-        hits = hits_of(found, selection, root=root)
+        hits = make_hits(found, selection, root=root)
     if as_json:
         print_json([_as_json(query, own) for query, own in zip(asked, hits, strict=True)])
     else:

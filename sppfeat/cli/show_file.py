@@ -12,7 +12,7 @@ from sppfeat.analysis.choices import (
     MOST_EMBEDDED,
     MOST_NORMS,
     MOST_PICTURED,
-    SHEET_NEIGHBOURS,
+    SHEET_NEIGHBORS,
     SHEET_QUERIES,
     SIZES_OF,
 )
@@ -38,7 +38,7 @@ from sppfeat.cli.selection_options import (
 from sppfeat.config.wording import counted
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.show.thumbnails import Pictured, Thumbnail
+    from sppfeat.analysis.show.thumbnails import PictureSource, Thumbnail
     from sppfeat.store.reader import FeatureFile
 
 __all__ = ["embedding", "neighbours", "norms", "sizes"]
@@ -98,7 +98,7 @@ def embedding(
     from sppfeat.analysis.show.embedding import embed_rows
     from sppfeat.analysis.show.embedding_picture import caption, choose_pictured, embedding_figure
     from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.show.thumbnails import pictures_of_rows
+    from sppfeat.analysis.show.thumbnails import find_row_pictures
     from sppfeat.errors import ConfigError
     from sppfeat.store.reader import FeatureFile
 
@@ -109,7 +109,7 @@ def embedding(
         if not len(embedded.selection):
             raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
         pictured = choose_pictured(embedded, most=pictures, seed=seed)
-        thumbnails = _read_thumbnails(features, pictures_of_rows(features, list(pictured), root=root))
+        thumbnails = _read_thumbnails(features, find_row_pictures(features, list(pictured), root=root))
         with drawing():
             save_figure(embedding_figure(embedded, pictured, thumbnails), output, overwrite=overwrite)
         say(f"{caption(embedded)}: {output}")
@@ -124,7 +124,7 @@ def embedding(
     "--neighbours",
     "-k",
     type=click.IntRange(1, 50),
-    default=SHEET_NEIGHBOURS,
+    default=SHEET_NEIGHBORS,
     metavar="K",
     help="How many rows per query.",
 )
@@ -164,7 +164,7 @@ def neighbours(
         sheet_text,
     )
     from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.show.thumbnails import pictures_of_queries, pictures_of_rows
+    from sppfeat.analysis.show.thumbnails import find_query_pictures, find_row_pictures
     from sppfeat.errors import ConfigError
     from sppfeat.store.reader import FeatureFile
 
@@ -196,9 +196,9 @@ def neighbours(
                 one_per_image=options["one_per_image"],
                 on_progress=bar.move_to,
             )
-        pictured: dict[int | str, Pictured] = {}
-        pictured.update(pictures_of_rows(features, sheet.rows, root=root).items())
-        pictured.update(pictures_of_queries(asked, exif=features.config.input.exif))
+        pictured: dict[int | str, PictureSource] = {}
+        pictured.update(find_row_pictures(features, sheet.rows, root=root).items())
+        pictured.update(find_query_pictures(asked, exif=features.config.input.exif))
         thumbnails = _read_thumbnails(features, pictured)
         with drawing():
             save_figure(contact_sheet_figure(sheet, thumbnails), output, overwrite=overwrite)
@@ -256,7 +256,9 @@ def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
     say(f"{sizes_text(measured)}: {output}")
 
 
-def _read_thumbnails(file: "FeatureFile", pictured: "Mapping[_Key, Pictured]") -> "dict[_Key, Thumbnail]":
+def _read_thumbnails(
+    file: "FeatureFile", pictured: "Mapping[_Key, PictureSource]"
+) -> "dict[_Key, Thumbnail]":
     """Small pictures; what cannot be read is said."""
     from sppfeat.analysis.show.thumbnails import read_thumbnails
 

@@ -61,7 +61,7 @@ class Contents:
         return self.selection.file.has_descriptor()[self.selection.rows]
 
     @cached_property
-    def n_labelled(self) -> int:
+    def n_labeled(self) -> int:
         """Number of rows of a known class."""
         if self.selection.y is None:
             return 0

@@ -148,7 +148,7 @@ def _result(contents: Contents, name: str, outputs: list[Path]) -> ExportResult:
         dimension=contents.dimension,
         dtype=contents.dtype.name,
         rows_without_descriptor=int((~contents.has_descriptor).sum()),
-        rows_labelled=contents.n_labelled,
+        rows_labelled=contents.n_labeled,
         bytes=sum(new.stat().st_size for new in outputs),
     )
 

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe.ablation import ProbeTask, parts_to_try
+from sppfeat.analysis.probe.ablation import ProbeTask, list_parts
 from sppfeat.analysis.probe.costs import choose_method
 from sppfeat.analysis.probe.crossvalidation import cross_predict
 from sppfeat.analysis.probe.folds import make_folds
-from sppfeat.analysis.probe.rows import labelled_rows
+from sppfeat.analysis.probe.rows import labeled_rows
 from sppfeat.analysis.probe.scores import (
     Ablated,
     ProbeResult,
@@ -49,23 +49,23 @@ def probe(
         StoreError: a row holds NaN or infinities.
     """
     settings = settings or ProbeSettings()
-    labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
+    labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
     folds = make_folds(
-        labelled.y,
-        labelled.groups,
+        labeled.y,
+        labeled.groups,
         n_folds=settings.folds,
         repeats=settings.repeats,
         seed=settings.seed,
     )
-    parts = parts_to_try(selection)[: None if settings.ablation else 1]
-    task = ProbeTask(selection, labelled, folds, parts, settings)
+    parts = list_parts(selection)[: None if settings.ablation else 1]
+    task = ProbeTask(selection, labeled, folds, parts, settings)
     method = choose_method(task)
     return _result(task, cross_predict(task, method, on_progress=on_progress), method)
 
 
 def _result(task: ProbeTask, predicted: list[list[npt.NDArray[np.int64]]], method: str) -> ProbeResult:
-    selection, labelled = task.selection, task.labelled
-    true = [labelled.y[fold.test] for fold in task.folds]
+    selection, labeled = task.selection, task.labeled
+    true = [labeled.y[fold.test] for fold in task.folds]
     of_all, by_all = np.concatenate(true), np.concatenate(predicted[0])
     accuracies = [score_folds(true, of_part, measure_accuracy) for of_part in predicted]
     class_accuracies = [score_folds(true, of_part, measure_class_accuracy) for of_part in predicted]
@@ -73,18 +73,18 @@ def _result(task: ProbeTask, predicted: list[list[npt.NDArray[np.int64]]], metho
     return ProbeResult(
         n_rows=task.n_rows,
         n_classes=task.n_classes,
-        n_images=len(np.unique(selection.groups[labelled.positions])),
+        n_images=len(np.unique(selection.groups[labeled.positions])),
         dimension=selection.dimension,
-        grouped=labelled.groups is not None,
-        chance=float(np.bincount(labelled.y).max() / len(labelled.y)),
+        grouped=labeled.groups is not None,
+        chance=float(np.bincount(labeled.y).max() / len(labeled.y)),
         accuracy=accuracies[0],
         class_accuracy=class_accuracies[0],
-        classes=class_recalls(of_all, by_all, labelled.names, repeats=task.settings.repeats),
-        confusions=confused_pairs(of_all, by_all, labelled.names),
+        classes=class_recalls(of_all, by_all, labeled.names, repeats=task.settings.repeats),
+        confusions=confused_pairs(of_all, by_all, labeled.names),
         ablation=tuple(
             Ablated(
                 *part,
-                task.narrowed_to(part).dimension,
+                task.narrow_to(part).dimension,
                 accuracy,
                 class_accuracy,
                 compare_folds(accuracy, accuracies[0]),
@@ -93,8 +93,8 @@ def _result(task: ProbeTask, predicted: list[list[npt.NDArray[np.int64]]], metho
         )
         if len(task.parts) > 1
         else (),
-        left_out=labelled.left_out,
-        n_unlabelled=labelled.n_unlabelled,
+        left_out=labeled.left_out,
+        n_unlabelled=labeled.n_unlabeled,
         n_pending=int((status == Status.PENDING).sum()),
         n_failed=int((status == Status.FAILED).sum()),
         method=method,

@@ -9,15 +9,15 @@ import numpy as np
 
 from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe.folds import Fold
-from sppfeat.analysis.probe.rows import LabelledRows
+from sppfeat.analysis.probe.rows import LabeledRows
 
 if TYPE_CHECKING:
     from sppfeat.store.selection import Selection
 
-__all__ = ["Part", "ProbeTask", "narrowed", "parts_to_try"]
+__all__ = ["DescriptorPart", "ProbeTask", "list_parts", "narrow"]
 
 
-class Part(NamedTuple):
+class DescriptorPart(NamedTuple):
     """Some layers and levels of a descriptor.
 
     Attributes:
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     levels: tuple[int, ...]
 
 
-def parts_to_try(selection: "Selection") -> list[Part]:
+def list_parts(selection: "Selection") -> list[DescriptorPart]:
     """All of the selected columns first, then each level, the levels up to each, and each layer.
 
     What would be all of them, or the same as a part before it, is not tried again.
@@ -40,23 +40,23 @@ def parts_to_try(selection: "Selection") -> list[Part]:
         >>> from sppfeat.store.schema import column_blocks
         >>> from sppfeat.store.descriptor_columns import select_columns
         >>> selection = SimpleNamespace(columns=select_columns(column_blocks(["relu"], [8], [4, 2, 1])))
-        >>> [(part.kind, part.levels) for part in parts_to_try(selection)]
+        >>> [(part.kind, part.levels) for part in list_parts(selection)]
         [('all', (4, 2, 1)), ('level', (1,)), ('level', (2,)), ('level', (4,)), ('levels up to', (1, 2))]
     """
     blocks = [part.block for part in selection.columns.parts]
     layers = tuple(dict.fromkeys(block.layer for block in blocks))
     levels = tuple(dict.fromkeys(block.level for block in blocks))
     ascending = sorted(levels)
-    parts = [Part("all", layers, levels)]
+    parts = [DescriptorPart("all", layers, levels)]
     if len(levels) > 1:
-        parts += [Part("level", layers, (level,)) for level in ascending]
-        parts += [Part("levels up to", layers, tuple(ascending[:n])) for n in range(2, len(levels))]
+        parts += [DescriptorPart("level", layers, (level,)) for level in ascending]
+        parts += [DescriptorPart("levels up to", layers, tuple(ascending[:n])) for n in range(2, len(levels))]
     if len(layers) > 1:
-        parts += [Part("layer", (layer,), levels) for layer in layers]
+        parts += [DescriptorPart("layer", (layer,), levels) for layer in layers]
     return parts
 
 
-def narrowed(selection: "Selection", layers: Collection[str], levels: Collection[int]) -> "Selection":
+def narrow(selection: "Selection", layers: Collection[str], levels: Collection[int]) -> "Selection":
     """The same rows with only these layers and levels of what is selected."""
     columns = selection.columns
     parts = tuple(part for part in columns.parts if part.block.layer in layers and part.block.level in levels)
@@ -70,33 +70,33 @@ class ProbeTask:
     """Classifiers to train and test.
 
     Attributes:
-        selection, labelled: rows, columns and classes.
-        folds: positions among the labelled rows; of all repeats, in each of which all rows are tested once.
+        selection, labeled: rows, columns and classes.
+        folds: positions among the labeled rows; of all repeats, in each of which all rows are tested once.
         parts: of the descriptors, of which the first is all of them.
         settings: of the classifiers, and the memory that may be used.
     """
 
     selection: "Selection"
-    labelled: LabelledRows
+    labeled: LabeledRows
     folds: Sequence[Fold]
-    parts: Sequence[Part]
+    parts: Sequence[DescriptorPart]
     settings: ProbeSettings
 
     @property
     def n_rows(self) -> int:
         """Number of rows that take part."""
-        return len(self.labelled.y)
+        return len(self.labeled.y)
 
     @property
     def n_classes(self) -> int:
         """Number of classes that they are of."""
-        return len(self.labelled.names)
+        return len(self.labeled.names)
 
     @property
     def folds_per_repeat(self) -> int:
         """How many folds test all rows once."""
         return int(np.searchsorted(np.cumsum([len(fold.test) for fold in self.folds]), self.n_rows)) + 1
 
-    def narrowed_to(self, part: Part) -> "Selection":
+    def narrow_to(self, part: DescriptorPart) -> "Selection":
         """The rows with only the columns of a part."""
-        return narrowed(self.selection, part.layers, part.levels)
+        return narrow(self.selection, part.layers, part.levels)

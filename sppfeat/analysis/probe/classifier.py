@@ -1,4 +1,4 @@
-"""The linear classifier: scaled per layer, then regularised least squares, one class against the others."""
+"""The linear classifier: scaled per layer, then regularized least squares, one class against the others."""
 
 import hashlib
 import math
@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from sppfeat._version import __version__
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe.ablation import parts_to_try
-from sppfeat.analysis.probe.costs import SumsShape, rows_nbytes, too_large
-from sppfeat.analysis.probe.ridge import RidgeSolution, regularisation
-from sppfeat.analysis.probe.rows import LabelledRows, labelled_rows
+from sppfeat.analysis.probe.ablation import list_parts
+from sppfeat.analysis.probe.costs import SumsShape, memory_error, rows_nbytes
+from sppfeat.analysis.probe.ridge import RidgeSolution, regularization
+from sppfeat.analysis.probe.rows import LabeledRows, labeled_rows
 from sppfeat.analysis.probe.sums import SumsModel
 from sppfeat.analysis.row_checks import finite_rows
 from sppfeat.config.extract_config import ExtractConfig
@@ -82,17 +82,17 @@ def fit_classifier(
     Raises:
         SppfeatError: as :func:`sppfeat.analysis.probe.probe`.
     """
-    labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
-    pipeline = fit_pipeline(selection, labelled, settings, on_progress=on_progress)
+    labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
+    pipeline = fit_pipeline(selection, labeled, settings, on_progress=on_progress)
     return FittedClassifier(
         pipeline=pipeline,
-        classes=labelled.names,
+        classes=labeled.names,
         config=selection.file.config,
         columns=selection.columns.blocks,
         reduction=selection.file.reduction_fingerprint,
-        n_rows=len(labelled.y),
+        n_rows=len(labeled.y),
         sppfeat_version=__version__,
-        learned=row_digests(selection, labelled.positions),
+        learned=row_digests(selection, labeled.positions),
     )
 
 
@@ -106,7 +106,7 @@ def make_pipeline(columns: "ColumnSelection", *, C: float, class_weight: str) ->
 
     Args:
         columns: which the rows will have.
-        C: inverse strength of the regularisation.
+        C: inverse strength of the regularization.
         class_weight: ``balanced`` or ``none``.
     """
     compose, linear_model, pipeline, preprocessing = (
@@ -119,14 +119,14 @@ def make_pipeline(columns: "ColumnSelection", *, C: float, class_weight: str) ->
         transformer_weights={f"layer{i}": 1 / math.sqrt(len(layers)) for i in range(len(layers))},
     )
     classifier = linear_model.RidgeClassifier(
-        alpha=regularisation(C), class_weight="balanced" if class_weight == "balanced" else None
+        alpha=regularization(C), class_weight="balanced" if class_weight == "balanced" else None
     )
     return pipeline.Pipeline([("scale", scaler), ("classify", classifier)])
 
 
 def fit_pipeline(
     selection: "Selection",
-    labelled: LabelledRows,
+    labeled: LabeledRows,
     settings: ProbeSettings,
     *,
     on_progress: Callable[[int, int], None] = lambda n, total: None,
@@ -134,7 +134,7 @@ def fit_pipeline(
     """A scikit-learn pipeline, fitted: by scikit-learn where the rows fit the memory, else by sums over them.
 
     Args:
-        selection, labelled: rows, columns and classes.
+        selection, labeled: rows, columns and classes.
         settings: of the classifier, and the memory that may be used.
         on_progress: is told how many of how many steps are done.
 
@@ -142,18 +142,18 @@ def fit_pipeline(
         ConfigError: neither the rows nor sums over them fit the memory, or scikit-learn is not installed.
         StoreError: a row holds NaN or infinities.
     """
-    n_rows, max_nbytes = len(labelled.y), settings.memory_nbytes
+    n_rows, max_nbytes = len(labeled.y), settings.memory_nbytes
     pipeline = make_pipeline(selection.columns, C=settings.C, class_weight=settings.class_weight)
     in_memory = rows_nbytes(n_rows, selection.dimension)
     if in_memory <= max_nbytes:
-        rows = finite_rows(selection, labelled.positions)
-        pipeline.fit(rows, labelled.y)
+        rows = finite_rows(selection, labeled.positions)
+        pipeline.fit(rows, labeled.y)
         on_progress(1, 1)
         return pipeline
-    shape = SumsShape(n_rows, selection.dimension, len(labelled.names))
+    shape = SumsShape(n_rows, selection.dimension, len(labeled.names))
     if not shape.folds_at_once(1, max_nbytes):
         n_blocks = len(selection.columns.parts)
-        raise too_large(shape, n_blocks, min(in_memory, shape.least_nbytes), max_nbytes)
+        raise memory_error(shape, n_blocks, min(in_memory, shape.least_nbytes), max_nbytes)
     block_rows = shape.block_rows(1, max_nbytes)
     total, n_done = -(-n_rows // block_rows) + 1, 0
 
@@ -162,8 +162,8 @@ def fit_pipeline(
         n_done += 1
         on_progress(n_done, total)
 
-    parts = parts_to_try(selection)[:1]
-    model = SumsModel(selection, labelled, parts, settings, block_rows=block_rows, on_step=on_step)
+    parts = list_parts(selection)[:1]
+    model = SumsModel(selection, labeled, parts, settings, block_rows=block_rows, on_step=on_step)
     return _with_solution(pipeline, model.fit(), n_layers=len(parts[0].layers))
 
 

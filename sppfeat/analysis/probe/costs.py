@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sppfeat.analysis.probe.ablation import Part, ProbeTask
+from sppfeat.analysis.probe.ablation import DescriptorPart, ProbeTask
 from sppfeat.analysis.probe.folds import fold_weights
 from sppfeat.analysis.probe.kernel import products_nbytes
 from sppfeat.errors import ConfigError
@@ -17,10 +17,10 @@ __all__ = [
     "SumsShape",
     "choose_method",
     "group_parts",
+    "memory_error",
     "plan_sums",
     "rows_nbytes",
     "sums_shape",
-    "too_large",
 ]
 
 _BLOCK_NBYTES = 128 << 20  # of rows that are read at once, as float32
@@ -124,7 +124,7 @@ def plan_sums(task: ProbeTask) -> list[SumsRun]:
 
 def sums_shape(task: ProbeTask, parts: Sequence[int]) -> SumsShape:
     """What the memory depends on for parts, given by number, that are computed together."""
-    first, *others = [task.narrowed_to(task.parts[number]).dimension for number in parts]
+    first, *others = [task.narrow_to(task.parts[number]).dimension for number in parts]
     return SumsShape(task.n_rows, first, task.n_classes, max(others, default=0))
 
 
@@ -137,11 +137,12 @@ def _groups_of_folds(n_folds: int, per_repeat: int, at_once: int) -> Iterator[sl
             yield slice(start + first, start + last)
 
 
-def group_parts(parts: Sequence[Part]) -> list[list[int]]:
+def group_parts(parts: Sequence[DescriptorPart]) -> list[list[int]]:
     """Numbers of the parts that are computed together: those that have some of the layers and all levels of the first.
 
     Example:
-        >>> parts = [Part("all", ("a", "b"), (1, 2)), Part("level", ("a", "b"), (1,)), Part("layer", ("a",), (1, 2))]
+        >>> whole = DescriptorPart("all", ("a", "b"), (1, 2))
+        >>> parts = [whole, DescriptorPart("level", ("a", "b"), (1,)), DescriptorPart("layer", ("a",), (1, 2))]
         >>> group_parts(parts)
         [[0, 2], [1]]
     """
@@ -177,7 +178,7 @@ def choose_method(task: ProbeTask) -> str:
     asked = [name for name in nbytes if task.settings.method in ("auto", name)]
     allowed = [name for name in asked if nbytes[name] <= max_nbytes]
     if not allowed:
-        raise too_large(shape, n_blocks, min(nbytes[name] for name in asked), max_nbytes)
+        raise memory_error(shape, n_blocks, min(nbytes[name] for name in asked), max_nbytes)
     if len(allowed) == 1:
         return allowed[0]
     work = {"products": _work_of_products, "sums": _work_of_sums, "rows": _work_of_rows}
@@ -189,7 +190,7 @@ def rows_nbytes(n_rows: int, dimension: int) -> int:
     return _PIPELINE_COPIES * 4 * n_rows * dimension
 
 
-def too_large(shape: SumsShape, n_blocks: int, needed: int, max_nbytes: int) -> ConfigError:
+def memory_error(shape: SumsShape, n_blocks: int, needed: int, max_nbytes: int) -> ConfigError:
     """The error that says what does not fit the memory, and what would.
 
     Args:
@@ -223,9 +224,9 @@ def _work_of_products(task: ProbeTask) -> float:
 def _work_of_sums(task: ProbeTask) -> float:
     work = 0.0
     for run in plan_sums(task):
-        first, *others = [task.narrowed_to(task.parts[number]).dimension for number in run.parts]
+        first, *others = [task.narrow_to(task.parts[number]).dimension for number in run.parts]
         weights = fold_weights(
-            task.labelled.y, task.folds[run.folds], n_classes=task.n_classes, balanced=task.settings.balanced
+            task.labeled.y, task.folds[run.folds], n_classes=task.n_classes, balanced=task.settings.balanced
         )
         work += weights.n_multiplied * first**2 / 2 + _PASSES["sums"] * task.n_rows * first
         work += weights.n_folds * sum(width**3 / 3 for width in (first, *others))
@@ -235,7 +236,7 @@ def _work_of_sums(task: ProbeTask) -> float:
 def _work_of_rows(task: ProbeTask) -> float:
     work = 0.0
     for part in task.parts:
-        width = task.narrowed_to(part).dimension
+        width = task.narrow_to(part).dimension
         for fold in task.folds:
             short, long = sorted((len(fold.train), width))
             work += long * short**2 / 2 + short**3 / 6 + _PASSES["rows"] * task.n_rows * width

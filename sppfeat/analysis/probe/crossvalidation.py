@@ -9,7 +9,7 @@ from sppfeat.analysis.probe.ablation import ProbeTask
 from sppfeat.analysis.probe.classifier import make_pipeline
 from sppfeat.analysis.probe.costs import plan_sums
 from sppfeat.analysis.probe.kernel import PartProducts, predict_with_kernel
-from sppfeat.analysis.probe.ridge import regularisation
+from sppfeat.analysis.probe.ridge import regularization
 from sppfeat.analysis.probe.sums import SumsModel
 from sppfeat.analysis.row_checks import finite_rows
 
@@ -46,7 +46,7 @@ def _by_products(task: ProbeTask, on_progress: Callable[[int, int], None]) -> _P
         n_done = n
         on_progress(n, total + steps)
 
-    products = PartProducts(task.selection, task.labelled.positions, on_progress=told)
+    products = PartProducts(task.selection, task.labeled.positions, on_progress=told)
     total = n_done + steps
     found: _Predicted = [[] for _ in task.parts]
     for own, part in zip(found, task.parts, strict=True):
@@ -55,10 +55,10 @@ def _by_products(task: ProbeTask, on_progress: Callable[[int, int], None]) -> _P
             own.append(
                 predict_with_kernel(
                     kernel,
-                    task.labelled.y,
+                    task.labeled.y,
                     fold.train,
                     fold.test,
-                    alpha=regularisation(task.settings.C),
+                    alpha=regularization(task.settings.C),
                     balanced=task.settings.balanced,
                 )
             )
@@ -80,7 +80,7 @@ def _by_sums(task: ProbeTask, on_progress: Callable[[int, int], None]) -> _Predi
     for run in runs:
         model = SumsModel(
             task.selection,
-            task.labelled,
+            task.labeled,
             [task.parts[number] for number in run.parts],
             task.settings,
             block_rows=run.block_rows,
@@ -95,11 +95,11 @@ def _by_rows(task: ProbeTask, on_progress: Callable[[int, int], None]) -> _Predi
     found: _Predicted = [[] for _ in task.parts]
     n_done = 0
     for own, part in zip(found, task.parts, strict=True):
-        narrow = task.narrowed_to(part)
-        rows = finite_rows(narrow, task.labelled.positions)
+        narrow = task.narrow_to(part)
+        rows = finite_rows(narrow, task.labeled.positions)
         pipeline = make_pipeline(narrow.columns, C=task.settings.C, class_weight=task.settings.class_weight)
         for fold in task.folds:
-            pipeline.fit(rows[fold.train], task.labelled.y[fold.train])
+            pipeline.fit(rows[fold.train], task.labeled.y[fold.train])
             own.append(pipeline.predict(rows[fold.test]))
             n_done += 1
             on_progress(n_done, len(task.parts) * len(task.folds))

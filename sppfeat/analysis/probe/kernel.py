@@ -94,7 +94,7 @@ def predict_with_kernel(
         kernel: ``(n, n)`` inner products of all rows.
         y: ``(n,)`` their classes.
         train, test: positions of rows.
-        alpha: strength of the regularisation.
+        alpha: strength of the regularization.
         balanced: whether all classes count alike, instead of all rows.
 
     Returns:
@@ -111,10 +111,10 @@ def predict_with_kernel(
     across = across - (across @ share)[:, None] - mean + offset
     inner = inner - mean[:, None] - mean + offset
     targets = np.where(own[:, None] == np.arange(len(classes)), 1.0, -1.0)
-    centre = share @ targets
+    center = share @ targets
     model = ridge.KernelRidge(alpha=alpha, kernel="precomputed")
-    model.fit(inner, targets - centre, sample_weight=weights)
-    predicted: npt.NDArray[np.int64] = classes[np.argmax(model.predict(across) + centre, axis=1)]
+    model.fit(inner, targets - center, sample_weight=weights)
+    predicted: npt.NDArray[np.int64] = classes[np.argmax(model.predict(across) + center, axis=1)]
     return predicted
 
 

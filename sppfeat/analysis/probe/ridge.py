@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from sppfeat.config.machine import import_extra, row_ranges
 
-__all__ = ["RidgeSolution", "regularisation", "solve_ridge"]
+__all__ = ["RidgeSolution", "regularization", "solve_ridge"]
 
 _BLOCK_NBYTES = 64 << 20  # of a matrix that is changed at once
 # What products of float32 cannot tell from nothing, for each dimension.
@@ -33,7 +33,7 @@ class RidgeSolution(NamedTuple):
         return predicted
 
 
-def regularisation(C: float) -> float:  # noqa: N803 - scikit-learn's name for it
+def regularization(C: float) -> float:  # noqa: N803 - scikit-learn's name for it
     """What scikit-learn calls alpha, for a C as its other linear classifiers have it."""
     return 1 / (2 * C)
 
@@ -48,14 +48,14 @@ def solve_ridge(
 ) -> RidgeSolution:
     """What ``RidgeClassifier`` fits on rows of which only these sums are known.
 
-    One class against the others: its rows have the target 1, all others -1. The intercept is not regularised.
+    One class against the others: its rows have the target 1, all others -1. The intercept is not regularized.
 
     Args:
         moments: ``(d, d)``, in C order, sum over rows of ``weight * outer(row, row)``; is overwritten.
         class_sums: ``(K, d)``, the sum of the rows of each class.
         counts: ``(K,)``, how many these are; classes without rows are never predicted.
         weights: ``(K,)``, of a row of each class.
-        alpha: strength of the regularisation.
+        alpha: strength of the regularization.
     """
     classes = np.flatnonzero(counts)
     class_sums, counts, weights = class_sums[classes], counts[classes], weights[classes]
@@ -73,7 +73,7 @@ def solve_ridge(
 def _solve(matrix: npt.NDArray[np.float64], towards: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """``towards @ inverse(matrix)`` of a symmetric matrix, which is overwritten.
 
-    Where the regularisation is too weak for the matrix to be positive definite, directions in which the rows do not
+    Where the regularization is too weak for the matrix to be positive definite, directions in which the rows do not
     differ are left out, as least squares do.
     """
     linalg = import_extra("scipy.linalg", extra="sklearn", purpose="a classifier")

@@ -13,7 +13,7 @@ from sppfeat.errors import LabelError
 if TYPE_CHECKING:
     from sppfeat.store.selection import Selection
 
-__all__ = ["ClassSize", "LabelledRows", "class_numbers", "labelled_rows", "scaled_rows"]
+__all__ = ["ClassSize", "LabeledRows", "class_numbers", "labeled_rows", "scaled_rows"]
 
 _SHOWN = 5
 _BLOCK_NBYTES = 16 << 20  # of rows that are read at once
@@ -35,7 +35,7 @@ class ClassSize:
 
 
 @dataclass(frozen=True)
-class LabelledRows:
+class LabeledRows:
     """The rows that take part.
 
     Attributes:
@@ -44,7 +44,7 @@ class LabelledRows:
         groups: ``(n,)`` int64, image of each, where rows of an image must stay together; None where they need not.
         names: of the classes, each of which has rows.
         left_out: classes that have too few members.
-        n_unlabelled: rows without class.
+        n_unlabeled: rows without class.
     """
 
     positions: npt.NDArray[np.int64]
@@ -52,10 +52,10 @@ class LabelledRows:
     groups: npt.NDArray[np.int64] | None
     names: tuple[str, ...]
     left_out: tuple[ClassSize, ...]
-    n_unlabelled: int
+    n_unlabeled: int
 
 
-def labelled_rows(selection: "Selection", *, min_per_class: int) -> LabelledRows:
+def labeled_rows(selection: "Selection", *, min_per_class: int) -> LabeledRows:
     """Rows that have a class of which there is enough.
 
     Args:
@@ -87,13 +87,13 @@ def labelled_rows(selection: "Selection", *, min_per_class: int) -> LabelledRows
     number = np.full(len(names), -1)
     number[kept] = np.arange(len(kept))
     positions = has_class[number[classes[has_class]] >= 0]
-    return LabelledRows(
+    return LabeledRows(
         positions=positions,
         y=number[classes[positions]],
         groups=selection.groups[positions] if grouped else None,
         names=tuple(names[i] for i in kept.tolist()),
         left_out=tuple(size for size in sizes if size.n_members < min_per_class),
-        n_unlabelled=len(classes) - len(has_class),
+        n_unlabeled=len(classes) - len(has_class),
     )
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe.ablation import Part, narrowed
+from sppfeat.analysis.probe.ablation import DescriptorPart, narrow
 from sppfeat.analysis.probe.folds import Fold, FoldWeights, fold_weights
-from sppfeat.analysis.probe.ridge import RidgeSolution, regularisation, solve_ridge
-from sppfeat.analysis.probe.rows import LabelledRows, scaled_rows
+from sppfeat.analysis.probe.ridge import RidgeSolution, regularization, solve_ridge
+from sppfeat.analysis.probe.rows import LabeledRows, scaled_rows
 from sppfeat.config.machine import row_ranges
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class SumsModel:
     """Predicts the test rows of folds from their training rows, by some parts of the descriptors.
 
     Args:
-        selection, labelled: rows, columns and classes.
+        selection, labeled: rows, columns and classes.
         parts: of the descriptors; the first has all layers of the others, and they have all its levels.
         settings: of the classifier.
         block_rows: how many are read at once.
@@ -124,19 +124,19 @@ class SumsModel:
     def __init__(
         self,
         selection: "Selection",
-        labelled: LabelledRows,
-        parts: Sequence[Part],
+        labeled: LabeledRows,
+        parts: Sequence[DescriptorPart],
         settings: ProbeSettings,
         *,
         block_rows: int,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
-        whole = narrowed(selection, parts[0].layers, parts[0].levels)
-        self._rows = _CentredRows(whole, labelled.positions, block_rows)
-        self._labelled = labelled
+        whole = narrow(selection, parts[0].layers, parts[0].levels)
+        self._rows = _CenteredRows(whole, labeled.positions, block_rows)
+        self._labeled = labeled
         self._columns = [_columns_of(whole.columns, part.layers) for part in parts]
         # Each layer has norm 1 here, not all of them together.
-        self._alphas = [regularisation(settings.C) * len(part.layers) for part in parts]
+        self._alphas = [regularization(settings.C) * len(part.layers) for part in parts]
         self._balanced = settings.balanced
         self._on_step = on_step
 
@@ -162,19 +162,19 @@ class SumsModel:
 
     def fit(self) -> RidgeSolution:
         """The classifier of the first part, fitted on all rows; it takes rows of norm 1 for each layer."""
-        every = np.arange(len(self._labelled.y))
+        every = np.arange(len(self._labeled.y))
         found = self._solve(self._weights([Fold(every, every[:0])]))[0][0]
-        return found._replace(intercept=found.intercept - found.coef @ self._rows.centre)
+        return found._replace(intercept=found.intercept - found.coef @ self._rows.center)
 
     def _weights(self, folds: Sequence[Fold]) -> FoldWeights:
-        n_classes = len(self._labelled.names)
-        return fold_weights(self._labelled.y, folds, n_classes=n_classes, balanced=self._balanced)
+        n_classes = len(self._labeled.names)
+        return fold_weights(self._labeled.y, folds, n_classes=n_classes, balanced=self._balanced)
 
     def _solve(self, weights: FoldWeights) -> list[list[RidgeSolution]]:
-        """The classifiers of each fold and part; those of centred rows."""
+        """The classifiers of each fold and part; those of centered rows."""
         sums = FoldSums(weights, self._rows.selection.dimension)
         for positions, x in self._rows.blocks(np.arange(len(weights.test_fold))):
-            sums.add(x, self._labelled.y[positions], weights.test_fold[positions])
+            sums.add(x, self._labeled.y[positions], weights.test_fold[positions])
             self._on_step()
         return [self._solve_fold(sums, weights, fold) for fold in range(weights.n_folds)]
 
@@ -197,7 +197,7 @@ class SumsModel:
         return solutions[::-1]
 
 
-class _CentredRows:
+class _CenteredRows:
     """Scaled rows around a point near their mean: their moments need not be told from its square in float32.
 
     Args:
@@ -213,7 +213,7 @@ class _CentredRows:
         sample = np.unique(np.linspace(0, len(positions) - 1, min(_SAMPLED, block_rows)).astype(np.int64))
         # Some at a time: with every row the system maps what lies around it.
         pieces = np.array_split(positions[sample], -(-len(sample) // _SAMPLED_AT_ONCE))
-        self.centre = np.concatenate([scaled_rows(selection, piece) for piece in pieces]).mean(axis=0)
+        self.center = np.concatenate([scaled_rows(selection, piece) for piece in pieces]).mean(axis=0)
 
     def blocks(
         self, chosen: npt.NDArray[np.int64]
@@ -222,7 +222,7 @@ class _CentredRows:
         for start in range(0, len(chosen), self._block_rows):
             block = chosen[start : start + self._block_rows]
             x = scaled_rows(self.selection, self._positions[block])
-            x -= self.centre
+            x -= self.center
             yield block, x
 
 

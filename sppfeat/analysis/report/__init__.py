@@ -17,7 +17,7 @@ from sppfeat.analysis.show.embedding_picture import choose_pictured
 from sppfeat.analysis.show.norms import measure_norms
 from sppfeat.analysis.show.sampling import draw_classes, draw_stratified
 from sppfeat.analysis.show.sizes import measure_sizes
-from sppfeat.analysis.show.thumbnails import pictures_of_rows, read_thumbnails
+from sppfeat.analysis.show.thumbnails import find_row_pictures, read_thumbnails
 from sppfeat.errors import LabelError, StoreError
 from sppfeat.store.schema import Status
 from sppfeat.store.selection import Selection
@@ -55,11 +55,11 @@ def gather_facts(
     on_step(1, STEPS[1])
     embedding, pictured = _embed(selection, settings)
     on_step(2, STEPS[2])
-    sheet = _find_neighbours(embedding, selection, settings)
+    sheet = _find_neighbors(embedding, selection, settings)
     on_step(3, STEPS[3])
     rows = [*pictured, *(sheet.rows if sheet else [])]
     thumbnails = read_thumbnails(
-        pictures_of_rows(file, rows, root=settings.root), exif=file.config.input.exif, side=_PICTURE_SIDE
+        find_row_pictures(file, rows, root=settings.root), exif=file.config.input.exif, side=_PICTURE_SIDE
     )
     on_step(4, STEPS[4])
     probed, why_not = _probe(selection, settings)
@@ -127,7 +127,7 @@ def _embed(
     return embedding, choose_pictured(embedding, most=settings.n_pictured, seed=settings.seed)
 
 
-def _find_neighbours(
+def _find_neighbors(
     embedding: Embedding | None, selection: Selection, settings: ReportSettings
 ) -> ContactSheet | None:
     """Some of the embedded rows, which are finite, beside their nearest rows among all."""

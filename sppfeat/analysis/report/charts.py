@@ -107,7 +107,7 @@ def _chart(draw: Callable[[], "Figure"]) -> Chart:
 
 @contextlib.contextmanager
 def _inked(theme: str) -> Iterator[None]:
-    """Lines and letters in the colour of a kind of page."""
+    """Lines and letters in the color of a kind of page."""
     style = import_extra("matplotlib.style", extra="report", purpose="a report")
     ink = _INKS[theme]
     names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")

@@ -8,7 +8,7 @@ from sppfeat.analysis.choices import (
     MOST_EMBEDDED,
     MOST_NORMS,
     MOST_PICTURED,
-    SHEET_NEIGHBOURS,
+    SHEET_NEIGHBORS,
     SHEET_QUERIES,
 )
 from sppfeat.analysis.probe.scores import ProbeResult
@@ -34,7 +34,7 @@ class ReportSettings:
         most_norms: rows whose norms are measured.
         n_pictured: pictures of rows in the embedding.
         n_queries: lines of the contact sheet.
-        k: neighbours in each.
+        k: neighbors in each.
         most_classes, most_reasons, most_paths, most_pairs: lines of tables: classes, reasons of failures and
             images named for each, pairs of confused classes.
         seed: of all that is drawn.
@@ -48,7 +48,7 @@ class ReportSettings:
     most_norms: int = MOST_NORMS
     n_pictured: int = MOST_PICTURED
     n_queries: int = SHEET_QUERIES
-    k: int = SHEET_NEIGHBOURS
+    k: int = SHEET_NEIGHBORS
     most_classes: int = 30
     most_reasons: int = 20
     most_paths: int = 5

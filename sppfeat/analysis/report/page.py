@@ -77,7 +77,7 @@ def render_page(facts: ReportFacts) -> str:
         facts=facts,
         css=markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8")),
         charts=draw_charts(facts, marks),
-        legend=[(mark, mark_text(mark)) for mark in marks] if _is_labelled(facts) else [],
+        legend=[(mark, mark_text(mark)) for mark in marks] if _is_labeled(facts) else [],
         pictures={row: picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},
         verdict=_verdict,
         version=__version__,
@@ -96,13 +96,13 @@ def _shown(value: Any) -> Any:
     return shown if len(shown) <= _LONGEST or value.startswith("data:image/") else f"{shown[:_LONGEST]}..."
 
 
-def _is_labelled(facts: ReportFacts) -> bool:
+def _is_labeled(facts: ReportFacts) -> bool:
     return facts.embedding is not None and facts.embedding.selection.y is not None
 
 
 def _verdict(line: SheetLine, i: int) -> str:
-    """How a neighbour is framed: ``same``, ``other`` or ``unknown``."""
-    is_same = line.neighbours[i].is_same
+    """How a neighbor is framed: ``same``, ``other`` or ``unknown``."""
+    is_same = line.neighbors[i].is_same
     return "unknown" if is_same is None else "same" if is_same else "other"
 
 

@@ -82,11 +82,11 @@ def _of_boxes(summary: Summary) -> Iterator[str]:
 
 def _of_classes(summary: Summary) -> Iterator[str]:
     classes = [(name, n) for name, n in summary.classes if name and n]
-    n_unlabelled = sum(n for name, n in summary.classes if not name)
+    n_unlabeled = sum(n for name, n in summary.classes if not name)
     if not summary.classes and summary.n_rows:
         yield "No labels are known: nothing can be said of how well classes are told apart."
-    elif n_unlabelled:
-        yield f"Rows without label: {n_unlabelled:,}."
+    elif n_unlabeled:
+        yield f"Rows without label: {n_unlabeled:,}."
     few = [name for name, n in classes if n < _FEW_ROWS]
     if few:
         yield f"Of {len(classes):,} classes, {len(few):,} with fewer than {_FEW_ROWS} rows."

@@ -20,9 +20,9 @@ from sppfeat.config.machine import import_extra
 __all__ = [
     "BlockScores",
     "RowPoints",
-    "as_points",
     "faiss_candidates",
     "load_faiss",
+    "query_points",
     "row_points",
     "score_rows",
     "squared_norms",
@@ -95,7 +95,7 @@ def squared_norms(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return total
 
 
-def as_points(queries: npt.NDArray[np.float32], metric: str) -> npt.NDArray[np.float32]:
+def query_points(queries: npt.NDArray[np.float32], metric: str) -> npt.NDArray[np.float32]:
     """Points ``(q, d)`` float32 of queries."""
     if metric == "l2":
         return queries
@@ -128,7 +128,7 @@ def score_rows(points: npt.NDArray[np.float32], rows: RowPoints, metric: str) ->
     """Bounds of the squared distances of queries from a block of rows.
 
     Args:
-        points: ``(q, d)`` float32, see :func:`as_points`.
+        points: ``(q, d)`` float32, see :func:`query_points`.
         rows: the block.
         metric: ``"cosine"`` or ``"l2"``.
     """

@@ -4,10 +4,10 @@ import math
 import os
 from dataclasses import dataclass
 
-from sppfeat.analysis.search.neighbors import Neighbours
+from sppfeat.analysis.search.neighbors import Neighbors
 from sppfeat.store.selection import Selection
 
-__all__ = ["Hit", "hits_of"]
+__all__ = ["Hit", "make_hits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,13 @@ class Hit:
     id: str | None
 
 
-def hits_of(
-    neighbours: Neighbours, selection: Selection, *, root: str | os.PathLike[str] | None = None
+def make_hits(
+    neighbors: Neighbors, selection: Selection, *, root: str | os.PathLike[str] | None = None
 ) -> list[list[Hit]]:
     """For each query what was found, the nearest first.
 
     Args:
-        neighbours: of the selection.
+        neighbors: of the selection.
         selection: what was searched; its labels are those of the hits.
         root: folder that the images lie under now; the recorded one where None.
     """
@@ -57,7 +57,7 @@ def hits_of(
             for rank, found in enumerate(zip(rows, distances, strict=True), 1)
             if found[0] >= 0
         ]
-        for rows, distances in zip(neighbours.rows.tolist(), neighbours.distances.tolist(), strict=True)
+        for rows, distances in zip(neighbors.rows.tolist(), neighbors.distances.tolist(), strict=True)
     ]
 
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_METRIC, DEFAULT_NEIGHBOURS, ENGINES, METRICS
+from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_METRIC, DEFAULT_NEIGHBORS, ENGINES, METRICS
 from sppfeat.analysis.search.candidates import (
     BlockScores,
     RowPoints,
-    as_points,
     faiss_candidates,
     load_faiss,
+    query_points,
     row_points,
     score_rows,
     squared_norms,
@@ -23,14 +23,14 @@ from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.store.selection import Selection
 
-__all__ = ["Neighbours", "nearest_rows"]
+__all__ = ["Neighbors", "nearest_rows"]
 
 _BLOCK_NBYTES = 32 << 20  # of rows at once
 _SCORES = 1 << 22  # queries times rows at once
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbors:
     """The nearest rows of each of ``q`` queries, the nearest first.
 
     Attributes:
@@ -45,7 +45,7 @@ class Neighbours:
 def nearest_rows(
     selection: Selection,
     queries: npt.NDArray[np.floating[Any]],
-    k: int = DEFAULT_NEIGHBOURS,
+    k: int = DEFAULT_NEIGHBORS,
     *,
     metric: str = DEFAULT_METRIC,
     exclude: npt.ArrayLike | None = None,
@@ -53,22 +53,22 @@ def nearest_rows(
     engine: str = DEFAULT_ENGINE,
     block_nbytes: int = _BLOCK_NBYTES,
     on_progress: Callable[[int], None] = lambda rows: None,
-) -> Neighbours:
+) -> Neighbors:
     """The ``k`` rows of a selection that are nearest to each query.
 
     Exact: the distances are computed in float64 from the descriptors as the file has them, rows at the same distance
     come in the order of their numbers, and nothing depends on ``block_nbytes`` or on the other queries. Rows without
-    descriptor, and rows that hold NaN or infinities, are nobody's neighbours. The memory needed is that of the
+    descriptor, and rows that hold NaN or infinities, are nobody's neighbors. The memory needed is that of the
     queries, of the results and of a block, whatever the size of the file.
 
     Args:
         selection: rows and columns of an open file; a row that is in it twice counts once.
         queries: ``(q, d)``, descriptors of the selection's columns, such as :meth:`Selection.of_descriptors` gives;
             taken as float32.
-        k: neighbours per query, 1 or more.
+        k: neighbors per query, 1 or more.
         metric: ``"cosine"``: one minus the cosine, 0 to 2; a descriptor of zeros has distance 1 from everything,
             itself included. ``"l2"``: the Euclidean distance.
-        exclude: ``(q,)`` for each query the number of a row that is not its neighbour; -1 for none. With
+        exclude: ``(q,)`` for each query the number of a row that is not its neighbor; -1 for none. With
             ``one_per_image`` no row of that row's image is.
         one_per_image: of each image only its nearest row.
         engine: what finds the rows whose distances are worth computing: ``"exact"`` our own bounds, ``"faiss"`` the
@@ -97,7 +97,7 @@ def nearest_rows(
         search.add(block)
         on_progress(n_rows)
     missing = ((0, 0), (0, k - search.k))
-    return Neighbours(
+    return Neighbors(
         np.pad(search.rows, missing, constant_values=-1),
         np.pad(search.distances, missing, constant_values=np.inf),
     )
@@ -126,7 +126,7 @@ def _checked(queries: npt.NDArray[np.floating[Any]], dimension: int) -> npt.NDAr
 def _excluded(
     selection: Selection, n_queries: int, exclude: npt.ArrayLike | None, one_per_image: bool
 ) -> npt.NDArray[np.int64]:
-    """For each query the row, or image where only one row of an image counts, that is no neighbour, or -1."""
+    """For each query the row, or image where only one row of an image counts, that is no neighbor, or -1."""
     rows = np.full(n_queries, -1) if exclude is None else np.asarray(exclude)
     if rows.shape != (n_queries,):
         raise ConfigError(f"exclude has shape {rows.shape}; allowed: ({n_queries},), a row for each query")
@@ -162,8 +162,8 @@ class _Search:
     Args:
         queries: ``(q, d)`` float32.
         metric: of the distances.
-        k: neighbours of each query.
-        excluded: ``(q,)`` row, or image with ``one_per_image``, that is not a neighbour, or -1.
+        k: neighbors of each query.
+        excluded: ``(q,)`` row, or image with ``one_per_image``, that is not a neighbor, or -1.
         one_per_image: of each image only its nearest row.
         faiss: the package, where it is to look first.
     """
@@ -184,7 +184,7 @@ class _Search:
         self.distances = np.full((len(queries), k), np.inf)
         self._images = np.full((len(queries), k), -1)
         self._queries = queries
-        self._points = as_points(queries, metric)
+        self._points = query_points(queries, metric)
         self._metric = metric
         self._excluded = excluded
         self._one_per_image = one_per_image

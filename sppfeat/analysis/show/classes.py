@@ -1,4 +1,4 @@
-"""How classes are told apart in a picture: by colour and by shape, so that neither is needed alone."""
+"""How classes are told apart in a picture: by color and by shape, so that neither is needed alone."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from sppfeat.store.selection import Selection
 
 __all__ = ["MOST_NAMED", "ClassMark", "count_labels", "mark_classes"]
 
-# By Okabe and Ito, for all kinds of colour vision; without black, which a dark page swallows.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
+# By Okabe and Ito, for all kinds of color vision; without black, which a dark page swallows.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 _SHAPES = ("o", "s", "^")
 _OTHER = "#8A8A8A"
-MOST_NAMED = len(_COLOURS) * len(_SHAPES) - 1
+MOST_NAMED = len(_COLORS) * len(_SHAPES) - 1
 
 
 class ClassMark(NamedTuple):
@@ -21,14 +21,14 @@ class ClassMark(NamedTuple):
 
     Attributes:
         name: of the class; ``""`` of rows without one, None of the classes that are not named.
-        colour: as ``#RRGGBB``.
+        color: as ``#RRGGBB``.
         shape: ``"o"``, ``"s"`` (square), ``"^"`` (triangle) or ``"."`` (dot): names of markers.
         positions: ``(k,)`` int64, which rows of the selection.
         n_classes: that share it.
     """
 
     name: str | None
-    colour: str
+    color: str
     shape: str
     positions: npt.NDArray[np.int64]
     n_classes: int = 1
@@ -63,16 +63,16 @@ def mark_classes(selection: Selection, *, most: int = MOST_NAMED) -> list[ClassM
     """
     y = selection.y
     if y is None:
-        return [ClassMark("", _COLOURS[0], "o", np.arange(len(selection)))] if len(selection) else []
+        return [ClassMark("", _COLORS[0], "o", np.arange(len(selection)))] if len(selection) else []
     names = selection.target_names
     known = (y >= 0) & (y < len(names)) if names else np.ones(len(y), dtype=bool)
     numbers, counts = np.unique(y[known], return_counts=True)
     numbers = numbers[np.argsort(-counts, kind="stable")]
     marks = []
     for i, number in enumerate(numbers[:most].tolist()):
-        shape = _SHAPES[i // len(_COLOURS) % len(_SHAPES)]
+        shape = _SHAPES[i // len(_COLORS) % len(_SHAPES)]
         name = names[number] if names else str(number)
-        marks.append(ClassMark(name, _COLOURS[i % len(_COLOURS)], shape, np.flatnonzero(y == number)))
+        marks.append(ClassMark(name, _COLORS[i % len(_COLORS)], shape, np.flatnonzero(y == number)))
     rest = np.flatnonzero(known & np.isin(y, numbers[most:]))
     if len(rest):
         marks.append(ClassMark(None, _OTHER, ".", rest, n_classes=len(numbers) - most))

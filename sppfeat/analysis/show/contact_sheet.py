@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBOURS
+from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBORS
 from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.analysis.search.queries import Query
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ContactSheet",
-    "Neighbour",
+    "Neighbor",
     "SheetLine",
     "contact_sheet_figure",
     "draw_queries",
@@ -41,7 +41,7 @@ _TITLE_LETTER = 0.06  # inches, on average
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """A row that is near to a query.
 
     Attributes:
@@ -72,13 +72,13 @@ class SheetLine:
         query: what was asked for.
         name: of its image.
         label: its class, ``""`` where it has none, or none is known.
-        neighbours: the nearest first.
+        neighbors: the nearest first.
     """
 
     query: Query
     name: str
     label: str
-    neighbours: tuple[Neighbour, ...]
+    neighbors: tuple[Neighbor, ...]
 
     @property
     def file_name(self) -> str:
@@ -92,7 +92,7 @@ class ContactSheet:
 
     Attributes:
         lines: one per query.
-        k: neighbours that were asked for.
+        k: neighbors that were asked for.
         metric: of the distances.
     """
 
@@ -102,18 +102,18 @@ class ContactSheet:
 
     @property
     def n_judged(self) -> int:
-        """How many neighbours are known to be of the class of their query, or of another one."""
-        return sum(n.is_same is not None for line in self.lines for n in line.neighbours)
+        """How many neighbors are known to be of the class of their query, or of another one."""
+        return sum(n.is_same is not None for line in self.lines for n in line.neighbors)
 
     @property
     def n_same(self) -> int:
         """How many of these are of the class of their query."""
-        return sum(n.is_same is True for line in self.lines for n in line.neighbours)
+        return sum(n.is_same is True for line in self.lines for n in line.neighbors)
 
     @property
     def rows(self) -> list[int]:
         """All rows that are shown, each once."""
-        shown = [row for line in self.lines for row in (line.query.row, *(n.row for n in line.neighbours))]
+        shown = [row for line in self.lines for row in (line.query.row, *(n.row for n in line.neighbors))]
         return list(dict.fromkeys(row for row in shown if row is not None))
 
 
@@ -139,18 +139,18 @@ def make_contact_sheet(
     queries: Sequence[Query],
     descriptors: npt.NDArray[np.floating[Any]],
     *,
-    k: int = SHEET_NEIGHBOURS,
+    k: int = SHEET_NEIGHBORS,
     metric: str = DEFAULT_METRIC,
     one_per_image: bool = False,
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> ContactSheet:
-    """The nearest rows of some queries; a row is not its own neighbour.
+    """The nearest rows of some queries; a row is not its own neighbor.
 
     Args:
         selection: among which is searched.
         queries: images, boxes or rows.
         descriptors: ``(q, d)`` of them, as :func:`~sppfeat.analysis.search.queries.describe_queries` makes them.
-        k: neighbours of each.
+        k: neighbors of each.
         metric, one_per_image, on_progress: as of :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
 
     Raises:
@@ -171,17 +171,17 @@ def make_contact_sheet(
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
         label = "" if query.row is None else labels.name_of(query.row) or ""
         name = query.path if query.row is None else file.path_of(int(images[query.row]))
-        neighbours = tuple(
-            _neighbour(row, distance, file.path_of(int(images[row])), labels.name_of(row) or "", label)
+        neighbors = tuple(
+            _neighbor(row, distance, file.path_of(int(images[row])), labels.name_of(row) or "", label)
             for row, distance in zip(rows.tolist(), distances.tolist(), strict=True)
             if row >= 0
         )
-        lines.append(SheetLine(query, name or query.text, label, neighbours))
+        lines.append(SheetLine(query, name or query.text, label, neighbors))
     return ContactSheet(tuple(lines), k, metric)
 
 
-def _neighbour(row: int, distance: float, name: str, label: str, query_label: str) -> Neighbour:
-    return Neighbour(row, distance, name, label, label == query_label if label and query_label else None)
+def _neighbor(row: int, distance: float, name: str, label: str, query_label: str) -> Neighbor:
+    return Neighbor(row, distance, name, label, label == query_label if label and query_label else None)
 
 
 def _without_folders(name: str) -> str:
@@ -189,9 +189,9 @@ def _without_folders(name: str) -> str:
 
 
 class _Frame(NamedTuple):
-    """How a picture is framed: by colour, by the style of the line and by a sign, of which each is enough."""
+    """How a picture is framed: by color, by the style of the line and by a sign, of which each is enough."""
 
-    colour: str
+    color: str
     line: str
     sign: str
 
@@ -203,13 +203,13 @@ _UNKNOWN = _Frame("#8A8A8A", "-", "")
 
 
 def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thumbnail]) -> "Figure":
-    """One line per query: its picture, then its neighbours; inside :func:`~sppfeat.analysis.show.figure.drawing`.
+    """One line per query: its picture, then its neighbors; inside :func:`~sppfeat.analysis.show.figure.drawing`.
 
     Args:
         sheet: one line or more.
         thumbnails: of rows, by number, and of queries that are no rows, by their text. Where there is none, it says so.
     """
-    n_columns = 1 + max((len(line.neighbours) for line in sheet.lines), default=0)
+    n_columns = 1 + max((len(line.neighbors) for line in sheet.lines), default=0)
     title = plain(sheet_text(sheet))
     width = max(n_columns * (_CELL + _GAP) + _AFTER_QUERY + _GAP, len(title) * _TITLE_LETTER + 2 * _GAP)
     height = len(sheet.lines) * (_CELL + _TEXT + _GAP) + 0.35
@@ -228,7 +228,7 @@ def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thu
 def sheet_text(sheet: ContactSheet) -> str:
     """What the sheet shows, in a line."""
     queries = counted(len(sheet.lines), "query", "queries", thousands=",")
-    n_found = max((len(line.neighbours) for line in sheet.lines), default=0)
+    n_found = max((len(line.neighbors) for line in sheet.lines), default=0)
     if not n_found:
         return f"{queries}; there are no other rows"
     nearest = "nearest row" if n_found == 1 else f"{n_found} nearest rows"
@@ -242,12 +242,12 @@ def sheet_text(sheet: ContactSheet) -> str:
 def _draw_line(axes: "Axes", line: SheetLine, thumbnails: Mapping[int | str, Thumbnail], top: float) -> None:
     picture = thumbnails.get(line.query.text if line.query.row is None else line.query.row)
     _draw_cell(axes, picture, _GAP, top, _QUERY, (line.label or "query", line.file_name))
-    for j, neighbour in enumerate(line.neighbours):
+    for j, neighbor in enumerate(line.neighbors):
         left = _GAP + (j + 1) * (_CELL + _GAP) + _AFTER_QUERY
-        frame = _frame(neighbour)
-        name = neighbour.label or neighbour.file_name
-        texts = (f"{frame.sign}{name}", rounded(neighbour.distance, 3))
-        _draw_cell(axes, thumbnails.get(neighbour.row), left, top, frame, texts)
+        frame = _frame(neighbor)
+        name = neighbor.label or neighbor.file_name
+        texts = (f"{frame.sign}{name}", rounded(neighbor.distance, 3))
+        _draw_cell(axes, thumbnails.get(neighbor.row), left, top, frame, texts)
 
 
 def _draw_cell(
@@ -256,20 +256,20 @@ def _draw_cell(
     from matplotlib.patches import Rectangle
 
     inner = _CELL - 0.08
-    centre = (left + _CELL / 2, top + _CELL / 2)
+    center = (left + _CELL / 2, top + _CELL / 2)
     if thumbnail is not None and thumbnail.pixels is not None:
-        _draw_pixels(axes, thumbnail.pixels, centre, inner)
+        _draw_pixels(axes, thumbnail.pixels, center, inner)
     else:
-        axes.text(*centre, "no picture", ha="center", va="center", fontsize=_TEXT_POINTS, color="#606060")
+        axes.text(*center, "no picture", ha="center", va="center", fontsize=_TEXT_POINTS, color="#606060")
     axes.add_patch(
         Rectangle(
-            (left, top), _CELL, _CELL, fill=False, edgecolor=frame.colour, linestyle=frame.line, linewidth=1.4
+            (left, top), _CELL, _CELL, fill=False, edgecolor=frame.color, linestyle=frame.line, linewidth=1.4
         )
     )
     for i, text in enumerate(texts):
         shown = plain(_shortened(text))
         axes.text(
-            centre[0], top + _CELL + 0.1 + 0.14 * i, shown, ha="center", va="center", fontsize=_TEXT_POINTS
+            center[0], top + _CELL + 0.1 + 0.14 * i, shown, ha="center", va="center", fontsize=_TEXT_POINTS
         )
 
 
@@ -282,14 +282,14 @@ def _shortened(text: str) -> str:
 
 
 def _draw_pixels(
-    axes: "Axes", pixels: npt.NDArray[np.uint8], centre: tuple[float, float], inner: float
+    axes: "Axes", pixels: npt.NDArray[np.uint8], center: tuple[float, float], inner: float
 ) -> None:
     """Draw a picture as large as it fits, at its own aspect ratio."""
     height, width = (inner * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
-    x, y = centre
+    x, y = center
     extent = (x - width / 2, x + width / 2, y + height / 2, y - height / 2)
     axes.imshow(pixels, extent=extent, aspect="auto", interpolation="antialiased", zorder=1)
 
 
-def _frame(neighbour: Neighbour) -> _Frame:
-    return _UNKNOWN if neighbour.is_same is None else _SAME if neighbour.is_same else _OTHER
+def _frame(neighbor: Neighbor) -> _Frame:
+    return _UNKNOWN if neighbor.is_same is None else _SAME if neighbor.is_same else _OTHER

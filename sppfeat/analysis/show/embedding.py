@@ -20,7 +20,7 @@ __all__ = ["Embedding", "embed_rows"]
 _N_REDUCED = 50  # principal components that t-SNE and UMAP see of a descriptor, as is usual
 _PERPLEXITY = 30.0
 _N_NEIGHBORS = 15
-_FEWEST_NEIGHBOURED = 5  # rows, below which neighbourhoods say nothing and the methods fail
+_FEWEST_NEIGHBORED = 5  # rows, below which neighborhoods say nothing and the methods fail
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def embed_rows(
     Args:
         selection: what is embedded.
         method: ``"pca"``: the two directions of largest variance. ``"tsne"`` or ``"umap"``, of the first 50
-            principal components: neighbourhoods, in which distances between groups mean nothing.
+            principal components: neighborhoods, in which distances between groups mean nothing.
         most: of more rows so many are drawn.
         seed: of the draw and of the method.
 
@@ -72,9 +72,9 @@ def embed_rows(
     n_nonfinite = int((~finite).sum())
     if n_nonfinite:
         rows, drawn = rows[finite], dataclasses.replace(drawn, rows=drawn.rows[finite])
-    if method != "pca" and len(rows) < _FEWEST_NEIGHBOURED:
+    if method != "pca" and len(rows) < _FEWEST_NEIGHBORED:
         raise ConfigError(
-            f"method is {method!r}, which takes {_FEWEST_NEIGHBOURED} rows or more, not {len(rows)}"
+            f"method is {method!r}, which takes {_FEWEST_NEIGHBORED} rows or more, not {len(rows)}"
         )
     # Variances of large values would overflow float32; explained shares do not depend on the scale.
     peak = float(np.abs(rows).max(initial=0)) or 1.0

@@ -42,11 +42,11 @@ def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[i
     """Which rows are pictured, and where.
 
     Returns:
-        The centre of each row's picture, 0 to 1 from the left and the lower edge of the plot, by row number.
+        The center of each row's picture, 0 to 1 from the left and the lower edge of the plot, by row number.
     """
     placed = place_pictures(_places(embedding.points), side=_PICTURE_SHARE, most=most, seed=seed)
     rows = embedding.selection.rows
-    return {int(rows[position]): centre for position, centre in placed}
+    return {int(rows[position]): center for position, center in placed}
 
 
 def embedding_figure(
@@ -78,7 +78,7 @@ def draw_embedding(
     *,
     side: float,
 ) -> None:
-    """Draw points and pictures into axes of so many inches on each side; the marks are labelled for a legend."""
+    """Draw points and pictures into axes of so many inches on each side; the marks are labeled for a legend."""
     points = embedding.points
     # Rarer classes over frequent ones, and whatever has a name over what has none.
     for order, mark in enumerate(reversed(marks)):
@@ -88,7 +88,7 @@ def draw_embedding(
             own[:, 0],
             own[:, 1],
             s=size,
-            c=mark.colour,
+            c=mark.color,
             marker=mark.shape,
             linewidths=0.25,
             edgecolors=(0.2, 0.2, 0.2, 0.6),
@@ -100,15 +100,15 @@ def draw_embedding(
         text = plain(mark_text(mark))
         if text.startswith("_"):  # which to matplotlib means: not in the legend
             text = f" {text}"
-        axes.scatter([], [], s=14, c=mark.colour, marker=mark.shape, label=text)
+        axes.scatter([], [], s=14, c=mark.color, marker=mark.shape, label=text)
     _set_limits(axes, points)
     row_positions = {row: i for i, row in enumerate(embedding.selection.rows.tolist())}
-    colours = {i: mark.colour for mark in marks for i in mark.positions.tolist()}
-    for row, centre in pictured.items():
+    colors = {i: mark.color for mark in marks for i in mark.positions.tolist()}
+    for row, center in pictured.items():
         pixels = thumbnails[row].pixels
         if pixels is not None:
             i = row_positions[row]
-            _draw_picture(axes, points[i], centre, pixels, colours[i], side * _PICTURE_SHARE * _PICTURE_FILL)
+            _draw_picture(axes, points[i], center, pixels, colors[i], side * _PICTURE_SHARE * _PICTURE_FILL)
     horizontal, vertical = axis_names(embedding)
     axes.set_xlabel(horizontal)
     axes.set_ylabel(vertical)
@@ -167,9 +167,9 @@ def _set_limits(axes: "Axes", points: npt.NDArray[np.float64]) -> None:
 def _draw_picture(
     axes: "Axes",
     point: npt.NDArray[np.float64],
-    centre: tuple[float, float],
+    center: tuple[float, float],
     pixels: npt.NDArray[Any],
-    colour: str,
+    color: str,
     inches: float,
 ) -> None:
     """Draw a picture, and a line to its point where it is beside it."""
@@ -179,11 +179,11 @@ def _draw_picture(
     box = AnnotationBbox(
         image,
         (point[0], point[1]),
-        xybox=centre,
+        xybox=center,
         boxcoords="axes fraction",
         pad=0.1,
-        bboxprops={"edgecolor": colour, "linewidth": 1.2},
-        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0},
+        bboxprops={"edgecolor": color, "linewidth": 1.2},
+        arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0},
         zorder=5,
     )
     axes.add_artist(box)
@@ -194,11 +194,11 @@ class Placed(NamedTuple):
 
     Attributes:
         position: of the point among all.
-        centre: ``x, y`` of the picture; as the points are, 0 to 1.
+        center: ``x, y`` of the picture; as the points are, 0 to 1.
     """
 
     position: int
-    centre: tuple[float, float]
+    center: tuple[float, float]
 
 
 def place_pictures(points: npt.NDArray[np.float64], *, side: float, most: int, seed: int = 0) -> list[Placed]:
@@ -215,20 +215,20 @@ def place_pictures(points: npt.NDArray[np.float64], *, side: float, most: int, s
     reach = side / 2 + _GAP
     offsets = np.array([(0, 0), *((dx * r, dy * r) for r in _RINGS for dx, dy in _DIRECTIONS)]) * reach
     placed: list[Placed] = []
-    centres = np.empty((0, 2))
+    centers = np.empty((0, 2))
     for i in np.random.default_rng(seed).permutation(len(points)).tolist():
         if len(placed) == most:
             break
         tried = points[i] + offsets
         fits = (np.abs(tried - 0.5) <= 0.5 - side / 2).all(axis=1)
-        if len(centres):
-            fits &= (np.abs(tried[:, None] - centres).max(axis=2) >= side).all(axis=1)
+        if len(centers):
+            fits &= (np.abs(tried[:, None] - centers).max(axis=2) >= side).all(axis=1)
         if not fits.any():
             continue
         tried = tried[fits]
         hides = np.abs(points - tried[:, None]).max(axis=2) <= side / 2
         hides[:, i] = False
-        centre = tried[hides.sum(axis=1).argmin()]
-        placed.append(Placed(i, (float(centre[0]), float(centre[1]))))
-        centres = np.concatenate([centres, [centre]])
+        center = tried[hides.sum(axis=1).argmin()]
+        placed.append(Placed(i, (float(center[0]), float(center[1]))))
+        centers = np.concatenate([centers, [center]])
     return placed

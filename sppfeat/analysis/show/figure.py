@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "HEAT",
     "PICTURE_SUFFIXES",
     "check_picture_path",
@@ -36,7 +36,7 @@ __all__ = [
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2", "#000000")
+COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2", "#000000")
 """Of things that are told apart: by Okabe and Ito, for all kinds of colour vision."""
 
 HEAT = "viridis"

@@ -7,29 +7,29 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.show.activations import LayerActivations, PooledBox
-from sppfeat.analysis.show.figure import COLOURS, HEAT
+from sppfeat.analysis.show.figure import COLORS, HEAT
 from sppfeat.analysis.show.pooled_levels import PooledLevel, strength
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MAXIMA", "Block", "draw_bins", "draw_map", "draw_maxima", "draw_overview", "draw_pooled"]
+__all__ = ["MAXIMA", "LayerPanels", "draw_bins", "draw_map", "draw_maxima", "draw_overview", "draw_pooled"]
 
 MAXIMA = "magma_r"
-_BOX_COLOUR, _REGION_COLOUR = COLOURS[3], "white"
-_LEVEL_COLOURS = (COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[4], COLOURS[5], COLOURS[3])
+_BOX_COLOR, _REGION_COLOR = COLORS[3], "white"
+_LEVEL_COLORS = (COLORS[0], COLORS[1], COLORS[2], COLORS[4], COLORS[5], COLORS[3])
 _LEAST_CELLS = 5  # a window on a region that is smaller shows so many cells and what surrounds them
 _AROUND = 0.6  # strides around region and box that a window shows
 _INSET = 0.13  # strides that outlines are drawn inside their bins: where bins overlap, both can be seen
 _POINTS = 72  # per inch
-_LIGHTENED = 0.7  # contrast that is left of a picture in grey
+_LIGHTENED = 0.7  # contrast that is left of a picture in gray
 _LETTER_POINTS = (10, 4.5)  # height of a line, width of a digit
-_ALIKE = 1e-4  # relative difference below which values have one colour
-_LEAST_BIN_POINTS = 2.5  # smaller bins are no more than a grey veil
+_ALIKE = 1e-4  # relative difference below which values have one color
+_LEAST_BIN_POINTS = 2.5  # smaller bins are no more than a gray veil
 
 
 @dataclass(frozen=True)
-class Block:
+class LayerPanels:
     """One layer of one box, and how much is drawn of it.
 
     Attributes:
@@ -81,35 +81,35 @@ class Block:
         return _limits(np.concatenate([level.strength(self.channel).ravel() for level in self.layer.levels]))
 
 
-def draw_overview(axes: "Axes", block: Block) -> None:
+def draw_overview(axes: "Axes", panels: LayerPanels) -> None:
     """Draw all of the network input, with the box (dashed) and the region (solid)."""
-    height, width = block.box.input_hw
-    _show(axes, block.box.pixels, (0, 0, width, height))
-    _outline(axes, block.region_in, _REGION_COLOUR, "solid")
-    _outline_box(axes, block)
+    height, width = panels.box.input_hw
+    _show(axes, panels.box.pixels, (0, 0, width, height))
+    _outline(axes, panels.region_in, _REGION_COLOR, "solid")
+    _outline_box(axes, panels)
 
 
-def draw_map(axes: "Axes", block: Block) -> None:
+def draw_map(axes: "Axes", panels: LayerPanels) -> None:
     """Draw how strong each cell of the map is, and the region."""
-    _show_grey(axes, block)
-    height, width = block.layer.map_hw
-    extent = block.box.cells_in(block.layer, np.array([0, 0, width, height]))
-    _heat(axes, block, strength(block.layer.map, block.channel), extent, block.map_limits)
-    _outline(axes, block.region_in, _REGION_COLOUR, "solid")
-    _outline_box(axes, block)
+    _show_gray(axes, panels)
+    height, width = panels.layer.map_hw
+    extent = panels.box.cells_in(panels.layer, np.array([0, 0, width, height]))
+    _heat(axes, panels, strength(panels.layer.map, panels.channel), extent, panels.map_limits)
+    _outline(axes, panels.region_in, _REGION_COLOR, "solid")
+    _outline_box(axes, panels)
 
 
-def draw_pooled(axes: "Axes", block: Block, level: PooledLevel) -> None:
+def draw_pooled(axes: "Axes", panels: LayerPanels, level: PooledLevel) -> None:
     """Draw how strong the pooled vector of each bin is: each as an equal part of the region, so that none is hidden."""
-    _show_grey(axes, block)
-    values = level.strength(block.channel)
-    height, width = block.box.input_hw
-    extent = np.clip(block.region_in, 0, [width, height, width, height])
-    _heat(axes, block, values, extent, block.pooled_limits)
-    _write_numbers(axes, values, extent, block.pooled_limits)
+    _show_gray(axes, panels)
+    values = level.strength(panels.channel)
+    height, width = panels.box.input_hw
+    extent = np.clip(panels.region_in, 0, [width, height, width, height])
+    _heat(axes, panels, values, extent, panels.pooled_limits)
+    _write_numbers(axes, values, extent, panels.pooled_limits)
 
 
-def draw_bins(axes: "Axes", block: Block, position: int) -> None:
+def draw_bins(axes: "Axes", panels: LayerPanels, position: int) -> None:
     """Draw the bins of the ``position``-th level, each with all its cells: what several bins take is darker.
 
     None, where they would be too small to be told apart.
@@ -117,34 +117,34 @@ def draw_bins(axes: "Axes", block: Block, position: int) -> None:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    level = block.layer.levels[position]
-    colour = _LEVEL_COLOURS[position % len(_LEVEL_COLOURS)]
-    inset = np.tile(block.stride * _INSET, 2) * [1, 1, -1, -1]
-    height, width = block.box.input_hw
-    cells = block.box.cells_in(block.layer, level.bins).reshape(-1, 4)
+    level = panels.layer.levels[position]
+    color = _LEVEL_COLORS[position % len(_LEVEL_COLORS)]
+    inset = np.tile(panels.stride * _INSET, 2) * [1, 1, -1, -1]
+    height, width = panels.box.input_hw
+    cells = panels.box.cells_in(panels.layer, level.bins).reshape(-1, 4)
     boxes = np.clip(cells, 0, [width, height, width, height]) + inset
     bins = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.tolist()]
     points = _points_per_pixel(axes)
-    line_width = min(1.1, 0.2 + 0.13 * points * float(block.stride.min()))
+    line_width = min(1.1, 0.2 + 0.13 * points * float(panels.stride.min()))
     bin_points = points * float((boxes[:, 2:] - boxes[:, :2]).min())
     if bin_points < _LEAST_BIN_POINTS:
         return
     line_width = min(line_width, bin_points / 12)
-    axes.add_collection(PatchCollection(bins, facecolor=colour, alpha=0.1, linewidth=0))
-    for line, line_colour in ((line_width * 2, (0, 0, 0, 0.55)), (line_width, colour)):
+    axes.add_collection(PatchCollection(bins, facecolor=color, alpha=0.1, linewidth=0))
+    for line, line_color in ((line_width * 2, (0, 0, 0, 0.55)), (line_width, color)):
         axes.add_collection(
-            PatchCollection(bins, facecolor="none", edgecolor=line_colour, linewidth=line, zorder=3)
+            PatchCollection(bins, facecolor="none", edgecolor=line_color, linewidth=line, zorder=3)
         )
 
 
-def draw_maxima(axes: "Axes", block: Block, level: PooledLevel) -> None:
-    """Draw the picture in grey and, of a level that has maxima, from how many bins and channels each cell was taken."""
-    _show_grey(axes, block)
+def draw_maxima(axes: "Axes", panels: LayerPanels, level: PooledLevel) -> None:
+    """Draw the picture in gray and, of a level that has maxima, from how many bins and channels each cell was taken."""
+    _show_gray(axes, panels)
     if level.cells is not None:
-        counts = level.count_maxima(block.layer.map_hw, block.channel).astype(np.float64)
+        counts = level.count_maxima(panels.layer.map_hw, panels.channel).astype(np.float64)
         share = counts / max(1.0, counts.max())
-        height, width = block.layer.map_hw
-        x0, y0, x1, y1 = block.box.cells_in(block.layer, np.array([0, 0, width, height]))
+        height, width = panels.layer.map_hw
+        x0, y0, x1, y1 = panels.box.cells_in(panels.layer, np.array([0, 0, width, height]))
         axes.imshow(
             np.ma.masked_equal(share, 0),
             cmap=MAXIMA,
@@ -155,8 +155,8 @@ def draw_maxima(axes: "Axes", block: Block, level: PooledLevel) -> None:
             interpolation="nearest",
             zorder=2,
         )
-        _set_window(axes, block.window)
-    _outline_box(axes, block)
+        _set_window(axes, panels.window)
+    _outline_box(axes, panels)
 
 
 def _show(axes: "Axes", pixels: npt.NDArray[Any], window: Any) -> None:
@@ -169,10 +169,10 @@ def _show(axes: "Axes", pixels: npt.NDArray[Any], window: Any) -> None:
     _set_window(axes, window)
 
 
-def _show_grey(axes: "Axes", block: Block) -> None:
-    """Show the window of the picture in light grey."""
-    grey = block.box.pixels @ np.array([0.299, 0.587, 0.114])
-    _show(axes, 255 - (255 - grey) * _LIGHTENED, block.window)
+def _show_gray(axes: "Axes", panels: LayerPanels) -> None:
+    """Show the window of the picture in light gray."""
+    gray = panels.box.pixels @ np.array([0.299, 0.587, 0.114])
+    _show(axes, 255 - (255 - gray) * _LIGHTENED, panels.window)
 
 
 def _set_window(axes: "Axes", window: Any) -> None:
@@ -183,7 +183,7 @@ def _set_window(axes: "Axes", window: Any) -> None:
 
 def _heat(
     axes: "Axes",
-    block: Block,
+    panels: LayerPanels,
     values: npt.NDArray[np.float64],
     extent: npt.NDArray[np.float64],
     limits: tuple[float, float],
@@ -198,7 +198,7 @@ def _heat(
         interpolation="nearest",
         zorder=2,
     )
-    _set_window(axes, block.window)
+    _set_window(axes, panels.window)
 
 
 def _write_numbers(
@@ -243,26 +243,26 @@ def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return low, high
 
 
-def _outline_box(axes: "Axes", block: Block) -> None:
-    if block.box.view.box_px is not None:
-        _outline(axes, np.array(block.box.box_in), _BOX_COLOUR, (0, (3, 2)))
+def _outline_box(axes: "Axes", panels: LayerPanels) -> None:
+    if panels.box.view.box_px is not None:
+        _outline(axes, np.array(panels.box.box_in), _BOX_COLOR, (0, (3, 2)))
 
 
-def _outline(axes: "Axes", box: npt.NDArray[np.float64], colour: str, style: Any) -> None:
+def _outline(axes: "Axes", box: npt.NDArray[np.float64], color: str, style: Any) -> None:
     """Draw a rectangle that can be seen on bright and dark pictures; of one over the border what is inside."""
     from matplotlib.patches import Rectangle
 
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     x0, y0 = np.maximum(box[:2], (left, top))
     x1, y1 = np.minimum(box[2:], (right, bottom))
-    for width, line_colour, line_style in ((2.0, "black", "solid"), (1.0, colour, style)):
+    for width, line_color, line_style in ((2.0, "black", "solid"), (1.0, color, style)):
         axes.add_patch(
             Rectangle(
                 (x0, y0),
                 x1 - x0,
                 y1 - y0,
                 fill=False,
-                edgecolor=line_colour,
+                edgecolor=line_color,
                 linewidth=width,
                 linestyle=line_style,
                 zorder=4,

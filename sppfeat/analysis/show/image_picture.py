@@ -9,7 +9,7 @@ from sppfeat.analysis.show.activations import PooledBox
 from sppfeat.analysis.show.figure import HEAT, new_figure, plain
 from sppfeat.analysis.show.image_panels import (
     MAXIMA,
-    Block,
+    LayerPanels,
     draw_bins,
     draw_map,
     draw_maxima,
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["MAX_BLOCKS", "MAX_LEVELS", "check_extent", "draw_image"]
+__all__ = ["MAX_LEVELS", "MAX_PANEL_ROWS", "check_extent", "draw_image"]
 
-MAX_BLOCKS = 6  # boxes x layers: more are no picture any more
+MAX_PANEL_ROWS = 6  # boxes x layers: more are no picture any more
 MAX_LEVELS = 6
 
 # Inches.
 _MARGIN, _GAP = 0.15, 0.15
 _PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_WIDTH = 2.05, 2.2, 1.95
 _TITLE, _LINE, _BAR, _BAR_WIDTH, _BAR_HEIGHT, _BAR_STEP = 0.2, 0.16, 0.55, 1.6, 0.09, 2.05
-_HEADING, _BLOCK_GAP = 0.26, 0.12
+_HEADING, _PANELS_GAP = 0.26, 0.12
 _LEAST_WIDTH_OF_ALL = 6.0  # three bars
 _LETTER = 0.058  # of 8 points, on average
 _SMALL = 7  # points
@@ -45,11 +45,11 @@ def check_extent(n_boxes: int, n_layers: int, n_levels: int) -> None:
     """Refuse what would be no picture any more.
 
     Raises:
-        ConfigError: more than :data:`MAX_BLOCKS` boxes of layers, or :data:`MAX_LEVELS` levels.
+        ConfigError: more than :data:`MAX_PANEL_ROWS` boxes of layers, or :data:`MAX_LEVELS` levels.
     """
-    if n_boxes * n_layers > MAX_BLOCKS:
+    if n_boxes * n_layers > MAX_PANEL_ROWS:
         raise ConfigError(
-            f"{n_boxes} boxes of {n_layers} layers are {n_boxes * n_layers} rows of panels; allowed: {MAX_BLOCKS}"
+            f"{n_boxes} boxes of {n_layers} layers are {n_boxes * n_layers} rows of panels; allowed: {MAX_PANEL_ROWS}"
         )
     if n_levels > MAX_LEVELS:
         raise ConfigError(f"{n_levels} levels do not fit into one picture; allowed: {MAX_LEVELS}")
@@ -61,7 +61,7 @@ def draw_image(
     """A figure of what is pooled of an image, inside :func:`sppfeat.analysis.show.figure.drawing`.
 
     For each box and layer: the network input with the box (dashed) and its region; the map; and for each level what
-    is pooled in its bins, as one colour each, above the bins themselves and the cells that their maxima came from.
+    is pooled in its bins, as one color each, above the bins themselves and the cells that their maxima came from.
 
     Args:
         boxes: of one image.
@@ -73,16 +73,16 @@ def draw_image(
         ConfigError: too many boxes, layers or levels; or no such channel.
     """
     check_extent(len(boxes), len(boxes[0].layers), len(boxes[0].layers[0].levels))
-    layouts = [_layout(Block(box, layer, channel)) for box in boxes for layer in box.layers]
+    layouts = [_layout(LayerPanels(box, layer, channel)) for box in boxes for layer in box.layers]
     for layout in layouts:
-        _check_channel(layout.block)
+        _check_channel(layout.panels)
     width = max(_LEAST_WIDTH_OF_ALL, *(layout.width for layout in layouts))
     n_letters = int(width / _LETTER)
     header = [line for note in notes for line in textwrap.wrap(note, n_letters)]
     footer = textwrap.wrap(_legend(layouts), int(width / (_LETTER * _SMALL / 8)))
-    captions = [_captions(layout.block, i, len(layouts), n_letters) for i, layout in enumerate(layouts)]
+    captions = [_captions(layout.panels, i, len(layouts), n_letters) for i, layout in enumerate(layouts)]
     heights = [
-        _BLOCK_GAP + _LINE * sum(map(len, own)) + layout.height
+        _PANELS_GAP + _LINE * sum(map(len, own)) + layout.height
         for layout, own in zip(layouts, captions, strict=True)
     ]
     top = _MARGIN + _HEADING + _LINE * len(header)
@@ -90,8 +90,8 @@ def draw_image(
     page.text(_MARGIN, _MARGIN, plain(_shortened(title)), size=10, weight="bold")
     page.lines(_MARGIN, _MARGIN + _HEADING, header)
     for layout, (what, where), height in zip(layouts, captions, heights, strict=True):
-        start = page.lines(_MARGIN, top + _BLOCK_GAP, what, weight="bold")
-        _draw_block(page, layout, page.lines(_MARGIN, start, where))
+        start = page.lines(_MARGIN, top + _PANELS_GAP, what, weight="bold")
+        _draw_panels(page, layout, page.lines(_MARGIN, start, where))
         top += height
     page.lines(_MARGIN, top, footer, color="0.35", size=_SMALL)
     return page.figure
@@ -124,10 +124,10 @@ class _Page:
 
 
 @dataclass(frozen=True)
-class _BlockLayout:
+class _PanelsLayout:
     """Sizes of panels in inches: of the overview, and of those that show the window."""
 
-    block: Block
+    panels: LayerPanels
     overview: tuple[float, float]
     panel: tuple[float, float]
 
@@ -145,17 +145,17 @@ class _BlockLayout:
 
     @property
     def width(self) -> float:
-        return self.first_column + len(self.block.layer.levels) * (_GAP + self.column)
+        return self.first_column + len(self.panels.layer.levels) * (_GAP + self.column)
 
     @property
     def height(self) -> float:
         return 2 * _TITLE + self.upper_row + _GAP / 2 + self.panel[1] + _BAR
 
 
-def _layout(block: Block) -> _BlockLayout:
-    x0, y0, x1, y1 = block.window
-    height, width = block.box.input_hw
-    return _BlockLayout(block, _fitted(width, height), _fitted(x1 - x0, y1 - y0))
+def _layout(panels: LayerPanels) -> _PanelsLayout:
+    x0, y0, x1, y1 = panels.window
+    height, width = panels.box.input_hw
+    return _PanelsLayout(panels, _fitted(width, height), _fitted(x1 - x0, y1 - y0))
 
 
 def _fitted(width: float, height: float) -> tuple[float, float]:
@@ -164,25 +164,25 @@ def _fitted(width: float, height: float) -> tuple[float, float]:
     return width * scale, height * scale
 
 
-def _draw_block(page: _Page, layout: _BlockLayout, top: float) -> None:
-    block = layout.block
+def _draw_panels(page: _Page, layout: _PanelsLayout, top: float) -> None:
+    panels = layout.panels
     lower = top + _TITLE + layout.upper_row + _GAP / 2
-    _titled(page, _MARGIN, top, layout.overview, "network input", lambda axes: draw_overview(axes, block))
-    _titled(page, _MARGIN, lower, layout.panel, "feature map", lambda axes: draw_map(axes, block))
+    _titled(page, _MARGIN, top, layout.overview, "network input", lambda axes: draw_overview(axes, panels))
+    _titled(page, _MARGIN, lower, layout.panel, "feature map", lambda axes: draw_map(axes, panels))
     left = _MARGIN + layout.first_column + _GAP
-    for position, level in enumerate(block.layer.levels):
+    for position, level in enumerate(panels.layer.levels):
 
         def draw_lower(axes: "Axes", position: int = position, level: PooledLevel = level) -> None:
-            draw_maxima(axes, block, level)
-            draw_bins(axes, block, position)
+            draw_maxima(axes, panels, level)
+            draw_bins(axes, panels, position)
 
         def draw_upper(axes: "Axes", level: PooledLevel = level) -> None:
-            draw_pooled(axes, block, level)
+            draw_pooled(axes, panels, level)
 
         n = level.level
         bins = f"{n} x {n} bins" if n > 1 else "one bin"
         _titled(page, left, top, layout.panel, f"level {n}: {bins}, pooled", draw_upper)
-        _titled(page, left, lower, layout.panel, _maxima_title(block, level), draw_lower)
+        _titled(page, left, lower, layout.panel, _maxima_title(panels, level), draw_lower)
         left += layout.column + _GAP
     _draw_bars(page, layout, lower + _TITLE + layout.panel[1] + 0.1)
 
@@ -192,25 +192,25 @@ def _titled(page: _Page, left: float, top: float, size: tuple[float, float], tit
     draw(page.axes(left, top + _TITLE, *size))
 
 
-def _draw_bars(page: _Page, layout: _BlockLayout, top: float) -> None:
-    """Draw what the colours of a block mean."""
-    block = layout.block
-    n_channels = len(block.layer.map)
-    strength = f"l2 norm of {n_channels} channels" if block.channel is None else f"channel {block.channel}"
-    _bar(page, _MARGIN, top, HEAT, block.map_limits, f"map: {strength}")
-    _bar(page, _MARGIN + _BAR_STEP, top, HEAT, block.pooled_limits, f"pooled: {strength}")
-    if _has_maxima(block):
+def _draw_bars(page: _Page, layout: _PanelsLayout, top: float) -> None:
+    """Draw what the colors of a layer's panels mean."""
+    panels = layout.panels
+    n_channels = len(panels.layer.map)
+    strength = f"l2 norm of {n_channels} channels" if panels.channel is None else f"channel {panels.channel}"
+    _bar(page, _MARGIN, top, HEAT, panels.map_limits, f"map: {strength}")
+    _bar(page, _MARGIN + _BAR_STEP, top, HEAT, panels.pooled_limits, f"pooled: {strength}")
+    if _has_maxima(panels):
         _bar(page, _MARGIN + 2 * _BAR_STEP, top, MAXIMA, (0.0, 1.0), "maxima from a cell / the most")
 
 
-def _bar(page: _Page, left: float, top: float, colours: str, limits: tuple[float, float], label: str) -> None:
+def _bar(page: _Page, left: float, top: float, colors: str, limits: tuple[float, float], label: str) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
     axes = page.axes(left, top, _BAR_WIDTH, _BAR_HEIGHT)
     bar = page.figure.colorbar(
-        ScalarMappable(Normalize(*limits), colours),
+        ScalarMappable(Normalize(*limits), colors),
         cax=axes,
         orientation="horizontal",
         ticks=MaxNLocator(4),
@@ -221,23 +221,23 @@ def _bar(page: _Page, left: float, top: float, colours: str, limits: tuple[float
     axes.set_xlabel(label, labelpad=1, size=_SMALL)
 
 
-def _maxima_title(block: Block, level: PooledLevel) -> str:
+def _maxima_title(panels: LayerPanels, level: PooledLevel) -> str:
     if level.n_cells is None:
         return "bins"
-    n_cells = level.n_cells if block.channel is None else level.n_cells[block.channel]
-    most = int(level.count_maxima(block.layer.map_hw, block.channel).max())
+    n_cells = level.n_cells if panels.channel is None else level.n_cells[panels.channel]
+    most = int(level.count_maxima(panels.layer.map_hw, panels.channel).max())
     return f"{int((n_cells == 1).sum())} of {n_cells.size} maxima, \u2264 {most} a cell"
 
 
-def _has_maxima(block: Block) -> bool:
-    return any(level.cells is not None for level in block.layer.levels)
+def _has_maxima(panels: LayerPanels) -> bool:
+    return any(level.cells is not None for level in panels.layer.levels)
 
 
-def _captions(block: Block, position: int, n_blocks: int, n_letters: int) -> tuple[list[str], list[str]]:
-    """Lines that say what a block is of, and lines that say where that is."""
-    box, layer = block.box, block.layer
+def _captions(panels: LayerPanels, position: int, n_rows: int, n_letters: int) -> tuple[list[str], list[str]]:
+    """Lines that say what panels are of, and lines that say where that is."""
+    box, layer = panels.box, panels.layer
     x0, y0, x1, y1 = layer.region
-    number = f"{position + 1} of {n_blocks}: " if n_blocks > 1 else ""
+    number = f"{position + 1} of {n_rows}: " if n_rows > 1 else ""
     what = f"{number}{_box_text(box)}: {y1 - y0} x {x1 - x0} cells of layer {layer.layer}"
     (map_h, map_w), (in_h, in_w) = layer.map_hw, box.input_hw
     if layer.geometry is None:
@@ -260,12 +260,12 @@ def _box_text(box: PooledBox) -> str:
     return f"{text}, mirrored" if box.view.mirrored else text
 
 
-def _legend(layouts: Sequence[_BlockLayout]) -> str:
+def _legend(layouts: Sequence[_PanelsLayout]) -> str:
     """What cannot be seen from the panels."""
-    has_box = any(layout.block.box.view.box_px is not None for layout in layouts)
+    has_box = any(layout.panels.box.view.box_px is not None for layout in layouts)
     text = "Dashed: the box; solid: its region, all cells that are pooled." if has_box else ""
     text += " Bins are drawn a little inside their cells, as neighbours share some."
-    if any(_has_maxima(layout.block) for layout in layouts):
+    if any(_has_maxima(layout.panels) for layout in layouts):
         return (
             f"{text} Maxima: one per bin and channel, counted in the cell that it came from; not counted where several "
             "cells of a bin have it, mostly zeros."
@@ -286,9 +286,9 @@ def _shortened(text: str) -> str:
     return f"{text[:half]}...{text[-half:]}"
 
 
-def _check_channel(block: Block) -> None:
-    n_channels = len(block.layer.map)
-    if block.channel is not None and not 0 <= block.channel < n_channels:
+def _check_channel(panels: LayerPanels) -> None:
+    n_channels = len(panels.layer.map)
+    if panels.channel is not None and not 0 <= panels.channel < n_channels:
         raise ConfigError(
-            f"channel is {block.channel}; allowed: 0 to {n_channels - 1}, those of layer {block.layer.layer}"
+            f"channel is {panels.channel}; allowed: 0 to {n_channels - 1}, those of layer {panels.layer.layer}"
         )

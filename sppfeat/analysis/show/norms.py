@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from sppfeat.analysis.choices import MOST_NORMS
 from sppfeat.analysis.row_checks import check_described
-from sppfeat.analysis.show.figure import COLOURS, new_figure, plain
+from sppfeat.analysis.show.figure import COLORS, new_figure, plain
 from sppfeat.analysis.show.sampling import draw_rows
 from sppfeat.analysis.wording import rounded
 from sppfeat.config.wording import counted, one_line
@@ -30,7 +30,7 @@ _NARROW = 1e-4  # spread relative to the norm, below which norms are one and the
 
 @dataclass(frozen=True)
 class Norms:
-    """l2 norms of each layer's part of descriptors, as they are in the file: after its normalisation.
+    """l2 norms of each layer's part of descriptors, as they are in the file: after its normalization.
 
     Attributes:
         layers: names of the layers.
@@ -106,7 +106,7 @@ def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
         middle = (low + high) / 2
         low, high = middle - 0.5 * (middle or 1), middle + 0.5 * (middle or 1)
     if len(values):
-        axes.hist(values, bins=_n_bins(len(values)), range=(low, high), color=COLOURS[6])
+        axes.hist(values, bins=_n_bins(len(values)), range=(low, high), color=COLORS[6])
     axes.set_xlabel(
         "l2 norm" if norms.normalize == "none" else f"l2 norm, after --normalize {norms.normalize}"
     )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import SIZES_OF
-from sppfeat.analysis.show.figure import COLOURS, HEAT, new_figure
+from sppfeat.analysis.show.figure import COLORS, HEAT, new_figure
 from sppfeat.config.values import check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
@@ -26,9 +26,9 @@ __all__ = ["Sizes", "draw_sizes", "measure_sizes", "sizes_figure", "sizes_text"]
 # of other ones.
 _RATIOS = ((16, 9), (4, 3), (1, 1), (3, 4), (9, 16))
 _LOG_RATIOS = ((4, 1), (1, 1), (1, 4))
-_GREY = "#8A8A8A"
+_GRAY = "#8A8A8A"
 _WIDE_RANGE = 8  # of the largest side to the smallest, from which on axes are logarithmic
-_MOST_POINTS = 1000  # different sizes drawn one by one; of more, cells are coloured by how many lie in them
+_MOST_POINTS = 1000  # different sizes drawn one by one; of more, cells are colored by how many lie in them
 _MOST_EXAMPLES = 4  # of dots
 _N_BINS = 40
 _WHAT = {
@@ -91,7 +91,7 @@ def sizes_figure(sizes: Sizes) -> "Figure":
 
 
 def draw_sizes(figure: "Figure", sizes: Sizes, *, title: float = 0.0) -> None:
-    """Draw into a figure: widths by heights, a histogram of either on its side, and what dots and colours stand for.
+    """Draw into a figure: widths by heights, a histogram of either on its side, and what dots and colors stand for.
 
     Args:
         figure: an empty one.
@@ -162,7 +162,7 @@ def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: Sequence[tup
     for width, height in ratios:
         ratio = width / height
         ends: npt.NDArray[np.float64] = np.array([max(low, low * ratio), min(high, high * ratio)])
-        axes.plot(ends, ends / ratio, color=_GREY, linewidth=0.6, linestyle=":", zorder=1)
+        axes.plot(ends, ends / ratio, color=_GRAY, linewidth=0.6, linestyle=":", zorder=1)
         x, y = high * min(1, ratio), high / max(1, ratio)
         offset, ha, va = ((-2, 2), "right", "bottom") if ratio > 1 else ((-3, -1), "right", "top")
         axes.annotate(
@@ -173,7 +173,7 @@ def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: Sequence[tup
             ha=ha,
             va=va,
             fontsize=6,
-            color=_GREY,
+            color=_GRAY,
             zorder=1,
         )
 
@@ -181,7 +181,7 @@ def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: Sequence[tup
 def _draw_points(
     axes: "Axes", corner: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_log: bool
 ) -> None:
-    """Draw each size as a dot, larger where more have it; of many sizes how many lie in which cell, as colours."""
+    """Draw each size as a dot, larger where more have it; of many sizes how many lie in which cell, as colors."""
     pairs = np.stack([sizes.widths, sizes.heights], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
     if len(found) > _MOST_POINTS:
@@ -189,12 +189,12 @@ def _draw_points(
         return
     order = np.argsort(-counts, kind="stable")  # small dots over large ones
     (widths, heights), areas = found[order].T, _dot_area(counts[order])
-    axes.scatter(widths, heights, s=areas, c=COLOURS[4], alpha=0.5, linewidths=0, zorder=2, clip_on=False)
+    axes.scatter(widths, heights, s=areas, c=COLORS[4], alpha=0.5, linewidths=0, zorder=2, clip_on=False)
     most = int(counts.max(initial=0))
     examples = sorted({10**i for i in range(len(str(most)))} | {most})[-_MOST_EXAMPLES:]
     if most > 1:
         for n in examples:
-            corner.scatter([], [], s=_dot_area(n), c=COLOURS[4], alpha=0.5, linewidths=0, label=f"{n:,}")
+            corner.scatter([], [], s=_dot_area(n), c=COLORS[4], alpha=0.5, linewidths=0, label=f"{n:,}")
         corner.legend(
             loc="upper left",
             bbox_to_anchor=(0, 1.06),
@@ -244,7 +244,7 @@ def _draw_histogram(
     orientation: Literal["vertical", "horizontal"],
 ) -> None:
     """Draw how many lie between which edges, with the number of the largest bar at its end."""
-    counts, _, _ = axes.hist(values, bins=edges.tolist(), color=COLOURS[6], orientation=orientation)
+    counts, _, _ = axes.hist(values, bins=edges.tolist(), color=COLORS[6], orientation=orientation)
     axes.axis("off")
     most, at = int(np.max(counts)), int(np.argmax(counts))
     if not most:

@@ -21,11 +21,11 @@ from sppfeat.store.feature_table import FeatureTable
 
 __all__ = [
     "THUMBNAIL_SIDE",
-    "Pictured",
+    "PictureSource",
     "Thumbnail",
     "encode_jpeg",
-    "pictures_of_queries",
-    "pictures_of_rows",
+    "find_query_pictures",
+    "find_row_pictures",
     "read_thumbnails",
 ]
 
@@ -52,7 +52,7 @@ class Thumbnail(NamedTuple):
     reason: str = ""
 
 
-class Pictured(NamedTuple):
+class PictureSource(NamedTuple):
     """What a small picture is of.
 
     Attributes:
@@ -82,9 +82,9 @@ class _View(NamedTuple):
     box: tuple[float, float, float, float] | None
 
 
-def pictures_of_rows(
+def find_row_pictures(
     file: FeatureTable, rows: Sequence[int], *, root: str | os.PathLike[str] | None = None
-) -> dict[int, Pictured]:
+) -> dict[int, PictureSource]:
     """What small pictures of some rows are of.
 
     Args:
@@ -98,14 +98,16 @@ def pictures_of_rows(
     mirrored = file.row_mirrored[wanted].tolist() if file.has_boxes else [False] * len(wanted)
     folder = os.fsencode(file.root if root is None else root)
     return {
-        row: Pictured(os.path.join(folder, file.path_table[image]), (hw[0], hw[1]), tuple(box), is_mirrored)
+        row: PictureSource(
+            os.path.join(folder, file.path_table[image]), (hw[0], hw[1]), tuple(box), is_mirrored
+        )
         for row, image, hw, box, is_mirrored in zip(
             wanted.tolist(), images.tolist(), image_hw, boxes, mirrored, strict=True
         )
     }
 
 
-def pictures_of_queries(queries: Sequence[Query], *, exif: str) -> dict[str, Pictured]:
+def find_query_pictures(queries: Sequence[Query], *, exif: str) -> dict[str, PictureSource]:
     """What small pictures of the queries that are images or boxes of them are of, by their texts.
 
     Raises:
@@ -116,12 +118,16 @@ def pictures_of_queries(queries: Sequence[Query], *, exif: str) -> dict[str, Pic
         if query.path is not None:
             height, width = probe_image(find_image(b"", os.fsencode(query.path)), exif=exif)
             box = query.box or (0.0, 0.0, float(width), float(height))
-            pictured[query.text] = Pictured(os.fsencode(query.path), (height, width), box)
+            pictured[query.text] = PictureSource(os.fsencode(query.path), (height, width), box)
     return pictured
 
 
 def read_thumbnails(
-    pictured: Mapping[_Key, Pictured], *, exif: str, side: int = THUMBNAIL_SIDE, seconds: float = _SECONDS
+    pictured: Mapping[_Key, PictureSource],
+    *,
+    exif: str,
+    side: int = THUMBNAIL_SIDE,
+    seconds: float = _SECONDS,
 ) -> dict[_Key, Thumbnail]:
     """Small pictures, decoded in processes of their own.
 
@@ -192,7 +198,7 @@ def _decode(
         yield task.images[0], None, f"not read within {seconds:g} seconds"
 
 
-def _view(pictured: Pictured, side: int) -> _View | None:
+def _view(pictured: PictureSource, side: int) -> _View | None:
     """What is shown of a box; None of an image without size."""
     (height, width), box = pictured.image_hw, pictured.box
     if min(height, width) < 1 or not np.isfinite(box).all():

@@ -13,7 +13,7 @@ from sppfeat.errors import ConfigError
 pytest.importorskip("matplotlib")
 
 from sppfeat.analysis.show.figure import drawing
-from sppfeat.analysis.show.image_panels import Block, draw_bins, draw_maxima, draw_pooled
+from sppfeat.analysis.show.image_panels import LayerPanels, draw_bins, draw_maxima, draw_pooled
 from sppfeat.analysis.show.image_picture import draw_image
 
 WHOLE = ((),)
@@ -91,11 +91,11 @@ def test_there_is_a_panel_for_everything_and_no_text_covers_another(networks, bo
         assert not (a.x0 + 1 < b.x1 and b.x0 + 1 < a.x1 and a.y0 + 1 < b.y1 and b.y0 + 1 < a.y1)
 
 
-def axes_of(block):
-    """Empty axes of the shape of the block's window."""
+def axes_of(panels):
+    """Empty axes of the shape of the panels' window."""
     from sppfeat.analysis.show.figure import new_figure
 
-    x0, y0, x1, y1 = block.window
+    x0, y0, x1, y1 = panels.window
     figure = new_figure(3, 3 * (y1 - y0) / (x1 - x0))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(x0, x1)
@@ -107,11 +107,11 @@ def axes_of(block):
 def test_the_bins_that_are_drawn_are_those_that_are_pooled(networks, box):
     pooled = pool(networks())[box]
     for layer in pooled.layers:
-        block = Block(pooled, layer, None)
-        stride = block.stride[0]
+        panels = LayerPanels(pooled, layer, None)
+        stride = panels.stride[0]
         for position, level in enumerate(layer.levels):
-            axes = axes_of(block)
-            draw_bins(axes, block, position)
+            axes = axes_of(panels)
+            draw_bins(axes, panels, position)
             paths = axes.collections[0].get_paths()
             assert len(paths) == level.level**2
             in_h, in_w = pooled.input_hw
@@ -126,21 +126,21 @@ def test_the_bins_that_are_drawn_are_those_that_are_pooled(networks, box):
 
 def test_heat_and_maxima_are_where_their_cells_are(networks):
     pooled = pool(networks())[0]
-    block = Block(pooled, pooled.layers[1], None)
-    level = block.layer.levels[1]
-    axes = axes_of(block)
-    draw_pooled(axes, block, level)
+    panels = LayerPanels(pooled, pooled.layers[1], None)
+    level = panels.layer.levels[1]
+    axes = axes_of(panels)
+    draw_pooled(axes, panels, level)
     heat = axes.images[-1]
     assert np.allclose(heat.get_array(), level.strength())
     x0, x1, y1, y0 = heat.get_extent()
-    assert np.allclose((x0, y0, x1, y1), block.region_in)
-    axes = axes_of(block)
-    draw_maxima(axes, block, level)
-    counts = level.count_maxima(block.layer.map_hw)
+    assert np.allclose((x0, y0, x1, y1), panels.region_in)
+    axes = axes_of(panels)
+    draw_maxima(axes, panels, level)
+    counts = level.count_maxima(panels.layer.map_hw)
     assert np.allclose(axes.images[-1].get_array().filled(0), counts / counts.max())
     x0, x1, y1, y0 = axes.images[-1].get_extent()
-    height, width = block.layer.map_hw
-    assert np.allclose((x0, y0, x1, y1), pooled.cells_in(block.layer, np.array([0, 0, width, height])))
+    height, width = panels.layer.map_hw
+    assert np.allclose((x0, y0, x1, y1), pooled.cells_in(panels.layer, np.array([0, 0, width, height])))
 
 
 def test_values_without_range_or_that_are_not_finite_can_be_drawn(networks):

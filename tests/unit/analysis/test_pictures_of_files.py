@@ -25,7 +25,7 @@ from sppfeat.analysis.show.figure import drawing
 from sppfeat.analysis.show.norms import measure_norms, norms_text
 from sppfeat.analysis.show.sampling import draw_classes, draw_rows, draw_stratified
 from sppfeat.analysis.show.sizes import Sizes, measure_sizes, sizes_figure
-from sppfeat.analysis.show.thumbnails import Pictured, pictures_of_rows, read_thumbnails
+from sppfeat.analysis.show.thumbnails import PictureSource, find_row_pictures, read_thumbnails
 from sppfeat.cli import main
 from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError
@@ -206,7 +206,7 @@ def test_every_row_has_one_mark_and_no_two_classes_look_alike(file):
     many = file.select(labels=[f"class {i % (MOST_NAMED + 3)}" if i else None for i in range(24)])
     marks = mark_classes(many)
     assert sorted(np.concatenate([mark.positions for mark in marks]).tolist()) == list(range(23))
-    looks = [(mark.colour, mark.shape) for mark in marks]
+    looks = [(mark.color, mark.shape) for mark in marks]
     assert len(set(looks)) == len(looks)
     assert sum(mark.n_classes for mark in marks if mark.name is None) + len(marks) - 2 == len(set(many.y)) - 1
     assert [mark.name for mark in marks[-2:]] == [None, ""]
@@ -292,7 +292,7 @@ def test_a_sheet_says_what_it_shows_where_there_is_little(file, selection):
     sheet = sheet_of(few, 1, 8)
     with drawing():
         found = [text for text, _ in texts_of(contact_sheet_figure(sheet, {}))]
-    assert sheet.lines[0].neighbours[0].file_name in found  # there is no class that could be named
+    assert sheet.lines[0].neighbors[0].file_name in found  # there is no class that could be named
 
 
 def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
@@ -303,8 +303,8 @@ def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
     for query, line in zip(queries, sheet.lines, strict=True):
         others = [row for row in selection.rows.tolist() if row != query.row]
         distances = {row: float(np.linalg.norm(features[row] - features[query.row])) for row in others}
-        assert [n.row for n in line.neighbours] == sorted(others, key=lambda row: distances[row])[:3]
-        for n in line.neighbours:
+        assert [n.row for n in line.neighbors] == sorted(others, key=lambda row: distances[row])[:3]
+        for n in line.neighbors:
             assert n.distance == pytest.approx(distances[n.row], rel=1e-5)
             assert n.is_same == (n.row % 3 == query.row % 3)
             assert (n.label, n.file_name) == (CLASSES[n.row % 3], f"{n.row}.png")
@@ -312,7 +312,7 @@ def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
 
 
 def test_thumbnails_are_the_images_at_their_aspect_ratio(file, tmp_path):
-    pictured = pictures_of_rows(file, [3, 7, 3])
+    pictured = find_row_pictures(file, [3, 7, 3])
     assert list(pictured) == [3, 7]
     thumbnails = read_thumbnails(pictured, exif="apply", side=15)
     assert thumbnails[3].pixels.shape == (12, 15, 3)  # 23 x 30
@@ -324,12 +324,12 @@ def test_thumbnails_are_the_images_at_their_aspect_ratio(file, tmp_path):
 def test_images_that_are_gone_or_changed_have_a_reason(file, tmp_path):
     write_image(tmp_path / "3.png", 5, 5, seed=0)
     (tmp_path / "5.png").write_text("nonsense")
-    thumbnails = read_thumbnails(pictures_of_rows(file, [2, 3, 5], root=tmp_path), exif="apply")
+    thumbnails = read_thumbnails(find_row_pictures(file, [2, 3, 5], root=tmp_path), exif="apply")
     assert [thumbnail.pixels for thumbnail in thumbnails.values()] == [None] * 3
     assert thumbnails[2].reason == "no such file"
     assert "changed" in thumbnails[3].reason
     assert read_thumbnails({}, exif="apply") == {}
-    late = read_thumbnails(pictures_of_rows(file, [6, 7]), exif="apply", seconds=-1)
+    late = read_thumbnails(find_row_pictures(file, [6, 7]), exif="apply", seconds=-1)
     assert late[6].pixels is not None
     assert "not read within" in late[7].reason
 
@@ -338,7 +338,7 @@ def test_a_box_is_shown_in_what_surrounds_it_with_an_outline(tmp_path):
     pixels = np.zeros((200, 100, 3), np.uint8)
     pixels[80:120, 40:80] = 200
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    box = Pictured(os.fsencode(tmp_path / "a.png"), (200, 100), (40.0, 80.0, 80.0, 120.0))
+    box = PictureSource(os.fsencode(tmp_path / "a.png"), (200, 100), (40.0, 80.0, 80.0, 120.0))
     shown = read_thumbnails({0: box, 1: box._replace(is_mirrored=True)}, exif="apply", side=60)
     assert shown[0].pixels.shape == (60, 60, 3)
     assert shown[0].pixels[10, 10].tolist() == [255, 213, 0]  # the outline, ten pixels from the edge
@@ -354,7 +354,7 @@ def test_a_box_is_shown_in_what_surrounds_it_with_an_outline(tmp_path):
 def test_no_box_is_too_odd_to_be_shown(tmp_path, box):
     write_image(tmp_path / "a.png", 200, 100, seed=0)
     (thumbnail,) = read_thumbnails(
-        {0: Pictured(os.fsencode(tmp_path / "a.png"), (200, 100), box)}, exif="apply", side=40
+        {0: PictureSource(os.fsencode(tmp_path / "a.png"), (200, 100), box)}, exif="apply", side=40
     ).values()
     assert (thumbnail.pixels is None) == (not np.isfinite(box).all())
 
@@ -437,6 +437,6 @@ def test_queries_that_are_no_rows_are_pictured_by_their_text(selection):
     queries = [Query("a.png", path="a.png"), Query("row:2", row=2)]
     sheet = make_contact_sheet(selection, queries, selection.take(np.array([0, 2])), k=2)
     assert sheet.lines[0].label == ""
-    assert all(n.is_same is None for n in sheet.lines[0].neighbours)
-    assert sheet.lines[0].neighbours[0].row == 0  # an image is no row, though it may be equal to one
+    assert all(n.is_same is None for n in sheet.lines[0].neighbors)
+    assert sheet.lines[0].neighbors[0].row == 0  # an image is no row, though it may be equal to one
     assert dataclasses.astuple(sheet.lines[1])[1] == "2.png"

@@ -15,7 +15,7 @@ from labelled_files import box_file, image_file, separable
 
 from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe import probe
-from sppfeat.analysis.probe.ablation import narrowed, parts_to_try
+from sppfeat.analysis.probe.ablation import list_parts, narrow
 from sppfeat.analysis.probe.classifier import make_pipeline
 from sppfeat.analysis.probe.folds import make_folds
 from sppfeat.cli import main
@@ -173,9 +173,9 @@ def test_some_bins_and_no_ablation(images, method):
     assert [part.dimension for part in result.ablation] == [9, 3, 6, 6, 3]
     assert probe(selection, ProbeSettings(method=method, ablation=False)).ablation == ()
     assert probe(images.select(layers="layer3", levels=1)).ablation == ()
-    narrow = narrowed(images.select(), ["layer4"], [2])
-    assert np.array_equal(narrow.X, images.select(layers="layer4", levels=2).X)
-    assert narrow.columns == images.select(layers="layer4", levels=2).columns
+    narrowed = narrow(images.select(), ["layer4"], [2])
+    assert np.array_equal(narrowed.X, images.select(layers="layer4", levels=2).X)
+    assert narrowed.columns == images.select(layers="layer4", levels=2).columns
 
 
 def test_many_blocks_of_rows_give_the_same(images, monkeypatch):
@@ -334,7 +334,7 @@ def test_the_pipeline_scales_each_layer(images):
     x, y = images.to_sklearn()
     pipeline = make_pipeline(images.select().columns, C=5, class_weight="none").fit(x, y)
     assert np.allclose(pipeline[0].transform(x), plain_scaled(x), atol=1e-6)
-    assert len(parts_to_try(images.select(layers="layer4"))) == 3
+    assert len(list_parts(images.select(layers="layer4"))) == 3
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ from labelled_files import box_file, image_file, separable
 
 from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe import probe
-from sppfeat.analysis.probe.ablation import ProbeTask, parts_to_try
+from sppfeat.analysis.probe.ablation import ProbeTask, list_parts
 from sppfeat.analysis.probe.classifier import fit_classifier, make_pipeline
 from sppfeat.analysis.probe.costs import SumsShape, choose_method, plan_sums
 from sppfeat.analysis.probe.crossvalidation import cross_predict
 from sppfeat.analysis.probe.folds import Fold, fold_weights, make_folds
 from sppfeat.analysis.probe.ridge import solve_ridge
-from sppfeat.analysis.probe.rows import labelled_rows
+from sppfeat.analysis.probe.rows import labeled_rows
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.store.reader import FeatureFile
 
@@ -46,11 +46,11 @@ def many(tmp_path_factory):
 def task_of(file, **settings):
     """What probing a file would do."""
     selection, settings = file.select(), ProbeSettings(**settings)
-    labelled = labelled_rows(selection, min_per_class=settings.least_per_class)
+    labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
     folds = make_folds(
-        labelled.y, labelled.groups, n_folds=settings.folds, repeats=settings.repeats, seed=settings.seed
+        labeled.y, labeled.groups, n_folds=settings.folds, repeats=settings.repeats, seed=settings.seed
     )
-    return ProbeTask(selection, labelled, folds, parts_to_try(selection), settings)
+    return ProbeTask(selection, labeled, folds, list_parts(selection), settings)
 
 
 def least_of(file):
@@ -140,7 +140,7 @@ def test_classes_that_some_folds_do_not_train(tmp_path):
     labels = [[0, 1, 0], [1, 0], [0, 1, 1], [0], [1, 0]] * 2 + [[2, 2, 2]]  # class 2 in one image
     with FeatureFile(box_file(tmp_path / "f.h5", labels)) as file:
         task = task_of(file, folds=4, min_per_class=1)
-        assert any(len(np.unique(task.labelled.y[fold.train])) < 3 for fold in task.folds)
+        assert any(len(np.unique(task.labeled.y[fold.train])) < 3 for fold in task.folds)
         expected = cross_predict(task, "rows")
         assert equal(cross_predict(task, "sums"), expected)
         assert equal(cross_predict(task, "products"), expected)

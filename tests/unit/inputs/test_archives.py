@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from killing import TINY
 
 import sppfeat
-from sppfeat.analysis.show.thumbnails import Pictured, pictures_of_rows, read_thumbnails
+from sppfeat.analysis.show.thumbnails import PictureSource, find_row_pictures, read_thumbnails
 from sppfeat.cli import main
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ConfigError, ImageError
@@ -704,9 +704,9 @@ def test_features_of_an_archive_are_those_of_the_unpacked_folder(packed, name):
 def test_rows_of_an_archive_are_shown_searched_and_verified_or_said_to_be_gone(packed, tmp_path):
     run("show", "image", "--from", packed / "a.tar.h5", "--row", 2, "-o", tmp_path / "row.png")
     with sppfeat.open(packed / "a.zip.h5") as file:
-        gone = Pictured(b"/a.tar/1.jpg", (9, 9), (0, 0, 9, 9))
+        gone = PictureSource(b"/a.tar/1.jpg", (9, 9), (0, 0, 9, 9))
         thumbnails = read_thumbnails(
-            {**pictures_of_rows(file, range(6)), "gone": gone}, exif="apply", side=1000
+            {**find_row_pictures(file, range(6)), "gone": gone}, exif="apply", side=1000
         )
         assert [thumbnails[row].pixels.shape[:2] for row in range(6)] == list(map(tuple, file.image_hw))
     assert thumbnails["gone"].reason == "no such file"
