@@ -15,8 +15,8 @@ from sppfeat.config.specs import DEFAULT_LEVELS
 from sppfeat.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
-    from sppfeat.networks.catalogue import BackboneEntry
     from sppfeat.networks.named_weights import WeightEntry, WeightFile
+    from sppfeat.networks.zoo import BackboneEntry
 
 __all__ = ["backbones"]
 
@@ -144,7 +144,7 @@ def _fetched_text(entry: "WeightEntry", file: "WeightFile") -> str:
 
 
 def _all(names: list[str], levels: tuple[int, ...], as_json: bool) -> None:
-    from sppfeat.networks.catalogue import describe_backbone
+    from sppfeat.networks.zoo import describe_backbone
 
     entries = []
     with Bar("looking into the networks", len(names), unit="net", shown=True) as bar:
@@ -170,7 +170,7 @@ def _row(entry: "BackboneEntry") -> list[str]:
 
 
 def _one(name: str, levels: tuple[int, ...], as_json: bool) -> None:
-    from sppfeat.networks.catalogue import describe_backbone, describe_layers
+    from sppfeat.networks.zoo import describe_backbone, describe_layers
 
     entry = describe_backbone(name, levels)
     layers: list[dict[str, Any]] = [

@@ -18,7 +18,7 @@ from sppfeat.extraction.sizes import FoundSizes, read_sizes
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs import Listing, Storage
 from sppfeat.networks.acceleration import bfloat16_note
-from sppfeat.networks.bundled import bundled_note
+from sppfeat.networks.named_weights import bundled_note
 
 __all__ = ["Means", "gather_means"]
 

@@ -1,22 +1,21 @@
 """Backbones: torchvision models, or a network of the user's own, cut at the chosen layers."""
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from sppfeat.config.specs import BackboneSpec
 from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks import zoo
-from sppfeat.networks.folding import fold_batch_norm
+from sppfeat.networks.acceleration import fold_batch_norm
 from sppfeat.networks.heads import Head, check_head, cut_head
+from sppfeat.networks.layers import cut_network, probe_maps
 from sppfeat.networks.named_weights import IMAGENET_INPUT, WeightEntry, find_entry, read_entry
 from sppfeat.networks.receptive_field import FeatureGeometry, receptive_field
 from sppfeat.networks.weights import (
@@ -28,12 +27,10 @@ from sppfeat.networks.weights import (
     trained_backbone,
 )
 
-__all__ = ["Backbone", "cut_network", "load_backbone", "wrap_module"]
+__all__ = ["Backbone", "load_backbone", "wrap_module"]
 
-_SHOWN_LAYERS = 5
 _WALK_SIDE = 224
 _FOLDING_SIDE = 64
-_LARGEST_MIN_SIDE = 512  # a network that cannot take 512 x 512 pixels takes one size only
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def load_backbone(
         seed=seed if kind == "none" else None,
         head=head,
     )
-    channels, min_side = _probe_maps(parts.network, parts.layers, name)
+    channels, min_side = probe_maps(parts.network, parts.layers, name)
     network = parts.network
     if fold:
         network = fold_batch_norm(network, parts.layers, side=max(min_side, _FOLDING_SIDE))
@@ -186,75 +183,9 @@ def wrap_module(
         std=tuple(IMAGENET_INPUT.std if std is None else std),
         interpolation=IMAGENET_INPUT.interpolation,
     )
-    channels, min_side = _probe_maps(network, spec.layers, name)
+    channels, min_side = probe_maps(network, spec.layers, name)
     network = fold_batch_norm(network, spec.layers, side=max(min_side, _FOLDING_SIDE))
     return Backbone(spec, network, channels, min_side)
-
-
-def cut_network(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
-    """The part of a network that ``layers`` depend on; it shares the parameters.
-
-    Args:
-        model: in evaluation mode.
-        layers: node names as torchvision's feature extraction has them.
-        name: of the network, for messages.
-
-    Returns:
-        A module from images to a dict of feature maps.
-
-    Raises:
-        ConfigError: no such layer.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            nodes = get_graph_node_names(model)[1]
-    except Exception as error:  # tracing runs the network's own code, which may raise anything
-        return _HookedNetwork(model, layers, name, cause=error)
-    for layer in layers:
-        if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
-            shown = zoo.close_matches(layer, nodes) or nodes[-_SHOWN_LAYERS:]
-            raise ConfigError(
-                f"{name} has no layer {layer!r}; allowed: {', '.join(shown)}, ... ({len(nodes)} in all; "
-                f"'sppfeat backbones NAME' lists those of a torchvision model)"
-            )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cut: nn.Module = create_feature_extractor(
-            model, {layer: layer for layer in layers}, suppress_diff_warning=True
-        )
-    return cut.eval()
-
-
-class _HookedNetwork(nn.Module):
-    """Feature maps of named sub-modules, for networks whose graph cannot be traced."""
-
-    def __init__(self, model: nn.Module, layers: Sequence[str], name: str, *, cause: Exception) -> None:
-        super().__init__()
-        self.model = model
-        self._caught: dict[str, Tensor] = {}
-        modules = dict(model.named_modules())
-        for layer in layers:
-            if layer not in modules:
-                shown = zoo.close_matches(layer, list(modules)) or list(modules)[-_SHOWN_LAYERS:]
-                raise ConfigError(
-                    f"{name} has no sub-module {layer!r}; allowed: {', '.join(shown)}, ... "
-                    f"(only sub-modules can be layers, as its graph cannot be traced: {cause})"
-                ) from cause
-            modules[layer].register_forward_hook(self._catch(layer))
-
-    def _catch(self, layer: str):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:  # noqa: ARG001
-            self._caught[layer] = output
-
-        return hook
-
-    def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """Return the outputs of the layers for ``(N, 3, H, W)`` images."""
-        self._caught.clear()
-        self.model(batch)
-        caught, self._caught = self._caught, {}
-        return caught
 
 
 @dataclass(frozen=True)
@@ -318,41 +249,3 @@ def _build(name: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return zoo.build_model(name).eval()
-
-
-def _probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tuple[int, ...], int]:
-    """Channels of each layer's map, and the smallest side of an input that gives all of them a cell."""
-
-    def try_side(side: int) -> list[torch.Size] | Exception:
-        try:
-            with torch.inference_mode():
-                outputs = network(torch.zeros(1, 3, side, side))
-            return [outputs[layer].shape for layer in layers]
-        except Exception as error:  # the network's own code: whatever it raises says that it cannot
-            return error
-
-    def is_good(shapes: list[torch.Size] | Exception) -> bool:
-        return not isinstance(shapes, Exception) and all(0 not in shape for shape in shapes)
-
-    bad, good = 0, 1
-    while not is_good(shapes := try_side(good)):
-        if good >= _LARGEST_MIN_SIDE:
-            cause = shapes if isinstance(shapes, Exception) else None
-            raise ConfigError(f"{name} cannot take an image of {good} x {good} pixels: {shapes}") from cause
-        bad, good = good, 2 * good
-    large = try_side(2 * good + 64)
-    while good - bad > 1:
-        middle = (bad + good) // 2
-        bad, good = (bad, middle) if is_good(try_side(middle)) else (middle, good)
-    smallest = try_side(good)
-    if isinstance(large, Exception) or isinstance(smallest, Exception):
-        raise ConfigError(
-            f"{name} cannot take images of any size: {large if isinstance(large, Exception) else smallest}"
-        )
-    for layer, small_shape, large_shape in zip(layers, smallest, large, strict=True):
-        if len(large_shape) != 4 or small_shape[1] != large_shape[1]:
-            raise ConfigError(
-                f"{name}, layer {layer}: its output is {tuple(large_shape)} for an image of "
-                f"{2 * good + 64} x {2 * good + 64} pixels, not a feature map (1, C, H, W) with a fixed C"
-            )
-    return tuple(shape[1] for shape in smallest), good

@@ -9,17 +9,20 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+from sppfeat.config.specs import COMPACT_NAME, BackboneSpec
 from sppfeat.config.values import StrPath
 from sppfeat.errors import WeightsError
 from sppfeat.files.downloads import OnDownload, download
-from sppfeat.networks.bundled import BUNDLED, BUNDLED_FOLDER, BundledWeights
 from sppfeat.networks.weights import file_sha256, read_weights_file
 
 __all__ = [
+    "BUNDLED_FOLDER",
     "IMAGENET_INPUT",
     "InputTransform",
     "WeightEntry",
     "WeightFile",
+    "bundled_entries",
+    "bundled_note",
     "entry_names",
     "fetch_entry",
     "find_entry",
@@ -27,6 +30,8 @@ __all__ = [
     "list_entries",
     "read_entry",
 ]
+
+BUNDLED_FOLDER = Path(__file__).parent / "pretrained"
 
 # torchvision's files are called <what>-<first digits of their SHA-256>.pth.
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
@@ -83,12 +88,39 @@ class WeightFile(NamedTuple):
 
 def list_entries(model_name: str) -> tuple[WeightEntry, ...]:
     """All weight entries of a model, first the one that ``DEFAULT`` means."""
-    if own := tuple(_bundled_entry(weights) for weights in BUNDLED if weights.model == model_name):
+    if own := tuple(entry for entry in bundled_entries() if entry.model == model_name):
         return own
     members = get_model_weights(model_name).__members__
     default = members["DEFAULT"]
     others = [member for name, member in members.items() if name == member.name and member is not default]
     return tuple(_torchvision_entry(model_name, member) for member in [default, *others])
+
+
+def bundled_entries() -> tuple[WeightEntry, ...]:
+    """The weights that come with the package, so that descriptors can be had without a download."""
+    file_name = "spp_s16-ebf52c73.pth"
+    path = BUNDLED_FOLDER / file_name
+    return (
+        WeightEntry(
+            model=COMPACT_NAME,
+            name="DISTILLED_V1",
+            file_name=file_name,
+            url=None,
+            sha256_prefix="ebf52c73dd57201fdecfc4295af2101b56eb6520095f29a512dea669360ab978",
+            transform=IMAGENET_INPUT,
+            size_mb=path.stat().st_size / 2**20 if path.exists() else 0.0,
+        ),
+    )
+
+
+def bundled_note(backbone: BackboneSpec) -> str | None:
+    """What a user of bundled weights should know; None for other weights."""
+    if (backbone.name, backbone.weights) not in ((entry.model, entry.name) for entry in bundled_entries()):
+        return None
+    return (
+        f"{backbone.name} is the small network that comes with sppfeat; --backbone resnet50 gives features "
+        "of ImageNet scale (98 MB, downloaded once)"
+    )
 
 
 def entry_names(model_name: str) -> list[str]:
@@ -209,20 +241,6 @@ def _torchvision_entry(model_name: str, member: Any) -> WeightEntry:
             tuple(transforms.mean), tuple(transforms.std), transforms.interpolation.value
         ),
         size_mb=float(member.meta["_file_size"]),
-    )
-
-
-def _bundled_entry(weights: BundledWeights) -> WeightEntry:
-    path = BUNDLED_FOLDER / weights.file_name
-    n_bytes = path.stat().st_size if path.exists() else 0
-    return WeightEntry(
-        model=weights.model,
-        name=weights.name,
-        file_name=weights.file_name,
-        url=None,
-        sha256_prefix=weights.sha256,
-        transform=IMAGENET_INPUT,
-        size_mb=n_bytes / 2**20,
     )
 
 

@@ -5,9 +5,10 @@ Nothing here imports torch until a model is built or the installed models are li
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sppfeat.config.specs import COMPACT_NAME
+from sppfeat.config.specs import COMPACT_NAME, parse_levels
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from sppfeat.networks.receptive_field import LayerGeometry
 
 __all__ = [
+    "BackboneEntry",
     "build_model",
     "check_name",
     "choose_names",
     "close_matches",
     "constructor_arguments",
     "default_layer",
+    "describe_backbone",
+    "describe_layers",
     "model_names",
     "refusal",
     "supports_boxes",
@@ -60,6 +64,29 @@ _REFUSED = (
     ("vit", "it cuts images of one fixed size into tokens and has no feature map"),
     ("maxvit", "it takes images of one fixed size only"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneEntry:
+    """A model of the zoo, described without its weights.
+
+    Attributes:
+        name: torchvision's.
+        layer: the default layer.
+        channels: of its map.
+        stride: input pixels per cell; None where receptive-field arithmetic does not apply.
+        dimension: length of a descriptor for the given levels.
+        weights: names; the first is what ``DEFAULT`` means.
+        download_mb: size of the default weights' file.
+    """
+
+    name: str
+    layer: str
+    channels: int
+    stride: float | tuple[float, float] | None
+    dimension: int
+    weights: list[str]
+    download_mb: float
 
 
 def model_names() -> list[str]:
@@ -186,6 +213,38 @@ def zoo_summary(name: str, *, input_hw: tuple[int, int] = (224, 224)) -> "LayerG
     model = _build_without_memory(name)
     layer = default_layer(name, model)
     return layer_geometries(model, layers=[layer], input_hw=input_hw)[layer]
+
+
+def describe_backbone(name: str, levels: Sequence[int]) -> BackboneEntry:
+    """What there is to know of a model without its weights.
+
+    Raises:
+        ConfigError: no such model, or one without a feature map; bad levels.
+    """
+    from sppfeat.networks.named_weights import entry_names, find_entry
+
+    check_name(name)
+    found = zoo_summary(name)
+    return BackboneEntry(
+        name=name,
+        layer=default_layer(name),
+        channels=found.channels,
+        stride=found.geometry.stride if found.geometry else None,
+        dimension=found.channels * sum(n * n for n in parse_levels(levels)),
+        weights=entry_names(name),
+        download_mb=round(find_entry(name).size_mb, 1),
+    )
+
+
+def describe_layers(name: str) -> "dict[str, LayerGeometry]":
+    """Every node of a model that has a feature map: channels, size for 224 x 224 pixels, stride and offset.
+
+    Raises:
+        ConfigError: no such model, or one without a feature map.
+    """
+    from sppfeat.networks.receptive_field import layer_geometries
+
+    return layer_geometries(build_model(name).eval())
 
 
 def _family_of(name: str) -> _Family:
