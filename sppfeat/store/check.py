@@ -1,4 +1,4 @@
-"""Whether an open HDF5 file is a feature file of a schema that this program knows, and safe to read."""
+"""Checks that an open HDF5 file is a feature file of a known schema, consistent and safe to read."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,13 +41,13 @@ _ATTRIBUTES = ("sppfeat_version", "config", "fingerprint", "weights_sha256", "in
 
 
 class StoredFeatures(NamedTuple):
-    """What is stored as the descriptors of a file.
+    """Shape, type and place of the descriptors of a file.
 
     Attributes:
         shape: rows, columns.
         dtype: float32 or float16.
-        offset: where they begin in the file, in bytes; None where they are not one piece of it.
-        is_virtual: they lie in other files, which ``/sources`` names.
+        offset: their first byte in the file; None if they are not one piece of it.
+        is_virtual: True if they lie in other files, which ``/sources`` names.
     """
 
     shape: tuple[int, int]
@@ -57,11 +57,17 @@ class StoredFeatures(NamedTuple):
 
 
 def check_features(file: h5py.File, path: Path) -> StoredFeatures:
-    """Raise StoreError unless this is a feature file with descriptors; whatever else it has is not looked at.
+    """Check that this is a feature file with descriptors, and nothing else of it.
 
     Args:
         file: the open file.
-        path: how it is called in messages.
+        path: the file, for messages.
+
+    Returns:
+        Shape, type and place of the descriptors.
+
+    Raises:
+        StoreError: it is none.
     """
     with hdf5_errors(path, _DAMAGED):
         features, stored = _features(file, path)
@@ -71,13 +77,19 @@ def check_features(file: h5py.File, path: Path) -> StoredFeatures:
 
 
 def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
-    """Raise StoreError unless every dataset is there, of the right type and size, and they fit each other.
+    """Check that every dataset exists with the right type and size, and that they fit each other.
 
-    No other file is opened: of virtual descriptors what ``/sources`` says is checked, and the files are not.
+    No other file is opened: for virtual descriptors ``/sources`` is checked, but not the files it names.
 
     Args:
         file: the open file.
-        path: how it is called in messages.
+        path: the file, for messages.
+
+    Returns:
+        Shape, type and place of the descriptors.
+
+    Raises:
+        StoreError: something is missing, of the wrong type or size, or contradicts the rest.
     """
     with hdf5_errors(path, _DAMAGED):
         features, stored = _features(file, path)
@@ -96,18 +108,18 @@ def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
 
 
 def read_column_blocks(file: h5py.File, path: Path) -> tuple[ColumnBlock, ...]:
-    """Return which column of a descriptor is what."""
+    """Return the blocks of columns that ``/columns`` records."""
     layers = [bytes(layer).decode() for layer in read_dataset(file, "columns/layer", path)]
     numbers = (read_dataset(file, f"columns/{name}", path).tolist() for name in ColumnBlock._fields[1:])
     return tuple(ColumnBlock(*block) for block in zip(layers, *numbers, strict=True))
 
 
 def _features(file: h5py.File, path: Path) -> tuple[h5py.Dataset, StoredFeatures]:
-    """Return /features of a feature file, and what is stored there, without opening the files it may be made of."""
+    """Return /features of a feature file and describe it, without opening the sources of a virtual dataset."""
     check_first_heaps(file, path)
     _check_attributes(file, path)
     features = linked_dataset(file, "features", path)
-    # Nobody but 'sppfeat merge' makes them of other files, and it says of which.
+    # Only 'sppfeat merge' makes them virtual, and it records the sources.
     virtual = is_virtual(features) and is_linked(file, "sources", path)
     if not virtual:
         features = open_dataset(file, "features", path)
@@ -122,8 +134,8 @@ def _features(file: h5py.File, path: Path) -> tuple[h5py.Dataset, StoredFeatures
 
 
 def _columns(file: h5py.File, path: Path) -> dict[str, tuple[tuple[str | int, ...], str]]:
-    """Return the datasets that a file must have beside the features: more with boxes, and where it was reduced."""
-    # "in" would follow the link, to wherever it leads.
+    """Return the datasets that a file must have besides /features: more of them with boxes or a reduction."""
+    # "in" would follow a link wherever it leads.
     has_boxes = any(file.id.links.exists(name.encode()) for name in ROW_COLUMNS)
     reduction = REDUCTION_COLUMNS if is_reduced(file) else {}
     optional = {name: column for name, column in OPTIONAL_COLUMNS.items() if is_linked(file, name, path)}
@@ -131,7 +143,7 @@ def _columns(file: h5py.File, path: Path) -> dict[str, tuple[tuple[str | int, ..
 
 
 def is_reduced(file: h5py.File) -> bool:
-    """Whether a file says that its descriptors were reduced, in its attributes or its datasets."""
+    """Return True if the file has a reduction, among its attributes or its datasets."""
     return "reduction" in file.attrs or file.id.links.exists(b"reduction")
 
 
@@ -152,7 +164,7 @@ def _check_attributes(file: h5py.File, path: Path) -> None:
 
 
 def _schema_version(file: h5py.File, path: Path) -> int | str | None:
-    """Return the number, or in words what is there in its place."""
+    """Return the number, or a description of the attribute if it is not a number."""
     if "schema_version" not in file.attrs:
         return None
     attribute = file.attrs.get_id("schema_version")
@@ -165,7 +177,7 @@ def _schema_version(file: h5py.File, path: Path) -> int | str | None:
 def _check_column(
     dataset: h5py.Dataset, wanted: tuple[str | int, ...], dtype: str, sizes: dict[str, int], path: Path
 ) -> None:
-    """Compare one dataset with the schema; ``sizes`` collects what its letters stand for."""
+    """Compare one dataset with the schema; ``sizes`` collects the values of its letters."""
     shape = dataset.shape or ()
     if dtype == "string":
         right_type = h5py.check_string_dtype(dataset.dtype) is not None
@@ -186,10 +198,10 @@ def _check_column(
 
 
 def _check_type(dataset: h5py.Dataset, dtype: str, path: Path) -> None:
-    """Refuse numbers whose bytes mean something else than numpy's: they would be mapped as what they are not.
+    """Refuse numbers whose bytes mean something else than in numpy, since a map would misread them.
 
-    HDF5 knows integers with fewer bits than their bytes, floating-point numbers of any make, and enumerations; h5py
-    calls them by the name of the type that it converts them to.
+    HDF5 has integers with fewer bits than their bytes hold, custom floating-point numbers, and enumerations; h5py
+    reports the type that it would convert them to.
     """
     if not dataset.id.get_type().equal(h5py.h5t.py_create(np.dtype(dtype))):
         raise StoreError(
@@ -231,7 +243,7 @@ def _check_rows(file: h5py.File, sizes: dict[str, int], path: Path) -> None:
 
 
 def _check_sources(file: h5py.File, sizes: dict[str, int], itemsize: int, path: Path) -> None:
-    """Refuse sources that do not divide images and rows among them, in their order, or cannot hold their rows."""
+    """Refuse sources that do not divide images and rows among them in order, or cannot hold their rows."""
     of = {name: read_dataset(file, f"sources/{name}", path) for name in _SOURCE_NUMBERS}
     for first, stop, limit in (("first_image", "stop_image", "N"), ("first_row", "stop_row", "R")):
         starts = np.concatenate(([0], of[stop]))
@@ -244,7 +256,7 @@ def _check_sources(file: h5py.File, sizes: dict[str, int], itemsize: int, path: 
     rows = np.concatenate(([[0, 0]], read_dataset(file, "images/rows", path).reshape(-1, 2)))[bounds, 1]
     if (rows[:-1] != of["first_row"]).any():
         raise StoreError(f"{str(path)!r}: /sources and /images/rows contradict each other")
-    # In Python's numbers, which do not overflow.
+    # In Python's integers, which do not overflow.
     row_nbytes = sizes["D"] * itemsize
     for offset, n_rows, nbytes in zip(
         of["offset"].tolist(), (of["stop_row"] - of["first_row"]).tolist(), of["nbytes"].tolist(), strict=True

@@ -1,6 +1,6 @@
-"""Datasets and attributes of an HDF5 file that may come from anywhere, made sure of before anything of them is read.
+"""Safe access to HDF5 files of unknown origin: each dataset and attribute is checked before it is read.
 
-They lie in this very file, claim no more than it can hold, and share no bytes.
+A dataset must lie in the file itself, claim no more than the file can hold, and share no bytes with another one.
 """
 
 import contextlib
@@ -39,18 +39,22 @@ __all__ = [
 ]
 
 _MAX_ATTRIBUTE = 1 << 20  # characters; the longest, config, has a thousand
-_MAX_LINKS = 16  # soft links on the way to a dataset; HDF5 itself follows as many
+_MAX_LINKS = 16  # soft links on the way to a dataset, the limit of HDF5 itself
 _MAX_RATIO = 2000  # bytes of content per byte of the file: deflate reaches 1032
-_PART_NBYTES = 4 << 20  # of a dataset that is read in parts; of texts, of what leads to them
-_SMALL_NBYTES = 1 << 20  # content that is fine however little of it is stored
+_PART_NBYTES = 4 << 20  # of a dataset that is read in parts; for texts, of the references to them
+_SMALL_NBYTES = 1 << 20  # content accepted however little of it is stored
 
 
 @contextlib.contextmanager
 def hdf5_errors(path: Path, what: str) -> Iterator[None]:
     """Turn whatever h5py raises into a StoreError.
 
-    On a damaged file that is nearly every type there is, depending on which byte is damaged: hence the
-    narrow use, around reading alone.
+    A damaged file raises nearly any type of error, depending on the byte that is damaged. Use it around reading
+    alone, so that it hides no bug.
+
+    Args:
+        path: the file, for the message.
+        what: the failed action, in words.
     """
     try:
         yield
@@ -88,7 +92,7 @@ def new_hdf5(path: StrPath, **settings: Any) -> Iterator[h5py.File]:
 
 
 def text_attribute(file: h5py.File, name: str, path: Path) -> str | None:
-    """Return a text attribute of the file, or None where there is none; bytes as ``os.fsdecode`` has them.
+    """Return a text attribute of the file, or None if it has none; bytes are decoded by ``os.fsdecode``.
 
     Raises:
         StoreError: it cannot be read, or is too long.
@@ -97,7 +101,7 @@ def text_attribute(file: h5py.File, name: str, path: Path) -> str | None:
         if name not in file.attrs:
             return None
         attribute = file.attrs.get_id(name)
-        # An array of texts may lead to one long text very often: its type is asked for before it is read.
+        # The elements of an array of texts may all refer to one long text, so look at its type before reading it.
         if h5py.check_string_dtype(attribute.dtype) is None or not is_scalar(attribute):
             return None
         value = file.attrs[name]
@@ -110,12 +114,16 @@ def text_attribute(file: h5py.File, name: str, path: Path) -> str | None:
 
 
 def is_scalar(attribute: h5py.h5a.AttrID) -> bool:
-    """Return whether an attribute is one value."""
+    """Return True if an attribute is a single value."""
     return bool(attribute.get_space().get_simple_extent_type() == h5py.h5s.SCALAR)
 
 
 def linked_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return a dataset that this very file describes; its content may lie elsewhere."""
+    """Return a dataset that this file defines; its content may lie in other files.
+
+    Raises:
+        StoreError: there is no such dataset, or a link leads to another file.
+    """
     with hdf5_errors(path, f"cannot open /{name}"):
         dataset = file[name] if is_linked(file, name, path) else None
     if not isinstance(dataset, h5py.Dataset):
@@ -124,15 +132,15 @@ def linked_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
 
 
 def is_virtual(dataset: h5py.Dataset) -> bool:
-    """Whether a dataset is made of datasets of other files."""
+    """Return True if a dataset is composed of datasets of other files."""
     return bool(dataset.id.get_create_plist().get_layout() == h5py.h5d.VIRTUAL)
 
 
 def virtual_shape(dataset: h5py.Dataset) -> tuple[int, ...]:
-    """Return the shape of a virtual dataset; to ask for it itself would open the files that it is made of.
+    """Return the shape of a virtual dataset without opening its source files, as ``dataset.shape`` would.
 
     Raises:
-        ValueError: it is made of none.
+        ValueError: it has no sources.
     """
     properties = dataset.id.get_create_plist()
     if not properties.get_virtual_count():
@@ -141,9 +149,13 @@ def virtual_shape(dataset: h5py.Dataset) -> tuple[int, ...]:
 
 
 def open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return a dataset that lies in this very file, all of it."""
+    """Return a dataset whose definition and content lie in this file.
+
+    Raises:
+        StoreError: there is none, or its content lies in other files.
+    """
     dataset = linked_dataset(file, name, path)
-    # Before its shape is asked for, which opens the files that a virtual dataset is made of.
+    # Before anything asks for its shape, which would open the sources of a virtual dataset.
     properties = dataset.id.get_create_plist()
     if is_virtual(dataset) or properties.get_external_count():
         kind = "virtual" if is_virtual(dataset) else "external"
@@ -154,7 +166,11 @@ def open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
 
 
 def is_linked(file: h5py.File, name: str, path: Path) -> bool:
-    """Return whether there is something of a name; a way that leads through another file is refused, and not gone."""
+    """Return True if a name exists in the file. A link to another file is refused, never followed.
+
+    Raises:
+        StoreError: the name leads through another file, or through too many links.
+    """
     group, rest, n_links = file, name.encode().split(b"/"), 0
     while rest:
         step = rest.pop(0)
@@ -179,7 +195,7 @@ def is_linked(file: h5py.File, name: str, path: Path) -> bool:
 
 
 def read_dataset(file: h5py.File, name: str, path: Path) -> npt.NDArray[Any]:
-    """Return the content of a dataset of a file that was checked; texts as bytes.
+    """Return the content of a dataset of a checked file; texts as bytes.
 
     Raises:
         StoreError: it cannot be read, or its texts claim more bytes than the file has.
@@ -193,7 +209,7 @@ def read_dataset(file: h5py.File, name: str, path: Path) -> npt.NDArray[Any]:
 
 
 def read_in_parts(file: h5py.File, name: str, path: Path) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-    """Yield the content of a dataset of a file that was checked, some entries at a time, and which they are.
+    """Yield the content of a dataset of a checked file in parts: a range of entries, and their values.
 
     Raises:
         StoreError: see :func:`read_dataset`.
@@ -201,7 +217,7 @@ def read_in_parts(file: h5py.File, name: str, path: Path) -> Iterator[tuple[slic
     dataset = file[name]
     if h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype.kind == "O" and dataset.size:
         with hdf5_errors(path, f"cannot read /{name}"):
-            # Texts of chunks are not counted before they are read.
+            # Texts in chunks cannot be checked before they are read.
             source = dataset if check_texts(file, dataset, path) else read_texts(file, dataset, path)
     else:
         source = dataset
@@ -213,10 +229,18 @@ def read_in_parts(file: h5py.File, name: str, path: Path) -> Iterator[tuple[slic
 
 
 def check_storage(file: h5py.File, datasets: Mapping[str, h5py.Dataset], path: Path) -> None:
-    """Refuse datasets that claim more than the file holds, or the bytes of another one.
+    """Refuse datasets that claim more than the file holds, or bytes of another dataset.
 
-    Content that was never allocated costs no storage, but memory when it is read; bytes behind the end of the file
-    kill the process that reads them through a map; and whoever continues the file writes to those places.
+    Content that was never allocated takes no storage, but memory when it is read. Bytes past the end of the file kill
+    a process that reads them through a map, and continuing the file would write to them.
+
+    Args:
+        file: the open file.
+        datasets: all datasets that are read or written, by name.
+        path: the file, for messages.
+
+    Raises:
+        StoreError: a dataset is not allocated, truncated, too large for its storage, or overlaps another one.
     """
     file_nbytes = os.fstat(file.id.get_vfd_handle()).st_size
     extents = []

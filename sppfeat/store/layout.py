@@ -49,7 +49,7 @@ __all__ = [
     "allocate_column",
     "create_file",
     "feature_nbytes",
-    "laid_out",
+    "create_layout",
     "write_attributes",
     "write_blocks",
 ]
@@ -109,12 +109,12 @@ def create_file(
         if tables.boxes is not None:
             _write_row_columns(file, tables.boxes, config)
 
-    with laid_out(path, _file_nbytes(tables, config, blocks), lay_out):
+    with create_layout(path, _file_nbytes(tables, config, blocks), lay_out):
         pass  # it is filled under its name
 
 
 @contextlib.contextmanager
-def laid_out(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None]) -> Iterator[Path]:
+def create_layout(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None]) -> Iterator[Path]:
     """A new file under a temporary name; where the context ends without an error, it takes its place.
 
     Args:

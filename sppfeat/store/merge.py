@@ -17,7 +17,14 @@ from sppfeat.config.wording import first_few
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.locks import OutputLock
 from sppfeat.files.outputs import check_new_file
-from sppfeat.store.layout import FILE_DTYPES, STRING, allocate, allocate_column, laid_out, write_attributes
+from sppfeat.store.layout import (
+    FILE_DTYPES,
+    STRING,
+    allocate,
+    allocate_column,
+    create_layout,
+    write_attributes,
+)
 from sppfeat.store.merge_sources import SourceFile, escaped_name, recorded_path
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import (
@@ -115,7 +122,7 @@ def merge_shards(
             dimension = first.dimension
             sources = _sources(parts, output) if is_virtual else []
             layout = _Layout(first, parts, sources, lambda n: on_progress("join", n, len(parts)))
-            with laid_out(output, layout.nbytes, layout.write) as unfinished:
+            with create_layout(output, layout.nbytes, layout.write) as unfinished:
                 if not is_virtual:
                     _copy_features(unfinished, parts, lambda n: on_progress("copy", n, parts[0].shard.n_rows))
                 for part in parts:

@@ -10,7 +10,7 @@ from sppfeat.store.layout import (
     FILE_DTYPES,
     allocate,
     allocate_column,
-    laid_out,
+    create_layout,
     write_attributes,
     write_blocks,
 )
@@ -24,13 +24,13 @@ from sppfeat.store.schema import (
 )
 from sppfeat.store.writer import FeatureWriter
 
-__all__ = ["reduced_file"]
+__all__ = ["create_reduced_file"]
 
 _COPIED = ("config", "weights_sha256", "weights_path", "input_root", "boxes_path", "norm_factors")
 
 
 @contextlib.contextmanager
-def reduced_file(
+def create_reduced_file(
     path: Path, source: FeatureFile, reduction: Reduction, *, dtype: str
 ) -> Iterator[FeatureWriter]:
     """A file with everything of another one but its descriptors, and with what reduces them.
@@ -65,7 +65,7 @@ def reduced_file(
         _copy_tables(file, source)
         _write_reduction(file, reduction)
 
-    with laid_out(path, nbytes, lay_out) as part, contextlib.closing(FeatureWriter(part)) as writer:
+    with create_layout(path, nbytes, lay_out) as part, contextlib.closing(FeatureWriter(part)) as writer:
         yield writer
 
 

@@ -1,4 +1,4 @@
-"""The output file, schemas 1 and 2: names, types and shapes in one place."""
+"""The schema of feature files, versions 1 and 2: names, types and shapes in one place."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -35,12 +35,12 @@ __all__ = [
 
 FORMAT = "sppfeat"
 SCHEMA_VERSION = 1
-# Of files with reduced descriptors: a program that knows nothing of /reduction must not take them for what the settings
-# say that they are.
+# For files with reduced descriptors: a program that does not know /reduction must not take them for what the settings
+# describe.
 REDUCED_SCHEMA_VERSION = 2
 ERROR_NBYTES = 200
 
-# Datasets that every file has: shape in terms of R rows and N images, and what is stored.
+# Datasets that every file has: shape in terms of R rows and N images, and type.
 COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "boxes": (("R", 4), "<f8"),
     "image_index": (("R",), "<i8"),
@@ -58,11 +58,11 @@ COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "columns/stop": (("B",), "<i8"),
 }
 
-# Datasets that a file has where its inputs say so, besides. What a table that was an input calls each image: any text,
-# also the same for several, empty for images of other inputs.
+# Further datasets, present if the inputs give them. images/id is the name that an input table gives each image: any
+# text, not necessarily unique, empty for images of other inputs.
 OPTIONAL_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {"images/id": (("N",), "string")}
 
-# Datasets of a file with boxes, besides: L layers, X boxes of the box file, Q classes of boxes, E further columns.
+# Further datasets of files with boxes: L layers, X boxes of the box file, Q classes of boxes, E further columns.
 ROW_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "row_source": (("R",), "<i8"),
     "row_flag": (("R",), "|u1"),
@@ -78,13 +78,13 @@ ROW_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "box_row": (("X",), "<i8"),
 }
 
-# Datasets of a file with reduced descriptors, besides: S columns that were projected, D that came of them.
+# Further datasets of files with reduced descriptors: S columns that are projected, D dimensions that result.
 REDUCTION_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "reduction/mean": (("S",), "<f4"),
     "reduction/components": (("D", "S"), "<f4"),
     "reduction/scale": (("D",), "<f4"),
 }
-# Datasets of a file whose /features are virtual, besides: S files that have the rows.
+# Further datasets of files whose /features are virtual: S files that hold the rows.
 SOURCE_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "sources/path": (("S",), "string"),
     "sources/first_image": (("S",), "<i8"),
@@ -101,7 +101,7 @@ NO_SCALE = -1  # in /row_scale: pooled from none
 
 
 class Status(IntEnum):
-    """What has become of an image."""
+    """The state of an image in the file."""
 
     PENDING = 0
     DONE = 1
@@ -109,11 +109,11 @@ class Status(IntEnum):
 
 
 class RowAudit(NamedTuple):
-    """How some rows were pooled.
+    """Flags and regions of some rows, recorded beside their descriptors.
 
     Attributes:
-        flag: ``(K,)`` uint8, :class:`sppfeat.config.regions.RowFlag`.
-        region: ``(K, L, 4)`` int32, cells of each layer's map.
+        flag: ``(K,)`` uint8, bits of :class:`sppfeat.config.regions.RowFlag`.
+        region: ``(K, L, 4)`` int32, cells of each layer's map, ``x0, y0, x1, y1``, half-open.
     """
 
     flag: npt.NDArray[np.uint8]
@@ -133,7 +133,7 @@ class ColumnBlock(NamedTuple):
 def column_blocks(
     layers: Sequence[str], channels: Sequence[int], levels: Sequence[int]
 ) -> tuple[ColumnBlock, ...]:
-    """Return which column of a descriptor is what: layer by layer, inside a layer level by level.
+    """Return the blocks of columns of a descriptor: layer by layer, and level by level inside a layer.
 
     Example:
         >>> [block[3:] for block in column_blocks(["relu"], [64], [1, 2])]
@@ -150,19 +150,19 @@ def column_blocks(
 
 
 def cut_error(reason: str) -> bytes:
-    """Return a reason as at most 200 bytes of UTF-8 in one line, cut at a character."""
+    """Shorten a reason to one line of at most 200 bytes of UTF-8, cut between characters."""
     line = " ".join(reason.replace("\0", "\\0").split())
     encoded = line.encode("utf-8", "backslashreplace")[:ERROR_NBYTES]
     return encoded.decode("utf-8", "ignore").encode("utf-8")
 
 
 def scale_sides(scale: npt.NDArray[np.int16], spec: InputSpec) -> npt.NDArray[np.int32]:
-    """Return what /row_scale says for indices of short sides; -1 is none."""
+    """Return the values of /row_scale for indices of short sides; index -1 means none."""
     return np.array([*_recorded_sides(spec), NO_SCALE], dtype="<i4")[scale]
 
 
 def scale_indices(sides: npt.NDArray[np.int32], spec: InputSpec) -> npt.NDArray[np.int16]:
-    """Return the indices of short sides of what /row_scale says: the inverse of :func:`scale_sides`."""
+    """Return the indices of short sides for values of /row_scale: the inverse of :func:`scale_sides`."""
     index = {side: i for i, side in enumerate(_recorded_sides(spec))}
     return np.array([index.get(side, -1) for side in sides.tolist()], dtype=np.int16)
 
@@ -183,7 +183,7 @@ def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:
 
 
 def whole_image_boxes(image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """Return ``(N, 4)`` float64 ``[0, 0, width, height]``; NaN where the size is not known."""
+    """Return ``(N, 4)`` float64 ``[0, 0, width, height]``; NaN for images of unknown size."""
     boxes = np.zeros((len(image_hw), 4), dtype="<f8")
     boxes[:, 2:] = image_hw[:, ::-1]
     boxes[(image_hw == 0).any(axis=1)] = np.nan

@@ -1,7 +1,7 @@
-"""Texts of an HDF5 file that may come from anywhere, read without going wherever it leads.
+"""Safe reading of texts in HDF5 files of unknown origin.
 
-HDF5 keeps texts of any length in heaps, and entries that lead there: several may lead to the same one, and a damaged
-heap is looked through for ever by the library itself.
+HDF5 keeps texts of variable length in heaps, and a dataset holds references to them. Many references may name the same
+text, and the library itself searches some damaged heaps forever.
 """
 
 import math
@@ -20,24 +20,34 @@ from sppfeat.errors import StoreError
 
 __all__ = ["check_first_heaps", "check_texts", "read_texts"]
 
-_TEXTS_NBYTES = 64 << 20  # of memory for texts that are read at once, unless one alone is longer
+_TEXTS_NBYTES = 64 << 20  # memory for texts that are read at once, unless a single one is longer
 _HEAP = re.compile(rb"GCOL\x01\x00\x00\x00")
 _FIRST_NBYTES = 64 << 10
 _OBJECT = struct.Struct("<H6xQ")  # of a heap: number, length
 
 
 def check_first_heaps(file: h5py.File, path: Path) -> None:
-    """Check the heaps at the beginning of the file, where the texts of the attributes are."""
+    """Check the heaps at the beginning of the file, which hold the texts of attributes.
+
+    Raises:
+        StoreError: a heap is damaged.
+    """
     content = os.pread(file.id.get_vfd_handle(), _FIRST_NBYTES, file.userblock_size)
     places = (match.start() for match in _HEAP.finditer(content))
-    found = [at for at in places if at.to_bytes(8, "little") in content]  # what nobody names may be left over
+    found = [
+        at for at in places if at.to_bytes(8, "little") in content
+    ]  # a heap without references may be a leftover
     _check_heaps(file, np.array(found, dtype=np.uint64), path)
 
 
 def read_texts(file: h5py.File, dataset: h5py.Dataset, path: Path) -> npt.NDArray[Any]:
-    """Return texts that lie elsewhere in the file, where several may lead to the same: then they may fill any memory.
+    """Return the texts of a dataset, as bytes, in memory bounded by the size of the file.
 
-    As every text has its own place where anybody wrote it, all of a dataset have at most the bytes of the file.
+    A program that writes texts gives each its own place, so all texts of a dataset together are no longer than the
+    file. References that name one text many times would fill any memory.
+
+    Raises:
+        StoreError: the texts claim more bytes than the file has, or their heaps are damaged.
     """
     if check_texts(file, dataset, path):
         return np.asarray(dataset[()])
@@ -49,7 +59,7 @@ def read_texts(file: h5py.File, dataset: h5py.Dataset, path: Path) -> npt.NDArra
 
 
 def check_texts(file: h5py.File, dataset: h5py.Dataset, path: Path) -> bool:
-    """Check texts without reading them; False where that cannot be, as they are in chunks.
+    """Check the texts of a dataset without reading them; return False if that is impossible, as they are in chunks.
 
     Raises:
         StoreError: they claim more bytes than the file has, or their heaps are damaged.
@@ -75,7 +85,7 @@ def _too_long(dataset: h5py.Dataset, path: Path, file_nbytes: int) -> StoreError
 def _referenced(
     fd: int, offset: int, n_texts: int, address_nbytes: int
 ) -> tuple[int, npt.NDArray[np.uint64]]:
-    """Return how long texts are together, and the heaps that they lie in, by their entries in the file."""
+    """Return the total length of some texts and the addresses of their heaps, from the references in the file."""
     total, step = 0, 1 << 20
     formats = ["<u4", f"<u{address_nbytes}"]
     entry = np.dtype(
@@ -94,15 +104,15 @@ def _referenced(
 
 
 def _check_heaps(file: h5py.File, heaps: npt.NDArray[np.uint64], path: Path) -> None:
-    """Refuse heaps of texts whose free space is 0 bytes long: HDF5 (2.0 at least) would look for its end for ever.
+    """Refuse heaps whose free space is 0 bytes long: HDF5 (at least 2.0) would look for its end forever.
 
-    A heap is a header of 16 bytes, then objects: a number, 0 for free space, 6 bytes, a length, and that many bytes
-    up to a multiple of 8. Bytes that were never written are such an object.
+    A heap is a header of 16 bytes followed by objects: a number (0 for free space), 6 bytes, a length, and that many
+    bytes, padded to a multiple of 8. Bytes that were never written look like free space of 0 bytes.
 
     Args:
         file: the open file.
         heaps: ``(n,)`` addresses.
-        path: how the file is called in messages.
+        path: the file, for messages.
     """
     if file.id.get_create_plist().get_sizes() != (8, 8):
         return
@@ -125,7 +135,10 @@ def _check_heaps(file: h5py.File, heaps: npt.NDArray[np.uint64], path: Path) -> 
 
 
 def _read_in_parts(dataset: h5py.Dataset, file_nbytes: int) -> npt.NDArray[Any] | None:
-    """Return texts, so few at a time that they fit into memory if each were all of the file; None if they do not."""
+    """Return texts, reading so few at once that they fit in memory even if each were as long as the file.
+
+    None if together they are longer than the file.
+    """
     texts = np.empty(dataset.shape, dtype=object)
     width = math.prod(dataset.shape[1:])
     step = max(1, _TEXTS_NBYTES // file_nbytes)

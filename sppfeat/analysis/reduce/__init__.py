@@ -19,7 +19,7 @@ from sppfeat.files.locks import OutputLock
 from sppfeat.files.outputs import check_new_file, check_output, layout_of
 from sppfeat.store.comparability import extraction_differences
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.reduced_file import reduced_file
+from sppfeat.store.reduced_file import create_reduced_file
 from sppfeat.store.reduction import Reduction
 from sppfeat.store.schema import Status
 
@@ -144,7 +144,7 @@ def _write(
 ) -> int:
     """Write the reduced file; return how many of its rows have a descriptor."""
     has_one = file.has_descriptor()
-    with reduced_file(output, file, reduction, dtype=dtype) as writer:
+    with create_reduced_file(output, file, reduction, dtype=dtype) as writer:
         every = file.select(rows="status=any")
         for part, block in every.blocks(nbytes=_BLOCK_NBYTES):
             reduced = reduction.apply(block)
