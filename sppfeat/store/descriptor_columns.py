@@ -1,4 +1,4 @@
-"""Columns of a descriptor by layer, level and bin."""
+"""Columns of a descriptor by layer, level and bin, rescaled if part of a layer is left out."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ _SCALED = ("l2", "power")
 
 
 class BlockPart(NamedTuple):
-    """What is taken of one block of columns.
+    """The selected part of one block of columns.
 
     Attributes:
         block: the block.
-        bins: which of its bins, by number (row by row), ascending; all of them where None.
+        bins: numbers of the selected bins (row by row), ascending; None for all of them.
     """
 
     block: ColumnBlock
@@ -30,7 +30,7 @@ class BlockPart(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Number of columns."""
+        """Number of selected columns."""
         n_bins = self.block.level**2 if self.bins is None else len(self.bins)
         return self.block.channels * n_bins
 
@@ -40,9 +40,9 @@ class ColumnSelection:
     """Some columns of a descriptor, in the file's order.
 
     Attributes:
-        parts: what is taken of which block.
-        dimension: of the whole descriptor.
-        incomplete: layers of which some columns are left out; only there the scaling has to be done again.
+        parts: the selected part of each block.
+        dimension: length of the whole descriptor.
+        incomplete: layers with columns left out, the only ones that need rescaling.
     """
 
     parts: tuple[BlockPart, ...]
@@ -56,12 +56,12 @@ class ColumnSelection:
 
     @property
     def is_everything(self) -> bool:
-        """Whether all columns are selected."""
+        """True if all columns are selected."""
         return self.width == self.dimension
 
     @cached_property
     def one_range(self) -> slice | None:
-        """The columns as one range of the descriptor; None where they are not."""
+        """The columns as one range of the descriptor; None if they are not contiguous."""
         blocks = [part.block for part in self.parts]
         joined = all(a.stop == b.start for a, b in itertools.pairwise(blocks))
         if not joined or any(part.bins is not None for part in self.parts):
@@ -79,10 +79,10 @@ class ColumnSelection:
 
     @property
     def blocks(self) -> tuple[ColumnBlock, ...]:
-        """The selected columns as blocks of what is selected.
+        """The selected columns as blocks of a shorter descriptor.
 
         Raises:
-            ConfigError: some bins of a level, which are no grid.
+            ConfigError: only some bins of a level are selected, which form no grid.
         """
         result: list[ColumnBlock] = []
         for block, bins in self.parts:
@@ -93,7 +93,7 @@ class ColumnSelection:
         return tuple(result)
 
     def layer_ranges(self) -> dict[str, slice]:
-        """Which of the selected columns belong to each layer."""
+        """Return the range of each layer among the selected columns."""
         ranges: dict[str, slice] = {}
         start = 0
         for part in self.parts:
@@ -103,7 +103,7 @@ class ColumnSelection:
         return ranges
 
     def names(self) -> Iterator[str]:
-        """Yield what each column is: layer, level, channel, and of levels beyond 1 bin row and bin column.
+        """Yield the name of each column: layer, level, channel, and for levels above 1 bin row and bin column.
 
         Example:
             >>> from sppfeat.store.schema import column_blocks
@@ -120,7 +120,7 @@ class ColumnSelection:
                     yield f"{block.layer}:{n}:{channel}{place}"
 
     def take(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """These columns of whole descriptors ``(n, D)``: a view where they are one range, else a copy."""
+        """Return these columns of whole descriptors ``(n, D)``: a view if they are one range, else a copy."""
         if self.one_range is not None:
             return rows[:, self.one_range]
         return rows[:, self.numbers]
@@ -133,16 +133,16 @@ def select_columns(
     levels: Iterable[int] | int | None = None,
     bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
 ) -> ColumnSelection:
-    """Columns by layer, level and bin.
+    """Select columns by layer, level and bin.
 
     Args:
         blocks: the columns of the descriptor.
-        layers: names of layers; None: all.
-        levels: n for the ``n x n`` bins; None: all.
-        bins: for a level the bins ``(row, column)`` to take; of levels that are not named all.
+        layers: names of layers; None for all.
+        levels: n for the ``n x n`` bins; None for all.
+        bins: the bins ``(row, column)`` to take of each level; all bins of levels not named here.
 
     Raises:
-        ConfigError: a layer, level or bin that there is not.
+        ConfigError: a layer, level or bin does not exist.
 
     Example:
         >>> from sppfeat.store.schema import column_blocks
@@ -171,29 +171,29 @@ def select_columns(
 
 
 def is_scaled_again(columns: ColumnSelection, normalize: str) -> bool:
-    """Whether what is left of some layer has to be scaled again: a mean norm stays what it was."""
+    """Return True if the rest of some layer must be rescaled; factors of a mean norm never change."""
     return bool(columns.incomplete) and normalize in _SCALED
 
 
 def take_scaled(
     rows: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
 ) -> npt.NDArray[np.floating[Any]]:
-    """Some columns of whole descriptors ``(n, D)``, scaled as :func:`scale_again` does."""
+    """Return some columns of whole descriptors ``(n, D)``, rescaled by :func:`scale_again`."""
     return scale_again(columns.take(rows), columns, normalize)
 
 
 def scale_again(
     block: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
 ) -> npt.NDArray[np.floating[Any]]:
-    """What is left of incomplete layers, with the l2 norm 1; zeros stay zeros.
+    """Scale the rest of each incomplete layer to l2 norm 1; zeros stay zeros.
 
     Args:
         block: ``(n, d)``, the selected columns.
-        columns: which columns these are.
-        normalize: how the whole descriptors were scaled, as in the settings.
+        columns: the selection that gave them.
+        normalize: the setting that scaled the whole descriptors.
 
     Returns:
-        ``(n, d)``: float32 where it is scaled again, else ``block`` itself.
+        ``(n, d)``: float32 if anything was rescaled, else ``block`` itself.
     """
     if not is_scaled_again(columns, normalize):
         return block

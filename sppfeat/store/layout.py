@@ -1,7 +1,7 @@
-"""The output file laid out in full, before the first row, under a temporary name.
+"""Lays out a feature file in full, before the first row, under a temporary name.
 
-HDF5 writes it: contiguous datasets, allocated early, in the oldest file format. It is closed, reserved on
-disk, synced and renamed; from then on :mod:`sppfeat.store.writer` fills it without HDF5.
+HDF5 writes contiguous datasets, allocated early, in its oldest file format. The file is closed, reserved on disk,
+synced and renamed. From then on :mod:`sppfeat.store.writer` fills it without HDF5.
 """
 
 import contextlib
@@ -48,27 +48,27 @@ __all__ = [
     "allocate",
     "allocate_column",
     "create_file",
-    "feature_nbytes",
     "create_layout",
+    "feature_nbytes",
     "write_attributes",
     "write_blocks",
 ]
 
 STRING = h5py.string_dtype("utf-8")
 _AT_ONCE = 1 << 14  # images or texts
-_BYTES_PER_IMAGE = 320  # of columns other than the features, and around a path in the heap of HDF5
-_BYTES_PER_BOX = 160  # of the columns of a row with a box, and around its texts in the heap of HDF5
+_BYTES_PER_IMAGE = 320  # all columns but the features, and the overhead of a path in the heap of HDF5
+_BYTES_PER_BOX = 160  # the columns of a row with a box, and the overhead of its texts in the heap of HDF5
 FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
 class Provenance(NamedTuple):
-    """What is recorded beside the settings.
+    """Origins that are recorded beside the settings.
 
     Attributes:
-        weights_path: where the weights came from, if from a file.
+        weights_path: the file of the weights, if they came from one.
         boxes_path: the box file, if there is one.
-        norm_factors: what ``meannorm`` multiplies each layer's part with, if that is asked for.
-        shard: which images and rows of a whole plan these are; None: all.
+        norm_factors: the factor of each layer under ``meannorm``; None without it.
+        shard: the images and rows of the whole plan that the file holds; None for all of them.
     """
 
     weights_path: str = ""
@@ -78,7 +78,7 @@ class Provenance(NamedTuple):
 
 
 def feature_nbytes(tables: FileTables, blocks: Sequence[ColumnBlock], dtype: str) -> int:
-    """Return the bytes of ``/features``."""
+    """Return the size of ``/features`` in bytes."""
     return tables.n_rows * blocks[-1].stop * FILE_DTYPES[dtype].itemsize
 
 
@@ -90,14 +90,14 @@ def create_file(
     *,
     provenance: Provenance | None = None,
 ) -> None:
-    """Lay out the output file in full; it has its name only once it is whole.
+    """Lay out a feature file in full; it takes its name only when it is complete.
 
     Args:
-        path: the output; what is there is replaced. A link stays, and what it leads to is replaced.
+        path: the output. An existing file is replaced; a link stays, and its target is replaced.
         tables: every image and row.
-        config: recorded with its fingerprint.
+        config: the settings, recorded with their fingerprint.
         blocks: the columns of a descriptor.
-        provenance: where things came from.
+        provenance: origins to record.
 
     Raises:
         StoreError: no space, no folder, no permission.
@@ -110,27 +110,27 @@ def create_file(
             _write_row_columns(file, tables.boxes, config)
 
     with create_layout(path, _file_nbytes(tables, config, blocks), lay_out):
-        pass  # it is filled under its name
+        pass  # the writer fills it under its final name
 
 
 @contextlib.contextmanager
 def create_layout(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None]) -> Iterator[Path]:
-    """A new file under a temporary name; where the context ends without an error, it takes its place.
+    """Create a file under a temporary name; it replaces the output when the context ends without an error.
 
     Args:
-        path: the output; what is there is replaced. A link stays, and what it leads to is replaced.
-        nbytes: of the whole file, at least.
-        lay_out: writes all of its structure; it is closed, reserved and synced afterwards.
+        path: the output. An existing file is replaced; a link stays, and its target is replaced.
+        nbytes: least size of the whole file.
+        lay_out: writes its whole structure; the file is then closed, reserved and synced.
 
     Yields:
-        Where the file lies meanwhile; whoever writes to it syncs it.
+        The temporary path. Code that writes to it must sync it.
 
     Raises:
         StoreError: no space, no folder, no permission.
     """
     real = Path(os.path.realpath(path))
     with contextlib.ExitStack() as stack:
-        with _said_of(path):
+        with _naming_output(path):
             part = stack.enter_context(written_aside(real, layout_of(real)))
             _check_space(path, real.parent, nbytes)
             # Datasets are closed while the file is laid out, too, which h5py reports on stderr if the disk is full.
@@ -141,8 +141,8 @@ def create_layout(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None])
 
 
 @contextlib.contextmanager
-def _said_of(path: Path) -> Iterator[None]:
-    """Say which output could not be created."""
+def _naming_output(path: Path) -> Iterator[None]:
+    """Turn OSError into an error that names the output."""
     try:
         yield
     except OSError as error:
@@ -220,19 +220,19 @@ def _write_row_columns(file: h5py.File, boxes: RowBoxes, config: ExtractConfig) 
 
 
 def _write(file: h5py.File, name: str, values: npt.NDArray[Any], dtype: str) -> None:
-    """Write numbers, without a copy of them where they are of the type already."""
+    """Write numbers, without a copy if they have the type already."""
     file[name] = values.astype(dtype, copy=False)
 
 
 def _write_texts(file: h5py.File, name: str, texts: PathTable) -> None:
-    """Write texts, some at a time: each becomes an object on the way, of 100 bytes and more."""
+    """Write texts in blocks, since each becomes an object of 100 bytes or more on the way."""
     dataset = file.create_dataset(name, (len(texts),), dtype=STRING)
     for first, block in zip(range(0, len(texts), _AT_ONCE), texts.blocks(_AT_ONCE), strict=True):
         dataset[first : first + len(block)] = block
 
 
 def write_attributes(file: h5py.File, attributes: Mapping[str, str | bytes], *, schema_version: int) -> None:
-    """Write text attributes, and those that every feature file has: format, versions and time of creation."""
+    """Write text attributes, along with the format, the versions and the time of creation."""
     always = {
         "format": FORMAT,
         "sppfeat_version": __version__,
@@ -251,7 +251,7 @@ def write_blocks(file: h5py.File, blocks: Sequence[ColumnBlock]) -> None:
 
 
 def allocate_column(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:
-    """Create a dataset of the type that the schema gives it; numbers and errors as :func:`allocate` does."""
+    """Create a dataset with its type in the schema, contiguous and allocated unless it holds texts."""
     dtype = {**COLUMNS, **OPTIONAL_COLUMNS, **ROW_COLUMNS}[name][1]
     if dtype == "string":
         return file.create_dataset(name, shape, dtype=STRING)
@@ -261,7 +261,7 @@ def allocate_column(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.
 
 
 def allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
-    """Make a contiguous dataset that has its place in the file and no content: it reads as zeros."""
+    """Create a contiguous dataset with its place in the file but no content: it reads as zeros."""
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

@@ -1,4 +1,4 @@
-"""An HDF5 file that was found to be a feature file, open: its datasets and attributes, as they are stored."""
+"""A feature file as stored: checked when opened, its datasets, attributes and recorded settings."""
 
 import json
 import math
@@ -27,7 +27,9 @@ __all__ = ["StoredFile"]
 
 
 class StoredFile:
-    """Datasets and attributes of a feature file, checked when it is opened.
+    """The datasets, attributes and recorded settings of an open feature file.
+
+    Opening it checks that it is one.
 
     Args:
         path: the file.
@@ -67,7 +69,7 @@ class StoredFile:
         return self.stat().st_size
 
     def stat(self) -> os.stat_result:
-        """What the system says of the file that is open, whatever has its name by now."""
+        """Return the system's record of the open file, even if another file has its name now."""
         return os.fstat(self._file.id.get_vfd_handle())
 
     @property
@@ -77,7 +79,7 @@ class StoredFile:
 
     @property
     def is_reduced(self) -> bool:
-        """Whether the descriptors were reduced to fewer dimensions."""
+        """True if the descriptors were reduced to fewer dimensions."""
         return is_reduced(self._file)
 
     def attribute(self, name: str) -> str:
@@ -92,7 +94,7 @@ class StoredFile:
         return value
 
     def find_attribute(self, name: str) -> str | None:
-        """Return a text attribute of the file, or None where there is none."""
+        """Return a text attribute of the file, or None if it has none."""
         return text_attribute(self._file, name, self.path)
 
     def find_attributes(self, names: Iterable[str]) -> dict[str, bytes]:
@@ -101,19 +103,19 @@ class StoredFile:
         return {name: os.fsencode(text) for name, text in found.items() if text is not None}
 
     def column_blocks(self) -> tuple[ColumnBlock, ...]:
-        """Return which column of a descriptor is what."""
+        """Return the blocks of columns of a descriptor."""
         return read_column_blocks(self._file, self.path)
 
     def source_files(self) -> SourceFiles | None:
-        """Return the files that have the descriptors, as they are recorded; None where this one has them itself."""
+        """Return the recorded files that hold the descriptors; None if this file holds them itself."""
         return read_source_files(self._file, self.path, self.features) if self.features.is_virtual else None
 
     def has(self, name: str) -> bool:
-        """Whether there is a dataset that not every file has, such as ``images/id``."""
+        """Return True if the file has an optional dataset, such as ``images/id``."""
         return is_linked(self._file, name, self.path)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a dataset beside the descriptors."""
+        """Return the shape of a dataset other than the descriptors."""
         shape: tuple[int, ...] = self._file[name].shape
         return shape
 
@@ -127,18 +129,18 @@ class StoredFile:
         return np.reshape(read_dataset(self._file, name, self.path), self._file[name].shape)
 
     def read_parts(self, name: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-        """Yield the same in parts, of so many entries that memory stays small, and which entries they are."""
+        """Yield a dataset in parts that fit in little memory: a range of entries, and their values."""
         self._check_length(name)
         return read_in_parts(self._file, name, self.path)
 
     def read_paths(self, name: str) -> PathTable:
-        """Return texts without an object for each, which takes 100 bytes."""
+        """Return a dataset of texts as a table, without an object of 100 bytes for each."""
         return PathTable(chain.from_iterable(texts for _, texts in self.read_parts(name)))
 
     def map(self, name: str) -> npt.NDArray[Any]:
-        """Return a dataset as a read-only memory map; its content where it is not one piece of the file.
+        """Return a dataset as a read-only memory map, or a copy of it if it is not one piece of the file.
 
-        What another process writes is seen through a map at once, where HDF5 may have cached what was there.
+        A map shows at once what another process writes; HDF5 may have cached the old content.
         """
         self._check_length(name)
         with hdf5_errors(self.path, f"cannot read /{name}"):
@@ -151,25 +153,25 @@ class StoredFile:
                 return np.memmap(raw, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
 
     def config(self) -> ExtractConfig:
-        """Return the settings that the descriptors were extracted with.
+        """Return the settings of the extraction.
 
         Raises:
-            StoreError: they are none.
+            StoreError: the attribute holds no valid settings.
         """
         where = f"{str(self.path)!r}: its attribute 'config'"
         try:
             return ExtractConfig.from_dict(json.loads(self.attribute("config")))
         except json.JSONDecodeError as error:
             raise StoreError(f"{where} is not JSON: {error}") from error
-        # Nested too deeply, digits without end, or a value of a type that nobody thought of.
+        # Nested too deeply, endless digits, or a value of an unexpected type.
         except (ConfigError, RecursionError, ValueError, TypeError, ArithmeticError, LookupError) as error:
             raise StoreError(f"{where}: {one_line(str(error))}") from error
 
     def norm_factors(self) -> tuple[float, ...] | None:
-        """Return what ``meannorm`` multiplied each layer's part with; None where that was not asked for.
+        """Return the factor of each layer under ``meannorm``; None without it.
 
         Raises:
-            StoreError: they are no numbers above 0.
+            StoreError: they are not numbers above 0.
         """
         text = self.find_attribute("norm_factors")
         if text is None:
@@ -187,10 +189,10 @@ class StoredFile:
         return factors
 
     def reduction(self) -> Reduction:
-        """Return what reduced the descriptors of a file of which they were.
+        """Return the projection of a file with reduced descriptors.
 
         Raises:
-            StoreError: it cannot be applied.
+            StoreError: its record or its arrays are invalid.
         """
         try:
             return Reduction(
@@ -203,10 +205,10 @@ class StoredFile:
             raise StoreError(f"{str(self.path)!r}: its reduction: {one_line(str(error))}") from error
 
     def shard(self) -> Shard | None:
-        """Return which images and rows of a whole plan the file has; None: all of them.
+        """Return the images and rows of the whole plan that the file holds; None for all of them.
 
         Raises:
-            StoreError: it says nonsense.
+            StoreError: the attribute is invalid.
         """
         text = self.find_attribute("shard")
         if text is None:

@@ -1,4 +1,4 @@
-"""The images and rows of a feature file as columns: what its layout is written from."""
+"""The images and rows of a feature file as columns, from which its layout is written."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ __all__ = ["Annotations", "FileTables", "RowBoxes"]
 
 @dataclass(frozen=True)
 class Annotations:
-    """What was said of the box of each row.
+    """Labels, scores and further columns of a box file, for each row.
 
     Attributes:
         label: ``(R,)`` int64, index into ``classes`` or -1.
         classes: class names.
-        score: ``(R,)`` float64, NaN where there is none.
-        ids: ``(R,)`` names of the boxes; empty where they have none.
-        extra_names: of further columns.
-        extra: for each of these ``(R,)`` texts.
+        score: ``(R,)`` float64, NaN for none.
+        ids: ``(R,)`` names of the boxes, empty for none.
+        extra_names: names of further columns.
+        extra: ``(R,)`` texts of each of these.
     """
 
     label: npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ class Annotations:
     extra: tuple[PathTable, ...]
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Annotations":
-        """Return those of some rows."""
+        """Return the annotations of some rows."""
         numbers = rows.tolist()
         return dataclasses.replace(
             self,
@@ -45,7 +45,7 @@ class Annotations:
         )
 
     def part(self, start: int, stop: int) -> "Annotations":
-        """Return those of rows that follow each other."""
+        """Return the annotations of a range of rows."""
         return dataclasses.replace(
             self,
             label=self.label[start:stop],
@@ -55,7 +55,7 @@ class Annotations:
         )
 
     def followed_by(self, other: "Annotations") -> "Annotations":
-        """Return these and then those of the same box file."""
+        """Return these annotations followed by others of the same box file."""
         return dataclasses.replace(
             self,
             label=np.concatenate((self.label, other.label)),
@@ -67,17 +67,17 @@ class Annotations:
 
 @dataclass(frozen=True)
 class RowBoxes:
-    """Which part of its image each row is.
+    """The box of each row: the part of its image to pool.
 
     Attributes:
-        boxes_px: ``(R, 4)`` float64, xyxy edges in pixels of the image as displayed, not clipped; NaN where
-            the image's size is needed and not known.
-        flag: ``(R,)`` uint8, :class:`sppfeat.config.regions.RowFlag`.
-        scale: ``(R,)`` int16, index of the short side at which it is pooled; -1: not chosen, or none.
-        mirrored: ``(R,)`` bool, whether it is pooled from the mirror image.
+        boxes_px: ``(R, 4)`` float64, xyxy edges in pixels of the image as displayed, not clipped; NaN if the box
+            depends on the size of the image and that is unknown.
+        flag: ``(R,)`` uint8, bits of :class:`sppfeat.config.regions.RowFlag`.
+        scale: ``(R,)`` int16, index of the short side at which it is pooled; -1 for none, or not chosen yet.
+        mirrored: ``(R,)`` bool, True for rows pooled from the mirror image.
         source: ``(R,)`` int64, position in the box file, or among all views.
-        annotations: what was said of it.
-        box_row: ``(X,)`` int64, for each box of the box file its row, or -1: not of an input.
+        annotations: labels, scores and further columns of the boxes.
+        box_row: ``(X,)`` int64, the row of each box of the box file, or -1 if its image is no input.
     """
 
     boxes_px: npt.NDArray[np.float64]
@@ -93,13 +93,13 @@ class RowBoxes:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the arrays hold, the annotations apart."""
+        """Bytes of the arrays, without the annotations."""
         arrays = (self.boxes_px, self.flag, self.scale, self.mirrored, self.source, self.box_row)
         return sum(array.nbytes for array in arrays)
 
     @property
     def is_degenerate(self) -> npt.NDArray[np.bool_]:
-        """``(R,)`` bool, whether a row's box has no area in its image: it has no descriptor."""
+        """``(R,)`` bool: True for boxes without area in their image, whose rows have no descriptor."""
         return np.asarray((self.flag & RowFlag.DEGENERATE) != 0)
 
     def take(self, rows: npt.NDArray[np.int64]) -> "RowBoxes":
@@ -115,7 +115,7 @@ class RowBoxes:
         )
 
     def part(self, start: int, stop: int) -> "RowBoxes":
-        """Return rows that follow each other; ``box_row`` stays as it is."""
+        """Return a range of rows; ``box_row`` stays as it is."""
         return dataclasses.replace(
             self,
             boxes_px=self.boxes_px[start:stop],
@@ -127,15 +127,15 @@ class RowBoxes:
         )
 
     def numbered_from(self, first_row: int, *, has_views: bool) -> "RowBoxes":
-        """Return some rows of a whole as if they were all, numbered from 0.
+        """Return these rows of a larger table renumbered from 0, as a table of their own.
 
         Args:
-            first_row: of these, in the whole.
-            has_views: they are windows of each image, of which those of other images are left out; boxes of a box
-                file keep their numbers.
+            first_row: the first of these rows in the larger table.
+            has_views: True for windows of each image: those of other images are dropped. Boxes of a box file keep
+                their numbers.
         """
         is_own = (self.box_row >= first_row) & (self.box_row < first_row + len(self))
-        if has_views:  # one after the other, also those that share a row
+        if has_views:  # they are consecutive, including those that share a row
             own = np.flatnonzero(is_own)
             first = int(own[0]) if len(own) else 0
             return dataclasses.replace(
@@ -144,7 +144,7 @@ class RowBoxes:
         return dataclasses.replace(self, box_row=np.where(is_own, self.box_row - first_row, -1))
 
     def followed_by(self, other: "RowBoxes", *, box_row: npt.NDArray[np.int64]) -> "RowBoxes":
-        """Return these rows and then others, with where each box went."""
+        """Return these rows followed by others; ``box_row`` gives the row of each box in the result."""
         return RowBoxes(
             boxes_px=np.concatenate((self.boxes_px, other.boxes_px)),
             flag=np.concatenate((self.flag, other.flag)),
@@ -158,17 +158,17 @@ class RowBoxes:
 
 @dataclass(frozen=True, kw_only=True)
 class FileTables:
-    """Every image and every row, in the order of the file; arrays, not an object per image.
+    """Every image and every row, in the order of the file: arrays, not an object per image.
 
     Attributes:
-        root: absolute path, or URL, that all images lie under.
-        paths: relative to ``root``.
-        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where they are not known.
+        root: absolute path, or URL, of the folder of all images.
+        paths: path of each image, relative to ``root``.
+        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 if unknown.
         rows: ``(N, 2)`` int64, half-open range of the image's rows.
         labels: ``(N,)`` int64, index into ``classes`` or -1.
         classes: class names.
-        ids: what the inputs call the images; None where they have no such names.
-        boxes: which part of its image each row is; None where each row is a whole image.
+        ids: name that the inputs give each image; None if none has one.
+        boxes: the box of each row; None if each row is a whole image.
     """
 
     root: bytes

@@ -41,12 +41,12 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self._targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """``(d,)`` float32, and the class as an int64 number, -1 where there is none."""
+        """Return the descriptor ``(d,)`` float32 and the class as an int64 number, -1 for none."""
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """Several rows at once, as ``DataLoader`` asks for them."""
+        """Return several rows at once, as ``DataLoader`` requests them."""
         positions = np.asarray(indices, dtype=np.int64)
-        # A copy in any case: nobody may write through the map.
+        # Always a copy: nobody may write through the map.
         descriptors = torch.from_numpy(self._take(positions).astype(np.float32))
         return list(zip(descriptors, self._targets[torch.from_numpy(positions)], strict=True))
