@@ -1,4 +1,4 @@
-"""Whether descriptors made with two configurations, or of two files, can be compared with each other."""
+"""Reasons why the descriptors of two configurations, or of two files, cannot be compared."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["descriptor_differences", "extraction_differences", "file_differences"]
 
-# What may differ between comparable descriptors: how they are stored and computed, and of which boxes they are.
-# The factors of a mean norm are in the settings only where they were taken from another file: they are compared apart.
+# Settings that may differ between comparable descriptors: storage, precision of the computation, and boxes.
+# The settings hold the factors of a mean norm only if they were taken from another file, so these are compared apart.
 _FREE = {
     "nonfinite",
     "norm_factors",
@@ -22,7 +22,7 @@ _FREE = {
     "boxes_sha256",
     "drop_duplicates",
 }
-_OF_BOXES = {"projection", "margin"}  # these may differ where one side is of whole images
+_OF_BOXES = {"projection", "margin"}  # may differ if one side has whole images
 
 
 def descriptor_differences(
@@ -32,14 +32,14 @@ def descriptor_differences(
     names: tuple[str, str] = ("the file", "this command"),
     ignoring: Collection[str] = (),
 ) -> list[str]:
-    """One line per setting because of which the descriptors of two configurations cannot be compared.
+    """Return one line for each setting that keeps the descriptors of two configurations from being compared.
 
-    Network, weights, layers, pyramid, pooling, size and scaling have to be the same; what is pooled, how exactly it
-    is computed and how it is stored may differ. Factors of a mean norm are not compared.
+    Network, weights, layers, pyramid, pooling, size and scaling must be the same. The boxes, the precision of the
+    computation and the storage may differ. Factors of a mean norm are not compared.
 
     Args:
         recorded, other: the configurations.
-        names: how each of them is called in these lines.
+        names: the name of each of them in these lines.
         ignoring: further settings that may differ, by their names in :meth:`ExtractConfig.to_dict`.
     """
     free = _FREE.union(ignoring) | (set() if recorded.regions and other.regions else _OF_BOXES)
@@ -47,9 +47,9 @@ def descriptor_differences(
 
 
 def file_differences(recorded: "FeatureFile", other: "FeatureFile") -> list[str]:
-    """One line per reason why the descriptors of two open files cannot be compared; see above.
+    """Return one line for each reason why the descriptors of two open files cannot be compared.
 
-    Factors of a mean norm count, from wherever they come, and so does what reduced the descriptors.
+    In addition to :func:`descriptor_differences` it compares the factors of a mean norm and the reductions.
     """
     differences = extraction_differences(recorded, other)
     names, reductions = _names_of(recorded, other), (recorded.reduction, other.reduction)
@@ -64,7 +64,7 @@ def file_differences(recorded: "FeatureFile", other: "FeatureFile") -> list[str]
 
 
 def extraction_differences(recorded: "FeatureFile", other: "FeatureFile") -> list[str]:
-    """The same of the descriptors as they were extracted, whatever has reduced them since."""
+    """Return the same lines for the descriptors as extracted, before any reduction."""
     names = _names_of(recorded, other)
     differences = descriptor_differences(recorded.config, other.config, names=names)
     factors = recorded.norm_factors, other.norm_factors

@@ -1,4 +1,4 @@
-"""MATLAB 7.3 files: HDF5 with the attributes that MATLAB expects of each dataset; of any size."""
+"""MATLAB 7.3 files of any size: HDF5 with the attributes that MATLAB expects of each dataset."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,26 +13,26 @@ from sppfeat.store.selection.row_table import TextColumn
 
 __all__ = ["NamedArray", "Vectors", "matlab_text", "write_mat73_file"]
 
-# Numbers of rows; a text for each row, or several such columns; a few texts.
+# Numbers, one entry for each row; one text for each row; several such columns; a few texts.
 NamedArray: TypeAlias = "npt.NDArray[Any] | TextColumn | tuple[TextColumn, ...] | list[str]"
 
 _USERBLOCK = 512
 _CLASSES = {"float32": "single", "float64": "double", "bool": "logical", "uint16": "char"}
-_DECODED = {"bool": 1, "uint16": 2}  # what the integers stand for
+_DECODED = {"bool": 1, "uint16": 2}  # MATLAB's code for the meaning of the integers
 _CHUNK_NBYTES = 4 << 20
 _HEAD = b"MATLAB 7.3 MAT-file, Platform: unknown, Created by: sppfeat HDF5 schema 1.00 ."
 _CELLS = "#refs#"
 
 
 class Vectors(NamedTuple):
-    """The rows of a matrix, written in blocks.
+    """A matrix that is written in blocks of rows.
 
     Attributes:
-        name: of the array.
+        name: name of the array.
         shape: rows and columns.
         dtype: float32 or float64.
-        blocks: called with a number of bytes, yields which rows and their vectors ``(k, d)``, about that many bytes
-            at a time.
+        blocks: called with a number of bytes, yields ranges of rows with their vectors ``(k, d)``, about that many
+            bytes at a time.
     """
 
     name: str
@@ -42,14 +42,15 @@ class Vectors(NamedTuple):
 
 
 def write_mat73_file(file: BinaryIO, arrays: Mapping[str, NamedArray], vectors: Vectors) -> None:
-    r"""Write arrays by their names, and one matrix in blocks of rows.
+    r"""Write named arrays, and one matrix in blocks of rows.
 
-    A text for each row is a row of a matrix of characters, padded with zeros; a few texts are a cell array. Bytes that
-    are not UTF-8 are escaped as in ``\xff``. MATLAB keeps arrays column by column: HDF5 sees their transposes.
+    A column of texts becomes a matrix of characters, one row each, padded with zeros; a few texts become a cell array.
+    Bytes that are not UTF-8 are escaped as in ``\xff``. MATLAB stores arrays column by column, so HDF5 holds their
+    transposes.
 
     Args:
-        file: open for writing, with a name; what is in it is replaced.
-        arrays: numbers, texts for each row, or a few texts.
+        file: open for writing, with a name; its content is replaced.
+        arrays: numbers, texts for each row, or a few texts, by name.
         vectors: the matrix.
 
     Raises:
@@ -62,12 +63,12 @@ def write_mat73_file(file: BinaryIO, arrays: Mapping[str, NamedArray], vectors: 
             _write(hdf5, name, array)
         _write_vectors(hdf5, vectors)
     file.seek(0)
-    # Text, where subsystem data would begin (nowhere), version, byte order.
+    # Text, start of subsystem data (none), version, byte order.
     file.write(_HEAD.ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
 def matlab_text(text: bytes | str) -> str:
-    r"""A text in UTF-8 with other bytes escaped: MATLAB holds UTF-16 and no bytes.
+    r"""Return a text with bytes that are not UTF-8 escaped, since MATLAB holds UTF-16 and no bytes.
 
     Example:
         >>> print(matlab_text(b"a\xff.jpg"))
@@ -130,7 +131,7 @@ def _write_texts(group: h5py.Group, name: str, column: TextColumn) -> None:
 
 
 def _write_text(group: h5py.Group, name: str, text: str) -> None:
-    """Write ``(1, length)`` characters, without chunks: these take 3 kB for a text, and there may be 100,000."""
+    """Write ``(1, length)`` characters, unchunked: chunks take 3 kB a text, and there may be 100,000 texts."""
     units = _utf16(text)
     if not len(units):
         _write_empty(group, name, (1, 0), units.dtype)
@@ -159,7 +160,7 @@ def _write_cells(group: h5py.Group, name: str, cells: Sequence[str | TextColumn]
 def _write_empty(
     group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], *, matlab_class: str = ""
 ) -> None:
-    """Write an array without elements: what the dataset holds is its shape."""
+    """Write an array without elements: the dataset holds its shape."""
     sides = shape if len(shape) > 1 else (*shape, 1)
     dataset = _create(group, name, data=np.array(sides, dtype=np.uint64))
     _tell_class(dataset, dtype)
@@ -172,7 +173,7 @@ def _create(group: h5py.Group, name: str, *arguments: Any, **settings: Any) -> h
     """Create a dataset.
 
     Raises:
-        OSError: it cannot be written, such as on a full disk; h5py makes a ValueError of that.
+        OSError: it cannot be written, for example on a full disk, which h5py reports as a ValueError.
     """
     try:
         return group.create_dataset(name, *arguments, **settings)

@@ -1,4 +1,4 @@
-"""Files with the images and rows of another file, and other descriptors of them."""
+"""Feature files with the images and rows of another file, and its descriptors in fewer dimensions."""
 
 import contextlib
 from collections.abc import Iterator
@@ -33,18 +33,18 @@ _COPIED = ("config", "weights_sha256", "weights_path", "input_root", "boxes_path
 def create_reduced_file(
     path: Path, source: FeatureFile, reduction: Reduction, *, dtype: str
 ) -> Iterator[FeatureWriter]:
-    """A file with everything of another one but its descriptors, and with what reduces them.
+    """Create a file with everything of another one but its descriptors, plus a reduction of them.
 
-    It takes its name where the context ends without an error; before that nobody sees it.
+    It takes its name when the context ends without an error; until then it is invisible.
 
     Args:
-        path: the output; what is there is replaced.
+        path: the output; an existing file is replaced.
         source: an open file without pending images.
-        reduction: stored in it.
-        dtype: of the descriptors.
+        reduction: the projection, stored in the new file.
+        dtype: type of the reduced descriptors, ``float32`` or ``float16``.
 
     Yields:
-        What takes the reduced descriptors, of every row.
+        The writer of the reduced descriptors, which must write every row.
 
     Raises:
         StoreError: no space, no folder, no permission.
@@ -70,7 +70,7 @@ def create_reduced_file(
 
 
 def _copy_tables(file: h5py.File, source: FeatureFile) -> None:
-    """Copy what is known of images and rows, as it is stored."""
+    """Copy every column of images and rows as stored."""
     columns = {
         **COLUMNS,
         **{name: column for name, column in OPTIONAL_COLUMNS.items() if source.stored.has(name)},

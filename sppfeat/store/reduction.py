@@ -1,4 +1,4 @@
-"""Descriptors in fewer dimensions: a projection that was fitted on one file and is stored in what came of it.
+"""A projection of descriptors to fewer dimensions, stored with the descriptors it made.
 
 Applying one needs numpy alone; :mod:`sppfeat.analysis.reduce.projection` fits them.
 """
@@ -28,15 +28,18 @@ _MAX_BLOCKS = 1024  # of columns: every level that there can be, of 16 layers
 
 @dataclass(frozen=True, kw_only=True)
 class FitRecord:
-    """What a reduction was fitted on, and how.
+    """The origin of a reduction: its settings and the descriptors it was fitted on.
 
     Attributes:
-        spec: how it was asked for.
+        spec: the settings of the user.
         source_columns: the columns of the descriptors that it takes.
-        source_normalize: how these are scaled.
-        source_fingerprint: of the file that it was fitted on.
-        fitted_rows: how many rows it was fitted on; 0 for a random projection.
-        explained_variance: the share of their variance that the components hold; None for a random projection.
+        source_normalize: their ``normalize`` setting.
+        source_fingerprint: fingerprint of the file that it was fitted on.
+        fitted_rows: number of rows that it was fitted on; 0 for a random projection.
+        explained_variance: share of the variance of these rows that the components keep; None for a random projection.
+
+    Raises:
+        ConfigError: values outside their range; StoreError: columns that do not fit each other.
     """
 
     spec: ReductionSpec
@@ -62,21 +65,21 @@ class FitRecord:
 
     @cached_property
     def selection(self) -> ColumnSelection:
-        """Which columns of the descriptors are projected."""
+        """The columns of the descriptors that are projected."""
         return select_columns(self.source_columns, layers=self.spec.layers, levels=self.spec.levels)
 
     def to_json(self) -> str:
-        """Return all of it as canonical JSON."""
+        """Return the record as canonical JSON."""
         values = dataclasses.asdict(self)
         values["source_columns"] = [list(block) for block in self.source_columns]
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "FitRecord":
-        """Return what :meth:`to_json` wrote down.
+        """Return the record that :meth:`to_json` wrote.
 
         Raises:
-            ConfigError: it is not that.
+            ConfigError: the text is not one.
         """
         try:
             values = json.loads(text)
@@ -95,13 +98,13 @@ class Reduction:
     """A projection of descriptors onto fewer dimensions.
 
     Attributes:
-        record: what it was fitted on, and how.
+        record: its settings and the descriptors it was fitted on.
         mean: ``(d,)`` float32, subtracted from the selected columns.
-        components: ``(D', d)`` float32, what they are projected onto.
-        scale: ``(D',)`` float32, what each component is multiplied with: 1, or what whitens it.
+        components: ``(D', d)`` float32, the directions of the projection.
+        scale: ``(D',)`` float32, factor of each component: 1, or its whitening factor.
 
     Raises:
-        ConfigError: arrays that do not fit the record or each other, or are not finite.
+        ConfigError: an array does not fit the record, or is not finite.
     """
 
     record: FitRecord
@@ -120,7 +123,7 @@ class Reduction:
 
     @property
     def spec(self) -> ReductionSpec:
-        """How it was asked for."""
+        """The settings of the user."""
         return self.record.spec
 
     @property
@@ -135,37 +138,40 @@ class Reduction:
 
     @property
     def source_dimension(self) -> int:
-        """Length of a descriptor before."""
+        """Length of a descriptor before the reduction."""
         return self.record.source_columns[-1].stop
 
     @property
     def columns(self) -> tuple[ColumnBlock, ...]:
-        """Which column of a reduced descriptor is what: one block."""
+        """The columns of a reduced descriptor: one block."""
         return (ColumnBlock(self.method, 1, self.dimension, 0, self.dimension),)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it, in hexadecimal; equal ones give comparable descriptors of comparable ones."""
+        """SHA-256 of record and arrays, in hexadecimal.
+
+        Equal fingerprints turn comparable descriptors into comparable ones.
+        """
         digest = hashlib.sha256(self.record.to_json().encode())
         for array in (self.mean, self.components, self.scale):
             digest.update(np.ascontiguousarray(array, dtype="<f4").data)
         return digest.hexdigest()
 
     def fingerprint_of(self, source_fingerprint: str) -> str:
-        """The fingerprint of a file whose descriptors were reduced, from that of their settings."""
+        """Return the fingerprint of a file with reduced descriptors, given that of its settings."""
         return hashlib.sha256(f"{source_fingerprint} {self.fingerprint}".encode()).hexdigest()
 
     def apply(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
         """Reduce descriptors as ``sppfeat reduce`` does.
 
         Args:
-            descriptors: ``(n, D)`` of any float type, whole ones: the columns are selected here.
+            descriptors: ``(n, D)`` of any float type, whole descriptors: the columns are selected here.
 
         Returns:
-            ``(n, D')`` float32. Rows that hold NaN give NaN.
+            ``(n, D')`` float32. A row that holds NaN gives NaN.
 
         Raises:
-            ConfigError: descriptors of another shape.
+            ConfigError: the descriptors have another shape.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.source_dimension:
             raise ConfigError(
@@ -180,14 +186,14 @@ class Reduction:
         return reduced
 
     def rows_at_once(self) -> int:
-        """How many descriptors are reduced at once."""
+        """Number of descriptors that are reduced at once."""
         return max(1, _BLOCK_NBYTES // (4 * self.source_dimension))
 
     def sensitivity(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-        """How far a change of descriptors ``(n, D)`` by their own norm can move what comes out, at most: ``(n,)``.
+        """Upper bound on the change of each result if its descriptor ``(n, D)`` changes by its own norm: ``(n,)``.
 
-        It is what differences of reduced descriptors are to be compared with: subtracting the mean and whitening make
-        the same rounding errors larger relative to what is left.
+        Differences of reduced descriptors are compared with it. Subtracting the mean and whitening make the same
+        rounding errors larger relative to the result.
         """
         selection, normalize = self.record.selection, self.record.source_normalize
         norms = np.linalg.norm(take_scaled(descriptors, selection, normalize).astype(np.float64), axis=1)

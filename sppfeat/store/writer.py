@@ -1,8 +1,8 @@
-"""The output file, filled in place, row by row and without HDF5.
+"""Fills a feature file in place, row by row and without HDF5.
 
 :mod:`sppfeat.store.layout` lays it out in full. From then on no HDF5 call writes to it: rows, then status, go to
-their known places with ``os.pwrite``, so that no metadata can be half written and stock h5py reads it at any
-moment: crash safety comes from the layout.
+their known places with ``os.pwrite``. No metadata can be half written, and plain h5py can read the file at any moment:
+crash safety comes from the layout.
 """
 
 import os
@@ -27,11 +27,11 @@ _NAN_NBYTES = 4 << 20  # written at once
 
 
 class BoxAudit(NamedTuple):
-    """What was found of some boxes before they were pooled.
+    """Flags and scales of some boxes, known before they are pooled.
 
     Attributes:
-        flag: ``(K,)`` uint8, :class:`sppfeat.config.regions.RowFlag`.
-        scale: ``(K,)`` int32, as /row_scale says it.
+        flag: ``(K,)`` uint8, bits of :class:`sppfeat.config.regions.RowFlag`.
+        scale: ``(K,)`` int32, values of /row_scale.
     """
 
     flag: npt.NDArray[np.uint8]
@@ -41,17 +41,16 @@ class BoxAudit(NamedTuple):
 class FeatureWriter:
     """Fills rows, status and errors of an existing file, without HDF5.
 
-    An image's status reaches the file only after its rows have been synced to the disk, every
-    ``sync_seconds`` and at :meth:`close`, so that neither a kill nor a power cut leaves an image that is
-    marked done without its rows.
+    An image's status reaches the file only after its rows are synced to the disk, every ``sync_seconds`` and at
+    :meth:`close`. Neither a kill nor a power cut can leave an image marked done without its rows.
 
     Args:
-        path: a file that :func:`create_file` made; the caller holds its lock.
-        sync_seconds: how often to sync.
+        path: a file from :func:`sppfeat.store.layout.create_file`; the caller holds its lock.
+        sync_seconds: time between syncs.
 
     Raises:
-        StoreError: the file cannot be opened for writing, or is not laid out as it must be; later, it
-            cannot be written to, or is gone.
+        StoreError: the file cannot be opened for writing, or has another layout; later, it cannot be written to, or
+            is gone.
     """
 
     def __init__(self, path: Path, *, sync_seconds: float = 2.0) -> None:
@@ -81,7 +80,7 @@ class FeatureWriter:
         descriptors: npt.NDArray[np.floating[Any]],
         audit: RowAudit | None = None,
     ) -> None:
-        """Write ``(K, D)`` descriptors to rows ``(K,)``, ascending, and how they were pooled."""
+        """Write ``(K, D)`` descriptors to rows ``(K,)``, ascending, with their flags and regions."""
         if descriptors.shape != (len(rows), self._dimension):
             raise ValueError(f"descriptors of shape {descriptors.shape}, not {(len(rows), self._dimension)}")
         with np.errstate(over="ignore"):
@@ -101,54 +100,61 @@ class FeatureWriter:
     def write_boxes(
         self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], audit: BoxAudit | None = None
     ) -> None:
-        """Write the boxes of rows, ascending, that were not known before their image's size was."""
+        """Write boxes of rows, ascending, that could not be computed before the size of their image was known."""
         self._write_at("boxes", rows, boxes_px.astype("<f8"))
         if audit is not None:
             self._write_at("row_flag", rows, audit.flag.astype("|u1"))
             self._write_at("row_scale", rows, audit.scale.astype("<i4"))
 
     def write_size(self, image: int, image_hw: tuple[int, int]) -> None:
-        """Write the size of an image that was not known at first: once its boxes are synced, as it stands for them."""
+        """Write the size of an image that was unknown at first.
+
+        Sync its boxes before: readers take a known size as a sign that the boxes are valid.
+        """
         self.write_sizes(np.array([image]), np.array([image_hw]))
 
     def write_sizes(self, images: npt.NDArray[np.int64], image_hw: npt.NDArray[np.integer[Any]]) -> None:
-        """Write the sizes of images, ascending, likewise."""
+        """Write the sizes of images, ascending; see :meth:`write_size`."""
         self._write_at("images/size", images, image_hw.astype("<i4"))
 
     def mark_done(self, image: int) -> None:
-        """Say that all rows of an image are written."""
+        """Mark an image as done: all its rows are written."""
         if not 0 <= image < len(self._rows):
             raise IndexError(f"image {image} of {len(self._rows)}")
         self._mark(image, Status.DONE)
 
     def mark_failed(self, image: int, reason: str) -> None:
-        """Fill the rows of an image with NaN and record why."""
+        """Fill the rows of an image with NaN and record the reason."""
         self._pwrite(cut_error(reason).ljust(ERROR_NBYTES, b"\0"), "images/error", image * ERROR_NBYTES)
         self.write_no_descriptor(np.arange(*self._rows[image].tolist()))
         self._mark(image, Status.FAILED)
 
     def reopen(self, image: int) -> None:
-        """Make an image pending again, at once: its rows are about to change."""
+        """Mark an image as pending again, immediately, before its rows change."""
         self._marks.pop(image, None)
         self._pwrite(bytes([Status.PENDING]), "images/status", image)
 
     def sync(self) -> None:
-        """Bring rows, then status, to the disk."""
+        """Sync rows, then status, to the disk.
+
+        Raises:
+            StoreError: it cannot be written to, or its name was removed or given to another file.
+        """
         marks, self._marks = self._marks, {}
-        # In as few pieces as there are: a call of the system for each image took half of what writing does.
+        # In as few pieces as possible: one system call for each image took half the time of writing.
         images = np.array(sorted(marks), dtype=np.int64)
         status = np.array([marks[image] for image in images.tolist()], dtype=np.uint8)
         done = images[status == Status.DONE]
         self._write_at("images/error", done, np.zeros((len(done), ERROR_NBYTES), dtype=np.uint8))
-        # If this fails, the images that wait for it stay pending for good: what could not be written is
-        # forgotten by the system, and the next sync would succeed without it.
+        # If this fails, the waiting images stay pending for good: the system forgets pages that it could not write,
+        # and the next sync would succeed without them.
         self._fdatasync()
         self._write_at("images/status", images, status)
         self._last_sync = time.monotonic()
         self._check_name()
 
     def close(self) -> None:
-        """Sync everything and close; once is enough."""
+        """Sync everything and close the file; further calls do nothing."""
         if self._fd < 0:
             return
         try:
@@ -161,7 +167,7 @@ class FeatureWriter:
             self._fd = -1
 
     def part(self, first_image: int, first_row: int) -> "PartWriter":
-        """Return what writes to images and rows that are numbered from there."""
+        """Return a writer for a part of the file that numbers its images and rows from 0."""
         return PartWriter(self, first_image, first_row)
 
     def _mark(self, image: int, status: Status) -> None:
@@ -170,12 +176,12 @@ class FeatureWriter:
             self.sync()
 
     def _write_at(self, dataset: str, rows: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> None:
-        """Write one entry of a dataset per row: in one piece where rows follow each other."""
+        """Write one entry of a dataset per row; consecutive rows in one piece."""
         if not len(rows):
             return
         nbytes = values.itemsize * values[0].size
         first = int(rows[0])
-        if int(rows[-1]) - first == len(rows) - 1:  # as of nearly every image
+        if int(rows[-1]) - first == len(rows) - 1:  # nearly every image
             self._pwrite(_raw(values), dataset, first * nbytes)
             return
         bounds = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2, append=rows[-1] + 2) != 1)
@@ -197,7 +203,7 @@ class FeatureWriter:
             offset += written
 
     def _check_name(self) -> None:
-        """Find out early that hours of work would go into a file that has no name any more."""
+        """Fail early if the file lost its name, instead of writing to it for hours."""
         try:
             is_there = os.path.samestat(os.fstat(self._fd), os.stat(self._path))
         except OSError:
@@ -215,11 +221,11 @@ class FeatureWriter:
 
 
 class PartWriter:
-    """Writes to a part of a file, whose images and rows are numbered from 0; see :class:`FeatureWriter`.
+    """Writes to a part of a file, with images and rows numbered from 0; see :class:`FeatureWriter`.
 
     Args:
-        writer: of the whole file.
-        first_image, first_row: where the part begins.
+        writer: the writer of the whole file.
+        first_image, first_row: start of the part in the whole file.
     """
 
     def __init__(self, writer: FeatureWriter, first_image: int, first_row: int) -> None:
@@ -233,7 +239,7 @@ class PartWriter:
         descriptors: npt.NDArray[np.floating[Any]],
         audit: RowAudit | None = None,
     ) -> None:
-        """Write ``(K, D)`` descriptors to rows ``(K,)``, ascending, and how they were pooled."""
+        """Write ``(K, D)`` descriptors to rows ``(K,)``, ascending, with their flags and regions."""
         self._writer.write_rows(rows + self._first_row, descriptors, audit)
 
     def write_no_descriptor(self, rows: npt.NDArray[np.int64]) -> None:
@@ -251,19 +257,19 @@ class PartWriter:
         self._writer.write_sizes(images + self._first_image, image_hw)
 
     def mark_done(self, image: int) -> None:
-        """Say that all rows of an image are written."""
+        """Mark an image as done: all its rows are written."""
         self._writer.mark_done(image + self._first_image)
 
     def mark_failed(self, image: int, reason: str) -> None:
-        """Fill the rows of an image with NaN and record why."""
+        """Fill the rows of an image with NaN and record the reason."""
         self._writer.mark_failed(image + self._first_image, reason)
 
     def reopen(self, image: int) -> None:
-        """Make an image pending again, at once."""
+        """Mark an image as pending again, immediately."""
         self._writer.reopen(image + self._first_image)
 
     def sync(self) -> None:
-        """Bring rows, then status, to the disk."""
+        """Sync rows, then status, to the disk."""
         self._writer.sync()
 
 
