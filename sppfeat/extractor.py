@@ -29,7 +29,7 @@ from sppfeat.extraction.describe import Describer, RegionRequest
 from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.recompute import load_recorded_backbone
 from sppfeat.extraction.regions import Projector, best_scales
-from sppfeat.extraction.setup import adopt_mean_norm, configure, descriptor_blocks
+from sppfeat.extraction.setup import adopt_mean_norm, configure, descriptor_columns
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.downloads import OnDownload
@@ -189,7 +189,7 @@ class Extractor:
             loaded = load_recorded_backbone(
                 file, weights=weights, weights_dir=weights_dir, on_download=progress
             )
-            if file.extracted_columns != descriptor_blocks(file.config, loaded):
+            if file.extracted_columns != descriptor_columns(file.config, loaded):
                 raise StoreError(
                     f"{str(file.path)!r}: its columns are not those of its network and its settings"
                 )
@@ -207,7 +207,7 @@ class Extractor:
     ) -> None:
         self.config = config
         self.columns: tuple[ColumnBlock, ...] = (
-            descriptor_blocks(config, backbone) if reduction is None else reduction.columns
+            descriptor_columns(config, backbone) if reduction is None else reduction.columns
         )
         self._reduction = reduction
         self._run = run
@@ -358,8 +358,7 @@ class Extractor:
         result = np.full((len(boxes_px), self.dimension), np.nan, dtype=np.float32)
         for i in np.unique(scale).tolist():
             rows, input_hw = described_rows[scale == i], sizes[i].tolist()
-            mirrored = torch.zeros(len(rows), dtype=torch.bool)
-            request = RegionRequest(torch.from_numpy(clipped[rows]), mirrored, image_hw)
+            request = RegionRequest.of(clipped[rows], np.zeros(len(rows), dtype=bool), image_hw)
             pixels = self._pixels(image, image_hw, tuple(input_hw))
             for described in self._describer.regions(pixels[None], [request], projector):
                 result[rows[described.boxes]] = self._reduced(described.descriptors)

@@ -15,7 +15,7 @@ from sppfeat._version import __version__
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import available_cores
 from sppfeat.errors import StoreError
-from sppfeat.extraction.setup import descriptor_blocks
+from sppfeat.extraction.setup import descriptor_columns
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import device_name
 
@@ -102,7 +102,7 @@ def describe_conditions(backbone: Backbone, config: ExtractConfig, device: torch
         "layers": spec.layers,
         "levels": descriptor.levels,
         "pool": descriptor.pool,
-        "dimension": descriptor_blocks(config, backbone)[-1].stop,
+        "dimension": descriptor_columns(config, backbone)[-1].stop,
     }
 
 

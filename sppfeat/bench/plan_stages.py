@@ -77,7 +77,7 @@ def plan_file(folder: Path, output: Path) -> Measured:
 
 def continue_file(folder: Path, output: Path) -> Measured:
     """List the images of a folder again, and find the images of a file that are still to do: all of them."""
-    from sppfeat.extraction.parts import Task, find_work  # which load torch: planning does without
+    from sppfeat.extraction.parts import PartRequest, find_part  # which load torch: planning does without
 
     measure = _Measure()
     listing = list_images([str(folder)])
@@ -86,8 +86,8 @@ def continue_file(folder: Path, output: Path) -> Measured:
     def no_probe(*_: object) -> None:
         raise AssertionError("no header is read before a run in windows")
 
-    task = Task(request, _CONFIG, listing, no_probe, None)  # type: ignore[arg-type]
-    measure("continue", lambda: find_work(task, []))
+    wanted = PartRequest(request, _CONFIG, listing, no_probe, None)  # type: ignore[arg-type]
+    measure("continue", lambda: find_part(wanted, []))
     return Measured(measure.stages)
 
 

@@ -20,7 +20,7 @@ from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ImageError
 from sppfeat.extraction.describe import Describer, RegionRequest
 from sppfeat.extraction.regions import Projector
-from sppfeat.extraction.setup import configure, descriptor_blocks, load_choice
+from sppfeat.extraction.setup import configure, descriptor_columns, load_chosen_backbone
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 
@@ -116,10 +116,10 @@ class BoxContenders:
         on_download: OnDownload = lambda name, done, total: None,
     ) -> None:
         self.device = choose_device(subject.device, subject.precision)
-        self.backbone = load_choice(subject.backbone, on_download=on_download)
+        self.backbone = load_chosen_backbone(subject.backbone, on_download=on_download)
         inputs = InputSpec(size=size)
         self.config = configure(self.backbone, inputs, subject.descriptor, precision=subject.precision)
-        self.dimension = descriptor_blocks(self.config, self.backbone)[-1].stop
+        self.dimension = descriptor_columns(self.config, self.backbone)[-1].stop
         geometries = tuple(self.backbone.geometry(i) for i in range(len(self.backbone.spec.layers)))
         self._projector = Projector(geometries, RegionSpec.projection, RegionSpec.margin)
         self._image = image

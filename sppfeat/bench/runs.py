@@ -18,7 +18,7 @@ from sppfeat.config.request import ExtractRequest
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import ImageError
 from sppfeat.extraction.run import Extraction, prepare
-from sppfeat.extraction.setup import load_choice
+from sppfeat.extraction.setup import load_chosen_backbone
 from sppfeat.files.downloads import OnDownload
 
 __all__ = ["ExtractResult", "Rate", "Runs", "prepare_runs"]
@@ -146,10 +146,12 @@ class Runs:
         batches = self.stages.batches
         self._n_images = sum(len(batch.images) for batch in batches)
         if not self._n_images:
-            raise ImageError(f"no image can be run: {next(iter(extraction.work.plan.errors.values()))}")
-        equipment = extraction.equipment
-        device, descriptor = equipment.device, equipment.config.descriptor
-        loop = PlainLoop(load_choice(request.backbone, fold=False), descriptor=descriptor, device=device)
+            raise ImageError(f"no image can be run: {next(iter(extraction.part.plan.errors.values()))}")
+        setup = extraction.setup
+        device, descriptor = setup.device, setup.config.descriptor
+        loop = PlainLoop(
+            load_chosen_backbone(request.backbone, fold=False), descriptor=descriptor, device=device
+        )
         images = [(path, batch.input_hw) for batch in batches for path in self.stages.paths(batch)]
         self.loop = partial(loop.run, images)
         self._whole = WholeRun(request, folder / "run")
@@ -166,7 +168,7 @@ class Runs:
             timed(
                 "loop",
                 lambda: iter([self.loop()]),
-                synchronize=synchronizer(self._extraction.equipment.device),
+                synchronize=synchronizer(self._extraction.setup.device),
             ),
         ]
         repetitions = self._settings.repetitions
@@ -174,11 +176,11 @@ class Runs:
         return self._result(interleave(passes, repetitions=repetitions, on_pass=on_pass))
 
     def _result(self, timings: Mapping[str, Timing]) -> "ExtractResult":
-        extraction, plan, n_workers = self._extraction, self._extraction.work.plan, self._whole.n_workers
-        equipment = extraction.equipment
+        extraction, plan, n_workers = self._extraction, self._extraction.part.plan, self._whole.n_workers
+        setup = extraction.setup
         stages = {stage: timings[stage].seconds for stage in STAGES}
         return ExtractResult(
-            **describe_conditions(equipment.backbone, equipment.config, equipment.device),
+            **describe_conditions(setup.backbone, setup.config, setup.device),
             images=self._n_images,
             unreadable=self._sample.n_unreadable + len(plan.errors),
             failed=self._whole.n_failed - len(plan.errors),

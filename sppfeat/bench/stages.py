@@ -46,28 +46,28 @@ class Stages:
     """
 
     def __init__(self, extraction: Extraction, output: Path) -> None:
-        request, equipment = extraction.request, extraction.equipment
-        self._config = equipment.config
-        self._plan = extraction.work.plan
+        request, setup = extraction.request, extraction.setup
+        self._config = setup.config
+        self._plan = extraction.part.plan
         self._max_decode_pixels = request.run.max_decode_pixels
         self._output = output
-        self._synchronize = synchronizer(equipment.device)
+        self._synchronize = synchronizer(setup.device)
         self.batches: list[Batch] = list(
             schedule(
                 self._plan.input_hw,
                 np.arange(self._plan.n_images),
                 batch_size=request.run.batch_size,
-                batch_pixels=equipment.batch_pixels,
+                batch_pixels=setup.batch_pixels,
             )
         )
         self.describer = Describer(
-            equipment.backbone,
+            setup.backbone,
             self._config.descriptor,
             flip=False,
             precision=self._config.precision,
-            device=equipment.device,
+            device=setup.device,
         )
-        create_file(output, self._plan, self._config, equipment.blocks, provenance=Provenance())
+        create_file(output, self._plan, self._config, setup.columns, provenance=Provenance())
 
     def run(self) -> dict[str, float]:
         """Run all stages on all batches once, and return the seconds of each stage."""

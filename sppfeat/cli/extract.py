@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from sppfeat.extraction.pipeline import Progress
     from sppfeat.extraction.ray.extraction import RayExtraction
     from sppfeat.extraction.run import Extraction
-    from sppfeat.extraction.sized_parts import PartedExtraction
+    from sppfeat.extraction.sized_parts import MultiFileExtraction
     from sppfeat.files.downloads import OnDownload
 
     OnProbe = Callable[[int, int], None]
@@ -238,7 +238,7 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
 
     def begin(
         on_probe: "OnProbe", on_download: "OnDownload"
-    ) -> "AbstractContextManager[Extraction | PartedExtraction | RayExtraction]":
+    ) -> "AbstractContextManager[Extraction | MultiFileExtraction | RayExtraction]":
         if request.ray is not None:
             from sppfeat.extraction.ray import prepare_ray
 
@@ -253,7 +253,7 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
             print_plan(plan, as_json)
             return None
         if not quiet:
-            say(plan_text(plan, dataclasses.asdict(extraction.equipment.config) if verbose else None))
+            say(plan_text(plan, dataclasses.asdict(extraction.setup.config) if verbose else None))
         with Bar("extracting", plan.to_do, unit="img", shown=not quiet) as bar:
 
             def on_progress(progress: "Progress") -> None:

@@ -1,41 +1,39 @@
-"""What is asked of each decoded image of a plan, and the rows that come of it."""
+"""From the decoded images of a batch to rows of a plan."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.regions import RowFlag
 from sppfeat.extraction.describe import Describer, RegionRequest
-from sppfeat.extraction.pipeline import Describe
+from sppfeat.extraction.pipeline import BatchDescriber
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.regions import Projector
-from sppfeat.extraction.row_sink import RowBlock
+from sppfeat.extraction.row_sink import DescribedRows
 from sppfeat.store.schema import RowAudit
 from sppfeat.store.tables import RowBoxes
 
-__all__ = ["describe_plan"]
+__all__ = ["make_batch_describer"]
 
 
-def describe_plan(plan: Plan, describer: Describer, projector: Projector | None) -> Describe:
-    """What turns decoded images of a plan into its rows.
+def make_batch_describer(plan: Plan, describer: Describer, projector: Projector | None) -> BatchDescriber:
+    """Make the function that turns decoded images of a plan into its rows.
 
     Args:
-        plan: with boxes or without.
+        plan: the plan, with or without boxes.
         describer: computes the descriptors.
-        projector: how boxes become regions; needed where there are boxes.
+        projector: projects boxes to cells; needed where the plan has boxes.
     """
     if plan.boxes is None:
-        return _WholeImages(plan, describer)
+        return _WholeImageDescriber(plan, describer)
     if projector is None:
         raise ValueError("a plan with boxes needs a projector")
-    return _Boxes(plan, plan.boxes, describer, projector)
+    return _BoxDescriber(plan, plan.boxes, describer, projector)
 
 
-class _WholeImages:
-    """One row per image."""
+class _WholeImageDescriber:
+    """One row an image."""
 
     def __init__(self, plan: Plan, describer: Describer) -> None:
         self._plan = plan
@@ -46,15 +44,15 @@ class _WholeImages:
         images: Sequence[int],
         pixels: npt.NDArray[np.uint8],
         scale: int,  # noqa: ARG002
-    ) -> Iterator[RowBlock]:
+    ) -> Iterator[DescribedRows]:
         descriptors, arrived = self._describer.deliver_images(pixels)
         for i, image in enumerate(images):
             first, stop = self._plan.rows[image].tolist()
-            yield RowBlock(image, np.arange(first, stop), descriptors[i : i + 1], arrived=arrived)
+            yield DescribedRows(image, np.arange(first, stop), descriptors[i : i + 1], arrived=arrived)
 
 
-class _Boxes:
-    """One row per box: those of the scale in hand that have an area."""
+class _BoxDescriber:
+    """One row a box: the boxes of the batch's scale that have an area."""
 
     def __init__(self, plan: Plan, boxes: RowBoxes, describer: Describer, projector: Projector) -> None:
         self._plan = plan
@@ -64,7 +62,7 @@ class _Boxes:
 
     def __call__(
         self, images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int
-    ) -> Iterator[RowBlock]:
+    ) -> Iterator[DescribedRows]:
         rows = [self._rows_at(image, scale) for image in images]
         requests = [self._request(image, own) for image, own in zip(images, rows, strict=True)]
         described = self._describer.deliver_regions(pixels, requests, self._projector)
@@ -72,7 +70,7 @@ class _Boxes:
             own = rows[position][part]
             small = np.where(regions.sub_cell.numpy(), np.uint8(RowFlag.SUB_CELL), np.uint8(0))
             audit = RowAudit(self._boxes.flag[own] | small, regions.cells.numpy().astype(np.int32))
-            yield RowBlock(images[position], own, descriptors, audit, arrived)
+            yield DescribedRows(images[position], own, descriptors, audit, arrived)
 
     def _rows_at(self, image: int, scale: int) -> npt.NDArray[np.int64]:
         first, stop = self._plan.rows[image].tolist()
@@ -80,7 +78,4 @@ class _Boxes:
 
     def _request(self, image: int, rows: npt.NDArray[np.int64]) -> RegionRequest:
         height, width = self._plan.image_hw[image].tolist()
-        row_hw = np.full((len(rows), 2), (height, width), dtype=np.int32)
-        clipped, _ = clip_boxes(self._boxes.boxes_px[rows], row_hw)
-        mirrored = torch.from_numpy(self._boxes.mirrored[rows])
-        return RegionRequest(torch.from_numpy(clipped), mirrored, (height, width))
+        return RegionRequest.of(self._boxes.boxes_px[rows], self._boxes.mirrored[rows], (height, width))

@@ -1,4 +1,4 @@
-"""What a user should know of the boxes of a run before it starts."""
+"""Counts of the boxes of a run, and notes on what is odd about them, before it starts."""
 
 import os
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ _MUCH_FOR_A_FRACTION = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class BoxSummary:
-    """What is known of the boxes before a run.
+    """Counts of the boxes before a run.
 
     Attributes:
-        source: box file, ``grid:...`` or ``multiview``.
-        format, convention: of the file; empty where there is none.
-        boxes: of the file, or windows.
-        rows: of the output.
-        same_region: boxes that share the row of another one (with ``--drop-duplicates``).
+        source: the box file, ``grid:...`` or ``multiview``.
+        format, convention: format and convention of the file; empty where there is none.
+        boxes: number of boxes in the file, or of views.
+        rows: number of rows in the output.
+        same_region: boxes that share the row of another box (with ``--drop-duplicates``).
         clipped: rows whose box reaches over the border of its image.
-        degenerate: rows whose box has no area in its image: NaN.
+        degenerate: rows whose box has no area in its image; they are NaN.
         of_no_input: boxes of images that are not among the inputs.
-        images_without_boxes: inputs.
-        scales: rows per short side.
+        images_without_boxes: inputs without boxes.
+        scales: number of rows for each short side.
     """
 
     source: str
@@ -54,12 +54,12 @@ class BoxSummary:
 def summarize_boxes(
     plan: Plan, boxes: RowBoxes, spec: RegionSpec, inputs: InputSpec, path: str
 ) -> BoxSummary:
-    """Count what will become of the boxes of a plan.
+    """Count the boxes of a plan by their outcome.
 
     Args:
-        plan: with these boxes.
+        plan: the plan.
         boxes: its rows.
-        spec: their settings.
+        spec: the settings of the boxes.
         inputs: sizes of the network input.
         path: the box file; empty where there is none.
     """
@@ -81,13 +81,13 @@ def summarize_boxes(
 
 
 def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bool = True) -> list[str]:
-    """What is odd about the boxes of a plan, each with its number and the first examples.
+    """Notes on what is odd about the boxes of a plan, each with a count and the first examples.
 
     Args:
-        plan: with these boxes.
+        plan: the plan.
         boxes: its rows.
-        table: the box file, if there is one.
-        is_new: the plan has all inputs; one that continues a file has the images of the file.
+        table: the box file; None where there is none.
+        is_new: whether the plan holds all inputs; a plan that continues a file holds the images of the file.
     """
     notes = []
     if table is not None:
@@ -119,7 +119,7 @@ def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bo
 
 
 def _unit_notes(table: BoxTable) -> list[str]:
-    """Fractions that are read as pixels, or pixels as fractions: the commonest mistake there is."""
+    """A note where fractions are read as pixels, or pixels as fractions: the most common mistake."""
     numbers = table.boxes[np.isfinite(table.boxes).all(axis=1)]
     if not len(table):
         return ["the box file has no boxes"]
@@ -141,7 +141,7 @@ def _unit_notes(table: BoxTable) -> list[str]:
 
 
 def _single_notes(plan: Plan, table: BoxTable) -> list[str]:
-    """Boxes of one image that are taken for the one input although it has another name."""
+    """A note where the boxes of one image are taken for the one input, which has another name."""
     if table.names != "single" or plan.n_images != 1 or not len(table.images):
         return []
     stem = os.path.splitext(os.path.basename(plan.paths[0]))[0]
@@ -170,7 +170,7 @@ def _unused_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, among: str) -> l
 
 
 def _label_notes(boxes: RowBoxes, table: BoxTable) -> list[str]:
-    """Boxes whose row says what another box is: only with duplicates dropped."""
+    """A note where boxes share the row of a box of another class, which happens with duplicates dropped."""
     known = np.flatnonzero(boxes.box_row >= 0)
     differs = known[table.label[known] != boxes.annotations.label[boxes.box_row[known]]]
     if not len(differs):
@@ -188,7 +188,7 @@ def _label_notes(boxes: RowBoxes, table: BoxTable) -> list[str]:
 
 
 def _size_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> list[str]:
-    """Images that the box file says are of another size: their boxes may be meant for other pixels."""
+    """A note on images whose size differs from the box file: their boxes may be meant for other pixels."""
     images, first = np.unique(plan.row_images, return_index=True)
     said = table.image_hw[table.image[boxes.source[first]]]
     found = plan.image_hw[images]

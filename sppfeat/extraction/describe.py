@@ -1,4 +1,4 @@
-"""Batches of pixels in, descriptors out: normalise, one forward pass, pool, scale."""
+"""From batches of pixels to descriptors: normalize, run the network once, pool, scale."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.specs import DescriptorSpec
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.regions import Projector, Regions
@@ -27,14 +28,14 @@ __all__ = [
 ]
 
 _SLICE_VALUES = 16 << 20  # pooled values of boxes at once: 64 MB, whatever the number of boxes
-# Pooled values that are scaled at once: so few that a processor keeps them in its cache, and that their memory
-# is used again and again, where fresh memory takes longer than the arithmetic.
+# Pooled values that are scaled at once: few enough that a processor keeps them in its cache and uses their
+# memory again and again, as fresh memory takes longer than the arithmetic.
 _SCALED_VALUES = {"cpu": 1 << 20, "cuda": 1 << 28, "mps": 1 << 28}
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class RegionRequest(NamedTuple):
-    """Boxes of one image.
+    """Boxes of one image to describe; :meth:`of` clips them.
 
     Attributes:
         boxes_px: ``(K, 4)`` float64, xyxy edges in pixels of the image, clipped to it.
@@ -46,16 +47,25 @@ class RegionRequest(NamedTuple):
     mirrored: Tensor
     image_hw: tuple[int, int]
 
+    @classmethod
+    def of(
+        cls, boxes_px: npt.NDArray[np.float64], mirrored: npt.NDArray[np.bool_], image_hw: tuple[int, int]
+    ) -> "RegionRequest":
+        """Return the request for some boxes, clipped to their image."""
+        row_hw = np.full((len(boxes_px), 2), image_hw, dtype=np.int32)
+        clipped, _ = clip_boxes(boxes_px, row_hw)
+        return cls(torch.from_numpy(clipped), torch.from_numpy(mirrored), image_hw)
+
 
 class DescribedRegions(NamedTuple):
-    """Some boxes of one request.
+    """Descriptors of some boxes of one request.
 
     Attributes:
-        position: of the request.
-        boxes: which of its boxes.
+        position: position of the request among all.
+        boxes: range of the request's boxes.
         descriptors: ``(k, D)`` float32.
-        regions: their cells.
-        arrived: waits until the descriptors are there; to be called before they are read.
+        regions: the regions of the boxes, in cells.
+        arrived: waits until the device has delivered the descriptors; call it before reading them.
     """
 
     position: int
@@ -69,16 +79,16 @@ class Describer:
     """Turns batches of equal-sized images into descriptors.
 
     Args:
-        backbone: the network and what its input must look like; moved to ``device`` and converted.
+        backbone: the network, moved to ``device`` and converted, and the mean and deviation of its input.
         descriptor: pyramid, pooling and scaling.
-        flip: average with the mirror image's descriptor, bin by bin.
+        flip: whether to average with the descriptor of the mirror image, bin by bin.
         precision: ``fp32`` (TF32 and other shortcuts off), ``tf32``, ``bf16`` or ``fp16``.
-        device: where to compute.
-        norm_factors: what ``meannorm`` multiplies each layer's part with.
-        compile_network: whether torch is to compile the network.
+        device: the device to compute on.
+        norm_factors: factors that ``meannorm`` multiplies each layer's part with.
+        compile_network: whether torch compiles the network.
 
     Raises:
-        DeviceMemoryError: the network does not fit the device; later, a batch does not.
+        DeviceMemoryError: the network does not fit on the device; the methods raise it for a batch that does not.
     """
 
     def __init__(
@@ -109,7 +119,7 @@ class Describer:
             self._std = torch.tensor(backbone.spec.std, device=device).reshape(1, 3, 1, 1)
 
     def images(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Descriptors of whole images.
+        """Compute the descriptors of whole images.
 
         Args:
             pixels: ``(N, H, W, 3)`` uint8 RGB.
@@ -122,23 +132,23 @@ class Describer:
         return delivery.values
 
     def deliver_images(self, pixels: npt.NDArray[np.uint8]) -> Delivery:
-        """As :meth:`images`, without waiting for the device."""
+        """Compute the same as :meth:`images`, without waiting for the device."""
         with self._computing():
             batch = self._batch(pixels)
-            blocks = self._pool_whole(self._maps(batch))
+            pooled = self._pool_whole(self._maps(batch))
             if self._flip:
-                blocks = _mean_of(blocks, self._pool_whole(self._maps(_mirror(batch))))
-            return self._scaled(blocks)
+                pooled = _mean_of(pooled, self._pool_whole(self._maps(_mirror(batch))))
+            return self._scaled(pooled)
 
     def regions(
         self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest], projector: Projector
     ) -> Iterator[DescribedRegions]:
-        """Descriptors of boxes, from one forward pass of each image.
+        """Compute the descriptors of boxes, with one forward pass for each image.
 
         Args:
             pixels: ``(N, H, W, 3)`` uint8 RGB.
-            requests: ``N``, the boxes of each image.
-            projector: how boxes become regions.
+            requests: ``N`` requests, the boxes of each image.
+            projector: projects boxes to cells.
 
         Yields:
             All boxes of each image, in order, in pieces of bounded size.
@@ -150,7 +160,7 @@ class Describer:
     def deliver_regions(
         self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest], projector: Projector
     ) -> Iterator[DescribedRegions]:
-        """As :meth:`regions`, without waiting for the device."""
+        """Compute the same as :meth:`regions`, without waiting for the device."""
         if not any(len(request.boxes_px) for request in requests):
             return
         maps = self._both_maps(pixels, requests)
@@ -162,31 +172,31 @@ class Describer:
                 regions = project(boxes_px[part], mirrored[part], image_hw=image_hw)
                 # No context may stay open across a yield: both are switches of the whole thread.
                 with self._computing():
-                    blocks = self._pool(maps, position, regions.cells, mirrored[part])
+                    pooled = self._pool(maps, position, regions.cells, mirrored[part])
                     if self._flip:
                         others = project(boxes_px[part], ~mirrored[part], image_hw=image_hw).cells
-                        blocks = _mean_of(blocks, self._pool(maps, position, others, ~mirrored[part]))
-                    delivery = self._scaled(blocks)
+                        pooled = _mean_of(pooled, self._pool(maps, position, others, ~mirrored[part]))
+                    delivery = self._scaled(pooled)
                 yield DescribedRegions(position, part, delivery.values, regions, delivery.arrived)
 
     def batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """Network input: ``(N, 3, H, W)`` float32 on the device, normalised, of ``(N, H, W, 3)`` uint8 RGB."""
+        """Make network input of ``(N, H, W, 3)`` uint8 RGB: ``(N, 3, H, W)`` float32 on the device, normalized."""
         with self._computing():
             return self._batch(pixels)
 
     def maps(self, batch: Tensor) -> list[Tensor]:
-        """Feature maps of the layers, each ``(N, C, H', W')`` float32, of what :meth:`batch` gave."""
+        """Compute the feature maps of the layers, each ``(N, C, H', W')`` float32, of the result of :meth:`batch`."""
         with self._computing():
             return self._maps(batch)
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
-        """What holds while tensors are computed with."""
+        """Set the switches under which all tensors are computed."""
         with device_memory(self.device), torch.inference_mode(), float32_arithmetic(self._precision):
             yield
 
     def _both_maps(self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest]) -> "_BothMaps":
-        """Maps of the images and of their mirror images, as far as they are needed."""
+        """The maps of the images and of their mirror images, as far as the requests need them."""
         with self._computing():
             batch = self._batch(pixels)
             plain = self._flip or any(bool((~request.mirrored).any()) for request in requests)
@@ -197,12 +207,12 @@ class Describer:
             )
 
     def _pool_whole(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Blocks of whole maps."""
+        """Pool whole maps: a tensor for each layer, or the head's output."""
         spec = self._descriptor
-        return self._blocks([spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps])
+        return self._head_outputs([spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps])
 
     def _pool(self, maps: "_BothMaps", position: int, cells: Tensor, mirrored: Tensor) -> list[Tensor]:
-        """Blocks of the regions of an image, each from its map or its mirror image's."""
+        """Pool the regions of an image, each from its map or its mirror image's map."""
         if not bool(mirrored.any()):
             return self._pool_regions(maps.plain, position, cells)
         if bool(mirrored.all()):
@@ -223,26 +233,26 @@ class Describer:
         for i, fmap in enumerate(maps):
             regions = F.pad(cells[:, i], (1, 0), value=position).to(fmap.device)
             pooled.append(pool_regions(fmap, regions, spec.levels, mode=spec.pool))
-        return self._blocks(pooled)
+        return self._head_outputs(pooled)
 
-    def _blocks(self, pooled: list[Tensor]) -> list[Tensor]:
-        """What is scaled: the pooled layers, or what the head makes of the one."""
+    def _head_outputs(self, pooled: list[Tensor]) -> list[Tensor]:
+        """Apply the head to the one pooled layer, if there is a head."""
         if self._head is None:
             return pooled
         return [self._head(pooled[0].to(self._dtype)).to(torch.float32)]
 
-    def _scaled(self, blocks: list[Tensor]) -> Delivery:
-        """The blocks beside each other, each scaled by itself."""
+    def _scaled(self, layers: list[Tensor]) -> Delivery:
+        """Scale each layer by itself, and put them side by side."""
         spec = self._descriptor
         if spec.mean_norm is not None and self._factors is None:
             raise ConfigError(f"normalize is {spec.normalize!r}, but its factors are not known")
-        if spec.normalize == "none" and len(blocks) == 1:
-            return self._copier.to_host(blocks[0])
-        widths = [block.shape[1] for block in blocks]
-        scaled = allocate((len(blocks[0]), sum(widths)), blocks[0])
-        for i, (block, place) in enumerate(zip(blocks, torch.split(scaled, widths, dim=1), strict=True)):
-            step = max(1, _SCALED_VALUES[self.device.type] // max(1, block.shape[1]))
-            for rows, target in zip(torch.split(block, step), torch.split(place, step), strict=True):
+        if spec.normalize == "none" and len(layers) == 1:
+            return self._copier.to_host(layers[0])
+        widths = [layer.shape[1] for layer in layers]
+        scaled = allocate((len(layers[0]), sum(widths)), layers[0])
+        for i, (layer, place) in enumerate(zip(layers, torch.split(scaled, widths, dim=1), strict=True)):
+            step = max(1, _SCALED_VALUES[self.device.type] // max(1, layer.shape[1]))
+            for rows, target in zip(torch.split(layer, step), torch.split(place, step), strict=True):
                 if self._factors is not None:
                     torch.mul(rows, self._factors[i], out=target)
                 else:
@@ -250,7 +260,7 @@ class Describer:
         return self._copier.to_host(scaled)
 
     def _batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        # (N, H, W, 3) seen as (N, 3, H, W) is channels-last in memory as it lies.
+        # Permuted, (N, H, W, 3) is a channels-last (N, 3, H, W) without a copy.
         raw = self._copier.to_device(pixels).permute(0, 3, 1, 2)
         return raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
 
@@ -260,7 +270,7 @@ class Describer:
 
 
 class _BothMaps(NamedTuple):
-    """Maps of the layers of some images, and of their mirror images; either may be missing."""
+    """Maps of the layers of some images, and of their mirror images; either list may be empty."""
 
     plain: list[Tensor]
     mirrored: list[Tensor]
@@ -272,12 +282,12 @@ class _BothMaps(NamedTuple):
 
     @property
     def n_channels(self) -> int:
-        """Of all layers."""
+        """Number of channels of all layers together."""
         return sum(fmap.shape[1] for fmap in self.plain or self.mirrored)
 
 
-def _mean_of(blocks: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
-    return [(a + b) / 2 for a, b in zip(blocks, others, strict=True)]
+def _mean_of(pooled: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    return [(a + b) / 2 for a, b in zip(pooled, others, strict=True)]
 
 
 def _mirror(batch: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The scaling of SPP-net's released code: one factor per layer, such that the mean l2 norm is a given one.
+"""The scaling of SPP-net's released code: one factor per layer that brings the mean l2 norm to a given value.
 
 The code (SPP_net, ``rcnn_feature_stats``) scales features to a mean norm of 20, which it estimates on up to
 200 images with up to 200 boxes each. Here the factor is estimated per layer, before the first row, on images
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
-from sppfeat.extraction.pipeline import Describe, run_pipeline
+from sppfeat.extraction.pipeline import BatchDescriber, run_pipeline
 from sppfeat.extraction.plan import Plan, schedule
 from sppfeat.store.schema import ColumnBlock, RowAudit
 
@@ -28,27 +28,27 @@ _NOWHERE = Path()
 
 def estimate_factors(
     plan: Plan,
-    blocks: Sequence[ColumnBlock],
+    columns: Sequence[ColumnBlock],
     mean_norm: float,
     *,
     decoder: Decoder,
-    describe_for: Callable[[Plan], Describe],
+    describe_for: Callable[[Plan], BatchDescriber],
     batch_pixels: int,
-    learn: Callable[[Plan], Plan] | None = None,
+    measure: Callable[[Plan], Plan] | None = None,
     scratch: Path = _NOWHERE,
 ) -> tuple[float, ...]:
-    """What to multiply each layer's part of a descriptor with, so that its mean l2 norm is ``mean_norm``.
+    """Estimate the factor of each layer that brings the mean l2 norm of its columns to ``mean_norm``.
 
     Args:
-        plan: images and rows, of which some are drawn.
-        blocks: the columns of a descriptor.
-        mean_norm: wanted.
+        plan: images and rows, of which a sample is drawn.
+        columns: the columns of a descriptor.
+        mean_norm: the mean norm to reach.
         decoder: reads the images.
-        describe_for: a plan to what makes its rows, not scaled.
+        describe_for: a plan to the function that computes its rows, without scaling.
         batch_pixels: see :func:`sppfeat.extraction.plan.schedule`.
-        learn: a plan of the drawn images to one in which their sizes are known, if they can be; None: only those whose
-            size is known are drawn.
-        scratch: an existing folder, where images have to be fetched.
+        measure: reads the sizes of the drawn images, and returns their plan with them; None: only images of known size
+            are drawn.
+        scratch: an existing folder for images that have to be fetched.
 
     Returns:
         One factor per layer.
@@ -57,8 +57,8 @@ def estimate_factors(
         ImageError: none of the drawn images could be read.
         ConfigError: a layer's descriptors are all zero.
     """
-    sample = sample_plan(plan, n_images=_N_IMAGES, n_rows=_N_ROWS, seed=_SEED, learn=learn)
-    norms = _NormSink(blocks, sample.n_rows)
+    sample = sample_plan(plan, n_images=_N_IMAGES, n_rows=_N_ROWS, seed=_SEED, measure=measure)
+    norms = _NormSink(columns, sample.n_rows)
     batches = schedule(
         sample.input_hw,
         np.arange(sample.n_images),
@@ -70,7 +70,7 @@ def estimate_factors(
         run_pipeline(
             sample,
             batches,
-            places=lambda images: [places[i] for i in images.tolist()],
+            find_places=lambda images: [places[i] for i in images.tolist()],
             decoder=decoder,
             describe=describe_for(sample),
             sink=norms,
@@ -92,26 +92,26 @@ def sample_plan(
     n_images: int,
     n_rows: int,
     seed: int,
-    learn: Callable[[Plan], Plan] | None = None,
+    measure: Callable[[Plan], Plan] | None = None,
 ) -> Plan:
-    """A plan of up to ``n_images`` images, drawn at random, with up to ``n_rows`` rows of each.
+    """Draw a plan of at most ``n_images`` images at random, with at most ``n_rows`` rows of each.
 
     Args:
         plan: all images.
-        n_images, n_rows: at most.
-        seed: of the draw.
-        learn: a plan of the drawn images to one in which their sizes are known, if they can be; None: only those whose
-            size is known are drawn.
+        n_images, n_rows: the most images, and the most rows of one image.
+        seed: seed of the draw.
+        measure: reads the sizes of the drawn images, and returns their plan with them; None: only images of known size
+            are drawn.
     """
     rng = np.random.default_rng(seed)
     is_usable = _can_run(plan)
-    if learn is not None:
+    if measure is not None:
         is_usable |= _may_run(plan)
     usable = np.flatnonzero(is_usable)
     images = np.sort(rng.choice(usable, min(n_images, len(usable)), replace=False))
     drawn = plan.take(images, [np.arange(*own) for own in plan.rows[images].tolist()])
-    if learn is not None:
-        drawn = learn(drawn)
+    if measure is not None:
+        drawn = measure(drawn)
     runs = np.flatnonzero(_can_run(drawn))
     chosen = []
     for first, stop in drawn.rows[runs].tolist():
@@ -123,23 +123,21 @@ def sample_plan(
 
 
 def _can_run(plan: Plan) -> npt.NDArray[np.bool_]:
-    """``(N,)`` bool: which images have a size and rows that are pooled."""
+    """``(N,)`` bool, images that have a size and rows to pool."""
     return np.asarray((plan.input_hw > 0).all(axis=(1, 2)) & plan.uses.any(axis=1))
 
 
 def _may_run(plan: Plan) -> npt.NDArray[np.bool_]:
-    """``(N,)`` bool: which images have rows, and a size that is not known yet."""
-    is_unknown = (plan.image_hw == 0).any(axis=1)
-    is_unknown[list(plan.errors)] = False
-    return np.asarray(is_unknown & (np.diff(plan.rows, axis=1).reshape(-1) > 0))
+    """``(N,)`` bool, images that have rows, and a size that is not known yet."""
+    return np.asarray(plan.is_unmeasured & (np.diff(plan.rows, axis=1).reshape(-1) > 0))
 
 
 class _NormSink:
-    """Keeps the l2 norms of each layer's part: of each row once, though a batch that is split gives some again."""
+    """Keeps the l2 norm of each row and layer once, even if a batch that is split gives some rows twice."""
 
-    def __init__(self, blocks: Sequence[ColumnBlock], n_rows: int) -> None:
+    def __init__(self, columns: Sequence[ColumnBlock], n_rows: int) -> None:
         self._columns: dict[str, slice] = {}
-        for block in blocks:
+        for block in columns:
             start = self._columns[block.layer].start if block.layer in self._columns else block.start
             self._columns[block.layer] = slice(start, block.stop)
         self._norms = np.full((n_rows, len(self._columns)), np.nan)
@@ -157,15 +155,15 @@ class _NormSink:
 
     @property
     def n_rows(self) -> int:
-        """Rows that were written."""
+        """Number of rows that were written."""
         return int((~np.isnan(self._norms[:, 0])).sum())
 
     def sums(self) -> dict[str, float]:
-        """Return the sum of the norms of each layer's part."""
+        """Return the sum of the norms of each layer."""
         return dict(zip(self._columns, np.nansum(self._norms, axis=0).tolist(), strict=True))
 
     def mark_done(self, image: int) -> None:
-        """Need nothing."""
+        """Ignore images that are done."""
 
     def mark_failed(self, image: int, reason: str) -> None:  # noqa: ARG002
         """Keep the reason."""

@@ -1,7 +1,8 @@
-"""Where the output of a run is made, and the lock that keeps others from it."""
+"""The output of a run: the file it is made in, its lock, and counts of what it holds."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +15,18 @@ from sppfeat.files.remote.output import LocalOutput, local_output, url_of
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 
-__all__ = ["Lock", "Outcome", "lock_output", "outcome_of", "output_here", "output_name"]
+__all__ = ["Lock", "Outcome", "join_outcomes", "lock_output", "outcome_of", "output_here", "output_name"]
 
 Lock = OutputLock | ShardLock | None
-"""Of an output; None where nothing is written."""
+"""The lock of an output; None where nothing is written."""
 
 
 def output_name(request: ExtractRequest) -> Path:
-    """The output as it is named, with the number of the shard if that is asked for."""
+    """Return the path of the output, with the number of the shard if the request names one.
+
+    Raises:
+        ConfigError: a name that does not go with the request.
+    """
     output = request.output
     if request.shared and PLACEHOLDER in str(output):
         raise ConfigError(f"with --shared all shards have one output, and {str(output)!r} has {PLACEHOLDER}")
@@ -29,7 +34,11 @@ def output_name(request: ExtractRequest) -> Path:
 
 
 def output_here(request: ExtractRequest, output: Path) -> contextlib.AbstractContextManager[LocalOutput]:
-    """Where on this machine an output is made, if a URL is given for it."""
+    """Open the local file in which an output is made; for a URL that is a temporary one.
+
+    Raises:
+        ConfigError: the output is a URL, and several processes are to fill it.
+    """
     if request.shared and url_of(output) is not None:
         raise ConfigError(f"--shared is for an output of this machine, and {str(url_of(output))!r} is none")
     return local_output(output, scratch=request.scratch, overwrite=request.overwrite, dry_run=request.dry_run)
@@ -37,7 +46,7 @@ def output_here(request: ExtractRequest, output: Path) -> contextlib.AbstractCon
 
 @contextlib.contextmanager
 def lock_output(request: ExtractRequest) -> Iterator[Lock]:
-    """Hold the lock that a run needs, if it writes; what killed ones left is removed."""
+    """Hold the lock that a run needs, if it writes, and remove what killed runs have left."""
     if request.dry_run:
         yield None
     elif request.shard is not None and request.shared:
@@ -50,13 +59,14 @@ def lock_output(request: ExtractRequest) -> Iterator[Lock]:
 
 
 class Outcome(NamedTuple):
-    """What the files of a run hold.
+    """Counts of the images in the files of a run.
 
     Attributes:
-        outputs: how the files are called.
-        images, done, failed, pending: how many of them there are, of this run's part.
+        outputs: paths or URLs of the files.
+        images, done, failed, pending: numbers of images, of those that this run is responsible for.
         failures: path and reason of each failed image.
-        boxes: how many of which kind, see :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; None for whole images.
+        boxes: numbers of boxes by kind, see
+            :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; None for whole images.
     """
 
     outputs: list[str]
@@ -68,7 +78,7 @@ class Outcome(NamedTuple):
     boxes: dict[str, int] | None
 
     def followed_by(self, other: "Outcome") -> "Outcome":
-        """Return this and that of further files together."""
+        """Return the sum of this outcome and that of further files."""
         boxes = self.boxes
         if boxes is not None and other.boxes is not None:
             boxes = {name: n + other.boxes[name] for name, n in boxes.items()}
@@ -84,7 +94,7 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(path: Path, own: tuple[int, int]) -> Outcome:
-    """What a file holds of a half-open range of its images."""
+    """Count what a file holds of a half-open range of its images."""
     with FeatureFile(path) as file:
         status = file.status[slice(*own)]
         failures = [(file.path_of(i), text) for i, text in file.errors.items() if own[0] <= i < own[1]]
@@ -97,3 +107,11 @@ def outcome_of(path: Path, own: tuple[int, int]) -> Outcome:
             failures=failures,
             boxes=file.count_boxes() if file.has_boxes else None,
         )
+
+
+def join_outcomes(outcomes: Iterable[Outcome], n_images: int) -> Outcome:
+    """Add up the outcomes of files that share ``n_images`` images; images without a file yet are pending."""
+    nothing = Outcome([], 0, 0, 0, 0, [], None)
+    found = list(outcomes)
+    total = reduce(Outcome.followed_by, found) if found else nothing
+    return total._replace(images=n_images, pending=total.pending + n_images - total.images)

@@ -1,4 +1,4 @@
-"""One feature file filled by one process: window by window, batch by batch."""
+"""The run of one part: its images go chunk by chunk, batch by batch, into one feature file."""
 
 import contextlib
 import itertools
@@ -15,24 +15,24 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ImageError
-from sppfeat.extraction.batch_describer import describe_plan
-from sppfeat.extraction.chunks import Learning, Window, windows
-from sppfeat.extraction.parts import Work
+from sppfeat.extraction.batch_describer import make_batch_describer
+from sppfeat.extraction.chunks import Chunk, SizeReader, iterate_chunks
+from sppfeat.extraction.parts import Part
 from sppfeat.extraction.pipeline import Progress, run_pipeline
 from sppfeat.extraction.plan import Plan, schedule
-from sppfeat.extraction.row_sink import FailFast
-from sppfeat.extraction.setup import Equipment
+from sppfeat.extraction.row_sink import FailFastSink
+from sppfeat.extraction.setup import RunSetup
 from sppfeat.store.schema import Status, scale_sides, whole_image_boxes
 from sppfeat.store.writer import BoxAudit, FeatureWriter, PartWriter
 
-__all__ = ["Settled", "fill", "refuse_unreadable", "settle"]
+__all__ = ["HeaderResults", "record_headers", "refuse_unreadable", "run_part"]
 
 _BATCHES_BETWEEN_RETURNS = 32
 
 
-def fill(
-    equipment: Equipment,
-    work: Work,
+def run_part(
+    setup: RunSetup,
+    part: Part,
     path: Path,
     *,
     norm_factors: tuple[float, ...] | None,
@@ -41,27 +41,27 @@ def fill(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Do the work on a file that is laid out.
+    """Fill a file that is laid out with the descriptors of a part.
 
     Args:
-        equipment: settings, network and device.
-        work: what to do.
+        setup: settings, network and device.
+        part: the images to run.
         path: the file; the caller holds its lock.
-        norm_factors: of the mean norm, if that is asked for.
+        norm_factors: factors of the mean norm, where the settings ask for one.
         decoder: reads the images.
-        scratch: an existing folder, for images that have to be fetched.
-        on_progress: called after each batch, and before the first.
+        scratch: an existing folder for images that have to be fetched.
+        on_progress: called after each batch, and before the first batch of each chunk.
         should_stop: asked after each batch; True ends the run early, with a file that can be continued.
 
     Returns:
-        What was done.
+        The progress at the end.
 
     Raises:
         StoreError: the file cannot be written to.
-        ImageError: an image failed, and that was to end the run.
+        ImageError: an image failed, and the request is to stop at the first failure.
     """
-    run = equipment.request.run
-    describer = equipment.describer(equipment.config.descriptor, norm_factors)
+    request, config = setup.request, setup.config
+    describer = setup.make_describer(config.descriptor, norm_factors)
     n_batches = itertools.count(1)
 
     def on_batch(progress: Progress) -> None:
@@ -72,40 +72,39 @@ def fill(
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(FeatureWriter(path)))
 
-        def learning() -> Learning:
-            prober = stack.enter_context(equipment.prober())
-            return Learning(equipment.config.input, equipment.planner, prober, scratch)
+        def open_reader() -> SizeReader:
+            return SizeReader(config.input, setup.planner, stack.enter_context(setup.open_prober()), scratch)
 
-        every = windows(
-            work.plan, work.to_do, to_learn=work.to_learn, resized=work.resized, learning=learning
+        chunks = iterate_chunks(
+            part.plan, part.to_do, unmeasured=part.unmeasured, resized=part.resized, open_reader=open_reader
         )
         progress = Progress()
-        for window in stack.enter_context(contextlib.closing(every)):
-            plan, part = window.plan, writer.part(window.first, window.first_row)
-            if equipment.request.fail_fast:
-                refuse_unreadable(plan, window.to_do, kept="what is done is kept")
-            status = work.status[window.first : window.first + plan.n_images]
-            settled = settle(window, status, equipment.config.input, part)
+        for chunk in stack.enter_context(contextlib.closing(chunks)):
+            plan, chunk_writer = chunk.plan, writer.part(chunk.first_image, chunk.first_row)
+            if request.fail_fast:
+                refuse_unreadable(plan, chunk.to_do, kept="what is done is kept")
+            status = part.status[chunk.first_image : chunk.first_image + plan.n_images]
+            results = record_headers(chunk, status, config.input, chunk_writer)
             start = progress._replace(
-                n_done=progress.n_done + len(settled.done), n_failed=progress.n_failed + len(settled.failed)
+                n_done=progress.n_done + len(results.done), n_failed=progress.n_failed + len(results.failed)
             )
             on_progress(start)
             batches = schedule(
                 plan.input_hw,
-                settled.left,
-                batch_size=run.batch_size,
-                batch_pixels=equipment.batch_pixels,
+                results.left,
+                batch_size=request.run.batch_size,
+                batch_pixels=setup.batch_pixels,
                 uses=plan.uses,
             )
             progress = run_pipeline(
                 plan,
                 batches,
-                places=window.places,
+                find_places=chunk.find_places,
                 decoder=decoder,
-                describe=describe_plan(plan, describer, equipment.projector),
-                sink=FailFast(part, plan) if equipment.request.fail_fast else part,
-                dtype=equipment.config.descriptor.dtype,
-                nonfinite=equipment.config.descriptor.nonfinite,
+                describe=make_batch_describer(plan, describer, setup.projector),
+                sink=FailFastSink(chunk_writer, plan) if request.fail_fast else chunk_writer,
+                dtype=config.descriptor.dtype,
+                nonfinite=config.descriptor.nonfinite,
                 start=start,
                 on_progress=on_batch,
                 should_stop=should_stop,
@@ -115,27 +114,13 @@ def fill(
         return progress
 
 
-class Settled(NamedTuple):
-    """What became of the images of a window before its first batch.
-
-    Attributes:
-        failed: ``(f,)`` int64, those that cannot be processed.
-        done: ``(d,)`` int64, those that have no row with a descriptor.
-        left: ``(n,)`` int64, those that have to be run.
-    """
-
-    failed: npt.NDArray[np.int64]
-    done: npt.NDArray[np.int64]
-    left: npt.NDArray[np.int64]
-
-
 def refuse_unreadable(plan: Plan, to_do: npt.NDArray[np.int64], *, kept: str) -> None:
-    """Raise ImageError if it is known already that images will fail.
+    """Raise ImageError if the plan already knows that some images will fail.
 
     Args:
-        plan: of the images.
-        to_do: ``(n,)`` int64, which of them are to be run.
-        kept: what is said of the run's output.
+        plan: the plan of the images.
+        to_do: ``(n,)`` int64, the images to run.
+        kept: what the message says about the output.
     """
     unreadable = to_do[np.isin(to_do, list(plan.errors))].tolist()
     if unreadable:
@@ -144,20 +129,36 @@ def refuse_unreadable(plan: Plan, to_do: npt.NDArray[np.int64], *, kept: str) ->
         raise ImageError(f"{name!r}: {reason}{others} (--fail-fast; {kept})")
 
 
-def settle(window: Window, status: npt.NDArray[np.uint8], spec: InputSpec, writer: PartWriter) -> Settled:
-    """Record what is known of the images of a window, and mark those that need no network.
+class HeaderResults(NamedTuple):
+    """The images of a chunk, sorted by what their headers alone decide.
 
-    Images that are tried again become pending, sizes are recorded, images that cannot be processed fail, rows
-    whose box has no area get NaN, and images of which nothing has to be pooled are done.
+    Attributes:
+        failed: ``(f,)`` int64, images that cannot be processed.
+        done: ``(d,)`` int64, images without a row that has a descriptor.
+        left: ``(n,)`` int64, images to run.
+    """
+
+    failed: npt.NDArray[np.int64]
+    done: npt.NDArray[np.int64]
+    left: npt.NDArray[np.int64]
+
+
+def record_headers(
+    chunk: Chunk, status: npt.NDArray[np.uint8], spec: InputSpec, writer: PartWriter
+) -> HeaderResults:
+    """Record everything about the images of a chunk that needs no pixels, before its first batch.
+
+    Images that are tried again become pending, sizes are recorded, images that cannot be processed fail, rows whose
+    box has no area get NaN, and images without anything to pool are done.
 
     Args:
-        window: what is to be run.
-        status: ``(N,)`` uint8 of its images before this run.
+        chunk: the images.
+        status: ``(N,)`` uint8, their status before this run.
         spec: sizes of the network input.
-        writer: of its part of the file.
+        writer: writes their range of the file.
     """
-    plan, to_do = window.plan, window.to_do
-    _record_sizes(window, spec, writer)
+    plan, to_do = chunk.plan, chunk.to_do
+    _record_sizes(chunk, spec, writer)
     for image in to_do[status[to_do] == Status.FAILED].tolist():
         writer.reopen(image)
     unreadable = to_do[np.isin(to_do, list(plan.errors))]
@@ -165,32 +166,32 @@ def settle(window: Window, status: npt.NDArray[np.uint8], spec: InputSpec, write
         writer.mark_failed(image, plan.errors[image])
     left = np.setdiff1d(to_do, unreadable)
     if plan.boxes is None:
-        return Settled(unreadable, left[:0], left)
+        return HeaderResults(unreadable, left[:0], left)
     is_left = np.zeros(plan.n_images, dtype=bool)
     is_left[left] = True
     writer.write_no_descriptor(np.flatnonzero(plan.boxes.is_degenerate & is_left[plan.row_images]))
-    has_work = plan.uses[left].any(axis=1)
-    for image in left[~has_work].tolist():
+    is_pooled = plan.uses[left].any(axis=1)
+    for image in left[~is_pooled].tolist():
         writer.mark_done(image)
-    return Settled(unreadable, left[~has_work], left[has_work])
+    return HeaderResults(unreadable, left[~is_pooled], left[is_pooled])
 
 
-def _record_sizes(window: Window, spec: InputSpec, writer: PartWriter) -> None:
+def _record_sizes(chunk: Chunk, spec: InputSpec, writer: PartWriter) -> None:
     """Record the sizes that the file does not have right, and the boxes that depend on them.
 
-    Boxes first: a run that is killed here finds the old size again, and does all of it once more.
+    Boxes come first: after a kill in between, the next run finds the old size and records both again.
     """
-    plan, images, own = window.plan, window.resized, window.plan.boxes
+    plan, images, boxes = chunk.plan, chunk.resized, chunk.plan.boxes
     if not len(images):
         return
     is_resized = np.zeros(plan.n_images, dtype=bool)
     is_resized[images] = True
     rows = np.flatnonzero(is_resized[plan.row_images])
-    if own is None:
+    if boxes is None:
         writer.write_boxes(rows, whole_image_boxes(plan.image_hw[images]))
     else:
-        audit = BoxAudit(own.flag[rows], scale_sides(own.scale[rows], spec))
-        writer.write_boxes(rows, own.boxes_px[rows], audit)
+        audit = BoxAudit(boxes.flag[rows], scale_sides(boxes.scale[rows], spec))
+        writer.write_boxes(rows, boxes.boxes_px[rows], audit)
     writer.sync()
     writer.write_sizes(images, plan.image_hw[images])
     writer.sync()

@@ -1,4 +1,4 @@
-"""Which file an extraction fills, and with what: anew, continued, replaced or extended."""
+"""The part of a plan that one run fills, and the state of its file: new, continued, replaced or extended."""
 
 import dataclasses
 import os
@@ -17,15 +17,15 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import StoreError
 from sppfeat.extraction.plan import Plan, make_plan
 from sppfeat.extraction.resume import (
-    Matched,
-    Recorded,
+    MatchedInputs,
+    RecordedImages,
     continued_plan,
     extended_plan,
     match_inputs,
     read_recorded,
-    relabelled,
+    relabeled_images,
 )
-from sppfeat.extraction.row_planner import RowPlanner, with_sizes
+from sppfeat.extraction.row_planner import RowPlanner, add_sizes
 from sppfeat.extraction.sharding import cut_plan, shard_of
 from sppfeat.extraction.sizes import FoundSizes
 from sppfeat.files.outputs import extension_of, replacement_of
@@ -33,28 +33,36 @@ from sppfeat.inputs import FileStorage, Listing, Storage
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 
-__all__ = ["Part", "Task", "Work", "find_work", "only_own_shard", "part_of", "plan_inputs"]
+__all__ = [
+    "Part",
+    "PartRequest",
+    "ShardPlan",
+    "find_part",
+    "keep_own_images",
+    "make_shard_plan",
+    "plan_inputs",
+]
 
-_MOST_MEASURED_FIRST = 50_000  # files; more would keep the network waiting for the headers of all
+_MOST_MEASURED_FIRST = 50_000  # files; with more the network would wait too long for all headers
 
 
 @dataclass(frozen=True)
-class Work:
-    """Which file to fill, and with what.
+class Part:
+    """The images of one run, and the state of the file that they go into.
 
     Attributes:
-        target: the file; another one than the output while an existing output is being replaced.
-        plan: every image and row of it.
-        status: ``(N,)`` uint8 of each image before this run.
-        to_do: ``(n,)`` int64, the images of this run, those that cannot be processed included.
-        is_new: the file is yet to be laid out.
-        to_learn: ``(k,)`` int64, images of this run whose size is learnt when it is their turn.
+        target: the file to fill; not the output itself while an existing output is being replaced.
+        plan: all images and rows of the file.
+        status: ``(N,)`` uint8, the status of each image before this run.
+        to_do: ``(n,)`` int64, the images of this run, including those that cannot be processed.
+        is_new: the file is still to be laid out.
+        unmeasured: ``(k,)`` int64, images of this run whose headers are read when their turn comes.
         resized: ``(m,)`` int64, images whose size the plan has and the file does not.
-        own: half-open range of the images that this run is responsible for.
-        shard: which part of a whole plan the file has; None: all of it.
-        whole: that plan, where the file is yet to be laid out; None: ``plan``.
-        adopt: a file whose rows the new one begins with.
-        norm_factors: of the mean norm, where a file has them already.
+        own_images: half-open range of the images that this run is responsible for.
+        shard: the shard of a whole plan that the file holds; None: the whole plan.
+        whole_plan: the plan that the shard was cut from, while the file is still to be laid out; None: ``plan``.
+        extends: a file whose rows the new file begins with.
+        norm_factors: factors of the mean norm, where a file has them already.
     """
 
     target: Path
@@ -62,63 +70,61 @@ class Work:
     status: npt.NDArray[np.uint8]
     to_do: npt.NDArray[np.int64]
     is_new: bool
-    to_learn: npt.NDArray[np.int64]
+    unmeasured: npt.NDArray[np.int64]
     resized: npt.NDArray[np.int64]
-    own: tuple[int, int]
+    own_images: tuple[int, int]
     shard: Shard | None = None
-    whole: Plan | None = None
-    adopt: Path | None = None
+    whole_plan: Plan | None = None
+    extends: Path | None = None
     norm_factors: tuple[float, ...] | None = None
 
     @classmethod
-    def of_new(cls, target: Path, plan: Plan, shard: Shard | None = None) -> "Work":
-        """All of a plan, into a file that is yet to be laid out."""
+    def of_new(cls, target: Path, plan: Plan, shard: Shard | None = None) -> "Part":
+        """Return the part that fills a new file with all of a plan."""
         every = np.arange(plan.n_images)
-        is_unknown = (plan.image_hw == 0).any(axis=1)
-        is_unknown[list(plan.errors)] = False
         return cls(
             target=target,
             plan=plan,
             status=np.zeros(len(every), dtype=np.uint8),
             to_do=every,
             is_new=True,
-            to_learn=np.flatnonzero(is_unknown),
+            unmeasured=np.flatnonzero(plan.is_unmeasured),
             resized=every[:0],
-            own=(0, plan.n_images),
+            own_images=(0, plan.n_images),
             shard=shard,
         )
 
 
-class Part(NamedTuple):
-    """One of several files that a plan is cut into.
+class ShardPlan(NamedTuple):
+    """One of several shards that a plan is cut into.
 
     Attributes:
-        plan: of the part, numbered from 0.
-        shard: which part of the whole this is.
-        whole: all of the plan.
+        plan: the images of the shard, numbered from 0.
+        shard: the record of the shard, for its file.
+        whole_plan: the plan that was cut.
     """
 
     plan: Plan
     shard: Shard
-    whole: Plan
+    whole_plan: Plan
 
 
 Probe = Callable[[Storage, npt.NDArray[np.int64]], FoundSizes]
-"""What reads the headers of images of a storage."""
+"""Reads the headers of some images of a storage."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is to be done, whatever is at the output already.
+class PartRequest:
+    """Everything that a part follows from, besides the file that is at the output already.
 
     Attributes:
-        request: what was asked.
-        config: what shapes a descriptor.
+        request: the user's request.
+        config: the settings that shape a descriptor.
         listing: the inputs.
         probe: reads image headers.
-        planner: makes the rows of boxes; None for whole images.
-        part: what of all this goes into the output, if it was cut into several; None: all, or the shard that the
-            request asks for.
+        planner: plans the rows of boxes; None for whole images.
+        shard_plan: the shard that goes into the output, if the plan has been cut already; None: all inputs, or the
+            shard that the request names.
     """
 
     request: ExtractRequest
@@ -126,13 +132,13 @@ class Task:
     listing: Listing
     probe: Probe
     planner: RowPlanner | None
-    part: Part | None = None
+    shard_plan: ShardPlan | None = None
 
     @property
     def measures_first(self) -> bool:
-        """Whether all headers are read before the first image is run; otherwise those of some at a time.
+        """Whether all headers are read before the first image is run, and not chunk by chunk.
 
-        They must be where rows depend on sizes. Otherwise they are where that takes little: then the plan says more,
+        They have to be where rows depend on sizes. Otherwise they are where that is quick: the plan then says more,
         and images of one shape meet more often.
         """
         if self.planner is not None and self.planner.needs_sizes:
@@ -144,146 +150,156 @@ class Task:
         )
 
 
-def find_work(task: Task, notes: list[str]) -> Work:
-    """What to do, given what is at the output; adds to ``notes`` what the user should know of it."""
-    request = task.request
+def find_part(wanted: PartRequest, notes: list[str]) -> Part:
+    """Find out what is to be done, given the file at the output.
+
+    Args:
+        wanted: the request, with its inputs and settings.
+        notes: notes for the user are appended here.
+
+    Raises:
+        StoreError: the file at the output cannot be continued, or is not a feature file.
+    """
+    request = wanted.request
     output, partial = request.output, replacement_of(request.output)
     if request.overwrite:
-        return _replace(output, partial, task, notes)
-    if os.path.exists(partial):  # which Path.exists cannot say of a name that is too long
+        return _replace(output, partial, wanted, notes)
+    if os.path.exists(partial):  # Path.exists raises for a name that is too long
         notes.append(f"{str(partial)!r} is of an --overwrite that was interrupted: --overwrite continues it")
     if not output.exists():
-        return _start(output, task)
-    return _continue(_read_same_shard(output, task), task, notes)
+        return _start(output, wanted)
+    return _continue(_read_same_shard(output, wanted), wanted, notes)
 
 
-def only_own_shard(work: Work, task: Task) -> Work:
-    """What of the work on a file that several processes fill is this one's.
+def keep_own_images(part: Part, request: ExtractRequest) -> Part:
+    """Restrict a part to the share of this process, where several processes fill one file.
 
-    By number: sizes that one process learns would move the borders for those that begin after it.
+    Shares have equal numbers of images: weighing them by size would move their borders as sizes become known.
     """
-    choice = task.request.shard
-    if choice is None or not task.request.shared:
-        return work
-    bounds = cut_plan(work.plan, choice.count, by_pixels=False)
+    choice = request.shard
+    if choice is None or not request.shared:
+        return part
+    bounds = cut_plan(part.plan, choice.count, by_pixels=False)
     first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
 
     def own(images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.asarray(images[(images >= first) & (images < stop)])
 
     return dataclasses.replace(
-        work,
-        to_do=own(work.to_do),
-        to_learn=own(work.to_learn),
-        resized=own(work.resized),
-        own=(first, stop),
+        part,
+        to_do=own(part.to_do),
+        unmeasured=own(part.unmeasured),
+        resized=own(part.resized),
+        own_images=(first, stop),
     )
 
 
-def _replace(output: Path, partial: Path, task: Task, notes: list[str]) -> Work:
-    """Continue the file that will replace an output, if it is of this very work, or begin one."""
+def _replace(output: Path, partial: Path, wanted: PartRequest, notes: list[str]) -> Part:
+    """Continue an interrupted replacement of the output if it has the same inputs and settings; else begin one."""
     if not os.path.exists(partial):
-        return _start(partial if output.exists() else output, task)
-    task = _cut(task)  # a shard of other inputs may be called the same
+        return _start(partial if output.exists() else output, wanted)
+    wanted = _cut(wanted)  # a shard of other inputs may have the same name
     try:
-        recorded = _read_same_shard(partial, task)
-    except StoreError:  # of other settings, if it is a feature file at all
+        recorded = _read_same_shard(partial, wanted)
+    except StoreError:  # other settings, or not a feature file at all
         try:
             FeatureFile(partial).close()
         except StoreError as error:
             raise StoreError(
                 f"--overwrite would write {str(partial)!r}, which is something else: {error}"
             ) from error
-        return _start(partial, task)
-    listing = task.listing
-    # Of a shard it has been looked at that its plan is the same, which says nothing of the folder.
-    is_same = recorded.is_of(listing) if task.part is None else recorded.root == listing.root
-    return _continue(recorded, task, notes) if is_same else _start(partial, task)
+        return _start(partial, wanted)
+    listing = wanted.listing
+    # A shard has already been compared with the plan, which says nothing of the folder.
+    is_same = recorded.is_of(listing) if wanted.shard_plan is None else recorded.root == listing.root
+    return _continue(recorded, wanted, notes) if is_same else _start(partial, wanted)
 
 
-def _read_same_shard(path: Path, task: Task) -> Recorded:
-    """What a file says of its images, if it is the shard that is asked for, or the whole.
+def _read_same_shard(path: Path, wanted: PartRequest) -> RecordedImages:
+    """Read the images of a file, if it holds the wanted shard, or all images.
 
     Raises:
-        StoreError: it is not, or was made with other settings.
+        StoreError: it does not, or was made with other settings.
     """
-    recorded = read_recorded(path, task.config)
-    if task.part is not None:
-        if recorded.shard != task.part.shard:
+    recorded = read_recorded(path, wanted.config)
+    if wanted.shard_plan is not None:
+        if recorded.shard != wanted.shard_plan.shard:
             raise StoreError(
                 f"{str(path)!r} exists and cannot be continued; use --overwrite or another output: it has "
-                f"{recorded.shard or 'all images'}, and not {task.part.shard} of these inputs"
+                f"{recorded.shard or 'all images'}, and not {wanted.shard_plan.shard} of these inputs"
             )
         return recorded
-    choice = None if task.request.shared else task.request.shard
+    choice = None if wanted.request.shared else wanted.request.shard
     found = recorded.shard
     if (choice and (choice.index, choice.count)) != (found and (found.index, found.count)):
-        wanted = "all images" if choice is None else f"shard {choice}"
+        asked = "all images" if choice is None else f"shard {choice}"
         raise StoreError(
             f"{str(path)!r} exists and cannot be continued; use --overwrite or another output: it has "
-            f"{'all images' if found is None else found}, and {wanted} is asked for"
+            f"{'all images' if found is None else found}, and {asked} is asked for"
         )
     return recorded
 
 
-def plan_inputs(task: Task) -> Plan:
-    """Every image and row of the inputs."""
-    listing = task.listing
+def plan_inputs(wanted: PartRequest) -> Plan:
+    """Plan every image and row of the inputs."""
+    listing = wanted.listing
     every = np.arange(len(listing.paths))
     found: FoundSizes = (np.zeros((len(every), 2), dtype=np.int32), {})
-    if task.measures_first:
-        found = task.probe(listing.storage, every)
-    rows = task.planner.rows(listing.root, listing.paths, found[0]) if task.planner else None
-    return make_plan(listing, *found, task.config.input, rows)
+    if wanted.measures_first:
+        found = wanted.probe(listing.storage, every)
+    rows = wanted.planner.rows(listing.root, listing.paths, found[0]) if wanted.planner else None
+    return make_plan(listing, *found, wanted.config.input, rows)
 
 
-def part_of(task: Task, plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64]) -> Part:
-    """One of the parts that a plan of all inputs is cut into; see :func:`sppfeat.extraction.sharding.shard_of`."""
-    has_views = task.planner is not None and task.planner.has_views
-    return Part(*shard_of(plan, choice, bounds, has_views=has_views), plan)
+def make_shard_plan(
+    wanted: PartRequest, plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64]
+) -> ShardPlan:
+    """Cut one shard from the plan of all inputs; see :func:`sppfeat.extraction.sharding.shard_of`."""
+    has_views = wanted.planner is not None and wanted.planner.has_views
+    return ShardPlan(*shard_of(plan, choice, bounds, has_views=has_views), plan)
 
 
-def _start(target: Path, task: Task) -> Work:
-    part = task.part if task.request.shared else _cut(task).part
-    if part is None:
-        return Work.of_new(target, plan_inputs(task))
-    return dataclasses.replace(Work.of_new(target, part.plan, part.shard), whole=part.whole)
+def _start(target: Path, wanted: PartRequest) -> Part:
+    cut = wanted.shard_plan if wanted.request.shared else _cut(wanted).shard_plan
+    if cut is None:
+        return Part.of_new(target, plan_inputs(wanted))
+    return dataclasses.replace(Part.of_new(target, cut.plan, cut.shard), whole_plan=cut.whole_plan)
 
 
-def _cut(task: Task) -> Task:
-    """The task with the part that its request asks for, if it asks for one."""
-    choice = task.request.shard
-    if choice is None or task.part is not None:
-        return task
-    plan = plan_inputs(task)
-    bounds = cut_plan(plan, choice.count, by_pixels=task.measures_first)
-    return dataclasses.replace(task, part=part_of(task, plan, choice, bounds))
+def _cut(wanted: PartRequest) -> PartRequest:
+    """Add the plan of the shard that the request names, if it names one."""
+    choice = wanted.request.shard
+    if choice is None or wanted.shard_plan is not None:
+        return wanted
+    plan = plan_inputs(wanted)
+    bounds = cut_plan(plan, choice.count, by_pixels=wanted.measures_first)
+    return dataclasses.replace(wanted, shard_plan=make_shard_plan(wanted, plan, choice, bounds))
 
 
-def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:
-    request, spec, listing = task.request, task.config.input, task.listing
-    part = task.part
-    matched = match_inputs(recorded, listing) if part is None else Matched.of_all(part.plan)
+def _continue(recorded: RecordedImages, wanted: PartRequest, notes: list[str]) -> Part:
+    request, spec, listing = wanted.request, wanted.config.input, wanted.listing
+    cut = wanted.shard_plan
+    matched = match_inputs(recorded, listing) if cut is None else MatchedInputs.of_all(cut.plan)
     is_to_do = recorded.status == Status.PENDING
     if request.retry_failed:
         is_to_do |= recorded.status == Status.FAILED
     to_do = np.flatnonzero(is_to_do)
     unknown = (recorded.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
-    to_learn = to_do[unknown & (matched.stored_as[to_do] >= 0)]
+    unmeasured = to_do[unknown & (matched.stored_as[to_do] >= 0)]
     plan = continued_plan(recorded, matched, listing.storage, spec)
-    if task.measures_first:
-        found = task.probe(listing.storage, matched.stored_as[to_learn])
-        plan = with_sizes(plan, to_learn, found, spec, task.planner)
-        to_learn = to_learn[:0]
-    work = Work(
+    if wanted.measures_first:
+        found = wanted.probe(listing.storage, matched.stored_as[unmeasured])
+        plan = add_sizes(plan, unmeasured, found, spec, wanted.planner)
+        unmeasured = unmeasured[:0]
+    part = Part(
         target=recorded.path,
         plan=plan,
         status=recorded.status,
         to_do=to_do,
         is_new=False,
-        to_learn=to_learn,
+        unmeasured=unmeasured,
         resized=np.flatnonzero((plan.image_hw != recorded.image_hw).any(axis=1)),
-        own=(0, plan.n_images),
+        own_images=(0, plan.n_images),
         shard=recorded.shard,
         norm_factors=recorded.norm_factors,
     )
@@ -292,47 +308,47 @@ def _continue(recorded: Recorded, task: Task, notes: list[str]) -> Work:
             counted(len(matched.vanished), "image of the file is", "images of the file are")
             + " not among the inputs any more"
         )
-    n_relabelled = len(relabelled(recorded, matched, listing))
-    if n_relabelled:
+    n_relabeled = len(relabeled_images(recorded, matched, listing))
+    if n_relabeled:
         notes.append(
-            f"{counted(n_relabelled, 'image is', 'images are')} of another class in the inputs than in the file, "
+            f"{counted(n_relabeled, 'image is', 'images are')} of another class in the inputs than in the file, "
             "which keeps its own; --overwrite takes those of the inputs"
         )
     if recorded.shard is not None:
-        if part is None and len(listing.paths) != recorded.shard.n_images:
+        if cut is None and len(listing.paths) != recorded.shard.n_images:
             notes.append(
                 f"there are {len(listing.paths)} inputs, and were {recorded.shard.n_images} when the shards were "
                 "cut: new ones are in no shard"
             )
-        return work
+        return part
     if not len(matched.new):
-        return work
+        return part
     if not request.add_new:
         example = os.fsdecode(matched.new_paths[0])
         notes.append(
             f"{counted(len(matched.new), 'input is', 'inputs are')} not in the file, such as {example!r}; "
             "--add-new adds them"
         )
-        return work
-    return _extend(work, task, recorded, matched)
+        return part
+    return _extend(part, wanted, recorded, matched)
 
 
-def _extend(work: Work, task: Task, recorded: Recorded, matched: Matched) -> Work:
-    """The work with new inputs, in a longer file."""
+def _extend(part: Part, wanted: PartRequest, recorded: RecordedImages, matched: MatchedInputs) -> Part:
+    """Add the new inputs to a part, which then fills a longer file."""
     found: FoundSizes = (np.zeros((len(matched.new), 2), dtype=np.int32), {})
-    if task.measures_first:
-        found = task.probe(task.listing.storage, matched.new)
-    longer = extended_plan(work.plan, matched, task.listing, task.config.input, found, task.planner)
-    added = np.arange(work.plan.n_images, longer.n_images)
+    if wanted.measures_first:
+        found = wanted.probe(wanted.listing.storage, matched.new)
+    longer = extended_plan(part.plan, matched, wanted.listing, wanted.config.input, found, wanted.planner)
+    added = np.arange(part.plan.n_images, longer.n_images)
     return dataclasses.replace(
-        work,
-        target=extension_of(task.request.output),
+        part,
+        target=extension_of(wanted.request.output),
         plan=longer,
-        status=np.concatenate((work.status, np.zeros(len(added), dtype=np.uint8))),
-        to_do=np.concatenate((work.to_do, added)),
-        to_learn=work.to_learn if task.measures_first else np.concatenate((work.to_learn, added)),
-        resized=work.resized[:0],  # the new file is laid out with the right sizes
-        own=(0, longer.n_images),
+        status=np.concatenate((part.status, np.zeros(len(added), dtype=np.uint8))),
+        to_do=np.concatenate((part.to_do, added)),
+        unmeasured=part.unmeasured if wanted.measures_first else np.concatenate((part.unmeasured, added)),
+        resized=part.resized[:0],  # the new file is laid out with the right sizes
+        own_images=(0, longer.n_images),
         is_new=True,
-        adopt=recorded.path,
+        extends=recorded.path,
     )

@@ -1,6 +1,6 @@
-"""From the Plan to finished rows: decoded batches through the network into a sink.
+"""From batches of a plan to finished rows: decode, describe, write.
 
-Decoding goes on in other processes, writing in another thread: the network waits for neither while it can be helped.
+Decoding runs in other processes and writing in another thread, so that the network rarely waits for either.
 """
 
 import time
@@ -14,40 +14,39 @@ import numpy.typing as npt
 from sppfeat.decoding import Decoded, Decoder, DecodeTask
 from sppfeat.errors import DeviceMemoryError
 from sppfeat.extraction.plan import Batch, Plan
-from sppfeat.extraction.row_sink import RowBlock, Sink
+from sppfeat.extraction.row_sink import DescribedRows, RowSink
 from sppfeat.extraction.row_writing import RowWriting
 from sppfeat.files.byte_ranges import Place
 
-__all__ = ["Describe", "Places", "Progress", "run_pipeline"]
+__all__ = ["BatchDescriber", "FindPlaces", "Progress", "run_pipeline"]
+
+FindPlaces = Callable[[npt.NDArray[np.int64]], Sequence[Place | str]]
+"""Images of a plan to their places, or to the reason why they have none."""
 
 
-Places = Callable[[npt.NDArray[np.int64]], Sequence[Place | str]]
-"""Images of a plan to where they are, or why they are nowhere."""
-
-
-class Describe(Protocol):
+class BatchDescriber(Protocol):
     """Turns decoded images into rows."""
 
     def __call__(
         self, images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int
-    ) -> Iterator[RowBlock]:
-        """Yield the rows of ``(N, H, W, 3)`` uint8 images at a scale, in pieces that fit into memory.
+    ) -> Iterator[DescribedRows]:
+        """Yield the rows of ``(N, H, W, 3)`` uint8 images at one scale, in pieces of bounded size.
 
         Raises:
-            DeviceMemoryError: fewer images at once might do.
+            DeviceMemoryError: the device lacks memory; fewer images at once may fit.
         """
         ...
 
 
 class Progress(NamedTuple):
-    """How far a run is, and where its time went.
+    """Counts of finished images, and the seconds spent on each stage.
 
     Attributes:
-        n_done: images with descriptors, in this run.
-        n_failed: images that failed, in this run.
-        decode_seconds: waited for decoded images.
-        network_seconds: in the backbone and pooling.
-        write_seconds: waited for the sink, which works in a thread of its own.
+        n_done: images described in this run.
+        n_failed: images that failed in this run.
+        decode_seconds: waiting for decoded images.
+        network_seconds: in the backbone and in pooling.
+        write_seconds: waiting for the sink, which works in a thread of its own.
     """
 
     n_done: int = 0
@@ -57,7 +56,7 @@ class Progress(NamedTuple):
     write_seconds: float = 0.0
 
     def followed_by(self, other: "Progress") -> "Progress":
-        """Return this and that of further work together."""
+        """Return the sum of this progress and that of later work."""
         return Progress(*(own + more for own, more in zip(self, other, strict=True)))  # type: ignore[arg-type]
 
 
@@ -65,39 +64,39 @@ def run_pipeline(
     plan: Plan,
     batches: Iterable[Batch],
     *,
-    places: Places,
+    find_places: FindPlaces,
     decoder: Decoder,
-    describe: Describe,
-    sink: Sink,
+    describe: BatchDescriber,
+    sink: RowSink,
     dtype: str = "float32",
     nonfinite: str = "fail",
     start: Progress | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Process batches of a plan.
+    """Decode and describe batches of a plan, and hand the rows to a sink.
 
     Args:
         plan: sizes and rows.
-        batches: what to do, in this order.
-        places: where images of the plan are, or why they are nowhere.
-        decoder: decodes them, ahead.
+        batches: the batches, in the order in which to run them.
+        find_places: images of the plan to their places, or to the reason why they have none.
+        decoder: decodes the images, ahead of the network.
         describe: turns decoded images into rows.
-        sink: gets rows first, then, after the last rows of an image, its mark.
-        dtype: what the sink stores.
-        nonfinite: ``fail``: an image fails whose descriptors hold NaN, infinities or values beyond ``dtype``;
-            ``keep``: they are stored as they are.
-        start: counts to go on from.
-        on_progress: called after each batch, with what the sink has by then, and at the end.
+        sink: takes rows, and the mark of an image after its last rows.
+        dtype: stored by the sink.
+        nonfinite: ``fail``: an image fails if its descriptors hold NaN, infinities or values beyond ``dtype``;
+            ``keep``: such values are stored as they are.
+        start: counts to continue from.
+        on_progress: called after each batch and at the end, with the images that the sink has marked.
         should_stop: asked after each batch; True ends the run early.
 
     Returns:
-        The last progress.
+        The progress at the end.
     """
     begun = start or Progress()
-    waited = _Waited()
-    under_way: deque[Batch] = deque()
-    in_parts = _InParts(describe)
+    seconds = _StageSeconds()
+    decoding: deque[Batch] = deque()
+    describe_all = _SplittingDescriber(describe)
 
     with RowWriting(sink, dtype=dtype, nonfinite=nonfinite) as writing:
 
@@ -105,45 +104,45 @@ def run_pipeline(
             return Progress(
                 begun.n_done + writing.n_done,
                 begun.n_failed + writing.n_failed,
-                begun.decode_seconds + waited.decode,
-                begun.network_seconds + waited.network,
-                begun.write_seconds + waited.write,
+                begun.decode_seconds + seconds.decode,
+                begun.network_seconds + seconds.network,
+                begun.write_seconds + seconds.write,
             )
 
-        for decoded in decoder.decode(_tasks(plan, batches, places, under_way)):
-            waited.for_decoding()
-            batch = under_way.popleft()
+        for decoded in decoder.decode(_decode_tasks(plan, batches, find_places, decoding)):
+            seconds.for_decoding()
+            batch = decoding.popleft()
             writing.fail(decoded.failures)
-            for block in in_parts(decoded, batch.scale, writing.fail):
-                waited.for_network()
-                writing.add(block)
-                waited.for_writing()
-            waited.for_network()
+            for rows in describe_all(decoded, batch.scale, writing.fail):
+                seconds.for_network()
+                writing.add(rows)
+                seconds.for_writing()
+            seconds.for_network()
             writing.end_batch(batch)
-            waited.for_writing()
+            seconds.for_writing()
             on_progress(progress())
             if should_stop():
                 break
-            waited.begin()
-        waited.begin()
+            seconds.begin()
+        seconds.begin()
         writing.finish()
-        waited.for_writing()
+        seconds.for_writing()
     last = progress()
     on_progress(last)
     return last
 
 
-class _InParts:
-    """Describes batches, in parts that the device has memory for: it halves them, and learns how large they may be."""
+class _SplittingDescriber:
+    """Describes batches; where the device lacks memory, it halves them and remembers the size that fits."""
 
-    def __init__(self, describe: Describe) -> None:
+    def __init__(self, describe: BatchDescriber) -> None:
         self._describe = describe
         self._most_pixels: int | None = None  # of the network input, at once
 
     def __call__(
         self, decoded: Decoded, scale: int, on_failure: Callable[[dict[int, str]], None]
-    ) -> Iterator[RowBlock]:
-        """Yield the rows of a batch; ``on_failure`` is told of an image that is too much by itself, and why."""
+    ) -> Iterator[DescribedRows]:
+        """Yield the rows of a batch; ``on_failure`` gets each image that does not fit by itself, and the reason."""
         height, width = decoded.pixels.shape[1:3]
         n_images = len(decoded.images)
         step = n_images if self._most_pixels is None else max(1, self._most_pixels // (height * width))
@@ -155,7 +154,7 @@ class _InParts:
                 continue
             except DeviceMemoryError as error:
                 reason = str(error)
-            # Behind the handler, which holds on to what took the memory.
+            # Outside the handler, whose traceback keeps the tensors that filled the memory.
             if stop - first == 1:
                 why = (
                     f"{reason} for this image alone, {height} x {width} (height x width) at the network's input: "
@@ -168,7 +167,7 @@ class _InParts:
             parts.extendleft([(first + half, stop), (first, first + half)])
 
 
-class _Waited:
+class _StageSeconds:
     """Seconds that the network's thread has spent on each stage."""
 
     def __init__(self) -> None:
@@ -176,7 +175,7 @@ class _Waited:
         self.begin()
 
     def begin(self) -> None:
-        """Forget the time since the last stage."""
+        """Drop the time since the last stage."""
         self._last = time.perf_counter()
 
     def for_decoding(self) -> None:
@@ -190,18 +189,18 @@ class _Waited:
 
     def _lap(self) -> float:
         now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        return seconds
+        lap, self._last = now - self._last, now
+        return lap
 
 
-def _tasks(
-    plan: Plan, batches: Iterable[Batch], places: Places, under_way: deque[Batch]
+def _decode_tasks(
+    plan: Plan, batches: Iterable[Batch], find_places: FindPlaces, decoding: deque[Batch]
 ) -> Iterator[DecodeTask]:
     for batch in batches:
-        under_way.append(batch)
+        decoding.append(batch)
         yield DecodeTask(
             images=batch.images.tolist(),
-            places=places(batch.images),
+            places=find_places(batch.images),
             image_hw=[(h, w) for h, w in plan.image_hw[batch.images].tolist()],
             input_hw=batch.input_hw,
         )

@@ -1,4 +1,4 @@
-"""The Plan: which rows will exist, where, and in which batches, before a pixel is decoded."""
+"""The plan of a run: its images, their rows and their batches, fixed before a pixel is decoded."""
 
 import dataclasses
 import hashlib
@@ -25,14 +25,14 @@ _AT_ONCE = 1 << 18  # images
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(FileTables):
-    """Every image and every row of a run, in the order of the output file, and how each image is processed.
+    """Every image and every row of a run, in the order of the output file.
 
     Attributes:
-        input_hw: ``(N, S, 2)`` int32, of the network input at each scale; 0 where the image cannot be
-            processed.
-        errors: why an image cannot be processed, by its index.
-        storage: where the images are.
-        stored_as: ``(N,)`` int64, the number that each image has there; -1: not there any more.
+        input_hw: ``(N, S, 2)`` int32, height and width of the network input at each scale; 0 where the image cannot
+            be processed.
+        errors: the reason why an image cannot be processed, by its index.
+        storage: the storage of the images.
+        stored_as: ``(N,)`` int64, the number of each image in the storage; -1: no longer there.
     """
 
     input_hw: npt.NDArray[np.int32]
@@ -50,7 +50,7 @@ class Plan(FileTables):
 
     @property
     def uses(self) -> npt.NDArray[np.bool_]:
-        """``(N, S)`` bool: which images have to be run at which scale."""
+        """``(N, S)`` bool, the scales at which each image has to be run."""
         uses = np.zeros(self.input_hw.shape[:2], dtype=bool)
         if self.boxes is None:
             uses[:] = True
@@ -60,17 +60,26 @@ class Plan(FileTables):
         return uses
 
     @property
+    def is_unmeasured(self) -> npt.NDArray[np.bool_]:
+        """``(N,)`` bool, images whose size is not known yet, without those that are known to fail."""
+        is_unmeasured = np.asarray((self.image_hw == 0).any(axis=1))
+        is_unmeasured[list(self.errors)] = False
+        return is_unmeasured
+
+    @property
     def nbytes(self) -> int:
-        """Bytes that the plan holds, error texts and what a box file says of its boxes apart."""
+        """Bytes of the plan, without error texts and the annotations of boxes."""
         arrays = (self.image_hw, self.input_hw, self.rows, self.labels, self.stored_as)
         boxes = 0 if self.boxes is None else self.boxes.nbytes
         texts = self.paths.nbytes + (0 if self.ids is None else self.ids.nbytes)
-        storage = 0 if isinstance(self.storage, FileStorage) else self.storage.nbytes  # which has the paths
+        storage = (
+            0 if isinstance(self.storage, FileStorage) else self.storage.nbytes
+        )  # whose paths are counted already
         return texts + sum(array.nbytes for array in arrays) + boxes + storage
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what all shards share: the images in their order, their labels and rows; sizes apart."""
+        """SHA-256 of the images in their order, their labels and rows, but not their sizes: equal for all shards."""
         digest = hashlib.sha256()
         for texts in chain(self.paths.blocks(), [[b"", *self.classes]]):
             digest.update(b"".join(text + b"\0" for text in texts))
@@ -79,7 +88,7 @@ class Plan(FileTables):
         return digest.hexdigest()
 
     def part(self, first: int, stop: int) -> "Plan":
-        """Return the plan of images ``first`` to ``stop``, numbered from 0, with their rows, numbered from 0."""
+        """Return the plan of images ``first`` to ``stop``, with images and rows numbered from 0."""
         first_row, stop_row = self.row_range(first, stop)
         return dataclasses.replace(
             self,
@@ -98,8 +107,8 @@ class Plan(FileTables):
         """Return the plan of some images, each with some of its rows, numbered from 0.
 
         Args:
-            images: ``(n,)`` int64.
-            rows: for each of them rows of it.
+            images: ``(n,)`` int64, numbers in this plan.
+            rows: for each image, the numbers of its rows to keep.
         """
         ends = np.cumsum([len(own) for own in rows], dtype=np.int64)
         every = np.concatenate([*rows, np.empty(0, dtype=np.int64)])
@@ -122,9 +131,9 @@ class Batch(NamedTuple):
 
     Attributes:
         images: ``(n,)`` int64, indices into the plan.
-        input_hw: height and width that they share.
-        scale: at which scale this is.
-        is_last: ``(n,)`` bool, whether no later batch has the image.
+        input_hw: height and width of the network input.
+        scale: index of the scale.
+        is_last: ``(n,)`` bool, whether no later batch contains the image.
     """
 
     images: npt.NDArray[np.int64]
@@ -140,17 +149,17 @@ def make_plan(
     spec: InputSpec,
     rows: Rows | None = None,
 ) -> Plan:
-    """Plan the rows of a listing.
+    """Plan the images and rows of a listing.
 
     Args:
         listing: the images.
-        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where the header could not be read.
-        errors: why a header could not be read, by index.
+        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where the header has not been read.
+        errors: the reason why a header could not be read, by index.
         spec: sizes of the network input.
-        rows: the rows of each image; None for one that is the whole image.
+        rows: the rows of each image; None: one row, the whole image.
 
     Returns:
-        The plan; images for which no valid network-input size exists are among its errors.
+        The plan. Images without a valid network-input size are among its errors.
     """
     input_hw, too_odd = input_sizes(image_hw, spec)
     first = np.arange(len(listing.paths), dtype=np.int64)
@@ -179,17 +188,17 @@ def schedule(
     batch_pixels: int,
     uses: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[Batch]:
-    """Batches that cover ``images``, each of equal network-input sizes: largest size first, then plan order.
+    """Cut images into batches of equal network-input size: largest size first, then plan order.
 
-    Images of equal sizes at every scale stay together; they come at one scale after the other, so that few
-    images are under way at any time.
+    Images of equal sizes at every scale stay together, and their batches follow each other scale by scale, so that few
+    images are unfinished at any time.
 
     Args:
         input_hw: ``(N, S, 2)`` int32, network-input sizes of every image; 0 where it cannot be processed.
-        images: ``(n,)`` int64, indices of the images to be done; those that cannot be are left out.
-        batch_size: images per batch, or None: as many as fit ``batch_pixels``, at least one.
+        images: ``(n,)`` int64, indices of the images to run; images that cannot be processed are left out.
+        batch_size: images per batch; None: as many as fit ``batch_pixels``, at least one.
         batch_pixels: network-input pixels per batch where ``batch_size`` is None.
-        uses: ``(N, S)`` bool, which images are wanted at which scale; None for all at all.
+        uses: ``(N, S)`` bool, the scales at which each image is wanted; None: all scales.
 
     Yields:
         The batches.
@@ -214,7 +223,7 @@ def schedule(
 def _at_each_scale(
     images: npt.NDArray[np.int64], input_hw: npt.NDArray[np.int32], uses: npt.NDArray[np.bool_] | None
 ) -> Iterator[Batch]:
-    """Yield some images at each scale, ``input_hw`` ``(S, 2)``, at which they are wanted."""
+    """Yield batches of some images, one for each scale at which any is wanted; ``input_hw`` is ``(S, 2)``."""
     if uses is None:
         uses = np.ones((len(images), len(input_hw)), dtype=bool)
     last = len(input_hw) - 1 - uses[:, ::-1].argmax(axis=1)
@@ -225,6 +234,6 @@ def _at_each_scale(
 
 
 def _in_blocks(hw: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
-    """Yield sizes of some images at a time: what is computed of those of all takes more than these."""
+    """Yield the sizes of some images at a time, as intermediate results of all would take too much memory."""
     for first in range(0, len(hw), _AT_ONCE):
         yield hw[first : first + _AT_ONCE]

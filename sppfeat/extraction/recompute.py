@@ -1,4 +1,4 @@
-"""Rows of a feature file computed again, each from its image alone."""
+"""The network that made a feature file, and rows computed again with it, each from its image alone."""
 
 import os
 from dataclasses import dataclass
@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.values import StrPath
 from sppfeat.decoding.images import decode_image
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction.describe import Describer, RegionRequest
 from sppfeat.extraction.regions import Projector
-from sppfeat.extraction.setup import descriptor_blocks
+from sppfeat.extraction.setup import descriptor_columns
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs.lookup import find_image
@@ -33,7 +31,7 @@ __all__ = [
     "tolerance",
 ]
 
-# Relative l2 differences between a stored descriptor and the same computed elsewhere. fp32 is the
+# Relative l2 differences between a stored descriptor and the same computed elsewhere. That of fp32 is the
 # project's definition of equality; the others are the rounding of 10, 7 and 10 bits through some 50 layers.
 _TOLERANCE = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 6e-2, "fp16": 1e-2}
 _FLOAT16_ROUNDING = 1e-3
@@ -46,17 +44,17 @@ def load_recorded_backbone(
     weights_dir: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Backbone:
-    """The backbone of a file, with the very weights that are recorded.
+    """Load the backbone of a file, with exactly the weights that it records.
 
     Args:
         file: an open file.
-        weights: file or name; the recorded one where None.
-        weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
-        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
+        weights: file or name of the weights; None: as recorded.
+        weights_dir: a folder to search for named weights before torch's hub cache.
+        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
 
     Raises:
-        StoreError: it was a network of the caller's own, its weights are gone, or others by now.
-        SppfeatError: it cannot be loaded.
+        StoreError: the network was the caller's own, or its weights are gone or have changed.
+        SppfeatError: the backbone cannot be loaded.
     """
     spec = file.config.backbone
     if spec.weights == "module":
@@ -86,13 +84,13 @@ def load_recorded_backbone(
 
 @dataclass(frozen=True, kw_only=True)
 class Recomputed:
-    """Rows computed again.
+    """The comparison of rows computed again with those of the file.
 
     Attributes:
-        rows: their numbers.
-        tolerance: what relative l2 difference is equality, by the file's precision and dtype.
-        largest_difference: found.
-        problems: rows that differ by more, or whose image cannot be read any more.
+        rows: numbers of the rows.
+        tolerance: largest relative l2 difference that counts as equal, by the file's precision and dtype.
+        largest_difference: largest relative l2 difference found.
+        problems: a text for each row that differs by more, or whose image can no longer be read.
     """
 
     rows: list[int]
@@ -102,8 +100,8 @@ class Recomputed:
 
 
 def tolerance(file: FeatureTable) -> float:
-    """The relative l2 difference up to which a row computed again counts as equal."""
-    # Of a reduced file also the descriptors that were reduced have been rounded.
+    """The largest relative l2 difference at which a row computed again counts as equal."""
+    # Rows of a reduced file have been rounded twice: before the reduction and after it.
     dtypes = [file.config.descriptor.dtype, file.dtype.name] if file.is_reduced else [file.dtype.name]
     return _TOLERANCE[file.config.precision] + _FLOAT16_ROUNDING * dtypes.count("float16")
 
@@ -119,26 +117,26 @@ def recompute_rows(
     device: str = "auto",
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Recomputed:
-    """Compute randomly chosen rows again, one image at a time, and compare.
+    """Compute randomly chosen rows again, one image at a time, and compare them with the file.
 
     Args:
         file: an open file.
-        n_rows: how many rows; all, where there are fewer with a descriptor.
-        seed: of the choice.
-        root: folder that the images lie under; the recorded one where None.
-        weights: file or name; the recorded one where None.
-        weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
-        device: where to compute.
-        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
+        n_rows: number of rows; all rows with a descriptor, if there are fewer.
+        seed: seed of the choice.
+        root: folder of the images; None: as recorded.
+        weights: file or name of the weights; None: as recorded.
+        weights_dir: a folder to search for named weights before torch's hub cache.
+        device: the device to compute on.
+        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
 
     Returns:
-        What was compared.
+        The comparison.
 
     Raises:
         SppfeatError: the backbone cannot be built again, or its weights are not the recorded ones.
     """
     backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=on_download)
-    if file.extracted_columns != descriptor_blocks(file.config, backbone):
+    if file.extracted_columns != descriptor_columns(file.config, backbone):
         raise StoreError(f"{str(file.path)!r}: its columns are not those of its network and its settings")
     again = Recomputation(file, backbone, device=device, root=root)
     candidates = file.rows_with_descriptor()
@@ -165,11 +163,11 @@ def recompute_rows(
 
 
 class RecomputedRow(NamedTuple):
-    """One row.
+    """One row computed again.
 
     Attributes:
         descriptor: ``(D,)`` float32.
-        region: ``(L, 4)`` int32, cells of each layer's map; empty for a whole image.
+        region: ``(L, 4)`` int32, in cells of each layer's map; empty for a whole image.
     """
 
     descriptor: npt.NDArray[np.float32]
@@ -181,12 +179,12 @@ class Recomputation:
 
     Args:
         file: an open file.
-        backbone: the recorded one.
-        device: where to compute.
-        root: folder that the images lie under; the recorded one where None.
+        backbone: the backbone that the file records.
+        device: the device to compute on.
+        root: folder of the images; None: as recorded.
 
     Raises:
-        ConfigError: a device that is not there, or a backbone that takes no boxes.
+        ConfigError: the device does not exist, or the backbone takes no boxes.
     """
 
     def __init__(self, file: FeatureTable, backbone: Backbone, *, device: str, root: str | None) -> None:
@@ -209,14 +207,14 @@ class Recomputation:
         self._row_mirrored = file.row_mirrored if file.has_boxes else None
 
     def path_of(self, row: int) -> str:
-        """Where the image of a row is looked for."""
+        """Return the path under which the image of a row is looked for."""
         return os.fsdecode(os.path.join(self._root, self._file.path_table[int(self._image_index[row])]))
 
     def row(self, row: int) -> RecomputedRow:
         """Compute a row that has a descriptor.
 
         Raises:
-            ImageError: its image cannot be read any more.
+            ImageError: its image can no longer be read.
         """
         image = int(self._image_index[row])
         height, width = self._image_hw[image].tolist()
@@ -229,20 +227,19 @@ class Recomputation:
             image_hw=(height, width),
             input_hw=(in_h, in_w),
             resample=self._config.backbone.interpolation,
-            max_pixels=height * width,  # whatever the limit was, it was below it
+            max_pixels=height * width,  # the run has accepted this image, whatever its limit was
             decode=self._config.input.decode,
         )[None]
         if self._projector is None or self._row_mirrored is None:
             return RecomputedRow(self._describer.images(pixels)[0], np.empty((0, 4), dtype=np.int32))
-        clipped, _ = clip_boxes(self._boxes[row : row + 1], np.array([[height, width]], dtype=np.int32))
-        mirrored = torch.from_numpy(self._row_mirrored[row : row + 1])
-        request = RegionRequest(torch.from_numpy(clipped), mirrored, (height, width))
+        one = slice(row, row + 1)
+        request = RegionRequest.of(self._boxes[one], self._row_mirrored[one], (height, width))
         described = next(self._describer.regions(pixels, [request], self._projector))
         return RecomputedRow(described.descriptors[0], described.regions.cells[0].numpy().astype(np.int32))
 
 
 def _difference(file: FeatureTable, row: int, descriptor: npt.NDArray[np.float32]) -> float:
-    """By how much a row differs from its descriptor computed again, relative to what that is made of."""
+    """The relative l2 difference of a stored row from its descriptor computed again."""
     if file.reduction is None:
         return _relative_difference(file.features[row], descriptor)
     reduced, sensitivity = (

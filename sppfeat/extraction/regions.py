@@ -1,4 +1,4 @@
-"""From the boxes of rows to regions of feature maps: which scale, which cells, and which are the same."""
+"""The projection of boxes to cells of feature maps, and the scale that suits a box."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ from sppfeat.networks.backbones import Backbone
 __all__ = ["MapSizes", "Projector", "Regions", "best_scales", "map_sizes"]
 
 MapSizes = Callable[[tuple[int, int]], Sequence[tuple[int, int]]]
-"""Height and width of the network input to height and width of each layer's map, in cells."""
+"""Height and width of the network input, in pixels, to height and width of each layer's map, in cells."""
 
 
 class Regions(NamedTuple):
-    """Boxes of one image as cells.
+    """The regions of one image's boxes, in cells.
 
     Attributes:
-        cells: ``(K, L, 4)`` int64, for each layer ``x0, y0, x1, y1``, half-open; of the mirror image's map
+        cells: ``(K, L, 4)`` int64, for each layer ``x0, y0, x1, y1``, half-open; cells of the mirror image's map
             where the row is mirrored.
-        sub_cell: ``(K,)`` bool, smaller than a cell of some layer.
+        sub_cell: ``(K,)`` bool, whether the box is smaller than a cell of some layer.
     """
 
     cells: Tensor
@@ -36,12 +36,12 @@ class Regions(NamedTuple):
 
 @dataclass(frozen=True)
 class Projector:
-    """How boxes become regions in a run.
+    """Projects boxes to cells, by the same rule for all boxes of a run.
 
     Attributes:
         geometries: stride and offset of each layer's map.
         rule, margin: see :func:`sppfeat.geometry.project_boxes`.
-        whole_is_map: a box that is the whole image is the region that covers the whole map, whatever the rule.
+        whole_is_map: whether a box that covers the whole image becomes the whole map, whatever the rule.
     """
 
     geometries: tuple[FeatureGeometry, ...]
@@ -51,7 +51,7 @@ class Projector:
 
     @classmethod
     def of(cls, backbone: Backbone, spec: RegionSpec) -> "Projector":
-        """Return that of a backbone and its settings.
+        """Return the projector of a backbone and of the settings of boxes.
 
         Raises:
             ConfigError: receptive-field arithmetic does not apply to the backbone.
@@ -68,7 +68,7 @@ class Projector:
         input_hw: tuple[int, int],
         map_hws: Sequence[tuple[int, int]],
     ) -> Regions:
-        """Boxes of an image as cells of its maps.
+        """Project the boxes of an image to cells of its maps.
 
         Args:
             boxes_px: ``(K, 4)`` float64, xyxy edges in pixels of the image, clipped to it.
@@ -92,7 +92,7 @@ class Projector:
 
 
 def map_sizes(backbone: Backbone) -> MapSizes:
-    """The sizes of a backbone's maps for any input, without computing them."""
+    """Return a function that finds the sizes of a backbone's maps for any input, without computing the maps."""
     network = copy.deepcopy(backbone.network).to("meta")
 
     @cache
@@ -107,12 +107,12 @@ def map_sizes(backbone: Backbone) -> MapSizes:
 def best_scales(
     boxes_px: npt.NDArray[np.float64], image_hw: tuple[int, int], short_sides: Sequence[int | None]
 ) -> npt.NDArray[np.int16]:
-    """``(K,)`` int16, the scale of each box of an image; see :func:`sppfeat.geometry.choose_scale`.
+    """Choose the scale of each box of an image, ``(K,)`` int16; see :func:`sppfeat.geometry.choose_scale`.
 
     Args:
         boxes_px: ``(K, 4)`` float64, pixels of the image, xyxy, clipped to it.
         image_hw: height and width of the image.
-        short_sides: of the network input; where there is only one it may be None, the image's own.
+        short_sides: short sides of the network input; a single one may be None, the image's own size.
     """
     if len(short_sides) == 1:
         return np.zeros(len(boxes_px), dtype=np.int16)

@@ -1,4 +1,4 @@
-"""What is said of a run before it starts."""
+"""The summary of a run before it starts, and the notes for its user."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sppfeat.config.wording import counted
 from sppfeat.extraction.box_report import BoxSummary, box_notes, summarize_boxes
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.setup import Equipment
+from sppfeat.extraction.setup import RunSetup
 from sppfeat.inputs import Listing
 from sppfeat.networks.devices import device_name
 from sppfeat.store.layout import feature_nbytes
@@ -16,7 +16,7 @@ __all__ = ["PlanSummary", "RunState", "listing_notes", "plan_notes", "summarize_
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
-    """What a run is going to do, for people and programs."""
+    """Summary of a run before it starts: sizes, settings, notes."""
 
     output: str
     images: int
@@ -46,7 +46,7 @@ class PlanSummary:
 
 
 class RunState(NamedTuple):
-    """What a plan alone does not tell of a run; see :class:`PlanSummary`."""
+    """Fields of the summary that do not follow from the plan and the setup; see :class:`PlanSummary`."""
 
     output: str
     already_done: int
@@ -59,49 +59,49 @@ class RunState(NamedTuple):
     notes: list[str]
 
 
-def summarize_plan(plan: Plan, equipment: Equipment, state: RunState) -> PlanSummary:
-    """What a run over a plan is going to do."""
-    config = equipment.config
+def summarize_plan(plan: Plan, setup: RunSetup, state: RunState) -> PlanSummary:
+    """Summarize a run over a plan."""
+    config = setup.config
     spec, descriptor = config.backbone, config.descriptor
     return PlanSummary(
         **state._asdict(),
         images=plan.n_images,
         rows=plan.n_rows,
-        dimension=equipment.blocks[-1].stop,
-        output_bytes=feature_nbytes(plan, equipment.blocks, descriptor.dtype),
+        dimension=setup.columns[-1].stop,
+        output_bytes=feature_nbytes(plan, setup.columns, descriptor.dtype),
         input_shapes=plan.n_shapes,
         round_to=config.input.round_to,
         classes=len(plan.classes),
         backbone=spec.name,
-        weights=equipment.backbone.weights_path or spec.weights,
+        weights=setup.backbone.weights_path or spec.weights,
         layers=list(spec.layers),
         levels=list(descriptor.levels),
-        device=device_name(equipment.device),
+        device=device_name(setup.device),
         precision=config.precision,
         head=spec.head,
         normalize=descriptor.normalize,
-        boxes=_summarize_boxes(plan, equipment),
+        boxes=_summarize_boxes(plan, setup),
     )
 
 
-def _summarize_boxes(plan: Plan, equipment: Equipment) -> BoxSummary | None:
-    config = equipment.config
+def _summarize_boxes(plan: Plan, setup: RunSetup) -> BoxSummary | None:
+    config = setup.config
     if config.regions is None or plan.boxes is None:
         return None
-    return summarize_boxes(plan, plan.boxes, config.regions, config.input, equipment.request.boxes_path)
+    return summarize_boxes(plan, plan.boxes, config.regions, config.input, setup.request.boxes_path)
 
 
-def plan_notes(plan: Plan, equipment: Equipment, *, is_new: bool) -> list[str]:
-    """Note what the user should know of a plan."""
-    notes = _decode_notes(plan, equipment.config.input.decode)
+def plan_notes(plan: Plan, setup: RunSetup, *, is_new: bool) -> list[str]:
+    """Notes on a plan, for the user: fast decoding, and what is odd about its boxes."""
+    notes = _decode_notes(plan, setup.config.input.decode)
     if plan.boxes is not None:
-        table = equipment.box_file.table if equipment.box_file else None
+        table = setup.box_file.table if setup.box_file else None
         notes += box_notes(plan, plan.boxes, table, is_new=is_new)
     return notes
 
 
 def _decode_notes(plan: Plan, decode: str) -> list[str]:
-    """What fast decoding does, and to how many images it may: which of them are JPEGs no header was asked."""
+    """A note on fast decoding, with the number of images large enough for it; not all of them need be JPEGs."""
     if decode == "exact":
         return []
     is_known = (plan.input_hw > 0).all(axis=2)

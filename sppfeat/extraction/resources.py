@@ -1,4 +1,4 @@
-"""What runs over a listing need, loaded once whatever the number of files that they fill, and what is said of it."""
+"""The resources of a run: network, decoders and scratch folder, loaded once for all its files."""
 
 import contextlib
 import tempfile
@@ -11,63 +11,71 @@ import numpy.typing as npt
 
 from sppfeat.config.request import ExtractRequest
 from sppfeat.decoding import Decoder
-from sppfeat.extraction.parts import Task
+from sppfeat.extraction.parts import PartRequest
 from sppfeat.extraction.report import listing_notes
-from sppfeat.extraction.setup import Equipment, load_equipment
+from sppfeat.extraction.setup import RunSetup, load_setup
 from sppfeat.extraction.sizes import FoundSizes, read_sizes
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs import Listing, Storage
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.named_weights import bundled_note
 
-__all__ = ["Means", "gather_means"]
+__all__ = ["RunResources", "open_resources"]
 
 
-class Means(NamedTuple):
-    """What runs over a listing need.
+class RunResources(NamedTuple):
+    """The resources of a run; :func:`open_resources` makes them.
 
     Attributes:
-        equipment: settings, network and device.
+        setup: settings, network and device.
         decoder: reads the images.
-        n_workers: processes that it has, 0 for none.
+        n_workers: number of decoding processes; 0 where images are decoded in this process.
         scratch: a folder for images that have to be fetched.
-        task: what is to be done.
-        notes: what the user should know about the inputs; for more of them.
+        part_request: the request with its inputs and settings, from which parts follow.
+        notes: notes on the inputs, for the user; whoever plans adds to them.
     """
 
-    equipment: Equipment
+    setup: RunSetup
     decoder: Decoder
     n_workers: int
     scratch: Path
-    task: Task
+    part_request: PartRequest
     notes: list[str]
 
 
 @contextlib.contextmanager
-def gather_means(
+def open_resources(
     request: ExtractRequest,
     listing: Listing,
     on_probe: Callable[[int, int], None],
     *,
     on_download: OnDownload = lambda name, done, total: None,
-) -> Iterator[Means]:
-    """Load the network, start decoders and make a scratch folder; all is given back when the context ends."""
+) -> Iterator[RunResources]:
+    """Load the network, start decoders and make a scratch folder; the context releases them when it ends.
+
+    Args:
+        request: the user's request.
+        listing: the inputs.
+        on_probe: called with the number of image headers read so far, and the number of all.
+        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
+
+    Raises:
+        SppfeatError: settings, boxes or weights are wrong.
+    """
     with contextlib.ExitStack() as stack:
-        equipment = load_equipment(request, on_download=on_download)
-        config = equipment.config
-        n_workers = equipment.n_workers(len(listing.paths))
-        decoder = stack.enter_context(contextlib.closing(equipment.decoder(n_workers)))
+        setup = load_setup(request, on_download=on_download)
+        config = setup.config
+        n_workers = setup.choose_n_workers(len(listing.paths))
+        decoder = stack.enter_context(contextlib.closing(setup.open_decoder(n_workers)))
         scratch = Path()
         if not listing.storage.is_local:
             folder = tempfile.TemporaryDirectory(prefix="sppfeat-", dir=request.scratch)
             scratch = Path(stack.enter_context(folder))
         notes = listing_notes(listing, request.labels)
-        notes += filter(
-            None, [bundled_note(config.backbone), bfloat16_note(equipment.device, config.precision)]
-        )
+        notes += filter(None, [bundled_note(config.backbone), bfloat16_note(setup.device, config.precision)])
 
         def probe(storage: Storage, images: npt.NDArray[np.int64]) -> FoundSizes:
             return read_sizes(storage, images, decoder=decoder, scratch=scratch, on_probe=on_probe)
 
-        task = Task(request, config, listing, probe, equipment.planner)
-        yield Means(equipment, decoder, n_workers, scratch, task, notes)
+        part_request = PartRequest(request, config, listing, probe, setup.planner)
+        yield RunResources(setup, decoder, n_workers, scratch, part_request, notes)

@@ -1,4 +1,4 @@
-"""Continuing a feature file: is it the same work, which images are left, what has changed since."""
+"""Continuing a feature file: its images compared with the inputs, and the plan of what is left."""
 
 import dataclasses
 import os
@@ -15,54 +15,45 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.errors import StoreError
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.row_planner import RowPlanner
-from sppfeat.extraction.row_sink import Sink
+from sppfeat.extraction.row_sink import RowSink
 from sppfeat.extraction.sizes import FoundSizes, input_sizes
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing, Storage
 from sppfeat.inputs.roots import below, is_below
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import RowAudit, Status, scale_indices
-from sppfeat.store.tables import Annotations, RowBoxes
+from sppfeat.store.tables import Annotations, FileTables, RowBoxes
 
 __all__ = [
-    "Matched",
-    "Recorded",
+    "MatchedInputs",
+    "RecordedImages",
     "continued_plan",
     "copy_rows",
     "extended_plan",
     "match_inputs",
     "read_recorded",
-    "relabelled",
+    "relabeled_images",
 ]
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What a feature file says of its images.
+@dataclass(frozen=True, kw_only=True)
+class RecordedImages(FileTables):
+    """The images and rows of a feature file, as it records them.
 
     Attributes:
         path: the file.
-        root, paths, image_hw, rows, labels, classes, ids, boxes: as in :class:`sppfeat.extraction.plan.Plan`.
-        status: ``(N,)`` uint8.
-        norm_factors: what ``meannorm`` multiplies each layer's part with.
-        shard: which part of a whole plan the file has; None: all of it.
+        status: ``(N,)`` uint8, the status of each image.
+        norm_factors: factors that ``meannorm`` multiplies each layer's part with.
+        shard: the shard of a whole plan that the file holds; None: the whole plan.
     """
 
     path: Path
-    root: bytes
-    paths: PathTable
-    image_hw: npt.NDArray[np.int32]
-    rows: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    classes: tuple[bytes, ...]
     status: npt.NDArray[np.uint8]
-    ids: PathTable | None
-    boxes: RowBoxes | None
     norm_factors: tuple[float, ...] | None
     shard: Shard | None
 
     def is_of(self, listing: Listing) -> bool:
-        """Whether the file is of these inputs: the same images in the same order, labelled alike."""
+        """Return whether the file is of these inputs: the same images in the same order, with the same labels."""
         return (
             (self.root, self.classes) == (listing.root, listing.classes)
             and np.array_equal(self.labels, listing.labels)
@@ -71,14 +62,14 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Matched:
-    """How the inputs of now relate to the images of a file.
+class MatchedInputs:
+    """The inputs of a run, matched with the images of a file.
 
     Attributes:
-        root: where the file's images lie now.
+        root: the folder under which the file's images lie now.
         stored_as: ``(N,)`` int64, position in the listing of each image of the file; -1: not among the inputs.
-        new: ``(k,)`` int64, positions in the listing of inputs that the file does not have.
-        new_paths: these, relative to ``root``.
+        new: ``(k,)`` int64, positions in the listing of the inputs that the file does not have.
+        new_paths: the paths of these inputs, relative to ``root``.
     """
 
     root: bytes
@@ -87,36 +78,38 @@ class Matched:
     new_paths: list[bytes]
 
     @classmethod
-    def of_all(cls, plan: Plan) -> "Matched":
-        """A file that has the images of a plan, all and in their order."""
+    def of_all(cls, plan: Plan) -> "MatchedInputs":
+        """Return the match of a file with exactly the images of a plan, in the same order."""
         return cls(plan.root, plan.stored_as, np.empty(0, dtype=np.int64), [])
 
     @property
     def vanished(self) -> npt.NDArray[np.int64]:
-        """``(v,)`` int64, images of the file that are not among the inputs."""
+        """``(v,)`` int64, images of the file that are missing from the inputs."""
         return np.flatnonzero(self.stored_as < 0)
 
 
-def relabelled(recorded: Recorded, matched: Matched, listing: Listing) -> npt.NDArray[np.int64]:
-    """Images of a file of which the inputs of now say another class: ``(k,)`` int64, positions in the file.
+def relabeled_images(
+    recorded: RecordedImages, matched: MatchedInputs, listing: Listing
+) -> npt.NDArray[np.int64]:
+    """Images that have another class in the inputs than in the file: ``(k,)`` int64, positions in the file.
 
-    Tables and archives can say so of images that lie where they were. Where they say no class, they say no other.
+    Tables and archives can give another class to an image that has not moved. An input without a class does not count.
     """
     if not listing.classes:
         return np.empty(0, dtype=np.int64)
     index = {name: i for i, name in enumerate(recorded.classes)}
-    # The last one is found by the label -1, which says nothing; what the file does not have is another class.
+    # The label -1, no class, finds the last entry; a class that the file does not have counts as another class.
     in_file = np.array([*(index.get(name, len(index)) for name in listing.classes), -1], dtype=np.int64)
     images = np.flatnonzero(matched.stored_as >= 0)
-    said = in_file[listing.labels[matched.stored_as[images]]]
-    return np.asarray(images[(said >= 0) & (said != recorded.labels[images])])
+    class_now = in_file[listing.labels[matched.stored_as[images]]]
+    return np.asarray(images[(class_now >= 0) & (class_now != recorded.labels[images])])
 
 
-def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
-    """Read what a file says of its images, if it was made with this configuration.
+def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
+    """Read the images of a file, if it was made with these settings.
 
     Raises:
-        StoreError: it is no feature file, or was made with other settings; these are named with both values.
+        StoreError: it is no feature file, or was made with other settings; they are named with both values.
     """
     try:
         with FeatureFile(path) as file:
@@ -125,7 +118,7 @@ def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
             differences = config_differences(file.config.to_dict(), config.to_dict())
             if differences:
                 raise StoreError(f"it was made with other settings: {'; '.join(differences)}")
-            return Recorded(
+            return RecordedImages(
                 path=path,
                 root=os.fsencode(file.root),
                 paths=file.path_table,
@@ -145,11 +138,11 @@ def read_recorded(path: Path, config: ExtractConfig) -> Recorded:
         ) from error
 
 
-def match_inputs(recorded: Recorded, listing: Listing) -> Matched:
-    """Compare the inputs of now with the images of a file.
+def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
+    """Match the inputs with the images of a file.
 
-    The file's images are looked for under the root that it records; where the inputs lie elsewhere (the
-    folder was moved), under the root of the inputs.
+    Images are compared by their paths below the root that the file records or, if the folder has moved, below the
+    root of the inputs.
 
     Raises:
         StoreError: the file holds none of the inputs.
@@ -163,7 +156,7 @@ def match_inputs(recorded: Recorded, listing: Listing) -> Matched:
             root = listing.root
     if now.has_same(recorded.paths):
         nothing = np.empty(0, dtype=np.int64)
-        return Matched(root, np.arange(len(now), dtype=np.int64), nothing, [])
+        return MatchedInputs(root, np.arange(len(now), dtype=np.int64), nothing, [])
     stored_as = recorded.paths.positions_in(now)
     if (stored_as < 0).all():
         raise StoreError(
@@ -172,15 +165,17 @@ def match_inputs(recorded: Recorded, listing: Listing) -> Matched:
             "use --overwrite or another output"
         )
     new = np.setdiff1d(np.arange(len(now)), stored_as)
-    return Matched(root, stored_as, new, [now[i] for i in new.tolist()])
+    return MatchedInputs(root, stored_as, new, [now[i] for i in new.tolist()])
 
 
-def continued_plan(recorded: Recorded, matched: Matched, storage: Storage, spec: InputSpec) -> Plan:
-    """The plan of the images that a file has, of the sizes that it knows.
+def continued_plan(
+    recorded: RecordedImages, matched: MatchedInputs, storage: Storage, spec: InputSpec
+) -> Plan:
+    """Plan the images of a file, with the sizes that it records.
 
     Args:
-        recorded, matched: the file and the inputs of now.
-        storage: where these are.
+        recorded, matched: the file, and the inputs matched with it.
+        storage: the storage of the inputs.
         spec: sizes of the network input.
     """
     input_hw, too_odd = input_sizes(recorded.image_hw, spec)
@@ -203,22 +198,22 @@ def continued_plan(recorded: Recorded, matched: Matched, storage: Storage, spec:
 
 def extended_plan(
     plan: Plan,
-    matched: Matched,
+    matched: MatchedInputs,
     listing: Listing,
     spec: InputSpec,
     found: FoundSizes,
     planner: RowPlanner | None,
 ) -> Plan:
-    """The plan of a file's images, at their rows, followed by the new inputs.
+    """Plan the images of a file, at their rows, followed by the new inputs.
 
-    New class names come after the ones that the file has; a file without labels stays without.
+    New class names come after those of the file; a file without labels stays without.
 
     Args:
-        plan: of the file's images.
-        matched, listing: the inputs of now.
+        plan: the plan of the file's images.
+        matched, listing: the inputs, matched with the file.
         spec: sizes of the network input.
         found: ``(k, 2)`` int32 heights and widths of the new inputs, 0 where unknown, and the reasons by position.
-        planner: makes the rows, where there are boxes.
+        planner: plans the rows of boxes; None for whole images.
     """
     sizes, reasons = found
     n_old, n_new = plan.n_images, len(matched.new)
@@ -249,8 +244,8 @@ def extended_plan(
     )
 
 
-def copy_rows(source: Path, sink: Sink, n_rows_at_once: int = 256) -> None:
-    """Copy what became of the images of one file into one that begins with the same images and rows."""
+def copy_rows(source: Path, sink: RowSink, n_rows_at_once: int = 256) -> None:
+    """Copy rows and outcomes of images from a file into one that begins with the same images and rows."""
     with FeatureFile(source) as file:
         status = file.status
         done_rows = np.flatnonzero(status[file.image_index] == Status.DONE)
@@ -266,7 +261,7 @@ def copy_rows(source: Path, sink: Sink, n_rows_at_once: int = 256) -> None:
 
 
 def _recorded_boxes(file: FeatureFile) -> RowBoxes:
-    """Rows as a file has them; a box that is smaller than a cell is found so again."""
+    """The rows of a file; the flag for boxes smaller than a cell is left out, as a run sets it anew."""
     return RowBoxes(
         boxes_px=file.boxes,
         flag=file.row_flag & ~np.uint8(RowFlag.SUB_CELL),
@@ -286,7 +281,7 @@ def _recorded_boxes(file: FeatureFile) -> RowBoxes:
 
 
 def _extended_ids(plan: Plan, listing: Listing, new: npt.NDArray[np.int64]) -> PathTable | None:
-    """What the inputs call each image; a file without such names stays without."""
+    """Names that the inputs give the images; a file without such names stays without."""
     if plan.ids is None:
         return None
     known = listing.ids

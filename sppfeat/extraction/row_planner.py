@@ -1,4 +1,4 @@
-"""The rows of boxes, ready to be pooled: each with its scale, and those that are the same region once."""
+"""The planner of the rows of boxes: it chooses scales, drops duplicates, and fits rows to sizes found later."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from sppfeat.extraction.rows import BoxSource, Rows, ViewBoxes
 from sppfeat.extraction.sizes import FoundSizes, input_sizes
 from sppfeat.store.tables import RowBoxes
 
-__all__ = ["RowPlanner", "choose_scales", "drop_duplicates", "with_sizes"]
+__all__ = ["RowPlanner", "add_sizes", "choose_scales", "drop_duplicates"]
 
 
 @dataclass(frozen=True)
 class RowPlanner:
-    """Makes rows of a box source.
+    """Plans the rows of a box source.
 
     Attributes:
-        source: where the boxes come from.
+        source: the box file or the views.
         input: sizes of the network input.
-        projector: how boxes become regions.
-        sizes: sizes of the maps, where boxes that fall on the same region are to be one row; None where not.
+        projector: projects boxes to cells.
+        sizes: sizes of the maps, where boxes on the same region are to share one row; None: each box has its row.
     """
 
     source: BoxSource
@@ -42,22 +42,22 @@ class RowPlanner:
 
     @property
     def has_views(self) -> bool:
-        """Whether boxes are windows of each image, and not of a box file."""
+        """Whether boxes are views of each image, and not those of a box file."""
         return isinstance(self.source, ViewBoxes)
 
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
     ) -> Rows:
-        """The rows of images.
+        """Plan the rows of images.
 
         Args:
-            root: absolute path of the folder that all images lie under.
-            paths: all images, relative to it.
-            image_hw: ``(N - first, 2)`` int32, height and width of the images from ``first`` on; 0 unknown.
+            root: absolute path of the folder that holds all images.
+            paths: all images, relative to ``root``.
+            image_hw: ``(N - first, 2)`` int32, height and width of the images from ``first`` on; 0 where unknown.
             first: the first image whose rows are wanted.
 
         Raises:
-            BoxError: boxes that are for none of the images, or for one that is not clearly named.
+            BoxError: no box belongs to any of the images, or a name fits two images.
         """
         rows = self.source.rows(root, paths, image_hw, first=first)
         rows = choose_scales(rows, image_hw, self.input.short_sides)
@@ -67,40 +67,40 @@ class RowPlanner:
         return drop_duplicates(rows, image_hw, input_hw, projector=self.projector, sizes=self.sizes)
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> RowBoxes | None:
-        """The rows of one image at another size than they were planned for; None where they would be others."""
+        """Fit the rows of one image to another size than planned; None if the rows would be others."""
         boxes_px = self.source.refit(boxes, image_hw)
         if boxes_px is None:
             return None
         if self.sizes is not None and 0 not in image_hw:
             own = boxes.box_row[boxes.source]  # the numbers of these rows
             if np.isin(boxes.box_row, own).sum() > len(boxes):
-                return None  # boxes that were the same region may be different ones
+                return None  # boxes that shared a region may have different ones now
         _, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
         moved = dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=self.source.scales(boxes))
         rows = Rows(np.array([[0, len(boxes_px)]]), moved)
         return choose_scales(rows, np.array([image_hw], dtype=np.int32), self.input.short_sides).boxes
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
-        """Rows of a file followed by those of images that are added to it."""
+        """Join the rows of a file and those of images that are added to it."""
         return self.source.join(boxes, added)
 
 
-def with_sizes(
+def add_sizes(
     plan: Plan,
     images: npt.NDArray[np.int64],
     found: FoundSizes,
     spec: InputSpec,
     planner: RowPlanner | None,
 ) -> Plan:
-    """The plan with what was found of some of its images.
+    """Add the sizes of some images to a plan, and fit their boxes to them.
 
     Args:
-        plan: laid out already: its rows stay.
-        images: ``(n,)`` int64, whose headers were read.
-        found: ``(n, 2)`` int32 heights and widths, 0 where unknown, and the reasons by position; what was known
-            of these images before stays.
+        plan: the plan; its rows stay.
+        images: ``(n,)`` int64, the images whose headers were read.
+        found: ``(n, 2)`` int32 heights and widths, 0 where unknown, and the reasons by position; a size that is not
+            found keeps its former value.
         spec: sizes of the network input.
-        planner: makes the boxes, where there are any.
+        planner: plans the rows of boxes; None for whole images.
     """
     sizes, reasons = found
     image_hw = plan.image_hw.copy()
@@ -121,19 +121,19 @@ def with_sizes(
 
 
 def choose_scales(rows: Rows, image_hw: npt.NDArray[np.int32], short_sides: Sequence[int | None]) -> Rows:
-    """Rows with the scale of each box: that at which its area is nearest to 224 x 224 pixels.
+    """Choose the scale of each box: the one at which its area is nearest to 224 x 224 pixels.
 
     Args:
-        rows: those whose scale is -1 get one, if they have an area.
+        rows: the rows; those of scale -1 get a scale, if they have an area.
         image_hw: ``(N, 2)`` int32, height and width of the images.
-        short_sides: of the network input, ascending where there are several.
+        short_sides: short sides of the network input, ascending.
     """
     boxes = rows.boxes
     row_hw = image_hw[_image_of_rows(rows)]
     clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
     scale = boxes.scale.copy()
     open_rows = (scale < 0) & ~boxes.is_degenerate & (row_hw > 0).all(axis=1)
-    short_side = row_hw.min(axis=1, keepdims=True)  # all that the choice depends on beside the box
+    short_side = row_hw.min(axis=1, keepdims=True)  # the choice depends on nothing else besides the box
     for group in _groups(short_side, np.flatnonzero(open_rows)):
         square = (int(short_side[group[0], 0]),) * 2
         scale[group] = best_scales(clipped[group], square, short_sides)
@@ -149,14 +149,14 @@ def drop_duplicates(
     projector: Projector,
     sizes: MapSizes,
 ) -> Rows:
-    """Rows without those that are the same region of the same map as an earlier one; ``box_row`` leads there.
+    """Drop rows that are the same region of the same map as an earlier row; ``box_row`` leads to that one.
 
     Args:
-        rows: with their scales.
+        rows: the rows, with their scales.
         image_hw: ``(N, 2)`` int32, height and width of the images.
-        input_hw: ``(N, S, 2)`` int32, of the network input at each scale; rows of an image for which there is
-            none stay as they are.
-        projector: how boxes become regions.
+        input_hw: ``(N, S, 2)`` int32, height and width of the network input at each scale; rows of an image without
+            one stay as they are.
+        projector: projects boxes to cells.
         sizes: sizes of the maps.
     """
     boxes, image = rows.boxes, _image_of_rows(rows)
@@ -218,7 +218,7 @@ def _boxes_of_resized(
     image_hw: npt.NDArray[np.int32],
     planner: RowPlanner,
 ) -> tuple[RowBoxes, dict[int, str]]:
-    """Rows with the boxes of images whose size is another than recorded, and why some images have none."""
+    """Fit the boxes of images whose size has changed; and the reasons why some cannot be fitted."""
     boxes_px, flag, scale = boxes.boxes_px.copy(), boxes.flag.copy(), boxes.scale.copy()
     reasons = {}
     for image, (height, width) in zip(resized.tolist(), image_hw[resized].tolist(), strict=True):

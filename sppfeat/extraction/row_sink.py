@@ -1,4 +1,4 @@
-"""What a run hands over: rows, and what became of each image."""
+"""Rows of descriptors and the sinks that take them."""
 
 import os
 from collections.abc import Callable
@@ -11,22 +11,22 @@ from sppfeat.errors import ImageError
 from sppfeat.extraction.plan import Plan
 from sppfeat.store.schema import RowAudit
 
-__all__ = ["FailFast", "RowBlock", "Sink", "already_there"]
+__all__ = ["DescribedRows", "FailFastSink", "RowSink", "already_there"]
 
 
 def already_there() -> None:
-    """Wait for nothing: the values are in memory."""
+    """Wait for nothing: the values are in main memory."""
 
 
-class RowBlock(NamedTuple):
-    """Descriptors of some rows of an image.
+class DescribedRows(NamedTuple):
+    """Descriptors of some rows of one image.
 
     Attributes:
-        image: whose they are.
+        image: number of the image in the plan.
         rows: ``(K,)`` int64, ascending.
         descriptors: ``(K, D)``.
-        audit: how they were pooled; None for whole images.
-        arrived: to be called before the descriptors are read; waits until a device has delivered them.
+        audit: flags and cells of the rows; None for whole images.
+        arrived: waits until the device has delivered the descriptors; call it before reading them.
     """
 
     image: int
@@ -36,8 +36,8 @@ class RowBlock(NamedTuple):
     arrived: Callable[[], None] = already_there
 
 
-class Sink(Protocol):
-    """Takes rows and what became of each image."""
+class RowSink(Protocol):
+    """Takes rows, and then the outcome of each image."""
 
     def write_rows(
         self,
@@ -45,27 +45,27 @@ class Sink(Protocol):
         descriptors: npt.NDArray[np.floating[Any]],
         audit: RowAudit | None = None,
     ) -> None:
-        """Take ``(K, D)`` descriptors for rows ``(K,)``, ascending."""
+        """Take ``(K, D)`` descriptors of the rows ``(K,)``, ascending."""
         ...
 
     def mark_done(self, image: int) -> None:
-        """Note that all rows of an image have been written."""
+        """Mark an image as done; all its rows have been written."""
         ...
 
     def mark_failed(self, image: int, reason: str) -> None:
-        """Note that an image has no descriptor, and why."""
+        """Mark an image as failed, with the reason."""
         ...
 
 
-class FailFast:
-    """A sink that ends the run at the first image that fails, and leaves that one as it is.
+class FailFastSink:
+    """A sink that ends the run at the first image that fails, and leaves that image as it is.
 
     Args:
         sink: takes everything else.
-        plan: knows the names of the images.
+        plan: the names of the images.
     """
 
-    def __init__(self, sink: Sink, plan: Plan) -> None:
+    def __init__(self, sink: RowSink, plan: Plan) -> None:
         self.write_rows = sink.write_rows
         self.mark_done = sink.mark_done
         self._plan = plan

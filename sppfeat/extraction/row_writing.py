@@ -1,4 +1,4 @@
-"""Rows on their way from the network to a sink, in a thread of their own: the network does not wait for the disk."""
+"""Rows on their way to a sink, in a thread of their own, so that the network does not wait for the disk."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.extraction.plan import Batch
-from sppfeat.extraction.row_sink import RowBlock, Sink
+from sppfeat.extraction.row_sink import DescribedRows, RowSink
 
 __all__ = ["RowWriting"]
 
@@ -19,33 +19,35 @@ _TASK_NBYTES = 4 << 20  # handed to the thread at once: a row by itself is not w
 
 
 class RowWriting:
-    """Hands rows and marks to a sink, in the order in which they come, in one thread.
+    """Hands rows and marks to a sink from one thread, in the order in which they come.
 
-    A context: where it is left by an exception, rows of a batch that has not ended are dropped, so that images whose
-    rows are incomplete are never marked; batches that have ended are handed over, rows and marks. The sink is used by
-    no other thread meanwhile.
+    A context. If an exception leaves it, the rows of a batch that has not ended are dropped, so that no image with
+    incomplete rows is ever marked; rows and marks of batches that have ended still reach the sink. No other thread may
+    use the sink meanwhile.
 
     Args:
-        sink: gets rows first, then, after the last rows of an image, its mark.
-        dtype: what the sink stores.
+        sink: takes rows, and the mark of an image after its last rows.
+        dtype: stored by the sink.
         nonfinite: see :func:`sppfeat.extraction.pipeline.run_pipeline`.
 
     Attributes:
-        n_done: images that have been marked as done.
-        n_failed: images that have been marked as failed.
+        n_done: images marked as done so far.
+        n_failed: images marked as failed so far.
     """
 
-    def __init__(self, sink: Sink, *, dtype: str, nonfinite: str) -> None:
+    def __init__(self, sink: RowSink, *, dtype: str, nonfinite: str) -> None:
         self.n_done = 0
         self.n_failed = 0
         self._sink = sink
         self._dtype = dtype
         self._checks_values = nonfinite == "fail"
-        self._failures: dict[int, str] = {}  # of images that a later batch has again; the thread's own
+        self._failures: dict[
+            int, str
+        ] = {}  # of images whose batches have not all ended; only the thread uses it
         self._is_broken = False
-        self._blocks: list[RowBlock] = []
-        self._blocks_nbytes = 0
-        self._under_way: deque[tuple[Future[None], int]] = deque()
+        self._unsent: list[DescribedRows] = []
+        self._unsent_nbytes = 0
+        self._submitted: deque[tuple[Future[None], int]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-writing")
 
     def __enter__(self) -> "RowWriting":
@@ -56,22 +58,22 @@ class RowWriting:
     ) -> None:
         self._thread.shutdown(wait=True)
 
-    def add(self, block: RowBlock) -> None:
-        """Hand over rows; waits while too much is on its way.
+    def add(self, rows: DescribedRows) -> None:
+        """Hand over rows; wait while too many are on their way.
 
         Raises:
-            Exception: what the sink has raised.
+            Exception: raised by the sink.
         """
-        self._blocks.append(block)
-        self._blocks_nbytes += block.descriptors.nbytes
-        if self._blocks_nbytes >= _TASK_NBYTES:
-            self._send_blocks()
+        self._unsent.append(rows)
+        self._unsent_nbytes += rows.descriptors.nbytes
+        if self._unsent_nbytes >= _TASK_NBYTES:
+            self._send()
 
     def fail(self, failures: Mapping[int, str]) -> None:
-        """Say of images that they have failed, before their batch ends; the first reason counts."""
+        """Record that images have failed, before their batch ends; the first reason counts."""
         if not failures:
             return
-        self._send_blocks()
+        self._send()
 
         def note() -> None:
             for image, reason in failures.items():
@@ -80,42 +82,42 @@ class RowWriting:
         self._submit(note, 0)
 
     def end_batch(self, batch: Batch) -> None:
-        """Mark the images that no later batch has."""
-        blocks, nbytes = self._take_blocks()
+        """Mark the images that no later batch contains."""
+        rows, nbytes = self._take_unsent()
 
         # One task: an interruption between two of them would leave rows without their marks.
         def end() -> None:
-            self._write(blocks)
+            self._write(rows)
             self._mark(batch)
 
         self._submit(end, nbytes)
 
     def finish(self) -> None:
-        """Wait until everything has been handed over."""
-        self._send_blocks()
-        while self._under_way:
+        """Wait until the sink has taken everything."""
+        self._send()
+        while self._submitted:
             self._wait_for_first()
 
-    def _send_blocks(self) -> None:
-        blocks, nbytes = self._take_blocks()
-        if blocks:
-            self._submit(lambda: self._write(blocks), nbytes)
+    def _send(self) -> None:
+        rows, nbytes = self._take_unsent()
+        if rows:
+            self._submit(lambda: self._write(rows), nbytes)
 
-    def _take_blocks(self) -> tuple[list[RowBlock], int]:
-        blocks, nbytes = self._blocks, self._blocks_nbytes
-        self._blocks, self._blocks_nbytes = [], 0
-        return blocks, nbytes
+    def _take_unsent(self) -> tuple[list[DescribedRows], int]:
+        rows, nbytes = self._unsent, self._unsent_nbytes
+        self._unsent, self._unsent_nbytes = [], 0
+        return rows, nbytes
 
     def _submit(self, task: Callable[[], None], nbytes: int) -> None:
-        while self._under_way and (self._under_way[0][0].done() or self._n_ahead() + nbytes > _NBYTES_AHEAD):
+        while self._submitted and (self._submitted[0][0].done() or self._n_ahead() + nbytes > _NBYTES_AHEAD):
             self._wait_for_first()
-        self._under_way.append((self._thread.submit(self._unless_broken, task), nbytes))
+        self._submitted.append((self._thread.submit(self._unless_broken, task), nbytes))
 
     def _n_ahead(self) -> int:
-        return sum(nbytes for _, nbytes in self._under_way)
+        return sum(nbytes for _, nbytes in self._submitted)
 
     def _wait_for_first(self) -> None:
-        future, _ = self._under_way.popleft()
+        future, _ = self._submitted.popleft()
         future.result()
 
     def _unless_broken(self, task: Callable[[], None]) -> None:
@@ -128,16 +130,16 @@ class RowWriting:
             self._is_broken = True
             raise
 
-    def _write(self, blocks: list[RowBlock]) -> None:
-        for block in blocks:
-            if block.image in self._failures:
+    def _write(self, unsent: list[DescribedRows]) -> None:
+        for rows in unsent:
+            if rows.image in self._failures:
                 continue
-            block.arrived()
-            unfit = _why_not_storable(block.descriptors, self._dtype) if self._checks_values else None
+            rows.arrived()
+            unfit = _why_not_storable(rows.descriptors, self._dtype) if self._checks_values else None
             if unfit is None:
-                self._sink.write_rows(block.rows, block.descriptors, block.audit)
+                self._sink.write_rows(rows.rows, rows.descriptors, rows.audit)
             else:
-                self._failures[block.image] = unfit
+                self._failures[rows.image] = unfit
 
     def _mark(self, batch: Batch) -> None:
         for image in batch.images[batch.is_last].tolist():
@@ -151,7 +153,7 @@ class RowWriting:
 
 
 def _why_not_storable(descriptors: npt.NDArray[np.floating[Any]], dtype: str) -> str | None:
-    """Why descriptors cannot be stored as they are, or None: no infinity or NaN is written for a done image."""
+    """The reason why descriptors cannot be stored as they are; None where they can."""
     peak = float(np.abs(descriptors).max(initial=0.0))  # NaN if there is one
     if not np.isfinite(peak):
         n_bad = int((~np.isfinite(descriptors)).sum())

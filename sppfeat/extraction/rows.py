@@ -1,4 +1,4 @@
-"""The rows of boxes: the part of an image that each row of the output describes, from a box file or from views."""
+"""The rows of boxes: the part of an image that each row describes, from a box file or from views."""
 
 import dataclasses
 import os
@@ -26,11 +26,11 @@ __all__ = ["BoxSource", "FileBoxes", "Rows", "ViewBoxes", "rows_of_table", "rows
 
 
 class Rows(NamedTuple):
-    """Rows, and whose they are.
+    """The rows of some images.
 
     Attributes:
-        ranges: ``(N, 2)`` int64, half-open range of each image's rows.
-        boxes: the rows.
+        ranges: ``(N, 2)`` int64, half-open range of the rows of each image.
+        boxes: the box of each row.
     """
 
     ranges: npt.NDArray[np.int64]
@@ -38,15 +38,15 @@ class Rows(NamedTuple):
 
 
 def rows_of_table(table: BoxTable, image_of: npt.NDArray[np.int64], image_hw: npt.NDArray[np.int32]) -> Rows:
-    """One row per box of the images that are inputs: image by image, in the order of the box file.
+    """Make one row for each box of an input: image by image, in the order of the box file.
 
     Args:
         table: the box file.
-        image_of: ``(M,)`` int64, for each image of the box file the input that it is, or -1.
-        image_hw: ``(N, 2)`` int32, height and width of the inputs; 0 where they are not known.
+        image_of: ``(M,)`` int64, the input that each image of the box file is, or -1.
+        image_hw: ``(N, 2)`` int32, height and width of the inputs; 0 where unknown.
 
     Returns:
-        The rows; their scales are yet to be chosen.
+        The rows, without scales.
     """
     image = image_of[table.image] if len(table) else np.empty(0, dtype=np.int64)
     kept = np.flatnonzero(image >= 0)
@@ -71,15 +71,15 @@ def rows_of_table(table: BoxTable, image_of: npt.NDArray[np.int64], image_hw: np
 
 
 def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.NDArray[np.int32]) -> Rows:
-    """One row per view of each image.
+    """Make one row for each view of each image.
 
     Args:
         views_of: height and width of an image to its views.
-        image_hw: ``(N, 2)`` int32, height and width of the inputs. Where they are not known, 0, an image
-            has the rows of one of 1 x 1 pixels, without boxes.
+        image_hw: ``(N, 2)`` int32, height and width of the inputs. Where they are unknown, 0, an image gets the rows
+            of an image of 1 x 1 pixels, with boxes of NaN.
 
     Returns:
-        The rows; their scales are yet to be chosen where the views leave them open.
+        The rows, without scales where the views leave them open.
     """
     sizes, inverse = np.unique(image_hw, axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
@@ -124,13 +124,13 @@ def _only_ids(ids: Iterable[bytes], n_rows: int) -> Annotations:
 
 
 def _ranges(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Half-open ranges, one behind the other, of these lengths, as ``(N, 2)``."""
+    """Half-open ranges of these lengths, one after the other, as ``(N, 2)``."""
     ends = np.cumsum(counts, dtype=np.int64)
     return np.stack((ends - counts, ends), axis=1)
 
 
 class BoxSource(Protocol):
-    """Makes the rows of images."""
+    """Makes the rows of images, from a box file or from views."""
 
     @property
     def needs_sizes(self) -> bool:
@@ -140,19 +140,19 @@ class BoxSource(Protocol):
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
     ) -> Rows:
-        """Rows of the images from ``first`` on, ``(N - first, 2)`` sizes ``image_hw``; no scales chosen."""
+        """Make the rows of the images from ``first`` on, of sizes ``image_hw`` ``(N - first, 2)``, without scales."""
         ...
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> npt.NDArray[np.float64] | None:
-        """``(K, 4)`` boxes_px of the rows of one image at another size; None where they would be other rows."""
+        """Fit the rows of one image to another size: ``(K, 4)`` boxes_px; None if the rows would be others."""
         ...
 
     def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
-        """``(K,)`` scales of rows as the source has them; -1: to be chosen by size."""
+        """Return the ``(K,)`` scales that the source fixes; -1: to be chosen by size."""
         ...
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
-        """Rows of a file followed by those of images that are added to it."""
+        """Join the rows of a file and those of images that are added to it."""
         ...
 
 
@@ -161,8 +161,8 @@ class FileBoxes:
     """The boxes of a box file.
 
     Attributes:
-        table: what it says, in the convention that it is meant in.
-        path: of the file, for messages.
+        table: the boxes, with the convention that the user gives.
+        path: path of the file, for messages.
     """
 
     table: BoxTable
@@ -173,10 +173,10 @@ class FileBoxes:
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
     ) -> Rows:
-        """Return one row per box of the images from ``first`` on.
+        """Make one row for each box of the images from ``first`` on.
 
         Raises:
-            BoxError: the box file names none of the images, or one that two images could be.
+            BoxError: the box file names none of the images, or a name fits two images.
         """
         try:
             image_of = match_images(self.table.images, root, paths, kind=self.table.names)
@@ -196,19 +196,19 @@ class FileBoxes:
         return rows_of_table(self.table, np.where(image_of < first, -1, image_of - first), image_hw)
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> npt.NDArray[np.float64] | None:
-        """Return the boxes of some rows in pixels of an image of this size."""
+        """Return the boxes of the rows in pixels of an image of this size."""
         row_hw = np.full((len(boxes), 2), image_hw, dtype=np.int32)
         return boxes_to_px(self.table.boxes[boxes.source], self.table.convention, row_hw)
 
     def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
-        """Return -1 for each row: to be chosen."""
+        """Return -1 for each row: all are to be chosen."""
         return np.full(len(boxes), -1, dtype=np.int16)
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
-        """Return the rows one after the other; both are of this box file.
+        """Join two sets of rows of this box file.
 
         Raises:
-            BoxError: a box that was of one of the old images is of a new one, too.
+            BoxError: a box belongs to an old image and to a new one.
         """
         twice = np.flatnonzero((boxes.box_row >= 0) & (added.box_row >= 0))
         if len(twice):
@@ -223,10 +223,10 @@ class FileBoxes:
 
 @dataclass(frozen=True)
 class ViewBoxes:
-    """Windows of each image.
+    """Views of each image.
 
     Attributes:
-        grid: a grid of them; None for the views of SPP-net's multi-view test.
+        grid: a grid of views; None for the views of SPP-net's multi-view test.
         input: sizes of the network input.
     """
 
@@ -235,7 +235,7 @@ class ViewBoxes:
 
     @property
     def needs_sizes(self) -> bool:
-        """Whether the number of windows depends on the sizes of the images: where these are in pixels."""
+        """Whether the number of views depends on the sizes of the images, as it does for a grid in pixels."""
         return self.grid is not None and self.grid.in_pixels
 
     def rows(
@@ -246,22 +246,22 @@ class ViewBoxes:
         *,
         first: int = 0,  # noqa: ARG002
     ) -> Rows:
-        """Return one row per window of each image."""
+        """Make one row for each view of each image."""
         return rows_of_views(self._views, image_hw)
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> npt.NDArray[np.float64] | None:
-        """Return the windows of an image of this size, if they are the same; NaN where it is not known."""
+        """Return the views of an image of this size, if they are the same views; NaN where the size is unknown."""
         if 0 in image_hw:
             return np.full((len(boxes), 4), np.nan)
         views = self._views(image_hw)
         return views.boxes_px if views.ids == tuple(boxes.annotations.ids) else None
 
     def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
-        """Return the scale of each view; -1 for windows of a grid: to be chosen."""
+        """Return the scale of each view; -1 for views of a grid: to be chosen."""
         return boxes.scale if self.grid is None else np.full(len(boxes), -1, dtype=np.int16)
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
-        """Return the rows one after the other, numbered on."""
+        """Join two sets of rows; the numbers of the views go on."""
         n_before = len(boxes.box_row)
         moved = dataclasses.replace(added, source=added.source + n_before)
         return boxes.followed_by(moved, box_row=np.concatenate((boxes.box_row, added.box_row + len(boxes))))
@@ -276,9 +276,8 @@ class ViewBoxes:
     def _window_hw(self, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> tuple[float, float]:
         """Height and width, in pixels of the image, of a square window of the network input.
 
-        The long side of the input is that of the aspect ratio but for half a pixel, unless its sides are rounded
-        each by itself. Of an image that cannot be processed, ``input_hw`` 0, there are views, too: rows that stay
-        NaN.
+        The long side of the input keeps the aspect ratio up to half a pixel, unless both sides are rounded to a
+        multiple. An image that cannot be processed, ``input_hw`` 0, has views as well: rows that stay NaN.
         """
         if self.input.round_to == 1:
             image_hw, input_hw = (min(image_hw),) * 2, (min(input_hw),) * 2

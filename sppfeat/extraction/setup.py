@@ -1,4 +1,4 @@
-"""What a run is made of, before it is known which images there are: settings, network, device, decoders."""
+"""The setup of a run: settings, network, device and decoders, independent of its images."""
 
 import contextlib
 import dataclasses
@@ -29,14 +29,14 @@ from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import ColumnBlock, column_blocks
 
 __all__ = [
-    "Equipment",
+    "RunSetup",
     "adopt_mean_norm",
     "configure",
-    "descriptor_blocks",
-    "load_choice",
-    "load_equipment",
-    "read_box_choice",
-    "row_planner_of",
+    "descriptor_columns",
+    "load_chosen_backbone",
+    "load_setup",
+    "make_row_planner",
+    "read_chosen_boxes",
 ]
 
 _MAX_AUTO_WORKERS = 16
@@ -45,22 +45,22 @@ _PROBE_BYTES = 1 << 20  # of memory for decoded images, of a decoder that decode
 
 
 @dataclass(frozen=True)
-class Equipment:
-    """What a run works with, whatever its images.
+class RunSetup:
+    """Settings, network and device of a run; :func:`load_setup` makes it.
 
     Attributes:
-        request: what was asked.
-        config: what shapes a descriptor, and is recorded.
-        blocks: the columns of a descriptor.
+        request: the user's request.
+        config: the settings that shape a descriptor; they are recorded in the file.
+        columns: the columns of a descriptor.
         backbone: the network.
-        planner: makes the rows of boxes; None for whole images.
-        box_file: where these come from, if from a file.
-        device: where the network runs.
+        planner: plans the rows of boxes; None for whole images.
+        box_file: the box file that the boxes come from; None where there is none.
+        device: the device that the network runs on.
     """
 
     request: ExtractRequest
     config: ExtractConfig
-    blocks: tuple[ColumnBlock, ...]
+    columns: tuple[ColumnBlock, ...]
     backbone: Backbone
     planner: RowPlanner | None
     box_file: BoxFile | None
@@ -68,16 +68,16 @@ class Equipment:
 
     @property
     def projector(self) -> Projector | None:
-        """How boxes become regions; None for whole images."""
+        """Projects boxes to cells; None for whole images."""
         return self.planner.projector if self.planner else None
 
     @property
     def batch_pixels(self) -> int:
-        """Network-input pixels per batch, where no number of images is asked for."""
+        """Network-input pixels per batch, where the request sets no number of images."""
         return BATCH_PIXELS[self.device.type]
 
-    def describer(self, spec: DescriptorSpec, norm_factors: tuple[float, ...] | None) -> Describer:
-        """What turns pixels into descriptors."""
+    def make_describer(self, spec: DescriptorSpec, norm_factors: tuple[float, ...] | None) -> Describer:
+        """Make what turns pixels into descriptors, with the scaling of ``spec``."""
         return Describer(
             self.backbone,
             spec,
@@ -88,23 +88,23 @@ class Equipment:
             compile_network=self.request.run.compile,
         )
 
-    def n_workers(self, n_images: int) -> int:
-        """Processes that decode so many images, 0 for none."""
+    def choose_n_workers(self, n_images: int) -> int:
+        """Return the number of decoding processes for so many images; 0: decode in this process."""
         workers = self.request.run.workers
         if workers is not None:
             return workers
         cores = available_cores() // self.request.run.n_local
         return max(1, min(cores, _MAX_AUTO_WORKERS, n_images // _MIN_IMAGES_PER_WORKER))
 
-    def decoder(self, n_workers: int) -> Decoder:
-        """What reads images, in so many processes; to be closed."""
+    def open_decoder(self, n_workers: int) -> Decoder:
+        """Start a decoder with so many processes; the caller closes it."""
         return (
             DecoderPool(self._settings, n_workers=n_workers) if n_workers else InlineDecoder(self._settings)
         )
 
     @contextlib.contextmanager
-    def prober(self) -> Iterator[Decoder]:
-        """What reads headers only, beside a decoder."""
+    def open_prober(self) -> Iterator[Decoder]:
+        """Start a second decoder, small, that reads headers only."""
         if self.request.run.workers == 0:
             yield InlineDecoder(self._settings)
             return
@@ -123,17 +123,21 @@ class Equipment:
         )
 
 
-def load_equipment(
+def load_setup(
     request: ExtractRequest, *, on_download: OnDownload = lambda name, done, total: None
-) -> Equipment:
-    """Load what a run needs; ``on_download`` is as of :func:`sppfeat.networks.backbones.load_backbone`.
+) -> RunSetup:
+    """Load the network and the boxes, and resolve the settings of a run.
+
+    Args:
+        request: the user's request.
+        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
 
     Raises:
-        SppfeatError: settings, weights or boxes that do not allow it.
+        SppfeatError: settings, weights or boxes are wrong.
     """
     device = choose_device(request.run.device, request.precision, local_rank=request.run.local_rank)
-    backbone = load_choice(request.backbone, on_download=on_download)
-    box_file = read_box_choice(request.boxes)
+    backbone = load_chosen_backbone(request.backbone, on_download=on_download)
+    box_file = read_chosen_boxes(request.boxes)
     config = configure(
         backbone,
         request.input,
@@ -143,23 +147,23 @@ def load_equipment(
         box_file=box_file,
     )
     config = adopt_mean_norm(config, request.descriptor.normalize_from)
-    return Equipment(
+    return RunSetup(
         request=request,
         config=config,
-        blocks=descriptor_blocks(config, backbone),
+        columns=descriptor_columns(config, backbone),
         backbone=backbone,
-        planner=row_planner_of(request.boxes, config, backbone, box_file),
+        planner=make_row_planner(request.boxes, config, backbone, box_file),
         box_file=box_file,
         device=device,
     )
 
 
-def read_box_choice(choice: BoxChoice | None) -> BoxFile | None:
-    """The box file, if there is one, in the convention that it is meant in.
+def read_chosen_boxes(choice: BoxChoice | None) -> BoxFile | None:
+    """Read the box file, if boxes come from one, with the convention that the user gives.
 
     Raises:
-        BoxError: it cannot be read.
-        ConfigError: a convention that contradicts itself.
+        BoxError: the file cannot be read.
+        ConfigError: the convention contradicts itself.
     """
     if choice is None or not choice.is_file:
         return None
@@ -178,13 +182,13 @@ def read_box_choice(choice: BoxChoice | None) -> BoxFile | None:
     return dataclasses.replace(found, table=dataclasses.replace(found.table, convention=convention))
 
 
-def load_choice(
+def load_chosen_backbone(
     choice: BackboneChoice,
     *,
     fold: bool = True,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Backbone:
-    """The backbone that was chosen; see :func:`sppfeat.networks.backbones.load_backbone`."""
+    """Load the backbone that a user chose; see :func:`sppfeat.networks.backbones.load_backbone`."""
     settings = dict(vars(choice))
     return load_backbone(settings.pop("name"), **settings, fold=fold, on_download=on_download)
 
@@ -198,7 +202,15 @@ def configure(
     boxes: BoxChoice | None = None,
     box_file: BoxFile | None = None,
 ) -> ExtractConfig:
-    """Everything that the descriptors of a run depend on.
+    """Combine the settings that descriptors depend on.
+
+    Args:
+        backbone: the network.
+        inputs: sizes of the network input, as the user gave them.
+        descriptor: pyramid, pooling and scaling; a mean norm is taken over by :func:`adopt_mean_norm`.
+        precision: arithmetic of the network.
+        boxes: the choice of boxes; None for whole images.
+        box_file: the box file, if boxes come from one.
 
     Raises:
         ConfigError: settings that do not go together, or with the backbone's head.
@@ -224,13 +236,13 @@ def configure(
     )
 
 
-def row_planner_of(
+def make_row_planner(
     choice: BoxChoice | None, config: ExtractConfig, backbone: Backbone, box_file: BoxFile | None
 ) -> RowPlanner | None:
-    """What makes the rows, where they are boxes.
+    """Make the planner of the rows of boxes; None for whole images.
 
     Raises:
-        ConfigError: boxes cannot be projected onto the maps of this backbone.
+        ConfigError: boxes cannot be projected to the maps of this backbone.
     """
     if choice is None or config.regions is None:
         return None
@@ -246,19 +258,19 @@ def row_planner_of(
     )
 
 
-def descriptor_blocks(config: ExtractConfig, backbone: Backbone) -> tuple[ColumnBlock, ...]:
-    """The columns of a descriptor: of the pyramid, or the one block of a head."""
+def descriptor_columns(config: ExtractConfig, backbone: Backbone) -> tuple[ColumnBlock, ...]:
+    """The columns of a descriptor: one block for each layer and level, or a single block for a head."""
     if backbone.head is not None:
         return column_blocks((backbone.head.name,), (backbone.head.channels,), (1,))
     return column_blocks(backbone.spec.layers, backbone.channels, config.descriptor.levels)
 
 
 def adopt_mean_norm(config: ExtractConfig, path: Path | None) -> ExtractConfig:
-    """The settings with the mean norm and the factors of a feature file.
+    """Return the settings with the mean norm and the factors of a feature file.
 
     Args:
         config: the settings, without their scaling.
-        path: a feature file made with ``meannorm``; None leaves the settings as they are.
+        path: a feature file made with ``meannorm``; None: return the settings as they are.
 
     Raises:
         StoreError: not a feature file.

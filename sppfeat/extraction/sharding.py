@@ -1,4 +1,4 @@
-"""A plan cut into shards: contiguous ranges of its images, each in a file of its own, or in its rows of one file."""
+"""Shards of a plan: contiguous ranges of its images, each in a file of its own or in its rows of a shared file."""
 
 import dataclasses
 from pathlib import Path
@@ -14,14 +14,14 @@ from sppfeat.extraction.plan import Plan
 __all__ = ["PLACEHOLDER", "ShardChoice", "cut_plan", "cut_rows", "shard_of", "shard_path"]
 
 PLACEHOLDER = "{shard}"
-"""Stands for the number of a shard in the name of its file."""
+"""The placeholder for the number of a shard in the name of its file."""
 
 
 def shard_path(output: Path, choice: ShardChoice | None) -> Path:
-    """The output of a shard: with its number in the place of ``{shard}``, if its name has that.
+    """Return the output of a shard: its number takes the place of ``{shard}`` in the name.
 
     Raises:
-        ConfigError: the name asks for a number, and there is none.
+        ConfigError: the name has ``{shard}``, and there is no number.
     """
     if choice is None and PLACEHOLDER in str(output):
         raise ConfigError(f"the output {str(output)!r} has {PLACEHOLDER} in its name: it goes with shards")
@@ -29,13 +29,13 @@ def shard_path(output: Path, choice: ShardChoice | None) -> Path:
 
 
 def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64]:
-    """Where ``count`` shards begin and end: contiguous, none empty, of about the same work.
+    """Cut a plan into ``count`` shards: contiguous, none empty, of about equal work.
 
     Args:
-        plan: all of it.
+        plan: the whole plan.
         count: number of shards.
-        by_pixels: balance network-input pixels at the scales that are used, which needs every size; otherwise the
-            number of images that have rows, which nothing that is learnt of images changes.
+        by_pixels: balance network-input pixels at the scales in use, which needs the size of every image; otherwise
+            balance the number of images with rows, which stays the same as sizes become known.
 
     Returns:
         ``(count + 1,)`` int64: shard ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
@@ -60,7 +60,7 @@ def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64
 
 
 def cut_rows(plan: Plan, n_rows: int) -> npt.NDArray[np.int64]:
-    """Where shards of at most ``n_rows`` rows, or of one image that has more, begin and end; see :func:`cut_plan`."""
+    """Cut a plan into shards of at most ``n_rows`` rows, or of one image with more; returns as :func:`cut_plan`."""
     ends = plan.rows[:, 1]
     bounds = [0]
     while bounds[-1] < plan.n_images:
@@ -73,13 +73,13 @@ def cut_rows(plan: Plan, n_rows: int) -> npt.NDArray[np.int64]:
 def shard_of(
     plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64], *, has_views: bool
 ) -> tuple[Plan, Shard]:
-    """One shard as a plan of its own, numbered from 0, and what its file records of the whole.
+    """Return the plan of one shard, numbered from 0, and the record of the shard for its file.
 
     Args:
-        plan: all of it.
-        choice: which shard.
-        bounds: of all, see :func:`cut_plan`.
-        has_views: the boxes are windows of each image and not of a box file: they are numbered from 0, too.
+        plan: the whole plan.
+        choice: number of the shard.
+        bounds: borders of all shards, see :func:`cut_plan`.
+        has_views: whether boxes are views of each image and not those of a box file; views are numbered from 0, too.
     """
     first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
     first_row, stop_row = plan.row_range(first, stop)

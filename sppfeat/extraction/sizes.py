@@ -1,4 +1,4 @@
-"""Sizes of images, learnt from their headers: of all before a run, or of some at a time during it."""
+"""Sizes of images, from their headers, and the sizes at which they enter the network."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from sppfeat.inputs import Storage
 __all__ = ["FoundSizes", "input_sizes", "read_sizes", "shape_keys", "sizes_at"]
 
 FoundSizes = tuple[npt.NDArray[np.int32], dict[int, str]]
-"""``(n, 2)`` int32 heights and widths of images, 0 where unknown, and the reasons by position."""
+"""``(n, 2)`` int32, heights and widths of images, 0 where unknown; and the reasons by position."""
 
 _FETCHED_AT_ONCE = 4096
 
@@ -32,11 +32,11 @@ def read_sizes(
     """Read the headers of some images of a storage.
 
     Args:
-        storage: where they are.
-        images: ``(n,)`` int64.
-        decoder: reads them.
-        scratch: for what has to be fetched.
-        on_probe: called with the number of headers read, and of all.
+        storage: the storage of the images.
+        images: ``(n,)`` int64, their numbers in it.
+        decoder: reads the headers.
+        scratch: a folder for images that have to be fetched.
+        on_probe: called with the number of headers read so far, and the number of all.
     """
     image_hw = np.zeros((len(images), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
@@ -55,12 +55,12 @@ def read_sizes(
 def sizes_at(
     places: Sequence[Place | str], decoder: Decoder, *, on_probe: Callable[[int], None] = lambda done: None
 ) -> FoundSizes:
-    """Read the headers of images that are here.
+    """Read the headers of images on this machine.
 
     Args:
-        places: where they are, or why they are nowhere.
-        decoder: reads them.
-        on_probe: called with the number of headers read.
+        places: their places, or why they have none.
+        decoder: reads the headers.
+        on_probe: called with the number of headers read so far.
     """
     image_hw = np.zeros((len(places), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
@@ -76,17 +76,17 @@ def sizes_at(
 def input_sizes(
     image_hw: npt.NDArray[np.int32], spec: InputSpec
 ) -> tuple[npt.NDArray[np.int32], dict[int, str]]:
-    """Network-input size of every image.
+    """Compute the network-input size of every image.
 
     Args:
-        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where they are not known.
+        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where unknown.
         spec: sizes of the network input.
 
     Returns:
-        ``(N, S, 2)`` int32, per short side, 0 where there is no valid size; and the reason, by index, where
-        an image's own size is known and yet leads to none.
+        ``(N, S, 2)`` int32, a size for each short side, 0 where there is no valid one; and the reason, by index, for
+        images whose own size is known and still leads to none.
     """
-    if not image_hw.any():  # of ten million images without sizes it takes a gigabyte to find that out below
+    if not image_hw.any():  # the arrays below take a gigabyte for ten million images
         return np.zeros((len(image_hw), len(spec.short_sides), 2), dtype=np.int32), {}
     keys, inverse = np.unique(shape_keys(image_hw), return_inverse=True)  # ten times as fast as axis=0
     input_hw = np.zeros((len(keys), len(spec.short_sides), 2), dtype=np.int32)
@@ -113,6 +113,6 @@ def input_sizes(
 
 
 def shape_keys(hw: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Return one number per size, 0 where there is none."""
+    """``(N,)`` int64, one number for each size of ``(N, 2)``; 0 where a side is 0."""
     wide = hw.astype(np.int64)
     return ((wide[:, 0] << 32) | wide[:, 1]) * hw.all(axis=1)

@@ -12,7 +12,7 @@ import torch
 from sppfeat.config.machine import available_cores
 from sppfeat.config.request import BackboneChoice
 from sppfeat.errors import SppfeatError
-from sppfeat.extraction.setup import load_choice
+from sppfeat.extraction.setup import load_chosen_backbone
 from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
@@ -202,9 +202,9 @@ def _load_networks(request: TrainRequest, on_download: OnDownload) -> tuple[Back
     """The student, and the teachers by name."""
     folder = request.run.weights_dir
     chosen = dataclasses.replace(request.settings.backbone, weights_dir=folder)
-    backbone = load_choice(chosen, fold=False, on_download=on_download)
+    backbone = load_chosen_backbone(chosen, fold=False, on_download=on_download)
     teachers = {
-        choice.name: load_choice(
+        choice.name: load_chosen_backbone(
             BackboneChoice(
                 name=choice.name, weights=choice.weights, layers=choice.layers, weights_dir=folder
             ),

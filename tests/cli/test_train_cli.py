@@ -164,7 +164,7 @@ def test_wrong_usage_gives_exit_code_2_and_leaves_nothing(classes, tmp_path, opt
 
 @pytest.mark.usefixtures("tiny_network")
 def test_an_output_that_cannot_be_gives_exit_code_1_before_anything_is_read(classes, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "load_choice", None)
+    monkeypatch.setattr(session, "load_chosen_backbone", None)
     (tmp_path / "file").touch()
     for output, message in (("file", "File exists"), ("a/b", "No such file"), ("held", "another process is")):
         with TrainFolder(tmp_path / "held").hold():

@@ -418,7 +418,7 @@ def test_a_file_without_any_box_is_a_file_without_rows(folder, tmp_path):
     extraction, progress = extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=str(boxes)))
     assert progress.n_done == 12
     with sppfeat.open(tmp_path / "f.h5") as file:
-        assert file.features.shape == (0, extraction.equipment.blocks[-1].stop)
+        assert file.features.shape == (0, extraction.setup.columns[-1].stop)
         assert file.to_sklearn()[0].shape == (0, file.dimension)
         assert not verify_file(file).problems
 

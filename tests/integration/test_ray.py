@@ -33,10 +33,10 @@ from sppfeat.errors import ConfigError, EngineError, StoreError
 from sppfeat.extraction.parts import plan_inputs
 from sppfeat.extraction.ray import actor as actor_module
 from sppfeat.extraction.ray import cluster, part_files, prepare_ray
-from sppfeat.extraction.ray.actor import Job, PartFiller, Witnesses
+from sppfeat.extraction.ray.actor import Job, PartFiller, SharedFiles
 from sppfeat.extraction.ray.cluster import choose_actors
 from sppfeat.extraction.ray.part_files import parts_folder
-from sppfeat.extraction.resources import gather_means
+from sppfeat.extraction.resources import open_resources
 from sppfeat.files.locks import OutputLock
 from sppfeat.inputs import list_images
 from sppfeat.store.reader import FeatureFile
@@ -240,9 +240,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
     assert not output.exists()
 
     # A descriptor that is there is not made again.
-    monkeypatch.setattr(
-        cluster, "connected", lambda *arguments, **options: contextlib.nullcontext(OneActor())
-    )
+    monkeypatch.setattr(cluster, "connect", lambda *arguments, **options: contextlib.nullcontext(OneActor()))
     first = outcome.outputs[0]
     with FeatureFile(first) as file:
         done = int(np.flatnonzero(file.status == Status.DONE)[0])
@@ -272,7 +270,7 @@ def test_the_same_command_continues(nodes, pictures, tmp_path, monkeypatch):
     assert_equal_to_local(output, tmp_path / "local.h5")
 
     with mock.patch(
-        "sppfeat.extraction.ray.cluster.connected", side_effect=AssertionError("nothing is to be done")
+        "sppfeat.extraction.ray.cluster.connect", side_effect=AssertionError("nothing is to be done")
     ):
         code, found = ray_command(nodes, mine, output, *options)
         assert (code, found["plan"]["to_do"]) == (3, 0)
@@ -309,8 +307,8 @@ def test_the_example_of_the_readme(nodes, photos, tmp_path, monkeypatch):
 def job_of(pictures, output, **changes) -> Job:
     """What an actor is told of a run over pictures into two parts."""
     asked = request([pictures], output, run=RunOptions(device="cpu", workers=0))
-    with gather_means(asked, list_images(asked.inputs), lambda done, total: None) as means:
-        plan = plan_inputs(means.task)
+    with open_resources(asked, list_images(asked.inputs), lambda done, total: None) as resources:
+        plan = plan_inputs(resources.part_request)
     folder = parts_folder(output)
     folder.mkdir(exist_ok=True)
     running = folder / "running"
@@ -318,13 +316,13 @@ def job_of(pictures, output, **changes) -> Job:
     settings = {
         "version": sppfeat.__version__,
         "request": request([pictures], folder / "{shard}.h5", run=asked.run),
-        "config": means.equipment.config,
-        "listing": means.task.listing,
+        "config": resources.setup.config,
+        "listing": resources.part_request.listing,
         "plan": plan,
         "bounds": np.array([0, 5, plan.n_images]),
         "norm_factors": None,
         "n_cpus": 1,
-        "witnesses": Witnesses(running, (os.fsencode(next(pictures.rglob("*.png"))),)),
+        "shared_files": SharedFiles(running, (os.fsencode(next(pictures.rglob("*.png"))),)),
     }
     return pickle.loads(pickle.dumps(Job(**{**settings, **changes})))
 
@@ -344,7 +342,7 @@ def test_an_actor_fills_parts(folder, tmp_path):
     job = job_of(folder, output)
     with actor(job) as filler:
         assert [filler.fill(part).progress.n_done for part in (2, 1, 1)] == [7, 5, 0]
-        job.witnesses.running.unlink()
+        job.shared_files.running.unlink()
         next(parts_folder(output).glob("00001*")).unlink()
         assert filler.fill(1).progress.n_done == 0  # the run has been stopped
     assert sorted(path.name for path in parts_folder(output).iterdir()) == ["00002-of-00002.h5"]
@@ -378,9 +376,9 @@ def test_an_actor_gives_up_a_part_that_kills_every_actor(folder, tmp_path):
     ("changes", "message"),
     [
         ({"version": "0.0.1"}, "and the run was planned with 0.0.1"),
-        ({"witnesses": Witnesses(Path("/nowhere/running"), ())}, "does not see the folder '/nowhere'"),
+        ({"shared_files": SharedFiles(Path("/nowhere/running"), ())}, "does not see the folder '/nowhere'"),
         (
-            {"witnesses": Witnesses(Path("/running"), (b"/nowhere/a.jpg",))},
+            {"shared_files": SharedFiles(Path("/running"), (b"/nowhere/a.jpg",))},
             "does not see the inputs, such as",
         ),
     ],
@@ -478,7 +476,7 @@ def test_a_name_with_a_number_is_refused(folder, tmp_path):
 def test_a_plan_alone_starts_no_cluster(folder, tmp_path):
     asked = request([folder], tmp_path / "x.h5", ray=RayOptions(actors=3), dry_run=True)
     with (
-        mock.patch("sppfeat.extraction.ray.cluster.connected", side_effect=AssertionError("a plan alone")),
+        mock.patch("sppfeat.extraction.ray.cluster.connect", side_effect=AssertionError("a plan alone")),
         prepare_ray(asked) as extraction,
     ):
         summary = extraction.summary()
@@ -519,6 +517,6 @@ def test_a_cluster_that_is_not_there(folder, tmp_path):
 
 def test_parts_are_cut_by_the_plan_alone():
     plan = plan_of([f"{i}.jpg" for i in range(100)])
-    assert np.diff(part_files.cut_for_actors(plan)).tolist() == [25] * 4
+    assert np.diff(part_files.cut_into_parts(plan)).tolist() == [25] * 4
     with mock.patch.object(part_files, "_MOST_PARTS", 3):
-        assert part_files.cut_for_actors(plan).tolist() == [0, 33, 66, 100]
+        assert part_files.cut_into_parts(plan).tolist() == [0, 33, 66, 100]

@@ -111,7 +111,7 @@ def test_shared_shards_are_the_same_ranges_for_whoever_comes_when(folder, tmp_pa
     ranges = []
     for i in (1, 2, 3):
         extraction, _ = extract([folder], tmp_path / "f.h5", shard=ShardChoice(i, 3), **changes)
-        ranges.append(extraction.work.own)
+        ranges.append(extraction.part.own_images)
     sizes = [stop - first for first, stop in ranges]
     assert (ranges[0][0], ranges[1][0], ranges[2][0], ranges[2][1]) == (0, ranges[0][1], ranges[1][1], N)
     assert max(sizes) - min(sizes) <= 1
@@ -127,7 +127,7 @@ def test_shared_shards_are_the_same_ranges_after_a_retry(tmp_path):
     ranges = []
     for i in (1, 2):
         extraction, _ = extract([tmp_path / "in"], tmp_path / "f.h5", shard=ShardChoice(i, 2), shared=True)
-        ranges.append(extraction.work.own)
+        ranges.append(extraction.part.own_images)
         for damaged in (0, 1, 2):
             write_image(tmp_path / "in" / f"{damaged}.png", 90, 90, seed=9)
         extract([tmp_path / "in"], tmp_path / "f.h5", shard=ShardChoice(i, 2), shared=True, retry_failed=True)

@@ -1,6 +1,7 @@
-"""An extraction by actors on a Ray cluster.
+"""Extraction on a Ray cluster: actors fill the files of parts, which are then merged into the output.
 
-Ray imports this package in each actor before anything else is set there: what needs torch is imported when it runs.
+Ray imports this package in each actor before anything else is set there, so modules that load torch are imported in
+functions.
 """
 
 import contextlib
@@ -17,9 +18,9 @@ from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.downloads import OnDownload
 
 if TYPE_CHECKING:
-    from sppfeat.extraction.parts import Work
+    from sppfeat.extraction.parts import Part
     from sppfeat.extraction.ray.extraction import RayExtraction
-    from sppfeat.extraction.resources import Means
+    from sppfeat.extraction.resources import RunResources
     from sppfeat.extraction.run import Extraction
 
 __all__ = ["prepare_ray"]
@@ -33,30 +34,30 @@ def prepare_ray(
     on_download: OnDownload = lambda name, done, total: None,
     verbose: bool = False,
 ) -> "Iterator[RayExtraction | Extraction]":
-    """Plan an extraction by actors, and reach or start the Ray cluster that they will be on.
+    """Plan an extraction by actors, and reach or start their Ray cluster.
 
     Args:
-        request: what is asked; without settings of Ray, these are the usual ones.
-        on_probe: called with the number of image headers read, and of all.
-        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
-        verbose: print what Ray and its workers say.
+        request: the user's request; Ray's settings are the usual ones where it has none.
+        on_probe: called with the number of image headers read so far, and the number of all.
+        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
+        verbose: print the messages of Ray and its workers.
 
     Yields:
-        The extraction, ready to run. Nothing has been written yet. Of an output that is complete already, and not
-        made of parts, one that does nothing.
+        The extraction, ready to run. Nothing has been written yet. For an output that is complete already and not made
+        of parts, an extraction that does nothing.
 
     Raises:
         SppfeatError: see :func:`sppfeat.extraction.run.prepare`.
-        EngineError: there is no cluster.
+        EngineError: the cluster cannot be reached or started.
     """
     from sppfeat.extraction.output import lock_output
     from sppfeat.extraction.parts import plan_inputs
-    from sppfeat.extraction.ray.cluster import connected
+    from sppfeat.extraction.ray.cluster import connect
     from sppfeat.extraction.ray.extraction import RayExtraction
-    from sppfeat.extraction.ray.part_files import PartFiles, cut_for_actors, part_pattern
+    from sppfeat.extraction.ray.part_files import PartFiles, cut_into_parts, part_pattern
     from sppfeat.extraction.report import plan_notes
-    from sppfeat.extraction.resources import gather_means
-    from sppfeat.extraction.run import planned
+    from sppfeat.extraction.resources import open_resources
+    from sppfeat.extraction.run import make_extraction
     from sppfeat.extraction.sharding import PLACEHOLDER
     from sppfeat.files.outputs import check_output
     from sppfeat.files.remote.output import url_of
@@ -77,56 +78,60 @@ def prepare_ray(
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(contextlib.ExitStack())
         held = lock.enter_context(lock_output(request))
-        means = stack.enter_context(
-            gather_means(_for_planning(request), listing, on_probe, on_download=on_download)
+        resources = stack.enter_context(
+            open_resources(_for_planning(request), listing, on_probe, on_download=on_download)
         )
-        means = means._replace(task=dataclasses.replace(means.task, request=request))
+        resources = resources._replace(
+            part_request=dataclasses.replace(resources.part_request, request=request)
+        )
         if request.output.exists():
-            finished = _finished(means)
+            finished = _finished(resources)
             if finished is not None:
-                yield planned(means, finished, held)
+                yield make_extraction(resources, finished, held)
                 return
-        plan = plan_inputs(means.task)
-        means.notes.extend(plan_notes(plan, means.equipment, is_new=True))
-        bounds = cut_for_actors(plan)
+        plan = plan_inputs(resources.part_request)
+        resources.notes.extend(plan_notes(plan, resources.setup, is_new=True))
+        bounds = cut_into_parts(plan)
         files = PartFiles(part_pattern(request.output), bounds)
-        extraction = RayExtraction(means, plan, bounds, files, lock)
+        extraction = RayExtraction(resources, plan, bounds, files, lock)
         if not request.dry_run and extraction.unfinished:
             address = request.ray.address if request.ray else None
-            extraction.use(stack.enter_context(connected(address, verbose=verbose)))
+            extraction.use(stack.enter_context(connect(address, verbose=verbose)))
         yield extraction
 
 
-def _finished(means: "Means") -> "Work | None":
-    """The work on an output that there is already, if nothing is left of it to be done.
+def _finished(resources: "RunResources") -> "Part | None":
+    """Return the part of an existing output if nothing is left to do; None if its parts have to be looked at.
 
     Raises:
-        StoreError: something is left, and it is not of parts.
+        StoreError: images are left, and the output is not made of parts.
     """
-    from sppfeat.extraction.parts import find_work
-    from sppfeat.extraction.ray.part_files import leads_to_parts
+    from sppfeat.extraction.parts import find_part
+    from sppfeat.extraction.ray.part_files import is_made_of_parts
 
-    task = means.task
+    task = resources.part_request
     output, options = task.request.output, task.request.ray or RayOptions()
-    if leads_to_parts(output):
+    if is_made_of_parts(output):
         if options.merge != "virtual":
             return None
         try:
-            work = find_work(task, means.notes)
-        except StoreError:  # parts have changed since; whether they can be continued is asked of them
+            part = find_part(task, resources.notes)
+        except (
+            StoreError
+        ):  # the parts have changed since the merge; whether they can be continued is checked later
             return None
-        return None if len(work.to_do) else work
-    work = find_work(task, means.notes)
-    if len(work.to_do):
+        return None if len(part.to_do) else part
+    part = find_part(task, resources.notes)
+    if len(part.to_do):
         raise StoreError(
-            f"{str(output)!r} has {counted(len(work.to_do), 'image')} to do, and --engine ray did not begin it: "
+            f"{str(output)!r} has {counted(len(part.to_do), 'image')} to do, and --engine ray did not begin it: "
             "--engine local continues it"
         )
-    return work
+    return part
 
 
 def _absolute(request: ExtractRequest) -> ExtractRequest:
-    """The request with paths that are the same in whatever folder an actor runs."""
+    """Return the request with absolute paths, which are right in whatever folder an actor runs."""
 
     def real(path: Any) -> Any:
         return path if path is None else type(path)(os.path.abspath(path))
@@ -135,7 +140,7 @@ def _absolute(request: ExtractRequest) -> ExtractRequest:
     is_file = os.path.exists(backbone.weights) and backbone.weights not in ("DEFAULT", "none")
     return dataclasses.replace(
         request,
-        # Where it is a link: what it leads to.
+        # A link is followed.
         output=Path(os.path.realpath(request.output)),
         backbone=dataclasses.replace(
             backbone,
@@ -150,6 +155,6 @@ def _absolute(request: ExtractRequest) -> ExtractRequest:
 
 
 def _for_planning(request: ExtractRequest) -> ExtractRequest:
-    """The request for this process, which runs no network and need not have the device of the actors."""
+    """Return the request for this process, which runs no network and need not have the actors' device."""
     device = "auto" if request.precision == "tf32" else "cpu"
     return dataclasses.replace(request, run=dataclasses.replace(request.run, device=device))

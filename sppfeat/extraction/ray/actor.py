@@ -1,6 +1,6 @@
-"""One actor of a Ray run: a network on a device, that fills the file of one part after the other.
+"""An actor of a Ray run: one network on one device, which fills the files of parts one after the other.
 
-Imported by Ray before anything else is set, so what needs torch is imported when an actor starts.
+Ray imports this module before anything else is set, so modules that load torch are imported when an actor starts.
 """
 
 import contextlib
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from sppfeat.extraction.output import Lock
     from sppfeat.extraction.pipeline import Progress
     from sppfeat.extraction.plan import Plan
-    from sppfeat.extraction.resources import Means
+    from sppfeat.extraction.resources import RunResources
     from sppfeat.inputs import Listing
 
-__all__ = ["ATTEMPTS_SUFFIX", "FillParts", "Job", "PartFiller", "PartReport", "Witnesses"]
+__all__ = ["ATTEMPTS_SUFFIX", "Job", "PartActor", "PartFiller", "PartReport", "SharedFiles"]
 
 ATTEMPTS_SUFFIX = ".attempts"
-_MOST_ATTEMPTS = 16  # at a part, by actors that died; more is no accident
-_LOCK_SECONDS = 120.0  # what a file server takes to notice that a client, and its lock, is no more
+_MOST_ATTEMPTS = 16  # at one part by actors that died; more are no accident
+_LOCK_SECONDS = 120.0  # until a file server notices that a client is gone, and drops its lock
 _RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Witnesses:
+class SharedFiles:
     """Files that every node has to see.
 
     Attributes:
-        running: of this run, beside the files of the parts; the run is to end when it is gone.
+        running: a file beside the files of the parts; the run ends when it is removed.
         images: some of the inputs; empty where they are not files.
     """
 
@@ -66,17 +66,17 @@ class Witnesses:
 
 @dataclass(frozen=True)
 class Job:
-    """What all actors of a run are told; lies in Ray's object store once for each node.
+    """The job of all actors of a run; Ray's object store holds it once for each node.
 
     Attributes:
-        version: of this package, where the run was planned.
-        request: what was asked, with the output of the parts.
-        config: what shapes a descriptor.
+        version: version of this package where the run was planned.
+        request: the user's request, with the output of the parts.
+        config: the settings that shape a descriptor.
         listing, plan: all inputs and rows.
-        bounds: ``(n + 1,)`` int64, part ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
-        norm_factors: of the mean norm, where they are known already.
+        bounds: ``(n + 1,)`` int64; part ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
+        norm_factors: factors of the mean norm, where they are known already.
         n_cpus: cores of each actor.
-        witnesses: what a node has to see.
+        shared_files: files that every node has to see.
     """
 
     version: str
@@ -87,17 +87,17 @@ class Job:
     bounds: npt.NDArray[np.int64]
     norm_factors: tuple[float, ...] | None
     n_cpus: int
-    witnesses: Witnesses
+    shared_files: SharedFiles
 
 
 @dataclass(frozen=True)
 class PartReport:
-    """What became of a part.
+    """The result of one part.
 
     Attributes:
-        part: number, from 1.
-        progress: what was done of it now, and how long that took; None where it could not be.
-        error: why not.
+        part: number of the part, from 1.
+        progress: images done and seconds spent; None after an error.
+        error: the error that ended the part; None where there was none.
     """
 
     part: int
@@ -105,11 +105,11 @@ class PartReport:
     error: SppfeatError | None = None
 
 
-class FillParts:
-    """An actor as Ray Data makes it, and hands it one part after the other.
+class PartActor:
+    """An actor in the form that Ray Data wants: it is called with one part after the other.
 
     Args:
-        job: reference of a :class:`Job`.
+        job: Ray's reference to a :class:`Job`.
     """
 
     def __init__(self, job: Any) -> None:
@@ -124,28 +124,28 @@ class FillParts:
 
 
 class PartFiller:
-    """Fills files of parts, with a network that is loaded once.
+    """Fills the files of parts with a network that is loaded once.
 
-    An error that a user can cause or cure is an answer, so that Ray wraps no traceback of its own around it.
+    Errors that a user can cause or cure are returned, so that Ray wraps no traceback of its own around them.
 
     Args:
-        job: what to do.
-        has_gpu: whether the network runs on the device that Ray shows this process.
+        job: the job of all actors.
+        has_gpu: whether the network runs on the GPU that Ray gives this process.
     """
 
     def __init__(self, job: Job, *, has_gpu: bool) -> None:
-        # As the command line does, before torch is loaded.
+        # Has to be set before torch is loaded, as on the command line.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         self._job = job
         self._error: SppfeatError | None = None
         self._stack = contextlib.ExitStack()
         try:
-            self._means = self._stack.enter_context(_prepare(job, has_gpu=has_gpu))
+            self._resources = self._stack.enter_context(_open_checked_resources(job, has_gpu=has_gpu))
         except SppfeatError as error:
             self._error = error
 
     def fill(self, part: int) -> PartReport:
-        """Begin or continue the file of a part, numbered from 1."""
+        """Begin or continue the file of a part, numbered from 1, and report the result."""
         if self._error is not None:
             return PartReport(part, error=self._error)
         try:
@@ -154,23 +154,23 @@ class PartFiller:
             return PartReport(part, error=error)
 
     def close(self) -> None:
-        """End the decoders."""
+        """Stop the decoders."""
         self._stack.close()
 
     def _fill(self, part: int) -> "Progress":
         from sppfeat.config.distribution import ShardChoice
         from sppfeat.extraction.pipeline import Progress
-        from sppfeat.extraction.sized_parts import extraction_of_part, request_of_part
+        from sppfeat.extraction.sized_parts import make_part_extraction, part_request
 
         job = self._job
-        is_running = job.witnesses.running.exists
+        is_running = job.shared_files.running.exists
         if not is_running():
             return Progress()
         choice = ShardChoice(part, len(job.bounds) - 1)
-        request = request_of_part(job.request, choice)
+        request = part_request(job.request, choice)
         with _lock_part(request) as lock, _attempt(request.output):
-            extraction = extraction_of_part(
-                self._means,
+            extraction = make_part_extraction(
+                self._resources,
                 job.plan,
                 job.bounds,
                 choice,
@@ -182,22 +182,22 @@ class PartFiller:
 
 
 @contextlib.contextmanager
-def _prepare(job: Job, *, has_gpu: bool) -> "Iterator[Means]":
-    """Load the network and start decoders, as the run was planned with.
+def _open_checked_resources(job: Job, *, has_gpu: bool) -> "Iterator[RunResources]":
+    """Load the network and start decoders, and check that they are those of the plan.
 
     Raises:
-        SppfeatError: that cannot be done here, or gives something else than where it was planned.
+        SppfeatError: they cannot be loaded here, or differ from those of the plan.
     """
     import torch
 
     from sppfeat.config.extract_config import config_differences
     from sppfeat.config.machine import keep_freed_memory
-    from sppfeat.extraction.resources import gather_means
+    from sppfeat.extraction.resources import open_resources
 
     here = f"node {socket.gethostname()} of the Ray cluster"
     if job.version != __version__:
         raise EngineError(f"{here} has sppfeat {__version__}, and the run was planned with {job.version}")
-    job.witnesses.check()
+    job.shared_files.check()
     keep_freed_memory()
     torch.set_num_threads(job.n_cpus)
     run = dataclasses.replace(
@@ -206,23 +206,23 @@ def _prepare(job: Job, *, has_gpu: bool) -> "Iterator[Means]":
         workers=job.n_cpus if job.request.run.workers is None else job.request.run.workers,
     )
     request = dataclasses.replace(job.request, run=run)
-    with gather_means(request, job.listing, lambda done, total: None) as means:
+    with open_resources(request, job.listing, lambda done, total: None) as resources:
         differences = config_differences(
-            job.config.to_dict(), means.equipment.config.to_dict(), names=("the plan", "this node")
+            job.config.to_dict(), resources.setup.config.to_dict(), names=("the plan", "this node")
         )
         if differences:
             raise EngineError(
                 f"{here} has other settings than where the run was planned: {'; '.join(differences)}"
             )
-        yield means
+        yield resources
 
 
 @contextlib.contextmanager
 def _attempt(path: Path) -> Iterator[None]:
-    """Count the actors that begin with a part and die: one byte each, in a file beside it.
+    """Count the actors that begin a part and die: one byte each, in a file beside the part.
 
     Raises:
-        EngineError: there were so many that there must be a reason.
+        EngineError: too many actors have died at this part.
     """
     attempts = Path(f"{path}{ATTEMPTS_SUFFIX}")
     with open(attempts, "ab") as file:
@@ -240,7 +240,7 @@ def _attempt(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock_part(request: "ExtractRequest") -> "Iterator[Lock]":
-    """Hold the lock of a part; where another actor had it, and has died, until the file server has noticed."""
+    """Hold the lock of a part; if an actor has died with it, wait until the file server has noticed."""
     from sppfeat.extraction.output import lock_output
     from sppfeat.files.locks import is_being_written
 

@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: reached or started, and how many actors of which size it has room for."""
+"""The Ray cluster of a run: its connection, the number and size of its actors, and their reports."""
 
 import contextlib
 import logging
@@ -18,21 +18,21 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, EngineError
 from sppfeat.extraction.ray.actor import PartReport
 
-__all__ = ["Actors", "choose_actors", "connected", "nodes_of", "read_reports"]
+__all__ = ["Actors", "choose_actors", "connect", "node_resources", "read_reports"]
 
-_MOST_CPUS = 8  # threads of a network and decoders of one actor: more of both gain little
-_KNOCK_SECONDS = 20.0
+_MOST_CPUS = 8  # of one actor, for the threads of the network and for decoders: more gain little
+_ADDRESS_SECONDS = 20.0
 _POLL_SECONDS = 0.5  # of the thread that waits for reports
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Actors(NamedTuple):
-    """How many actors there are to be, and what each of them needs.
+    """Number and size of the actors of a run.
 
     Attributes:
-        n: how many.
-        n_cpus, n_gpus: of each.
-        n_fit: how many the cluster has room for at the moment.
+        n: number of actors.
+        n_cpus, n_gpus: cores and GPUs of each actor.
+        n_fit: number of actors that the cluster has room for now.
     """
 
     n: int
@@ -46,21 +46,21 @@ class Actors(NamedTuple):
 
 
 @contextlib.contextmanager
-def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
-    """Reach a cluster, or start a Ray on this machine that ends with the context.
+def connect(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
+    """Connect to a cluster, or start Ray on this machine until the context ends.
 
     Args:
-        address: see :class:`sppfeat.config.distribution.RayOptions`. Whoever is connected already stays so.
-        verbose: print what Ray and its workers say.
+        address: see :class:`sppfeat.config.distribution.RayOptions`. A connection that exists already is used.
+        verbose: print the messages of Ray and its workers.
 
     Yields:
         The package ``ray``.
 
     Raises:
-        ConfigError: it is not installed.
-        EngineError: the cluster cannot be reached, or none be started.
+        ConfigError: Ray is not installed.
+        EngineError: the cluster cannot be reached or started.
     """
-    # Before it is imported: Ray sends nothing to anybody, and its C++ part prints nothing but what ends it.
+    # Set before Ray is imported: it sends no statistics, and its C++ part prints only fatal errors.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -71,11 +71,11 @@ def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
-        # Else actors would have to wait for every other process of this machine, which are no guests here.
+        # By default actors would yield to every other process of this machine; here they are at home.
         os.environ.setdefault("RAY_worker_niceness", "0")
-    _knock(address)
+    _check_address(address)
     own = {"num_cpus": available_cores(), "include_dashboard": False} if address == "local" else {}
-    with _handlers_kept(), _silence(not verbose):
+    with _keep_signal_handlers(), _silence(not verbose):
         try:
             ray.init(
                 address,
@@ -88,43 +88,43 @@ def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
             hint = "" if own else " (does it ask for a token? Then set RAY_AUTH_MODE=token here, too)"
             raise EngineError(f"{what}: {error}{hint}") from error
     try:
-        _quieten(ray, verbose)
+        _quiet_ray_data(ray, verbose)
         yield ray
     finally:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise EngineError where an address answers nobody: Ray would try for minutes."""
+def _check_address(address: str) -> None:
+    """Raise EngineError if nothing answers at an address; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ADDRESS_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise EngineError(f"no Ray cluster could be reached at {address!r}: {error}") from error
 
 
 @contextlib.contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Give signals back to whom they belonged: Ray takes them, and then they end the process at once."""
+def _keep_signal_handlers() -> Iterator[None]:
+    """Restore the signal handlers that Ray replaces, which would end the process at once."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # outside the main thread, where Ray could not take them either
+        with contextlib.suppress(ValueError):  # outside the main thread, where Ray cannot set handlers either
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def _silence(is_wanted: bool) -> Iterator[None]:
-    """Drop what C++ prints to standard error: Ray says there that it was told to say nothing."""
+    """Discard what C++ code prints to standard error, where Ray announces that it is quiet."""
     if not is_wanted:
         yield
         return
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # nothing is printed anywhere
+        with contextlib.suppress(OSError):  # there is no standard error
             before = os.dup(2)
             stack.callback(os.close, before)
             stack.callback(os.dup2, before, 2)
@@ -134,31 +134,31 @@ def _silence(is_wanted: bool) -> Iterator[None]:
         yield
 
 
-def _quieten(ray: Any, verbose: bool) -> None:
+def _quiet_ray_data(ray: Any, verbose: bool) -> None:
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # there is one for images
+    context.enable_progress_bars = False  # the command line draws one for images
     context.print_on_execution_start = verbose
     logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.ERROR)
 
 
-def nodes_of(ray: Any) -> list[dict[str, float]]:
-    """What the nodes of the cluster have, by the name of the resource."""
+def node_resources(ray: Any) -> list[dict[str, float]]:
+    """List the resources of each node of the cluster, by name."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def choose_actors(
     options: RayOptions, device: str, nodes: Sequence[Mapping[str, float]], *, n_parts: int
 ) -> Actors:
-    """The actors of a run: one for each device, and the cores of a node shared out among them.
+    """Choose the actors of a run: one for each device, which share the cores of their node.
 
     Args:
-        options: what was asked for.
+        options: the user's choices.
         device: ``auto``, ``cpu`` or ``cuda``.
-        nodes: what each node has (``CPU``, ``GPU``).
-        n_parts: of the work; more actors have nothing to do.
+        nodes: resources of each node (``CPU``, ``GPU``).
+        n_parts: number of parts; more actors than parts would have nothing to do.
 
     Raises:
-        ConfigError: what was asked for cannot be, or nothing was and no node has a core.
+        ConfigError: the choices contradict each other, or no node has room for an actor.
 
     Example:
         >>> nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}]
@@ -187,7 +187,7 @@ def choose_actors(
 
 
 def _gpus_per_actor(options: RayOptions, device: str, are_there: bool) -> float:
-    """GPUs of each actor, 0 where the network runs on the CPU."""
+    """The GPUs of each actor; 0 where the network runs on the CPU."""
     asked = options.gpus_per_actor
     if device == "cpu":
         if asked:
@@ -205,17 +205,17 @@ def _gpus_per_actor(options: RayOptions, device: str, are_there: bool) -> float:
 
 
 def _room_on(node: Mapping[str, float], n_cpus: int, n_gpus: float) -> int:
-    """Actors that a node has room for."""
+    """The number of actors that a node has room for."""
     by_cpus = int(node.get("CPU", 0) // n_cpus)
     if not n_gpus:
         return by_cpus
     gpus = node.get("GPU", 0.0)
-    # Each is on one device: 0.4 of it go twice into 1.0, and not seven times into 3.0.
+    # An actor is on one device: 0.4 fits twice into each of three, not seven times into all.
     return min(by_cpus, int(gpus) * math.floor(1 / n_gpus + 1e-9))
 
 
 def read_reports(dataset: Any) -> Iterator[PartReport | None]:
-    """Yield what became of the parts, as it comes; None where nothing has come for a while.
+    """Yield the results of the parts as they come in, and None after a while without any.
 
     Raises:
         EngineError: Ray has given up.
@@ -227,7 +227,7 @@ def read_reports(dataset: Any) -> Iterator[PartReport | None]:
             for row in dataset.iter_rows():
                 found.put(pickle.loads(row["report"]))
             found.put(None)
-        except BaseException as error:  # of whatever kind, it belongs to who waits
+        except BaseException as error:  # of any kind: the waiting thread raises it
             found.put(error)
 
     threading.Thread(target=consume, name="sppfeat-ray", daemon=True).start()
@@ -245,7 +245,7 @@ def read_reports(dataset: Any) -> Iterator[PartReport | None]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What a user is told of an error that Ray raised: a defect of this program keeps its traceback."""
+    """The error to raise for one that Ray raised: a defect of this program keeps its traceback."""
     exceptions = import_extra("ray.exceptions", extra="ray", purpose="--engine ray")
     if isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,9 +1,8 @@
-"""The files of the parts of a run: where they are, how a plan is cut for them, and what is in them by now."""
+"""The files of the parts of a Ray run: their paths, the borders of the parts, and counts of what is done."""
 
 import contextlib
 import os
 from collections.abc import Sequence
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from sppfeat.config.distribution import ShardChoice
 from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.errors import StoreError
-from sppfeat.extraction.output import Outcome, outcome_of
+from sppfeat.extraction.output import Outcome, join_outcomes, outcome_of
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.sharding import PLACEHOLDER, shard_path
 from sppfeat.files.versions import FileVersion
@@ -20,43 +19,43 @@ from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 from sppfeat.store.stored_file import StoredFile
 
-__all__ = ["PartFiles", "cut_for_actors", "leads_to_parts", "part_pattern", "parts_folder"]
+__all__ = ["PartFiles", "cut_into_parts", "is_made_of_parts", "part_pattern", "parts_folder"]
 
 _IMAGES_PER_PART = 256  # seconds of work, for a file that takes some milliseconds to lay out
 _MOST_PARTS = 1024  # files; of ten million images each has ten thousand
 
 
 def parts_folder(output: Path) -> Path:
-    """Where the files of the parts of an output are."""
+    """Return the folder of the part files of an output."""
     return Path(f"{output}.parts")
 
 
 def part_pattern(output: Path) -> Path:
-    """Name of these files, with ``{shard}`` for the number."""
+    """Return the path of the part files, with ``{shard}`` in place of their number."""
     return parts_folder(output) / f"{PLACEHOLDER}.h5"
 
 
-def leads_to_parts(output: Path) -> bool:
-    """Whether a file has its rows in files of its folder of parts, be these there or not."""
+def is_made_of_parts(output: Path) -> bool:
+    """Return whether the rows of a file lie in the files of its folder of parts, even if these are gone."""
     try:
         with contextlib.closing(StoredFile(output)) as file:
             sources = file.source_files() or ()
-    except StoreError:  # something else; whoever reads it reports that
+    except StoreError:  # not a feature file; reading it reports that
         return False
     here, folder = os.fsencode(output.parent), os.fsencode(parts_folder(output))
     folders = {os.path.realpath(os.path.join(here, os.path.dirname(source.path))) for source in sources}
     return folders == {os.path.realpath(folder)}
 
 
-def cut_for_actors(plan: Plan) -> npt.NDArray[np.int64]:
-    """Where parts begin and end, see :func:`sppfeat.extraction.sharding.cut_plan`: by the plan alone.
+def cut_into_parts(plan: Plan) -> npt.NDArray[np.int64]:
+    """Cut a plan into parts, whatever the number of actors; returns as :func:`sppfeat.extraction.sharding.cut_plan`.
 
-    However many actors there are, now or when the run is continued, the files are the same. Parts are many, so that
-    they need not take equally long.
+    The files stay the same when a run is continued with other actors. There are many parts, so they need not take
+    equally long.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> cut_for_actors(SimpleNamespace(n_images=600)).tolist()
+        >>> cut_into_parts(SimpleNamespace(n_images=600)).tolist()
         [0, 200, 400, 600]
     """
     n_parts = min(max(1, -(-plan.n_images // _IMAGES_PER_PART)), _MOST_PARTS)
@@ -64,14 +63,14 @@ def cut_for_actors(plan: Plan) -> npt.NDArray[np.int64]:
 
 
 class PartFiles:
-    """The files of all parts of a plan, as many as are there.
+    """The files of the parts of a plan, of which some may not exist yet.
 
     Args:
-        pattern: their name, with ``{shard}`` for the number.
-        bounds: ``(n + 1,)`` int64, part ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
+        pattern: path of the files, with ``{shard}`` in place of their number.
+        bounds: ``(n + 1,)`` int64; part ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
 
     Attributes:
-        paths: of all, whether they are there or not.
+        paths: paths of all files, existing or not.
     """
 
     def __init__(self, pattern: Path, bounds: npt.NDArray[np.int64]) -> None:
@@ -83,14 +82,14 @@ class PartFiles:
         self._versions: list[FileVersion | None] = [None] * n
 
     def existing(self) -> list[int]:
-        """Numbers, from 0, of those that are there."""
+        """Return the numbers, from 0, of the parts whose files exist."""
         return [i for i, path in enumerate(self.paths) if path.exists()]
 
     def check(self, plan: Plan, config: ExtractConfig) -> tuple[float, ...] | None:
-        """Refuse files that are of another plan or of other settings.
+        """Refuse files of another plan or of other settings.
 
         Returns:
-            The factors of the mean norm that the files have; None if there are none.
+            The factors of the mean norm in the files; None if there are none.
 
         Raises:
             StoreError: a file cannot be continued.
@@ -113,7 +112,7 @@ class PartFiles:
         return factors
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """``(n, 2)`` int64: images of each part that are done, and that failed; only files that changed are read."""
+        """Count the images of each part that are done and that failed, ``(n, 2)`` int64; reads only changed files."""
         for i, path in enumerate(self.paths):
             try:
                 version = FileVersion.of(path)
@@ -127,16 +126,13 @@ class PartFiles:
         return np.array(self._counts)
 
     def unfinished(self, *, with_failures: bool) -> npt.NDArray[np.int64]:
-        """Numbers, from 0, of parts that have images left, or with failed ones among those to be done."""
+        """Return the numbers, from 0, of parts with images left; failed images count if they are to be retried."""
         counts = self.counts()
         is_left = counts[:, 0] + counts[:, 1] < self._sizes
         is_wanted = is_left | (counts[:, 1] > 0) if with_failures else is_left
         return np.asarray(np.flatnonzero(is_wanted), dtype=np.int64)
 
     def outcome(self) -> Outcome:
-        """What the files hold; images whose file is not there yet are pending."""
-        none = Outcome([], 0, 0, 0, 0, [], None)
-        found = [outcome_of(self.paths[i], (0, int(self._sizes[i]))) for i in self.existing()]
-        every = reduce(Outcome.followed_by, found) if found else none
-        n_images = int(self._bounds[-1])
-        return every._replace(images=n_images, pending=every.pending + n_images - every.images)
+        """Count what the files hold; images without a file yet are pending."""
+        found = (outcome_of(self.paths[i], (0, int(self._sizes[i]))) for i in self.existing())
+        return join_outcomes(found, int(self._bounds[-1]))

@@ -15,7 +15,7 @@ from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extraction.mean_norm import estimate_factors, sample_plan
 from sppfeat.extraction.plan import make_plan
 from sppfeat.extraction.row_planner import choose_scales
-from sppfeat.extraction.row_sink import RowBlock
+from sppfeat.extraction.row_sink import DescribedRows
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 from sppfeat.store.schema import column_blocks
@@ -145,7 +145,7 @@ def describe_for(drawn):
                     rows = rows[sample.boxes.scale[rows] == scale]
                 for row in rows.tolist():  # piece by piece
                     drawn.append(of_row(sample, row))
-                    yield RowBlock(
+                    yield DescribedRows(
                         image, np.array([row]), descriptor(of_row(sample, row))[None].astype(np.float32)
                     )
 
@@ -225,7 +225,7 @@ def test_a_layer_of_zeros():
             for image in images:
                 values = np.ones((1, 15), dtype=np.float32)
                 values[:, 10:] = 0
-                yield RowBlock(image, np.array([image]), values)
+                yield DescribedRows(image, np.array([image]), values)
 
         return describe
 

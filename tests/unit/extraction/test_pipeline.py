@@ -12,7 +12,7 @@ from sppfeat.decoding import Decoded, DecodeTask
 from sppfeat.errors import DeviceMemoryError, ImageError
 from sppfeat.extraction.pipeline import run_pipeline
 from sppfeat.extraction.plan import schedule
-from sppfeat.extraction.row_sink import FailFast, RowBlock
+from sppfeat.extraction.row_sink import DescribedRows, FailFastSink
 
 N = 12
 
@@ -45,7 +45,7 @@ class Device:
             raise DeviceMemoryError("not enough memory on cuda:0")
         for i, image in enumerate(images):
             value = self.values.get(image, pixels[i, 0, 0, 0])
-            yield RowBlock(image, np.array([image]), np.array([[value, 1]], dtype=np.float32))
+            yield DescribedRows(image, np.array([image]), np.array([[value, 1]], dtype=np.float32))
 
 
 class Rows:
@@ -74,7 +74,7 @@ def run(device, *, failing=(), sink=None, sizes=None, batch_size=5, **options):
     progress = run_pipeline(
         plan,
         batches,
-        places=lambda images: [b""] * len(images),
+        find_places=lambda images: [b""] * len(images),
         decoder=Pixels(failing),
         describe=device,
         sink=sink,
@@ -141,6 +141,6 @@ def test_fail_fast_ends_the_run_at_the_first_failure_and_leaves_that_image_as_it
     plan = plan_of([f"{i}.jpg" for i in range(N)])
     sink = Rows()
     with pytest.raises(ImageError, match=r"'6.jpg': damaged \(--fail-fast"):
-        run(Device(), failing=[6, 9], sink=FailFast(sink, plan), batch_size=4)
+        run(Device(), failing=[6, 9], sink=FailFastSink(sink, plan), batch_size=4)
     assert sink.done == [0, 1, 2, 3, 4, 5]
     assert not sink.failed

@@ -5,7 +5,7 @@ import pytest
 
 from sppfeat.extraction import row_writing
 from sppfeat.extraction.plan import Batch
-from sppfeat.extraction.row_sink import RowBlock
+from sppfeat.extraction.row_sink import DescribedRows
 from sppfeat.extraction.row_writing import RowWriting
 
 
@@ -36,8 +36,8 @@ class Record:
         self._note("failed", image, reason)
 
 
-def block(image: int, value: float = 1.0, *, length: int = 2, **settings) -> RowBlock:
-    return RowBlock(image, np.array([image]), np.full((1, length), value, dtype=np.float32), **settings)
+def block(image: int, value: float = 1.0, *, length: int = 2, **settings) -> DescribedRows:
+    return DescribedRows(image, np.array([image]), np.full((1, length), value, dtype=np.float32), **settings)
 
 
 def batch(*images: int, last: bool = True) -> Batch:

@@ -17,7 +17,7 @@ from sppfeat.cli import main
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import COMPACT_NAME, DEFAULT_BACKBONE
 from sppfeat.errors import WeightsError
-from sppfeat.extraction.setup import load_choice
+from sppfeat.extraction.setup import load_chosen_backbone
 from sppfeat.networks import named_weights, zoo
 from sppfeat.networks.backbones import load_backbone
 from sppfeat.networks.named_weights import (
@@ -272,10 +272,10 @@ def test_the_same_weights_from_another_place_are_the_same_weights(
 ):
     content = weight_server.files[entry.file_name]
     put(cache, entry, content)
-    cached = load_choice(BackboneChoice(name=NAME))
+    cached = load_chosen_backbone(BackboneChoice(name=NAME))
     put(shelf, entry, content)
     put(cache, entry, b"damaged")
-    shelved = load_choice(BackboneChoice(name=NAME, weights_dir=shelf))
+    shelved = load_chosen_backbone(BackboneChoice(name=NAME, weights_dir=shelf))
     assert cached.spec == shelved.spec
     assert cached.weights_path == shelved.weights_path == ""
     assert shelved.spec.weights == "IMAGENET1K_V1"
