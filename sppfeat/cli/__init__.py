@@ -6,17 +6,12 @@ so that ``--help`` loads neither torch nor h5py.
 
 import logging
 import os
-from typing import Any
 
 import click
 
 from sppfeat._version import __version__
-from sppfeat.cli.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
-from sppfeat.cli.groups import LazyGroup
-from sppfeat.cli.output import say
-from sppfeat.cli.signals import stop_on_signals
+from sppfeat.cli.groups import CommandLine
 from sppfeat.config.machine import available_cores, visible_cores
-from sppfeat.errors import ConfigError, SppfeatError
 
 __all__ = ["main"]
 
@@ -36,26 +31,11 @@ _COMMANDS = (
     "train",
     "bench",
 )  # in the order of --help
-_MODULES = {name: name for name in _COMMANDS}
-
-
-class _Commands(LazyGroup):
-    """The one place that maps errors to exit codes."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            with stop_on_signals():  # whatever a command is about, unless it stops in a way of its own
-                return super().invoke(ctx)
-        except SppfeatError as error:
-            say(f"Error: {error}")
-            ctx.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR)
-        except KeyboardInterrupt:
-            say("Interrupted.")
-            ctx.exit(EXIT_INTERRUPTED)
+_MODULES = {name: name for name in _COMMANDS} | {"show": "show_file"}
 
 
 @click.group(
-    cls=_Commands,
+    cls=CommandLine,
     modules=_MODULES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.cli.bars import download_bar
-from sppfeat.cli.options import LEVELS, json_option, option
+from sppfeat.cli.bars import Bar, download_bar
+from sppfeat.cli.options import json_option, option
 from sppfeat.cli.output import human_bytes, joined_numbers, print_json, print_result, say, table
-from sppfeat.cli.progress import Bar
-from sppfeat.cli.values import complete_backbones
+from sppfeat.cli.values import LEVELS, complete_backbones
 from sppfeat.config.specs import DEFAULT_LEVELS
 from sppfeat.errors import ConfigError, WeightsError
 

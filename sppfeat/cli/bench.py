@@ -27,11 +27,9 @@ from sppfeat.bench.settings import (
     RunsSettings,
     Subject,
 )
-from sppfeat.cli.bars import download_bar
+from sppfeat.cli.bars import Bar, download_bar, prepared
 from sppfeat.cli.bench_texts import extract_text, plan_text, pooling_text, regions_text
 from sppfeat.cli.options import (
-    NumberRange,
-    Parsed,
     backbone_choice,
     backbone_options,
     batch_size_option,
@@ -42,14 +40,11 @@ from sppfeat.cli.options import (
     pool_option,
     precision_option,
     quiet_option,
-    short_side,
     size_option,
-    whole_number,
     workers_option,
 )
 from sppfeat.cli.output import joined_numbers, print_json, print_result
-from sppfeat.cli.progress import Bar, prepared
-from sppfeat.cli.values import complete_files
+from sppfeat.cli.values import NumberRange, Parsed, complete_files, short_side, whole_number
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import DEFAULT_LEVELS

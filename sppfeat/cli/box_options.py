@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
-from sppfeat.cli.options import Parsed, option, short_side, together, whole_numbers
+from sppfeat.cli.options import option, together
 from sppfeat.cli.output import joined_numbers
-from sppfeat.cli.values import complete_files
+from sppfeat.cli.values import Parsed, complete_files, short_side, whole_numbers
 from sppfeat.config.regions import (
     BOX_COORDS,
     BOX_ENDS,

@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from sppfeat.cli.options import NumberRange, is_given, option, together
+from sppfeat.cli.options import is_given, option, together
+from sppfeat.cli.values import NumberRange
 from sppfeat.config.distribution import ENGINES, MERGES, RayOptions
 from sppfeat.errors import ConfigError
 

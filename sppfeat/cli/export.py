@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.analysis.export.formats import EXPORT_DTYPES, EXPORT_FORMATS, format_of
+from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import human_bytes, print_json, say, standard_output
-from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sppfeat.cli.bars import Bar, prepared
 from sppfeat.cli.box_options import box_choice, box_options, sizes_of
 from sppfeat.cli.distribution_options import ray_choice, ray_options
-from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.extract_texts import plan_text, print_plan, result_text, run_result
+from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.options import (
-    CHANNELS,
     backbone_choice,
     backbone_options,
     batch_size_option,
@@ -27,14 +27,11 @@ from sppfeat.cli.options import (
     precision_option,
     size_option,
     verbosity_options,
-    whole_number,
     workers_option,
 )
 from sppfeat.cli.output import print_json, say
-from sppfeat.cli.progress import Bar, prepared
-from sppfeat.cli.shards import NBYTES, SHARD
 from sppfeat.cli.signals import Stop, stop_on_signals
-from sppfeat.cli.values import complete_files
+from sppfeat.cli.values import CHANNELS, NBYTES, SHARD, complete_files, whole_number
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import HEADER_MODES, DescriptorChoice, ExtractRequest
 from sppfeat.config.specs import (

@@ -1,4 +1,4 @@
-"""Commands whose modules are imported when they are needed: the help of one loads none of the others."""
+"""Groups of commands: modules are imported when a command needs them, and errors become exit codes in one place."""
 
 import importlib
 from collections.abc import Mapping
@@ -6,7 +6,23 @@ from typing import Any
 
 import click
 
-__all__ = ["LazyGroup"]
+from sppfeat.cli.output import say
+from sppfeat.cli.signals import stop_on_signals
+from sppfeat.errors import ConfigError, SppfeatError
+
+__all__ = [
+    "EXIT_ERROR",
+    "EXIT_INTERRUPTED",
+    "EXIT_SOME_FAILED",
+    "EXIT_USAGE",
+    "CommandLine",
+    "LazyGroup",
+]
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3  # finished, but some images failed
+EXIT_INTERRUPTED = 130  # the same command again continues
 
 
 class LazyGroup(click.Group):
@@ -32,3 +48,19 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"sppfeat.cli.{self._modules[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+
+class CommandLine(LazyGroup):
+    """The group of all commands, which turns errors and interruptions into exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; print what ends it, and exit with its code."""
+        try:
+            with stop_on_signals():  # whatever a command is about, unless it stops in a way of its own
+                return super().invoke(ctx)
+        except SppfeatError as error:
+            say(f"Error: {error}")
+            ctx.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_ERROR)
+        except KeyboardInterrupt:
+            say("Interrupted.")
+            ctx.exit(EXIT_INTERRUPTED)

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import human_bytes, print_json, say
-from sppfeat.cli.progress import Bar
 from sppfeat.config.wording import counted
 
 __all__ = ["merge"]

@@ -1,6 +1,5 @@
 """Options that commands share, and how their values are read."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,8 +9,8 @@ from click.core import ParameterSource
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, METRICS
 from sppfeat.cli.output import joined_numbers
-from sppfeat.cli.values import complete_backbones, complete_weights
-from sppfeat.config.distribution import RunOptions, parse_device
+from sppfeat.cli.values import AUTO_OR_INT, DEVICE, LEVELS, SIZE, complete_backbones, complete_weights
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import (
@@ -20,17 +19,9 @@ from sppfeat.config.specs import (
     POOL_MODES,
     PRECISIONS,
     DescriptorSpec,
-    parse_levels,
 )
-from sppfeat.errors import ConfigError
 
 __all__ = [
-    "AUTO_OR_INT",
-    "CHANNELS",
-    "LEVELS",
-    "SIZE",
-    "NumberRange",
-    "Parsed",
     "backbone_choice",
     "backbone_options",
     "batch_size_option",
@@ -47,13 +38,10 @@ __all__ = [
     "quiet_option",
     "recorded_weights_options",
     "root_option",
-    "short_side",
     "size_option",
     "together",
     "verbosity_options",
     "weights_dir_option",
-    "whole_number",
-    "whole_numbers",
     "workers_option",
 ]
 
@@ -78,65 +66,6 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
     return decorate
 
-
-class Parsed(click.ParamType):  # type: ignore[type-arg]
-    """Values that a function reads from their text; what it refuses is wrong usage.
-
-    Args:
-        name: how such a value is called where a command's help shows one.
-        parse: makes the value of a text; raises ConfigError or ValueError where it cannot.
-        refusal: what is said then, with ``{!r}`` in place of the text; the message of the error where empty.
-    """
-
-    def __init__(self, name: str, parse: Callable[[str], Any], *, refusal: str = "") -> None:
-        self.name = name
-        self._parse = parse
-        self._refusal = refusal
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value of a text; what is a value already, as it is."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._parse(value)
-        except (ConfigError, ValueError) as error:
-            self.fail(self._refusal.format(value) if self._refusal else str(error), param, ctx)
-
-
-class NumberRange(click.FloatRange):
-    """Numbers of a range; NaN, which click takes for one of every range, is none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number of a text."""
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value} is no number", param, ctx)
-        return number
-
-
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """The numbers of a text such as ``1,2,4``.
-
-    Raises:
-        ValueError: a part is no whole number.
-    """
-    return tuple(int(part) for part in text.split(","))
-
-
-def _number_or(word: str) -> Callable[[str], int | str]:
-    return lambda text: word if text == word else int(text)
-
-
-def _channels(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
-
-
-LEVELS = Parsed("levels", parse_levels)
-SIZE = Parsed(
-    "pixels|native", _number_or("native"), refusal="{!r} is neither a number of pixels nor 'native'"
-)
-AUTO_OR_INT = Parsed("auto|N", _number_or("auto"), refusal="{!r} is neither a whole number nor 'auto'")
-CHANNELS = Parsed("r,g,b", _channels, refusal="{!r} is not three numbers such as 0.485,0.456,0.406")
 
 weights_dir_option = option(
     "--weights-dir",
@@ -235,19 +164,9 @@ workers_option = option(
 quiet_option = option("--quiet", "-q", is_flag=True, help="No progress bar.")
 
 
-def short_side(size: int | str) -> int | None:
-    """What an option ``PIXELS|native`` means: None for the image's own size."""
-    return None if size == "native" else int(size)
-
-
-def whole_number(value: int | str) -> int | None:
-    """What an option ``auto|N`` means: None where it is to be chosen."""
-    return None if value == "auto" else int(value)
-
-
 device_option = option(
     "--device",
-    type=Parsed("device", parse_device),
+    type=DEVICE,
     metavar="auto|cpu|cuda|cuda:N|mps",
     default=RunOptions.device,
     help="Where to compute; auto takes CUDA if there is one.",

@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 import click
 
+from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import say, standard_output
-from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import labels_from_option, rows_option
 from sppfeat.config.wording import counted
 

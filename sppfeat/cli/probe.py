@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.analysis.choices import CLASS_WEIGHTS, ProbeSettings
-from sppfeat.cli.options import NumberRange, json_option, option, overwrite_output_option, quiet_option
+from sppfeat.cli.bars import Bar
+from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
-from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
+from sppfeat.cli.values import NumberRange
 from sppfeat.config.wording import counted, escaped, first_few
 
 if TYPE_CHECKING:

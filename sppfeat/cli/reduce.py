@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.analysis.wording import dimensions_text, variance_text
+from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import (
-    AUTO_OR_INT,
     is_given,
     json_option,
     option,
     output_option,
     overwrite_output_option,
     quiet_option,
-    whole_number,
 )
 from sppfeat.cli.output import human_bytes, print_json, say
-from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import columns_options
+from sppfeat.cli.values import AUTO_OR_INT, whole_number
 from sppfeat.config.specs import DTYPES, REDUCED_NORMALIZATIONS, REDUCTIONS, DescriptorSpec, ReductionSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError

@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
+from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import option, output_option, overwrite_output_option, quiet_option, root_option
 from sppfeat.cli.output import human_bytes, say
-from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
 
 __all__ = ["report"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_NEIGHBORS, ENGINES
-from sppfeat.cli.bars import download_bar
+from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.options import (
     json_option,
     metric_option,
@@ -17,7 +17,6 @@ from sppfeat.cli.options import (
     root_option,
 )
 from sppfeat.cli.output import print_json, print_result, table
-from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
 
 if TYPE_CHECKING:

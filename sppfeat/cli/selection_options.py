@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.cli.options import LEVELS, option, together
-from sppfeat.cli.values import complete_files
+from sppfeat.cli.options import option, together
+from sppfeat.cli.values import LEVELS, complete_files
 
 if TYPE_CHECKING:
     from sppfeat.store.reader import FeatureFile

@@ -1,4 +1,4 @@
-"""``sppfeat show embedding``, ``neighbours``, ``norms`` and ``sizes``: pictures of a feature file."""
+"""``sppfeat show``: pictures of a feature file; ``sppfeat show image`` has a module of its own."""
 
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -16,6 +16,8 @@ from sppfeat.analysis.choices import (
     SHEET_QUERIES,
     SIZES_OF,
 )
+from sppfeat.cli.bars import Bar
+from sppfeat.cli.groups import LazyGroup
 from sppfeat.cli.options import (
     metric_option,
     option,
@@ -27,7 +29,6 @@ from sppfeat.cli.options import (
     together,
 )
 from sppfeat.cli.output import say
-from sppfeat.cli.progress import Bar
 from sppfeat.cli.selection_options import (
     SelectionChoice,
     columns_options,
@@ -41,7 +42,15 @@ if TYPE_CHECKING:
     from sppfeat.analysis.show.thumbnails import PictureSource, Thumbnail
     from sppfeat.store.reader import FeatureFile
 
-__all__ = ["embedding", "neighbours", "norms", "sizes"]
+__all__ = ["embedding", "neighbours", "norms", "show", "sizes"]
+
+_MODULES = {
+    "image": "show_image",
+    "embedding": "show_file",
+    "neighbours": "show_file",
+    "norms": "show_file",
+    "sizes": "show_file",
+}
 
 _PICTURE_SIDE = 128  # pixels
 _MOST_LINES = 100
@@ -54,6 +63,14 @@ _seed_option = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, he
 _file_and_output = together(
     click.argument("file", type=click.Path(path_type=Path)), _picture_option, overwrite_output_option
 )
+
+
+@click.group(cls=LazyGroup, modules=_MODULES, short_help="Draw pictures of an image, or of a feature file.")
+def show() -> None:
+    """Draw pictures, as .png, .svg or .pdf.
+
+    Needs matplotlib: pip install 'sppfeat[plot]'. No window is opened and no display is needed.
+    """
 
 
 @click.command(short_help="Rows as points of a plane, coloured by class, with pictures.")

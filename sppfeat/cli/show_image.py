@@ -8,7 +8,6 @@ import click
 
 from sppfeat.cli.bars import download_bar
 from sppfeat.cli.options import (
-    Parsed,
     backbone_options,
     device_option,
     is_given,
@@ -18,10 +17,10 @@ from sppfeat.cli.options import (
     output_option,
     overwrite_output_option,
     pool_option,
-    short_side,
     size_option,
 )
 from sppfeat.cli.output import joined_numbers, print_json, say
+from sppfeat.cli.values import Parsed, short_side
 from sppfeat.config.regions import PROJECTIONS
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE, EXIF_MODES, InputSpec
 from sppfeat.errors import ConfigError

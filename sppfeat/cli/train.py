@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.cli.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED
+from sppfeat.cli.bars import Bar, prepared
+from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from sppfeat.cli.options import (
-    LEVELS,
-    Parsed,
     device_option,
     is_given,
     json_option,
@@ -19,15 +18,20 @@ from sppfeat.cli.options import (
     pool_option,
     verbosity_options,
     weights_dir_option,
-    whole_number,
-    whole_numbers,
     workers_option,
 )
 from sppfeat.cli.output import joined_numbers, print_json, say
-from sppfeat.cli.progress import Bar, prepared
 from sppfeat.cli.signals import Stop, stop_on_signals
 from sppfeat.cli.train_texts import epoch_text, plan_text, print_plan, result_text
-from sppfeat.cli.values import complete_backbones, complete_files, complete_weights
+from sppfeat.cli.values import (
+    LEVELS,
+    Parsed,
+    complete_backbones,
+    complete_files,
+    complete_weights,
+    whole_number,
+    whole_numbers,
+)
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import DEFAULT_BACKBONE
 from sppfeat.errors import ConfigError

@@ -1,17 +1,122 @@
-"""What the shell completes: files where an option or argument takes more than files, and names of networks."""
+"""Values of options: how their texts are read and refused, and how the shell completes them."""
 
 import importlib.util
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from sppfeat.config.distribution import parse_device, parse_shard
+from sppfeat.config.specs import parse_levels
+from sppfeat.errors import ConfigError
 from sppfeat.networks.zoo import choose_names
 
-__all__ = ["complete_backbones", "complete_files", "complete_weights"]
+__all__ = [
+    "AUTO_OR_INT",
+    "CHANNELS",
+    "DEVICE",
+    "LEVELS",
+    "NBYTES",
+    "SHARD",
+    "SIZE",
+    "NumberRange",
+    "Parsed",
+    "complete_backbones",
+    "complete_files",
+    "complete_weights",
+    "short_side",
+    "whole_number",
+    "whole_numbers",
+]
 
 _MODEL = re.compile(r"^@register_model\((?:name=\"(\w+)\")?\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+class Parsed(click.ParamType):  # type: ignore[type-arg]
+    """Values that a function reads from their text; what it refuses is wrong usage.
+
+    Args:
+        name: how such a value is called where a command's help shows one.
+        parse: makes the value of a text; raises ConfigError or ValueError where it cannot.
+        refusal: what is said then, with ``{!r}`` in place of the text; the message of the error where empty.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], Any], *, refusal: str = "") -> None:
+        self.name = name
+        self._parse = parse
+        self._refusal = refusal
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value of a text; what is a value already, as it is."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except (ConfigError, ValueError) as error:
+            self.fail(self._refusal.format(value) if self._refusal else str(error), param, ctx)
+
+
+class NumberRange(click.FloatRange):
+    """Numbers of a range; NaN, which click takes for one of every range, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of a text."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is no number", param, ctx)
+        return number
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """The numbers of a text such as ``1,2,4``.
+
+    Raises:
+        ValueError: a part is no whole number.
+    """
+    return tuple(int(part) for part in text.split(","))
+
+
+def _number_or(word: str) -> Callable[[str], int | str]:
+    return lambda text: word if text == word else int(text)
+
+
+def _channels(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def short_side(size: int | str) -> int | None:
+    """What an option ``PIXELS|native`` means: None for the image's own size."""
+    return None if size == "native" else int(size)
+
+
+def whole_number(value: int | str) -> int | None:
+    """What an option ``auto|N`` means: None where it is to be chosen."""
+    return None if value == "auto" else int(value)
+
+
+def _nbytes(text: str) -> int:
+    """The bytes that a text such as ``2GB`` means."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([KMGT]?)(I?)B?", text.strip().upper())
+    if match is None or (match[3] and not match[2]):
+        raise ValueError(f"{text!r} is no size; allowed: bytes, such as 500MB, 2GB or 1GiB")
+    unit = _UNITS[match[2]]
+    return int(float(match[1]) * (1024 ** (list(_UNITS).index(match[2])) if match[3] else unit))
+
+
+LEVELS = Parsed("levels", parse_levels)
+SIZE = Parsed(
+    "pixels|native", _number_or("native"), refusal="{!r} is neither a number of pixels nor 'native'"
+)
+AUTO_OR_INT = Parsed("auto|N", _number_or("auto"), refusal="{!r} is neither a whole number nor 'auto'")
+CHANNELS = Parsed("r,g,b", _channels, refusal="{!r} is not three numbers such as 0.485,0.456,0.406")
+DEVICE = Parsed("device", parse_device)
+SHARD = Parsed("I/N|auto", parse_shard)
+NBYTES = Parsed("bytes", _nbytes)
 
 
 def complete_files(

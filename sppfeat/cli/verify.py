@@ -6,11 +6,10 @@ from typing import Any
 
 import click
 
-from sppfeat.cli.bars import download_bar
-from sppfeat.cli.exit_codes import EXIT_ERROR
+from sppfeat.cli.bars import Bar, download_bar
+from sppfeat.cli.groups import EXIT_ERROR
 from sppfeat.cli.options import json_option, option, quiet_option, recorded_weights_options, root_option
 from sppfeat.cli.output import print_json, print_result
-from sppfeat.cli.progress import Bar
 from sppfeat.config.wording import counted
 
 __all__ = ["verify"]

@@ -15,7 +15,7 @@ from killing import TINY
 
 import sppfeat
 from sppfeat.cli import main
-from sppfeat.cli.progress import Bar
+from sppfeat.cli.bars import Bar
 from sppfeat.cli.signals import stop_on_signals
 from sppfeat.store.reader import FeatureFile
 
