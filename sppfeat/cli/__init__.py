@@ -31,7 +31,7 @@ _COMMANDS = (
     "train",
     "bench",
 )  # in the order of --help
-_MODULES = {name: name for name in _COMMANDS} | {"show": "show_file"}
+_MODULES = {name: name for name in _COMMANDS}
 
 
 @click.group(

@@ -46,10 +46,10 @@ __all__ = ["embedding", "neighbours", "norms", "show", "sizes"]
 
 _MODULES = {
     "image": "show_image",
-    "embedding": "show_file",
-    "neighbours": "show_file",
-    "norms": "show_file",
-    "sizes": "show_file",
+    "embedding": "show",
+    "neighbours": "show",
+    "norms": "show",
+    "sizes": "show",
 }
 
 _PICTURE_SIDE = 128  # pixels
