@@ -11,7 +11,7 @@ from typing import SupportsIndex, overload
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PathTable", "PathTableBuilder", "natural_key"]
+__all__ = ["PathIndex", "PathTable", "PathTableBuilder", "natural_key", "possibly_repeated"]
 
 _DIGITS = re.compile(rb"[0-9]+")
 _NO_NUMBER = bytes(5)
@@ -78,21 +78,8 @@ class PathTable(Sequence[bytes]):
         )
 
     def positions_in(self, other: "PathTable") -> npt.NDArray[np.int64]:
-        """Return for each path where it is in a table that has each once, ``(n,)`` int64; -1: nowhere.
-
-        By sorted hashes: 50 bytes for each path, where a dictionary of them takes 200.
-        """
-        hashes = _hashes(other)
-        order = np.argsort(hashes)
-        hashes.sort()
-        found = np.full(len(self), -1, dtype=np.int64)
-        wanted = _hashes(self)
-        starts, stops = (np.searchsorted(hashes, wanted, side) for side in ("left", "right"))
-        for i in np.flatnonzero(starts < stops).tolist():
-            path = self[i]
-            places = order[starts[i] : stops[i]].tolist()  # of one path, but for hashes that collide
-            found[i] = next((place for place in places if other[place] == path), -1)
-        return found
+        """Return for each path where it is in a table that has each once, ``(n,)`` int64; -1: nowhere."""
+        return PathIndex(other).positions(self)
 
     def part(self, start: int, stop: int) -> "PathTable":
         """Return some paths that follow each other; they share their memory with all."""
@@ -151,7 +138,42 @@ class PathTableBuilder:
         return table
 
 
-def _hashes(paths: PathTable) -> npt.NDArray[np.int64]:
+class PathIndex:
+    """Finds paths in a table by sorted hashes: 50 bytes for each path, where a dictionary of them takes 200.
+
+    Args:
+        table: has each path once.
+    """
+
+    def __init__(self, table: PathTable) -> None:
+        self._table = table
+        hashes = _hashes(table)
+        self._order = np.argsort(hashes)
+        self._hashes = hashes[self._order]
+
+    def position(self, path: bytes) -> int:
+        """Return the position of a path in the table; -1 where it is not there."""
+        return int(self.positions([path])[0])
+
+    def positions(self, paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """Return the position of each path in the table, ``(n,)`` int64; -1 where it is not there."""
+        found = np.full(len(paths), -1, dtype=np.int64)
+        wanted = _hashes(paths)
+        starts, stops = (np.searchsorted(self._hashes, wanted, side) for side in ("left", "right"))
+        for i in np.flatnonzero(starts < stops).tolist():
+            path = paths[i]
+            places = self._order[starts[i] : stops[i]].tolist()  # of one path, but for hashes that collide
+            found[i] = next((place for place in places if self._table[place] == path), -1)
+        return found
+
+
+def possibly_repeated(paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """``(s,)`` int64, ascending: all positions of paths that are there more than once; hardly any others."""
+    _, inverse, counts = np.unique(_hashes(paths), return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[inverse] > 1)
+
+
+def _hashes(paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
     return np.fromiter(map(_hash, paths), dtype=np.int64, count=len(paths))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import Place
+from sppfeat.files.paths import PathIndex
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.containers import is_archive, kind_of
 from sppfeat.inputs.read import read_container
@@ -93,9 +94,7 @@ class _Container:
     def __init__(self, path: bytes, segment: Segment) -> None:
         self._path = path
         self._segment = segment
-        hashes = np.fromiter(map(hash, segment.names), dtype=np.int64, count=len(segment.names))
-        self._order = np.argsort(hashes)
-        self._hashes = hashes[self._order]
+        self._index = PathIndex(segment.names)
 
     def place(self, name: bytes) -> Place:
         """Where an image is.
@@ -103,18 +102,13 @@ class _Container:
         Raises:
             ImageError: it is not there, or cannot be read there.
         """
-        number = self._number(name)
-        if number is None or self._segment.storage is None:
+        number = self._index.position(name)
+        if number < 0 or self._segment.storage is None:
             raise ImageError(f"no such image in {os.fsdecode(self._path)!r}")
         found = _fetched(self._segment.storage, number)
         if isinstance(found, str):
             raise ImageError(found)
         return found
-
-    def _number(self, name: bytes) -> int | None:
-        first, stop = (np.searchsorted(self._hashes, hash(name), side=side) for side in ("left", "right"))
-        same = self._order[first:stop].tolist()
-        return next((number for number in same if self._segment.names[number] == name), None)
 
 
 @functools.lru_cache(_N_HELD)

@@ -136,8 +136,12 @@ def _objects(inputs: Iterator[_Input]) -> Segment:
     """Objects of one service, that were named one by one."""
     first = next(inputs)
     names = PathTable(found.url for found in itertools.chain([first], inputs))
-    sizes = np.full(len(names), UNKNOWN_SIZE, dtype=np.int64)
-    return Segment(None, names, storage=RemoteStorage(first.service, b"", names, sizes))
+    return Segment(None, names, storage=_unlisted(first.service, names))
+
+
+def _unlisted(service: Service, urls: PathTable) -> RemoteStorage:
+    """Objects that nobody has asked the service for."""
+    return RemoteStorage(service, b"", urls, np.full(len(urls), UNKNOWN_SIZE, dtype=np.int64))
 
 
 def _read(found: _Input) -> Iterator[Segment]:
@@ -229,7 +233,7 @@ def find_objects(
     if any(other.key != first.key for other in others):
         shown = ", ".join(map(repr, list(services)[:5]))
         raise error_at(0, f"the URLs of the table are of several services, {shown}; allowed: one")
-    return urls, RemoteStorage(first, b"", urls, np.full(len(urls), UNKNOWN_SIZE, dtype=np.int64))
+    return urls, _unlisted(first, urls)
 
 
 def _checked(

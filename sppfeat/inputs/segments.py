@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.files.classes import ClassNumbers
-from sppfeat.files.paths import PathTable, natural_key
+from sppfeat.files.paths import PathTable, natural_key, possibly_repeated
 from sppfeat.inputs.storage import Storage
 
-__all__ = ["LabelBuilder", "Once", "OwnLabels", "Segment", "find_repeated", "possibly_repeated"]
+__all__ = ["LabelBuilder", "Once", "OwnLabels", "Segment", "find_repeated"]
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,3 @@ def find_repeated(segments: Sequence[Segment], paths: PathTable) -> Once:
             told_by[first[path]] = image
     kept = np.flatnonzero(same_as == every)
     return Once(kept, same_as, told_by[kept])
-
-
-def possibly_repeated(paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """``(s,)`` int64, ascending: all images of a name that is there more than once; hardly any others."""
-    hashes = np.fromiter(map(hash, paths), dtype=np.int64, count=len(paths))
-    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    return np.flatnonzero(counts[inverse] > 1)

@@ -8,6 +8,7 @@ import stat
 from sppfeat.config.values import MOST_WAYS, StrPath
 from sppfeat.errors import BoxError
 from sppfeat.files.folders import FolderWalk
+from sppfeat.files.tables import has_utf16_mark
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]
 
@@ -87,7 +88,7 @@ class AnnotationFiles:
             BoxError: it cannot be read, is in UTF-16, or holds a zero byte.
         """
         content = self.read(name)
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if has_utf16_mark(content):
             raise self.error("line 1", "the text is in UTF-16; allowed: UTF-8", name)
         zero = content.find(b"\0")
         if zero >= 0:

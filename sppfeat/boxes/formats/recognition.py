@@ -13,6 +13,7 @@ from sppfeat.config.regions import BOX_FORMATS
 from sppfeat.config.values import StrPath
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import parse_number, shorten
+from sppfeat.files.tables import has_utf16_mark
 
 __all__ = ["recognize_format", "recognize_source"]
 
@@ -48,7 +49,7 @@ def recognize_source(source: AnnotationFiles) -> str:
     suffix = os.path.splitext(source.name)[1].lower()
     if head.lstrip(_BLANK)[:1] == b"<":
         return "voc"
-    if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if b"\0" in head and not has_utf16_mark(head):
         if suffix == b".mat":  # version 4 has no magic bytes
             return "mat"
         raise _unrecognized(source, f"bytes that are no text, {shorten(head[:20])}")

@@ -9,9 +9,22 @@ from sppfeat.files.remote.fetcher import UNKNOWN_SIZE
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import shown
 
-__all__ = ["is_folder", "objects_below"]
+__all__ = ["is_folder", "objects_below", "source_error"]
 
 _DEEPEST = 100
+
+
+def source_error(verb: str, url: str, failure: Failure) -> ConfigError | SourceError:
+    """Make the error of an input that cannot be read.
+
+    Args:
+        verb: of what cannot be done, such as ``list``.
+        url: of the input.
+        failure: the reason.
+    """
+    if failure.kind is Kind.MISSING:
+        return ConfigError(f"no such object or folder: {shown(url)}")
+    return SourceError(f"cannot {verb} {shown(url)}: {failure.reason}")
 
 
 def is_folder(service: Service, url: str) -> bool:
@@ -24,7 +37,7 @@ def is_folder(service: Service, url: str) -> bool:
     try:
         return bool(service.ask("info", service.path(url))["type"] == "directory")
     except Exception as error:
-        raise _error("find", url, judge(error)) from error
+        raise source_error("find", url, judge(error)) from error
 
 
 def objects_below(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
@@ -44,13 +57,7 @@ def objects_below(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
     except (ConfigError, SourceError):
         raise
     except Exception as error:
-        raise _error("list", url, judge(error)) from error
-
-
-def _error(verb: str, url: str, failure: Failure) -> ConfigError | SourceError:
-    if failure.kind is Kind.MISSING:
-        return ConfigError(f"no such object or folder: {shown(url)}")
-    return SourceError(f"cannot {verb} {shown(url)}: {failure.reason}")
+        raise source_error("list", url, judge(error)) from error
 
 
 def _s3_objects(service: Service, url: str) -> Iterator[tuple[bytes, int]]:

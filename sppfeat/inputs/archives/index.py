@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.files.paths import PathTable
-from sppfeat.inputs.segments import OwnLabels, Segment, possibly_repeated
+from sppfeat.files.paths import PathTable, possibly_repeated
+from sppfeat.inputs.segments import OwnLabels, Segment
 from sppfeat.inputs.storage import Storage
 
 __all__ = [

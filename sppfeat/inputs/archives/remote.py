@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
-from sppfeat.files.remote.failures import Failure, Kind, judge
+from sppfeat.files.remote.failures import Kind, judge
 from sppfeat.files.remote.fetcher import Job, Transfers
+from sppfeat.files.remote.listing import source_error
 from sppfeat.files.remote.ranges import RangeError, RangeFile, read_range
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import shown
@@ -44,7 +45,7 @@ def read_remote_archive(service: Service, url: str) -> Segment:
     try:
         found = service.ask("info", path)
     except Exception as error:
-        raise _error(url, judge(error)) from error
+        raise source_error("read the archive", url, judge(error)) from error
     if found.get("size") is None:
         raise ConfigError(f"cannot read the archive {shown(url)}: its server does not say how long it is")
     version = FileVersion.of_object(found)
@@ -64,12 +65,6 @@ def _index(service: Service, url: str, nbytes: int) -> ArchiveIndex:
         raise SourceError(f"cannot read the archive {shown(url)}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"cannot read the archive {shown(url)}: {error}") from error
-
-
-def _error(url: str, failure: Failure) -> ConfigError | SourceError:
-    if failure.kind is Kind.MISSING:
-        return ConfigError(f"no such object or folder: {shown(url)}")
-    return SourceError(f"cannot read the archive {shown(url)}: {failure.reason}")
 
 
 @dataclass(frozen=True)
@@ -142,7 +137,7 @@ class RemoteMemberStorage:
             failure = judge(error)
             if failure.kind in (Kind.MISSING, Kind.DENIED):
                 return f"its archive cannot be read: {failure.reason}"
-            raise SourceError(f"cannot read the archive {shown(self.url)}: {failure.reason}") from error
+            raise source_error("read the archive", self.url, failure) from error
         is_same = FileVersion.of_object(found).has_content_of(self.version)
         return None if is_same else "its archive has changed since it was listed"
 

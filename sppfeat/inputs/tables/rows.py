@@ -11,11 +11,11 @@ import numpy as np
 from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import PathTable, PathTableBuilder
+from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.files.tables import TableFile
 from sppfeat.inputs.remote import find_objects, has_urls
 from sppfeat.inputs.roots import absolute_path, is_url
-from sppfeat.inputs.segments import LabelBuilder, OwnLabels, Segment, possibly_repeated
+from sppfeat.inputs.segments import LabelBuilder, OwnLabels, Segment
 from sppfeat.inputs.storage import Storage
 
 __all__ = ["Rows", "image_name", "image_segment", "manifest_segment"]
