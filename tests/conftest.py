@@ -61,6 +61,16 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 COMMANDS: pytest.StashKey["CommandServer"] = pytest.StashKey()
 
+SERVERS = {"s3", "weight_server", "web"}  # fixtures that start one
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that talk to a server: those that ask for one, at first or second hand."""
+    for item in items:
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.remote)
+
 
 def pytest_collection_finish() -> None:
     """Let collections pass over what the imports made: it takes them 0.3 s to look through it."""

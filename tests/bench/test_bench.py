@@ -81,6 +81,7 @@ def is_timing(found, repetitions=2):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["of_regions", "of_pooling", "of_extract"])
 def test_every_result_names_the_machine(request, name):
     machine = request.getfixturevalue(name)["machine"]
@@ -150,6 +151,7 @@ def test_the_ladder_climbs_to_the_number_asked_for(n):
     assert all(b <= 2.5 * a for a, b in itertools.pairwise(counts))
 
 
+@pytest.mark.slow
 def test_both_ways_are_what_the_extractor_computes():
     image = synthetic_photo(90, 120, np.random.default_rng(0))
     boxes = draw_boxes(13, (90, 120), shortest=16, seed=1)
@@ -314,6 +316,7 @@ def test_the_bound_is_the_longest_stage_of_what_takes_longest(values, n_workers)
         assert seconds["transfer"] + seconds["backbone"] + seconds["pool"] >= decoding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["max", "avg"])
 def test_stages_loop_and_run_compute_the_same(folder, pool):
     subject = Subject(
@@ -359,6 +362,7 @@ def test_the_bare_network_runs_all_batches_whatever_fits_at_once(monkeypatch):
     assert network.events == ["batch", "batch", 2, 2, "batch", 1, "batch", 9, "batch", 3]
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_left_out_and_the_folder_is_as_it_was(mixed_folder):
     before = sorted(mixed_folder.rglob("*"))
     args = ["extract", mixed_folder, *NETWORK, "--size", 40, "--images", 99, "--repetitions", 1]
@@ -379,6 +383,7 @@ def test_extract_as_text():
     assert re.search(rf"^bound: +({'|'.join(STAGES)})$", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_photographs_are_ragged_and_the_same_for_the_same_seed(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
@@ -396,6 +401,7 @@ def test_photographs_are_ragged_and_the_same_for_the_same_seed(tmp_path):
 # Errors and ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
@@ -434,6 +440,7 @@ def test_no_readable_image_is_an_error(tmp_path):
     assert "no image can be run: too elongated" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_with_130_and_leaves_no_files(runs, tmp_path, number):
     command = ["bench", "extract", *NETWORK, "--size", "64", "--images", "4", "--repetitions", "1000"]

@@ -13,6 +13,8 @@ from sppfeat.cli import main
 from sppfeat.cli.bench_texts import plan_text
 from sppfeat.store.reader import FeatureFile
 
+pytestmark = pytest.mark.slow
+
 STAGES = ["list", "plan", "lay_out", "continue"]
 
 

@@ -36,6 +36,7 @@ def boxes(tmp_path):
     return tmp_path / "boxes.csv"
 
 
+@pytest.mark.slow
 def test_a_run_with_boxes_says_what_it_understood_and_what_became_of_them(folder, boxes, tmp_path):
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--size", "48", "--boxes", boxes)
     assert result.exit_code == 0, result.output

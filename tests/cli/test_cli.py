@@ -54,6 +54,7 @@ def features(folder, tmp_path):
     return tmp_path / "f.h5"
 
 
+@pytest.mark.slow
 def test_one_of_anything_is_in_the_singular(tmp_path):
     photos, file = tmp_path / "photos", tmp_path / "f.h5"
     (photos / "a").mkdir(parents=True)
@@ -91,6 +92,7 @@ def test_one_of_anything_is_in_the_singular(tmp_path):
     assert "in 1 input shape, 1 row, 1 class\n" in said[0]
 
 
+@pytest.mark.slow
 def test_extract_says_what_it_does_on_stderr_and_nothing_on_stdout(folder, tmp_path):
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
     assert result.exit_code == 0
@@ -107,11 +109,13 @@ def test_extract_says_what_it_does_on_stderr_and_nothing_on_stdout(folder, tmp_p
     assert "12 of 12 images done, 0 failed" in result.stderr
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing(folder, tmp_path):
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "-q")
     assert (result.exit_code, result.output) == (0, "")
 
 
+@pytest.mark.slow
 def test_json_is_the_only_thing_on_stdout(mixed_folder, tmp_path):
     result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY, "--json")
     assert result.exit_code == 3
@@ -126,6 +130,7 @@ def test_json_is_the_only_thing_on_stdout(mixed_folder, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_failed_images_are_named_and_give_exit_code_3_also_later(mixed_folder, tmp_path):
     for _ in range(2):
         result = run("extract", mixed_folder, "-o", tmp_path / "f.h5", *TINY)
@@ -133,6 +138,7 @@ def test_failed_images_are_named_and_give_exit_code_3_also_later(mixed_folder, t
         assert "'cat/empty.jpg': " in result.stderr
 
 
+@pytest.mark.slow
 def test_dry_run_prints_the_plan_as_the_result(folder, tmp_path):
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, "--dry-run")
     assert result.exit_code == 0
@@ -143,6 +149,7 @@ def test_dry_run_prints_the_plan_as_the_result(folder, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_multiples_and_fast_decoding_are_said_before_the_run_and_kept_in_the_file(folder, tmp_path):
     settings = ["--round-to", "32", "--decode", "fast"]
     result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY, *settings)
@@ -160,6 +167,7 @@ def test_multiples_and_fast_decoding_are_said_before_the_run_and_kept_in_the_fil
     assert "decode: the file has 'fast', this command '(not set)'" in other.stderr
 
 
+@pytest.mark.slow
 def test_options_can_be_set_in_the_environment(folder, tmp_path):
     plain = [part for part in TINY if part not in ("--levels", "1,2")]
     env = {"SPPFEAT_LEVELS": "1,3", "SPPFEAT_NORMALIZE": "l2", "SPPFEAT_OUTPUT": str(tmp_path / "e.h5")}
@@ -170,6 +178,7 @@ def test_options_can_be_set_in_the_environment(folder, tmp_path):
         assert file.config.descriptor.normalize == "l2"
 
 
+@pytest.mark.slow
 def test_lists_from_a_file_and_from_standard_input(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["pictures/cat/img3.png", "pictures/cat/img1.png", "pictures/missing.png"]
@@ -295,6 +304,7 @@ def test_verify_recompute_with_moved_images_and_missing_ones(features, folder, t
     assert run("verify", features, "--recompute", 3, "--root", tmp_path / "moved").exit_code == 0
 
 
+@pytest.mark.slow
 def test_backbones_lists_models_with_dimensions_for_the_levels():
     result = run("backbones", "resnet*", "--levels", "1,2", "--json")
     assert result.exit_code == 0, result.output
@@ -309,6 +319,7 @@ def test_backbones_lists_models_with_dimensions_for_the_levels():
     assert run("backbones", "vit*").exit_code == 2
 
 
+@pytest.mark.slow
 def test_backbones_of_one_model_lists_its_layers():
     found = json.loads(run("backbones", "resnet18", "--json").stdout)
     layers = {layer["layer"]: layer for layer in found["layers"]}
@@ -320,6 +331,7 @@ def test_backbones_of_one_model_lists_its_layers():
     assert run("backbones", "vit_b_16").exit_code == 2
 
 
+@pytest.mark.slow
 def test_extract_works_as_a_process_and_python_m(folder, tmp_path):
     result = in_process("extract", folder, "-o", tmp_path / "f.h5", *TINY)
     assert result.returncode == 0, result.stderr

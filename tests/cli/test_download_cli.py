@@ -143,6 +143,7 @@ def test_a_signal_leaves_what_is_whole_and_nothing_else(entries, cache, number, 
     assert [path.name for path in cache.iterdir()] == [entries[NAMES[0]].file_name]
 
 
+@pytest.mark.slow
 def test_a_run_without_network_from_a_copied_folder(offer, folder, tmp_path, weight_server):
     content = io.BytesIO()
     torch.save(get_model(NAMES[1], weights=None).state_dict(), content)

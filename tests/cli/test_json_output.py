@@ -59,6 +59,7 @@ def boxes(whole):
     )
 
 
+@pytest.mark.slow
 def test_extract(whole, boxes):
     folder, printed = whole
     assert printed["result"]["failures"][0]["path"] == "cat/bad.png"
@@ -67,6 +68,7 @@ def test_extract(whole, boxes):
     check_fields("extract", printed, boxes[1])
 
 
+@pytest.mark.slow
 def test_info_and_verify(whole, boxes):
     folder, _ = whole
     reduced = folder / "r.h5"
@@ -84,6 +86,7 @@ def test_backbones():
     check_fields("backbones", output_of("backbones", "spp*"), output_of("backbones", "spp_s16"))
 
 
+@pytest.mark.slow
 def test_train(whole):
     folder, _ = whole
     settings = [
@@ -103,6 +106,7 @@ def test_train(whole):
     check_fields("train", output_of("train", folder / "pictures", "-o", folder / "run", *settings, "-q"))
 
 
+@pytest.mark.slow
 def test_bench():
     network = ["--weights", "none", "--size", 64, "--device", "cpu", "-q"]
     few = ["--repetitions", 1]

@@ -32,6 +32,7 @@ def show(*arguments):
     return CliRunner().invoke(main, ["show", "image", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, tmp_path):
     output = tmp_path / "out.png"
     result = show(photo, "-o", output, *SMALL, "--box", "10,10,60,50", "--box", "-5,0,99.5,30", "--json")
@@ -57,6 +58,7 @@ def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, t
     assert [box["clipped"] for box in found["boxes"]] == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path, suffix):
     output = tmp_path / f"out{suffix}"
@@ -82,6 +84,7 @@ def files(photo, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_everything_can_be_taken_from_a_feature_file(photo, files, tmp_path):
     output = tmp_path / "out.png"
     file = ["--from", files / "boxes.h5", "-o", output, "--device", "cpu", "--overwrite", "--json"]

@@ -42,6 +42,7 @@ def same_weights(a, b) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 def test_it_says_what_it_does_on_stderr_and_extract_takes_what_comes_of_it(classes, tmp_path):
     command = (classes, "-o", tmp_path / "run", *TINY, "--epochs", 2, "--val-fraction", 0.25)
@@ -71,6 +72,7 @@ def test_it_says_what_it_does_on_stderr_and_extract_takes_what_comes_of_it(class
     assert (resumed.exit_code, resumed.output) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_network")
 @pytest.mark.parametrize("n_steps", [2, 3, 6])  # of two in an epoch
 def test_each_epoch_is_said_once_wherever_it_is_stopped(classes, tmp_path, monkeypatch, n_steps):
@@ -126,6 +128,7 @@ def test_options_in_the_environment(classes, tmp_path):
     assert (settings["recipe"]["epochs"], settings["data"]["sizes"]) == (3, [48, 64])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -212,6 +215,7 @@ def test_an_interruption_says_whether_there_is_something_to_resume(classes, tmp_
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_any_write_is_resumed_as_if_it_had_not_been(runs, classes, tmp_path):
     command = (
         "train",
@@ -236,6 +240,7 @@ def test_a_training_killed_at_any_write_is_resumed_as_if_it_had_not_been(runs, c
         assert sorted(os.listdir(output)) == sorted(os.listdir(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_a_checkpoint(runs, tmp_path, number):
     for i in range(8):

@@ -35,6 +35,8 @@ from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError
 from sppfeat.files.image_names import IMAGE_SUFFIXES
 
+pytestmark = pytest.mark.slow
+
 MAX_DECODE_PIXELS = 1_000_000
 SIZES = [(40, 60), (60, 40), (48, 48)]
 PICTURE = noise(*SIZES[0], 3)

@@ -121,6 +121,7 @@ def test_a_disk_that_is_full_in_the_middle_keeps_what_is_done(folder, disk, tmp_
     assert_same_file(disk / "f.h5", tmp_path / "whole.h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_writes", "error"), [(0, errno.ENOSPC), (1, errno.EIO), (5, errno.EDQUOT)])
 def test_a_write_that_fails_ends_the_run_with_its_reason(folder, tmp_path, monkeypatch, n_writes, error):
     true_pwrite, left = os.pwrite, n_writes
@@ -173,6 +174,7 @@ def test_an_output_on_another_mount_and_a_link_to_it(folder, disk, tmp_path):
 # --- inputs that change ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_input_folder_that_changes_during_the_run(tmp_path, network, workers):
     folder, output = tmp_path / "p", tmp_path / "f.h5"
@@ -278,6 +280,7 @@ def test_an_image_of_too_many_pixels_fails_and_comes_with_a_higher_limit(folder,
 # --- memory of the device -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boxes", [False, True])
 def test_a_batch_that_the_device_has_no_memory_for_is_split(folder, tmp_path, boxes):
     command = ["extract", folder, *TINY[: TINY.index("--batch-size")], "--workers", 0]
@@ -337,6 +340,7 @@ def test_a_network_that_the_device_has_no_memory_for_is_said(folder, tmp_path, m
 DEAF = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-39, 1e-39, 1e-39))
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite_are_kept_on_request_and_said_to_be_so(folder, tmp_path):
     output = tmp_path / "f.h5"
     command = ["extract", folder, "-o", output, *TINY, "--std", "1e-39,1e-39,1e-39"]

@@ -92,6 +92,7 @@ ODD_VALUES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", [DEEP, '{"size": ' + DEEP, "9" * 5000, "[" + "9" * 5000 + "]", '"' + "x" * 10**6]
 )
@@ -104,6 +105,7 @@ def test_json_that_python_cannot_take(file, name, text):
     use(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [whole_images, with_boxes])
 def test_settings_of_any_type_are_good_or_said(tmp_path, monkeypatch, make):
     with FeatureFile(make(tmp_path / "f.h5")) as features:
@@ -172,6 +174,7 @@ ODD_ATTRIBUTES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["schema_version", "config", "norm_factors"])
 def test_attributes_of_any_type(file, name):
     for value in ODD_ATTRIBUTES:
@@ -269,6 +272,7 @@ def test_a_chunk_that_is_larger_than_the_dataset(file):
     refused(file, "/classes claims 2147483648 bytes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"compression": "gzip", "shuffle": True}, {}])
 @pytest.mark.parametrize("make", [whole_images, with_boxes])
 def test_every_dataset_repacked_still_reads(tmp_path, make, options):
@@ -832,6 +836,7 @@ FLIPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, derandomize=True)
 @given(st.sampled_from([whole_images, with_boxes]), FLIPS)
 def test_a_file_with_other_bytes_is_read_or_refused(pristine, tmp_path, make, flips):

@@ -18,6 +18,8 @@ import sppfeat
 from sppfeat.errors import StoreError
 from sppfeat.store.schema import Status
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(40, 60), (60, 40), (48, 48)]
 # Of each scenario, drawn for each; SPPFEAT_ALL_MOMENTS=1 takes every one of its 20 to 45, and more random kills.
 N_MOMENTS = 1000 if os.environ.get("SPPFEAT_ALL_MOMENTS") else 3

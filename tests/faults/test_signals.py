@@ -19,6 +19,8 @@ from sppfeat.cli.bars import Bar
 from sppfeat.cli.signals import stop_on_signals
 from sppfeat.store.reader import FeatureFile
 
+pytestmark = pytest.mark.slow
+
 N_IMAGES = 60
 SLOW = (*TINY, "--size", "200")
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

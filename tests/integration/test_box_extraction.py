@@ -153,6 +153,7 @@ def oracle(network):
     return Oracle(network)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     rule=st.sampled_from(["sppnet", "paper", "roi_pool"]),
@@ -367,6 +368,7 @@ def test_windows_of_an_image_whose_number_was_not_known_need_a_new_file(folder, 
         assert (file.status == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", [{}, {"drop_duplicates": True}])
 def test_new_images_bring_their_boxes_behind_the_others(folder, boxes_of, tmp_path, choice):
     boxes = BoxChoice(boxes=str(boxes_of), **choice)
@@ -404,6 +406,7 @@ def test_another_box_file_or_reading_of_it_is_refused(folder, boxes_of, tmp_path
         extract([folder], made, boxes=BoxChoice(boxes=str(moved)))
 
 
+@pytest.mark.slow
 def test_a_box_file_of_other_images_is_refused(folder, tmp_path):
     boxes = write_boxes(tmp_path / "b.csv", [("nowhere.png", 0, 0, 1, 1)])
     with pytest.raises(
@@ -442,6 +445,7 @@ def test_images_with_nothing_to_pool_are_not_decoded(folder, tmp_path, monkeypat
         assert not np.isnan(file.features[1]).any()
 
 
+@pytest.mark.slow
 def test_an_image_that_fails_at_one_scale_fails_whole(folder, tmp_path, monkeypatch):
     boxes = write_boxes(
         tmp_path / "b.csv", [(f"img{i}.png", 0, 0, side, side) for i in (1, 3) for side in (33, 28, 20)]
@@ -466,6 +470,7 @@ def test_an_image_that_fails_at_one_scale_fails_whole(folder, tmp_path, monkeypa
         assert not np.isnan(file.features[3:]).any()
 
 
+@pytest.mark.slow
 def test_whole_views_are_whole_images_at_each_scale(folder, tmp_path, network):
     scales = (48, 64)
     changes = {"boxes": BoxChoice(boxes="multiview"), "input": InputSpec(scales=scales)}
@@ -488,6 +493,7 @@ def test_whole_views_are_whole_images_at_each_scale(folder, tmp_path, network):
         assert (file.row_region[centres][..., 2:] > file.row_region[centres][..., :2]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boxes", ["grid:3x4:0.5", "multiview"])
 def test_boxes_follow_sides_that_are_rounded_each_by_itself(folder, tmp_path, boxes):
     """The same as of pictures that were resized beforehand, by other factors along x and y."""
@@ -522,6 +528,7 @@ def test_boxes_follow_sides_that_are_rounded_each_by_itself(folder, tmp_path, bo
         assert not recompute_rows(file, 10).problems
 
 
+@pytest.mark.slow
 def test_mean_norm_is_estimated_recorded_and_taken_over(folder, boxes_of, tmp_path, made):
     boxes = BoxChoice(boxes=str(boxes_of))
     scaled = DescriptorChoice(levels=(1, 2), normalize="meannorm:20")
@@ -565,6 +572,7 @@ def test_mean_norm_of_whole_images_and_of_each_layer(folder, tmp_path):
             assert np.linalg.norm(part.astype(np.float64), axis=1).mean() == pytest.approx(20, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_boxes_of_two_layers_have_regions_of_each(folder, boxes_of, tmp_path):
     two = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, layers=("features.1", "features"))
     extract([folder], tmp_path / "f.h5", backbone=two, boxes=BoxChoice(boxes=str(boxes_of)))
@@ -578,6 +586,7 @@ def test_boxes_of_two_layers_have_regions_of_each(folder, boxes_of, tmp_path):
         assert not recompute_rows(file, 10).problems
 
 
+@pytest.mark.slow
 def test_a_head_on_the_whole_of_an_image_is_the_networks_own_layer(tmp_path):
     write_image(tmp_path / "in" / "a.png", 224, 224, seed=1)
     boxes = write_boxes(tmp_path / "b.csv", [("a.png", 0, 0, 224, 224), ("a.png", 30, 30, 90, 120)])
@@ -611,6 +620,7 @@ def test_a_head_on_the_whole_of_an_image_is_the_networks_own_layer(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_backbone_whose_maps_have_no_place_for_boxes_says_so_first(folder, boxes_of, tmp_path):
     swin = BackboneChoice(name="swin_t", weights="none")
     with pytest.raises(ConfigError, match="swin_t: boxes cannot be projected"):
@@ -618,6 +628,7 @@ def test_a_backbone_whose_maps_have_no_place_for_boxes_says_so_first(folder, box
     assert not (tmp_path / "f.h5").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "change", "problem"),
     [

@@ -41,6 +41,7 @@ def plain_descriptors(network, folder, flip):
     return {path: plain_descriptor(network, path, flip=flip) for path in folder.rglob("*.png")}
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     batch_size=st.sampled_from([None, 1, 2, 5]),
@@ -104,6 +105,7 @@ def test_images_that_cannot_be_read_fail_and_move_nothing(mixed_folder, tmp_path
         ]
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_rows_and_continues_the_file(folder, tmp_path, monkeypatch):
     n_batches = 0
 
@@ -133,6 +135,7 @@ def test_a_finished_file_is_left_alone(folder, tmp_path):
     assert (tmp_path / "f.h5").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_with_both_values(folder, tmp_path):
     extract([folder], tmp_path / "f.h5")
     with pytest.raises(StoreError, match=r"size: the file has 48, this command 64.*") as caught:
@@ -168,6 +171,7 @@ def test_naming_only_a_subfolder_leaves_the_rest_vanished(folder, tmp_path):
         assert (file.status == 1).all()
 
 
+@pytest.mark.slow
 def test_vanished_images_fail_and_come_back_with_retry_failed(folder, tmp_path, network):
     output = tmp_path / "f.h5"
     extract([folder], output, stop_after=1)
@@ -217,6 +221,7 @@ def test_an_image_replaced_while_the_run_goes_fails_with_the_sizes(folder, tmp_p
         assert "99 x 98" in reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done_before", [1, None])
 def test_new_inputs_are_reported_and_added_on_request(mixed_folder, tmp_path, network, done_before):
     output = tmp_path / "f.h5"
@@ -241,6 +246,7 @@ def test_new_inputs_are_reported_and_added_on_request(mixed_folder, tmp_path, ne
     assert not Path(f"{output}.partial").exists()
 
 
+@pytest.mark.slow
 def test_overwrite_keeps_the_old_file_until_the_new_one_is_complete(folder, tmp_path):
     output = tmp_path / "f.h5"
     extract([folder], output)
@@ -340,6 +346,7 @@ def test_dry_run_writes_nothing(folder, tmp_path):
     assert os.listdir(tmp_path) == ["pictures"]
 
 
+@pytest.mark.slow
 def test_values_beyond_float16_are_failures_not_infinities(folder, tmp_path):
     # A tiny std makes a large input, and that a large descriptor.
     loud = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, std=(1e-9, 1e-9, 1e-9))
@@ -361,6 +368,7 @@ def test_values_that_are_not_finite_are_failures(folder, tmp_path):
         assert all("not finite" in reason for reason in file.errors.values())
 
 
+@pytest.mark.slow
 def test_layers_stand_side_by_side_and_are_scaled_apart(folder, tmp_path):
     layers = ("features.7", "features")
     many = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, layers=layers)
@@ -448,6 +456,7 @@ def rows_of_resized(folder, paths, input_hws, tmp_path):
     return [plain_descriptor(network, resized / f"{i}.png", size=min(hw)) for i, hw in enumerate(input_hws)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [SIZE, None])
 def test_sides_are_rounded_to_multiples(folder, tmp_path, size):
     sizes = {
@@ -535,6 +544,7 @@ def plain_fast_pictures(jpegs, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_fast_decoding_is_what_draft_makes(jpegs, tmp_path, network):
     by_hand = plain_fast_pictures(jpegs, tmp_path / "by-hand")
     spec = InputSpec(size=SIZE, decode="fast")

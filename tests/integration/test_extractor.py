@@ -41,6 +41,7 @@ def test_paths_pictures_and_arrays_are_the_same_image(extractor, folder):
     assert same(extractor([np.asarray(picture), path])[0], expected)
 
 
+@pytest.mark.slow
 def test_it_equals_what_the_command_writes(extractor, folder, tmp_path):
     from click.testing import CliRunner
 
@@ -202,6 +203,7 @@ def test_sides_are_rounded_and_files_decoded_as_the_command_does(folder, tmp_pat
         sppfeat.Extractor(**NETWORK, decode="quick")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [

@@ -46,6 +46,8 @@ pytest.importorskip("ray")
 
 from places import README, REPOSITORY, SUPPORT
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 TINY = ("--backbone", "squeezenet1_1", "--weights", "none", "--seed", "3", "--size", "48", "--levels", "1,2")
 N_IMAGES = 240
 

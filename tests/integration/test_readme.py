@@ -109,6 +109,7 @@ def test_every_example_command_parses():
         command(name).make_context(name, args, resilient_parsing=False)
 
 
+@pytest.mark.slow
 def test_the_worked_example_runs_as_printed(tmp_path, monkeypatch, photos):
     """The first command, and what it says."""
     text = README.read_text()
@@ -129,6 +130,7 @@ def test_the_worked_example_runs_as_printed(tmp_path, monkeypatch, photos):
             assert line in said_lines
 
 
+@pytest.mark.slow
 def test_the_story_runs_as_printed(tmp_path, monkeypatch, photos):
     """Every command and all Python from features to a classifier, in their order."""
     text = README.read_text()

@@ -18,6 +18,8 @@ from sppfeat.store.schema import Status
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 
+pytestmark = pytest.mark.slow
+
 N_IMAGES = 12
 OPTIONS = [
     "--backbone",

@@ -14,6 +14,8 @@ pytest.importorskip("moto")
 
 from sppfeat.cli import main
 
+pytestmark = pytest.mark.slow
+
 N = 12
 
 

@@ -16,6 +16,8 @@ from places import README
 import sppfeat
 from sppfeat.cli import main
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "SPPFEAT_BACKBONE": "squeezenet1_1",
     "SPPFEAT_WEIGHTS": "none",

@@ -63,6 +63,7 @@ def assert_is_part(path, whole, first, stop):
     assert_same_descriptors(part["features"], whole["features"][first:stop])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", ["first", "window"])
 def test_shards_are_the_parts_of_the_whole_file(folder, whole, tmp_path, headers):
     first = 0
@@ -80,6 +81,7 @@ def test_shards_are_the_parts_of_the_whole_file(folder, whole, tmp_path, headers
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", ["first", "window"])
 def test_shards_that_share_an_output_fill_it_together(folder, whole, tmp_path, headers):
     def one(i):
@@ -224,6 +226,7 @@ def test_names_that_are_too_long_are_refused(folder, tmp_path):
             assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", ["first", "window"])
 def test_an_overwriting_shard_of_other_inputs_is_begun_anew(tmp_path, headers):
     for i in range(8):
@@ -253,6 +256,7 @@ def test_an_overwriting_shard_of_other_inputs_is_begun_anew(tmp_path, headers):
         assert file.paths == ["a.png"]
 
 
+@pytest.mark.slow
 def test_boxes_of_shards(folder, tmp_path):
     """Boxes of a box file keep their numbers; windows are numbered as rows are."""
     lines = [f"{i}.png,0,0,{20 + i},30" for i in (5, 0, 7, 0, 2)]
@@ -283,6 +287,7 @@ def test_shards_of_boxes_whose_images_were_not_measured_are_as_large(folder, tmp
         assert file.shard.stop_image in (N // 2, N // 2 + 1)
 
 
+@pytest.mark.slow
 def test_the_mean_norm_is_that_of_the_whole(folder, tmp_path):
     changes = {"descriptor": DescriptorChoice(levels=(1,), normalize="meannorm:20")}
     extract([folder], tmp_path / "whole.h5", **changes)

@@ -43,6 +43,7 @@ def descriptor_of(box):
     return np.concatenate([level.values.ravel() for layer in box.layers for level in layer.levels])
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_descriptor_bit_for_bit(extractor, picture, pooled):
     descriptors = extractor(picture, BOXES)
     for box, descriptor in zip(pooled, descriptors, strict=True):
@@ -182,6 +183,7 @@ def images(tmp_path_factory):
     return top
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("boxes", "settings"),
     [

@@ -441,6 +441,7 @@ def test_what_has_come_in_the_meantime_is_not_replaced_without_leave(file, tmp_p
     assert (tmp_path / "x.csv").read_text() == "theirs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv", "x.mat", "x73.mat", "x.parquet"])
 def test_a_full_disk(tmp_path, mount_disk, name, capfd):
     path = tmp_path / "f.h5"
@@ -539,6 +540,7 @@ def test_standard_output_holds_what_the_file_would(path, tmp_path):
         assert result.stdout_bytes == out.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error_to_speak_of(path):
     command = f"{sys.executable} -m sppfeat export {path} -o - --format csv -q | true"
     said = subprocess.run(command, shell=True, capture_output=True, text=True)

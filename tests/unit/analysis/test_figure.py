@@ -33,6 +33,7 @@ def draw(path: Path, title: str = "title") -> None:
         save_figure(page, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [*PICTURE_SUFFIXES, ".PNG"])
 def test_files_are_valid_and_the_same_twice_whatever_the_users_style(tmp_path, monkeypatch, suffix):
     first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
@@ -60,6 +61,7 @@ def check_format(path: Path) -> None:
     assert not any(word in content for word in (b"CreationDate", b"dc:date", b"tIME"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("suffix", PICTURE_SUFFIXES)
 def test_names_may_hold_anything(tmp_path, suffix):

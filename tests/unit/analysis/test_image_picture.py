@@ -59,6 +59,7 @@ def drawn(boxes, **settings):
     return figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("boxes", "levels", "mode", "image"),
     [
@@ -103,6 +104,7 @@ def axes_of(panels):
     return axes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", [0, 1, 2])
 def test_the_bins_that_are_drawn_are_those_that_are_pooled(networks, box):
     pooled = pool(networks())[box]
@@ -143,6 +145,7 @@ def test_heat_and_maxima_are_where_their_cells_are(networks):
     assert np.allclose((x0, y0, x1, y1), pooled.cells_in(panels.layer, np.array([0, 0, width, height])))
 
 
+@pytest.mark.slow
 def test_values_without_range_or_that_are_not_finite_can_be_drawn(networks):
     pooled = pool(networks((1, 2), layer=("features.12",)), WHOLE)
     for value in (0.0, 1e30, np.nan, np.inf):
@@ -153,6 +156,7 @@ def test_values_without_range_or_that_are_not_finite_can_be_drawn(networks):
         drawn(pooled)
 
 
+@pytest.mark.slow
 def test_one_channel_is_shown_by_its_values(networks):
     pooled = pool(networks((1, 2)), WHOLE)
     figure = drawn(pooled, channel=5)

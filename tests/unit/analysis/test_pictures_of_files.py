@@ -246,6 +246,7 @@ def sizes_of(pairs, counts):
     return Sizes("images", widths, heights, 0)
 
 
+@pytest.mark.slow
 def test_a_size_that_many_images_have_is_a_larger_dot_and_the_picture_says_how_many():
     with drawing():
         figure = sizes_figure(sizes_of([(300, 200), (200, 300), (250, 250)], [150, 10, 1]))
@@ -311,6 +312,7 @@ def test_a_contact_sheet_has_the_nearest_rows_and_not_the_query(selection):
     assert sheet.n_judged == 12
 
 
+@pytest.mark.slow
 def test_thumbnails_are_the_images_at_their_aspect_ratio(file, tmp_path):
     pictured = find_row_pictures(file, [3, 7, 3])
     assert list(pictured) == [3, 7]
@@ -321,6 +323,7 @@ def test_thumbnails_are_the_images_at_their_aspect_ratio(file, tmp_path):
     assert read_thumbnails(pictured, exif="apply", side=500)[7].pixels.shape == (27, 30, 3)
 
 
+@pytest.mark.slow
 def test_images_that_are_gone_or_changed_have_a_reason(file, tmp_path):
     write_image(tmp_path / "3.png", 5, 5, seed=0)
     (tmp_path / "5.png").write_text("nonsense")
@@ -334,6 +337,7 @@ def test_images_that_are_gone_or_changed_have_a_reason(file, tmp_path):
     assert "not read within" in late[7].reason
 
 
+@pytest.mark.slow
 def test_a_box_is_shown_in_what_surrounds_it_with_an_outline(tmp_path):
     pixels = np.zeros((200, 100, 3), np.uint8)
     pixels[80:120, 40:80] = 200
@@ -347,6 +351,7 @@ def test_a_box_is_shown_in_what_surrounds_it_with_an_outline(tmp_path):
     assert (shown[1].pixels == shown[0].pixels[:, ::-1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "box",
     [(0, 0, 0.001, 0.001), (-50, -50, 500, 500), (99.9, 199.9, 100, 200), (np.nan, 0, 1, 1), (9, 9, 3, 3)],
@@ -359,6 +364,7 @@ def test_no_box_is_too_odd_to_be_shown(tmp_path, box):
     assert (thumbnail.pixels is None) == (not np.isfinite(box).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "suffix"), [("embedding", "png"), ("neighbours", "pdf"), ("norms", "svg"), ("sizes", "png")]
 )
@@ -376,6 +382,7 @@ def test_pictures_are_whole_files_with_the_same_bytes(path, tmp_path, command, s
     assert sorted(tmp_path.iterdir()) == outputs
 
 
+@pytest.mark.slow
 def test_queries_may_be_rows_and_no_file_is_written_for_wrong_ones(path, tmp_path):
     output = tmp_path / "o.png"
     assert show("neighbours", path, "row:0", "row:5", "-o", output, "-k", "3").exit_code == 0
@@ -387,6 +394,7 @@ def test_queries_may_be_rows_and_no_file_is_written_for_wrong_ones(path, tmp_pat
     assert not (tmp_path / "p.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["embedding", "neighbours", "norms", "sizes"])
 def test_wrong_outputs_are_refused(path, tmp_path, command):
     there = tmp_path / "there.png"

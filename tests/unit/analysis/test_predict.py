@@ -129,6 +129,7 @@ def test_boxes_of_a_part_of_the_columns_in_small_blocks(tmp_path, monkeypatch):
         assert line["predicted"] == ("c1" if float(line["score:c1"]) > 0 else "c0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_digits_hang_on_neither_blocks_nor_threads(tmp_path, monkeypatch, n_classes):
     threadpoolctl = pytest.importorskip("threadpoolctl")  # scikit-learn needs it, too

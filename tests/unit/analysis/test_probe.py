@@ -67,6 +67,7 @@ def plain_scaled(x, widths=((0, 10), (10, 15))):
 # --- scores ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("class_weight", ["balanced", "none"])
 def test_scores_are_those_of_plain_scikit_learn(images, method, class_weight):
@@ -138,6 +139,7 @@ def test_repeats_are_further_shuffles(images):
 # --- parts ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("normalize", ["none", "l2"])
 def test_parts_give_what_probing_them_alone_gives(tmp_path, method, normalize):
@@ -166,6 +168,7 @@ def test_parts_give_what_probing_them_alone_gives(tmp_path, method, normalize):
     assert result.ablation[0].difference.mean == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_some_bins_and_no_ablation(images, method):
     selection = images.select(bins={2: [(0, 0), (1, 1)]})
@@ -190,6 +193,7 @@ def test_many_blocks_of_rows_give_the_same(images, monkeypatch):
     assert [n for n, _ in steps] == list(range(1, 54))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e25])
 def test_rows_of_any_size_and_of_zeros_and_float16(tmp_path, scale):
     features = separable(LABELS)
@@ -228,6 +232,7 @@ def test_a_class_of_many_boxes_in_one_image_is_left_out(tmp_path):
         assert kept.n_rows == 21
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_two_classes(tmp_path, method):
     labels = [0] * 7 + [1] * 9
@@ -280,6 +285,7 @@ def test_labels_from_elsewhere(images):
 # --- files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_rows_that_are_not_finite_are_named(tmp_path, method, value):

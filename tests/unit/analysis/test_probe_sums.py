@@ -120,6 +120,7 @@ def test_rows_are_multiplied_as_few_times_as_their_weights_allow():
 # --- predictions ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_weight", ["balanced", "none"])
 def test_in_little_memory_the_same_is_predicted(many, class_weight):
     rows = task_of(many, repeats=2, C=0.5, class_weight=class_weight)

@@ -92,6 +92,7 @@ def test_what_the_inputs_called_the_images_stays(source, tmp_path):
         assert list(file.image_id_table) == ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_rows", [1, 7, 1000])
 def test_the_rows_do_not_depend_on_the_blocks_they_are_written_in(source, tmp_path, monkeypatch, n_rows):
     whole = contents(reduced(source, tmp_path / "a.h5"))["features"]
@@ -173,6 +174,7 @@ def extracted(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec", [{"levels": (2,), "whiten": True}, {"normalize": "l2"}, {"method": "random"}]
 )
@@ -342,6 +344,7 @@ def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(source, tmp
         assert file.dimension == 2
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_no_output(source, tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path\n"

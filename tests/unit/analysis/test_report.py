@@ -106,6 +106,7 @@ def made(path):
     return page_of(path, title='A "title" & <b>more</b>')
 
 
+@pytest.mark.slow
 def test_the_facts_are_those_of_the_file(made):
     facts, page, _ = made
     summary = facts.summary
@@ -205,6 +206,7 @@ def contrast(one: str, other: str) -> float:
     return (max(lights) + 0.05) / (min(lights) + 0.05)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_whole_page_with_the_same_bytes(path, tmp_path, made):
     output = tmp_path / "o.html"
     result = report(path, "-o", output, "--title", made[0].title)
@@ -227,6 +229,7 @@ def test_wrong_outputs_are_refused(path, tmp_path):
     assert list(tmp_path.iterdir()) == [there]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 5])
 def test_a_file_without_descriptors_has_a_page(tmp_path, n):
     facts, page, _ = page_of(new_file(tmp_path / "f.h5", n))
@@ -235,6 +238,7 @@ def test_a_file_without_descriptors_has_a_page(tmp_path, n):
     assert ("The file has no rows." if n == 0 else "5 of 5 images are pending") in page.text
 
 
+@pytest.mark.slow
 def test_without_images_and_labels_there_is_still_a_page(tmp_path):
     path = pictured_file(tmp_path, 7, images=False, labels=False)
     _, page, _ = page_of(path)
@@ -244,6 +248,7 @@ def test_without_images_and_labels_there_is_still_a_page(tmp_path):
     assert "has no labels" in page.text
 
 
+@pytest.mark.slow
 def test_a_part_of_a_file_is_said_to_be_one(path, tmp_path):
     result = report(
         path,
@@ -318,6 +323,7 @@ def test_images_that_failed_are_named_with_their_ids(tmp_path):
         assert group.paths == (f"{file.path_of(image)} (id {os.fsdecode(file.image_id_table[image])})",)
 
 
+@pytest.mark.slow
 def test_ten_thousand_images_fit_in_five_megabytes(tmp_path):
     n = 10_000
     path = tmp_path / "f.h5"

@@ -178,6 +178,7 @@ def test_names_with_odd_characters(whole, pictures, tmp_path, monkeypatch):
     assert "\\udcff.png" in search(whole, os.fsdecode(b"\xff.png")).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [

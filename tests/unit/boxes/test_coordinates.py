@@ -126,6 +126,7 @@ def test_boxes_are_converted_as_each_by_itself(convention, cases):
     assert same(found, [to_px(box, convention, hw) for box, hw in cases])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", LEGAL, ids=str)
 @given(
     st.lists(

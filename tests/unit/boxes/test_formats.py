@@ -1164,6 +1164,7 @@ EDITS = st.lists(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box_format", FORMATS)
 @settings(max_examples=100)
 @given(edits=EDITS, random=st.none() | st.binary(max_size=200), named=st.booleans())

@@ -178,6 +178,7 @@ BOX_CONFIGS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(CONFIGS | BOX_CONFIGS)
 def test_a_configuration_survives_being_recorded(original):
     through_json = ExtractConfig.from_dict(json.loads(original.to_json()))

@@ -91,6 +91,7 @@ def test_quotas_of_control_groups(tmp_path, groups, files, n_cores):
     assert available_cores(system(tmp_path, groups, files)) == n_cores
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for the GNU C library")
 @pytest.mark.parametrize("keeps", [False, True])
 def test_memory_that_was_freed_is_not_fetched_from_the_system_again(keeps):
@@ -112,6 +113,7 @@ def test_another_c_library_is_left_alone(monkeypatch):
     machine.return_freed_memory()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for the GNU C library")
 def test_what_lies_between_longer_lived_pieces_is_given_back():
     code = """
@@ -144,6 +146,7 @@ def mapped_nbytes(path) -> int:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="for Linux")
 def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")

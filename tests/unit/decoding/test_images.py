@@ -625,6 +625,7 @@ def damaged(content, edits, cuts):
     return bytes(content)
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(
     kind=st.sampled_from(sorted(INTACT)),
@@ -801,6 +802,7 @@ def test_whatever_pillow_raises_becomes_an_image_error(error_type, write, monkey
     assert expected in str(error.value).replace(r"\\", "\\").replace(r"\n", " ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*INTACT, "damaged JPEG"])
 def test_no_file_handle_stays_open_and_nothing_is_printed(kind, write, capfd):
     path = write(INTACT["JPEG"][:700] if kind == "damaged JPEG" else INTACT[kind])
@@ -909,6 +911,7 @@ def plain_fast(path, input_hw, orientation, resample):
     return np.asarray(turned.resize(input_hw[::-1], Image.Resampling[resample.upper()], box))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     kind=st.sampled_from(sorted(FAST_KINDS)),
@@ -930,6 +933,7 @@ def test_fast_is_pillows_draft_and_a_resize(kind, orientation, height, width, re
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     kind=st.sampled_from(sorted(FAST_KINDS)),
@@ -1012,6 +1016,7 @@ def test_pixels_of_another_size_than_the_header_are_noticed_fast_too(write, monk
         fast(path, (25, 50))
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(edits=st.lists(EDITS, max_size=6), cuts=st.lists(CUTS, max_size=1), progressive=st.booleans())
 def test_hostile_jpegs_give_a_reason_or_pixels(edits, cuts, progressive, write):

@@ -97,6 +97,7 @@ def shared_pool():
 # --- the same as without processes ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12))
 def test_a_pool_decodes_what_one_process_decodes(images, shared_pool, batch_sizes):
@@ -104,6 +105,7 @@ def test_a_pool_decodes_what_one_process_decodes(images, shared_pool, batch_size
     assert_same(decoded(shared_pool, iter(tasks)), decoded(InlineDecoder(SETTINGS), tasks))
 
 
+@pytest.mark.slow
 def test_processes_decode_fast_where_that_is_asked_for(tmp_path):
     path = tmp_path / "large.jpg"
     pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
@@ -121,6 +123,7 @@ def test_processes_decode_fast_where_that_is_asked_for(tmp_path):
     assert not np.array_equal(found["exact"][0][1], found["fast"][0][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_workers", "look_ahead_bytes"), [(1, 1), (3, 1), (1, 10 * 24 * 32 * 3), (3, 1 << 20)]
 )
@@ -171,6 +174,7 @@ def test_very_long_paths_block_nothing(images, shared_pool):
     assert answers[-1] == images[-2][1]
 
 
+@pytest.mark.slow
 def test_a_caller_who_stops_early_can_go_on(images, open_pool):
     tasks = tasks_of(images, [5] * 9)
     pool = open_pool(look_ahead_bytes=100_000)
@@ -227,6 +231,7 @@ def is_running(pid):
     return state not in "ZX"
 
 
+@pytest.mark.slow
 def test_workers_killed_while_they_work_lose_nothing(images, open_pool):
     tasks = tasks_of(images * 3, [4] * 40)
     pool = open_pool(look_ahead_bytes=30_000)
@@ -239,6 +244,7 @@ def test_workers_killed_while_they_work_lose_nothing(images, open_pool):
     assert_same(found, decoded(InlineDecoder(SETTINGS), tasks))
 
 
+@pytest.mark.slow
 def test_workers_killed_while_they_start_lose_nothing(images, open_pool):
     pool = open_pool()
     kill(workers_of(pool))
@@ -246,6 +252,7 @@ def test_workers_killed_while_they_start_lose_nothing(images, open_pool):
     assert_same(decoded(pool, tasks), decoded(InlineDecoder(SETTINGS), tasks))
 
 
+@pytest.mark.slow
 def test_workers_killed_while_idle_lose_nothing_and_make_no_image_suspect(images, open_pool):
     pool = open_pool(n_workers=1)
     path, size = images[-2]
@@ -309,6 +316,7 @@ def expected_without_bad(images):
     return batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
@@ -334,6 +342,7 @@ def test_an_image_that_kills_or_hangs_its_worker_costs_itself_only(
     assert [name for name in batch[0] if names[name] in BAD] == []
 
 
+@pytest.mark.slow
 def test_a_header_that_kills_its_worker_costs_itself_only(images, open_pool, tmp_path, monkeypatch):
     hook_decoding(tmp_path, monkeypatch, f"if name in {BAD}: os.abort()")
     paths = [path for path, _ in images]
@@ -344,6 +353,7 @@ def test_a_header_that_kills_its_worker_costs_itself_only(images, open_pool, tmp
     assert list(open_pool().probe(paths)) == expected
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_worker_once_is_decoded(images, open_pool, tmp_path, monkeypatch):
     mark = tmp_path / "once"
     hook_decoding(
@@ -360,6 +370,7 @@ def test_an_image_that_kills_its_worker_once_is_decoded(images, open_pool, tmp_p
     assert len(list(tmp_path.glob("once*"))) == len(BAD)
 
 
+@pytest.mark.slow
 def test_a_caller_who_takes_long_makes_no_image_fail(images, open_pool, tmp_path, monkeypatch):
     """Nor does a run that was suspended: only time spent waiting for the worker counts."""
     hook_decoding(tmp_path, monkeypatch, "time.sleep(0.02)")
@@ -372,6 +383,7 @@ def test_a_caller_who_takes_long_makes_no_image_fail(images, open_pool, tmp_path
     assert_same(found, decoded(InlineDecoder(SETTINGS), tasks))
 
 
+@pytest.mark.slow
 def test_a_defect_in_the_worker_keeps_its_traceback(images, open_pool, tmp_path, monkeypatch):
     hook(
         tmp_path,
@@ -417,6 +429,7 @@ def children():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_a_closed_pool_leaves_nothing_behind(images):
     before, family = descriptors(), children()
@@ -446,6 +459,7 @@ def test_a_pool_that_cannot_start_leaves_nothing_behind(monkeypatch):
     assert children() == family
 
 
+@pytest.mark.slow
 def test_workers_take_no_signal_that_is_for_their_parent(images, open_pool):
     pool = open_pool()
     before = workers_of(pool)
@@ -469,6 +483,7 @@ time.sleep(1000)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["starting", "busy"])
 def test_workers_end_when_their_parent_is_killed(state):
     with subprocess.Popen([sys.executable, "-c", PARENT, state], stdout=subprocess.PIPE) as parent:
@@ -513,6 +528,7 @@ def test_an_arena_that_grows_is_seen_by_who_maps_it_again():
     arena.close()
 
 
+@pytest.mark.slow
 def test_decoding_much_takes_no_more_memory_than_it_was_given(tmp_path, open_pool):
     path = tmp_path / "a.png"
     Image.new("RGB", (10, 10)).save(path)
@@ -527,6 +543,7 @@ def test_decoding_much_takes_no_more_memory_than_it_was_given(tmp_path, open_poo
     assert os.fstat(pool._arena.fd).st_size == 3 * 700 * 700  # the one that is larger gets what it needs
 
 
+@pytest.mark.slow
 def test_decoding_looks_ahead_by_a_bounded_number_of_images(images, open_pool):
     """However much memory there is for small ones: what is noted of each image takes memory, too."""
     path, image_hw = images[0]

@@ -128,6 +128,7 @@ def box_file(tmp_path, *, relative):
     return BoxChoice(boxes=str(path), units="normalized" if relative else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "pixels", "relative", "grid", "multiview", "scales", "meannorm"])
 def test_a_run_in_windows_gives_the_file_of_a_run_at_once(folder, tmp_path, kind):
     changes = {
@@ -156,6 +157,7 @@ def test_rows_that_depend_on_sizes_need_all_headers_first(folder, tmp_path):
         assert extraction.summary().unmeasured == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_that_are_far_away_are_fetched_ahead_and_let_go(folder, tmp_path, far_away, workers):
     run = RunOptions(workers=workers, device="cpu")
@@ -203,6 +205,7 @@ def test_an_outage_ends_the_run_and_the_same_command_continues(folder, tmp_path,
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_run_in_windows_that_was_stopped_is_continued(folder, tmp_path, far_away, stop_after):
     boxes = box_file(tmp_path, relative=True)
@@ -243,6 +246,7 @@ def test_fail_fast_leaves_the_image_as_it_is_in_windows(folder, tmp_path):
         extraction.run()
 
 
+@pytest.mark.slow
 def test_no_more_than_a_window_of_decoders_is_left(folder, tmp_path):
     before = threading.active_count()
     extract([folder], tmp_path / "f.h5", run=RunOptions(workers=1, device="cpu"), **IN_WINDOWS)

@@ -181,6 +181,7 @@ def test_the_mean_norm_of_what_was_drawn_is_exactly_the_one_wanted(images, mean_
     assert sorted(drawn) == [1.0 + row for row in np.flatnonzero(usable).tolist()]
 
 
+@pytest.mark.slow
 def test_200_images_with_200_rows_each():
     boxes = [(0, 0, 20, 20)] * 230
     factors, drawn = estimate(planned([((40, 40), boxes)] * 210), 20.0)

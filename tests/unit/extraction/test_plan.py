@@ -153,6 +153,7 @@ print((peak() - before) / 60_000)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is measured as Linux tells it")
 def test_to_list_plan_and_lay_out_takes_at_most_200_bytes_per_image(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}

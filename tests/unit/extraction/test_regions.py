@@ -207,6 +207,7 @@ def same_region_oracle(scaled, image_hw, input_hw, rule):
     return leads_to
 
 
+@pytest.mark.slow
 @given(IMAGES, SHORT_SIDES, RULES, st.randoms(use_true_random=False))
 def test_each_region_is_kept_once_and_every_box_leads_to_its_own(images, short_sides, rule, random):
     image_hw = [hw for hw, _ in images]

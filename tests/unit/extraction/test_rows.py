@@ -98,6 +98,7 @@ def test_no_boxes(image_hw, images):
     assert rows.boxes_px.shape == (0, 4)
 
 
+@pytest.mark.slow
 def test_several_hundred_thousand_boxes_of_few_images():
     n = 300_000
     table = table_of([("0", (0, 0, 5, 5)), ("1", (0, 0, 5, 5))])

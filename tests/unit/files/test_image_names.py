@@ -263,6 +263,7 @@ def test_no_names_and_no_inputs():
 # --- speed ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["path", "id"])
 def test_many_names(kind):
     numbers = range(10_000)

@@ -83,6 +83,7 @@ def folder(tmp_path):
     return tmp_path / "folder"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_prefix_is_listed_as_the_same_folder_is(store, folder, slash):
     store.put({f"top/sub/{name}": content for name, content in contents(TREE).items()})
@@ -184,6 +185,7 @@ def test_remote_and_local_inputs_have_no_common_root(store, folder):
         list_images(["s3://bucket", str(folder)])
 
 
+@pytest.mark.slow
 def test_pages_are_read_on(store, server):
     names = [f"{i % 7}/{i}.jpg" for i in range(2500)]
     store.put(dict.fromkeys(names, b"x"))
@@ -191,6 +193,7 @@ def test_pages_are_read_on(store, server):
     assert len([line for line in server.asked if "list-type=2" in line and "max-keys" not in line]) == 3
 
 
+@pytest.mark.slow
 def test_a_page_that_fails_is_asked_for_again(store, server):
     store.put(dict.fromkeys((f"{i}.jpg" for i in range(1500)), b"x"))
     server.faults = [Fault(503, "continuation-token", times=1), Fault("drop", "continuation-token", times=1)]
@@ -310,6 +313,7 @@ def images_in_bucket(store, n=60):
     return list_images(["s3://bucket"]), list(objects.values())
 
 
+@pytest.mark.slow
 def test_objects_come_and_go(store, server, tmp_path):
     listing, expected = images_in_bucket(store)
     server.asked.clear()
@@ -324,6 +328,7 @@ def test_objects_come_and_go(store, server, tmp_path):
         assert found == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [500, 502, 503, 504, 429, "drop", "cut"])
 def test_what_passes_is_tried_again(store, server, tmp_path, what):
     listing, expected = images_in_bucket(store, 20)
@@ -333,6 +338,7 @@ def test_what_passes_is_tried_again(store, server, tmp_path, what):
     assert len(server.faults[0].seen) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "said", "tries"),
     [
@@ -358,6 +364,7 @@ def test_what_concerns_one_object_fails_with_a_reason(store, server, tmp_path, w
     assert tries <= len(server.faults[0].seen) <= (2 * tries if what == "drop" else tries)
 
 
+@pytest.mark.slow
 def test_a_server_that_says_nothing_is_not_waited_for_long(store, server, tmp_path):
     listing, expected = images_in_bucket(store, 4)
     listing.storage.service.patience = dataclasses.replace(QUICK, attempts=2, silence=1.5)
@@ -366,6 +373,7 @@ def test_a_server_that_says_nothing_is_not_waited_for_long(store, server, tmp_pa
         assert found == [*expected[:2], "TimeoutError: no byte for 1.5 s", expected[3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [503, "drop", 500, "cut"])
 def test_where_no_object_comes_the_run_ends(store, server, tmp_path, what):
     listing, _ = images_in_bucket(store, 20)

@@ -136,6 +136,7 @@ def test_the_scratch_is_in_the_cache_folder(store, tmp_path, monkeypatch):
         assert other.path != local.path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_bytes", [1000, 1001, 2000, 12_345])
 def test_large_files_go_in_parts(store, scratch, small_parts, n_bytes):
     content = os.urandom(n_bytes)
@@ -154,6 +155,7 @@ def test_a_part_that_fails_is_sent_again(store, scratch, small_parts, what):
     assert store.keys() == {KEY: content}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["partNumber=3", "POST .*uploadId"])
 def test_an_upload_that_fails_leaves_nothing_there_and_the_file_here(store, scratch, small_parts, where):
     content = os.urandom(5500)

@@ -172,6 +172,7 @@ NAMES = st.text(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(names=st.lists(NAMES, max_size=5), kind=st.sampled_from([*FORMATS, *PACKINGS]))
 def test_names_are_relative_unique_and_the_last_of_each_wins(tmp_path, names, kind):
@@ -701,6 +702,7 @@ def test_features_of_an_archive_are_those_of_the_unpacked_folder(packed, name):
     assert json.loads(result.stdout)["recomputed"]["problems"] == []
 
 
+@pytest.mark.slow
 def test_rows_of_an_archive_are_shown_searched_and_verified_or_said_to_be_gone(packed, tmp_path):
     run("show", "image", "--from", packed / "a.tar.h5", "--row", 2, "-o", tmp_path / "row.png")
     with sppfeat.open(packed / "a.zip.h5") as file:

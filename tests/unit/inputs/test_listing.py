@@ -114,6 +114,7 @@ def test_a_folder_with_the_name_of_an_image_is_a_folder(folder):
     assert listed(".") == ["album.jpg/1.jpg"]
 
 
+@pytest.mark.slow
 def test_very_deep_folders(folder):
     here = os.getcwd()
     for _ in range(1200):  # beyond Python's limit of recursion

@@ -314,6 +314,7 @@ def test_a_row_group_that_spans_windows_is_read_once(tmp_path, scratch, monkeypa
     assert began == [[0], [1], [0]]
 
 
+@pytest.mark.slow
 def test_of_many_files_few_are_open(tmp_path, scratch):
     for i in range(40):
         write(tmp_path / "in" / f"{i}.parquet", images_table([b"%d" % i, b"%d!" % i]))

@@ -23,6 +23,8 @@ from sppfeat.inputs.archives.remote import _NEAR, _stretches
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store(store, monkeypatch, tmp_path):

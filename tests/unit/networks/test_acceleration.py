@@ -74,6 +74,7 @@ def test_too_little_memory_is_no_reason_to_stop_compiling(monkeypatch):
     assert network.n_calls == 0
 
 
+@pytest.mark.slow
 def test_what_torch_compiles_gives_the_same_maps():
     with torch.random.fork_rng():
         torch.manual_seed(0)  # of other values, some cancel down to fewer digits than are compared
@@ -147,6 +148,7 @@ def with_statistics(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_are_those_of_the_network_as_it_was(name):
     layer = zoo.default_layer(name)
@@ -162,6 +164,7 @@ def test_maps_are_those_of_the_network_as_it_was(name):
     assert expected.norm() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_NOTHING_TO_FOLD)
 def test_networks_without_batch_norm_stay_as_they_are(name):
     layer = zoo.default_layer(name)
@@ -169,6 +172,7 @@ def test_networks_without_batch_norm_stay_as_they_are(name):
     assert fold_batch_norm(network, (layer,), side=64) is network
 
 
+@pytest.mark.slow
 def test_backbones_are_folded_where_they_are_loaded():
     assert n_batch_norms(load_backbone("resnet18", weights="none").network) == 0
 

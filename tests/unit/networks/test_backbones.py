@@ -13,6 +13,7 @@ def maps_of(backbone, batch):
         return backbone.maps(backbone.network, batch)
 
 
+@pytest.mark.slow
 def test_layers_of_one_forward_pass_in_the_order_asked_for():
     backbone = load_backbone("resnet18", weights="none", layers=["layer4", "layer2", "layer3.1.relu"])
     assert backbone.channels == (512, 128, 256)
@@ -29,6 +30,7 @@ def test_the_seed_decides_the_untrained_network_and_nothing_else_is_touched():
     assert a.spec.weights_sha256 != c.spec.weights_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "min_side"),
     [("resnet18", 1), ("squeezenet1_1", 17), ("alexnet", 31)],
@@ -43,6 +45,7 @@ def test_the_smallest_side_is_the_smallest_that_gives_a_cell(name, min_side):
             maps_of(backbone, torch.ones(1, 3, min_side - 1, 300))
 
 
+@pytest.mark.slow
 def test_googlenet_is_built_as_named_weights_build_it():
     # The default, transform_input=False, would be silently wrong: it normalises the input in another way.
     network = load_backbone("googlenet", weights="none").network
@@ -69,6 +72,7 @@ def test_models_that_cannot_be_backbones_are_refused(name, message):
         load_backbone(name, weights="none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer", "message"),
     [
@@ -82,6 +86,7 @@ def test_layers_that_are_no_feature_map_are_refused(name, layer, message):
         load_backbone(name, weights="none", layers=[layer])
 
 
+@pytest.mark.slow
 def test_swin_works_for_whole_images_and_refuses_boxes():
     backbone = load_backbone("swin_t", weights="none")
     assert maps_of(backbone, torch.ones(1, 3, 75, 130))[0].shape[1] == 768
@@ -89,6 +94,7 @@ def test_swin_works_for_whole_images_and_refuses_boxes():
         backbone.geometry(0)
 
 
+@pytest.mark.slow
 def test_geometry_comes_from_the_graph():
     backbone = load_backbone("resnet18", weights="none", layers=["layer4", "layer2"])
     assert [tuple(backbone.geometry(i)) for i in (0, 1)] == [(32.0, 0.0), (8.0, 0.0)]

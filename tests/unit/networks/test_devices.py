@@ -4,10 +4,8 @@ import torch
 
 from sppfeat.networks.devices import DeviceCopier
 
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
-]
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_CUDA])]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -24,7 +22,8 @@ def test_values_come_there_and_back(device, is_writeable):
     assert np.array_equal(values, 2 * pixels)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
+@NEEDS_CUDA
 def test_pixels_may_change_and_copies_may_be_many_while_cuda_is_busy():
     copier = DeviceCopier(torch.device("cuda"))
     busy = torch.rand(4000, 4000, device="cuda")

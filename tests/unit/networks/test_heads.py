@@ -105,6 +105,7 @@ def without(state, *prefixes):
     return {name: value for name, value in state.items() if not name.startswith(prefixes)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "head"), RELUS)
 def test_the_whole_map_of_224_pixels_gives_the_networks_own_activations(models, images, name, head):
     model = models[name]

@@ -125,6 +125,7 @@ def test_the_given_folder_comes_before_the_hub_cache(entry, cache, shelf, weight
     assert weight_server.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["cache", "shelf"])
 @pytest.mark.parametrize("part", ["first half", "nothing", "another"])
 def test_a_damaged_file_is_refused_and_not_passed_over(entry, place, part, request, shelf, weight_server):
@@ -267,6 +268,7 @@ def test_fetching_needs_a_folder_with_a_name(entry, tmp_path, monkeypatch):
         fetch_entry(entry, folder="")
 
 
+@pytest.mark.slow
 def test_the_same_weights_from_another_place_are_the_same_weights(
     entry, cache, shelf, squeezenet_state, weight_server
 ):
@@ -356,6 +358,7 @@ def test_damaged_or_missing_weights_are_refused(tmp_path, monkeypatch):
         load_backbone(OWN.model)
 
 
+@pytest.mark.slow
 def test_each_plan_names_it_and_says_how_to_get_more(photos, tmp_path):
     command = ["extract", str(photos / "brick"), "-o", str(tmp_path / "f.h5"), "--dry-run"]
     plan = CliRunner().invoke(main, command).output

@@ -122,6 +122,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "length"), MODELS)
 def test_zoo_against_gradient(name, length, monkeypatch):
     network = zoo._build_without_memory(name)
@@ -158,6 +159,7 @@ def window_layers(draw):
     return nn.ZeroPad2d(draw(st.tuples(amounts, amounts, amounts, amounts)))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(window_layers(), min_size=1, max_size=3))
 def test_stacks_of_windows_against_gradient(layers):
@@ -287,6 +289,7 @@ def test_layers_by_name():
         receptive_field(network, "layr4")
 
 
+@pytest.mark.slow
 def test_graph_modules_by_key_and_node():
     network = torchvision.models.resnet18()
     cut = create_feature_extractor(network, {"layer3": "a", "layer4": "b"})
@@ -327,6 +330,7 @@ def test_network_is_left_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_networks_made_in_inference_mode():
     with torch.inference_mode():
         network = torchvision.models.resnet18()
@@ -340,6 +344,7 @@ def test_half_precision_and_meta_networks():
     assert receptive_field(network.to("meta")) == ONE
 
 
+@pytest.mark.slow
 def test_dict_of_all_nodes_equals_nodes_one_by_one():
     network = torchvision.models.resnet18().eval()
     names = get_graph_node_names(network, suppress_diff_warning=True)[1][1:]
@@ -355,6 +360,7 @@ def test_dict_of_all_nodes_equals_nodes_one_by_one():
     assert found["layer4.1.relu_1"].geometry == receptive_field(cut, "layer4.1.relu_1")
 
 
+@pytest.mark.slow
 def test_channels_last_maps_have_no_entry_and_lost_ones_a_reason():
     network = torchvision.models.SwinTransformer([4, 4], 96, [2, 1, 1, 1], [3, 6, 12, 24], [7, 7])
     found = layer_geometries(network, layers=["features.0", "features.1", "permute"])

@@ -25,6 +25,7 @@ def describe(path: str) -> torch.Tensor:
         return backbone.maps(backbone.network, torch.ones(1, 3, 64, 48))[0]
 
 
+@pytest.mark.slow
 def test_every_usual_way_to_save_weights_gives_the_same_network(tmp_path, squeezenet_state):
     plain = describe(save(tmp_path, squeezenet_state))
     ways = {
@@ -47,6 +48,7 @@ def test_float16_weights_are_computed_with_in_float32(tmp_path, squeezenet_state
     assert torch.equal(result, describe(save(tmp_path, rounded, "r.pth")))
 
 
+@pytest.mark.slow
 def test_the_classifier_does_not_matter(tmp_path, squeezenet_state):
     plain = describe(save(tmp_path, squeezenet_state))
     other = {
@@ -70,6 +72,7 @@ def test_a_classifier_that_is_pooled_must_fit(tmp_path, squeezenet_state):
         load_backbone(NAME, weights=save(tmp_path, other), layers=["classifier.1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -125,6 +128,7 @@ def test_a_file_without_a_state_dict_says_what_it_found(tmp_path, content):
         read_weights_file(Path(save(tmp_path, content)))
 
 
+@pytest.mark.slow
 def test_densenet_files_with_names_from_before_torch_0_4_load(tmp_path):
     new = get_model("densenet121", weights=None).state_dict()
     old = {}

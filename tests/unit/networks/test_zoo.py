@@ -50,6 +50,7 @@ def networks_built_once():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layer", "channels", "stride", "offset"), FAMILIES)
 def test_default_layer(name, layer, channels, stride, offset):
     assert zoo.default_layer(name) == layer

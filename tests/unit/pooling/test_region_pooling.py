@@ -64,6 +64,7 @@ def test_means_by_tables_are_those_of_each_crop(seed, n, height, width, levels):
     assert torch.allclose(result.double(), expected, rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["max", "avg"])
 @pytest.mark.parametrize("limit", ["_CHUNK_NBYTES", "_SLICE_NBYTES", "_TABLE_NBYTES"])
 @pytest.mark.parametrize("n_bytes", [1, 3000, 20_000])
@@ -145,6 +146,7 @@ def test_a_level_without_multiples_is_made_of_nothing():
     assert from_finer({4: torch.ones(1, 1, 4, 4)}, 3) is None
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("mode", ["max", "avg"])
 def test_on_cuda_as_on_the_cpu(mode):

@@ -89,6 +89,7 @@ def elsewhere(folder, work):
 # --- the merged file ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("make", KINDS)
 def test_it_is_the_file_of_one_machine(tmp_path, make, copy):
@@ -110,6 +111,7 @@ def test_it_is_the_file_of_one_machine(tmp_path, make, copy):
         assert ("sources" in plain) != copy
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_whatever_way_the_shards_were_cut(tmp_path, data):
@@ -138,6 +140,7 @@ def test_one_shard_that_is_all(tmp_path, work):
         np.testing.assert_array_equal(file.has_descriptor().sum(), 9)
 
 
+@pytest.mark.slow
 def test_boxes_without_a_single_row(tmp_path):
     work = with_box_file(3)
     empty = work.plan.boxes.part(0, 0)
@@ -153,6 +156,7 @@ def test_boxes_without_a_single_row(tmp_path):
         assert_same_bytes(tmp_path / "merged.h5", write_whole(tmp_path / "whole.h5", plan))
 
 
+@pytest.mark.slow
 def test_a_merged_file_can_be_continued_only_if_it_has_its_rows(tmp_path, shards):
     merge_shards(tmp_path / "copied.h5", shards, copy=True)
     FeatureWriter(tmp_path / "copied.h5").close()
@@ -161,6 +165,7 @@ def test_a_merged_file_can_be_continued_only_if_it_has_its_rows(tmp_path, shards
         FeatureWriter(tmp_path / "merged.h5")
 
 
+@pytest.mark.slow
 def test_texts_of_blocks_are_all_there(tmp_path, work, monkeypatch):
     monkeypatch.setattr("sppfeat.store.hdf5._PART_NBYTES", 40)
     for i, make in enumerate(KINDS):
@@ -192,6 +197,7 @@ def read_elsewhere(path, cwd, tmp_path):
     return np.load(tmp_path / "read.npy")
 
 
+@pytest.mark.slow
 def test_plain_h5py_reads_it_from_anywhere_and_after_a_move(tmp_path, work):
     """Also where names have what stands for a number in the names of such files."""
     project = tmp_path / "project"
@@ -217,6 +223,7 @@ def test_plain_h5py_reads_it_from_anywhere_and_after_a_move(tmp_path, work):
     np.testing.assert_array_equal(others[3:], expected[3:])
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8(tmp_path, work):
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     folder.mkdir()
@@ -267,6 +274,7 @@ def test_shards_that_overlap(tmp_path, work, shards):
     refused("both have images 1 to 4", tmp_path / "m.h5", [*shards, copied])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", [None, os.symlink, os.link])
 def test_the_same_file_twice(tmp_path, shards, link):
     twice = tmp_path / "twice.h5" if link else shards[2]
@@ -295,6 +303,7 @@ def test_a_shard_that_is_being_written(tmp_path, shards):
     merge_shards(tmp_path / "m.h5", shards)
 
 
+@pytest.mark.slow
 def test_what_is_no_shard(tmp_path, work, shards):
     whole = write_whole(tmp_path / "whole.h5", work)
     refused("whole.h5' is no shard: it has all images", tmp_path / "m.h5", [*shards, whole])
@@ -308,6 +317,7 @@ def test_what_is_no_shard(tmp_path, work, shards):
     refused("not a file", tmp_path / "m.h5", [tmp_path])
 
 
+@pytest.mark.slow
 def test_shards_of_other_work(tmp_path, work, shards):
     """Each differs in one thing from the rest."""
 
@@ -348,6 +358,7 @@ def test_shards_of_other_work(tmp_path, work, shards):
     refused("not of one extraction: weights", output, shards)
 
 
+@pytest.mark.slow
 def test_factors_that_differ_by_rounding(tmp_path, work):
     factors = [(1.5, 2.5), (1.5 * (1 + 5e-7), 2.5)]
     paths = [
@@ -361,6 +372,7 @@ def test_factors_that_differ_by_rounding(tmp_path, work):
     refused("2: 1.5, 2.5, .* 2: 1.5, 2.50001", tmp_path / "other.h5", paths)
 
 
+@pytest.mark.slow
 def test_records_that_do_not_fit_their_files(tmp_path, work, shards):
     with FeatureFile(shards[1]) as file:
         record = file.attribute("shard")
@@ -387,6 +399,7 @@ def test_records_that_do_not_fit_their_files(tmp_path, work, shards):
         assert any("not the record of a shard" in problem for problem in verify_file(file).problems)
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_written_meanwhile(tmp_path, shards):
     def touch(phase, done, total):
         if phase == "join" and done == 2:
@@ -396,6 +409,7 @@ def test_a_shard_that_is_written_meanwhile(tmp_path, shards):
         refused("changed while it was merged", tmp_path / "m.h5", shards, on_progress=touch, copy=copy)
 
 
+@pytest.mark.slow
 def test_repacked_shards_can_be_copied(tmp_path, work, shards):
     with h5py.File(shards[0], "r+") as file:
         values = file["features"][()]
@@ -409,6 +423,7 @@ def test_repacked_shards_can_be_copied(tmp_path, work, shards):
 # --- outputs ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_outputs_that_exist(tmp_path, shards):
     output = tmp_path / "m.h5"
     output.write_text("mine")
@@ -429,6 +444,7 @@ def test_outputs_that_exist(tmp_path, shards):
         merge_shards(output, [])
 
 
+@pytest.mark.slow
 def test_what_a_merged_file_is_made_of_is_no_output_of_those_who_read_it(tmp_path, shards):
     merge_shards(tmp_path / "m.h5", shards)
     with pytest.raises(ConfigError, match=r"is what is read"):
@@ -451,6 +467,7 @@ def test_what_a_merged_file_is_made_of_is_no_output_of_those_who_read_it(tmp_pat
     assert shards[0].read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", [(), ("--copy",)])
 def test_a_merge_that_is_killed_leaves_nothing_half_done(tmp_path, work, runs, copy):
     folder = tmp_path / "here"
@@ -470,6 +487,7 @@ def test_a_merge_that_is_killed_leaves_nothing_half_done(tmp_path, work, runs, c
         assert sorted(os.listdir(folder)) == names
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path, mount_disk):
     work = whole_images(3000)
     shards = write_shards(tmp_path, work, (0, 1000, 3000))
@@ -483,6 +501,7 @@ def test_a_full_disk(tmp_path, mount_disk):
 # --- the command ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_made(tmp_path, shards):
     said = run(tmp_path / "m.h5", *shards)
     assert said.stdout == ""

@@ -299,6 +299,7 @@ def test_a_file_that_is_cut_short_anywhere(file):
         refused_by_the_library(file, "f.h5")
 
 
+@pytest.mark.slow
 def test_a_file_with_damaged_bytes_opens_or_says_so(pristine, tmp_path):
     """In its structure, that is; what is wrong with values is for 'verify' to find."""
     content = pristine.read_bytes()

@@ -182,6 +182,7 @@ def set_record(**changes):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

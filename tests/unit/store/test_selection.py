@@ -86,6 +86,7 @@ SOME_BINS = st.none() | st.lists(
 ).map(lambda bins: {2: bins})
 
 
+@pytest.mark.slow
 @given(layers=SOME_LAYERS, levels=SOME_LEVELS, bins=SOME_BINS)
 def test_columns_are_those_of_plain_loops(path, layers, levels, bins):
     if bins and levels is not None and 2 not in levels:
@@ -393,6 +394,7 @@ def test_blocks_are_all_rows_in_their_order(path, tmp_path, monkeypatch, normali
             assert np.array_equal(rows, selection.take(wanted[part]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="says what is mapped")
 @pytest.mark.parametrize("columns", [{}, {"levels": 1}])
 def test_blocks_leave_nothing_mapped(tmp_path, columns):

@@ -85,6 +85,7 @@ COLUMNS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(rows=ROWS)
 def test_rows_are_indexed_as_an_array_is(both, rows):
     ours, theirs = both
@@ -167,6 +168,7 @@ def test_copies_and_other_processes_map_anew(both):
 # --- everything that reads -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [whole_images, with_box_file, with_views])
 def test_every_property_and_selection_is_that_of_the_whole_file(tmp_path, make):
     work = make()
@@ -256,6 +258,7 @@ def test_rows_of_a_merged_file_are_taken_over_by_a_longer_one(pristine, tmp_path
     assert_same_bytes(tmp_path / "new.h5", pristine / "whole.h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -295,6 +298,7 @@ def many(tmp_path_factory):
     return folder / "merged.h5", work.descriptors
 
 
+@pytest.mark.slow
 def test_few_files_are_open_at_any_time(many, monkeypatch):
     monkeypatch.setattr("sppfeat.store.virtual_features._KEPT_MAPS", 2)
     path, expected = many
@@ -494,6 +498,7 @@ def rewritten(folder, **changes):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "values", "said"),
     [
@@ -541,6 +546,7 @@ TARGETS = [
 ]
 
 
+@pytest.mark.slow
 def test_paths_that_lead_anywhere(folder):
     """As large and as old as is recorded, where that can be: nothing but descriptors is ever mapped."""
     os.mkfifo(folder / "pipe")
@@ -579,6 +585,7 @@ for path in sys.argv[1:]:
     assert all("its source" in line or "contradict" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_merged_file_that_is_its_own_source(folder):
     """Nor one of another: both would be looked for in each other for ever."""
     path = folder / "merged.h5"

@@ -127,6 +127,7 @@ def test_the_file_is_in_the_oldest_format_and_reserved(file):
     assert file.stat().st_blocks * 512 >= len(content) - 4096
 
 
+@pytest.mark.slow
 @given(n=st.integers(0, 7), at_once=st.integers(1, 8))
 @settings(deadline=None, max_examples=20)
 def test_a_file_is_laid_out_in_blocks(tmp_path_factory, n, at_once):
@@ -232,6 +233,7 @@ def test_a_file_system_that_reserves_nothing_will_do(tmp_path, monkeypatch):
     assert len(read(new_file(tmp_path / "f.h5"), "features")) == 5
 
 
+@pytest.mark.slow
 def test_a_creation_killed_at_any_moment_leaves_no_file_and_blocks_nothing(tmp_path):
     path = tmp_path / "f.h5"
     for moment in ("fallocate", "fsync", "replace"):
@@ -462,6 +464,7 @@ def test_a_failed_image_that_is_tried_again_loses_its_error(file):
     assert read(file, "images/error")[0] == b""
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(deadline=None, max_examples=30)
 def test_marks_come_in_any_order_and_the_last_counts(tmp_path_factory, data):
@@ -552,6 +555,7 @@ def test_rows_that_the_disk_lost_are_never_marked_done(file, monkeypatch):
     assert read(file, "images/status")[0] == PENDING
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_is_an_error_with_a_reason(file):
     code = """
     import resource
@@ -580,6 +584,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_a_file_that_is_right(tmp_path):
     for i in range(4):
         path = new_file(tmp_path / f"{i}.h5")
@@ -596,6 +601,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_file_that_is_right(tmp_path):
             write(writer, 0, descriptors(1))
 
 
+@pytest.mark.slow
 def test_the_file_opens_at_any_moment_while_it_is_filled(tmp_path):
     path = new_file(tmp_path / "f.h5")
     with run(KILLED, path) as process:
@@ -657,6 +663,7 @@ PATHS = st.lists(
 REASONS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), min_size=1, max_size=40)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(PATHS, st.data(), st.sampled_from(["float32", "float16"]))
 def test_what_is_written_is_what_is_read(tmp_path, paths, data, dtype):
@@ -698,6 +705,7 @@ def test_what_is_written_is_what_is_read(tmp_path, paths, data, dtype):
 # --- the lock -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
     output = tmp_path / "f.h5"
     with OutputLock(output):
@@ -749,6 +757,7 @@ for _ in range(60):
 """
 
 
+@pytest.mark.slow
 def test_of_many_that_take_turns_never_two_have_the_lock(tmp_path):
     (tmp_path / "n").write_text("0")
     with contextlib.ExitStack() as stack:

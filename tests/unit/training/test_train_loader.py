@@ -44,6 +44,7 @@ def same(a, b) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", ["crop", "full"])
 def test_pixels_are_the_same_whoever_decodes_them_and_wherever_it_begins(examples, views):
     before = torch.get_rng_state()
@@ -103,6 +104,7 @@ def test_a_batch_of_which_nothing_can_be_read_is_empty(examples):
     assert [tuple(batch.pixels.shape) for batch in batches] == [(0, 3, 32, 32)] * len(batches)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told_of_once_and_between_batches(examples, monkeypatch):
     monkeypatch.setattr(loading, "read_image", lambda path, **settings: os.kill(os.getpid(), signal.SIGSEGV))
     handler = signal.getsignal(signal.SIGCHLD)
@@ -120,6 +122,7 @@ def test_a_defect_of_the_program_keeps_its_traceback(examples, monkeypatch):
         load(examples, n_workers=1)
 
 
+@pytest.mark.slow
 def test_no_process_is_left_behind(examples):
     load(examples, n_workers=1)
     before = active_children()

@@ -31,6 +31,7 @@ def same_tensors(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_colours_apart_and_says_so(classes, tmp_path):
     training, finished = train(
         [classes],
@@ -52,6 +53,7 @@ def test_it_learns_to_tell_colours_apart_and_says_so(classes, tmp_path):
     assert [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()] == history
 
 
+@pytest.mark.slow
 def test_the_weights_are_what_extract_takes_and_say_how_they_were_made(classes, tmp_path):
     training, _ = train([classes], tmp_path / "run", val_fraction=0.25)
     backbone = load_backbone("spp_s16", weights=str(tmp_path / "run/model.pth"), fold=False)
@@ -66,6 +68,7 @@ def test_the_weights_are_what_extract_takes_and_say_how_they_were_made(classes, 
     assert len(provenance["history"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("views", "stops"), [("crop", (1, 3, 4, 6)), ("full", (4,))])
 def test_resumed_equals_uninterrupted(classes, tmp_path, views, stops):
     changes = {"views": views, "sizes": (SIDE, 48), "val_fraction": 0.25, "ema": 0.9}
@@ -107,6 +110,7 @@ def test_a_finished_training_resumed_changes_nothing(classes, tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_lost_by_mistake(classes, tmp_path):
     train([classes], tmp_path / "run")
     with pytest.raises(StoreError, match="--resume continues it, --overwrite starts anew"):
@@ -132,6 +136,7 @@ def test_nothing_to_resume(classes, tmp_path):
         train([classes], tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_a_student_comes_to_explain_its_teacher(classes, tmp_path):
     teacher = TeacherChoice(name="squeezenet1_1", weights="none")
     training, _ = train(
@@ -152,6 +157,7 @@ def test_a_student_comes_to_explain_its_teacher(classes, tmp_path):
     load_backbone("spp_s16", weights=str(tmp_path / "run/model.pth"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distill", ["map", "descriptor"])
 def test_a_resumed_student_has_the_same_teachers(classes, tmp_path, distill):
     changes = {"teachers": (TeacherChoice(name="squeezenet1_1", weights="none"),), "distill": distill}
@@ -164,6 +170,7 @@ def test_a_resumed_student_has_the_same_teachers(classes, tmp_path, distill):
     assert set(scores) == {"images", "loss", "explained_squeezenet1_1:features"}
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_stays_as_it_is(classes, tmp_path):
     training, _ = train(
         [classes], tmp_path / "run", backbone=SQUEEZENET, network=NetworkSettings(hidden=(), freeze=True)
@@ -241,6 +248,7 @@ def test_a_loss_that_is_no_number_ends_it(classes, tmp_path):
         train([classes], tmp_path / "run", optimizer="sgd", learning_rate=100.0, epochs=20, warmup_epochs=0)
 
 
+@pytest.mark.slow
 def test_the_seed_decides(classes, tmp_path):
     states = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
@@ -250,6 +258,7 @@ def test_the_seed_decides(classes, tmp_path):
     assert not same_tensors(states[0], states[2])
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(classes, tmp_path):
     states = []
     for workers in (0, 2):

@@ -19,6 +19,7 @@ def optimizer_of(training) -> torch.optim.Optimizer:
     return training.trainer._optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ema", "decays"), [(0.9, [None, 2 / 11, 3 / 12, 4 / 13]), (0.2, [None, 2 / 11, 0.2, 0.2]), (0.0, None)]
 )
@@ -57,6 +58,7 @@ def test_weights_decay_and_biases_and_scales_do_not(classes, tmp_path, optimizer
         assert {name for name in named.values() if name.endswith("bias")} <= set(free)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("warmup_epochs", "n_warmup"), [(0.0, 0), (1.0, 2), (2.5, 5)])
 def test_the_learning_rate_rises_from_a_hundredth_and_falls_to_nothing_along_a_cosine(
     classes, tmp_path, warmup_epochs, n_warmup
@@ -75,6 +77,7 @@ def test_the_learning_rate_rises_from_a_hundredth_and_falls_to_nothing_along_a_c
     assert rates == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_stop_during_validation_is_heeded_and_what_follows_is_the_same(classes, tmp_path):
     changes = {"epochs": 1, "val_fraction": 0.5, "batch_size": 2, "val_sizes": (32, 48)}
     with prepare_training(request([classes], tmp_path / "whole", **changes)) as whole:
