@@ -48,26 +48,26 @@ class FeatureFile(FeatureTable):
         bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
         labels: LabelSource = None,
     ) -> Selection:
-        """Some rows and columns of the file, with labels and groups that fit them; nothing is read yet.
+        """Select rows and columns, with their labels and groups; no descriptor is read yet.
 
         Args:
-            rows: None for every row that has a descriptor. A slice, a mask ``(R,)``, or conditions in words, which
-                all hold (of one kind: any of them): ``"label=cat*"``, ``"image=train/*"``, ``"flag=ok"``, ``"0:100"``:
-                those that have a descriptor, in file order; with ``"status=failed"`` (or ``done``, ``pending``,
-                ``any``) also those that have none. Row numbers: these, in this order.
-            layers, levels: which; all where None.
-            bins: for a level the bins ``(row, column)`` to take; of levels that are not named all.
-            labels: what class each row is of: None for the classes of boxes where the file has any, else of images;
+            rows: None for every row with a descriptor. A slice, a mask ``(R,)`` or conditions in words select among
+                these, in file order: ``"label=cat*"``, ``"image=train/*"``, ``"flag=ok"``, ``"0:100"``. Rows must
+                fulfill one condition of each kind. ``"status=failed"`` (or ``done``, ``pending``, ``any``) includes
+                rows without a descriptor. Row numbers select these rows, in this order.
+            layers, levels: the layers and levels to keep; None for all.
+            bins: the bins ``(row, column)`` to keep of each level; all bins of levels not named here.
+            labels: source of the classes of rows: None for the classes of boxes if the file has any, else of images;
                 ``"box"``, ``"image"``; a table (``.csv``, ``.tsv``) with columns ``label``, and ``path`` or
                 ``row``; a mapping of paths to classes; an array of ``R`` rows or ``N`` images.
 
         Returns:
-            The selection. Where levels or bins of a layer are left out, what is left of it is scaled again as
-            the file's ``normalize`` says (``l2``, ``power``; a mean norm stays what it was).
+            The selection. If levels or bins of a layer are left out, the rest of the layer is rescaled as the file's
+            ``normalize`` demands (``l2``, ``power``; factors of a mean norm stay).
 
         Raises:
-            ConfigError: rows, layers, levels, bins or classes that there are not.
-            LabelError: labels that are malformed, or of other images.
+            ConfigError: a row, layer, level, bin or class does not exist.
+            LabelError: labels are malformed, or belong to other images.
         """
         chosen = select_columns(self.columns, layers=layers, levels=levels, bins=bins)
         known = read_labels(self, labels)
@@ -82,44 +82,44 @@ class FeatureFile(FeatureTable):
         rows: RowsLike = None,
         bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
     ) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
-        """``X`` and ``y`` of the rows that have a descriptor, or of a selection.
+        """Return ``X`` and ``y`` of the rows with a descriptor, or of a selection.
 
         Args:
             labels, levels, layers, rows, bins: as for :meth:`select`.
 
         Returns:
-            ``X`` ``(n, d)``: a read-only view of the memory-mapped file where these rows and columns are one range
-            of it (always, when all are asked for, no image failed or is pending and every box has an area),
-            else a copy. ``y`` ``(n,)`` int64, the class of each row as an index into :attr:`target_names`: of its
-            box if the box file has classes, else of its image; -1 where it has none; None where no classes are
-            known. With ``labels=`` the numbers are of the names that :meth:`select` gives as its ``target_names``.
+            ``X`` ``(n, d)``: a read-only view of the memory-mapped file if these rows and columns are one range of it
+            (always the case for all rows if no image failed or is pending and every box has an area), else a copy.
+            ``y`` ``(n,)`` int64: the class of each row as an index into :attr:`target_names`, the class of its box if
+            the box file has classes, else of its image; -1 for none; None if no classes are known. With ``labels=``
+            the numbers index the ``target_names`` of :meth:`select`.
 
         Raises:
-            ConfigError: the memory cannot hold the copy; or see :meth:`select`.
+            ConfigError: memory cannot hold the copy; or see :meth:`select`.
         """
         return self.select(labels=labels, levels=levels, layers=layers, rows=rows, bins=bins).to_sklearn()
 
     def iter_batches(
         self, batch_size: int = 1024, *, seed: int | None = None, **selection: Any
     ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]]:
-        """``X`` and ``y`` as :meth:`to_sklearn`, ``batch_size`` rows at a time, for ``partial_fit``.
+        """Yield ``X`` and ``y`` of :meth:`to_sklearn`, ``batch_size`` rows at a time, for ``partial_fit``.
 
         Args:
-            batch_size: rows at a time; the last may be fewer.
-            seed: of a random order, without which a file sorted by class gives one class after the other; None
-                for the order of the file.
+            batch_size: rows of a batch; the last may have fewer.
+            seed: seed of a random order; None for the order of the file, which gives one class after the other if the
+                file is sorted by class.
             **selection: as for :meth:`select`.
         """
         return self.select(**selection).iter_batches(batch_size, seed=seed)
 
     def to_pandas(self, **selection: Any) -> Any:
-        """A ``pandas.DataFrame`` of everything but the vectors, one line per row, aligned with :meth:`to_sklearn`.
+        """Return a ``pandas.DataFrame`` of everything but the vectors, aligned with :meth:`to_sklearn`.
 
         Args:
             **selection: as for :meth:`select`; ``rows="status=any"`` for the rows that failed, too.
 
         Returns:
-            A table indexed by the row's number, see :func:`sppfeat.store.selection.row_table.to_pandas`.
+            One line for each row, indexed by its number; see :func:`sppfeat.store.selection.row_table.to_pandas`.
 
         Raises:
             ConfigError: pandas is not installed; or see :meth:`select`.
@@ -127,7 +127,7 @@ class FeatureFile(FeatureTable):
         return self.select(**selection).to_pandas()
 
     def to_torch_dataset(self, **selection: Any) -> "FeatureDataset":
-        """A ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)``, and int64 with -1 for none.
+        """Return a ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)``, and int64 with -1 for none.
 
         Args:
             **selection: as for :meth:`select`.
@@ -136,7 +136,7 @@ class FeatureFile(FeatureTable):
 
     @property
     def groups(self) -> npt.NDArray[np.int64]:
-        """``(n,)`` int64: image of each row that :meth:`to_sklearn` gives, for grouped splits."""
+        """``(n,)`` int64: image of each row of :meth:`to_sklearn`, for grouped splits."""
         return self.select().groups
 
 
@@ -150,6 +150,6 @@ def open_features(path: StrPath) -> FeatureFile:
         The open file, a context manager.
 
     Raises:
-        StoreError: no file, no HDF5 file, not a file of this format, of a newer schema, or inconsistent.
+        StoreError: no file, no HDF5 file, not a feature file, a newer schema, or inconsistent content.
     """
     return FeatureFile(path)

@@ -1,4 +1,4 @@
-"""Parts of a feature file: some rows, some columns, labels from the file or from elsewhere."""
+"""Selections of a feature file: some rows and columns, with labels from the file or from elsewhere."""
 
 from sppfeat.store.selection.conditions import CONDITIONS, RowsLike, parse_conditions, select_rows
 from sppfeat.store.selection.labels import Labels, LabelSource, read_labels

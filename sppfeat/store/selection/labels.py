@@ -1,4 +1,4 @@
-"""What class each row is of: as the file says, or a table, a mapping or an array from elsewhere."""
+"""The class of each row, from the file itself or from a table, a mapping or an array."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from sppfeat.store.feature_table import FeatureTable
 
 __all__ = ["LabelSource", "Labels", "read_labels"]
 
-# Where labels come from: see read_labels.
+# The sources of labels that read_labels accepts.
 LabelSource: TypeAlias = "StrPath | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
 
 _ROW = "row"
@@ -32,10 +32,10 @@ class Labels:
     """The class of each row.
 
     Attributes:
-        values: ``(R,)`` int64, an index into ``names`` or -1; whatever numbers the caller gave, where there
-            are no names; None where nothing is known.
-        names: of the classes.
-        n_unknown: names of a table or mapping that are no image of the file.
+        values: ``(R,)`` int64, an index into ``names`` or -1; without names the numbers that the caller gave; None if
+            no classes are known.
+        names: names of the classes.
+        n_unknown: number of names in a table or mapping that match no image of the file.
     """
 
     values: npt.NDArray[Any] | None
@@ -43,11 +43,11 @@ class Labels:
     n_unknown: int = 0
 
     def of_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any] | None:
-        """Classes of some rows, given by number; None if no classes are known."""
+        """Return the classes of some rows, given by number; None if no classes are known."""
         return None if self.values is None else self.values[rows]
 
     def name_of(self, row: int) -> str | None:
-        """Name of the class of one row, or the number that the caller gave for it; None where nothing is known."""
+        """Return the name of one row's class, or the number that the caller gave for it; None if it is unknown."""
         if self.values is None:
             return None
         value = self.values[row]
@@ -57,18 +57,18 @@ class Labels:
 
 
 def read_labels(file: FeatureTable, source: LabelSource = None) -> Labels:
-    """The class of each row of a file.
+    """Return the class of each row of a file.
 
     Args:
         file: the open file.
-        source: None for the classes of boxes where the file has any, else of images; ``"box"`` or ``"image"`` for
-            one of these; the path of a table, comma- or tab-separated (``.tsv``) with a header, that has a column
-            ``label`` (or ``class``, ``category``), and ``path`` (or ``image``, ``file_name``, ...) or ``row``; a
-            mapping of such paths to classes; or an array of ``R`` rows or ``N`` images: texts, or any numbers.
+        source: None for the classes of boxes if the file has any, else of images; ``"box"`` or ``"image"`` for one of
+            these; the path of a comma- or tab-separated (``.tsv``) table whose header has a column ``label`` (or
+            ``class``, ``category``), and ``path`` (or ``image``, ``file_name``, ...) or ``row``; a mapping of such
+            paths to classes; or an array with one text or number for each of ``R`` rows or ``N`` images.
 
     Raises:
-        LabelError: a table that is malformed, or names none of the images; an array of another length.
-        ConfigError: no file of that name, and neither ``"box"`` nor ``"image"``.
+        LabelError: a table is malformed or names none of the images, or an array has another length.
+        ConfigError: the source is a text that is neither a file, nor ``"box"``, nor ``"image"``.
     """
     if source is None:
         source = "box" if file.row_classes else "image"
@@ -105,7 +105,7 @@ def _of_array(file: FeatureTable, values: npt.NDArray[Any]) -> Labels:
 
 
 def _class_name(value: Any) -> str | None:
-    """The name that an element of an array is; None for None and for what pandas has instead: NaN, NaT and NA."""
+    """Return an element of an array as a name; None for None and its stand-ins in pandas: NaN, NaT and NA."""
     if isinstance(value, str | bytes):
         return os.fsdecode(value)
     try:
@@ -115,7 +115,7 @@ def _class_name(value: Any) -> str | None:
 
 
 def _of_images(file: FeatureTable, labelled: list[tuple[bytes, str]], where: str) -> Labels:
-    """Labels of images by their names; of an image that is named twice alike."""
+    """Match labels to images by name; an image named twice must have the same label both times."""
     try:
         image_of = match_images([name for name, _ in labelled], os.fsencode(file.root), file.path_table)
     except BoxError as error:
@@ -139,7 +139,7 @@ def _of_images(file: FeatureTable, labelled: list[tuple[bytes, str]], where: str
 
 
 def _of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labels:
-    """Numbers for names; none for None and for the empty one."""
+    """Number the names; None and empty names have no class."""
     classes = ClassNumbers[str]()
     numbers = np.array([*classes.numbers(name or "" for name in names)], dtype=np.int64)
     if not len(classes):  # numbers without names would be the caller's own: all of a class -1
@@ -184,7 +184,7 @@ def _check_file(path: Path) -> None:
 
 
 def _find_columns(table: TableFile, line: int, header: Sequence[str]) -> tuple[int, int | None, int | None]:
-    """The columns of labels, and of images or of rows."""
+    """Return the numbers of the columns of labels, of images and of rows."""
     repeated = repeated_column(header, (*LABEL_NAMES, *IMAGE_NAMES, _ROW))
     if repeated:
         raise table.error(f"line {line}", f"the header has {repeated!r} twice; allowed: each column once")

@@ -1,4 +1,4 @@
-"""What is known of each row beside its vector: its number, image, label and box, and what was said of the box."""
+"""The columns beside the vectors: number, image, label and box of each row, also as a pandas table."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +16,17 @@ from sppfeat.store.selection.labels import Labels
 
 __all__ = ["EXTRA", "RowColumn", "TextColumn", "row_table", "to_pandas"]
 
-EXTRA = "extra:"  # before the names of further columns of a box file, which may be anything
+EXTRA = "extra:"  # prefix for further columns of a box file, whose names may be any text
 _TEXTS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
 class TextColumn:
-    """A text for each of ``n`` rows, of which several may have the same.
+    """A text for each of ``n`` rows; rows may share texts.
 
     Attributes:
-        texts: all texts, as bytes or as ``os.fsdecode`` has them.
-        index: ``(n,)`` int64: which of them each row has; -1 for none.
+        texts: all texts, as bytes or decoded by ``os.fsdecode``.
+        index: ``(n,)`` int64, position of each row's text in ``texts``; -1 for none.
     """
 
     texts: Sequence[bytes | str]
@@ -36,23 +36,23 @@ class TextColumn:
         return len(self.index)
 
     def __getitem__(self, rows: slice) -> list[str | None]:
-        """Texts of some rows, None for none; what is not UTF-8 as ``surrogateescape`` has it."""
+        """Return the texts of a range of rows, None for none; bytes that are not UTF-8 as ``surrogateescape``."""
         return [None if i < 0 else os.fsdecode(self.texts[i]) for i in self.index[rows].tolist()]
 
     def parts(self) -> Iterator[list[str]]:
-        """Yield the texts of all rows, empty where there is none, some at a time."""
+        """Yield the texts of all rows in parts, empty for none."""
         for start in range(0, len(self), _TEXTS_AT_ONCE):
             yield [text or "" for text in self[start : start + _TEXTS_AT_ONCE]]
 
     @property
     def longest(self) -> int:
-        """Characters of the longest text of any row."""
+        """Number of characters of the longest text."""
         used = np.unique(self.index[self.index >= 0]).tolist()
         return max((len(os.fsdecode(self.texts[i])) for i in used), default=0)
 
     @property
     def is_utf8(self) -> bool:
-        """Whether every text of a row is valid UTF-8."""
+        """True if the text of every row is valid UTF-8."""
         used = np.unique(self.index[self.index >= 0]).tolist()
         return all(_is_utf8(os.fsencode(self.texts[i])) for i in used)
 
@@ -61,14 +61,19 @@ RowColumn: TypeAlias = npt.NDArray[Any] | TextColumn
 
 
 def row_table(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -> Mapping[str, RowColumn]:
-    """Columns that stand beside the vectors, by name, each with an entry for every selected row.
+    """Return the columns beside the vectors by name, each with an entry for every selected row.
 
     ``row``, ``path``, ``label`` (its name), ``label_number``, ``x0``, ``y0``, ``x1``, ``y1`` (pixels of the upright
-    image); where the inputs named their images ``image_id``; where rows are boxes also ``flag``, ``scale``,
-    ``mirrored``, ``score``, ``id``, ``source`` and, after ``extra:``, what else the box file said.
+    image); ``image_id`` if the inputs name their images; for boxes also ``flag``, ``scale``, ``mirrored``, ``score``,
+    ``id``, ``source`` and, prefixed with ``extra:``, the further columns of the box file.
+
+    Args:
+        file: the open file.
+        rows: ``(n,)`` int64, numbers of the selected rows.
+        labels: the classes of all rows of the file.
 
     Raises:
-        LabelError: labels that are no numbers, or several for each row.
+        LabelError: labels are not numbers, or several for each row.
     """
     boxes, images = file.boxes[rows], file.image_index[rows]
     numbers = _label_numbers(labels, rows)
@@ -97,14 +102,19 @@ def row_table(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
 
 
 def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -> Any:
-    """A ``pandas.DataFrame`` of :func:`sppfeat.store.selection.row_table.row_table`, indexed by the row's number.
+    """Return the columns of :func:`row_table` as a ``pandas.DataFrame``, indexed by the row's number.
 
-    And of the row's image ``width``, ``height``, ``status`` and ``error``. ``label`` is categorical, with the numbers
-    of ``y`` as codes, where classes have names; else these numbers; empty where nothing is known.
+    It adds ``width``, ``height``, ``status`` and ``error`` of the row's image. ``label`` is categorical with the
+    numbers of ``y`` as codes if classes have names, else these numbers; empty if no classes are known.
+
+    Args:
+        file: the open file.
+        rows: ``(n,)`` int64, numbers of the selected rows.
+        labels: the classes of all rows of the file.
 
     Raises:
         ConfigError: pandas is not installed.
-        LabelError: labels that are no numbers, or several for each row.
+        LabelError: labels are not numbers, or several for each row.
     """
     pandas = import_extra("pandas", extra="pandas", purpose="to_pandas")
     columns = {**row_table(file, rows, labels), **_of_images(file, file.image_index[rows])}
@@ -115,15 +125,15 @@ def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
     table = pandas.DataFrame({name: _series(pandas, values, index) for name, values in columns.items()})
     label = columns["label"]
     if labels.names and isinstance(label, TextColumn):
-        # Class by class as in the file, so that its numbers are the codes; none is no category, and no class of a
-        # damaged file either.
+        # Categories in the order of the file, so that its numbers are the codes. No label is no category, and neither
+        # is a number outside the classes, as in a damaged file.
         names = pandas.Index(_unique(labels.names), dtype=object)
         table["label"] = pandas.Categorical.from_codes(label.index, categories=names)
     return table
 
 
 def _label_numbers(labels: Labels, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """Return the class of each row, or whatever number was given for it; -1 where nothing is known."""
+    """Return the class of each row, or the number given for it; -1 if none is known."""
     y = labels.of_rows(rows)
     if y is None:
         return np.full(len(rows), -1, dtype=np.int64)
@@ -161,13 +171,13 @@ def _of_images(file: FeatureTable, images: npt.NDArray[np.int64]) -> dict[str, R
 
 def _series(pandas: Any, values: RowColumn, index: Any) -> Any:
     if isinstance(values, TextColumn):
-        # As objects: what pandas would keep texts in takes no names that are not UTF-8.
+        # As objects: pandas' own type for texts accepts no names that are not UTF-8.
         texts = [text or "" for text in values[:]]
         return pandas.Series(texts, index=index, dtype=object)
     return pandas.Series(values, index=index)
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Return names of which none is there twice: what a damaged file may have."""
+    """Return the names with numbers added to repeated ones, which a damaged file may have."""
     seen: dict[str, int] = {}
     return [name if seen.setdefault(name, i) == i else f"{name} ({i})" for i, name in enumerate(names)]

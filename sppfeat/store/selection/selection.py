@@ -1,4 +1,4 @@
-"""Some rows and columns of a feature file, with labels and groups that fit them."""
+"""Selected rows and columns of a feature file, with their labels and groups."""
 
 import os
 from collections.abc import Iterator
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Selection"]
 
-_COPIED_NBYTES = 64 << 20  # of whole descriptors that are cut and scaled at once
+_COPIED_NBYTES = 64 << 20  # whole descriptors that are cut and scaled at once
 
 
 @dataclass(frozen=True, repr=False)
 class Selection:
-    """Some rows and columns of an open feature file; see :meth:`sppfeat.store.reader.FeatureFile.select`.
+    """Selected rows and columns of an open feature file; see :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Attributes:
         file: the open file.
-        rows: ``(n,)`` int64, numbers of the rows.
-        columns: which columns.
-        labels: of all rows of the file.
+        rows: ``(n,)`` int64, numbers of the selected rows.
+        columns: the selected columns.
+        labels: the classes of all rows of the file.
     """
 
     file: FeatureTable
@@ -57,7 +57,7 @@ class Selection:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickled without its vectors, which the file has."""
+        """Leave the vectors out of a pickle: the file has them."""
         return {name: value for name, value in vars(self).items() if name != "X"}
 
     @property
@@ -67,7 +67,7 @@ class Selection:
 
     @cached_property
     def X(self) -> npt.NDArray[np.floating[Any]]:  # noqa: N802 - scikit-learn's name for it
-        """``(n, d)`` of the file's type: a read-only view of the memory-mapped file where that can be, else a copy.
+        """``(n, d)`` of the file's type: a read-only view of the memory-mapped file if possible, else a copy.
 
         Raises:
             ConfigError: the memory cannot hold the copy.
@@ -76,12 +76,12 @@ class Selection:
 
     @property
     def y(self) -> npt.NDArray[Any] | None:
-        """``(n,)`` class of each row, an index into :attr:`target_names` or -1; None where no classes are known."""
+        """``(n,)`` class of each row, an index into :attr:`target_names` or -1; None if no classes are known."""
         return self.labels.of_rows(self.rows)
 
     @property
     def target_names(self) -> list[str]:
-        """What the numbers of :attr:`y` stand for."""
+        """Names for the numbers of :attr:`y`."""
         return list(self.labels.names)
 
     @property
@@ -96,16 +96,21 @@ class Selection:
         return [os.fsdecode(table[image]) for image in self.groups.tolist()]
 
     def to_sklearn(self) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
-        """:attr:`X` and :attr:`y`."""
+        """Return :attr:`X` and :attr:`y`."""
         return self.X, self.y
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` of everything but the vectors, indexed by the row's number."""
+        """Return a ``pandas.DataFrame`` of everything but the vectors, indexed by the row's number.
+
+        Raises:
+            ConfigError: pandas is not installed.
+            LabelError: labels are not numbers, or several for each row.
+        """
         return to_pandas(self.file, self.rows, self.labels)
 
     def to_torch_dataset(self) -> "FeatureDataset":
-        """A ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)``, and int64 with -1 for none."""
-        from sppfeat.store.torch_dataset import FeatureDataset  # loads torch, which reading needs not
+        """Return a ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)`` and int64, -1 for none."""
+        from sppfeat.store.torch_dataset import FeatureDataset  # imports torch, which reading does not need
 
         y = self.y
         classes = np.full(len(self), -1) if y is None else np.array(y)
@@ -114,12 +119,12 @@ class Selection:
     def iter_batches(
         self, batch_size: int = 1024, *, seed: int | None = None
     ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]]:
-        """``X`` and ``y``, ``batch_size`` rows at a time, for ``partial_fit``.
+        """Yield ``X`` and ``y`` of ``batch_size`` rows at a time, for ``partial_fit``.
 
         Args:
-            batch_size: rows at a time; the last may be fewer.
-            seed: of a random order, without which a file sorted by class gives one class after the other; None
-                for the order of the file.
+            batch_size: rows of a batch; the last may have fewer.
+            seed: seed of a random order; None for the order of the file, which gives one class after the other if the
+                file is sorted by class.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
@@ -133,14 +138,14 @@ class Selection:
     def take(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
         """Return the selected columns of some of the rows.
 
-        Where levels or bins of a layer are left out, what is left of the layer is scaled again as the file's
-        ``normalize`` says (``l2`` and ``power``: to l2 norm 1).
+        If levels or bins of a layer are left out, the rest of the layer is rescaled as the file's ``normalize``
+        demands (``l2`` and ``power``: to l2 norm 1).
 
         Args:
-            positions: ``(k,)``, among the rows of this selection.
+            positions: ``(k,)``, positions among the rows of this selection.
 
         Returns:
-            ``(k, d)``; a view where the rows are one range and so are the columns, and nothing is scaled.
+            ``(k, d)``; a view if rows and columns are one range each and nothing is rescaled.
         """
         rows = self.rows[positions]
         features, normalize = self.file.features, self._normalize
@@ -155,49 +160,48 @@ class Selection:
         *,
         nbytes: int = _COPIED_NBYTES,
     ) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
-        """Yield some of the rows a few at a time, as :meth:`take` gives them; memory stays that of a block.
+        """Yield rows in blocks, as :meth:`take` returns them, in the memory of one block.
 
-        What the system has read of the file for a block it gives back before the next one: nothing of what is
-        yielded may be kept without a copy, or else it is read again.
+        The pages of a block are released before the next one is read. Copy whatever you keep, or it is read again.
 
         Args:
-            positions: ``(k,)``, among the rows of this selection; None for all.
-            nbytes: of a block, as float32.
+            positions: ``(k,)``, positions among the rows of this selection; None for all.
+            nbytes: size of a block as float32.
 
         Yields:
-            Which of the positions, and their rows ``(b, d)``.
+            A range of the positions, and their rows ``(b, d)``.
         """
         if positions is None:
             positions = np.arange(len(self.rows))
         for part in row_ranges(len(positions), row_nbytes=4 * self.dimension, nbytes=nbytes):
-            # Of a view of a few columns the system would read whole descriptors, however many there are.
+            # Through a view of a few columns the system would read whole descriptors.
             whole = self.columns.is_everything
             yield part, self.take(positions[part]) if whole else self._copy(self.rows[positions[part]])
             self.file.drop_pages()
 
     def of_descriptors(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-        """Return of descriptors that are not in the file what :meth:`take` would if they were.
+        """Select the same columns of descriptors from elsewhere, as :meth:`take` does for those of the file.
 
         Args:
-            descriptors: ``(m, D)``, whole ones, as :meth:`sppfeat.Extractor.from_file` makes them.
+            descriptors: ``(m, D)``, whole descriptors, as :meth:`sppfeat.Extractor.from_file` makes them.
 
         Returns:
-            ``(m, d)`` of the file's type: the selected columns, scaled again where rows of the file are.
+            ``(m, d)`` of the file's type: the selected columns, rescaled like those of the file.
 
         Raises:
-            ConfigError: descriptors of another length than the file's.
+            ConfigError: the descriptors have another length than the file's.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.columns.dimension:
             raise ConfigError(
                 f"descriptors of shape {descriptors.shape}; allowed: (m, {self.columns.dimension}), as in the file"
             )
         dtype = self.file.features.dtype
-        with np.errstate(over="ignore"):  # of float16: infinite, as in a file
+        with np.errstate(over="ignore"):  # float16 overflows to infinity, as in a file
             whole = descriptors.astype(dtype, copy=False)
             return take_scaled(whole, self.columns, self._normalize).astype(dtype, copy=False)
 
     def _copy(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
-        """Return the selected columns of rows, given by number."""
+        """Return a copy of the selected columns of rows, given by number."""
         features = self.file.features
         check_copy(self.file.path, (len(rows), self.dimension), features.dtype.itemsize)
         if self.columns.is_everything:
@@ -213,12 +217,12 @@ class Selection:
     def _cut(
         self, features: npt.NDArray[np.floating[Any]] | VirtualFeatures, rows: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.floating[Any]]:
-        """Return the selected columns of some rows; of one range of columns nothing else is read from the disk."""
+        """Return the selected columns of some rows; if they are one range, only they are read from the disk."""
         if self.columns.one_range is not None:
             return np.asanyarray(features[rows, self.columns.one_range])
         return self.columns.take(features[rows])
 
     @property
     def _normalize(self) -> str:
-        """How the descriptors were scaled, if that matters: settings that cannot be read are no harm otherwise."""
+        """The file's ``normalize`` setting, read only if it matters: invalid settings do no harm otherwise."""
         return self.file.config.descriptor.normalize if self.columns.incomplete else "none"
