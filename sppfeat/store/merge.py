@@ -1,4 +1,4 @@
-"""The files of all shards made one file: of their rows, or of what leads to them."""
+"""Merges the files of all shards into one, which copies their descriptors or refers to them."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ from sppfeat.store.writer import FeatureWriter
 
 __all__ = ["MergeSummary", "merge_shards"]
 
-_COPIED_NBYTES = 16 << 20  # of descriptors at once
+_COPIED_NBYTES = 16 << 20  # descriptors copied at once
 _ATTRIBUTES = (
     "config",
     "fingerprint",
@@ -54,18 +54,18 @@ _Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class MergeSummary:
-    """What was merged.
+    """Summary of a merge.
 
     Attributes:
-        output: the file.
-        shards: how many files it was made of.
-        is_virtual: its descriptors lie in these; otherwise it has them itself.
-        images, done, failed: images, by status.
-        rows, dimension: of ``/features``.
-        bytes: size of the file.
-        source_bytes: of the shards together.
-        seconds: what it took.
-        notes: what the user should know.
+        output: the merged file.
+        shards: number of files that were merged.
+        is_virtual: True if the descriptors stay in these files; False if they were copied.
+        images, done, failed: number of images, in all and by status.
+        rows, dimension: shape of ``/features``.
+        bytes: size of the merged file.
+        source_bytes: size of the shards together.
+        seconds: duration.
+        notes: remarks for the user.
     """
 
     output: str
@@ -90,33 +90,33 @@ def merge_shards(
     overwrite: bool = False,
     on_progress: _Progress = lambda phase, done, total: None,
 ) -> MergeSummary:
-    """Make one feature file of those of all shards of a plan: the one that one machine would have written.
+    """Merge the files of all shards of a plan into the file that a single machine would have written.
 
-    Its rows are in the order of the plan, whatever the order of the shards. Memory is a block of one shard, and eight
-    bytes for each box of a box file, whatever the size of all.
+    Its rows are in the order of the plan, whatever the order of the shards. It needs memory for a block of one shard,
+    and eight bytes for each box of a box file.
 
     Args:
-        output: the file to write; it has its name once it is whole.
-        shards: complete files that tile the plan, in any order, cut in whatever way.
-        copy: copy the descriptors; otherwise ``/features`` is a virtual dataset that leads to them.
-        overwrite: replace an existing output.
-        on_progress: called with what is being done (``check``, ``join``, ``copy``), and how much of how much of it
-            is: files, of ``copy`` rows.
+        output: the file to write; it takes its name when it is complete.
+        shards: complete files that tile the plan, in any order and of any sizes.
+        copy: True to copy the descriptors; otherwise ``/features`` is a virtual dataset that refers to them.
+        overwrite: True to replace an existing output.
+        on_progress: called with the current step (``check``, ``join``, ``copy``), and the amount done and in all:
+            files, or rows for ``copy``.
 
     Raises:
         ConfigError: no shards, or the output is one of them.
-        StoreError: the files are not all shards of one plan, each image once, and complete; or cannot be read or
-            written.
+        StoreError: the files are incomplete or do not hold each image of one plan exactly once; or they cannot be read
+            or written.
     """
     started = time.monotonic()
     if not shards:
         raise ConfigError("no shards to merge; allowed: one or more")
     check_new_file(output, inputs=shards, overwrite=overwrite)
     with OutputLock(output):
-        # Another process may have written it just now.
+        # Again under the lock: another process may have written it just now.
         check_new_file(output, inputs=shards, overwrite=overwrite)
         parts = read_shard_files(shards, on_progress=lambda n: on_progress("check", n, len(shards)))
-        # Without a single row there is nothing that a virtual dataset could be made of.
+        # A virtual dataset needs at least one row.
         is_virtual = not copy and any(part.n_rows for part in parts)
         with FeatureFile(parts[0].path) as first:
             dimension = first.dimension
@@ -155,7 +155,7 @@ def _notes(parts: Sequence[ShardFile]) -> list[str]:
 
 
 def _sources(parts: Sequence[ShardFile], output: Path) -> list[SourceFile]:
-    """What is recorded of each shard."""
+    """Return the record of each shard as a source."""
     real = os.path.realpath(output)
     for part in parts:
         if part.offset is None and part.n_rows:
@@ -191,13 +191,13 @@ def _copy_features(unfinished: Path, parts: Sequence[ShardFile], on_rows: Callab
 
 
 class _Layout:
-    """Everything of the merged file but descriptors that are copied.
+    """The content of the merged file, except descriptors that are copied.
 
     Args:
-        first: one of the shards, open, for what all have in common.
-        parts: all of them, in the order of their rows.
-        sources: what is recorded of them where the descriptors stay there; empty otherwise.
-        on_part: called with how many were read.
+        first: one of the shards, open, for the content that all share.
+        parts: all shards, in the order of their rows.
+        sources: their records if the descriptors stay there; empty otherwise.
+        on_part: called with the number of shards read so far.
     """
 
     def __init__(
@@ -214,21 +214,23 @@ class _Layout:
         names = {**COLUMNS, **OPTIONAL_COLUMNS} if first.image_id_table is not None else COLUMNS
         self._columns = {**names, **ROW_COLUMNS} if first.has_boxes else names
         self._has_box_file = first.has_boxes and has_box_file(first.config)
-        self._per_shard = ("N", "R") if self._has_box_file else ("N", "R", "X")  # these follow each other
+        self._per_shard = (
+            ("N", "R") if self._has_box_file else ("N", "R", "X")
+        )  # columns that are concatenated
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the file, about."""
+        """Approximate size of the file in bytes."""
         shard, first = self._parts[0].shard, self._first
         nbytes = sum(part.version.nbytes for part in self._parts)
         if self._sources:
             nbytes -= shard.n_rows * first.dimension * first.dtype.itemsize
-        if self._has_box_file:  # each shard has the whole of it
+        if self._has_box_file:  # each shard holds a row number for every box of it
             nbytes -= (len(self._parts) - 1) * first.stored.shape("box_row")[0] * 8
         return nbytes
 
     def write(self, file: h5py.File) -> None:
-        """Write it into a new file."""
+        """Write the content into a new file."""
         attributes = self._first.stored.find_attributes(_ATTRIBUTES)
         write_attributes(file, attributes, schema_version=SCHEMA_VERSION)
         self._write_features(file)
@@ -255,9 +257,8 @@ class _Layout:
             return
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_layout(h5py.h5d.VIRTUAL)
-        layout.set_fill_value(
-            np.array(np.nan, dtype=dtype)
-        )  # what other programs read of a source that is gone
+        # NaN is read by other programs for a source that is gone.
+        layout.set_fill_value(np.array(np.nan, dtype=dtype))
         for source in self._sources:
             if source.n_rows:
                 here, there = h5py.h5s.create_simple(shape), h5py.h5s.create_simple((source.n_rows, shape[1]))
@@ -267,7 +268,7 @@ class _Layout:
         h5py.h5d.create(file.id, b"features", h5_type, h5py.h5s.create_simple(shape), layout)
 
     def _allocate(self, file: h5py.File, name: str, per: str | int, dtype: str) -> None:
-        """Make one of the other datasets: with content where all shards have the same."""
+        """Create one of the other datasets, with its content if all shards have the same."""
         whole = self._parts[0].shard
         if per not in self._per_shard:
             values = self._first.stored.read(name)
@@ -282,13 +283,13 @@ class _Layout:
         allocate_column(file, name, shape)
 
     def _unknown_rows(self) -> npt.NDArray[np.int64] | None:
-        """``(X,)`` a row for each box of the box file, none of which is known yet; None where there is no such file."""
+        """Return ``(X,)`` row numbers for the boxes of the box file, all still -1; None without a box file."""
         return (
             np.full(self._first.stored.shape("box_row"), -1, dtype=np.int64) if self._has_box_file else None
         )
 
     def _copy_entries(self, file: h5py.File, source: FeatureFile, part: ShardFile, first_view: int) -> None:
-        """Copy what a shard says of its images and rows, numbered as they are in the whole."""
+        """Copy the columns of a shard's images and rows, renumbered for the merged file."""
         firsts = {"N": part.shard.first_image, "R": part.shard.first_row, "X": first_view}
         shifts = {
             "image_index": part.shard.first_image,
@@ -312,7 +313,7 @@ class _Layout:
 
 
 def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: ShardFile) -> None:
-    """Enter which rows the boxes of a shard have."""
+    """Enter the rows of a shard's boxes."""
     for boxes, rows in source.stored.read_parts("box_row"):
         own = np.flatnonzero(rows >= 0) + boxes.start
         if (box_row[own] >= 0).any():

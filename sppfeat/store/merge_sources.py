@@ -1,4 +1,4 @@
-"""The files that have the rows of a merged file: how they are recorded, and whether they are still the same."""
+"""The source files of a merged file: their record, and checks that they are still the files that were merged."""
 
 import contextlib
 import os
@@ -22,15 +22,15 @@ __all__ = ["SourceFile", "SourceFiles", "escaped_name", "read_source_files", "re
 
 
 class SourceFile(NamedTuple):
-    """One file that has rows of a merged one, and what it was like then: the datasets ``/sources/*``.
+    """A file that holds rows of a merged one, and its state at the merge: the datasets ``/sources/*``.
 
     Attributes:
         path: see :func:`recorded_path`.
-        first_image, stop_image: half-open range of the merged file's images.
-        first_row, stop_row: and of its rows.
+        first_image, stop_image: half-open range of its images in the merged file.
+        first_row, stop_row: half-open range of its rows in the merged file.
         nbytes: size of the file.
-        mtime_ns: when it was last changed, in nanoseconds since 1970.
-        offset: where its ``/features`` begin, in bytes.
+        mtime_ns: time of its last change, in nanoseconds since 1970.
+        offset: first byte of its ``/features``.
         created: its attribute ``created``.
     """
 
@@ -52,14 +52,14 @@ class SourceFile(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceFiles(Sequence[SourceFile]):
-    """The files that have the rows of a merged one, in the order of the rows.
+    """The source files of a merged file, in the order of its rows.
 
     Attributes:
-        merged: the merged file, as it is called in messages.
-        folder: that relative paths are relative to: the merged file's.
-        files: each of them.
+        merged: the merged file, for messages.
+        folder: its folder, which relative paths start from.
+        files: each source.
         dimension: length of a descriptor.
-        dtype: of the descriptors.
+        dtype: type of the descriptors, float32 or float16.
     """
 
     merged: Path
@@ -76,28 +76,32 @@ class SourceFiles(Sequence[SourceFile]):
         return self.files[i]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """In another process every file is looked at anew."""
+        """Leave out which files were checked: another process checks them again."""
         return SourceFiles, (self.merged, self.folder, self.files, self.dimension, self.dtype)
 
     def path_of(self, i: int) -> str:
-        """Where a source is."""
+        """Return the path of a source."""
         return os.path.normpath(os.path.join(self.folder, os.fsdecode(self.files[i].path)))
 
     def check(self) -> None:
-        """Raise StoreError unless every source is there, and is as large and as old as when it was merged."""
+        """Check that every source exists with the size and time of change that it had at the merge.
+
+        Raises:
+            StoreError: a source is missing or was changed.
+        """
         for i in range(len(self.files)):
-            with self._said_of(i):
+            with self._naming_source(i):
                 self._check_stat(i, os.stat(self.path_of(i)))
 
     def map(self, i: int) -> npt.NDArray[np.floating[Any]]:
-        """``(n, D)``: the rows of a source, memory-mapped, read-only.
+        """Return the rows of a source ``(n, D)``, memory-mapped and read-only.
 
         Raises:
-            StoreError: it is not the file any more that was merged.
+            StoreError: it is no longer the file that was merged.
         """
         source, path = self.files[i], self.path_of(i)
-        with self._said_of(i):
-            # Waits for nobody where a pipe has taken its place since.
+        with self._naming_source(i):
+            # O_NONBLOCK, since opening a pipe that took its place would wait for a writer.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as raw:
                 found = os.fstat(fd)
@@ -121,7 +125,7 @@ class SourceFiles(Sequence[SourceFile]):
             )
 
     def _check_content(self, i: int, opened: os.stat_result) -> None:
-        """Refuse what only looks like the file: nothing but the descriptors of a feature file is handed out as such."""
+        """Refuse a file that only has the right size and time: its descriptors must be where they were."""
         source, path = self.files[i], Path(self.path_of(i))
         try:
             with _open_hdf5(path) as file:
@@ -147,7 +151,7 @@ class SourceFiles(Sequence[SourceFile]):
         )
 
     @contextlib.contextmanager
-    def _said_of(self, i: int) -> Iterator[None]:
+    def _naming_source(self, i: int) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:  # a path with a NUL
@@ -159,24 +163,28 @@ class SourceFiles(Sequence[SourceFile]):
 
 
 def recorded_path(source: str, output: str) -> bytes:
-    """How the path of a source is recorded in a merged file.
+    """Return the path of a source as a merged file records it.
 
     Args:
         source, output: real, absolute paths.
 
     Returns:
-        Relative to the output's folder where the source lies in it, below it, or in a folder beside it, so that all
-        of these can be moved together; absolute otherwise.
+        A path relative to the output's folder if the source lies in that folder, below it, or in a folder beside it,
+        so that they can be moved together; the absolute path otherwise.
     """
     folder = os.path.dirname(output)
     beside = os.path.dirname(folder)
-    near = folder if beside == os.path.dirname(beside) else beside  # what is below / is not near
+    near = folder if beside == os.path.dirname(beside) else beside  # folders below / do not count as near
     is_near = source.startswith(os.path.join(near, ""))
     return os.fsencode(os.path.relpath(source, folder) if is_near else source)
 
 
 def read_source_files(file: h5py.File, path: Path, stored: StoredFeatures) -> SourceFiles:
-    """What a merged file that was checked says of its sources; these are not looked at."""
+    """Return the sources that a checked merged file records; they are not opened.
+
+    Raises:
+        StoreError: the virtual dataset and ``/sources`` contradict each other.
+    """
     columns = [read_dataset(file, f"sources/{name}", path).tolist() for name in SourceFile._fields]
     files = tuple(SourceFile(*of_file) for of_file in zip(*columns, strict=True))
     with hdf5_errors(path, "cannot read /features"):
@@ -189,7 +197,7 @@ def read_source_files(file: h5py.File, path: Path, stored: StoredFeatures) -> So
 
 
 def _is_mapped(features: h5py.Dataset, files: Sequence[SourceFile], stored: StoredFeatures) -> bool:
-    """Whether a virtual dataset is made of these files as they are recorded; none of them is opened."""
+    """Return True if a virtual dataset consists of these files as recorded; none of them is opened."""
     mapped, width = [source for source in files if source.n_rows], stored.shape[1]
     properties = features.id.get_create_plist()
     if properties.get_virtual_count() != len(mapped):
@@ -204,7 +212,7 @@ def _is_mapped(features: h5py.Dataset, files: Sequence[SourceFile], stored: Stor
             or properties.get_virtual_dsetname(i).lstrip("/") != "features"
         ):
             return False
-        with contextlib.suppress(UnicodeDecodeError):  # of such names h5py cannot say what they are
+        with contextlib.suppress(UnicodeDecodeError):  # h5py cannot decode such names
             if os.fsencode(properties.get_virtual_filename(i)) != escaped_name(source.path):
                 return False
     return True
@@ -214,7 +222,7 @@ def _open_hdf5(path: Path) -> h5py.File:
     """Open a file.
 
     Raises:
-        OSError: the system does not let us.
+        OSError: the system refuses.
         StoreError: it is not HDF5.
     """
     try:
@@ -226,12 +234,12 @@ def _open_hdf5(path: Path) -> h5py.File:
 
 
 def escaped_name(path: bytes) -> bytes:
-    """A path as HDF5 has it in a virtual dataset: there ``%b`` stands for a number."""
+    """Return a path escaped for a virtual dataset, where ``%b`` stands for a number."""
     return path.replace(b"%", b"%%")
 
 
 def _time(ns: int) -> str:
-    """A time stamp as people compare them."""
+    """Format a time stamp for messages."""
     return f"{np.datetime64(ns, 'ns')} UTC"
 
 

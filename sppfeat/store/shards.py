@@ -1,4 +1,4 @@
-"""The files of shards: what each has, whether they are of one extraction, and whether they are all of it."""
+"""The files of the shards of one extraction: their content, and checks that they fit and are complete."""
 
 import itertools
 import math
@@ -21,21 +21,21 @@ from sppfeat.store.schema import Status
 __all__ = ["ShardFile", "has_box_file", "read_shard_files"]
 
 _SHOWN = 5
-_SAME_FACTOR = 1e-6  # relative: estimated on the same images, on machines that round in different ways
+_SAME_FACTOR = 1e-6  # relative: machines that round differently estimate them on the same images
 
 
 class ShardFile(NamedTuple):
-    """A file that has one shard of a plan.
+    """The file of one shard of a plan.
 
     Attributes:
-        path: as it was given.
-        shard: which images and rows.
+        path: the path that the user gave.
+        shard: its images and rows in the plan.
         root: folder that its paths are relative to.
-        version: of the file.
-        offset: where its ``/features`` begin; None where they are not one piece of the file.
-        created: its attribute.
-        n_boxes: of the box file, or of its own views; 0 where rows are whole images.
-        done, failed, pending: images, by status.
+        version: size and time of change of the file when it was read.
+        offset: first byte of its ``/features``; None if they are not one piece of the file.
+        created: its attribute ``created``.
+        n_boxes: number of boxes of the box file, or of its own views; 0 if rows are whole images.
+        done, failed, pending: number of images by status.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class ShardFile(NamedTuple):
         return self.shard.stop_row - self.shard.first_row
 
     def check_unchanged(self) -> None:
-        """Raise StoreError if the file was written, or replaced, since it was read."""
+        """Raise StoreError if the file was written or replaced since it was read."""
         try:
             now = FileVersion.of(self.path)
         except OSError as error:
@@ -67,15 +67,18 @@ class ShardFile(NamedTuple):
 def read_shard_files(
     paths: Sequence[StrPath], *, on_progress: Callable[[int], None] = lambda n: None
 ) -> list[ShardFile]:
-    """What the files of all shards of one plan have, in the order of their rows.
+    """Read and check the files of all shards of one plan.
 
     Args:
         paths: the files, in any order.
-        on_progress: called with how many of them were read so far.
+        on_progress: called with the number of files read so far.
+
+    Returns:
+        The files in the order of their rows; of files without images at most one.
 
     Raises:
-        StoreError: a file is no complete feature file of a shard, or is being written; they are not of one
-            extraction; or their shards are not all of it, each image once.
+        StoreError: a file is not the complete feature file of a shard, or is being written; the files are not of one
+            extraction; or they do not hold each of its images exactly once.
     """
     found: list[ShardFile] = []
     given: dict[tuple[int, int], Path] = {}
@@ -95,7 +98,7 @@ def read_shard_files(
     found.sort(key=lambda part: (part.shard.first_image, part.shard.stop_image))
     _check_tiling(found)
     _check_complete(found)
-    # A part without images is of no place in particular.
+    # A part without images has no place in the order.
     return [part for part in found if part.shard.first_image < part.shard.stop_image] or found[:1]
 
 
@@ -138,7 +141,7 @@ def _read(file: FeatureFile) -> ShardFile:
 
 
 def _check_same_work(first: FeatureFile, other: FeatureFile) -> None:
-    """Refuse files of which one is of other settings, inputs or boxes."""
+    """Refuse two files that differ in settings, inputs or boxes."""
     names = repr(str(first.path)), repr(str(other.path))
     differences = config_differences(first.config.to_dict(), other.config.to_dict(), names=names)
     if not differences:
@@ -167,7 +170,7 @@ def _check_same_work(first: FeatureFile, other: FeatureFile) -> None:
 
 
 def _common(file: FeatureFile) -> list[tuple[str, object]]:
-    """What all shards of a plan have in common, beside the settings."""
+    """Return the facts besides the settings that all shards of a plan share, with their names."""
     shard = file.shard
     return [
         ("weights (sha256)", file.attribute("weights_sha256")),
@@ -190,7 +193,7 @@ def _common(file: FeatureFile) -> list[tuple[str, object]]:
 
 
 def has_box_file(config: ExtractConfig) -> bool:
-    """Whether the rows are boxes of a file, which keep the numbers that they have there, and no views of each image."""
+    """Return True if rows are boxes of a box file, which keep their numbers, and not views of each image."""
     return config.regions is not None and config.regions.boxes == "file"
 
 
@@ -201,7 +204,7 @@ def _short(value: object) -> str:
 
 
 def _check_tiling(parts: Sequence[ShardFile]) -> None:
-    """Refuse images that are missing, or in two files; parts are sorted."""
+    """Refuse sorted parts that leave out images or share some."""
     n_images, gaps, at, before = parts[0].shard.n_images, [], 0, parts[0]
     for part in parts:
         shard = part.shard
@@ -231,7 +234,7 @@ def _check_tiling(parts: Sequence[ShardFile]) -> None:
 
 
 def _missing(parts: Iterable[ShardFile]) -> str:
-    """Which shards are missing, where all were cut in the same way."""
+    """Return the missing shards in words, if all were cut into the same number."""
     counts = {part.shard.count for part in parts}
     if len(counts) != 1:
         return ""

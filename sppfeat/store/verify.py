@@ -1,4 +1,4 @@
-"""Checks a feature file: its structure against its settings, and every value of it."""
+"""Verifies a feature file: its structure against its settings, and every value."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ _SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What was found. Problems mean that the file is wrong; warnings may be as the images are.
+    """Findings about a feature file. A problem is an error of the file; a warning may be due to the images.
 
     Attributes:
-        images, done, failed, pending: images, by status.
-        rows: rows of the file.
-        nan_rows, infinite_rows: rows of done images with such values.
-        zero_rows: rows of done images that are zero throughout.
-        duplicate_rows: rows of done images that equal an earlier one; with boxes, of another region.
-        problems, warnings: in words, each with the first rows or images concerned.
+        images, done, failed, pending: number of images, in all and by status.
+        rows: number of rows.
+        nan_rows, infinite_rows: number of rows of done images with such values.
+        zero_rows: number of rows of done images that are zero throughout.
+        duplicate_rows: number of rows of done images that equal an earlier row, with boxes one of another region.
+        problems, warnings: texts, each with the first rows or images concerned.
     """
 
     images: int
@@ -48,10 +48,10 @@ class VerifyReport:
 
 
 def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambda rows: None) -> VerifyReport:
-    """Check a file's structure and every value of it; memory stays bounded, eight bytes per row apart.
+    """Check a file's structure and every value, in bounded memory plus eight bytes per row.
 
     Args:
-        file: an open file; its basic structure was checked when it was opened.
+        file: an open file; opening it checked its basic structure.
         on_progress: called with the number of rows read so far.
 
     Returns:
@@ -60,7 +60,7 @@ def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambd
     status = file.status
     of_row = file.image_index
     problems = _check_structure(file, status, of_row)
-    if problems:  # rows cannot be assigned to images
+    if problems:  # do not read rows that cannot be assigned to images
         found = {
             name: np.empty(0, dtype=np.int64) for name in ("nan", "infinite", "zero", "duplicate", "unfailed")
         }
@@ -82,8 +82,8 @@ def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambd
     }
     keeps = not problems and file.config.descriptor.nonfinite == "keep"
     (odd if keeps else wrong).update(nonfinite)
-    problems += _said_of(found, wrong)
-    warnings = _said_of(found, odd)
+    problems += _texts_of(found, wrong)
+    warnings = _texts_of(found, odd)
     counts = np.bincount(status, minlength=3).tolist()
     return VerifyReport(
         images=file.n_images,
@@ -103,7 +103,7 @@ def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambd
 def _check_structure(
     file: FeatureFile, status: npt.NDArray[np.uint8], of_row: npt.NDArray[np.int64]
 ) -> list[str]:
-    """What /images/rows, /image_index, /images/status, labels, names and configuration contradict."""
+    """Return contradictions among columns of images, names, labels and settings, in words."""
     problems = []
     counts = np.diff(file.image_rows, axis=1).reshape(-1)
     if not np.array_equal(of_row, np.repeat(np.arange(file.n_images), counts)):
@@ -168,7 +168,7 @@ def _check_structure(
 
 
 def _check_boxes(file: FeatureFile) -> list[str]:
-    """What the /row_* contradict."""
+    """Return contradictions among the /row_* columns, in words."""
     problems = []
     box_row, source, flag = file.box_row, file.row_source, file.row_flag
     if not np.array_equal(box_row[source], np.arange(file.n_rows)):
@@ -187,7 +187,7 @@ def _check_boxes(file: FeatureFile) -> list[str]:
 
 
 def _check_scales(file: FeatureFile) -> list[str]:
-    """What /row_scale and /row_region contradict of the recorded configuration."""
+    """Return contradictions between /row_scale, /row_region and the settings, in words."""
     problems = []
     sides = [side or NATIVE_SCALE for side in file.config.input.short_sides]
     unknown = np.flatnonzero(~np.isin(file.row_scale, [*sides, NO_SCALE]))
@@ -205,7 +205,7 @@ def _check_scales(file: FeatureFile) -> list[str]:
 
 
 def _check_shard(file: FeatureFile) -> list[str]:
-    """What is wrong with the record of a shard, or with the files that a merged file was made of; in words."""
+    """Return errors in the record of a shard, or in the sources of a merged file, in words."""
     problems = [] if file.sources is None else _check_sources(file, file.sources)
     try:
         shard = file.shard
@@ -222,7 +222,7 @@ def _check_shard(file: FeatureFile) -> list[str]:
 
 
 def _check_sources(file: FeatureFile, sources: SourceFiles) -> list[str]:
-    """What sources say of their images now, and the merged file does not."""
+    """Return differences between the sources of a merged file now and when they were merged, in words."""
     problems = []
     status = file.status
     for i, source in enumerate(sources):
@@ -252,7 +252,10 @@ def _check_sources(file: FeatureFile, sources: SourceFiles) -> list[str]:
 def _scan_rows(
     file: FeatureFile, row_status: npt.NDArray[np.uint8], on_progress: Callable[[int], None]
 ) -> dict[str, npt.NDArray[np.int64]]:
-    n_rows, dimension = file.n_rows, file.dimension if file.n_rows else 0  # without rows it is any number
+    n_rows, dimension = (
+        file.n_rows,
+        file.dimension if file.n_rows else 0,
+    )  # a file without rows may claim any dimension
     weights = np.random.default_rng(0).integers(1, 2**63, dimension, dtype=np.uint64) | np.uint64(1)
     has_one = file.has_descriptor()
     has_none = (row_status != Status.PENDING) & ~has_one
@@ -276,7 +279,7 @@ def _scan_rows(
 
 
 def _row_hashes(block: npt.NDArray[Any], weights: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """A number per row: a sum of its bits with random odd weights, modulo 2**64."""
+    """Return a hash of each row: its bits summed with random odd weights, modulo 2**64."""
     bits = np.ascontiguousarray(block).view(f"u{block.dtype.itemsize}")
     result = np.empty(len(bits), dtype=np.uint64)
     for i, row in enumerate(bits):
@@ -287,11 +290,11 @@ def _row_hashes(block: npt.NDArray[Any], weights: npt.NDArray[np.uint64]) -> npt
 def _duplicates(
     file: FeatureFile, rows: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.int64]:
-    """Rows that equal an earlier one, value by value."""
+    """Return the rows that equal an earlier one, value by value."""
     order = rows[np.argsort(hashes[rows], kind="stable")]
     same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
     before, after = order[same], order[same + 1]
-    if file.has_boxes:  # boxes that fall on the same region are the same, as they should be
+    if file.has_boxes:  # boxes on the same region must have the same row
         regions = file.row_region
         cells = regions.reshape(len(regions), 4 * regions.shape[1])
         keys = np.column_stack((file.image_index, file.row_scale, file.row_mirrored, cells))
@@ -306,8 +309,8 @@ def _duplicates(
     )
 
 
-def _said_of(found: dict[str, npt.NDArray[np.int64]], texts: dict[str, tuple[str, str]]) -> list[str]:
-    """What was found, in words: one text for a single row, one for several."""
+def _texts_of(found: dict[str, npt.NDArray[np.int64]], texts: dict[str, tuple[str, str]]) -> list[str]:
+    """Put the findings into words, with one text for a single row and one for several."""
     return [
         f"{counted(len(found[name]), *text)}: {_first(found[name])}"
         for name, text in texts.items()

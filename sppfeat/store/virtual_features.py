@@ -1,4 +1,4 @@
-"""Descriptors that lie in several files, as one array."""
+"""The descriptors of several files as one read-only array."""
 
 import mmap
 import operator
@@ -20,27 +20,27 @@ from sppfeat.store.merge_sources import SourceFiles
 
 __all__ = ["VirtualFeatures"]
 
-_KEPT_MAPS = 192  # of the sources that were read last, at most
-_SHARE_OF_FILES = 5  # one in so many of the files that the process may have open: each map keeps one
+_KEPT_MAPS = 192  # most maps kept open, of the sources read last
+_SHARE_OF_FILES = 5  # maps may hold one in five of the files that the process may open; each keeps one open
 _Array = npt.NDArray[Any]
 _COPY = "a copy is needed: the rows lie in several files"
 
 
 class VirtualFeatures(NDArrayOperatorsMixin):
-    """``(R, D)`` descriptors that lie in several files, read-only, indexed as an ``ndarray`` is.
+    """``(R, D)`` descriptors in several files, read-only, indexed like an ``ndarray``.
 
-    A slice of rows of one file is a view of its memory map; everything else is a copy, made file by file, of what
-    is asked for alone. Functions of numpy, and arithmetic, take it for the array: that is a copy of all of it.
+    A slice of rows of one file is a view of its memory map. Anything else is a copy of the requested elements alone,
+    made file by file. Functions of numpy and arithmetic accept it as an array, which copies all of it.
 
     Args:
-        sources: the files; each is looked at when its rows are first asked for.
+        sources: the files; each is checked when its rows are first requested.
 
     Attributes:
         shape: ``(R, D)``.
         dtype: float32 or float16.
 
     Raises:
-        StoreError: when rows are asked for: a source is not the file any more that was merged.
+        StoreError: on access to rows: a source is no longer the file that was merged.
     """
 
     ndim = 2
@@ -57,7 +57,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Other processes map the files themselves."""
+        """Pickle the sources alone: other processes map the files themselves."""
         return VirtualFeatures, (self._sources,)
 
     def __len__(self) -> int:
@@ -69,37 +69,37 @@ class VirtualFeatures(NDArrayOperatorsMixin):
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number."""
+        """Bytes of one element."""
         return self.dtype.itemsize
 
     @property
     def size(self) -> int:
-        """How many numbers there are."""
+        """Number of elements."""
         return self.shape[0] * self.shape[1]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all numbers."""
+        """Bytes of all elements."""
         return self.size * self.itemsize
 
     def __iter__(self) -> Iterator[_Array]:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, key: Any) -> Any:
-        """Rows, or parts of them; keys as numpy has them."""
+        """Return rows or parts of them, for any key that numpy accepts."""
         parts = _split(key)
         if parts is None:
             return self._elements(key)
         rows, columns = parts
         if isinstance(rows, int):
             source, local = self._place(rows)
-            return self._handed_out(self._map(source)[local][columns])
+            return self._view_or_copy(self._map(source)[local][columns])
         if isinstance(rows, slice):
             return self._range(range(*rows.indices(len(self))), columns)
         return self._taken(self._numbers(rows), columns)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> _Array:
-        """All of it: of one source its map, of several a copy."""
+        """Return the whole array: the map of a single source, or a copy of several."""
         everything: _Array = self[:]
         if dtype is not None and np.dtype(dtype) != everything.dtype:
             if copy is False:
@@ -110,18 +110,18 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return everything.copy() if copy else everything
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        """What a function of numpy gives for the array."""
+        """Apply a function of numpy to the whole array."""
         arrays = [np.asarray(array) if isinstance(array, VirtualFeatures) else array for array in inputs]
         return getattr(ufunc, method)(*arrays, **options)
 
     def drop_pages(self) -> None:
-        """Give back the memory that rows were read into, as :meth:`sppfeat.store.reader.FeatureFile.drop_pages`."""
+        """Release the memory that holds pages of the mapped files."""
         with self._lock:
             for mapped in list(self._mapped):
                 drop_pages(mapped)
 
     def _place(self, row: int) -> tuple[int, int]:
-        """Return which source has a row, and its number there."""
+        """Return the source that holds a row, and the row's number there."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"index {row} is out of bounds for axis 0 with size {len(self)}")
         row %= len(self)
@@ -129,7 +129,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return source, row - self._sources[source].first_row
 
     def _numbers(self, rows: _Array) -> npt.NDArray[np.int64]:
-        """Return the numbers, from 0, that a mask or numbers ``(k,)`` mean."""
+        """Return the numbers of rows, from 0, for a mask or for numbers ``(k,)`` that may be negative."""
         n = len(self)
         if rows.dtype == bool:
             if len(rows) != n:
@@ -142,7 +142,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return np.where(numbers < 0, numbers + n, numbers)
 
     def _range(self, rows: range, columns: Any) -> _Array:
-        """Return rows at equal distances: a view where one source has them all."""
+        """Return evenly spaced rows: a view if one source holds them all."""
         if not rows:
             return np.empty((0, self.shape[1]), dtype=self.dtype)[:, columns]
         (source, first), (other, last) = self._place(rows[0]), self._place(rows[-1])
@@ -150,25 +150,25 @@ class VirtualFeatures(NDArrayOperatorsMixin):
             return self._taken(np.arange(rows.start, rows.stop, rows.step), columns)
         stop: int | None = last + (1 if rows.step > 0 else -1)
         local = slice(first, stop if stop is not None and stop >= 0 else None, rows.step)
-        return self._handed_out(self._map(source)[local][:, columns])
+        return self._view_or_copy(self._map(source)[local][:, columns])
 
     def _taken(self, rows: npt.NDArray[np.int64], columns: Any) -> _Array:
         """Return rows ``(k,)`` in any order, copied source by source."""
         like = np.empty((0, self.shape[1]), dtype=self.dtype)[:, columns]
         check_copy(self._sources.merged, (len(rows), *like.shape[1:]), self.dtype.itemsize)
         taken = np.empty((len(rows), *like.shape[1:]), dtype=self.dtype)
-        # Sources that are mapped already come first: in the same order each time, rows of more sources than are kept
-        # would find none of them.
+        # Sources that are mapped already come first. In a fixed order, rows of more sources than are kept would always
+        # find their source evicted.
         for source, positions in sorted(self._by_source(rows), key=lambda part: part[0] not in self._maps):
             local = _as_slice(rows[positions] - self._sources[source].first_row)
             mapped = self._map(source)
-            # Of columns that are not asked for nothing is read; numbers of rows and of columns go not together.
+            # Reads only the requested columns. Arrays of rows and of columns cannot index together.
             part = mapped[local][:, columns] if isinstance(columns, np.ndarray) else mapped[local, columns]
             taken[_as_slice(positions)] = part
         return taken
 
     def _elements(self, key: Any) -> Any:
-        """Return what any other key of numpy means: its own answer to which row and column each number is of."""
+        """Return elements for any other key, using numpy's own answer for the row and column of each."""
         rows = np.asarray(np.broadcast_to(np.arange(self.shape[0])[:, None], self.shape)[key])
         columns = np.broadcast_to(np.arange(self.shape[1]), self.shape)[key]
         taken = np.empty(rows.size, dtype=self.dtype)
@@ -179,7 +179,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return taken.reshape(rows.shape)[()]
 
     def _by_source(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        """Yield which sources have some of the rows, and the positions of these, ascending."""
+        """Yield each source that holds some of the rows, with the positions of these rows, ascending."""
         source = np.searchsorted(self._stops, rows, side="right")
         order = np.argsort(source, kind="stable")
         starts = np.flatnonzero(np.diff(source[order], prepend=-1))
@@ -187,7 +187,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
             yield int(source[positions[0]]), positions
 
     def _map(self, source: int) -> _Array:
-        """Return the map of a source; of those that were used last one is there already."""
+        """Return the map of a source; those used last are kept."""
         with self._lock:
             if source in self._maps:
                 self._maps.move_to_end(source)
@@ -200,13 +200,13 @@ class VirtualFeatures(NDArrayOperatorsMixin):
                 self._maps.popitem(last=False)
         return mapped
 
-    def _handed_out(self, view: _Array) -> _Array:
-        """Return a view of a map, or a copy where such views keep very many files open already."""
+    def _view_or_copy(self, view: _Array) -> _Array:
+        """Return a view of a map, or a copy if earlier views keep too many files open."""
         return view if len(self._mapped) <= 2 * self._n_kept else np.array(view)
 
 
 def _split(key: Any) -> tuple[int | slice | _Array, Any] | None:
-    """Return which rows a key means and which of their columns, where one follows from the other; else None."""
+    """Split a key into one for rows and one for columns; None if they cannot be applied one after the other."""
     parts = key if isinstance(key, tuple) else (key,)
     if sum(part is Ellipsis for part in parts) == 1 and len(parts) <= 3:
         at = next(i for i, part in enumerate(parts) if part is Ellipsis)
@@ -217,12 +217,12 @@ def _split(key: Any) -> tuple[int | slice | _Array, Any] | None:
     if rows is None or columns is None:
         return None
     if isinstance(rows, np.ndarray) and not isinstance(columns, slice):
-        return None  # the numbers of both go together
+        return None  # numpy pairs the numbers of both
     return rows, columns
 
 
 def _simple(part: Any) -> int | slice | _Array | None:
-    """Return a key for one axis: a number, a slice, or a mask or numbers ``(k,)``; None where it is none of these."""
+    """Return a key for one axis: a number, a slice, or a mask or numbers ``(k,)``; None for anything else."""
     if isinstance(part, slice):
         return part
     if part is None or isinstance(part, EllipsisType | bool | np.bool_):
@@ -239,7 +239,7 @@ def _simple(part: Any) -> int | slice | _Array | None:
 
 
 def _as_slice(numbers: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
-    """Return numbers that follow each other as a slice, which is copied in one piece."""
+    """Return consecutive numbers as a slice, which is copied in one piece; others unchanged."""
     if numbers[-1] - numbers[0] + 1 == len(numbers) and (np.diff(numbers) == 1).all():
         return slice(int(numbers[0]), int(numbers[-1]) + 1)
     return numbers

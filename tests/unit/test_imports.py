@@ -68,7 +68,6 @@ UNDESCRIBED: frozenset[str] = frozenset(
         "inputs",
         "networks",
         "pooling",
-        "store",
         "training",
     }
 )
