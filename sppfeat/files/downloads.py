@@ -1,4 +1,4 @@
-"""Files fetched whole and right, or not at all."""
+"""Downloads of files whose checksum is known: a whole and right file arrives, or none."""
 
 import hashlib
 import os
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from sppfeat.errors import WeightsError
+from sppfeat.files.atomic import written_aside
 
 __all__ = ["OnDownload", "download"]
 
-# Takes a file's name, the bytes that have come, and those that will; None where the server does not tell.
 OnDownload: TypeAlias = Callable[[str, int, int | None], None]
+"""Takes a file's name, the bytes that have come, and the total; None where the server does not tell."""
 
-# Without a byte. torch.hub waits for ever, and clusters tend to drop what leaves them rather than refuse it.
+# Without a byte. torch.hub waits forever, and clusters tend to drop outgoing connections rather than refuse them.
 _TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 20
 
@@ -26,15 +27,15 @@ _CHUNK_BYTES = 1 << 20
 def download(
     url: str, path: Path, *, sha256_prefix: str, on_progress: OnDownload = lambda name, done, total: None
 ) -> str:
-    """Fetch a file; put it in its place once it is whole and right.
+    """Fetch a file, and give it its name once it is whole and its checksum is right.
 
-    Until then it is ``<path>.<random>.partial``, which does not survive a failure or an interruption;
-    whatever is at ``path`` stays until it is replaced.
+    Until then it is ``<path>.<random>.partial``, so that several processes may fetch it at once; after a failure or
+    an interruption it is removed. A file that is at ``path`` already stays until it is replaced.
 
     Args:
         url: of the file.
         path: where to put it; its folder is made.
-        sha256_prefix: what its SHA-256 must begin with, in hexadecimal.
+        sha256_prefix: expected beginning of its SHA-256, in hexadecimal.
         on_progress: called with the file's name, bytes done and total (None if unknown): when the server has
             answered, after each piece, and at the end with a total that is known.
 
@@ -47,23 +48,21 @@ def download(
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        # Not put_in_place: a file that can be fetched again need not survive a power failure.
+        with written_aside(path, unfinished, place=os.replace):
             with open(unfinished, "xb") as file:
                 sha256 = _copy(url, file, partial(on_progress, path.name))
             if not sha256.startswith(sha256_prefix):
                 raise OSError(
                     f"what came has SHA-256 {sha256}, expected is one that begins with {sha256_prefix}"
                 )
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
     except (OSError, HTTPException) as error:
         raise WeightsError(f"cannot download {url} to {str(path)!r}: {_reason(error)}") from error
     return sha256
 
 
 def _copy(url: str, file: BinaryIO, on_progress: Callable[[int, int | None], None]) -> str:
-    """Copy what is at a URL; its SHA-256."""
+    """Copy the content of a URL into a file; return its SHA-256."""
     request = urllib.request.Request(url, headers={"User-Agent": "sppfeat"})
     digest, n_bytes = hashlib.sha256(), 0
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
@@ -83,7 +82,7 @@ def _copy(url: str, file: BinaryIO, on_progress: Callable[[int, int | None], Non
 
 
 def _reason(error: Exception) -> str:
-    """Why, in one line."""
+    """Return the reason of a failure in one line."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         return f"the server says {error.code} {error.reason}"
