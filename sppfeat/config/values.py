@@ -10,7 +10,6 @@ from sppfeat.errors import ConfigError
 
 __all__ = [
     "DEFAULT_MAX_DECODE_PIXELS",
-    "MOST_WAYS",
     "StrPath",
     "check_choice",
     "distinct_names",
@@ -24,9 +23,6 @@ StrPath: TypeAlias = str | os.PathLike[str]
 
 DEFAULT_MAX_DECODE_PIXELS = 178_956_970
 """Most pixels of an image; Pillow treats larger ones as decompression bombs."""
-
-MOST_WAYS = 100
-"""Most paths, through links, to one folder: ten folders with links to each other have millions without a cycle."""
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.config.values import MOST_WAYS
 from sppfeat.errors import SppfeatError
 from sppfeat.files.paths import PathTable, natural_key
 
-__all__ = ["FolderWalk", "folder_identity", "walk_order"]
+__all__ = ["MOST_WAYS", "FolderWalk", "folder_identity", "walk_order"]
+
+MOST_WAYS = 100
+"""Most paths, through links, to one folder: ten folders with links to each other have millions without a cycle."""
 
 _SORTED_AT_ONCE = 1 << 14  # names of one folder, as objects with their keys: 4 MB
 

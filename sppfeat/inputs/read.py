@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from sppfeat.config.values import MOST_WAYS
 from sppfeat.errors import ConfigError
-from sppfeat.files.folders import FolderWalk, folder_identity
+from sppfeat.files.folders import MOST_WAYS, FolderWalk, folder_identity
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
 from sppfeat.files.tables import has_utf16_mark

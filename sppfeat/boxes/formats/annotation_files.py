@@ -5,9 +5,9 @@ import hashlib
 import os
 import stat
 
-from sppfeat.config.values import MOST_WAYS, StrPath
+from sppfeat.config.values import StrPath
 from sppfeat.errors import BoxError
-from sppfeat.files.folders import FolderWalk
+from sppfeat.files.folders import MOST_WAYS, FolderWalk
 from sppfeat.files.tables import has_utf16_mark
 
 __all__ = ["FOLDER_SUFFIXES", "AnnotationFiles"]
