@@ -234,10 +234,7 @@ def _positive_number(value: Any) -> float:
 
 
 def _why_missing(path: Path) -> str:
-    from sppfeat.files.remote.output import (
-        url_of,  # which knows of all that uploads; nothing else here needs it
-    )
-    from sppfeat.files.remote.urls import shown
+    from sppfeat.files.remote.urls import shown, url_of
 
     url = url_of(path)
     if url is None:

@@ -1,7 +1,7 @@
-"""Why something remote failed: whether it may pass, and whom it concerns, one object or all of them.
+"""Failures of remote file systems: their reasons, whether they may pass, and whether they concern one object or all.
 
-File systems of many packages raise errors of their own, which have no common base: they are known by the status of
-the server's answer where there was one, else by the names of their classes.
+The file systems of many packages raise errors of their own, without a common base. An error is classified by the
+status of the server's answer if there was one, and by the names of its classes otherwise.
 """
 
 import enum
@@ -10,12 +10,14 @@ import re
 from typing import Any, NamedTuple
 
 from sppfeat.config.wording import one_line
+from sppfeat.errors import ConfigError, SourceError
+from sppfeat.files.remote.urls import shown
 
-__all__ = ["Failure", "Kind", "judge"]
+__all__ = ["Failure", "FailureKind", "judge", "source_error"]
 
 
-class Kind(enum.Enum):
-    """What a failure is about."""
+class FailureKind(enum.Enum):
+    """The kinds of failures, by what has to change before another attempt can succeed."""
 
     MISSING = "the object is not there"
     DENIED = "the object may not be read or written"
@@ -27,34 +29,34 @@ class Kind(enum.Enum):
 
 
 class Failure(NamedTuple):
-    """Why something failed.
+    """A failure of a remote file system.
 
     Attributes:
-        kind: what it is about.
+        kind: see :class:`FailureKind`.
         reason: in words, without anything secret.
     """
 
-    kind: Kind
+    kind: FailureKind
     reason: str
 
     @property
     def is_passing(self) -> bool:
-        """Whether the next attempt may succeed."""
-        return self.kind in (Kind.UNREACHABLE, Kind.BROKEN)
+        """True if the next attempt may succeed."""
+        return self.kind in (FailureKind.UNREACHABLE, FailureKind.BROKEN)
 
 
 _OF_STATUS = {
-    401: Kind.REFUSED,
-    403: Kind.DENIED,
-    404: Kind.MISSING,
-    408: Kind.UNREACHABLE,
-    410: Kind.MISSING,
-    425: Kind.UNREACHABLE,
-    429: Kind.UNREACHABLE,
-    500: Kind.BROKEN,
-    502: Kind.BROKEN,
-    503: Kind.UNREACHABLE,
-    504: Kind.BROKEN,
+    401: FailureKind.REFUSED,
+    403: FailureKind.DENIED,
+    404: FailureKind.MISSING,
+    408: FailureKind.UNREACHABLE,
+    410: FailureKind.MISSING,
+    425: FailureKind.UNREACHABLE,
+    429: FailureKind.UNREACHABLE,
+    500: FailureKind.BROKEN,
+    502: FailureKind.BROKEN,
+    503: FailureKind.UNREACHABLE,
+    504: FailureKind.BROKEN,
 }
 _OF_CODE = {
     **dict.fromkeys(
@@ -66,69 +68,89 @@ _OF_CODE = {
             "SignatureDoesNotMatch",
             "TokenRefreshRequired",
         ),
-        Kind.REFUSED,
+        FailureKind.REFUSED,
     ),
-    **dict.fromkeys(("RequestTimeout", "SlowDown", "Throttling", "ServiceUnavailable"), Kind.UNREACHABLE),
-    **dict.fromkeys(("NoSuchKey", "NoSuchBucket"), Kind.MISSING),
-    **dict.fromkeys(("AccessDenied", "InvalidObjectState"), Kind.DENIED),  # the second: in an archive tier
-    "InternalError": Kind.BROKEN,
+    **dict.fromkeys(
+        ("RequestTimeout", "SlowDown", "Throttling", "ServiceUnavailable"), FailureKind.UNREACHABLE
+    ),
+    **dict.fromkeys(("NoSuchKey", "NoSuchBucket"), FailureKind.MISSING),
+    **dict.fromkeys(
+        ("AccessDenied", "InvalidObjectState"), FailureKind.DENIED
+    ),  # the second: in an archive tier
+    "InternalError": FailureKind.BROKEN,
 }
 _OF_CLASS = {
-    "FileNotFoundError": Kind.MISSING,
-    "PermissionError": Kind.DENIED,
+    "FileNotFoundError": FailureKind.MISSING,
+    "PermissionError": FailureKind.DENIED,
     # Of a body that was cut short.
-    "ClientPayloadError": Kind.BROKEN,
-    "IncompleteReadError": Kind.BROKEN,
-    "IncompleteRead": Kind.BROKEN,
-    "ResponseStreamingError": Kind.BROKEN,
+    "ClientPayloadError": FailureKind.BROKEN,
+    "IncompleteReadError": FailureKind.BROKEN,
+    "IncompleteRead": FailureKind.BROKEN,
+    "ResponseStreamingError": FailureKind.BROKEN,
     # Of no answer.
-    "HTTPClientError": Kind.UNREACHABLE,
-    "ClientConnectionError": Kind.UNREACHABLE,
-    "ClientError": Kind.UNREACHABLE,
-    "TimeoutError": Kind.UNREACHABLE,
-    "FSTimeoutError": Kind.UNREACHABLE,
-    "ConnectionError": Kind.UNREACHABLE,
-    "gaierror": Kind.UNREACHABLE,
-    "TransportError": Kind.UNREACHABLE,
-    "SSHException": Kind.UNREACHABLE,
+    "HTTPClientError": FailureKind.UNREACHABLE,
+    "ClientConnectionError": FailureKind.UNREACHABLE,
+    "ClientError": FailureKind.UNREACHABLE,
+    "TimeoutError": FailureKind.UNREACHABLE,
+    "FSTimeoutError": FailureKind.UNREACHABLE,
+    "ConnectionError": FailureKind.UNREACHABLE,
+    "gaierror": FailureKind.UNREACHABLE,
+    "TransportError": FailureKind.UNREACHABLE,
+    "SSHException": FailureKind.UNREACHABLE,
     # What is left of botocore's: no credentials, a profile or a region that does not exist.
-    "BotoCoreError": Kind.REFUSED,
-    "DefaultCredentialsError": Kind.REFUSED,
-    "RefreshError": Kind.REFUSED,
-    "InvalidURL": Kind.OTHER,
+    "BotoCoreError": FailureKind.REFUSED,
+    "DefaultCredentialsError": FailureKind.REFUSED,
+    "RefreshError": FailureKind.REFUSED,
+    "InvalidURL": FailureKind.OTHER,
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
 def judge(error: Exception) -> Failure:
-    """What an error of a file system means."""
+    """Classify an error that a file system raised."""
     causes = _chain(error)
     for cause in causes:
         code, status = _code(cause), _status(cause)
-        kind = _OF_CODE.get(code) or (_OF_STATUS.get(status, Kind.OTHER) if status else None)
+        kind = _OF_CODE.get(code) or (_OF_STATUS.get(status, FailureKind.OTHER) if status else None)
         if kind is not None:
             return Failure(kind, _said(kind, status, code))
     if isinstance(error, OSError) and error.errno in _FULL:
-        return Failure(Kind.LOCAL, error.strerror or "no space")
+        return Failure(FailureKind.LOCAL, error.strerror or "no space")
     for cause in reversed(causes):  # fsspec says of a server that gives no answer that a file is not there
         for base in type(cause).__mro__:
             if base.__name__ in _OF_CLASS:
                 kind = _OF_CLASS[base.__name__]
                 return Failure(kind, _IN_WORDS[kind] if kind in _IN_WORDS else _text(cause))
-    return Failure(Kind.BROKEN if isinstance(error, OSError) else Kind.OTHER, _text(error))
+    return Failure(FailureKind.BROKEN if isinstance(error, OSError) else FailureKind.OTHER, _text(error))
 
 
-_IN_WORDS = {Kind.MISSING: "no such object", Kind.DENIED: "permission denied"}
+def source_error(verb: str, url: str, failure: Failure) -> ConfigError | SourceError:
+    """Return the error to raise for an input that cannot be accessed.
+
+    Args:
+        verb: what failed, such as ``list``.
+        url: of the input.
+        failure: its reason.
+
+    Returns:
+        A ConfigError if the input does not exist, a SourceError otherwise.
+    """
+    if failure.kind is FailureKind.MISSING:
+        return ConfigError(f"no such object or folder: {shown(url)}")
+    return SourceError(f"cannot {verb} {shown(url)}: {failure.reason}")
 
 
-def _said(kind: Kind, status: int | None, code: str) -> str:
+_IN_WORDS = {FailureKind.MISSING: "no such object", FailureKind.DENIED: "permission denied"}
+
+
+def _said(kind: FailureKind, status: int | None, code: str) -> str:
     if kind in _IN_WORDS and code != "NoSuchBucket":
         return _IN_WORDS[kind]
     return f"the server says {' '.join(filter(None, (str(status or ''), one_line(code))))}"
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and those that it was raised from."""
+    """Return an error and those that it was raised from."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None and cause not in causes:
         causes.append(cause)
@@ -136,7 +158,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status of an answer, wherever its package keeps it."""
+    """Return the HTTP status of an answer, wherever its package keeps it."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -152,14 +174,14 @@ def _status(error: BaseException) -> int | None:
 
 
 def _code(error: BaseException) -> str:
-    """The code of an object store's answer; empty where it has none."""
+    """Return the code of an object store's answer; empty where it has none."""
     response = getattr(error, "response", None)
     code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
     return code if isinstance(code, str) and not code.isdecimal() else ""
 
 
 def _text(error: BaseException) -> str:
-    """What an error says, without what URLs in it may keep: queries and passwords."""
+    """Return the text of an error, without queries and passwords of URLs in it."""
     said = re.sub(r"(?<=://)[^/\s@]*@", "...@", str(error))
     said = re.sub(r"\?[^\s'\")]*", "?...", " ".join(said.split()))
     return one_line(f"{type(error).__name__}: {said}" if said else type(error).__name__, longest=160)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sppfeat.errors import ImageError, SourceError
 from sppfeat.files.byte_ranges import Place
-from sppfeat.files.remote.failures import Failure, Kind, judge
+from sppfeat.files.remote.failures import Failure, FailureKind, judge
 from sppfeat.files.remote.retries import retried
 from sppfeat.files.remote.service import N_TRANSFERS, Service
 from sppfeat.files.remote.urls import shown
@@ -137,11 +137,11 @@ class Transfers:
             SourceError: it is not about this object.
         """
         where = shown(url)
-        if failure.kind is Kind.LOCAL or not self._folder.is_dir():
+        if failure.kind is FailureKind.LOCAL or not self._folder.is_dir():
             raise SourceError(f"cannot write {where} to {str(self._folder)!r}: {failure.reason}")
-        if failure.kind is Kind.REFUSED:
+        if failure.kind is FailureKind.REFUSED:
             raise SourceError(f"cannot read {where}: {failure.reason}")
-        if failure.kind is Kind.UNREACHABLE and not was_answered and not await self._answers_witness():
+        if failure.kind is FailureKind.UNREACHABLE and not was_answered and not await self._answers_witness():
             raise SourceError(f"cannot read {where}, tried for long: {failure.reason}")
         if failure.is_passing:
             self._broken_in_a_row += 1
@@ -151,7 +151,7 @@ class Transfers:
                 )
         else:
             self._answered()
-            self._n_denied += failure.kind is Kind.DENIED
+            self._n_denied += failure.kind is FailureKind.DENIED
         return failure.reason
 
     async def _answers_witness(self) -> bool:
@@ -162,7 +162,7 @@ class Transfers:
         try:
             await self._service.patiently(question)
         except Exception as error:
-            return judge(error).kind in (Kind.MISSING, Kind.DENIED)
+            return judge(error).kind in (FailureKind.MISSING, FailureKind.DENIED)
         return True
 
     async def _attempt(self, url: str, size: int) -> Place:

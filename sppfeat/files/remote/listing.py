@@ -1,38 +1,25 @@
-"""What lies below a URL, page by page."""
+"""Listing of the objects below a URL, page by page."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.files.remote.failures import Failure, Kind, judge
+from sppfeat.files.remote.failures import judge, source_error
 from sppfeat.files.remote.fetcher import UNKNOWN_SIZE
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import shown
 
-__all__ = ["is_folder", "objects_below", "source_error"]
+__all__ = ["is_folder", "objects_below"]
 
 _DEEPEST = 100
 
 
-def source_error(verb: str, url: str, failure: Failure) -> ConfigError | SourceError:
-    """Make the error of an input that cannot be read.
-
-    Args:
-        verb: of what cannot be done, such as ``list``.
-        url: of the input.
-        failure: the reason.
-    """
-    if failure.kind is Kind.MISSING:
-        return ConfigError(f"no such object or folder: {shown(url)}")
-    return SourceError(f"cannot {verb} {shown(url)}: {failure.reason}")
-
-
 def is_folder(service: Service, url: str) -> bool:
-    """Whether there is something below a URL, and no object at it.
+    """Return True if there is something below a URL, and no object at it.
 
     Raises:
         ConfigError: there is nothing.
-        SourceError: that cannot be found out.
+        SourceError: the service does not answer.
     """
     try:
         return bool(service.ask("info", service.path(url))["type"] == "directory")
@@ -41,16 +28,16 @@ def is_folder(service: Service, url: str) -> bool:
 
 
 def objects_below(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
-    """Yield the objects below a URL: their names relative to it, and their bytes, or ``UNKNOWN_SIZE``.
+    """Yield the objects below a URL: name relative to it, and size in bytes or ``UNKNOWN_SIZE``.
 
-    They come as the service lists them: from S3 by a thousand, from others by folder.
+    They come as the service lists them: S3 lists a thousand at a time, others folder by folder.
 
     Raises:
         ConfigError: the URL, or a folder in it, is not there.
         SourceError: it cannot be listed.
     """
     try:
-        if service.scheme in ("s3", "s3a"):
+        if service.is_s3:
             yield from _s3_objects(service, url)
         else:
             yield from _objects_by_folder(service, url)
@@ -61,18 +48,17 @@ def objects_below(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
 
 
 def _s3_objects(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
-    """Yield all keys that begin with a folder's name, which come in the order of their bytes.
+    """Yield all keys that begin with a folder's name, in the order of their bytes.
 
-    Not by s3fs's own ``find``, which keeps a dictionary of 1.2 kB for each until all are there.
+    s3fs's own ``find`` keeps a dictionary of 1.2 kB for each of them until all are there.
     """
-    fs = service.fs
-    bucket, key, _ = fs.split_path(service.path(url))
+    bucket, key = service.s3_bucket_and_key(url)
     prefix = f"{key}/" if key else ""
     where: dict[str, str] = {}
     while True:
         question = {"Bucket": bucket, "Prefix": prefix, **where}
         page = service.run(
-            service.persistently(lambda question=question: fs._call_s3("list_objects_v2", **question))  # type: ignore[misc]
+            service.persistently(lambda question=question: service.call_s3("list_objects_v2", **question))  # type: ignore[misc]
         )
         for entry in page.get("Contents", ()):
             yield _encoded(entry["Key"][len(prefix) :]), int(entry["Size"])
@@ -82,7 +68,7 @@ def _s3_objects(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
 
 
 def _objects_by_folder(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
-    """Yield what lies in a folder and in those below it, in the order of the bytes of the names."""
+    """Yield the objects in a folder and in those below it, in the order of the bytes of their names."""
     top = service.path(url).rstrip("/") + "/"
     stack = [_entries(service, top)]
     while stack:
@@ -101,7 +87,7 @@ def _objects_by_folder(service: Service, url: str) -> Iterator[tuple[bytes, int]
 
 
 def _entries(service: Service, folder: str) -> Iterator[tuple[str, int]]:
-    """What lies in one folder: paths, with a slash behind those of folders, and bytes; hidden ones left out."""
+    """Return the entries of one folder: paths, with a slash behind those of folders, and sizes; no hidden ones."""
     found = {}
     for entry in service.ask(
         "ls", folder if service.scheme in ("http", "https") else folder.rstrip("/"), detail=True

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,10 @@ from sppfeat.files.locks import OutputLock
 from sppfeat.files.outputs import layout_of, remove_leftovers, replacement_of
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.uploads import check_writable, download, upload, version_of
-from sppfeat.files.remote.urls import check_url, shown
+from sppfeat.files.remote.urls import check_url, shown, url_of
 from sppfeat.files.versions import FileVersion
 
-__all__ = ["LocalOutput", "local_output", "url_of"]
-
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+]+):(/{1,3})(?=[^/])")
-_OF_THIS_MACHINE = ("file", "local")
+__all__ = ["LocalOutput", "local_output"]
 
 
 @dataclass
@@ -73,23 +69,6 @@ class LocalOutput:
     def _check_unchanged(self, service: Service, url: str) -> None:
         if version_of(service, url) != self._found:
             raise StoreError(f"{shown(url)} was written by somebody else since this was begun")
-
-
-def url_of(output: StrPath) -> str | None:
-    """The URL that an output is, also where a ``Path`` was made of it, which has one of its slashes; None for a path.
-
-    Example:
-        >>> url_of("s3://bucket/features.h5"), url_of(Path("s3://bucket/features.h5")), url_of("features.h5")
-        ('s3://bucket/features.h5', 's3://bucket/features.h5', None)
-    """
-    text = os.fspath(output)
-    found = _URL.match(text)
-    if found is None:
-        return None
-    scheme, slashes = found.groups()
-    if slashes == "/":
-        slashes = "///" if scheme in _OF_THIS_MACHINE else "//"
-    return f"{scheme}:{slashes}{text[found.end() :]}"
 
 
 @contextlib.contextmanager

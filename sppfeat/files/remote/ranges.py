@@ -1,4 +1,4 @@
-"""Parts of objects: read by their bytes, and as a file that reads on ahead."""
+"""Ranges of bytes of remote objects: read one by one, or as a file that reads ahead."""
 
 import asyncio
 from typing import Any
@@ -18,15 +18,16 @@ _NEAR = (
 
 
 class RangeError(OSError):
-    """A part of an object cannot be read; its text says why."""
+    """A range of an object cannot be read; the text is the reason."""
 
 
 async def read_range(service: Service, path: str, start: int, stop: int) -> bytes:
-    """Return some bytes of an object, once; fewer are an error that may pass.
+    """Return the bytes of an object from ``start`` to ``stop``, in one attempt.
 
     Raises:
+        ConnectionError: fewer bytes came; the next attempt may succeed.
         Exception: of the file system.
-        RangeError: the service sends what was not asked for.
+        RangeError: the service ignores the range.
     """
     content: bytes = await service.call("cat_file", path, start=start, end=stop)
     if len(content) < stop - start:
@@ -37,15 +38,15 @@ async def read_range(service: Service, path: str, start: int, stop: int) -> byte
 
 
 class RangeFile(RawBytes):
-    """An object as a file: what follows what was read is fetched ahead, many requests at once; jumps fetch little.
+    """An object as a file that reads ahead in several requests at once; after a jump it fetches little.
 
-    Headers of an archive are not read one by one over a network where members are small: going on costs less than
-    asking. Of members of more than some MB only the headers come.
+    The headers of an archive with small members come along with them, since reading on costs less than another
+    request. Of an archive with members of many MB only the headers are fetched.
 
     Args:
-        service: where it is.
-        path: as the file system calls it.
-        nbytes: of all of it.
+        service: that serves it.
+        path: name of the object in the file system.
+        nbytes: of the whole object.
     """
 
     def __init__(self, service: Service, path: str, nbytes: int) -> None:
@@ -55,7 +56,7 @@ class RangeFile(RawBytes):
         self._start, self._content = 0, b""
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read on, as far as it is here or can be fetched at once.
+        """Read on into a buffer, as far as one fetch reaches.
 
         Raises:
             RangeError: it cannot be fetched.
@@ -72,7 +73,7 @@ class RangeFile(RawBytes):
         return len(content)
 
     def _fetch(self) -> None:
-        """Fetch what is at the position, and some of what follows."""
+        """Fetch the bytes at the position, and some of those behind them."""
         end = self._start + len(self._content)
         goes_on = bool(self._content) and 0 <= self._position - end <= _NEAR
         stop = min(self._nbytes, self._position + (_BLOCK * _BLOCKS_AHEAD if goes_on else _JUMP))

@@ -1,4 +1,4 @@
-"""Trying again what may pass: how often, how long, and with which pauses."""
+"""Retries of attempts whose failure may pass: their number, their duration and the pauses between them."""
 
 import asyncio
 import random
@@ -14,10 +14,10 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Patience:
-    """How long something that may pass is waited for.
+    """The limits on retries.
 
     Attributes:
-        attempts: so many at most.
+        attempts: most attempts.
         first_delay: seconds before the second attempt; each pause is twice the last one.
         longest_delay: seconds that no pause exceeds.
         total: seconds after which no further attempt begins.
@@ -33,7 +33,7 @@ class Patience:
     def delays(self) -> Iterator[float]:
         """Yield the pause before each attempt after the first: a random half to all of it.
 
-        Many transfers that failed together do not come back together, which is what brought the server down.
+        The randomness spreads transfers that failed together: all at once, they may bring the server down again.
         """
         for attempt in range(self.attempts - 1):
             yield min(self.first_delay * 2**attempt, self.longest_delay) * random.uniform(0.5, 1)
@@ -47,13 +47,13 @@ async def retried(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> _Value:
-    """What the first attempt that does not fail returns.
+    """Repeat an attempt until it succeeds, and return its result.
 
     Args:
         attempt: makes one.
-        is_passing: whether a failure may be gone with the next attempt; any other ends it at once.
-        patience: how long.
-        sleep, clock: of this system.
+        is_passing: True for a failure that may be gone with the next attempt; any other is raised at once.
+        patience: the limits.
+        sleep, clock: replaced by tests.
 
     Raises:
         Exception: that of the last attempt.

@@ -1,4 +1,7 @@
-"""A remote file system, connected to when it is needed, by each process for itself."""
+"""The remote file system of a URL: each process connects for itself, when it first needs it.
+
+All private names of fsspec and s3fs are used here.
+"""
 
 import asyncio
 import concurrent.futures
@@ -19,13 +22,13 @@ __all__ = ["N_TRANSFERS", "PATIENCE", "Service"]
 _Value = TypeVar("_Value")
 
 N_TRANSFERS = 32
-"""Objects that are transferred at once."""
+"""Most objects that are transferred at once."""
 
 PATIENCE = Patience()
-"""With services, where nothing else is said."""
+"""Limits on retries where none are given."""
 
-# Never given back before the process ends. In a forked one, giving back those of the parent would take the sockets of
-# both from the epoll that they share, and the parent would wait for its answers for ever.
+# Never released before the process ends. In a forked process, releasing those of the parent would remove the sockets
+# of both from the epoll that they share, and the parent would wait for its answers forever.
 _connected: list[Any] = []
 
 _ONE_AT_ONCE = ("ftp", "sftp", "ssh", "smb")  # one connection, which threads cannot share
@@ -33,13 +36,13 @@ _OF_EXTRA = ("fsspec", "s3fs", "aiobotocore", "botocore", "aiohttp")
 
 
 class Service:
-    """What serves the objects of a URL, and of others that differ from it in their path only.
+    """The server of the objects of a URL, and of others that differ from it in their path only.
 
-    Copies and other processes, forked ones too, connect again.
+    Copies and other processes, forked ones included, connect again.
 
     Args:
-        url: which; see :func:`sppfeat.files.remote.urls.check_url`.
-        patience: with what may pass.
+        url: as :func:`sppfeat.files.remote.urls.check_url` returns it.
+        patience: limits on retries.
     """
 
     def __init__(self, url: str, *, patience: Patience | None = None) -> None:
@@ -51,7 +54,7 @@ class Service:
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return what another process makes its own from."""
+        """Pickle the URL and the patience: the other process connects for itself."""
         return functools.partial(Service, patience=self.patience), (self._url,)
 
     def __repr__(self) -> str:
@@ -59,12 +62,12 @@ class Service:
 
     @property
     def scheme(self) -> str:
-        """Of its URLs."""
+        """Scheme of its URLs."""
         return self._url.partition("://")[0]
 
     @functools.cached_property
     def key(self) -> tuple[str, str]:
-        """Equal for URLs of the same service."""
+        """A key that is equal for URLs of the same service."""
         return self.scheme, repr(sorted(self._class._get_kwargs_from_urls(self._url).items()))
 
     @property
@@ -72,7 +75,7 @@ class Service:
         """The file system of fsspec, of this process.
 
         Raises:
-            ConfigError: it cannot be made of what the URL and the user's configuration say.
+            ConfigError: URL and configuration of the user make none.
         """
         if self._connected is None or self._connected[0] != os.getpid():
             self._connected = os.getpid(), self._connect()
@@ -107,8 +110,8 @@ class Service:
             fs = self._class(**options)
         except Exception as error:  # whatever a file system makes of settings that it cannot use
             raise ConfigError(f"cannot connect to {shown(self._url)}: {judge(error).reason}") from error
-        if self.scheme in ("s3", "s3a"):
-            fs.retries = 1  # what may pass is tried again here, in one place
+        if self.is_s3:
+            fs.retries = 1  # retries are made here, in one place
         else:
             fs.invalidate_cache()  # others of this process may have listed with it
         if not any(fs is other for other in _connected):
@@ -116,15 +119,30 @@ class Service:
         return fs
 
     def connect(self) -> None:
-        """Find out now whether its package is there and its settings can be used; raises as :attr:`fs`."""
+        """Connect now, so that a missing package and invalid settings are reported early; raises as :attr:`fs`."""
         _ = self.fs
 
     def path(self, url: str) -> str:
-        """What the file system calls a URL."""
+        """Return the file system's name for a URL."""
         return str(self.fs._strip_protocol(url))
 
+    @property
+    def is_s3(self) -> bool:
+        """True if it speaks the protocol of S3."""
+        return self.scheme in ("s3", "s3a")
+
+    def s3_bucket_and_key(self, url: str) -> tuple[str, str]:
+        """Return the bucket and the key that a URL of S3 names; the key is empty for a bucket."""
+        bucket, key, _ = self.fs.split_path(self.path(url))
+        return bucket, key
+
+    def call_s3(self, operation: str, **arguments: Any) -> Awaitable[Any]:
+        """Call an operation of the S3 interface, such as ``put_object``, once."""
+        answer: Awaitable[Any] = self.fs._call_s3(operation, **arguments)
+        return answer
+
     def run(self, coroutine: Coroutine[Any, Any, _Value]) -> _Value:
-        """What a coroutine returns that runs in fsspec's own thread; it ends with an interruption of this one.
+        """Run a coroutine in fsspec's own thread and return its result; an interruption of this thread ends it.
 
         Raises:
             SourceError: :meth:`cancel` was called.
@@ -143,14 +161,14 @@ class Service:
                 self._running.discard(future)
 
     def cancel(self) -> None:
-        """End what is running for other threads, at once; not what they begin after that."""
+        """End the transfers that other threads wait for, but none that they begin later."""
         with self._lock:
             running = list(self._running)
         for future in running:
             future.cancel()
 
     async def call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """What a method of the file system returns, of those that it has waiting or not; once."""
+        """Call a method of the file system once, be it asynchronous or not, and return its result."""
         fs = self.fs
         if fs.async_impl:
             return await getattr(fs, f"_{method}")(*arguments, **options)
@@ -161,11 +179,11 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def patiently(self, answer: Awaitable[_Value]) -> _Value:
-        """Return an answer; TimeoutError where it takes longer than anybody is silent."""
+        """Return an answer; raise TimeoutError if it takes longer than ``patience.silence``."""
         return await asyncio.wait_for(answer, self.patience.silence)
 
     async def persistently(self, attempt: Callable[[], Awaitable[_Value]]) -> _Value:
-        """What an attempt returns, tried again while it fails with what may pass."""
+        """Repeat an attempt while its failure may pass, and return its result."""
 
         async def limited() -> _Value:
             return await asyncio.wait_for(attempt(), self.patience.silence)
@@ -175,7 +193,7 @@ class Service:
         )
 
     def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """What a method of the file system returns, likewise.
+        """Call a method of the file system as often as it takes, and return its result.
 
         Raises:
             Exception: that of the last attempt.
@@ -184,7 +202,7 @@ class Service:
 
 
 def _own_options(scheme: str) -> dict[str, Any]:
-    """Settings beside those of the user, whose own win."""
+    """Return our settings for a scheme; those of the user take precedence."""
     if scheme in ("s3", "s3a"):
         configured = _configured(("s3", "s3a"))
         return {
@@ -208,6 +226,6 @@ def _own_options(scheme: str) -> dict[str, Any]:
 
 
 def _configured(schemes: tuple[str, ...]) -> dict[str, Any]:
-    """What the user's configuration of fsspec says of a kind of URLs."""
+    """Return the settings for some schemes in the user's configuration of fsspec."""
     conf = import_extra("fsspec.config", extra="remote", purpose="reading URLs").conf
     return {name: value for scheme in schemes for name, value in conf.get(scheme, {}).items()}

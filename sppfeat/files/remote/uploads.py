@@ -1,4 +1,4 @@
-"""Files of this machine put where a URL says, whole or not at all; and files brought from there."""
+"""Uploads of files, whole or not at all, and downloads of objects of any size."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sppfeat.errors import ConfigError, SourceError, StoreError
-from sppfeat.files.remote.failures import Kind, judge
+from sppfeat.files.remote.failures import FailureKind, judge
 from sppfeat.files.remote.retries import retried
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import shown
@@ -35,17 +35,17 @@ _ATOMIC = (
 
 
 def version_of(service: Service, url: str) -> str | None:
-    """What changes with the content of an object; None where there is none.
+    """Return a digest that changes with the content of an object; None where there is no object.
 
     Raises:
-        SourceError: the service cannot be reached, or does not say.
+        SourceError: the service cannot be reached, or does not answer.
         StoreError: it is a folder.
     """
     try:
         found = service.ask("info", service.path(url))
     except Exception as error:
         failure = judge(error)
-        if failure.kind is Kind.MISSING:
+        if failure.kind is FailureKind.MISSING:
             return None
         raise SourceError(f"cannot look for {shown(url)}: {failure.reason}") from error
     if found["type"] == "directory":
@@ -54,17 +54,17 @@ def version_of(service: Service, url: str) -> str | None:
 
 
 def check_writable(service: Service, url: str) -> None:
-    """Raise unless something can be written there, as far as that can be found out without writing it.
+    """Check that an object can be written to a URL, as far as that can be found out without writing it.
 
     Raises:
-        ConfigError: nothing can be written by this kind of URL.
+        ConfigError: no object can be written to this kind of URL, or it is a bucket.
         SourceError: the service refuses.
     """
     if service.scheme in ("http", "https"):
         raise ConfigError(f"nothing can be written to {shown(url)}; allowed: an object store, such as s3://")
-    if not _is_s3(service):
+    if not service.is_s3:
         return
-    bucket, key, _ = service.fs.split_path(service.path(url))
+    bucket, key = service.s3_bucket_and_key(url)
     if not key:
         raise ConfigError(
             f"the output {shown(url)} is a bucket; give an object in it, such as '/features.h5'"
@@ -76,15 +76,15 @@ def check_writable(service: Service, url: str) -> None:
 
 
 def upload(service: Service, file: Path, url: str) -> None:
-    """Put a file where a URL says; what was there before stays until the new one is there, whole.
+    """Upload a file; an object that is at the URL already stays until the new one is there as a whole.
 
     Raises:
-        SourceError: that failed, for longer than anybody has patience.
+        SourceError: all attempts failed.
     """
     target, size = service.path(url), os.stat(file).st_size
     try:
-        if _is_s3(service):
-            service.run(_upload_to_s3(service, file, target, size))
+        if service.is_s3:
+            service.run(_upload_to_s3(service, file, url, size))
         elif service.scheme in _ATOMIC:
             service.run(_retried(service, lambda: service.call("put_file", str(file), target)))
         else:
@@ -99,10 +99,10 @@ def upload(service: Service, file: Path, url: str) -> None:
 
 
 def download(service: Service, url: str, file: Path) -> None:
-    """Bring an object here, of any size.
+    """Download an object of any size into a file.
 
     Raises:
-        SourceError: that failed, for longer than anybody has patience.
+        SourceError: all attempts failed.
     """
     try:
         service.run(_retried(service, lambda: service.call("get_file", service.path(url), str(file))))
@@ -110,24 +110,20 @@ def download(service: Service, url: str, file: Path) -> None:
         raise SourceError(f"cannot read {shown(url)}: {judge(error).reason}") from error
 
 
-def _is_s3(service: Service) -> bool:
-    return service.scheme in ("s3", "s3a")
-
-
 async def _retried(service: Service, attempt: Callable[[], Awaitable[Any]]) -> Any:
     return await retried(attempt, is_passing=lambda error: judge(error).is_passing, patience=service.patience)
 
 
 async def _begin_and_abort(service: Service, where: dict[str, str]) -> None:
-    s3 = service.fs._call_s3
-    begun = await service.persistently(lambda: s3("create_multipart_upload", **where))
-    await service.persistently(lambda: s3("abort_multipart_upload", **where, UploadId=begun["UploadId"]))
+    begun = await service.persistently(lambda: service.call_s3("create_multipart_upload", **where))
+    await service.persistently(
+        lambda: service.call_s3("abort_multipart_upload", **where, UploadId=begun["UploadId"])
+    )
 
 
-async def _upload_to_s3(service: Service, file: Path, target: str, size: int) -> None:
-    """Upload in parts, a few at once, each tried again for itself; s3fs would begin with the whole file again."""
-    fs = service.fs
-    bucket, key, _ = fs.split_path(target)
+async def _upload_to_s3(service: Service, file: Path, url: str, size: int) -> None:
+    """Upload in parts, a few at once; each is retried by itself, where s3fs would send the whole file again."""
+    bucket, key = service.s3_bucket_and_key(url)
     where = {"Bucket": bucket, "Key": key}
     with open(file, "rb") as opened:
 
@@ -135,24 +131,26 @@ async def _upload_to_s3(service: Service, file: Path, target: str, size: int) ->
             return os.pread(opened.fileno(), n_bytes, start)
 
         if size <= _PART_BYTES:
-            await _sent(service, lambda: fs._call_s3("put_object", **where, Body=read(0, size)))
+            await _sent(service, lambda: service.call_s3("put_object", **where, Body=read(0, size)))
             return
-        begun = await service.persistently(lambda: fs._call_s3("create_multipart_upload", **where))
+        begun = await service.persistently(lambda: service.call_s3("create_multipart_upload", **where))
         where["UploadId"] = begun["UploadId"]
         try:
             parts = await _send_parts(service, where, size, read)
             await service.persistently(
-                lambda: fs._call_s3("complete_multipart_upload", **where, MultipartUpload={"Parts": parts})
+                lambda: service.call_s3(
+                    "complete_multipart_upload", **where, MultipartUpload={"Parts": parts}
+                )
             )
         except BaseException:  # an interruption, too: what is left there would be paid for
-            await asyncio.shield(fs._call_s3("abort_multipart_upload", **where))
+            await asyncio.shield(service.call_s3("abort_multipart_upload", **where))
             raise
 
 
 async def _send_parts(
     service: Service, where: dict[str, str], size: int, read: Callable[[int, int], bytes]
 ) -> list[dict[str, Any]]:
-    """Send the parts of a file; return what S3 wants to hear of them in the end."""
+    """Send the parts of a file; return the list of them that completes the upload."""
     n_bytes = max(_PART_BYTES, -(-size // _MOST_PARTS))
     starts = range(0, size, n_bytes)
     etags = [""] * len(starts)
@@ -162,7 +160,7 @@ async def _send_parts(
         for i in left:
             answer = await _sent(
                 service,
-                lambda i=i: service.fs._call_s3(  # type: ignore[misc]
+                lambda i=i: service.call_s3(  # type: ignore[misc]
                     "upload_part", **where, PartNumber=i + 1, Body=read(starts[i], n_bytes)
                 ),
             )

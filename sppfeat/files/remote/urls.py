@@ -1,22 +1,43 @@
-"""URLs as inputs and outputs: which are taken, and how messages show them."""
+"""URLs of inputs and outputs: how they are recognized, checked, and shown in messages."""
 
+import os
 import re
 
+from sppfeat.config.values import StrPath
 from sppfeat.errors import ConfigError
 
-__all__ = ["check_url", "shown"]
+__all__ = ["check_url", "shown", "url_of"]
 
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+]+):(/{1,3})(?=[^/])")
 _HAS_PASSWORD = re.compile(r"[^/]*:[^/]*@")  # of what follows the scheme
 _WEB = ("http", "https")
+_OF_THIS_MACHINE = ("file", "local")
+
+
+def url_of(output: StrPath) -> str | None:
+    """Return an output's URL, or None if it is a path; a ``Path`` made of a URL has lost one of its slashes.
+
+    Example:
+        >>> url_of("s3://bucket/features.h5"), url_of(Path("s3://bucket/features.h5")), url_of("features.h5")
+        ('s3://bucket/features.h5', 's3://bucket/features.h5', None)
+    """
+    text = os.fspath(output)
+    found = _URL.match(text)
+    if found is None:
+        return None
+    scheme, slashes = found.groups()
+    if slashes == "/":
+        slashes = "///" if scheme in _OF_THIS_MACHINE else "//"
+    return f"{scheme}:{slashes}{text[found.end() :]}"
 
 
 def check_url(url: str) -> str:
-    """Return a URL with its scheme in lower case, without slashes at its end.
+    """Return a URL with its scheme in lower case and without slashes at its end.
 
-    Nothing secret may be in it: it is written into the output, and shown in messages.
+    It may not hold anything secret, since it is written into the output and shown in messages.
 
     Raises:
-        ConfigError: it has a password, a query, nothing behind the scheme, or a path of which parts are empty or dots.
+        ConfigError: it has a password, a query, nothing behind the scheme, or a path with empty parts or dots.
     """
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
@@ -42,7 +63,7 @@ def check_url(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL as a message shows it: without what may be secret."""
+    """Return a URL as a message shows it: quoted, without its password and its query, which may be secret."""
     scheme, separator, rest = url.partition("://")
     if _HAS_PASSWORD.match(rest):
         rest = f"...@{rest[rest.rindex('@') + 1 :]}"

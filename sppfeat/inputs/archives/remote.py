@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
-from sppfeat.files.remote.failures import Kind, judge
+from sppfeat.files.remote.failures import FailureKind, judge, source_error
 from sppfeat.files.remote.fetcher import Job, Transfers
-from sppfeat.files.remote.listing import source_error
 from sppfeat.files.remote.ranges import RangeError, RangeFile, read_range
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import shown
@@ -135,7 +134,7 @@ class RemoteMemberStorage:
             found = self.service.ask("info", self.service.path(self.url))
         except Exception as error:
             failure = judge(error)
-            if failure.kind in (Kind.MISSING, Kind.DENIED):
+            if failure.kind in (FailureKind.MISSING, FailureKind.DENIED):
                 return f"its archive cannot be read: {failure.reason}"
             raise source_error("read the archive", self.url, failure) from error
         is_same = FileVersion.of_object(found).has_content_of(self.version)

@@ -12,7 +12,8 @@ from object_store import QUICK
 from sppfeat.errors import ConfigError, SourceError, StoreError
 from sppfeat.files.outputs import replacement_of
 from sppfeat.files.remote import uploads
-from sppfeat.files.remote.output import local_output, url_of
+from sppfeat.files.remote.output import local_output
+from sppfeat.files.remote.urls import url_of
 
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
