@@ -1,4 +1,4 @@
-"""The library's front door: images in, descriptors out, in memory."""
+"""The library's front door: descriptors of images in memory."""
 
 import contextlib
 import dataclasses
@@ -23,18 +23,17 @@ from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, InputSpec, parse_levels
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
-from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
 from sppfeat.extraction.describe import Describer, RegionRequest
 from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.recompute import load_recorded_backbone
 from sppfeat.extraction.regions import Projector, best_scales
 from sppfeat.extraction.setup import adopt_mean_norm, configure, descriptor_columns
+from sppfeat.extraction.single_images import ImageReader, name_image
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.downloads import OnDownload
 from sppfeat.geometry import FeatureGeometry
-from sppfeat.inputs.lookup import find_image
 from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
 from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 from sppfeat.store.feature_table import FeatureTable
@@ -49,7 +48,7 @@ ImageLike: TypeAlias = StrPath | Place | Image.Image | npt.NDArray[np.uint8]
 
 
 class NetworkInput(NamedTuple):
-    """An image as the network gets it.
+    """An image at the size of its network input.
 
     Attributes:
         image_hw: height and width of the image as displayed, in pixels.
@@ -61,37 +60,35 @@ class NetworkInput(NamedTuple):
 
 
 class Extractor:
-    """Descriptors of images, or of boxes in them, as numpy arrays.
+    """Computes descriptors of images, or of boxes in them, as numpy arrays.
 
     Args:
         backbone: torchvision's name of a model, or a network of your own that takes ``(N, 3, H, W)``.
-        weights: a torchvision weight name, a file, or ``"none"``; not with a network of your own.
-        weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
-        layer: node name, or several: their descriptors stand side by side. With a network of your own
-            it must be given.
-        levels: the pyramid; ``(1, 2, 4)``, or what the head takes, where None.
+        weights: name of torchvision's weights, a file, or ``"none"``; not with a network of your own.
+        weights_dir: a folder to search for named weights before torch's hub cache.
+        layer: name of a node, or several names, put side by side; required with a network of your own.
+        levels: the pyramid; None: ``(1, 2, 4)``, or the level that the head takes.
         pool: ``"max"`` or ``"avg"``.
         normalize: ``"none"``, ``"l2"`` or ``"power"``.
-        normalize_from: a feature file whose mean norm is taken over.
+        normalize_from: a feature file whose mean norm is used.
         head: ``"fc6"`` or ``"fc7"``: the network's fully connected layers after the pooling.
         size: short side of the network input in pixels, or ``"native"``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
         precision: ``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``.
-        batch_size: images per batch; chosen by their size where None.
-        mean, std: of the network input; the weights' own where None (ImageNet's for your own network).
-        seed: of the initial values with ``weights="none"``.
+        batch_size: images per batch; None: chosen by their size.
+        mean, std: of the network input; None: those of the weights (ImageNet's for your own network).
+        seed: seed of the initial values with ``weights="none"``.
         max_decode_pixels: an image file of more pixels is refused.
-        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it is
-            downloaded; a bar on standard error where None.
+        on_download: called during a download: file name, bytes done, bytes in total or None; None: draw a bar.
         **inputs: ``max_pixels``, ``round_to``, ``exif``, ``decode`` (of image files), ``flip`` as in
             :class:`sppfeat.config.specs.InputSpec`.
 
     Raises:
-        SppfeatError: settings, backbone, layer or weights that do not go.
+        SppfeatError: settings, backbone, layer or weights are wrong, or do not go together.
 
     Attributes:
-        config: everything that a descriptor depends on, but a reduction of it.
-        columns: which column of a descriptor is what.
+        config: the settings that shape a descriptor, without its reduction.
+        columns: the columns of a descriptor.
     """
 
     def __init__(
@@ -124,11 +121,11 @@ class Extractor:
             normalize=normalize,
             normalize_from=None if normalize_from is None else Path(normalize_from),
         )
-        choice.spec()  # settings that are wrong by themselves are found before a network is built
+        choice.spec()  # finds wrong settings before the network is built
         run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
         choose_device(device, precision)
         if isinstance(backbone, str):
-            with _download_progress(on_download) as progress:
+            with _download_progress(on_download) as show:
                 loaded = load_backbone(
                     backbone,
                     weights=weights,
@@ -138,15 +135,14 @@ class Extractor:
                     mean=mean,
                     std=std,
                     head=head,
-                    on_download=progress,
+                    on_download=show,
                 )
         elif head is None:
             loaded = wrap_module(backbone, layers=layers, mean=mean, std=std)
         else:
             raise ConfigError(f"head is {head!r}, which a network of your own has not: allowed: None")
         spec = InputSpec(size=_parse_size(size), **inputs)
-        config = configure(loaded, spec, choice, precision=precision)
-        config = adopt_mean_norm(config, choice.normalize_from)
+        config = adopt_mean_norm(configure(loaded, spec, choice, precision=precision), choice.normalize_from)
         if config.descriptor.mean_norm is not None and config.descriptor.norm_factors is None:
             raise ConfigError(
                 f"normalize is {normalize!r}, which is estimated on many images: give normalize_from=, a feature "
@@ -166,18 +162,18 @@ class Extractor:
         max_decode_pixels: int = RunOptions.max_decode_pixels,
         on_download: OnDownload | None = None,
     ) -> "Extractor":
-        """What made a feature file: its descriptors are those that the file would have of the same images.
+        """Load the extractor that made a feature file; it computes the descriptors that the file would have.
 
-        Where the file's descriptors were reduced (``sppfeat reduce``), these are, too.
+        If the file's descriptors were reduced (``sppfeat reduce``), these are reduced as well.
 
         Args:
             file: a feature file, or its path.
-            weights: where the weights are now, a file or a name; as recorded where None.
-            weights_dir: a folder in which weights that are named are looked for first.
-            device, batch_size, max_decode_pixels, on_download: as of the class.
+            weights: file or name of the weights now; None: as recorded.
+            weights_dir: a folder to search for named weights first.
+            device, batch_size, max_decode_pixels, on_download: as for the class.
 
         Raises:
-            StoreError: no feature file, or its weights are gone or others by now.
+            StoreError: not a feature file, or its weights are gone or have changed.
             SppfeatError: its network cannot be loaded.
         """
         run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
@@ -185,10 +181,8 @@ class Extractor:
             if not isinstance(file, FeatureTable):
                 file = opened.enter_context(FeatureTable(file))
             choose_device(device, file.config.precision)
-            progress = opened.enter_context(_download_progress(on_download))
-            loaded = load_recorded_backbone(
-                file, weights=weights, weights_dir=weights_dir, on_download=progress
-            )
+            show = opened.enter_context(_download_progress(on_download))
+            loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=show)
             if file.extracted_columns != descriptor_columns(file.config, loaded):
                 raise StoreError(
                     f"{str(file.path)!r}: its columns are not those of its network and its settings"
@@ -211,6 +205,7 @@ class Extractor:
         )
         self._reduction = reduction
         self._run = run
+        self._reader = ImageReader(config, run.max_decode_pixels)
         self._backbone = backbone
         self._describer = Describer(
             backbone,
@@ -223,7 +218,7 @@ class Extractor:
 
     @property
     def dimension(self) -> int:
-        """Length of a descriptor."""
+        """Number of values in a descriptor."""
         return self.columns[-1].stop
 
     def __call__(
@@ -234,25 +229,25 @@ class Extractor:
         projection: str | None = None,
         margin: float | None = None,
     ) -> Any:
-        """Descriptors of one image or many.
+        """Compute the descriptors of one image or many.
 
         Args:
-            images: one image or a sequence: a path, also of an image in an archive (``a.zip/b.jpg``), a part of a
-                file, a Pillow image, or an ``(H, W, 3)`` or ``(H, W)`` uint8 array (RGB or grey).
-            boxes: for one image a ``(K, 4)`` array, for many a sequence of such: ``xyxy`` in pixels of the
+            images: one image or a sequence: a path, which may lead into an archive (``a.zip/b.jpg``), a part of a file,
+                a Pillow image, or an ``(H, W, 3)`` or ``(H, W)`` uint8 array (RGB or gray).
+            boxes: a ``(K, 4)`` array for one image, a sequence of such arrays for many: ``xyxy`` in pixels of the
                 image as displayed, 0-based edges, half-open (the whole image is ``[0, 0, width, height]``).
-            projection: how boxes become cells: ``"sppnet"``, ``"paper"`` or ``"roi_pool"``; that of the file's boxes
-                (:meth:`from_file`), or ``"sppnet"``, where None.
-            margin: network-input pixels by which each box is tightened on each side; likewise, or 0.
+            projection: projection of boxes to cells: ``"sppnet"``, ``"paper"`` or ``"roi_pool"``; None: that of the
+                file (:meth:`from_file`), or ``"sppnet"``.
+            margin: network-input pixels by which each box is tightened on each side; None: that of the file, or 0.
 
         Returns:
-            Without boxes ``(D,)`` float32 for one image, ``(N, D)`` for many. With boxes ``(K, D)`` for one,
-            a list of such for many. Boxes are clipped to their image; one that has no area inside, or is not
-            finite, gives a row of NaN.
+            Without boxes ``(D,)`` float32 for one image, ``(N, D)`` for many. With boxes ``(K, D)`` for one image,
+            a list of such arrays for many. Boxes are clipped to their image; a box without area inside its image, or
+            with a value that is not finite, gives a row of NaN.
 
         Raises:
-            ImageError: an image cannot be read; it is named.
-            BoxError: boxes are malformed, or not one array per image.
+            ImageError: an image cannot be read; the message names it.
+            BoxError: boxes are malformed, or there is not one array for each image.
         """
         many = [images] if _is_one_image(images) else list(cast("Sequence[ImageLike]", images))
         if boxes is None:
@@ -268,39 +263,39 @@ class Extractor:
         return [self._boxes_of(image, own, projector) for image, own in zip(many, boxes, strict=True)]
 
     def network_input(self, image: ImageLike, *, scale: int = 0) -> NetworkInput:
-        """An image as the network gets it, before its mean is subtracted.
+        """Read an image and resize it for the network; its mean is not subtracted yet.
 
         Args:
-            image: as above.
-            scale: which of the short sides of ``config.input``, where there are several.
+            image: an image, in any form that a call takes.
+            scale: index of the short side in ``config.input``.
 
         Raises:
-            ImageError: it cannot be read, or not brought to a size that the network takes.
+            ImageError: the image cannot be read, or has no size that the network takes.
         """
-        image_hw, sizes = self._sizes(image)
+        image_hw, sizes = self._reader.input_sizes(image)
         in_h, in_w = sizes[scale].tolist()
-        return NetworkInput(image_hw, self._pixels(image, image_hw, (in_h, in_w)))
+        return NetworkInput(image_hw, self._reader.pixels(image, image_hw, (in_h, in_w)))
 
     def feature_maps(self, pixels: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
-        """What the layers make of an image, before pooling.
+        """Compute the feature maps of an image, before pooling.
 
         Args:
-            pixels: ``(H, W, 3)`` uint8 RGB, as :meth:`network_input` gives them.
+            pixels: ``(H, W, 3)`` uint8 RGB, as :meth:`network_input` returns them.
 
         Returns:
-            For each layer of ``config.backbone`` its map, ``(1, C, H', W')`` float32, in main memory.
+            The map of each layer of ``config.backbone``, ``(1, C, H', W')`` float32, in main memory.
         """
         maps = self._describer.maps(self._describer.batch(pixels[None]))
         return [fmap.cpu() for fmap in maps]
 
     def projector(self, *, projection: str | None = None, margin: float | None = None) -> Projector:
-        """How boxes become cells; ``projection`` and ``margin`` as above.
+        """Make the projector of boxes to cells; ``projection`` and ``margin`` as in a call.
 
         Raises:
-            ConfigError: no such projection; or receptive-field arithmetic does not apply to the network.
+            ConfigError: an unknown projection, or receptive-field arithmetic does not apply to the network.
         """
         spec = self.config.regions or _USUAL_REGIONS
-        spec = dataclasses.replace(  # checks both
+        spec = dataclasses.replace(  # which checks both
             spec,
             projection=spec.projection if projection is None else projection,
             margin=spec.margin if margin is None else margin,
@@ -315,10 +310,10 @@ class Extractor:
         result = np.empty((len(images), self.dimension), dtype=np.float32)
         if not images:
             return result
-        image_hw = np.array([self._image_hw(image) for image in images], dtype=np.int32)
+        image_hw = np.array([self._reader.image_hw(image) for image in images], dtype=np.int32)
         input_hw, errors = input_sizes(image_hw, self.config.input)
         for i, reason in errors.items():
-            raise ImageError(f"{_name(images[i], i)}: {reason}")
+            raise ImageError(f"{name_image(images[i], i)}: {reason}")
         batches = schedule(
             input_hw,
             np.arange(len(images)),
@@ -328,7 +323,7 @@ class Extractor:
         )
         for batch in batches:
             pixels = np.stack(
-                [self._pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images.tolist()]
+                [self._reader.pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images.tolist()]
             )
             result[batch.images] = self._reduced(self._describer.images(pixels))
         return result
@@ -337,7 +332,7 @@ class Extractor:
         return descriptors if self._reduction is None else self._reduction.apply(descriptors)
 
     def _scales_of_whole(self, image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        """``(N, S)``, at which scale each image is run: as a box that is all of it would be."""
+        """``(N, S)`` bool, the scale at which each image is run: the scale of a box that covers it."""
         short_sides = self.config.input.short_sides
         whole = whole_image_boxes(image_hw)
         scales = [
@@ -351,7 +346,7 @@ class Extractor:
         boxes_px = np.asarray(boxes, dtype=np.float64)
         if boxes_px.ndim != 2 or boxes_px.shape[1] != 4:
             raise BoxError(f"boxes of one image are a (K, 4) array, not one of shape {boxes_px.shape}")
-        image_hw, sizes = self._sizes(image)
+        image_hw, sizes = self._reader.input_sizes(image)
         clipped, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
         described_rows = np.flatnonzero((flag & RowFlag.DEGENERATE) == 0)
         scale = best_scales(clipped[described_rows], image_hw, self.config.input.short_sides)
@@ -359,62 +354,16 @@ class Extractor:
         for i in np.unique(scale).tolist():
             rows, input_hw = described_rows[scale == i], sizes[i].tolist()
             request = RegionRequest.of(clipped[rows], np.zeros(len(rows), dtype=bool), image_hw)
-            pixels = self._pixels(image, image_hw, tuple(input_hw))
+            pixels = self._reader.pixels(image, image_hw, tuple(input_hw))
             for described in self._describer.regions(pixels[None], [request], projector):
                 result[rows[described.boxes]] = self._reduced(described.descriptors)
         return result
-
-    def _sizes(self, image: ImageLike) -> tuple[tuple[int, int], npt.NDArray[np.int32]]:
-        """Height and width of an image, and ``(S, 2)`` those of its network input at each scale."""
-        image_hw = self._image_hw(image)
-        sizes, errors = input_sizes(np.array([image_hw], dtype=np.int32), self.config.input)
-        if errors:
-            raise ImageError(f"{_name(image, 0)}: {errors[0]}")
-        return image_hw, sizes[0]
-
-    def _image_hw(self, image: ImageLike) -> tuple[int, int]:
-        if isinstance(image, str | os.PathLike | Place):
-            try:
-                return probe_image(
-                    _place(image), exif=self.config.input.exif, max_pixels=self._run.max_decode_pixels
-                )
-            except ImageError as error:
-                raise ImageError(f"{_name(image, 0)}: {error}") from error
-        upright = image_from_array(image, exif=self.config.input.exif)
-        return upright.height, upright.width
-
-    def _pixels(self, image: ImageLike, image_hw: Any, input_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        resample, exif = self.config.backbone.interpolation, self.config.input.exif
-        if not isinstance(image, str | os.PathLike | Place):
-            return resize_image(image_from_array(image, exif=exif), input_hw=input_hw, resample=resample)
-        try:
-            return decode_image(
-                _place(image),
-                exif=exif,
-                image_hw=tuple(image_hw),
-                input_hw=input_hw,
-                resample=resample,
-                max_pixels=self._run.max_decode_pixels,
-                decode=self.config.input.decode,
-            )
-        except ImageError as error:
-            raise ImageError(f"{_name(image, 0)}: {error}") from error
-
-
-def _place(image: StrPath | Place) -> Place:
-    return image if isinstance(image, Place) else find_image(b"", os.fsencode(image))
 
 
 def _is_one_image(images: ImageLike | Sequence[ImageLike]) -> TypeGuard[ImageLike]:
     return isinstance(images, str | os.PathLike | Place | Image.Image) or (
         isinstance(images, np.ndarray) and images.ndim in (2, 3) and images.dtype == np.uint8
     )
-
-
-def _name(image: object, position: int) -> str:
-    if isinstance(image, Place):
-        return f"{os.fsdecode(image.path)!r} from byte {image.offset} on"
-    return repr(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"image {position}"
 
 
 def _parse_size(size: int | str) -> int | None:
@@ -427,7 +376,7 @@ def _parse_size(size: int | str) -> int | None:
 
 @contextlib.contextmanager
 def _download_progress(on_download: OnDownload | None) -> Iterator[OnDownload]:
-    """Yields the callback itself, or in its absence one that draws a bar on standard error."""
+    """Yield the callback, or one that draws a bar on standard error where there is none."""
     if on_download is not None:
         yield on_download
         return

@@ -1,4 +1,4 @@
-"""Descriptors inside scikit-learn: a transformer for the first step of a ``Pipeline``."""
+"""Descriptors for scikit-learn: a transformer for the first step of a ``Pipeline``."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -21,20 +21,20 @@ _exceptions = import_extra("sklearn.exceptions", extra="sklearn", purpose="sppfe
 
 
 class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[misc, name-defined]
-    """Descriptors of images, as a scikit-learn transformer.
+    """Computes descriptors of images, as a scikit-learn transformer.
 
-    There is nothing to learn: ``fit`` loads the network, which finds settings that are wrong. The network is not
-    pickled but loaded again where it is needed, so that copies and parallel searches stay cheap. In a search over the
-    settings of a classifier behind it, ``Pipeline(memory=...)`` keeps the descriptors that the classifier is fitted on.
+    Nothing is learned: ``fit`` loads the network and finds wrong settings. The network is not pickled but loaded again
+    where it is needed, so that copies and parallel searches stay cheap. In a search over the settings of a later
+    classifier, ``Pipeline(memory=...)`` keeps the descriptors that the classifier is fitted on.
 
     Args:
         backbone: torchvision's name of a model, the bundled ``spp_s16``, or a network of your own.
-        levels: the pyramid; ``(1, 2, 4)``, or what the head takes, where None.
+        levels: the pyramid; None: ``(1, 2, 4)``, or the level that the head takes.
         weights, weights_dir, layer, pool, normalize, head, size, device, precision, batch_size, seed: see
             :class:`sppfeat.Extractor`.
 
     Attributes:
-        n_features_out_: length of a descriptor.
+        n_features_out_: number of values in a descriptor.
 
     Example:
         >>> from sklearn.pipeline import make_pipeline
@@ -59,7 +59,7 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
         batch_size: int | None = RunOptions.batch_size,
         seed: int = 0,
     ) -> None:
-        # As scikit-learn has it: kept as they are, checked in fit.
+        # scikit-learn wants parameters kept as they are, and checked in fit.
         self.backbone = backbone
         self.levels = levels
         self.weights = weights
@@ -82,8 +82,8 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
             y: ignored.
 
         Raises:
-            ValueError: no sequence of images.
-            SppfeatError: settings, network or weights that do not go.
+            ValueError: ``X`` is not a sequence of images.
+            SppfeatError: settings, network or weights are wrong.
         """
         _images_of(X)
         self._extractor = Extractor(**self.get_params(deep=False))
@@ -91,7 +91,7 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:  # noqa: N803
-        """Descriptors of images.
+        """Compute the descriptors of images.
 
         Args:
             X: ``n`` images: paths, Pillow images or uint8 arrays ``(H, W, 3)`` or ``(H, W)``, in a list, an array
@@ -102,17 +102,17 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
 
         Raises:
             NotFittedError: ``fit`` was not called.
-            ImageError: an image cannot be read; it is named.
+            ImageError: an image cannot be read; the message names it.
         """
         descriptors: npt.NDArray[np.float32] = self._loaded()(_images_of(X))
         return descriptors
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:  # noqa: ARG002
-        """``(D,)`` names such as ``features:2:17:0:1``: layer, level, channel, bin row, bin column."""
+        """Return ``(D,)`` names such as ``features:2:17:0:1``: layer, level, channel, bin row, bin column."""
         return np.array(list(select_columns(self._loaded().columns).names()), dtype=object)
 
     def _loaded(self) -> Extractor:
-        """Return the network; of a fitted copy or pickle it is loaded again."""
+        """Return the network; a fitted copy or pickle loads it again."""
         if not hasattr(self, "n_features_out_"):
             raise _exceptions.NotFittedError("this SPPFeatures is not fitted yet: call fit first")
         if not hasattr(self, "_extractor"):
@@ -138,11 +138,13 @@ def _images_of(X: Any) -> Sequence[Any]:  # noqa: N803
     """Return the images as a list.
 
     Raises:
-        ValueError: one image, or nothing that holds any.
+        ValueError: ``X`` is one image, or holds no images.
     """
     if isinstance(X, str | bytes | os.PathLike) or not isinstance(X, Iterable):
         raise ValueError(f"X is {type(X).__name__}; allowed: a sequence of images")
-    if hasattr(X, "to_numpy"):  # a column of a table; of a table itself one would get the names of columns
+    if hasattr(
+        X, "to_numpy"
+    ):  # a column of a table; iterating over a whole table would give the names of its columns
         X = X.to_numpy()  # noqa: N806
     if isinstance(X, np.ndarray) and X.dtype != np.uint8:
         if X.dtype.kind not in "OU" or X.ndim > 2 or (X.ndim == 2 and X.shape[1] != 1):

@@ -202,7 +202,7 @@ class _LoaderThread:
 
     @property
     def is_loading(self) -> bool:
-        """Whether a chunk is being loaded, or waits to be taken."""
+        """True while a chunk is being loaded, or waits to be taken."""
         return self._loading is not None
 
     def begin(self, load: _ChunkLoader, images: npt.NDArray[np.int64]) -> None:

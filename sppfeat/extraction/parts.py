@@ -136,7 +136,7 @@ class PartRequest:
 
     @property
     def measures_first(self) -> bool:
-        """Whether all headers are read before the first image is run, and not chunk by chunk.
+        """True if all headers are read before the first image is run, and not chunk by chunk.
 
         They have to be where rows depend on sizes. Otherwise they are where that is quick: the plan then says more,
         and images of one shape meet more often.

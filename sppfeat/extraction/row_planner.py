@@ -37,12 +37,12 @@ class RowPlanner:
 
     @property
     def needs_sizes(self) -> bool:
-        """Whether the number of rows depends on the sizes of the images."""
+        """True if the number of rows depends on the sizes of the images."""
         return self.sizes is not None or self.source.needs_sizes
 
     @property
     def has_views(self) -> bool:
-        """Whether boxes are views of each image, and not those of a box file."""
+        """True if boxes are views of each image, and not those of a box file."""
         return isinstance(self.source, ViewBoxes)
 
     def rows(

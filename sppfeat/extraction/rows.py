@@ -134,7 +134,7 @@ class BoxSource(Protocol):
 
     @property
     def needs_sizes(self) -> bool:
-        """Whether the number of rows depends on the sizes of the images."""
+        """True if the number of rows depends on the sizes of the images."""
         ...
 
     def rows(
@@ -235,7 +235,7 @@ class ViewBoxes:
 
     @property
     def needs_sizes(self) -> bool:
-        """Whether the number of views depends on the sizes of the images, as it does for a grid in pixels."""
+        """True if the number of views depends on the sizes of the images, as it does for a grid in pixels."""
         return self.grid is not None and self.grid.in_pixels
 
     def rows(

@@ -63,7 +63,6 @@ UNDESCRIBED: frozenset[str] = frozenset(
         "boxes",
         "config",
         "decoding",
-        "extraction",
         "files",
         "inputs",
         "networks",

@@ -263,7 +263,7 @@ class RayExtraction:
             shutil.rmtree(parts_folder(self.path))
 
     def _is_merged(self) -> bool:
-        """Whether the output exists and has the same images done and failed as the parts."""
+        """True if the output exists and has the same images done and failed as the parts."""
         if not self.path.exists():
             return False
         if is_made_of_parts(self.path) != (self._options.merge == "virtual" and self._plan.n_rows > 0):

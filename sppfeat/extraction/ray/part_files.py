@@ -36,7 +36,7 @@ def part_pattern(output: Path) -> Path:
 
 
 def is_made_of_parts(output: Path) -> bool:
-    """Return whether the rows of a file lie in the files of its folder of parts, even if these are gone."""
+    """Return whether the rows of a file are stored in the files of its folder of parts, even if these are gone."""
     try:
         with contextlib.closing(StoredFile(output)) as file:
             sources = file.source_files() or ()
