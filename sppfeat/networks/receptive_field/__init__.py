@@ -11,11 +11,152 @@ Along one spatial axis, cell ``i`` of a window operator (convolution, pooling) w
 of the operator's input. Composing these gives a map's stride and offset in pixels.
 """
 
-from sppfeat.networks.receptive_field.layers import (
-    FeatureGeometry,
-    LayerGeometry,
-    layer_geometries,
-    receptive_field,
-)
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, fx, nn
+
+from sppfeat.errors import ConfigError
+from sppfeat.networks.receptive_field.axes import axes_of, first_loss, is_map
+from sppfeat.networks.receptive_field.graph import eval_mode, open_network, select_outputs
+from sppfeat.networks.receptive_field.trace import Tracked, layout_of, two_sizes, walk_twice
 
 __all__ = ["FeatureGeometry", "LayerGeometry", "layer_geometries", "receptive_field"]
+
+
+class FeatureGeometry(NamedTuple):
+    """Where the cells of a feature map lie in the network's input.
+
+    Cell ``i`` is centred at input pixel index ``offset + stride * i``; the centre of pixel 0 has index 0.
+
+    Attributes:
+        stride: input pixels from one cell to the next; a ``(y, x)`` pair where the axes differ.
+        offset: input pixel index of the centre of cell 0; a ``(y, x)`` pair where the axes differ.
+    """
+
+    stride: float | tuple[float, float]
+    offset: float | tuple[float, float]
+
+
+class LayerGeometry(NamedTuple):
+    """One feature map of a network.
+
+    Attributes:
+        channels: the map's number of channels.
+        map_hw: the map's height and width in cells, for the input size that was asked for.
+        geometry: the map's stride and offset; None where the arithmetic does not apply.
+        reason: why ``geometry`` is None; empty where it is not.
+    """
+
+    channels: int
+    map_hw: tuple[int, int]
+    geometry: FeatureGeometry | None
+    reason: str
+
+
+def receptive_field(
+    module_or_graph: nn.Module, layer: str | None = None, *, input_hw: tuple[int, int] = (224, 224)
+) -> FeatureGeometry:
+    """Stride and offset of one layer's feature map in pixels of the network's input.
+
+    Centres add up along every path from the input; paths that meet must agree. Values pooled
+    over the whole map (the gates of squeeze-and-excitation) have no place and are left out.
+    The network is walked in eval mode, at ``input_hw`` and at a slightly larger size, and the
+    two must agree. It is neither changed nor copied, and none of its weights is read.
+
+    Args:
+        module_or_graph: a network that takes an image batch ``(N, 3, H, W)``. A GraphModule is
+            walked as it is; any other module is traced as torchvision's feature extraction does.
+        layer: torchvision's name of a node, also a truncated one (``"layer4"``). For a
+            GraphModule: a key of its dict output or the name of a node. None: the only output.
+        input_hw: height and width of the input to walk with, in pixels.
+
+    Returns:
+        The map's stride and offset, each a float, or a ``(y, x)`` pair where the axes differ.
+
+    Raises:
+        ConfigError: if there is no such layer, if it is not a feature map ``(N, C, H, W)``, or if
+            the arithmetic does not apply; the message names node, operator and reason.
+
+    Example:
+        >>> from torch import nn
+        >>> stem = nn.Sequential(nn.Conv2d(3, 8, 7, stride=2, padding=3), nn.MaxPool2d(2))
+        >>> receptive_field(stem)
+        FeatureGeometry(stride=4.0, offset=1.0)
+        >>> receptive_field(stem, "0")
+        FeatureGeometry(stride=2.0, offset=0.0)
+    """
+    with eval_mode(module_or_graph):
+        network = open_network(module_or_graph)
+        wanted = select_outputs(network, None if layer is None else [layer])
+        first, second = walk_twice(network, input_hw, wanted)
+    if len(first) != 1:
+        raise ConfigError(f"the network has {len(first)} outputs; choose one: {', '.join(first) or 'none'}")
+    ((key, found),) = first.items()
+    name = "the network's output" if layer is None else f"layer {layer!r}"
+    if not isinstance(found, Tracked) or found.dim() != 4:
+        shape = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigError(f"{name} is not a feature map (N, C, H, W) but {shape}")
+    geometry, reason = _agreed_geometry([found, second[key]], input_hw)
+    if geometry is None:
+        raise ConfigError(f"{name} has no stride and offset: {reason}")
+    return geometry
+
+
+def layer_geometries(
+    module_or_graph: nn.Module, *, layers: Sequence[str] | None = None, input_hw: tuple[int, int] = (224, 224)
+) -> dict[str, LayerGeometry]:
+    """Channels, size and geometry of many layers at once, from one walk.
+
+    Args:
+        module_or_graph: as for :func:`receptive_field`.
+        layers: the layers to report, as for :func:`receptive_field`. None: for a GraphModule every
+            key of its dict output (or its only output), for any other module every node.
+        input_hw: height and width of the input to walk with, in pixels.
+
+    Returns:
+        One entry per layer, in order. A layer whose axes are not ``(N, C, H, W)``, or not known to
+        be, has no entry: a vector, a channels-last map, a map pooled to one cell.
+
+    Raises:
+        ConfigError: if there is no such layer, or the network does not run on an input of this size.
+            Where only the arithmetic fails, the entry says so in ``reason``.
+
+    Example:
+        >>> from torch import nn
+        >>> body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2), nn.Flatten())
+        >>> for name, layer in layer_geometries(body, input_hw=(32, 48)).items():
+        ...     print(name, layer.channels, layer.map_hw, layer.geometry)
+        0 8 (32, 48) FeatureGeometry(stride=1.0, offset=0.0)
+        1 8 (16, 24) FeatureGeometry(stride=2.0, offset=0.5)
+    """
+    with eval_mode(module_or_graph):
+        network = open_network(module_or_graph)
+        if layers is None and not isinstance(module_or_graph, fx.GraphModule):
+            layers = [name for node, name in network.names.items() if node.op != "placeholder"] or None
+        wanted = select_outputs(network, layers)
+        first, second = walk_twice(network, input_hw, wanted)
+    found: dict[str, LayerGeometry] = {}
+    for name, value in first.items():
+        if isinstance(value, Tracked) and is_map(layout_of(value)):
+            geometry, reason = _agreed_geometry([value, second[name]], input_hw)
+            _, channels, height, width = value.shape
+            found[name] = LayerGeometry(channels, (height, width), geometry, reason)
+    return found
+
+
+def _agreed_geometry(values: Sequence[Any], input_hw: tuple[int, int]) -> tuple[FeatureGeometry | None, str]:
+    found = []
+    for value in values:
+        layout = layout_of(value)
+        reason = first_loss(layout)
+        if reason or not is_map(layout):
+            return None, reason or "its axes are not (N, C, H, W) with H and W from the image"
+        (y,), (x,) = axes_of(layout[2]), axes_of(layout[3])
+        stride = y.stride if y.stride == x.stride else (y.stride, x.stride)
+        offset = y.offset if y.offset == x.offset else (y.offset, x.offset)
+        found.append(FeatureGeometry(stride, offset))
+    if found[0] != found[1]:
+        first, second = two_sizes(input_hw)
+        return None, f"it depends on the input's size: {found[0]} at {first}, {found[1]} at {second}"
+    return found[0], ""
