@@ -1,9 +1,45 @@
-"""What kind of file it is that Pillow took for no image, from the bytes that it begins with."""
+"""Image files opened up to the end of their header, and the reasons why some cannot be.
 
+Runs in worker processes, so it imports Pillow and numpy only.
+"""
+
+import errno
+import io
 import os
-from typing import BinaryIO
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, NamedTuple, cast
 
-__all__ = ["why_unidentified"]
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from sppfeat.config.wording import one_line
+from sppfeat.decoding.image_guards import PILLOW, HeaderReader, check_tiles
+from sppfeat.decoding.pixels import check_pixels, displayed_hw, read_orientation, scale_key_color
+from sppfeat.errors import ImageError
+from sppfeat.files.byte_ranges import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
+
+__all__ = ["IMAGE_FORMATS", "OpenedImage", "open_image", "pillow_errors"]
+
+# fmt: off
+# Never EPS and PostScript (Pillow runs Ghostscript on them), PDF, or formats that are not pictures. The
+# weak signatures come last: TGA has none.
+IMAGE_FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF", "PPM", "SGI", "DIB", "PCX", "TGA",
+)
+# fmt: on
+"""The formats, by Pillow's names, that are opened whatever a file is called. MPO is opened as JPEG."""
+
+_FILE_REASONS = {
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EISDIR: "is a folder",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+}
+_LONGEST_REASON = 200
+_SMALL_FILE_NBYTES = 4 << 20  # of which no header can take longer than some two seconds
 
 # (offset, bytes, name): first those that Pillow decodes, then those that are met where an image was expected.
 _READ_SIGNATURES = (
@@ -33,7 +69,131 @@ _OTHER_SIGNATURES = (
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 
 
-def why_unidentified(file: BinaryIO, *, has_avif: bool) -> str:
+class OpenedImage(NamedTuple):
+    """An image whose header has been read.
+
+    Attributes:
+        image: as Pillow opened it.
+        orientation: of EXIF, 1 to 8.
+        displayed_hw: height and width in pixels, turned as asked.
+    """
+
+    image: ImageFile.ImageFile
+    orientation: int
+    displayed_hw: tuple[int, int]
+
+
+@contextmanager
+def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Iterator[OpenedImage]:
+    """Opens an image file and reads its header; no pixel is decoded.
+
+    Args:
+        place: The file, or the part of one.
+        exif: ``"apply"`` or ``"ignore"`` the EXIF orientation.
+        max_pixels: A larger image is refused, here and by Pillow while the context lasts.
+
+    Raises:
+        ImageError: The file cannot be read, is no image, is too large, or has pixels without a defined range.
+    """
+    with _open_place(place_of(place)) as file, PILLOW.refusing_more_than(max_pixels):
+        # A file object and no path: Pillow would map an uncompressed file into memory, where a file
+        # that is cut short meanwhile kills the process with SIGBUS.
+        with pillow_errors("its header cannot be read"):
+            image = _open_with_pillow(file)
+            if image.width * image.height > max_pixels:
+                raise ImageError(
+                    f"too many pixels: {image.height} x {image.width} (height x width) are "
+                    f"{image.height * image.width}, more than max-decode-pixels {max_pixels}"
+                )
+            check_pixels(image)
+            check_tiles(image, max_pixels)
+            scale_key_color(image)
+            orientation = read_orientation(image, file)
+            if isinstance(file, HeaderReader):
+                file.n_reads_left = None
+            opened = OpenedImage(image, orientation, displayed_hw(image, orientation, exif))
+        yield opened
+
+
+@contextmanager
+def pillow_errors(what: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into an ImageError, and keep its warnings quiet.
+
+    Pillow raises, on hostile files, nearly every type there is (SyntaxError, struct.error, zlib.error,
+    MemoryError, KeyError, ...), so that only ``Exception`` catches them all: hence the narrow use, around
+    Pillow alone. Its warnings (suspicious size, corrupt EXIF) would be printed once per place in Pillow's
+    source, without the file's name.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"too many pixels for max-decode-pixels: {_one_line(error)}") from error
+    except MemoryError as error:
+        raise ImageError(f"{what}: not enough memory") from error
+    except Exception as error:
+        reason = _one_line(error.strerror if isinstance(error, OSError) and error.strerror else error)
+        if reason.lstrip("-").isdigit():  # TIFF, before Pillow 11
+            reason = f"decoder error {reason}"
+        raise ImageError(f"{what}: {reason or type(error).__name__}") from error
+
+
+def _open_with_pillow(file: BinaryIO) -> ImageFile.ImageFile:
+    try:
+        return Image.open(file, formats=_formats_of_this_pillow())
+    except ImageError:
+        raise
+    except Exception as error:  # of nearly every type, see pillow_errors
+        # EINVAL: Pillow followed an offset in the file to a place that no file has.
+        errno_ = getattr(error, "errno", None)
+        about_this_machine = isinstance(error, MemoryError) or errno_ not in (None, errno.EINVAL)
+        if about_this_machine or isinstance(error, Image.DecompressionBombError):
+            raise
+        reason = _why_unidentified(file, has_avif="AVIF" in _formats_of_this_pillow())
+        if not isinstance(error, UnidentifiedImageError) and (detail := _one_line(error)):
+            reason = one_line(f"{reason} ({detail})", longest=_LONGEST_REASON)
+        raise ImageError(reason) from error
+
+
+def _open_place(place: Place) -> BinaryIO:
+    path, offset, nbytes = place[:3]
+    try:
+        status = os.stat(path)  # the path may be bytes
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("is a folder")
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
+            raise ImageError("is not a regular file")
+        if nbytes == WHOLE_FILE:
+            nbytes = status.st_size
+        if nbytes == 0:
+            raise ImageError("empty file")
+        if place.packing == DEFLATED:
+            with open(path, "rb") as archive:
+                return io.BytesIO(unpack(read_at(archive, nbytes, offset), place))
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with what reads it
+        raw = file if nbytes == status.st_size else PartOfFile(file, offset, nbytes)
+        return cast(BinaryIO, (io.BufferedReader if nbytes <= _SMALL_FILE_NBYTES else HeaderReader)(raw))
+    except OSError as error:
+        raise ImageError(_FILE_REASONS.get(error.errno or 0) or _one_line(error.strerror)) from error
+    except ValueError as error:  # a zero byte in the name
+        raise ImageError(_one_line(error)) from error
+
+
+def _one_line(text: object) -> str:
+    """Return a text with what cannot be printed escaped, cut to a length that fits a report."""
+    return one_line(" ".join(str(text).split()), longest=_LONGEST_REASON)
+
+
+def _formats_of_this_pillow() -> tuple[str, ...]:
+    # Image.open fails with KeyError on a format that this build lacks (AVIF before Pillow 11.3).
+    Image.init()
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
+
+
+def _why_unidentified(file: BinaryIO, *, has_avif: bool) -> str:
     """Return why Pillow took a file for no image.
 
     Args:

@@ -151,7 +151,7 @@ def main() -> None:
     """Fuzz the formats named on the command line, all by default."""
     import atheris
 
-    with atheris.instrument_imports(include=["PIL", "sppfeat.decoding.images"]):
+    with atheris.instrument_imports(include=["PIL", "sppfeat.decoding"]):
         from PIL import Image
 
         import sppfeat.decoding.images  # noqa: F401 - must not be loaded before, no more than Pillow

@@ -429,14 +429,14 @@ def test_a_file_without_any_box_is_a_file_without_rows(folder, tmp_path):
 def test_images_with_nothing_to_pool_are_not_decoded(folder, tmp_path, monkeypatch):
     boxes = write_boxes(tmp_path / "b.csv", [("img1.png", -9, -9, -1, -1), ("img3.png", 0, 0, 9, 9)])
     decoded = []
-    from sppfeat.decoding import inline
+    from sppfeat.decoding import decoder
 
     def decode(path, **settings):
         decoded.append(path)
         return real(path, **settings)
 
-    real = inline.decode_image
-    monkeypatch.setattr(inline, "decode_image", decode)
+    real = decoder.decode_image
+    monkeypatch.setattr(decoder, "decode_image", decode)
     extract([folder], tmp_path / "f.h5", boxes=BoxChoice(boxes=str(boxes)))
     assert [place.path.rsplit(b"/", 1)[-1] for place in decoded] == [b"img3.png"]
     with sppfeat.open(tmp_path / "f.h5") as file:
@@ -450,7 +450,7 @@ def test_an_image_that_fails_at_one_scale_fails_whole(folder, tmp_path, monkeypa
     boxes = write_boxes(
         tmp_path / "b.csv", [(f"img{i}.png", 0, 0, side, side) for i in (1, 3) for side in (33, 28, 20)]
     )
-    from sppfeat.decoding import inline
+    from sppfeat.decoding import decoder
     from sppfeat.errors import ImageError
 
     def decode(place, *, input_hw, **settings):
@@ -458,8 +458,8 @@ def test_an_image_that_fails_at_one_scale_fails_whole(folder, tmp_path, monkeypa
             raise ImageError("gone in between")
         return real(place, input_hw=input_hw, **settings)
 
-    real = inline.decode_image
-    monkeypatch.setattr(inline, "decode_image", decode)
+    real = decoder.decode_image
+    monkeypatch.setattr(decoder, "decode_image", decode)
     changes = {"boxes": BoxChoice(boxes=str(boxes)), "input": InputSpec(scales=(200, 300, 400))}
     _, progress = extract([folder], tmp_path / "f.h5", **changes)
     with sppfeat.open(tmp_path / "f.h5") as file:

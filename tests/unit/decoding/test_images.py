@@ -19,7 +19,7 @@ from image_bytes import ORIENTATION, PILLOW_MAJOR, exif_block, noise, png, png_c
 from PIL import Image, ImageFile, ImageOps, features
 from places import PHOTOS, REAL_DATA
 
-from sppfeat.decoding import image_guards, images
+from sppfeat.decoding import image_files, image_guards, images
 from sppfeat.decoding.images import IMAGE_FORMATS, decode_image, image_from_array, probe_image, read_image
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.image_names import IMAGE_SUFFIXES
@@ -527,8 +527,8 @@ def test_a_header_without_end_is_given_up(kind, write, monkeypatch):
     """30 MB of these took 15 s and more, with empty segments and chunks a gigabyte."""
     path = write(ENDLESS[kind])
     assert read_array(path).shape[2] == 3
-    monkeypatch.setattr(images, "_SMALL_FILE_NBYTES", 0)
-    monkeypatch.setattr(images.HeaderReader, "n_reads_left", 2000)
+    monkeypatch.setattr(image_files, "_SMALL_FILE_NBYTES", 0)
+    monkeypatch.setattr(image_guards.HeaderReader, "n_reads_left", 2000)
     with pytest.raises(ImageError, match="its header has not ended after"):
         probe_image(path, exif="apply")
 
@@ -1007,9 +1007,9 @@ def test_a_jpeg_that_is_cut_short_fails_fast_too(write):
 
 def test_pixels_of_another_size_than_the_header_are_noticed_fast_too(write, monkeypatch):
     path = write(saved(WIDE, "JPEG"))
-    monkeypatch.setattr(images, "_to_rgb", lambda image: Image.new("RGB", (51, 26)))
+    monkeypatch.setattr(images, "to_rgb", lambda image: Image.new("RGB", (51, 26)))
     assert fast(path, (25, 50)).shape == (25, 50, 3)
-    monkeypatch.setattr(images, "_to_rgb", lambda image: Image.new("RGB", (203, 101)))
+    monkeypatch.setattr(images, "to_rgb", lambda image: Image.new("RGB", (203, 101)))
     with pytest.raises(
         ImageError, match=r"^its header says 101 x 203, its pixels are 101 x 203 at 1/4 of it$"
     ):
