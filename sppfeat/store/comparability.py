@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sppfeat.config.extract_config import ExtractConfig, config_differences
 
 if TYPE_CHECKING:
-    from sppfeat.store.reader import FeatureFile
+    from sppfeat.store.feature_table import FeatureTable
 
 __all__ = ["descriptor_differences", "extraction_differences", "file_differences"]
 
@@ -46,7 +46,7 @@ def descriptor_differences(
     return config_differences(_comparable(recorded, free), _comparable(other, free), names=names)
 
 
-def file_differences(recorded: "FeatureFile", other: "FeatureFile") -> list[str]:
+def file_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[str]:
     """Return one line for each reason why the descriptors of two open files cannot be compared.
 
     In addition to :func:`descriptor_differences` it compares the factors of a mean norm and the reductions.
@@ -63,7 +63,7 @@ def file_differences(recorded: "FeatureFile", other: "FeatureFile") -> list[str]
     return differences
 
 
-def extraction_differences(recorded: "FeatureFile", other: "FeatureFile") -> list[str]:
+def extraction_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[str]:
     """Return the same lines for the descriptors as extracted, before any reduction."""
     names = _names_of(recorded, other)
     differences = descriptor_differences(recorded.config, other.config, names=names)
@@ -76,7 +76,7 @@ def extraction_differences(recorded: "FeatureFile", other: "FeatureFile") -> lis
     return differences
 
 
-def _names_of(recorded: "FeatureFile", other: "FeatureFile") -> tuple[str, str]:
+def _names_of(recorded: "FeatureTable", other: "FeatureTable") -> tuple[str, str]:
     return repr(str(recorded.path)), repr(str(other.path))
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sppfeat.store.hdf5 import new_hdf5
 from sppfeat.store.selection.row_table import TextColumn
 
-__all__ = ["NamedArray", "Vectors", "matlab_text", "write_mat73_file"]
+__all__ = ["NamedArray", "Vectors", "to_matlab_text", "write_mat73_file"]
 
 # Numbers, one entry for each row; one text for each row; several such columns; a few texts.
 NamedArray: TypeAlias = "npt.NDArray[Any] | TextColumn | tuple[TextColumn, ...] | list[str]"
@@ -67,11 +67,11 @@ def write_mat73_file(file: BinaryIO, arrays: Mapping[str, NamedArray], vectors: 
     file.write(_HEAD.ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
-def matlab_text(text: bytes | str) -> str:
+def to_matlab_text(text: bytes | str) -> str:
     r"""Return a text with bytes that are not UTF-8 escaped, since MATLAB holds UTF-16 and no bytes.
 
     Example:
-        >>> print(matlab_text(b"a\xff.jpg"))
+        >>> print(to_matlab_text(b"a\xff.jpg"))
         a\xff.jpg
     """
     return os.fsencode(text).decode("utf-8", "backslashreplace")
@@ -188,4 +188,4 @@ def _tell_class(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> None:
 
 
 def _utf16(text: bytes | str) -> npt.NDArray[np.uint16]:
-    return np.frombuffer(matlab_text(text).encode("utf-16-le"), dtype="<u2")
+    return np.frombuffer(to_matlab_text(text).encode("utf-16-le"), dtype="<u2")

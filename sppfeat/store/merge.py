@@ -25,7 +25,7 @@ from sppfeat.store.layout import (
     create_layout,
     write_attributes,
 )
-from sppfeat.store.merge_sources import SourceFile, escaped_name, recorded_path
+from sppfeat.store.merge_sources import SourceFile, escape_name, recorded_path
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import (
     COLUMNS,
@@ -263,7 +263,7 @@ class _Layout:
             if source.n_rows:
                 here, there = h5py.h5s.create_simple(shape), h5py.h5s.create_simple((source.n_rows, shape[1]))
                 here.select_hyperslab((source.first_row, 0), (source.n_rows, shape[1]))
-                layout.set_virtual(here, escaped_name(source.path), b"features", there)
+                layout.set_virtual(here, escape_name(source.path), b"features", there)
         h5_type = h5py.h5t.py_create(dtype, logical=True)
         h5py.h5d.create(file.id, b"features", h5_type, h5py.h5s.create_simple(shape), layout)
 

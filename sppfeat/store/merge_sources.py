@@ -18,7 +18,7 @@ from sppfeat.files.versions import FileVersion
 from sppfeat.store.check import StoredFeatures, check_features
 from sppfeat.store.hdf5 import hdf5_errors, read_dataset, text_attribute
 
-__all__ = ["SourceFile", "SourceFiles", "escaped_name", "read_source_files", "recorded_path"]
+__all__ = ["SourceFile", "SourceFiles", "escape_name", "read_source_files", "recorded_path"]
 
 
 class SourceFile(NamedTuple):
@@ -213,7 +213,7 @@ def _is_mapped(features: h5py.Dataset, files: Sequence[SourceFile], stored: Stor
         ):
             return False
         with contextlib.suppress(UnicodeDecodeError):  # h5py cannot decode such names
-            if os.fsencode(properties.get_virtual_filename(i)) != escaped_name(source.path):
+            if os.fsencode(properties.get_virtual_filename(i)) != escape_name(source.path):
                 return False
     return True
 
@@ -233,7 +233,7 @@ def _open_hdf5(path: Path) -> h5py.File:
         raise StoreError(f"it cannot be opened as HDF5: {one_line(str(error))}") from error
 
 
-def escaped_name(path: bytes) -> bytes:
+def escape_name(path: bytes) -> bytes:
     """Return a path escaped for a virtual dataset, where ``%b`` stands for a number."""
     return path.replace(b"%", b"%%")
 

@@ -26,17 +26,8 @@ class FeatureFile(FeatureTable):
     Nobody may shorten the file while it is open or while arrays of it are in use: the system ends a process that
     reads missing bytes through a map (SIGBUS). Replacing it by another file is harmless.
 
-    Args:
-        path: the file.
-
-    Attributes:
-        path: the file.
-        stored: its datasets and attributes as stored.
-        sources: the files that hold its rows, if 'sppfeat merge' made it; None if it holds them itself.
-
-    Raises:
-        StoreError: no file, no HDF5 file, not a feature file, a newer schema, inconsistent content; or a source of a
-            merged file is missing or was changed.
+    Args, Attributes and Raises are those of :class:`~sppfeat.store.feature_table.FeatureTable`, which holds everything
+    that the file records.
     """
 
     def select(

@@ -13,7 +13,7 @@ from sppfeat.config.machine import row_ranges
 from sppfeat.errors import ConfigError
 from sppfeat.store.mat73 import NamedArray
 from sppfeat.store.selection import Selection
-from sppfeat.store.selection.row_table import EXTRA, RowColumn, TextColumn, row_table
+from sppfeat.store.selection.row_table import EXTRA, RowColumn, TextColumn, tabulate_rows
 
 __all__ = ["VECTORS", "Contents", "FormatWriter", "arrays_beside"]
 
@@ -52,8 +52,8 @@ class Contents:
 
     @cached_property
     def table(self) -> Mapping[str, RowColumn]:
-        """What stands beside the vectors; see :func:`sppfeat.store.selection.row_table.row_table`."""
-        return row_table(self.selection.file, self.selection.rows, self.selection.labels)
+        """What stands beside the vectors; see :func:`sppfeat.store.selection.row_table.tabulate_rows`."""
+        return tabulate_rows(self.selection.file, self.selection.rows, self.selection.labels)
 
     @cached_property
     def has_descriptor(self) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sppfeat.analysis.export.contents import VECTORS, Contents, arrays_beside
 from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError
-from sppfeat.store.mat73 import NamedArray, Vectors, matlab_text, write_mat73_file
+from sppfeat.store.mat73 import NamedArray, Vectors, to_matlab_text, write_mat73_file
 from sppfeat.store.selection.row_table import TextColumn
 
 __all__ = ["write_mat", "write_mat73"]
@@ -61,7 +61,7 @@ def _variable(array: NamedArray) -> npt.NDArray[Any]:
 
 def _cells(contents: Sequence[Any]) -> npt.NDArray[np.object_]:
     cells = np.empty((len(contents), 1), dtype=object)
-    cells[:, 0] = [matlab_text(c) if isinstance(c, str) else c for c in contents]
+    cells[:, 0] = [to_matlab_text(c) if isinstance(c, str) else c for c in contents]
     return cells
 
 

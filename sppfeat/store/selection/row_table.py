@@ -14,7 +14,7 @@ from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import Status
 from sppfeat.store.selection.labels import Labels
 
-__all__ = ["EXTRA", "RowColumn", "TextColumn", "row_table", "to_pandas"]
+__all__ = ["EXTRA", "RowColumn", "TextColumn", "tabulate_rows", "to_pandas"]
 
 EXTRA = "extra:"  # prefix for further columns of a box file, whose names may be any text
 _TEXTS_AT_ONCE = 1 << 16
@@ -60,7 +60,7 @@ class TextColumn:
 RowColumn: TypeAlias = npt.NDArray[Any] | TextColumn
 
 
-def row_table(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -> Mapping[str, RowColumn]:
+def tabulate_rows(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -> Mapping[str, RowColumn]:
     """Return the columns beside the vectors by name, each with an entry for every selected row.
 
     ``row``, ``path``, ``label`` (its name), ``label_number``, ``x0``, ``y0``, ``x1``, ``y1`` (pixels of the upright
@@ -102,7 +102,7 @@ def row_table(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
 
 
 def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -> Any:
-    """Return the columns of :func:`row_table` as a ``pandas.DataFrame``, indexed by the row's number.
+    """Return the columns of :func:`tabulate_rows` as a ``pandas.DataFrame``, indexed by the row's number.
 
     It adds ``width``, ``height``, ``status`` and ``error`` of the row's image. ``label`` is categorical with the
     numbers of ``y`` as codes if classes have names, else these numbers; empty if no classes are known.
@@ -117,7 +117,7 @@ def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
         LabelError: labels are not numbers, or several for each row.
     """
     pandas = import_extra("pandas", extra="pandas", purpose="to_pandas")
-    columns = {**row_table(file, rows, labels), **_of_images(file, file.image_index[rows])}
+    columns = {**tabulate_rows(file, rows, labels), **_of_images(file, file.image_index[rows])}
     index = pandas.Index(columns.pop("row"), name="row")
     numbers = columns.pop("label_number")
     if labels.values is not None and not labels.names:
