@@ -1,4 +1,4 @@
-"""Files that hold images or name them, recognized by their suffixes: archives and tables."""
+"""Archives and tables of images, recognized by their suffixes."""
 
 import os
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ _KINDS: Mapping[bytes, ContainerKind] = {
 
 
 def kind_of(name: bytes) -> ContainerKind | None:
-    """The kind of a file by its name; None for an image and for everything else.
+    """Recognize the kind of a file by its name; None for images and all other files.
 
     Example:
         >>> kind_of(b"photos.ZIP").name, kind_of(b"photos.tar.gz").name, kind_of(b"photo.jpg")
@@ -55,12 +55,12 @@ def kind_of(name: bytes) -> ContainerKind | None:
 
 
 def is_container(name: bytes) -> bool:
-    """Tell whether a file is read when it lies in an input folder that has no images of its own."""
+    """Tell whether a file is read when an input folder without images contains it."""
     return kind_of(name) not in (None, ContainerKind.MANIFEST)
 
 
 def is_archive(name: bytes) -> bool:
-    """Tell whether a file is an archive that is read in place.
+    """Tell whether a file is an archive that can be read in place.
 
     Example:
         >>> is_archive(b"shard-000.TAR"), is_archive(b"a.tar.gz")
@@ -70,5 +70,5 @@ def is_archive(name: bytes) -> bool:
 
 
 def decompress_command(name: bytes) -> str:
-    """The command that unpacks a file of kind ``PACKED`` to an archive that can be read in place."""
+    """Return the command that decompresses a file of kind ``PACKED``."""
     return _DECOMPRESS[os.path.splitext(name.lower())[1]]

@@ -1,4 +1,4 @@
-"""Which class each listed image is of: as its input says, or by the folders that it lies in."""
+"""Classes of the listed images: given by the inputs themselves, or by the folders of the images."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,8 +20,8 @@ class ClassLabels(NamedTuple):
 
     Attributes:
         labels: ``(n,)`` int64, index into ``classes`` or -1.
-        classes: their names.
-        n_unlabelled: images without a class, where others have one or should have.
+        classes: names of the classes.
+        n_unlabelled: images without a class, if others have one or should have one.
     """
 
     labels: npt.NDArray[np.int64]
@@ -37,17 +37,17 @@ def label_images(
     mode: str,
     root: bytes,
 ) -> ClassLabels:
-    """The classes of the images of some inputs.
+    """Find the classes of the images of some inputs.
 
     Args:
-        segments: the inputs, whose images are numbered on.
+        segments: the inputs, whose images are numbered consecutively.
         paths: all of these images, relative to the root.
-        once: the images that count, of those that are named repeatedly.
+        once: the images that count, if some are named repeatedly.
         mode: see :func:`sppfeat.inputs.list_images`.
-        root: absolute path, or URL, that all images lie under.
+        root: absolute path, or URL, above all images.
 
     Raises:
-        ConfigError: two inputs that tell classes tell different ones of an image.
+        ConfigError: two inputs give an image different classes.
     """
     kept, told_by = once.kept, once.told_by
     if mode == "none":
@@ -72,7 +72,7 @@ def label_images(
 
 
 def _numbers(classes: ClassNumbers[bytes], names: Iterable[bytes], count: int) -> npt.NDArray[np.int32]:
-    """``(count,)`` int32: the number of each name; half the memory of a label, of which there are several here."""
+    """Number of each name, ``(count,)`` int32: half the memory of labels, and several such arrays exist at a time."""
     return np.fromiter(classes.numbers(names), dtype=np.int32, count=count)
 
 
@@ -81,9 +81,10 @@ def _no_classes(n: int, n_unlabelled: int) -> ClassLabels:
 
 
 def _folders_below_inputs(segments: Sequence[Segment], names: ClassNumbers[bytes]) -> npt.NDArray[np.int32]:
-    """The first folder of each image below its input, as a number.
+    """First folder of each image below its input, as a number.
 
-    An archive that holds one folder is taken for that folder, if all archives do: photos.zip of photos/cat, photos/dog.
+    If every archive contains one folder only, these folders stand for the archives: photos.zip of photos/cat and
+    photos/dog.
     """
     archives = [segment for segment in segments if _is_archive(segment) and len(segment.names)]
     depth = 1 if archives and all(map(_is_one_folder, archives)) else 0
@@ -102,7 +103,7 @@ def _is_one_folder(segment: Segment) -> bool:
 
 
 def _folders_below(segment: Segment, names: ClassNumbers[bytes], depth: int) -> npt.NDArray[np.int32]:
-    """The first folder of each image so many folders below its input, as a number."""
+    """First folder of each image, ``depth`` folders below its input, as a number."""
     if segment.top is None:
         return np.full(len(segment.names), NO_CLASS, dtype=np.int32)
     below = (name.split(b"/", depth)[-1] for name in segment.names) if depth else segment.names
@@ -110,7 +111,7 @@ def _folders_below(segment: Segment, names: ClassNumbers[bytes], depth: int) -> 
 
 
 def _folders_below_root(segments: Sequence[Segment], paths: PathTable, root: bytes) -> Iterator[bytes]:
-    """Yield the first folder of each image below the root; of an archive that lies there itself, the one in it."""
+    """Yield the first folder of each image below the root; for an archive right below the root, the one in it."""
     start = 0
     for segment in segments:
         stop = start + len(segment.names)
@@ -124,7 +125,7 @@ def _first_folder(name: bytes) -> bytes:
 
 
 def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> ClassLabels:
-    """The classes that the inputs themselves tell; in their order where they agree on one, else in natural order."""
+    """Classes that the inputs give; in their order if they agree on one, else in natural order."""
     told = [segment.own_labels for segment in segments]
     orders = {own.classes for own in told if own is not None and own.classes}
     if len(orders) == 1:
@@ -149,7 +150,7 @@ def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> C
 def _of_first(
     labels: npt.NDArray[np.int64], once: Once, paths: PathTable, classes: Sequence[bytes]
 ) -> npt.NDArray[np.int64]:
-    """Give the first image of each name the class that any of that name has."""
+    """Give the first mention of each image the class of any of its mentions."""
     labelled = np.flatnonzero(labels != NO_CLASS)
     of_first = np.full(len(labels), NO_CLASS, dtype=np.int64)
     of_first[once.same_as[labelled[::-1]]] = labels[labelled[::-1]]  # the first one counts

@@ -1,4 +1,4 @@
-"""From the inputs of a command to one listing of images with class labels."""
+"""The listing of all images of a command, with their classes, ids and storage."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -32,12 +32,12 @@ class Listing:
         root: absolute path, or URL, that all images lie under.
         paths: relative to ``root``, with ``/`` separators, unique.
         labels: ``(N,)`` int64, index into ``classes``, or -1.
-        classes: names of the classes; empty where labels are not known.
-        storage: where the images are, by their position here.
-        ids: what the inputs call the images; None where they have no such names.
-        n_unlabelled: images without a class, where others have one or ``folder`` asked for them.
-        n_other_files: files in scanned folders that are no images by their suffix.
-        n_repeated: inputs named again and taken once.
+        classes: names of the classes; empty if labels are unknown.
+        storage: brings the images, by their position here.
+        ids: names that the inputs themselves give the images; None if they give none.
+        n_unlabelled: images without a class, if others have one or ``folder`` asks for classes.
+        n_other_files: files in scanned folders without an image suffix.
+        n_repeated: images that were named again and are listed once.
     """
 
     root: bytes
@@ -54,7 +54,7 @@ class Listing:
     def of_files(
         cls, root: bytes, paths: PathTable, labels: npt.NDArray[np.int64], classes: tuple[bytes, ...]
     ) -> "Listing":
-        """A listing of files below a folder of this machine."""
+        """Make a listing of files below a folder of this machine."""
         return cls(root, paths, labels, classes, FileStorage(root, paths))
 
 
@@ -67,13 +67,13 @@ def list_images(
         inputs: folders (scanned recursively, natural order, hidden names left out), image files, archives (in
             their own order; also those in a folder that has no image), ``@FILE`` (a list of folders and files)
             and ``-`` (such a list on standard input), in the order wanted. Lists are separated by newlines, or by NUL
-            if there is one; paths in them are relative to the working directory. An image file named in a list that
-            does not exist is listed all the same: its row says why it failed.
-        labels: ``auto``: what the inputs themselves say; else the first-level folders, if all images lie in such
-            and there are two or more; ``folder``: the first-level folders, whatever the layout; ``none``. The level
-            is counted from the folders given (``train val``), or from the root of all where those are themselves
-            the classes (``train/*``).
-        stdin: what ``-`` reads, in chunks; standard input where None.
+            if they contain one; their paths are relative to the working directory. An image file that a list names
+            but that does not exist is listed all the same: its row says why it failed.
+        labels: ``auto``: the classes that the inputs themselves give; else the first-level folders, if all images
+            are in such folders and there are at least two; ``folder``: the first-level folders, whatever the layout;
+            ``none``. The level is counted from the folders given (``train val``), or from the common root if the
+            inputs themselves are the classes (``train/*``).
+        stdin: chunks that ``-`` reads; None for standard input.
 
     Returns:
         The listing; at least one image.
@@ -115,7 +115,7 @@ def list_images(
 
 
 def _joined_paths(segments: Sequence[Segment], root: bytes) -> PathTable:
-    """The names of all images relative to the root."""
+    """Names of all images relative to the root."""
     if len(segments) == 1 and segments[0].top == root:
         return segments[0].names
     return PathTable(chain.from_iterable(_paths_below(segment, root) for segment in segments))
@@ -131,7 +131,7 @@ def _paths_below(segment: Segment, root: bytes) -> Iterable[bytes]:
 
 
 def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.NDArray[np.int64]) -> Storage:
-    """Where the images that count are."""
+    """Storage of the images that count."""
     if all(segment.storage is None for segment in segments):
         return files
     counts = [len(segment.names) for segment in segments]
@@ -140,14 +140,14 @@ def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.N
     parts: list[Storage] = [segment.storage or files for segment in segments]
     part_of = np.repeat(np.arange(len(parts), dtype=np.uint32), counts)[kept]
     number_in = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])[kept]
-    # Files are found by their path in the output, which is their position among all images.
+    # The storage of files is numbered by position among all images that count.
     of_files = np.array([segment.storage is None for segment in segments])[part_of]
     number_in[of_files] = np.flatnonzero(of_files)
     return JoinedStorage(tuple(parts), part_of, number_in)
 
 
 def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: Once) -> PathTable | None:
-    """What the inputs call the images that count; of one that is named repeatedly the first that has a name.
+    """Ids of the images that count; an image that is named repeatedly has the first of its ids.
 
     Raises:
         ConfigError: two inputs call an image differently.

@@ -1,4 +1,4 @@
-"""The images of a feature file, found again by their recorded paths: files, or in archives."""
+"""Images of a feature file, found again by their recorded paths: files, objects, or members of archives."""
 
 import atexit
 import contextlib
@@ -27,19 +27,19 @@ _N_HELD = 4  # whose names are kept in memory
 
 
 def find_image(root: bytes, path: bytes) -> Place:
-    """Where the bytes of an image are now.
+    """Find the bytes of an image.
 
     Args:
-        root: folder that the images lie under; empty for the working directory.
-        path: of the image relative to it: of a file, or of an archive and, behind that, of an image in it; both
-            together may be a URL.
+        root: folder above the images; empty for the working directory.
+        path: path of the image relative to it: of a file, or of an archive followed by the name of an image in it;
+            both together may be a URL.
 
     Returns:
-        Its place, for as long as this process runs. A file need not be readable.
+        Its place, valid as long as this process runs. A file need not be readable.
 
     Raises:
-        ImageError: there is no such file, and no such image in an archive that can be read.
-        SourceError: it is remote, and cannot be reached.
+        ImageError: no such file exists, and no readable archive contains such an image.
+        SourceError: the image is remote and cannot be reached.
     """
     whole = os.path.join(root, path)
     if is_url(whole):
@@ -56,7 +56,7 @@ def find_image(root: bytes, path: bytes) -> Place:
 
 
 def _remote(url: bytes) -> Place:
-    """Fetch an image that a URL names, or one in an archive that the URL leads through."""
+    """Fetch an image that a URL names, or one in an archive whose URL it begins with."""
     end = len(url)
     while (end := url.rfind(b"/", 0, end)) > url.index(b"://") + 2:
         if is_archive(url[:end]):
@@ -97,10 +97,10 @@ class _Container:
         self._index = PathIndex(segment.names)
 
     def place(self, name: bytes) -> Place:
-        """Where an image is.
+        """Find an image.
 
         Raises:
-            ImageError: it is not there, or cannot be read there.
+            ImageError: the archive does not contain it, or it cannot be read there.
         """
         number = self._index.position(name)
         if number < 0 or self._segment.storage is None:
@@ -131,7 +131,7 @@ def _fetched(storage: Storage, number: int) -> Place | str:
 
 @functools.cache
 def _scratch() -> tuple[contextlib.ExitStack, Path]:
-    """A folder that is there as long as this process runs, and what is closed before it goes."""
+    """A folder that exists as long as this process runs, and the contexts to close before it is removed."""
     until_exit = contextlib.ExitStack()
     atexit.register(until_exit.close)
     return until_exit, Path(until_exit.enter_context(tempfile.TemporaryDirectory(prefix="sppfeat-")))

@@ -1,4 +1,4 @@
-"""The inputs of a command, read one after the other: folders, files, archives, tables, URLs and lists of them."""
+"""The inputs of a command, read in order: folders, files, archives, tables, URLs and lists of them."""
 
 import codecs
 import os
@@ -21,7 +21,7 @@ __all__ = ["Folder", "is_list", "read_container", "read_folder", "read_inputs", 
 
 
 def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) -> Iterator[Segment]:
-    """Yield the images of each input, in order; image files named one after the other together.
+    """Yield the images of each input, in order; consecutive image files form one segment.
 
     Args:
         inputs, stdin: see :func:`sppfeat.inputs.list_images`.
@@ -35,7 +35,7 @@ def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) 
 
 
 def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[bytes]:
-    """Yield the absolute path of each file and folder that is named, and each URL."""
+    """Yield each named file and folder as an absolute path, and each URL."""
     for text in inputs:
         if is_list(text):
             yield from map(absolute_path, read_list(text, stdin=stdin))
@@ -66,7 +66,7 @@ def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
 
 
 def _folder_segments(top: bytes) -> Iterator[Segment]:
-    """Yield the images below a folder; where there are none, those of the archives below it."""
+    """Yield the images below a folder; if it has none, those of the archives below it."""
     images, containers = read_folder(top)
     yield images
     for name in containers:
@@ -74,10 +74,10 @@ def _folder_segments(top: bytes) -> Iterator[Segment]:
 
 
 def read_container(path: bytes) -> Segment:
-    """Find the images of an archive or table.
+    """Find the images of an archive or a table.
 
     Args:
-        path: absolute; of a file that :func:`sppfeat.inputs.containers.kind_of` knows.
+        path: absolute path of a file whose kind :func:`sppfeat.inputs.containers.kind_of` knows.
 
     Raises:
         ConfigError: it cannot be read.
@@ -111,8 +111,8 @@ class Folder(NamedTuple):
 
     Attributes:
         images: the image files.
-        containers: archives and the like, relative, in natural order, where there is no image file; these are not
-            among the other files of ``images``.
+        containers: archives and tables, relative to the folder, in natural order; only if there is no image file.
+            They do not count among the other files of ``images``.
     """
 
     images: Segment
@@ -120,12 +120,12 @@ class Folder(NamedTuple):
 
 
 def read_folder(top: bytes) -> Folder:
-    """Find the image files below a folder, or archives where there are none.
+    """Find the image files below a folder, or its archives and tables if it has no image.
 
-    Recursively, in natural order, without hidden files.
+    The search is recursive, in natural order, and skips hidden names.
 
     Raises:
-        ConfigError: a folder that cannot be listed, or is found in very many ways by links.
+        ConfigError: a folder cannot be listed, or links lead to it in very many ways.
     """
     walk = _walk(top, has_image_suffix)
     images = PathTable(walk)
@@ -153,16 +153,16 @@ def _walk(top: bytes, is_wanted: Callable[[bytes], bool]) -> FolderWalk:
 
 
 def is_list(text: str) -> bool:
-    """Whether an input is a list, ``@FILE`` or ``-``, and no name."""
+    """Tell whether an input is a list (``@FILE`` or ``-``) instead of a name."""
     return text == "-" or text.startswith("@")
 
 
 def read_list(text: str, *, stdin: Iterable[bytes] | None = None) -> list[bytes]:
-    """The entries of a list, which are separated by newlines, or by NUL if there is one; empty ones are left out.
+    """Read the entries of a list, separated by newlines, or by NUL if it contains one; skip empty ones.
 
     Args:
         text: ``@FILE``, or ``-`` for standard input.
-        stdin: what ``-`` reads, in chunks; standard input where None.
+        stdin: chunks that ``-`` reads; None for standard input.
 
     Raises:
         ConfigError: the list cannot be read, or is in UTF-16.

@@ -1,4 +1,4 @@
-"""Images in object stores and on servers, of which URLs are given."""
+"""Images in object stores and on servers, named by their URLs."""
 
 import contextlib
 import itertools
@@ -36,10 +36,10 @@ class RemoteStorage:
     """Objects of one service.
 
     Attributes:
-        service: where they are.
-        top: URL that the names are relative to; empty where they are URLs.
-        names: of the objects.
-        sizes: ``(n,)`` int64, bytes as they were listed; ``UNKNOWN_SIZE`` where they were not.
+        service: the service that has them.
+        top: URL that the names are relative to; empty if they are URLs themselves.
+        names: names of the objects.
+        sizes: ``(n,)`` int64, bytes as the service listed them; ``UNKNOWN_SIZE`` if it did not.
     """
 
     service: Service
@@ -56,10 +56,10 @@ class RemoteStorage:
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Bring objects to this machine, each into a file of its own, many at once.
+        """Bring objects to this machine, many at a time, each into a file of its own.
 
         Raises:
-            SourceError: the service cannot be reached or refuses everything; or it was told to :meth:`cancel`.
+            SourceError: the service cannot be reached or refuses everything, or :meth:`cancel` was called.
         """
         with tempfile.TemporaryDirectory(
             dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
@@ -71,11 +71,11 @@ class RemoteStorage:
             yield self.service.run(transfers.fetch(urls, self.sizes[images].tolist()))
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Bytes of each of these objects, as they were listed; 0 where they were not."""
+        """Bytes of each of these objects, as the service listed them, ``(n,)`` int64; 0 if it did not."""
         return np.maximum(self.sizes[images], 0)
 
     def cancel(self) -> None:
-        """End transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
+        """End the transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
         self.service.cancel()
 
     def _url(self, image: int) -> str:
@@ -84,18 +84,18 @@ class RemoteStorage:
 
 
 def read_remote(urls: Iterable[bytes], *, patience: Patience | None = None) -> Iterator[Segment]:
-    """Yield the images of URLs, in order; objects named one after the other together.
+    """Yield the images of URLs, in order; consecutive objects form one segment.
 
-    A URL with the suffix of an image is one, which nobody is asked for; what any other is, its service says. With a
-    slash at its end it is a folder. What lies below a folder is taken as from a folder of this machine: with the
-    suffix of an image, without hidden names, in natural order.
+    A URL with an image suffix names an image, and its service is not asked. A URL that ends in a slash names a folder;
+    for any other, the service decides. A folder is read like one of this machine: files with an image suffix, without
+    hidden names, in natural order.
 
     Args:
-        urls: object stores' and servers', of any kind that fsspec knows.
-        patience: with what may pass.
+        urls: URLs of object stores and servers, of any kind that fsspec knows.
+        patience: with passing failures; None for the default.
 
     Raises:
-        ConfigError: a URL that is not allowed, of a kind that cannot be read here, or of nothing.
+        ConfigError: a URL is not allowed, names nothing, or names a kind of file that is only read locally.
         SourceError: a service cannot be reached, or refuses to list.
     """
     services: dict[tuple[str, str], Service] = {}
@@ -109,7 +109,7 @@ def read_remote(urls: Iterable[bytes], *, patience: Patience | None = None) -> I
 
 
 class _Input(NamedTuple):
-    """One URL: its service, and what it is."""
+    """A URL with its service, and what it names."""
 
     url: str
     service: Service
@@ -117,7 +117,7 @@ class _Input(NamedTuple):
 
     @property
     def is_alone(self) -> bool:
-        """Whether it is more than one object among others."""
+        """True if it is a segment of its own: a folder, an archive or a table."""
         return self.is_folder or kind_of(os.fsencode(self.url)) is not None
 
 
@@ -133,19 +133,19 @@ def _input(text: str, services: dict[tuple[str, str], Service], patience: Patien
 
 
 def _objects(inputs: Iterator[_Input]) -> Segment:
-    """Objects of one service, that were named one by one."""
+    """Make a segment of objects of one service that were named one by one."""
     first = next(inputs)
     names = PathTable(found.url for found in itertools.chain([first], inputs))
     return Segment(None, names, storage=_unlisted(first.service, names))
 
 
 def _unlisted(service: Service, urls: PathTable) -> RemoteStorage:
-    """Objects that nobody has asked the service for."""
+    """Make a storage of objects without asking their service."""
     return RemoteStorage(service, b"", urls, np.full(len(urls), UNKNOWN_SIZE, dtype=np.int64))
 
 
 def _read(found: _Input) -> Iterator[Segment]:
-    """Yield the images of an archive, or below a folder; where there are none, those of the archives below it."""
+    """Yield the images of an archive, or below a folder; if it has none, those of the archives below it."""
     if not found.is_folder:
         yield _read_archive(found.service, found.url)
         return
@@ -169,7 +169,7 @@ def _read_archive(service: Service, url: str) -> Segment:
 
 
 class _Scan:
-    """Goes through what lies below a URL."""
+    """Lists the objects below a URL and sorts them into images, archives and others."""
 
     def __init__(self, found: _Input) -> None:
         self._found = found
@@ -178,7 +178,7 @@ class _Scan:
         self._n_other_files = 0
 
     def images(self) -> Segment:
-        """The images, in the order in which they would be met in folders of this machine."""
+        """Return the images, in the order of a walk through folders of this machine."""
         listed = PathTable(self._image_names())
         order = walk_order(listed)
         names = PathTable(listed[i] for i in order.tolist())
@@ -189,7 +189,7 @@ class _Scan:
         return Segment(top, names, storage=storage, n_other_files=n_other_files)
 
     def archives(self) -> list[bytes]:
-        """The archives that were met, likewise."""
+        """Return the archives found on the way, in the same order."""
         names = PathTable(self._archives)
         return [names[i] for i in walk_order(names).tolist()]
 
@@ -198,7 +198,7 @@ class _Scan:
         for name, size in objects_below(self._found.service, self._found.url):
             n_objects += 1
             if not name or name.endswith(b"/") or name.startswith(b".") or b"/." in name:
-                continue  # an object store's mark of a folder, or hidden
+                continue  # the mark of a folder in an object store, or hidden
             if has_image_suffix(name):
                 self._sizes.append(size)
                 yield name
@@ -211,21 +211,21 @@ class _Scan:
 
 
 def has_urls(names: PathTable) -> bool:
-    """Whether there is any URL among some paths."""
+    """Tell whether any of these paths is a URL."""
     return any(b"://" in name and is_url(name) for name in names)
 
 
 def find_objects(
     names: PathTable, error_at: Callable[[int, str], SppfeatError]
 ) -> tuple[PathTable, RemoteStorage]:
-    """Return URLs as they are meant, and where their objects are; nobody is asked for them.
+    """Normalize the URLs of a table and make a storage of their objects, without asking their service.
 
     Args:
-        names: what a table has in its rows.
-        error_at: makes an error of a position among these, and of what is wrong there.
+        names: URLs in the rows of the table.
+        error_at: makes an error from a position among them and a message.
 
     Raises:
-        ConfigError: one is no URL, or not allowed; or they are of several services.
+        ConfigError: a name is no URL, a URL is not allowed, or the URLs are of several services.
     """
     services: dict[str, Service] = {}
     urls = PathTable(_checked(names, services, error_at))
@@ -239,7 +239,7 @@ def find_objects(
 def _checked(
     names: PathTable, services: dict[str, Service], error_at: Callable[[int, str], SppfeatError]
 ) -> Iterator[str]:
-    """Yield each URL; adds to ``services`` those of the hosts and buckets that come."""
+    """Yield each URL, and add the services of new hosts and buckets to ``services``."""
     for position, name in enumerate(names):
         if not is_url(name):
             raise error_at(

@@ -1,4 +1,4 @@
-"""Absolute paths and URLs of inputs, and the root that all images lie under."""
+"""Absolute paths and URLs of inputs, and the common root of all images."""
 
 import os
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ def is_url(path: bytes) -> bool:
 def absolute_path(path: bytes) -> bytes:
     """Make a path absolute, without ``.``, ``..`` and repeated slashes; URLs stay as they are.
 
-    Links in it are kept, except those before a ``..``, which are followed.
+    Links are kept, except those before a ``..``, which are followed.
     """
     if is_url(path):
         return path
     parts = path.split(b"/")
     if b".." in parts:
-        # What lies above a link is known to the file system only: link/../a.jpg is not ./a.jpg.
+        # Only the file system knows the parent of a link's target: link/../a.jpg is not ./a.jpg.
         split = len(parts) - parts[::-1].index(b"..")
         path = os.path.join(os.path.realpath(b"/".join(parts[:split])), *parts[split:])
     return b"/" + os.path.abspath(path).lstrip(b"/")
@@ -36,7 +36,7 @@ def common_root(segments: Sequence[Segment]) -> bytes:
     """Find the deepest folder or URL above all images.
 
     Raises:
-        ConfigError: inputs of this machine beside remote ones, or remote ones of several kinds.
+        ConfigError: local inputs are mixed with remote ones, or remote ones are of several kinds.
     """
     tops: set[bytes] = set()
     for segment in segments:
@@ -65,5 +65,5 @@ def below(path: bytes, root: bytes) -> bytes:
 
 
 def is_below(path: bytes, root: bytes) -> bool:
-    """Tell whether ``path`` is ``root`` or lies under it."""
+    """Tell whether ``path`` is ``root`` or below it."""
     return path == root or path.startswith(root if root.endswith(b"/") else root + b"/")

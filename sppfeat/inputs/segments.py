@@ -1,4 +1,4 @@
-"""The images of one input, before they are joined with those of others, and images that are named repeatedly."""
+"""The images of one input, before the inputs are joined, and images that are named repeatedly."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ class OwnLabels:
 
     Attributes:
         labels: ``(n,)`` int64, index into ``classes`` or -1.
-        classes: their names, in the input's own order where it has one.
+        classes: their names, in the input's own order if it has one.
     """
 
     labels: npt.NDArray[np.int64]
@@ -32,16 +32,15 @@ class Segment:
     """The images of one input, in order.
 
     Attributes:
-        top: absolute path of the folder that was scanned, or of the archive or table that was read, or a URL; None
-            where files were named one by one.
-        names: relative to ``top``, with ``/`` separators, unique; absolute where that is None, and then as often as
-            they were named.
-        above: the folder that the names of the output start from, if this is the only input; None: ``top``.
-        storage: where their bytes are; None: files of this machine, as they are called.
-        own_labels: None where folders tell the classes.
-        ids: what the input calls each image; None where it has no such names.
-        n_other_files: passed over, since they are no images by their suffix.
-        n_repeated: images that the input has more than once, and that are taken once.
+        top: absolute path or URL of the folder, archive or table that was read; None for files named one by one.
+        names: relative to ``top``, with ``/`` separators, unique; if ``top`` is None, absolute and as often as they
+            were named.
+        above: folder that the names in the output start from if this is the only input; None for ``top``.
+        storage: brings the images; None for files of this machine under their names.
+        own_labels: classes that the input gives; None if folders decide.
+        ids: names that the input gives its images; None if it gives none.
+        n_other_files: files skipped for want of an image suffix.
+        n_repeated: images that the input contains more than once and that are listed once.
     """
 
     top: bytes | None
@@ -58,7 +57,7 @@ class LabelBuilder:
     """Collects the class of each image of an input, by its name.
 
     Args:
-        classes: all there are, in their order; None: those that come, in natural order.
+        classes: all classes in their order; None for those of the images, in natural order.
     """
 
     def __init__(self, classes: tuple[bytes, ...] | None = None) -> None:
@@ -71,7 +70,7 @@ class LabelBuilder:
         self._numbers.extend(self._known.numbers(names))
 
     def build(self) -> OwnLabels | None:
-        """Return the class of every image; None where there are no classes."""
+        """Return the class of every image; None if none has a class."""
         if not len(self._known):
             return None
         numbers = np.array(self._numbers, dtype=np.int64)
@@ -82,12 +81,12 @@ class LabelBuilder:
 
 @dataclass(frozen=True)
 class Once:
-    """Which images count, of those that may be named repeatedly.
+    """The images that count, each once, among images that may be named repeatedly.
 
     Attributes:
-        kept: ``(n,)`` int64, ascending: of each the first.
-        same_as: ``(m,)`` int64, for each of all images the first of its name.
-        told_by: ``(n,)`` int64: of each the first that was found by a scan, since its folder tells the class.
+        kept: ``(n,)`` int64, ascending, the first mention of each image.
+        same_as: ``(m,)`` int64, for every mention the first one of the same name.
+        told_by: ``(n,)`` int64, for each image the first mention that a scan found, whose folder gives the class.
     """
 
     kept: npt.NDArray[np.int64]
@@ -96,12 +95,12 @@ class Once:
 
     @property
     def n_repeated(self) -> int:
-        """How many are named again and do not count."""
+        """Number of mentions that repeat an earlier one."""
         return len(self.same_as) - len(self.kept)
 
     @property
     def named_often(self) -> npt.NDArray[np.int64]:
-        """``(r,)`` int64, ascending: all images of the names that are there more than once."""
+        """All mentions of the names that are mentioned more than once, ``(r,)`` int64, ascending."""
         again = self.same_as[self.same_as != np.arange(len(self.same_as))]
         return np.flatnonzero(np.isin(self.same_as, again))
 
@@ -110,7 +109,7 @@ def find_repeated(segments: Sequence[Segment], paths: PathTable) -> Once:
     """Find the images that are named more than once.
 
     Args:
-        segments: the inputs, whose images are numbered on.
+        segments: the inputs, whose images are numbered consecutively.
         paths: all of these images, relative to the root.
     """
     every = np.arange(len(paths), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Where the bytes of listed images are kept, and how they come to this machine."""
+"""Storages of images: files, and several storages joined. They bring the bytes of images to this machine."""
 
 import contextlib
 import os
@@ -18,11 +18,11 @@ __all__ = ["Distant", "FileStorage", "JoinedStorage", "Storage", "local_places"]
 
 
 class Storage(Protocol):
-    """Keeps images, numbered from 0; columns, not an object per image."""
+    """Images numbered from 0, kept as columns rather than as an object per image."""
 
     @property
     def is_local(self) -> bool:
-        """Whether places are known at once: nothing has to be fetched, copied or unpacked for them first."""
+        """True if places are known at once, with nothing to fetch, copy or unpack first."""
         ...
 
     @property
@@ -36,25 +36,26 @@ class Storage(Protocol):
         """Bring images to this machine.
 
         Args:
-            images: ``(n,)`` int64, ascending as a rule: neighbours are read together.
-            scratch: an existing folder for what has to be copied; everything in it is gone when the context ends.
+            images: ``(n,)`` int64, usually ascending: neighbors are read together.
+            scratch: an existing folder for copies, which are deleted when the context ends.
 
         Returns:
-            A context with a place for each image, or the reason why there is none. Places hold until it ends.
+            A context that gives each image its place, or the reason why it has none. Places are valid until it
+            ends.
         """
         ...
 
 
 @runtime_checkable
 class Distant(Protocol):
-    """A storage whose images come from elsewhere."""
+    """A storage whose images come from another machine."""
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """``(n,)`` int64: bytes that each of these images takes here, as far as is known; 0 where it is not."""
+        """Bytes that each of these images takes on this machine, ``(n,)`` int64; 0 if unknown."""
         ...
 
     def cancel(self) -> None:
-        """End a :meth:`Storage.fetch` that is under way in another thread."""
+        """End a :meth:`Storage.fetch` that another thread has started."""
         ...
 
 
@@ -64,7 +65,7 @@ class FileStorage:
 
     Attributes:
         root: absolute path of a folder.
-        names: relative to it.
+        names: their paths relative to it.
     """
 
     root: bytes
@@ -82,7 +83,7 @@ class FileStorage:
         images: npt.NDArray[np.int64],
         scratch: Path,  # noqa: ARG002
     ) -> AbstractContextManager[Sequence[Place | str]]:
-        """The files themselves."""
+        """Return the files themselves."""
         return contextlib.nullcontext(
             [Place(os.path.join(self.root, self.names[i])) for i in images.tolist()]
         )
@@ -94,8 +95,8 @@ class JoinedStorage:
 
     Attributes:
         parts: the storages.
-        part_of: ``(N,)`` uint32, in which of them each image is.
-        number_in: ``(N,)`` int64, and its number there.
+        part_of: ``(N,)`` uint32, the storage of each image.
+        number_in: ``(N,)`` int64, its number in that storage.
     """
 
     parts: tuple[Storage, ...]
@@ -104,17 +105,17 @@ class JoinedStorage:
 
     @property
     def is_local(self) -> bool:
-        """Whether all of them are."""
+        """True if all of them are local."""
         return all(part.is_local for part in self.parts)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory."""
+        """Bytes of memory that all of them hold."""
         return sum(part.nbytes for part in self.parts) + self.part_of.nbytes + self.number_in.nbytes
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Bring images to this machine, those of each storage together."""
+        """Bring images to this machine, one storage after the other."""
         places: list[Place | str] = [""] * len(images)
         part_of = self.part_of[images]
         with contextlib.ExitStack() as stack:
@@ -126,7 +127,7 @@ class JoinedStorage:
             yield places
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Bytes that each image takes here once it is fetched, as far as is known."""
+        """Bytes that each image takes on this machine once it is fetched, ``(n,)`` int64; 0 if unknown."""
         nbytes = np.zeros(len(images), dtype=np.int64)
         for i, part in enumerate(self.parts):
             if isinstance(part, Distant):
@@ -135,13 +136,13 @@ class JoinedStorage:
         return nbytes
 
     def cancel(self) -> None:
-        """End what is being fetched."""
+        """End the transfers of all parts."""
         for part in self.parts:
             if isinstance(part, Distant):
                 part.cancel()
 
 
 def local_places(storage: Storage, images: npt.NDArray[np.int64]) -> Sequence[Place | str]:
-    """The places of images, or why they have none, where all are local: these hold as long as the files do."""
+    """Places of images in a local storage, or the reasons why they have none; valid as long as the files."""
     with storage.fetch(images, Path()) as places:
         return places

@@ -64,7 +64,6 @@ UNDESCRIBED: frozenset[str] = frozenset(
         "config",
         "decoding",
         "files",
-        "inputs",
         "networks",
         "pooling",
         "training",

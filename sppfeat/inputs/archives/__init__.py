@@ -1,4 +1,8 @@
-"""Archives of images, read in place: tar files, as WebDataset has them, and zip files."""
+"""Archives of images, read in place: tar files, such as those of WebDataset, and zip files.
+
+In goes the path of an archive; out comes a :class:`sppfeat.inputs.segments.Segment` whose storage knows the place of
+each member. The indexes of large archives are kept from run to run.
+"""
 
 import os
 import stat
@@ -20,28 +24,28 @@ def index_archive(name: bytes, file: BinaryIO) -> ArchiveIndex:
     """Find the images of a tar or zip file.
 
     Args:
-        name: of the archive, which ends in ``.tar`` or ``.zip``.
-        file: seekable; where it stands does not matter.
+        name: of the archive; it ends in ``.tar`` or ``.zip``.
+        file: seekable, at any position.
 
     Raises:
-        ConfigError: it is not such a file, is compressed as a whole, damaged or cut short.
-        OSError: it cannot be read.
+        ConfigError: the file is no such archive, is compressed as a whole, damaged or cut short.
+        OSError: the file cannot be read.
     """
     return (index_tar if name.lower().endswith(b".tar") else index_zip)(file)
 
 
 def read_archive(path: bytes) -> Segment:
-    """The images of an archive of this machine, in its order.
+    """Find the images of an archive of this machine, in its order.
 
     Args:
-        path: absolute, of a file that ends in ``.tar`` or ``.zip``.
+        path: absolute; it ends in ``.tar`` or ``.zip``.
 
     Raises:
-        ConfigError: it cannot be read, is no such file, is compressed as a whole, damaged or cut short.
+        ConfigError: the file cannot be read, is no such archive, is compressed as a whole, damaged or cut short.
     """
     where = f"the archive {os.fsdecode(path)!r}"
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait forever
             raise ConfigError("it is no regular file")
         with open(path, "rb") as file:
             version = FileVersion.of(file.fileno())

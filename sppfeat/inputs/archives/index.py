@@ -1,4 +1,4 @@
-"""The images of an archive: their names, and where in it they are; columns, not an object per image."""
+"""Indexes of archives: names and places of their images, as columns rather than as an object per image."""
 
 import os
 from array import array
@@ -30,15 +30,15 @@ STORED_MEMBER, DEFLATED_MEMBER, _FIRST_REFUSAL = 0, 1, 2
 
 @dataclass(frozen=True)
 class Members:
-    """Where in an archive the bytes of members are.
+    """Places of members in their archive.
 
     Attributes:
-        offset: ``(n,)`` int64, of the first byte of each; with ``has_headers`` of the header before it.
-        nbytes: ``(n,)`` int64, as it lies in the archive, without that header.
-        packing: ``(n,)`` uint8: ``STORED_MEMBER``, ``DEFLATED_MEMBER``, or from 2 on a position in ``refusals``.
-        unpacked_nbytes: ``(n,)`` int64.
-        refusals: why members cannot be read in place: of packing 2 the first.
-        has_headers: whether the bytes of each come after a header of a length of its own, as in zip files.
+        offset: ``(n,)`` int64, offset of the first byte of each member; with ``has_headers``, of the header before it.
+        nbytes: ``(n,)`` int64, bytes of each member in the archive, without that header.
+        packing: ``(n,)`` uint8: ``STORED_MEMBER``, ``DEFLATED_MEMBER``, or 2 and more for a position in ``refusals``.
+        unpacked_nbytes: ``(n,)`` int64, bytes of each member once it is unpacked.
+        refusals: reasons why members cannot be read in place; the first is that of packing 2.
+        has_headers: True if a header of variable length precedes each member, as in zip files.
     """
 
     offset: npt.NDArray[np.int64]
@@ -52,7 +52,7 @@ class Members:
         return len(self.offset)
 
     def refusal(self, packing: int) -> str | None:
-        """Why members of this packing cannot be read in place; None where they can."""
+        """Return the reason why members of this packing cannot be read in place; None if they can."""
         return self.refusals[packing - _FIRST_REFUSAL] if packing >= _FIRST_REFUSAL else None
 
     @property
@@ -66,12 +66,12 @@ class ArchiveIndex:
     """The images of an archive, in its order.
 
     Attributes:
-        names: of the images, relative, unique.
-        members: where they are.
-        labels: classes that the archive gives them; None where it has none.
-        ids: what the archive calls them; None where it has no such names.
-        n_other_files: members that are no images by their names.
-        n_repeated: images that are there again, under the same name, further back.
+        names: relative names of the images, unique.
+        members: places of the images.
+        labels: classes that the archive gives them; None if it gives none.
+        ids: ids that the archive gives them; None if it gives none.
+        n_other_files: members without an image suffix.
+        n_repeated: images that a later member of the same name replaces.
     """
 
     names: PathTable
@@ -82,11 +82,11 @@ class ArchiveIndex:
     n_repeated: int = 0
 
     def segment(self, top: bytes, storage: Storage) -> Segment:
-        """Return the images as those of an input.
+        """Make a segment of the images.
 
         Args:
             top: absolute path, or URL, of the archive.
-            storage: brings the members.
+            storage: brings the images.
         """
         return Segment(
             top=top,
@@ -101,7 +101,7 @@ class ArchiveIndex:
 
 
 class GrowingMembers:
-    """Members, one after the other."""
+    """Collects the places of members, one after the other."""
 
     def __init__(self) -> None:
         self._offset, self._nbytes, self._unpacked_nbytes = array("q"), array("q"), array("q")
@@ -112,14 +112,14 @@ class GrowingMembers:
         return len(self._packing)
 
     def add(self, offset: int, nbytes: int, packing: int = STORED_MEMBER, unpacked_nbytes: int = -1) -> None:
-        """Add a member; without ``unpacked_nbytes`` it is not packed."""
+        """Add a member; it is not packed unless ``unpacked_nbytes`` is given."""
         self._offset.append(offset)
         self._nbytes.append(nbytes)
         self._packing.append(packing)
         self._unpacked_nbytes.append(nbytes if unpacked_nbytes < 0 else unpacked_nbytes)
 
     def refuse(self, reason: str) -> None:
-        """Add a member that cannot be read in place; of such reasons there are few."""
+        """Add a member that cannot be read in place; only a few different reasons exist."""
         self.add(0, 0, self._packing_of.setdefault(reason, _FIRST_REFUSAL + len(self._packing_of)))
 
     def copy(self, source: int, target: int) -> None:
@@ -128,7 +128,7 @@ class GrowingMembers:
             column[target] = column[source]
 
     def take(self, members: npt.NDArray[np.int64], *, has_headers: bool) -> Members:
-        """Some of them; ``has_headers`` as there."""
+        """Return the places of some members; ``has_headers`` as in :class:`Members`."""
         return Members(
             offset=np.array(self._offset, dtype=np.int64)[members],
             nbytes=np.array(self._nbytes, dtype=np.int64)[members],
@@ -140,7 +140,7 @@ class GrowingMembers:
 
 
 def last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Positions of the names that do not come again, ascending: those of the members that unpacking would leave.
+    """Positions of the last member of each name, ascending: the members that unpacking would leave.
 
     Example:
         >>> last_of_each([b"a", b"b", b"a", b"c"]).tolist()
@@ -155,10 +155,10 @@ def last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
 
 
 def harmless_name(name: str) -> bytes:
-    """The name of a member, relative, without ``.``, ``..`` and repeated slashes: there is no way out of the archive.
+    """Make the name of a member relative, without ``.``, ``..`` and repeated slashes, so that it stays inside.
 
     Args:
-        name: as the archive has it; bytes that are not UTF-8 by ``surrogateescape``.
+        name: name in the archive; bytes that are not UTF-8 as ``surrogateescape`` decodes them.
 
     Example:
         >>> harmless_name("./a//b.jpg"), harmless_name("/../../etc/x.jpg"), harmless_name("a/../b.jpg")
@@ -174,17 +174,17 @@ def harmless_name(name: str) -> bytes:
 
 
 def is_hidden(name: bytes) -> bool:
-    """Whether a scan passes over a member: hidden, or what macOS adds."""
+    """Tell whether a scan skips a member: a hidden one, or one that macOS adds."""
     slashed = b"/" + name
     return b"/." in slashed or b"/__MACOSX/" in slashed
 
 
 def target_of(link: bytes, folder: bytes) -> bytes | None:
-    """The member that a link leads to; None where that is outside.
+    """Find the name that a link leads to; None if it is outside the archive.
 
     Args:
-        link: as the archive has it.
-        folder: the folder that it starts from, a harmless name; empty for the top.
+        link: target in the archive.
+        folder: folder that the link is relative to, a harmless name; empty for the top.
 
     Example:
         >>> target_of(b"../c.jpg", b"a/b"), target_of(b"../c.jpg", b""), target_of(b"/c.jpg", b"a")
@@ -204,5 +204,5 @@ def target_of(link: bytes, folder: bytes) -> bytes | None:
 
 
 def encoded_name(name: str) -> bytes:
-    """A name as bytes, which no zero byte can be part of."""
+    """Encode a name, up to its first zero byte."""
     return name.partition("\0")[0].encode("utf-8", "surrogateescape")

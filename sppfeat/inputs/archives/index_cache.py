@@ -1,4 +1,4 @@
-"""Indexes of large archives, kept from one run to the next in the user's cache folder."""
+"""Indexes of large archives, kept in the user's cache folder from one run to the next."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ _SETTLED_NS = 2_000_000_000  # a file that was changed later may be changed agai
 
 
 def cache_folder() -> Path | None:
-    """Where indexes are kept: below ``XDG_CACHE_HOME``, or ``.cache`` at home; None where there is no such place."""
+    """Folder of the indexes, below ``XDG_CACHE_HOME`` or ``~/.cache``; None if neither is an absolute path."""
     top = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(top):
         top = os.path.expanduser("~/.cache")
@@ -34,11 +34,11 @@ def cache_folder() -> Path | None:
 
 
 def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
-    """The index of an archive as it was kept; None where there is none that is whole, and of this very file.
+    """Load the index of an archive; None unless a whole one of this very file was kept.
 
     Args:
-        path: of the archive, absolute; or its URL.
-        version: of the archive now.
+        path: absolute path, or URL, of the archive.
+        version: version of the archive now.
     """
     kept_at = _file_of(path)
     if kept_at is None or not kept_at.exists():
@@ -53,11 +53,11 @@ def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
 
 
 def save_index(path: bytes, version: FileVersion, index: ArchiveIndex) -> None:
-    """Keep an index for :func:`load_index`, if that pays, and can be done.
+    """Keep an index for :func:`load_index`, if that saves time and the cache can be written.
 
     Args:
-        path, version: of the archive.
-        index: of all its images.
+        path, version: path and version of the archive.
+        index: index of all its images.
     """
     kept_at = _file_of(path)
     if kept_at is None or len(index.names) < _FEWEST_IMAGES:
@@ -78,10 +78,10 @@ def _file_of(path: bytes) -> Path | None:
 
 
 def _key(path: bytes, version: FileVersion) -> bytes:
-    """What the file of an index begins with.
+    """Key of an index file, which tells the archive and its version.
 
-    The time of the last change of its metadata is in it, too, which nobody can set: sizes of tar files are multiples of
-    10 kB, and times of files that were unpacked or copied can be the same for all of them.
+    It contains the time of the last change of metadata, which nobody can set: sizes of tar files are multiples of
+    10 kB, and files that were unpacked or copied can all have the same time of modification.
     """
     times = [version.mtime_ns, version.ctime_ns]
     return json.dumps([_SCHEMA, path.hex(), version.nbytes, *times]).encode()
@@ -92,7 +92,7 @@ def _bytes(content: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _columns(index: ArchiveIndex) -> dict[str, Any]:
-    """An index as arrays."""
+    """Turn an index into arrays."""
     members = index.members
     columns = {
         "offset": members.offset,
@@ -114,10 +114,10 @@ def _columns(index: ArchiveIndex) -> dict[str, Any]:
 
 
 def _index(columns: dict[str, Any]) -> ArchiveIndex:
-    """An index of its arrays.
+    """Turn arrays into an index.
 
     Raises:
-        Exception: of nearly every type, where they are not those of an index.
+        Exception: of nearly every type, if the arrays are not those of an index.
     """
 
     def texts(name: str) -> PathTable:

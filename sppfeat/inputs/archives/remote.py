@@ -1,4 +1,4 @@
-"""Archives in object stores and on servers: listed and read by parts, never fetched as a whole."""
+"""Archives in object stores and on servers, listed and read in parts, never fetched as a whole."""
 
 import contextlib
 import io
@@ -28,17 +28,17 @@ from sppfeat.inputs.segments import Segment
 
 __all__ = ["RemoteMemberStorage", "read_remote_archive"]
 
-_PIECE = 4 << 20  # of one request, N_TRANSFERS of which are in memory
-_NEAR = 256 << 10  # what lies between two members comes along rather than that another request is made
+_PIECE = 4 << 20  # bytes of a request; N_TRANSFERS of them are in memory
+_NEAR = 256 << 10  # a smaller gap between two members is fetched with them rather than by another request
 _LONGEST_HEADER = 4096  # with name and extra field, of a zip file's member
 
 
 def read_remote_archive(service: Service, url: str) -> Segment:
-    """The images of a tar or zip file that a URL names, in its order.
+    """Find the images of a remote tar or zip file, in its order.
 
     Raises:
-        ConfigError: it is not there, is no such file, is compressed, damaged or cut short.
-        SourceError: it cannot be read.
+        ConfigError: the archive does not exist, is no such file, is compressed, damaged or cut short.
+        SourceError: the archive cannot be read.
     """
     path = service.path(url)
     try:
@@ -68,13 +68,13 @@ def _index(service: Service, url: str, nbytes: int) -> ArchiveIndex:
 
 @dataclass(frozen=True)
 class RemoteMemberStorage:
-    """Images in an archive that a URL names.
+    """Images in a remote archive.
 
     Attributes:
-        service: where it is.
-        url: of the archive.
-        version: of it when it was listed; of another one no image is read, since other bytes may be there.
-        members: where the images are.
+        service: the service that has the archive.
+        url: URL of the archive.
+        version: version of the archive when it was listed; no image of another version is read.
+        members: places of the images.
     """
 
     service: Service
@@ -91,10 +91,10 @@ class RemoteMemberStorage:
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Bring images to this machine, those that lie near each other together, into one file.
+        """Bring images to this machine, into one file, with one request for neighboring images.
 
         Raises:
-            SourceError: the service cannot be reached or refuses everything; or it was told to :meth:`cancel`.
+            SourceError: the service cannot be reached or refuses everything, or :meth:`cancel` was called.
         """
         self.service.connect()
         with tempfile.TemporaryDirectory(
@@ -103,11 +103,11 @@ class RemoteMemberStorage:
             yield list(self._places(images, Path(folder)))
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Bytes that each of these images takes here."""
+        """Bytes that each of these images takes on this machine, ``(n,)`` int64."""
         return np.asarray(self.members.nbytes[images], dtype=np.int64)
 
     def cancel(self) -> None:
-        """End transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
+        """End the transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
         self.service.cancel()
 
     def _places(self, images: npt.NDArray[np.int64], folder: Path) -> Iterator[Place | str]:
@@ -141,7 +141,7 @@ class RemoteMemberStorage:
         return None if is_same else "its archive has changed since it was listed"
 
     def _place(self, image: int, spool: "_Spool") -> Place | str:
-        """Where an image is in the spool."""
+        """Return the place of an image in the spool, or the reason why it has none."""
         members = self.members
         offset, nbytes = int(members.offset[image]), int(members.nbytes[image])
         reason = spool.why_not(offset, offset + nbytes)
@@ -165,7 +165,7 @@ class RemoteMemberStorage:
 
 
 def _stretches(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """``(k, 2)`` int64, ascending and apart from each other: what covers these bytes, and little that lies between.
+    """Join byte ranges that overlap or nearly touch: ``(k, 2)`` int64, ascending and disjoint.
 
     Example:
         >>> _stretches(np.array([900_000, 0, 10]), np.array([900_010, 20, 30])).tolist()
@@ -181,11 +181,11 @@ def _stretches(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> n
 
 
 class _Spool:
-    """Stretches of an object in one file here, one behind the other.
+    """A local file with stretches of a remote object, one after the other.
 
     Args:
-        stretches: ``(k, 2)`` int64, of the object.
-        path: of the file, which is made.
+        stretches: ``(k, 2)`` int64, start and stop of each in the object.
+        path: path of the file, which is created.
     """
 
     def __init__(self, stretches: npt.NDArray[np.int64], path: Path) -> None:
@@ -196,7 +196,7 @@ class _Spool:
         self._failed: list[tuple[int, int, str]] = []
 
     def fill(self, service: Service, url: str) -> None:
-        """Fetch everything; what cannot be is noted.
+        """Fetch everything, and remember the pieces that failed.
 
         Raises:
             SourceError: see :meth:`sppfeat.files.remote.fetcher.Transfers.run`.
@@ -220,16 +220,16 @@ class _Spool:
         ]
 
     def position(self, offset: int) -> int:
-        """Where a byte of the object is here."""
+        """Return the offset in this file of a byte of the object."""
         stretch = np.searchsorted(self._stretches[:, 0], offset, side="right") - 1
         return int(offset + self._moved[stretch])
 
     def why_not(self, start: int, stop: int) -> str | None:
-        """Why some bytes are not here; None where they are."""
+        """Return the reason why some bytes are missing; None if they are not."""
         return next((reason for first, end, reason in self._failed if start < end and first < stop), None)
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return bytes of the object, fewer where a piece of it is not here."""
+        """Return bytes of the object; fewer at the end of the file."""
         with open(self.path, "rb") as file:
             file.seek(self.position(offset))
             return file.read(nbytes)

@@ -1,4 +1,4 @@
-"""What an archive in the layout of WebDataset says of its images: files beside them that share their key."""
+"""Classes and ids of images in the layout of WebDataset: members that share the key of an image."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from sppfeat.inputs.segments import OwnLabels
 __all__ = ["LONGEST_TEXT", "SampleTexts", "is_sample_text", "sample_key"]
 
 LONGEST_TEXT = 1 << 20
-"""Bytes of a text; a longer one is not looked into."""
+"""Bytes of the longest text that is read."""
 
 _LONGEST_CLASS = 1000
 _CLASS_KEYS = ("class_name", "label", "class", "cls", "category")  # a name before a number
@@ -21,7 +21,7 @@ _ID_KEYS = ("id", "key")
 
 
 def sample_key(name: bytes) -> tuple[bytes, bytes]:
-    """The key of the sample that a member belongs to, and its extension: what follows the first dot of its last part.
+    """Split the name of a member into the key of its sample and the extension, at the first dot of the last part.
 
     Example:
         >>> sample_key(b"a.b/0001.seg.PNG")
@@ -33,12 +33,12 @@ def sample_key(name: bytes) -> tuple[bytes, bytes]:
 
 
 def is_sample_text(name: bytes) -> bool:
-    """Whether a member says something of the images of its sample."""
+    """Tell whether a member describes the images of its sample."""
     return sample_key(name)[1] in (b"cls", b"json")
 
 
 class SampleTexts:
-    """What the members ``KEY.cls`` and ``KEY.json`` say of the images of their keys; of two alike the last counts."""
+    """Collects classes and ids from the members ``KEY.cls`` and ``KEY.json``; the last of a name counts."""
 
     def __init__(self) -> None:
         self._classes = ClassNumbers[bytes]()
@@ -47,7 +47,7 @@ class SampleTexts:
         self._ids: dict[bytes, bytes] = {}
 
     def add(self, name: bytes, text: bytes) -> None:
-        """Heed a member."""
+        """Read a member."""
         key, extension = sample_key(name)
         if extension == b"cls":
             _set(self._by_cls, key, self._class(text.strip()))
@@ -62,7 +62,7 @@ class SampleTexts:
         return self._classes.number(name) if 0 < len(name) <= _LONGEST_CLASS else None
 
     def labels_of(self, names: Sequence[bytes]) -> OwnLabels | None:
-        """The classes of images; None where none is told of any."""
+        """Return the classes of images; None if none has a class."""
         if not len(self._classes):
             return None
         numbers = np.fromiter(map(self._label, names), dtype=np.int64, count=len(names))
@@ -75,7 +75,7 @@ class SampleTexts:
         return self._by_cls.get(key, self._by_json.get(key, NO_CLASS))
 
     def ids_of(self, names: Iterable[bytes]) -> PathTable | None:
-        """What images are called; None where none has such a name."""
+        """Return the ids of images; None if none has an id."""
         if not self._ids:
             return None
         ids = PathTable(self._ids.get(sample_key(name)[0], b"") for name in names)
@@ -90,7 +90,7 @@ def _set(known: dict[bytes, Any], key: bytes, value: Any) -> None:
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    """The object that is written in JSON; empty where it is none."""
+    """Parse a JSON object; empty if the text is none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -99,7 +99,7 @@ def _object(text: bytes) -> dict[str, Any]:
 
 
 def _text(value: object) -> bytes | None:
-    """A text or a whole number as text; None of everything else."""
+    """Encode a text or a whole number; None for everything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value).encode() if abs(value) < 1 << 64 else None
     return value.encode("utf-8", "surrogatepass").partition(b"\0")[0] if isinstance(value, str) else None

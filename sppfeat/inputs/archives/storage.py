@@ -1,4 +1,4 @@
-"""Images in archives as places of files."""
+"""The storage of images in an archive of this machine: parts of its file."""
 
 import contextlib
 import os
@@ -23,9 +23,9 @@ class MemberStorage:
     """Images in an archive of this machine.
 
     Attributes:
-        path: of the archive, absolute.
-        version: of the archive when it was listed; of another one no image is read, since other bytes may be there.
-        members: where the images are.
+        path: absolute path of the archive.
+        version: version of the archive when it was listed; no image of another version is read.
+        members: places of the images.
     """
 
     path: bytes
@@ -44,7 +44,7 @@ class MemberStorage:
         images: npt.NDArray[np.int64],
         scratch: Path,  # noqa: ARG002
     ) -> AbstractContextManager[Sequence[Place | str]]:
-        """Parts of the archive."""
+        """Return parts of the archive."""
         return contextlib.nullcontext(list(self._places(images)))
 
     def _places(self, images: npt.NDArray[np.int64]) -> Iterator[Place | str]:
@@ -75,8 +75,8 @@ class MemberStorage:
 
 
 def _behind_header(fd: int, offset: int) -> int | None:
-    """Where the bytes of a member of a zip file begin: next to what is read anyway, so that it costs nearly nothing."""
+    """Offset of a member of a zip file; its header is next to the bytes that are read anyway, so this is cheap."""
     try:
         return data_offset(os.pread(fd, HEADER_NBYTES, offset), offset)
-    except OSError:  # of a failing disk: what comes behind it cannot be read either
+    except OSError:  # a failing disk: what follows the header cannot be read either
         return None

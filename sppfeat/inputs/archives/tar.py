@@ -1,4 +1,4 @@
-"""The images of a tar file, read in place; also in the layout of WebDataset."""
+"""Index of the images of a tar file, also in the layout of WebDataset."""
 
 import tarfile
 from array import array
@@ -35,14 +35,14 @@ def index_tar(file: BinaryIO) -> ArchiveIndex:
     """Find the images of a tar file.
 
     Args:
-        file: seekable; where it stands does not matter.
+        file: seekable, at any position.
 
     Returns:
-        The index, with the classes and ids of the samples' ``.cls`` and ``.json`` members, where there are such.
+        The index, with classes and ids from the ``.cls`` and ``.json`` members of samples, if any.
 
     Raises:
-        ConfigError: it is no tar file, is compressed, damaged or cut short; says at which byte.
-        OSError: it cannot be read.
+        ConfigError: the file is no tar file, is compressed, damaged or cut short; tells the byte.
+        OSError: the file cannot be read.
     """
     scan = _Scan(file)
     names = PathTable(scan)
@@ -61,14 +61,14 @@ def index_tar(file: BinaryIO) -> ArchiveIndex:
 
 
 class _Link(NamedTuple):
-    """Where a link leads: to a member of this name, the last before it if it is a hard one, else the last of all."""
+    """The target of a link: the last member of this name, for a hard link the last one before it."""
 
     target: bytes | None
     is_hard: bool
 
 
 class _Scan:
-    """Goes through the members that are files or links; iterated once, it yields their names."""
+    """Scans the members that are files or links; iterated once, it yields their names."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.members = GrowingMembers()
@@ -79,7 +79,7 @@ class _Scan:
         self._links: dict[int, _Link] = {}
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the name of each member; all else is noted."""
+        """Yield the name of each member, and collect its place."""
         for header in tar_headers(self._file):
             if header.isdir():
                 continue
@@ -111,7 +111,7 @@ class _Scan:
             self.n_other_files += 1
 
     def follow_links(self, names: Sequence[bytes]) -> None:
-        """Give links the bytes of the members that they lead to; ``names`` are those of all."""
+        """Give links the bytes of their targets; ``names`` are the names of all members."""
         if not self._links:
             return
         named: dict[bytes, list[int]] = {
@@ -126,7 +126,7 @@ class _Scan:
                 self.members.copy(end, i)
 
     def _end_of(self, member: int, named: dict[bytes, list[int]]) -> int | None:
-        """The member that a chain of links ends with."""
+        """Follow a chain of links to its last member; None if it leads nowhere."""
         for _ in range(_MOST_LINKS):
             link = self._links.get(member)
             if link is None:

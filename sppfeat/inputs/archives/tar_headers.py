@@ -1,4 +1,4 @@
-"""The headers of a tar file, to its end: one that is damaged or cut short is refused, not read as far as it goes."""
+"""Headers of a whole tar file; a file that is damaged or cut short is refused, not read as far as possible."""
 
 import os
 import tarfile
@@ -16,14 +16,14 @@ _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x
 
 
 def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield the header of each member; the file may be read in between.
+    """Yield the header of each member; the caller may read the file in between.
 
     Args:
-        file: seekable; where it stands does not matter.
+        file: seekable, at any position.
 
     Raises:
-        ConfigError: it is no tar file, is compressed, damaged or cut short; says at which byte.
-        OSError: it cannot be read.
+        ConfigError: the file is no tar file, is compressed, damaged or cut short; tells the byte.
+        OSError: the file cannot be read.
     """
     nbytes = file.seek(0, os.SEEK_END)
     _check_start(file, nbytes)
@@ -50,7 +50,7 @@ def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 class _Guarded:
-    """A file of which nobody reads more at once than a header may be long, whatever a damaged one says."""
+    """A file that gives no more bytes at once than a header may have, whatever a damaged header says."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._read = file.read
@@ -64,7 +64,7 @@ class _Guarded:
 
 
 def _check_start(file: BinaryIO, nbytes: int) -> None:
-    """Refuse what is empty or compressed."""
+    """Refuse an empty or compressed file."""
     if nbytes == 0:
         raise ConfigError("it is empty")
     file.seek(0)
@@ -78,7 +78,7 @@ def _check_start(file: BinaryIO, nbytes: int) -> None:
 
 
 def _check_end(file: BinaryIO, end: int, nbytes: int) -> None:
-    """Refuse a file that ends without saying so, or goes on after that."""
+    """Refuse a file without the mark of its end, or with another archive after it."""
     file.seek(end)
     block = file.read(BLOCK)
     if not block:

@@ -1,4 +1,4 @@
-"""The images of a zip file, read in place."""
+"""Index of the images of a zip file."""
 
 import os
 import stat
@@ -26,8 +26,8 @@ HEADER_NBYTES = 30
 """Bytes of the fixed part of the header before each member."""
 
 MOST_UNPACKED_NBYTES = 1 << 30
-"""Bytes of a deflated image, which is unpacked in memory: as many as 16-bit RGB of the most pixels that are decoded by
-default takes without any compression. A small zip file can unpack to a thousand times its size."""
+"""Bytes of the largest deflated image, which is unpacked in memory: those of uncompressed 16-bit RGB with as many
+pixels as are decoded by default. A small zip file can unpack to a thousand times its size."""
 
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # by the classic cipher; a strong one; the central directory, too
 _PATCH = 0x20
@@ -47,14 +47,14 @@ def index_zip(file: BinaryIO) -> ArchiveIndex:
     """Find the images of a zip file.
 
     Args:
-        file: seekable; where it stands does not matter.
+        file: seekable, at any position.
 
     Returns:
-        The index; offsets are those of the headers before the members, see :func:`data_offset`.
+        The index, with the offsets of the headers before the members; see :func:`data_offset`.
 
     Raises:
-        ConfigError: it is no zip file, is damaged or cut short.
-        OSError: it cannot be read.
+        ConfigError: the file is no zip file, is damaged or cut short.
+        OSError: the file cannot be read.
     """
     nbytes = file.seek(0, os.SEEK_END)
     if nbytes == 0:
@@ -77,11 +77,11 @@ def index_zip(file: BinaryIO) -> ArchiveIndex:
 
 
 def data_offset(header: bytes, offset: int) -> int | None:
-    """Where the bytes of a member begin; None where there is no header.
+    """Find the first byte of a member; None if no header precedes it.
 
     Args:
         header: ``HEADER_NBYTES`` bytes from ``offset`` on.
-        offset: as in the index.
+        offset: offset of the member in the index.
     """
     if len(header) < HEADER_NBYTES or header[:4] != b"PK\3\4":
         return None
@@ -92,7 +92,7 @@ def data_offset(header: bytes, offset: int) -> int | None:
 
 
 class _Scan:
-    """Goes through the members; iterated once, it yields the names of the images."""
+    """Scans the members; iterated once, it yields the names of the images."""
 
     def __init__(self, entries: list[zipfile.ZipInfo], archive_nbytes: int) -> None:
         self.members = GrowingMembers()
@@ -101,7 +101,7 @@ class _Scan:
         self._archive_nbytes = archive_nbytes
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the name of each image; all else is noted."""
+        """Yield the name of each image, and collect its place."""
         for member in self._entries:
             name = harmless_name(member.filename)
             if member.filename.endswith("/") or is_hidden(name):
@@ -125,7 +125,7 @@ class _Scan:
 
 
 def _refusal(member: zipfile.ZipInfo, archive_nbytes: int) -> str | None:
-    """Why a member cannot be read in place; None where it can."""
+    """Return the reason why a member cannot be read in place; None if it can."""
     if member.flag_bits & _ENCRYPTED:
         return "is encrypted in its archive"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & _PATCH:

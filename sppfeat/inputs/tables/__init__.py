@@ -1,1 +1,1 @@
-"""Tables as inputs: rows that name images, or have them: text, Parquet, Arrow, Hugging Face data sets."""
+"""Tables as inputs, whose rows name images or contain them: text, Parquet, Arrow and Hugging Face data sets."""

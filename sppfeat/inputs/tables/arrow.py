@@ -1,4 +1,4 @@
-"""Arrow files as inputs: of images, as ``save_to_disk`` of Hugging Face's data sets writes them, or of their paths."""
+"""Arrow files as inputs: with images, as ``save_to_disk`` of Hugging Face's ``datasets`` writes them, or with paths."""
 
 import contextlib
 import mmap
@@ -26,7 +26,7 @@ from sppfeat.inputs.tables.rows import Rows, image_segment, manifest_segment
 __all__ = ["PURPOSE", "ArrowStorage", "arrow_errors", "arrow_rows", "read_arrow"]
 
 PURPOSE = "reading a table of images"
-"""What pyarrow is for, in the message of an installation without it."""
+"""The purpose of pyarrow, for the message of an installation without it."""
 
 _NULL = -1
 _AS_BYTES = {"string": "binary", "large_string": "large_binary"}
@@ -35,15 +35,15 @@ _FILE_MAGIC = b"ARROW1"  # of the format with a footer; without, it is a stream
 
 
 def read_arrow(path: bytes) -> Segment:
-    """The images in the rows of an Arrow file, or those whose paths it has; with classes and ids where it has them.
+    """Find the images in the rows of an Arrow file, or those whose paths it has; with classes and ids if it has them.
 
-    Images are not read, but found: they are parts of the file.
+    Images are not read: they are parts of the file.
 
     Args:
-        path: absolute.
+        path: absolute path of the file.
 
     Raises:
-        ConfigError: it cannot be read, is compressed, or has neither images nor paths.
+        ConfigError: the file cannot be read, is compressed, or has neither images nor paths.
     """
     table = TableFile(path)
     with arrow_errors(path, "Arrow", ConfigError), _mapped(path) as (content, version):
@@ -72,11 +72,11 @@ def read_arrow(path: bytes) -> Segment:
 
 @contextlib.contextmanager
 def _mapped(path: bytes) -> Iterator[tuple[Any, FileVersion]]:
-    """A file as one ``pyarrow.Buffer``, and its version."""
+    """Map a file into memory; yields a ``pyarrow.Buffer`` and the version of the file."""
     pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
     with open(path, "rb") as file:
         version = FileVersion.of(file.fileno())
-        # Not closed before the last buffer of it is gone.
+        # It is closed with the last buffer that views it.
         mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     yield pa.py_buffer(mapped), version
 
@@ -88,7 +88,7 @@ def _reader(content: Any) -> Any:
 
 
 def _batches(reader: Any) -> Iterator[Any]:
-    """Yield all ``pyarrow.RecordBatch``, which are views of the file."""
+    """Yield all batches, each a ``pyarrow.RecordBatch`` that views the file."""
     if hasattr(reader, "num_record_batches"):
         yield from map(reader.get_batch, range(reader.num_record_batches))
     else:
@@ -98,10 +98,10 @@ def _batches(reader: Any) -> Iterator[Any]:
 def _places(
     contents: ColumnPart, batch: Any, content: Any, table: TableFile
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Offset and size of each image of a batch.
+    """Offset and size of each image of a batch, each ``(n,)`` int64.
 
     Raises:
-        ConfigError: the images are not in the file as they are.
+        ConfigError: the images are compressed in the file.
     """
     values = contents.of(batch)
     values.validate(full=True)  # that the bounds ascend, and lie within the bytes
@@ -125,10 +125,10 @@ class ArrowStorage:
     """Images in an Arrow file of this machine.
 
     Attributes:
-        path: of the file, absolute.
-        version: of the file when it was listed.
-        offset: ``(n,)`` int64, of the first byte of each image.
-        sizes: ``(n,)`` int64, bytes of each, or ``_NULL``.
+        path: absolute path of the file.
+        version: version of the file when it was listed.
+        offset: ``(n,)`` int64, offset of the first byte of each image.
+        sizes: ``(n,)`` int64, bytes of each image; -1 for null.
     """
 
     path: bytes
@@ -148,10 +148,10 @@ class ArrowStorage:
         images: npt.NDArray[np.int64],
         scratch: Path,  # noqa: ARG002
     ) -> AbstractContextManager[Sequence[Place | str]]:
-        """Parts of the file.
+        """Return parts of the file.
 
         Raises:
-            StoreError: it is not there any more, or was changed.
+            StoreError: the file has gone, or was changed.
         """
         try:
             version = FileVersion.of(self.path)
@@ -169,10 +169,10 @@ class ArrowStorage:
 
 
 def arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableFile) -> Iterator[Rows]:
-    """Yield what the rows of each ``pyarrow.RecordBatch`` say, numbered from 0.
+    """Yield the rows of each ``pyarrow.RecordBatch``, numbered from 0.
 
     Raises:
-        ConfigError: values that are no texts or numbers; where there are only paths, a row without one.
+        ConfigError: a value is no text or number; or, if the table only has paths, a row has none.
     """
     first = 0
     for batch in batches:
@@ -195,7 +195,7 @@ def arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableFile) 
 
 
 def _values(batch: Any, part: ColumnPart | None) -> list[Any]:
-    """The values of a column; texts as bytes, which need not be UTF-8."""
+    """Values of a column; texts as bytes, which need not be UTF-8."""
     if part is None:
         return [None] * batch.num_rows
     array = part.of(batch)
@@ -208,7 +208,7 @@ def _values(batch: Any, part: ColumnPart | None) -> list[Any]:
 
 
 def _class_names(numbers: list[Any], classes: tuple[bytes, ...], error_at: ErrorAt) -> list[bytes]:
-    """The names of classes by their numbers; empty for none, which is null or -1."""
+    """Names of classes by their numbers; empty for null and -1, which are no class."""
     name_of: dict[Any, bytes] = dict(enumerate(classes))
     name_of |= {None: b"", -1: b""}
     unknown = next((i for i, number in enumerate(numbers) if number not in name_of), None)
@@ -222,7 +222,7 @@ def _class_names(numbers: list[Any], classes: tuple[bytes, ...], error_at: Error
 
 @contextlib.contextmanager
 def arrow_errors(path: bytes, kind: str, error_class: type[SppfeatError]) -> Iterator[None]:
-    """Raise ``error_class`` for what pyarrow, or the system, refuses in a file of a kind."""
+    """Raise ``error_class`` if pyarrow or the system cannot read a file of a kind."""
     pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which column of an Arrow schema is what: the images themselves or their paths, their classes, their ids."""
+"""Columns of a table of images in its Arrow schema: the images or their paths, classes and ids."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -35,8 +35,8 @@ class ColumnPart(NamedTuple):
     """A column, or a field of a column of structs.
 
     Attributes:
-        column: its name.
-        field: name of the field; None: the column has no fields.
+        column: name of the column.
+        field: name of the field; None for the whole column.
     """
 
     column: str
@@ -44,26 +44,26 @@ class ColumnPart(NamedTuple):
 
     @property
     def dotted(self) -> str:
-        """How Parquet calls it."""
+        """The name that Parquet gives it."""
         return self.column if self.field is None else f"{self.column}.{self.field}"
 
     def of(self, batch: Any) -> Any:
-        """Return its values in a ``pyarrow.RecordBatch``; null also where the whole struct is."""
+        """Return its values in a ``pyarrow.RecordBatch``; null if the whole struct is null."""
         array = batch.column(self.column)
         return array if self.field is None else array.flatten()[array.type.get_field_index(self.field)]
 
 
 @dataclass(frozen=True)
 class ArrowColumns:
-    """Where a table says what of an image.
+    """The columns of a table of images.
 
     Attributes:
-        contents: the images themselves; None where there are only paths.
-        paths: of the images, or what they were called before they were put into the table.
-        label: its class; None where there is none.
-        classes: of numbers in ``label`` their names; None where it has the names, or numbers without names.
-        image_id: what the table calls it.
-        has_boxes: further columns look like boxes.
+        contents: the images themselves; None if the table only has paths.
+        paths: paths of the images; with ``contents``, their paths before they were put into the table.
+        label: classes; None if the table has none.
+        classes: names of the classes if ``label`` numbers them; None if it has names, or numbers without names.
+        image_id: ids of the images; None if the table has none.
+        has_boxes: True if further columns look like boxes.
     """
 
     contents: ColumnPart | None
@@ -75,17 +75,17 @@ class ArrowColumns:
 
     @property
     def beside(self) -> list[str]:
-        """All but the images themselves, as Parquet calls them."""
+        """Names that Parquet gives to all but the images themselves."""
         return [part.dotted for part in (self.paths, self.label, self.image_id) if part is not None]
 
 
 @dataclass(frozen=True)
 class _Features:
-    """What the columns of a table are said to be.
+    """Kinds of columns, as Hugging Face's ``datasets`` describes them in the metadata of a schema.
 
     Attributes:
-        images: names of columns of images.
-        classes: names of columns of numbers of classes, each with the names of these classes in their order.
+        images: names of the columns of images.
+        classes: names of the columns of class numbers, each with the names of the classes in their order.
     """
 
     images: tuple[str, ...]
@@ -93,18 +93,18 @@ class _Features:
 
 
 def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[ColumnPart], bool]) -> ArrowColumns:
-    """Return which column is what.
+    """Find the columns of images or their paths, of classes and of ids.
 
-    Images are a column of structs of ``bytes`` and ``path``, or of bytes that has one of a few names, or is said to
-    be of images. Where they are null on all rows, the paths are what there is.
+    Images are a column of structs of ``bytes`` and ``path``; or a column of bytes with one of a few names, or that the
+    metadata declare as images. If they are null on all rows, only the paths count.
 
     Args:
         schema: a ``pyarrow.Schema``.
-        table: where it comes from.
+        table: the file of the schema.
         is_empty: tells whether a column, or field, is null on all rows.
 
     Raises:
-        ConfigError: neither images nor paths, or several columns that may be.
+        ConfigError: the table has neither images nor paths, or several columns that could be them.
     """
     features = _read_features(schema.metadata, table)
     kinds = import_extra("pyarrow.types", extra="parquet", purpose="reading a table of images")
@@ -132,10 +132,10 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
 
 
 def _read_features(metadata: Mapping[bytes, bytes] | None, table: TableFile) -> _Features:
-    """Return what the metadata of an Arrow schema says of the columns; nothing, where it is of another make.
+    """Read the kinds of columns from the metadata of an Arrow schema; none if other software wrote it.
 
     Raises:
-        ConfigError: names of classes that are no names, or there twice.
+        ConfigError: names of classes are no texts, or not different.
     """
     try:
         said = json.loads((metadata or {}).get(_HUGGING_FACE, b"{}"))
@@ -167,7 +167,7 @@ def _class_names(names: object, column: str, table: TableFile) -> tuple[bytes, .
 def _find_images(
     schema: Any, kinds: Any, features: _Features, table: TableFile
 ) -> tuple[ColumnPart | None, ColumnPart | None]:
-    """Return the column of images, and of what they are called; or of paths, where structs have nothing else."""
+    """Find the columns of images and of their paths, or only the one of paths if structs have nothing else."""
     found: dict[str, tuple[ColumnPart | None, ColumnPart | None]] = {}
     for field in schema:
         is_said = field.name in features.images
@@ -193,7 +193,7 @@ def _find_images(
 
 
 def _find_label(names: list[str], features: _Features, table: TableFile) -> str | None:
-    """Return the column of classes: before all others one whose numbers have names."""
+    """Find the column of classes, with preference for one whose numbers have names."""
     error = partial(table.error, "")
     of_classes = [name for name in names if name in features.classes]
     for choices in (of_classes, names):
@@ -232,6 +232,6 @@ def _is_binary(kinds: Any, kind: Any) -> bool:
 
 
 def _is_plain(kinds: Any, kind: Any) -> bool:
-    """Whether each value is one text or number."""
+    """Tell whether each value is one text or number."""
     is_number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
     return bool(_is_text(kinds, kind) or is_number)

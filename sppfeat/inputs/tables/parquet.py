@@ -1,4 +1,4 @@
-"""Parquet files as inputs: of images, as data sets of Hugging Face are, or of their paths."""
+"""Parquet files as inputs: with images, like data sets of Hugging Face, or with their paths."""
 
 import contextlib
 import os
@@ -26,28 +26,28 @@ from sppfeat.inputs.tables.rows import image_segment, manifest_segment
 
 __all__ = ["ParquetStorage", "read_parquet"]
 
-# Without, pyarrow reads all of a row group's column at once.
+# Without a buffer size, pyarrow reads a whole column of a row group at once.
 _BUFFER_NBYTES = 1 << 20
 
 _BATCH_NBYTES = 16 << 20
 _MOST_ROWS = 1024
 _WRITTEN_AT_ONCE = 1 << 20
-_MOST_OPEN = 16  # of the files that were read last: a data set may have more of them than a process may open
+_MOST_OPEN = 16  # a data set may have more files than a process may open
 _ROWS_AT_ONCE = 1 << 16
-# Of a part of a column that is null on all rows, and a byte for each row: no images are as small.
+# Bytes of the largest part of a column that is null on all rows, besides one a row: images take more.
 _MOST_NBYTES_OF_NULLS = 1 << 12
 
 
 def read_parquet(path: bytes) -> Segment:
-    """The images in the rows of a Parquet file, or those whose paths it has; with classes and ids where it has them.
+    """Find the images in the rows of a Parquet file, or those whose paths it has; with classes and ids if it has them.
 
-    Of images everything but themselves is read, in parts.
+    All columns that are needed are read in parts, except the images themselves.
 
     Args:
-        path: absolute.
+        path: absolute path of the file.
 
     Raises:
-        ConfigError: it cannot be read, or has neither images nor paths.
+        ConfigError: the file cannot be read, or has neither images nor paths.
     """
     table = TableFile(path)
     with _opened(path) as file:
@@ -74,7 +74,7 @@ def _opened(path: bytes) -> Iterator[Any]:
 
 
 def _is_empty(file: Any, part: ColumnPart) -> bool:
-    """Whether a column is null on all rows, by what the file says of its parts."""
+    """Tell whether a column is null on all rows, from the statistics of its parts if the file has them."""
     return all(
         _is_empty_part(file, part, group)
         for group in range(file.num_row_groups)
@@ -95,11 +95,11 @@ def _is_empty_part(file: Any, part: ColumnPart, group: int) -> bool:
 
 
 def _open_parquet(path: bytes) -> Any:
-    """Return an open ``pyarrow.parquet.ParquetFile``; whoever calls this closes it, by force.
+    """Open a ``pyarrow.parquet.ParquetFile``; the caller closes it, by force.
 
     Raises:
         ConfigError: pyarrow is not installed.
-        OSError, ValueError: the file cannot be read, or is no Parquet.
+        OSError, ValueError: the file cannot be read, or is no Parquet file.
     """
     parquet = import_extra("pyarrow.parquet", extra="parquet", purpose=PURPOSE)
     # As a file of Python: pyarrow takes no names that are not UTF-8.
@@ -112,15 +112,15 @@ def _open_parquet(path: bytes) -> Any:
 
 
 class ParquetStorage:
-    """Images in the rows of a Parquet file; Parquet has no place of a single one, so that they are copied.
+    """Images in the rows of a Parquet file; they have no places of their own in it, so they are copied.
 
-    It goes on where the last call ended, so that windows of ascending rows read the file once. What is unpacked at a
-    time is a page of the file and some 16 MB of images.
+    Each call goes on where the last one ended, so that ascending rows read the file once. A page of the file and some
+    16 MB of images are unpacked at a time.
 
     Args:
-        path: absolute.
+        path: absolute path of the file.
         contents: the column of images.
-        version: of the file when it was listed; of another one no image is read, since other images may be there.
+        version: version of the file when it was listed; no image of another version is read.
     """
 
     is_local = False
@@ -137,7 +137,7 @@ class ParquetStorage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory: next to none."""
+        """Bytes of memory that this holds: hardly any."""
         return len(self._path)
 
     @contextlib.contextmanager
@@ -145,14 +145,14 @@ class ParquetStorage:
         """Copy images into a file in ``scratch``.
 
         Args:
-            images: ``(n,)`` int64, numbers of rows; each part of the file is read once, whatever their order.
+            images: ``(n,)`` int64, numbers of rows, in any order: each part of the file is read once.
             scratch: an existing folder.
 
         Yields:
-            A place for each image, or why there is none: null, or no bytes.
+            A place for each image, or the reason why it has none: it is null, or has no bytes.
 
         Raises:
-            StoreError: the file cannot be read, or was changed, or ``scratch`` not be written to.
+            StoreError: the file cannot be read, was changed, or ``scratch`` cannot be written to.
         """
         rows, position = np.unique(images, return_inverse=True)
         with contextlib.ExitStack() as stack:
@@ -166,7 +166,7 @@ class ParquetStorage:
             yield [places[i] for i in position.tolist()]
 
     def _copy(self, rows: list[int], spool: BinaryIO, scratch: Path) -> list[Place | str]:
-        """Write images one behind the other."""
+        """Write images one after the other."""
         name, end = os.fsencode(spool.name), 0
         places: list[Place | str] = []
         if not rows:
@@ -184,11 +184,11 @@ class ParquetStorage:
             end += len(image)
         with _write_errors(scratch):
             spool.flush()
-        _open_files.keep(self, reader)  # not after an error: where it stands would not be known
+        _open_files.keep(self, reader)  # not after an error, when its position is unknown
         return places
 
     def _reader(self) -> "_Reader":
-        """Return what reads the file, where it was left if that is known."""
+        """Return a reader of the file, where the last call left it if it is still open."""
         with arrow_errors(self._path, "Parquet", StoreError):
             if not FileVersion.of(self._path).has_content_of(self._version):
                 raise StoreError(f"{os.fsdecode(self._path)!r} has changed since it was listed")
@@ -196,10 +196,10 @@ class ParquetStorage:
 
 
 class _Reader:
-    """Reads a column of bytes forward; to go back it begins with a row group again.
+    """Reads a column of bytes forward; to go back, it starts a row group again.
 
     Args:
-        path: of the file.
+        path: path of the file.
         contents: the column.
     """
 
@@ -218,7 +218,7 @@ class _Reader:
             file.close(force=True)
 
     def read(self, row: int) -> memoryview | str:
-        """Return the bytes of a row, which hold until the next call, or why there are none."""
+        """Return the bytes of a row, valid until the next call, or the reason why it has none."""
         if not self._start <= row < self._group_stop:
             self._begin_group(int(np.searchsorted(self._bounds, row, side="right")) - 1)
         while row >= self._stop:
@@ -242,19 +242,19 @@ class _Reader:
 
 
 class _OpenFiles:
-    """What reads the files that were read last, each where it was left."""
+    """Readers of the files that were read last, each where it was left."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._readers: weakref.WeakKeyDictionary[ParquetStorage, _Reader] = weakref.WeakKeyDictionary()
 
     def take(self, storage: ParquetStorage) -> _Reader | None:
-        """Return the reader of a storage, for it alone; None where there is none."""
+        """Take the reader of a storage, which nobody else has then; None if it has none."""
         with self._lock:
             return self._readers.pop(storage, None)
 
     def keep(self, storage: ParquetStorage, reader: _Reader) -> None:
-        """Take it back; the one that was used longest ago is closed where there are many."""
+        """Take a reader back; close the one that was used longest ago if there are many."""
         with self._lock:
             self._readers[storage] = reader
             while len(self._readers) > _MOST_OPEN:
@@ -265,7 +265,7 @@ _open_files = _OpenFiles()
 
 
 def _size_of(group: Any, contents: ColumnPart) -> tuple[int, int]:
-    """Rows of a row group, and bytes of a column of it."""
+    """Number of rows of a row group, and bytes of one of its columns."""
     chunks = (group.column(i) for i in range(group.num_columns))
     nbytes = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == contents.dotted)
     return group.num_rows, nbytes

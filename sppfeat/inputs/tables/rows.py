@@ -1,4 +1,4 @@
-"""From the rows of a table of paths to the images of an input."""
+"""Rows of a table of images, made into a segment: of the paths in them, or of images that the table contains."""
 
 import os
 from array import array
@@ -21,18 +21,18 @@ from sppfeat.inputs.storage import Storage
 __all__ = ["Rows", "image_name", "image_segment", "manifest_segment"]
 
 _FOLDERS_REMEMBERED = 1 << 12
-_DATA = b"data"  # the folder that datasets are kept in, beside their card
+_DATA = b"data"  # the folder of the files of a data set, next to its card
 _DIGITS = 8
 
 
 class Rows(NamedTuple):
-    """What some rows of a table, one behind the other, say of images.
+    """Consecutive rows of a table of images.
 
     Attributes:
-        numbers: of their lines, or of the rows.
-        paths: as the table has them.
-        labels: names of their classes; empty where there is none.
-        ids: what the table calls them; empty where they have no name.
+        numbers: numbers of the lines or rows.
+        paths: paths in the table.
+        labels: names of the classes; empty for none.
+        ids: ids of the images; empty for none.
     """
 
     numbers: Sequence[int]
@@ -49,17 +49,17 @@ def manifest_segment(
     classes: tuple[bytes, ...] | None = None,
     unit: str = "line",
 ) -> Segment:
-    """Return the images of the rows, in their order; paths are relative to the folder of the table.
+    """Make a segment of the paths in the rows, in their order; paths are relative to the folder of the table.
 
     Args:
         table: the file.
-        rows: in the order of the table; no path is empty.
-        has_boxes: whether there are columns that look like boxes.
-        classes: all there are, in their order; None: those that the rows name, in natural order.
-        unit: what rows are counted in: ``line`` or ``row``.
+        rows: all rows, in the order of the table; no path is empty.
+        has_boxes: True if some columns look like boxes.
+        classes: all classes in their order; None for those that the rows name, in natural order.
+        unit: unit of the numbers of rows in messages, ``line`` or ``row``.
 
     Raises:
-        ConfigError: rows that say different things of an image.
+        ConfigError: rows give an image different classes or ids, or have boxes and repeat an image.
     """
     names, labels, ids, numbers = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), array("q")
     absolute = _absolute_from(table.folder)
@@ -81,7 +81,7 @@ def manifest_segment(
 
 
 def _absolute_from(folder: bytes) -> Callable[[bytes], bytes]:
-    """What makes paths absolute that are relative to a folder; a folder of them at a time, 5 microseconds each."""
+    """Make a function that makes paths absolute; it remembers folders, so that a path takes 5 microseconds."""
 
     @lru_cache(_FOLDERS_REMEMBERED)
     def absolute_of(path: bytes) -> bytes:
@@ -105,7 +105,7 @@ def _absolute_from(folder: bytes) -> Callable[[bytes], bytes]:
 def _check_repeated(
     table: TableFile, segment: Segment, numbers: Sequence[int], *, has_boxes: bool, unit: str
 ) -> None:
-    """Refuse rows of the same path that say different things of the image, or that are boxes."""
+    """Refuse rows that repeat an image and differ in its class or id, or that have boxes."""
     seen: dict[bytes, int] = {}
     for image in possibly_repeated(segment.names).tolist():
         path = segment.names[image]
@@ -130,7 +130,7 @@ def _check_repeated(
 
 
 def _said_of(segment: Segment, *images: int) -> Iterator[tuple[bytes, ...]]:
-    """Yield the classes of some images, and what the table calls them."""
+    """Yield the classes of some images, and their ids."""
     own, ids = segment.own_labels, segment.ids
     if own is not None:
         names = (*own.classes, b"")
@@ -142,16 +142,16 @@ def _said_of(segment: Segment, *images: int) -> Iterator[tuple[bytes, ...]]:
 def image_segment(
     rows: Iterable[Rows], table: TableFile, *, classes: tuple[bytes, ...] | None, storage: Storage
 ) -> Segment:
-    """Return the images that a table has in its rows.
+    """Make a segment of the images that a table contains.
 
-    They are called by the number of their row, and by the suffix of what they were called before; that is their id
-    where the table has no other.
+    An image is named by the number of its row and the suffix of its former path; that path is its id if the table has
+    no ids.
 
     Args:
-        rows: all of them, from 0.
+        rows: all rows, numbered from 0.
         table: the file.
-        classes: all there are, in their order; None: those that the rows name.
-        storage: where they are, by the number of their row.
+        classes: all classes in their order; None for those that the rows name, in natural order.
+        storage: brings the images, by the numbers of their rows.
     """
     names, labels, ids, paths = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), _IdBuilder()
     n_rows = 0
@@ -162,7 +162,7 @@ def image_segment(
         paths.extend(some.paths)
         n_rows += len(some.numbers)
     above, name = os.path.split(table.folder)
-    # Also where it tells no classes: the name of the table is none.
+    # Also if it gives no classes: the name of the table's folder is no class.
     unlabelled = OwnLabels(np.full(n_rows, -1, dtype=np.int64), ())
     return Segment(
         table.path,
@@ -175,7 +175,7 @@ def image_segment(
 
 
 def image_name(row: int, path: bytes) -> bytes:
-    """Return the name of the image in a row, which was called ``path`` before.
+    """Name the image in a row after the number of the row and the suffix of its former path.
 
     Example:
         >>> image_name(7, b"cat.jpeg"), image_name(8, b"")
@@ -186,17 +186,17 @@ def image_name(row: int, path: bytes) -> bytes:
 
 
 class _IdBuilder:
-    """Collects what the table calls each image."""
+    """Collects the ids of the images."""
 
     def __init__(self) -> None:
         self._ids = PathTableBuilder()
         self._has_any = False
 
     def extend(self, ids: Sequence[bytes]) -> None:
-        """Add those of the next images; they may be empty."""
+        """Add the ids of the next images; they may be empty."""
         self._ids.extend(ids)
         self._has_any = self._has_any or any(ids)
 
     def build(self) -> PathTable | None:
-        """Return those of all images; None where none has any."""
+        """Return the ids of all images; None if none has one."""
         return self._ids.build() if self._has_any else None

@@ -19,14 +19,14 @@ _LINES_AT_ONCE = 512  # more keep the garbage collector busy
 
 
 def read_manifest(path: bytes) -> Segment:
-    """The images that a table names, in the order of its rows, with their classes and ids where it has them.
+    """Find the images that a table names, in the order of its rows, with their classes and ids if it has them.
 
     Args:
-        path: absolute, of a file that ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson``. Columns count without
-            case: see :mod:`sppfeat.files.columns`. Paths are relative to the folder of the table.
+        path: absolute; it ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson``. Names of columns count without case:
+            see :mod:`sppfeat.files.columns`. Paths in the table are relative to its folder.
 
     Raises:
-        ConfigError: it cannot be read, or is malformed; with the line.
+        ConfigError: the file cannot be read, or is malformed; tells the line.
     """
     table = TableFile(path)
     is_separated = os.path.splitext(path)[1].lower() in (b".csv", b".tsv")
@@ -70,7 +70,7 @@ def _separated_rows(
 
 
 def _cells(columns: ImageColumns, fields: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """The path, class and id of a row."""
+    """Pick the path, class and id of a row."""
     return (
         fields[columns.path],
         None if columns.label is None else fields[columns.label],
