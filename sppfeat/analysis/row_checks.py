@@ -9,7 +9,7 @@ from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.store.selection import Selection
 
-__all__ = ["check_described", "check_finite", "finite_rows"]
+__all__ = ["check_described", "check_finite", "find_nonfinite", "finite_rows"]
 
 _SHOWN = 5
 
@@ -39,9 +39,7 @@ def check_finite(
     Raises:
         StoreError: one of them holds NaN or infinities; says which.
     """
-    # A sum is finite only where all values are; that it overflows without need is found by the second look.
-    suspects = np.flatnonzero(~np.isfinite(rows.sum(axis=1, dtype=np.float64)))
-    bad = suspects[~np.isfinite(rows[suspects]).all(axis=1)]
+    bad = find_nonfinite(rows, rows.sum(axis=1, dtype=np.float64))
     if len(bad):
         numbers = selection.rows[positions[bad]]
         shown = first_few(map(str, numbers.tolist()), _SHOWN)
@@ -51,6 +49,24 @@ def check_finite(
             "Leave such rows out with --rows"
         )
     return rows
+
+
+def find_nonfinite(
+    rows: npt.NDArray[np.floating[Any]], totals: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """Positions of the rows that hold NaN or infinities.
+
+    Args:
+        rows: ``(b, d)``.
+        totals: ``(b,)`` a sum over each row, of its values or of their squares. It is finite only if all values are;
+            values are looked at only where it is not, as it may overflow without them.
+
+    Returns:
+        ``(k,)`` int64, ascending.
+    """
+    suspects = np.flatnonzero(~np.isfinite(totals))
+    bad: npt.NDArray[np.int64] = suspects[~np.isfinite(rows[suspects]).all(axis=1)]
+    return bad
 
 
 def check_described(selection: Selection) -> None:

@@ -5,7 +5,7 @@ import math
 from sppfeat.config.specs import BackboneSpec
 from sppfeat.config.wording import counted
 
-__all__ = ["dimensions_text", "network_text", "rounded", "variance_text"]
+__all__ = ["dimensions_text", "network_text", "nonfinite_text", "rounded", "sample_text", "variance_text"]
 
 _MOST = 1e9  # from which on digits before the point are too many to be read
 
@@ -42,6 +42,28 @@ def network_text(spec: BackboneSpec) -> str:
     if spec.weights == "file":
         return f"{spec.name}, weights of a file (SHA-256 {spec.weights_sha256[:_SHOWN_DIGITS]}...)"
     return f"{spec.name}, weights {spec.weights}"
+
+
+def sample_text(n_shown: int, *, n_nonfinite: int, n_rows: int) -> str:
+    """The number of rows shown, and of how many they were drawn.
+
+    Args:
+        n_shown: rows shown, all of them finite.
+        n_nonfinite: rows drawn with them, but left out for NaN or infinities.
+        n_rows: rows before the draw.
+
+    Example:
+        >>> sample_text(1990, n_nonfinite=10, n_rows=5000), sample_text(1990, n_nonfinite=10, n_rows=2000)
+        ('1,990 of 5,000 rows, drawn at random', '1,990 rows')
+    """
+    if n_shown + n_nonfinite < n_rows:
+        return f"{n_shown:,} of {counted(n_rows, 'row', thousands=',')}, drawn at random"
+    return counted(n_shown, "row", thousands=",")
+
+
+def nonfinite_text(n_rows: int) -> str:
+    """The end of a sentence about rows left out for NaN or infinities; empty where there are none."""
+    return f"; {n_rows:,} with NaN or infinities left out" if n_rows else ""
 
 
 def rounded(value: float, digits: int = 4) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_METRIC, DEFAULT_NEIGHBORS, ENGINES, METRICS
+from sppfeat.analysis.row_checks import find_nonfinite
 from sppfeat.analysis.search.candidates import (
     BlockScores,
     RowPoints,
@@ -148,8 +149,7 @@ def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
         values = np.asarray(taken, dtype=np.float32)
         squares = squared_norms(values)
         block = _Block(rows[part], images[part], values, squares)
-        doubtful = np.flatnonzero(~np.isfinite(squares))
-        bad = doubtful[~np.isfinite(values[doubtful]).all(axis=1)]
+        bad = find_nonfinite(values, squares)
         if len(bad):
             good = np.delete(np.arange(len(values)), bad)
             block = _Block(block.rows[good], block.images[good], values[good], squares[good])

@@ -10,6 +10,7 @@ from sppfeat.analysis.show.classes import ClassMark, mark_classes
 from sppfeat.analysis.show.embedding import Embedding
 from sppfeat.analysis.show.figure import fit_page, new_figure, plain
 from sppfeat.analysis.show.thumbnails import Thumbnail
+from sppfeat.analysis.wording import nonfinite_text, sample_text
 from sppfeat.config.wording import counted, one_line
 
 if TYPE_CHECKING:
@@ -128,12 +129,9 @@ def axis_names(embedding: Embedding) -> tuple[str, str]:
 
 def caption(embedding: Embedding) -> str:
     """How many rows are shown, of how many."""
-    n = len(embedding.selection)
-    drawn = n + embedding.n_nonfinite < embedding.n_rows
-    rows = counted(embedding.n_rows if drawn else n, "row", thousands=",")
-    rows = f"{n:,} of {rows}, drawn at random" if drawn else rows
-    left_out = f"; {embedding.n_nonfinite:,} with NaN or infinities left out" if embedding.n_nonfinite else ""
-    return f"{_NAMES[embedding.method]} of {rows}{left_out}"
+    n_nonfinite = embedding.n_nonfinite
+    rows = sample_text(len(embedding.selection), n_nonfinite=n_nonfinite, n_rows=embedding.n_rows)
+    return f"{_NAMES[embedding.method]} of {rows}{nonfinite_text(n_nonfinite)}"
 
 
 def mark_text(mark: ClassMark) -> str:

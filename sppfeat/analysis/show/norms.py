@@ -10,7 +10,7 @@ from sppfeat.analysis.choices import MOST_NORMS
 from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.show.figure import COLORS, new_figure, plain
 from sppfeat.analysis.show.sampling import draw_rows
-from sppfeat.analysis.wording import rounded
+from sppfeat.analysis.wording import nonfinite_text, rounded, sample_text
 from sppfeat.config.wording import counted, one_line
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.selection import Selection
@@ -122,12 +122,9 @@ def _n_bins(n_values: int) -> int:
 def norms_text(norms: Norms, layer: int) -> str:
     """What is to be said of one layer's norms, in a line."""
     values = norms.values[:, layer]
-    n = len(values)
-    drawn = n + norms.n_nonfinite < norms.n_rows
-    rows = counted(norms.n_rows if drawn else n, "row", thousands=",")
-    rows = f"{n:,} of {rows}, drawn at random" if drawn else rows
+    rows = sample_text(len(values), n_nonfinite=norms.n_nonfinite, n_rows=norms.n_rows)
     text = f"{one_line(norms.layers[layer], longest=60)}: {rows}"
-    if n:
+    if len(values):
         low, median, high = np.quantile(values, (0, 0.5, 1)).tolist()
         text += (
             f", all {rounded(median)}"
@@ -136,6 +133,4 @@ def norms_text(norms: Norms, layer: int) -> str:
         )
     if norms.n_zero[layer]:
         text += "; " + counted(norms.n_zero[layer], "is", "are", thousands=",") + " zero"
-    if norms.n_nonfinite:
-        text += f"; {norms.n_nonfinite:,} with NaN or infinities left out"
-    return text
+    return text + nonfinite_text(norms.n_nonfinite)
