@@ -1,4 +1,4 @@
-"""What analyses can be asked for, and what they do unasked; nothing heavy is imported for it."""
+"""The choices of the analyses and their defaults; imports nothing heavy, as ``--help`` reads them."""
 
 from dataclasses import dataclass
 
@@ -52,21 +52,21 @@ _C = (1e-30, 1e30)  # what alpha = 1 / (2 C) can be in float32, and more than an
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
-    """How descriptors are probed.
+    """Settings of a probe.
 
     Attributes:
-        folds: of the cross-validation.
-        repeats: how often the rows are shuffled into folds.
-        seed: of the first shuffle.
+        folds: number of folds of the cross-validation.
+        repeats: number of times that the rows are shuffled into folds.
+        seed: seed of the first shuffle.
         C: inverse strength of the regularization.
         class_weight: ``balanced``, so that all classes count alike whatever their size, or ``none``.
-        min_per_class: classes with fewer rows (with boxes: rows in fewer images) are left out; ``folds`` where None.
-        ablation: whether parts of the descriptors are tried by themselves.
-        method: ``products``, ``sums``, ``rows`` (see :mod:`sppfeat.analysis.probe.costs`), ``auto``.
-        max_nbytes: of memory; a quarter of the machine's where None.
+        min_per_class: the least number of rows (with boxes: of images) of a class that is kept; ``folds`` if None.
+        ablation: try parts of the descriptors by themselves, too.
+        method: ``products``, ``sums`` or ``rows`` (see :mod:`sppfeat.analysis.probe.costs`), or ``auto``.
+        max_nbytes: the most memory to use, in bytes; a quarter of what is available if None.
 
     Raises:
-        ConfigError: a value that is not allowed.
+        ConfigError: a value is not allowed.
     """
 
     folds: int = 5
@@ -95,15 +95,15 @@ class ProbeSettings:
 
     @property
     def balanced(self) -> bool:
-        """Whether all classes count alike, instead of all rows."""
+        """True if all classes count alike, instead of all rows."""
         return self.class_weight == "balanced"
 
     @property
     def memory_nbytes(self) -> int:
-        """Bytes of memory that may be used."""
+        """The most memory to use, in bytes."""
         return available_nbytes() // 4 if self.max_nbytes is None else self.max_nbytes
 
     @property
     def least_per_class(self) -> int:
-        """Rows (with boxes: images) that a class must have."""
+        """The least number of rows (with boxes: of images) that a class needs."""
         return self.folds if self.min_per_class is None else self.min_per_class

@@ -1,4 +1,4 @@
-"""Rows of a feature file for computations that know no NaN."""
+"""Checks that rows have a descriptor, and one without NaN or infinities."""
 
 from typing import Any
 
@@ -15,10 +15,17 @@ _SHOWN = 5
 
 
 def finite_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Some rows of a selection, in memory: ``(k, d)`` float32.
+    """Reads some rows of a selection into memory.
+
+    Args:
+        selection: rows and columns of an open file.
+        positions: ``(k,)`` positions in the selection.
+
+    Returns:
+        ``(k, d)`` float32.
 
     Raises:
-        StoreError: as :func:`check_finite`.
+        StoreError: a row holds NaN or infinities; names the first ones.
     """
     rows = np.empty((len(positions), selection.dimension), dtype=np.float32)
     for part, block in selection.blocks(positions):
@@ -29,15 +36,18 @@ def finite_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt
 def check_finite(
     rows: npt.NDArray[np.floating[Any]], selection: "Selection", positions: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.floating[Any]]:
-    """Return rows ``(k, d)`` of a selection as they are.
+    """Passes rows of a selection through, if all of their values are finite.
 
     Args:
-        rows: what :meth:`sppfeat.store.selection.Selection.take` gave.
-        selection: of which they are.
-        positions: ``(k,)``, where in it.
+        rows: ``(k, d)``, as taken from the selection.
+        selection: rows and columns of an open file.
+        positions: ``(k,)`` positions of these rows in the selection.
+
+    Returns:
+        ``rows``.
 
     Raises:
-        StoreError: one of them holds NaN or infinities; says which.
+        StoreError: a row holds NaN or infinities; names the first ones.
     """
     bad = find_nonfinite(rows, rows.sum(axis=1, dtype=np.float64))
     if len(bad):
@@ -58,8 +68,8 @@ def find_nonfinite(
 
     Args:
         rows: ``(b, d)``.
-        totals: ``(b,)`` a sum over each row, of its values or of their squares. It is finite only if all values are;
-            values are looked at only where it is not, as it may overflow without them.
+        totals: ``(b,)`` a sum over each row, of its values or of their squares. A finite sum proves a finite row; only
+            the other rows are looked at value by value, as a sum can also overflow.
 
     Returns:
         ``(k,)`` int64, ascending.
@@ -70,10 +80,10 @@ def find_nonfinite(
 
 
 def check_described(selection: Selection) -> None:
-    """Refuse a selection with rows of images that failed or are pending, or of boxes without area.
+    """Refuses a selection with rows of failed or pending images, or of boxes without area.
 
     Raises:
-        ConfigError: there are some; names the first.
+        ConfigError: there are such rows; names the first.
     """
     without = selection.rows[~selection.file.has_descriptor()[selection.rows]]
     if len(without):

@@ -1,4 +1,4 @@
-"""What is said of a reduction of descriptors."""
+"""Texts about networks, reductions, samples and numbers that more than one room or command shows."""
 
 import math
 
@@ -13,7 +13,13 @@ _SHOWN_DIGITS = 8  # of a checksum
 
 
 def dimensions_text(method: str, *, selected: int, source_dimension: int, dimension: int) -> str:
-    """How a reduction shortens descriptors.
+    """Method and dimensions of a reduction.
+
+    Args:
+        method: name of the method.
+        selected: number of columns that were reduced.
+        source_dimension: number of columns before the reduction.
+        dimension: number of components.
 
     Example:
         >>> dimensions_text("pca", selected=512, source_dimension=2688, dimension=256)
@@ -24,7 +30,11 @@ def dimensions_text(method: str, *, selected: int, source_dimension: int, dimens
 
 
 def variance_text(share: float, n_rows: int) -> str:
-    """How much is left of what rows differ in.
+    """Share of the variance that a reduction keeps.
+
+    Args:
+        share: 0 to 1.
+        n_rows: number of rows that the reduction was fitted on.
 
     Example:
         >>> variance_text(0.75514, 3030)
@@ -34,7 +44,7 @@ def variance_text(share: float, n_rows: int) -> str:
 
 
 def network_text(spec: BackboneSpec) -> str:
-    """Name of a network and where its weights are from."""
+    """Name of a network and the origin of its weights."""
     if spec.weights == "none":
         return f"{spec.name}, untrained, with random values (seed {spec.seed})"
     if spec.weights == "module":
@@ -67,7 +77,7 @@ def nonfinite_text(n_rows: int) -> str:
 
 
 def rounded(value: float, digits: int = 4) -> str:
-    """A number with so many significant digits, zeros included; without exponent, where it can be read without one.
+    """A number with this many significant digits, trailing zeros included, and without exponent where that can be read.
 
     Example:
         >>> rounded(21452.7), rounded(0.4, 3), rounded(9.9996), rounded(0.0), rounded(2.5e-7)

@@ -1,4 +1,9 @@
-"""What a linear classifier makes of the descriptors of a file: accuracy by cross-validation, and what gives it."""
+"""Probes of descriptors: cross-validates a linear classifier on a feature file, fits and saves it, and predicts rows.
+
+A selection of labeled rows goes in, with the settings of the probe; accuracies, confusions and the effect of each part
+of the descriptors come out, or a fitted classifier, its file, and its predictions. Rows are read through the selection
+in blocks, as they may exceed the memory. The room must not know images, networks or charts.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -36,15 +41,15 @@ def probe(
     *,
     on_progress: Callable[[int, int], None] = lambda n, total: None,
 ) -> ProbeResult:
-    """How well a linear classifier tells the classes of rows apart, by cross-validation.
+    """Cross-validates a linear classifier on the labeled rows of a selection.
 
     Args:
         selection: rows, columns and labels of an open file.
-        settings: how; as :class:`ProbeSettings` has it where None.
-        on_progress: is told how many of how many steps are done.
+        settings: settings of the probe; the defaults of :class:`ProbeSettings` if None.
+        on_progress: called with the number of steps done, and of all steps.
 
     Raises:
-        LabelError: no labels, or too few rows of too few classes.
+        LabelError: there are no labels, or too few rows of too few classes.
         ConfigError: neither the rows nor sums over them fit the memory, or scikit-learn is not installed.
         StoreError: a row holds NaN or infinities.
     """

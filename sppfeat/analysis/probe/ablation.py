@@ -1,4 +1,4 @@
-"""Which parts of a descriptor are tried by themselves: levels, levels up to one, layers."""
+"""Parts of a descriptor to try by themselves, and the classifiers that a probe trains on them."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -22,7 +22,7 @@ class DescriptorPart(NamedTuple):
 
     Attributes:
         kind: ``all``, ``level``, ``levels up to`` or ``layer``.
-        layers, levels: which.
+        layers, levels: names of the layers, and levels.
     """
 
     kind: str
@@ -31,9 +31,9 @@ class DescriptorPart(NamedTuple):
 
 
 def list_parts(selection: "Selection") -> list[DescriptorPart]:
-    """All of the selected columns first, then each level, the levels up to each, and each layer.
+    """Lists all selected columns first, then each level, the levels up to each, and each layer.
 
-    What would be all of them, or the same as a part before it, is not tried again.
+    A part that equals all columns, or an earlier part, is not listed.
 
     Example:
         >>> from types import SimpleNamespace
@@ -57,7 +57,7 @@ def list_parts(selection: "Selection") -> list[DescriptorPart]:
 
 
 def narrow(selection: "Selection", layers: Collection[str], levels: Collection[int]) -> "Selection":
-    """The same rows with only these layers and levels of what is selected."""
+    """The same rows with only these layers and levels of the selected columns."""
     columns = selection.columns
     parts = tuple(part for part in columns.parts if part.block.layer in layers and part.block.level in levels)
     cut = {part.block.layer for part in columns.parts if part.block.layer in layers and part not in parts}
@@ -67,13 +67,13 @@ def narrow(selection: "Selection", layers: Collection[str], levels: Collection[i
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """Classifiers to train and test.
+    """The classifiers that a probe trains and tests.
 
     Attributes:
         selection, labeled: rows, columns and classes.
-        folds: positions among the labeled rows; of all repeats, in each of which all rows are tested once.
-        parts: of the descriptors, of which the first is all of them.
-        settings: of the classifiers, and the memory that may be used.
+        folds: folds of the labeled rows, repeat after repeat; each repeat tests every row once.
+        parts: parts of the descriptors; the first is all of them.
+        settings: settings of the classifiers, and the memory that they may use.
     """
 
     selection: "Selection"
@@ -84,17 +84,17 @@ class ProbeTask:
 
     @property
     def n_rows(self) -> int:
-        """Number of rows that take part."""
+        """Number of labeled rows."""
         return len(self.labeled.y)
 
     @property
     def n_classes(self) -> int:
-        """Number of classes that they are of."""
+        """Number of their classes."""
         return len(self.labeled.names)
 
     @property
     def folds_per_repeat(self) -> int:
-        """How many folds test all rows once."""
+        """Number of folds that together test every row once."""
         return int(np.searchsorted(np.cumsum([len(fold.test) for fold in self.folds]), self.n_rows)) + 1
 
     def narrow_to(self, part: DescriptorPart) -> "Selection":

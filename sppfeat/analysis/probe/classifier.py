@@ -1,4 +1,4 @@
-"""The linear classifier: scaled per layer, then regularized least squares, one class against the others."""
+"""The linear classifier: rows scaled per layer, then regularized least squares, one class against the others."""
 
 import hashlib
 import math
@@ -34,18 +34,17 @@ _AT_ONCE = 1 << 16  # rows
 
 @dataclass(frozen=True)
 class FittedClassifier:
-    """A classifier and what its rows must be.
+    """A fitted classifier with a description of the rows that it takes.
 
     Attributes:
-        pipeline: of scikit-learn, fitted; takes ``(n, d)`` float32.
-        classes: what the numbers stand for that it predicts.
+        pipeline: fitted pipeline of scikit-learn; takes ``(n, d)`` float32.
+        classes: class names; predictions are indices into them.
         config: settings that made its descriptors.
-        columns: which columns its rows have.
-        reduction: fingerprint of what reduced its descriptors; None where nothing did.
-        n_rows: that it was fitted on.
-        sppfeat_version: that fitted it.
-        learned: ``(n_rows,)`` uint64, the :func:`row_digests` of these rows; None of a
-            classifier that was saved without.
+        columns: columns of its rows.
+        reduction: fingerprint of the reduction of its descriptors; None if they are not reduced.
+        n_rows: number of rows that it was fitted on.
+        sppfeat_version: version of sppfeat that fitted it.
+        learned: ``(n_rows,)`` uint64, the :func:`row_digests` of these rows; None if it was saved without them.
     """
 
     pipeline: Any
@@ -74,7 +73,7 @@ def fit_classifier(
     *,
     on_progress: Callable[[int, int], None] = lambda n, total: None,
 ) -> FittedClassifier:
-    """The classifier that was probed, fitted on all rows that took part.
+    """Fits the classifier of a probe on all labeled rows.
 
     Args:
         selection, settings, on_progress: as for :func:`sppfeat.analysis.probe.probe`.
@@ -97,15 +96,15 @@ def fit_classifier(
 
 
 def make_pipeline(columns: "ColumnSelection", *, C: float, class_weight: str) -> Any:  # noqa: N803
-    """A scikit-learn pipeline that has not been fitted, for ``(n, d)`` float32.
+    """Makes an unfitted pipeline of scikit-learn for rows ``(n, d)`` float32.
 
     Each layer's part of a row is scaled to l2 norm 1 / sqrt(number of layers), so that whole rows have norm 1 and
-    one C suits all files; zeros stay zeros. Then ``RidgeClassifier``, for its speed on long rows: on a fold of
+    one C suits all files; zeros stay zeros. Then comes ``RidgeClassifier``, for its speed on long rows: on a fold of
     Caltech-101 (3030 x 10752) it had 87.0 % in 1.7 s, ``LinearSVC(C=1)`` 84.5 % in 70 s and
     ``LogisticRegression(C=100)`` 83.3 % in 35 s.
 
     Args:
-        columns: which the rows will have.
+        columns: columns of the rows.
         C: inverse strength of the regularization.
         class_weight: ``balanced`` or ``none``.
     """
@@ -131,12 +130,12 @@ def fit_pipeline(
     *,
     on_progress: Callable[[int, int], None] = lambda n, total: None,
 ) -> Any:
-    """A scikit-learn pipeline, fitted: by scikit-learn where the rows fit the memory, else by sums over them.
+    """Fits a pipeline of scikit-learn: on the rows themselves if they fit the memory, else from sums over them.
 
     Args:
         selection, labeled: rows, columns and classes.
-        settings: of the classifier, and the memory that may be used.
-        on_progress: is told how many of how many steps are done.
+        settings: settings of the classifier, and the memory that it may use.
+        on_progress: called with the number of steps done, and of all steps.
 
     Raises:
         ConfigError: neither the rows nor sums over them fit the memory, or scikit-learn is not installed.
@@ -168,7 +167,7 @@ def fit_pipeline(
 
 
 def _with_solution(pipeline: Any, solution: RidgeSolution, *, n_layers: int) -> Any:
-    """A pipeline as if fitted on the rows of a solution; it scales each layer to norm 1 / sqrt(layers) instead of 1."""
+    """Puts a solution into a pipeline, which scales each layer to norm 1 / sqrt(layers); the solution expects norm 1."""
     # As many rows as it takes for all that fitting sets besides these numbers, in the right types and shapes.
     pipeline.fit(np.zeros((len(solution.classes), solution.coef.shape[1]), np.float32), solution.classes)
     classifier = pipeline.steps[-1][1]
@@ -180,14 +179,14 @@ def _with_solution(pipeline: Any, solution: RidgeSolution, *, n_layers: int) -> 
 
 
 def row_digests(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """A digest of what each row is of: the path of its image, with the root, and its box.
+    """Digests of the origin of rows, in 8 bytes each: the root, the path of the image, and the box.
 
-    The same photograph has the same digest in every file that was made of it at that place. One that lies elsewhere, or
-    under another root, has another one: ``train/1.jpg`` and ``test/1.jpg`` are not taken for each other.
+    A photograph has the same digest in every file that was made of it at that place. In another place, or under
+    another root, it has another one: ``train/1.jpg`` and ``test/1.jpg`` are not confused.
 
     Args:
         selection: rows of an open file.
-        positions: ``(k,)``, among the rows of the selection.
+        positions: ``(k,)`` positions in the selection.
 
     Returns:
         ``(k,)`` uint64.

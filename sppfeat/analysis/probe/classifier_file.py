@@ -1,4 +1,4 @@
-"""Fitted classifiers, and the files that keep them: scikit-learn's pipeline with what is needed to use it."""
+"""Files of fitted classifiers: the pipeline of scikit-learn with a description of the rows that it takes."""
 
 import json
 import zipfile
@@ -27,11 +27,11 @@ _STEPS = ("Pipeline", "ColumnTransformer", "RidgeClassifier")
 
 
 def save_classifier(path: Path, classifier: FittedClassifier, *, overwrite: bool = True) -> None:
-    """Write a classifier, with skops; ``skops.io.load(path)["pipeline"]`` is the pipeline.
+    """Writes a classifier with skops; ``skops.io.load(path)["pipeline"]`` is the pipeline.
 
     Raises:
         ConfigError: skops is not installed.
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     skops = import_extra("skops.io", extra="sklearn", purpose="a file of a classifier")
     content = skops.dumps(
@@ -52,11 +52,11 @@ def save_classifier(path: Path, classifier: FittedClassifier, *, overwrite: bool
 
 
 def load_classifier(path: Path) -> FittedClassifier:
-    """Read a classifier; nothing in the file is run, and nothing but a classifier of this program is taken.
+    """Reads a classifier without running anything in the file; refuses whatever :func:`save_classifier` does not write.
 
     Raises:
         ConfigError: skops is not installed.
-        StoreError: there is no such file, or it is none of these, or damaged.
+        StoreError: there is no such file, it is not a classifier of sppfeat, or it is damaged.
     """
     skops = import_extra("skops.io", extra="sklearn", purpose="a file of a classifier")
     where = repr(str(path))
@@ -79,10 +79,10 @@ def load_classifier(path: Path) -> FittedClassifier:
 
 
 def _from_content(content: Any) -> FittedClassifier:
-    """Take apart what was read.
+    """Rebuilds a classifier from the content of its file.
 
     Raises:
-        Exception: of any kind, where it is not what :func:`save_classifier` wrote.
+        Exception: of any kind, if the content is not what :func:`save_classifier` writes.
     """
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError("it is no classifier of sppfeat")
@@ -122,10 +122,10 @@ def _from_content(content: Any) -> FittedClassifier:
 
 
 def _learned(digests: Any, n_rows: int) -> npt.NDArray[np.uint64] | None:
-    """The digests of the rows; files of before there were any have none.
+    """Checks the digests of rows; None for files of versions that did not save them.
 
     Raises:
-        ValueError: they are not what they should be.
+        ValueError: they are malformed.
     """
     if digests is None:
         return None
@@ -142,7 +142,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse what is no zip archive, and one that unpacks to more than it holds: these files are not compressed."""
+    """Refuses a file that is not a zip archive, and one that unpacks to more than its size: ours are not compressed."""
     where = repr(str(path))
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""What is computed together by sums over rows, so that it fits the memory and the rows are read a few times only."""
+"""Memory and time of the three methods of cross-validation, and the plan of the one that adds up sums over rows."""
 
 import bisect
 import dataclasses
@@ -36,13 +36,13 @@ _PASSES = {"products": 2000, "sums": 3000, "rows": 1000}
 
 @dataclass(frozen=True)
 class SumsShape:
-    """What the memory depends on.
+    """The sizes that decide how much memory the sums take.
 
     Attributes:
-        n_rows: how many rows there are.
-        dimension: of a row.
-        n_classes: of the rows.
-        widest: dimension of the widest part that is cut out of the rows; 0 where none is.
+        n_rows: number of rows.
+        dimension: length of a row.
+        n_classes: number of classes.
+        widest: dimension of the widest part that is cut out of the rows; 0 without any.
     """
 
     n_rows: int
@@ -51,17 +51,17 @@ class SumsShape:
     widest: int = 0
 
     def folds_at_once(self, n_folds: int, max_nbytes: int) -> int:
-        """How many of some folds fit the memory together; 0 where not even one does."""
+        """The largest number of folds, up to ``n_folds``, that fit the memory together; 0 if not even one does."""
         fitting = (n for n in range(n_folds, 0, -1) if self._block_rows(n, max_nbytes) >= self._least_rows)
         return next(fitting, 0)
 
     def block_rows(self, folds: int, max_nbytes: int) -> int:
-        """How many rows are read at once beside the sums of so many folds."""
+        """Number of rows to read at once beside the sums of this many folds."""
         return min(self._block_rows(folds, max_nbytes), self._most_rows)
 
     @property
     def least_nbytes(self) -> int:
-        """Bytes without which nothing can be computed."""
+        """The least memory that the sums need, in bytes."""
         return self._sums_nbytes(1) + self._least_rows * self._row_nbytes
 
     def _block_rows(self, folds: int, max_nbytes: int) -> int:
@@ -69,7 +69,7 @@ class SumsShape:
 
     @property
     def _row_nbytes(self) -> int:
-        """Bytes of a row and of what is made of it: values, a number for each class, its place in the block."""
+        """Bytes of a row and of its copies: values, a number for each class, and its place in the block."""
         return _COPIES * (4 * self.dimension + 8 * self.n_classes + 64)
 
     @property
@@ -81,7 +81,7 @@ class SumsShape:
         return min(self._most_rows, max(_LEAST_ROWS, self.dimension // 2))
 
     def _sums_nbytes(self, folds: int) -> int:
-        """Bytes of the sums of so many folds, and of what is computed with them."""
+        """Bytes of the sums of this many folds, and of what is computed from them."""
         # In float64 for each fold and for all, in float32 for a block; and what is cut out.
         moments = self.dimension**2 * (8 * (folds + (folds > 1)) + 4) + 8 * self.widest**2
         # For each fold and the rest; five more to solve; and what came of each fold.
@@ -90,13 +90,13 @@ class SumsShape:
 
 
 class SumsRun(NamedTuple):
-    """What is computed together.
+    """Folds and parts that are computed together, in one pass over the rows.
 
     Attributes:
         parts: numbers of the parts.
-        folds: which folds.
-        block_rows: rows that are read at once.
-        n_steps: blocks that are read, and folds that are solved.
+        folds: range of the folds.
+        block_rows: number of rows to read at once.
+        n_steps: number of blocks to read and of folds to solve.
     """
 
     parts: list[int]
@@ -106,7 +106,7 @@ class SumsRun(NamedTuple):
 
 
 def plan_sums(task: ProbeTask) -> list[SumsRun]:
-    """All that there is to compute; nothing where it does not fit the memory."""
+    """Plans the passes over the rows, as few as fit the memory; empty if none fits."""
     max_nbytes, per_repeat = task.settings.memory_nbytes, task.folds_per_repeat
     runs = []
     for parts in group_parts(task.parts):
@@ -123,13 +123,13 @@ def plan_sums(task: ProbeTask) -> list[SumsRun]:
 
 
 def sums_shape(task: ProbeTask, parts: Sequence[int]) -> SumsShape:
-    """What the memory depends on for parts, given by number, that are computed together."""
+    """The sizes of the sums for parts that are computed together, given by their numbers."""
     first, *others = [task.narrow_to(task.parts[number]).dimension for number in parts]
     return SumsShape(task.n_rows, first, task.n_classes, max(others, default=0))
 
 
 def _groups_of_folds(n_folds: int, per_repeat: int, at_once: int) -> Iterator[slice]:
-    """Yield which folds are computed together: of one repeat, and about as many each time."""
+    """Yields ranges of folds to compute together: each within one repeat, and of about the same size."""
     n_groups = -(-per_repeat // at_once)
     ends = [per_repeat * i // n_groups for i in range(n_groups + 1)]
     for start in range(0, n_folds, per_repeat):
@@ -138,7 +138,7 @@ def _groups_of_folds(n_folds: int, per_repeat: int, at_once: int) -> Iterator[sl
 
 
 def group_parts(parts: Sequence[DescriptorPart]) -> list[list[int]]:
-    """Numbers of the parts that are computed together: those that have some of the layers and all levels of the first.
+    """Groups the numbers of parts to compute together: parts with all levels and some of the layers of the first.
 
     Example:
         >>> whole = DescriptorPart("all", ("a", "b"), (1, 2))
@@ -159,13 +159,13 @@ def group_parts(parts: Sequence[DescriptorPart]) -> list[list[int]]:
 
 
 def choose_method(task: ProbeTask) -> str:
-    """Which way fits the memory, and of those that do, which takes the least time.
+    """Chooses, among the methods that fit the memory, the one that takes the least time.
 
     Args:
-        task: its settings say which ways may be chosen, and the memory.
+        task: rows, folds and parts; its settings name the method, or ``auto``, and the memory.
 
     Raises:
-        ConfigError: none fits, or the one that was asked for does not.
+        ConfigError: no method fits, or the requested one does not.
     """
     n_blocks = len(task.selection.columns.parts)
     shape = sums_shape(task, group_parts(task.parts)[0])
@@ -186,18 +186,18 @@ def choose_method(task: ProbeTask) -> str:
 
 
 def rows_nbytes(n_rows: int, dimension: int) -> int:
-    """Bytes of rows that scikit-learn is given, and of what it makes of them."""
+    """Bytes of rows in memory, and of the copies that scikit-learn makes of them."""
     return _PIPELINE_COPIES * 4 * n_rows * dimension
 
 
 def memory_error(shape: SumsShape, n_blocks: int, needed: int, max_nbytes: int) -> ConfigError:
-    """The error that says what does not fit the memory, and what would.
+    """Makes the error that says how much memory is missing, and how many rows or values would fit.
 
     Args:
-        shape: of the rows.
-        n_blocks: of their columns.
-        needed: bytes.
-        max_nbytes: that are allowed.
+        shape: sizes of the rows.
+        n_blocks: number of blocks of their columns.
+        needed: bytes needed.
+        max_nbytes: bytes allowed.
     """
 
     def least_nbytes(dimension: int) -> int:

@@ -1,4 +1,4 @@
-"""Predictions of rows by classifiers that have not seen them, in one of three ways that agree."""
+"""Cross-validated predictions, computed by one of three methods that agree."""
 
 from collections.abc import Callable
 
@@ -21,14 +21,14 @@ _Predicted = list[list[npt.NDArray[np.int64]]]
 def cross_predict(
     task: ProbeTask, method: str, *, on_progress: Callable[[int, int], None] = lambda n, total: None
 ) -> _Predicted:
-    """What is predicted of the test rows of each fold, for each part of the descriptors.
+    """Predicts the test rows of each fold from its training rows, for each part of the descriptors.
 
     Args:
         task: rows, folds and parts of the descriptors.
         method: ``products`` (inner products of all rows, computed once), ``sums`` (second moments of the training
-            rows of each fold; the rows are read in blocks) or ``rows`` (scikit-learn's pipeline on rows in memory, anew
-            for each fold and part). The same predictions, but for rounding.
-        on_progress: is told how many of how many steps are done.
+            rows of each fold; the rows are read in blocks) or ``rows`` (scikit-learn's pipeline on rows in memory, again
+            for each fold and part). The predictions are the same, but for rounding.
+        on_progress: called with the number of steps done, and of all steps.
 
     Returns:
         By part, then fold: ``(len(fold.test),)`` int64 classes.

@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: classes spread evenly, rows of one image never on both sides."""
+"""Folds of a cross-validation, with classes spread evenly and the rows of an image kept together; weights of their rows."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ __all__ = ["Fold", "FoldWeights", "fold_weights", "make_folds"]
 
 
 class Fold(NamedTuple):
-    """What is trained on and what is tested on, each ``(k,)`` int64 positions, ascending."""
+    """Rows to train on and rows to test on, each ``(k,)`` int64 positions, ascending."""
 
     train: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
@@ -24,16 +24,17 @@ class Fold(NamedTuple):
 def make_folds(
     y: npt.NDArray[np.int64], groups: npt.NDArray[np.int64] | None, *, n_folds: int, repeats: int, seed: int
 ) -> list[Fold]:
-    """The folds of all repeats, one repeat after the other.
+    """Makes the folds of all repeats, one repeat after the other.
 
     Args:
         y: ``(n,)`` class of each row.
-        groups: ``(n,)``; rows of one group stay together. None: each row for itself.
-        n_folds: of each repeat; every row is tested once in each.
-        repeats: how many shuffles, seeded with ``seed``, ``seed + 1``, ...
+        groups: ``(n,)``; rows of one group stay together. If None, each row stands by itself.
+        n_folds: folds of each repeat, which together test every row once.
+        repeats: number of shuffles, seeded with ``seed``, ``seed + 1``, ...
+        seed: seed of the first shuffle.
 
     Raises:
-        LabelError: these rows cannot be split so that each fold has rows to test and two classes to train on.
+        LabelError: the rows cannot be split so that each fold has rows to test and two classes to train on.
     """
     splits = import_extra("sklearn.model_selection", extra="sklearn", purpose="cross-validation")
     kind = splits.StratifiedKFold if groups is None else splits.StratifiedGroupKFold
@@ -60,15 +61,15 @@ def make_folds(
 
 
 class FoldWeights(NamedTuple):
-    """What rows count in the training of ``m`` folds, of which no two test the same row.
+    """Weights of rows in the training of ``m`` folds, no two of which test the same row.
 
     Attributes:
-        test_fold: ``(n,)`` int64: the fold that tests a row, -1 where none does. It trains all others.
-        sizes: ``(K,)`` int64 rows of each class.
-        counts: ``(m, K)`` int64, those that train each fold.
-        weights: ``(m, K)`` float64: what each of these counts, but for a factor of the fold; 0 where there are none.
+        test_fold: ``(n,)`` int64, the fold that tests a row, or -1. The row trains all other folds.
+        sizes: ``(K,)`` int64, number of rows of each class.
+        counts: ``(m, K)`` int64, number of rows of each class that train a fold.
+        weights: ``(m, K)`` float64, weight of each of these rows, up to a factor of the fold; 0 if there are none.
         scale: ``(m,)`` float64, that factor.
-        shared: ``(K,)`` float64: the weight that most folds give to a class; 0 where no two give the same.
+        shared: ``(K,)`` float64, the weight that most folds give to a class; 0 if no two give the same.
     """
 
     test_fold: npt.NDArray[np.int64]
@@ -85,7 +86,7 @@ class FoldWeights(NamedTuple):
 
     @property
     def n_multiplied(self) -> int:
-        """How many rows are multiplied for the second moments of all folds, each as often as it is."""
+        """Number of rows to multiply for the second moments of all folds, counted as often as they are multiplied."""
         once = int(self.sizes[self.shared > 0].sum())
         return once + int(self.counts[self.weights != self.shared].sum())
 
@@ -93,13 +94,13 @@ class FoldWeights(NamedTuple):
 def fold_weights(
     y: npt.NDArray[np.int64], folds: Sequence[Fold], *, n_classes: int, balanced: bool
 ) -> FoldWeights:
-    """What rows count in the training of folds that test different rows.
+    """Computes the weights of rows in the training of folds that test different rows.
 
     Args:
         y: ``(n,)`` class of each row.
-        folds: each of which trains with all rows that it does not test.
-        n_classes: of all rows.
-        balanced: whether all classes count alike, instead of all rows.
+        folds: folds, each of which trains with all rows that it does not test.
+        n_classes: number of classes of all rows.
+        balanced: give all classes the same weight, instead of all rows.
     """
     test_fold = np.full(len(y), -1)
     for number, fold in enumerate(folds):
@@ -114,7 +115,7 @@ def fold_weights(
 
 
 def _shared(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Of each column the value that most often is in it; 0 where none is in it twice."""
+    """The most frequent value of each column; 0 if none occurs twice."""
     times = (weights[:, None] == weights).sum(axis=1)
     shared: npt.NDArray[np.float64] = weights[times.argmax(axis=0), np.arange(weights.shape[1])]
     return np.where(times.max(axis=0) > 1, shared, 0.0)

@@ -1,7 +1,7 @@
-"""The classifier of :mod:`sppfeat.analysis.probe.classifier` by inner products of rows.
+"""The classifier of :mod:`sppfeat.analysis.probe.classifier`, computed from inner products of rows.
 
-Of n rows, which are long, all that a linear classifier needs are the n x n inner products. Those of the parts of a
-descriptor add up: computed once, they serve all folds and all choices of layers and levels.
+Of ``n`` long rows, a linear classifier needs only the ``n x n`` inner products. Those of the parts of a descriptor add
+up: computed once, they serve all folds and all choices of layers and levels.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -26,9 +26,9 @@ class PartProducts:
     """Inner products of rows, for each part of their descriptor.
 
     Args:
-        selection: rows and columns of a file.
-        positions: ``(n,)``, which of its rows.
-        on_progress: is told how many of how many blocks are done.
+        selection: rows and columns of an open file.
+        positions: ``(n,)`` positions in the selection.
+        on_progress: called with the number of blocks done, and of all blocks.
 
     Raises:
         StoreError: a row holds NaN or infinities.
@@ -59,7 +59,7 @@ class PartProducts:
                 on_progress(n_done, total)
 
     def kernel(self, layers: Collection[str], levels: Collection[int]) -> npt.NDArray[np.float64]:
-        """Inner products ``(n, n)`` float64 of the rows that have only these layers and levels, scaled per layer."""
+        """Inner products ``(n, n)`` float64 of the rows reduced to these layers and levels, scaled per layer."""
         chosen: dict[str, list[npt.NDArray[np.float32]]] = {}
         for part, products in zip(self._parts, self._products, strict=True):
             if part.block.layer in layers and part.block.level in levels:
@@ -88,14 +88,14 @@ def predict_with_kernel(
     alpha: float,
     balanced: bool,
 ) -> npt.NDArray[np.int64]:
-    """What ``RidgeClassifier`` predicts of rows of which only the inner products are known.
+    """Predicts as ``RidgeClassifier`` does, from inner products of rows alone.
 
     Args:
         kernel: ``(n, n)`` inner products of all rows.
-        y: ``(n,)`` their classes.
+        y: ``(n,)`` class of each row.
         train, test: positions of rows.
         alpha: strength of the regularization.
-        balanced: whether all classes count alike, instead of all rows.
+        balanced: give all classes the same weight, instead of all rows.
 
     Returns:
         ``(len(test),)`` class of each test row, one of those of the training rows.
@@ -119,7 +119,7 @@ def predict_with_kernel(
 
 
 def _balanced_weights(classes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Weight of each row such that all classes have the same and the mean is 1, as scikit-learn has it."""
+    """Weights of rows that give all classes the same share and have the mean 1, as scikit-learn has it."""
     counts = np.bincount(classes)
     weights: npt.NDArray[np.float64] = len(classes) / (len(counts) * counts[classes])
     return weights
@@ -133,5 +133,5 @@ def _ranges(parts: "tuple[BlockPart, ...]") -> Iterator[slice]:
 
 
 def products_nbytes(n: int, n_parts: int) -> int:
-    """Bytes of the products of n rows with so many parts, and of what is computed with them."""
+    """Bytes of the products of ``n`` rows with this many parts, and of what is computed from them."""
     return n * n * (4 * n_parts + 8 * 6)

@@ -1,4 +1,4 @@
-"""What a saved classifier says of the rows of a feature file."""
+"""Predictions of a saved classifier for the rows of a feature file, and their CSV table."""
 
 import math
 import os
@@ -31,13 +31,13 @@ _LINEAR = ("none", "l2")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was predicted of some rows.
+    """Predicted classes of some rows.
 
     Attributes:
-        positions: ``(k,)`` int64, among the rows of the selection.
-        predicted: ``(k,)`` int64, an index into the classifier's classes.
+        positions: ``(k,)`` int64 positions in the selection.
+        predicted: ``(k,)`` int64 indices into the classifier's classes.
         scores: ``(k, n_classes)`` float64, the decision value of each class, rounded to decimals as
-            :func:`predict` says; the predicted one's is the highest.
+            :func:`predict` says; the predicted class has the highest.
     """
 
     positions: npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ class Predictions:
 def select_for(
     classifier: FittedClassifier, file: "FeatureFile", *, rows: RowsLike = None, labels: LabelSource = None
 ) -> Selection:
-    """Rows of a file with the columns that a classifier takes.
+    """Selects rows of a file, with the columns that a classifier takes.
 
     Args:
         classifier: fitted on descriptors of the same kind.
@@ -58,7 +58,7 @@ def select_for(
     Raises:
         StoreError: the file's descriptors were made with other settings, each of which is named; or it lacks
             layers or levels.
-        ConfigError: rows that there are not, or that have no descriptor.
+        ConfigError: rows do not exist or have no descriptor.
     """
     config = file.config
     free = {"layers", "levels"}
@@ -93,7 +93,7 @@ def select_for(
 
 
 def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Predictions]:
-    """Predict all rows of a selection in their order, some at a time.
+    """Predicts all rows of a selection in their order, a block at a time.
 
     The coefficients are float32, so a score has no digits below ``2**-23`` of the largest score that the
     classifier can give to rows of norm 1. Scores are rounded to the last decimal above that. They are sums in
@@ -102,7 +102,7 @@ def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Pred
 
     Args:
         classifier: fitted.
-        selection: what :func:`select_for` gave.
+        selection: rows from :func:`select_for`.
 
     Raises:
         StoreError: a row holds NaN or infinities.
@@ -121,9 +121,10 @@ def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Pred
 
 
 def count_learned(classifier: FittedClassifier, selection: Selection) -> int | None:
-    """How many rows of a selection a classifier was fitted on; None where it does not know.
+    """Counts the rows of a selection that a classifier was fitted on; None if it does not know.
 
-    A row is known by the place of its image and by its box: see :func:`~sppfeat.analysis.probe.classifier.row_digests`.
+    Rows are recognized by the place of their image and by their box: see
+    :func:`~sppfeat.analysis.probe.classifier.row_digests`.
     """
     if classifier.learned is None:
         return None
@@ -146,11 +147,11 @@ def _is_linear(config: ExtractConfig) -> bool:
 
 @dataclass(frozen=True)
 class Tally:
-    """How predictions compare with labels.
+    """Agreement of predictions with labels.
 
     Attributes:
-        n_known: rows with a label that is a class of the classifier.
-        n_right: those of them that were predicted to be of it.
+        n_known: rows whose label is a class of the classifier.
+        n_right: rows among them that were predicted right.
         n_unknown: rows with another label.
     """
 
@@ -167,19 +168,19 @@ def write_predictions(
     with_scores: bool = False,
     on_progress: Callable[[int], None] = lambda n: None,
 ) -> Tally:
-    r"""Write a line for each row, in their order, under a header.
+    r"""Writes a line for each row, in their order, under a header.
 
-    The columns are ``row``, ``path``, ``image_id`` where the inputs named their images, with boxes ``x0, y0, x1, y1``,
-    ``label`` (empty where there is none), ``predicted``, ``score`` (the decision value of what was predicted), and, if
-    they are wanted, ``score:CLASS`` for each class. Names are the bytes that they are in the file; lines end with
+    The columns are ``row``, ``path``, ``image_id`` if the inputs named their images, with boxes ``x0, y0, x1, y1``,
+    ``label`` (empty if there is none), ``predicted``, ``score`` (the decision value of the predicted class), and, on
+    request, ``score:CLASS`` for each class. Names keep the bytes that they have in the file; lines end with
     ``\n``. Scores are printed with the digits to which :func:`predict` rounds them: at most 7, as many as single
     precision tells apart.
 
     Args:
-        target: where to write.
-        classifier, selection: see :func:`sppfeat.analysis.probe.prediction.predict`.
-        with_scores: whether to write the scores of all classes.
-        on_progress: is told how many rows are written.
+        target: open file to write to.
+        classifier, selection: as for :func:`predict`.
+        with_scores: write the scores of all classes.
+        on_progress: called with the number of rows written so far.
     """
     file = selection.file
     has_labels = selection.labels.values is not None

@@ -1,4 +1,4 @@
-"""Ridge regression on classes of which only sums over the rows are known."""
+"""Ridge regression on classes, from sums over the rows alone."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class RidgeSolution(NamedTuple):
 
 
 def regularization(C: float) -> float:  # noqa: N803 - scikit-learn's name for it
-    """What scikit-learn calls alpha, for a C as its other linear classifiers have it."""
+    """Converts C, as other linear classifiers of scikit-learn take it, to the alpha of ridge regression."""
     return 1 / (2 * C)
 
 
@@ -46,15 +46,15 @@ def solve_ridge(
     *,
     alpha: float,
 ) -> RidgeSolution:
-    """What ``RidgeClassifier`` fits on rows of which only these sums are known.
+    """Solves for the classifier that ``RidgeClassifier`` would fit on rows with these sums.
 
     One class against the others: its rows have the target 1, all others -1. The intercept is not regularized.
 
     Args:
         moments: ``(d, d)``, in C order, sum over rows of ``weight * outer(row, row)``; is overwritten.
-        class_sums: ``(K, d)``, the sum of the rows of each class.
-        counts: ``(K,)``, how many these are; classes without rows are never predicted.
-        weights: ``(K,)``, of a row of each class.
+        class_sums: ``(K, d)``, sum of the rows of each class.
+        counts: ``(K,)``, number of these rows; classes without rows are never predicted.
+        weights: ``(K,)``, weight of a row of each class.
         alpha: strength of the regularization.
     """
     classes = np.flatnonzero(counts)
@@ -71,7 +71,7 @@ def solve_ridge(
 
 
 def _solve(matrix: npt.NDArray[np.float64], towards: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """``towards @ inverse(matrix)`` of a symmetric matrix, which is overwritten.
+    """Computes ``towards @ inverse(matrix)`` of a symmetric matrix, which is overwritten.
 
     Where the regularization is too weak for the matrix to be positive definite, directions in which the rows do not
     differ are left out, as least squares do.

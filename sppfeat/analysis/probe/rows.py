@@ -1,4 +1,4 @@
-"""The rows of a selection that a classifier can be trained and tested on, and which are not."""
+"""Rows that a classifier trains and tests on: labeled, of classes that are large enough, and scaled per layer."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,12 +21,12 @@ _BLOCK_NBYTES = 16 << 20  # of rows that are read at once
 
 @dataclass(frozen=True)
 class ClassSize:
-    """How much there is of a class.
+    """Size of a class.
 
     Attributes:
-        name: of the class.
-        n_rows: rows of it.
-        n_members: what folds are made of: images where the rows are boxes, else rows.
+        name: name of the class.
+        n_rows: number of its rows.
+        n_members: number of its units that folds keep whole: images if the rows are boxes, else rows.
     """
 
     name: str
@@ -36,15 +36,15 @@ class ClassSize:
 
 @dataclass(frozen=True)
 class LabeledRows:
-    """The rows that take part.
+    """Labeled rows of the classes that are large enough.
 
     Attributes:
-        positions: ``(n,)`` int64, among the rows of the selection, ascending.
-        y: ``(n,)`` int64, the class of each, an index into ``names``.
-        groups: ``(n,)`` int64, image of each, where rows of an image must stay together; None where they need not.
-        names: of the classes, each of which has rows.
-        left_out: classes that have too few members.
-        n_unlabeled: rows without class.
+        positions: ``(n,)`` int64 positions in the selection, ascending.
+        y: ``(n,)`` int64 class of each row, an index into ``names``.
+        groups: ``(n,)`` int64 image of each row, if the rows of an image must stay together; else None.
+        names: names of the classes, each of which has rows.
+        left_out: classes with too few members.
+        n_unlabeled: number of rows without class.
     """
 
     positions: npt.NDArray[np.int64]
@@ -56,14 +56,14 @@ class LabeledRows:
 
 
 def labeled_rows(selection: "Selection", *, min_per_class: int) -> LabeledRows:
-    """Rows that have a class of which there is enough.
+    """Finds the rows whose class is large enough.
 
     Args:
-        selection: rows of a file.
-        min_per_class: a class with fewer rows is left out; of a file with boxes, one with rows in fewer images.
+        selection: rows of an open file.
+        min_per_class: the least number of rows of a class; in a file with boxes, of images with rows of it.
 
     Raises:
-        LabelError: no classes are known, no row has one, or fewer than two have enough.
+        LabelError: no classes are known, no row has one, or fewer than two are large enough.
         ConfigError: a row has no descriptor.
     """
     check_described(selection)
@@ -100,7 +100,7 @@ def labeled_rows(selection: "Selection", *, min_per_class: int) -> LabeledRows:
 def class_numbers(selection: "Selection") -> tuple[npt.NDArray[np.int64], list[str]]:
     """The class of each row, an index into the names that come with them, or -1.
 
-    Labels that are numbers without names are called by what they are.
+    Labels that are numbers without names are named by these numbers.
 
     Raises:
         LabelError: no classes are known.
@@ -137,14 +137,14 @@ def _too_few(selection: "Selection", sizes: list[ClassSize], min_per_class: int,
 
 
 def scaled_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Rows of l2 norm 1 for each layer, so that no product is too large or too small for float32.
+    """Reads rows and scales each layer to l2 norm 1, so that no product overflows or underflows float32.
 
     Args:
-        selection: rows and columns of a file.
-        positions: ``(k,)``, which of its rows.
+        selection: rows and columns of an open file.
+        positions: ``(k,)`` positions in the selection.
 
     Returns:
-        ``(k, d)`` float32; what is zero throughout a layer stays zero.
+        ``(k, d)`` float32; a layer that is zero throughout stays zero.
 
     Raises:
         StoreError: a row holds NaN or infinities.

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, and how many of each are found."""
+"""Results of a probe: accuracies over folds, recall of each class, and pairs of classes that are confused."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ClassRecall:
-    """How many of a class are found.
+    """Recall of a class.
 
     Attributes:
-        name: of the class.
-        rows: rows of it.
-        recall: share of them that is predicted to be of it.
+        name: name of the class.
+        rows: number of its rows.
+        recall: share of them that is predicted right.
     """
 
     name: str
@@ -40,12 +40,12 @@ class ClassRecall:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Rows of one class that are taken for another.
+    """Rows of one class that are predicted to be of another.
 
     Attributes:
         true, predicted: names of the classes.
-        count: how often, over all repeats.
-        share: of the predictions for rows of the true class.
+        count: number of such predictions, over all repeats.
+        share: share of the predictions for rows of the true class.
     """
 
     true: str
@@ -61,8 +61,8 @@ def class_recalls(
 
     Args:
         true, predicted: ``(repeats * n,)`` classes, of all tests.
-        names: of the classes.
-        repeats: how often each row was tested.
+        names: names of the classes.
+        repeats: number of times that each row was tested.
     """
     tested = np.bincount(true, minlength=len(names))
     found = np.bincount(true[true == predicted], minlength=len(names))
@@ -75,11 +75,11 @@ def class_recalls(
 def confused_pairs(
     true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], names: tuple[str, ...]
 ) -> tuple[ConfusedPair, ...]:
-    """All pairs of classes that were confused, the most frequent first; of equally frequent ones the larger share.
+    """All pairs of classes that were confused, by descending count, then by descending share.
 
     Args:
         true, predicted: ``(m,)`` classes, of all tests.
-        names: of the classes.
+        names: names of the classes.
     """
     tested = np.bincount(true, minlength=len(names))
     wrong = true != predicted
@@ -97,7 +97,7 @@ class Score:
 
     Attributes:
         mean, std: over the folds of all repeats.
-        folds: of each.
+        folds: score of each fold.
     """
 
     mean: float
@@ -107,14 +107,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Ablated:
-    """What a part of the descriptors gives by itself, on the same folds.
+    """Scores of a part of the descriptors by itself, on the same folds.
 
     Attributes:
         kind: ``all``, ``level``, ``levels up to`` or ``layer``.
-        layers, levels: of the part.
+        layers, levels: layers and levels of the part.
         dimension: number of its values.
-        accuracy, class_accuracy: as of :class:`ProbeResult`.
-        difference: of its accuracy to that of all, fold by fold.
+        accuracy, class_accuracy: as in :class:`ProbeResult`.
+        difference: its accuracy minus that of all columns, fold by fold.
     """
 
     kind: str
@@ -128,19 +128,19 @@ class Ablated:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What was found.
+    """Result of a probe.
 
     Attributes:
-        n_rows, n_classes, n_images: that took part.
-        dimension: of a descriptor.
-        grouped: whether all rows of an image were on the same side of each split.
+        n_rows, n_classes, n_images: numbers of labeled rows, of their classes, and of their images.
+        dimension: length of a descriptor.
+        grouped: True if all rows of an image were on the same side of each split.
         chance: share of the largest class.
         accuracy: share of test rows whose class was predicted.
-        class_accuracy: mean over the classes in the test rows of the share of each that was found.
+        class_accuracy: mean recall of the classes among the test rows.
         classes: recall of each class, over all tests.
-        confusions: pairs of classes that were confused, the most frequent first.
-        ablation: all of the descriptors first, then parts of them; empty where that was not asked for.
-        left_out: classes that had too few members.
+        confusions: pairs of classes that were confused, most frequent first.
+        ablation: all columns first, then parts of them; empty if it was not requested.
+        left_out: classes with too few members.
         n_unlabelled: selected rows without class.
         n_pending, n_failed: images of the file that have no descriptors.
         method: ``products``, ``sums`` or ``rows``; see :func:`sppfeat.analysis.probe.crossvalidation.cross_predict`.

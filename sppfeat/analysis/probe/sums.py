@@ -1,8 +1,15 @@
-"""The classifier of :mod:`sppfeat.analysis.probe.classifier` by sums over rows, which are read in blocks.
+"""The classifier of :mod:`sppfeat.analysis.probe.classifier`, computed from sums over rows, which are read in blocks.
 
-Of n rows, which are short, all that a linear classifier needs are d x d second moments: memory does not depend on n.
-Rows are scaled by their norm over the chosen levels, which is another one for each choice of levels: their moments are
-no part of the moments of all columns, and the rows are read for each. Those of a choice of layers are.
+Of short rows, a linear classifier needs only the ``d x d`` second moments, so that memory does not depend on their
+number. Rows are scaled by their norm over the chosen levels, which differs from one choice of levels to the next: their
+moments are not part of the moments of all columns, and the rows are read again. Those of a choice of layers are part.
+
+The rows of a test part are in the training of all other folds. They are multiplied once, and their second moments are
+subtracted from those of all rows, as far as the folds give a class the same weight. If classes are to count alike, the
+weight of a row depends on how many rows of its class a fold trains with, which differs by one between the folds of most
+classes: those rows are multiplied again for each fold whose weight is not the one that most folds have. With five
+stratified folds that comes to twice the rows instead of four times; sums for each class, which could be weighted
+afterwards, would be as many matrices as there are classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,11 +39,11 @@ _CONVERTED_NBYTES = 4 << 20
 
 
 class FoldSums:
-    """Second moments of the training rows of each fold, and the sum of those of each class; takes rows in any order.
+    """Second moments of the training rows of each fold, and the sum of the rows of each class; takes rows in any order.
 
     Args:
-        weights: what rows count in each fold.
-        dimension: of a row.
+        weights: weights of the rows in each fold.
+        dimension: length of a row.
     """
 
     def __init__(self, weights: FoldWeights, dimension: int) -> None:
@@ -51,12 +58,12 @@ class FoldSums:
     def add(
         self, x: npt.NDArray[np.float32], y: npt.NDArray[np.int64], test_fold: npt.NDArray[np.int64]
     ) -> None:
-        """Add some rows.
+        """Adds some rows.
 
         Args:
-            x: ``(b, d)``, of norms that float32 holds the squares of.
-            y: ``(b,)``, their classes.
-            test_fold: ``(b,)``, the folds that test them, or -1.
+            x: ``(b, d)``, with norms whose squares float32 holds.
+            y: ``(b,)`` classes.
+            test_fold: ``(b,)`` fold that tests each row, or -1.
         """
         order = np.lexsort((y, test_fold))
         x, y, test_fold = x[order], y[order], test_fold[order]
@@ -76,7 +83,7 @@ class FoldSums:
                     self._beyond[fold] += np.multiply(product, sign, out=product)
 
     def moments(self, fold: int) -> npt.NDArray[np.float64]:
-        """Sum ``(d, d)`` over the rows that train a fold of ``weight * outer(row, row)``; to be asked for once."""
+        """Sum ``(d, d)`` of ``weight * outer(row, row)`` over the rows that train a fold; call it once per fold."""
         moments: npt.NDArray[np.float64] = self._beyond[fold]
         if self._all is not None:
             moments += self._all
@@ -90,7 +97,7 @@ class FoldSums:
     def _add_class_sums(
         self, x: npt.NDArray[np.float32], y: npt.NDArray[np.int64], test_fold: npt.NDArray[np.int64]
     ) -> None:
-        """Add rows that are sorted by fold and class."""
+        """Adds rows that are sorted by fold and class."""
         # A few at once: numpy makes a copy in float64.
         for part in row_ranges(len(x), row_nbytes=4 * x.shape[1], nbytes=_CONVERTED_NBYTES):
             changes = (np.diff(y[part]) != 0) | (np.diff(test_fold[part]) != 0)
@@ -111,14 +118,14 @@ class FoldSums:
 
 
 class SumsModel:
-    """Predicts the test rows of folds from their training rows, by some parts of the descriptors.
+    """Predictions of the test rows of folds from their training rows, for some parts of the descriptors.
 
     Args:
         selection, labeled: rows, columns and classes.
-        parts: of the descriptors; the first has all layers of the others, and they have all its levels.
-        settings: of the classifier.
-        block_rows: how many are read at once.
-        on_step: is called after each block that was read and each fold that was solved.
+        parts: parts of the descriptors; the first has all layers of the others, and they have all its levels.
+        settings: settings of the classifier.
+        block_rows: number of rows to read at once.
+        on_step: called after each block that was read and each fold that was solved.
     """
 
     def __init__(
@@ -141,9 +148,9 @@ class SumsModel:
         self._on_step = on_step
 
     def predict(self, folds: Sequence[Fold]) -> list[list[npt.NDArray[np.int64]]]:
-        """What is predicted of the test rows of folds, no two of which test the same row.
+        """Predicts the test rows of folds, no two of which test the same row.
 
-        All rows are read for the sums, and once more those that are tested.
+        Reads all rows for the sums, and the tested rows once more.
 
         Returns:
             By part, then fold: ``(len(fold.test),)`` int64 classes.
@@ -161,7 +168,7 @@ class SumsModel:
         return [[of_part[fold.test] for fold in folds] for of_part in predicted]
 
     def fit(self) -> RidgeSolution:
-        """The classifier of the first part, fitted on all rows; it takes rows of norm 1 for each layer."""
+        """Fits the classifier of the first part on all rows; it takes rows of norm 1 for each layer."""
         every = np.arange(len(self._labeled.y))
         found = self._solve(self._weights([Fold(every, every[:0])]))[0][0]
         return found._replace(intercept=found.intercept - found.coef @ self._rows.center)
@@ -171,7 +178,7 @@ class SumsModel:
         return fold_weights(self._labeled.y, folds, n_classes=n_classes, balanced=self._balanced)
 
     def _solve(self, weights: FoldWeights) -> list[list[RidgeSolution]]:
-        """The classifiers of each fold and part; those of centered rows."""
+        """Solves for the classifiers of each fold and part, which take centered rows."""
         sums = FoldSums(weights, self._rows.selection.dimension)
         for positions, x in self._rows.blocks(np.arange(len(weights.test_fold))):
             sums.add(x, self._labeled.y[positions], weights.test_fold[positions])
@@ -198,12 +205,12 @@ class SumsModel:
 
 
 class _CenteredRows:
-    """Scaled rows around a point near their mean: their moments need not be told from its square in float32.
+    """Scaled rows around a point near their mean, which keeps their moments precise in float32.
 
     Args:
-        selection: rows and columns.
-        positions: ``(n,)``, the rows that take part.
-        block_rows: how many are read at once.
+        selection: rows and columns of an open file.
+        positions: ``(n,)`` positions of the labeled rows.
+        block_rows: number of rows to read at once.
     """
 
     def __init__(self, selection: "Selection", positions: npt.NDArray[np.int64], block_rows: int) -> None:
@@ -218,7 +225,7 @@ class _CenteredRows:
     def blocks(
         self, chosen: npt.NDArray[np.int64]
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-        """Yield some of the rows ``(b, d)``, in blocks with their numbers among those that take part."""
+        """Yields some of the rows ``(b, d)`` in blocks, with their numbers among the labeled rows."""
         for start in range(0, len(chosen), self._block_rows):
             block = chosen[start : start + self._block_rows]
             x = scaled_rows(self.selection, self._positions[block])
@@ -227,7 +234,7 @@ class _CenteredRows:
 
 
 def _columns_of(columns: "ColumnSelection", layers: Sequence[str]) -> _Columns:
-    """Which columns belong to some layers; a slice where all do."""
+    """Columns of some layers; a slice if these are all layers."""
     ranges = columns.layer_ranges()
     if set(ranges) == set(layers):
         return slice(None)

@@ -1,11 +1,11 @@
-"""Which rows of a block can be among the nearest, by float32 matrix products and what they may be wrong by.
+"""Candidates among the rows of a block for being nearest to a query, found by float32 products and their error bounds.
 
 Of a row's point ``x`` and a query's ``y`` (see :mod:`sppfeat.analysis.search.distances`) the squared distance is
-``|x|**2 + |y|**2 - 2 x y``. In float32, a sum of ``n`` products in whatever order is wrong by no more than
-``g |x| |y|``, with ``g = n u / (1 - n u)`` and ``u = 2**-24`` (Higham, *Accuracy and Stability of Numerical
-Algorithms*, section 3.1). Here some hundred products are added up in float32, and those sums in float64, so that ``g``
-stays small whatever the dimension: the squared distance is known up to ``2 g (|x|**2 + |y|**2)``. That leaves few rows
-more than are wanted, whose distances are then computed exactly.
+``|x|**2 + |y|**2 - 2 x y``. In float32, a sum of ``n`` products is wrong by at most ``g |x| |y|``, whatever the order,
+with ``g = n u / (1 - n u)`` and ``u = 2**-24`` (Higham, *Accuracy and Stability of Numerical Algorithms*, section
+3.1). Here some hundred products are summed in float32, and those sums in float64, so that ``g`` stays small whatever
+the dimension: the squared distance is known up to ``2 g (|x|**2 + |y|**2)``. Few rows more than wanted are left, and
+their distances are then computed exactly. FAISS can propose the candidates instead.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class RowPoints:
     """Points of a block of ``b`` rows.
 
     Attributes:
-        values: ``(b, d)`` float32, of which ``factors`` times these are the points.
+        values: ``(b, d)`` float32; a point is its row of this times its factor.
         factors: ``(b,)`` float64.
         squares: ``(b,)`` float64, squared norms of the points.
     """
@@ -55,13 +55,13 @@ class RowPoints:
 
 @dataclass(frozen=True)
 class BlockScores:
-    """Between what the squared distances of ``q`` queries from ``b`` rows lie.
+    """Bounds of the squared distances of ``q`` queries from ``b`` rows.
 
     Attributes:
         scores: ``(q, b)`` float64, lower bounds without the query's own share; -inf where nothing is known.
         row_squares: ``(b,)`` float64, squared norms of the rows' points.
-        query_squares: ``(q,)`` float64, likewise of the queries'.
-        slack: what all bounds may be wrong by beside what is proportional to these.
+        query_squares: ``(q,)`` float64, squared norms of the queries' points.
+        slack: absolute error of all bounds, beside the errors that are proportional to these.
     """
 
     scores: npt.NDArray[np.float64]
@@ -72,14 +72,14 @@ class BlockScores:
     def not_beyond(
         self, i: int, square: float, rows: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.int64]:
-        """Return which rows of the block, or of ``rows``, may be as near to query ``i`` as a squared distance."""
+        """Positions in the block, or those of ``rows``, that may be as near to query ``i`` as a squared distance."""
         limit = square - (1 - _ERROR) * self.query_squares[i] + self.slack
         if rows is None:
             return np.flatnonzero(self.scores[i] <= limit)
         return np.asarray(rows[self.scores[i, rows] <= limit])
 
     def upper(self, i: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Return what the squared distances of these rows of the block from query ``i`` are at most."""
+        """Upper bounds of the squared distances of these rows of the block from query ``i``."""
         share = (1 + _ERROR) * self.query_squares[i] + self.slack
         with np.errstate(invalid="ignore"):  # inf and -inf, where nothing is known
             bound = self.scores[i, rows] + 2 * _ERROR * self.row_squares[rows] + share
@@ -87,7 +87,7 @@ class BlockScores:
 
 
 def squared_norms(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Squared norms ``(b,)`` of rows, with the error of :func:`score_rows`; inf where float32 is too small for one."""
+    """Squared norms ``(b,)`` of rows, with the error of :func:`score_rows`; inf where float32 overflows."""
     total = np.zeros(len(rows))
     with np.errstate(over="ignore", invalid="ignore"):
         for columns in _pieces(rows.shape[1]):
@@ -110,7 +110,7 @@ def row_points(rows: npt.NDArray[np.float32], squares: npt.NDArray[np.float64], 
 
     Args:
         rows: ``(b, d)`` float32, finite.
-        squares: ``(b,)``, see :func:`squared_norms`.
+        squares: ``(b,)`` as of :func:`squared_norms`.
         metric: ``"cosine"`` or ``"l2"``.
     """
     if metric == "l2":
@@ -125,10 +125,10 @@ def row_points(rows: npt.NDArray[np.float32], squares: npt.NDArray[np.float64], 
 
 
 def score_rows(points: npt.NDArray[np.float32], rows: RowPoints, metric: str) -> BlockScores:
-    """Bounds of the squared distances of queries from a block of rows.
+    """Bounds the squared distances of queries from a block of rows.
 
     Args:
-        points: ``(q, d)`` float32, see :func:`query_points`.
+        points: ``(q, d)`` float32, as of :func:`query_points`.
         rows: the block.
         metric: ``"cosine"`` or ``"l2"``.
     """
@@ -158,7 +158,7 @@ def _pieces(dimension: int) -> list[slice]:
 
 
 def load_faiss() -> Any:
-    """Return the package.
+    """Imports FAISS.
 
     Raises:
         ConfigError: it is not installed.
@@ -169,17 +169,17 @@ def load_faiss() -> Any:
 def faiss_candidates(
     faiss: Any, points: npt.NDArray[np.float32], rows: RowPoints, k: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Rows of a block that are probably the nearest.
+    """Asks FAISS for the rows of a block that are probably the nearest.
 
     Args:
         faiss: the package.
-        points: ``(q, d)`` float32 of queries.
+        points: ``(q, d)`` float32 of the queries.
         rows: the block.
-        k: how many are wanted.
+        k: neighbors per query.
 
     Returns:
-        ``(q, c)`` positions in the block, -1 where there are none; and ``(q,)`` a squared distance that no row beside
-        them is below: inf where there is no other row, NaN where nothing is known.
+        ``(q, c)`` positions in the block, -1 where there are fewer; and ``(q,)`` a lower bound of the squared
+        distances of all other rows: inf if there are no others, NaN where nothing is known.
     """
     n = min(k + _SPARE, len(rows.values))
     values = rows.values

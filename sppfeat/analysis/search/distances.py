@@ -57,6 +57,9 @@ def exact_distances(
 
 
 def unit_rows(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """``(m, d)`` at l2 norm 1; zeros stay zeros. No square of a float32 over- or underflows in float64."""
+    """Scales rows ``(m, d)`` to l2 norm 1; zeros stay zeros.
+
+    The square of a float32 neither overflows nor underflows in float64.
+    """
     norm = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
     return np.asarray(rows / np.where(norm > 0, norm, 1))

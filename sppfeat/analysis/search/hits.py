@@ -1,4 +1,4 @@
-"""What the file says of rows that were found."""
+"""Records of the rows that a search found."""
 
 import math
 import os
@@ -12,20 +12,20 @@ __all__ = ["Hit", "make_hits"]
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One row that was found.
+    """A row that a search found.
 
     Attributes:
         rank: 1 for the nearest.
-        distance: of its descriptor from the query's.
-        row: its number.
+        distance: distance of its descriptor from the query's.
+        row: row number.
         image: path of its image, relative to the file's root.
-        path: the same below the root.
-        image_id: what the inputs called the image; None where they did not.
-        label: its class by the selection's labels; None where it has none.
-        box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None where rows are whole
-            images, and likewise the following.
-        score: of the box; None where it has none.
-        id: what the box file calls the box; None where it has no name.
+        path: path of its image below the root.
+        image_id: id of the image in the inputs; None if it has none.
+        label: class of the row by the selection's labels; None if it has none.
+        box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None if rows are whole images, as
+            are ``score`` and ``id`` then.
+        score: score of the box; None if it has none.
+        id: name of the box in its box file; None if it has none.
     """
 
     rank: int
@@ -43,12 +43,12 @@ class Hit:
 def make_hits(
     neighbors: Neighbors, selection: Selection, *, root: str | os.PathLike[str] | None = None
 ) -> list[list[Hit]]:
-    """For each query what was found, the nearest first.
+    """Makes the hits of each query, nearest first.
 
     Args:
-        neighbors: of the selection.
-        selection: what was searched; its labels are those of the hits.
-        root: folder that the images lie under now; the recorded one where None.
+        neighbors: rows and distances that were found in the selection.
+        selection: the selection that was searched; its labels become those of the hits.
+        root: folder of the images now; the recorded one if None.
     """
     facts = _Facts(selection, selection.file.root if root is None else os.fspath(root))
     return [
@@ -62,7 +62,7 @@ def make_hits(
 
 
 class _Facts:
-    """What a file says of its rows, read once."""
+    """Tables of a file about its rows, read once."""
 
     def __init__(self, selection: Selection, root: str) -> None:
         file = selection.file
@@ -74,7 +74,7 @@ class _Facts:
         self._boxes = (file.boxes, file.row_score, file.row_id) if file.has_boxes else None
 
     def hit(self, rank: int, row: int, distance: float) -> Hit:
-        """Return what there is to say of a row."""
+        """Makes the hit of a row."""
         image = int(self._image_index[row])
         path = self._file.path_of(image)
         box, score, name = None, None, None

@@ -1,4 +1,4 @@
-"""The rows of a feature file that are nearest to some descriptors: exact, in blocks over the memory map."""
+"""Exact nearest neighbors among the rows of a feature file, in blocks over its memory map."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ _SCORES = 1 << 22  # queries times rows at once
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The nearest rows of each of ``q`` queries, the nearest first.
+    """The nearest rows of each of ``q`` queries, nearest first.
 
     Attributes:
-        rows: ``(q, k)`` int64, numbers of rows of the file; -1 where there are fewer than ``k``.
+        rows: ``(q, k)`` int64 row numbers of the file; -1 where there are fewer than ``k``.
         distances: ``(q, k)`` float64; inf where there are fewer.
     """
 
@@ -55,31 +55,31 @@ def nearest_rows(
     block_nbytes: int = _BLOCK_NBYTES,
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> Neighbors:
-    """The ``k`` rows of a selection that are nearest to each query.
+    """Finds the ``k`` rows of a selection that are nearest to each query.
 
-    Exact: the distances are computed in float64 from the descriptors as the file has them, rows at the same distance
-    come in the order of their numbers, and nothing depends on ``block_nbytes`` or on the other queries. Rows without
-    descriptor, and rows that hold NaN or infinities, are nobody's neighbors. The memory needed is that of the
-    queries, of the results and of a block, whatever the size of the file.
+    Exact: distances are computed in float64 from the descriptors as stored, rows at the same distance come in the order
+    of their numbers, and the result depends neither on ``block_nbytes`` nor on the other queries. Rows without a
+    descriptor, and rows that hold NaN or infinities, are never found. Memory holds the queries, the results and one
+    block, whatever the size of the file.
 
     Args:
-        selection: rows and columns of an open file; a row that is in it twice counts once.
-        queries: ``(q, d)``, descriptors of the selection's columns, such as :meth:`Selection.of_descriptors` gives;
+        selection: rows and columns of an open file; a row that it holds twice counts once.
+        queries: ``(q, d)``, descriptors in the selection's columns, as :meth:`Selection.of_descriptors` gives them;
             taken as float32.
         k: neighbors per query, 1 or more.
         metric: ``"cosine"``: one minus the cosine, 0 to 2; a descriptor of zeros has distance 1 from everything,
             itself included. ``"l2"``: the Euclidean distance.
-        exclude: ``(q,)`` for each query the number of a row that is not its neighbor; -1 for none. With
-            ``one_per_image`` no row of that row's image is.
-        one_per_image: of each image only its nearest row.
-        engine: what finds the rows whose distances are worth computing: ``"exact"`` our own bounds, ``"faiss"`` the
-            package of that name, and our own where its float32 cannot tell. The result is the same.
-        block_nbytes: of rows that are read at once.
-        on_progress: called with the number of rows that were searched so far.
+        exclude: ``(q,)`` for each query the number of a row that must not be found, or -1. With ``one_per_image`` the
+            whole image of that row is excluded.
+        one_per_image: keep only the nearest row of each image.
+        engine: proposes the rows whose distances are computed: ``"exact"`` by our own bounds, ``"faiss"`` by that
+            package, and by our own bounds where its float32 is too coarse. The result is the same.
+        block_nbytes: size of the block of rows that is read at once.
+        on_progress: called with the number of rows searched so far.
 
     Raises:
-        ConfigError: queries of another length, or that hold NaN or infinities; a metric or engine that there is not,
-            or that is not installed.
+        ConfigError: the queries have another length, or hold NaN or infinities; a metric or engine is unknown or not
+            installed; or ``k`` or ``exclude`` is out of range.
     """
     check_choice("metric", metric, METRICS)
     check_choice("engine", engine, ENGINES)
@@ -105,7 +105,7 @@ def nearest_rows(
 
 
 class _Block(NamedTuple):
-    """Some rows: their numbers, images, values as float32 and squared norms as :func:`squared_norms` has them."""
+    """Some rows: their numbers, images, values as float32, and squared norms as of :func:`squared_norms`."""
 
     rows: npt.NDArray[np.int64]
     images: npt.NDArray[np.int64]
@@ -127,7 +127,7 @@ def _checked(queries: npt.NDArray[np.floating[Any]], dimension: int) -> npt.NDAr
 def _excluded(
     selection: Selection, n_queries: int, exclude: npt.ArrayLike | None, one_per_image: bool
 ) -> npt.NDArray[np.int64]:
-    """For each query the row, or image where only one row of an image counts, that is no neighbor, or -1."""
+    """``(q,)`` for each query the excluded row, or with ``one_per_image`` the excluded image, or -1."""
     rows = np.full(n_queries, -1) if exclude is None else np.asarray(exclude)
     if rows.shape != (n_queries,):
         raise ConfigError(f"exclude has shape {rows.shape}; allowed: ({n_queries},), a row for each query")
@@ -140,7 +140,7 @@ def _excluded(
 
 
 def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
-    """Yield the finite rows that have a descriptor, ascending, each with how many rows of the selection are past."""
+    """Yields the finite rows that have a descriptor, ascending, each block with the number of rows passed so far."""
     rows, positions = np.unique(selection.rows, return_index=True)
     has_one = selection.file.has_descriptor()[rows]
     rows, positions = rows[has_one], positions[has_one]
@@ -157,15 +157,15 @@ def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
 
 
 class _Search:
-    """The nearest rows so far.
+    """The nearest rows found so far.
 
     Args:
         queries: ``(q, d)`` float32.
-        metric: of the distances.
-        k: neighbors of each query.
-        excluded: ``(q,)`` row, or image with ``one_per_image``, that is not a neighbor, or -1.
-        one_per_image: of each image only its nearest row.
-        faiss: the package, where it is to look first.
+        metric: metric of the distances.
+        k: neighbors per query.
+        excluded: ``(q,)`` excluded row, or image with ``one_per_image``, or -1.
+        one_per_image: keep only the nearest row of each image.
+        faiss: the package, if it proposes rows first.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class _Search:
         self._one_per_image = one_per_image
 
     def add(self, block: _Block) -> None:
-        """Look for nearer rows in a block."""
+        """Looks for nearer rows in a block."""
         if not len(block.rows) or not self.k:
             return
         rows = row_points(block.values, block.squares, self._metric)
@@ -208,7 +208,7 @@ class _Search:
     def _add_by_faiss(
         self, queries: npt.NDArray[np.int64], block: _Block, rows: RowPoints
     ) -> npt.NDArray[np.int64]:
-        """Look for nearer rows by FAISS; return the queries that need a closer look."""
+        """Looks for nearer rows by FAISS; returns the queries that it could not settle."""
         found, beyond = faiss_candidates(self._faiss, self._points[queries], rows, self.k)
         for query, own in zip(queries.tolist(), found, strict=True):
             self._merge(query, block, self._allowed(query, block, own[own >= 0]))
@@ -216,14 +216,14 @@ class _Search:
         return queries[~(beyond > limits)]
 
     def _allowed(self, query: int, block: _Block, found: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Positions in a block without those of what is excluded."""
+        """Positions in a block without the excluded ones."""
         if self._excluded[query] < 0:
             return found
         of_row = block.images if self._one_per_image else block.rows
         return np.asarray(found[of_row[found] != self._excluded[query]])
 
     def _candidates(self, query: int, block: _Block, bounds: BlockScores, i: int) -> npt.NDArray[np.int64]:
-        """Positions of the rows of a block that can be among the nearest of a query, number ``i`` of ``bounds``."""
+        """Positions of the rows of a block that can be among the nearest to a query, number ``i`` of ``bounds``."""
         found = self._allowed(query, block, bounds.not_beyond(i, self._limit(query)))
         if len(found) <= self.k:
             return found
@@ -237,13 +237,13 @@ class _Search:
         return bounds.not_beyond(i, float(np.partition(upper, self.k - 1)[self.k - 1]), found)
 
     def _limit(self, query: int) -> float:
-        """Squared distance of the points up to which a row can be among the nearest of a query."""
+        """The largest squared distance of points at which a row can still be among the nearest to a query."""
         farthest = float(self.distances[query, -1])
         square = 2 * farthest if self._metric == "cosine" else farthest**2
         return square * (1 + 1e-12)  # the roundings of float64
 
     def _merge(self, query: int, block: _Block, found: npt.NDArray[np.int64]) -> None:
-        """Compute the distances of some rows of a block, and keep the nearest."""
+        """Computes the distances of some rows of a block and keeps the nearest."""
         if not len(found):
             return
         distances = exact_distances(self._queries[query], block.values[found], self._metric)

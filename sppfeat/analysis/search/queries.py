@@ -1,4 +1,4 @@
-"""What is searched for: images, boxes of images and rows of the file, as descriptors like those of the file."""
+"""Queries: images, boxes of images and rows of the file, and descriptors of them like those of the file."""
 
 import dataclasses
 import os
@@ -35,13 +35,13 @@ _N_IMAGES = 64  # described between two reports of progress
 
 @dataclass(frozen=True)
 class Query:
-    """One query: an image, a box of one, or a row.
+    """An image, a box of an image, or a row.
 
     Attributes:
-        text: as it was asked for.
-        path: of the image, which may be in an archive (``a.zip/b.jpg``); None for a row.
+        text: the query as the user wrote it.
+        path: path of the image, which may lie in an archive (``a.zip/b.jpg``); None for a row.
         box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None for the whole image.
-        row: number of the row; None for an image.
+        row: row number; None for an image.
     """
 
     text: str
@@ -51,14 +51,14 @@ class Query:
 
 
 def read_queries(texts: Iterable[str], *, stdin: Iterable[bytes] | None = None) -> list[Query]:
-    """Queries, of which some may be lists of queries: ``@FILE``, or ``-`` for standard input.
+    """Parses queries; some of them may be lists of queries: ``@FILE``, or ``-`` for standard input.
 
     Args:
-        texts: the queries, see :func:`parse_query`; lists are separated as those of images are.
-        stdin: what ``-`` reads, in chunks; standard input where None.
+        texts: queries as :func:`parse_query` takes them, and lists, in the format of lists of images.
+        stdin: the content of ``-`` in chunks; standard input if None.
 
     Raises:
-        ConfigError: a list that cannot be read, a text that is no query, no query at all.
+        ConfigError: a list cannot be read, a text is not a query, or there is no query at all.
     """
     queries = []
     for text in texts:
@@ -72,12 +72,12 @@ def read_queries(texts: Iterable[str], *, stdin: Iterable[bytes] | None = None) 
 
 
 def parse_query(text: str) -> Query:
-    """The query that a text is: an image file, ``IMAGE#x0,y0,x1,y1`` or ``row:N``.
+    """Parses a query: an image file, ``IMAGE#x0,y0,x1,y1`` or ``row:N``.
 
-    What is the name of a file is that file, whatever else it may look like.
+    A text that names a file means that file, whatever else it looks like.
 
     Raises:
-        ConfigError: no such file, a folder, or a box that is not four numbers.
+        ConfigError: there is no such file, it is a folder, or the box is not four numbers.
 
     Example:
         >>> parse_query("row:17").row
@@ -133,29 +133,29 @@ def describe_queries(
     on_progress: Callable[[int], None] = lambda described: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> npt.NDArray[np.floating[Any]]:
-    """Descriptors of queries, like those of a selection of a file.
+    """Computes the descriptors of queries, in the columns of a selection.
 
     Images are described with the file's settings and weights (:meth:`sppfeat.Extractor.from_file`), all boxes of an
     image in one run of the network; without any image no network is loaded. Before that all rows are looked up, and
-    all images and boxes checked as far as the images' headers say.
+    all images and boxes are checked as far as the headers of the images allow.
 
     Args:
-        queries: what is searched for; in a box file an image is the box that is all of it.
-        selection: of an open file; decides which columns, and how they are scaled.
-        weights: where the weights are now, a file or a name; as recorded where None.
-        weights_dir: a folder in which weights that are named are looked for first.
-        device: where to compute.
-        on_progress: called with how many queries are described so far.
+        queries: the queries; in a file of boxes, an image means the box that covers all of it.
+        selection: rows of an open file; decides which columns are taken and how they are scaled.
+        weights: where the weights are now, a file or a name; as recorded if None.
+        weights_dir: a folder to search first for weights given by name.
+        device: device to compute on.
+        on_progress: called with the number of queries described so far.
         on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Returns:
         ``(q, d)`` of the file's type, finite.
 
     Raises:
-        ConfigError: a row that there is not, or that has no descriptor; a descriptor that holds NaN.
-        ImageError: an image that cannot be read.
-        BoxError: a box that has no area in its image.
-        StoreError: the weights are gone or others by now.
+        ConfigError: a row does not exist or has no descriptor, or a descriptor holds NaN or infinities.
+        ImageError: an image cannot be read.
+        BoxError: a box has no area inside its image.
+        StoreError: the weights are gone or have changed.
         SppfeatError: the network cannot be loaded.
     """
     file = selection.file
@@ -191,7 +191,7 @@ def describe_queries(
 
 
 def _check_image(path: str, queries: Sequence[Query], file: FeatureTable) -> None:
-    """Read the header of an image, and see whether boxes of it have an area."""
+    """Reads the header of an image and checks that its boxes have an area."""
     exif, most = file.config.input.exif, RunOptions.max_decode_pixels
     try:
         height, width = probe_image(_find(path), exif=exif, max_pixels=most)
@@ -211,7 +211,7 @@ def _check_image(path: str, queries: Sequence[Query], file: FeatureTable) -> Non
 def _described(
     extractor: "Extractor", queries: Sequence[Query], asked_of: dict[str, list[int]]
 ) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
-    """Yield the numbers of some queries and their descriptors ``(m, D)``."""
+    """Yields the numbers of some queries and their descriptors ``(m, D)``."""
     whole = [i for asked in asked_of.values() for i in asked if queries[i].box is None]
     for start in range(0, len(whole), _N_IMAGES):
         some = whole[start : start + _N_IMAGES]
