@@ -167,7 +167,7 @@ def fit_pipeline(
 
 
 def _with_solution(pipeline: Any, solution: RidgeSolution, *, n_layers: int) -> Any:
-    """Puts a solution into a pipeline, which scales each layer to norm 1 / sqrt(layers); the solution expects norm 1."""
+    """Puts a solution for layers of norm 1 into a pipeline, which scales each layer to norm 1 / sqrt(layers)."""
     # As many rows as it takes for all that fitting sets besides these numbers, in the right types and shapes.
     pipeline.fit(np.zeros((len(solution.classes), solution.coef.shape[1]), np.float32), solution.classes)
     classifier = pipeline.steps[-1][1]

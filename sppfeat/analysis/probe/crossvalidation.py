@@ -26,8 +26,8 @@ def cross_predict(
     Args:
         task: rows, folds and parts of the descriptors.
         method: ``products`` (inner products of all rows, computed once), ``sums`` (second moments of the training
-            rows of each fold; the rows are read in blocks) or ``rows`` (scikit-learn's pipeline on rows in memory, again
-            for each fold and part). The predictions are the same, but for rounding.
+            rows of each fold; the rows are read in blocks) or ``rows`` (scikit-learn's pipeline on rows in memory,
+            for each fold and part by itself). The predictions are the same, but for rounding.
         on_progress: called with the number of steps done, and of all steps.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Folds of a cross-validation, with classes spread evenly and the rows of an image kept together; weights of their rows."""
+"""Folds of a cross-validation, with classes spread evenly and rows of an image kept together; weights of their rows."""
 
 import warnings
 from collections.abc import Sequence
