@@ -8,7 +8,15 @@ import click
 
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.options import json_option, option
-from sppfeat.cli.output import human_bytes, joined_numbers, print_json, print_result, say, table
+from sppfeat.cli.output import (
+    human_bytes,
+    joined_numbers,
+    print_json,
+    print_json_or_text,
+    print_result,
+    say,
+    table,
+)
 from sppfeat.cli.values import LEVELS, complete_backbones
 from sppfeat.config.specs import DEFAULT_LEVELS
 from sppfeat.errors import ConfigError, WeightsError
@@ -150,10 +158,11 @@ def _all(names: list[str], levels: tuple[int, ...], as_json: bool) -> None:
         for i, known in enumerate(names):
             entries.append(describe_backbone(known, levels))
             bar.move_to(i + 1)
-    if as_json:
-        print_json([dataclasses.asdict(entry) for entry in entries])
-    else:
-        print_result(table(_HEADER, [_row(entry) for entry in entries], right={1, 2, 3, 4}))
+    print_json_or_text(
+        [dataclasses.asdict(entry) for entry in entries],
+        lambda: table(_HEADER, [_row(entry) for entry in entries], right={1, 2, 3, 4}),
+        as_json=as_json,
+    )
 
 
 def _row(entry: "BackboneEntry") -> list[str]:

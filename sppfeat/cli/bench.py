@@ -43,7 +43,7 @@ from sppfeat.cli.options import (
     size_option,
     workers_option,
 )
-from sppfeat.cli.output import joined_numbers, print_json, print_result
+from sppfeat.cli.output import joined_numbers, print_json_or_text
 from sppfeat.cli.values import NumberRange, Parsed, complete_files, short_side, whole_number
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.request import DescriptorChoice
@@ -306,7 +306,4 @@ def _print(
     result: "DataclassInstance", text: Callable[[dict[str, Any]], str], options: dict[str, Any]
 ) -> None:
     found = dataclasses.asdict(result)
-    if options["as_json"]:
-        print_json(found)
-    else:
-        print_result(text(found))
+    print_json_or_text(found, lambda: text(found), as_json=options["as_json"])

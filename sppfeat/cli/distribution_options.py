@@ -1,17 +1,39 @@
-"""The options of ``--engine ray``."""
+"""Options of ``sppfeat extract`` that divide its work: into shards, and among actors on a Ray cluster."""
 
 from typing import Any
 
 import click
 
-from sppfeat.cli.options import is_given, option, together
-from sppfeat.cli.values import NumberRange
+from sppfeat.cli.options import given_options, option, together
+from sppfeat.cli.values import NBYTES, SHARD, NumberRange
 from sppfeat.config.distribution import ENGINES, MERGES, RayOptions
 from sppfeat.errors import ConfigError
 
-__all__ = ["ray_choice", "ray_options"]
+__all__ = ["ray_choice", "ray_options", "shard_options"]
 
 _OPTIONS = ("ray_address", "actors", "gpus_per_actor", "cpus_per_actor", "merge")
+
+shard_options = together(
+    option(
+        "--shard",
+        type=SHARD,
+        metavar="I/N",
+        help="Do only the I-th of N parts of the work (1/N to N/N), into a file of its own for 'sppfeat merge': "
+        "{shard} in the name of the output stands for its number. auto: as torchrun or srun says.",
+    ),
+    option(
+        "--shared",
+        is_flag=True,
+        help="With --shard: into its rows of one output, which other processes of this machine fill at the same time.",
+    ),
+    option(
+        "--shard-size",
+        type=NBYTES,
+        metavar="SIZE",
+        help="Write all shards, one after the other, of at most so many bytes of descriptors each, such as 2GB; "
+        "{shard} in the name of the output stands for their numbers.",
+    ),
+)
 
 ray_options = together(
     option(
@@ -63,7 +85,6 @@ def ray_choice(options: dict[str, Any]) -> RayOptions | None:
     if options["engine"] == "ray":
         names = {name: options[name] for name in _OPTIONS if name != "ray_address"}
         return RayOptions(address=options["ray_address"], **names)
-    given = [f"--{name.replace('_', '-')}" for name in _OPTIONS if is_given(name)]
-    if given:
+    if given := given_options(_OPTIONS):
         raise ConfigError(f"{', '.join(given)}: of --engine ray, and the engine is {options['engine']}")
     return None

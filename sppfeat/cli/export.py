@@ -8,9 +8,15 @@ import click
 
 from sppfeat.analysis.export.formats import EXPORT_DTYPES, EXPORT_FORMATS, format_of
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
+from sppfeat.cli.options import (
+    feature_file_argument,
+    json_option,
+    option,
+    overwrite_output_option,
+    quiet_option,
+)
 from sppfeat.cli.output import human_bytes, print_json, say, standard_output
-from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
+from sppfeat.cli.selection_options import selection_choice, selection_options
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 
@@ -24,7 +30,7 @@ _STANDARD_OUTPUT = "-"
 
 
 @click.command(short_help="Write features as NumPy, Parquet, LIBSVM, MATLAB or CSV files.")
-@click.argument("file", type=click.Path(path_type=Path))
+@feature_file_argument()
 @option(
     "-o",
     "--output",
@@ -45,9 +51,7 @@ _STANDARD_OUTPUT = "-"
     type=click.Choice(EXPORT_DTYPES),
     help="Of the numbers. [default: as in the file; float32 for float16 in parquet, mat, mat73]",
 )
-@rows_option
-@columns_options
-@labels_from_option
+@selection_options
 @overwrite_output_option
 @json_option
 @quiet_option

@@ -11,27 +11,31 @@ import click
 
 from sppfeat.cli.bars import Bar, prepared
 from sppfeat.cli.box_options import box_choice, box_options, sizes_of
-from sppfeat.cli.distribution_options import ray_choice, ray_options
-from sppfeat.cli.extract_texts import plan_text, print_plan, result_text, run_result
-from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED
+from sppfeat.cli.distribution_options import ray_choice, ray_options, shard_options
+from sppfeat.cli.extract_texts import plan_text, result_text, run_result
+from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave
 from sppfeat.cli.options import (
     backbone_choice,
     backbone_options,
     batch_size_option,
     device_option,
+    dtype_option,
+    exif_option,
     json_option,
     levels_option,
     option,
     output_option,
     pool_option,
     precision_option,
+    setting_option,
+    settings_from,
     size_option,
     verbosity_options,
     workers_option,
 )
-from sppfeat.cli.output import print_json, say
+from sppfeat.cli.output import print_json, print_json_or_text, say
 from sppfeat.cli.signals import Stop, stop_on_signals
-from sppfeat.cli.values import CHANNELS, NBYTES, SHARD, complete_files, whole_number
+from sppfeat.cli.values import CHANNELS, complete_files, whole_number
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import HEADER_MODES, DescriptorChoice, ExtractRequest
 from sppfeat.config.specs import (
@@ -40,8 +44,6 @@ from sppfeat.config.specs import (
     DEFAULT_LEVELS,
     DEFAULT_MAX_PIXELS,
     DEFAULT_SIZE,
-    DTYPES,
-    EXIF_MODES,
     HEADS,
     MAX_ROUND_TO,
     NORMALIZATIONS,
@@ -93,18 +95,13 @@ __all__ = ["extract"]
     help="Round both sides of the network input to multiples of K pixels, so that images of many sizes share few "
     "input shapes; 1: not.",
 )
-@option(
-    "--exif",
-    type=click.Choice(EXIF_MODES),
-    default=InputSpec.exif,
-    help="What to do with the EXIF orientation.",
-)
-@option(
-    "--decode",
-    type=click.Choice(DECODE_MODES),
-    default=InputSpec.decode,
-    help="fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of their size, "
+@exif_option
+@setting_option(
+    InputSpec,
+    "decode",
+    "fast: JPEGs at least twice as large as their network input are decoded at 1/2, 1/4 or 1/8 of their size, "
     "which moves their descriptors by 2 to 15 %.",
+    type=click.Choice(DECODE_MODES),
 )
 @option("--flip", is_flag=True, help="Average with the descriptor of the mirror image.")
 @levels_option(DEFAULT_LEVELS, note="; with --head what it takes")
@@ -122,7 +119,7 @@ __all__ = ["extract"]
     help="Scale as a feature file made with meannorm was scaled.",
 )
 @box_options
-@option("--dtype", type=click.Choice(DTYPES), default=DescriptorSpec.dtype, help="Of the stored descriptors.")
+@dtype_option("Of the stored descriptors.")
 @precision_option
 @device_option
 @batch_size_option
@@ -132,11 +129,11 @@ __all__ = ["extract"]
     is_flag=True,
     help="Compile the network first (minutes; needs a C++ compiler): for long runs.",
 )
-@option(
-    "--max-decode-pixels",
+@setting_option(
+    RunOptions,
+    "max_decode_pixels",
+    "Larger images fail, undecoded: a guard against decompression bombs.",
     type=click.IntRange(1),
-    default=RunOptions.max_decode_pixels,
-    help="Larger images fail, undecoded: a guard against decompression bombs.",
 )
 @option(
     "--allow-nonfinite",
@@ -155,31 +152,13 @@ __all__ = ["extract"]
 )
 @option("--retry-failed", is_flag=True, help="Try failed images of an existing output again.")
 @option("--add-new", is_flag=True, help="Add inputs that an existing output does not have.")
-@option(
-    "--shard",
-    type=SHARD,
-    metavar="I/N",
-    help="Do only the I-th of N parts of the work (1/N to N/N), into a file of its own for 'sppfeat merge': {shard} in "
-    "the name of the output stands for its number. auto: as torchrun or srun says.",
-)
-@option(
-    "--shared",
-    is_flag=True,
-    help="With --shard: into its rows of one output, which other processes of this machine fill at the same time.",
-)
-@option(
-    "--shard-size",
-    type=NBYTES,
-    metavar="SIZE",
-    help="Write all shards, one after the other, of at most so many bytes of descriptors each, such as 2GB; {shard} in "
-    "the name of the output stands for their numbers.",
-)
-@option(
-    "--headers",
-    type=click.Choice(HEADER_MODES),
-    default=ExtractRequest.headers,
-    help="Read all image headers before the first image is run, or those of some thousand images at a time; auto: "
+@shard_options
+@setting_option(
+    ExtractRequest,
+    "headers",
+    "Read all image headers before the first image is run, or those of some thousand images at a time; auto: "
     "first for up to 50,000 files in folders.",
+    type=click.Choice(HEADER_MODES),
 )
 @option(
     "--scratch",
@@ -215,11 +194,11 @@ def extract(**options: Any) -> None:
             result = _extract(options, stop)
         except KeyboardInterrupt:
             say("Interrupted: the same command again continues.")
-            click.get_current_context().exit(EXIT_INTERRUPTED)
+            leave(EXIT_INTERRUPTED)
     if result and result["pending"]:
-        click.get_current_context().exit(EXIT_INTERRUPTED)
+        leave(EXIT_INTERRUPTED)
     if result and result["failed"]:
-        click.get_current_context().exit(EXIT_SOME_FAILED)
+        leave(EXIT_SOME_FAILED)
 
 
 def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
@@ -247,7 +226,9 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
     with prepared(begin, "reading headers", shown=not quiet) as extraction:
         plan = extraction.summary()
         if request.dry_run:
-            print_plan(plan, as_json)
+            print_json_or_text(
+                {"plan": dataclasses.asdict(plan)}, lambda: plan_text(plan, None), as_json=as_json
+            )
             return None
         if not quiet:
             say(plan_text(plan, dataclasses.asdict(extraction.setup.config) if verbose else None))
@@ -268,12 +249,10 @@ def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
 
 def _request(options: dict[str, Any]) -> ExtractRequest:
     rank = options["shard"]
-    shard = rank and rank.shard
-    return ExtractRequest(
-        inputs=options["inputs"],
-        output=options["output"],
-        labels=options["labels"],
-        backbone=backbone_choice(options, mean=options["mean"], std=options["std"], head=options["head"]),
+    return settings_from(
+        ExtractRequest,
+        options,
+        backbone=backbone_choice(options),
         input=InputSpec(
             **sizes_of(options),
             max_pixels=options["max_pixels"],
@@ -282,34 +261,19 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
             decode=options["decode"],
             flip=options["flip"],
         ),
-        descriptor=DescriptorChoice(
-            levels=options["levels"],
-            pool=options["pool"],
-            normalize=options["normalize"],
-            dtype=options["dtype"],
-            nonfinite="keep" if options["allow_nonfinite"] else "fail",
-            normalize_from=options["normalize_from"],
+        descriptor=settings_from(
+            DescriptorChoice, options, nonfinite="keep" if options["allow_nonfinite"] else "fail"
         ),
         boxes=box_choice(options),
-        precision=options["precision"],
-        run=RunOptions(
-            device=options["device"],
+        run=settings_from(
+            RunOptions,
+            options,
             batch_size=whole_number(options["batch_size"]),
             workers=whole_number(options["workers"]),
-            max_decode_pixels=options["max_decode_pixels"],
-            compile=options["compile"],
             local_rank=rank.local_index if rank else 0,
             n_local=rank.n_local if rank else 1,
         ),
-        overwrite=options["overwrite"],
-        retry_failed=options["retry_failed"],
-        add_new=options["add_new"],
-        fail_fast=options["fail_fast"],
-        dry_run=options["dry_run"],
-        shard=shard,
-        shared=options["shared"],
-        headers=options["headers"],
+        shard=rank and rank.shard,
         shard_bytes=options["shard_size"],
-        scratch=options["scratch"],
         ray=ray_choice(options),
     )

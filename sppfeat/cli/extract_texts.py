@@ -1,6 +1,5 @@
 """What ``sppfeat extract`` says before and after a run."""
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from sppfeat.cli.output import (
@@ -8,8 +7,7 @@ from sppfeat.cli.output import (
     first_of,
     human_bytes,
     joined_numbers,
-    print_json,
-    print_result,
+    labeled_lines,
 )
 from sppfeat.config.wording import counted
 
@@ -19,17 +17,9 @@ if TYPE_CHECKING:
     from sppfeat.extraction.pipeline import Progress
     from sppfeat.extraction.report import PlanSummary
 
-__all__ = ["plan_text", "print_plan", "result_text", "run_result"]
+__all__ = ["plan_text", "result_text", "run_result"]
 
 _SHOWN_FAILURES = 5
-
-
-def print_plan(plan: "PlanSummary", as_json: bool) -> None:
-    """Print a plan as the result, for ``--dry-run``."""
-    if as_json:
-        print_json({"plan": dataclasses.asdict(plan)})
-    else:
-        print_result(plan_text(plan, None))
 
 
 def plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
@@ -72,7 +62,7 @@ def plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
         )
     lines += [("note", note) for note in plan.notes]
     lines += [("setting", f"{part}: {values}") for part, values in (settings or {}).items()]
-    return "\n".join(f"{name + ':':<12} {text}" for name, text in lines)
+    return labeled_lines(lines, width=13)
 
 
 def _box_lines(boxes: "BoxSummary | None") -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -17,12 +17,18 @@ __all__ = [
     "EXIT_USAGE",
     "CommandLine",
     "LazyGroup",
+    "leave",
 ]
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_SOME_FAILED = 3  # finished, but some images failed
 EXIT_INTERRUPTED = 130  # the same command again continues
+
+
+def leave(code: int) -> NoReturn:
+    """End the command that runs, with an exit code."""
+    click.get_current_context().exit(code)
 
 
 class LazyGroup(click.Group):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.analysis.wording import dimensions_text, variance_text
-from sppfeat.cli.options import json_option
-from sppfeat.cli.output import box_counts_text, first_of, human_bytes, print_json, print_result
+from sppfeat.cli.options import feature_file_argument, json_option
+from sppfeat.cli.output import box_counts_text, first_of, human_bytes, labeled_lines, print_json_or_text
 from sppfeat.config.wording import counted, escaped, first_few
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _SHOWN = 10
 
 
 @click.command(short_help="Say what is in a feature file.")
-@click.argument("file", type=click.Path(path_type=Path))
+@feature_file_argument()
 @json_option
 def info(file: Path, as_json: bool) -> None:
     """Say what is in a feature file: images, rows, columns, settings, failures.
@@ -35,10 +35,7 @@ def info(file: Path, as_json: bool) -> None:
 
     with FeatureFile(file) as features:
         found = _describe(features)
-    if as_json:
-        print_json(found)
-    else:
-        print_result(_text(found))
+    print_json_or_text(found, lambda: _text(found), as_json=as_json)
 
 
 def _describe(file: "FeatureFile") -> dict[str, Any]:
@@ -184,7 +181,7 @@ def _text(found: dict[str, Any]) -> str:
         ("failed", text) for text in first_of(failures, _SHOWN, more="... and {} more: --json lists them")
     ]
     # Texts of the file may hold anything: line breaks, or what steers the terminal.
-    return "\n".join(f"{name + ':':<10} {escaped(text)}" for name, text in lines)
+    return labeled_lines(((name, escaped(text)) for name, text in lines), width=11)
 
 
 def _shard_lines(shard: dict[str, int] | None, sources: list[dict[str, Any]] | None) -> list[tuple[str, str]]:

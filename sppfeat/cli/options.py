@@ -1,6 +1,7 @@
-"""Options that commands share, and how their values are read."""
+"""Options that commands share, and the settings that are made of options."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +17,12 @@ from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import (
     COMPACT_NAME,
     DEFAULT_BACKBONE,
+    DTYPES,
+    EXIF_MODES,
     POOL_MODES,
     PRECISIONS,
     DescriptorSpec,
+    InputSpec,
 )
 
 __all__ = [
@@ -26,6 +30,10 @@ __all__ = [
     "backbone_options",
     "batch_size_option",
     "device_option",
+    "dtype_option",
+    "exif_option",
+    "feature_file_argument",
+    "given_options",
     "is_given",
     "json_option",
     "levels_option",
@@ -38,6 +46,8 @@ __all__ = [
     "quiet_option",
     "recorded_weights_options",
     "root_option",
+    "setting_option",
+    "settings_from",
     "size_option",
     "together",
     "verbosity_options",
@@ -46,6 +56,7 @@ __all__ = [
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 
 def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
@@ -54,6 +65,33 @@ def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     settings.setdefault("envvar", f"SPPFEAT_{long_name.removeprefix('--').replace('-', '_').upper()}")
     settings.setdefault("show_default", True)
     return click.option(*names, **settings)
+
+
+def setting_option(kind: type[Any], name: str, text: str, **more: Any) -> Callable[[_F], _F]:
+    """An option with the name, the default and the type of a field of a dataclass of settings.
+
+    Args:
+        kind: the dataclass.
+        name: of the field.
+        text: the help.
+        **more: as for ``click.option``.
+    """
+    default = getattr(kind, name)
+    more.setdefault("type", type(default))
+    return option(f"--{name.replace('_', '-')}", default=default, help=text, **more)
+
+
+def settings_from(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
+    """Make settings of the options that are named like their fields.
+
+    Args:
+        kind: the dataclass.
+        options: values by the names of parameters.
+        **others: fields whose options have other names, or other values.
+    """
+    fields: Any = kind
+    names = {field.name for field in dataclasses.fields(fields)} & options.keys() - others.keys()
+    return kind(**{name: options[name] for name in names}, **others)
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
@@ -65,6 +103,11 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
         return function
 
     return decorate
+
+
+def feature_file_argument(name: str = "file") -> Callable[[_F], _F]:
+    """The argument for a feature file."""
+    return click.argument(name, type=click.Path(path_type=Path))
 
 
 weights_dir_option = option(
@@ -106,16 +149,9 @@ backbone_options = together(
 )
 
 
-def backbone_choice(options: dict[str, Any], **others: Any) -> BackboneChoice:
-    """Return the network that :func:`backbone_options` ask for, with other settings of it."""
-    return BackboneChoice(
-        name=options["backbone"],
-        weights=options["weights"],
-        weights_dir=options["weights_dir"],
-        layers=options["layers"],
-        seed=options["seed"],
-        **others,
-    )
+def backbone_choice(options: dict[str, Any]) -> BackboneChoice:
+    """Return the network that :func:`backbone_options` ask for, with mean, deviation and head if there are options."""
+    return settings_from(BackboneChoice, options, name=options["backbone"])
 
 
 def size_option(default: str) -> Callable[[_F], _F]:
@@ -141,6 +177,16 @@ def levels_option(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:
 pool_option = option(
     "--pool", type=click.Choice(POOL_MODES), default=DescriptorSpec.pool, help="What is taken of each bin."
 )
+
+exif_option = setting_option(
+    InputSpec, "exif", "What to do with the EXIF orientation.", type=click.Choice(EXIF_MODES)
+)
+
+
+def dtype_option(text: str) -> Callable[[_F], _F]:
+    """``--dtype``, with its help."""
+    return setting_option(DescriptorSpec, "dtype", text, type=click.Choice(DTYPES))
+
 
 precision_option = option(
     "--precision",
@@ -210,3 +256,13 @@ def verbosity_options(function: _F) -> _F:
 def is_given(name: str) -> bool:
     """Whether a parameter of the command that runs is on the command line itself."""
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def given_options(names: Iterable[str]) -> list[str]:
+    """Return the options on the command line among some parameters, written as there: ``--layer`` for ``layers``."""
+    parameters = {parameter.name: parameter for parameter in click.get_current_context().command.params}
+    return [
+        next(flag for flag in parameters[name].opts if flag.startswith("--"))
+        for name in names
+        if is_given(name)
+    ]

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 import click
@@ -17,7 +17,9 @@ __all__ = [
     "first_of",
     "human_bytes",
     "joined_numbers",
+    "labeled_lines",
     "print_json",
+    "print_json_or_text",
     "print_result",
     "say",
     "standard_output",
@@ -43,6 +45,14 @@ def print_result(text: str) -> None:
 def print_json(value: Any) -> None:
     """Print a result as JSON, to standard output: ASCII, whatever is in file names; null for NaN and infinities."""
     _print(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def print_json_or_text(found: Any, text: Callable[[], str], *, as_json: bool) -> None:
+    """Print a result to standard output, as JSON, or as the text that a function makes."""
+    if as_json:
+        print_json(found)
+    else:
+        print_result(text())
 
 
 def standard_output() -> BinaryIO:
@@ -108,6 +118,17 @@ def joined_numbers(numbers: Iterable[int]) -> str:
         '1,2,4'
     """
     return ",".join(map(str, numbers))
+
+
+def labeled_lines(lines: Iterable[tuple[str, str]], *, width: int) -> str:
+    """Lines with a label each; the texts begin at column ``width``.
+
+    Example:
+        >>> print(labeled_lines([("file", "f.h5"), ("images", "7")], width=9))
+        file:    f.h5
+        images:  7
+    """
+    return "\n".join(f"{label + ':':<{width - 1}} {text}" for label, text in lines)
 
 
 def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import click
 
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import option, overwrite_output_option, quiet_option
+from sppfeat.cli.options import feature_file_argument, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import say, standard_output
 from sppfeat.cli.selection_options import labels_from_option, rows_option
 from sppfeat.config.wording import counted
@@ -20,7 +20,7 @@ _STANDARD_OUTPUT = Path("-")
 
 @click.command(short_help="Classify the rows of a feature file with a saved classifier.")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.argument("features", type=click.Path(path_type=Path))
+@feature_file_argument("features")
 @option(
     "-o",
     "--output",

@@ -8,9 +8,17 @@ import click
 
 from sppfeat.analysis.choices import CLASS_WEIGHTS, ProbeSettings
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
+from sppfeat.cli.options import (
+    feature_file_argument,
+    json_option,
+    option,
+    overwrite_output_option,
+    quiet_option,
+    setting_option,
+    settings_from,
+)
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
-from sppfeat.cli.selection_options import columns_options, labels_from_option, rows_option, selection_choice
+from sppfeat.cli.selection_options import selection_choice, selection_options
 from sppfeat.cli.values import NumberRange
 from sppfeat.config.wording import counted, escaped, first_few
 
@@ -23,21 +31,16 @@ _SHOWN = 10
 
 
 @click.command(short_help="Say what a linear classifier makes of a feature file, and save it.")
-@click.argument("features", type=click.Path(path_type=Path))
-@option("--folds", type=click.IntRange(2), default=ProbeSettings.folds, help="Of the cross-validation.")
-@option(
-    "--repeats",
-    type=click.IntRange(1),
-    default=ProbeSettings.repeats,
-    help="Shuffles of the rows into folds.",
-)
-@option("--seed", type=click.IntRange(0, 2**31), default=ProbeSettings.seed, help="Of the first shuffle.")
+@feature_file_argument("features")
+@setting_option(ProbeSettings, "folds", "Of the cross-validation.", type=click.IntRange(2))
+@setting_option(ProbeSettings, "repeats", "Shuffles of the rows into folds.", type=click.IntRange(1))
+@setting_option(ProbeSettings, "seed", "Of the first shuffle.", type=click.IntRange(0, 2**31))
 @option("--C", "c", type=float, default=ProbeSettings.C, help="Less is more regularisation.")
-@option(
-    "--class-weight",
+@setting_option(
+    ProbeSettings,
+    "class_weight",
+    "balanced: classes count alike, whatever their size; none: rows do.",
     type=click.Choice(CLASS_WEIGHTS),
-    default=ProbeSettings.class_weight,
-    help="balanced: classes count alike, whatever their size; none: rows do.",
 )
 @option(
     "--min-per-class",
@@ -47,9 +50,7 @@ _SHOWN = 10
 )
 @option("--no-ablation", is_flag=True, help="Do not try levels and layers by themselves.")
 @option("--pairs", type=click.IntRange(0), default=_SHOWN, help="Confused pairs of classes to show.")
-@rows_option
-@columns_options
-@labels_from_option
+@selection_options
 @option(
     "--save",
     type=click.Path(path_type=Path),
@@ -105,13 +106,10 @@ def probe(features: Path, **options: Any) -> None:
 
 def _settings(options: dict[str, Any]) -> ProbeSettings:
     max_memory = options["max_memory"]
-    return ProbeSettings(
-        folds=options["folds"],
-        repeats=options["repeats"],
-        seed=options["seed"],
+    return settings_from(
+        ProbeSettings,
+        options,
         C=options["c"],
-        class_weight=options["class_weight"],
-        min_per_class=options["min_per_class"],
         ablation=not options["no_ablation"],
         max_nbytes=None if max_memory is None else int(min(max_memory, 2.0**30) * 1e9),
     )

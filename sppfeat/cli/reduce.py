@@ -8,17 +8,21 @@ import click
 from sppfeat.analysis.wording import dimensions_text, variance_text
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import (
-    is_given,
+    dtype_option,
+    feature_file_argument,
+    given_options,
     json_option,
     option,
     output_option,
     overwrite_output_option,
     quiet_option,
+    setting_option,
+    settings_from,
 )
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.selection_options import columns_options
 from sppfeat.cli.values import AUTO_OR_INT, whole_number
-from sppfeat.config.specs import DTYPES, REDUCED_NORMALIZATIONS, REDUCTIONS, DescriptorSpec, ReductionSpec
+from sppfeat.config.specs import REDUCED_NORMALIZATIONS, REDUCTIONS, ReductionSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 
@@ -41,7 +45,7 @@ _OF_THE_FIT = (
 
 
 @click.command(short_help="Reduce descriptors to fewer dimensions: PCA, whitening, random projection.")
-@click.argument("file", type=click.Path(path_type=Path))
+@feature_file_argument()
 @output_option("The feature file to write.")
 @option(
     "--from",
@@ -50,21 +54,19 @@ _OF_THE_FIT = (
     metavar="REDUCED",
     help="Reduce as this file was reduced, which must be of descriptors made in the same way; nothing is fitted.",
 )
-@option(
-    "--method",
+@setting_option(
+    ReductionSpec,
+    "method",
+    "Principal components, or a Gaussian random projection.",
     type=click.Choice(REDUCTIONS),
-    default=ReductionSpec.method,
-    help="Principal components, or a Gaussian random projection.",
 )
-@option(
-    "--components", type=click.IntRange(1), default=ReductionSpec.components, help="Dimension afterwards."
-)
+@setting_option(ReductionSpec, "components", "Dimension afterwards.", type=click.IntRange(1))
 @option("--whiten", is_flag=True, help="Bring every component to variance 1; pca alone.")
-@option(
-    "--normalize",
+@setting_option(
+    ReductionSpec,
+    "normalize",
+    "Scaling of the reduced descriptors.",
     type=click.Choice(REDUCED_NORMALIZATIONS),
-    default=ReductionSpec.normalize,
-    help="Scaling of the reduced descriptors.",
 )
 @columns_options
 @option(
@@ -74,9 +76,7 @@ _OF_THE_FIT = (
     help="Fit on these rows alone; all rows are written: label=NAME, image=PATH (* and ? stand for anything), A:B, "
     "::K (every K-th), N,N,..., flag=ok|clipped|...; repeatable. [default: all that have a descriptor]",
 )
-@option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=ReductionSpec.seed, help="Of what is random in it."
-)
+@setting_option(ReductionSpec, "seed", "Of what is random in it.", type=click.IntRange(0, 2**32 - 1))
 @option(
     "--batch-size",
     type=AUTO_OR_INT,
@@ -84,9 +84,7 @@ _OF_THE_FIT = (
     default="auto",
     help="Fit incrementally, at least N rows at a time; auto: all at once where they take at most 2 GB.",
 )
-@option(
-    "--dtype", type=click.Choice(DTYPES), default=DescriptorSpec.dtype, help="Of the reduced descriptors."
-)
+@dtype_option("Of the reduced descriptors.")
 @overwrite_output_option
 @json_option
 @quiet_option
@@ -111,20 +109,9 @@ def reduce(file: Path, as_json: bool, **options: Any) -> None:
 def _how(options: dict[str, Any]) -> Path | ReductionSpec:
     """What to fit, or the file that says it all."""
     if options["origin"] is None:
-        return ReductionSpec(
-            method=options["method"],
-            components=options["components"],
-            whiten=options["whiten"],
-            normalize=options["normalize"],
-            seed=options["seed"],
-            layers=options["layers"] or None,
-            levels=options["levels"],
-            fit_rows=options["fit_rows"],
-        )
-    for name in _OF_THE_FIT:
-        if is_given(name):
-            flag = name.replace("layers", "layer").replace("_", "-")
-            raise ConfigError(f"--{flag} would have no effect: --from reduces as that file was reduced")
+        return settings_from(ReductionSpec, options, layers=options["layers"] or None)
+    for flag in given_options(_OF_THE_FIT):
+        raise ConfigError(f"{flag} would have no effect: --from reduces as that file was reduced")
     origin: Path = options["origin"]
     return origin
 

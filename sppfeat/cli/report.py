@@ -7,21 +7,26 @@ import click
 
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
 from sppfeat.cli.bars import Bar
-from sppfeat.cli.options import option, output_option, overwrite_output_option, quiet_option, root_option
+from sppfeat.cli.options import (
+    feature_file_argument,
+    option,
+    output_option,
+    overwrite_output_option,
+    quiet_option,
+    root_option,
+)
 from sppfeat.cli.output import human_bytes, say
-from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
+from sppfeat.cli.selection_options import selection_choice, selection_options
 
 __all__ = ["report"]
 
 
 @click.command(short_help="One page about a feature file: pictures, probe, failures, settings.")
-@click.argument("file", type=click.Path(path_type=Path))
+@feature_file_argument()
 @output_option("The page to write: .html.")
 @overwrite_output_option
 @option("--title", metavar="TEXT", help="Of the page. [default: the file's name]")
-@rows_option
-@columns_options
-@labels_from_option
+@selection_options
 @option(
     "--method",
     type=click.Choice(EMBEDDINGS),
@@ -66,7 +71,7 @@ def report(
     from sppfeat.files.atomic import replace_file
     from sppfeat.store.reader import FeatureFile
 
-    choice = SelectionChoice(**selected)
+    choice = selection_choice(selected)
     check_page_path(output, inputs=[file, *choice.inputs], overwrite=overwrite)
     settings = ReportSettings(
         title=title or "",

@@ -9,6 +9,7 @@ import click
 from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_NEIGHBORS, ENGINES
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.options import (
+    feature_file_argument,
     json_option,
     metric_option,
     option,
@@ -16,8 +17,8 @@ from sppfeat.cli.options import (
     recorded_weights_options,
     root_option,
 )
-from sppfeat.cli.output import print_json, print_result, table
-from sppfeat.cli.selection_options import SelectionChoice, columns_options, labels_from_option, rows_option
+from sppfeat.cli.output import print_json_or_text, table
+from sppfeat.cli.selection_options import selection_choice, selection_options
 
 if TYPE_CHECKING:
     from sppfeat.analysis.search.hits import Hit
@@ -27,7 +28,7 @@ __all__ = ["search"]
 
 
 @click.command(short_help="Find the rows of a feature file that are most like an image, a box or a row.")
-@click.argument("file", type=click.Path(path_type=Path))
+@feature_file_argument()
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
 @option(
     "--neighbours",
@@ -50,9 +51,7 @@ __all__ = ["search"]
     default=DEFAULT_ENGINE,
     help="Finds the candidates: sppfeat's own, or the package FAISS where it is installed. The result is the same.",
 )
-@rows_option
-@columns_options
-@labels_from_option
+@selection_options
 @root_option
 @recorded_weights_options
 @json_option
@@ -89,7 +88,7 @@ def search(
 
     asked = read_queries(queries)
     with FeatureFile(file) as features:
-        selection = SelectionChoice(**selected).of(features)
+        selection = selection_choice(selected).of(features)
         with (
             Bar("describing", len(asked), unit="query", shown=not quiet) as bar,
             download_bar() as on_download,
@@ -115,10 +114,11 @@ def search(
                 on_progress=bar.move_to,
             )
         hits = make_hits(found, selection, root=root)
-    if as_json:
-        print_json([_as_json(query, own) for query, own in zip(asked, hits, strict=True)])
-    else:
-        print_result(_text(asked, hits))
+    print_json_or_text(
+        [_as_json(query, own) for query, own in zip(asked, hits, strict=True)],
+        lambda: _text(asked, hits),
+        as_json=as_json,
+    )
 
 
 def _as_json(query: "Query", hits: "list[Hit]") -> dict[str, Any]:

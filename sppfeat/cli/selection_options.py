@@ -3,14 +3,21 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.cli.options import option, together
+from sppfeat.cli.options import option, settings_from, together
 from sppfeat.cli.values import LEVELS, complete_files
 
 if TYPE_CHECKING:
     from sppfeat.store.reader import FeatureFile
     from sppfeat.store.selection import Selection
 
-__all__ = ["SelectionChoice", "columns_options", "labels_from_option", "rows_option", "selection_choice"]
+__all__ = [
+    "SelectionChoice",
+    "columns_options",
+    "labels_from_option",
+    "rows_option",
+    "selection_choice",
+    "selection_options",
+]
 
 rows_option = option(
     "--rows",
@@ -40,6 +47,9 @@ columns_options = together(
 )
 
 
+selection_options = together(rows_option, columns_options, labels_from_option)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SelectionChoice:
     """What these options say; a command that lacks some of them leaves them out."""
@@ -67,10 +77,5 @@ class SelectionChoice:
 
 
 def selection_choice(options: dict[str, Any]) -> SelectionChoice:
-    """Return what the options of a command that has all of them say."""
-    return SelectionChoice(
-        rows=options["rows"],
-        layers=options["layers"],
-        levels=options["levels"],
-        labels_from=options["labels_from"],
-    )
+    """Make the choice of a command that has some of these options, or all."""
+    return settings_from(SelectionChoice, options)

@@ -19,6 +19,7 @@ from sppfeat.analysis.choices import (
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.groups import LazyGroup
 from sppfeat.cli.options import (
+    feature_file_argument,
     metric_option,
     option,
     output_option,
@@ -30,11 +31,10 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import say
 from sppfeat.cli.selection_options import (
-    SelectionChoice,
     columns_options,
-    labels_from_option,
     rows_option,
     selection_choice,
+    selection_options,
 )
 from sppfeat.config.wording import counted
 
@@ -60,9 +60,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 _picture_option = output_option("The picture to write: .png, .svg or .pdf.")
 _seed_option = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of all that is drawn.")
 
-_file_and_output = together(
-    click.argument("file", type=click.Path(path_type=Path)), _picture_option, overwrite_output_option
-)
+_file_and_output = together(feature_file_argument(), _picture_option, overwrite_output_option)
 
 
 @click.group(cls=LazyGroup, modules=_MODULES, short_help="Draw pictures of an image, or of a feature file.")
@@ -75,9 +73,7 @@ def show() -> None:
 
 @click.command(short_help="Rows as points of a plane, coloured by class, with pictures.")
 @_file_and_output
-@rows_option
-@columns_options
-@labels_from_option
+@selection_options
 @option(
     "--method",
     type=click.Choice(EMBEDDINGS),
@@ -119,7 +115,7 @@ def embedding(
     from sppfeat.errors import ConfigError
     from sppfeat.store.reader import FeatureFile
 
-    choice = SelectionChoice(**selected)
+    choice = selection_choice(selected)
     check_picture_path(output, inputs=[file, *choice.inputs], overwrite=overwrite)
     with FeatureFile(file) as features:
         embedded = embed_rows(choice.of(features), method=method, most=most, seed=seed)
@@ -133,7 +129,7 @@ def embedding(
 
 
 @click.command(short_help="A contact sheet: rows beside the rows that are nearest to them.")
-@click.argument("file", type=click.Path(path_type=Path))
+@feature_file_argument()
 @click.argument("queries", nargs=-1, metavar="[QUERY]...")
 @_picture_option
 @overwrite_output_option
@@ -156,9 +152,7 @@ def embedding(
 @option(
     "--one-per-image", is_flag=True, help="Of each image only its nearest row, and none of the query's own."
 )
-@rows_option
-@columns_options
-@labels_from_option
+@selection_options
 @root_option
 @recorded_weights_options
 @_seed_option
@@ -241,7 +235,7 @@ def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **sel
 
     check_picture_path(output, inputs=[file], overwrite=overwrite)
     with FeatureFile(file) as features:
-        measured = measure_norms(SelectionChoice(**selected).of(features), most=most, seed=seed)
+        measured = measure_norms(selection_choice(selected).of(features), most=most, seed=seed)
     with drawing():
         save_figure(norms_figure(measured), output, overwrite=overwrite)
     for i in range(len(measured.layers)):

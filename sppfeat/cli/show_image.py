@@ -10,6 +10,8 @@ from sppfeat.cli.bars import download_bar
 from sppfeat.cli.options import (
     backbone_options,
     device_option,
+    exif_option,
+    given_options,
     is_given,
     json_option,
     levels_option,
@@ -22,7 +24,7 @@ from sppfeat.cli.options import (
 from sppfeat.cli.output import joined_numbers, print_json, say
 from sppfeat.cli.values import Parsed, short_side
 from sppfeat.config.regions import PROJECTIONS
-from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE, EXIF_MODES, InputSpec
+from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,12 +89,7 @@ _BOX = Parsed("box", _box, refusal="{!r} is not four numbers such as 10,20,110,2
     metavar="PIXELS",
     help="Network-input pixels by which each box is tightened on each side (sppnet only). [default: 0, or of --from]",
 )
-@option(
-    "--exif",
-    type=click.Choice(EXIF_MODES),
-    default=InputSpec.exif,
-    help="What to do with the EXIF orientation.",
-)
+@exif_option
 @device_option
 @json_option
 def image(photo: str | None, **options: Any) -> None:
@@ -187,10 +184,8 @@ def _source_of_file(
     from sppfeat.extractor import Extractor
     from sppfeat.store.reader import FeatureFile
 
-    for name in _OF_FILES:
-        if is_given(name):
-            shown = "layer" if name == "layers" else name
-            raise ConfigError(f"--{shown} is given, and --from, which has it already: leave one of them out")
+    for flag in given_options(_OF_FILES):
+        raise ConfigError(f"{flag} is given, and --from, which has it already: leave one of them out")
     row = options["row"]
     if (photo is None) == (row is None):
         raise ConfigError("--from is given; with it allowed: either PHOTO, or --row")

@@ -3,26 +3,28 @@
 import functools
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sppfeat.cli.bars import Bar, prepared
-from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED
+from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave
 from sppfeat.cli.options import (
     device_option,
-    is_given,
+    given_options,
     json_option,
     option,
+    output_option,
     pool_option,
+    setting_option,
+    settings_from,
     verbosity_options,
     weights_dir_option,
     workers_option,
 )
-from sppfeat.cli.output import joined_numbers, print_json, say
+from sppfeat.cli.output import joined_numbers, print_json, print_json_or_text, say
 from sppfeat.cli.signals import Stop, stop_on_signals
-from sppfeat.cli.train_texts import epoch_text, plan_text, print_plan, result_text
+from sppfeat.cli.train_texts import epoch_text, plan_text, result_text
 from sppfeat.cli.values import (
     LEVELS,
     Parsed,
@@ -73,13 +75,7 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
 
 @click.command(short_help="Train a network with the pyramid in it, by labels or by other networks.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_files)
-@option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The folder for weights (model.pth), checkpoints, log and the list of images.",
-)
+@output_option("The folder for weights (model.pth), checkpoints, log and the list of images.")
 @option(
     "--val",
     "validation",
@@ -87,17 +83,12 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
     metavar="INPUT",
     help="Images to validate on, in folders of the same classes; repeatable.",
 )
-@option(
-    "--val-fraction",
-    type=float,
-    default=DataSettings.val_fraction,
-    help="Hold out this share of each class for validation.",
-)
-@option(
-    "--labels",
+@setting_option(DataSettings, "val_fraction", "Hold out this share of each class for validation.")
+@setting_option(
+    DataSettings,
+    "labels",
+    "Class labels from the first-level folders: if all images lie in two or more such folders; always.",
     type=click.Choice(TRAIN_LABELS),
-    default=DataSettings.labels,
-    help="Class labels from the first-level folders: if all images lie in two or more such folders; always.",
 )
 @option(
     "--backbone",
@@ -130,7 +121,7 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
     default=joined_numbers(NetworkSettings.hidden),
     help="Widths of the fully connected layers between pyramid and classifier: fc6, fc7.",
 )
-@option("--dropout", type=float, default=NetworkSettings.dropout, help="Behind each of them.")
+@setting_option(NetworkSettings, "dropout", "Behind each of them.")
 @option(
     "--teacher",
     "teachers",
@@ -139,11 +130,11 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
     metavar="NAME[:LAYER,...][=NAME|FILE]",
     help="Learn from this backbone (these layers of it, with these weights) instead of labels; repeatable.",
 )
-@option(
-    "--distill",
+@setting_option(
+    Recipe,
+    "distill",
+    "What a teacher is asked for: its feature map, or the descriptor that is pooled from it.",
     type=click.Choice(DISTILL_MODES),
-    default=Recipe.distill,
-    help="What a teacher is asked for: its feature map, or the descriptor that is pooled from it.",
 )
 @option(
     "--sizes",
@@ -152,25 +143,21 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
     default=joined_numbers(DataSettings.sizes),
     help="Sizes of the network input; each epoch has one of them, in turn.",
 )
-@option(
-    "--views",
+@setting_option(
+    DataSettings,
+    "views",
+    "crop: random crops, as squares; full: whole images at their own aspect ratio, in batches of equal shapes.",
     type=click.Choice(VIEWS),
-    default=DataSettings.views,
-    help="crop: random crops, as squares; full: whole images at their own aspect ratio, in batches of equal shapes.",
 )
-@option(
-    "--round-to",
-    type=int,
-    default=DataSettings.round_to,
+@setting_option(
+    DataSettings,
+    "round_to",
+    "With --views full: round both sides to multiples of K pixels; 1: not.",
     metavar="K",
-    help="With --views full: round both sides to multiples of K pixels; 1: not.",
 )
-@option("--min-crop", type=float, default=DataSettings.min_crop, help="Smallest area of a random crop.")
-@option(
-    "--color",
-    type=float,
-    default=DataSettings.color,
-    help="Strength of random changes of brightness, contrast and saturation; 0: none.",
+@setting_option(DataSettings, "min_crop", "Smallest area of a random crop.")
+@setting_option(
+    DataSettings, "color", "Strength of random changes of brightness, contrast and saturation; 0: none."
 )
 @option("--flip/--no-flip", default=DataSettings.flip, help="Mirror half of the images.")
 @option(
@@ -179,59 +166,31 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
     metavar="PIXELS,...",
     help="Short sides at which validation images are run, whole. [default: those of --sizes]",
 )
-@option("--val-every", type=int, default=DataSettings.val_every, help="Epochs between validations.")
-@option("--epochs", type=int, default=Recipe.epochs, help="Passes over the images.")
-@option("--batch-size", type=int, default=Recipe.batch_size, help="Images per step.")
-@option(
-    "--optimizer",
-    type=click.Choice(OPTIMIZERS),
-    default=Recipe.optimizer,
-    help="sgd has Nesterov momentum 0.9.",
-)
+@setting_option(DataSettings, "val_every", "Epochs between validations.")
+@setting_option(Recipe, "epochs", "Passes over the images.")
+@setting_option(Recipe, "batch_size", "Images per step.")
+@setting_option(Recipe, "optimizer", "sgd has Nesterov momentum 0.9.", type=click.Choice(OPTIMIZERS))
 @option(
     "--lr",
     type=float,
     help="Highest learning rate; falls to 0 along a cosine. [default: 0.0005, with --teacher 0.002; sgd: 20 x that]",
 )
-@option(
-    "--weight-decay", type=float, default=Recipe.weight_decay, help="Of weights, not of biases and scales."
+@setting_option(Recipe, "weight_decay", "Of weights, not of biases and scales.")
+@setting_option(Recipe, "warmup_epochs", "In which the learning rate rises.")
+@setting_option(Recipe, "label_smoothing", "Share spread over all classes.")
+@setting_option(
+    Recipe,
+    "ema",
+    "Decay per step of the running mean of the weights, which is what is validated and saved; 0: none.",
 )
-@option("--warmup-epochs", type=float, default=Recipe.warmup_epochs, help="In which the learning rate rises.")
-@option(
-    "--label-smoothing", type=float, default=Recipe.label_smoothing, help="Share spread over all classes."
-)
-@option(
-    "--ema",
-    type=float,
-    default=Recipe.ema,
-    help="Decay per step of the running mean of the weights, which is what is validated and saved; 0: none.",
-)
-@option(
-    "--seed",
-    type=int,
-    default=Recipe.seed,
-    help="Of initial weights, split, order, augmentation and dropout.",
-)
-@option(
-    "--precision",
-    type=click.Choice(TRAIN_PRECISIONS),
-    default=Recipe.precision,
-    help="bf16: autocast, weights in float32.",
+@setting_option(Recipe, "seed", "Of initial weights, split, order, augmentation and dropout.")
+@setting_option(
+    Recipe, "precision", "bf16: autocast, weights in float32.", type=click.Choice(TRAIN_PRECISIONS)
 )
 @device_option
 @workers_option
-@option(
-    "--weights-dtype",
-    type=click.Choice(WEIGHTS_DTYPES),
-    default=TrainRun.weights_dtype,
-    help="Of the saved weights.",
-)
-@option(
-    "--checkpoint-minutes",
-    type=float,
-    default=TrainRun.checkpoint_minutes,
-    help="Between checkpoints, besides those after each epoch.",
-)
+@setting_option(TrainRun, "weights_dtype", "Of the saved weights.", type=click.Choice(WEIGHTS_DTYPES))
+@setting_option(TrainRun, "checkpoint_minutes", "Between checkpoints, besides those after each epoch.")
 @option(
     "--resume", is_flag=True, help="Continue the training in the output folder, from its last checkpoint."
 )
@@ -252,14 +211,14 @@ def train(**options: Any) -> None:
     Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images could not be read; 130 interrupted.
     """
     for name, reason in _without_effect(options):
-        if is_given(name):
-            raise ConfigError(f"--{name.replace('_', '-')} would have no effect: it is for {reason}")
+        for flag in given_options([name]):
+            raise ConfigError(f"{flag} would have no effect: it is for {reason}")
     with stop_on_signals() as stop:
         result = _train(options, stop)
     if result and not result["finished"]:
-        click.get_current_context().exit(EXIT_INTERRUPTED)
+        leave(EXIT_INTERRUPTED)
     if result and result["left_out"]:
-        click.get_current_context().exit(EXIT_SOME_FAILED)
+        leave(EXIT_SOME_FAILED)
 
 
 def _without_effect(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -293,11 +252,13 @@ def _train(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
         shown=not quiet,
     ) as training:
         plan = training.summary()
+        settings = request.settings.canonical() if verbose else None
         if request.run.dry_run:
-            print_plan(plan, request.settings.canonical() if verbose else None, as_json)
+            found = {"plan": plan, **({"settings": settings} if settings else {})}
+            print_json_or_text(found, lambda: plan_text(plan, settings), as_json=as_json)
             return None
         if not quiet:
-            say(plan_text(plan, request.settings.canonical() if verbose else None))
+            say(plan_text(plan, settings))
         started = time.monotonic()
         finished = _run(training, stop, quiet)
         result = _result(training, finished, time.monotonic() - started)
@@ -331,7 +292,7 @@ def _run(training: "Training", stop: Stop, quiet: bool) -> bool:
             finished = training.run(on_step=on_step, should_stop=stop.is_wanted, seconds=time.monotonic)
         except KeyboardInterrupt:
             say("\nInterrupted: the same command with --resume continues from the last checkpoint.")
-            click.get_current_context().exit(EXIT_INTERRUPTED)
+            leave(EXIT_INTERRUPTED)
         say_epochs()
     return finished
 
@@ -358,53 +319,10 @@ def _request(options: dict[str, Any]) -> TrainRequest:
             layers=(options["layer"],) if options["layer"] else (),
             seed=options["seed"],
         ),
-        data=DataSettings(
-            labels=options["labels"],
-            val_fraction=options["val_fraction"],
-            sizes=options["sizes"],
-            views=options["views"],
-            min_crop=options["min_crop"],
-            color=options["color"],
-            flip=options["flip"],
-            round_to=options["round_to"],
-            val_sizes=options["val_sizes"] or (),
-            val_every=options["val_every"],
-        ),
-        network=NetworkSettings(
-            levels=options["levels"],
-            pool=options["pool"],
-            hidden=options["hidden"],
-            dropout=options["dropout"],
-            freeze=options["freeze"],
-        ),
-        recipe=Recipe(
-            epochs=options["epochs"],
-            batch_size=options["batch_size"],
-            optimizer=options["optimizer"],
-            learning_rate=options["lr"],
-            weight_decay=options["weight_decay"],
-            warmup_epochs=options["warmup_epochs"],
-            label_smoothing=options["label_smoothing"],
-            ema=options["ema"],
-            distill=options["distill"],
-            seed=options["seed"],
-            precision=options["precision"],
-        ),
+        data=settings_from(DataSettings, options, val_sizes=options["val_sizes"] or ()),
+        network=settings_from(NetworkSettings, options),
+        recipe=settings_from(Recipe, options, learning_rate=options["lr"]),
         teachers=options["teachers"],
     )
-    return TrainRequest(
-        inputs=options["inputs"],
-        output=options["output"],
-        settings=settings,
-        validation=options["validation"],
-        run=TrainRun(
-            device=options["device"],
-            weights_dir=options["weights_dir"],
-            workers=whole_number(options["workers"]),
-            weights_dtype=options["weights_dtype"],
-            resume=options["resume"],
-            overwrite=options["overwrite"],
-            checkpoint_minutes=options["checkpoint_minutes"],
-            dry_run=options["dry_run"],
-        ),
-    )
+    run = settings_from(TrainRun, options, workers=whole_number(options["workers"]))
+    return settings_from(TrainRequest, options, settings=settings, run=run)

@@ -3,41 +3,36 @@
 import json
 from typing import Any
 
-from sppfeat.cli.output import first_of, print_json, print_result
+from sppfeat.cli.output import first_of, labeled_lines
 from sppfeat.config.wording import counted
 
-__all__ = ["epoch_text", "plan_text", "print_plan", "result_text"]
+__all__ = ["epoch_text", "plan_text", "result_text"]
 
 _SHOWN = 5
-
-
-def print_plan(plan: dict[str, Any], settings: dict[str, Any] | None, as_json: bool) -> None:
-    """Print a plan as the result, for ``--dry-run``."""
-    if as_json:
-        print_json({"plan": plan, **({"settings": settings} if settings else {})})
-    else:
-        print_result(plan_text(plan, settings))
 
 
 def plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
     """The plan, a line each; with all settings where they are given."""
     labels = counted(plan["classes"], "class") if plan["classes"] else "no labels"
-    lines = [
-        f"train:      {counted(plan['images'], 'image')}, {labels}; {plan['validation_images']} to validate on"
-        + (f"; {plan['left_out']} left out" if plan["left_out"] else ""),
-        f"network:    {plan['backbone']} ({plan['weights']}), layer {plan['layer']}, "
-        f"{plan['parameters'] / 1e6:.2f} million parameters in training",
-    ]
-    if plan["teachers"]:
-        lines.append(f"teachers:   {', '.join(plan['teachers'])}")
+    images = f"{counted(plan['images'], 'image')}, {labels}; {plan['validation_images']} to validate on" + (
+        f"; {plan['left_out']} left out" if plan["left_out"] else ""
+    )
+    network = (
+        f"{plan['backbone']} ({plan['weights']}), layer {plan['layer']}, "
+        f"{plan['parameters'] / 1e6:.2f} million parameters in training"
+    )
     done = f", {plan['epochs_done']} done" if plan["steps_done"] else ""
-    lines.append(f"steps:      {plan['steps']} in {counted(plan['epochs'], 'epoch')}{done}")
-    lines.append(f"device:     {plan['device']}, {plan['precision']}")
-    lines.append(f"output:     {plan['output']}")
-    lines += [f"note:       {note}" for note in plan["notes"]]
-    if settings is not None:
-        lines += ["settings:", json.dumps(settings, indent=2)]
-    return "\n".join(lines)
+    lines = [
+        ("train", images),
+        ("network", network),
+        *([("teachers", ", ".join(plan["teachers"]))] if plan["teachers"] else []),
+        ("steps", f"{plan['steps']} in {counted(plan['epochs'], 'epoch')}{done}"),
+        ("device", f"{plan['device']}, {plan['precision']}"),
+        ("output", plan["output"]),
+        *(("note", note) for note in plan["notes"]),
+    ]
+    text = labeled_lines(lines, width=12)
+    return text if settings is None else "\n".join([text, "settings:", json.dumps(settings, indent=2)])
 
 
 def epoch_text(entry: dict[str, Any]) -> str:

@@ -7,16 +7,23 @@ from typing import Any
 import click
 
 from sppfeat.cli.bars import Bar, download_bar
-from sppfeat.cli.groups import EXIT_ERROR
-from sppfeat.cli.options import json_option, option, quiet_option, recorded_weights_options, root_option
-from sppfeat.cli.output import print_json, print_result
+from sppfeat.cli.groups import EXIT_ERROR, leave
+from sppfeat.cli.options import (
+    feature_file_argument,
+    json_option,
+    option,
+    quiet_option,
+    recorded_weights_options,
+    root_option,
+)
+from sppfeat.cli.output import print_json_or_text
 from sppfeat.config.wording import counted
 
 __all__ = ["verify"]
 
 
 @click.command(short_help="Check a feature file, and compute rows again.")
-@click.argument("file", type=click.Path(path_type=Path))
+@feature_file_argument()
 @option(
     "--recompute",
     type=click.IntRange(0),
@@ -72,12 +79,9 @@ def verify(
             result["recomputed"] = dataclasses.asdict(again)
             problems += again.problems
     result["ok"] = not problems
-    if as_json:
-        print_json(result)
-    else:
-        print_result(_text(result, problems))
+    print_json_or_text(result, lambda: _text(result, problems), as_json=as_json)
     if problems:
-        click.get_current_context().exit(EXIT_ERROR)
+        leave(EXIT_ERROR)
 
 
 def _text(result: dict[str, Any], problems: list[str]) -> str:
