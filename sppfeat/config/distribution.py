@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def parse_device(device: str) -> str:
-    """Return ``device`` if it is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """Return ``device`` unchanged if it is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Raises:
         ConfigError: it is none of these.
@@ -44,17 +44,17 @@ def parse_device(device: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How the work is done; nothing here changes a descriptor.
+    """Options for the work of a process; none of them changes a descriptor.
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         batch_size: images per batch, or None to choose by pixels and device.
-        workers: processes that decode, 0 for none (decode in this process), or None to choose.
+        workers: decoding processes, 0 to decode in this process, or None to choose.
         max_decode_pixels: an image of more pixels fails, undecoded.
-        compile: have torch compile the network.
-        local_rank: number of this process among those that share the work on this machine, from 0: with ``auto`` it
+        compile: compile the network with torch.
+        local_rank: number of this process among those that share the work on this machine, from 0; with ``auto`` it
             takes the device of that number.
-        n_local: how many these are; they share the cores.
+        n_local: number of these processes; they share the cores.
     """
 
     device: str = "auto"
@@ -77,16 +77,16 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RayOptions:
-    """How Ray does the work; nothing here changes a descriptor.
+    """Options for the work of a Ray cluster; none of them changes a descriptor.
 
     Attributes:
-        address: of a running cluster, as ``ray.init`` takes it; None: what ``RAY_ADDRESS`` says, and without that a
-            Ray of this machine, for this run.
-        actors: how many processes, each with a network of its own; None: as many as the cluster has devices for.
-        gpus_per_actor: 0 to 1, so that several may share a device; None: 1 where there are GPUs.
-        cpus_per_actor: cores; None: as many as there are for each.
-        merge: what the output is in the end: ``virtual``: it leads to the descriptors, which stay in the files of the
-            parts; ``copy``: it has them itself.
+        address: of a running cluster, as ``ray.init`` takes it; None: the value of ``RAY_ADDRESS``, or a Ray of this
+            machine, for this run, if it is not set.
+        actors: number of processes, each with a network of its own; None: as many as the cluster has devices for.
+        gpus_per_actor: 0 to 1, so that several actors can share a device; None: 1 where there are GPUs.
+        cpus_per_actor: cores; None: an equal share of the cluster's.
+        merge: form of the output: ``virtual`` leads to the descriptors in the files of the parts, ``copy`` has a copy
+            of them.
     """
 
     address: str | None = None
@@ -115,11 +115,11 @@ class RayOptions:
 
 @dataclass(frozen=True)
 class ShardChoice:
-    """Which shard of how many.
+    """The number of a shard, and the number of shards.
 
     Attributes:
-        index: from 1.
-        count: of all.
+        index: number of this shard, from 1.
+        count: number of shards.
     """
 
     index: int
@@ -136,20 +136,20 @@ class ShardChoice:
 
     @property
     def name(self) -> str:
-        """As part of a file name: sorted by name is sorted by index."""
+        """Part of a file name; names sort by index."""
         width = max(5, len(str(self.count)))
         return f"{self.index:0{width}d}-of-{self.count:0{width}d}"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which images and rows of a whole plan a file has.
+    """The images and rows of a whole plan that one file has.
 
     Attributes:
-        index, count: see :class:`ShardChoice`; how the shards were called when they were cut.
+        index, count: see :class:`ShardChoice`; as the shards were numbered when they were cut.
         first_image, stop_image: half-open range of the plan's images.
-        first_row, stop_row: and of its rows.
-        n_images, n_rows: of the whole plan.
+        first_row, stop_row: half-open range of its rows.
+        n_images, n_rows: size of the whole plan.
         plan: digest of the whole plan, see ``Plan.digest``.
     """
 
@@ -177,12 +177,12 @@ class Shard:
         return f"shard {self.index}/{self.count}, images {self.first_image} to {self.stop_image} of {self.n_images}"
 
     def to_json(self) -> str:
-        """The record as it is kept in the attribute ``shard`` of a file."""
+        """Return the JSON text that the attribute ``shard`` of a file holds."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Shard":
-        """Return the record that :meth:`to_json` wrote.
+        """Return the shard that :meth:`to_json` wrote.
 
         Raises:
             ConfigError: it is not one.
@@ -194,12 +194,12 @@ class Shard:
 
 
 class Rank(NamedTuple):
-    """One of several processes that share a work.
+    """A process among several that share a run.
 
     Attributes:
-        shard: what it is to do.
-        local_index: its number among those on its machine, from 0; which device it takes.
-        n_local: how many these are; they share the cores.
+        shard: its part of the run.
+        local_index: its number among those on its machine, from 0, and that of the device it takes.
+        n_local: number of processes on its machine; they share the cores.
     """
 
     shard: ShardChoice
@@ -208,10 +208,10 @@ class Rank(NamedTuple):
 
 
 def parse_shard(text: str) -> Rank:
-    """The shard that a text such as ``3/16`` means, or the one that the environment says for ``auto``.
+    """Parse a text such as ``3/16``; ``auto`` takes the shard from the environment.
 
     Raises:
-        ConfigError: it means none.
+        ConfigError: the text names no shard, or the environment none.
     """
     if text == "auto":
         return rank_of_environment(os.environ)
@@ -222,10 +222,13 @@ def parse_shard(text: str) -> Rank:
 
 
 def rank_of_environment(environment: Mapping[str, str]) -> Rank:
-    """The process that the environment says this is: one of torchrun's, or a task of srun's.
+    """Return the rank of this process among those that torchrun or srun started.
+
+    Args:
+        environment: variables of this process.
 
     Raises:
-        ConfigError: nobody says so, or numbers that cannot be.
+        ConfigError: neither of them started it, or its variables make no sense.
     """
     known = _Numbers(environment)
     if known.has("RANK", "WORLD_SIZE"):  # torchrun
@@ -234,13 +237,15 @@ def rank_of_environment(environment: Mapping[str, str]) -> Rank:
             known.get("LOCAL_RANK", 0),
             known.get("LOCAL_WORLD_SIZE", 1),
         )
-    if known.has("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):  # srun; a batch script itself has the first alone
+    if known.has(
+        "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"
+    ):  # srun; in a batch script itself only the first is set
         local_index = known.get("SLURM_LOCALID", 0)
         n_local = max(_tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "")), local_index + 1)
         return Rank(
             ShardChoice(known["SLURM_PROCID"] + 1, known["SLURM_STEP_NUM_TASKS"]), local_index, n_local
         )
-    # Of an array the environment does not tell the whole: where some tasks are run again, it counts only these.
+    # An array of jobs does not tell its size: if some tasks are run again, its variables count only those.
     hint = "$SLURM_ARRAY_TASK_ID/N" if known.has("SLURM_ARRAY_TASK_ID") else "I/N"
     raise ConfigError(
         "--shard auto: neither torchrun (RANK, WORLD_SIZE) nor srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) is in the "
@@ -249,13 +254,13 @@ def rank_of_environment(environment: Mapping[str, str]) -> Rank:
 
 
 class _Numbers:
-    """Whole numbers of the environment."""
+    """Whole numbers in the environment."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
 
     def has(self, *names: str) -> bool:
-        """Whether all of them are set."""
+        """Return True if all of these variables are set."""
         return all(self._environment.get(name) for name in names)
 
     def __getitem__(self, name: str) -> int:
@@ -265,11 +270,11 @@ class _Numbers:
         return int(text)
 
     def get(self, name: str, default: int) -> int:
-        """Return a number, or what stands for it where it is not set."""
+        """Return a number, or ``default`` where it is not set."""
         return self[name] if self.has(name) else default
 
 
 def _tasks_per_node(text: str) -> int:
-    """Return the most tasks of a node of a text such as ``4(x3),2``; 1 where it is not understood."""
+    """Return the largest number of tasks on a node, from a text such as ``4(x3),2``; 1 for any other text."""
     numbers = [int(part.partition("(")[0]) for part in text.split(",") if _NUMBER.match(part)]
     return max(numbers, default=1)

@@ -1,4 +1,4 @@
-"""Everything that a descriptor depends on, and a fingerprint of it."""
+"""The settings that a descriptor depends on, their record in feature files, and their fingerprint."""
 
 import dataclasses
 import hashlib
@@ -14,9 +14,9 @@ from sppfeat.errors import ConfigError
 
 __all__ = ["ExtractConfig", "config_differences"]
 
-# In the recorded settings a field is named as its option is.
+# Recorded settings have the names of their options.
 _JSON_NAMES = {"name": "backbone"}
-# Recorded only where they are set: files from before there were such settings are continued.
+# Recorded only where they are set, so that files from before these settings can be continued.
 _OPTIONAL: dict[str, Any] = {
     "scales": [],
     "head": None,
@@ -31,12 +31,12 @@ _OF_BOXES = set(RegionSpec(boxes="multiview").to_dict()) - {"boxes"}
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """Everything that a descriptor depends on, and nothing else; two equal ones give equal descriptors.
+    """All settings that a descriptor depends on, and no others: equal settings give equal descriptors.
 
     Attributes:
-        backbone, input, descriptor: see there.
-        precision: of the network.
-        regions: what is pooled; None for whole images.
+        backbone, input, descriptor: see their classes.
+        precision: of the network: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
+        regions: the boxes to pool; None for whole images.
     """
 
     backbone: BackboneSpec
@@ -63,7 +63,7 @@ class ExtractConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "ExtractConfig":
-        """Return the configuration that :meth:`to_dict` wrote down.
+        """Return the configuration that :meth:`to_dict` recorded.
 
         Raises:
             ConfigError: a setting is missing, unknown or invalid.
@@ -106,10 +106,14 @@ def config_differences(
     *,
     names: tuple[str, str] = ("the file", "this command"),
 ) -> list[str]:
-    """Return one line per setting that differs, with both values, and whose they are.
+    """Return one line per setting that differs, with both values.
 
-    Of whole images and boxes, or boxes of two kinds, only that is said; and of two box files of the same kind no
-    checksums.
+    If one has whole images and the other boxes, or if the kinds of boxes differ, that is the only line about boxes.
+    Box files of the same kind are compared by checksum, which is not shown.
+
+    Args:
+        recorded, wanted: settings as :meth:`ExtractConfig.to_dict` returns them.
+        names: of the owners of the two, in the order of the arguments.
     """
     absent = "(not set)"
     differing = [

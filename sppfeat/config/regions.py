@@ -1,4 +1,4 @@
-"""Which boxes, in whose convention, and how they become regions."""
+"""Settings for boxes: their source, the convention of their numbers, and their projection to regions."""
 
 import dataclasses
 import math
@@ -40,7 +40,7 @@ _GRID = re.compile(r"grid:([1-9][0-9]{0,4})x([1-9][0-9]{0,4})(px)?(?::([0-9.]+))
 
 
 class RowFlag(IntFlag):
-    """What was found of a row's box; a box may be both clipped and smaller than a cell."""
+    """Flags of a row's box, which may be both clipped and smaller than a cell."""
 
     OK = 0
     CLIPPED = 1
@@ -50,13 +50,13 @@ class RowFlag(IntFlag):
 
 @dataclass(frozen=True, kw_only=True)
 class BoxConvention:
-    """How the four numbers of a box are meant.
+    """The meaning of the four numbers of a box.
 
     Attributes:
-        coords: ``xyxy`` (two corners), ``xywh`` (first corner, width, height) or ``cxcywh`` (centre).
+        coords: ``xyxy`` (two corners), ``xywh`` (first corner, width, height) or ``cxcywh`` (center, width, height).
         units: ``absolute`` (pixels) or ``normalized`` (fractions of the image's width and height).
         origin: the coordinate of the first pixel (of its edge, with ``ends="edges"``): 0 or 1.
-        ends: ``edges``: x1 is the edge behind the last pixel; ``inclusive``: x1 is the last pixel.
+        ends: ``edges``: x1 is the right edge of the last pixel; ``inclusive``: x1 is the last pixel.
         order: ``xy``, or ``yx`` where each pair of numbers has y first.
     """
 
@@ -85,10 +85,10 @@ class BoxConvention:
             )
 
     def replace(self, **changes: Any) -> "BoxConvention":
-        """Return the convention with the changes that are not None.
+        """Return the convention with those changes that are not None.
 
         Raises:
-            ConfigError: they contradict each other, or what stays.
+            ConfigError: the result is inconsistent.
         """
         return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
 
@@ -96,7 +96,7 @@ class BoxConvention:
         return f"{self.coords}, {self.units}, origin {self.origin}, {self.ends}, order {self.order}"
 
 
-# How each format of box files means its numbers where nobody says otherwise.
+# The convention of each format of box files, unless options override it.
 DEFAULT_CONVENTIONS = {
     "csv": BoxConvention(),  # the names of the columns decide coords, also of tsv and jsonl
     "tsv": BoxConvention(),
@@ -111,7 +111,7 @@ BOX_FORMATS = tuple(DEFAULT_CONVENTIONS)
 
 
 def default_convention(box_format: str) -> BoxConvention:
-    """Return how a format means its boxes.
+    """Return the convention of a format of box files.
 
     Args:
         box_format: one of ``BOX_FORMATS``.
@@ -127,7 +127,7 @@ def default_convention(box_format: str) -> BoxConvention:
 
 
 class GridSpec(NamedTuple):
-    """A grid of windows over the image.
+    """A grid of windows over an image.
 
     Attributes:
         rows, columns: number of windows; with ``in_pixels`` height and width of each.
@@ -142,10 +142,10 @@ class GridSpec(NamedTuple):
 
 
 def parse_grid(text: str) -> GridSpec:
-    """Return the grid that ``grid:3x3``, ``grid:3x4:0.5`` or ``grid:224x224px:0.5`` names.
+    """Parse a grid such as ``grid:3x3``, ``grid:3x4:0.5`` or ``grid:224x224px:0.5``.
 
     Raises:
-        ConfigError: it names none.
+        ConfigError: the text names no grid.
 
     Example:
         >>> parse_grid("grid:3x4:0.5")
@@ -166,16 +166,16 @@ def parse_grid(text: str) -> GridSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionSpec:
-    """What is pooled of each image, where that is not the whole image.
+    """The regions to pool from each image, in place of the whole image.
 
     Attributes:
         boxes: ``file``, ``grid:...`` or ``multiview``.
-        boxes_sha256: of the box file; empty where there is none.
-        box_format: of the box file; None where there is none.
-        convention: of the box file; None where there is none.
-        projection: rule by which boxes become cells, see :func:`sppfeat.geometry.project_boxes`.
+        boxes_sha256: of the box file; empty without one.
+        box_format: of the box file; None without one.
+        convention: of the box file; None without one.
+        projection: rule that turns boxes into cells, see :func:`sppfeat.geometry.project_boxes`.
         margin: network-input pixels by which each box is tightened on each side.
-        drop_duplicates: boxes of an image that fall on the same region are one row.
+        drop_duplicates: write one row for all boxes of an image that fall on the same region.
     """
 
     boxes: str
@@ -199,18 +199,18 @@ class RegionSpec:
             raise ConfigError(f"a margin goes with --projection sppnet; {self.projection!r} takes none")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as a flat dict, named as the options are."""
+        """Return the settings as a flat dict, under the names of their options."""
         flat = {name: value for name, value in vars(self).items() if name != "convention"}
         convention = vars(self.convention) if self.convention else dict.fromkeys(_CONVENTION)
         return {**flat, **{f"box_{name}": value for name, value in convention.items()}}
 
     @classmethod
     def take_from(cls, flat: dict[str, Any]) -> "RegionSpec | None":
-        """Take out of a flat dict what :meth:`to_dict` put there; None where there are no boxes.
+        """Remove the settings of :meth:`to_dict` from a flat dict and return them; None for whole images.
 
         Raises:
-            KeyError: something is missing.
-            ConfigError: something is invalid.
+            KeyError: a setting is missing.
+            ConfigError: a setting is invalid.
         """
         if "boxes" not in flat:
             return None

@@ -1,4 +1,4 @@
-"""What a user asks of an extraction."""
+"""The request for an extraction, as a user makes it: no file has been opened yet."""
 
 import os
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ HEADER_MODES = ("auto", "first", "window")
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneChoice:
-    """Which backbone to load; see :func:`sppfeat.networks.backbones.load_backbone`."""
+    """The backbone to load; see :func:`sppfeat.networks.backbones.load_backbone`."""
 
     name: str = DEFAULT_BACKBONE
     weights: str = "DEFAULT"
@@ -38,12 +38,12 @@ class BackboneChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class DescriptorChoice:
-    """What a descriptor is to be.
+    """The descriptor that a user asks for.
 
     Attributes:
         levels: the pyramid; None for the usual one, or the one that a head expects.
         pool, normalize, dtype, nonfinite: see :class:`sppfeat.config.specs.DescriptorSpec`.
-        normalize_from: a feature file whose mean norm is taken over.
+        normalize_from: a feature file whose mean norm is used.
     """
 
     levels: tuple[int, ...] | None = None
@@ -54,10 +54,14 @@ class DescriptorChoice:
     normalize_from: Path | None = None
 
     def spec(self, *, head: str | None = None, head_level: int | None = None) -> DescriptorSpec:
-        """Return the settings, for a head that expects one level or for none.
+        """Return the checked settings.
+
+        Args:
+            head: name of the fully connected layers after the pooling, or None.
+            head_level: the level that the head expects.
 
         Raises:
-            ConfigError: settings that are invalid, or that do not go with the head.
+            ConfigError: settings are invalid, or do not go with the head.
         """
         levels = self.levels or DEFAULT_LEVELS
         if head_level is not None:
@@ -80,13 +84,13 @@ class DescriptorChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxChoice:
-    """Which boxes, and how they are pooled.
+    """The boxes that a user asks for.
 
     Attributes:
         boxes: a box file, ``grid:...`` or ``multiview``.
-        box_format: of the file; None to recognise it.
-        coords, units, origin, ends, order: see :class:`sppfeat.config.regions.BoxConvention`; None for that of the
-            format.
+        box_format: of the file; None to recognize it.
+        coords, units, origin, ends, order: see :class:`sppfeat.config.regions.BoxConvention`; None for the convention
+            of the format.
         projection, margin, drop_duplicates: see :class:`sppfeat.config.regions.RegionSpec`.
     """
 
@@ -103,33 +107,33 @@ class BoxChoice:
 
     @property
     def is_file(self) -> bool:
-        """Whether the boxes are in a file."""
+        """True if the boxes are in a file."""
         return self.boxes != "multiview" and not self.boxes.startswith("grid:")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractRequest:
-    """What a user asks of an extraction.
+    """The request for an extraction.
 
     Attributes:
         inputs, labels: see :func:`sppfeat.inputs.list_images`.
         output: the feature file.
-        backbone, input, descriptor, precision, boxes: what shapes a descriptor.
-        run: how the work is done.
+        backbone, input, descriptor, precision, boxes: settings that shape a descriptor.
+        run: options for the work.
         overwrite: replace an existing output once the new one is complete.
         retry_failed: try failed images of an existing output again.
-        add_new: add inputs that an existing output does not have.
-        fail_fast: stop at the first image that fails, and leave it to the next run.
-        dry_run: only plan; write nothing, take no lock.
-        shard: only this part of the plan, into a file of its own, or
-        shared: into its rows of one output that other processes fill, too.
-        headers: ``first``: read all image headers before the first image is run; ``window``: of some thousand
-            images at a time; ``auto``: as suits their number and where they are.
-        shard_bytes: shards of at most so many bytes of descriptors, one after the other, each into a file of its own;
-            see :mod:`sppfeat.extraction.sized_parts`.
-        scratch: an existing folder for what has to be fetched before it can be read; None: the system's for
-            temporary files.
-        ray: actors on a Ray cluster do the work, see :mod:`sppfeat.extraction.ray.extraction`; None: this process.
+        add_new: add inputs that are missing from an existing output.
+        fail_fast: stop at the first image that fails; the next run tries it again.
+        dry_run: plan only; write nothing, take no lock.
+        shard: extract only this part of the plan, into a file of its own.
+        shared: extract the shard into its rows of one output that other processes fill, too.
+        headers: ``first``: read all image headers before the first image is run; ``window``: those of some thousand
+            images at a time; ``auto``: choose by their number and their place.
+        shard_bytes: write shards of at most this many bytes of descriptors, one after the other, each into a file of
+            its own; see :mod:`sppfeat.extraction.sized_parts`.
+        scratch: an existing folder for inputs that have to be fetched before they can be read; None: the system's
+            folder for temporary files.
+        ray: let actors on a Ray cluster do the work, see :mod:`sppfeat.extraction.ray.extraction`; None: this process.
     """
 
     inputs: tuple[str, ...]
@@ -178,7 +182,7 @@ class ExtractRequest:
 
     @property
     def boxes_path(self) -> str:
-        """Absolute path of the box file; empty where there is none."""
+        """Absolute path of the box file; empty without one."""
         return os.path.abspath(self.boxes.boxes) if self.boxes and self.boxes.is_file else ""
 
     def _check_ray(self) -> None:

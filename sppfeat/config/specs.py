@@ -1,4 +1,4 @@
-"""The parts of a configuration, each checking itself."""
+"""The settings of backbone, input, descriptor and reduction, each of which checks itself."""
 
 import math
 import operator
@@ -51,20 +51,20 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 HEADS = ("fc6", "fc7")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
-COMPACT_NAME = "spp_s16"  # the network of our own, see sppfeat.networks.compact
+COMPACT_NAME = "spp_s16"  # our own network, see sppfeat.networks.compact
 DEFAULT_BACKBONE = COMPACT_NAME
 DEFAULT_LEVELS = (1, 2, 4)
 DEFAULT_SIZE = 224
 DEFAULT_BOX_SIZE = 688  # of the paper's detection with a single scale, section 4.2
 DEFAULT_MAX_PIXELS = 4_000_000
-MAX_ROUND_TO = 1024  # pixels: beyond that hardly an aspect ratio is left
+MAX_ROUND_TO = 1024  # pixels: coarser steps leave few aspect ratios
 _MAX_LEVEL = 64  # 64 x 64 bins of 2048 channels are 32 MB per descriptor: more is a typing error
 _MAX_REDUCTION_SEED = 2**32 - 1  # of scikit-learn
 _MAX_SIDE = 65_535  # the largest side that JPEG can hold
 
 
 def parse_levels(levels: str | Iterable[int]) -> tuple[int, ...]:
-    """Return the pyramid as a tuple, from ``"1,2,4"`` or from integers.
+    """Parse a pyramid from ``"1,2,4"`` or from integers.
 
     Raises:
         ConfigError: no level, one twice, or one outside 1..64.
@@ -87,7 +87,7 @@ def parse_levels(levels: str | Iterable[int]) -> tuple[int, ...]:
 
 
 def parse_normalize(normalize: str) -> tuple[str, float | None]:
-    """Return the method, and the mean norm that ``meannorm:NORM`` asks for.
+    """Parse a normalization into its method and the mean norm of ``meannorm:NORM``, or None.
 
     Raises:
         ConfigError: no such method, or a norm that is not a positive number.
@@ -111,12 +111,12 @@ def parse_normalize(normalize: str) -> tuple[str, float | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """Which network, and how far up.
+    """The network and the layers that features are taken from.
 
     Attributes:
-        name: torchvision's name of the model, or ``module:...`` for a network of the user's own.
-        weights: a torchvision weight name, ``file``, ``none`` or ``module``: what kind of weights.
-        weights_sha256: of the weight file; of names and values of all parameters where there is no file.
+        name: of the model in torchvision, or ``module:...`` for a network of the user's own.
+        weights: kind of weights: a torchvision weight name, ``file``, ``none`` or ``module``.
+        weights_sha256: of the weight file or, without one, of the names and values of all parameters.
         layers: node names, in the order of their blocks in the descriptor.
         mean, std: of the input, in 0..1 and RGB order.
         interpolation: Pillow filter for resizing.
@@ -151,18 +151,18 @@ class BackboneSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """How an image becomes the network's input.
+    """The conversion of an image to the network's input.
 
     Attributes:
-        size: short side in pixels, or None for the image's own size, or where ``scales`` are given.
+        size: short side in pixels; None for the image's own size, and with ``scales``.
         scales: several short sides, ascending; each box is pooled from one of them.
         max_pixels: upper limit of height x width.
-        min_side: lower limit of the short side: the smallest the backbone can take.
-        round_to: what both sides are rounded to multiples of, in pixels; 1 leaves them as they are.
+        min_side: lower limit of the short side: the smallest one that the backbone accepts.
+        round_to: both sides are rounded to multiples of this number of pixels; 1 leaves them as they are.
         exif: ``apply`` or ``ignore`` the EXIF orientation.
-        decode: ``exact``, or ``fast``: JPEGs at a half, a quarter or an eighth of their size, where that is no
-            less than the network input.
-        flip: average with the mirror image's descriptor.
+        decode: ``exact``, or ``fast`` to decode JPEGs at a half, a quarter or an eighth of their size, as long as
+            that is not below the network input.
+        flip: average with the descriptor of the mirror image.
     """
 
     size: int | None = DEFAULT_SIZE
@@ -190,23 +190,23 @@ class InputSpec:
 
     @property
     def short_sides(self) -> tuple[int | None, ...]:
-        """Short side of each size that an image is run at; None is its own."""
+        """Short side at each scale that an image is run at; None for its own size."""
         return self.scales or (self.size,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DescriptorSpec:
-    """How a feature map becomes a descriptor, and how that is stored.
+    """The pooling of a feature map into a descriptor, and the form in which it is stored.
 
     Attributes:
         levels: the pyramid.
         pool: ``max`` or ``avg``.
         normalize: ``none``, ``l2``, ``power`` or ``meannorm:NORM``.
-        norm_factors: what ``meannorm`` multiplies each layer's part with, taken from another file; None
-            where it is estimated on the images of the run.
+        norm_factors: factor of ``meannorm`` for each layer, taken from another file; None to estimate them on
+            the images of the run.
         dtype: of the stored descriptors.
-        nonfinite: whether an image fails whose descriptor holds NaN or infinities, or values beyond ``dtype``:
-            ``fail`` or ``keep``.
+        nonfinite: ``fail`` for an image whose descriptor holds NaN, infinities or values beyond ``dtype``, or
+            ``keep`` them.
     """
 
     levels: tuple[int, ...] = DEFAULT_LEVELS
@@ -234,27 +234,27 @@ class DescriptorSpec:
 
     @property
     def n_bins(self) -> int:
-        """Bins of the whole pyramid."""
+        """Number of bins in the whole pyramid."""
         return sum(n * n for n in self.levels)
 
     @property
     def mean_norm(self) -> float | None:
-        """The mean l2 norm that ``meannorm`` asks for, or None."""
+        """The mean l2 norm of ``meannorm``, or None for another method."""
         return parse_normalize(self.normalize)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReductionSpec:
-    """How descriptors are reduced.
+    """The reduction of descriptors to fewer dimensions.
 
     Attributes:
         method: ``pca``, principal components, or ``random``, a Gaussian random projection.
-        components: the dimension afterwards.
-        whiten: bring every component to variance 1; with ``pca`` alone.
-        normalize: of what comes out: ``none`` or ``l2``.
-        seed: of the order of rows, the randomised solver and the random projection.
-        layers, levels: what of the descriptors is taken; all where None.
-        fit_rows: conditions on the rows that it is fitted on; all that have a descriptor where empty.
+        components: the dimension of the reduced descriptors.
+        whiten: bring every component to variance 1; only with ``pca``.
+        normalize: of the reduced descriptors: ``none`` or ``l2``.
+        seed: of the order of rows, the randomized solver and the random projection.
+        layers, levels: columns to reduce; None for all.
+        fit_rows: conditions on the rows to fit on; without any, all rows that have a descriptor.
     """
 
     method: str = "pca"

@@ -1,4 +1,4 @@
-"""Texts for people: what comes from files as a terminal can show it, and numbers with what they count."""
+"""Pieces of messages: texts from files that are safe on a terminal, lists, and numbers with their nouns."""
 
 import itertools
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ _MAX_SHOWN = 300
 
 
 def one_line(text: str, *, longest: int = _MAX_SHOWN) -> str:
-    r"""Return a text as an error can quote it: escaped, and cut where it is longer than ``longest``.
+    r"""Return a text for a message: escaped, and cut after ``longest`` characters.
 
     Example:
         >>> print(one_line("cat\n\x1b[2J"))
@@ -20,14 +20,14 @@ def one_line(text: str, *, longest: int = _MAX_SHOWN) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text of a file as a terminal can show it: in one line, and steering nothing."""
+    """Return a text in one line, with control characters escaped, so that it cannot steer a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_few(texts: Iterable[str], n_shown: int) -> str:
-    """The first of some texts in one line, and whether there are more.
+    """Join the first few texts; three dots follow if there are more.
 
     Example:
         >>> first_few(["a", "b", "c"], 2)
@@ -38,13 +38,13 @@ def first_few(texts: Iterable[str], n_shown: int) -> str:
 
 
 def counted(n: int, one: str, many: str | None = None, *, thousands: str = "") -> str:
-    """A number and what it counts, in the singular for 1.
+    """Return a number with its noun, in the singular for 1.
 
     Args:
-        n: how many.
-        one: for 1, with whatever else changes.
-        many: for any other number; ``one`` with an ending where None.
-        thousands: what separates them.
+        n: the number.
+        one: the noun in the singular, with any other words that change.
+        many: the same in the plural; None to add the usual ending to ``one``.
+        thousands: separator of thousands.
 
     Example:
         >>> counted(1, "row"), counted(2000, "box", thousands=","), counted(0, "row is", "rows are")

@@ -60,7 +60,6 @@ WRONG_PACKAGES: frozenset[tuple[str, str]] = frozenset()
 UNDESCRIBED: frozenset[str] = frozenset(
     {
         "boxes",
-        "config",
         "decoding",
         "files",
         "networks",
