@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sppfeat.config.request import ExtractRequest
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.sharding import PLACEHOLDER, shard_path
+from sppfeat.extraction.shard_plan import PLACEHOLDER, shard_path
 from sppfeat.files.locks import OutputLock, ShardLock
 from sppfeat.files.outputs import remove_leftovers
 from sppfeat.files.remote.output import LocalOutput, local_output

@@ -26,7 +26,7 @@ from sppfeat.extraction.resume import (
     relabeled_images,
 )
 from sppfeat.extraction.row_planner import RowPlanner, add_sizes
-from sppfeat.extraction.sharding import cut_plan, shard_of
+from sppfeat.extraction.shard_plan import cut_plan, shard_of
 from sppfeat.extraction.sizes import FoundSizes
 from sppfeat.files.outputs import extension_of, replacement_of
 from sppfeat.inputs import FileStorage, Listing, Storage
@@ -254,7 +254,7 @@ def plan_inputs(wanted: PartRequest) -> Plan:
 def make_shard_plan(
     wanted: PartRequest, plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64]
 ) -> ShardPlan:
-    """Cut one shard from the plan of all inputs; see :func:`sppfeat.extraction.sharding.shard_of`."""
+    """Cut one shard from the plan of all inputs; see :func:`sppfeat.extraction.shard_plan.shard_of`."""
     has_views = wanted.planner is not None and wanted.planner.has_views
     return ShardPlan(*shard_of(plan, choice, bounds, has_views=has_views), plan)
 

@@ -20,7 +20,7 @@ from sppfeat.extraction.report import PlanSummary, RunState, plan_notes, summari
 from sppfeat.extraction.resources import RunResources, open_resources
 from sppfeat.extraction.run import Extraction, make_extraction
 from sppfeat.extraction.setup import RunSetup
-from sppfeat.extraction.sharding import PLACEHOLDER, cut_rows, shard_path
+from sppfeat.extraction.shard_plan import PLACEHOLDER, cut_rows, shard_path
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.outputs import check_output
 from sppfeat.files.remote.urls import url_of
@@ -153,7 +153,7 @@ def make_part_extraction(
     Args:
         resources: network, decoders and scratch folder; their request has ``{shard}`` in the name of its output.
         plan: every image and row.
-        bounds: borders of the parts, see :func:`sppfeat.extraction.sharding.cut_plan`.
+        bounds: borders of the parts, see :func:`sppfeat.extraction.shard_plan.cut_plan`.
         choice: number of the part.
         lock: the lock of its file.
         output: its file.

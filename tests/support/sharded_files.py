@@ -16,7 +16,7 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import BoxConvention, RegionSpec, RowFlag, parse_grid
 from sppfeat.extraction.plan import Plan, make_plan
 from sppfeat.extraction.rows import rows_of_table, rows_of_views
-from sppfeat.extraction.sharding import ShardChoice, shard_of
+from sppfeat.extraction.shard_plan import ShardChoice, shard_of
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 from sppfeat.store.layout import Provenance, create_file

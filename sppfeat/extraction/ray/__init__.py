@@ -58,7 +58,7 @@ def prepare_ray(
     from sppfeat.extraction.report import plan_notes
     from sppfeat.extraction.resources import open_resources
     from sppfeat.extraction.run import make_extraction
-    from sppfeat.extraction.sharding import PLACEHOLDER
+    from sppfeat.extraction.shard_plan import PLACEHOLDER
     from sppfeat.files.outputs import check_output
     from sppfeat.files.remote.urls import url_of
     from sppfeat.inputs import list_images

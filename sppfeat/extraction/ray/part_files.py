@@ -13,7 +13,7 @@ from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.errors import StoreError
 from sppfeat.extraction.output import Outcome, join_outcomes, outcome_of
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.sharding import PLACEHOLDER, shard_path
+from sppfeat.extraction.shard_plan import PLACEHOLDER, shard_path
 from sppfeat.files.versions import FileVersion
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
@@ -48,7 +48,7 @@ def is_made_of_parts(output: Path) -> bool:
 
 
 def cut_into_parts(plan: Plan) -> npt.NDArray[np.int64]:
-    """Cut a plan into parts, whatever the number of actors; returns as :func:`sppfeat.extraction.sharding.cut_plan`.
+    """Cut a plan into parts, whatever the number of actors; returns as :func:`sppfeat.extraction.shard_plan.cut_plan`.
 
     The files stay the same when a run is continued with other actors. There are many parts, so they need not take
     equally long.

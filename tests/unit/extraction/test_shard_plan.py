@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sppfeat.config.distribution import Shard
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.sharding import ShardChoice, cut_plan, cut_rows, shard_of
+from sppfeat.extraction.shard_plan import ShardChoice, cut_plan, cut_rows, shard_of
 
 SIZES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=30)
 
