@@ -18,7 +18,7 @@ from sppfeat.extraction.regions import Projector, Regions
 from sppfeat.networks.acceleration import CompiledNetwork
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import Delivery, DeviceCopier, device_memory, float32_arithmetic
-from sppfeat.pooling.bin_tables import allocate
+from sppfeat.pooling.large_tensors import empty_tensor
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
 
 __all__ = [
@@ -249,7 +249,7 @@ class Describer:
         if spec.normalize == "none" and len(layers) == 1:
             return self._copier.to_host(layers[0])
         widths = [layer.shape[1] for layer in layers]
-        scaled = allocate((len(layers[0]), sum(widths)), layers[0])
+        scaled = empty_tensor((len(layers[0]), sum(widths)), layers[0])
         for i, (layer, place) in enumerate(zip(layers, torch.split(scaled, widths, dim=1), strict=True)):
             step = max(1, _SCALED_VALUES[self.device.type] // max(1, layer.shape[1]))
             for rows, target in zip(torch.split(layer, step), torch.split(place, step), strict=True):

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from sppfeat.extraction.resume import (
     relabeled_images,
 )
 from sppfeat.extraction.row_planner import RowPlanner, add_sizes
-from sppfeat.extraction.shard_plan import cut_plan, shard_of
+from sppfeat.extraction.shard_plan import ShardPlan, cut_plan, cut_shard
 from sppfeat.extraction.sizes import FoundSizes
 from sppfeat.files.outputs import extension_of, replacement_of
 from sppfeat.inputs import FileStorage, Listing, Storage
@@ -36,7 +35,6 @@ from sppfeat.store.schema import Status
 __all__ = [
     "Part",
     "PartRequest",
-    "ShardPlan",
     "find_part",
     "keep_own_images",
     "make_shard_plan",
@@ -93,20 +91,6 @@ class Part:
             own_images=(0, plan.n_images),
             shard=shard,
         )
-
-
-class ShardPlan(NamedTuple):
-    """One of several shards that a plan is cut into.
-
-    Attributes:
-        plan: the images of the shard, numbered from 0.
-        shard: the record of the shard, for its file.
-        whole_plan: the plan that was cut.
-    """
-
-    plan: Plan
-    shard: Shard
-    whole_plan: Plan
 
 
 Probe = Callable[[Storage, npt.NDArray[np.int64]], FoundSizes]
@@ -254,9 +238,9 @@ def plan_inputs(wanted: PartRequest) -> Plan:
 def make_shard_plan(
     wanted: PartRequest, plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64]
 ) -> ShardPlan:
-    """Cut one shard from the plan of all inputs; see :func:`sppfeat.extraction.shard_plan.shard_of`."""
+    """Cut one shard from the plan of all inputs; see :func:`sppfeat.extraction.shard_plan.cut_shard`."""
     has_views = wanted.planner is not None and wanted.planner.has_views
-    return ShardPlan(*shard_of(plan, choice, bounds, has_views=has_views), plan)
+    return cut_shard(plan, choice, bounds, has_views=has_views)
 
 
 def _start(target: Path, wanted: PartRequest) -> Part:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,24 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import Plan
 
-__all__ = ["PLACEHOLDER", "ShardChoice", "cut_plan", "cut_rows", "shard_of", "shard_path"]
+__all__ = ["PLACEHOLDER", "ShardChoice", "ShardPlan", "cut_plan", "cut_rows", "cut_shard", "shard_path"]
 
 PLACEHOLDER = "{shard}"
 """The placeholder for the number of a shard in the name of its file."""
+
+
+class ShardPlan(NamedTuple):
+    """One of several shards that a plan is cut into.
+
+    Attributes:
+        plan: the images of the shard, numbered from 0.
+        shard: the record of the shard, for its file.
+        whole_plan: the plan that was cut.
+    """
+
+    plan: Plan
+    shard: Shard
+    whole_plan: Plan
 
 
 def shard_path(output: Path, choice: ShardChoice | None) -> Path:
@@ -70,10 +85,10 @@ def cut_rows(plan: Plan, n_rows: int) -> npt.NDArray[np.int64]:
     return np.array(bounds, dtype=np.int64)
 
 
-def shard_of(
+def cut_shard(
     plan: Plan, choice: ShardChoice, bounds: npt.NDArray[np.int64], *, has_views: bool
-) -> tuple[Plan, Shard]:
-    """Return the plan of one shard, numbered from 0, and the record of the shard for its file.
+) -> ShardPlan:
+    """Cut one shard from a plan.
 
     Args:
         plan: the whole plan.
@@ -97,4 +112,4 @@ def shard_of(
         plan.n_rows,
         plan.digest,
     )
-    return part, record
+    return ShardPlan(part, record, plan)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sppfeat.pooling.bin_tables import MaxTables, MeanTables, allocate
+from sppfeat.pooling.bin_tables import MaxTables, MeanTables
 from sppfeat.pooling.bins import Bins, distinct_bins
+from sppfeat.pooling.large_tensors import empty_tensor
 
 __all__ = ["TABLE_DEVICES", "empty_descriptors", "from_finer", "level_views", "pool_by_tables"]
 
@@ -64,7 +65,7 @@ def pool_by_tables(feature_map: Tensor, regions: Tensor, levels: Sequence[int], 
 
 def empty_descriptors(feature_map: Tensor, n_regions: int, levels: Sequence[int]) -> Tensor:
     """``(K, D)``, uninitialised, for regions of ``(..., C, H, W)`` maps; of their dtype, on their device."""
-    return allocate((n_regions, feature_map.shape[-3] * sum(n * n for n in levels)), feature_map)
+    return empty_tensor((n_regions, feature_map.shape[-3] * sum(n * n for n in levels)), feature_map)
 
 
 def level_views(descriptors: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:

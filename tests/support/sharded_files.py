@@ -16,7 +16,7 @@ from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import BoxConvention, RegionSpec, RowFlag, parse_grid
 from sppfeat.extraction.plan import Plan, make_plan
 from sppfeat.extraction.rows import rows_of_table, rows_of_views
-from sppfeat.extraction.shard_plan import ShardChoice, shard_of
+from sppfeat.extraction.shard_plan import ShardChoice, cut_shard
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 from sppfeat.store.layout import Provenance, create_file
@@ -114,7 +114,7 @@ def write_shards(folder: Path, work: Work, bounds, **options) -> list[Path]:
 def write_shard(path: Path, work: Work, bounds, choice: ShardChoice, **options) -> Path:
     regions = work.config.regions
     has_views = regions is not None and regions.boxes != "file"
-    part, shard = shard_of(work.plan, choice, np.array(bounds), has_views=has_views)
+    part, shard, _ = cut_shard(work.plan, choice, np.array(bounds), has_views=has_views)
     return _write(path, work, part, shard.first_image, shard.first_row, shard, **options)
 
 

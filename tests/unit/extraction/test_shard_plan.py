@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sppfeat.config.distribution import Shard
 from sppfeat.errors import ConfigError
 from sppfeat.extraction.plan import Plan
-from sppfeat.extraction.shard_plan import ShardChoice, cut_plan, cut_rows, shard_of
+from sppfeat.extraction.shard_plan import ShardChoice, cut_plan, cut_rows, cut_shard
 
 SIZES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=30)
 
@@ -53,12 +53,13 @@ def test_shards_of_so_many_rows(sizes, n_rows):
 def test_a_shard_records_what_it_is_of():
     plan = plan_of([(100, 100 + i) for i in range(10)])
     bounds = cut_plan(plan, 3, by_pixels=False)
-    parts = [shard_of(plan, ShardChoice(i, 3), bounds, has_views=False) for i in (1, 2, 3)]
-    assert [path for part, _ in parts for path in part.paths] == list(plan.paths)
+    parts = [cut_shard(plan, ShardChoice(i, 3), bounds, has_views=False) for i in (1, 2, 3)]
+    assert [path for part, *_ in parts for path in part.paths] == list(plan.paths)
     assert (
-        np.concatenate([part.rows + shard.first_row for part, shard in parts]).tolist() == plan.rows.tolist()
+        np.concatenate([part.rows + shard.first_row for part, shard, _ in parts]).tolist()
+        == plan.rows.tolist()
     )
-    for part, shard in parts:
+    for part, shard, _ in parts:
         assert shard == Shard.from_json(shard.to_json())
         assert (shard.stop_image - shard.first_image, shard.stop_row - shard.first_row) == (
             part.n_images,
