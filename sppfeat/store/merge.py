@@ -214,9 +214,8 @@ class _Layout:
         names = {**COLUMNS, **OPTIONAL_COLUMNS} if first.image_id_table is not None else COLUMNS
         self._columns = {**names, **ROW_COLUMNS} if first.has_boxes else names
         self._has_box_file = first.has_boxes and has_box_file(first.config)
-        self._per_shard = (
-            ("N", "R") if self._has_box_file else ("N", "R", "X")
-        )  # columns that are concatenated
+        # Columns with one entry for each of these are concatenated.
+        self._per_shard = ("N", "R") if self._has_box_file else ("N", "R", "X")
 
     @property
     def nbytes(self) -> int:

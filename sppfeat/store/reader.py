@@ -26,8 +26,13 @@ class FeatureFile(FeatureTable):
     Nobody may shorten the file while it is open or while arrays of it are in use: the system ends a process that
     reads missing bytes through a map (SIGBUS). Replacing it by another file is harmless.
 
-    Args, Attributes and Raises are those of :class:`~sppfeat.store.feature_table.FeatureTable`, which holds everything
-    that the file records.
+    Everything that the file records is an attribute of :class:`~sppfeat.store.feature_table.FeatureTable`.
+
+    Args:
+        path: the file.
+
+    Raises:
+        StoreError: see :class:`~sppfeat.store.feature_table.FeatureTable`.
     """
 
     def select(

@@ -34,9 +34,8 @@ def check_first_heaps(file: h5py.File, path: Path) -> None:
     """
     content = os.pread(file.id.get_vfd_handle(), _FIRST_NBYTES, file.userblock_size)
     places = (match.start() for match in _HEAP.finditer(content))
-    found = [
-        at for at in places if at.to_bytes(8, "little") in content
-    ]  # a heap without references may be a leftover
+    # A heap without references may be a leftover.
+    found = [at for at in places if at.to_bytes(8, "little") in content]
     _check_heaps(file, np.array(found, dtype=np.uint64), path)
 
 

@@ -252,10 +252,8 @@ def _check_sources(file: FeatureFile, sources: SourceFiles) -> list[str]:
 def _scan_rows(
     file: FeatureFile, row_status: npt.NDArray[np.uint8], on_progress: Callable[[int], None]
 ) -> dict[str, npt.NDArray[np.int64]]:
-    n_rows, dimension = (
-        file.n_rows,
-        file.dimension if file.n_rows else 0,
-    )  # a file without rows may claim any dimension
+    n_rows = file.n_rows
+    dimension = file.dimension if n_rows else 0  # a file without rows may claim any dimension
     weights = np.random.default_rng(0).integers(1, 2**63, dimension, dtype=np.uint64) | np.uint64(1)
     has_one = file.has_descriptor()
     has_none = (row_status != Status.PENDING) & ~has_one
