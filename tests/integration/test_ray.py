@@ -23,6 +23,8 @@ from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import assert_same_contents, contents, extract, request
 from feature_files import plan_of
+from packages import need_packages
+from places import README, REPOSITORY, SUPPORT
 
 import sppfeat
 from sppfeat.cli import main
@@ -42,9 +44,7 @@ from sppfeat.inputs import list_images
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 
-pytest.importorskip("ray")
-
-from places import README, REPOSITORY, SUPPORT
+need_packages("ray")
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import assert_same_contents, contents, extract, request
 from flaky_server import Fault
+from packages import need_packages
 
 from sppfeat.cli import main
 from sppfeat.errors import SourceError
@@ -15,8 +16,7 @@ from sppfeat.extraction.run import prepare
 from sppfeat.files.remote.output import local_output
 from sppfeat.store.schema import Status
 
-pytest.importorskip("s3fs")
-pytest.importorskip("moto.server")
+need_packages("s3fs", "moto")
 
 pytestmark = pytest.mark.slow
 

@@ -7,12 +7,11 @@ from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import assert_same_contents, contents
 from killing import TINY
-
-pytest.importorskip("s3fs")
-pytest.importorskip("moto")
-
+from packages import need_packages
 
 from sppfeat.cli import main
+
+need_packages("s3fs", "moto")
 
 pytestmark = pytest.mark.slow
 

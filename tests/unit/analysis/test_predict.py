@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from feature_files import name_images
 from labelled_files import box_file, image_file, separable
+from packages import need_packages
 
 from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe.classifier import fit_classifier, make_pipeline
@@ -26,7 +27,7 @@ from sppfeat.errors import StoreError
 from sppfeat.store.reader import FeatureFile
 
 pytest.importorskip("sklearn")
-skops = pytest.importorskip("skops.io")
+need_packages("skops")
 
 LABELS = [0, 1, 2, 1] * 6 + [0, -1]
 CLASSES = [b"cat", b"d,og", b"\xff\r"]
@@ -178,6 +179,8 @@ def test_rows_that_were_learned_from_are_known_by_place_and_box(tmp_path):
 
 
 def test_a_classifier_of_before_it_kept_which_rows_it_learned_from(features, model, tmp_path):
+    import skops.io as skops
+
     content = content_of(model)
     del content["learned"]
     (tmp_path / "old.skops").write_bytes(skops.dumps(content))
@@ -322,10 +325,14 @@ def test_outputs_that_exist_or_are_read(features, model, tmp_path):
 
 
 def content_of(model):
+    import skops.io as skops
+
     return skops.load(model)
 
 
 def damaged_models(model):
+    import skops.io as skops
+
     whole = model.read_bytes()
     content = content_of(model)
     yield "empty", b""

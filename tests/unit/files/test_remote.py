@@ -15,6 +15,7 @@ from flaky_server import Fault, FlakyServer
 from hypothesis import given
 from hypothesis import strategies as st
 from object_store import QUICK
+from packages import need_packages
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import Place
@@ -25,8 +26,7 @@ from sppfeat.files.remote.urls import check_url, shown
 from sppfeat.inputs import list_images
 from sppfeat.inputs.remote import read_remote
 
-s3fs = pytest.importorskip("s3fs")
-pytest.importorskip("moto.server")
+need_packages("s3fs", "moto")
 
 TREE = [
     "x10/im10.jpg",
@@ -409,6 +409,8 @@ def test_credentials_that_are_refused_end_the_run(store, server, tmp_path, code)
 
 
 def test_no_credentials(store, tmp_path, monkeypatch):
+    import s3fs
+
     store.put(contents(["1.jpg"]))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

@@ -8,6 +8,7 @@ import threading
 import pytest
 from flaky_server import Fault
 from object_store import QUICK
+from packages import need_packages
 
 from sppfeat.errors import ConfigError, SourceError, StoreError
 from sppfeat.files.outputs import replacement_of
@@ -15,8 +16,7 @@ from sppfeat.files.remote import uploads
 from sppfeat.files.remote.output import local_output
 from sppfeat.files.remote.urls import url_of
 
-pytest.importorskip("s3fs")
-pytest.importorskip("moto.server")
+need_packages("s3fs", "moto")
 
 URL = "s3://bucket/out/features.h5"
 KEY = "out/features.h5"

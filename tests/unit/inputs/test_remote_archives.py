@@ -12,6 +12,7 @@ import pytest
 from flaky_server import Fault
 from hypothesis import given
 from hypothesis import strategies as st
+from packages import need_packages
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import DEFLATED, unpack
@@ -20,8 +21,7 @@ from sppfeat.inputs import Distant, list_images
 from sppfeat.inputs.archives import remote as remote_archives
 from sppfeat.inputs.archives.remote import _NEAR, _stretches
 
-pytest.importorskip("s3fs")
-pytest.importorskip("moto.server")
+need_packages("s3fs", "moto")
 
 pytestmark = pytest.mark.slow
 

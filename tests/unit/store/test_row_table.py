@@ -11,6 +11,7 @@ import torch
 from conftest import write_image
 from extraction_runs import extract
 from feature_files import descriptors, new_file, write
+from packages import need_packages
 from torch.utils.data import DataLoader
 
 import sppfeat
@@ -18,7 +19,7 @@ from sppfeat.config.request import BoxChoice
 from sppfeat.errors import StoreError
 from sppfeat.store.writer import FeatureWriter
 
-pandas = pytest.importorskip("pandas")
+need_packages("pandas")
 
 CSV = """path,x0,y0,x1,y1,label,score,id,note,row
 a/1.png,0,0,20,20,cat,0.5,first,"with, comma",9

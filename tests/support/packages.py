@@ -1,0 +1,14 @@
+"""Packages that some tests need, looked for without importing them: that takes seconds of every collection."""
+
+from importlib.util import find_spec
+
+import pytest
+
+__all__ = ["need_packages"]
+
+
+def need_packages(*names: str) -> None:
+    """Skip the module of tests that calls this where a package is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed", allow_module_level=True)
