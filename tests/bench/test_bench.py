@@ -95,6 +95,7 @@ def test_every_result_names_the_machine(request, name):
 # Boxes
 
 
+@pytest.mark.slow
 def test_regions_reports_both_ways_and_what_is_scaled(of_regions):
     assert of_regions["backbone"] == "squeezenet1_1"
     assert of_regions["dimension"] == 512 * 5
@@ -275,6 +276,7 @@ def test_pooling_options_and_pieces(monkeypatch):
 # A run
 
 
+@pytest.mark.slow
 def test_extract_reports_stages_and_runs(of_extract):
     assert of_extract["images"] == 6
     assert of_extract["synthetic"] is True

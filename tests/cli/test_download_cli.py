@@ -172,6 +172,7 @@ def test_a_run_without_network_from_a_copied_folder(offer, folder, tmp_path, wei
     assert f"the weights folder '{tmp_path / 'w'}' is not there" in result.stderr
 
 
+@pytest.mark.slow
 def test_whatever_downloads_shows_a_bar_with_the_name_of_the_file(offer, folder, tmp_path, capsys):
     content = io.BytesIO()
     torch.save(get_model(NAMES[1], weights=None).state_dict(), content)

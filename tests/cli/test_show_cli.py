@@ -107,6 +107,7 @@ def test_everything_can_be_taken_from_a_feature_file(photo, files, tmp_path):
     assert f"{str(tmp_path / 'a b.png')!r}: no such file; --root says where the images are now" in gone.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -337,6 +337,7 @@ def aim_at_one_text(name, n, text, **options):
     return change, spread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"chunks": (1000,)}])
 @pytest.mark.parametrize("name", ["classes", "images/path"])
 def test_many_texts_that_are_one_long_text(file, name, options, monkeypatch):
@@ -474,6 +475,7 @@ def test_virtual_and_external_datasets_are_refused(file, tmp_path):
         refused(file, f"/features is {kind}, its content lies in other files")
 
 
+@pytest.mark.slow
 def test_no_other_file_is_opened(tmp_path):
     """A pipe in the place of the other file: who opens it waits for ever."""
     os.mkfifo(tmp_path / "pipe")
@@ -637,6 +639,7 @@ def set_items(name, index, value):
     return lambda opened: opened[name].__setitem__(index, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -661,6 +664,7 @@ def test_values_that_cannot_be_are_found_by_verify(file, change, problem):
     use(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -755,6 +759,7 @@ def test_no_rows_of_very_many_columns(file):
     use(file)
 
 
+@pytest.mark.slow
 def test_very_many_classes_and_scales_take_no_time(boxed):
     """Counting is not a pass over the labels for each."""
     n = 60_000

@@ -215,6 +215,7 @@ def test_boxes_pooled_in_slices_are_the_same(folder, boxes_of, tmp_path, made, m
     assert_same_file(made, tmp_path / "sliced.h5")
 
 
+@pytest.mark.slow
 def test_duplicates_are_one_row_and_the_way_back_leads_to_it(folder, boxes_of, tmp_path, made):
     output = tmp_path / "fewer.h5"
     choice = BoxChoice(boxes=str(boxes_of), drop_duplicates=True)
@@ -353,6 +354,7 @@ def test_an_image_repaired_while_others_are_added_gets_its_own_flags(folder, tmp
     assert_same_contents({**a, **{name: b[name] for name in ("images/label", "classes")}}, b)
 
 
+@pytest.mark.slow
 def test_windows_of_an_image_whose_number_was_not_known_need_a_new_file(folder, tmp_path):
     good = (folder / "cat" / "img1.png").read_bytes()
     (folder / "cat" / "img1.png").write_text("broken")
@@ -380,6 +382,7 @@ def test_new_images_bring_their_boxes_behind_the_others(folder, boxes_of, tmp_pa
     assert_same_contents({**a, **{name: b[name] for name in labels}}, b)
 
 
+@pytest.mark.slow
 def test_new_images_bring_their_views_behind_the_others(folder, tmp_path):
     views = BoxChoice(boxes="grid:2x3:0.25")
     extract([folder / "cat", folder / "dog" / "img0.png"], tmp_path / "f.h5", boxes=views)
@@ -392,6 +395,7 @@ def test_new_images_bring_their_views_behind_the_others(folder, tmp_path):
         assert not recompute_rows(file, 8).problems
 
 
+@pytest.mark.slow
 def test_another_box_file_or_reading_of_it_is_refused(folder, boxes_of, tmp_path, made):
     with pytest.raises(StoreError, match=r"box_origin: the file has 0, this command 1"):
         extract([folder], made, boxes=BoxChoice(boxes=str(boxes_of), origin=1))
@@ -561,6 +565,7 @@ def test_mean_norm_is_estimated_recorded_and_taken_over(folder, boxes_of, tmp_pa
         extract([folder], tmp_path / "g.h5", descriptor=other)
 
 
+@pytest.mark.slow
 def test_mean_norm_of_whole_images_and_of_each_layer(folder, tmp_path):
     two = BackboneChoice(name="squeezenet1_1", weights="none", seed=3, layers=("features.7", "features"))
     spec = DescriptorChoice(levels=(1, 2), normalize="meannorm:20")

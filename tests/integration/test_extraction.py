@@ -86,6 +86,7 @@ def test_a_run_continued_equals_a_run_in_one_go(mixed_folder, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["parts.h5", "pictures", "whole.h5"]
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_fail_and_move_nothing(mixed_folder, tmp_path, network):
     _, progress = extract([mixed_folder], tmp_path / "f.h5")
     assert (progress.n_done, progress.n_failed) == (12, 3)

@@ -104,6 +104,7 @@ def test_shards_that_share_an_output_fill_it_together(folder, whole, tmp_path, h
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
+@pytest.mark.slow
 def test_shared_shards_are_the_same_ranges_for_whoever_comes_when(folder, tmp_path):
     """What is learnt of images meanwhile moves no border: each image is one process's, and none is nobody's."""
     lines = [f"{i}.png,0,0,{20 + i},30" for i in range(N)]
@@ -138,6 +139,7 @@ def test_shared_shards_are_the_same_ranges_after_a_retry(tmp_path):
         assert (file.status == 1).all()
 
 
+@pytest.mark.slow
 def test_processes_that_begin_at_once_lay_out_one_file(runs, folder, tmp_path):
     """The others wait for the first, and then find the file."""
     logs = [str(tmp_path / f"log{i}") for i in (1, 2)]
@@ -313,6 +315,7 @@ def in_parts(folder, tmp_path, *, rows=4, **changes):
     )
 
 
+@pytest.mark.slow
 def test_shards_of_a_size_are_made_one_after_the_other_and_continued(folder, whole, tmp_path):
     one = {"run": RunOptions(workers=0, batch_size=1, device="cpu")}
     with in_parts(folder, tmp_path, **one) as parts:
@@ -355,6 +358,7 @@ def test_shards_that_are_overwritten_count_only_what_is_new(folder, tmp_path):
         assert parts.summary().already_failed == 0
 
 
+@pytest.mark.slow
 def test_an_overwritten_shard_that_is_a_link_stays_one(folder, tmp_path):
     with in_parts(folder, tmp_path) as parts:
         parts.run()

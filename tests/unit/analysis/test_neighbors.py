@@ -104,6 +104,7 @@ DRAWN = st.integers(1, 12).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(
     rows=DRAWN,
     queries=DRAWN,

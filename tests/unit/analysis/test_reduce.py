@@ -231,6 +231,7 @@ def test_extract_does_not_continue_it(extracted, tmp_path):
         assert not file.is_reduced
 
 
+@pytest.mark.slow
 def test_a_mean_norm_is_taken_over_from_it(tmp_path, extracted):
     choice = DescriptorChoice(levels=(1, 2), normalize="meannorm:20")
     extract([extracted / "images"], tmp_path / "m.h5", descriptor=choice)
@@ -276,6 +277,7 @@ def test_the_json_has_the_fields_that_the_readme_says(source, tmp_path):
     check_fields("reduce", json.loads(result.stdout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -187,6 +187,7 @@ def test_a_configuration_survives_being_recorded(original):
     assert ExtractConfig.from_dict(original.to_dict()) == original
 
 
+@pytest.mark.slow
 @given(CONFIGS, st.randoms())
 def test_the_fingerprint_does_not_depend_on_the_order_of_the_settings(original, random):
     items = list(original.to_dict().items())

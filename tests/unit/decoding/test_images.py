@@ -1127,6 +1127,7 @@ def test_suffixes_are_lower_case_and_cover_what_pillow_decodes():
     assert not {"EPS", "PDF", "PSD", "WMF", "FITS", "HDF5"} & set(IMAGE_FORMATS)
 
 
+@pytest.mark.slow
 def test_importing_loads_neither_torch_nor_h5py():
     code = "import sys, sppfeat.decoding.images, sppfeat.decoding.sizing; print({'torch', 'h5py'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -137,6 +137,7 @@ def test_worker_counts_and_memory_change_nothing(images, open_pool, n_workers, l
     assert sum(len(failures) for _, _, failures in expected) == len(DAMAGED) + 1
 
 
+@pytest.mark.slow
 def test_headers_are_read_in_order(images, shared_pool):
     paths = [path for path, _ in images] * 12  # more than are under way at a time
     expected = list(InlineDecoder(SETTINGS).probe(paths))
@@ -517,6 +518,7 @@ def test_pieces_of_the_arena_never_overlap_and_come_back(steps):
     arena.close()
 
 
+@pytest.mark.slow
 def test_an_arena_that_grows_is_seen_by_who_maps_it_again():
     arena = Arena(10)
     arena.buffer[:] = 7

@@ -276,6 +276,7 @@ def backbone():
     return load_backbone("squeezenet1_1", weights="none", layers=["features.5", "features"])
 
 
+@pytest.mark.slow
 @given(st.integers(40, 130), st.integers(40, 130))
 @settings(max_examples=8)
 def test_map_sizes_are_those_of_the_maps(backbone, height, width):

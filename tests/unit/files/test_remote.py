@@ -97,6 +97,7 @@ def test_a_prefix_is_listed_as_the_same_folder_is(store, folder, slash):
     ]
 
 
+@pytest.mark.slow
 def test_all_of_a_bucket(store):
     store.put(contents(["cat/1.jpg", "dog/1.jpg"]))
     listing = list_images(["s3://bucket"])
@@ -525,6 +526,7 @@ def test_a_fetch_of_another_thread_can_be_ended(store, server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sizes_and_names_are_columns(store):
     store.put(dict.fromkeys((f"{i:04d}.jpg" for i in range(1000)), b"x"))
     storage = list_images(["s3://bucket"]).storage

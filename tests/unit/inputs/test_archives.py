@@ -688,6 +688,7 @@ def packed(tmp_path_factory, pictures):
     return top
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.tar", "a.zip"])
 def test_features_of_an_archive_are_those_of_the_unpacked_folder(packed, name):
     with sppfeat.open(packed / f"{name}.h5") as file, sppfeat.open(packed / "folder.h5") as unpacked:

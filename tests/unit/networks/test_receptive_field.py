@@ -235,6 +235,7 @@ def write_into_constant(x, _):
     return x + y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "reason"),
     [

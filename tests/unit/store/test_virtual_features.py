@@ -318,6 +318,7 @@ def test_few_files_are_open_at_any_time(many, monkeypatch):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_rows_of_more_sources_than_are_kept_open_come_first_from_those_that_are(many, monkeypatch):
     monkeypatch.setattr("sppfeat.store.virtual_features._KEPT_MAPS", 9)
     path, expected = many

@@ -87,6 +87,7 @@ def test_resumed_equals_uninterrupted(classes, tmp_path, views, stops):
         assert untimed[0] == untimed[1]
 
 
+@pytest.mark.slow
 def test_checkpoints_come_in_time_between_epochs(classes, tmp_path):
     clock = iter(range(0, 10_000, 40))
     with prepare_training(
