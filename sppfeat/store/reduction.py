@@ -213,8 +213,8 @@ class Reduction:
 
     def _components_of(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
         selected = take_scaled(descriptors, self.record.selection, self.record.source_normalize)
-        centred = np.subtract(selected, self.mean, dtype=np.float32)
-        return np.asarray((centred @ self.components.T) * self.scale, dtype=np.float32)
+        centered = np.subtract(selected, self.mean, dtype=np.float32)
+        return np.asarray((centered @ self.components.T) * self.scale, dtype=np.float32)
 
 
 def _column_block(values: Any) -> ColumnBlock:

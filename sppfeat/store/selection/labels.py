@@ -114,19 +114,19 @@ def _class_name(value: Any) -> str | None:
         return None
 
 
-def _of_images(file: FeatureTable, labelled: list[tuple[bytes, str]], where: str) -> Labels:
+def _of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], where: str) -> Labels:
     """Match labels to images by name; an image named twice must have the same label both times."""
     try:
-        image_of = match_images([name for name, _ in labelled], os.fsencode(file.root), file.path_table)
+        image_of = match_images([name for name, _ in labeled], os.fsencode(file.root), file.path_table)
     except BoxError as error:
         raise LabelError(f"{where}: {error}") from error
-    if labelled and (image_of < 0).all():
+    if labeled and (image_of < 0).all():
         raise LabelError(
-            f"{where}: none of the names ({len(labelled)}) is an image of {str(file.path)!r}; the first is "
-            f"{one_line(repr(os.fsdecode(labelled[0][0])))}"
+            f"{where}: none of the names ({len(labeled)}) is an image of {str(file.path)!r}; the first is "
+            f"{one_line(repr(os.fsdecode(labeled[0][0])))}"
         )
     of_image: list[str | None] = [None] * file.n_images
-    for (_, label), image in zip(labelled, image_of.tolist(), strict=True):
+    for (_, label), image in zip(labeled, image_of.tolist(), strict=True):
         if image < 0:
             continue
         if of_image[image] not in (None, label):
@@ -150,7 +150,7 @@ def _of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labels:
 def _read_table(file: FeatureTable, path: Path) -> Labels:
     _check_file(path)
     table = TableFile(os.fsencode(path), LabelError)
-    labelled: list[tuple[bytes, str]] = []
+    labeled: list[tuple[bytes, str]] = []
     with table.open_text() as text:
         lines = table.rows(text)
         line, header = next(lines, (1, []))
@@ -165,8 +165,8 @@ def _read_table(file: FeatureTable, path: Path) -> Labels:
             if row is not None:
                 of_row[_row_number(table, line, fields[row], of_row)] = fields[label]
             elif image is not None:
-                labelled.append((os.fsencode(fields[image]), fields[label]))
-    return _of_names(of_row) if row is not None else _of_images(file, labelled, repr(str(path)))
+                labeled.append((os.fsencode(fields[image]), fields[label]))
+    return _of_names(of_row) if row is not None else _of_images(file, labeled, repr(str(path)))
 
 
 def _check_file(path: Path) -> None:
