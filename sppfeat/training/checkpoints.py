@@ -38,10 +38,11 @@ class TrainFolder:
         self.images = folder / "images.csv"
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse a folder that cannot be trained into as is asked for.
+        """Check that the folder can begin or resume a training, as asked.
 
         Raises:
-            StoreError: it is no folder, cannot be made, holds a training already, or none that could be resumed.
+            StoreError: it is not a folder, its parent does not exist, it holds a training already, or it holds none to
+                resume.
         """
         shown = repr(str(self.folder))
         # os.path, because the methods of Path raise on a name that is too long or a folder we may not enter.
@@ -61,7 +62,7 @@ class TrainFolder:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Make the folder and keep other trainings out of it; if nothing comes into it, it is removed again.
+        """Make the folder and lock it against other trainings; remove it again if it stays empty.
 
         Raises:
             StoreError: it cannot be made or written to, or another process trains into it.
@@ -80,10 +81,10 @@ class TrainFolder:
                     self.folder.rmdir()
 
     def clear(self) -> None:
-        """Remove what a training that was here before has left, so that no file is of another one than the others.
+        """Remove the weights and the log of an earlier training, so that all files belong to the same one.
 
         Raises:
-            StoreError: no permission.
+            StoreError: a file cannot be removed.
         """
         for path in (self.weights, self.log):
             try:
@@ -92,18 +93,18 @@ class TrainFolder:
                 raise StoreError(f"cannot remove {str(path)!r}: {error.strerror}") from error
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Write what :meth:`read_checkpoint` returns.
+        """Write the checkpoint that :meth:`read_checkpoint` returns.
 
         Raises:
-            StoreError: it cannot be written; the one before it is still there.
+            StoreError: it cannot be written; the checkpoint before it is still there.
         """
         _save(self.checkpoint, {"format": _FORMAT, "version": _VERSION, **state})
 
     def read_checkpoint(self) -> dict[str, Any]:
-        """Return what was written last.
+        """Return the last checkpoint.
 
         Raises:
-            StoreError: it cannot be read, or is of another kind or version.
+            StoreError: it cannot be read, or is a file of another kind or version.
         """
         try:
             content = read_tensors(self.checkpoint)
@@ -135,7 +136,7 @@ class TrainFolder:
         replace_file(self.log, "".join(f"{line}\n" for line in lines).encode())
 
     def write_images(self, sets: Mapping[str, Examples]) -> None:
-        """Write which image is in which set: ``set,class,path``.
+        """Write the list of images with their sets: ``set,class,path``.
 
         Raises:
             StoreError: it cannot be written.

@@ -17,10 +17,10 @@ __all__ = ["ClassLearner", "ClassTargets", "PyramidClassifier"]
 
 
 class PyramidClassifier(nn.Module):
-    """Class scores from a feature map of any size: the pyramid, then fully connected layers.
+    """A classifier of feature maps of any size: the pyramid, then fully connected layers.
 
     He et al., TPAMI 2015, section 2.2: the levels side by side are the input of fc6. Unlike there, the descriptor and
-    what each hidden layer makes of it are normalised (Ba et al.: *Layer Normalization*, 2016).
+    the output of each hidden layer are normalized (Ba et al.: *Layer Normalization*, 2016).
 
     Args:
         n_channels: of the feature map.
@@ -55,9 +55,9 @@ class ClassLearner(Learner):
 
     Args:
         body: the backbone.
-        classifier: what is behind it.
+        classifier: the layers after the body.
         label_smoothing: see :class:`torch.nn.CrossEntropyLoss`; in training only.
-        freeze: leave the body as it is, normalisations included.
+        freeze: leave the body as it is, normalizations included.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class ClassLearner(Learner):
 
 
 class ClassTargets:
-    """Labels.
+    """Class labels as targets.
 
     Args:
         labels: ``(N,)`` int64, of every image of the listing.
-        device: where they are wanted.
+        device: the device that the targets go to.
     """
 
     def __init__(self, labels: npt.NDArray[np.int64], device: torch.device) -> None:
@@ -99,7 +99,7 @@ class ClassTargets:
         return [self._labels[images].to(self._device)]
 
     def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:
-        """Return ``top1``, the share of images that are classed right, and ``mean_class``, its mean over classes."""
+        """Return ``top1``, the share of correctly classified images, and ``mean_class``, its mean over classes."""
         wanted = self._labels[images]
         right = (scores.argmax(1) == wanted).double()
         per_class = [float(right[wanted == label].mean()) for label in torch.unique(wanted)]

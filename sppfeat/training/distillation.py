@@ -16,13 +16,14 @@ _LEAST_STD = 0.1  # of a channel, as a share of the root mean square over the ch
 
 
 class TeacherAdapter(nn.Module):
-    """A linear map, cell by cell, from what the student has to what a teacher has, standardised by channel.
+    """A linear map, cell by cell, from the student's channels to a teacher's channels, which are standardized.
 
     Args:
         n_channels: of the student's map.
         n_teacher_channels: of the teacher's.
         settings: levels and pooling, for descriptors.
-        distill: ``map``: of the map; the student's is averaged where it is the finer one. ``descriptor``: of each bin.
+        distill: ``map``: the cells are those of the map; the student's map is averaged if it is the finer one.
+            ``descriptor``: the cells are the bins.
     """
 
     mean: Tensor
@@ -38,14 +39,14 @@ class TeacherAdapter(nn.Module):
         self._levels, self._pool, self._distill = settings.levels, settings.pool, distill
 
     def moments(self, teacher_map: Tensor) -> Tensor:
-        """Of each channel of one of the teacher's maps: number of values, their sum, sum of squares; ``(3, C)``."""
+        """Return number, sum and sum of squares of the values in each channel of a teacher's map: ``(3, C)``."""
         values = self._taken(teacher_map).transpose(0, 1).flatten(1).cpu().double()
         return torch.stack(
             [torch.full((len(values),), values.shape[1]), values.sum(1), values.square().sum(1)]
         )
 
     def standardize_by(self, moments: Sequence[Tensor]) -> None:
-        """Take the mean and the standard deviation of each channel from the moments of some of the teacher's maps."""
+        """Set the mean and the standard deviation of each channel from the moments of some of the teacher's maps."""
         n, total, squares = torch.stack(list(moments)).sum(0)
         mean = total / n
         self.mean.copy_(mean[None, :, None, None])
@@ -55,11 +56,11 @@ class TeacherAdapter(nn.Module):
         self.scale.copy_(torch.where(std > 0, 1 / std, 0)[None, :, None, None])
 
     def target(self, teacher_map: Tensor) -> Tensor:
-        """What the student is to give: ``(N, C, H, W)``, standardised."""
+        """Return the target of the student: ``(N, C, H, W)``, standardized."""
         return (self._taken(teacher_map) - self.mean) * self.scale
 
     def forward(self, feature_map: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the student makes of its map, and the target: ``(N, C, H, W)``, at the coarser grid of both."""
+        """Return the student's answer and the target: ``(N, C, H, W)`` each, at the coarser grid of both."""
         taken = self._taken(feature_map)
         cells = min(taken.shape[2], target.shape[2]), min(taken.shape[3], target.shape[3])
         return self.linear(_averaged(taken, cells)), _averaged(target, cells)
@@ -72,7 +73,7 @@ class TeacherAdapter(nn.Module):
 
 
 class TeacherLearner(Learner):
-    """Learns what teachers have for the same pixels: mean squared error of standardised values.
+    """Learns the maps or descriptors of teachers for the same pixels: mean squared error of standardized values.
 
     Args:
         body: the student.
@@ -84,7 +85,7 @@ class TeacherLearner(Learner):
         self.body, self.adapters = body, nn.ModuleList(adapters)
 
     def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> BatchResult:
-        """Return loss and explained variance; each target is what an adapter made of a teacher's map."""
+        """Return loss and explained variance; each target comes from an adapter and a teacher's map."""
         feature_map = self.body(pixels)[0]
         errors = []
         for adapter, target in zip(self.adapters, targets, strict=True):
@@ -95,12 +96,12 @@ class TeacherLearner(Learner):
 
 
 class TeacherTargets:
-    """What teachers have for pixels.
+    """Maps or descriptors of teachers as targets.
 
     Args:
         teachers: in evaluation mode, on the device.
-        adapters: of the learner, one for each layer of each teacher; they know how it is standardised.
-        names: of the layers of all teachers, to speak of them.
+        adapters: those of the learner, one for each layer of each teacher; they hold the means and deviations.
+        names: of the layers of all teachers, for the names of the measures.
     """
 
     def __init__(
@@ -117,15 +118,15 @@ class TeacherTargets:
             ]
 
     def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:  # noqa: ARG002
-        """Return, for each layer, the share of the variance of what the teacher has that is explained."""
+        """Return, for each layer, the share of the teacher's variance that the student explains."""
         explained = scores.double().mean(0).tolist()
         return {f"explained_{name}": share for name, share in zip(self._names, explained, strict=True)}
 
     def standardize(self, samples: Iterable[Tensor]) -> None:
-        """Take means and deviations of the teachers' channels from some batches of pixels.
+        """Set the means and deviations of the teachers' channels from some batches of pixels.
 
         Raises:
-            SppfeatError: there is no batch.
+            SppfeatError: ``samples`` is empty.
         """
         moments = []
         with torch.no_grad():
@@ -144,7 +145,7 @@ class TeacherTargets:
 
 
 def _averaged(feature_map: Tensor, cells: tuple[int, int]) -> Tensor:
-    """A map averaged down to so many cells along each axis."""
+    """A map averaged down to a number of cells along each axis."""
     if feature_map.shape[-2:] == cells:
         return feature_map
     return nn.functional.adaptive_avg_pool2d(feature_map, cells)

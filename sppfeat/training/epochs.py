@@ -1,4 +1,4 @@
-"""In which batches the images of an epoch come: a function of seed and epoch, whatever came before."""
+"""The batches of an epoch: a function of seed and epoch, independent of the epochs before."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class TrainBatch(NamedTuple):
 
 
 def size_of_epoch(sizes: Sequence[int], epoch: int) -> int:
-    """The short side of an epoch, in pixels.
+    """Return the short side of an epoch, in pixels.
 
     He et al., TPAMI 2015, section 2.3: one full epoch at one size, the next at the other, with the same weights.
     """
@@ -38,10 +38,10 @@ def size_of_epoch(sizes: Sequence[int], epoch: int) -> int:
 def epoch_batches(
     examples: Examples, data: DataSettings, *, epoch: int, batch_size: int, seed: int, min_side: int
 ) -> list[TrainBatch]:
-    """The batches of an epoch, in random order.
+    """Return the batches of an epoch, in random order.
 
-    With ``crop`` every batch is full: the few images that are left over are others in each epoch. With ``full``
-    batches have equal shapes, and no image is left over.
+    With ``crop`` every batch is full, and each epoch leaves out a few other images. With ``full`` the images of a batch
+    have equal shapes, and no image is left out.
 
     Args:
         examples: the images.
@@ -65,21 +65,21 @@ def epoch_batches(
 def whole_image_batches(
     examples: Examples, data: DataSettings, *, size: int, batch_size: int, min_side: int
 ) -> list[TrainBatch]:
-    """Batches of all images at their own aspect ratio, of equal shapes, largest first; for validation."""
+    """Return batches of all images at their own aspect ratio, of equal shapes, largest first; for validation."""
     return _batches_by_shape(
         examples, examples.images, data, size=size, batch_size=batch_size, min_side=min_side
     )
 
 
 def n_batches(examples: Examples, data: DataSettings, *, size: int, batch_size: int, min_side: int) -> int:
-    """How many batches an epoch of a size has."""
+    """Count the batches of an epoch of a size."""
     if data.views == "crop":
         return max(1, len(examples) // batch_size)
     return len(whole_image_batches(examples, data, size=size, batch_size=batch_size, min_side=min_side))
 
 
 def full_input(data: DataSettings, *, size: int, min_side: int) -> InputSpec:
-    """At which sizes whole images are run, with a short side of ``size`` pixels."""
+    """Return the input sizes of whole images, with a short side of ``size`` pixels."""
     return InputSpec(size=size, round_to=data.round_to if data.views == "full" else 1, min_side=min_side)
 
 
@@ -92,7 +92,7 @@ def _batches_by_shape(
     batch_size: int,
     min_side: int,
 ) -> list[TrainBatch]:
-    """Batches of equal shapes; those of a shape in the given order. Images too elongated for it are left out."""
+    """Batches of equal shapes, each in the given order; images too elongated for the network are left out."""
     input_hw, _ = input_sizes(examples.image_hw[order], full_input(data, size=size, min_side=min_side))
     ranks = np.arange(len(order))
     batches = schedule(input_hw, ranks, batch_size=batch_size, batch_pixels=0)

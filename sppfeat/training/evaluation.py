@@ -23,16 +23,16 @@ def evaluate(
     *,
     to_device: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
-    """Loss and scores over some images, in evaluation mode; the mode that the learner was in is restored.
+    """Run a learner on some images in evaluation mode, then restore the mode that it was in.
 
     Args:
-        learner: what is judged.
-        targets: what it shall give.
+        learner: the learner.
+        targets: its targets.
         batches: the images.
-        to_device: brings pixels to where the learner is.
+        to_device: copies pixels to the learner's device.
 
     Returns:
-        ``images``: how many; ``loss``: their mean; and what the targets judge by.
+        ``images``: the number of images; ``loss``: their mean; and the measures of the targets by name.
 
     Raises:
         SppfeatError: no image could be read.
@@ -58,15 +58,15 @@ def evaluate(
 
 
 def check_smallest_batch(settings: TrainSettings, task: TrainingTask, device: torch.device) -> None:
-    """Try the smallest batch: a normalisation over the batch cannot learn from a map of one cell of one image.
+    """Try the smallest batch: a normalization over the batch cannot learn from a map of one cell of one image.
 
     Args:
         settings: of the training.
         task: learner and images.
-        device: where the learner is.
+        device: the device of the learner.
 
     Raises:
-        ConfigError: the network cannot be run on it in training mode.
+        ConfigError: the network cannot run on this batch in training mode.
     """
     images, (height, width) = min(_batches(settings, task), key=_n_values)
     # A copy: in training mode the running means of normalisations move.
@@ -83,7 +83,7 @@ def check_smallest_batch(settings: TrainSettings, task: TrainingTask, device: to
 
 
 def _batches(settings: TrainSettings, task: TrainingTask) -> list[TrainBatch]:
-    """One epoch of each size."""
+    """The batches of one epoch of each size."""
     return [
         batch
         for epoch in range(len(settings.data.sizes))
@@ -99,6 +99,6 @@ def _batches(settings: TrainSettings, task: TrainingTask) -> list[TrainBatch]:
 
 
 def _n_values(batch: TrainBatch) -> tuple[int, int]:
-    """A key by which single images are the smallest batches."""
+    """A sort key that puts single images first."""
     height, width = batch.input_hw
     return min(2, len(batch.images)), height * width

@@ -1,4 +1,4 @@
-"""The images of a training: where they are, their sizes and classes, and which are held out."""
+"""The images of a training: their paths, sizes and classes, and the draw of those held out."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +23,10 @@ class Examples:
 
     Attributes:
         listing: all images of the inputs.
-        image_hw: ``(N, 2)`` int32, height and width of all as displayed.
-        images: ``(n,)`` int64, which of them these are.
-        labels: ``(N,)`` int64, index into ``classes`` or -1, of all.
-        classes: their names.
+        image_hw: ``(N, 2)`` int32, height and width of all images of the listing as displayed.
+        images: ``(n,)`` int64, indices of these images in the listing.
+        labels: ``(N,)`` int64, of all images of the listing: index into ``classes``, or -1.
+        classes: names of the classes.
     """
 
     listing: Listing
@@ -47,7 +47,7 @@ class Examples:
         return os.fsdecode(self.path(image))
 
     def of(self, images: npt.NDArray[np.int64]) -> "Examples":
-        """Return these of the images."""
+        """Return the examples of some of the images."""
         return Examples(self.listing, self.image_hw, np.sort(images), self.labels, self.classes)
 
 
@@ -58,7 +58,7 @@ def read_examples(
     labels: str,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Examples, dict[str, str]]:
-    """The images of some inputs, their headers read.
+    """List the images of some inputs and read their headers.
 
     Args:
         inputs, labels: as for :func:`sppfeat.inputs.list_images`.
@@ -66,7 +66,7 @@ def read_examples(
         on_probe: called with the number of headers read, and of all.
 
     Returns:
-        The images that can be read; and for the path of each other one, the reason.
+        The images that can be read; and the reasons why others cannot, by path.
 
     Raises:
         ConfigError: as for ``list_images``; or no image can be read.
@@ -88,11 +88,11 @@ def read_examples(
 
 
 def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[Examples, Examples]:
-    """Images to train on, and images held out: the same share of each class, drawn at random.
+    """Split images into those to train on and those held out: the same share of each class, drawn at random.
 
     Args:
         examples: the images.
-        fraction: share that is held out.
+        fraction: the share that is held out.
         seed: of the draw.
 
     Raises:
@@ -120,15 +120,15 @@ def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[E
 
 
 def with_classes(examples: Examples, classes: Sequence[str], *, what: str) -> Examples:
-    """The images with labels that are indices into other class names.
+    """Number the labels of images by other class names.
 
     Args:
-        examples: labelled by their own classes.
-        classes: the names that the labels shall be indices into.
-        what: these images are, for the message.
+        examples: labeled by their own classes.
+        classes: the names that the new labels are indices into.
+        what: the name of these images in the message.
 
     Raises:
-        ConfigError: an image of a class that is not among them, or of none.
+        ConfigError: an image has no class, or one that is not among ``classes``.
     """
     index: Mapping[str, int] = {name: i for i, name in enumerate(classes)}
     labels = examples.labels[examples.images]

@@ -1,4 +1,4 @@
-"""Which images a training has, and which are held out: found, read, matched by class, and fit for the network."""
+"""The images to train on and to validate on: listed, read, matched by class, and checked against the network."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ class ImageSets(NamedTuple):
     Attributes:
         train: to train on.
         validation: to validate on, or None.
-        left_out: why others are in neither, by path.
-        notes: what the user should know.
+        left_out: reasons why other images are in neither set, by path.
+        notes: lines for the user about the inputs.
     """
 
     train: Examples
@@ -36,7 +36,7 @@ class ImageSets(NamedTuple):
 def read_image_sets(
     request: TrainRequest, *, min_side: int, n_workers: int, on_probe: Callable[[int, int], None]
 ) -> ImageSets:
-    """Find the images of a training and read their headers.
+    """List the images of a training and read their headers.
 
     Args:
         request: inputs and settings.
@@ -66,7 +66,7 @@ def read_image_sets(
 
 
 def _notes(train: Examples, validation: Examples | None) -> list[str]:
-    """What the user should know of the inputs."""
+    """Lines for the user about the inputs."""
     repeated = [e.listing.n_repeated for e in (train, validation) if e is not None]
     notes = [
         counted(n, "input is", "inputs are") + " named more than once: each is taken once"
@@ -95,7 +95,7 @@ def _check_sizes(data: DataSettings, min_side: int) -> None:
 def _read(
     request: TrainRequest, decoder: Decoder, on_probe: Callable[[int, int], None]
 ) -> tuple[Examples, Examples | None, dict[str, str]]:
-    """Images to train on, images to validate on if they are given, and why others cannot be read."""
+    """Images to train on, images to validate on if they are given, and the reasons why others cannot be read."""
     has_teachers = bool(request.settings.teachers)
     labels = "none" if has_teachers else request.settings.data.labels
     train, unreadable = read_examples(request.inputs, decoder, labels=labels, on_probe=on_probe)
@@ -124,7 +124,7 @@ def _check_classes(examples: Examples) -> None:
 def _fitting(
     examples: Examples, data: DataSettings, sizes: Sequence[int], *, min_side: int
 ) -> tuple[Examples, dict[str, str]]:
-    """The images that can be run whole at all sizes; and why not, for the path of each other one."""
+    """The images that can run whole at all sizes; and the reasons why others cannot, by path."""
     reasons: dict[int, str] = {}
     for size in sizes:
         spec = full_input(data, size=size, min_side=min_side)

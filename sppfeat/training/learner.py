@@ -1,4 +1,4 @@
-"""The interface of what is trained: a backbone on pixels, a learner with loss and scores, and the source of targets."""
+"""The interface of learners: a backbone on pixels, a learner with loss and scores, the source of its targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Body(nn.Module):
     """A backbone as a module from pixels to the feature maps of its layers.
 
     Args:
-        backbone: with normalizations that are not folded, if it is to be trained.
+        backbone: the network; for training, its normalizations must not be folded.
     """
 
     mean: Tensor
@@ -50,7 +50,7 @@ class BatchResult(NamedTuple):
 
 
 class Learner(nn.Module):
-    """A body with the modules that are trained behind it.
+    """A body with the modules that are trained after it.
 
     Attributes:
         body: the backbone.

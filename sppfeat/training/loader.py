@@ -1,4 +1,4 @@
-"""Batches of pixels to train on: images decoded, cropped, mirrored and recoloured in worker processes."""
+"""Batches of pixels to train on: images decoded, cropped, mirrored and recolored in worker processes."""
 
 import contextlib
 import signal
@@ -32,9 +32,9 @@ class PixelBatch(NamedTuple):
     """A batch of pixels.
 
     Attributes:
-        images: ``(n,)`` int64, those that could be read.
+        images: ``(n,)`` int64, the images that could be read.
         pixels: ``(n, 3, H, W)`` uint8.
-        failures: the reason for each image that could not.
+        failures: reasons why the others could not, by image.
     """
 
     images: Tensor
@@ -55,17 +55,17 @@ def load_batches(
 ) -> Iterator[PixelBatch]:
     """Yield the batches in their order.
 
-    What becomes of an image depends on ``seed`` and its place among the batches, and not on the worker that gets it.
+    The pixels of an image depend on ``seed`` and on its place among the batches, not on the worker that reads it.
 
     Args:
-        batches: which images, and at what size.
-        examples: where the images are.
-        data: what is done to them.
-        resample: Pillow's filter.
+        batches: images and input sizes.
+        examples: the paths of the images.
+        data: views and random changes.
+        resample: name of Pillow's filter.
         seed: of this epoch.
-        n_workers: processes; 0: none.
-        first: the batches before this one are passed over.
-        pin_memory: for copies to a GPU that do not wait.
+        n_workers: worker processes; 0: none.
+        first: number of batches to skip.
+        pin_memory: use page-locked memory, from which copies to a GPU do not wait.
 
     Raises:
         DecoderError: a process died.
@@ -102,14 +102,14 @@ def load_batches(
 
 
 def _ignore_signals(worker: int) -> None:  # noqa: ARG001
-    """Ctrl-C and a terminal that closes reach all processes; it is for the one that trains to say what follows."""
+    """Ignore Ctrl-C and a closing terminal, which reach all processes: the one that trains decides."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def _child_handler_kept() -> Iterator[None]:
-    """Undo that torch has itself told of dead workers by an exception, in the middle of whatever is computed."""
+    """Keep torch's signal handler away, which raises in the middle of any computation when a worker dies."""
     if threading.current_thread() is not threading.main_thread():  # torch does it in the main thread only
         yield
         return
@@ -151,7 +151,7 @@ class _Batches(Dataset[PixelBatch]):
         return PixelBatch(torch.tensor(read, dtype=torch.int64), stacked, failures)
 
     def _picture(self, image: int, input_hw: tuple[int, int]) -> Image.Image:
-        """An image as it is on file; with ``full``, at the size of the network input."""
+        """An image at the size of its file; with ``full``, at the size of the network input."""
         path = self._examples.path(image)
         picture = read_image(path, exif="apply", max_pixels=DEFAULT_MAX_DECODE_PIXELS)
         if self._data.views == "crop":
@@ -160,7 +160,7 @@ class _Batches(Dataset[PixelBatch]):
 
 
 def _augmentation(data: DataSettings, input_hw: tuple[int, int], resample: str) -> v2.Compose:
-    """What is done to a picture before it is pixels, ``(3, H, W)`` uint8."""
+    """The random changes of a picture, and its conversion to pixels, ``(3, H, W)`` uint8."""
     steps: list[torch.nn.Module] = []
     if data.views == "crop":
         area = (data.min_crop, 1.0)

@@ -1,4 +1,4 @@
-"""What a training depends on, as its files record it; and whether it is the same as before."""
+"""The provenance of a training: the record in its files of everything that it depends on, and its comparison."""
 
 import hashlib
 from collections.abc import Mapping
@@ -26,7 +26,15 @@ def describe_training(
     train: Examples,
     validation: Examples | None,
 ) -> dict[str, Any]:
-    """What a training depends on, as plain values."""
+    """Return everything that a training depends on, as plain values.
+
+    Args:
+        settings: of the training.
+        backbone: of the student, as it was at the beginning.
+        teachers: by name.
+        train: images to train on.
+        validation: images held out, or None.
+    """
     return {
         "made_by": f"sppfeat {__version__} train",
         "torch": torch.__version__,
@@ -43,15 +51,15 @@ def describe_training(
 
 
 def check_same(recorded: dict[str, Any], wanted: dict[str, Any], *, source: str) -> None:
-    """Refuse to resume what was begun otherwise.
+    """Check that a checkpoint belongs to the training that resumes from it.
 
     Args:
-        recorded: in the checkpoint.
-        wanted: now.
-        source: of what is recorded, for the message.
+        recorded: provenance in the checkpoint.
+        wanted: provenance of the training now.
+        source: name of the checkpoint, for the message.
 
     Raises:
-        StoreError: they differ; the message names in what.
+        StoreError: they differ; the message names the differences.
     """
     before, now = _flat(recorded), _flat(wanted)
     differing = [
@@ -64,7 +72,7 @@ def check_same(recorded: dict[str, Any], wanted: dict[str, Any], *, source: str)
 
 
 def _images_sha256(examples: Examples) -> str:
-    """SHA-256 over names below the root, sizes and labels: the same wherever the images are."""
+    """SHA-256 over names below the root, sizes and labels: the same wherever the folder of the images lies."""
     digest = hashlib.sha256()
     for image in examples.images.tolist():
         row = (examples.listing.paths[image], *examples.image_hw[image].tolist(), int(examples.labels[image]))

@@ -1,4 +1,4 @@
-"""One training, from inputs to weights: prepare it, begin or resume it, run it."""
+"""A run of a training, from inputs to weights: prepare it, begin or resume it, train."""
 
 import contextlib
 import dataclasses
@@ -39,15 +39,15 @@ class Training:
     """A training that is ready to run; :func:`prepare_training` makes it.
 
     Attributes:
-        request: what was asked.
-        folder: where its files go.
+        request: the request.
+        folder: the folder of its files.
         trainer: does the steps.
-        task: what it trains on what.
+        task: learner, targets and images.
         backbone: of the student, as it was at the beginning.
-        provenance: what the weights will say of how they were made.
-        device: where it runs.
-        notes: what the user should know.
-        left_out: why images are, by path.
+        provenance: the record in the weights of how they were made.
+        device: the device that computes.
+        notes: lines for the user.
+        left_out: reasons why images are left out, by path.
     """
 
     request: TrainRequest
@@ -61,7 +61,7 @@ class Training:
     left_out: dict[str, str]
 
     def summary(self) -> dict[str, Any]:
-        """What is going to be done, as plain values."""
+        """Return the plan of the training, as plain values."""
         task, settings = self.task, self.request.settings
         n_parameters = sum(p.numel() for p in task.learner.parameters() if p.requires_grad)
         return {
@@ -102,7 +102,7 @@ class Training:
             Whether the training is finished.
 
         Raises:
-            SppfeatError: a file cannot be written, no image can be read, or the loss is not a number any more.
+            SppfeatError: a file cannot be written, no image can be read, or the loss is no longer a number.
         """
         if not self.request.run.resume:
             # From now on there is something to resume, and nothing of another training.
@@ -134,7 +134,7 @@ class Training:
         return True
 
     def write_weights(self) -> None:
-        """Write the student's backbone, and what is behind it, for ``--weights``."""
+        """Write the student's backbone and the layers after it, for ``--weights``."""
         dtype = _DTYPES[self.request.run.weights_dtype]
         result = self.trainer.result
         content: dict[str, Any] = {"state_dict": _stored(result.body.network, dtype)}
@@ -156,15 +156,15 @@ def prepare_training(
     on_probe: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[Training]:
-    """A training that is ready to run; the folder is locked meanwhile.
+    """Prepare a training, and keep its folder locked until the context ends.
 
     Args:
-        request: what is asked for.
+        request: the request.
         on_probe: called with the number of image headers read, and of all.
         on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
 
     Raises:
-        ConfigError: settings that do not go together, with the images, or with this machine.
+        ConfigError: settings do not go together, with the images, or with this machine.
         WeightsError: weights cannot be loaded.
         StoreError: the folder holds a training already, or not the one to resume, or cannot be written to.
     """
@@ -224,7 +224,7 @@ def _trainer(
     device: torch.device,
     n_workers: int,
 ) -> Trainer:
-    """What does the steps, as it was when it was interrupted, or from the beginning."""
+    """The trainer, in the state in which it was interrupted, or at the beginning."""
     settings, run = request.settings, request.run
     check_smallest_batch(settings, task, device)
     if run.resume:
@@ -241,7 +241,7 @@ def _trainer(
 
 
 def _notes(settings: TrainSettings, device: torch.device) -> list[str]:
-    """What the user should know of settings."""
+    """Lines for the user about the settings."""
     notes = []
     if settings.recipe.precision == "bf16" and (note := bfloat16_note(device, "bf16")):
         notes.append(note)
@@ -257,7 +257,7 @@ def _make_task(
     sets: ImageSets,
     device: torch.device,
 ) -> TrainingTask:
-    """The student, what is behind it, and what it shall give; on the device."""
+    """The student, the layers after it, and its targets, on the device."""
     body, n_channels = Body(backbone), backbone.channels[0]
     train, validation = sets.train, sets.validation
     held_out = train if validation is None else validation
@@ -294,7 +294,7 @@ def _make_task(
 
 
 def _stored(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """A module's state for a file: in main memory, contiguous, numbers with a point as ``dtype``.
+    """A module's state for a file: in main memory, contiguous, floating-point numbers as ``dtype``.
 
     Raises:
         SppfeatError: a value is not finite, or too large for ``dtype``.

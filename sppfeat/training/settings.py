@@ -1,4 +1,4 @@
-"""What a training depends on: data, network, objective and recipe; checked, and recorded in its checkpoints.
+"""Settings of a training: images, network, optimization and run; checked here, and recorded in its checkpoints.
 
 Imports neither torch nor numpy: the command line reads its defaults here.
 """
@@ -46,7 +46,7 @@ _MAX_SEED = 2**63 - 1  # of torch
 
 
 def parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    """The sizes as a tuple, from ``"180,224"`` or from integers.
+    """Return sizes as a tuple, from ``"180,224"`` or from integers.
 
     Raises:
         ConfigError: no size, one twice, or one that is no number of pixels.
@@ -68,10 +68,10 @@ def parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """How images become what the network is trained on.
+    """Settings of the images: classes, validation, sizes and random changes.
 
     Attributes:
-        labels: where classes come from, as for :func:`sppfeat.inputs.list_images`.
+        labels: source of the classes, as for :func:`sppfeat.inputs.list_images`.
         val_fraction: share of each class, or of all images without classes, held out for validation.
         sizes: short sides of the network input, in pixels: each epoch has one of them, in turn.
         views: ``crop``: random crops, resized to squares; ``full``: whole images at their own aspect ratio, in batches
@@ -79,8 +79,8 @@ class DataSettings:
         min_crop: smallest area of a random crop, as a share of the image.
         color: strength of the random changes of brightness, contrast and saturation; 0: none.
         flip: mirror half of the images.
-        round_to: ``full`` only: sides are rounded to multiples of so many pixels, so that there are few shapes.
-        val_sizes: short sides at which validation images are run, whole; the sizes where empty.
+        round_to: ``full`` only: sides are rounded to multiples of this number of pixels, so that there are few shapes.
+        val_sizes: short sides at which whole validation images are run; the sizes if empty.
         val_every: epochs between validations; there is always one at the end.
     """
 
@@ -112,14 +112,14 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """What is trained: a backbone, the pyramid, and what is behind it.
+    """Settings of the layers after the backbone: the pyramid and the classifier.
 
     Attributes:
         levels: the pyramid; ``n`` stands for ``n x n`` bins.
         pool: ``max`` or ``avg``.
         hidden: widths of the fully connected layers between the pyramid and the classifier, fc6, fc7, ...
         dropout: share of the hidden values that are left out in training.
-        freeze: keep the backbone as it is, and train what is behind it.
+        freeze: keep the backbone as it is, and train only the layers after it.
     """
 
     levels: tuple[int, ...] = DEFAULT_LEVELS
@@ -143,7 +143,7 @@ class TeacherChoice:
 
     Attributes:
         name: of the backbone.
-        layers: node names; its default layer where empty.
+        layers: node names; its default layer if empty.
         weights: as for :func:`sppfeat.networks.backbones.load_backbone`.
     """
 
@@ -153,13 +153,13 @@ class TeacherChoice:
 
     @property
     def text(self) -> str:
-        """What :meth:`parse` takes."""
+        """The teacher as the text that :meth:`parse` takes."""
         layers = f":{','.join(self.layers)}" if self.layers else ""
         return f"{self.name}{layers}={self.weights}"
 
     @classmethod
     def parse(cls, text: str) -> "TeacherChoice":
-        """Return what ``NAME``, ``NAME:LAYER,LAYER``, ``NAME=WEIGHTS`` or both means.
+        """Return the teacher of a text: ``NAME``, ``NAME:LAYER,LAYER``, ``NAME=WEIGHTS`` or both.
 
         Raises:
             ConfigError: no name, or nothing behind a sign.
@@ -181,19 +181,19 @@ class TeacherChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How it is trained.
+    """Settings of the optimization.
 
     Attributes:
         epochs: passes over the training images.
         batch_size: images per step.
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
-        learning_rate: the highest, after the warm-up; falls to 0 along a cosine. None: what suits the optimizer.
-        weight_decay: of weights, not of biases and normalisations.
-        warmup_epochs: in which the learning rate rises from a hundredth.
+        learning_rate: the highest, after the warm-up; falls to 0 along a cosine. None: the default of the optimizer.
+        weight_decay: of weights, not of biases and normalizations.
+        warmup_epochs: number of epochs in which the learning rate rises from a hundredth.
         label_smoothing: share of the target that is spread over all classes.
-        ema: decay per step of the running mean of the parameters, which is what is validated and saved; less in the
-            first steps, ``(1 + n) / (10 + n)``; 0: none.
-        distill: what a teacher is asked for: its feature ``map``, or the ``descriptor`` pooled from it.
+        ema: decay per step of the running mean of the parameters, which is validated and saved; less in the first
+            steps, ``(1 + n) / (10 + n)``; 0: none.
+        distill: the target from a teacher: its feature ``map``, or the ``descriptor`` pooled from it.
         seed: of initial values, order, augmentation and dropout.
         precision: ``fp32``, ``tf32``, or ``bf16``: autocast, parameters in float32.
     """
@@ -233,7 +233,15 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """All that the result of a training depends on, its images and the weights that it starts from apart."""
+    """All settings that the result of a training depends on, apart from its images and its initial weights.
+
+    Attributes:
+        backbone: the network to train.
+        data: the images.
+        network: the layers after the backbone.
+        recipe: the optimization.
+        teachers: networks to learn from; none to learn class labels.
+    """
 
     backbone: BackboneChoice
     data: DataSettings = field(default_factory=DataSettings)
@@ -269,16 +277,16 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRun:
-    """How a training is run, which changes nothing about its result but rounding.
+    """Settings of a run, which change nothing about the result of the training but rounding.
 
     Attributes:
         device: as for ``extract``.
-        weights_dir: where named weights are looked for first; None: nowhere else than usual.
-        workers: processes that decode and augment; None: from the cores; 0: none.
+        weights_dir: folder in which named weights are looked for first; None: only the usual places.
+        workers: processes that decode and augment; None: by the number of cores; 0: none.
         weights_dtype: of the saved weights.
-        resume: continue the training that is in the folder.
-        overwrite: start anew, whatever is in the folder.
-        checkpoint_minutes: between checkpoints, besides those after each epoch.
+        resume: continue the training in the folder.
+        overwrite: start again, whatever is in the folder.
+        checkpoint_minutes: time between checkpoints, besides those after each epoch.
         dry_run: only plan; write nothing, take no lock.
     """
 
@@ -302,13 +310,14 @@ class TrainRun:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """A training as it is asked for.
+    """The request for a training.
 
     Attributes:
         inputs: folders, files and lists, as for ``extract``.
-        validation: the same, of images to validate on; none where empty.
         output: the folder of checkpoints, weights and log.
-        settings, run: how.
+        settings: settings that the result depends on.
+        validation: folders, files and lists of images to validate on; empty for none.
+        run: settings of the run.
     """
 
     inputs: tuple[str, ...]
@@ -325,7 +334,7 @@ class TrainRequest:
 
 
 def _number(name: str, value: Any, least: float, most: float) -> float:
-    """``value`` as a float, so that 0 and 0.0 are one setting; if it is a number in range."""
+    """The value as a float, so that 0 and 0.0 are one setting, after a check of its range."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise ConfigError(f"{name} is {value!r}; allowed: {least:g} to {most:g}")
     return float(value)

@@ -1,4 +1,4 @@
-"""The loop: batches, steps, validation and checkpoints, the same whether it was interrupted or not."""
+"""The training loop: batches, steps and validation, with the same result whether it is interrupted or not."""
 
 import contextlib
 import dataclasses
@@ -30,19 +30,20 @@ _EVALUATION_BATCH = 16
 
 
 class _Stopped(Exception):  # noqa: N818 - no error
-    """Asked to stop in the middle of a validation."""
+    """A request to stop in the middle of a validation."""
 
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """The progress of a training.
 
     Attributes:
         epoch: from 0; equal to the number of epochs at the end.
-        batch: batches of this epoch that are done.
-        images, loss: of this epoch so far: how many, and the sum over them.
-        seconds: that this epoch took so far.
-        failures: why images could not be read, by path and reason.
+        batch: number of batches of this epoch that are done.
+        images: number of images of this epoch so far.
+        loss: sum over these images.
+        seconds: duration of this epoch so far.
+        failures: lines about images that could not be read, with path and reason.
         history: one entry per epoch.
     """
 
@@ -56,13 +57,17 @@ class Progress:
 
 
 class Trainer:
-    """Trains a learner; what it is after some steps depends on settings and images alone.
+    """Trains a learner; its state after a step depends on settings and images alone.
 
     Args:
-        settings: how.
+        settings: of the training.
         task: learner, targets and images.
-        device: where.
+        device: the device that computes.
         n_workers: processes that decode; 0: none.
+
+    Attributes:
+        progress: the progress so far.
+        n_steps: number of steps of the whole training.
     """
 
     def __init__(
@@ -85,16 +90,16 @@ class Trainer:
 
     @property
     def result(self) -> Learner:
-        """The learner that is validated and saved: the running mean where there is one."""
+        """The learner that is validated and saved: the running mean if there is one."""
         return self._task.learner if self._average is None else cast(Learner, self._average.module)
 
     @property
     def n_steps_done(self) -> int:
-        """Steps done so far, of ``n_steps``."""
+        """Number of steps done so far, of ``n_steps``."""
         return sum(self._n_batches[: self.progress.epoch]) + self.progress.batch
 
     def state(self) -> dict[str, Any]:
-        """Return all that :meth:`restore` needs, as tensors and plain values."""
+        """Return the state that :meth:`restore` takes, as tensors and plain values."""
         return {
             "progress": dataclasses.asdict(self.progress),
             "learner": self._task.learner.state_dict(),
@@ -106,7 +111,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what :meth:`state` returned."""
+        """Continue from a state that :meth:`state` returned."""
         self.progress = Progress(**state["progress"])
         self._task.learner.load_state_dict(state["learner"])
         if self._average is not None:
@@ -118,7 +123,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
 
     def run_epoch(self, *, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
-        """Do what is left of an epoch, and validate.
+        """Do the rest of an epoch, and validate.
 
         Args:
             on_step: called after each step.
@@ -128,7 +133,7 @@ class Trainer:
             Whether the epoch was finished.
 
         Raises:
-            SppfeatError: no image could be read, a process that reads them died, or the loss is not a number any more.
+            SppfeatError: no image could be read, a process that reads them died, or the loss is no longer a number.
         """
         try:
             is_whole = self._run_batches(on_step, should_stop)
@@ -147,7 +152,7 @@ class Trainer:
         return is_whole
 
     def _run_batches(self, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
-        """Do the batches of an epoch that are left; whether all are done."""
+        """Do the remaining batches of an epoch; return False if it was stopped."""
         progress, recipe = self.progress, self._settings.recipe
         self._task.learner.train()
         started = time.monotonic()
@@ -169,7 +174,7 @@ class Trainer:
         return True
 
     def samples(self, n: int) -> Iterator[Tensor]:
-        """Yield the pixels of ``n`` batches as they will be trained on first."""
+        """Yield the pixels of the first ``n`` batches of the training."""
         batches = self._batches(n_workers=0)
         for _ in range(n):
             batch = next(batches, None)
@@ -179,7 +184,7 @@ class Trainer:
                 yield self._to_device(batch.pixels)
 
     def _validate(self, images: Examples, size: int, should_stop: Callable[[], bool]) -> dict[str, float]:
-        """Judge the result on the images, whole, with a short side of ``size`` pixels."""
+        """Evaluate the result on whole images with a short side of ``size`` pixels."""
         task, data = self._task, self._settings.data
         batches = whole_image_batches(
             images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=task.min_side
@@ -195,7 +200,7 @@ class Trainer:
     def _watched(
         self, batches: Iterable[PixelBatch], should_stop: Callable[[], bool]
     ) -> Iterator[PixelBatch]:
-        """Yield the batches; note what failed, and raise ``_Stopped`` where it is time."""
+        """Yield the batches, note failures, and raise ``_Stopped`` when asked to stop."""
         for batch in batches:
             self._note_failures(batch)
             yield batch
@@ -224,7 +229,7 @@ class Trainer:
         return loss
 
     def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
-        """What the log says of the epoch that was just done."""
+        """The log entry of the epoch that was just done."""
         progress, data = self.progress, self._settings.data
         entry: dict[str, Any] = {
             "epoch": progress.epoch + 1,

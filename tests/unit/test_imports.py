@@ -64,7 +64,6 @@ UNDESCRIBED: frozenset[str] = frozenset(
         "files",
         "networks",
         "pooling",
-        "training",
     }
 )
 CIRCLES: frozenset[str] = frozenset()
