@@ -19,7 +19,7 @@ from sppfeat.decoding import Decoder
 from sppfeat.extraction.pipeline import FindPlaces
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.row_planner import RowPlanner, add_sizes
-from sppfeat.extraction.sizes import sizes_at
+from sppfeat.extraction.sizes import read_sizes_at
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs import Distant, Storage, local_places
 
@@ -77,7 +77,7 @@ class SizeReader:
             images: ``(n,)`` int64, the images to read.
             places: their places, or why they have none.
         """
-        return add_sizes(plan, images, sizes_at(places, self.decoder), self.input, self.planner)
+        return add_sizes(plan, images, read_sizes_at(places, self.decoder), self.input, self.planner)
 
 
 def iterate_chunks(

@@ -16,13 +16,21 @@ from sppfeat.files.remote.urls import url_of
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 
-__all__ = ["Lock", "Outcome", "join_outcomes", "lock_output", "outcome_of", "output_here", "output_name"]
+__all__ = [
+    "Lock",
+    "Outcome",
+    "join_outcomes",
+    "lock_output",
+    "open_local_output",
+    "read_outcome",
+    "resolve_output",
+]
 
 Lock = OutputLock | ShardLock | None
 """The lock of an output; None where nothing is written."""
 
 
-def output_name(request: ExtractRequest) -> Path:
+def resolve_output(request: ExtractRequest) -> Path:
     """Return the path of the output, with the number of the shard if the request names one.
 
     Raises:
@@ -34,7 +42,9 @@ def output_name(request: ExtractRequest) -> Path:
     return shard_path(output, request.shard)
 
 
-def output_here(request: ExtractRequest, output: Path) -> contextlib.AbstractContextManager[LocalOutput]:
+def open_local_output(
+    request: ExtractRequest, output: Path
+) -> contextlib.AbstractContextManager[LocalOutput]:
     """Open the local file in which an output is made; for a URL that is a temporary one.
 
     Raises:
@@ -94,7 +104,7 @@ class Outcome(NamedTuple):
         )
 
 
-def outcome_of(path: Path, own: tuple[int, int]) -> Outcome:
+def read_outcome(path: Path, own: tuple[int, int]) -> Outcome:
     """Count what a file holds of a half-open range of its images."""
     with FeatureFile(path) as file:
         status = file.status[slice(*own)]

@@ -18,9 +18,9 @@ from sppfeat.extraction.plan import Plan, make_plan
 from sppfeat.extraction.resume import (
     MatchedInputs,
     RecordedImages,
-    continued_plan,
-    extended_plan,
     match_inputs,
+    plan_additions,
+    plan_recorded,
     read_recorded,
     relabeled_images,
 )
@@ -270,7 +270,7 @@ def _continue(recorded: RecordedImages, wanted: PartRequest, notes: list[str]) -
     to_do = np.flatnonzero(is_to_do)
     unknown = (recorded.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
     unmeasured = to_do[unknown & (matched.stored_as[to_do] >= 0)]
-    plan = continued_plan(recorded, matched, listing.storage, spec)
+    plan = plan_recorded(recorded, matched, listing.storage, spec)
     if wanted.measures_first:
         found = wanted.probe(listing.storage, matched.stored_as[unmeasured])
         plan = add_sizes(plan, unmeasured, found, spec, wanted.planner)
@@ -322,7 +322,7 @@ def _extend(part: Part, wanted: PartRequest, recorded: RecordedImages, matched: 
     found: FoundSizes = (np.zeros((len(matched.new), 2), dtype=np.int32), {})
     if wanted.measures_first:
         found = wanted.probe(wanted.listing.storage, matched.new)
-    longer = extended_plan(part.plan, matched, wanted.listing, wanted.config.input, found, wanted.planner)
+    longer = plan_additions(part.plan, matched, wanted.listing, wanted.config.input, found, wanted.planner)
     added = np.arange(part.plan.n_images, longer.n_images)
     return dataclasses.replace(
         part,

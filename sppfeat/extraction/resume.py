@@ -27,10 +27,10 @@ from sppfeat.store.tables import Annotations, FileTables, RowBoxes
 __all__ = [
     "MatchedInputs",
     "RecordedImages",
-    "continued_plan",
     "copy_rows",
-    "extended_plan",
     "match_inputs",
+    "plan_additions",
+    "plan_recorded",
     "read_recorded",
     "relabeled_images",
 ]
@@ -168,7 +168,7 @@ def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
     return MatchedInputs(root, stored_as, new, [now[i] for i in new.tolist()])
 
 
-def continued_plan(
+def plan_recorded(
     recorded: RecordedImages, matched: MatchedInputs, storage: Storage, spec: InputSpec
 ) -> Plan:
     """Plan the images of a file, with the sizes that it records.
@@ -196,7 +196,7 @@ def continued_plan(
     )
 
 
-def extended_plan(
+def plan_additions(
     plan: Plan,
     matched: MatchedInputs,
     listing: Listing,

@@ -13,7 +13,14 @@ from sppfeat.config.request import ExtractRequest
 from sppfeat.decoding import Decoder
 from sppfeat.extraction.batch_describer import make_batch_describer
 from sppfeat.extraction.mean_norm import estimate_factors
-from sppfeat.extraction.output import Lock, Outcome, lock_output, outcome_of, output_here, output_name
+from sppfeat.extraction.output import (
+    Lock,
+    Outcome,
+    lock_output,
+    open_local_output,
+    read_outcome,
+    resolve_output,
+)
 from sppfeat.extraction.part_run import refuse_unreadable, run_part
 from sppfeat.extraction.parts import Part, find_part, keep_own_images
 from sppfeat.extraction.pipeline import Progress
@@ -148,7 +155,7 @@ class Extraction:
 
     def outcome(self) -> Outcome:
         """Count what the file holds now."""
-        return outcome_of(self.path, self.part.own_images)._replace(outputs=[self.name])
+        return read_outcome(self.path, self.part.own_images)._replace(outputs=[self.name])
 
     def _create(self, factors: tuple[float, ...] | None) -> None:
         """Lay out the file and reserve its space."""
@@ -204,9 +211,9 @@ def prepare(
     Raises:
         SppfeatError: inputs, settings or weights are wrong, or an existing output cannot be continued.
     """
-    name = output_name(request)
+    name = resolve_output(request)
     with contextlib.ExitStack() as stack:
-        local = stack.enter_context(output_here(request, name))
+        local = stack.enter_context(open_local_output(request, name))
         if local.url is None:
             check_output(local.path)
         refuse_input(local.path, request.inputs)

@@ -12,7 +12,14 @@ import numpy.typing as npt
 from sppfeat.config.distribution import ShardChoice
 from sppfeat.config.request import ExtractRequest
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.output import Lock, Outcome, join_outcomes, lock_output, outcome_of, output_here
+from sppfeat.extraction.output import (
+    Lock,
+    Outcome,
+    join_outcomes,
+    lock_output,
+    open_local_output,
+    read_outcome,
+)
 from sppfeat.extraction.parts import find_part, make_shard_plan, plan_inputs
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
@@ -28,7 +35,7 @@ from sppfeat.inputs import list_images
 from sppfeat.store.layout import FILE_DTYPES
 from sppfeat.store.reader import FeatureFile
 
-__all__ = ["MultiFileExtraction", "make_part_extraction", "part_request", "prepare_parts"]
+__all__ = ["MultiFileExtraction", "make_part_extraction", "prepare_parts", "request_for_part"]
 
 
 class MultiFileExtraction:
@@ -85,9 +92,9 @@ class MultiFileExtraction:
         before = Progress()
         factors: tuple[float, ...] | None = None
         for choice in self._choices:
-            request = part_request(self.request, choice)
+            request = request_for_part(self.request, choice)
             with contextlib.ExitStack() as stack:
-                local = stack.enter_context(output_here(request, request.output))
+                local = stack.enter_context(open_local_output(request, request.output))
                 check_output(local.path)
                 output = Path(os.path.realpath(local.path))
                 lock = stack.enter_context(lock_output(dataclasses.replace(request, output=output)))
@@ -129,11 +136,11 @@ class MultiFileExtraction:
             elif (
                 path.exists() and not self.request.overwrite
             ):  # a file that is to be replaced counts as not done
-                known[i] = outcome_of(path, (0, int(self._bounds[i] - self._bounds[i - 1])))
+                known[i] = read_outcome(path, (0, int(self._bounds[i] - self._bounds[i - 1])))
         return known
 
 
-def part_request(request: ExtractRequest, choice: ShardChoice) -> ExtractRequest:
+def request_for_part(request: ExtractRequest, choice: ShardChoice) -> ExtractRequest:
     """Return the request for one part, given one with ``{shard}`` in the name of its output."""
     return dataclasses.replace(request, output=shard_path(request.output, choice))
 

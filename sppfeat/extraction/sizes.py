@@ -13,7 +13,7 @@ from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs import Storage
 
-__all__ = ["FoundSizes", "input_sizes", "read_sizes", "shape_keys", "sizes_at"]
+__all__ = ["FoundSizes", "input_sizes", "read_sizes", "read_sizes_at", "shape_keys"]
 
 FoundSizes = tuple[npt.NDArray[np.int32], dict[int, str]]
 """``(n, 2)`` int32, heights and widths of images, 0 where unknown; and the reasons by position."""
@@ -42,7 +42,7 @@ def read_sizes(
     reasons: dict[int, str] = {}
     for start in range(0, len(images), _FETCHED_AT_ONCE):
         with storage.fetch(images[start : start + _FETCHED_AT_ONCE], scratch) as places:
-            sizes, why = sizes_at(
+            sizes, why = read_sizes_at(
                 places,
                 decoder,
                 on_probe=lambda n: on_probe(start + n, len(images)),  # noqa: B023 - called before the loop goes on
@@ -52,7 +52,7 @@ def read_sizes(
     return image_hw, reasons
 
 
-def sizes_at(
+def read_sizes_at(
     places: Sequence[Place | str], decoder: Decoder, *, on_probe: Callable[[int], None] = lambda done: None
 ) -> FoundSizes:
     """Read the headers of images on this machine.

@@ -160,14 +160,14 @@ class PartFiller:
     def _fill(self, part: int) -> "Progress":
         from sppfeat.config.distribution import ShardChoice
         from sppfeat.extraction.pipeline import Progress
-        from sppfeat.extraction.sized_parts import make_part_extraction, part_request
+        from sppfeat.extraction.sized_parts import make_part_extraction, request_for_part
 
         job = self._job
         is_running = job.shared_files.running.exists
         if not is_running():
             return Progress()
         choice = ShardChoice(part, len(job.bounds) - 1)
-        request = part_request(job.request, choice)
+        request = request_for_part(job.request, choice)
         with _lock_part(request) as lock, _attempt(request.output):
             extraction = make_part_extraction(
                 self._resources,

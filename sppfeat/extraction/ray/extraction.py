@@ -22,7 +22,7 @@ from sppfeat.config.distribution import RayOptions
 from sppfeat.config.request import ExtractRequest
 from sppfeat.config.wording import counted
 from sppfeat.errors import SppfeatError, StoreError
-from sppfeat.extraction.output import Outcome, outcome_of
+from sppfeat.extraction.output import Outcome, read_outcome
 from sppfeat.extraction.pipeline import Progress
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.ray.actor import ATTEMPTS_SUFFIX, Job, PartActor, PartReport, SharedFiles
@@ -168,7 +168,7 @@ class RayExtraction:
     def outcome(self) -> Outcome:
         """Count what the output holds now or, before the merge, what the files of the parts hold."""
         if self._is_merged():
-            return outcome_of(self.path, (0, self._plan.n_images))
+            return read_outcome(self.path, (0, self._plan.n_images))
         return self._files.outcome()
 
     def _fill(
@@ -269,7 +269,7 @@ class RayExtraction:
         if is_made_of_parts(self.path) != (self._options.merge == "virtual" and self._plan.n_rows > 0):
             return False
         try:
-            outcome = outcome_of(self.path, (0, self._plan.n_images))
+            outcome = read_outcome(self.path, (0, self._plan.n_images))
         except StoreError:  # the parts have changed since the merge
             return False
         counts = self._files.counts().sum(axis=0).tolist()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sppfeat.config.distribution import ShardChoice
 from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.errors import StoreError
-from sppfeat.extraction.output import Outcome, join_outcomes, outcome_of
+from sppfeat.extraction.output import Outcome, join_outcomes, read_outcome
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.shard_plan import PLACEHOLDER, shard_path
 from sppfeat.files.versions import FileVersion
@@ -134,5 +134,5 @@ class PartFiles:
 
     def outcome(self) -> Outcome:
         """Count what the files hold; images without a file yet are pending."""
-        found = (outcome_of(self.paths[i], (0, int(self._sizes[i]))) for i in self.existing())
+        found = (read_outcome(self.paths[i], (0, int(self._sizes[i]))) for i in self.existing())
         return join_outcomes(found, int(self._bounds[-1]))

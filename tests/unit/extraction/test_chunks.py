@@ -1,4 +1,4 @@
-"""Runs in windows, whose images are fetched and measured while others run: the same file as of a run at once."""
+"""Runs in chunks, whose images are fetched and measured while others run: the same file as of a run at once."""
 
 import contextlib
 import dataclasses
@@ -28,13 +28,13 @@ from sppfeat.extraction.run import prepare
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.paths import PathTable
 
-IN_WINDOWS = {"headers": "window"}
+IN_CHUNKS = {"headers": "window"}
 SIZES = [(60, 90), (90, 60), (60, 60), (48, 100)]
 N = 23
 
 
 @pytest.fixture(autouse=True)
-def small_windows(monkeypatch):
+def small_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "_FIRST_IMAGES", 2)
     monkeypatch.setattr(chunks, "_MOST_LOCAL", 7)
     monkeypatch.setattr(chunks, "_MOST_FETCHED", 5)
@@ -130,7 +130,7 @@ def box_file(tmp_path, *, relative):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "pixels", "relative", "grid", "multiview", "scales", "meannorm"])
-def test_a_run_in_windows_gives_the_file_of_a_run_at_once(folder, tmp_path, kind):
+def test_a_run_in_chunks_gives_the_file_of_a_run_at_once(folder, tmp_path, kind):
     changes = {
         "images": {},
         "pixels": {"boxes": box_file(tmp_path, relative=False)},
@@ -141,19 +141,19 @@ def test_a_run_in_windows_gives_the_file_of_a_run_at_once(folder, tmp_path, kind
         "meannorm": {"descriptor": DescriptorChoice(levels=(1,), normalize="meannorm:20")},
     }[kind]
     _, at_once = extract([folder], tmp_path / "first.h5", headers="first", **changes)
-    extraction, progress = extract([folder], tmp_path / "window.h5", **IN_WINDOWS, **changes)
+    extraction, progress = extract([folder], tmp_path / "chunk.h5", **IN_CHUNKS, **changes)
     assert extraction.summary().unmeasured == N
     assert (progress.n_done, progress.n_failed) == (at_once.n_done, at_once.n_failed)
     assert progress.n_done + progress.n_failed == N
-    assert_same_file(tmp_path / "window.h5", tmp_path / "first.h5")
+    assert_same_file(tmp_path / "chunk.h5", tmp_path / "first.h5")
     # Again: nothing is to be learnt or done.
-    extraction, progress = extract([folder], tmp_path / "window.h5", **IN_WINDOWS, **changes)
+    extraction, progress = extract([folder], tmp_path / "chunk.h5", **IN_CHUNKS, **changes)
     assert (extraction.summary().to_do, extraction.summary().unmeasured, progress.n_done) == (0, 0, 0)
 
 
 def test_rows_that_depend_on_sizes_need_all_headers_first(folder, tmp_path):
     for boxes in (BoxChoice(boxes="grid:20x20px"), BoxChoice(boxes="grid:2x2", drop_duplicates=True)):
-        extraction, _ = extract([folder], tmp_path / f"{boxes.boxes}.h5", boxes=boxes, **IN_WINDOWS)
+        extraction, _ = extract([folder], tmp_path / f"{boxes.boxes}.h5", boxes=boxes, **IN_CHUNKS)
         assert extraction.summary().unmeasured == 0
 
 
@@ -171,7 +171,7 @@ def test_images_that_are_far_away_are_fetched_ahead_and_let_go(folder, tmp_path,
         }
         done = np.flatnonzero(file.status == 1)
     assert far_away.held == 0
-    assert 5 < far_away.most_held <= 10  # a window and the next one
+    assert 5 < far_away.most_held <= 10  # a chunk and the next one
     assert threading.current_thread().name not in far_away.threads
     assert not [p for p in tmp_path.iterdir() if p.name != "far.h5"]
     extract([folder], tmp_path / "here.h5")
@@ -180,17 +180,17 @@ def test_images_that_are_far_away_are_fetched_ahead_and_let_go(folder, tmp_path,
     assert np.array_equal(far["images/size"][done], here["images/size"][done])
 
 
-def test_windows_hold_no_more_bytes_than_fit_but_one_image_at_least(folder, tmp_path, far_away, monkeypatch):
+def test_chunks_hold_no_more_bytes_than_fit_but_one_image_at_least(folder, tmp_path, far_away, monkeypatch):
     for nbytes, most in ((400, 2), (2000, 1)):
         far_away.nbytes_each, far_away.most_held = nbytes, 0
         monkeypatch.setattr(chunks, "_MOST_FETCHED_NBYTES", 1000)
         extract([folder], tmp_path / f"{nbytes}.h5")
-        assert far_away.most_held == 2 * most  # and as many of the next window
+        assert far_away.most_held == 2 * most  # and as many of the next chunk
     assert far_away.n_cancelled == 0
 
 
 def test_an_outage_ends_the_run_and_the_same_command_continues(folder, tmp_path, far_away):
-    far_away.fails_at = "c1/7.png"  # in the fourth window
+    far_away.fails_at = "c1/7.png"  # in the fourth chunk
     with pytest.raises(StoreError, match=r"no connection at c1/7\.png"):
         extract([folder], tmp_path / "f.h5")
     assert far_away.held == 0
@@ -207,7 +207,7 @@ def test_an_outage_ends_the_run_and_the_same_command_continues(folder, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_a_run_in_windows_that_was_stopped_is_continued(folder, tmp_path, far_away, stop_after):
+def test_a_run_in_chunks_that_was_stopped_is_continued(folder, tmp_path, far_away, stop_after):
     boxes = box_file(tmp_path, relative=True)
     one_by_one = {"boxes": boxes, "run": RunOptions(workers=0, batch_size=1, device="cpu")}
     extraction, _ = extract([folder], tmp_path / "f.h5", stop_after=stop_after, **one_by_one)
@@ -219,17 +219,17 @@ def test_a_run_in_windows_that_was_stopped_is_continued(folder, tmp_path, far_aw
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
-def test_failed_images_are_tried_again_in_windows(tmp_path):
+def test_failed_images_are_tried_again_in_chunks(tmp_path):
     for i in range(9):
         write_image(tmp_path / "in" / f"{i}.png", 60, 50 + i, seed=i)
     good = (tmp_path / "in" / "3.png").read_bytes()
     (tmp_path / "in" / "3.png").write_bytes(b"damaged")
-    extract([tmp_path / "in"], tmp_path / "f.h5", **IN_WINDOWS)
+    extract([tmp_path / "in"], tmp_path / "f.h5", **IN_CHUNKS)
     (tmp_path / "in" / "3.png").write_bytes(good)
     (tmp_path / "in" / "5.png").unlink()
     write_image(tmp_path / "in" / "9.png", 60, 60, seed=9)
     extraction, progress = extract(
-        [tmp_path / "in"], tmp_path / "f.h5", retry_failed=True, add_new=True, **IN_WINDOWS
+        [tmp_path / "in"], tmp_path / "f.h5", retry_failed=True, add_new=True, **IN_CHUNKS
     )
     assert (progress.n_done, progress.n_failed) == (2, 0)
     assert extraction.outcome().images == 10
@@ -238,23 +238,23 @@ def test_failed_images_are_tried_again_in_windows(tmp_path):
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
-def test_fail_fast_leaves_the_image_as_it_is_in_windows(folder, tmp_path):
+def test_fail_fast_leaves_the_image_as_it_is_in_chunks(folder, tmp_path):
     with (
-        prepare(request([folder], tmp_path / "f.h5", fail_fast=True, **IN_WINDOWS)) as extraction,
+        prepare(request([folder], tmp_path / "f.h5", fail_fast=True, **IN_CHUNKS)) as extraction,
         pytest.raises(ImageError, match=r"4\.png.*fail-fast"),
     ):
         extraction.run()
 
 
 @pytest.mark.slow
-def test_no_more_than_a_window_of_decoders_is_left(folder, tmp_path):
+def test_no_more_than_a_chunk_of_decoders_is_left(folder, tmp_path):
     before = threading.active_count()
-    extract([folder], tmp_path / "f.h5", run=RunOptions(workers=1, device="cpu"), **IN_WINDOWS)
+    extract([folder], tmp_path / "f.h5", run=RunOptions(workers=1, device="cpu"), **IN_CHUNKS)
     assert threading.active_count() == before
 
 
 def test_images_of_a_part_are_numbered_from_its_first(folder, tmp_path):
-    """What is written of a window is in the rows of the whole."""
-    extract([folder], tmp_path / "a.h5", **IN_WINDOWS, run=RunOptions(workers=0, batch_size=3, device="cpu"))
+    """What is written of a chunk is in the rows of the whole."""
+    extract([folder], tmp_path / "a.h5", **IN_CHUNKS, run=RunOptions(workers=0, batch_size=3, device="cpu"))
     extract([folder], tmp_path / "b.h5", headers="first")
     assert_same_contents(contents(tmp_path / "a.h5"), contents(tmp_path / "b.h5"))
