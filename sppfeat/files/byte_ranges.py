@@ -1,6 +1,6 @@
-"""Where the bytes of an image lie on this machine: a file, or a part of one.
+"""Places of bytes on this machine: whole files and parts of files, and how they are read.
 
-Workers get places as they are, so this imports the standard library only.
+Places are sent to workers, so this module imports nothing beyond the standard library.
 """
 
 import errno
@@ -24,18 +24,20 @@ __all__ = [
 ]
 
 WHOLE_FILE = -1
+"""Number of bytes of a place that is a whole file."""
+
 STORED, DEFLATED = "stored", "deflated"
 
 
 class Place(NamedTuple):
-    """Where the bytes of an image lie.
+    """The place of an image's bytes.
 
     Attributes:
-        path: of a file.
+        path: of the file that holds them.
         offset: of the first byte.
-        nbytes: from there, or ``WHOLE_FILE``.
-        packing: ``stored``: the bytes are the image's; ``deflated``: they have to be unpacked.
-        unpacked_nbytes: of the image; ``WHOLE_FILE`` where nothing is packed.
+        nbytes: number of bytes from there, or ``WHOLE_FILE``.
+        packing: ``stored`` if the bytes are those of the image, ``deflated`` if they have to be unpacked.
+        unpacked_nbytes: size of the image when unpacked; ``WHOLE_FILE`` for ``stored``.
     """
 
     path: bytes
@@ -46,15 +48,15 @@ class Place(NamedTuple):
 
 
 def place_of(place: bytes | str | Place) -> Place:
-    """Return a place; of a path the whole file."""
+    """Return the place of a whole file; a place is returned as it is."""
     return place if isinstance(place, Place) else Place(os.fsencode(place))
 
 
 class RawBytes(io.RawIOBase):
-    """So many bytes as a file to read, unbuffered; what it is made of says how, in ``readinto``.
+    """A seekable, unbuffered file of a known size; subclasses read its bytes in ``readinto``.
 
     Args:
-        nbytes: how many.
+        nbytes: size of the file.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -62,19 +64,19 @@ class RawBytes(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Return where the next byte comes from."""
+        """Return the position of the next byte."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a byte."""
+        """Move to a byte and return its position; positions before the first byte raise OSError."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._nbytes}[whence]
         if start + offset < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as for a file
@@ -83,12 +85,12 @@ class RawBytes(io.RawIOBase):
 
 
 class PartOfFile(RawBytes):
-    """Some bytes of a file as if they were all of it, unbuffered.
+    """A part of a file as a file of its own, unbuffered.
 
     Args:
         file: open for reading; closed with this.
         offset: of the first byte.
-        nbytes: how many; where the file ends before, there are fewer.
+        nbytes: size of the part; it is smaller where the file ends before.
     """
 
     def __init__(self, file: io.FileIO, offset: int, nbytes: int) -> None:
@@ -97,7 +99,7 @@ class PartOfFile(RawBytes):
         self._offset = offset
 
     def readinto(self, buffer: "memoryview | bytearray", /) -> int:  # type: ignore[override]
-        """Read on, no further than the part goes."""
+        """Read on into a buffer, up to the end of the part."""
         target = memoryview(buffer).cast("B")
         wanted = max(0, min(len(target), self._nbytes - self._position))
         n = os.preadv(self._file.fileno(), [target[:wanted]], self._offset + self._position) if wanted else 0
@@ -105,16 +107,20 @@ class PartOfFile(RawBytes):
         return n
 
     def close(self) -> None:
-        """Close the file, too."""
+        """Close this and the file that it is a part of."""
         self._file.close()
         super().close()
 
 
 def unpack(packed: bytes, place: Place) -> bytes:
-    """Return deflated bytes as they were; no more of them than their archive says there are.
+    """Inflate the bytes of a member of an archive, up to the size that the archive records.
+
+    Args:
+        packed: the deflated bytes.
+        place: of these bytes, with their size when unpacked.
 
     Raises:
-        ImageError: damaged, or not what the archive says.
+        ImageError: they are damaged, or their size is not the recorded one.
     """
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -130,7 +136,7 @@ def unpack(packed: bytes, place: Place) -> bytes:
 
 
 def read_at(file: BinaryIO, nbytes: int, position: int) -> bytes:
-    """Return bytes from anywhere in a file, which goes on from where it was."""
+    """Read bytes at a position of a file, and restore the position at which it was."""
     before = file.tell()
     file.seek(position)
     content = file.read(nbytes)

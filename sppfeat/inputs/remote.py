@@ -19,7 +19,7 @@ from sppfeat.files.byte_ranges import Place
 from sppfeat.files.folders import walk_order
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
-from sppfeat.files.remote.fetcher import UNKNOWN_SIZE, Transfers
+from sppfeat.files.remote.fetcher import UNKNOWN_SIZE, Fetcher
 from sppfeat.files.remote.listing import is_folder, objects_below
 from sppfeat.files.remote.retries import Patience
 from sppfeat.files.remote.service import Service
@@ -67,8 +67,8 @@ class RemoteStorage:
             self.service.connect()
             urls = [self._url(i) for i in images.tolist()]
             witness = self._url(0) if len(self.names) else None
-            transfers = Transfers(self.service, Path(folder), witness=witness)
-            yield self.service.run(transfers.fetch(urls, self.sizes[images].tolist()))
+            fetcher = Fetcher(self.service, Path(folder), witness=witness)
+            yield self.service.run(fetcher.fetch(urls, self.sizes[images].tolist()))
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Bytes of each of these objects, as the service listed them, ``(n,)`` int64; 0 if it did not."""

@@ -61,7 +61,6 @@ UNDESCRIBED: frozenset[str] = frozenset(
     {
         "boxes",
         "decoding",
-        "files",
         "networks",
         "pooling",
     }

@@ -1,1 +1,1 @@
-"""What lies on other machines: object stores and servers, through fsspec."""
+"""Object stores and servers, through fsspec: listing, reading, fetching and writing of remote objects."""

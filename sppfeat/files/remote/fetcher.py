@@ -1,4 +1,4 @@
-"""Objects brought to this machine, many at once: which came, and why the others did not."""
+"""The fetcher of remote objects: many at once, each with its place on this machine or the reason of its failure."""
 
 import asyncio
 import contextlib
@@ -16,21 +16,22 @@ from sppfeat.files.remote.retries import retried
 from sppfeat.files.remote.service import N_TRANSFERS, Service
 from sppfeat.files.remote.urls import shown
 
-__all__ = ["LARGEST_OBJECT", "UNKNOWN_SIZE", "Job", "Transfers"]
+__all__ = ["LARGEST_OBJECT", "UNKNOWN_SIZE", "FetchJob", "Fetcher"]
 
 LARGEST_OBJECT = 1 << 30
-"""Bytes; a larger object fails: no image that is decoded takes as many."""
+"""Most bytes of an object; a larger one fails, since no image that can be decoded takes as many."""
 
 UNKNOWN_SIZE = -1
+"""Size of an object that was listed without one."""
 
 _IN_A_ROW = 8
 
 
-class Job(NamedTuple):
-    """Something to be fetched.
+class FetchJob(NamedTuple):
+    """An object to fetch, or a part of one.
 
     Attributes:
-        url: of the object that it is, or is of.
+        url: of the object.
         attempt: fetches it, once.
     """
 
@@ -38,16 +39,16 @@ class Job(NamedTuple):
     attempt: Callable[[], Awaitable[Any]]
 
 
-class Transfers:
-    """Objects of one service on their way to this machine, or parts of such.
+class Fetcher:
+    """Fetches objects of one service, or parts of them, to this machine.
 
-    A failure that does not pass is an object's own where the service answered others meanwhile. Where it answers
-    nobody, the run ends: no image is taken for a bad one because a network is down.
+    A lasting failure is blamed on its object if the service answered other requests in the meantime. If it answers
+    none, the run ends: no image counts as bad because a network is down.
 
     Args:
-        service: where they are.
-        folder: an existing, empty one, for files.
-        witness: an object, which is asked for where nothing else tells whether the service answers.
+        service: that serves them.
+        folder: an existing, empty folder for their files.
+        witness: an object to ask for if no other request tells whether the service answers.
     """
 
     def __init__(self, service: Service, folder: Path, *, witness: str | None = None) -> None:
@@ -61,23 +62,23 @@ class Transfers:
         self._broken_in_a_row = 0
 
     async def fetch(self, urls: Sequence[str], sizes: Sequence[int]) -> list[Place | str]:
-        """Return where each object is now, a file of its own, or why it did not come.
+        """Fetch whole objects; return the place of each, a file of its own, or the reason of its failure.
 
         Args:
             urls: of the objects.
-            sizes: as they were listed, in bytes; ``UNKNOWN_SIZE`` where they were not.
+            sizes: in bytes as they were listed, or ``UNKNOWN_SIZE``.
 
         Raises:
             SourceError: see :meth:`run`.
         """
         jobs = [
-            Job(url, functools.partial(self._attempt, url, size))
+            FetchJob(url, functools.partial(self._attempt, url, size))
             for url, size in zip(urls, sizes, strict=True)
         ]
         return await self.run(jobs)
 
-    async def run(self, jobs: Sequence[Job]) -> list[Any]:
-        """Return what each job returns, or why it failed.
+    async def run(self, jobs: Sequence[FetchJob]) -> list[Any]:
+        """Return the result of each job, or the reason of its failure.
 
         Raises:
             SourceError: the service cannot be reached, or refuses everything; or this machine's disk is full.
@@ -102,8 +103,8 @@ class Transfers:
             )
         return results
 
-    async def _run(self, job: Job) -> Any:
-        """Do one, as often as it takes."""
+    async def _run(self, job: FetchJob) -> Any:
+        """Do one job, with as many attempts as it takes."""
         before = 0
 
         async def attempt() -> Any:
@@ -126,15 +127,15 @@ class Transfers:
         self._broken_in_a_row = 0
 
     async def _settle(self, failure: Failure, url: str, *, was_answered: bool) -> str:
-        """Return why an object failed for good.
+        """Return the reason of a lasting failure.
 
         Args:
-            failure: of its last attempt.
-            url: of it.
-            was_answered: whether the service answered others during that.
+            failure: of the last attempt.
+            url: of the object.
+            was_answered: True if the service answered other requests during that attempt.
 
         Raises:
-            SourceError: it is not about this object.
+            SourceError: the failure does not concern this object alone.
         """
         where = shown(url)
         if failure.kind is FailureKind.LOCAL or not self._folder.is_dir():
@@ -155,7 +156,7 @@ class Transfers:
         return failure.reason
 
     async def _answers_witness(self) -> bool:
-        """Whether the service says anything of that object, if only that it is there."""
+        """Return True if the service answers a request for the witness, be it with an error."""
         if self._witness is None:
             return False
         question = self._service.call("info", self._service.path(self._witness))
@@ -166,7 +167,7 @@ class Transfers:
         return True
 
     async def _attempt(self, url: str, size: int) -> Place:
-        """Bring one object here, once; TimeoutError if nothing comes for a while."""
+        """Fetch one object in one attempt; raise TimeoutError if no byte comes for ``patience.silence``."""
         if size > LARGEST_OBJECT:
             raise ImageError(_too_large(size))
         # A file of its own: a thread that was given up may still write to that of the last attempt.
@@ -205,7 +206,7 @@ def _too_large(n_bytes: int) -> str:
 
 @functools.cache
 def _counter() -> Any:
-    """The class of what counts the bytes of a transfer, and ends it where they are too many."""
+    """Return the class that counts the bytes of a transfer, and ends it when there are too many."""
     from fsspec.callbacks import Callback
 
     class Counter(Callback):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Outputs of which a URL is given: made on this machine, where they can be continued, and uploaded when complete."""
+"""Outputs at a URL: they are made on this machine, where they can be continued, and uploaded when complete."""
 
 import contextlib
 import hashlib
@@ -23,12 +23,12 @@ __all__ = ["LocalOutput", "local_output"]
 
 @dataclass
 class LocalOutput:
-    """Where an output is made.
+    """An output while it is made on this machine.
 
     Attributes:
         path: of the file.
-        url: where it will be uploaded; None for an output of this machine, which is where it belongs.
-        notes: what the user should know of it.
+        url: that it will be uploaded to; None for an output that stays on this machine.
+        notes: remarks for the user.
     """
 
     path: Path
@@ -40,11 +40,13 @@ class LocalOutput:
     _overwrites: bool = False
 
     def publish(self) -> None:
-        """Upload the complete file, unless it is there as it is, and remove it here; nothing for one of this machine.
+        """Upload the complete file and remove it here; an unchanged file is not uploaded again.
+
+        An output of this machine is complete as it is.
 
         Raises:
-            SourceError: it cannot be uploaded; it stays here, and the same command again uploads it.
-            StoreError: somebody else has written there meanwhile.
+            SourceError: it cannot be uploaded; it stays here, and running the same command again uploads it.
+            StoreError: another writer has written to the URL in the meantime.
         """
         if self._service is None or self.url is None:
             return
@@ -60,7 +62,7 @@ class LocalOutput:
         _remove(self.path)
 
     def _set_aside(self) -> Path:
-        """Name the complete file as one that is to replace another: --overwrite continues such, and begins others."""
+        """Rename the complete file to a replacement: --overwrite continues that, and begins any other file again."""
         file = replacement_of(self.path)
         put_in_place(self.path, file)
         self.path.touch()
@@ -80,23 +82,25 @@ def local_output(
     continues: bool = True,
     dry_run: bool = False,
 ) -> Iterator[LocalOutput]:
-    """Where to make an output; to be published when it is complete. What is not published stays, to be continued.
+    """Provide a place to make an output, which the caller publishes when it is complete.
+
+    A file that is not published stays here to be continued.
 
     Args:
         output: a URL, or a path, which is yielded as it is.
         scratch: the folder for files that will be uploaded; None: ``sppfeat/uploads`` in the user's cache folder.
-        overwrite: what is at the URL will be replaced.
-        continues: an existing output is continued: it is fetched. Otherwise it is refused, and what is left of an
-            interrupted run is not looked at.
-        dry_run: nothing will be written; nothing is fetched.
+        overwrite: replace an object at the URL.
+        continues: fetch an existing output and continue it. Otherwise it is refused, and files of an interrupted run
+            are removed.
+        dry_run: write nothing and fetch nothing.
 
     Yields:
-        Where it is made.
+        The output, with the path at which to make it.
 
     Raises:
-        ConfigError: nothing can be written to such a URL.
+        ConfigError: no object can be written to such a URL.
         SourceError: the service cannot be reached, or refuses.
-        StoreError: there is something that may not be replaced.
+        StoreError: there is an object that may not be replaced, or another process is making the output.
     """
     text = url_of(output)
     if text is None:
@@ -119,11 +123,11 @@ def local_output(
             yield local
         finally:
             if local._fetched is not None and _is_version(path, local._fetched):
-                _remove(path)  # as it is there; nothing has come of it
+                _remove(path)  # unchanged since it was fetched
 
 
 def _make_ready(local: LocalOutput, *, overwrite: bool, continues: bool) -> None:
-    """Bring the scratch into the state in which a run on this machine finds its output."""
+    """Prepare the scratch folder so that a run finds its output as it would on this machine."""
     path, where = local.path, shown(str(local.url))
     if local._found is not None and not overwrite and not continues:
         raise StoreError(f"{where} exists; --overwrite replaces it")
@@ -151,7 +155,7 @@ def _make_ready(local: LocalOutput, *, overwrite: bool, continues: bool) -> None
 
 
 def _fetch(local: LocalOutput) -> None:
-    """Bring what is at the URL here."""
+    """Fetch the output from its URL."""
     service, url = local._service, str(local.url)
     if service is None:
         raise ValueError("not a remote output")
@@ -172,12 +176,12 @@ def _scratch_path(url: str, scratch: StrPath | None) -> Path:
 
 
 def _record_of(path: Path) -> Path:
-    """Where it is kept what was at the URL when a run began."""
+    """Return the path of the record of the object that was at the URL when a run began."""
     return path.with_name(f"{path.name}.remote.json")
 
 
 def _began_with(path: Path) -> str | None:
-    """The version of what was at the URL when a file was begun; empty where nobody knows."""
+    """Return the digest of the object that was at the URL when a file was begun; empty if it is not known."""
     try:
         return str(found) if (found := json.loads(_record_of(path).read_bytes())["found"]) else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -198,7 +202,7 @@ def _is_version(path: Path, version: FileVersion | None) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file of the scratch, and what belongs to it."""
+    """Remove a file of the scratch folder and the files beside it."""
     remove_leftovers(path)
     for left in (path, replacement_of(path), _record_of(path)):
         left.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
 from sppfeat.files.remote.failures import FailureKind, judge, source_error
-from sppfeat.files.remote.fetcher import Job, Transfers
+from sppfeat.files.remote.fetcher import Fetcher, FetchJob
 from sppfeat.files.remote.ranges import RangeError, RangeFile, read_range
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.urls import shown
@@ -199,7 +200,7 @@ class _Spool:
         """Fetch everything, and remember the pieces that failed.
 
         Raises:
-            SourceError: see :meth:`sppfeat.files.remote.fetcher.Transfers.run`.
+            SourceError: see :meth:`sppfeat.files.remote.fetcher.Fetcher.run`.
         """
         path = service.path(url)
         pieces = [
@@ -213,8 +214,8 @@ class _Spool:
                 content = await service.patiently(read_range(service, path, start, stop))
                 os.pwrite(file.fileno(), content, self.position(start))
 
-            jobs = [Job(url, lambda start=start, stop=stop: fetch(start, stop)) for start, stop in pieces]  # type: ignore[misc]
-            results = service.run(Transfers(service, Path(), witness=url).run(jobs))
+            jobs = [FetchJob(url, partial(fetch, start, stop)) for start, stop in pieces]
+            results = service.run(Fetcher(service, Path(), witness=url).run(jobs))
         self._failed = [
             (*piece, reason) for piece, reason in zip(pieces, results, strict=True) if reason is not None
         ]
