@@ -1,4 +1,4 @@
-"""Boxes of any convention in pixels of the image, clipped to it.
+"""Boxes of any convention, converted to pixels of the image and clipped to it.
 
 ``boxes_px`` are ``x0, y0, x1, y1`` in pixels of the image as displayed, 0-based pixel edges, half-open:
 the whole image is ``[0, 0, width, height]``.
@@ -11,23 +11,23 @@ from sppfeat.config.regions import BoxConvention, RowFlag
 
 __all__ = ["boxes_to_px", "clip_boxes"]
 
-# Pixels that a box may reach over the border without being called clipped: six digits of a fraction, as YOLO's
-# files have them, are up to 0.003 pixels of an image of 4000.
+# Pixels that a box may extend beyond the border without being called clipped: the rounding of fractions to six
+# digits, as in YOLO's files, is up to 0.003 pixels in an image of 4000.
 _ROUNDING = 0.01
 
 
 def boxes_to_px(
     boxes: npt.NDArray[np.float64], convention: BoxConvention, image_hw: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float64]:
-    """Boxes as a file has them, in pixels of their images; neither clipped nor put in order.
+    """Convert the boxes of a file to pixels of their images, neither clipped nor put in order.
 
     Args:
         boxes: ``(K, 4)`` float64, the numbers of the file.
-        convention: how they are meant.
-        image_hw: ``(K, 2)`` int32, height and width of each box's image; 0 where they are not known.
+        convention: meaning of these numbers.
+        image_hw: ``(K, 2)`` int32, height and width of each box's image; 0 if unknown.
 
     Returns:
-        ``boxes_px``: ``(K, 4)`` float64; NaN where they depend on a size that is not known.
+        ``boxes_px``: ``(K, 4)`` float64; NaN if they depend on an unknown size.
 
     Example:
         >>> voc = BoxConvention(origin=1, ends="inclusive")
@@ -45,8 +45,8 @@ def boxes_to_px(
             start = first - convention.origin
             end = start + second
         else:
-            centre = first - convention.origin
-            start, end = centre - second / 2, centre + second / 2
+            center = first - convention.origin
+            start, end = center - second / 2, center + second / 2
         if convention.ends == "inclusive":
             end = end + 1
         boxes_px = np.concatenate((start, end), axis=1)
@@ -60,17 +60,17 @@ def boxes_to_px(
 def clip_boxes(
     boxes_px: npt.NDArray[np.float64], image_hw: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
-    """The part of each box that lies in its image.
+    """Clip boxes to their images.
 
     Args:
-        boxes_px: ``(K, 4)`` float64, xyxy edges in pixels of the image, of any order and extent.
-        image_hw: ``(K, 2)`` int32, height and width of each box's image; 0 where they are not known.
+        boxes_px: ``(K, 4)`` float64, xyxy edges in pixels of the image, in any order and of any extent.
+        image_hw: ``(K, 2)`` int32, height and width of each box's image; 0 if unknown.
 
     Returns:
         ``(K, 4)`` float64, xyxy, inside the image and with an area, or zeros; and ``(K,)`` uint8
-        :class:`sppfeat.config.regions.RowFlag`: ``CLIPPED`` where a box reaches over the border by more than 0.01
-        pixels (less is rounding), ``DEGENERATE`` where it has no area inside or is not finite, 0 for every
-        box of an image of unknown size.
+        :class:`sppfeat.config.regions.RowFlag`: ``CLIPPED`` if a box extends beyond the border by more than 0.01
+        pixels (less is rounding), ``DEGENERATE`` if it has no area inside or is not finite, 0 for every box of
+        an image of unknown size.
 
     Example:
         >>> clipped, flag = clip_boxes(np.array([[-5.0, 0.0, 20.0, 30.0]]), np.array([[30, 40]]))

@@ -1,4 +1,4 @@
-"""What a box file says: its boxes as they stand there, in its own order and convention."""
+"""The boxes of a box file, in its own order and convention."""
 
 from array import array
 from collections.abc import Sequence
@@ -16,26 +16,25 @@ __all__ = ["BoxTable", "BoxTableBuilder"]
 
 @dataclass(frozen=True)
 class BoxTable:
-    """Every box of a box file, in its order; arrays, not an object per box.
+    """Every box of a box file, in its order, as arrays rather than as an object per box.
 
     ``M`` images, ``B`` boxes.
 
     Attributes:
-        images: ``(M,)`` names of the images as the file has them, each once; also of images without boxes.
+        images: ``(M,)`` names of the images in the file, each once, also of images without boxes.
         image: ``(B,)`` int64, index into ``images``.
-        boxes: ``(B, 4)`` float64, the numbers as the file has them.
-        convention: how these are meant, by the format's default.
+        boxes: ``(B, 4)`` float64, the numbers in the file.
+        convention: meaning of these numbers, by default of the format.
         label: ``(B,)`` int64, index into ``classes`` or -1.
         classes: class names.
-        score: ``(B,)`` float64, NaN where there is none.
-        ids: ``(B,)`` what names a box in the file; empty where nothing does.
-        extra_names: of whatever else the file says of each box.
-        extra: for each of these ``(B,)`` texts.
-        image_hw: ``(M,)`` height and width that the file gives each image, as ``(M, 2)`` int32; 0 where it
-            gives none.
-        names: what the names of the images are: ``path`` (the last parts of a path; without the suffix where
-            they have none), ``id`` (numbers or texts that the file names without suffix stand for, leading
-            zeros apart) or ``single`` (the boxes of one image, which the file does not name).
+        score: ``(B,)`` float64, NaN for none.
+        ids: ``(B,)`` ids of the boxes in the file; empty for none.
+        extra_names: names of all other columns of the file.
+        extra: ``(B,)`` texts of each of these columns.
+        image_hw: ``(M, 2)`` int32, height and width that the file gives each image; 0 if it gives none.
+        names: kind of the names in ``images``: ``path`` (the last parts of a path, perhaps without the suffix),
+            ``id`` (numbers or texts that equal file names without suffix, apart from leading zeros) or ``single``
+            (the boxes of one image, which the file does not name).
     """
 
     images: PathTable
@@ -56,10 +55,10 @@ class BoxTable:
 
 
 class BoxTableBuilder:
-    """Collects boxes one by one; compact from the start.
+    """Collects boxes one by one, in compact arrays.
 
     Args:
-        extra_names: of whatever else there is to say of each box.
+        extra_names: names of further columns.
         classes: class names that are known beforehand, in the order of their numbers; others are appended.
     """
 
@@ -76,7 +75,7 @@ class BoxTableBuilder:
         self._extra: list[list[bytes]] = [[] for _ in extra_names]
 
     def add_image(self, name: bytes, image_hw: tuple[int, int] = (0, 0)) -> int:
-        """Return the index of an image, which is added if it is new; its size counts then."""
+        """Return the index of an image, which is added with its size if it is new."""
         index = self._images.setdefault(name, len(self._images))
         if 2 * index == len(self._image_hw):
             self._image_hw.extend(image_hw)
@@ -96,7 +95,7 @@ class BoxTableBuilder:
         box_id: bytes = b"",
         extra: Sequence[bytes] = (),
     ) -> None:
-        """Append a box of four numbers; ``extra`` as long as the names are."""
+        """Append a box of four numbers; ``extra`` has one text for each of ``extra_names``."""
         self._image.append(image)
         self._boxes.extend(box)
         self._label.append(label)
@@ -106,7 +105,7 @@ class BoxTableBuilder:
             column.append(text)
 
     def build(self, convention: BoxConvention, *, names: str = "path") -> BoxTable:
-        """Return the table of what was added."""
+        """Make the table."""
         return BoxTable(
             images=PathTable(self._images),
             image=np.array(self._image, dtype=np.int64),

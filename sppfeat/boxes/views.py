@@ -1,4 +1,4 @@
-"""Boxes that nobody has to draw: a grid over the image, and the views of SPP-net's multi-view test."""
+"""Boxes that need no box file: a grid over the image, and the views of SPP-net's multi-view test."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from sppfeat.errors import ConfigError
 
 __all__ = ["VIEW_SIDE", "Views", "grid_views", "multiview_views"]
 
-VIEW_SIDE = 224  # network-input pixels; of the windows of the paper's multi-view test
+VIEW_SIDE = 224  # network-input pixels: side of the windows of the paper's multi-view test
 
 _MAX_VIEWS = 1_000_000  # per image: 32 MB of boxes
 
-_PLACES = {  # of a window, as fractions of the room that it has along x and y
+_PLACES = {  # of a window, as fractions of its leeway along x and y
     "centre": (0.5, 0.5),
     "top-left": (0.0, 0.0),
     "top-right": (1.0, 0.0),
@@ -30,12 +30,12 @@ _PLACES = {  # of a window, as fractions of the room that it has along x and y
 
 
 class Views(NamedTuple):
-    """Boxes of one image.
+    """The boxes of one image.
 
     Attributes:
         boxes_px: ``(V, 4)`` float64, xyxy edges in pixels of the image.
-        scale: ``(V,)`` int16, index of the short side at which each is pooled; -1: to be chosen.
-        mirrored: ``(V,)`` bool, whether it is pooled from the mirror image.
+        scale: ``(V,)`` int16, index of the short side at which each is pooled; -1 to let the run choose.
+        mirrored: ``(V,)`` bool, True if it is pooled from the mirror image.
         ids: ``(V,)`` names.
     """
 
@@ -46,11 +46,11 @@ class Views(NamedTuple):
 
 
 def grid_views(grid: GridSpec, image_hw: tuple[int, int]) -> Views:
-    """Windows that cover the image, row by row; named ``row,column``.
+    """Cover the image with windows, row by row, named ``row,column``.
 
-    By number, all windows are equal, and adjacent ones share the fraction ``overlap`` of a window. By
-    pixels, they have the given size (cut where the image is smaller) and are that fraction apart, but for
-    the last one of each row and column, which ends at the border.
+    By number, all windows are equal, and adjacent ones share the fraction ``overlap`` of a window. By pixels, they
+    have the given size, or that of the image if it is smaller, and share that fraction, too; only the last one of each
+    row and column ends at the border and may share more.
 
     Example:
         >>> grid_views(GridSpec(1, 2, False, 0.0), (30, 40)).boxes_px.tolist()
@@ -89,18 +89,18 @@ def multiview_views(
     *,
     windows_hw: Sequence[tuple[float, float]] | None = None,
 ) -> Views:
-    """The views of He et al., TPAMI 2015, section 3.1.5, at each scale.
+    """Lay out the views of He et al., TPAMI 2015, section 3.1.5, at each scale.
 
-    The whole image, and windows of 224 x 224 network-input pixels at the centre, the corners and the
-    middles of the sides; then the mirror image of each. Where the input's side is smaller than a window,
-    the window is as large as the side. The paper leaves out windows that coincide (at 224 pixels there
-    are three of them); here each image has the same views in the same order.
+    These are the whole image, and windows of 224 x 224 network-input pixels at the center, the corners and the middles
+    of the sides; then the same in the mirror image. A window is never larger than the side of the input. The paper
+    leaves out windows that coincide (three of them at 224 pixels); here all images have the same views in the same
+    order.
 
     Args:
         image_hw: height and width of the image, in pixels.
-        short_sides: of the network input, per scale, as they are called; None is the image's own size.
-        windows_hw: height and width of a window in pixels of the image, per scale, where the network input is
-            not ``short_sides`` at the image's aspect ratio.
+        short_sides: short side of the network input at each scale, for the names; None is the image's own size.
+        windows_hw: height and width of a window in pixels of the image, at each scale; None if the network input has
+            the short sides ``short_sides`` and the aspect ratio of the image.
     """
     height, width = image_hw
     boxes, ids = [], []
@@ -131,7 +131,7 @@ def _windows_by_number(side: int, n: int, overlap: float) -> npt.NDArray[np.floa
     step = 1 - overlap
     total = 1 + (n - 1) * step  # in windows
     starts = np.arange(n) * step
-    # So that the last window ends at the border to the bit.
+    # Makes the last window end at the border to the bit.
     ends = total - (n - 1 - np.arange(n)) * step
     return np.stack((side * (starts / total), side * (ends / total)), axis=1)
 
@@ -146,6 +146,6 @@ def _windows_of_size(side: int, window: int, overlap: float) -> npt.NDArray[np.f
 
 
 def _n_windows(side: int, window: int, overlap: float) -> int:
-    """How many windows of one size it takes."""
+    """Number of windows of one size that cover ``side``."""
     window = min(window, side)
     return 1 + max(0, math.ceil((side - window) / (window * (1 - overlap)) - 1e-9))

@@ -1,4 +1,4 @@
-"""Values in tables that somebody else wrote: as numbers, as bytes, and shortened for a message."""
+"""Values in tables from other software: as numbers, as bytes, and shortened for a message."""
 
 import json
 import reprlib
@@ -22,7 +22,7 @@ NUMBER_RULE = "a number"
 TEXT_RULE = "text without zero bytes and lone surrogates"
 
 ErrorAt = Callable[[int, str], SppfeatError]
-"""Makes an error of a position among some rows, and of what is wrong there."""
+"""Makes an error from a position among some rows and a message."""
 
 _WIDTH = 60
 
@@ -34,7 +34,7 @@ _REPR.maxlist = _REPR.maxdict = _REPR.maxtuple = 8
 
 
 def shorten(value: object) -> str:
-    """Return the repr of a value, cut to about 60 characters.
+    """Return the repr of a value, cut to 60 characters.
 
     Example:
         >>> shorten("1.5px")
@@ -45,7 +45,7 @@ def shorten(value: object) -> str:
 
 
 def parse_number(value: object) -> float | None:
-    """Return the float that a text or a number stands for, NaN and infinities included; None if it is none.
+    """Parse a text or a number as a float, NaN and infinities included; None if it is no number.
 
     Example:
         >>> parse_number("1e3"), parse_number(True), parse_number(""), parse_number("1_000")
@@ -64,7 +64,7 @@ def parse_number(value: object) -> float | None:
 
 
 def parse_whole(value: object, most: int = 2**31 - 1) -> int | None:
-    """Return the whole number from 0 to ``most`` that a text or a number stands for; None if it is none.
+    """Parse a text or a number as a whole number from 0 to ``most``; None if it is none.
 
     Example:
         >>> parse_whole("15"), parse_whole(b"1.5e+01"), parse_whole("-1"), parse_whole(1.5)
@@ -77,10 +77,10 @@ def parse_whole(value: object, most: int = 2**31 - 1) -> int | None:
 
 
 def encode_text(text: str) -> bytes | None:
-    """Return the UTF-8 bytes of a text, undecodable bytes as they were; None where ``TEXT_RULE`` is broken.
+    """Encode a text in UTF-8, with undecodable bytes as they were; None if it breaks ``TEXT_RULE``.
 
-    Such texts have no bytes (a lone surrogate, as JSON can spell it), or name no file and do not fit into HDF5
-    (a zero byte).
+    A lone surrogate, which JSON can spell, has no bytes; a text with a zero byte names no file and does not fit into
+    HDF5.
     """
     if "\0" in text:
         return None
@@ -91,27 +91,27 @@ def encode_text(text: str) -> bytes | None:
 
 
 def encode_paths(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
-    """Return the bytes of paths.
+    """Encode paths.
 
     Raises:
-        SppfeatError: one is no path, or empty.
+        SppfeatError: a value is no path, or empty.
     """
     encoded: list[bytes | None] = [*(_encode_texts(values) or map(_encode_path, values))]
     return _checked(values, encoded, f"the path of an image, {TEXT_RULE}", error_at, nothing=(None, b""))
 
 
 def encode_values(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
-    """Return the bytes of texts and numbers, empty ones for nothing and NaN.
+    """Encode texts and numbers; None and NaN become empty.
 
     Raises:
-        SppfeatError: one is something else.
+        SppfeatError: a value is neither.
     """
     encoded: list[bytes | None] = [*(_encode_texts(values) or map(_encode_value, values))]
     return _checked(values, encoded, f"{TEXT_RULE}, a number, or nothing", error_at, nothing=(None,))
 
 
 def _encode_texts(values: Sequence[object]) -> list[bytes] | None:
-    """The bytes of texts, all of them at once, which is ten times as fast; None where not all can be kept."""
+    """Encode texts all at once, which is ten times as fast; None if one of them cannot be encoded."""
     try:
         encoded = encode_text("\n".join(values))  # type: ignore[arg-type]
     except TypeError:  # not all are texts
@@ -140,7 +140,7 @@ def _encode_path(value: object) -> bytes | None:
 
 
 def _encode_value(value: object) -> bytes | None:
-    """The bytes of a text or number; None where it is neither, or cannot be kept."""
+    """Encode a text or number; None if it is neither, or cannot be encoded."""
     if isinstance(value, str):
         return encode_text(value)
     if isinstance(value, bytes):

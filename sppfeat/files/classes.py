@@ -1,4 +1,4 @@
-"""Class names and their numbers."""
+"""Class names, and the numbers that stand for them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
@@ -9,7 +9,7 @@ import numpy.typing as npt
 __all__ = ["NO_CLASS", "ClassNumbers"]
 
 NO_CLASS = -1
-"""The number of what has no class."""
+"""The label of an image or box without a class."""
 
 _Name = TypeVar("_Name", bytes, str)
 
@@ -40,7 +40,7 @@ class ClassNumbers(Generic[_Name]):
 
     @property
     def names(self) -> tuple[_Name, ...]:
-        """The classes in the order of their numbers."""
+        """All classes, in the order of their numbers."""
         return tuple(self._number)
 
     def number(self, name: _Name) -> int:
@@ -55,14 +55,14 @@ class ClassNumbers(Generic[_Name]):
     def in_order(
         self, numbers: npt.NDArray[np.integer], *, key: Callable[[_Name], Any]
     ) -> tuple[npt.NDArray[np.int64], tuple[_Name, ...]]:
-        """Renumber classes in the order of their names, without those that nothing is of.
+        """Renumber the classes in use, in the order of their names.
 
         Args:
-            numbers: ``(n,)`` integers, as :meth:`numbers` gives them.
-            key: of a name, to sort by.
+            numbers: ``(n,)`` integers from :meth:`numbers`.
+            key: sort key of a name.
 
         Returns:
-            ``(n,)`` int64 labels, ``NO_CLASS`` where they were that, and the names of the classes.
+            ``(n,)`` int64 labels, with ``NO_CLASS`` unchanged, and the names of the classes in use.
         """
         names = self.names
         used = np.unique(numbers[numbers != NO_CLASS]).tolist()

@@ -1,4 +1,4 @@
-"""The columns of a table, or keys of a JSON object, by their names: those of images and those of boxes."""
+"""Columns of a table, or keys of a JSON object, found by their names: for images and for boxes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ __all__ = [
 IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
 LABEL_NAMES = ("label", "class", "category")
 
-# In a table of images, which may have more than one that tells of boxes or labels.
+# A table of images may use more names than one of boxes or labels.
 PATH_NAMES = (*IMAGE_NAMES, "filepath", "file_path", "image_file", "url", "image_url")
 # Names of classes before their numbers, where a table has both.
 CLASS_NAMES = ("class_name", "label_name", "category_name", *LABEL_NAMES)
@@ -56,14 +56,14 @@ LIST_KEYS: Mapping[tuple[str, ...], str] = {("box",): "xyxy", ("bbox",): "xywh"}
 
 _SHOWN = 20
 
-MakeError = Callable[[str], SppfeatError]
-"""Makes an error that says where, of a text that says what."""
+_MakeError = Callable[[str], SppfeatError]
+"""Makes an error that names the file and the line, from a message."""
 
 
 def find_column(names: Sequence[str], choices: Sequence[str]) -> int | None:
-    """Find the column with the first of some names that there is; None where there is none of them.
+    """Find the column with the first of some names that the table has; None if it has none.
 
-    Names count without case and surrounding blanks.
+    Names are compared without case and surrounding blanks.
 
     Example:
         >>> find_column([" Category", "LABEL"], LABEL_NAMES), find_column(["x"], LABEL_NAMES)
@@ -74,7 +74,7 @@ def find_column(names: Sequence[str], choices: Sequence[str]) -> int | None:
 
 
 def repeated_column(names: Sequence[str], choices: Sequence[str]) -> str | None:
-    """The first of some names that several columns have; None where none has a namesake."""
+    """Find the first of some names that several columns share; None if all are unique."""
     plain = _plain(names)
     return next((choice for choice in choices if plain.count(choice) > 1), None)
 
@@ -88,9 +88,9 @@ class ImageColumns:
     """Columns of a table of images.
 
     Attributes:
-        path: column of its path.
-        label, image_id: of its class, and of what the table calls it; None where there is none.
-        has_boxes: further columns look like boxes.
+        path: column of paths.
+        label, image_id: columns of classes and of ids; None if missing.
+        has_boxes: True if further columns look like boxes.
     """
 
     path: int
@@ -99,15 +99,15 @@ class ImageColumns:
     has_boxes: bool
 
 
-def find_image_columns(names: Sequence[str], *, error: MakeError) -> ImageColumns:
-    """Find the columns of a table of images; names count without case and surrounding blanks.
+def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColumns:
+    """Find the columns of a table of images; names are compared without case and surrounding blanks.
 
     Args:
-        names: of the columns, in their order.
-        error: makes an error that says where, of a text that says what.
+        names: names of the columns, in their order.
+        error: makes an error from a message.
 
     Raises:
-        SppfeatError: no column of paths, or several; a column that counts is there twice.
+        SppfeatError: the table has no column of paths, or several; or two columns share a name that counts.
     """
     return ImageColumns(
         path=find_path_column(names, error=error),
@@ -117,11 +117,11 @@ def find_image_columns(names: Sequence[str], *, error: MakeError) -> ImageColumn
     )
 
 
-def find_path_column(names: Sequence[str], *, error: MakeError) -> int:
+def find_path_column(names: Sequence[str], *, error: _MakeError) -> int:
     """Find the column of the paths of images.
 
     Raises:
-        SppfeatError: there is none, or there are several.
+        SppfeatError: the table has none, or several.
     """
     known = set(_plain(names))
     candidates = [name for name in PATH_NAMES if name in known]
@@ -138,11 +138,11 @@ def looks_like_boxes(names: Sequence[str]) -> bool:
     return any(known.issuperset(box) for box in (*COLUMN_SETS, *LIST_KEYS))
 
 
-def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: MakeError) -> int | None:
-    """Find the column with the first of some names that there is; None where there is none of them.
+def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: _MakeError) -> int | None:
+    """Find the column with the first of some names that the table has; None if it has none.
 
     Raises:
-        SppfeatError: it is there twice.
+        SppfeatError: two columns have that name.
     """
     column = find_column(names, choices)
     if column is None:
@@ -154,7 +154,7 @@ def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: M
 
 
 def show_names(names: Sequence[str]) -> str:
-    """Names of columns as an error quotes them."""
+    """Quote names of columns for an error."""
     return one_line(first_few(map(repr, names), _SHOWN)) or "nothing"
 
 
@@ -163,13 +163,13 @@ class BoxColumns:
     """Columns of a table of boxes.
 
     Attributes:
-        names: of all columns.
-        image: column of the image's name.
-        coordinates: the four columns of the box, or the one of its list.
-        coordinate_names: what these are called in ``COLUMN_SETS`` or ``LIST_KEYS``.
-        coords: how these are meant.
-        label, score, box_id: columns; None where there is none.
-        extra: every other column.
+        names: names of all columns.
+        image: column of names of images.
+        coordinates: the four columns of the box, or the one with its list.
+        coordinate_names: names of these in ``COLUMN_SETS`` or ``LIST_KEYS``.
+        coords: meaning of these, such as ``xyxy``.
+        label, score, box_id: columns of classes, scores and ids; None if missing.
+        extra: all other columns.
     """
 
     names: tuple[str, ...]
@@ -184,19 +184,19 @@ class BoxColumns:
 
 
 def find_box_columns(
-    names: Sequence[str], sets: Mapping[tuple[str, ...], str], *, error: MakeError
+    names: Sequence[str], sets: Mapping[tuple[str, ...], str], *, error: _MakeError
 ) -> BoxColumns:
-    """Find the columns of a table of boxes; names count without case and surrounding blanks.
+    """Find the columns of a table of boxes; names are compared without case and surrounding blanks.
 
     Args:
-        names: of the columns, in their order.
-        sets: the names that together are a box, and how it is meant.
-        error: makes an error that says where, of a text that says what.
+        names: names of the columns, in their order.
+        sets: names that together are a box, and the meaning of its numbers.
+        error: makes an error from a message.
 
     Raises:
-        SppfeatError: names that are repeated, no image, no box, or more than one.
+        SppfeatError: a name is repeated, no column names images, or none or several are boxes.
     """
-    # An unnamed column is mostly the index that pandas writes.
+    # An unnamed column is usually the index that pandas writes.
     names = tuple(name.strip() or f"column_{i}" for i, name in enumerate(names, start=1))
     index: dict[str, int] = {}
     for i, name in enumerate(names):
@@ -224,7 +224,7 @@ def find_box_columns(
 
 
 def _coordinate_names(
-    index: Mapping[str, int], sets: Mapping[tuple[str, ...], str], error: MakeError
+    index: Mapping[str, int], sets: Mapping[tuple[str, ...], str], error: _MakeError
 ) -> tuple[str, ...]:
     complete = [names for names in sets if all(name in index for name in names)]
     if "x0" in index and _FROM_1 in complete:  # x0 y0 x1 y1 and something else that is called x2 y2

@@ -1,4 +1,4 @@
-"""The walk through a folder, depth first and in natural order; here, and in what an object store lists."""
+"""Walks through folders, depth first and in natural order: of this machine, or in the list of an object store."""
 
 import heapq
 import os
@@ -22,7 +22,7 @@ _SORTED_AT_ONCE = 1 << 14  # names of one folder, as objects with their keys: 4 
 
 
 def folder_identity(path: bytes) -> tuple[int, int] | None:
-    """Device and inode of a folder; None for everything else, a dangling link included."""
+    """Device and inode of a folder; None for everything else, including a dangling link."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -31,17 +31,17 @@ def folder_identity(path: bytes) -> tuple[int, int] | None:
 
 
 class FolderWalk:
-    """Walks a folder and counts the files that it passes over; links are followed, hidden names left out.
+    """Walks a folder and counts the files that it skips; follows links, and ignores hidden names.
 
     Args:
-        top: of the folder.
+        top: path of the folder.
         is_wanted: chooses files by their names.
-        unlistable: makes the error of a folder that cannot be listed, from its path below the top (empty for the
+        unlistable: makes the error for a folder that cannot be listed, from its path below the top (empty for the
             top itself) and the reason.
-        found_often: makes the error of a folder that is found in more than ``MOST_WAYS`` ways, by links.
+        found_often: makes the error for a folder that links lead to in more than ``MOST_WAYS`` ways, from its path.
 
     Attributes:
-        n_other_files: files passed over so far.
+        n_other_files: files skipped so far.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FolderWalk:
         """Yield the wanted files, relative to the top; cycles of links end.
 
         Raises:
-            SppfeatError: of ``unlistable`` and ``found_often``.
+            SppfeatError: from ``unlistable`` or ``found_often``.
         """
         n_ways: Counter[tuple[int, int]] = Counter()
         stack = [(b"", self._entries(b""), frozenset({self._identity(b"")}))]
@@ -91,7 +91,7 @@ class FolderWalk:
         return status.st_dev, status.st_ino
 
     def _entries(self, folder: bytes) -> Iterator[bytes]:
-        """Sub-folders, each with a slash behind it, and wanted files of one folder, in natural order."""
+        """Subfolders of a folder, each with a final slash, and its wanted files, in natural order."""
         kept: list[bytes] = []
         in_order: list[PathTable] = []
         try:
@@ -123,15 +123,18 @@ def _order(entry: bytes) -> bytes:
 def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, or to where we may not look
+    except OSError:  # a link to itself, or into a folder without permission
         return False
 
 
 def walk_order(names: PathTable) -> npt.NDArray[np.int64]:
-    """``(n,)`` int64: the numbers of names in the order of a walk, depth first, in natural order in each folder.
+    """Sort names into the order of a walk, depth first, in natural order in each folder.
 
     Args:
-        names: with ``/`` separators, unique. In the order of their bytes it takes less memory.
+        names: with ``/`` separators, unique; this takes less memory if they are in the order of their bytes.
+
+    Returns:
+        ``(n,)`` int64, the numbers of the names in that order.
 
     Example:
         >>> names = PathTable(["a/10.jpg", "a/9.jpg", "a.jpg", "B/1.jpg"])
@@ -153,7 +156,7 @@ def walk_order(names: PathTable) -> npt.NDArray[np.int64]:
 
 
 def _byte_order(names: PathTable) -> "range | list[int]":
-    """The numbers of names in the order of their bytes, in which those of one folder follow each other."""
+    """Numbers of the names in the order of their bytes, in which the names of a folder are consecutive."""
     before = b""
     for name in names:
         if name < before:
@@ -165,15 +168,15 @@ def _byte_order(names: PathTable) -> "range | list[int]":
 def _entries(
     names: PathTable, by_bytes: "range | list[int]", start: int, stop: int, n_above: int
 ) -> Iterator[tuple[int, int, int]]:
-    """What one folder has, in natural order.
+    """Yield the files and subfolders of a folder, in natural order.
 
     Args:
-        names, by_bytes: all.
-        start, stop: which of them lie in it, or below.
-        n_above: bytes of its own name in theirs, its slash included.
+        names, by_bytes: all names, and their numbers in the order of their bytes.
+        start, stop: range in ``by_bytes`` of the names below the folder.
+        n_above: bytes of the folder's own path in these names, with its slash.
 
     Yields:
-        Which of them lie in a file, which is one, or in a folder, and how many bytes its name takes; 0 for a file.
+        Range in ``by_bytes`` of an entry, and bytes of its path with its slash; 0 for a file.
     """
     keys: list[bytes] = []
     starts, lengths = array("q"), array("q")

@@ -1,4 +1,4 @@
-"""Names of images: their suffixes, and the images that a file of boxes or labels names."""
+"""Names of images: their suffixes, and the inputs that names in a file of boxes or labels stand for."""
 
 import os
 import posixpath
@@ -13,15 +13,15 @@ from sppfeat.errors import BoxError
 
 __all__ = ["IMAGE_SUFFIXES", "count_same_file_names", "has_image_suffix", "match_images"]
 
-# HEIC and JPEG XL are listed although Pillow has no decoder for them: a photograph that a folder scan
-# passed over in silence would be missed by nobody until the results are wrong.
+# HEIC and JPEG XL are listed although Pillow has no decoder for them: nobody would miss a photograph that a scan
+# skipped in silence until the results are wrong.
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jfif", ".jp2",
     ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".mpo", ".pbm", ".pcx", ".pgm", ".png",
     ".pnm", ".ppm", ".sgi", ".tga", ".tif", ".tiff", ".webp",
 })
-"""The file suffixes, in lower case, that a scan of a folder takes for images."""
+"""The suffixes of image files, in lower case."""
 # fmt: on
 
 # COCO's files of 2014 are called COCO_val2014_000000000042.jpg, those of 2017 000000000042.jpg.
@@ -30,13 +30,13 @@ _NUMBERED = re.compile(rb"(?:COCO_[a-z]+[0-9]+_)?0*(0|[1-9][0-9]*)")
 
 _UP = re.compile(rb"\A(?:\.\./)+")
 
-_LONGEST = 4096  # of what is shown; no path of a file is longer
+_LONGEST = 4096  # characters shown of a name; no path of a file is longer
 
-_STEM = b"/"  # no file ends so: behind a stem, that it is not taken for a whole name
+_STEM = b"/"  # marks a stem, so that it is not taken for a whole name: no file name ends in a slash
 
 
 def has_image_suffix(name: bytes) -> bool:
-    """Whether a name ends as that of an image does.
+    """Tell whether a name has an image suffix.
 
     Example:
         >>> has_image_suffix(b"a/b.JPG"), has_image_suffix(b"a/.jpg"), has_image_suffix(b"a.cls")
@@ -57,23 +57,24 @@ _NOTHING = _Found()
 def match_images(
     names: Sequence[bytes], root: bytes, paths: Sequence[bytes], *, kind: str = "path"
 ) -> npt.NDArray[np.int64]:
-    """For each name of an image in a file of boxes or labels, the input that it is.
+    """Match the names of images in a file of boxes or labels to the inputs.
 
-    A name is a path, or the last parts of one: ``train/1.jpg`` is ``/photos/train/1.jpg``, and so is
-    ``1.jpg``, as long as no other input ends so. An input whose path below the root equals the name goes
-    before one that only ends so. A name without the suffix of an image stands for the file with one.
+    A name is a path, or the last parts of one: ``train/1.jpg`` is ``/photos/train/1.jpg``, and so is ``1.jpg``, unless
+    another input has the same last parts. An input whose path below the root equals the name takes precedence over one
+    that only ends in it. A name without an image suffix stands for the file with one.
 
     Args:
-        names: as the file has them.
-        root: absolute path of the folder that the inputs lie under.
+        names: names in the file.
+        root: absolute path of the folder above the inputs.
         paths: the inputs, relative to it.
-        kind: what the names are, see :attr:`sppfeat.boxes.table.BoxTable.names`.
+        kind: kind of the names: ``path``; ``id``, a number or text that equals a file name without suffix, apart from
+            leading zeros; or ``single``, the one image of a file that names none.
 
     Returns:
-        ``(M,)`` int64, index into ``paths``; -1 for an image that is not among them.
+        ``(M,)`` int64, index into ``paths``; -1 for a name that is not among them.
 
     Raises:
-        BoxError: a name that two inputs fit equally well.
+        BoxError: two inputs match a name equally well.
     """
     if kind == "single" and len(paths) == 1:
         return np.zeros(len(names), dtype=np.int64)
@@ -99,13 +100,13 @@ def match_images(
 
 
 def count_same_file_names(names: Sequence[bytes], paths: Iterable[bytes]) -> int:
-    """How many names end with the file name of one of the paths: what has moved to another folder."""
+    """Count the names with the file name of one of the paths: images that may have moved to another folder."""
     known = {posixpath.basename(path) for path in paths}
     return sum(posixpath.basename(name.replace(b"\\", b"/")) in known for name in names)
 
 
 def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
-    """Yield what is looked up of a name: as it stands before stripped, and that before Windows' separators."""
+    """Yield the keys of a name with their ranks: best as it is, then stripped, then with Windows' separators."""
     stripped = name.strip()
     ranks = {stripped.replace(b"\\", b"/"): 0, stripped: 4, name: 8}  # mostly one: the last, the best, counts
     for form, rank in ranks.items():
@@ -119,7 +120,7 @@ def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
 
 
 def _keys_of_path(path: bytes, root: bytes, deepest: int, by_number: bool) -> Iterator[tuple[bytes, int]]:
-    """Yield each name that a path answers to, and its rank: 4 or 3 with its suffix, 2 or 1 without."""
+    """Yield each key of a path, and its rank: 4 or 3 with its suffix, 2 or 1 without."""
     forms = [(path, b"", 2)]
     if has_image_suffix(path):
         stem = os.path.splitext(path)[0]
@@ -141,7 +142,7 @@ def _keys_of_path(path: bytes, root: bytes, deepest: int, by_number: bool) -> It
 
 
 def _clean(name: bytes) -> bytes:
-    """Return a name in the one form that paths are compared in, without what leads up and out."""
+    """Normalize a name for comparison, without leading ``../``."""
     normal = posixpath.normpath(name)
     if normal.startswith(b"//"):  # which POSIX leaves open, and normpath as it is
         normal = normal[1:]
@@ -162,7 +163,7 @@ def _better(found: _Found, rank: int, image: int) -> _Found:
 
 
 def _best_of(candidates: Iterable[tuple[_Found, int]]) -> _Found:
-    """Return what was found for the keys of one name, each with its own rank."""
+    """Return the best match of the keys of a name, each with its own rank."""
     best = _NOTHING
     for found, own in candidates:
         if found.rank:

@@ -1,4 +1,4 @@
-"""Text tables that somebody else wrote, separated or in JSON, with errors that say where they are wrong."""
+"""Text tables from other software, separated or in JSON, with errors that tell the line."""
 
 import codecs
 import contextlib
@@ -33,20 +33,20 @@ _MOST_DIGITS = 400  # more than float can hold; Python refuses ints beyond 4300 
 
 
 class TableSource(Protocol):
-    """Where a text comes from."""
+    """The source of a text."""
 
     def error(self, where: str, what: str, /) -> SppfeatError:
-        """Return an error that says in which file, where there, and what is wrong."""
+        """Make an error that names the file, the place in it, and the fault."""
         ...
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A file that is a table: opened, and named in messages.
+    """A file that contains a table.
 
     Attributes:
-        path: of the file.
-        error_class: of the errors that name it.
+        path: path of the file.
+        error_class: class of the errors that name it.
     """
 
     path: bytes
@@ -54,17 +54,17 @@ class TableFile:
 
     @property
     def folder(self) -> bytes:
-        """The folder that it lies in."""
+        """The folder of the file."""
         return os.path.dirname(self.path)
 
     def error(self, where: str, what: str) -> SppfeatError:
-        """Return an error that says in which file, where there, and what is wrong: found and allowed."""
+        """Make an error that names the file, the place in it, and the fault."""
         name = repr(os.fsdecode(self.path))
         return self.error_class(f"{name}, {where}: {what}" if where else f"{name}: {what}")
 
     @contextlib.contextmanager
     def read_errors(self) -> Iterator[None]:
-        """Say of what the system refuses that it was this file.
+        """Turn errors of the system into errors that name this file.
 
         Raises:
             SppfeatError: instead of OSError.
@@ -76,10 +76,10 @@ class TableFile:
 
     @contextlib.contextmanager
     def open_text(self) -> Iterator[BinaryIO]:
-        """The file, open for reading, without a byte order mark.
+        """Open the file for reading, after its byte order mark if it has one.
 
         Raises:
-            SppfeatError: it cannot be read, or is in UTF-16.
+            SppfeatError: the file cannot be read, or is in UTF-16.
         """
         with self.read_errors(), open(self.path, "rb") as file:
             head = file.read(len(codecs.BOM_UTF8))
@@ -90,12 +90,12 @@ class TableFile:
             yield file
 
     def rows(self, file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows of a separated table that are not blank, each with the line that it begins on.
+        """Yield the rows of a separated table that are not blank, each with its first line number.
 
-        Fields are separated by tabs where the name of the file ends in ``.tsv``, else by commas.
+        Tabs separate the fields if the name of the file ends in ``.tsv``, else commas.
 
         Args:
-            file: the file, open; closed with the rows.
+            file: the open file, which is closed with the rows.
 
         Raises:
             SppfeatError: a row cannot be split.
@@ -115,9 +115,9 @@ def has_utf16_mark(content: bytes) -> bool:
 
 
 def decoded_lines(file: BinaryIO) -> io.TextIOWrapper:
-    """The lines of an open file, which is closed with them.
+    """Decode the lines of an open file, which is closed with them.
 
-    Paths need not be UTF-8: their bytes survive. No newline is translated: there may be some within quotes.
+    Bytes that are not UTF-8, as in paths, survive. No newline is translated: some may be within quotes.
     """
     return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
 
@@ -125,12 +125,12 @@ def decoded_lines(file: BinaryIO) -> io.TextIOWrapper:
 def split_rows(
     lines: Iterable[str], delimiter: str, *, error: Callable[[int, str], SppfeatError]
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, each with the line that it begins on.
+    """Yield the rows that are not blank, each with its first line number.
 
     Args:
-        lines: decoded, without a byte order mark.
-        delimiter: of fields.
-        error: makes an error of a line, and of what is wrong with a row that begins there.
+        lines: decoded lines, without a byte order mark.
+        delimiter: separates the fields.
+        error: makes an error from a line number and a message.
 
     Raises:
         SppfeatError: a row cannot be split.
@@ -149,7 +149,7 @@ def split_rows(
 
 
 def joined_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
-    """Fields as one line without its end; names may hold delimiters, quotes and line breaks."""
+    """Join fields to a line without its end; fields may contain delimiters, quotes and line breaks."""
     text = io.StringIO()
     # With this line end also a lone carriage return is quoted, in all versions of Python.
     csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(fields)
@@ -157,23 +157,23 @@ def joined_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
 
 
 class _LongNumberError(ValueError):
-    """An int of too many digits, which are its argument."""
+    """An int with too many digits, which are the argument."""
 
 
 def json_decoder(hook: Callable[[list[tuple[str, Any]]], Any]) -> json.JSONDecoder:
-    """Return a decoder for :func:`parse_json`.
+    """Make a decoder for :func:`parse_json`.
 
     Args:
-        hook: makes each object, of its keys and values; a ValueError that it raises says what is wrong.
+        hook: makes each object from its keys and values; it raises ValueError, with a message, for a faulty one.
     """
     return json.JSONDecoder(object_pairs_hook=hook, parse_int=_parse_int)
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of its keys and values, the hook for :func:`json_decoder`.
+    """Make an object from its keys and values; a hook for :func:`json_decoder`.
 
     Raises:
-        ValueError: a key is there twice.
+        ValueError: a key is repeated.
     """
     entry = dict(pairs)
     if len(entry) < len(pairs):
@@ -189,16 +189,16 @@ def parse_json(
     decoder: json.JSONDecoder,
     first_line: int = 1,
 ) -> Any:
-    """Return what a JSON text says.
+    """Parse a JSON text.
 
     Args:
-        source: where it comes from.
+        source: source of the text, which makes the errors.
         content: the text, in UTF-8.
-        decoder: of :func:`json_decoder`.
-        first_line: line of the file that the text begins on.
+        decoder: from :func:`json_decoder`.
+        first_line: line number of the text in the file.
 
     Raises:
-        SppfeatError: of the source: it is no JSON, or nested too deeply; with line and column.
+        SppfeatError: the text is no JSON, or nested too deeply; tells line and column.
     """
     text = _decode(source, content, first_line)
     try:
@@ -228,7 +228,7 @@ def json_objects(source: TableSource, lines: Iterable[bytes]) -> Iterator[tuple[
     """Yield the JSON object of each line that is not blank, with the number of the line.
 
     Raises:
-        SppfeatError: of the source: a line is no JSON, or no object.
+        SppfeatError: a line is no JSON, or no object.
     """
     decoder = json_decoder(unique_keys)
     for line, text in enumerate(lines, start=1):
@@ -241,10 +241,10 @@ def json_objects(source: TableSource, lines: Iterable[bytes]) -> Iterator[tuple[
 
 
 def encode_json_text(source: TableSource, text: str, where: str) -> bytes:
-    """Return the bytes of a text of a JSON file.
+    """Encode a text of a JSON file.
 
     Raises:
-        SppfeatError: of the source: it has none that can be kept.
+        SppfeatError: the text breaks ``TEXT_RULE``.
     """
     encoded = encode_text(text)
     if encoded is None:

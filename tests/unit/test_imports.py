@@ -59,7 +59,6 @@ WRONG_ARROWS: frozenset[tuple[str, str]] = frozenset()
 WRONG_PACKAGES: frozenset[tuple[str, str]] = frozenset()
 UNDESCRIBED: frozenset[str] = frozenset(
     {
-        "boxes",
         "decoding",
         "networks",
         "pooling",

@@ -1,4 +1,4 @@
-"""Box files in any of the usual formats, read as one table in the file's own order and convention."""
+"""Box files in any of the usual formats, read into a table in the file's own order and convention."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ FORMATS = tuple(_READERS)
 
 @dataclass(frozen=True)
 class BoxFile:
-    """A box file as it was read.
+    """A box file that was read.
 
     Attributes:
-        table: its boxes.
+        table: the boxes.
         box_format: one of ``FORMATS``.
-        sha256: of its bytes, in hexadecimal; for a folder that of the names in it and the digests of the files
-            that were read, wherever the folder lies.
-        path: as it was given.
+        sha256: digest of the bytes of the file, in hexadecimal; for a folder, digest of the names and digests of the
+            files that were read, independent of the folder's own path.
+        path: path as it was given.
     """
 
     table: BoxTable
@@ -51,16 +51,16 @@ class BoxFile:
 
 
 def read_boxes(path: StrPath, *, box_format: str | None = None) -> BoxFile:
-    """Return the boxes of a file or folder.
+    """Read the boxes of a file or folder.
 
     Args:
-        path: of the file; of a folder for ``voc``, ``yolo`` and ``numpy``, which is read recursively, hidden
-            names left out.
-        box_format: one of ``FORMATS``; None recognises it.
+        path: path of the file; for ``voc``, ``yolo`` and ``numpy`` also of a folder, which is read recursively
+            without hidden names.
+        box_format: one of ``FORMATS``; None to recognize it.
 
     Raises:
-        BoxError: it cannot be read or recognised, or is malformed; says where, what and what is allowed.
-        ConfigError: there is no such format.
+        BoxError: the file cannot be read or recognized, or is malformed; tells where and why.
+        ConfigError: ``box_format`` is not one of ``FORMATS``.
     """
     if box_format is not None:
         check_choice("box-format", box_format, FORMATS)

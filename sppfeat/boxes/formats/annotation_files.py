@@ -1,4 +1,4 @@
-"""The file or folder that boxes are read from: its bytes, their digest, and messages that say where."""
+"""The file or folder that boxes are read from: its bytes, their digest, and errors that name it."""
 
 import codecs
 import hashlib
@@ -19,15 +19,15 @@ class AnnotationFiles:
     """A box file, or a folder of such files; remembers the digest of every file that was read.
 
     Args:
-        path: of the file or folder.
+        path: path of the file or folder.
 
     Attributes:
-        path: the same, as text.
-        is_folder: whether it is a folder.
-        name: of the file in its folder; empty for a folder.
+        path: the path as text.
+        is_folder: True for a folder.
+        name: name of the file in its folder; empty for a folder.
 
     Raises:
-        BoxError: there is nothing, or neither a file nor a folder.
+        BoxError: the path does not exist, or is neither a file nor a folder.
     """
 
     def __init__(self, path: StrPath) -> None:
@@ -50,29 +50,29 @@ class AnnotationFiles:
         return os.path.splitext(self.name)[0]
 
     def error(self, where: str, what: str, name: bytes | None = None) -> BoxError:
-        """Return an error that says in which file, where there, and what is wrong.
+        """Make an error that names the file, the place in it, and the fault.
 
         Args:
             where: line, column, key or JSON path; may be empty.
-            what: is wrong, found and allowed.
-            name: of the file in the folder; None for the source itself.
+            what: the fault, with the value found and what is allowed.
+            name: name of a file in the folder; None for the file or folder itself.
         """
         path = self.path if name is None or not self.is_folder else os.fsdecode(self._full(name))
         return BoxError(f"{path!r}, {where}: {what}" if where else f"{path!r}: {what}")
 
     def head(self, n_bytes: int) -> bytes:
-        """Return the first bytes of the file.
+        """Read the first bytes of the file.
 
         Raises:
-            BoxError: it cannot be read.
+            BoxError: the file cannot be read.
         """
         return self._read(self.name, n_bytes)
 
     def read(self, name: bytes | None = None) -> bytes:
-        """Return the content of the file, or of a file of the folder, and remember its digest.
+        """Read the file, or a file of the folder, and remember its digest.
 
         Raises:
-            BoxError: it cannot be read, or is a folder.
+            BoxError: the file cannot be read, or is a folder.
         """
         if name is None and self.is_folder:
             raise self.error("", "is a folder; allowed for this format: one file")
@@ -82,10 +82,10 @@ class AnnotationFiles:
         return content
 
     def read_text(self, name: bytes | None = None) -> bytes:
-        """Return the content of a text file, still encoded, without a byte order mark.
+        """Read a text file; returns its bytes without a byte order mark.
 
         Raises:
-            BoxError: it cannot be read, is in UTF-16, or holds a zero byte.
+            BoxError: the file cannot be read, is in UTF-16, or contains a zero byte.
         """
         content = self.read(name)
         if has_utf16_mark(content):
@@ -97,12 +97,12 @@ class AnnotationFiles:
         return content.removeprefix(codecs.BOM_UTF8)
 
     def files(self, suffix: bytes) -> list[bytes]:
-        """Return the names of the files with a suffix, relative to the folder, in natural order.
+        """List the files with a suffix, relative to the folder, in natural order, without hidden names.
 
-        A file that is not in a folder is its own only name, whatever its suffix. Hidden names are left out.
+        A single file is the only entry of its list, whatever its suffix.
 
         Raises:
-            BoxError: a folder cannot be listed, or two files differ by the case of the suffix only.
+            BoxError: a folder cannot be listed, or two files differ only by the case of the suffix.
         """
         if not self.is_folder:
             return [self.name]
@@ -119,11 +119,11 @@ class AnnotationFiles:
         return names
 
     def has_file(self, name: bytes) -> bool:
-        """Whether this is a folder with something of that name right in it, be it a link to nothing."""
+        """Tell whether this is a folder that contains the name, even as a link to nothing."""
         return self.is_folder and os.path.lexists(self._full(name))
 
     def sha256(self) -> str:
-        """Return the digest of the file; of a folder that of the sorted names and digests of what was read."""
+        """Return the digest of the file; for a folder, that of the sorted names and digests of all files read."""
         if not self.is_folder:
             return self._digests[self.name].hex()
         # The digests have one length and names hold no zero byte: no two folders give the same bytes.
@@ -146,7 +146,7 @@ class AnnotationFiles:
         return content
 
     def _walk(self) -> FolderWalk:
-        """Walks the folder for the files of all formats that come in folders."""
+        """Walk the folder for the files of all formats that come in folders."""
         return FolderWalk(
             self._folder,
             lambda name: _suffix(name) in FOLDER_SUFFIXES,

@@ -1,4 +1,4 @@
-"""Boxes that come as one array an image."""
+"""Boxes that come as one array for each image."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -31,8 +31,8 @@ class ImageBoxes(NamedTuple):
     """The boxes of an image.
 
     Attributes:
-        name: of the image.
-        values: ``(K, 5)`` float64, four numbers and the score, NaN where there is none.
+        name: name of the image.
+        values: ``(K, 5)`` float64, four numbers and the score, NaN for none.
     """
 
     name: bytes
@@ -40,12 +40,12 @@ class ImageBoxes(NamedTuple):
 
 
 class BoxBudget:
-    """How many boxes a compressed file may still have: each is 150 bytes in memory, and nearly none in the file.
+    """The number of boxes that a compressed file may have: each takes 150 bytes of memory, and hardly any in the file.
 
-    Windows on a grid, the best that boxes compress, are 20 a byte.
+    Windows on a grid, which compress best of all boxes, are 20 a byte.
 
     Args:
-        n_bytes: of the file.
+        n_bytes: bytes of the file.
     """
 
     def __init__(self, n_bytes: int) -> None:
@@ -57,7 +57,7 @@ class BoxBudget:
         """Count boxes.
 
         Raises:
-            ValueError: there are too many; says what was found and what is allowed.
+            ValueError: the file has too many; tells the number and what is allowed.
         """
         self._n_boxes += n_boxes
         if self._n_boxes > self._most:
@@ -68,21 +68,21 @@ class BoxBudget:
 
 
 def is_box_shape(shape: Sequence[int]) -> bool:
-    """Whether an array of this shape holds boxes; also none at all, ``(0,)`` or ``(0, n)``."""
+    """Tell whether an array of this shape can hold boxes; ``(0,)`` and ``(0, n)`` hold none."""
     return (len(shape) == 2 and shape[1] in (4, 5)) or (len(shape) in (1, 2) and shape[0] == 0)
 
 
 def is_box_dtype(dtype: np.dtype[Any]) -> bool:
-    """Whether the numbers are such as boxes have."""
+    """Tell whether boxes can have numbers of this type."""
     return dtype.kind in "iuf" and dtype.itemsize <= 8
 
 
 def boxes_of_array(name: bytes, array: npt.NDArray[Any]) -> ImageBoxes:
-    """Return the boxes of an image.
+    """Make the boxes of an image from an array.
 
     Args:
-        name: of the image.
-        array: of a shape and dtype that boxes have.
+        name: name of the image.
+        array: boxes, of a shape and dtype that boxes can have.
     """
     values = np.full((len(array), 5), np.nan)
     if len(array):
@@ -91,12 +91,12 @@ def boxes_of_array(name: bytes, array: npt.NDArray[Any]) -> ImageBoxes:
 
 
 def build_table(images: Sequence[ImageBoxes], convention: BoxConvention, *, names: str = "path") -> BoxTable:
-    """Return the table of all images; a box is named by its row, from 0, behind the name of its image.
+    """Make the table of all images; the id of a box is the name of its image and its row, from 0.
 
     Args:
-        images: each once.
-        convention: of the boxes.
-        names: as :class:`sppfeat.boxes.table.BoxTable` has it; with ``single`` a box is named by its row alone.
+        images: boxes of each image, each image once.
+        convention: meaning of the numbers.
+        names: see :class:`sppfeat.boxes.table.BoxTable`; with ``single``, the id of a box is its row alone.
     """
     values = np.concatenate([image.values for image in images]) if images else np.empty((0, 5))
     counts = [len(image.values) for image in images]

@@ -11,7 +11,7 @@ from sppfeat.files.tables import encode_json_text, json_decoder, parse_json, uni
 
 __all__ = ["read_coco"]
 
-# Most of the file, and nothing of a box: dropped object by object, so that the 450 MB of instances_train2017.json
+# Most of the file, and unrelated to boxes: dropped object by object, so that the 450 MB of instances_train2017.json
 # do not become several gigabytes.
 _DROPPED = frozenset(
     [
@@ -28,14 +28,14 @@ _DROPPED = frozenset(
 
 
 def read_coco(source: AnnotationFiles) -> BoxTable:
-    """Return the boxes of instances, or of results.
+    """Read the boxes of instances or results.
 
     Instances are ``{"images": [...], "annotations": [...], "categories": [...]}``: every image is in the table,
     in the file's order, and every category. Results are ``[{"image_id": ..., "bbox": [...]}, ...]``, whose images
-    go by their id, or by ``file_name`` where the entries have that.
+    are named by their ids, or by ``file_name`` if the entries have it.
 
     Raises:
-        BoxError: it is malformed; says the JSON path.
+        BoxError: the file is malformed; tells the JSON path.
     """
     content = parse_json(source, source.read_text(), decoder=json_decoder(_object))
     if isinstance(content, list):
@@ -117,7 +117,7 @@ class _Categories:
         self.names = tuple(first)
 
     def label(self, entry: dict[str, Any], where: str) -> int:
-        """Return the number of an annotation's class; -1 if it has none."""
+        """Return the number of an annotation's class; -1 for none."""
         if entry.get("category_id") is None:
             return -1
         label = self._labels.get(_id_of(self._source, entry, "category_id", where))
@@ -150,7 +150,7 @@ def _add_images(source: AnnotationFiles, content: dict[str, Any], builder: BoxTa
 
 
 def _list_of(source: AnnotationFiles, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return a list of objects."""
+    """Return the list of objects of a key."""
     entries = content.get(key)
     if key not in content:
         raise source.error(
@@ -182,7 +182,7 @@ def _name(source: AnnotationFiles, entry: dict[str, Any], key: str, where: str) 
 
 
 def _id_of(source: AnnotationFiles, entry: dict[str, Any], key: str, where: str) -> str:
-    """Return an id as text: 7 and "7" are the same."""
+    """Return an id as text, so that 7 and "7" are the same."""
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         raise source.error(f"{where}.{key}", f"{_found(entry, key)}; allowed: an id, as whole number or text")
@@ -230,7 +230,7 @@ def _iscrowd(source: AnnotationFiles, entry: dict[str, Any], where: str) -> tupl
 
 
 def _side(source: AnnotationFiles, entry: dict[str, Any], key: str, where: str) -> int:
-    """Return the height or width of an image; 0 where there is none."""
+    """Return the height or width of an image; 0 if missing."""
     value = entry.get(key)
     side = 0 if value is None else parse_whole(value)
     if side is None:

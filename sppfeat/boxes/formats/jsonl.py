@@ -1,4 +1,4 @@
-"""Boxes as JSON objects, one a line."""
+"""Boxes as JSON objects, one on each line."""
 
 import dataclasses
 import io
@@ -18,15 +18,15 @@ from sppfeat.files.tables import encode_json_text, json_objects
 __all__ = ["read_jsonl"]
 
 _SETS = {**COLUMN_SETS, **LIST_KEYS}
-_MAX_EXTRA = 1000  # each is a column of its own, also of the boxes that do not have it
-_MOST_CELLS = 10**7  # of these columns, where the file is no longer: 20 bytes each
+_MAX_EXTRA = 1000  # each is a column, also for boxes that do not have it
+_MOST_CELLS = 10**7  # of these columns, unless the file is longer: 20 bytes each
 
 
 def read_jsonl(source: AnnotationFiles) -> BoxTable:
-    """Return the boxes of a file with a JSON object a line.
+    """Read the boxes of a file with a JSON object on each line.
 
     Raises:
-        BoxError: it is malformed, or its lines spell boxes in different ways.
+        BoxError: the file is malformed, or its lines spell boxes in different ways.
     """
     content = source.read_text()
     lines = _LineReader(source, len(content))
@@ -36,7 +36,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
 
 
 class _LineReader:
-    """Collects boxes; the first line decides how all spell them."""
+    """Collects boxes, all spelled like the first one."""
 
     def __init__(self, source: AnnotationFiles, n_bytes: int) -> None:
         self._source = source
@@ -70,7 +70,7 @@ class _LineReader:
             )
 
     def build(self) -> BoxTable:
-        """Return the table of all lines."""
+        """Make the table of all lines."""
         convention = default_convention("jsonl")
         if self._first is not None:
             convention = convention.replace(coords=self._first[1].coords)
@@ -133,7 +133,7 @@ class _LineReader:
         return number
 
     def _text(self, columns: BoxColumns, values: list[Any], column: int | None, line: int) -> str:
-        """Return a text, or that of a number; empty for null, and where there is no such key."""
+        """Return a text, or a number as text; empty for null and for a missing key."""
         value = None if column is None else values[column]
         if value is None or column is None:
             return ""

@@ -1,4 +1,4 @@
-"""Boxes as MATLAB writes them, as the proposals of Selective Search are handed round."""
+"""Boxes as MATLAB writes them, the usual form of the proposals of Selective Search."""
 
 import io
 import warnings
@@ -32,13 +32,13 @@ _INSTALL = "install it with: pip install 'sppfeat[mat]'"
 
 
 def read_mat(source: AnnotationFiles) -> BoxTable:
-    """Return the boxes of a .mat file.
+    """Read the boxes of a .mat file.
 
-    Its variable ``boxes`` is an array of the boxes of one image, or a cell array of such, whose images a cell
-    array ``images`` names.
+    Its variable ``boxes`` is an array with the boxes of one image, or a cell array of such arrays; then a cell array
+    ``images`` names the images.
 
     Raises:
-        BoxError: it is damaged, holds other variables, or scipy is not installed.
+        BoxError: the file is damaged or lacks these variables, or scipy is not installed.
     """
     variables = _load(source)
     boxes = variables.get("boxes")

@@ -1,4 +1,4 @@
-"""The outline of a MATLAB file of version 4 to 7, checked before scipy reads it.
+"""A check of the outline of MATLAB files of version 4 to 7, before scipy reads them.
 
 scipy's reader is not hardened (scipy 1.17; its documentation says so since). In version 5 to 7, a type code that does
 not exist, or sizes that do not fit, make it read beyond its tables and end the process, and a text of no bytes becomes
@@ -41,11 +41,11 @@ def check_outline(content: bytes, names: Collection[str]) -> None:
     """Check that variables are arrays of numbers or texts, or cells of such, of the sizes that they declare.
 
     Args:
-        content: of the file.
-        names: of the variables to check; of others only what leads past them is.
+        content: bytes of the file.
+        names: variables to check; of the others, only their sizes are.
 
     Raises:
-        ValueError: they are not; says what was found and what is allowed.
+        ValueError: they are not; tells the value found and what is allowed.
     """
     is_version_4 = 0 in content[:4]  # as scipy tells them apart
     (_check_version_4 if is_version_4 else _check_version_5)(content, names)
@@ -111,7 +111,7 @@ def _add_name(found: set[str], name: str | None) -> None:
 
 
 class _Elements:
-    """Reads element after element: a tag of type and size, and that many bytes."""
+    """Reads the elements of a file one after the other: a tag of type and size, and that many bytes."""
 
     def __init__(self, content: memoryview, order: str, *, alignment: int = 8) -> None:
         self._content = content
@@ -162,7 +162,14 @@ def _expand(compressed: memoryview) -> memoryview:
 def _check_matrix(
     matrix: memoryview, order: str, budget: BoxBudget, *, names: Collection[str] | None
 ) -> str | None:
-    """Check an array; one among variables only if its name is one of these, and return that; one in a cell always."""
+    """Check an array; return its name, or None for a variable that is not among ``names``.
+
+    Args:
+        matrix: content of the element.
+        order: byte order, as struct spells it.
+        budget: counts the boxes.
+        names: variables to check; None for an array in a cell, which is always checked.
+    """
     parts = _Elements(matrix, order)
     _, flags = parts.read()
     if len(flags) != 8:

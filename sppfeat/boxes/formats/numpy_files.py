@@ -1,4 +1,4 @@
-"""Boxes as NumPy writes them: an .npz, an .npy or a folder of these. Nothing is unpickled."""
+"""Boxes as NumPy writes them: an .npz, an .npy or a folder of .npy files. Nothing is unpickled."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ __all__ = ["NPY_MAGIC", "ZIP_MAGIC", "read_numpy"]
 NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK"
 
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads no others in bounded memory
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads no other ones in bounded memory
 
 # numpy's own reader evaluates the header as Python text; three expressions suffice for plain arrays.
 _DESCR = re.compile(rb"""['"]descr['"]\s*:\s*['"]([^'"]*)['"]""")
@@ -58,10 +58,10 @@ _ZIP_ERRORS = (
 
 
 def read_numpy(source: AnnotationFiles) -> BoxTable:
-    """Return the boxes of an .npz, of one .npy, or of a folder of .npy files.
+    """Read the boxes of an .npz, of one .npy, or of a folder of .npy files.
 
     Raises:
-        BoxError: an array is no array of boxes, or a file is not what it says.
+        BoxError: an array is no array of boxes, or a file is damaged.
     """
     convention = default_convention("numpy")
     if source.is_folder:
@@ -134,12 +134,12 @@ def _read_member(
     except ValueError as error:
         raise source.error(where, str(error)) from error
     with _damage_reported(source, where), archive.open(member) as file:
-        content = file.read(member.file_size)  # without its size it expands to whatever there is
+        content = file.read(member.file_size)  # without a size it would expand without limit
     return _read_array(source, content, where)
 
 
 class _Header(NamedTuple):
-    """What an .npy file says of its array, and where this begins."""
+    """The header of an .npy file: type, shape and order of its array, and the offset of its first byte."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -158,7 +158,7 @@ def _read_array(
 def _parse_header(
     source: AnnotationFiles, head: bytes, n_bytes: int, where: str, *, name: bytes | None = None
 ) -> _Header:
-    """Return the header of an .npy, once it is that of boxes and of the size of the file."""
+    """Parse the header of an .npy, and check that it is of boxes and fits the size of the file."""
 
     def error(found: str, allowed: str = ARRAY_RULE) -> BoxError:
         return source.error(where, f"found {found}; allowed: {allowed}", name)
@@ -186,7 +186,7 @@ def _parse_header(
 
 
 def _header_text(head: bytes) -> tuple[bytes, int]:
-    """Return the header's text, and where it ends; an empty one if there is none."""
+    """Return the text of the header, and its end; an empty text if it has none."""
     width = {1: 2, 2: 4, 3: 4}.get(head[6] if len(head) >= 12 and head.startswith(NPY_MAGIC) else 0)
     if width is None:
         return b"", 0

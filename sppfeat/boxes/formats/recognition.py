@@ -1,4 +1,4 @@
-"""Which format a box file has: by its content first, by its name where that leaves a choice."""
+"""Recognition of the format of a box file: by its content, or by its name if the content leaves a choice."""
 
 import codecs
 import json
@@ -24,19 +24,19 @@ _BLANK = b" \t\r\n\0" + codecs.BOM_UTF8 + codecs.BOM_UTF16  # zero bytes are tho
 
 
 def recognize_format(path: StrPath) -> str:
-    """Return the format of a box file or folder, one of ``BOX_FORMATS``.
+    """Recognize the format of a box file or folder, one of ``BOX_FORMATS``.
 
     Raises:
-        BoxError: it cannot be read, or is of none.
+        BoxError: the file cannot be read, or has no known format.
     """
     return recognize_source(AnnotationFiles(path))
 
 
 def recognize_source(source: AnnotationFiles) -> str:
-    """Return the format of what boxes are read from.
+    """Recognize the format of an open box file or folder.
 
     Raises:
-        BoxError: it cannot be read, or is of none.
+        BoxError: the file cannot be read, or has no known format.
     """
     if source.is_folder:
         return _recognize_folder(source)
@@ -70,7 +70,7 @@ def _recognize_folder(source: AnnotationFiles) -> str:
 
 
 def _recognize_text(head: bytes, suffix: bytes) -> str:
-    """Return the format of a text that begins with its first character."""
+    """Recognize the format of a text without leading blanks."""
     if head.startswith(b"["):
         return "coco"
     line = head.partition(b"\n")[0]
@@ -79,12 +79,12 @@ def _recognize_text(head: bytes, suffix: bytes) -> str:
         return "jsonl" if suffix in (b".jsonl", b".ndjson") or _is_entry(line) else "coco"
     fields = line.split()
     if len(fields) >= 5 and all(parse_number(field) is not None for field in fields):
-        return "yolo"  # with more than 6 a polygon, which its reader calls by its name
+        return "yolo"  # more than 6 fields are a polygon, which the reader of YOLO refuses by that name
     return "tsv" if b"\t" in line else "csv"
 
 
 def _is_entry(line: bytes) -> bool:
-    """Whether a line is a whole JSON object, and none of COCO."""
+    """Tell whether a line is a whole JSON object, but not a COCO file."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):  # ValueError: no JSON, no UTF-8, an int of thousands of digits

@@ -16,19 +16,19 @@ __all__ = ["read_csv", "read_tsv"]
 
 
 def read_csv(source: AnnotationFiles) -> BoxTable:
-    """Return the boxes of comma-separated text.
+    """Read the boxes of comma-separated text.
 
     Raises:
-        BoxError: it is malformed.
+        BoxError: the file is malformed.
     """
     return _read_separated(source, ",", "csv")
 
 
 def read_tsv(source: AnnotationFiles) -> BoxTable:
-    """Return the boxes of tab-separated text.
+    """Read the boxes of tab-separated text.
 
     Raises:
-        BoxError: it is malformed.
+        BoxError: the file is malformed.
     """
     return _read_separated(source, "\t", "tsv")
 
@@ -61,7 +61,7 @@ def _read_separated(source: AnnotationFiles, delimiter: str, box_format: str) ->
 
 
 def _records(source: AnnotationFiles, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, each with the line that it begins on."""
+    """Yield the rows that are not blank, each with its first line number."""
 
     def error(line: int, reason: str) -> BoxError:
         return source.error(
@@ -101,7 +101,7 @@ def _add_row(
 def _number(
     source: AnnotationFiles, columns: BoxColumns, line: int, row: Sequence[str], column: int
 ) -> float:
-    """Return the number of a field; an empty one is NaN, as pandas writes it."""
+    """Return the number in a field; an empty field is NaN, as pandas writes it."""
     text = row[column]
     number = parse_number(text) if text.strip() else math.nan
     if number is None:

@@ -1,4 +1,4 @@
-"""Boxes as PASCAL VOC writes them: an XML file an image."""
+"""Boxes as PASCAL VOC writes them: an XML file for each image."""
 
 import math
 import os
@@ -18,10 +18,10 @@ _DEPTH = 4  # annotation, object, bndbox, xmin
 
 
 def read_voc(source: AnnotationFiles) -> BoxTable:
-    """Return the boxes of a folder of annotations, or of one annotation.
+    """Read the boxes of a folder of annotations, or of one annotation.
 
     Raises:
-        BoxError: a file is malformed, declares a document type, or is of the same image as another; there are none.
+        BoxError: a file is malformed, declares a document type, or repeats an image; or the folder has no annotations.
     """
     names = source.files(b".xml")
     if not names:
@@ -40,7 +40,7 @@ def read_voc(source: AnnotationFiles) -> BoxTable:
 
 
 class _Element:
-    """An XML element: its tag, the line it begins on, its children, and the pieces of its own text."""
+    """An XML element: its tag, first line, children, and the pieces of its own text."""
 
     __slots__ = ("children", "line", "pieces", "tag")
 
@@ -52,14 +52,14 @@ class _Element:
 
     @property
     def text(self) -> str:
-        """The text directly in the element, without blanks around it."""
+        """The text directly in the element, without surrounding blanks."""
         return "".join(self.pieces).strip()
 
     def child(self, tag: str) -> "_Element | None":
-        """Return the child of that tag.
+        """Return the child of that tag; None if missing.
 
         Raises:
-            _RepeatedError: there are several, of which no reader takes the same.
+            _RepeatedError: several children have the tag, and readers would disagree on one.
         """
         found = [child for child in self.children if child.tag == tag]
         if len(found) > 1:
@@ -67,21 +67,21 @@ class _Element:
         return found[0] if found else None
 
     def text_of(self, tag: str) -> str:
-        """Return the text of the child of that tag; empty where there is none.
+        """Return the text of the child of that tag; empty if missing.
 
         Raises:
-            _RepeatedError: there are several.
+            _RepeatedError: several children have the tag.
         """
         child = self.child(tag)
         return "" if child is None else child.text
 
 
 class _RepeatedError(Exception):
-    """An element, the argument, that is there a second time."""
+    """A repeated element, which is the argument."""
 
 
 class _TreeBuilder:
-    """Builds the upper levels of an XML document; whatever lies deeper is passed over."""
+    """Builds the upper levels of an XML document and skips deeper ones."""
 
     def __init__(self, parser: expat.XMLParserType) -> None:
         self._parser = parser
@@ -121,7 +121,7 @@ def _parse(source: AnnotationFiles, name: bytes) -> _Element:
     tree = _TreeBuilder(parser)
 
     def refuse(doctype: str, *_: object) -> None:
-        # Without declarations there are no entities that grow a thousandfold or fetch other files.
+        # Without declarations, no entity can grow a thousandfold or fetch another file.
         raise source.error(
             f"line {parser.CurrentLineNumber}",
             f"found a DOCTYPE of {shorten(doctype)}; allowed: XML without declarations",
@@ -139,7 +139,7 @@ def _parse(source: AnnotationFiles, name: bytes) -> _Element:
             f"{expat.ErrorString(error.code)}; allowed: well-formed XML",
             name,
         ) from error
-    except (ValueError, LookupError) as error:  # an encoding that expat has not, or that nobody has
+    except (ValueError, LookupError) as error:  # an encoding that expat does not know, or that does not exist
         raise source.error(
             "line 1", f"found an encoding that cannot be read: {shorten(str(error))}; allowed: UTF-8", name
         ) from error

@@ -1,4 +1,4 @@
-"""Boxes as YOLO reads them: a text file an image, a line a box."""
+"""Boxes as YOLO reads them: a text file for each image, a line for each box."""
 
 import dataclasses
 import math
@@ -19,13 +19,13 @@ _FIELDS = ("class", "cx", "cy", "w", "h", "score")
 
 
 def read_yolo(source: AnnotationFiles) -> BoxTable:
-    """Return the boxes of a folder of label files, or of one label file.
+    """Read the boxes of a folder of label files, or of one label file.
 
-    Classes are named by the first of ``CLASS_FILES`` in the folder; without one they go by their numbers, in
-    their order.
+    The first of ``CLASS_FILES`` in the folder gives the names of classes; without such a file, their numbers are their
+    names.
 
     Raises:
-        BoxError: a file is malformed, or there are none.
+        BoxError: a file is malformed, or the folder has no label files.
     """
     names = [name for name in source.files(b".txt") if not (source.is_folder and name in CLASS_FILES)]
     if not names:
@@ -48,7 +48,7 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
 
 
 def _read_classes(source: AnnotationFiles) -> list[str] | None:
-    """Return the names of the classes by their numbers; None if no file has them."""
+    """Read the names of the classes by their numbers; None if no file has them."""
     file = next((name for name in CLASS_FILES if source.has_file(name)), None)
     if file is None:
         return None
