@@ -1,7 +1,9 @@
-"""The command line: parse, wire, map errors to exit codes; nothing else.
+"""The command line: one module for each command, which reads its options, makes one library call and prints the result.
 
-Modules here import click and settings only. What a command needs beyond that it imports when it runs,
-so that ``--help`` loads neither torch nor h5py.
+In go arguments, variables ``SPPFEAT_...`` of the environment and signals; out come results on standard output,
+everything else on standard error, and an exit code. Nothing is computed here: a command must not know how a file is
+laid out, how a network runs or how a picture is drawn. Modules import click and settings only; a command imports the
+rest when it runs, so that ``--help`` loads neither torch nor h5py.
 """
 
 import logging

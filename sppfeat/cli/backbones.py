@@ -1,4 +1,4 @@
-"""``sppfeat backbones``: what there is, and the files of its weights."""
+"""``sppfeat backbones``: the list of networks, the layers of one, and downloads of weights."""
 
 import dataclasses
 import fnmatch
@@ -88,10 +88,10 @@ def _is_pattern(name: str) -> bool:
 
 
 def _names_of(name: str) -> list[str]:
-    """The networks that a name or a pattern stands for.
+    """The networks of a name or a pattern.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: no network matches.
     """
     from sppfeat.networks import zoo
 
@@ -105,10 +105,10 @@ def _names_of(name: str) -> list[str]:
 
 
 def _download(names: list[str], weights: str, weights_dir: str | None, as_json: bool) -> None:
-    """Fetch the weights of each network, one that fails or not.
+    """Fetch the weights of each network, and go on after a failure.
 
     Raises:
-        WeightsError: any of them failed.
+        WeightsError: a download failed.
     """
     from sppfeat.networks.named_weights import fetch_entry, find_entry
 

@@ -21,9 +21,9 @@ _SECONDS_BETWEEN_LINES = 10.0  # where standard error is a file, each update is 
 
 
 class StandardError:
-    """Standard error; where that is gone (a terminal that closed, a pipe nobody reads), nobody is told.
+    """Standard error as a file that never fails: a terminal that closed or a pipe without a reader drops the text.
 
-    A process that is started without one (``2>&-``) has None for it.
+    In a process that was started without standard error (``2>&-``), ``sys.stderr`` is None.
     """
 
     def write(self, text: str) -> None:
@@ -33,13 +33,13 @@ class StandardError:
                 sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Write buffered text."""
         if sys.stderr is not None:
             with contextlib.suppress(OSError):
                 sys.stderr.flush()
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Return True for a terminal."""
         return sys.stderr is not None and sys.stderr.isatty()
 
     def __getattr__(self, name: str) -> Any:
@@ -47,14 +47,14 @@ class StandardError:
 
 
 def open_bar(label: str, total: int | None, *, unit: str, shown: bool = True, scaled: bool = False) -> Any:
-    """Return a bar of tqdm.
+    """Open a progress bar of tqdm.
 
     Args:
-        label: what is counted.
-        total: how many; None where nobody knows.
-        unit: of what.
+        label: text in front of the bar.
+        total: the number at the end; None if unknown.
+        unit: name of the things that are counted.
         shown: False for no bar at all.
-        scaled: whether numbers are shown in thousands and millions.
+        scaled: show numbers in thousands and millions.
     """
     from tqdm import tqdm
 
@@ -72,7 +72,7 @@ def open_bar(label: str, total: int | None, *, unit: str, shown: bool = True, sc
 
 @contextlib.contextmanager
 def download_bar() -> "Iterator[OnDownload]":
-    """Yields a callback for downloads; it draws a bar for each file, from its first bytes to its last."""
+    """Yield a callback for downloads, which draws a bar for each file from its first bytes to its last."""
     bars: dict[str, Any] = {}
 
     def on_download(name: str, done: int, total: int | None) -> None:
@@ -90,12 +90,12 @@ def download_bar() -> "Iterator[OnDownload]":
 
 
 class Bar:
-    """One bar on standard error; ``with`` closes it.
+    """A progress bar on standard error; ``with`` closes it.
 
     Args:
-        label: what is counted.
-        total: how many.
-        unit: of what.
+        label: text in front of the bar.
+        total: the number at the end.
+        unit: name of the things that are counted.
         shown: False for no bar at all.
     """
 
@@ -111,7 +111,7 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """End the bar where it stands."""
         self._bar.close()
 
     def say(self, text: str) -> None:
@@ -119,7 +119,7 @@ class Bar:
         self._bar.write(text, file=StandardError())
 
     def move_to(self, n: int, total: int | None = None, *, note: str = "") -> None:
-        """Show ``n`` as done, of a new total if one is given, with a note behind it.
+        """Show ``n`` as done, of a new total if one is given, followed by a note.
 
         Raises:
             KeyboardInterrupt: a signal has asked to stop; see :func:`sppfeat.cli.signals.raise_if_dropped`.
@@ -132,7 +132,7 @@ class Bar:
         self._bar.update(n - self._bar.n)
 
     def show(self, progress: "Progress") -> None:
-        """Show images done and failed, and where the time goes."""
+        """Show images done and failed, and the shares of decoding, network and writing in the time."""
         seconds = (progress.decode_seconds, progress.network_seconds, progress.write_seconds)
         shares = [100 * part / max(sum(seconds), 1e-9) for part in seconds]
         self._bar.set_postfix_str(
@@ -149,12 +149,12 @@ def prepared(
     *,
     shown: bool,
 ) -> Iterator[_T]:
-    """What a context manager prepares from images, with a bar that is closed before anything is done with it.
+    """Enter a context that reads images first, and show a bar until it is entered.
 
     Args:
-        prepare: makes the context manager; takes what it is to call with the number of images seen, and
-            of all, and what it is to call while weights are downloaded.
-        label: of the bar.
+        prepare: makes the context manager; takes two callbacks: one for the number of images read and of all, one for
+            downloads of weights.
+        label: text in front of the bar.
         shown: False for no bar at all.
     """
     with contextlib.ExitStack() as stack:

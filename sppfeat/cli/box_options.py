@@ -1,4 +1,4 @@
-"""Options of ``sppfeat extract`` about boxes, and the request that they make."""
+"""Options of ``sppfeat extract`` about boxes, and the part of the request that they make."""
 
 from typing import Any
 
@@ -106,10 +106,10 @@ _NEED_BOXES = (
 
 
 def box_choice(options: dict[str, Any]) -> BoxChoice | None:
-    """Return which boxes are asked for, or None for whole images.
+    """Return the boxes of the request, or None for whole images.
 
     Raises:
-        ConfigError: options about boxes, but no boxes; or options that do not go with these.
+        ConfigError: options about boxes are given without boxes, or do not apply to these boxes.
     """
     boxes = options["boxes"]
     given = [name for name in _NEED_BOXES if options[name]]
@@ -141,10 +141,10 @@ def box_choice(options: dict[str, Any]) -> BoxChoice | None:
 
 
 def sizes_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Return ``size`` and ``scales`` of the network input, as asked for or as usual for what is pooled.
+    """Return ``size`` or ``scales`` of the network input, as given or by default for images and boxes.
 
     Raises:
-        ConfigError: both are asked for.
+        ConfigError: both are given.
     """
     size, scales = options["size"], options["scales"]
     if size is not None and scales:

@@ -77,10 +77,10 @@ ray_options = together(
 
 
 def ray_choice(options: dict[str, Any]) -> RayOptions | None:
-    """What the options ask of Ray; None for the local engine.
+    """Return the settings of the Ray engine, or None for the local engine.
 
     Raises:
-        ConfigError: they ask something of Ray, which is not to do it.
+        ConfigError: options of the Ray engine are given for the local one.
     """
     if options["engine"] == "ray":
         names = {name: options[name] for name in _OPTIONS if name != "ray_address"}

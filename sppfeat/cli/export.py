@@ -1,4 +1,4 @@
-"""``sppfeat export``."""
+"""``sppfeat export``: the features of a file in a format of other programs."""
 
 import dataclasses
 from pathlib import Path

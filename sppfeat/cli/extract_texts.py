@@ -1,4 +1,4 @@
-"""What ``sppfeat extract`` says before and after a run."""
+"""Texts of ``sppfeat extract``: the plan before a run, the result after it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ _SHOWN_FAILURES = 5
 
 
 def plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
-    """A plan in lines, with all settings where they are given."""
+    """Return a plan in lines, followed by the settings if they are given."""
     rounded = f" (multiples of {plan.round_to})" if plan.round_to > 1 else ""
     shapes = f" in {counted(plan.input_shapes, 'input shape')}{rounded}"
     if plan.unmeasured:
@@ -82,7 +82,7 @@ def _box_lines(boxes: "BoxSummary | None") -> list[tuple[str, str]]:
 
 
 def run_result(output: str, outcome: "Outcome", progress: "Progress", seconds: float) -> dict[str, Any]:
-    """What the files hold now, and what this run did."""
+    """Return the result of a run: the state of its files, and the images and seconds of the run itself."""
     network_seconds = progress.decode_seconds + progress.network_seconds + progress.write_seconds
     n_now = progress.n_done + progress.n_failed
     return {
@@ -107,7 +107,7 @@ def run_result(output: str, outcome: "Outcome", progress: "Progress", seconds: f
 
 
 def result_text(result: dict[str, Any], verbose: bool) -> str:
-    """What a run did, in lines; all failures if ``verbose``."""
+    """Return the result of a run in lines; with all failures if ``verbose``."""
     rate = f", {result['images_per_second']} images/s" if result["images_per_second"] else ""
     lines = [
         f"{result['done']} of {counted(result['images'], 'image')} done, {result['failed']} failed "

@@ -35,8 +35,8 @@ class LazyGroup(click.Group):
     """A group that finds its commands in the modules of this package.
 
     Args:
-        modules: in the order of --help, for each command the module in which it has its own name.
-        **settings: as of ``click.Group``.
+        modules: in the order of --help, the module of each command, in which the command has its own name.
+        **settings: as for ``click.Group``.
     """
 
     def __init__(self, *, modules: Mapping[str, str], **settings: Any) -> None:
@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
         return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Return a command, or None where there is none of that name."""
+        """Return the command of a name, or None."""
         if cmd_name not in self._modules:
             return None
         module = importlib.import_module(f"sppfeat.cli.{self._modules[cmd_name]}")

@@ -1,4 +1,4 @@
-"""``sppfeat info``."""
+"""``sppfeat info``: the contents of a feature file, as text or JSON."""
 
 import dataclasses
 from pathlib import Path
@@ -129,7 +129,7 @@ def _describe_boxes(file: "FeatureFile") -> dict[str, Any]:
 
 
 def _count_classes(names: list[str], labels: "npt.NDArray[np.int64]") -> dict[str, int]:
-    """How many have each class; time and memory depend on how many there are, not on what their numbers are."""
+    """Count the labels of each class; time and memory depend on the number of labels, not on their values."""
     import numpy as np
 
     known = labels[(labels >= 0) & (labels < len(names))]
@@ -185,7 +185,7 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _shard_lines(shard: dict[str, int] | None, sources: list[dict[str, Any]] | None) -> list[tuple[str, str]]:
-    """Of which files this is a part, and which are parts of it."""
+    """Lines about the extraction that this file is a shard of, and about the files that it leads to."""
     lines = []
     if shard:
         text = (

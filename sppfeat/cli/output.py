@@ -1,4 +1,4 @@
-"""What goes where: results to standard output, everything else to standard error."""
+"""Output of the commands: results on standard output, everything else on standard error."""
 
 import contextlib
 import json
@@ -28,27 +28,27 @@ __all__ = [
 
 
 def say(text: str) -> None:
-    """Print a line for the person at the terminal, to standard error: if that is gone, to nobody."""
+    """Print a line for the person at the terminal on standard error; drop it if that is gone."""
     with contextlib.suppress(OSError):
         click.echo(_printable(text), err=True)
 
 
 def print_result(text: str) -> None:
-    """Print a result, to standard output.
+    """Print a result on standard output.
 
     Raises:
-        StoreError: it is a file on a full disk, or cannot be written for another reason.
+        StoreError: standard output cannot be written, such as a file on a full disk.
     """
     _print(_printable(text))
 
 
 def print_json(value: Any) -> None:
-    """Print a result as JSON, to standard output: ASCII, whatever is in file names; null for NaN and infinities."""
+    """Print a result as JSON on standard output: ASCII only, also for file names; null for NaN and infinities."""
     _print(json.dumps(_finite(value), indent=2, allow_nan=False))
 
 
 def print_json_or_text(found: Any, text: Callable[[], str], *, as_json: bool) -> None:
-    """Print a result to standard output, as JSON, or as the text that a function makes."""
+    """Print a result on standard output, as JSON, or as the text that a function returns."""
     if as_json:
         print_json(found)
     else:
@@ -56,10 +56,10 @@ def print_json_or_text(found: Any, text: Callable[[], str], *, as_json: bool) ->
 
 
 def standard_output() -> BinaryIO:
-    """Standard output, for bytes.
+    """Return standard output, for bytes.
 
     Raises:
-        StoreError: it is closed.
+        StoreError: standard output is closed.
     """
     if sys.stdout is None:  # started with >&-
         raise StoreError("cannot write to standard output: it is closed")
@@ -67,7 +67,7 @@ def standard_output() -> BinaryIO:
 
 
 def box_counts_text(counts: dict[str, int]) -> str:
-    """What became of boxes, in a line.
+    """Return the counts of boxes in a line.
 
     Example:
         >>> counts = {"rows": 9, "with_descriptor": 6, "of_failed_or_pending": 2, "clipped": 2, "degenerate": 1}
@@ -84,7 +84,7 @@ def box_counts_text(counts: dict[str, int]) -> str:
 
 
 def first_of(lines: list[str], n_shown: int | None, *, more: str) -> list[str]:
-    """The first lines, and one that says how many ``more`` there are; all of them where ``n_shown`` is None.
+    """Return the first lines, and one with the number of ``more``; all lines if ``n_shown`` is None.
 
     Example:
         >>> first_of(["a", "b", "c"], 1, more="{} more")
@@ -96,7 +96,7 @@ def first_of(lines: list[str], n_shown: int | None, *, more: str) -> list[str]:
 
 
 def human_bytes(n: int) -> str:
-    """A number of bytes as people say it.
+    """Return a number of bytes in a unit that suits it.
 
     Example:
         >>> human_bytes(1_234_567)
@@ -111,7 +111,7 @@ def human_bytes(n: int) -> str:
 
 
 def joined_numbers(numbers: Iterable[int]) -> str:
-    """Numbers as options take them, and as texts say them.
+    """Return numbers in one text, as options take them.
 
     Example:
         >>> joined_numbers((1, 2, 4))
@@ -121,7 +121,7 @@ def joined_numbers(numbers: Iterable[int]) -> str:
 
 
 def labeled_lines(lines: Iterable[tuple[str, str]], *, width: int) -> str:
-    """Lines with a label each; the texts begin at column ``width``.
+    """Return lines with a label each; their texts begin at column ``width``.
 
     Example:
         >>> print(labeled_lines([("file", "f.h5"), ("images", "7")], width=9))
@@ -132,7 +132,7 @@ def labeled_lines(lines: Iterable[tuple[str, str]], *, width: int) -> str:
 
 
 def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:
-    """A table in plain text; the columns in ``right`` are aligned to the right."""
+    """Return a table in plain text; the columns in ``right`` are aligned to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = []
     for row in [header, *rows]:
@@ -154,7 +154,7 @@ def _print(text: str) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with None for the numbers that JSON has not."""
+    """A value with None in place of the numbers that JSON lacks."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -163,5 +163,5 @@ def _finite(value: Any) -> Any:
 
 
 def _printable(text: str) -> str:
-    """A text that every terminal can show: of names that are not UTF-8, or would steer it, that is escaped."""
+    """A text that every terminal can show: bytes that are not UTF-8 and control characters are escaped."""
     return "\n".join(map(escaped, text.split("\n")))

@@ -1,4 +1,4 @@
-"""``sppfeat predict``."""
+"""``sppfeat predict``: classes for the rows of a feature file, from a saved classifier."""
 
 import contextlib
 from collections.abc import Iterator

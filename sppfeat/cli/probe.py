@@ -1,4 +1,4 @@
-"""``sppfeat probe``."""
+"""``sppfeat probe``: cross-validation of a linear classifier on a feature file."""
 
 import dataclasses
 from pathlib import Path
@@ -186,7 +186,7 @@ def _ablation_table(result: "ProbeResult") -> str:
     several_layers = len(result.ablation[0].layers) > 1
     rows = [
         [
-            "all" if part.kind == "all" else f"{part.kind.split()[0]} {_what(part.kind, part)}",
+            "all" if part.kind == "all" else f"{part.kind.split()[0]} {_part_name(part.kind, part)}",
             *([", ".join(map(escaped, part.layers))] if several_layers else []),
             str(part.dimension),
             _percent(part.accuracy),
@@ -208,7 +208,7 @@ def _ablation_table(result: "ProbeResult") -> str:
     return table(header, rows, right=set(range(len(header) - 4, len(header))))
 
 
-def _what(kind: str, part: Any) -> str:
+def _part_name(kind: str, part: Any) -> str:
     return ", ".join(map(escaped, part.layers)) if kind == "layer" else joined_numbers(part.levels)
 
 

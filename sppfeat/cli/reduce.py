@@ -1,4 +1,4 @@
-"""``sppfeat reduce``."""
+"""``sppfeat reduce``: a feature file with fewer dimensions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,7 @@ def reduce(file: Path, as_json: bool, **options: Any) -> None:
     Rows are written in blocks, whatever the size of the file. What is more than 2 GB of rows is fitted incrementally,
     which is slower and slightly less exact: to fit on every K-th row (--fit-rows ::K) is often the better way.
     """
-    how = _how(options)
+    how = _fit_settings(options)
     report = _reduce(file, how, options)
     found = _result(file, options["origin"], options["output"], report)
     if as_json:
@@ -106,8 +106,8 @@ def reduce(file: Path, as_json: bool, **options: Any) -> None:
         say(_text(found))
 
 
-def _how(options: dict[str, Any]) -> Path | ReductionSpec:
-    """What to fit, or the file that says it all."""
+def _fit_settings(options: dict[str, Any]) -> Path | ReductionSpec:
+    """The settings of the fit, or the file to take it from."""
     if options["origin"] is None:
         return settings_from(ReductionSpec, options, layers=options["layers"] or None)
     for flag in given_options(_OF_THE_FIT):

@@ -1,4 +1,4 @@
-"""``sppfeat report``."""
+"""``sppfeat report``: one HTML page about a feature file."""
 
 from pathlib import Path
 from typing import Any

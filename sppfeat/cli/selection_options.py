@@ -1,4 +1,4 @@
-"""Options of the commands that read a part of a feature file: which rows, which columns, labels from elsewhere."""
+"""Options of the commands that read a part of a feature file: rows, columns, and labels from elsewhere."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,14 @@ selection_options = together(rows_option, columns_options, labels_from_option)
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionChoice:
-    """What these options say; a command that lacks some of them leaves them out."""
+    """The part of a feature file that the options choose.
+
+    Attributes:
+        rows: conditions on rows; empty for all rows with a descriptor.
+        layers: layers to take; empty for all.
+        levels: levels to take; None for all.
+        labels_from: a file of labels, ``box`` or ``image``; None for the labels of the file.
+    """
 
     rows: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
@@ -61,15 +68,15 @@ class SelectionChoice:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Files that are read for it, if they are there: no output may replace them."""
+        """Files that the choice reads, which no output may replace."""
         return () if self.labels_from is None else (self.labels_from,)
 
     def of(self, file: "FeatureFile") -> "Selection":
-        """Return that part of an open file.
+        """Return the selection of an open file.
 
         Raises:
-            ConfigError: rows, layers, levels or classes that the file has not.
-            LabelError: labels that are malformed, or of other images.
+            ConfigError: the file lacks rows, layers, levels or classes.
+            LabelError: labels are malformed, or belong to other images.
         """
         return file.select(
             rows=self.rows or None, layers=self.layers or None, levels=self.levels, labels=self.labels_from
@@ -77,5 +84,5 @@ class SelectionChoice:
 
 
 def selection_choice(options: dict[str, Any]) -> SelectionChoice:
-    """Make the choice of a command that has some of these options, or all."""
+    """Return the choice of a command, which may lack some of these options."""
     return settings_from(SelectionChoice, options)

@@ -1,4 +1,4 @@
-"""``sppfeat show image``."""
+"""``sppfeat show image``: a picture of the pyramid on a photograph."""
 
 import os
 from pathlib import Path
@@ -134,7 +134,7 @@ def image(photo: str | None, **options: Any) -> None:
 
 
 class _Source(NamedTuple):
-    """What is drawn of which image, and by which network."""
+    """The image to draw, the views of it, and the network."""
 
     extractor: "Extractor"
     path: str
@@ -210,10 +210,10 @@ def _source_of_file(
 
 
 def _path_of(file: "FeatureFile", image: int, root: str | None) -> str:
-    """Where an image of a file is.
+    """The path of an image of a feature file.
 
     Raises:
-        ImageError: it is not there.
+        ImageError: the image is not there.
     """
     from sppfeat.errors import ImageError
     from sppfeat.inputs.lookup import find_image

@@ -1,4 +1,4 @@
-"""What Ctrl-C, ``kill`` and a terminal that closes do to a run."""
+"""Signals to a run: Ctrl-C, ``kill`` and a closing terminal ask it to stop."""
 
 import contextlib
 import signal
@@ -16,9 +16,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Whether a signal has asked to stop.
+    """The request of a signal to stop.
 
-    Before the first batch there is nothing that could be finished: a signal stops at once.
+    Before the first batch there is nothing to finish: a signal stops at once.
     """
 
     def __init__(self) -> None:
@@ -26,15 +26,15 @@ class Stop:
         self._has_batches = False
 
     def begin_batches(self) -> None:
-        """From now on the first signal waits for the batch in hand."""
+        """Let the first signal wait for the current batch from now on."""
         self._has_batches = True
 
     def is_wanted(self) -> bool:
-        """Whether to stop after this batch."""
+        """Return True if the run is to stop after this batch."""
         return self._is_wanted
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Take a signal."""
+        """Handle a signal."""
         if self._is_wanted or not self._has_batches:
             self._is_wanted = True
             raise KeyboardInterrupt
@@ -42,7 +42,7 @@ class Stop:
         say("\nStopping after this batch; once more stops at once.")
 
     def raise_if_dropped(self) -> None:
-        """Raise KeyboardInterrupt if a signal did so before, and nobody has caught it."""
+        """Raise KeyboardInterrupt if a signal raised it before, and it was lost."""
         if self._is_wanted and not self._has_batches:
             raise KeyboardInterrupt
 
@@ -53,7 +53,7 @@ _innermost: Stop | None = None  # of the commands that run
 def raise_if_dropped() -> None:
     """Raise the KeyboardInterrupt of a signal that came where exceptions are dropped.
 
-    By Python where an object is deleted, and by h5py while it converts texts.
+    Python drops them while it deletes an object, h5py while it converts texts.
     """
     if _innermost is not None and threading.current_thread() is threading.main_thread():
         _innermost.raise_if_dropped()
@@ -61,10 +61,10 @@ def raise_if_dropped() -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """The first signal asks to stop after the batch in hand, a second one raises KeyboardInterrupt.
+    """Let the first signal ask to stop after the current batch, and a second one raise KeyboardInterrupt.
 
-    What is ignored stays ignored: SIGHUP under ``nohup``, SIGINT in the background of a script. Outside the main
-    thread no signal can be heeded.
+    Ignored signals stay ignored: SIGHUP under ``nohup``, SIGINT in the background of a script. Outside the main thread
+    signals cannot be handled.
     """
     global _innermost
     stop = Stop()
@@ -86,5 +86,5 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 def _quiet(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """What says which exceptions were dropped, but for those of signals: they are raised again."""
+    """A hook that reports dropped exceptions, except for those of signals, which are raised again."""
     return lambda dropped: None if dropped.exc_type is KeyboardInterrupt else hook(dropped)

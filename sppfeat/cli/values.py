@@ -1,4 +1,4 @@
-"""Values of options: how their texts are read and refused, and how the shell completes them."""
+"""Values of options: types that read their texts, and completions for the shell."""
 
 import importlib.util
 import math
@@ -38,12 +38,12 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]
-    """Values that a function reads from their text; what it refuses is wrong usage.
+    """A type of values that a function reads from their text; a text that it refuses is wrong usage.
 
     Args:
-        name: how such a value is called where a command's help shows one.
-        parse: makes the value of a text; raises ConfigError or ValueError where it cannot.
-        refusal: what is said then, with ``{!r}`` in place of the text; the message of the error where empty.
+        name: name of such a value in a command's help.
+        parse: returns the value of a text, or raises ConfigError or ValueError.
+        refusal: message for a refused text, with ``{!r}`` in its place; the message of the error if empty.
     """
 
     def __init__(self, name: str, parse: Callable[[str], Any], *, refusal: str = "") -> None:
@@ -52,7 +52,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
         self._refusal = refusal
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value of a text; what is a value already, as it is."""
+        """Return the value of a text; return anything else as it is."""
         if not isinstance(value, str):
             return value
         try:
@@ -62,7 +62,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
 
 
 class NumberRange(click.FloatRange):
-    """Numbers of a range; NaN, which click takes for one of every range, is none."""
+    """A range of numbers that refuses NaN, which click accepts in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number of a text."""
@@ -73,10 +73,10 @@ class NumberRange(click.FloatRange):
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
-    """The numbers of a text such as ``1,2,4``.
+    """Return the numbers of a text such as ``1,2,4``.
 
     Raises:
-        ValueError: a part is no whole number.
+        ValueError: a part is not a whole number.
     """
     return tuple(int(part) for part in text.split(","))
 
@@ -90,17 +90,17 @@ def _channels(text: str) -> tuple[float, ...]:
 
 
 def short_side(size: int | str) -> int | None:
-    """What an option ``PIXELS|native`` means: None for the image's own size."""
+    """Return the value of an option ``PIXELS|native``: None for the image's own size."""
     return None if size == "native" else int(size)
 
 
 def whole_number(value: int | str) -> int | None:
-    """What an option ``auto|N`` means: None where it is to be chosen."""
+    """Return the value of an option ``auto|N``: None for ``auto``."""
     return None if value == "auto" else int(value)
 
 
 def _nbytes(text: str) -> int:
-    """The bytes that a text such as ``2GB`` means."""
+    """The number of bytes of a text such as ``2GB``."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([KMGT]?)(I?)B?", text.strip().upper())
     if match is None or (match[3] and not match[2]):
         raise ValueError(f"{text!r} is no size; allowed: bytes, such as 500MB, 2GB or 1GiB")
@@ -133,7 +133,7 @@ def complete_weights(
     param: click.Parameter,
     incomplete: str,
 ) -> list[CompletionItem]:
-    """Complete the words that are no file, else files."""
+    """Complete ``DEFAULT`` and ``none``, or else names of files."""
     words = [
         CompletionItem(word) for word in ("DEFAULT", "none") if incomplete and word.startswith(incomplete)
     ]
@@ -145,7 +145,7 @@ def complete_backbones(
     param: click.Parameter,  # noqa: ARG001
     incomplete: str,
 ) -> list[CompletionItem]:
-    """Complete the names of networks: read from torchvision's sources, as importing it takes seconds."""
+    """Complete the names of networks, read from torchvision's sources, because importing it takes seconds."""
     return [CompletionItem(name) for name in choose_names(_declared_models()) if name.startswith(incomplete)]
 
 

@@ -1,4 +1,4 @@
-"""``sppfeat verify``."""
+"""``sppfeat verify``: a check of a feature file, and of rows computed again."""
 
 import dataclasses
 from pathlib import Path
