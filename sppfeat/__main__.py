@@ -1,4 +1,4 @@
-"""``python -m sppfeat``."""
+"""The command line as ``python -m sppfeat``."""
 
 from sppfeat.cli import main
 

@@ -1,7 +1,7 @@
-"""The errors that a user can cause or cure.
+"""Errors that a user can cause or cure.
 
-A message says what was wrong, the value found, what is allowed, and where. Anything
-that is not a :class:`SppfeatError` is a defect of the program and keeps its traceback.
+A message names the problem, the value found, the values allowed, and the place. Any
+error that is not a :class:`SppfeatError` is a defect of the program and keeps its traceback.
 """
 
 __all__ = [
@@ -20,11 +20,11 @@ __all__ = [
 
 
 class SppfeatError(Exception):
-    """Base of every error that has a cause outside the program."""
+    """Base of all errors whose cause lies outside the program."""
 
 
 class ConfigError(SppfeatError):
-    """A setting, or a combination of settings, that cannot be honoured."""
+    """A setting, or a combination of settings, that cannot be honored."""
 
 
 class ImageError(SppfeatError):
@@ -32,15 +32,15 @@ class ImageError(SppfeatError):
 
 
 class BoxError(SppfeatError):
-    """Boxes that are malformed, or that do not fit the image or layer they are for."""
+    """Boxes are malformed, or do not fit their image or layer."""
 
 
 class LabelError(SppfeatError):
-    """Labels that are malformed, or that do not fit the rows they are for."""
+    """Labels are malformed, or do not fit their rows."""
 
 
 class SourceError(SppfeatError):
-    """Where images come from, or an output goes to, cannot be reached or refuses everything: the run cannot go on."""
+    """A source of images, or the target of an output, is out of reach or refuses everything: the run cannot go on."""
 
 
 class WeightsError(SppfeatError):
@@ -48,15 +48,15 @@ class WeightsError(SppfeatError):
 
 
 class DecoderError(SppfeatError):
-    """A decoding process cannot be started, or ended when it should not have."""
+    """A decoding process cannot be started, or has ended unexpectedly."""
 
 
 class DeviceMemoryError(SppfeatError):
-    """The device has too little memory for what it was given."""
+    """The device has too little memory for the network or a batch."""
 
 
 class EngineError(SppfeatError):
-    """What is to do the work cannot be reached, or has given up."""
+    """The engine of a run, such as a Ray cluster, cannot be reached or has given up."""
 
 
 class StoreError(SppfeatError):

@@ -69,7 +69,7 @@ def project_boxes(
 
     Along x, with stride ``S``, offset ``c`` and margin ``m``, the first and the last cell are:
 
-    - ``sppnet`` (the code released with SPP-net: the cell centred nearest to the corner pixel):
+    - ``sppnet`` (the code released with SPP-net: the cell centered nearest to the corner pixel):
       ``floor((x0 - c + m)/S + 1/2)`` and ``ceil((x1 - 1 - c - m)/S - 1/2)``;
     - ``paper`` (He et al., TPAMI 2015, appendix A): ``floor((x0 - c)/S) + 1`` and
       ``ceil((x1 - 1 - c)/S) - 1``;
@@ -112,9 +112,9 @@ def project_boxes(
 
 
 def cell_boxes(regions: Tensor, geometry: FeatureGeometry) -> Tensor:
-    """Regions of cells in pixels of the network input, each cell as a square of one stride around its centre.
+    """Regions of cells in pixels of the network input, each cell as a square of one stride around its center.
 
-    That centre is pixel index ``offset + stride * i``, which is ``1/2`` more in pixel edges. These are not the boxes
+    That center is pixel index ``offset + stride * i``, which is ``1/2`` more in pixel edges. These are not the boxes
     that :func:`project_boxes` was given but the cells that it took; what the values of a cell depend on, its receptive
     field, is larger.
 
@@ -138,19 +138,19 @@ def cell_boxes(regions: Tensor, geometry: FeatureGeometry) -> Tensor:
 def sub_cell_boxes(
     boxes_in: Tensor, geometry: FeatureGeometry, *, rule: str = "sppnet", margin: float = 0.0
 ) -> Tensor:
-    """Which boxes are smaller than a cell of the map: what is pooled of them is mostly what surrounds them.
+    """Marks boxes that are smaller than a cell of the map, whose descriptors mostly describe their surroundings.
 
-    A box is, whose width or height is below the stride, or for which the rule finds the first cell beyond the
+    A box is marked if its width or height is below the stride, or if the rule finds its first cell beyond its
     last, so that :func:`project_boxes` takes the nearest one.
 
     Args:
-        boxes_in, geometry, rule, margin: as there.
+        boxes_in, geometry, rule, margin: as for :func:`project_boxes`.
 
     Returns:
         ``(K,)`` bool.
 
     Raises:
-        BoxError, ConfigError: as there.
+        BoxError, ConfigError: as for :func:`project_boxes`.
 
     Example:
         >>> boxes_in = torch.tensor([[0, 0, 224, 224], [40, 40, 44, 44]], dtype=torch.float64)
@@ -164,7 +164,7 @@ def sub_cell_boxes(
 
 
 def choose_scale(boxes_px: Tensor, image_hw: tuple[int, int], scales: Sequence[int]) -> Tensor:
-    """For each box, the scale at which its area is nearest to 224 x 224 pixels.
+    """The scale of each box at which its area is nearest to 224 x 224 pixels.
 
     A box of area ``a`` has that area when the image's short side is ``224 * min(h, w) / sqrt(a)``; the
     scale nearest to this in absolute difference is taken, the smaller one on a tie (SPP-net,
@@ -205,7 +205,7 @@ def choose_scale(boxes_px: Tensor, image_hw: tuple[int, int], scales: Sequence[i
 def _first_and_last(
     boxes_in: Tensor, geometry: FeatureGeometry, rule: str, margin: float
 ) -> tuple[Tensor, Tensor]:
-    """First and last cells ``(K, 2)`` along x and y, as float64, as the rule has them; checks the arguments."""
+    """First and last cells ``(K, 2)`` along x and y, as float64, by the rule; checks the arguments."""
     _check_boxes(boxes_in, "boxes_in")
     _check_order(boxes_in)
     _check_rule(rule, margin)
@@ -230,7 +230,7 @@ def _project_corners(
 
 
 def _by_column(like: Tensor, value: float | tuple[float, float]) -> Tensor:
-    """Return a ``(y, x)`` pair, or one number for both, as the columns ``x, y``."""
+    """A ``(y, x)`` pair, or one number for both, as the columns ``x, y``."""
     y, x = value if isinstance(value, tuple) else (value, value)
     return like.new_tensor([x, y])
 

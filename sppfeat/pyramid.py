@@ -153,16 +153,16 @@ class SpatialPyramidPool2d(nn.Module):
         self.mode = check_choice("mode", mode, POOL_MODES)
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """Return the ``(N, D)`` descriptors of an ``(N, C, H, W)`` map."""
+        """The ``(N, D)`` descriptors of an ``(N, C, H, W)`` map."""
         return spatial_pyramid_pool(feature_map, self.levels, mode=self.mode)
 
     def extra_repr(self) -> str:
-        """Return what ``print`` shows of the layer."""
+        """The arguments that ``print`` shows of the layer."""
         return f"levels={self.levels}, mode={self.mode!r}"
 
 
 def normalize_descriptors(descriptors: Tensor, method: str) -> Tensor:
-    """Descriptors of one layer, each scaled as ``method`` says.
+    """Descriptors of one layer, each scaled by ``method``.
 
     ``"l2"`` divides by the l2 norm, ``"power"`` takes signed square roots first, ``"none"`` returns the
     argument. There is no epsilon: a descriptor of zeros stays zeros, a tiny one is scaled like any other
@@ -196,7 +196,7 @@ def normalize_descriptors(descriptors: Tensor, method: str) -> Tensor:
 
 
 def _pool_map(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str) -> Tensor:
-    """``(K, D)`` descriptors of regions ``(K, 4)`` of one map ``(C, H, W)``, by whichever way is the faster."""
+    """``(K, D)`` descriptors of regions ``(K, 4)`` of one map ``(C, H, W)``, by the faster of the ways."""
     by_tables = feature_map.device.type in TABLE_DEVICES
     by_tables &= len(regions) >= _least_for_tables(feature_map, mode)
     if by_tables and mode == "avg":
@@ -210,7 +210,7 @@ def _pool_map(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode:
 
 
 def _least_for_tables(feature_map: Tensor, mode: str) -> int:
-    """How many regions take as long one by one as tables take to be made, measured on two cores."""
+    """The number of regions that take as long one by one as making the tables takes, measured on two cores."""
     return 28 if mode == "avg" else min(80, 24 + feature_map.numel() // 20_000)
 
 
@@ -252,7 +252,7 @@ def _check_map(feature_map: Tensor) -> None:
 
 
 def _check_regions(regions: Tensor, feature_map: Tensor) -> list[int]:
-    """Return which maps have regions; refuse regions that are not inside them."""
+    """Refuses regions that are not inside their maps, and returns the maps that have regions."""
     if regions.ndim != 2 or regions.shape[1] != 5 or regions.dtype != torch.int64:
         raise BoxError(
             "regions are an int64 tensor of shape (K, 5), each [batch, x0, y0, x1, y1], "
@@ -273,7 +273,7 @@ def _check_regions(regions: Tensor, feature_map: Tensor) -> list[int]:
 
 
 def _check_sliding(map_hw: Sequence[int], levels: Sequence[int]) -> None:
-    """Refuse the sizes for which ``ceil(a/n)`` cells every ``floor(a/n)`` are not the bins of this module."""
+    """Refuses sizes for which ``ceil(a/n)`` cells every ``floor(a/n)`` are not the bins of this module."""
     for cells in map_hw:
         for n in levels:
             win, stride = -(-cells // n), cells // n

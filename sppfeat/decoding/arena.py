@@ -1,4 +1,4 @@
-"""One block of memory that is shared with the workers, handed out in pieces: the bound on look-ahead."""
+"""The arena: one block of memory shared with the workers, handed out in pieces, which bounds the look-ahead."""
 
 import mmap
 import os
@@ -35,13 +35,13 @@ class Arena:
             raise
 
     def resize(self, nbytes: int) -> None:
-        """Grow to ``nbytes``; nothing may be allocated. Whoever has mapped less must map again."""
+        """Grows to ``nbytes``; nothing may be allocated. Processes that have mapped less must map again."""
         os.ftruncate(self.fd, nbytes)
         self.buffer = map_arena(self.fd)
         self._free = [(0, nbytes)]
 
     def allocate(self, nbytes: int) -> int | None:
-        """Offset of a free piece of ``nbytes``, now taken, or None where there is none."""
+        """Takes a free piece of ``nbytes`` and returns its offset; None if there is none."""
         for i, (offset, length) in enumerate(self._free):
             if length >= nbytes:
                 self._free[i : i + 1] = [(offset + nbytes, length - nbytes)] if length > nbytes else []
@@ -49,7 +49,7 @@ class Arena:
         return None
 
     def free(self, offset: int, nbytes: int) -> None:
-        """Give back a piece that :meth:`allocate` handed out."""
+        """Gives back a piece that :meth:`allocate` handed out."""
         pieces = sorted([*self._free, (offset, nbytes)])
         merged = pieces[:1]
         for start, length in pieces[1:]:
@@ -61,14 +61,14 @@ class Arena:
         self._free = merged
 
     def close(self) -> None:
-        """Close the descriptor; the memory goes with the last array that views it."""
+        """Closes the descriptor; the memory goes with the last array that views it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def map_arena(fd: int) -> npt.NDArray[np.uint8]:
-    """Return the whole block behind a descriptor as a writable array."""
+    """The whole block behind a descriptor as a writable array."""
     return np.frombuffer(mmap.mmap(fd, 0), dtype=np.uint8)
 
 

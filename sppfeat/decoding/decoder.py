@@ -1,4 +1,4 @@
-"""Decoders: the batches that go in and come out, and the decoder without processes."""
+"""The interface of decoders: settings, tasks and decoded batches; and the decoder without processes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -15,12 +15,12 @@ __all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder", "InlineDecoder"
 
 
 class DecodeSettings(NamedTuple):
-    """What holds for every image of a run.
+    """Settings that hold for every image of a run.
 
     Attributes:
         exif: ``apply`` or ``ignore`` the EXIF orientation.
         resample: Pillow filter that resizes to the network input.
-        max_pixels: a larger image fails, undecoded.
+        max_pixels: limit on an image's pixels; a larger one fails without being decoded.
         decode: ``exact`` or ``fast``, see :func:`sppfeat.decoding.images.decode_image`.
     """
 
@@ -34,9 +34,9 @@ class DecodeTask(NamedTuple):
     """Images of one network-input size.
 
     Attributes:
-        images: any numbers that name the images to the caller.
-        places: where they are; a path is a whole file, and a text the reason why an image is nowhere.
-        image_hw: height and width of each as displayed, as planned.
+        images: the caller's numbers of the images.
+        places: their places: a path for a whole file, a part of a file, or, for an image that is nowhere, the reason.
+        image_hw: planned height and width of each as displayed.
         input_hw: height and width to resize to.
     """
 
@@ -47,7 +47,7 @@ class DecodeTask(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the decoded batch."""
+        """Size of the decoded batch, in bytes."""
         return len(self.images) * 3 * self.input_hw[0] * self.input_hw[1]
 
 
@@ -55,8 +55,8 @@ class Decoded(NamedTuple):
     """One decoded batch.
 
     Attributes:
-        images: those of the task that could be decoded, in its order.
-        pixels: ``(n, H, W, 3)`` uint8 RGB, writable, valid until the next batch is asked for.
+        images: numbers of the images that could be decoded, in the task's order.
+        pixels: ``(n, H, W, 3)`` uint8 RGB, writable, valid until the next batch is requested.
         failures: the reason for each image of the task that could not be decoded.
     """
 
@@ -69,30 +69,30 @@ class Decoder(Protocol):
     """Reads headers and decodes batches, in order."""
 
     def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
-        """Yield for each image height and width as displayed, or the reason why it cannot be read."""
+        """Yields height and width of each image as displayed, or the reason why it cannot be read."""
         ...
 
     def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
-        """Yield for each task its batch, looking ahead as far as memory allows."""
+        """Yields the batch of each task, looking ahead as far as memory allows."""
         ...
 
     def close(self) -> None:
-        """Stop; no further calls."""
+        """Stops the decoder, which takes no further calls."""
         ...
 
 
 class InlineDecoder:
-    """Decodes in the calling process, one image after the other.
+    """Decodes in the calling process, one image after the other: for few images, and as the oracle of the pool.
 
     Args:
-        settings: what holds for every image.
+        settings: hold for every image.
     """
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
 
     def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
-        """Yield for each image height and width as displayed, or the reason why it cannot be read."""
+        """Yields height and width of each image as displayed, or the reason why it cannot be read."""
         for place in places:
             try:
                 yield probe_image(
@@ -102,7 +102,7 @@ class InlineDecoder:
                 yield str(error)
 
     def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
-        """Yield for each task its batch."""
+        """Yields the batch of each task."""
         settings = self._settings
         for task in tasks:
             good: list[int] = []
@@ -119,7 +119,7 @@ class InlineDecoder:
             yield Decoded(good, pixels[: len(good)], failures)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to stop."""
+        """Does nothing: there is nothing to stop."""
 
 
 def _found(place: bytes | Place | str) -> bytes | Place:

@@ -1,7 +1,4 @@
-"""Image files opened up to the end of their header, and the reasons why some cannot be.
-
-Runs in worker processes, so it imports Pillow and numpy only.
-"""
+"""Image files, opened up to the end of their header, and the reasons why some cannot be opened."""
 
 import errno
 import io
@@ -117,7 +114,7 @@ def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Ite
 
 @contextmanager
 def pillow_errors(what: str) -> Iterator[None]:
-    """Turn whatever Pillow raises into an ImageError, and keep its warnings quiet.
+    """Turns any error of Pillow's into an ImageError, and silences its warnings.
 
     Pillow raises, on hostile files, nearly every type there is (SyntaxError, struct.error, zlib.error,
     MemoryError, KeyError, ...), so that only ``Exception`` catches them all: hence the narrow use, around
@@ -183,7 +180,7 @@ def _open_place(place: Place) -> BinaryIO:
 
 
 def _one_line(text: object) -> str:
-    """Return a text with what cannot be printed escaped, cut to a length that fits a report."""
+    """A text on one line, unprintable characters escaped, cut to a length that fits a report."""
     return one_line(" ".join(str(text).split()), longest=_LONGEST_REASON)
 
 
@@ -194,11 +191,11 @@ def _formats_of_this_pillow() -> tuple[str, ...]:
 
 
 def _why_unidentified(file: BinaryIO, *, has_avif: bool) -> str:
-    """Return why Pillow took a file for no image.
+    """The reason why Pillow did not recognize a file as an image, from its first bytes.
 
     Args:
         file: The file.
-        has_avif: Whether this Pillow has a decoder for AVIF.
+        has_avif: True if this Pillow has a decoder for AVIF.
     """
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)

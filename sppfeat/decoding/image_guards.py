@@ -1,6 +1,6 @@
-"""What is made sure of before a decoder may have an image file, and while it has it.
+"""Guards against image files that would take gigabytes of memory or minutes to decode.
 
-Small files can ask for gigabytes or minutes; Pillow's own guard, against too many pixels, does not see these ways.
+Pillow's own guard counts pixels only; small files can ask for more in other ways.
 """
 
 import io
@@ -30,11 +30,11 @@ _MOST_SCANNED_PIXELS = 50_000_000_000  # of all scans of it; they take some seve
 
 
 class _PillowSettings:
-    """Pillow's settings while a file of ours is read; they are the whole process's.
+    """Pillow's settings, which hold for the whole process, while a file is read.
 
-    Its guard against bombs, which also looks at frames and tiles, gets a limit of ours, and what it would do
-    to files that are cut short, in a process whose owner asked for that, is off. Reading that needs the same
-    settings goes on at the same time, in other threads; reading that needs others waits.
+    Its guard against bombs, which also looks at frames and tiles, gets our limit, and its tolerance of files that
+    are cut short, which the owner of the process may have switched on, is off. Other threads may read at the same
+    time with the same settings; a thread that needs others waits.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class _PillowSettings:
 
     @contextmanager
     def refusing_more_than(self, max_pixels: int) -> Iterator[None]:
-        """Have them while the context lasts; larger images are an error to Pillow."""
+        """Makes Pillow refuse larger images while the context lasts."""
         wanted = ((max_pixels + 1) // 2, False)  # of which Pillow allows twice as many
         with self._changed:
             self._changed.wait_for(lambda: not self._n_readers or self._in_force() == wanted)
@@ -69,11 +69,11 @@ class _PillowSettings:
 
 
 PILLOW = _PillowSettings()
-"""Of this process."""
+"""The settings of this process."""
 
 
 class HeaderReader(io.BufferedReader):
-    """A file that gives up on a header without end.
+    """A file reader that gives up on a header without end.
 
     Pillow reads some headers byte by byte, or keeps each of their parts: comments of a PNM, padding in a JPEG,
     millions of empty chunks of a PNG. A file of 30 MB would take it half a minute, or a gigabyte.
@@ -82,7 +82,11 @@ class HeaderReader(io.BufferedReader):
     n_reads_left: int | None = _MOST_HEADER_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read, as long as the header may go on; set ``n_reads_left`` to None when it has ended."""
+        """Reads, as long as the header may go on; set ``n_reads_left`` to None when it has ended.
+
+        Raises:
+            ImageError: the header has not ended after very many reads.
+        """
         if self.n_reads_left is not None:
             self.n_reads_left -= 1
             if self.n_reads_left < 0:
@@ -93,7 +97,11 @@ class HeaderReader(io.BufferedReader):
 
 
 def check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
-    """Refuse a TIFF with too few strips or tiles, of which Pillow would leave the rest black, or with huge ones."""
+    """Refuses a TIFF with huge tiles, or with too few strips or tiles, where Pillow would leave the rest black.
+
+    Raises:
+        ImageError: it is such a TIFF.
+    """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
     width, height, tile_width, tile_height = (int(image.tag_v2.get(tag, 0)) for tag in (256, 257, 322, 323))
@@ -117,7 +125,11 @@ def check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
 
 
 def check_scans(image: ImageFile.ImageFile) -> None:
-    """Refuse a progressive JPEG of too many scans, each of which libjpeg takes over the whole picture."""
+    """Refuses a progressive JPEG of too many scans: libjpeg goes over the whole picture for each.
+
+    Raises:
+        ImageError: it is such a JPEG.
+    """
     if "progressive" not in image.info or image.fp is None:
         return
     image.fp.seek(0)
@@ -131,9 +143,12 @@ def check_scans(image: ImageFile.ImageFile) -> None:
 
 
 def check_precincts(image: ImageFile.ImageFile) -> None:
-    """Refuse a JPEG 2000 of tiny precincts, each of which takes OpenJPEG half a kilobyte, be it empty.
+    """Refuses a JPEG 2000 of tiny precincts: OpenJPEG takes half a kilobyte for each, even an empty one.
 
     A file of 102 bytes took 5 GB and half a minute for 3000 x 3000 precincts of one pixel.
+
+    Raises:
+        ImageError: it is such a JPEG 2000, or has no code stream.
     """
     if image.format != "JPEG2000" or image.fp is None:
         return
@@ -157,7 +172,7 @@ def check_precincts(image: ImageFile.ImageFile) -> None:
 
 
 def _code_stream_start(file: BinaryIO) -> int:
-    """Return where in a JPEG 2000 file the code stream begins; 0 if it is nothing else."""
+    """The offset of the code stream in a JPEG 2000 file; 0 if the file is nothing but that."""
     position = 0
     while (box := read_at(file, 16, position).ljust(16, b"\0"))[:4] != b"\xff\x4f\xff\x51":
         length, kind, long_length = struct.unpack(">I4sQ", box)
@@ -172,7 +187,7 @@ def _code_stream_start(file: BinaryIO) -> int:
 
 
 def _n_precincts(style: bytes, size: tuple[int, int]) -> int:
-    """Return into how many precincts a coding style cuts one component; few, where it does not say."""
+    """The number of precincts that a coding style cuts one component into; 0 if it does not say."""
     if len(style) < 10 or not style[0] & 1:
         return 0
     n_levels, sizes = style[5], style[10:]

@@ -1,7 +1,6 @@
-"""Image files: which are taken, their size as displayed, and their pixels as upright 8-bit RGB.
+"""Images: their size as displayed, and their pixels as upright 8-bit RGB, resized to the network input.
 
-Runs in worker processes, so it imports Pillow and numpy only. Sizes are ``(height, width)``. What each kind of file
-gives is written at :func:`read_image`.
+Sizes are ``(height, width)``. :func:`read_image` describes the result for each kind of file.
 """
 
 from collections.abc import Mapping
@@ -47,7 +46,7 @@ _IS_REDUCED = {"exact": False, "fast": True}
 def probe_image(
     place: bytes | str | Place, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
 ) -> tuple[int, int]:
-    """Return the height and width of an image as displayed, from its header, decoding no pixel.
+    """Height and width of an image as displayed, from its header; no pixel is decoded.
 
     Args:
         place: The file, or the part of one.
@@ -55,7 +54,7 @@ def probe_image(
         max_pixels: A larger image is refused.
 
     Returns:
-        ``(height, width)`` in pixels, equal to the size of what :func:`read_image` returns.
+        ``(height, width)`` in pixels, the size of the image that :func:`read_image` returns.
 
     Raises:
         ImageError: The file cannot be read, is no image, is too large, or has pixels without a defined range.
@@ -68,12 +67,12 @@ def probe_image(
 def read_image(
     place: bytes | str | Place, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
 ) -> Image.Image:
-    """Return an image at its full size, upright, as 8-bit RGB.
+    """An image at its full size, upright, as 8-bit RGB.
 
-    Greyscale, 1-bit, palette, CMYK, YCbCr and LAB pixels are converted by Pillow, without regard to an
-    embedded ICC profile. Transparency is laid over white. Of 16-bit samples the high byte counts, in
-    colour and grey alike; 32-bit integers and floats have no defined range and are refused. Of several
-    frames or pages the first counts.
+    Pillow converts grayscale, 1-bit, palette, CMYK, YCbCr and LAB pixels, without regard to an
+    embedded ICC profile. Transparency is laid over white. 16-bit samples are cut to their high byte, in
+    color and gray alike; 32-bit integers and floats have no defined range and are refused. Only the first of
+    several frames or pages is read.
 
     Args:
         place: The file, or the part of one.
@@ -100,23 +99,23 @@ def decode_image(
     max_pixels: int = DEFAULT_MAX_DECODE_PIXELS,
     decode: str = "exact",
 ) -> npt.NDArray[np.uint8]:
-    """Return the pixels of an image at the size of the network input.
+    """Pixels of an image file at the size of the network input.
 
     Args:
         place: The file, or the part of one.
         exif: As for :func:`read_image`.
-        image_hw: Height and width as displayed that :func:`probe_image` gave for this file.
+        image_hw: Height and width as displayed, as :func:`probe_image` returned them for this file.
         input_hw: Height and width to resize to. At ``image_hw`` nothing is resampled.
         resample: Pillow's filter, applied to 8-bit RGB of the full size.
         max_pixels: As for :func:`read_image`.
-        decode: ``"exact"``, or ``"fast"``: a JPEG at least twice as large as ``input_hw``, on both sides, is
-            decoded at 1/2, 1/4 or 1/8 of its size, and resized from there. Other pixels, in the same places.
+        decode: ``"exact"``, or ``"fast"``: a JPEG at least twice as large as ``input_hw`` on both sides is
+            decoded at 1/2, 1/4 or 1/8 of its size and resized from there. The pixels differ; their places do not.
 
     Returns:
         ``(h, w, 3)`` uint8, C-contiguous, read-only.
 
     Raises:
-        ImageError: As for :func:`read_image`; or the file has another size than ``image_hw`` by now.
+        ImageError: As for :func:`read_image`; or the file's size is no longer ``image_hw``.
         ConfigError: ``resample`` or ``decode`` is unknown.
     """
     _choose("resample", resample, _RESAMPLING)
@@ -132,20 +131,20 @@ def resize_image(
     resample: str,
     box: tuple[float, float, float, float] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Return the pixels of an image in memory at the size of the network input.
+    """Pixels of an image in memory at the size of the network input.
 
     Args:
         image: 8-bit RGB.
         input_hw: Height and width to resize to. At the image's own size nothing is resampled.
         resample: Pillow's filter.
-        box: What of the image is resized: ``x0, y0, x1, y1`` in its pixels, edges, fractions allowed; all of it
-            where None.
+        box: The part of the image to resize: ``x0, y0, x1, y1`` in its pixels, edges, fractions allowed; None for
+            the whole image.
 
     Returns:
         ``(h, w, 3)`` uint8, C-contiguous, read-only.
 
     Raises:
-        ImageError: There is not the memory for it.
+        ImageError: There is not enough memory.
         ConfigError: ``resample`` is unknown.
     """
     filter_ = _choose("resample", resample, _RESAMPLING)
@@ -157,18 +156,18 @@ def resize_image(
 
 
 def image_from_array(image: npt.NDArray[np.uint8] | Image.Image, *, exif: str = "apply") -> Image.Image:
-    """Return an image in memory as 8-bit RGB, by the rules of :func:`read_image`.
+    """An image in memory as 8-bit RGB, by the rules of :func:`read_image`.
 
     Args:
-        image: ``(H, W, 3)`` uint8 in RGB order, ``(H, W)`` uint8 grey, or a Pillow image of any mode.
+        image: ``(H, W, 3)`` uint8 in RGB order, ``(H, W)`` uint8 gray, or a Pillow image of any mode.
         exif: For a Pillow image as ``Image.open`` returned it: as for :func:`read_image`. Any other
-            image is taken as it is, since whoever made it may have turned it already.
+            image is taken as it is, since it may have been turned already.
 
     Returns:
         A Pillow image of mode ``"RGB"``.
 
     Raises:
-        ImageError: Another type, shape or dtype; no pixels; or a file behind it that is damaged.
+        ImageError: The type, shape or dtype is another; there are no pixels; or the file of a Pillow image is damaged.
 
     Example:
         >>> image_from_array(np.zeros((2, 3), np.uint8)).getpixel((0, 0))
@@ -204,7 +203,7 @@ def _read(
     image_hw: tuple[int, int] | None = None,
     reduce_to: tuple[int, int] | None = None,
 ) -> _Decoded:
-    """Decode a file that has to be of ``image_hw``, if that is given; no larger than for ``reduce_to``, if it can."""
+    """Decodes a file: of size ``image_hw``, if given, and if possible no larger than ``reduce_to`` needs."""
     _choose("exif", exif, _EXIF_POLICIES)
     with open_image(place, exif=exif, max_pixels=max_pixels) as (image, orientation, displayed_hw):
         if image_hw is not None and displayed_hw != tuple(image_hw):

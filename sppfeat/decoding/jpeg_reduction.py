@@ -1,6 +1,6 @@
 """JPEGs decoded at a half, a quarter or an eighth of their size, without the finer parts of their blocks.
 
-That is several times as fast as decoding all of it and resizing, and gives other pixels.
+That is several times as fast as decoding the full size and resizing, and gives other pixels.
 """
 
 import struct
@@ -23,7 +23,7 @@ _MOST_SEGMENTS = 10_000
 
 
 def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
-    """Have a JPEG decoded at the smallest size that is not below another one on either side.
+    """Makes Pillow decode a JPEG at the smallest size that is not below another one on either side.
 
     Args:
         image: As Pillow opened it, from a file with a descriptor, and not decoded yet. Its size becomes the
@@ -31,8 +31,8 @@ def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
         least_hw: Height and width, of the image as stored, that it must still have: ``side / factor``.
 
     Returns:
-        The factor by which it is smaller: 2, 4 or 8; or 1 where nothing was changed, since it is no JPEG, too
-        small, or of a kind that has no reduced sizes.
+        The factor by which it is smaller: 2, 4 or 8; or 1 if nothing was changed, because it is no JPEG, is too
+        small, or is of a kind that has no reduced sizes.
     """
     height, width = least_hw
     before = image.width
@@ -46,13 +46,13 @@ def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
 def picture_box(
     image_hw: tuple[int, int], factor: int, orientation: int
 ) -> tuple[float, float, float, float]:
-    """Where the picture is in the pixels of its reduced size, once these are turned upright.
+    """The box of the picture in the pixels of its reduced size, once these are turned upright.
 
     Its right and lower ends, as stored, may lie within the last pixel.
 
     Args:
         image_hw: Height and width of the image at its full size, upright.
-        factor: By which it is smaller.
+        factor: The factor by which it is smaller.
         orientation: The EXIF orientation, 1 to 8, by which it was turned.
 
     Returns:
@@ -70,10 +70,10 @@ def picture_box(
 
 
 def _is_of_blocks(image: ImageFile.ImageFile) -> bool:
-    """Whether a JPEG is of blocks of frequencies, and says so where every decoder sees the same.
+    """True if a JPEG is made of blocks of frequencies, and says so where every decoder sees the same.
 
-    A lossless JPEG has none. libjpeg-turbo 3 decodes it at its full width whatever it is asked for, which Pillow
-    (10.4 to 12.0 at least) writes beyond the end of its reduced row: the process dies.
+    A lossless JPEG has none. libjpeg-turbo 3 decodes it at its full width whatever size it is told, and Pillow
+    (10.4 to 12.0 at least) writes that beyond the end of its reduced row: the process dies.
     """
     if image.fp is None:
         return False

@@ -50,7 +50,12 @@ def displayed_hw(image: Image.Image, orientation: int, exif: str) -> tuple[int, 
 
 
 def read_orientation(image: Image.Image, file: BinaryIO | None = None) -> int:
-    """Return the EXIF orientation, 2 to 8, or 1 where there is none or it cannot be understood."""
+    """The EXIF orientation of an image, 1 to 8; 1 if there is none or it cannot be understood.
+
+    Args:
+        image: as Pillow opened it.
+        file: the file that it is read from; needed to find a PNG's orientation behind its pixels.
+    """
     try:
         if image.format == "PNG" and file is not None and "exif" not in image.info:
             # PngImageFile.getexif decodes the picture to find a chunk behind the pixels.
@@ -64,7 +69,7 @@ def read_orientation(image: Image.Image, file: BinaryIO | None = None) -> int:
 
 
 def _late_png_exif(file: BinaryIO) -> bytes | None:
-    """Return a PNG's eXIf chunk wherever it is; exiftool puts it behind the pixels."""
+    """The eXIf chunk of a PNG, wherever it is: exiftool puts it behind the pixels."""
     position = 8
     while True:
         header = read_at(file, 8, position)
@@ -77,7 +82,14 @@ def _late_png_exif(file: BinaryIO) -> bytes | None:
 
 
 def turn_upright(rgb: Image.Image, image: Image.Image, orientation: int, exif: str) -> Image.Image:
-    """Return the pixels turned as ``exif`` asks; ``image`` is where they were decoded from."""
+    """The pixels turned as ``exif`` asks.
+
+    Args:
+        rgb: the decoded pixels.
+        image: the opened image that they were decoded from.
+        orientation: of EXIF, 1 to 8.
+        exif: ``"apply"`` or ``"ignore"`` it.
+    """
     turned_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile)  # while it decodes
     if turned_by_pillow == (exif == "apply") or orientation == 1:
         return rgb
@@ -85,7 +97,11 @@ def turn_upright(rgb: Image.Image, image: Image.Image, orientation: int, exif: s
 
 
 def check_pixels(image: Image.Image) -> None:
-    """Refuse pixels of which nobody can say which value is black and which is white."""
+    """Refuses pixels without a defined black and white.
+
+    Raises:
+        ImageError: the pixels are floats, or signed or 32-bit integers.
+    """
     if image.mode == "F":
         raise ImageError("32-bit float pixels have no defined range; convert it to 8 or 16 bits")
     if image.mode == "I" and image.format != "PPM":  # which Pillow scales to 0..65535
@@ -93,7 +109,7 @@ def check_pixels(image: Image.Image) -> None:
 
 
 def scale_key_color(image: ImageFile.ImageFile) -> None:
-    """Bring a PNG's transparent color to 8 bits, as its pixels will be.
+    """Brings the transparent color of a PNG to 8 bits, like its pixels once they are decoded.
 
     Pillow leaves the color at the file's own depth, where it matches other pixels or none.
     """
@@ -110,7 +126,7 @@ def scale_key_color(image: ImageFile.ImageFile) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode the pixels and return them as RGB, not turned (except by Pillow itself, for TIFF)."""
+    """Decodes the pixels of an image as 8-bit RGB, not turned (except by Pillow itself, for TIFF)."""
     image.load()
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _high_bytes(image)
@@ -125,7 +141,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:
-    """Return 16-bit grayscale as RGB: ``sample >> 8``, as Pillow does for 16-bit color.
+    """16-bit grayscale as RGB: ``sample >> 8``, as Pillow does for 16-bit color.
 
     Pillow's own conversion clips, so that every sample above 255 becomes white.
     """

@@ -1,4 +1,4 @@
-"""Worker processes that decode ahead of the network, and what becomes of them when they die or hang."""
+"""The pool of worker processes that decode ahead of the network; one that dies or hangs is replaced."""
 
 import time
 from collections import deque
@@ -25,17 +25,17 @@ class DecoderPool:
     """Decodes in worker processes.
 
     A worker answers its jobs in order, so that when it dies or hangs the oldest unanswered job names the
-    image that did it. One that died is tried once more, first thing in a new worker; then its image fails.
+    suspect image. After a death the suspect is tried once more, as the first job of a new worker; then it fails.
 
     Args:
-        settings: what holds for every image.
+        settings: hold for every image.
         n_workers: number of processes, at least 1.
-        look_ahead_bytes: memory for decoded batches; where one batch is larger, the size of that.
-        hang_seconds: how long one image may take before its worker is killed. Only time in which the
-            pool was waiting for it counts, so that a run that was suspended loses nothing.
+        look_ahead_bytes: memory for decoded batches; grows to the size of one batch if that is larger.
+        hang_seconds: time that one image may take before its worker is killed. Only time in which the
+            pool waits for it counts, so that a run that was suspended loses nothing.
 
     Raises:
-        DecoderError: the system starts no process; now, or later in the place of one that died.
+        DecoderError: the system starts no process; now, or later in place of one that died.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class DecoderPool:
             raise
 
     def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
-        """Yield for each image height and width as displayed, or the reason why it cannot be read."""
+        """Yields height and width of each image as displayed, or the reason why it cannot be read."""
         window: deque[list[tuple[int, int] | str]] = deque()
         for place in places:
             answer: list[Any] = []
@@ -78,7 +78,7 @@ class DecoderPool:
             yield self._first_answer(window)
 
     def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
-        """Yield for each task its batch; further ones are under way, as many as is useful and the arena holds."""
+        """Yields the batch of each task, while further ones are decoded: as many as are useful and fit the arena."""
         self._reclaim()
         pending: deque[_BatchInFlight] = deque()
         source = iter(tasks)
@@ -97,13 +97,13 @@ class DecoderPool:
             self._abandoned.extend(pending)
 
     def close(self) -> None:
-        """Kill the workers and give the memory back."""
+        """Kills the workers and gives the memory back."""
         while self._workers:
             self._workers.pop().stop()
         self._arena.close()
 
     def _reclaim(self) -> None:
-        """Free the memory of abandoned batches, once nobody writes to it any more."""
+        """Frees the memory of abandoned batches, once no worker writes to it."""
         for batch in self._abandoned:
             self._pump_until(lambda: not batch.n_open)  # noqa: B023 - called before the loop goes on
             self._arena.free(batch.offset, batch.task.nbytes)
@@ -114,7 +114,7 @@ class DecoderPool:
         return window.popleft()[0]
 
     def _start_batch(self, task: DecodeTask, pending: "Sequence[_BatchInFlight]") -> "_BatchInFlight | None":
-        """Send the jobs of a task, or return None where that is too far ahead, or the arena has no room for it now."""
+        """Sends the jobs of a task; returns None if that is too far ahead, or the arena has no room for it now."""
         n_ahead = sum(len(batch.task.images) for batch in pending)
         if len(pending) > 1 and n_ahead + len(task.images) > _IMAGES_AHEAD * len(self._workers):
             return None
@@ -137,7 +137,7 @@ class DecoderPool:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        """Send waiting jobs, each to the worker with the least to do of those that can take it."""
+        """Sends waiting jobs, each to the worker with the least to do among those with room for it."""
         while self._waiting:
             job = self._waiting[0]
             worker = min(self._workers, key=lambda worker: (not worker.has_room_for(job), worker.cost))
@@ -190,7 +190,7 @@ class DecoderPool:
             suspect.done(f"decoding took more than {self._hang_seconds:g} s")
 
     def _bury(self, worker: WorkerProcess) -> None:
-        """Put a new process in the place of one that has died, and settle what it had to do."""
+        """Replaces a process that has died, and passes its jobs on; its oldest is the suspect."""
         fresh = self._replace(worker)
         if not worker.is_ready or not worker.jobs:
             self._waiting.extendleft(reversed(worker.jobs))  # it has not looked at any of them
@@ -204,7 +204,7 @@ class DecoderPool:
             fresh.send(suspect)
 
     def _replace(self, worker: WorkerProcess) -> WorkerProcess:
-        """Put a new process in the place of one, and return it."""
+        """Stops a process and starts a new one in its place."""
         worker.stop()
         status = worker.process.returncode
         if not worker.is_ready:
@@ -229,7 +229,7 @@ class _BatchInFlight:
         self.failures: dict[int, str] = {}  # by position in the task
 
     def answer_for(self, position: int) -> Callable[[Answer], None]:
-        """Return what to do with the answer for one image of the task."""
+        """A callback that takes the answer for one image of the task."""
 
         def done(answer: Answer) -> None:
             self.n_open -= 1
@@ -239,7 +239,7 @@ class _BatchInFlight:
         return done
 
     def decoded(self, arena: Arena) -> Decoded:
-        """Return the batch; images that failed are taken out by moving the later ones up."""
+        """The batch; images that failed are removed by moving the later ones up."""
         shape = (len(self.task.images), *self.task.input_hw, 3)
         pixels = arena.buffer[self.offset : self.offset + self.task.nbytes].reshape(shape)
         good = [i for i in range(len(self.task.images)) if i not in self.failures]

@@ -2,7 +2,7 @@
 
 The paper (He et al., TPAMI 2015, section 3.1.2) resizes each image so that its shorter side is ``S``
 and keeps the aspect ratio. Two bounds come on top: a largest number of pixels and the smallest input
-that the backbone takes. Where that is asked for, both sides then become multiples of a number, so that
+that the backbone takes. On request both sides then become multiples of a number, so that
 images of many sizes share few.
 """
 
@@ -17,15 +17,15 @@ __all__ = ["network_input_hw"]
 def network_input_hw(
     image_hw: tuple[int, int], *, short_side: int | None, max_pixels: int, min_side: int, round_to: int = 1
 ) -> tuple[int, int]:
-    """Return the height and width that an image is resized to before it enters the network.
+    """The height and width that an image is resized to before it enters the network.
 
     Each step chooses a short side, in this order: ``short_side``; where that gives more than
     ``max_pixels``, the largest that does not; where that is below ``min_side``, ``min_side``. The long
     side always follows from the image's own aspect ratio, ``floor(long * S / short + 1/2)``, so that
     roundings do not add up; it is one less where only this rounding would exceed ``max_pixels``.
 
-    Last, each side becomes the nearest multiple of ``round_to``, halves up, and at least one: by itself, so
-    that the aspect ratio changes a little. Where these have more than ``max_pixels`` both are rounded down.
+    Last, each side becomes the nearest multiple of ``round_to``, halves up, and at least one: independently, so
+    that the aspect ratio changes a little. If that gives more than ``max_pixels``, both are rounded down.
     A side that would be below ``min_side`` is rounded up.
 
     Args:
@@ -72,7 +72,7 @@ def network_input_hw(
 
 
 def _rounded(hw: tuple[int, int], step: int, *, max_pixels: int, min_side: int) -> tuple[int, int]:
-    """Return a size within the bounds as multiples of ``step`` within the bounds."""
+    """A size within the bounds, rounded to multiples of ``step`` within the bounds."""
     least = -(-min_side // step) * step  # at least one step: min_side is at least 1
     for added in (step // 2, 0):  # to nearest, down
         height, width = (max((side + added) // step * step, least) for side in hw)
@@ -85,7 +85,7 @@ def _rounded(hw: tuple[int, int], step: int, *, max_pixels: int, min_side: int) 
 
 
 def _long_side(short: int, long: int, side: int) -> int:
-    """Return ``floor(long * side / short + 1/2)``: the long side that belongs to a short side."""
+    """The long side that belongs to a short side: ``floor(long * side / short + 1/2)``."""
     return (2 * long * side + short) // (2 * short)
 
 

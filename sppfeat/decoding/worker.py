@@ -25,14 +25,14 @@ READY = "ready"
 
 
 class ProbeJob(NamedTuple):
-    """Read one header; the answer is ``(height, width)`` or the reason why not."""
+    """A header to read; the answer is ``(height, width)`` or why it failed."""
 
     place: Place
     settings: DecodeSettings
 
 
 class DecodeJob(NamedTuple):
-    """Decode one image to ``input_hw``, at ``offset`` of the arena; the answer is None or why not."""
+    """An image to decode to ``input_hw``, at ``offset`` of the arena; the answer is None or why it failed."""
 
     place: Place
     settings: DecodeSettings
@@ -42,7 +42,7 @@ class DecodeJob(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where in the arena the pixels end."""
+        """The end of the pixels in the arena."""
         return self.offset + 3 * self.input_hw[0] * self.input_hw[1]
 
 
@@ -53,7 +53,7 @@ class Crash(NamedTuple):
 
 
 def main(connection_fd: int, arena_fd: int) -> None:
-    """Answer jobs in the order they come.
+    """Answers jobs in the order in which they come.
 
     Args:
         connection_fd: descriptor of the pipe to the parent.

@@ -1,4 +1,4 @@
-"""One worker process, seen from the parent: the jobs it has been sent, and how long it has been silent."""
+"""A worker process seen from its parent: the jobs sent to it, and the time for which it has been silent."""
 
 import contextlib
 import os
@@ -26,7 +26,16 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 
 
 class Job:
-    """A job on its way, with what to do with its answer."""
+    """A job on its way.
+
+    Args:
+        message: what the worker is sent.
+        cost: its share of a worker's load: 1 for a header, pixels for an image.
+        done: called with the answer.
+
+    Attributes:
+        was_suspect: True once a worker has died at it.
+    """
 
     def __init__(self, message: ProbeJob | DecodeJob, *, cost: int, done: Callable[[Answer], None]) -> None:
         self.message = message
@@ -36,13 +45,21 @@ class Job:
 
 
 class WorkerProcess:
-    """One process and the jobs it has been sent, oldest first: the oldest is the one it is at.
+    """A process and the jobs that it has been sent, oldest first: it is working on the oldest.
+
+    Args:
+        arena_fd: descriptor of the arena, which the process maps.
 
     Attributes:
         jobs: sent and not answered.
-        cost: of these, together.
-        is_ready: it has started.
-        silent_seconds: for how long its parent has waited for an answer in vain.
+        cost: their total.
+        is_ready: True once the process has started.
+        silent_seconds: time for which the parent has waited for an answer in vain.
+        connection: the parent's end of the pipe.
+        process: the process.
+
+    Raises:
+        DecoderError: the system starts no process.
     """
 
     def __init__(self, arena_fd: int) -> None:
@@ -73,7 +90,7 @@ class WorkerProcess:
             theirs.close()
 
     def has_room_for(self, job: Job) -> bool:
-        """Whether sending it cannot block."""
+        """True if sending a job cannot block."""
         if not self.jobs:  # it is waiting for one
             return True
         return (
@@ -81,11 +98,11 @@ class WorkerProcess:
         )
 
     def is_dead(self) -> bool:
-        """Whether it has ended."""
+        """True if the process has ended."""
         return self.process.poll() is not None
 
     def send(self, job: Job) -> None:
-        """Give it a job to do after the ones that it has."""
+        """Sends a job, to be done after those sent before."""
         if not self.jobs:
             self.silent_seconds = 0.0
         self.jobs.append(job)
@@ -95,12 +112,12 @@ class WorkerProcess:
             self.connection.send(job.message)
 
     def start(self) -> None:
-        """Note that it has started."""
+        """Notes that the process has started."""
         self.is_ready = True
         self.silent_seconds = 0.0
 
     def finish(self, answer: Answer) -> None:
-        """Take the answer to the oldest job."""
+        """Passes an answer on to the oldest job."""
         job = self.jobs.popleft()
         self.cost -= job.cost
         self._path_bytes -= len(job.message.place.path)
@@ -108,7 +125,7 @@ class WorkerProcess:
         job.done(answer)
 
     def stop(self) -> None:
-        """Kill it and wait until it is gone."""
+        """Kills the process and waits until it is gone."""
         self.process.kill()
         self.process.wait()
         self.connection.close()
@@ -116,9 +133,9 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Start children that no signal to the whole group reaches: what is held back now is so for all their life.
+    """Starts children that no signal to the whole group reaches: signals blocked now stay blocked for all their life.
 
-    Ctrl-C, a job that is told to end, a terminal that closes: all that is their parent's to handle.
+    Ctrl-C, the end of a job, a terminal that closes: the parent handles all of them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
@@ -128,5 +145,5 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def describe_exit(status: int) -> str:
-    """Return how a process ended, in words."""
+    """The end of a process in words, from its exit status."""
     return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -19,19 +19,24 @@ _TOLERANCE = 1e-4  # of a folded network's maps: relative, l2, per layer
 
 
 def fold_batch_norm(network: nn.Module, layers: Sequence[str], *, side: int) -> nn.Module:
-    """The network with its batch normalisations folded, or itself where that does not apply.
+    """The network with its batch normalizations folded into the convolutions before them, or itself.
 
-    Torch's own fuser does it; what comes of it is run beside the network on a picture of noise, and not used where
-    their maps differ: the fuser folds a convolution twice that two normalisations share.
+    Fewer passes over memory, the same maps. Torch's own fuser does it. The result runs beside the network on a
+    picture of noise and is dropped where their maps differ: the fuser folds a convolution twice when two
+    normalizations share it.
 
     Args:
-        network: ``(N, 3, H, W)`` float32 to a dict of feature maps, in evaluation mode; stays as it is.
+        network: from ``(N, 3, H, W)`` float32 to a dict of feature maps, in evaluation mode; not changed.
         layers: names of the maps.
         side: height and width of an input that the network can take, in pixels.
+
+    Returns:
+        Another network with the same maps; ``network`` itself where there is nothing to fold, where its graph is not
+        known, or where folding would change a map.
     """
     if not isinstance(network, fx.GraphModule) or not _has_batch_norm(network):
         return network
-    # Traced anew: the network's own graph stops at torchvision's blocks of convolution, normalisation, activation.
+    # Traced anew: the network's own graph stops at torchvision's blocks of convolution, normalization, activation.
     folded = fuse(copy.deepcopy(network).eval(), inplace=True).eval()
     picture = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)) * 4 - 2
     with torch.inference_mode():
@@ -51,10 +56,10 @@ def _is_close(fmap: Tensor, reference: Tensor) -> bool:
 class CompiledNetwork(nn.Module):
     """A network compiled by ``torch.compile``; where that fails, the network itself, with a warning.
 
-    The first batches take long: some of the input shapes are compiled for, until the compiler has seen what varies.
+    The first batches are slow: torch compiles for single input shapes until it has seen which sides vary.
 
     Args:
-        network: images to a dict of feature maps.
+        network: from images to a dict of feature maps.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -63,7 +68,7 @@ class CompiledNetwork(nn.Module):
         self._compiled: Any = torch.compile(network)
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """Return the feature maps of ``(N, 3, H, W)`` images."""
+        """The feature maps of ``(N, 3, H, W)`` images, by layer."""
         if self._compiled is None:
             return self._plain(batch)
         try:
@@ -85,7 +90,7 @@ class CompiledNetwork(nn.Module):
 
 
 def bfloat16_note(device: torch.device, precision: str) -> str | None:
-    """What the user should know about ``bf16`` on a device, for the precision that was chosen; None for nothing."""
+    """Advice about ``bf16`` on a device for the chosen precision; None if there is none to give."""
     hardware = _bfloat16_hardware(device)
     if precision == "bf16" and hardware is None:
         return f"--precision bf16: {device.type} has no instructions for it here, fp32 is likely to be faster"
@@ -98,7 +103,7 @@ def bfloat16_note(device: torch.device, precision: str) -> str | None:
 
 
 def _bfloat16_hardware(device: torch.device) -> tuple[str, str] | None:
-    """Name of what computes bfloat16, and what it gains."""
+    """The unit that computes bfloat16 on a device, and its gain; None if there is no such unit."""
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return "tensor cores", "is several times as fast"

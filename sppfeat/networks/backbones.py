@@ -1,4 +1,4 @@
-"""Backbones: torchvision models, or a network of the user's own, cut at the chosen layers."""
+"""Backbones: torchvision models, or networks of the user's own, cut at the chosen layers."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -38,12 +38,12 @@ class Backbone:
     """A network up to one or more layers, with its parameters.
 
     Attributes:
-        spec: what it is and what its input must look like.
-        network: ``(N, 3, H, W)`` to a dict from layer name to feature map ``(N, C, H', W')``.
-        channels: of each layer's map.
-        min_side: the smallest side of an input that gives every layer at least one cell.
-        weights_path: the weights' file, or empty.
-        head: fully connected layers for what is pooled from the one layer, or None.
+        spec: its name, weights and layers, and the input that it expects.
+        network: from ``(N, 3, H, W)`` to a dict from layer name to feature map ``(N, C, H', W')``.
+        channels: number of channels of each layer's map.
+        min_side: smallest side of an input, in pixels, that gives every layer at least one cell.
+        weights_path: path of the weights' file; empty if the weights have a name or are random.
+        head: fully connected layers behind the pooling of the one layer, or None.
     """
 
     spec: BackboneSpec
@@ -54,12 +54,23 @@ class Backbone:
     head: Head | None = None
 
     def maps(self, network: nn.Module, batch: Tensor) -> list[Tensor]:
-        """Feature maps of the layers, in the order of ``spec.layers``."""
+        """Feature maps of the layers, in the order of ``spec.layers``.
+
+        Args:
+            network: :attr:`network`, or a compiled form of it.
+            batch: ``(N, 3, H, W)``, dtype and device of the network.
+
+        Returns:
+            For each layer ``(N, C, H', W')``.
+        """
         outputs = network(batch)
         return [outputs[layer] for layer in self.spec.layers]
 
     def geometry(self, layer: int) -> FeatureGeometry:
-        """Stride and offset of the map of the ``layer``-th layer.
+        """Stride and offset of a layer's map, in pixels of the network's input.
+
+        Args:
+            layer: index into ``spec.layers``.
 
         Raises:
             ConfigError: receptive-field arithmetic does not apply to this network.
@@ -87,18 +98,18 @@ def load_backbone(
     """A torchvision classification model with weights, cut at ``layers``.
 
     Args:
-        name: torchvision's name.
-        weights: a torchvision weight name, a file, or ``none``.
-        weights_dir: a folder in which weights that are named are looked for first, before torch's hub cache.
-        layers: node names; the last feature map before what the pyramid replaces where empty.
+        name: torchvision's name, or the bundled ``spp_s16``.
+        weights: name of torchvision weights, a file, or ``none`` for random values.
+        weights_dir: a folder to search for named weights before torch's hub cache.
+        layers: node names; if empty, the last feature map before the pooling that the pyramid replaces.
         head: ``fc6`` or ``fc7``, on the default layer only, or None.
         seed: of the initial values with ``none``.
-        mean, std: of the input; those of the weights, or of the architecture's default weights, where None.
-        fold: batch normalisations into convolutions, where that is possible.
+        mean, std: of the input; if None, those of the weights, or of the architecture's default weights.
+        fold: fold batch normalizations into convolutions where possible.
         on_download: called with the file's name, bytes done and total (None if unknown), while weights are downloaded.
 
     Raises:
-        ConfigError: no such model, layer or head, or a layer without a feature map.
+        ConfigError: there is no such model, layer or head, or the layer has no feature map.
         WeightsError: weights cannot be found, fetched or read, or do not fit.
     """
     zoo.check_name(name)
@@ -107,43 +118,43 @@ def load_backbone(
     from_file = is_weights_file(weights)
     entry = None if weights == "none" or from_file else _named_weights(name, weights)
     file_state = read_weights_file(Path(weights)) if from_file else None
-    parts = _cut_model(_build(name, seed), name, layers, head)
+    model = _cut_model(_build(name, seed), name, layers, head)
     kind, path, with_head = "none", "", f" with {head}" if head else ""
     if entry is not None:
         state, sha256 = read_entry(entry, folder=weights_dir, on_download=on_download)
-        parts.load(state, f"{name} {entry.name}{with_head}")
+        model.load(state, f"{name} {entry.name}{with_head}")
         kind = entry.name
     elif file_state is not None:
         path = str(Path(weights).absolute())
-        _load_file(parts, file_state, name, weights, with_head=with_head)
+        _load_file(model, file_state, name, weights, with_head=with_head)
         kind, sha256 = "file", file_sha256(Path(weights))
     else:
-        sha256 = state_sha256(parts.used_state())
+        sha256 = state_sha256(model.used_state())
     transform = (find_entry(name) if entry is None else entry).transform
     spec = BackboneSpec(
         name=name,
         weights=kind,
         weights_sha256=sha256,
-        layers=parts.layers,
+        layers=model.layers,
         mean=tuple(transform.mean if mean is None else mean),
         std=tuple(transform.std if std is None else std),
         interpolation=transform.interpolation,
         seed=seed if kind == "none" else None,
         head=head,
     )
-    channels, min_side = probe_maps(parts.network, parts.layers, name)
-    network = parts.network
+    channels, min_side = probe_maps(model.network, model.layers, name)
+    network = model.network
     if fold:
-        network = fold_batch_norm(network, parts.layers, side=max(min_side, _FOLDING_SIDE))
-    return Backbone(spec, network, channels, min_side, path, parts.head)
+        network = fold_batch_norm(network, model.layers, side=max(min_side, _FOLDING_SIDE))
+    return Backbone(spec, network, channels, min_side, path, model.head)
 
 
 def _load_file(
-    parts: "_Parts", state: Mapping[str, Tensor], name: str, weights: str, *, with_head: str
+    model: "_CutModel", state: Mapping[str, Tensor], name: str, weights: str, *, with_head: str
 ) -> None:
-    """Load what a weights file holds; where it does not fit, say what it is of, if it says so itself."""
+    """Loads the content of a weights file; where it does not fit, the error names the network it was trained as."""
     try:
-        parts.load(state, f"{weights!r} as {name}{with_head}")
+        model.load(state, f"{weights!r} as {name}{with_head}")
     except WeightsError as error:
         made_for = trained_backbone(Path(weights))
         if made_for in (None, name):
@@ -164,11 +175,11 @@ def wrap_module(
 
     Args:
         module: takes ``(N, 3, H, W)`` float32.
-        layers: node names of its graph; names of sub-modules where it cannot be traced.
-        mean, std: of the input; ImageNet's where None.
+        layers: node names of its graph; names of sub-modules if it cannot be traced.
+        mean, std: of the input; ImageNet's if None.
 
     Raises:
-        ConfigError: no layer, no such layer, or one whose output is not a feature map.
+        ConfigError: no layer is given, there is no such layer, or its output is not a feature map.
     """
     name = f"module:{type(module).__qualname__}"
     if not layers:
@@ -189,8 +200,8 @@ def wrap_module(
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """A whole torchvision model, and what of it is in use."""
+class _CutModel:
+    """A whole torchvision model, and the layers of it that are in use."""
 
     model: nn.Module
     layers: tuple[str, ...]
@@ -232,11 +243,11 @@ def _check_head_layers(name: str, head: str, layers: Sequence[str]) -> None:
         )
 
 
-def _cut_model(model: nn.Module, name: str, layers: Sequence[str], head: str | None) -> _Parts:
+def _cut_model(model: nn.Module, name: str, layers: Sequence[str], head: str | None) -> _CutModel:
     default = zoo.default_layer(name, model)
     layers = tuple(layers) or (default,)
     body = cut_network(model, (default,), name)
-    return _Parts(
+    return _CutModel(
         model,
         layers,
         body if layers == (default,) else cut_network(model, layers, name),

@@ -1,8 +1,8 @@
 """The bundled backbone ``spp_s16``: a compact network of plain convolutions whose map has a cell every 16 pixels.
 
-Four halvings by 3 x 3 convolutions, residual blocks (He et al.: *Deep Residual Learning*, CVPR 2016, figure 2) where a
-map has few cells, and a last 1 x 1 convolution that widens to what is pooled. The stride is 16 rather than the
-usual 32, so that small images still have a map worth pooling.
+Four halvings by 3 x 3 convolutions, residual blocks (He et al.: *Deep Residual Learning*, CVPR 2016, figure 2) where
+the map has few cells, and a last 1 x 1 convolution that widens the map. The stride is 16 rather than the usual 32, so
+that small images still have a map worth pooling.
 """
 
 from torch import Tensor, nn
@@ -11,11 +11,14 @@ __all__ = ["CompactNetwork"]
 
 _STEM = (32, 48)  # channels at strides 2 and 4
 _STAGES = ((96, 1), (192, 2))  # channels and residual blocks at strides 8 and 16
-_WIDTH = 512  # of what is pooled
+_WIDTH = 512  # channels of the map
 
 
 class CompactNetwork(nn.Module):
-    """``(N, 3, H, W)`` to a feature map ``(N, 512, ceil(H / 16), ceil(W / 16))``, never negative; no classifier."""
+    """The network, without a classifier; its map is never negative.
+
+    It maps ``(N, 3, H, W)`` to ``(N, 512, ceil(H / 16), ceil(W / 16))``.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,13 +38,13 @@ class CompactNetwork(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, batch: Tensor) -> Tensor:
-        """Return the feature map of ``(N, 3, H, W)`` images."""
+        """The feature map ``(N, 512, ceil(H / 16), ceil(W / 16))`` of ``(N, 3, H, W)`` images."""
         feature_map: Tensor = self.features(batch)
         return feature_map
 
 
 class _Residual(nn.Module):
-    """Two 3 x 3 convolutions, added to what they are given."""
+    """Two 3 x 3 convolutions, added to their input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class _Residual(nn.Module):
 
 
 def _convolution(n_in: int, n_out: int, size: int, *, stride: int = 1) -> nn.Sequential:
-    """A convolution, normalised over the batch and rectified."""
+    """A convolution, normalized over the batch and rectified."""
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, size, stride, size // 2, bias=False),
         nn.BatchNorm2d(n_out),

@@ -1,4 +1,4 @@
-"""Devices that networks run on: chosen by name, with copies to and from them beside what they compute."""
+"""The device that a network runs on: its choice, its memory and arithmetic, and copies to and from it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -27,16 +27,16 @@ BATCH_PIXELS = {"cpu": 8 * 224 * 300, "cuda": 64 * 224 * 300, "mps": 16 * 224 * 
 
 
 def choose_device(device: str, precision: str, *, local_rank: int = 0) -> torch.device:
-    """The device that a setting means on this machine.
+    """The device that a setting stands for on this machine.
 
     Args:
         device: ``auto`` (CUDA if there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        precision: what it must be able to do.
-        local_rank: number of this process among those of this machine: each has a CUDA device of its own, while
-            there are enough.
+        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``, which the device must support.
+        local_rank: number of this process among those of this machine. With ``auto`` each takes a CUDA device of its
+            own, as long as there are enough.
 
     Raises:
-        ConfigError: a device that this machine or this torch does not have, or that lacks the precision.
+        ConfigError: this machine or this torch lacks the device, or the device lacks the precision.
     """
     if device == "auto":
         device = "cpu"
@@ -60,7 +60,7 @@ def choose_device(device: str, precision: str, *, local_rank: int = 0) -> torch.
 
 
 def device_name(device: torch.device) -> str:
-    """A device as people know it, such as ``cuda:0 (NVIDIA A100)``."""
+    """The name of a device for people, such as ``cuda:0 (NVIDIA A100)``."""
     if device.type != "cuda":
         return str(device)
     return f"{device} ({torch.cuda.get_device_name(device)})"
@@ -68,7 +68,7 @@ def device_name(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def device_memory(device: torch.device) -> Iterator[None]:
-    """Turn torch's error into ours."""
+    """Turns torch's error about too little memory into a :class:`~sppfeat.errors.DeviceMemoryError`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -77,7 +77,11 @@ def device_memory(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def float32_arithmetic(precision: str) -> Iterator[None]:
-    """Float32 means float32: no TF32 or bfloat16 inside matrix products unless asked for; restored after."""
+    """Keeps float32 exact while the context lasts: no bfloat16 inside matrix products, and TF32 only with ``tf32``.
+
+    Args:
+        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
+    """
     backends: Any = torch.backends
     switches = (
         backends.cudnn.conv,
@@ -98,11 +102,11 @@ def float32_arithmetic(precision: str) -> Iterator[None]:
 
 
 class Delivery(NamedTuple):
-    """Values on their way from a device.
+    """Values on their way from a device to main memory.
 
     Attributes:
-        values: an array in main memory.
-        arrived: waits until they are there; to be called before they are read.
+        values: the array that they arrive in.
+        arrived: waits until they have arrived; call it before reading ``values``.
     """
 
     values: npt.NDArray[np.float32]
@@ -110,13 +114,13 @@ class Delivery(NamedTuple):
 
 
 class DeviceCopier:
-    """Copies between main memory and a device.
+    """Copies arrays from main memory to a device, and results back.
 
-    On CUDA both ways have a stream of their own and go through pinned memory, so that neither the device nor the
-    caller waits for a copy. Elsewhere copies are done when the call returns.
+    On CUDA each direction has a stream of its own and goes through pinned memory, so that neither the device nor the
+    caller waits for a copy. Elsewhere a copy is complete when the call returns.
 
     Args:
-        device: to which, and from where.
+        device: the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -126,7 +130,10 @@ class DeviceCopier:
         self._down = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
 
     def to_device(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """The same values on the device; the array may change once this returns, if the device is not the CPU."""
+        """The same values on the device, uint8.
+
+        The array may be overwritten once this returns, except on the CPU, where both share their memory.
+        """
         host = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         if self._up is None:
             return host.to(self._device)
@@ -139,7 +146,7 @@ class DeviceCopier:
         return copied
 
     def to_host(self, tensor: Tensor) -> Delivery:
-        """A float32 tensor of the device as an array."""
+        """A float32 tensor of the device as an array in main memory, perhaps still on its way."""
         if self._down is None:
             return Delivery(tensor.cpu().numpy(), lambda: None)
         values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)

@@ -1,4 +1,4 @@
-"""Fully connected heads: what a classifier computes from one pooled region, up to fc6 or fc7.
+"""Fully connected heads: the layers of a classifier up to fc6 or fc7, applied to pooled regions.
 
 Girshick, Donahue, Darrell, Malik: *Rich feature hierarchies*, CVPR 2014, section 3.2: pool5 as one vector, times
 the weights of fc6 (fc7 follows it), rectified. Girshick: *Fast R-CNN*, ICCV 2015, section 2.2: adaptive max pooling
@@ -28,7 +28,7 @@ class Head:
         name: ``fc6`` or ``fc7``.
         level: the one level of the pyramid that it takes: ``level x level`` bins, max-pooled.
         channels: length of its output.
-        network: ``(K, C * level * level)``, channel, then bin row, then bin column, to ``(K, channels)``.
+        network: from ``(K, C * level * level)``, by channel, then bin row, then bin column, to ``(K, channels)``.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Head:
 
 
 def check_head(name: str, head: str) -> None:
-    """Refuse a head that no network has, or that this one does not; by name alone, without building it.
+    """Refuses an unknown head, or one that this model lacks; by name alone, without building the model.
 
     Args:
         name: torchvision's name of the model.
         head: ``fc6`` or ``fc7``.
 
     Raises:
-        ConfigError: the message says which heads and which models there are.
+        ConfigError: the model has no such head; the message lists heads and models.
 
     Example:
         >>> check_head("vgg16", "fc7")
@@ -59,7 +59,7 @@ def check_head(name: str, head: str) -> None:
 
 
 def cut_head(model: nn.Module, name: str, head: str) -> Head:
-    """The layers of a model's classifier up to the ReLU of ``head``; it shares the parameters.
+    """The layers of a model's classifier up to the ReLU of ``head``; they share the model's parameters.
 
     Args:
         model: in evaluation mode, so that dropout does nothing.
@@ -67,7 +67,7 @@ def cut_head(model: nn.Module, name: str, head: str) -> Head:
         head: ``fc6``, the ReLU after the first Linear, or ``fc7``, that after the second.
 
     Raises:
-        ConfigError: no such head, or a model without such a classifier.
+        ConfigError: there is no such head, or the model has no such classifier.
     """
     check_head(name, head)
     classifier, pooling = getattr(model, "classifier", None), getattr(model, "avgpool", None)
@@ -82,7 +82,7 @@ def cut_head(model: nn.Module, name: str, head: str) -> Head:
         if isinstance(layer, nn.Linear):
             n_linear, channels = n_linear + 1, layer.out_features
         elif isinstance(layer, nn.ReLU) and n_linear == HEADS.index(head) + 1:
-            # A slice keeps the names of the layers, and lets go of those behind it.
+            # A slice keeps the names of its layers and lets go of the later ones.
             return Head(head, level, channels, classifier[: i + 1].eval())
     raise _without_heads(name)
 

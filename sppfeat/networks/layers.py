@@ -1,4 +1,4 @@
-"""Layers of a network: the network cut at them, and the channels and the smallest input of their maps."""
+"""A network cut at its layers, the channels of their maps, and the smallest input that it takes."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ _LARGEST_MIN_SIDE = 512  # a network that cannot take 512 x 512 pixels takes one
 
 
 def cut_network(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
-    """The part of a network that ``layers`` depend on; it shares the parameters.
+    """The part of a network that ``layers`` depend on; it shares the network's parameters.
 
     Args:
         model: in evaluation mode.
-        layers: node names as torchvision's feature extraction has them.
+        layers: node names of torchvision's feature extraction; names of sub-modules if the network cannot be traced.
         name: of the network, for messages.
 
     Returns:
-        A module from images to a dict of feature maps.
+        A module from images to a dict of feature maps, by layer.
 
     Raises:
-        ConfigError: no such layer.
+        ConfigError: there is no such layer.
     """
     try:
         with warnings.catch_warnings():
@@ -52,7 +52,20 @@ def cut_network(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module
 
 
 def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tuple[int, ...], int]:
-    """Channels of each layer's map, and the smallest side of an input that gives all of them a cell."""
+    """Channels of each layer's map, and the smallest side of an input that gives every map a cell.
+
+    Args:
+        network: from ``(N, 3, H, W)`` images to a dict of feature maps, in evaluation mode, on the CPU.
+        layers: names of the maps.
+        name: of the network, for messages.
+
+    Returns:
+        The channels, layer by layer, and the side in pixels.
+
+    Raises:
+        ConfigError: the network does not take images of any size, or an output is no map with a fixed number of
+            channels.
+    """
 
     def try_side(side: int) -> list[torch.Size] | Exception:
         try:
@@ -113,7 +126,7 @@ class _HookedNetwork(nn.Module):
         return hook
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """Return the outputs of the layers for ``(N, 3, H, W)`` images."""
+        """Outputs of the layers for ``(N, 3, H, W)`` images."""
         self._caught.clear()
         self.model(batch)
         caught, self._caught = self._caught, {}

@@ -1,4 +1,4 @@
-"""Weights that have a name, such as ``IMAGENET1K_V2`` of ``resnet50``: which there are, and their files."""
+"""Weights that have a name, such as ``IMAGENET1K_V2`` of ``resnet50``: their list, and their files."""
 
 import os
 import re
@@ -38,7 +38,7 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
 
 
 class InputTransform(NamedTuple):
-    """What the input of a network must look like: mean and std per channel in 0..1, RGB; Pillow filter."""
+    """The input that a network expects: mean and std of each channel (RGB, in 0..1), and the Pillow filter."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -49,16 +49,16 @@ IMAGENET_INPUT = InputTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "b
 
 
 class WeightEntry(NamedTuple):
-    """A set of weights that has a name.
+    """Weights that have a name.
 
     Attributes:
-        model: the network that they are of.
+        model: name of the network.
         name: such as ``IMAGENET1K_V2``.
-        file_name: of their file, in whatever folder it lies.
-        url: where to fetch it; None where it is part of the package.
-        sha256_prefix: what the SHA-256 of the file begins with, in hexadecimal.
-        transform: what the network expects as input with them.
-        size_mb: of the file, in units of 2**20 bytes.
+        file_name: of their file, in any folder.
+        url: address of the file; None if it is part of the package.
+        sha256_prefix: first digits of the file's SHA-256, in hexadecimal.
+        transform: the input that the network expects with these weights.
+        size_mb: size of the file, in units of 2**20 bytes.
     """
 
     model: str
@@ -71,13 +71,13 @@ class WeightEntry(NamedTuple):
 
 
 class WeightFile(NamedTuple):
-    """The file of a weight entry, its checksum verified.
+    """The file of a weight entry.
 
     Attributes:
-        path: where it is.
-        sha256: of it, in hexadecimal.
+        path: of the file.
+        sha256: its checksum, in hexadecimal.
         n_bytes: its size.
-        was_downloaded: whether it was fetched just now.
+        was_downloaded: True if it has just been downloaded.
     """
 
     path: Path
@@ -87,7 +87,11 @@ class WeightFile(NamedTuple):
 
 
 def list_entries(model_name: str) -> tuple[WeightEntry, ...]:
-    """All weight entries of a model, first the one that ``DEFAULT`` means."""
+    """The weight entries of a model; ``DEFAULT`` is the first.
+
+    Args:
+        model_name: of a model that can be a backbone.
+    """
     if own := tuple(entry for entry in bundled_entries() if entry.model == model_name):
         return own
     members = get_model_weights(model_name).__members__
@@ -97,7 +101,7 @@ def list_entries(model_name: str) -> tuple[WeightEntry, ...]:
 
 
 def bundled_entries() -> tuple[WeightEntry, ...]:
-    """The weights that come with the package, so that descriptors can be had without a download."""
+    """The weights that come with the package, so that descriptors need no download."""
     file_name = "spp_s16-ebf52c73.pth"
     path = BUNDLED_FOLDER / file_name
     return (
@@ -114,7 +118,7 @@ def bundled_entries() -> tuple[WeightEntry, ...]:
 
 
 def bundled_note(backbone: BackboneSpec) -> str | None:
-    """What a user of bundled weights should know; None for other weights."""
+    """Advice for a user of bundled weights; None for other weights."""
     if (backbone.name, backbone.weights) not in ((entry.model, entry.name) for entry in bundled_entries()):
         return None
     return (
@@ -124,7 +128,7 @@ def bundled_note(backbone: BackboneSpec) -> str | None:
 
 
 def entry_names(model_name: str) -> list[str]:
-    """Names of a model's weights, first the one that ``DEFAULT`` means.
+    """Names of a model's weights; ``DEFAULT`` is the first.
 
     Example:
         >>> entry_names("resnet50")
@@ -134,10 +138,10 @@ def entry_names(model_name: str) -> list[str]:
 
 
 def find_entry(model_name: str, weights: str = "DEFAULT") -> WeightEntry:
-    """The weight entry of a model by its name, or the one that ``DEFAULT`` means.
+    """The weight entry of a model that has a name, or its first for ``DEFAULT``.
 
     Raises:
-        WeightsError: the model has none of that name.
+        WeightsError: the model has no weights of that name.
     """
     entries = list_entries(model_name)
     if weights == "DEFAULT":
@@ -150,13 +154,13 @@ def find_entry(model_name: str, weights: str = "DEFAULT") -> WeightEntry:
 
 
 def find_file(entry: WeightEntry, *, folder: StrPath | None = None) -> WeightFile | None:
-    """The file of an entry, without the network: in ``folder``, if that is given, or in torch's hub cache.
+    """The file of an entry on this machine: in ``folder``, if given, or else in torch's hub cache.
 
     Returns:
-        The first that is there; None where there is none.
+        The first file found, its checksum verified; None if no folder has it.
 
     Raises:
-        WeightsError: no such folder; the first that is there cannot be read, or has another checksum.
+        WeightsError: the folder is missing, or the first file found cannot be read or has another checksum.
     """
     for place in _search_folders(entry, folder):
         path = place / entry.file_name
@@ -178,17 +182,20 @@ def fetch_entry(
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> WeightFile:
-    """The file of an entry in ``folder``, or in torch's hub cache; downloaded unless it is there and right.
+    """Downloads the file of an entry, unless it is already present and has the right checksum.
 
-    One that is damaged is replaced, once the new one is whole.
+    A damaged file is replaced once the new one is complete.
 
     Args:
-        entry: whose file.
-        folder: where to put it; made if it is missing.
-        on_download: called with the file's name, bytes done and total, as of :func:`~sppfeat.files.downloads.download`.
+        entry: the weights.
+        folder: the file's folder, made if it is missing; torch's hub cache if None.
+        on_download: called as :func:`sppfeat.files.downloads.download` calls its ``on_progress``.
+
+    Returns:
+        The file, its checksum verified.
 
     Raises:
-        WeightsError: it cannot be fetched, or not be written there.
+        WeightsError: the file cannot be downloaded or written.
     """
     path = (BUNDLED_FOLDER if entry.url is None else _target_folder(folder)) / entry.file_name
     if _is_there(path) and _is_right(entry, found := _read_checksum(path)):
@@ -210,11 +217,19 @@ def read_entry(
 ) -> tuple[dict[str, Tensor], str]:
     """Parameters of a weight entry, and the SHA-256 of their file.
 
-    The file is looked for in ``folder``, if that is given, then in torch's hub cache; where it is in neither,
-    it is downloaded into the cache. Its checksum is verified wherever it comes from.
+    Searches ``folder``, if given, then torch's hub cache; a file that is in neither is downloaded into the cache. The
+    checksum is verified in every case.
+
+    Args:
+        entry: the weights.
+        folder: a folder to search first.
+        on_download: as of :func:`fetch_entry`.
+
+    Returns:
+        Tensors by name, and the checksum in hexadecimal.
 
     Raises:
-        WeightsError: no such folder; the file is damaged, or cannot be downloaded.
+        WeightsError: the folder is missing, or the file is damaged or cannot be downloaded.
     """
     found = find_file(entry, folder=folder)
     if found is None:
@@ -245,7 +260,7 @@ def _torchvision_entry(model_name: str, member: Any) -> WeightEntry:
 
 
 def _search_folders(entry: WeightEntry, folder: StrPath | None) -> list[Path]:
-    """Where the file of an entry may be, in the order in which to look."""
+    """The folders to search for the file of an entry, in order."""
     if entry.url is None:
         return [BUNDLED_FOLDER]
     if folder is None:
@@ -274,7 +289,7 @@ def _hub_folder() -> Path:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is anything at a path: a link to nowhere is, and must not be passed over."""
+    """True if anything exists at a path: even a broken link counts, since it must not be passed over."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

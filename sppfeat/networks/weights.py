@@ -1,4 +1,4 @@
-"""Parameters in files: read, checked against a network and copied into it, and their checksums."""
+"""Parameters of networks: read from files, checked against a network and copied into it, and their checksums."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ _SHOWN_KEYS = 5
 
 
 def is_weights_file(weights: str) -> bool:
-    """Whether a ``--weights`` value names a file rather than a weight set.
+    """True if a ``--weights`` value is a file rather than the name of weights.
 
     Example:
         >>> is_weights_file("IMAGENET1K_V1"), is_weights_file("runs/model.pth")
@@ -46,10 +46,14 @@ def is_weights_file(weights: str) -> bool:
 def read_weights_file(path: Path) -> dict[str, Tensor]:
     """Parameters from a local file: a state dict, or a checkpoint that holds one under a usual key.
 
-    Only tensors are read, never pickled objects. ``module.`` and ``_orig_mod.`` before every name are taken off.
+    Only tensors are read, never pickled objects. The prefixes ``module.`` and ``_orig_mod.`` are dropped if every name
+    has them.
+
+    Returns:
+        Tensors by name.
 
     Raises:
-        WeightsError: no such file, not readable as tensors, no state dict inside.
+        WeightsError: there is no such file, it cannot be read as tensors, or it holds no state dict.
     """
     if not path.is_file():
         raise WeightsError(f"no weights file {str(path)!r}")
@@ -72,7 +76,11 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
 
 
 def trained_backbone(path: Path) -> str | None:
-    """Which backbone a file is of, where ``sppfeat train`` wrote it; None where nothing is said of that."""
+    """The backbone that a file of ``sppfeat train`` was trained as; None if the file does not say.
+
+    Raises:
+        WeightsError: the file cannot be read as tensors.
+    """
     content = None if path.suffix == ".safetensors" else read_tensors(path)
     try:
         name = json.loads(content["provenance"])["settings"]["backbone"]["name"]  # type: ignore[index]
@@ -90,17 +98,17 @@ def load_parameters(
     used_modules: Collection[str] = (),
     source: str,
 ) -> None:
-    """Copy a state dict into a model, whatever floating-point type it has.
+    """Copies a state dict into a model, whatever its floating-point type.
 
     Args:
         model: the whole network.
-        state: names to tensors.
-        needed: names of what the chosen layers, and the head, depend on; these must match.
-        classifier: names of all that is behind the feature map; what is not needed of these is left out
-            where it does not fit.
-        used_modules: of the classifier, those in use, with parameters or without: a state that has other
-            parameters there (a normalisation after fc6, say) is of another network, and is refused.
-        source: for messages.
+        state: tensors by name.
+        needed: names of the parameters that the chosen layers and the head depend on; these must match.
+        classifier: names of all parameters behind the feature map; those that are not needed are skipped if they do
+            not fit.
+        used_modules: the modules of the classifier that are in use, with or without parameters. A state with other
+            parameters there (of a normalization after fc6, say) belongs to another network and is refused.
+        source: name of the weights, for messages.
 
     Raises:
         WeightsError: anything else does not match; the message names the keys.
@@ -142,7 +150,7 @@ def load_parameters(
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """The SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
@@ -151,7 +159,7 @@ def file_sha256(path: Path) -> str:
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values of a state dict, in hexadecimal."""
+    """The SHA-256 of the names, types, shapes and values of a state dict, in hexadecimal."""
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -161,10 +169,10 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> Any:
-    """What a file written by ``torch.save`` holds, if that is tensors, numbers, texts and containers of them.
+    """The content of a file of ``torch.save``: tensors, numbers, texts and containers of them.
 
     Raises:
-        WeightsError: it cannot be read, or holds pickled objects, of which none is ever run.
+        WeightsError: it cannot be read, or holds pickled objects (none is ever run).
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

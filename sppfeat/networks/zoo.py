@@ -1,4 +1,4 @@
-"""Which torchvision models are backbones, and which of their layers is the default.
+"""The zoo: torchvision's models that can be backbones, their default layers, channels, strides and weights.
 
 Nothing here imports torch until a model is built or the installed models are listed.
 """
@@ -35,7 +35,7 @@ __all__ = [
 
 class _Family(NamedTuple):
     prefix: str  # of the model's name
-    layer: str  # torchvision's name of the node; "-2" stands for the last but one of a sequence
+    layer: str  # torchvision's name of the node; "-2" stands for the second to last of a sequence
     supports_boxes: bool = True
 
 
@@ -43,7 +43,7 @@ class _Family(NamedTuple):
 _FAMILIES = (
     _Family("alexnet", "features.-2"),  # the last ReLU, before the last max pooling
     _Family("convnext", "features"),
-    _Family("densenet", "relu"),  # features ends with a normalisation; the network applies ReLU to it
+    _Family("densenet", "relu"),  # features ends with a normalization; the network applies ReLU to it
     _Family("efficientnet", "features"),
     _Family("googlenet", "inception5b"),
     _Family("inception_v3", "Mixed_7c"),
@@ -55,7 +55,7 @@ _FAMILIES = (
     _Family("shufflenet", "conv5"),
     _Family(COMPACT_NAME, "features"),  # our own
     _Family("squeezenet", "features"),
-    _Family("swin", "permute", supports_boxes=False),  # channels first again, after the final normalisation
+    _Family("swin", "permute", supports_boxes=False),  # channels first again, after the final normalization
     _Family("vgg", "features.-2"),  # the last ReLU, before the last max pooling
     _Family("wide_resnet", "layer4"),
 )
@@ -71,13 +71,13 @@ class BackboneEntry:
     """A model of the zoo, described without its weights.
 
     Attributes:
-        name: torchvision's.
+        name: torchvision's name.
         layer: the default layer.
-        channels: of its map.
-        stride: input pixels per cell; None where receptive-field arithmetic does not apply.
+        channels: number of channels of its map.
+        stride: input pixels per cell; None if receptive-field arithmetic does not apply.
         dimension: length of a descriptor for the given levels.
-        weights: names; the first is what ``DEFAULT`` means.
-        download_mb: size of the default weights' file.
+        weights: names of the weights; ``DEFAULT`` is the first.
+        download_mb: size of the default weights' file, in units of 2**20 bytes.
     """
 
     name: str
@@ -90,7 +90,7 @@ class BackboneEntry:
 
 
 def model_names() -> list[str]:
-    """Names of the installed torchvision classification models that can be backbones, sorted."""
+    """Names of the installed torchvision models that can be backbones, and of the bundled one, sorted."""
     import torchvision
 
     installed = torchvision.models.list_models(module=torchvision.models)
@@ -98,16 +98,16 @@ def model_names() -> list[str]:
 
 
 def choose_names(installed: Iterable[str]) -> list[str]:
-    """Those names of models that can be backbones, and that of the bundled one, sorted."""
+    """Chooses the names of models that can be backbones, and adds the bundled one; sorted."""
     prefixes = tuple(family.prefix for family in _FAMILIES)
     return sorted([COMPACT_NAME, *(name for name in installed if name.startswith(prefixes))])
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is no backbone.
+    """Refuses a name that is not a backbone's.
 
     Raises:
-        ConfigError: with the reason, or with the names that are close to it.
+        ConfigError: no backbone has this name; the message gives the reason, or the names close to it.
     """
     if reason := refusal(name):
         raise ConfigError(f"{name!r} cannot be a backbone: {reason}")
@@ -119,12 +119,12 @@ def check_name(name: str) -> None:
 
 
 def refusal(name: str) -> str:
-    """Why a torchvision model cannot be a backbone; empty where nothing speaks against it."""
+    """The reason why a torchvision model cannot be a backbone; empty if there is none."""
     return next((reason for prefix, reason in _REFUSED if name.startswith(prefix)), "")
 
 
 def close_matches(word: str, candidates: Sequence[str]) -> list[str]:
-    """Up to five of the candidates that look like ``word``, the most alike first.
+    """Up to five of the candidates that resemble ``word``, the most similar first.
 
     Example:
         >>> close_matches("resnet5O", ["vgg16", "resnet50", "resnet18"])
@@ -135,23 +135,23 @@ def close_matches(word: str, candidates: Sequence[str]) -> list[str]:
 
 
 def supports_boxes(name: str) -> bool:
-    """Whether boxes can be projected onto the default layer's map; if not, whole images only.
+    """True if boxes can be projected onto the default layer's map; otherwise whole images only.
 
     Raises:
-        ConfigError: if the name is no backbone.
+        ConfigError: no backbone has this name.
     """
     return _family_of(name).supports_boxes
 
 
 def default_layer(name: str, model: "nn.Module | None" = None) -> str:
-    """Torchvision's node name of the layer that is pooled when none is asked for.
+    """The node name of the layer that is pooled by default.
 
     Args:
         name: torchvision's name of the model.
-        model: the model, where it is already built; saves building one without memory.
+        model: the model, if it is already built; saves building one without memory.
 
     Raises:
-        ConfigError: if the name is no backbone.
+        ConfigError: no backbone has this name.
     """
     layer = _family_of(name).layer
     if not layer.endswith(".-2"):
@@ -162,13 +162,13 @@ def default_layer(name: str, model: "nn.Module | None" = None) -> str:
 
 
 def constructor_arguments(name: str) -> dict[str, Any]:
-    """Arguments with which a model without weights is the one that the named weights are for.
+    """Arguments that build a model without weights as the named weights expect it.
 
     Both inceptions convert the input to the range of their original weights; their default
-    initialisation takes minutes and warns; their auxiliary heads are in the weights' files, and unused here.
+    initialization takes minutes and warns; their auxiliary heads are in the weights' files, and unused here.
 
     Raises:
-        ConfigError: if the name is no backbone.
+        ConfigError: no backbone has this name.
     """
     if _family_of(name).prefix in ("googlenet", "inception_v3"):
         return {"transform_input": True, "init_weights": False, "aux_logits": True}
@@ -176,10 +176,10 @@ def constructor_arguments(name: str) -> dict[str, Any]:
 
 
 def build_model(name: str) -> "nn.Module":
-    """Build the whole model with torchvision's random initial values, in training mode as torchvision does.
+    """Builds the whole model with torchvision's random initial values, in training mode as torchvision does.
 
     Raises:
-        ConfigError: if the name is no backbone.
+        ConfigError: no backbone has this name.
     """
     check_name(name)
     if name == COMPACT_NAME:
@@ -195,14 +195,14 @@ def build_model(name: str) -> "nn.Module":
 def zoo_summary(name: str, *, input_hw: tuple[int, int] = (224, 224)) -> "LayerGeometry":
     """Channels, map size, stride and offset of a model's default layer, without memory for its weights.
 
-    Takes about half a second. Where boxes are not supported, the entry's geometry is None.
+    Takes about half a second. The geometry is None if boxes are not supported.
 
     Args:
         name: torchvision's name of the model.
         input_hw: height and width of the input, in pixels.
 
     Raises:
-        ConfigError: if the name is no backbone.
+        ConfigError: no backbone has this name.
 
     Example:
         >>> zoo_summary("squeezenet1_1").geometry
@@ -216,10 +216,14 @@ def zoo_summary(name: str, *, input_hw: tuple[int, int] = (224, 224)) -> "LayerG
 
 
 def describe_backbone(name: str, levels: Sequence[int]) -> BackboneEntry:
-    """What there is to know of a model without its weights.
+    """Describes a model without its weights.
+
+    Args:
+        name: torchvision's name of the model.
+        levels: the pyramid, for the dimension.
 
     Raises:
-        ConfigError: no such model, or one without a feature map; bad levels.
+        ConfigError: no backbone has this name, or the levels are bad.
     """
     from sppfeat.networks.named_weights import entry_names, find_entry
 
@@ -237,10 +241,10 @@ def describe_backbone(name: str, levels: Sequence[int]) -> BackboneEntry:
 
 
 def describe_layers(name: str) -> "dict[str, LayerGeometry]":
-    """Every node of a model that has a feature map: channels, size for 224 x 224 pixels, stride and offset.
+    """Channels, size for 224 x 224 pixels, stride and offset of every node of a model that has a feature map.
 
     Raises:
-        ConfigError: no such model, or one without a feature map.
+        ConfigError: no backbone has this name.
     """
     from sppfeat.networks.receptive_field import layer_geometries
 
@@ -256,7 +260,7 @@ def _build_without_memory(name: str) -> "nn.Module":
     import torch
     from torch.overrides import TorchFunctionMode
 
-    initialisers = {"normal_", "uniform_", "trunc_normal_", "fill_", "zero_"}
+    initializers = {"normal_", "uniform_", "trunc_normal_", "fill_", "zero_"}
 
     class _MetaParameters(TorchFunctionMode):
         # torch.device("meta") as a context would also catch regnet's arithmetic on small tensors, which needs
@@ -266,7 +270,7 @@ def _build_without_memory(name: str) -> "nn.Module":
             if func is torch.empty:
                 return func(*args, **{**kwargs, "device": "meta"})
             target = args[0] if args else kwargs.get("tensor")
-            if isinstance(target, torch.Tensor) and target.is_meta and func.__name__ in initialisers:
+            if isinstance(target, torch.Tensor) and target.is_meta and func.__name__ in initializers:
                 return target
             return func(*args, **kwargs)
 

@@ -1,6 +1,6 @@
 """Tables of a feature map from which any bin is pooled in a few look-ups, whatever its size.
 
-Rows of a table are cells, its columns channels: what is looked up lies together in memory.
+Rows of a table are cells and its columns channels, so that the values of one look-up lie together in memory.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class MaxTables:
 
     @staticmethod
     def table_rows(map_hw: tuple[int, int], largest_hw: tuple[int, int]) -> int:
-        """How many rows the windows take."""
+        """The number of rows that the windows take."""
         return map_hw[0] * map_hw[1] * largest_hw[0].bit_length() * largest_hw[1].bit_length()
 
     def pool(self, bins: Bins) -> Tensor:
@@ -90,9 +90,9 @@ class MaxTables:
 
 
 class MeanTables:
-    """Sums over all cells above and left of a place (integral images): a bin's sum is that of its four corners.
+    """Sums over all cells above and left of a place (integral images): a bin's sum follows from its four corners.
 
-    In float64, of values rounded to a grid that makes every sum exact: 2**-52 of the largest sum there could be, some
+    In float64, of values rounded to a grid that makes every sum exact: 2**-52 of the largest possible sum, some
     1e-12 of the map's largest magnitude. So a bin of zeros is exactly zero, and no rounding travels from one
     part of the map to another.
 

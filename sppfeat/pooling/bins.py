@@ -1,4 +1,4 @@
-"""Which cells the bins of regions cover, each distinct bin listed once."""
+"""The bins of regions, in cells; each distinct bin is listed once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,8 +14,8 @@ class Bins(NamedTuple):
 
     Attributes:
         y0, y1, x0, x1: ``(M,)`` int64, cells of each distinct bin, half-open.
-        of_level: for each level, ``(K, n * n)`` int64: which of the distinct bins are those of each region, bin row by
-            bin row.
+        of_level: for each level, ``(K, n * n)`` int64: indices of the distinct bins that make up each region, bin row
+            by bin row.
     """
 
     y0: Tensor

@@ -18,7 +18,7 @@ _Cells = NDArray[Any]
 
 
 def pool_crops(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, mode: str) -> Tensor:
-    """Descriptors of regions of one map, each pooled by itself.
+    """Descriptors of regions of one map, pooled region by region.
 
     Args:
         feature_map: ``(C, H, W)``, floating point, in main memory. No gradient reaches it.
@@ -51,7 +51,7 @@ def pool_crops(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, m
 
 
 def _max_of_bins(cells: _Cells, n: int) -> _Cells:
-    """``(n, n, C)`` of ``(h, w, C)``: rows first, then columns of what is left of them."""
+    """Maxima ``(n, n, C)`` of ``(h, w, C)``: over rows first, then over columns of the result."""
     height, width, n_channels = cells.shape
     rows = np.empty((n, width, n_channels), cells.dtype)
     bins = np.empty((n, n, n_channels), cells.dtype)

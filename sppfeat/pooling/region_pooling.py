@@ -22,21 +22,21 @@ TABLE_DEVICES = tuple(_CHUNK_NBYTES)
 
 
 def from_finer(pooled: Mapping[int, Tensor], n: int) -> Tensor | None:
-    """Maxima of level ``n``, ``(N, C, n, n)``, from those of a level whose bins make up its bins; None without such.
+    """Maxima of level ``n``, ``(N, C, n, n)``, from a finer level whose bins make up its bins; None without one.
 
     Bin ``i`` of ``n`` begins where bin ``k*i`` of ``k*n`` does and ends where bin ``k*i + k - 1`` ends, since
     ``floor(i*a/n)`` is ``floor(k*i*a/(k*n))``: the maximum over it is that over those.
 
     Args:
         pooled: finer levels, each ``(N, C, m, m)``.
-        n: the level that is wanted.
+        n: the coarser level.
     """
     finer = min((m for m in pooled if m % n == 0), default=None)
     return None if finer is None else F.max_pool2d(pooled[finer], finer // n)
 
 
 def pool_by_tables(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, mode: str) -> Tensor:
-    """Descriptors of regions of one map; fast where there are many of them.
+    """Descriptors of regions of one map; fast for many regions.
 
     Args:
         feature_map: ``(C, H, W)``, floating point; finite for ``"avg"``. No gradient reaches it.
@@ -64,12 +64,12 @@ def pool_by_tables(feature_map: Tensor, regions: Tensor, levels: Sequence[int], 
 
 
 def empty_descriptors(feature_map: Tensor, n_regions: int, levels: Sequence[int]) -> Tensor:
-    """``(K, D)``, uninitialised, for regions of ``(..., C, H, W)`` maps; of their dtype, on their device."""
+    """``(K, D)``, uninitialized, for regions of ``(..., C, H, W)`` maps; of their dtype, on their device."""
     return empty_tensor((n_regions, feature_map.shape[-3] * sum(n * n for n in levels)), feature_map)
 
 
 def level_views(descriptors: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
-    """For each level its part of ``(K, D)`` descriptors, as ``(K, C, n * n)``."""
+    """Views of ``(K, D)`` descriptors, for each level its part as ``(K, C, n * n)``."""
     n_channels = descriptors.shape[1] // sum(n * n for n in levels)
     parts = torch.split(descriptors, [n_channels * n * n for n in levels], dim=1)
     return {n: part.view(-1, n_channels, n * n) for n, part in zip(levels, parts, strict=True)}
@@ -105,7 +105,7 @@ def _chunk_rows(cells: Tensor) -> int:
 
 
 def _write(places: Mapping[int, Tensor], values: Tensor, where: Mapping[int, Tensor]) -> None:
-    """Look up the bins of regions, make coarser levels of them, and put all of it where it belongs.
+    """Looks up the bins of regions, makes coarser levels of them, and writes each level to its place.
 
     Args:
         places: for each level ``(K, C, n * n)``, written to.

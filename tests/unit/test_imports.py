@@ -57,13 +57,7 @@ DECODING_MAY_IMPORT = {"PIL", "numpy"}
 UNMOVED: dict[str, str] = {}
 WRONG_ARROWS: frozenset[tuple[str, str]] = frozenset()
 WRONG_PACKAGES: frozenset[tuple[str, str]] = frozenset()
-UNDESCRIBED: frozenset[str] = frozenset(
-    {
-        "decoding",
-        "networks",
-        "pooling",
-    }
-)
+UNDESCRIBED: frozenset[str] = frozenset()
 CIRCLES: frozenset[str] = frozenset()
 
 

@@ -1,13 +1,14 @@
 """Stride and offset of a feature map, by receptive-field arithmetic through the network.
 
-The network runs once without values: the input is a tensor that has a shape and knows, for
-each of its axes, whether it is the image's y, its x, or neither. Every operator that the
-network calls arrives here as one of PyTorch's own elementary operators, whether it was
-written as a module, a function or a method, and has a rule or is refused. So the arithmetic
-never guesses: what it does not know is an error that names node and operator.
+In goes a network; out come the stride and offset of its maps, or the reason why there are none. The network runs
+without values: its input is a tensor that has a shape and knows, for each of its axes, whether it is the image's y,
+its x, or neither. Every operator that the network calls arrives here as one of PyTorch's own elementary operators,
+whether it was written as a module, a function or a method, and has a rule or is refused. So the arithmetic never
+guesses: an operator without a rule is an error that names node and operator. Nothing here knows one network from
+another, or reads a weight.
 
 Along one spatial axis, cell ``i`` of a window operator (convolution, pooling) with kernel
-``k``, stride ``s``, padding ``p`` and dilation ``d`` is centred at cell ``s * i - p + d * (k - 1) / 2``
+``k``, stride ``s``, padding ``p`` and dilation ``d`` is centered at cell ``s * i - p + d * (k - 1) / 2``
 of the operator's input. Composing these gives a map's stride and offset in pixels.
 """
 
@@ -25,13 +26,13 @@ __all__ = ["FeatureGeometry", "LayerGeometry", "layer_geometries", "receptive_fi
 
 
 class FeatureGeometry(NamedTuple):
-    """Where the cells of a feature map lie in the network's input.
+    """The places of a feature map's cells in the network's input.
 
-    Cell ``i`` is centred at input pixel index ``offset + stride * i``; the centre of pixel 0 has index 0.
+    Cell ``i`` is centered at input pixel index ``offset + stride * i``; the center of pixel 0 has index 0.
 
     Attributes:
         stride: input pixels from one cell to the next; a ``(y, x)`` pair where the axes differ.
-        offset: input pixel index of the centre of cell 0; a ``(y, x)`` pair where the axes differ.
+        offset: input pixel index of the center of cell 0; a ``(y, x)`` pair where the axes differ.
     """
 
     stride: float | tuple[float, float]
@@ -43,9 +44,9 @@ class LayerGeometry(NamedTuple):
 
     Attributes:
         channels: the map's number of channels.
-        map_hw: the map's height and width in cells, for the input size that was asked for.
-        geometry: the map's stride and offset; None where the arithmetic does not apply.
-        reason: why ``geometry`` is None; empty where it is not.
+        map_hw: the map's height and width in cells, for the given input size.
+        geometry: the map's stride and offset; None if the arithmetic does not apply.
+        reason: why ``geometry`` is None; otherwise empty.
     """
 
     channels: int
@@ -59,7 +60,7 @@ def receptive_field(
 ) -> FeatureGeometry:
     """Stride and offset of one layer's feature map in pixels of the network's input.
 
-    Centres add up along every path from the input; paths that meet must agree. Values pooled
+    Centers add up along every path from the input; paths that meet must agree. Values pooled
     over the whole map (the gates of squeeze-and-excitation) have no place and are left out.
     The network is walked in eval mode, at ``input_hw`` and at a slightly larger size, and the
     two must agree. It is neither changed nor copied, and none of its weights is read.
@@ -75,8 +76,8 @@ def receptive_field(
         The map's stride and offset, each a float, or a ``(y, x)`` pair where the axes differ.
 
     Raises:
-        ConfigError: if there is no such layer, if it is not a feature map ``(N, C, H, W)``, or if
-            the arithmetic does not apply; the message names node, operator and reason.
+        ConfigError: the layer is unknown, its output is not a feature map ``(N, C, H, W)``, or the arithmetic does
+            not apply; the message names node, operator and reason.
 
     Example:
         >>> from torch import nn
@@ -116,11 +117,11 @@ def layer_geometries(
 
     Returns:
         One entry per layer, in order. A layer whose axes are not ``(N, C, H, W)``, or not known to
-        be, has no entry: a vector, a channels-last map, a map pooled to one cell.
+        be, has no entry: a vector, a channels-last map, a map pooled to one cell. Where only the arithmetic fails,
+        the entry gives the ``reason``.
 
     Raises:
-        ConfigError: if there is no such layer, or the network does not run on an input of this size.
-            Where only the arithmetic fails, the entry says so in ``reason``.
+        ConfigError: a layer is unknown, or the network does not run on an input of this size.
 
     Example:
         >>> from torch import nn

@@ -1,4 +1,4 @@
-"""What the axes of a tensor are, and how they join where values meet."""
+"""Layouts of tensors: the role of each axis, and rules for axes that meet, change size or are regrouped."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Axis(NamedTuple):
-    """A spatial axis; its cell ``i`` is centred at input pixel ``offset + stride * i``, unless lost."""
+    """A spatial axis; its cell ``i`` is centered at input pixel ``offset + stride * i``, unless lost."""
 
     size: int
     name: str  # "y" or "x"; "?" where not even that is known
@@ -73,12 +73,12 @@ def shape_of(layout: Layout) -> tuple[int, ...]:
 
 
 def is_uniform(dim: Dim) -> bool:
-    """Whether the values do not vary along a dimension."""
+    """True if the values do not vary along a dimension."""
     return all(isinstance(atom, Plain) and atom.uniform for atom in dim)
 
 
 def not_uniform(dim: Dim) -> Dim:
-    """The dimension of values that need no longer be the same along it."""
+    """The dimension without the promise that values are the same along it."""
     return tuple(Plain(atom.size) if isinstance(atom, Plain) else atom for atom in dim)
 
 
@@ -88,23 +88,23 @@ def uniform(shape: Sequence[int]) -> Layout:
 
 
 def opaque(shape: Sequence[int], reason: str) -> Layout:
-    """The layout of a tensor whose axes are lost, for a reason."""
+    """The layout of a tensor whose axes are all lost, with the reason."""
     return tuple((Axis(size, "?", math.nan, math.nan, reason),) for size in shape)
 
 
 def is_map(layout: Layout) -> bool:
-    """Whether the axes are those of a feature map ``(N, C, H, W)``."""
+    """True if the axes are those of a feature map ``(N, C, H, W)``."""
     spatial = [[atom.name if isinstance(atom, Axis) else "" for atom in dim] for dim in layout[2:]]
     return len(layout) == 4 and not axes_of(layout[0] + layout[1]) and spatial == [["y"], ["x"]]
 
 
 def unnamed(layout: Layout) -> str:
-    """Why not even the order of the axes is known; empty where it is."""
+    """The reason why not even the order of the axes is known; empty if it is."""
     return next((axis.lost for dim in layout for axis in axes_of(dim) if axis.name == "?"), "")
 
 
 def first_loss(dims: Sequence[Dim]) -> str:
-    """Why an axis has no stride and offset, of the first that has none; empty where all have."""
+    """The reason why the first axis without stride and offset has none; empty if all have them."""
     return next((axis.lost for dim in dims for axis in axes_of(dim) if axis.lost), "")
 
 
@@ -132,7 +132,7 @@ def resize(dim: Dim, size: int, *, reason: str) -> Dim:
 
 
 def join(a: Dim, b: Dim, *, where: str) -> Dim:
-    """The dimension of two values that meet elementwise (with broadcasting)."""
+    """The dimension of two operands that meet elementwise (with broadcasting)."""
     if is_uniform(a) and extent(b) % max(1, extent(a)) == 0:
         return b
     if is_uniform(b) and extent(a) % max(1, extent(b)) == 0:
@@ -157,15 +157,15 @@ def _join_atoms(a: Axis | Plain, b: Axis | Plain, *, where: str) -> Axis | Plain
         return a if a.lost else b
     if a.name == b.name and (a.stride, a.offset) == (b.stride, b.offset):
         return a
-    return _lose_axis(a, f"{where}: branches disagree along {a.name}: {_centres(a)} and {_centres(b)}")
+    return _lose_axis(a, f"{where}: branches disagree along {a.name}: {_centers(a)} and {_centers(b)}")
 
 
-def _centres(axis: Axis) -> str:
+def _centers(axis: Axis) -> str:
     return f"{axis.name} = {axis.offset:g} + {axis.stride:g} i"
 
 
 def broadcast(layouts: Sequence[Layout], shape: Sequence[int], *, where: str) -> Layout:
-    """The layout of values that meet elementwise, with broadcasting to a shape."""
+    """The layout of operands that meet elementwise, with broadcasting to a shape."""
     result = uniform(shape)
     for layout in layouts:
         aligned = ((),) * (len(shape) - len(layout)) + layout

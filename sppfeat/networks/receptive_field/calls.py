@@ -1,4 +1,4 @@
-"""Calls of operators: plain data for the rules, with arguments by name, and results without values.
+"""Calls of operators, as plain values for the rules: arguments by name, shapes without contents.
 
 The walk through nested arguments is torch's own and private; only this file names it.
 """
@@ -24,21 +24,28 @@ class Operand:
 
 
 class Call(NamedTuple):
-    """An operator with its arguments, and one of its outputs."""
+    """An operator with its arguments, and one of its outputs.
 
-    func: Any  # the torch.ops overload
-    args: dict[str, Any]  # by the names of its schema; tensors are operands
-    shape: tuple[int, ...]  # of the output
+    Attributes:
+        func: the torch.ops overload.
+        args: its arguments by the names of its schema; tensors are operands.
+        shape: of the output.
+        where: node and operator, for messages.
+    """
+
+    func: Any
+    args: dict[str, Any]
+    shape: tuple[int, ...]
     where: str
 
     def layout(self, name: str) -> Layout:
-        """The layout of the tensor that is an argument."""
+        """The layout of a tensor argument."""
         operand: Operand = self.args[name]
         return operand.layout
 
     @property
     def layouts(self) -> list[Layout]:
-        """The layouts of all tensors among the arguments, in order."""
+        """Layouts of all tensors among the arguments, in order."""
         return [leaf.layout for leaf in tree_leaves(self.args) if isinstance(leaf, Operand)]
 
 
@@ -46,7 +53,7 @@ Rule: TypeAlias = Callable[[Call], Layout]
 
 
 def bind_arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments by the names of the operator's schema, defaults included."""
+    """Arguments by the names of the operator's schema, defaults included."""
     schema = func._schema.arguments
     bound = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
     bound.update(zip((argument.name for argument in schema), args, strict=False))
@@ -54,7 +61,7 @@ def bind_arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
 
 
 def run_on_meta(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Runs an operator on tensors without values, for the shapes of its results."""
+    """Runs an operator on tensors of the device ``meta``, which have shapes and no values."""
     if kwargs.get("device") is not None:
         kwargs = {**kwargs, "device": torch.device("meta")}
     # PyTorch finds these operators' shapes through decompositions in Python: half the time of a walk.

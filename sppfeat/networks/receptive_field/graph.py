@@ -13,17 +13,24 @@ __all__ = ["Network", "eval_mode", "open_network", "select_outputs"]
 
 
 class Network(NamedTuple):
-    """A network, and what torch.fx makes of it."""
+    """A network and its graph.
+
+    Attributes:
+        module: the network.
+        graph: None if torch.fx cannot trace it; then only its outputs can be had.
+        names: torchvision's name of each node.
+        untraceable: why there is no graph; empty if there is one.
+    """
 
     module: nn.Module
-    graph: fx.Graph | None  # None: torch.fx cannot trace it; its outputs alone can be had
-    names: dict[fx.Node, str]  # what torchvision calls each node
-    untraceable: str  # why there is no graph
+    graph: fx.Graph | None
+    names: dict[fx.Node, str]
+    untraceable: str
 
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, for a while."""
+    """Keeps a module in eval mode while the context lasts."""
     # Flags only: train() and eval() would recompile torchvision's two-mode graphs, and calling train() on
     # the whole network afterwards would undo the caller's frozen submodules.
     flags = [(child, child.training) for child in module.modules()]
@@ -37,7 +44,7 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def open_network(module: nn.Module) -> Network:
-    """The module with its graph: a GraphModule's own, or traced as torchvision's feature extraction does."""
+    """A module with its graph: a GraphModule's own, or traced as torchvision's feature extraction does."""
     if isinstance(module, fx.GraphModule):
         graph: fx.Graph = getattr(module, "eval_graph", module.graph)
         names = {n: str(n.target) if n.op == "call_module" else n.name for n in graph.nodes}
@@ -54,7 +61,15 @@ def open_network(module: nn.Module) -> Network:
 
 
 def select_outputs(network: Network, layers: Sequence[str] | None) -> dict[str, fx.Node | None]:
-    """The nodes of the layers, or of all outputs; without a graph they are None."""
+    """The nodes of layers, or of all outputs, by name; without a graph they are None.
+
+    Args:
+        network: the network.
+        layers: torchvision's names of nodes, also truncated ones, or keys of the output; None for all outputs.
+
+    Raises:
+        ConfigError: the network has no such layer; the message names close ones.
+    """
     if network.graph is None:
         return dict.fromkeys(layers or ())
     outputs = _graph_outputs(network.graph)

@@ -1,4 +1,4 @@
-"""Which rule an operator follows, and the layout that comes of it."""
+"""The table of rules: the rule of each operator, and the layout of its output."""
 
 from typing import Any
 
@@ -66,12 +66,12 @@ _RULES: dict[str, Rule] = {name: rule for rule, names in _RULE_NAMES for name in
 
 
 def has_rule(func: Any) -> bool:
-    """Whether there is a rule for an operator, a torch.ops overload."""
+    """True if an operator, a torch.ops overload, has a rule."""
     return _rule_for(func) is not value_rules.unknown
 
 
 def output_layout(call: Call) -> Layout:
-    """The layout of the call's output."""
+    """The layout of a call's output; lost where the operator has no rule, or a rule that does not fit."""
     layout = _rule_for(call.func)(call)
     if shape_of(layout) == call.shape:
         return layout

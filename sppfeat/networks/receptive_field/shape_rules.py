@@ -62,7 +62,7 @@ def unsqueeze(call: Call) -> Layout:
 
 
 def squeeze(call: Call) -> Layout:
-    """Without axes of size 1."""
+    """All axes, or those named, that are not of size 1."""
     layout = call.layout("self")
     dims = call.args.get("dim", range(len(layout)))
     dims = {dim % max(1, len(layout)) for dim in ([dims] if isinstance(dims, int) else dims)}
@@ -105,7 +105,7 @@ def drop_one(call: Call) -> Layout:
 
 
 def resize_one(call: Call) -> Layout:
-    """Part of one axis, which part is not known."""
+    """An unknown part of one axis."""
     layout = call.layout("self")
     index = call.args["dim"] % len(layout)
     reason = f"{call.where}: a spatial axis is cut up"

@@ -37,7 +37,11 @@ _SECOND_SIZE = 33
 
 
 class Trace:
-    """Where the walk is, and which memory holds values that no rule could follow."""
+    """The node that a walk has reached, and the memory whose values no rule could follow.
+
+    Attributes:
+        node: its name, for messages.
+    """
 
     def __init__(self) -> None:
         self.node = ""
@@ -45,11 +49,11 @@ class Trace:
         self._spoiled: list[tuple[torch.UntypedStorage, str]] = []
 
     def spoil(self, value: Tensor, reason: str) -> None:
-        """Give up all tensors that share the value's memory."""
+        """Gives up all tensors that share a value's memory."""
         self._spoiled.append((value.untyped_storage(), reason))
 
     def reason_spoiled(self, value: Tensor) -> str:
-        """Why the value's memory was given up; empty where it was not."""
+        """The reason why a value's memory was given up; empty if it was not."""
         if not self._spoiled:
             return ""
         storage = value.untyped_storage()
@@ -57,7 +61,13 @@ class Trace:
 
 
 class Tracked(torch.Tensor):
-    """A tensor without values that knows the roles of its axes; operators on it follow the rules."""
+    """A tensor without values that knows the roles of its axes; operators on it follow the rules.
+
+    Attributes:
+        meta_value: the tensor on the device ``meta`` that it stands for.
+        roles: its layout.
+        walk: the trace that it belongs to.
+    """
 
     meta_value: Tensor
     roles: Layout
@@ -116,7 +126,7 @@ class Tracked(torch.Tensor):
 
 
 def layout_of(value: Tensor) -> Layout:
-    """What is known of a tensor's axes; one that is not tracked has no positions."""
+    """The layout of a tensor; one that is not tracked has no positions."""
     if not isinstance(value, Tracked):
         return uniform(value.shape)
     reason = value.walk.reason_spoiled(value.meta_value)
@@ -155,7 +165,11 @@ def _refuse_foreign_writes(func: Any, bound: Mapping[str, Any], *, where: str) -
 
 
 def two_sizes(input_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The input sizes to walk with: the one asked for, and a larger one that has to agree with it."""
+    """The two input sizes to walk with: the given one, and a larger one whose result must agree.
+
+    Raises:
+        ConfigError: a side is not positive.
+    """
     height, width = input_hw
     if height < 1 or width < 1:
         raise ConfigError(f"input_hw must be a positive height and width, found {input_hw}")
@@ -165,7 +179,16 @@ def two_sizes(input_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, in
 def walk_twice(
     network: Network, input_hw: tuple[int, int], wanted: Mapping[str, fx.Node | None]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What each wanted node computes, by name, at either of the two sizes."""
+    """The outputs of each wanted node, by name, at either of the two sizes.
+
+    Args:
+        network: in eval mode.
+        input_hw: height and width of the first input, in pixels.
+        wanted: nodes by name, as :func:`~sppfeat.networks.receptive_field.graph.select_outputs` returns them.
+
+    Raises:
+        ConfigError: the network does not run on such inputs, or a layer cannot be chosen.
+    """
     first_hw, second_hw = two_sizes(input_hw)
     first = _walk(network, first_hw, wanted)
     layouts = [layout_of(value) for value in first.values() if isinstance(value, Tracked)]
@@ -177,7 +200,7 @@ def walk_twice(
 def _walk(
     network: Network, input_hw: tuple[int, int], wanted: Mapping[str, fx.Node | None]
 ) -> dict[str, Any]:
-    """What each wanted node computes from an input of this size."""
+    """The outputs of each wanted node, by name, for an input of this size."""
     trace = Trace()
     floating = (p.dtype for p in network.module.parameters() if p.dtype.is_floating_point)
     image = torch.empty(2, 3, *input_hw, dtype=next(floating, torch.float32), device="meta")
@@ -214,7 +237,7 @@ def _pick_outputs(network: Network, value: Any, layers: Collection[str]) -> dict
 
 
 class _Walker(fx.Interpreter):
-    """Runs the part of a graph that the wanted nodes depend on, and keeps their values."""
+    """Runs the part of a graph that the wanted nodes depend on, and keeps their outputs."""
 
     def __init__(self, network: Network, trace: Trace, wanted: set[fx.Node]):
         super().__init__(network.module, graph=network.graph)
@@ -246,7 +269,7 @@ def _ancestors(nodes: set[fx.Node]) -> set[fx.Node]:
 
 
 def _keep_axes_names(value: Any, inputs: Sequence[Tracked]) -> None:
-    """Let a node that no rule understands, but that keeps the shape, keep the order of the axes.
+    """Keeps the order of the axes behind a node that no rule understands, if it keeps the shape.
 
     So channels and map size can be listed behind swin's attention blocks. The geometry stays lost.
     """

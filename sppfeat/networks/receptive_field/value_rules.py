@@ -39,7 +39,7 @@ __all__ = [
 
 
 def unknown(call: Call) -> Layout:
-    """An operator that has no rule: nothing is known of the axes."""
+    """An operator without a rule: nothing is known of its axes."""
     reason = first_loss([dim for layout in call.layouts for dim in layout])
     return opaque(call.shape, reason or f"{call.where}: there is no receptive-field rule for this operator")
 
@@ -60,7 +60,7 @@ def same(call: Call) -> Layout:
 
 
 def create(call: Call) -> Layout:
-    """Values that are made, not computed: they have no positions."""
+    """New values, not computed from others: they have no positions."""
     return uniform(call.shape)
 
 
