@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable
 
-__all__ = ["counted", "escaped", "first_few", "one_line"]
+__all__ = ["counted", "escaped", "first_few", "one_line", "reason_of"]
 
 _MAX_SHOWN = 300
 
@@ -26,8 +26,17 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def reason_of(error: OSError) -> str:
+    """Return the reason of an error of the system as a message quotes it, without its number and its path."""
+    return one_line(error.strerror or str(error))
+
+
 def first_few(texts: Iterable[str], n_shown: int) -> str:
     """Join the first few texts; three dots follow if there are more.
+
+    Args:
+        texts: of which no more are taken than it needs.
+        n_shown: most texts in the result.
 
     Example:
         >>> first_few(["a", "b", "c"], 2)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from sppfeat.config.wording import one_line
+from sppfeat.config.wording import reason_of
 from sppfeat.errors import StoreError
 from sppfeat.files.locks import open_locked
 from sppfeat.files.outputs import check_new_file
@@ -137,7 +137,7 @@ def write_errors(output: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise StoreError(f"cannot write {output!r}: {one_line(error.strerror or str(error))}") from error
+        raise StoreError(f"cannot write {output!r}: {reason_of(error)}") from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
-from sppfeat.config.wording import one_line
+from sppfeat.config.wording import reason_of
 from sppfeat.errors import ConfigError, SppfeatError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
@@ -72,7 +72,7 @@ class TableFile:
         try:
             yield
         except OSError as error:
-            raise self.error("", f"cannot be read: {one_line(error.strerror or str(error))}") from error
+            raise self.error("", f"cannot be read: {reason_of(error)}") from error
 
     @contextlib.contextmanager
     def open_text(self) -> Iterator[BinaryIO]:

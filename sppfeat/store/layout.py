@@ -22,7 +22,7 @@ import numpy.typing as npt
 from sppfeat._version import __version__
 from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.wording import one_line
+from sppfeat.config.wording import reason_of
 from sppfeat.errors import StoreError
 from sppfeat.files.atomic import written_aside
 from sppfeat.files.outputs import layout_of
@@ -146,7 +146,7 @@ def _naming_output(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = one_line(error.strerror or str(error))
+        reason = reason_of(error)
         raise StoreError(f"cannot create {str(path)!r}: {reason}") from error
 
 

@@ -13,7 +13,7 @@ from sppfeat.errors import ImageError, SourceError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.remote.failures import Failure, FailureKind, judge
 from sppfeat.files.remote.retries import retried
-from sppfeat.files.remote.service import N_TRANSFERS, Service
+from sppfeat.files.remote.service import N_TRANSFERS, Service, run_jobs
 from sppfeat.files.remote.urls import shown
 
 __all__ = ["LARGEST_OBJECT", "UNKNOWN_SIZE", "FetchJob", "Fetcher"]
@@ -83,20 +83,7 @@ class Fetcher:
         Raises:
             SourceError: the service cannot be reached, or refuses everything; or this machine's disk is full.
         """
-        results: list[Any] = [None] * len(jobs)
-        left = iter(range(len(jobs)))
-
-        async def run_some() -> None:
-            for i in left:
-                results[i] = await self._run(jobs[i])
-
-        workers = [asyncio.ensure_future(run_some()) for _ in range(min(N_TRANSFERS, len(jobs)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        results = await run_jobs([functools.partial(self._run, job) for job in jobs], N_TRANSFERS)
         if self._n_denied >= _IN_A_ROW and not self._n_come:
             raise SourceError(
                 f"cannot read {shown(jobs[0].url)} nor any other of {len(jobs)} objects: permission denied"

@@ -8,7 +8,7 @@ import concurrent.futures
 import functools
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from sppfeat.config.machine import import_extra
@@ -17,7 +17,7 @@ from sppfeat.files.remote.failures import judge
 from sppfeat.files.remote.retries import Patience, retried
 from sppfeat.files.remote.urls import shown
 
-__all__ = ["N_TRANSFERS", "PATIENCE", "Service"]
+__all__ = ["N_TRANSFERS", "PATIENCE", "Service", "run_jobs"]
 
 _Value = TypeVar("_Value")
 
@@ -199,6 +199,33 @@ class Service:
             Exception: that of the last attempt.
         """
         return self.run(self.persistently(lambda: self.call(method, *arguments, **options)))
+
+
+async def run_jobs(jobs: Sequence[Callable[[], Awaitable[_Value]]], n_at_once: int) -> list[_Value]:
+    """Run jobs, a few at once, and return their results in order; the first error ends all of them.
+
+    Args:
+        jobs: functions that begin a job.
+        n_at_once: most jobs that run at the same time.
+
+    Raises:
+        Exception: that of the first job that failed.
+    """
+    results: dict[int, _Value] = {}
+    left = iter(range(len(jobs)))
+
+    async def run_some() -> None:
+        for i in left:
+            results[i] = await jobs[i]()
+
+    workers = [asyncio.ensure_future(run_some()) for _ in range(min(n_at_once, len(jobs)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return [results[i] for i in range(len(jobs))]
 
 
 def _own_options(scheme: str) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sppfeat.errors import ConfigError, SourceError, StoreError
 from sppfeat.files.remote.failures import FailureKind, judge
 from sppfeat.files.remote.retries import retried
-from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.service import Service, run_jobs
 from sppfeat.files.remote.urls import shown
 from sppfeat.files.versions import object_digest
 
@@ -88,9 +89,9 @@ def upload(service: Service, file: Path, url: str) -> None:
         elif service.scheme in _ATOMIC:
             service.run(_retried(service, lambda: service.call("put_file", str(file), target)))
         else:
-            partial = f"{target}.sppfeat-part"
-            service.run(_retried(service, lambda: service.call("put_file", str(file), partial)))
-            service.fs.mv(partial, target)
+            unfinished = f"{target}.sppfeat-part"
+            service.run(_retried(service, lambda: service.call("put_file", str(file), unfinished)))
+            service.fs.mv(unfinished, target)
         found = service.ask("info", target).get("size")
     except Exception as error:
         raise SourceError(f"cannot write {shown(url)}: {judge(error).reason}") from error
@@ -153,27 +154,15 @@ async def _send_parts(
     """Send the parts of a file; return the list of them that completes the upload."""
     n_bytes = max(_PART_BYTES, -(-size // _MOST_PARTS))
     starts = range(0, size, n_bytes)
-    etags = [""] * len(starts)
-    left = iter(range(len(starts)))
 
-    async def send_some() -> None:
-        for i in left:
-            answer = await _sent(
-                service,
-                lambda i=i: service.call_s3(  # type: ignore[misc]
-                    "upload_part", **where, PartNumber=i + 1, Body=read(starts[i], n_bytes)
-                ),
-            )
-            etags[i] = answer["ETag"]
+    async def send(i: int) -> Any:
+        return await _sent(
+            service,
+            lambda: service.call_s3("upload_part", **where, PartNumber=i + 1, Body=read(starts[i], n_bytes)),
+        )
 
-    workers = [asyncio.ensure_future(send_some()) for _ in range(_PARTS_AT_ONCE)]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    return [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(etags, 1)]
+    answers = await run_jobs([partial(send, i) for i in range(len(starts))], _PARTS_AT_ONCE)
+    return [{"PartNumber": i, "ETag": answer["ETag"]} for i, answer in enumerate(answers, 1)]
 
 
 async def _sent(service: Service, attempt: Callable[[], Awaitable[Any]]) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.machine import import_extra
-from sppfeat.config.wording import one_line
+from sppfeat.config.wording import reason_of
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.tables import TableFile
@@ -276,5 +276,5 @@ def _write_errors(scratch: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = one_line(error.strerror or str(error))
+        reason = reason_of(error)
         raise StoreError(f"cannot copy images to {str(scratch)!r}: {reason}") from error
