@@ -18,10 +18,10 @@ from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 __all__ = [
     "TableFile",
     "TableSource",
-    "decoded_lines",
+    "decode_lines",
     "encode_json_text",
     "has_utf16_mark",
-    "joined_fields",
+    "join_fields",
     "json_decoder",
     "json_objects",
     "parse_json",
@@ -105,7 +105,7 @@ class TableFile:
             return self.error(f"line {line}", f"cannot be split into fields: {reason}")
 
         delimiter = "\t" if os.path.splitext(self.path)[1].lower() == b".tsv" else ","
-        with decoded_lines(file) as lines:
+        with decode_lines(file) as lines:
             yield from split_rows(lines, delimiter, error=not_split)
 
 
@@ -114,7 +114,7 @@ def has_utf16_mark(content: bytes) -> bool:
     return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
-def decoded_lines(file: BinaryIO) -> io.TextIOWrapper:
+def decode_lines(file: BinaryIO) -> io.TextIOWrapper:
     """Decode the lines of an open file, which is closed with them.
 
     Bytes that are not UTF-8, as in paths, survive. No newline is translated: some may be within quotes.
@@ -148,7 +148,7 @@ def split_rows(
             yield line, row
 
 
-def joined_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
+def join_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
     """Join fields to a line without its end; fields may contain delimiters, quotes and line breaks."""
     text = io.StringIO()
     # With this line end also a lone carriage return is quoted, in all versions of Python.

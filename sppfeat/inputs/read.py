@@ -14,7 +14,7 @@ from sppfeat.files.paths import PathTable
 from sppfeat.files.tables import has_utf16_mark
 from sppfeat.inputs.containers import ContainerKind, decompress_command, is_container, kind_of
 from sppfeat.inputs.remote import read_remote
-from sppfeat.inputs.roots import absolute_path, is_url
+from sppfeat.inputs.roots import is_url, make_absolute
 from sppfeat.inputs.segments import Segment
 
 __all__ = ["Folder", "is_list", "read_container", "read_folder", "read_inputs", "read_list"]
@@ -38,9 +38,9 @@ def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[b
     """Yield each named file and folder as an absolute path, and each URL."""
     for text in inputs:
         if is_list(text):
-            yield from map(absolute_path, read_list(text, stdin=stdin))
+            yield from map(make_absolute, read_list(text, stdin=stdin))
             continue
-        path = absolute_path(os.fsencode(text))
+        path = make_absolute(os.fsencode(text))
         if not text or not (is_url(path) or os.path.lexists(path)):
             raise ConfigError(f"no such file or folder: {text!r}")
         yield path

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sppfeat.errors import ConfigError
 from sppfeat.inputs.segments import Segment
 
-__all__ = ["absolute_path", "below", "common_root", "is_below", "is_url"]
+__all__ = ["below", "common_root", "is_below", "is_url", "make_absolute"]
 
 _SCHEME = b"://"
 
@@ -17,7 +17,7 @@ def is_url(path: bytes) -> bool:
     return bool(separator) and scheme.replace(b"+", b"").isalnum()
 
 
-def absolute_path(path: bytes) -> bytes:
+def make_absolute(path: bytes) -> bytes:
     """Make a path absolute, without ``.``, ``..`` and repeated slashes; URLs stay as they are.
 
     Links are kept, except those before a ``..``, which are followed.

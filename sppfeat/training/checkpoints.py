@@ -13,7 +13,7 @@ import torch
 from sppfeat.errors import StoreError, WeightsError
 from sppfeat.files.atomic import replace_file
 from sppfeat.files.locks import OutputLock
-from sppfeat.files.tables import joined_fields
+from sppfeat.files.tables import join_fields
 from sppfeat.networks.weights import read_tensors
 from sppfeat.training.examples import Examples
 
@@ -141,13 +141,13 @@ class TrainFolder:
         Raises:
             StoreError: it cannot be written.
         """
-        lines = [joined_fields(["set", "class", "path"])]
+        lines = [join_fields(["set", "class", "path"])]
         for name, examples in sets.items():
             for image in examples.images.tolist():
                 label = examples.labels[image]
                 path = examples.name(image)
                 known = examples.classes[label] if label >= 0 else ""
-                lines.append(joined_fields([name, known, path]))
+                lines.append(join_fields([name, known, path]))
         replace_file(self.images, "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
 
 

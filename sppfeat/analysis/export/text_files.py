@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sppfeat.analysis.export.contents import Contents
 from sppfeat.config.wording import counted
 from sppfeat.errors import LabelError
-from sppfeat.files.tables import joined_fields
+from sppfeat.files.tables import join_fields
 from sppfeat.store.selection.row_table import TextColumn
 
 __all__ = [
@@ -33,14 +33,14 @@ _FORMATS = {"float16": "%s", "float32": "%.9g", "float64": "%r"}
 
 def write_table(contents: Contents, file: BinaryIO) -> None:
     """Write what stands beside the vectors as comma-separated values, without these."""
-    file.write(_encoded([joined_fields(contents.table, ",")]))
+    file.write(_encoded([join_fields(contents.table, ",")]))
     for start in range(0, contents.n_rows, _ROWS_AT_ONCE):
         file.write(_encoded(_beside(contents, slice(start, start + _ROWS_AT_ONCE), ",")))
 
 
 def _write_values(contents: Contents, files: list[BinaryIO], *, separator: str) -> None:
     file = files[0]
-    file.write(_encoded([joined_fields([*contents.table, *contents.selection.columns.names()], separator)]))
+    file.write(_encoded([join_fields([*contents.table, *contents.selection.columns.names()], separator)]))
     for rows, vectors in contents.blocks(TEXT_BLOCK_NBYTES):
         values = number_text_rows(vectors, separator)
         beside = _beside(contents, rows, separator)
@@ -57,7 +57,7 @@ def _beside(contents: Contents, rows: slice, separator: str) -> Iterator[str]:
         column[rows] if isinstance(column, TextColumn) else _numbers(column[rows])
         for column in contents.table.values()
     ]
-    return (joined_fields(fields, separator) for fields in zip(*columns, strict=True))
+    return (join_fields(fields, separator) for fields in zip(*columns, strict=True))
 
 
 def _numbers(values: npt.NDArray[Any]) -> list[str]:

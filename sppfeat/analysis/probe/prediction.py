@@ -14,7 +14,7 @@ from sppfeat.analysis.probe.rows import class_numbers
 from sppfeat.analysis.row_checks import check_described, check_finite
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.errors import StoreError
-from sppfeat.files.tables import joined_fields
+from sppfeat.files.tables import join_fields
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.selection import LabelSource, RowsLike, Selection
 
@@ -220,7 +220,7 @@ def _header(classifier: FittedClassifier, selection: Selection, *, with_scores: 
 
 
 def _write_lines(target: BinaryIO, lines: list[list[str]]) -> None:
-    text = "".join(f"{joined_fields(line)}\n" for line in lines)
+    text = "".join(f"{join_fields(line)}\n" for line in lines)
     target.write(text.encode("utf-8", "surrogateescape"))
 
 

@@ -10,7 +10,7 @@ from sppfeat.config.regions import default_convention
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
 from sppfeat.files.columns import COLUMN_SETS, BoxColumns, find_box_columns
-from sppfeat.files.tables import decoded_lines, split_rows
+from sppfeat.files.tables import decode_lines, split_rows
 
 __all__ = ["read_csv", "read_tsv"]
 
@@ -68,7 +68,7 @@ def _records(source: AnnotationFiles, delimiter: str) -> Iterator[tuple[int, lis
             f"line {line}", f"found a row that cannot be split: {reason}; allowed: fields as csv quotes them"
         )
 
-    return split_rows(decoded_lines(io.BytesIO(source.read_text())), delimiter, error=error)
+    return split_rows(decode_lines(io.BytesIO(source.read_text())), delimiter, error=error)
 
 
 def _add_row(

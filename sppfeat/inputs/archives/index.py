@@ -18,11 +18,11 @@ __all__ = [
     "ArchiveIndex",
     "GrowingMembers",
     "Members",
-    "encoded_name",
-    "harmless_name",
+    "clean_name",
+    "encode_name",
+    "find_last_of_each",
     "is_hidden",
-    "last_of_each",
-    "target_of",
+    "resolve_link",
 ]
 
 STORED_MEMBER, DEFLATED_MEMBER, _FIRST_REFUSAL = 0, 1, 2
@@ -139,11 +139,11 @@ class GrowingMembers:
         )
 
 
-def last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
+def find_last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
     """Positions of the last member of each name, ascending: the members that unpacking would leave.
 
     Example:
-        >>> last_of_each([b"a", b"b", b"a", b"c"]).tolist()
+        >>> find_last_of_each([b"a", b"b", b"a", b"c"]).tolist()
         [1, 2, 3]
     """
     suspects = possibly_repeated(names)
@@ -154,18 +154,18 @@ def last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
     return np.flatnonzero(is_last)
 
 
-def harmless_name(name: str) -> bytes:
+def clean_name(name: str) -> bytes:
     """Make the name of a member relative, without ``.``, ``..`` and repeated slashes, so that it stays inside.
 
     Args:
         name: name in the archive; bytes that are not UTF-8 as ``surrogateescape`` decodes them.
 
     Example:
-        >>> harmless_name("./a//b.jpg"), harmless_name("/../../etc/x.jpg"), harmless_name("a/../b.jpg")
+        >>> clean_name("./a//b.jpg"), clean_name("/../../etc/x.jpg"), clean_name("a/../b.jpg")
         (b'a/b.jpg', b'etc/x.jpg', b'b.jpg')
     """
     parts: list[bytes] = []
-    for part in encoded_name(name).split(b"/"):
+    for part in encode_name(name).split(b"/"):
         if part == b"..":
             del parts[-1:]
         elif part not in (b"", b"."):
@@ -179,7 +179,7 @@ def is_hidden(name: bytes) -> bool:
     return b"/." in slashed or b"/__MACOSX/" in slashed
 
 
-def target_of(link: bytes, folder: bytes) -> bytes | None:
+def resolve_link(link: bytes, folder: bytes) -> bytes | None:
     """Find the name that a link leads to; None if it is outside the archive.
 
     Args:
@@ -187,7 +187,7 @@ def target_of(link: bytes, folder: bytes) -> bytes | None:
         folder: folder that the link is relative to, a harmless name; empty for the top.
 
     Example:
-        >>> target_of(b"../c.jpg", b"a/b"), target_of(b"../c.jpg", b""), target_of(b"/c.jpg", b"a")
+        >>> resolve_link(b"../c.jpg", b"a/b"), resolve_link(b"../c.jpg", b""), resolve_link(b"/c.jpg", b"a")
         (b'a/c.jpg', None, None)
     """
     if link.startswith(b"/"):
@@ -203,6 +203,6 @@ def target_of(link: bytes, folder: bytes) -> bytes | None:
     return b"/".join(parts)
 
 
-def encoded_name(name: str) -> bytes:
+def encode_name(name: str) -> bytes:
     """Encode a name, up to its first zero byte."""
     return name.partition("\0")[0].encode("utf-8", "surrogateescape")

@@ -13,11 +13,11 @@ from sppfeat.files.paths import PathTable
 from sppfeat.inputs.archives.index import (
     ArchiveIndex,
     GrowingMembers,
-    encoded_name,
-    harmless_name,
+    clean_name,
+    encode_name,
+    find_last_of_each,
     is_hidden,
-    last_of_each,
-    target_of,
+    resolve_link,
 )
 from sppfeat.inputs.archives.samples import LONGEST_TEXT, SampleTexts, is_sample_text
 from sppfeat.inputs.archives.tar_headers import tar_headers
@@ -48,7 +48,7 @@ def index_tar(file: BinaryIO) -> ArchiveIndex:
     names = PathTable(scan)
     scan.follow_links(names)
     images = PathTable(names[i] for i in scan.images)
-    last = last_of_each(images)
+    last = find_last_of_each(images)
     own = images if len(last) == len(images) else PathTable(images[i] for i in last.tolist())
     return ArchiveIndex(
         names=own,
@@ -83,7 +83,7 @@ class _Scan:
         for header in tar_headers(self._file):
             if header.isdir():
                 continue
-            name = harmless_name(header.name)
+            name = clean_name(header.name)
             self._take(name, header)
             yield name
 
@@ -141,5 +141,5 @@ class _Scan:
 
 def _link(name: bytes, header: tarfile.TarInfo) -> _Link:
     if header.islnk():
-        return _Link(harmless_name(header.linkname), True)
-    return _Link(target_of(encoded_name(header.linkname), name.rpartition(b"/")[0]), False)
+        return _Link(clean_name(header.linkname), True)
+    return _Link(resolve_link(encode_name(header.linkname), name.rpartition(b"/")[0]), False)

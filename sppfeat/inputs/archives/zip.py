@@ -15,9 +15,9 @@ from sppfeat.inputs.archives.index import (
     STORED_MEMBER,
     ArchiveIndex,
     GrowingMembers,
-    harmless_name,
+    clean_name,
+    find_last_of_each,
     is_hidden,
-    last_of_each,
 )
 
 __all__ = ["HEADER_NBYTES", "MOST_UNPACKED_NBYTES", "data_offset", "index_zip"]
@@ -67,7 +67,7 @@ def index_zip(file: BinaryIO) -> ArchiveIndex:
         raise ConfigError(f"it is no zip file, damaged or cut short: {error}") from error
     scan = _Scan(entries, nbytes)
     names = PathTable(scan)
-    last = last_of_each(names)
+    last = find_last_of_each(names)
     return ArchiveIndex(
         names=names if len(last) == len(names) else PathTable(names[i] for i in last.tolist()),
         members=scan.members.take(last, has_headers=True),
@@ -103,7 +103,7 @@ class _Scan:
     def __iter__(self) -> Iterator[bytes]:
         """Yield the name of each image, and collect its place."""
         for member in self._entries:
-            name = harmless_name(member.filename)
+            name = clean_name(member.filename)
             if member.filename.endswith("/") or is_hidden(name):
                 continue
             if not has_image_suffix(name):

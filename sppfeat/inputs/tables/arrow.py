@@ -21,9 +21,9 @@ from sppfeat.files.tables import TableFile
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables.arrow_schema import ArrowColumns, ColumnPart, find_arrow_columns
-from sppfeat.inputs.tables.rows import Rows, image_segment, manifest_segment
+from sppfeat.inputs.tables.rows import Rows, make_image_segment, make_path_segment
 
-__all__ = ["PURPOSE", "ArrowStorage", "arrow_errors", "arrow_rows", "read_arrow"]
+__all__ = ["PURPOSE", "ArrowStorage", "arrow_errors", "read_arrow", "read_arrow_rows"]
 
 PURPOSE = "reading a table of images"
 """The purpose of pyarrow, for the message of an installation without it."""
@@ -54,9 +54,9 @@ def read_arrow(path: bytes) -> Segment:
             table,
             lambda part: all(part.of(batch).null_count == batch.num_rows for batch in batches),
         )
-        rows = arrow_rows(batches, columns, table)
+        rows = read_arrow_rows(batches, columns, table)
         if columns.contents is None:
-            return manifest_segment(
+            return make_path_segment(
                 table, rows, has_boxes=columns.has_boxes, classes=columns.classes, unit="row"
             )
         places = [_places(columns.contents, batch, content, table) for batch in batches]
@@ -67,7 +67,7 @@ def read_arrow(path: bytes) -> Segment:
             offset=np.concatenate([nothing, *(offset for offset, _ in places)]),
             sizes=np.concatenate([nothing, *(sizes for _, sizes in places)]),
         )
-        return image_segment(rows, table, classes=columns.classes, storage=storage)
+        return make_image_segment(rows, table, classes=columns.classes, storage=storage)
 
 
 @contextlib.contextmanager
@@ -168,7 +168,7 @@ class ArrowStorage:
         return Place(self.path, offset, nbytes) if nbytes else "empty: no bytes in its table"
 
 
-def arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableFile) -> Iterator[Rows]:
+def read_arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableFile) -> Iterator[Rows]:
     """Yield the rows of each ``pyarrow.RecordBatch``, numbered from 0.
 
     Raises:

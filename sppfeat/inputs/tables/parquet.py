@@ -20,9 +20,9 @@ from sppfeat.files.byte_ranges import Place
 from sppfeat.files.tables import TableFile
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables.arrow import PURPOSE, arrow_errors, arrow_rows
+from sppfeat.inputs.tables.arrow import PURPOSE, arrow_errors, read_arrow_rows
 from sppfeat.inputs.tables.arrow_schema import ColumnPart, find_arrow_columns
-from sppfeat.inputs.tables.rows import image_segment, manifest_segment
+from sppfeat.inputs.tables.rows import make_image_segment, make_path_segment
 
 __all__ = ["ParquetStorage", "read_parquet"]
 
@@ -54,13 +54,13 @@ def read_parquet(path: bytes) -> Segment:
         version = FileVersion.of(path)
         columns = find_arrow_columns(file.schema_arrow, table, partial(_is_empty, file))
         batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns.beside, use_threads=False)
-        rows = arrow_rows(batches, columns, table)
+        rows = read_arrow_rows(batches, columns, table)
         if columns.contents is None:
-            return manifest_segment(
+            return make_path_segment(
                 table, rows, has_boxes=columns.has_boxes, classes=columns.classes, unit="row"
             )
         storage = ParquetStorage(path, columns.contents, version)
-        return image_segment(rows, table, classes=columns.classes, storage=storage)
+        return make_image_segment(rows, table, classes=columns.classes, storage=storage)
 
 
 @contextlib.contextmanager

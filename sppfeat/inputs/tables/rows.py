@@ -14,11 +14,11 @@ from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.files.tables import TableFile
 from sppfeat.inputs.remote import find_objects, has_urls
-from sppfeat.inputs.roots import absolute_path, is_url
+from sppfeat.inputs.roots import is_url, make_absolute
 from sppfeat.inputs.segments import LabelBuilder, OwnLabels, Segment
 from sppfeat.inputs.storage import Storage
 
-__all__ = ["Rows", "image_name", "image_segment", "manifest_segment"]
+__all__ = ["Rows", "make_image_segment", "make_path_segment", "name_image"]
 
 _FOLDERS_REMEMBERED = 1 << 12
 _DATA = b"data"  # the folder of the files of a data set, next to its card
@@ -41,7 +41,7 @@ class Rows(NamedTuple):
     ids: Sequence[bytes]
 
 
-def manifest_segment(
+def make_path_segment(
     table: TableFile,
     rows: Iterable[Rows],
     *,
@@ -85,7 +85,7 @@ def _absolute_from(folder: bytes) -> Callable[[bytes], bytes]:
 
     @lru_cache(_FOLDERS_REMEMBERED)
     def absolute_of(path: bytes) -> bytes:
-        return absolute_path(os.path.join(folder, path))
+        return make_absolute(os.path.join(folder, path))
 
     @lru_cache(_FOLDERS_REMEMBERED)
     def prefix_of(path: bytes) -> bytes:
@@ -139,7 +139,7 @@ def _said_of(segment: Segment, *images: int) -> Iterator[tuple[bytes, ...]]:
         yield tuple(ids[image] for image in images)
 
 
-def image_segment(
+def make_image_segment(
     rows: Iterable[Rows], table: TableFile, *, classes: tuple[bytes, ...] | None, storage: Storage
 ) -> Segment:
     """Make a segment of the images that a table contains.
@@ -156,7 +156,7 @@ def image_segment(
     names, labels, ids, paths = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), _IdBuilder()
     n_rows = 0
     for some in rows:
-        names.extend([image_name(row, path) for row, path in zip(some.numbers, some.paths, strict=True)])
+        names.extend([name_image(row, path) for row, path in zip(some.numbers, some.paths, strict=True)])
         labels.extend(some.labels)
         ids.extend(some.ids)
         paths.extend(some.paths)
@@ -174,11 +174,11 @@ def image_segment(
     )
 
 
-def image_name(row: int, path: bytes) -> bytes:
+def name_image(row: int, path: bytes) -> bytes:
     """Name the image in a row after the number of the row and the suffix of its former path.
 
     Example:
-        >>> image_name(7, b"cat.jpeg"), image_name(8, b"")
+        >>> name_image(7, b"cat.jpeg"), name_image(8, b"")
         (b'00000007.jpeg', b'00000008')
     """
     suffix = os.path.splitext(path)[1] if has_image_suffix(path) else b""

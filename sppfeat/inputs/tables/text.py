@@ -11,7 +11,7 @@ from sppfeat.files.cells import encode_paths, encode_values
 from sppfeat.files.columns import ImageColumns, find_image_columns, show_names
 from sppfeat.files.tables import TableFile, json_objects
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables.rows import Rows, manifest_segment
+from sppfeat.inputs.tables.rows import Rows, make_path_segment
 
 __all__ = ["read_manifest"]
 
@@ -44,7 +44,7 @@ def _read_separated(table: TableFile) -> Segment:
             )
         columns = find_image_columns(header, error=_header_error(table, number))
         rows = _separated_rows(table, columns, lines, len(header))
-        return manifest_segment(table, rows, has_boxes=columns.has_boxes)
+        return make_path_segment(table, rows, has_boxes=columns.has_boxes)
 
 
 def _header_error(table: TableFile, line: int) -> Callable[[str], SppfeatError]:
@@ -95,7 +95,7 @@ def _read_json_lines(table: TableFile) -> Segment:
         if first is None:
             raise table.error("", "is empty; allowed: a JSON object a line")
         has_boxes = _columns_of(table, *first).has_boxes
-        return manifest_segment(table, _json_rows(table, chain([first], entries)), has_boxes=has_boxes)
+        return make_path_segment(table, _json_rows(table, chain([first], entries)), has_boxes=has_boxes)
 
 
 def _columns_of(table: TableFile, line: int, entry: dict[str, Any]) -> ImageColumns:
