@@ -18,7 +18,7 @@ from sppfeat.extraction.regions import Projector, Regions
 from sppfeat.networks.acceleration import CompiledNetwork
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import Delivery, DeviceCopier, device_memory, float32_arithmetic
-from sppfeat.pooling.large_tensors import empty_tensor
+from sppfeat.pooling.bin_tables import empty_tensor
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
 
 __all__ = [

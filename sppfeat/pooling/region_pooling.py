@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sppfeat.pooling.bin_tables import MaxTables, MeanTables
+from sppfeat.pooling.bin_tables import MaxTables, MeanTables, empty_tensor
 from sppfeat.pooling.bins import Bins, distinct_bins
-from sppfeat.pooling.large_tensors import empty_tensor
 
 __all__ = ["TABLE_DEVICES", "empty_descriptors", "from_finer", "level_views", "pool_by_tables"]
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.pooling.bin_tables import MaxTables, MeanTables
+from sppfeat.pooling.bin_tables import MaxTables, MeanTables, empty_tensor
 from sppfeat.pooling.bins import Bins
 
 SIDES = st.integers(1, 40)
@@ -74,3 +74,11 @@ def test_nan_stays_in_the_bins_that_hold_it():
     tables = MaxTables(cells, largest_hw=(9, 9), n_bins=4, chunk=2)
     values = tables.values[tables.pool(bins_of(edges))][:, :3]
     assert values.isnan().tolist() == [[False, i in (0, 2), False] for i in range(4)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(0, 5), (3, 7), (700, 900)])
+def test_allocated_tensors_can_be_written_to(shape, dtype):
+    tensor = empty_tensor(shape, torch.empty(0, dtype=dtype))
+    assert (tensor.shape, tensor.dtype, tensor.is_contiguous()) == (shape, dtype, True)
+    assert torch.equal(tensor.fill_(2), torch.full(shape, 2, dtype=dtype))
