@@ -35,7 +35,7 @@ def first_few(texts: Iterable[str], n_shown: int) -> str:
     """Join the first few texts; three dots follow if there are more.
 
     Args:
-        texts: of which no more are taken than it needs.
+        texts: iterated no further than needed.
         n_shown: most texts in the result.
 
     Example:

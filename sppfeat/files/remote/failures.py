@@ -23,7 +23,7 @@ class FailureKind(enum.Enum):
     DENIED = "the object may not be read or written"
     REFUSED = "the service refuses everything: wrong or missing credentials"
     UNREACHABLE = "the service gives no answer, or says that it is overloaded"
-    BROKEN = "the service failed in the midst of an answer: it may pass, or be about this object"
+    BROKEN = "the service failed during an answer: it may pass, or concern this object alone"
     LOCAL = "this machine cannot take more: a full disk"
     OTHER = "anything else"
 
@@ -150,7 +150,7 @@ def _said(kind: FailureKind, status: int | None, code: str) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and those that it was raised from."""
+    """Return an error, its cause, the cause of that, and so on."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None and cause not in causes:
         causes.append(cause)

@@ -562,7 +562,7 @@ def test_projections_that_make_no_sense_are_refused(settings, message):
 @pytest.mark.parametrize(
     "text", ["meannorm", "meannorm:", "meannorm:0", "meannorm:-1", "meannorm:inf", "l3", "l2:5", 3]
 )
-def test_what_is_no_normalisation(text):
+def test_what_is_no_normalization(text):
     with pytest.raises(ConfigError, match=r"normalize is .*; allowed: none, l2, power, meannorm:NORM"):
         parse_normalize(text)
 

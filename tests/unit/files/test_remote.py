@@ -87,7 +87,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_prefix_is_listed_as_the_same_folder_is(store, folder, slash):
     store.put({f"top/sub/{name}": content for name, content in contents(TREE).items()})
-    store.put({"top/sub/": b"", "top/sub/x2/": b"", "top/subway/1.jpg": b""})  # marks of folders; a neighbour
+    store.put({"top/sub/": b"", "top/sub/x2/": b"", "top/subway/1.jpg": b""})  # marks of folders; a neighbor
     listing, on_disk = list_images([f"s3://bucket/top/sub{slash}"]), list_images([str(folder)])
     assert listing.root == b"s3://bucket/top/sub"
     assert list(listing.paths) == list(on_disk.paths)
