@@ -23,7 +23,7 @@ from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, InputSpec, parse_levels
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
-from sppfeat.errors import BoxError, ConfigError, ImageError, StoreError
+from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.extraction.describe import Describer, RegionRequest
 from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.recompute import load_recorded_backbone
@@ -183,10 +183,6 @@ class Extractor:
             choose_device(device, file.config.precision)
             show = opened.enter_context(_download_progress(on_download))
             loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=show)
-            if file.extracted_columns != descriptor_columns(file.config, loaded):
-                raise StoreError(
-                    f"{str(file.path)!r}: its columns are not those of its network and its settings"
-                )
             extractor = cls.__new__(cls)
             extractor._set_up(loaded, file.config, run, file.norm_factors, file.reduction)
         return extractor

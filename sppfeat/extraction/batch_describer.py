@@ -33,7 +33,7 @@ def make_batch_describer(plan: Plan, describer: Describer, projector: Projector 
 
 
 class _WholeImageDescriber:
-    """One row an image."""
+    """Describes whole images, one row for each."""
 
     def __init__(self, plan: Plan, describer: Describer) -> None:
         self._plan = plan
@@ -52,7 +52,7 @@ class _WholeImageDescriber:
 
 
 class _BoxDescriber:
-    """One row a box: the boxes of the batch's scale that have an area."""
+    """Describes boxes, one row for each box at the batch's scale that has an area."""
 
     def __init__(self, plan: Plan, boxes: RowBoxes, describer: Describer, projector: Projector) -> None:
         self._plan = plan

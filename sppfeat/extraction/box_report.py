@@ -1,4 +1,4 @@
-"""Counts of the boxes of a run, and notes on what is odd about them, before it starts."""
+"""Counts of the boxes of a run before it starts, and notes on oddities among them."""
 
 import os
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def summarize_boxes(
 
 
 def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bool = True) -> list[str]:
-    """Notes on what is odd about the boxes of a plan, each with a count and the first examples.
+    """Notes on oddities among the boxes of a plan, each with a count and the first examples.
 
     Args:
         plan: the plan.

@@ -42,7 +42,7 @@ class Chunk:
         plan: the images of the chunk, numbered from 0.
         to_do: ``(n,)`` int64, the images to run.
         resized: ``(m,)`` int64, the images whose size the file does not have right.
-        find_places: images of ``plan`` to their places; valid until the next chunk is asked for.
+        find_places: images of ``plan`` to their places; valid until the next chunk is taken.
     """
 
     first_image: int

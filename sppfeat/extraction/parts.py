@@ -135,7 +135,7 @@ class PartRequest:
 
 
 def find_part(wanted: PartRequest, notes: list[str]) -> Part:
-    """Find out what is to be done, given the file at the output.
+    """Find the part to run, given the file that is at the output.
 
     Args:
         wanted: the request, with its inputs and settings.

@@ -23,9 +23,9 @@ from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import scale_indices
 
 __all__ = [
-    "Recomputation",
-    "Recomputed",
     "RecomputedRow",
+    "RowComparison",
+    "RowRecomputer",
     "load_recorded_backbone",
     "recompute_rows",
     "tolerance",
@@ -53,7 +53,8 @@ def load_recorded_backbone(
         on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
 
     Raises:
-        StoreError: the network was the caller's own, or its weights are gone or have changed.
+        StoreError: the network was the caller's own, its weights are gone or have changed, or the file has other
+            columns than the network and the settings give.
         SppfeatError: the backbone cannot be loaded.
     """
     spec = file.config.backbone
@@ -79,11 +80,13 @@ def load_recorded_backbone(
             f"the weights {weights!r} are not those of the file: sha256 is {backbone.spec.weights_sha256[:12]}..., "
             f"recorded is {spec.weights_sha256[:12]}..."
         )
+    if file.extracted_columns != descriptor_columns(file.config, backbone):
+        raise StoreError(f"{str(file.path)!r}: its columns are not those of its network and its settings")
     return backbone
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recomputed:
+class RowComparison:
     """The comparison of rows computed again with those of the file.
 
     Attributes:
@@ -116,7 +119,7 @@ def recompute_rows(
     weights_dir: StrPath | None = None,
     device: str = "auto",
     on_download: OnDownload = lambda name, done, total: None,
-) -> Recomputed:
+) -> RowComparison:
     """Compute randomly chosen rows again, one image at a time, and compare them with the file.
 
     Args:
@@ -136,9 +139,7 @@ def recompute_rows(
         SppfeatError: the backbone cannot be built again, or its weights are not the recorded ones.
     """
     backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=on_download)
-    if file.extracted_columns != descriptor_columns(file.config, backbone):
-        raise StoreError(f"{str(file.path)!r}: its columns are not those of its network and its settings")
-    again = Recomputation(file, backbone, device=device, root=root)
+    again = RowRecomputer(file, backbone, device=device, root=root)
     candidates = file.rows_with_descriptor()
     chosen = np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
     rows = sorted(chosen.tolist())
@@ -159,7 +160,7 @@ def recompute_rows(
             problems.append(
                 f"{where} is of the region {computed.region.tolist()}, the file says {regions[row].tolist()}"
             )
-    return Recomputed(rows=rows, tolerance=limit, largest_difference=largest, problems=problems)
+    return RowComparison(rows=rows, tolerance=limit, largest_difference=largest, problems=problems)
 
 
 class RecomputedRow(NamedTuple):
@@ -174,7 +175,7 @@ class RecomputedRow(NamedTuple):
     region: npt.NDArray[np.int32]
 
 
-class Recomputation:
+class RowRecomputer:
     """Computes rows of a file again.
 
     Args:

@@ -92,7 +92,7 @@ def _summarize_boxes(plan: Plan, setup: RunSetup) -> BoxSummary | None:
 
 
 def plan_notes(plan: Plan, setup: RunSetup, *, is_new: bool) -> list[str]:
-    """Notes on a plan, for the user: fast decoding, and what is odd about its boxes."""
+    """Notes on a plan, for the user: fast decoding, and oddities among its boxes."""
     notes = _decode_notes(plan, setup.config.input.decode)
     if plan.boxes is not None:
         table = setup.box_file.table if setup.box_file else None

@@ -1,4 +1,4 @@
-"""Continuing a feature file: its images compared with the inputs, and the plan of what is left."""
+"""The continuation of a feature file: its images matched with the inputs, and the plan of the images left."""
 
 import dataclasses
 import os
@@ -261,7 +261,7 @@ def copy_rows(source: Path, sink: RowSink, n_rows_at_once: int = 256) -> None:
 
 
 def _recorded_boxes(file: FeatureFile) -> RowBoxes:
-    """The rows of a file; the flag for boxes smaller than a cell is left out, as a run sets it anew."""
+    """The rows of a file; the flag for boxes smaller than a cell is left out, as the run sets it."""
     return RowBoxes(
         boxes_px=file.boxes,
         flag=file.row_flag & ~np.uint8(RowFlag.SUB_CELL),

@@ -1,4 +1,4 @@
-"""The files of the parts of a Ray run: their paths, the borders of the parts, and counts of what is done."""
+"""The files of the parts of a Ray run: their paths, the borders of the parts, and counts of finished images."""
 
 import contextlib
 import os

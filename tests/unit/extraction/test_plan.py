@@ -43,6 +43,16 @@ def listing_of(n, classes=()):
 # --- sizes ----------------------------------------------------------------------------------------
 
 
+def test_an_image_counts_as_unmeasured_until_its_size_or_a_failure_is_known():
+    # 1 x 4000 has a size, but no network input: it fails without being unmeasured.
+    image_hw = np.array([[40, 60], [0, 0], [0, 0], [1, 4000]], dtype=np.int32)
+    plan = make_plan(
+        listing_of(4), image_hw, {1: "no image"}, InputSpec(size=60, max_pixels=40_000, min_side=16)
+    )
+    assert sorted(plan.errors) == [1, 3]
+    assert plan.is_unmeasured.tolist() == [False, False, True, False]
+
+
 @given(IMAGE_SIZES, SPECS)
 def test_the_network_input_size_is_that_of_each_image_by_itself(image_hw, spec):
     input_hw, reasons = input_sizes(image_hw, spec)
