@@ -113,6 +113,7 @@ def test_regions_reports_both_ways_and_what_is_scaled(of_regions):
     assert rungs[4]["rcnn"]["slowest"] == 4 * rungs[2]["rcnn"]["slowest"]
 
 
+@pytest.mark.slow
 def test_the_crossover_is_consistent_with_the_ladder(of_regions):
     crossover = of_regions["crossover"]
     rungs = of_regions["ladder"]
@@ -210,6 +211,7 @@ def test_sides_of_boxes_are_log_uniform():
 # Pooling
 
 
+@pytest.mark.slow
 def test_pooling_reports_all_contenders(of_pooling):
     assert [cell["boxes"] for cell in of_pooling["regions"]] == [1, 10, 50]
     assert (of_pooling["map_hw"], of_pooling["channels"]) == ([10, 13], 32)
@@ -293,6 +295,7 @@ def test_extract_reports_stages_and_runs(of_extract):
     assert is_timing(of_extract["prepare"])
 
 
+@pytest.mark.slow
 def test_ratios_are_those_of_the_medians_and_the_bound_is_a_stage(of_extract):
     run, forward, loop = (of_extract[name]["total"]["seconds"] for name in ("extract", "forward", "loop"))
     assert of_extract["extract_to_forward"] == run / forward

@@ -126,7 +126,6 @@ def test_the_facts_are_those_of_the_file(made):
         assert word in page.text
 
 
-@pytest.mark.slow
 def test_nothing_of_a_file_becomes_markup(made):
     _, page, text = made
     assert not page.of("script")
@@ -184,7 +183,6 @@ def test_pictures_are_there_for_light_pages_and_dark_ones(made):
         assert (pixels[pixels[..., 3] > 250][:, :3].min(axis=1) > 200).any()  # light letters
 
 
-@pytest.mark.slow
 def test_the_colours_of_letters_can_be_told_from_their_ground(made):
     """WCAG: 4.5 and more for letters, in both kinds of page."""
     style = re.search(r"<style>(.*?)</style>", made[2], re.DOTALL)[1]
