@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import functools
 import gc
 import hashlib
 import os
@@ -102,6 +103,16 @@ def cache_of_tests(tmp_path_factory) -> None:
         "MPLCONFIGDIR", f"{user_cache}/matplotlib"
     )  # its list of fonts takes seconds to make
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def errors_of_commands_are_raised() -> Iterator[None]:
+    """Let a bug in a command fail its test: click's runner makes it an exit code of 1, which a refusal has, too."""
+    from click.testing import CliRunner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CliRunner, "invoke", functools.partialmethod(CliRunner.invoke, catch_exceptions=False))
+        yield
 
 
 @pytest.fixture(scope="session")

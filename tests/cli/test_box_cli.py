@@ -95,9 +95,12 @@ def test_the_plan_as_json_counts_boxes(folder, boxes, tmp_path):
 )
 def test_sizes(folder, tmp_path, monkeypatch, options, size, scales):
     seen = []
-    monkeypatch.setattr(
-        "sppfeat.extraction.run.prepare", lambda request, **rest: seen.append(request) or 1 / 0
-    )
+
+    def prepare(request, **rest):
+        seen.append(request)
+        raise SystemExit
+
+    monkeypatch.setattr("sppfeat.extraction.run.prepare", prepare)
     run("extract", folder, "-o", tmp_path / "f.h5", *options)
     assert (seen[0].input.size, seen[0].input.scales) == (size, scales)
 

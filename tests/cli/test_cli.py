@@ -235,8 +235,8 @@ def test_usage_errors_and_other_errors_have_their_exit_codes(folder, tmp_path):
 
 def test_a_defect_of_the_program_keeps_its_traceback(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("sppfeat.extraction.parts.make_plan", lambda *args: 1 / 0)
-    result = run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
-    assert isinstance(result.exception, ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        run("extract", folder, "-o", tmp_path / "f.h5", *TINY)
 
 
 def test_info_as_text_and_json(features):

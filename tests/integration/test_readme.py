@@ -106,7 +106,9 @@ def test_every_example_command_parses():
         args = [arg.strip("'\"") for arg in args]
         if isinstance(command(name), click.Group):
             name = f"{name} {args.pop(0)}"
-        command(name).make_context(name, args, resilient_parsing=False)
+        # As within the program: a command keeps the names of its help option, and other tests read them.
+        parent = click.Context(main, info_name="sppfeat", **main.context_settings)
+        command(name).make_context(name, args, parent=parent)
 
 
 @pytest.mark.slow

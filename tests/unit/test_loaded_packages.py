@@ -37,7 +37,6 @@ def loaded_after_each(lines):
     return dict(zip(lines, found, strict=True))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "allowed"),
     [

@@ -18,6 +18,7 @@ def url_of(output: StrPath) -> str | None:
     """Return an output's URL, or None if it is a path; a ``Path`` made of a URL has lost one of its slashes.
 
     Example:
+        >>> from pathlib import Path
         >>> url_of("s3://bucket/features.h5"), url_of(Path("s3://bucket/features.h5")), url_of("features.h5")
         ('s3://bucket/features.h5', 's3://bucket/features.h5', None)
     """

@@ -82,7 +82,7 @@ def names(of: list[bytes]) -> list[str]:
 
 
 def run(*args: object, code: int = 0):
-    result = CliRunner().invoke(main, ["export", *map(str, args)], catch_exceptions=False)
+    result = CliRunner().invoke(main, ["export", *map(str, args)])
     assert result.exit_code == code, result.output
     return result
 

@@ -64,7 +64,7 @@ def shards(untouched, tmp_path) -> list[Path]:
 
 
 def run(*arguments, code=0, **options):
-    result = CliRunner().invoke(main, ["merge", *map(str, arguments)], catch_exceptions=False, **options)
+    result = CliRunner().invoke(main, ["merge", *map(str, arguments)], **options)
     assert result.exit_code == code, result.output
     return result
 
@@ -538,7 +538,7 @@ def test_info_says_which_shard_and_which_sources(tmp_path, shards):
     merge_shards(tmp_path / "m.h5", shards)
 
     def info(path, *options):
-        result = CliRunner().invoke(main, ["info", str(path), *options], catch_exceptions=False)
+        result = CliRunner().invoke(main, ["info", str(path), *options])
         assert result.exit_code == 0
         return result.stdout
 

@@ -569,6 +569,7 @@ def test_a_limit_on_the_size_of_files_is_an_error_with_a_reason(file):
     """
     with run(code, file) as process:
         out = process.communicate()[0]
+    assert process.returncode == 0
     assert "cannot write to" in out
     assert "File too large" in out
 
@@ -589,9 +590,10 @@ def test_a_writer_killed_at_any_moment_leaves_a_file_that_is_right(tmp_path):
     for i in range(4):
         path = new_file(tmp_path / f"{i}.h5")
         with run(KILLED, path) as process:
-            process.stdout.readline()
+            assert process.stdout.readline() == "ready\n"
             time.sleep(0.01 * i)
             process.kill()
+        assert process.returncode == -signal.SIGKILL
         with FeatureFile(path) as features:
             for image in np.flatnonzero(features.status == DONE).tolist():
                 assert (features.features[image] == image + 1).all()
@@ -605,7 +607,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_file_that_is_right(tmp_path):
 def test_the_file_opens_at_any_moment_while_it_is_filled(tmp_path):
     path = new_file(tmp_path / "f.h5")
     with run(KILLED, path) as process:
-        process.stdout.readline()
+        assert process.stdout.readline() == "ready\n"
         seen = set()
         for _ in range(60):
             with h5py.File(path, "r") as opened:
@@ -617,6 +619,7 @@ def test_the_file_opens_at_any_moment_while_it_is_filled(tmp_path):
             with FeatureFile(path) as features:
                 assert features.n_images == 5
         process.kill()
+    assert process.returncode == -signal.SIGKILL
     assert DONE in seen
 
 
