@@ -1,4 +1,9 @@
-"""The writing of feature files as others read them: NumPy, Parquet, LIBSVM, MATLAB, tables of text."""
+"""Export of feature files to the formats of other programs: NumPy, Parquet, LIBSVM, MATLAB, tables of text.
+
+A selection of an open file goes in, with a path or an open stream; a file of another format comes out, whole or not at
+all, in the order of the selection. Rows pass in blocks, as the selection may exceed the memory. The formats must not
+know how feature files are stored, nor each other; the names of the formats are loaded without any package.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""What an export writes, whatever its format: vectors, in blocks of rows, and what stands beside them."""
+"""The content of an export, whatever its format: vectors in blocks of rows, and a table of their labels and names."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +23,12 @@ VECTORS = "X"
 
 @dataclass(frozen=True)
 class Contents:
-    """A selection, as the writers of all formats are given it.
+    """A selection in the form that the writers of all formats take.
 
     Attributes:
-        selection: which rows and columns.
-        dtype: of the numbers that are written.
-        on_progress: told how many rows were written.
+        selection: rows and columns of an open file.
+        dtype: type of the numbers to write.
+        on_progress: called with the number of rows written so far.
     """
 
     selection: Selection
@@ -47,17 +47,17 @@ class Contents:
 
     @property
     def nbytes(self) -> int:
-        """Of all vectors."""
+        """Size of all vectors, in bytes."""
         return self.n_rows * self.dimension * self.dtype.itemsize
 
     @cached_property
     def table(self) -> Mapping[str, RowColumn]:
-        """What stands beside the vectors; see :func:`sppfeat.store.selection.row_table.tabulate_rows`."""
+        """Columns beside the vectors; see :func:`sppfeat.store.selection.row_table.row_table`."""
         return tabulate_rows(self.selection.file, self.selection.rows, self.selection.labels)
 
     @cached_property
     def has_descriptor(self) -> npt.NDArray[np.bool_]:
-        """``(n,)`` bool: whether a row has a descriptor, as of the first time that this is asked for."""
+        """``(n,)`` bool, True for rows with a descriptor, as of the first time that this is read."""
         return self.selection.file.has_descriptor()[self.selection.rows]
 
     @cached_property
@@ -69,7 +69,7 @@ class Contents:
         return int((numbers >= 0).sum()) if self.selection.target_names else len(numbers)
 
     def about_json(self) -> str:
-        """Where the vectors come from, as JSON: settings, root of the paths, classes, what each column is."""
+        """Origin of the vectors, as JSON: settings, root of the paths, classes, and the meaning of each column."""
         file, columns = self.selection.file, self.selection.columns
         about = {
             "sppfeat_version": file.attribute("sppfeat_version"),
@@ -84,18 +84,18 @@ class Contents:
         return json.dumps(about)
 
     def blocks(self, nbytes: int = _BLOCK_NBYTES) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
-        """Yield the vectors of some rows at a time, in their order.
+        """Yields the vectors of some rows at a time, in their order.
 
-        Rows without descriptor hold NaN, also those that are undefined in the file.
+        Rows without descriptor hold NaN, even those that are undefined in the file.
 
         Args:
-            nbytes: of a block, about.
+            nbytes: approximate size of a block.
 
         Yields:
-            Which rows of the selection, and their vectors ``(k, d)`` in C order.
+            Positions in the selection, and their vectors ``(k, d)`` in C order.
 
         Raises:
-            ConfigError: a number that is beyond the type.
+            ConfigError: a number exceeds the range of the type.
         """
         # Before the first row is read: whoever fills the file writes a row before its status.
         known = self.has_descriptor
@@ -131,17 +131,17 @@ class Contents:
 
 
 class FormatWriter(Protocol):
-    """Writes an export into open files: the output, and where its format has one the table."""
+    """A writer of exports into open files: the output, and the table beside it if its format has one."""
 
     def __call__(self, contents: Contents, files: list[BinaryIO]) -> None:
-        """Write all of it; the files stay open."""
+        """Writes the whole export; the files stay open."""
 
 
 def arrays_beside(contents: Contents) -> Mapping[str, NamedArray]:
-    """All but the vectors: ``y``, ``rows``, ``paths``, ``boxes``, ``classes``, ``columns``, ``about``.
+    """All arrays but the vectors: ``y``, ``rows``, ``paths``, ``boxes``, ``classes``, ``columns``, ``about``.
 
-    Where the inputs named their images also ``image_id``. Of boxes also ``flag``, ``scale``, ``mirrored``, ``score``,
-    ``id``, ``source``, and where there are any ``extra`` and ``extra_names``.
+    If the inputs named their images, also ``image_id``. For boxes also ``flag``, ``scale``, ``mirrored``, ``score``,
+    ``id``, ``source``, and if there are any ``extra`` and ``extra_names``.
     """
     table = dict(contents.table)
     arrays: dict[str, NamedArray] = {

@@ -1,4 +1,4 @@
-"""Selections of feature files, written in the formats of others."""
+"""Exports a selection of a feature file to a file or a stream."""
 
 import contextlib
 import gzip
@@ -35,17 +35,17 @@ _WRITERS = {
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written.
+    """Summary of an export.
 
     Attributes:
-        paths: the files: the output, and the table beside it where the format has one.
-        format: by name.
+        paths: paths of the files: the output, and the table beside it if the format has one.
+        format: name of the format.
         rows: number of vectors.
         dimension: length of a vector.
-        dtype: of the numbers.
-        rows_without_descriptor: those that hold NaN.
-        rows_labelled: those of a known class.
-        bytes: of all files.
+        dtype: type of the numbers.
+        rows_without_descriptor: number of rows that hold NaN.
+        rows_labelled: number of rows of a known class.
+        bytes: size of all files.
     """
 
     paths: tuple[str, ...]
@@ -68,24 +68,26 @@ def export_features(
     inputs: Sequence[StrPath] = (),
     on_progress: Callable[[int], None] = lambda n: None,
 ) -> ExportResult:
-    """Write a selection into a file, in its order, a block of rows at a time; see the README for what is where.
+    """Writes a selection into a file, in its order, a block of rows at a time.
+
+    The README lists the content of each format.
 
     Args:
         selection: of an open file: ``file.select(...)``.
-        path: the output. It appears when it is whole.
+        path: the output, which appears only when it is complete.
         export_format: ``npz``, ``npy``, ``parquet``, ``svmlight``, ``mat``, ``mat73``, ``csv`` or ``tsv``; by the
-            suffix of ``path`` where None.
-        dtype: ``float32``, ``float16`` or ``float64``; where None as in the file, and where that is float16 but the
-            format has none (``mat``), or hardly any reader of it (``parquet``), ``float32``.
-        overwrite: replace what is there.
+            suffix of ``path`` if None.
+        dtype: ``float32``, ``float16`` or ``float64``. If None, the type in the file; but ``float32`` for a float16
+            file if the format has no float16 (``mat``), or hardly any of its readers know it (``parquet``).
+        overwrite: replace an existing file.
         inputs: other files that were read, such as a table of labels: none of them may be replaced.
-        on_progress: told how many rows were written.
+        on_progress: called with the number of rows written so far.
 
     Raises:
-        ConfigError: no such format; numbers beyond ``dtype``, or more of them than the format holds; the package is
-            missing; the output is a file that is read.
-        LabelError: labels that the format cannot say.
-        StoreError: the output exists, or cannot be written.
+        ConfigError: there is no such format; numbers exceed ``dtype``, or the format in number; the package is
+            missing; or the output is a file that is read.
+        LabelError: the format cannot express the labels.
+        StoreError: the output exists or cannot be written.
     """
     output = os.fsdecode(path)
     name = format_of(output, export_format)
@@ -110,12 +112,12 @@ def export_to_stream(
     dtype: str | None = None,
     on_progress: Callable[[int], None] = lambda n: None,
 ) -> ExportResult:
-    """Write a selection as text into an open stream; without the table of ``svmlight``.
+    """Writes a selection as text into an open stream; leaves out the table of ``svmlight``.
 
     Raises:
-        ConfigError: a format that is no text; as :func:`export_features`.
-        BrokenPipeError: nobody reads the stream any more.
-        StoreError: it cannot be written to.
+        ConfigError: the format is not text, or as :func:`export_features`.
+        BrokenPipeError: the reader of the stream is gone.
+        StoreError: the stream cannot be written.
     """
     name = format_of("", export_format)
     if not EXPORT_FORMATS[name].is_text:
@@ -155,7 +157,7 @@ def _result(contents: Contents, name: str, outputs: list[Path]) -> ExportResult:
 
 @contextlib.contextmanager
 def _packed(files: list[BinaryIO], output: str) -> Iterator[list[BinaryIO]]:
-    """Compress the first file where its name says so."""
+    """Compresses the first file if its name says so."""
     if not output.lower().endswith(".gz"):
         yield files
         return

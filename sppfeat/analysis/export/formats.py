@@ -1,4 +1,4 @@
-"""The formats of an export by name and suffix, and which numbers each can hold; nothing is imported for them."""
+"""Names and suffixes of the export formats, and the types of numbers that each can hold; imports no package."""
 
 import os
 from typing import NamedTuple
@@ -11,14 +11,14 @@ EXPORT_DTYPES = ("float32", "float16", "float64")
 
 
 class ExportFormat(NamedTuple):
-    """What there is to know of a format before anything is written.
+    """Properties of a format.
 
     Attributes:
-        suffixes: of its files, in lower case; none where only its name chooses it.
+        suffixes: suffixes of its files, in lower case; empty if only its name chooses it.
         holds: types of numbers that it can hold.
-        of_float16: what descriptors in float16 become where nothing else is asked for.
-        has_table: whether what is not a number is in a CSV file beside it.
-        is_text: whether it can be written to standard output.
+        of_float16: type that float16 descriptors get by default.
+        has_table: True if texts and labels go into a CSV file beside it.
+        is_text: True if it can be written to standard output.
     """
 
     suffixes: tuple[str, ...]
@@ -42,10 +42,10 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
 
 
 def format_of(path: str | os.PathLike[str], name: str | None = None) -> str:
-    """Name of the format of an output: as asked for, else by its suffix.
+    """Name of the format of an output: the requested one, else by its suffix.
 
     Raises:
-        ConfigError: no such format, or a suffix that says none.
+        ConfigError: there is no such format, or the suffix belongs to none.
 
     Example:
         >>> format_of("train.libsvm"), format_of("train.mat", "mat73")
@@ -66,7 +66,7 @@ def format_of(path: str | os.PathLike[str], name: str | None = None) -> str:
 
 
 def paths_of(path: str, name: str) -> tuple[str, ...]:
-    """The files of an export: the output, and the table beside it where the format has one.
+    """Paths of an export: the output, and the table beside it if the format has one.
 
     Example:
         >>> paths_of("out/train.npy", "npy"), paths_of("train.data", "svmlight"), paths_of("x.npz", "npz")
@@ -80,15 +80,15 @@ def paths_of(path: str, name: str) -> tuple[str, ...]:
 
 
 def dtype_of(name: str, wanted: str | None, there: str) -> str:
-    """Type of the numbers of an export: as asked for, else as in the file where the format has that.
+    """Type of the numbers of an export: the requested one, else the file's, if the format can hold it.
 
     Args:
-        name: of the format.
-        wanted: what is asked for.
-        there: what the file has.
+        name: name of the format.
+        wanted: the requested type; None for the default.
+        there: type in the file.
 
     Raises:
-        ConfigError: a type that there is not, or that the format cannot hold.
+        ConfigError: there is no such type, or the format cannot hold it.
     """
     form = EXPORT_FORMATS[name]
     if wanted is None:
@@ -99,7 +99,7 @@ def dtype_of(name: str, wanted: str | None, there: str) -> str:
 
 
 def _suffix(path: str) -> tuple[str, str] | None:
-    """Return the format that a suffix says, and the suffix."""
+    """The format of a path by its suffix, and the suffix; None if no format has it."""
     file_name = os.path.basename(path).lower()
     for name, form in EXPORT_FORMATS.items():
         for suffix in form.suffixes:

@@ -1,4 +1,4 @@
-"""MATLAB files: version 5, which every reader knows, up to 2 GiB for each variable; version 7.3 beyond that."""
+"""MATLAB files: version 5, which every reader knows, with up to 2 GiB a variable; version 7.3 beyond that."""
 
 import os
 import struct
@@ -24,18 +24,18 @@ _ELEMENTS = {"float32": (7, 7), "float64": (9, 6)}  # of the numbers, of the arr
 
 
 def write_mat73(contents: Contents, files: list[BinaryIO]) -> None:
-    """Write all arrays into a file of version 7.3, which is HDF5; see :func:`sppfeat.store.mat73.write_mat73_file`."""
+    """Writes all arrays into a file of version 7.3, which is HDF5; see :func:`sppfeat.store.mat73.write_mat73_file`."""
     vectors = Vectors(VECTORS, (contents.n_rows, contents.dimension), contents.dtype, contents.blocks)
     write_mat73_file(files[0], arrays_beside(contents), vectors)
 
 
 def write_mat(contents: Contents, files: list[BinaryIO]) -> None:
-    r"""Write all arrays: ``X`` in blocks of rows, the others as scipy does.
+    r"""Writes all arrays: ``X`` in blocks of rows, the others with scipy.
 
-    Texts are cell arrays; what in them is no UTF-8 is escaped as in ``\xff``.
+    Texts become cell arrays; bytes in them that are not UTF-8 are escaped as in ``\xff``.
 
     Raises:
-        ConfigError: more than such a file can hold, or scipy is not installed.
+        ConfigError: the content exceeds such a file, or scipy is not installed.
     """
     if contents.nbytes >= _LIMIT - 4096:
         raise _too_large(
@@ -51,7 +51,7 @@ def write_mat(contents: Contents, files: list[BinaryIO]) -> None:
 
 
 def _variable(array: NamedArray) -> npt.NDArray[Any]:
-    """An array, or texts as a cell array: of one column, or of one such array for each column."""
+    """An array as it is, texts as a cell array of one column, columns of texts as a cell array of such arrays."""
     if isinstance(array, TextColumn):
         return _cells([text for part in array.parts() for text in part])
     if isinstance(array, tuple):
@@ -66,7 +66,7 @@ def _cells(contents: Sequence[Any]) -> npt.NDArray[np.object_]:
 
 
 def _write_vectors(contents: Contents, file: BinaryIO) -> None:
-    """Append the vectors ``(n, d)``, which lie column by column there."""
+    """Appends the vectors ``(n, d)``, column by column as MATLAB stores them."""
     numbers, array = _ELEMENTS[contents.dtype.name]
     start = _write_head(
         file, array, numbers, shape=(contents.n_rows, contents.dimension), nbytes=contents.nbytes
@@ -80,7 +80,7 @@ def _write_vectors(contents: Contents, file: BinaryIO) -> None:
 
 
 def _write_head(file: BinaryIO, array: int, numbers: int, *, shape: tuple[int, int], nbytes: int) -> int:
-    """Write everything of the variable but its numbers, and reserve these; where they begin."""
+    """Writes the variable up to its numbers and reserves their space; returns the offset of the numbers."""
     padding = -nbytes % 8
     name = VECTORS.encode()
     inner = struct.pack("<IIII", _UINT32, 8, array, 0)
@@ -95,7 +95,7 @@ def _write_head(file: BinaryIO, array: int, numbers: int, *, shape: tuple[int, i
 
 
 def _write_at(fd: int, values: npt.NDArray[Any], at: int) -> None:
-    """Write numbers at a place of a file: all of them, also where the system takes some only."""
+    """Writes all numbers at an offset of a file, even if the system takes only some at a time."""
     left = memoryview(values.data).cast("B")
     while left:
         n = os.pwrite(fd, left, at)

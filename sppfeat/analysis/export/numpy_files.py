@@ -1,4 +1,4 @@
-"""NumPy's files: ``.npy`` with the vectors alone, ``.npz`` with everything."""
+"""NumPy files: ``.npy`` with the vectors alone, ``.npz`` with all arrays."""
 
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -16,13 +16,13 @@ __all__ = ["write_npy", "write_npz"]
 
 
 def write_npy(contents: Contents, files: list[BinaryIO]) -> None:
-    """Write the vectors ``(n, d)``, and the table into the second file."""
+    """Writes the vectors ``(n, d)``, and the table into the second file."""
     _write_array(files[0], (contents.n_rows, contents.dimension), contents.dtype, _vectors(contents))
     write_table(contents, files[1])
 
 
 def write_npz(contents: Contents, files: list[BinaryIO]) -> None:
-    """Write all arrays; nothing in it is pickled, the vectors are not compressed."""
+    """Writes all arrays, none of them pickled; the vectors are not compressed."""
     with zipfile.ZipFile(files[0], "w", allowZip64=True) as archive:
         with _member(archive, VECTORS, zipfile.ZIP_STORED) as member:
             _write_array(member, (contents.n_rows, contents.dimension), contents.dtype, _vectors(contents))
@@ -64,7 +64,7 @@ def _vectors(contents: Contents) -> Iterator[npt.NDArray[Any]]:
 def _write_array(
     file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[npt.NDArray[Any]]
 ) -> None:
-    """Write an array of which the blocks are the rows, some at a time."""
+    """Writes an array, given its rows in blocks."""
     stored = dtype.newbyteorder("<")
     header = {"descr": np.lib.format.dtype_to_descr(stored), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)

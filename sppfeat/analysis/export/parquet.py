@@ -1,4 +1,4 @@
-"""Parquet: a column of vectors of a fixed length, and a column for everything beside them."""
+"""Parquet files: a column of vectors of fixed length, and a column for everything beside them."""
 
 from typing import Any, BinaryIO
 
@@ -15,10 +15,10 @@ _BLOCK_NBYTES = 32 << 20  # of a row group
 
 
 def write_parquet(contents: Contents, files: list[BinaryIO]) -> None:
-    """Write a row group for each block of rows.
+    """Writes a row group for each block of rows.
 
-    Texts are strings; a column that has any which is no UTF-8 is binary, all of it. The metadata of the schema
-    has, under ``sppfeat``, where the vectors come from, as JSON.
+    Texts become strings; a column with any text that is not UTF-8 becomes binary as a whole. The metadata of the schema
+    holds the origin of the vectors under ``sppfeat``, as JSON.
 
     Raises:
         ConfigError: the package pyarrow is not installed.

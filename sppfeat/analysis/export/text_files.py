@@ -1,4 +1,8 @@
-"""CSV and TSV: a line for each row, what stands beside the vector first, then its numbers."""
+"""Text files: CSV and TSV with a line for each row, and the sparse lines of LIBSVM and SVM-light.
+
+Numbers are written with few digits, fast, and so that reading a text gives the same number. CSV and TSV have the table
+first, then the vector; a line of LIBSVM is a label with ``column:value`` of what is not zero, from 1.
+"""
 
 from collections.abc import Iterable, Iterator
 from functools import cache, partial
@@ -32,7 +36,7 @@ _FORMATS = {"float16": "%s", "float32": "%.9g", "float64": "%r"}
 
 
 def write_table(contents: Contents, file: BinaryIO) -> None:
-    """Write what stands beside the vectors as comma-separated values, without these."""
+    """Writes the table as comma-separated values, without the vectors."""
     file.write(_encoded([join_fields(contents.table, ",")]))
     for start in range(0, contents.n_rows, _ROWS_AT_ONCE):
         file.write(_encoded(_beside(contents, slice(start, start + _ROWS_AT_ONCE), ",")))
@@ -52,7 +56,7 @@ write_tsv = partial(_write_values, separator="\t")
 
 
 def _beside(contents: Contents, rows: slice, separator: str) -> Iterator[str]:
-    """Yield the first part of the lines of some rows."""
+    """Yields the part of the lines of some rows that comes before the vector."""
     columns = [
         column[rows] if isinstance(column, TextColumn) else _numbers(column[rows])
         for column in contents.table.values()
@@ -61,22 +65,22 @@ def _beside(contents: Contents, rows: slice, separator: str) -> Iterator[str]:
 
 
 def _numbers(values: npt.NDArray[Any]) -> list[str]:
-    """Numbers as text, and nothing for NaN: no score."""
+    """Numbers as texts; empty for NaN, a missing score."""
     if values.dtype.kind == "b":
         return [str(int(value)) for value in values]
     return ["" if value != value else repr(value) for value in values.tolist()]
 
 
 def _encoded(lines: Iterable[str]) -> bytes:
-    """Lines as bytes, with their ends; names that are not UTF-8 have the bytes that they had."""
+    """Lines as bytes, with their ends; names that are not UTF-8 keep their bytes."""
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
 
 
 def number_text_rows(block: npt.NDArray[np.floating[Any]], separator: str) -> Iterator[str]:
-    """Yield each row of ``(k, d)`` numbers as text.
+    """Yields each row of ``(k, d)`` numbers as text.
 
-    Every number is read as itself: as its type, or as float64 and cast to it. A float32 takes 0.5 microseconds;
-    numpy's own text of it 1.6, and Python's of the float64 1.0 and twice the digits.
+    Every text is read as the same number, in its own type, or in float64 and then cast. A float32 takes 0.5
+    microseconds; numpy's own text takes 1.6, and Python's of the float64 1.0 and twice the digits.
 
     Example:
         >>> list(number_text_rows(np.array([[0.1, 0, np.nan, 1e-30]], dtype=np.float32), ","))
@@ -88,15 +92,15 @@ def number_text_rows(block: npt.NDArray[np.floating[Any]], separator: str) -> It
 
 
 def printf_format(dtype: np.dtype[Any]) -> str:
-    """How printf prints what :func:`printable` gives for numbers of this type."""
+    """The printf format for the result of :func:`printable` for this type."""
     return _FORMATS[dtype.name]
 
 
 def printable(block: npt.NDArray[np.floating[Any]]) -> npt.NDArray[Any]:
-    """What :func:`printf_format` prints as texts that are read as these numbers; of the same shape.
+    """Converts numbers so that :func:`printf_format` prints texts that are read as the same numbers; of the same shape.
 
-    Of a float32 the float64 next to the decimal number of the fewest digits, 6 to 9, that rounds to the same
-    float32: '%.9g' prints just these. Nine digits always do; so many has what is too small for exact powers of ten.
+    A float32 becomes the float64 next to the decimal number with the fewest digits, 6 to 9, that rounds to the same
+    float32: '%.9g' prints just these digits. Nine always suffice; numbers too small for exact powers of ten get nine.
     """
     if block.dtype == np.float16:
         return _half_texts()[block.view(np.uint16)]
@@ -124,12 +128,12 @@ def _half_texts() -> npt.NDArray[np.object_]:
 
 
 def write_svmlight(contents: Contents, files: list[BinaryIO]) -> None:
-    """Write a line for each row; without comments, which LIBSVM does not read: the table is another file.
+    """Writes a line for each row, without comments, which LIBSVM does not read; the table goes into the other file.
 
-    Where no classes are known, each label is 0: LIBSVM wants a number, whatever it is.
+    If no classes are known, each label is 0, as LIBSVM wants some number.
 
     Raises:
-        LabelError: rows of no class among others that have one: no number would say so.
+        LabelError: rows without class stand among rows with one; no number could express that.
     """
     labels = _labels(contents)
     for rows, vectors in contents.blocks(TEXT_BLOCK_NBYTES):
@@ -156,7 +160,7 @@ def _labels(contents: Contents) -> npt.NDArray[Any]:
 
 
 def _sparse_text_rows(vectors: npt.NDArray[np.floating[Any]]) -> Iterator[str]:
-    """Yield each row's values as text, a space before each."""
+    """Yields the values of each row as text, with a space before each."""
     value = printf_format(vectors.dtype)
     fields = np.array([f" {i}:{value}" for i in range(1, vectors.shape[1] + 1)], dtype=object)
     is_there = vectors != 0

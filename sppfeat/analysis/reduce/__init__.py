@@ -1,4 +1,9 @@
-"""Feature files with reduced descriptors: fitted on the file itself, or as another file was reduced."""
+"""Reduction of descriptors: writes a feature file with fewer dimensions.
+
+A feature file goes in, with the settings of a reduction or another reduced file; a feature file with all images, rows
+and labels of the first comes out. A projection is fitted on rows of the file itself, or the one of the other file is
+applied. Rows pass in blocks. The room must not know images or networks, nor how the output is laid out.
+"""
 
 import os
 import time
@@ -30,15 +35,15 @@ _BLOCK_NBYTES = 64 << 20  # of rows that are reduced at once, as float32
 
 @dataclass(frozen=True, kw_only=True)
 class ReduceReport:
-    """What was made of a file.
+    """Summary of a reduction.
 
     Attributes:
-        reduction: what was fitted, or taken over.
-        rows: rows of both files.
-        with_descriptor: how many of them have a descriptor.
-        bytes: sizes of the file and of what came of it.
-        fit_seconds: of the fit; 0 where the reduction was taken over.
-        seconds: of everything.
+        reduction: the reduction, fitted or taken from another file.
+        rows: number of rows of both files.
+        with_descriptor: number of rows that have a descriptor.
+        bytes: sizes of the source and of the output.
+        fit_seconds: duration of the fit; 0 if the reduction was taken from another file.
+        seconds: duration of everything.
     """
 
     reduction: Reduction
@@ -60,22 +65,22 @@ def reduce_file(
     on_fit: Callable[[int, int], None] = lambda done, rows: None,
     on_rows: Callable[[int, int], None] = lambda done, rows: None,
 ) -> ReduceReport:
-    """Write a feature file with reduced descriptors: with all images, rows and labels of the given one.
+    """Writes a feature file with reduced descriptors: with all images, rows and labels of the given one.
 
-    Memory is a block of rows and what the fit takes. The output has its name once it is whole.
+    Memory holds a block of rows, and what the fit needs. The output gets its name once it is complete.
 
     Args:
-        path: the file, of which no image is pending.
+        path: the source, without pending images.
         output: the file to write.
-        how: what to fit, or a reduced file whose reduction is applied.
-        dtype: of the reduced descriptors.
-        batch_size: see :func:`sppfeat.analysis.reduce.projection.fit_reduction`.
+        how: settings of a reduction to fit, or a reduced file whose reduction to apply.
+        dtype: type of the reduced descriptors.
+        batch_size: as for :func:`sppfeat.analysis.reduce.projection.fit_reduction`.
         overwrite: replace an existing output.
-        on_fit, on_rows: called with the number of rows that were fitted on, or reduced, so far, and of all.
+        on_fit, on_rows: called with the number of rows fitted on, or reduced, so far, and of all rows.
 
     Raises:
-        ConfigError: the output exists or is the input, the file was reduced already, has other descriptors than
-            the one whose reduction is asked for, or what is asked for cannot be fitted.
+        ConfigError: the output exists or is an input, the source is reduced already, its descriptors differ from those
+            that the reduction was fitted on, or the fit is impossible.
         StoreError: a file cannot be read or written, or images are pending.
     """
     started = time.monotonic()
@@ -124,7 +129,7 @@ def _check_source(file: FeatureFile) -> None:
 
 
 def _reduction_for(file: FeatureFile, origin: Path) -> Reduction:
-    """The reduction of another file, if the descriptors of this one are of the same make."""
+    """Reads the reduction of another file, and checks that it was fitted on descriptors like those of this file."""
     with FeatureFile(origin) as fitted:
         reduction = fitted.reduction
         if reduction is None:
@@ -142,7 +147,7 @@ def _reduction_for(file: FeatureFile, origin: Path) -> Reduction:
 def _write(
     output: Path, file: FeatureFile, reduction: Reduction, dtype: str, on_rows: Callable[[int, int], None]
 ) -> int:
-    """Write the reduced file; return how many of its rows have a descriptor."""
+    """Writes the reduced file; returns the number of its rows that have a descriptor."""
     has_one = file.has_descriptor()
     with create_reduced_file(output, file, reduction, dtype=dtype) as writer:
         every = file.select(rows="status=any")

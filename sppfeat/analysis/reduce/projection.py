@@ -37,21 +37,21 @@ def fit_reduction(
     batch_size: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, rows: None,
 ) -> Reduction:
-    """Fit a projection on rows of a file.
+    """Fits a projection on rows of a file.
 
     Args:
         file: an open file whose descriptors are as extracted.
-        spec: what is asked for.
-        batch_size: rows at a time of an incremental fit; None: all at once where they take at most 2 GB, else
-            as many as make batches of four rows per component, or 256 MB.
-        on_progress: called with the number of rows fitted on so far, and of all of them.
+        spec: settings of the reduction.
+        batch_size: rows at a time of an incremental fit. If None, all at once if they take at most 2 GB, else batches
+            of four rows per component, or of 256 MB.
+        on_progress: called with the number of rows fitted on so far, and of all rows.
 
     Returns:
         The projection: the same for the same rows and seed. The largest value of each component is positive.
 
     Raises:
-        ConfigError: more components than rows or columns, rows or columns that there are not, rows that are not
-            finite or too large, batches of fewer rows than components, or scikit-learn is not installed.
+        ConfigError: there are more components than rows or columns, rows or columns do not exist, rows are not
+            finite or too large, batches have fewer rows than components, or scikit-learn is not installed.
     """
     chosen = file.select(rows=spec.fit_rows or None, layers=spec.layers, levels=spec.levels)
     width = chosen.dimension
@@ -85,7 +85,7 @@ _Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np
 
 
 def _random_projection(spec: ReductionSpec, width: int) -> _Arrays:
-    """Gaussian random numbers, scaled so that distances stay about what they were."""
+    """Gaussian random numbers, scaled so that distances stay about the same."""
     projections = import_extra("sklearn.random_projection", extra="sklearn", purpose="reducing")
     fitted = projections.GaussianRandomProjection(spec.components, random_state=spec.seed)
     fitted.fit(np.zeros((1, width), dtype=np.float32))  # of which it takes the shape
@@ -128,7 +128,7 @@ def _principal_components(
 
 
 def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """``(k, d)`` float32, selected as :meth:`sppfeat.store.reduction.Reduction.apply` selects."""
+    """Rows ``(k, d)`` float32 in the columns that :meth:`sppfeat.store.reduction.Reduction.apply` selects."""
     normalize = chosen.file.config.descriptor.normalize
     taken = np.empty((len(positions), chosen.dimension), dtype=np.float32)
     whole = dataclasses.replace(chosen, columns=select_columns(chosen.file.columns))
@@ -144,13 +144,13 @@ def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray
 
 
 def _share(fitted: Any) -> float:
-    """The share of the variance that the components hold; 0 where there is none."""
+    """Share of the variance that the components hold; 0 if the rows do not vary."""
     share = float(np.sum(fitted.explained_variance_ratio_))
     return min(max(share, 0.0), 1.0) if np.isfinite(share) else 0.0
 
 
 def _arrays_of(fitted: Any, spec: ReductionSpec) -> _Arrays:
-    """Mean, components and scale, in float32 and with one sign."""
+    """Mean, components and scale in float32, with the signs fixed."""
     components = np.asarray(fitted.components_, dtype=np.float64)
     largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
     components *= np.where(largest < 0, -1.0, 1.0)

@@ -1,4 +1,9 @@
-"""Facts of a feature file for a report."""
+"""Reports: one HTML page about a feature file.
+
+A selection of an open file goes in; :func:`gather_facts` gives facts, plain data that ``page`` turns into one page of
+HTML that loads nothing. Gathering reads the file and the pictured images, and must not know how facts look; the page
+must not read the file.
+"""
 
 import json
 from collections.abc import Callable
@@ -34,17 +39,17 @@ def gather_facts(
     *,
     on_step: Callable[[int, str], None] = lambda n_done, step: None,
 ) -> ReportFacts:
-    """What a report says of a file; reads the file and, of the rows that are pictured, the images.
+    """Gathers the facts of a report; reads the file and the images of the rows that are pictured.
 
-    In memory are, of the descriptors, the rows that are embedded or probed.
+    Of the descriptors, memory holds the rows that are embedded or probed.
 
     Args:
         selection: rows, columns and labels of an open file.
-        settings: how much; as :class:`ReportSettings` has it where None.
-        on_step: is told how many of :data:`STEPS` are done, and which is next.
+        settings: extent of the report; the defaults of :class:`ReportSettings` if None.
+        on_step: called with the number of :data:`STEPS` done, and with the next one.
 
     Raises:
-        ConfigError: a package that this needs is not installed, a method is not known, or a row has no descriptor.
+        ConfigError: a package is not installed, a method is not known, or a row has no descriptor.
         StoreError: the file is damaged.
     """
     settings = settings or ReportSettings()
@@ -93,7 +98,7 @@ def gather_facts(
 
 
 def summarize(selection: Selection) -> Summary:
-    """What is in the file, and in a selection of its rows."""
+    """Counts the content of the file and of a selection of its rows."""
     file = selection.file
     status = file.status
     return Summary(
@@ -118,7 +123,7 @@ def summarize(selection: Selection) -> Summary:
 def _embed(
     selection: Selection, settings: ReportSettings
 ) -> tuple[Embedding | None, dict[int, tuple[float, float]]]:
-    """The embedding, and which of its rows are pictured where."""
+    """The embedding, and the places of the rows pictured in it."""
     if not len(selection):
         return None, {}
     embedding = embed_rows(selection, method=settings.method, most=settings.most_embedded, seed=settings.seed)
@@ -130,7 +135,7 @@ def _embed(
 def _find_neighbors(
     embedding: Embedding | None, selection: Selection, settings: ReportSettings
 ) -> ContactSheet | None:
-    """Some of the embedded rows, which are finite, beside their nearest rows among all."""
+    """Some embedded rows, which are finite, beside their nearest rows among all."""
     if embedding is None or len(selection) < 2 or not settings.n_queries:
         return None
     queries = draw_queries(embedding.selection, settings.n_queries, seed=settings.seed)
@@ -141,7 +146,7 @@ def _find_neighbors(
 
 
 def _probe(selection: Selection, settings: ReportSettings) -> tuple[Probed | None, str]:
-    """What a classifier makes of the rows, or why there is none."""
+    """The result of a probe, or the reason for its absence."""
     if not settings.most_probed:
         return None, "It was not asked for."
     if not len(selection):

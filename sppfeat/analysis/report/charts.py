@@ -1,4 +1,4 @@
-"""The pictures of a report, each twice: for light pages and for dark ones."""
+"""Charts of a report, each drawn twice: for light pages and for dark ones."""
 
 import base64
 import contextlib
@@ -33,7 +33,7 @@ class Chart(NamedTuple):
 
     Attributes:
         light, dark: for pages of that kind.
-        width, height: in pixels of either.
+        width, height: in pixels, the same for both.
     """
 
     light: str
@@ -43,11 +43,11 @@ class Chart(NamedTuple):
 
 
 def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Chart]]:
-    """Charts of an embedding, of norms (one per layer) and of sizes (one per kind), where there is something to draw.
+    """Draws charts of an embedding, of norms (one per layer) and of sizes (one per kind), as far as there are any.
 
     Args:
-        facts: of a report.
-        marks: of the classes in its embedding.
+        facts: facts of a report.
+        marks: marks of the classes in its embedding.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -88,7 +88,7 @@ def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Ch
 
 
 def picture_uri(thumbnail: Thumbnail | None) -> str:
-    """A small picture as the data URI of a JPEG file; empty where there is none."""
+    """A small picture as the data URI of a JPEG file; empty without a picture."""
     if thumbnail is None or thumbnail.pixels is None:
         return ""
     return _uri("image/jpeg", encode_jpeg(thumbnail.pixels))
@@ -107,7 +107,7 @@ def _chart(draw: Callable[[], "Figure"]) -> Chart:
 
 @contextlib.contextmanager
 def _inked(theme: str) -> Iterator[None]:
-    """Lines and letters in the color of a kind of page."""
+    """Draws lines and letters in the color for a kind of page."""
     style = import_extra("matplotlib.style", extra="report", purpose="a report")
     ink = _INKS[theme]
     names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")

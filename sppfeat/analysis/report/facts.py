@@ -1,4 +1,4 @@
-"""What a report says, as plain data."""
+"""Facts and settings of a report, as plain data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,21 +24,21 @@ __all__ = ["FailureGroup", "Probed", "ReportFacts", "ReportSettings", "Summary"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """How much a report shows.
+    """Extent of a report.
 
     Attributes:
-        title: of the page; the file's name where empty.
-        method: of the embedding, see :func:`sppfeat.analysis.show.embedding.embed_rows`.
-        most_embedded: rows in it.
-        most_probed: rows that classifiers are trained and tested on; 0 for no probe.
-        most_norms: rows whose norms are measured.
-        n_pictured: pictures of rows in the embedding.
-        n_queries: lines of the contact sheet.
-        k: neighbors in each.
-        most_classes, most_reasons, most_paths, most_pairs: lines of tables: classes, reasons of failures and
-            images named for each, pairs of confused classes.
-        seed: of all that is drawn.
-        root: folder of the images now; as recorded where None.
+        title: title of the page; the file's name if empty.
+        method: method of the embedding, see :func:`sppfeat.analysis.show.embedding.embed_rows`.
+        most_embedded: the most rows in the embedding.
+        most_probed: the most rows that classifiers are trained and tested on; 0 for no probe.
+        most_norms: the most rows whose norms are measured.
+        n_pictured: number of rows pictured in the embedding.
+        n_queries: number of lines of the contact sheet.
+        k: neighbors in each line.
+        most_classes, most_reasons, most_paths, most_pairs: the most lines of tables: classes, reasons of failures,
+            images named for each reason, pairs of confused classes.
+        seed: seed of all random draws.
+        root: folder of the images now; the recorded one if None.
     """
 
     title: str = ""
@@ -59,19 +59,19 @@ class ReportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What is in the file.
+    """Content of a file, in numbers.
 
     Attributes:
-        name: of the file, without folder.
-        n_bytes: its size.
-        n_images, n_done, n_failed, n_pending: images.
-        n_rows, n_described: rows, and those of them that have a descriptor.
-        n_selected: rows that the report is about.
-        dimension, dtype: of a descriptor.
-        n_columns: values of it that the report is about.
-        has_boxes: whether rows are boxes.
+        name: name of the file, without folder.
+        n_bytes: size of the file.
+        n_images, n_done, n_failed, n_pending: images, all and by status.
+        n_rows, n_described: rows, all and those that have a descriptor.
+        n_selected: rows that the report covers.
+        dimension, dtype: length and type of a descriptor.
+        n_columns: values of it that the report covers.
+        has_boxes: True if rows are boxes.
         boxes: counts of boxes, see :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; empty for whole images.
-        classes: name and number of rows of each class, most frequent first; ``""`` are rows without class.
+        classes: name and number of rows of each class, most frequent first; ``""`` stands for rows without class.
     """
 
     name: str
@@ -93,12 +93,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Images that failed for one reason.
+    """Images that failed for the same reason.
 
     Attributes:
-        reason: why, in the words of the first of them; those of the others differ in numbers at most.
-        count: how many images.
-        paths: the first of them, with what the inputs called them where that is known.
+        reason: reason of the first of them; those of the others differ in numbers at most.
+        count: number of images.
+        paths: paths of the first images, with their ids in the inputs if they have any.
     """
 
     reason: str
@@ -108,14 +108,14 @@ class FailureGroup:
 
 @dataclass(frozen=True)
 class Probed:
-    """What a linear classifier makes of the descriptors.
+    """Result of a probe of the descriptors.
 
     Attributes:
-        result: of the cross-validation.
-        n_drawn: rows that it was given.
-        n_rows: that these were drawn from.
-        n_classes: that these have; where these are very many, some of them were drawn.
-        folds: of the cross-validation.
+        result: result of the cross-validation.
+        n_drawn: rows drawn for it.
+        n_rows: rows that these were drawn from.
+        n_classes: classes of these rows; if there are very many, only some of them were drawn.
+        folds: folds of the cross-validation.
     """
 
     result: ProbeResult
@@ -127,26 +127,27 @@ class Probed:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFacts:
-    """All that a report says of a file.
+    """All facts of a report.
 
     Attributes:
-        title: of the page.
-        summary: what is in the file.
-        network: its name.
-        warnings: in words.
-        steps: what was done to make a descriptor: the name of each step, and a sentence.
+        title: title of the page.
+        summary: content of the file, in numbers.
+        network: name of the network.
+        warnings: warnings, in words.
+        steps: steps that make a descriptor: the name of each, and a sentence.
         configuration, provenance: names and values.
-        is_reduced: whether descriptors are components of a reduction.
-        columns: of a descriptor.
-        norms: of descriptors; None where there are none.
-        sizes: of images, and of boxes where there are any.
-        embedding: None where there are no descriptors.
-        pictured: rows in it whose picture is shown, and where.
-        sheet: queries and their nearest rows; None where there are fewer than two rows.
-        thumbnails: of all rows that are pictured in it and in the embedding.
-        probe: None where there is none, for the reason in ``why_no_probe``.
-        failures: by reason.
-        settings: how much is shown.
+        is_reduced: True if descriptors are components of a reduction.
+        columns: columns of a descriptor.
+        norms: norms of the descriptors; None without descriptors.
+        sizes: sizes of images, and of boxes if there are any.
+        embedding: rows as points of a plane; None without descriptors.
+        pictured: centers of the pictures in it, by row.
+        sheet: queries and their nearest rows; None for fewer than two rows.
+        thumbnails: pictures of all rows that are pictured in the embedding and the sheet.
+        probe: result of a probe; None for the reason in ``why_no_probe``.
+        why_no_probe: the reason, as a sentence; empty with a probe.
+        failures: failed images, by reason.
+        settings: extent of the report.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""A report as one HTML page that loads nothing."""
+"""The HTML page of a report, which loads nothing."""
 
 import functools
 import re
@@ -29,11 +29,11 @@ _BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
 
 
 def check_page_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
-    """Refuse an output that could not be written, before anything is computed for it.
+    """Refuses an output that could not be written, before anything is computed for it.
 
     Raises:
-        ConfigError: a suffix other than .html and .htm, an input, or a package that is needed is not installed.
-        StoreError: it exists, without ``overwrite``; it is no file; or its folder does not exist.
+        ConfigError: the suffix is not .html or .htm, the output is an input, or a package is not installed.
+        StoreError: the output exists and ``overwrite`` is False, it is not a file, or its folder does not exist.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in .html")
@@ -43,7 +43,7 @@ def check_page_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bo
 
 
 def render_page(facts: ReportFacts) -> str:
-    """The page, in UTF-8 when it is encoded: every text is escaped, whatever the file says.
+    """Renders the page, to be encoded in UTF-8; every text is escaped, whatever the file says.
 
     Raises:
         ConfigError: matplotlib or jinja2 is not installed.
@@ -89,7 +89,7 @@ def render_page(facts: ReportFacts) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """A text as a page can hold it: without what steers the reader's program, without halves of characters."""
+    """A text as a page can hold it: without control characters and unpaired surrogates, and cut if it is very long."""
     if type(value) is not str:  # what is marked as safe has a type of its own
         return value
     shown = escaped(value)
@@ -101,7 +101,7 @@ def _is_labeled(facts: ReportFacts) -> bool:
 
 
 def _verdict(line: SheetLine, i: int) -> str:
-    """How a neighbor is framed: ``same``, ``other`` or ``unknown``."""
+    """The frame of a neighbor: ``same``, ``other`` or ``unknown``."""
     is_same = line.neighbors[i].is_same
     return "unknown" if is_same is None else "same" if is_same else "other"
 

@@ -1,4 +1,4 @@
-"""What somebody who works with a feature file should know first."""
+"""Problems of a feature file that its readers should know first: warnings, and the reasons why images failed."""
 
 import os
 import re
@@ -20,7 +20,14 @@ _NUMBER = re.compile(r"[0-9]+")
 def find_warnings(
     file: FeatureTable, summary: Summary, norms: Norms | None, thumbnails: Mapping[int, Thumbnail]
 ) -> Iterator[str]:
-    """Yield them in words."""
+    """Yields warnings in words.
+
+    Args:
+        file: the open file.
+        summary: its content, in numbers.
+        norms: norms of its descriptors; None without descriptors.
+        thumbnails: pictures of rows, or the reasons why they cannot be read.
+    """
     if not summary.n_rows:
         yield "The file has no rows."
     if summary.n_selected < summary.n_described:
@@ -93,11 +100,11 @@ def _of_classes(summary: Summary) -> Iterator[str]:
 
 
 def group_failures(file: FeatureTable, *, most_paths: int) -> list[FailureGroup]:
-    """The reasons for which images of a file failed, the most frequent first.
+    """Groups failed images by reason, most frequent first.
 
     Args:
         file: the open file.
-        most_paths: images that are named for each reason.
+        most_paths: the most images to name for each reason.
     """
     images: dict[str, list[int]] = {}
     errors = file.errors

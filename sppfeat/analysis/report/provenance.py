@@ -1,4 +1,4 @@
-"""Where a feature file is from: of what, when and by what it was made."""
+"""Origin and settings of a feature file, in words."""
 
 import os
 
@@ -23,7 +23,7 @@ _NORMALIZE = {
 
 
 def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
-    """Names and values, those that there are."""
+    """Lists the known facts about the origin of a file: names and values."""
     config = file.config
     found = [
         ("file", str(file.path.absolute())),
@@ -53,7 +53,7 @@ def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
 
 
 def reduction_text(reduction: Reduction) -> str:
-    """How descriptors were reduced, and how much is left of them."""
+    """Dimensions of a reduction, and the share of the variance that it keeps."""
     record, spec = reduction.record, reduction.spec
     text = dimensions_text(
         spec.method,
@@ -81,7 +81,7 @@ def _shard_text(shard: Shard) -> str:
 
 
 def _range_text(what: str, first: int, stop: int) -> str:
-    """A half-open range of things that are counted from 0, by its first and last one."""
+    """A half-open range, counted from 0, by its first and last member."""
     return f"{what}s {first:,} to {stop - 1:,}" if stop > first else f"no {what}"
 
 
@@ -109,12 +109,12 @@ def _describe_reduction(reduction: Reduction) -> list[tuple[str, str]]:
 def describe_settings(
     config: ExtractConfig, dimension: int, *, reduction: Reduction | None = None
 ) -> list[tuple[str, str]]:
-    """What was done to make a descriptor, step by step: the name of each step and a sentence.
+    """Describes the steps that make a descriptor: the name of each, and a sentence.
 
     Args:
-        config: of the file.
-        dimension: of a descriptor, as extracted.
-        reduction: what was done to it then.
+        config: settings of the file.
+        dimension: length of a descriptor, as extracted.
+        reduction: reduction applied after that; None without one.
     """
     steps = [("Network", _network(config.backbone)), ("Input", _input(config.input, config.backbone))]
     if config.regions is not None:

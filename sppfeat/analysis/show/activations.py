@@ -1,4 +1,4 @@
-"""What is pooled of an image, and where it came from: the numbers behind a picture of it."""
+"""The data of a picture of an image: its feature maps, the pooled values, and the cells that they came from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ __all__ = ["LayerActivations", "PooledBox", "View", "pooled_boxes", "view_of_row
 
 
 class View(NamedTuple):
-    """What is to be pooled of an image.
+    """A region to pool from an image.
 
     Attributes:
-        box_px: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None for all of its map.
-        scale: index of the short side at which it is pooled; None to choose it by the size of the box.
-        mirrored: whether it is pooled from the mirror image.
+        box_px: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None for the whole map.
+        scale: index of the short side to pool at; None to choose it by the size of the box.
+        mirrored: pool from the mirror image.
     """
 
     box_px: tuple[float, float, float, float] | None = None
@@ -38,14 +38,14 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerActivations:
-    """What is pooled of one layer's map.
+    """One layer's map and its pooled levels.
 
     Attributes:
-        layer: its name.
+        layer: name of the layer.
         map: ``(C, H, W)`` float32.
-        geometry: stride and offset of its cells; None where receptive-field arithmetic does not apply to the network.
+        geometry: stride and offset of its cells; None if receptive-field arithmetic does not apply to the network.
         region: ``x0, y0, x1, y1`` in cells, half-open.
-        levels: of the pyramid.
+        levels: levels of the pyramid.
     """
 
     layer: str
@@ -62,15 +62,15 @@ class LayerActivations:
 
 @dataclass(frozen=True)
 class PooledBox:
-    """One box of an image, or all of it.
+    """One box of an image, or all of it, with its pooled layers.
 
     Attributes:
         image_hw: height and width of the image as displayed, in pixels.
-        pixels: ``(H, W, 3)`` uint8 RGB, the network input; mirrored where the view is.
-        view: what was asked for.
-        box_in: ``x0, y0, x1, y1`` in pixels of ``pixels``, edges: of the box as far as it is in the image.
-        flag: what was found of the box, bits of :class:`sppfeat.config.regions.RowFlag`.
-        layers: of the network.
+        pixels: ``(H, W, 3)`` uint8 RGB, the network input; mirrored if the view is.
+        view: the view of the image.
+        box_in: ``x0, y0, x1, y1`` in pixels of ``pixels``, edges: the part of the box inside the image.
+        flag: properties of the box, bits of :class:`sppfeat.config.regions.RowFlag`.
+        layers: layers of the network.
     """
 
     image_hw: tuple[int, int]
@@ -86,15 +86,15 @@ class PooledBox:
         return self.pixels.shape[0], self.pixels.shape[1]
 
     def cells_in(self, layer: LayerActivations, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Cells of a layer's map in pixels of the network input.
+        """Converts cells of a layer's map to pixels of the network input.
 
         Args:
             layer: one of ``layers``.
             cells: ``(..., 4)`` int64, ``x0, y0, x1, y1``, half-open.
 
         Returns:
-            ``(..., 4)`` float64, edges; may reach over the border. Where the layer has no geometry the cells are
-            spread evenly over the image.
+            ``(..., 4)`` float64, edges; may reach over the border. If the layer has no geometry, the cells are spread
+            evenly over the image.
         """
         geometry = layer.geometry
         if geometry is None:
@@ -112,13 +112,13 @@ def pooled_boxes(
     projection: str | None = None,
     margin: float | None = None,
 ) -> list[PooledBox]:
-    """What is pooled of an image, from one run of it at each scale.
+    """Pools boxes of an image, from one run of it at each scale.
 
     Args:
-        extractor: whose network and settings.
+        extractor: network and settings.
         image: a path, a Pillow image, or an array.
         views: boxes of it, or all of it.
-        projection, margin: how boxes become cells; those of the extractor's file, or the usual ones, where None.
+        projection, margin: conversion of boxes to cells; that of the extractor's file, or the default, if None.
 
     Raises:
         BoxError: a box has no area inside the image, or is not finite.
@@ -142,11 +142,11 @@ def pooled_boxes(
 
 
 def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
-    """The image that a row of a file is of, as an index into its images, and what was pooled of it.
+    """The image of a row, as an index into the images of the file, and the view of it that was pooled.
 
     Raises:
         ConfigError: there is no such row.
-        StoreError: it has no descriptor.
+        StoreError: the row has no descriptor.
     """
     if not 0 <= row < file.n_rows:
         raise ConfigError(f"row is {row}; allowed: 0 to {file.n_rows - 1}, the rows of {str(file.path)!r}")
@@ -168,7 +168,7 @@ def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
 
 
 class _Run(NamedTuple):
-    """An image run at one scale: pixels ``(H, W, 3)``, and of each layer ``(1, C, H', W')``."""
+    """A run of an image at one scale: pixels ``(H, W, 3)``, and for each layer ``(1, C, H', W')``."""
 
     image_hw: tuple[int, int]
     pixels: npt.NDArray[np.uint8]
@@ -178,7 +178,7 @@ class _Run(NamedTuple):
 def _projector(
     extractor: Extractor, views: Sequence[View], projection: str | None, margin: float | None
 ) -> Projector | None:
-    """How boxes become cells; None where the network has no geometry and none of the views needs one."""
+    """The conversion of boxes to cells; None if the network has no geometry and no view needs one."""
     try:
         return extractor.projector(projection=projection, margin=margin)
     except ConfigError:
@@ -194,7 +194,7 @@ def _best_scale(view: View, image_hw: tuple[int, int], short_sides: Sequence[int
 
 
 def _clip(view: View, image_hw: tuple[int, int]) -> tuple[npt.NDArray[np.float64], int]:
-    """``(1, 4)`` the box as far as it is in the image, and what was found of it."""
+    """The part ``(1, 4)`` of the box inside the image, and its flag."""
     boxes_px = np.array([view.box_px], dtype=np.float64)
     clipped, flag = clip_boxes(boxes_px, np.array([image_hw], dtype=np.int32))
     if flag[0] & RowFlag.DEGENERATE:

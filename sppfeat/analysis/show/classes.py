@@ -1,4 +1,4 @@
-"""How classes are told apart in a picture: by color and by shape, so that neither is needed alone."""
+"""Classes of rows: their sizes, and the color and shape that mark each in a picture, either of which is enough."""
 
 from typing import NamedTuple
 
@@ -17,14 +17,14 @@ MOST_NAMED = len(_COLORS) * len(_SHAPES) - 1
 
 
 class ClassMark(NamedTuple):
-    """A class, or all that have no mark of their own.
+    """Mark of a class, or of all classes without a mark of their own.
 
     Attributes:
-        name: of the class; ``""`` of rows without one, None of the classes that are not named.
+        name: name of the class; ``""`` for rows without class, None for the classes that are not named.
         color: as ``#RRGGBB``.
         shape: ``"o"``, ``"s"`` (square), ``"^"`` (triangle) or ``"."`` (dot): names of markers.
-        positions: ``(k,)`` int64, which rows of the selection.
-        n_classes: that share it.
+        positions: ``(k,)`` int64 positions in the selection.
+        n_classes: number of classes that share the mark.
     """
 
     name: str | None
@@ -35,7 +35,7 @@ class ClassMark(NamedTuple):
 
 
 def count_labels(selection: Selection) -> list[tuple[str, int]]:
-    """How many rows of a selection have each class, most frequent first; of those without one under ``""``.
+    """Counts the rows of each class, most frequent first; rows without class count under ``""``.
 
     Numbers without names are their own names. Classes without rows are listed, too.
     """
@@ -55,11 +55,11 @@ def count_labels(selection: Selection) -> list[tuple[str, int]]:
 
 
 def mark_classes(selection: Selection, *, most: int = MOST_NAMED) -> list[ClassMark]:
-    """Marks of the most frequent classes, most frequent first; then of the others, then of rows without class.
+    """Marks the most frequent classes, most frequent first; then the other classes, then rows without class.
 
     Args:
         selection: rows, with labels or without.
-        most: how many classes have a mark of their own.
+        most: the most classes with a mark of their own.
     """
     y = selection.y
     if y is None:

@@ -1,4 +1,4 @@
-"""Rows beside the rows that are nearest to them."""
+"""Contact sheets: rows beside their nearest rows, as a sheet of small pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,14 +42,14 @@ _TITLE_LETTER = 0.06  # inches, on average
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A row that is near to a query.
+    """A row near to a query.
 
     Attributes:
-        row: its number.
-        distance: from the query.
-        name: of its image.
-        label: its class, ``""`` where it has none.
-        is_same: whether it is of the query's class; None where one of them has none.
+        row: row number.
+        distance: distance from the query.
+        name: name of its image.
+        label: its class; ``""`` if it has none.
+        is_same: True if it is of the query's class; None if one of them has no class.
     """
 
     row: int
@@ -66,13 +66,13 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class SheetLine:
-    """A query and what is near to it.
+    """A query and its nearest rows.
 
     Attributes:
-        query: what was asked for.
-        name: of its image.
-        label: its class, ``""`` where it has none, or none is known.
-        neighbors: the nearest first.
+        query: the query.
+        name: name of its image.
+        label: its class; ``""`` if it has none.
+        neighbors: its nearest rows, nearest first.
     """
 
     query: Query
@@ -92,8 +92,8 @@ class ContactSheet:
 
     Attributes:
         lines: one per query.
-        k: neighbors that were asked for.
-        metric: of the distances.
+        k: number of neighbors requested.
+        metric: metric of the distances.
     """
 
     lines: tuple[SheetLine, ...]
@@ -102,23 +102,23 @@ class ContactSheet:
 
     @property
     def n_judged(self) -> int:
-        """How many neighbors are known to be of the class of their query, or of another one."""
+        """Number of neighbors that have a class, as their query has."""
         return sum(n.is_same is not None for line in self.lines for n in line.neighbors)
 
     @property
     def n_same(self) -> int:
-        """How many of these are of the class of their query."""
+        """Number of neighbors of the same class as their query."""
         return sum(n.is_same is True for line in self.lines for n in line.neighbors)
 
     @property
     def rows(self) -> list[int]:
-        """All rows that are shown, each once."""
+        """All rows on the sheet, each once."""
         shown = [row for line in self.lines for row in (line.query.row, *(n.row for n in line.neighbors))]
         return list(dict.fromkeys(row for row in shown if row is not None))
 
 
 def draw_queries(selection: Selection, n: int, *, seed: int = 0) -> list[Query]:
-    """Some rows, drawn at random: one of each class, the most frequent first, then any.
+    """Draws some rows at random: one of each class, the most frequent class first, then any.
 
     Raises:
         ConfigError: a row of the selection has no descriptor.
@@ -144,17 +144,17 @@ def make_contact_sheet(
     one_per_image: bool = False,
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> ContactSheet:
-    """The nearest rows of some queries; a row is not its own neighbor.
+    """Finds the nearest rows of some queries; a row is not its own neighbor.
 
     Args:
-        selection: among which is searched.
+        selection: the rows to search.
         queries: images, boxes or rows.
-        descriptors: ``(q, d)`` of them, as :func:`~sppfeat.analysis.search.queries.describe_queries` makes them.
-        k: neighbors of each.
-        metric, one_per_image, on_progress: as of :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
+        descriptors: ``(q, d)`` from :func:`~sppfeat.analysis.search.queries.describe_queries`.
+        k: neighbors per query.
+        metric, one_per_image, on_progress: as for :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
 
     Raises:
-        ConfigError: a metric that there is not.
+        ConfigError: there is no such metric.
     """
     found = nearest_rows(
         selection,
@@ -189,7 +189,7 @@ def _without_folders(name: str) -> str:
 
 
 class _Frame(NamedTuple):
-    """How a picture is framed: by color, by the style of the line and by a sign, of which each is enough."""
+    """Frame of a picture: a color, a line style and a sign, each of which is enough."""
 
     color: str
     line: str
@@ -203,11 +203,11 @@ _UNKNOWN = _Frame("#8A8A8A", "-", "")
 
 
 def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thumbnail]) -> "Figure":
-    """One line per query: its picture, then its neighbors; inside :func:`~sppfeat.analysis.show.figure.drawing`.
+    """Draws one line per query: its picture, then its neighbors; inside :func:`~sppfeat.analysis.show.figure.drawing`.
 
     Args:
         sheet: one line or more.
-        thumbnails: of rows, by number, and of queries that are no rows, by their text. Where there is none, it says so.
+        thumbnails: pictures of rows, by number, and of other queries, by their text; a missing one is drawn as such.
     """
     n_columns = 1 + max((len(line.neighbors) for line in sheet.lines), default=0)
     title = plain(sheet_text(sheet))
@@ -226,7 +226,7 @@ def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thu
 
 
 def sheet_text(sheet: ContactSheet) -> str:
-    """What the sheet shows, in a line."""
+    """Describes the sheet in one line."""
     queries = counted(len(sheet.lines), "query", "queries", thousands=",")
     n_found = max((len(line.neighbors) for line in sheet.lines), default=0)
     if not n_found:
@@ -274,7 +274,7 @@ def _draw_cell(
 
 
 def _shortened(text: str) -> str:
-    """A text that fits under a picture; of long ones the end, too, as names of images differ there."""
+    """A text that fits under a picture; keeps both ends of a long one, as names of images differ at the end."""
     line = escaped(text)
     if len(line) <= _LETTERS:
         return line
@@ -284,7 +284,7 @@ def _shortened(text: str) -> str:
 def _draw_pixels(
     axes: "Axes", pixels: npt.NDArray[np.uint8], center: tuple[float, float], inner: float
 ) -> None:
-    """Draw a picture as large as it fits, at its own aspect ratio."""
+    """Draws a picture as large as possible, at its own aspect ratio."""
     height, width = (inner * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
     x, y = center
     extent = (x - width / 2, x + width / 2, y + height / 2, y - height / 2)

@@ -1,4 +1,4 @@
-"""Descriptors as points of a plane."""
+"""Embeddings: descriptors as points of a plane."""
 
 import dataclasses
 import warnings
@@ -29,11 +29,11 @@ class Embedding:
 
     Attributes:
         method: one of :data:`~sppfeat.analysis.choices.EMBEDDINGS`.
-        selection: the rows that have points, ``n`` of them.
+        selection: the ``n`` rows that have points.
         points: ``(n, 2)`` float64.
-        explained: share of the variance that lies along each axis, 0 to 1; None where axes have no such meaning.
+        explained: share of the variance along each axis, 0 to 1; None if the axes have no such meaning.
         n_rows: rows that these were drawn from.
-        n_nonfinite: drawn rows that have no point, because they hold NaN or infinities.
+        n_nonfinite: drawn rows without a point, as they hold NaN or infinities.
     """
 
     method: str
@@ -47,19 +47,19 @@ class Embedding:
 def embed_rows(
     selection: Selection, *, method: str = DEFAULT_EMBEDDING, most: int = MOST_EMBEDDED, seed: int = 0
 ) -> Embedding:
-    """Points of a plane for the rows of a selection, similar ones close to each other.
+    """Places the rows of a selection in a plane, similar ones close to each other.
 
-    The drawn rows are in memory while this runs, twice: ``8 * most * d`` bytes.
+    Memory holds the drawn rows twice: ``8 * most * d`` bytes.
 
     Args:
-        selection: what is embedded.
+        selection: rows and columns of an open file.
         method: ``"pca"``: the two directions of largest variance. ``"tsne"`` or ``"umap"``, of the first 50
             principal components: neighborhoods, in which distances between groups mean nothing.
-        most: of more rows so many are drawn.
-        seed: of the draw and of the method.
+        most: the most rows; they are drawn at random if there are more.
+        seed: seed of the draw and of the method.
 
     Raises:
-        ConfigError: no such method, a package that it needs is missing, fewer rows than it takes, or rows without
+        ConfigError: there is no such method, its package is missing, there are too few rows, or a row has no
             descriptor.
     """
     check_choice("method", method, EMBEDDINGS)

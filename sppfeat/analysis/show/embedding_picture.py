@@ -1,4 +1,4 @@
-"""Rows as points of a plane, with some of their pictures."""
+"""Pictures of embeddings: rows as points of a plane, with small pictures placed so that they hide few points."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,7 +40,7 @@ _DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1,
 
 
 def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[int, tuple[float, float]]:
-    """Which rows are pictured, and where.
+    """Chooses rows to picture, and their places.
 
     Returns:
         The center of each row's picture, 0 to 1 from the left and the lower edge of the plot, by row number.
@@ -53,12 +53,12 @@ def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[i
 def embedding_figure(
     embedding: Embedding, pictured: Mapping[int, tuple[float, float]], thumbnails: Mapping[int, Thumbnail]
 ) -> "Figure":
-    """The picture with its legend beside it; inside :func:`~sppfeat.analysis.show.figure.drawing`.
+    """Draws the plot with its legend beside it; inside :func:`~sppfeat.analysis.show.figure.drawing`.
 
     Args:
         embedding: at least one point.
-        pictured: rows whose picture is shown, and where: see :func:`choose_pictured`.
-        thumbnails: of these, by row number.
+        pictured: centers of the rows' pictures: see :func:`choose_pictured`.
+        thumbnails: pictures of these rows, by row number.
     """
     figure = new_figure(_SIDE, _SIDE)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -79,7 +79,7 @@ def draw_embedding(
     *,
     side: float,
 ) -> None:
-    """Draw points and pictures into axes of so many inches on each side; the marks are labeled for a legend."""
+    """Draws points and pictures into axes of ``side`` inches on each side; labels the marks for a legend."""
     points = embedding.points
     # Rarer classes over frequent ones, and whatever has a name over what has none.
     for order, mark in enumerate(reversed(marks)):
@@ -119,7 +119,7 @@ def draw_embedding(
 
 
 def axis_names(embedding: Embedding) -> tuple[str, str]:
-    """What the two axes are."""
+    """Names of the two axes."""
     if embedding.explained is None:
         name = _NAMES[embedding.method]
         return f"{name} 1 (no scale)", f"{name} 2 (no scale)"
@@ -128,14 +128,14 @@ def axis_names(embedding: Embedding) -> tuple[str, str]:
 
 
 def caption(embedding: Embedding) -> str:
-    """How many rows are shown, of how many."""
+    """Method and number of rows, and of how many they were drawn."""
     n_nonfinite = embedding.n_nonfinite
     rows = sample_text(len(embedding.selection), n_nonfinite=n_nonfinite, n_rows=embedding.n_rows)
     return f"{_NAMES[embedding.method]} of {rows}{nonfinite_text(n_nonfinite)}"
 
 
 def mark_text(mark: ClassMark) -> str:
-    """What a legend says of a mark."""
+    """Text of a mark in a legend."""
     if mark.name is None:
         return f"{counted(mark.n_classes, 'more class')} ({len(mark.positions)})"
     name = one_line(mark.name, longest=_LONGEST_NAME) or "no label"
@@ -143,7 +143,7 @@ def mark_text(mark: ClassMark) -> str:
 
 
 def _places(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Where points are in the plot, 0 to 1."""
+    """Places of points in the plot, 0 to 1."""
     low, high = _limits(points)
     return np.asarray((points - low) / (high - low))
 
@@ -170,7 +170,7 @@ def _draw_picture(
     color: str,
     inches: float,
 ) -> None:
-    """Draw a picture, and a line to its point where it is beside it."""
+    """Draws a picture, and a line to its point if it lies beside it."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     image = OffsetImage(pixels, zoom=inches * 72 / max(pixels.shape[:2]), interpolation="antialiased")
@@ -191,8 +191,8 @@ class Placed(NamedTuple):
     """A picture of a point.
 
     Attributes:
-        position: of the point among all.
-        center: ``x, y`` of the picture; as the points are, 0 to 1.
+        position: position of the point among all.
+        center: ``x, y`` of the picture, 0 to 1 as the points are.
     """
 
     position: int
@@ -200,15 +200,15 @@ class Placed(NamedTuple):
 
 
 def place_pictures(points: npt.NDArray[np.float64], *, side: float, most: int, seed: int = 0) -> list[Placed]:
-    """Pictures of points that are drawn at random, each on its point or near to it, where it hides the fewest others.
+    """Places pictures of points drawn at random, each on its point or near it, where it hides the fewest others.
 
-    They do not overlap, and lie within the plot; points for which there is no such place have none.
+    Pictures do not overlap, and lie within the plot; points without such a place get none.
 
     Args:
         points: ``(n, 2)``, 0 to 1 from the left and the lower edge of a plot.
-        side: of a picture, in the same unit.
-        most: how many pictures at most.
-        seed: of the draw.
+        side: side of a picture, in the same unit.
+        most: the most pictures.
+        seed: seed of the draw.
     """
     reach = side / 2 + _GAP
     offsets = np.array([(0, 0), *((dx * r, dy * r) for r in _RINGS for dx, dy in _DIRECTIONS)]) * reach

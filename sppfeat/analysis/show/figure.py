@@ -1,4 +1,4 @@
-"""What all pictures share: how they look, and how they become files.
+"""Style and files that all pictures share.
 
 Figures are objects of their own, drawn without a display; pyplot and its list of open figures are not used, so that
 a figure's memory goes with it. The same figure gives the same bytes.
@@ -37,10 +37,10 @@ __all__ = [
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2", "#000000")
-"""Of things that are told apart: by Okabe and Ito, for all kinds of colour vision."""
+"""Colors for things to tell apart, by Okabe and Ito, for all kinds of color vision."""
 
 HEAT = "viridis"
-"""Of amounts: as bright as they are large, for all kinds of colour vision."""
+"""Color map for amounts, brighter for larger ones, for all kinds of color vision."""
 
 _DPI = 200
 _VECTOR_DPI = 130  # of photographs in .svg and .pdf: with 200 a picture with 6 of them has 9 MB
@@ -90,11 +90,12 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 def check_picture_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
-    """Refuse an output that could not be written, before anything is computed for it.
+    """Refuses an output that could not be written, before anything is computed for it.
 
     Raises:
-        ConfigError: a suffix that is not one of :data:`PICTURE_SUFFIXES`, an input, or matplotlib is not installed.
-        StoreError: it exists, without ``overwrite``; it is no file; or its folder does not exist.
+        ConfigError: the suffix is not one of :data:`PICTURE_SUFFIXES`, the output is an input, or matplotlib is not
+            installed.
+        StoreError: the output exists and ``overwrite`` is False, it is not a file, or its folder does not exist.
     """
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in {_suffixes()}")
@@ -104,7 +105,7 @@ def check_picture_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite:
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """What holds while a figure is made and saved: our style, whatever the user's settings of matplotlib are.
+    """Sets our style while a figure is made and saved, whatever the user's settings of matplotlib are.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -118,14 +119,14 @@ def drawing() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches; inside :func:`drawing`."""
+    """An empty figure of this many inches; inside :func:`drawing`."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), facecolor="white")
 
 
 def fit_page(figure: "Figure", axes: "Axes", width: float, height: float) -> None:
-    """Give axes so many inches, and the page the size that they take with their title, labels and legend."""
+    """Gives axes this many inches, and the page the size that they take with their title, labels and legend."""
     page_width, page_height = figure.get_size_inches()
     axes.set_position((0, 0, width / page_width, height / page_height))
     around = axes.get_tightbbox()
@@ -139,7 +140,7 @@ def fit_page(figure: "Figure", axes: "Axes", width: float, height: float) -> Non
 
 
 def plain(text: str) -> str:
-    r"""A text of a user, such as a file name, as matplotlib shows it letter by letter: without formulas.
+    r"""Escapes a text of a user, such as a file name, so that matplotlib shows it letter by letter, without formulas.
 
     Example:
         >>> print(plain("$x$.png"))
@@ -149,10 +150,10 @@ def plain(text: str) -> str:
 
 
 def save_figure(figure: "Figure", path: Path, *, overwrite: bool = True) -> None:
-    """Write a figure in the format of the path's suffix, at once and whole; inside :func:`drawing`.
+    """Writes a figure in the format of the path's suffix, whole or not at all; inside :func:`drawing`.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     suffix = path.suffix.lower()
     content = io.BytesIO()
@@ -162,7 +163,7 @@ def save_figure(figure: "Figure", path: Path, *, overwrite: bool = True) -> None
 
 
 def _installed(fonts: Sequence[str]) -> list[str]:
-    """Those of some fonts that matplotlib finds; it warns of every other one, for every text."""
+    """The fonts that matplotlib finds; it would warn of every other one, for every text."""
     from matplotlib.font_manager import fontManager
 
     known = {font.name for font in fontManager.ttflist}

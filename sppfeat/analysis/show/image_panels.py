@@ -1,4 +1,4 @@
-"""The panels of a picture of an image: pixels of the network input, and what is drawn over them."""
+"""The panels of a picture of an image: pixels of the network input, and the drawings over them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,11 @@ _LEAST_BIN_POINTS = 2.5  # smaller bins are no more than a gray veil
 
 @dataclass(frozen=True)
 class LayerPanels:
-    """One layer of one box, and how much is drawn of it.
+    """The panels of one layer of one box.
 
     Attributes:
-        box, layer: what was pooled.
-        channel: the one that is drawn; None for all.
+        box, layer: the box, and its pooled layer.
+        channel: the channel to draw; None for all.
     """
 
     box: PooledBox
@@ -54,7 +54,7 @@ class LayerPanels:
 
     @property
     def window(self) -> npt.NDArray[np.float64]:
-        """``(4,)`` what is shown of the network input: region and box, and some cells around them."""
+        """``(4,)`` the visible part of the network input: region and box, and some cells around them."""
         first = np.minimum(self.region_in[:2], self.box.box_in[:2])
         last = np.maximum(self.region_in[2:], self.box.box_in[2:])
         around = np.maximum(_AROUND, (_LEAST_CELLS - (last - first) / self.stride) / 2) * self.stride
@@ -65,7 +65,7 @@ class LayerPanels:
 
     @property
     def map_limits(self) -> tuple[float, float]:
-        """The least and the largest strength of the cells that are shown."""
+        """The least and the largest strength of the visible cells."""
         x0, y0, x1, y1 = self.window
         height, width = self.layer.map_hw
         cells = self.box.cells_in(
@@ -82,7 +82,7 @@ class LayerPanels:
 
 
 def draw_overview(axes: "Axes", panels: LayerPanels) -> None:
-    """Draw all of the network input, with the box (dashed) and the region (solid)."""
+    """Draws all of the network input, with the box (dashed) and the region (solid)."""
     height, width = panels.box.input_hw
     _show(axes, panels.box.pixels, (0, 0, width, height))
     _outline(axes, panels.region_in, _REGION_COLOR, "solid")
@@ -90,7 +90,7 @@ def draw_overview(axes: "Axes", panels: LayerPanels) -> None:
 
 
 def draw_map(axes: "Axes", panels: LayerPanels) -> None:
-    """Draw how strong each cell of the map is, and the region."""
+    """Draws the strength of each cell of the map, and the region."""
     _show_gray(axes, panels)
     height, width = panels.layer.map_hw
     extent = panels.box.cells_in(panels.layer, np.array([0, 0, width, height]))
@@ -100,7 +100,7 @@ def draw_map(axes: "Axes", panels: LayerPanels) -> None:
 
 
 def draw_pooled(axes: "Axes", panels: LayerPanels, level: PooledLevel) -> None:
-    """Draw how strong the pooled vector of each bin is: each as an equal part of the region, so that none is hidden."""
+    """Draws the strength of each bin's pooled vector, each as an equal part of the region, so that none is hidden."""
     _show_gray(axes, panels)
     values = level.strength(panels.channel)
     height, width = panels.box.input_hw
@@ -110,9 +110,9 @@ def draw_pooled(axes: "Axes", panels: LayerPanels, level: PooledLevel) -> None:
 
 
 def draw_bins(axes: "Axes", panels: LayerPanels, position: int) -> None:
-    """Draw the bins of the ``position``-th level, each with all its cells: what several bins take is darker.
+    """Draws the bins of the ``position``-th level, each with all its cells; cells of several bins are darker.
 
-    None, where they would be too small to be told apart.
+    Draws nothing if the bins are too small to be told apart.
     """
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
@@ -138,7 +138,7 @@ def draw_bins(axes: "Axes", panels: LayerPanels, position: int) -> None:
 
 
 def draw_maxima(axes: "Axes", panels: LayerPanels, level: PooledLevel) -> None:
-    """Draw the picture in gray and, of a level that has maxima, from how many bins and channels each cell was taken."""
+    """Draws the picture in gray and, for a level of maxima, how many bins and channels took each cell."""
     _show_gray(axes, panels)
     if level.cells is not None:
         counts = level.count_maxima(panels.layer.map_hw, panels.channel).astype(np.float64)
@@ -170,7 +170,7 @@ def _show(axes: "Axes", pixels: npt.NDArray[Any], window: Any) -> None:
 
 
 def _show_gray(axes: "Axes", panels: LayerPanels) -> None:
-    """Show the window of the picture in light gray."""
+    """Shows the window of the picture in light gray."""
     gray = panels.box.pixels @ np.array([0.299, 0.587, 0.114])
     _show(axes, 255 - (255 - gray) * _LIGHTENED, panels.window)
 
@@ -207,7 +207,7 @@ def _write_numbers(
     extent: npt.NDArray[np.float64],
     limits: tuple[float, float],
 ) -> None:
-    """Write each value on its part of the extent, where there is room for it."""
+    """Writes each value on its part of the extent, if there is room for it."""
     (n_y, n_x), (x0, y0, x1, y1) = values.shape, extent
     texts = [[_number(value) for value in row] for row in values.tolist()]
     points = _points_per_pixel(axes)
@@ -230,7 +230,7 @@ def _write_numbers(
 
 
 def _number(value: float) -> str:
-    """Return a number in few letters."""
+    """A number in few letters."""
     return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
@@ -249,7 +249,7 @@ def _outline_box(axes: "Axes", panels: LayerPanels) -> None:
 
 
 def _outline(axes: "Axes", box: npt.NDArray[np.float64], color: str, style: Any) -> None:
-    """Draw a rectangle that can be seen on bright and dark pictures; of one over the border what is inside."""
+    """Draws a rectangle that stands out on bright and dark pictures, cut at the border."""
     from matplotlib.patches import Rectangle
 
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -272,6 +272,6 @@ def _outline(axes: "Axes", box: npt.NDArray[np.float64], color: str, style: Any)
 
 
 def _points_per_pixel(axes: "Axes") -> float:
-    """Points of the page that a pixel of the network input takes."""
+    """Points of the page per pixel of the network input."""
     left, right = axes.get_xlim()
     return float(axes.bbox.width / axes.figure.dpi * _POINTS / (right - left))

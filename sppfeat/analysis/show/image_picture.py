@@ -1,4 +1,4 @@
-"""A picture of an image as a network sees it: regions, bins, what is pooled in them, and where it came from."""
+"""Pictures of an image as a network sees it: regions, bins, pooled values, and the cells that they came from."""
 
 import textwrap
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ _LONGEST_NAME = 80
 
 
 def check_extent(n_boxes: int, n_layers: int, n_levels: int) -> None:
-    """Refuse what would be no picture any more.
+    """Refuses more boxes, layers or levels than fit into a picture.
 
     Raises:
         ConfigError: more than :data:`MAX_PANEL_ROWS` boxes of layers, or :data:`MAX_LEVELS` levels.
@@ -58,19 +58,19 @@ def check_extent(n_boxes: int, n_layers: int, n_levels: int) -> None:
 def draw_image(
     boxes: Sequence[PooledBox], *, title: str, notes: Sequence[str] = (), channel: int | None = None
 ) -> "Figure":
-    """A figure of what is pooled of an image, inside :func:`sppfeat.analysis.show.figure.drawing`.
+    """Draws the pooling of an image; inside :func:`sppfeat.analysis.show.figure.drawing`.
 
-    For each box and layer: the network input with the box (dashed) and its region; the map; and for each level what
-    is pooled in its bins, as one color each, above the bins themselves and the cells that their maxima came from.
+    For each box and layer: the network input with the box (dashed) and its region; the map; and for each level the
+    pooled value of its bins, as one color each, above the bins themselves and the cells that their maxima came from.
 
     Args:
-        boxes: of one image.
-        title: such as the image's name.
+        boxes: boxes of one image.
+        title: title of the picture, such as the image's name.
         notes: lines about the network.
-        channel: draw only this one; the l2 norm over all where None.
+        channel: the only channel to draw; the l2 norm over all if None.
 
     Raises:
-        ConfigError: too many boxes, layers or levels; or no such channel.
+        ConfigError: there are too many boxes, layers or levels, or there is no such channel.
     """
     check_extent(len(boxes), len(boxes[0].layers), len(boxes[0].layers[0].levels))
     layouts = [_layout(LayerPanels(box, layer, channel)) for box in boxes for layer in box.layers]
@@ -98,25 +98,25 @@ def draw_image(
 
 
 class _Page:
-    """A figure on which places are inches from its left and upper edges."""
+    """A figure with places in inches from its left and upper edges."""
 
     def __init__(self, width: float, height: float) -> None:
         self.figure = new_figure(width, height)
         self._width, self._height = width, height
 
     def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
-        """Return axes at a place."""
+        """Adds axes at a place."""
         bottom = self._height - top - height
         return self.figure.add_axes(
             (left / self._width, bottom / self._height, width / self._width, height / self._height)
         )
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
-        """Write a line, whose upper left corner is there."""
+        """Writes a line whose upper left corner is at a place."""
         self.figure.text(left / self._width, 1 - top / self._height, text, va="top", **style)
 
     def lines(self, left: float, top: float, lines: Sequence[str], **style: Any) -> float:
-        """Write lines, and return where the next one would be."""
+        """Writes lines, and returns the place of the next one."""
         for line in lines:
             self.text(left, top, plain(line), **style)
             top += _LINE
@@ -159,7 +159,7 @@ def _layout(panels: LayerPanels) -> _PanelsLayout:
 
 
 def _fitted(width: float, height: float) -> tuple[float, float]:
-    """Inches of a panel for so many pixels."""
+    """Inches of a panel for this many pixels."""
     scale = min(_PANEL_WIDTH / width, _PANEL_HEIGHT / height)
     return width * scale, height * scale
 
@@ -193,7 +193,7 @@ def _titled(page: _Page, left: float, top: float, size: tuple[float, float], tit
 
 
 def _draw_bars(page: _Page, layout: _PanelsLayout, top: float) -> None:
-    """Draw what the colors of a layer's panels mean."""
+    """Draws the color bars of a layer's panels."""
     panels = layout.panels
     n_channels = len(panels.layer.map)
     strength = f"l2 norm of {n_channels} channels" if panels.channel is None else f"channel {panels.channel}"
@@ -234,7 +234,7 @@ def _has_maxima(panels: LayerPanels) -> bool:
 
 
 def _captions(panels: LayerPanels, position: int, n_rows: int, n_letters: int) -> tuple[list[str], list[str]]:
-    """Lines that say what panels are of, and lines that say where that is."""
+    """Lines that name the box and layer of panels, and lines that say where its region lies."""
     box, layer = panels.box, panels.layer
     x0, y0, x1, y1 = layer.region
     number = f"{position + 1} of {n_rows}: " if n_rows > 1 else ""
@@ -261,7 +261,7 @@ def _box_text(box: PooledBox) -> str:
 
 
 def _legend(layouts: Sequence[_PanelsLayout]) -> str:
-    """What cannot be seen from the panels."""
+    """Explains what the panels do not show."""
     has_box = any(layout.panels.box.view.box_px is not None for layout in layouts)
     text = "Dashed: the box; solid: its region, all cells that are pooled." if has_box else ""
     text += " Bins are drawn a little inside their cells, as neighbours share some."

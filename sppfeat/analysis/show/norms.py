@@ -1,4 +1,4 @@
-"""Histograms of the norms of descriptors."""
+"""Norms of descriptors and their histograms."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,15 +30,15 @@ _NARROW = 1e-4  # spread relative to the norm, below which norms are one and the
 
 @dataclass(frozen=True)
 class Norms:
-    """l2 norms of each layer's part of descriptors, as they are in the file: after its normalization.
+    """l2 norms of each layer's part of descriptors as stored, after normalization.
 
     Attributes:
         layers: names of the layers.
-        values: ``(n, L)`` float64, of the rows without NaN and infinities.
-        n_zero: ``(L,)``: how many of these rows are zero throughout the layer.
-        n_nonfinite: rows with NaN or infinities.
+        values: ``(n, L)`` float64, for the rows without NaN and infinities.
+        n_zero: ``(L,)`` number of these rows that are zero throughout the layer.
+        n_nonfinite: number of rows with NaN or infinities.
         n_rows: rows that these were drawn from.
-        normalize: how the file's descriptors were scaled; reduced ones, after they had been reduced.
+        normalize: scaling of the file's descriptors; of reduced ones, after the reduction.
     """
 
     layers: tuple[str, ...]
@@ -50,12 +50,12 @@ class Norms:
 
 
 def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0) -> Norms:
-    """Norms of the rows of a selection, layer by layer; reads them block by block.
+    """Measures the norms of the rows of a selection, layer by layer, in blocks.
 
     Args:
-        selection: rows and columns.
-        most: of more rows so many are drawn.
-        seed: of the draw.
+        selection: rows and columns of an open file.
+        most: the most rows; they are drawn at random if there are more.
+        seed: seed of the draw.
 
     Raises:
         ConfigError: a row has no descriptor.
@@ -85,7 +85,7 @@ def _normalize(file: FeatureTable) -> str:
 
 
 def norms_figure(norms: Norms) -> "Figure":
-    """One histogram per layer, below each other; inside :func:`~sppfeat.analysis.show.figure.drawing`."""
+    """Draws one histogram per layer, one below the other; inside :func:`~sppfeat.analysis.show.figure.drawing`."""
     n_layers = len(norms.layers)
     figure = new_figure(5.5, 0.5 + 2.3 * n_layers)
     all_axes = figure.subplots(n_layers, 1, squeeze=False)[:, 0]
@@ -97,7 +97,7 @@ def norms_figure(norms: Norms) -> "Figure":
 
 
 def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
-    """Draw the histogram of one layer into axes."""
+    """Draws the histogram of one layer into axes."""
     from matplotlib.ticker import MaxNLocator
 
     values = norms.values[:, layer]
@@ -115,12 +115,12 @@ def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
 
 
 def _n_bins(n_values: int) -> int:
-    """So many that few values make no comb."""
+    """Number of bins, small enough for few values not to look like a comb."""
     return min(max(2 * int(n_values**0.5) + 1, _FEWEST_BINS), _MOST_BINS)
 
 
 def norms_text(norms: Norms, layer: int) -> str:
-    """What is to be said of one layer's norms, in a line."""
+    """Describes the norms of one layer in one line."""
     values = norms.values[:, layer]
     rows = sample_text(len(values), n_nonfinite=norms.n_nonfinite, n_rows=norms.n_rows)
     text = f"{one_line(norms.layers[layer], longest=60)}: {rows}"

@@ -1,4 +1,4 @@
-"""A region of a feature map pooled level by level, and the cells that its maxima came from."""
+"""A region of a feature map pooled level by level, with the cells that the maxima came from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +20,10 @@ class PooledLevel:
 
     Attributes:
         level: ``n``.
-        bins: ``(n, n, 4)`` int64, bin row by bin row the cells of each bin, ``x0, y0, x1, y1``, half-open.
-        values: ``(C, n, n)`` float32, what is pooled, as it is in a descriptor that is not scaled.
-        cells: ``(C, n, n, 2)`` int64, of maxima: the cell ``y, x`` that each came from, the first where there are
-            several; None of means.
-        n_cells: ``(C, n, n)`` int64, in how many cells of its bin each maximum is; 0 where it is NaN; None of means.
+        bins: ``(n, n, 4)`` int64, cells of each bin, bin row by bin row: ``x0, y0, x1, y1``, half-open.
+        values: ``(C, n, n)`` float32, pooled values, as in a descriptor that is not scaled.
+        cells: ``(C, n, n, 2)`` int64, cell ``y, x`` that each maximum came from, the first of several; None for means.
+        n_cells: ``(C, n, n)`` int64, number of cells of the bin that have the maximum; 0 if it is NaN; None for means.
     """
 
     level: int
@@ -34,13 +33,13 @@ class PooledLevel:
     n_cells: npt.NDArray[np.int64] | None
 
     def strength(self, channel: int | None = None) -> npt.NDArray[np.float64]:
-        """``(n, n)``: of each bin the l2 norm over all channels, or the value of one."""
+        """``(n, n)`` l2 norm of each bin over all channels, or its value in one channel."""
         return strength(self.values, channel)
 
     def count_maxima(self, map_hw: tuple[int, int], channel: int | None = None) -> npt.NDArray[np.int64]:
-        """``(H, W)`` int64: how many maxima came from each cell, of all channels and bins, or of one channel.
+        """Counts the maxima from each cell, ``(H, W)`` int64, of all channels and bins or of one channel.
 
-        Maxima that are in several cells of their bin came from none of them, and are not counted: mostly they are the
+        Maxima that several cells of their bin have came from none of them, and are not counted: mostly they are the
         zeros of channels that found nothing.
         """
         counts = np.zeros(map_hw, dtype=np.int64)
@@ -54,12 +53,12 @@ class PooledLevel:
 def pool_region(
     fmap: Tensor, region: tuple[int, int, int, int], levels: Sequence[int], mode: str
 ) -> tuple[PooledLevel, ...]:
-    """A region of a map, level by level.
+    """Pools a region of a map, level by level.
 
     Args:
         fmap: ``(1, C, H, W)`` float32, in main memory.
         region: ``x0, y0, x1, y1`` in cells, half-open.
-        levels: the pyramid.
+        levels: levels of the pyramid.
         mode: ``"max"`` or ``"avg"``.
     """
     regions = torch.tensor([[0, *region]])
@@ -78,7 +77,7 @@ def pool_region(
 
 
 def strength(values: npt.NDArray[np.float32], channel: int | None = None) -> npt.NDArray[np.float64]:
-    """``(...)``: of ``(C, ...)`` values the l2 norm over all channels, or those of one."""
+    """``(...)`` l2 norm of ``(C, ...)`` values over all channels, or the values of one channel."""
     if channel is not None:
         return np.asarray(values[channel], dtype=np.float64)
     return np.asarray(np.linalg.norm(values.astype(np.float64), axis=0))
@@ -87,7 +86,7 @@ def strength(values: npt.NDArray[np.float32], channel: int | None = None) -> npt
 def _origin(
     fmap: npt.NDArray[np.float32], bins: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The first cell ``(C, n, n, 2)`` of a map ``(C, H, W)`` that has the maximum of each bin, and how many have it."""
+    """The first cell ``(C, n, n, 2)`` of a map ``(C, H, W)`` with each bin's maximum, and the number of such cells."""
     n_channels, n = len(fmap), len(bins)
     cells = np.empty((n_channels, n, n, 2), dtype=np.int64)
     n_cells = np.empty((n_channels, n, n), dtype=np.int64)

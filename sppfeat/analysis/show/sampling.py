@@ -1,4 +1,4 @@
-"""Some rows of a selection, drawn at random: where all of them would take too long, or too much memory."""
+"""Random samples of the rows of a selection, for work that would take too long or too much memory on all."""
 
 import dataclasses
 
@@ -10,12 +10,12 @@ __all__ = ["draw_classes", "draw_rows", "draw_stratified"]
 
 
 def draw_rows(selection: Selection, most: int, *, seed: int = 0) -> Selection:
-    """At most so many rows, each as likely as any other, in their order.
+    """Draws at most this many rows, each with the same probability, in their order.
 
     Args:
-        selection: what is drawn from.
-        most: how many rows at most; of fewer all are taken.
-        seed: of the draw.
+        selection: rows to draw from.
+        most: the most rows; all are taken if there are fewer.
+        seed: seed of the draw.
     """
     if len(selection) <= most:
         return selection
@@ -24,12 +24,12 @@ def draw_rows(selection: Selection, most: int, *, seed: int = 0) -> Selection:
 
 
 def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Selection:
-    """At most so many rows, each class with about the share that it has in the selection, in their order.
+    """Draws at most this many rows, each class with about its share in the selection, in their order.
 
     Args:
-        selection: what is drawn from; without labels any rows are drawn.
-        most: how many rows at most; of fewer all are taken.
-        seed: of the draw.
+        selection: rows to draw from; without labels each row has the same probability.
+        most: the most rows; all are taken if there are fewer.
+        seed: seed of the draw.
     """
     y = selection.y
     if y is None or len(selection) <= most:
@@ -46,13 +46,13 @@ def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Select
 
 
 def draw_classes(selection: Selection, most: int, *, least: int = 1, seed: int = 0) -> Selection:
-    """All rows of at most so many classes, each of these as likely as any other, in their order.
+    """Draws all rows of at most this many classes, each with the same probability, in their order.
 
     Args:
-        selection: what is drawn from; all of it where there are no labels, or no more classes.
-        most: how many classes at most.
-        least: rows that a class has, to be drawn.
-        seed: of the draw.
+        selection: rows to draw from; all are taken if there are no labels, or no more classes.
+        most: the most classes.
+        least: the least rows of a class to be drawn.
+        seed: seed of the draw.
     """
     y = selection.y
     if y is None:

@@ -1,4 +1,4 @@
-"""Widths and heights of images or boxes, with their histograms."""
+"""Sizes of images or boxes, as a plot of widths and heights with their histograms."""
 
 import textwrap
 from collections.abc import Sequence
@@ -43,12 +43,12 @@ _TITLE_LETTERS = 90  # of a line
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes in pixels of images as displayed, or of the parts of boxes that lie inside their image.
+    """Sizes in pixels of images as displayed, or of the parts of boxes inside their image.
 
     Attributes:
         of: ``"images"`` or ``"boxes"``.
         widths, heights: ``(n,)`` float64.
-        n_left_out: images that failed or whose size is not known; boxes without descriptor.
+        n_left_out: images that failed or have no known size; boxes without descriptor.
     """
 
     of: str
@@ -58,10 +58,10 @@ class Sizes:
 
 
 def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:
-    """Sizes of all images whose size is known and which did not fail, or of all boxes that have a descriptor.
+    """Measures all images that have a known size and did not fail, or all boxes that have a descriptor.
 
     Raises:
-        ConfigError: of neither images nor boxes; or of boxes where the file has none.
+        ConfigError: ``of`` is neither images nor boxes, or it is boxes and the file has none.
     """
     check_choice("of", of, SIZES_OF)
     if of == "images":
@@ -81,7 +81,7 @@ def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:
 
 
 def sizes_figure(sizes: Sizes) -> "Figure":
-    """Widths by heights; inside :func:`~sppfeat.analysis.show.figure.drawing`."""
+    """Draws widths by heights; inside :func:`~sppfeat.analysis.show.figure.drawing`."""
     lines = textwrap.wrap(sizes_text(sizes), _TITLE_LETTERS)
     title = _TITLE_LINE * len(lines)
     figure = new_figure(_SIDE, _SIDE + title)
@@ -91,12 +91,12 @@ def sizes_figure(sizes: Sizes) -> "Figure":
 
 
 def draw_sizes(figure: "Figure", sizes: Sizes, *, title: float = 0.0) -> None:
-    """Draw into a figure: widths by heights, a histogram of either on its side, and what dots and colors stand for.
+    """Draws widths by heights into a figure, a histogram of each on its side, and a key to dots and colors.
 
     Args:
         figure: an empty one.
-        sizes: of images or boxes.
-        title: inches that are left free at the top.
+        sizes: sizes of images or boxes.
+        title: inches to leave free at the top.
     """
     width, height = figure.get_size_inches().tolist()
     grid = figure.add_gridspec(
@@ -130,7 +130,7 @@ def draw_sizes(figure: "Figure", sizes: Sizes, *, title: float = 0.0) -> None:
 
 
 def sizes_text(sizes: Sizes) -> str:
-    """What is to be said of sizes, in a line."""
+    """Describes sizes in one line."""
     n = len(sizes.widths)
     one, many = _WHAT[sizes.of]
     text = counted(n, one, many, thousands=",")
@@ -147,7 +147,7 @@ def sizes_text(sizes: Sizes) -> str:
 
 
 def _range(sizes: Sizes) -> tuple[tuple[float, float], bool]:
-    """The range of both axes, and whether they are logarithmic."""
+    """Limits of both axes, and True if they are logarithmic."""
     sides = np.concatenate([sizes.widths, sizes.heights])
     if not len(sides):
         return (0.0, 1.0), False
@@ -157,7 +157,7 @@ def _range(sizes: Sizes) -> tuple[tuple[float, float], bool]:
 
 
 def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: Sequence[tuple[int, int]]) -> None:
-    """Lines of aspect ratios, named where they leave the plot."""
+    """Draws lines of aspect ratios, named at the edge of the plot."""
     low, high = limits
     for width, height in ratios:
         ratio = width / height
@@ -181,7 +181,7 @@ def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: Sequence[tup
 def _draw_points(
     axes: "Axes", corner: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_log: bool
 ) -> None:
-    """Draw each size as a dot, larger where more have it; of many sizes how many lie in which cell, as colors."""
+    """Draws each size as a dot, larger for more of them; many sizes as cells, colored by number."""
     pairs = np.stack([sizes.widths, sizes.heights], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
     if len(found) > _MOST_POINTS:
@@ -208,7 +208,7 @@ def _draw_points(
 
 
 def _dot_area(count: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Square points of a dot for so many: larger for more, but a thousand still leave room for others."""
+    """Area of a dot in square points: it grows with the number, but a thousand still leave room for others."""
     return np.asarray(8 * (1 + np.log2(count)))
 
 
@@ -243,7 +243,7 @@ def _draw_histogram(
     edges: npt.NDArray[np.float64],
     orientation: Literal["vertical", "horizontal"],
 ) -> None:
-    """Draw how many lie between which edges, with the number of the largest bar at its end."""
+    """Draws a histogram, with the number of the largest bar at its end."""
     counts, _, _ = axes.hist(values, bins=edges.tolist(), color=COLORS[6], orientation=orientation)
     axes.axis("off")
     most, at = int(np.max(counts)), int(np.argmax(counts))

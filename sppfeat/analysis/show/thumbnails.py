@@ -1,4 +1,4 @@
-"""Small pictures of rows: the image, or the box in what surrounds it."""
+"""Small pictures of rows: the image, or the box with its surroundings."""
 
 import contextlib
 import io
@@ -41,11 +41,11 @@ _INNER, _OUTER = (255, 213, 0), (0, 0, 0)  # yellow on black: seen on every pict
 
 
 class Thumbnail(NamedTuple):
-    """A small picture of a row, or why there is none.
+    """A small picture of a row, or the reason why there is none.
 
     Attributes:
-        pixels: ``(h, w, 3)`` uint8; None where the image cannot be read.
-        reason: why not; empty where it can.
+        pixels: ``(h, w, 3)`` uint8; None if the image cannot be read.
+        reason: the reason; empty with a picture.
     """
 
     pixels: npt.NDArray[np.uint8] | None
@@ -53,13 +53,13 @@ class Thumbnail(NamedTuple):
 
 
 class PictureSource(NamedTuple):
-    """What a small picture is of.
+    """Image and box of a small picture.
 
     Attributes:
-        path: of the image, which may be in an archive.
+        path: path of the image, which may lie in an archive.
         image_hw: its height and width as displayed.
         box: ``x0, y0, x1, y1`` in its pixels, edges, half-open.
-        is_mirrored: whether its mirror image is meant.
+        is_mirrored: True for the mirror image.
     """
 
     path: bytes
@@ -69,12 +69,12 @@ class PictureSource(NamedTuple):
 
 
 class _View(NamedTuple):
-    """Which part of an image is shown, at which size.
+    """Visible part of an image, and its size.
 
     Attributes:
-        input_hw: of the whole image.
-        crop: ``x0, y0, x1, y1`` in pixels of that.
-        box: the same, in pixels of what is cropped; None where it is all of the image.
+        input_hw: height and width of the whole image.
+        crop: ``x0, y0, x1, y1`` in its pixels.
+        box: ``x0, y0, x1, y1`` in pixels of the crop; None if the box is the whole image.
     """
 
     input_hw: tuple[int, int]
@@ -85,12 +85,12 @@ class _View(NamedTuple):
 def find_row_pictures(
     file: FeatureTable, rows: Sequence[int], *, root: str | os.PathLike[str] | None = None
 ) -> dict[int, PictureSource]:
-    """What small pictures of some rows are of.
+    """Finds the images and boxes of some rows.
 
     Args:
         file: the open file.
-        rows: which.
-        root: folder of the images now; as recorded where None.
+        rows: row numbers.
+        root: folder of the images now; the recorded one if None.
     """
     wanted = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
     images = file.image_index[wanted]
@@ -108,10 +108,10 @@ def find_row_pictures(
 
 
 def find_query_pictures(queries: Sequence[Query], *, exif: str) -> dict[str, PictureSource]:
-    """What small pictures of the queries that are images or boxes of them are of, by their texts.
+    """Finds the images and boxes of the queries that are not rows, by their texts.
 
     Raises:
-        ImageError: an image cannot be read any more.
+        ImageError: an image can no longer be read.
     """
     pictured = {}
     for query in queries:
@@ -129,13 +129,13 @@ def read_thumbnails(
     side: int = THUMBNAIL_SIDE,
     seconds: float = _SECONDS,
 ) -> dict[_Key, Thumbnail]:
-    """Small pictures, decoded in processes of their own.
+    """Decodes small pictures in worker processes.
 
     Args:
-        pictured: of what; only what is shown should be asked for.
-        exif: ``"apply"`` or ``"ignore"`` the EXIF orientation: as the file's settings have it.
-        side: longest side in pixels, of the image or of the box with what surrounds it. Nothing is enlarged.
-        seconds: after these what is not read yet is given up.
+        pictured: images and boxes; every one of them is read.
+        exif: ``"apply"`` or ``"ignore"`` the EXIF orientation, as in the file's settings.
+        side: longest side in pixels, of the image or of the box with its surroundings. Nothing is enlarged.
+        seconds: time limit, after which the rest is given up.
 
     Returns:
         For each its picture, or the reason why there is none: its image is gone, changed, or unreadable.
@@ -164,7 +164,7 @@ def read_thumbnails(
 
 
 def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> bytes:
-    """A picture ``(h, w, 3)`` uint8 as the bytes of a JPEG file."""
+    """Encodes a picture ``(h, w, 3)`` uint8 as the bytes of a JPEG file."""
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "JPEG", quality=quality, optimize=True)
     return encoded.getvalue()
@@ -173,7 +173,7 @@ def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> bytes:
 def _decode(
     tasks: Sequence[DecodeTask], *, exif: str, seconds: float
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8] | None, str]]:
-    """Yield for the one image of each task its number, and its pixels or why there are none."""
+    """Yields the number of the one image of each task, with its pixels or the reason why there are none."""
     if not tasks:
         return
     settings = DecodeSettings(exif, "bicubic", decode="fast")
@@ -199,7 +199,7 @@ def _decode(
 
 
 def _view(pictured: PictureSource, side: int) -> _View | None:
-    """What is shown of a box; None of an image without size."""
+    """The visible part for a box; None for an image without size."""
     (height, width), box = pictured.image_hw, pictured.box
     if min(height, width) < 1 or not np.isfinite(box).all():
         return None
@@ -221,7 +221,7 @@ def _view(pictured: PictureSource, side: int) -> _View | None:
 
 
 def _cut(pixels: npt.NDArray[np.uint8], view: _View) -> npt.NDArray[np.uint8]:
-    """The part of an image that is shown, with its box outlined."""
+    """Cuts out the visible part of an image and outlines its box."""
     left, top, right, bottom = view.crop
     part = np.ascontiguousarray(pixels[top:bottom, left:right])
     if view.box is None or min(part.shape[:2]) < _SMALLEST_OUTLINED:
