@@ -52,7 +52,7 @@ class Contents:
 
     @cached_property
     def table(self) -> Mapping[str, RowColumn]:
-        """Columns beside the vectors; see :func:`sppfeat.store.selection.row_table.row_table`."""
+        """Columns beside the vectors; see :func:`sppfeat.store.selection.row_table.tabulate_rows`."""
         return tabulate_rows(self.selection.file, self.selection.rows, self.selection.labels)
 
     @cached_property
