@@ -111,7 +111,7 @@ def multiview_views(
         boxes.append((0.0, 0.0, float(width), float(height)))
         for x, y in _PLACES.values():
             x0, y0 = x * (width - view_w), y * (height - view_h)
-            # The far edges from the far border, so that a window at the border ends there to the bit.
+            # Far edges are computed from the far border, so that a window at the border ends there to the bit.
             boxes.append((x0, y0, width - (1 - x) * (width - view_w), height - (1 - y) * (height - view_h)))
         ids += [b"%s %s" % (str(side or "native").encode(), place.encode()) for place in ("whole", *_PLACES)]
     per_scale = 1 + len(_PLACES)

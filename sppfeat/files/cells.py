@@ -56,7 +56,7 @@ def parse_number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str, bytes)):
         return None
     if (isinstance(value, str) and "_" in value) or (isinstance(value, bytes) and b"_" in value):
-        return None  # 1_000 is a number in Python's source text alone
+        return None  # 1_000 is a number only in Python source
     try:
         return float(value)
     except (ValueError, OverflowError):  # no number, an int beyond the range of float
@@ -117,7 +117,7 @@ def _encode_texts(values: Sequence[object]) -> list[bytes] | None:
     except TypeError:  # not all are texts
         return None
     parts = [] if encoded is None else encoded.split(b"\n")
-    return parts if len(parts) == len(values) else None  # a text may have lines
+    return parts if len(parts) == len(values) else None  # a text may contain line breaks
 
 
 def _checked(

@@ -32,7 +32,7 @@ LABEL_NAMES = ("label", "class", "category")
 
 # A table of images may use more names than one of boxes or labels.
 PATH_NAMES = (*IMAGE_NAMES, "filepath", "file_path", "image_file", "url", "image_url")
-# Names of classes before their numbers, where a table has both.
+# Names of classes take precedence over their numbers.
 CLASS_NAMES = ("class_name", "label_name", "category_name", *LABEL_NAMES)
 ID_NAMES = ("image_id", "id", "key", "uid")
 
@@ -227,7 +227,7 @@ def _coordinate_names(
     index: Mapping[str, int], sets: Mapping[tuple[str, ...], str], error: _MakeError
 ) -> tuple[str, ...]:
     complete = [names for names in sets if all(name in index for name in names)]
-    if "x0" in index and _FROM_1 in complete:  # x0 y0 x1 y1 and something else that is called x2 y2
+    if "x0" in index and _FROM_1 in complete:  # then the box is x0 y0 x1 y1, and x2 y2 mean something else
         complete.remove(_FROM_1)
     if len(complete) != 1:
         number = "more than one box" if complete else "no box"

@@ -18,7 +18,7 @@ __all__ = ["MOST_WAYS", "FolderWalk", "folder_identity", "walk_order"]
 MOST_WAYS = 100
 """Most paths, through links, to one folder: ten folders with links to each other have millions without a cycle."""
 
-_SORTED_AT_ONCE = 1 << 14  # names of one folder, as objects with their keys: 4 MB
+_SORTED_AT_ONCE = 1 << 14  # names of a folder, as objects with their sort keys: 4 MB
 
 
 def folder_identity(path: bytes) -> tuple[int, int] | None:

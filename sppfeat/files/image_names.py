@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = frozenset({
 # fmt: on
 
 # COCO's files of 2014 are called COCO_val2014_000000000042.jpg, those of 2017 000000000042.jpg.
-# Zeros go to one part only: with any other split allowed, 100,000 of them would take a minute to fail.
+# Only one part matches zeros: if several could, 100,000 of them would take a minute to fail.
 _NUMBERED = re.compile(rb"(?:COCO_[a-z]+[0-9]+_)?0*(0|[1-9][0-9]*)")
 
 _UP = re.compile(rb"\A(?:\.\./)+")
@@ -108,7 +108,8 @@ def count_same_file_names(names: Sequence[bytes], paths: Iterable[bytes]) -> int
 def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
     """Yield the keys of a name with their ranks: best as it is, then stripped, then with Windows' separators."""
     stripped = name.strip()
-    ranks = {stripped.replace(b"\\", b"/"): 0, stripped: 4, name: 8}  # mostly one: the last, the best, counts
+    # Mostly equal: the last one, the best, counts.
+    ranks = {stripped.replace(b"\\", b"/"): 0, stripped: 4, name: 8}
     for form, rank in ranks.items():
         clean = _clean(form)
         yield clean, rank
@@ -144,7 +145,7 @@ def _keys_of_path(path: bytes, root: bytes, deepest: int, by_number: bool) -> It
 def _clean(name: bytes) -> bytes:
     """Normalize a name for comparison, without leading ``../``."""
     normal = posixpath.normpath(name)
-    if normal.startswith(b"//"):  # which POSIX leaves open, and normpath as it is
+    if normal.startswith(b"//"):  # POSIX leaves its meaning open, and normpath keeps it
         normal = normal[1:]
     return _UP.sub(b"", normal, count=1)
 

@@ -29,7 +29,8 @@ __all__ = [
     "unique_keys",
 ]
 
-_MOST_DIGITS = 400  # more than float can hold; Python refuses ints beyond 4300 without saying where
+# More than a float can hold; Python refuses ints beyond 4300 digits without telling the place.
+_MOST_DIGITS = 400
 
 
 class TableSource(Protocol):
@@ -151,7 +152,7 @@ def split_rows(
 def join_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
     """Join fields to a line without its end; fields may contain delimiters, quotes and line breaks."""
     text = io.StringIO()
-    # With this line end also a lone carriage return is quoted, in all versions of Python.
+    # This line end makes all versions of Python quote a lone carriage return, too.
     csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(fields)
     return text.getvalue()[:-2]
 
@@ -220,7 +221,7 @@ def parse_json(
         raise source.error(
             f"line {line}", f"found {shorten(digits)}; allowed: {_MOST_DIGITS} digits"
         ) from error
-    except ValueError as error:  # by the hook
+    except ValueError as error:  # raised by the hook
         raise source.error(f"from line {first_line} on", f"found {error}") from error
 
 

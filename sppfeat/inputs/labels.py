@@ -54,15 +54,15 @@ def label_images(
         return _no_classes(len(kept), 0)
     if mode == "auto" and any(segment.own_labels is not None for segment in segments):
         return _own_classes(segments, paths, once)
-    # Below each folder input (train/cat/1.jpg given train), or below the common root where the inputs are the
-    # class folders themselves (train/cat given as train/*).
+    # Below each folder input (train/cat/1.jpg given train), or below the common root if the inputs are the class
+    # folders themselves (train/cat given as train/*).
     names = ClassNumbers[bytes]()
     below_input = _folders_below_inputs(segments, names)[told_by]
     below_root = _numbers(names, _folders_below_root(segments, paths, root), len(paths))[kept]
     scanned = np.repeat(
         [segment.top is not None for segment in segments], [len(segment.names) for segment in segments]
     )[told_by]
-    # The scanned images decide: a file named beside train must not make a class of train.
+    # Scanned images decide: an extra file next to train must not turn train into a class.
     counted = scanned if scanned.any() else np.ones(len(kept), dtype=bool)
     best = min(below_input, below_root, key=lambda codes: int((codes[counted] == NO_CLASS).sum()))
     n_unlabelled = int((best == NO_CLASS).sum())

@@ -23,7 +23,7 @@ from sppfeat.inputs.storage import Storage
 
 __all__ = ["find_image"]
 
-_N_HELD = 4  # whose names are kept in memory
+_N_HELD = 4  # containers whose names are kept in memory
 
 
 def find_image(root: bytes, path: bytes) -> Place:

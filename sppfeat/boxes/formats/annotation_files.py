@@ -141,7 +141,7 @@ class AnnotationFiles:
                 content: bytes | None = file.read(n_bytes)
         except OSError as error:
             raise self.error("", f"cannot be read: {_reason(error)}", name) from error
-        if content is None:  # the kernel's log is a file, and has nothing to say for now
+        if content is None:  # reading the kernel's log, which is a file, gives None if it has no news
             raise self.error("", "cannot be read without waiting; allowed: a file", name)
         return content
 

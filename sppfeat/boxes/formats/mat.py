@@ -77,7 +77,7 @@ def _load(source: AnnotationFiles) -> dict[str, Any]:
         raise source.error("", f"the file is damaged, or none of boxes: {error}") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of repeated variables, and of what is not read here
+            warnings.simplefilter("ignore")  # repeated variables, and variables that are not read here
             variables: dict[str, Any] = scipy.io.loadmat(
                 io.BytesIO(content), variable_names=_VARIABLES, appendmat=False
             )

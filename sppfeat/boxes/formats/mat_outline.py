@@ -18,7 +18,7 @@ __all__ = ["check_outline"]
 # Of version 4:
 _NUMBER_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # double, single, int32, int16, uint16, uint8
 _FULL, _TEXT, _SPARSE = 0, 1, 2
-_MOST_TYPE = 5000  # a larger one is of the other byte order, as scipy has it
+_MOST_TYPE = 5000  # scipy takes a larger one for the other byte order
 
 # Of version 5 to 7:
 _HEADER_BYTES = 128
@@ -29,12 +29,12 @@ _COMPLEX = 0x800
 _ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
 _CHARACTERS = (1, 2, 3, 4, 16, 17, 18)
 
-_MOST_SIDES = 32  # as numpy has them
+_MOST_SIDES = 32  # numpy's limit
 
 _MOST_EXPANSION = 1000
 _MOST_EXPANDED = 100 * 2**20
 
-_BOXES_A_CELL = 4  # as much memory
+_BOXES_A_CELL = 4  # a cell takes as much memory
 
 
 def check_outline(content: bytes, names: Collection[str]) -> None:
@@ -177,7 +177,7 @@ def _check_matrix(
     (word,) = struct.unpack_from(order + "I", flags)
     array_class = word & 0xFF
     sides = memoryview(b"")
-    if array_class != _OPAQUE:  # which has none
+    if array_class != _OPAQUE:  # has no sides
         kind, sides = parts.read()
         _check_kind(kind, (5, 6))
     _, name_bytes = parts.read()
@@ -220,7 +220,7 @@ def _check_cells(parts: _Elements, order: str, budget: BoxBudget, n_cells: int) 
     for _ in range(n_cells):
         kind, cell = parts.read()
         _check_kind(kind, (_MATRIX,))
-        if cell:  # nothing at all is an empty array
+        if cell:  # an empty element is an empty array
             _check_matrix(cell, order, budget, names=None)
 
 

@@ -20,7 +20,7 @@ __all__ = ["recognize_format", "recognize_source"]
 _HEAD_BYTES = 2**20  # a longer line is no line of a table
 _MAGIC = {NPY_MAGIC: "numpy", ZIP_MAGIC: "numpy", MAT_MAGIC: "mat", MAT_V73_MAGIC: "mat"}
 _FOLDERS = dict(zip(FOLDER_SUFFIXES, ("voc", "yolo", "numpy"), strict=True))
-_BLANK = b" \t\r\n\0" + codecs.BOM_UTF8 + codecs.BOM_UTF16  # zero bytes are those of UTF-16
+_BLANK = b" \t\r\n\0" + codecs.BOM_UTF8 + codecs.BOM_UTF16  # with the zero bytes of UTF-16
 
 
 def recognize_format(path: StrPath) -> str:
@@ -75,7 +75,7 @@ def _recognize_text(head: bytes, suffix: bytes) -> str:
         return "coco"
     line = head.partition(b"\n")[0]
     if head.startswith(b"{"):
-        # A line that is cut off is no JSON either.
+        # A line that was cut off by the limit is no JSON either.
         return "jsonl" if suffix in (b".jsonl", b".ndjson") or _is_entry(line) else "coco"
     fields = line.split()
     if len(fields) >= 5 and all(parse_number(field) is not None for field in fields):

@@ -85,7 +85,7 @@ def _add_row(
         is_plain = "_" not in "".join(fields)
     except ValueError:
         is_plain = False
-    if not is_plain:  # rare, and then slow: an empty field or a bad one
+    if not is_plain:  # slow, but rare: an empty or faulty field
         box = [_number(source, columns, line, row, i) for i in columns.coordinates]
     label = row[columns.label] if columns.label is not None else ""
     builder.add_box(

@@ -98,7 +98,7 @@ class _TreeBuilder:
         return self._open[0].children[0]
 
     def _start(self, tag: str, _: object) -> None:
-        self._add_text(" ")  # 1<b/>2 is no 12
+        self._add_text(" ")  # so that 1<b/>2 is not 12
         self._depth += 1
         if self._depth <= _DEPTH:
             element = _Element(tag, self._parser.CurrentLineNumber)

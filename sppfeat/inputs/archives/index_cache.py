@@ -20,9 +20,10 @@ from sppfeat.inputs.segments import OwnLabels
 
 __all__ = ["cache_folder", "load_index", "save_index"]
 
-_SCHEMA = 1  # of what is kept, and of how archives are read: of another one it is built again
-_FEWEST_IMAGES = 1000  # of which an index takes 30 ms to build, and 2 to load
-_SETTLED_NS = 2_000_000_000  # a file that was changed later may be changed again without a new time
+# Version of these files and of the reading of archives; indexes of other versions are built again.
+_SCHEMA = 1
+_FEWEST_IMAGES = 1000  # an index of so many takes 30 ms to build, and 2 ms to load
+_SETTLED_NS = 2_000_000_000  # a younger file may change again without a new time stamp
 
 
 def cache_folder() -> Path | None:
@@ -48,7 +49,7 @@ def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
             if bytes(columns["key"]) != _key(path, version):
                 return None
             return _index({name: columns[name] for name in columns.files if name != "key"})
-    except Exception:  # of nearly every type, where the file is damaged; it is built again then
+    except Exception:  # nearly every type, if the file is damaged; the index is then built again
         return None
 
 
@@ -66,7 +67,7 @@ def save_index(path: bytes, version: FileVersion, index: ArchiveIndex) -> None:
         return
     with contextlib.suppress(
         OSError, StoreError
-    ):  # a full disk, a home that is read-only: the next run builds it
+    ):  # a full disk, or a read-only home: the next run builds the index again
         kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(kept_at) as file:
             np.savez(file, key=_bytes(_key(path, version)), **_columns(index))

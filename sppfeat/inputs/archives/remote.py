@@ -31,7 +31,7 @@ __all__ = ["RemoteMemberStorage", "read_remote_archive"]
 
 _PIECE = 4 << 20  # bytes of a request; N_TRANSFERS of them are in memory
 _NEAR = 256 << 10  # a smaller gap between two members is fetched with them rather than by another request
-_LONGEST_HEADER = 4096  # with name and extra field, of a zip file's member
+_LONGEST_HEADER = 4096  # bytes of the header of a zip member, with its name and extra field
 
 
 def read_remote_archive(service: Service, url: str) -> Segment:
@@ -192,7 +192,8 @@ class _Spool:
     def __init__(self, stretches: npt.NDArray[np.int64], path: Path) -> None:
         self._stretches = stretches
         lengths = stretches[:, 1] - stretches[:, 0]
-        self._moved = np.cumsum(lengths) - lengths - stretches[:, 0]  # from there to here
+        # Leads from offsets in the object to offsets in this file.
+        self._moved = np.cumsum(lengths) - lengths - stretches[:, 0]
         self.path = os.fsencode(path)
         self._failed: list[tuple[int, int, str]] = []
 

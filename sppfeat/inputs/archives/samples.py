@@ -16,7 +16,7 @@ LONGEST_TEXT = 1 << 20
 """Bytes of the longest text that is read."""
 
 _LONGEST_CLASS = 1000
-_CLASS_KEYS = ("class_name", "label", "class", "cls", "category")  # a name before a number
+_CLASS_KEYS = ("class_name", "label", "class", "cls", "category")  # names take precedence over numbers
 _ID_KEYS = ("id", "key")
 
 

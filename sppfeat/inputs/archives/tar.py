@@ -24,7 +24,7 @@ from sppfeat.inputs.archives.tar_headers import tar_headers
 
 __all__ = ["index_tar"]
 
-_MOST_LINKS = 40  # that lead to each other, as for files
+_MOST_LINKS = 40  # in a chain, as for files
 
 _SPARSE = "is a sparse file in its archive, which cannot be read in place"
 _NOT_REGULAR = "is not a regular file in its archive"

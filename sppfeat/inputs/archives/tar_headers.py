@@ -10,8 +10,8 @@ from sppfeat.errors import ConfigError
 __all__ = ["BLOCK", "tar_headers"]
 
 BLOCK = 512
-_LONGEST_HEADER = 16 << 20  # extended ones hold a name and attributes
-_LOOKED_BEHIND_END = 1 << 20  # writers fill their last record with zeros, 10 kB as a rule
+_LONGEST_HEADER = 16 << 20  # an extended header contains a name and attributes
+_LOOKED_BEHIND_END = 1 << 20  # writers fill their last record, usually of 10 kB, with zeros
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -30,12 +30,12 @@ def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     file.seek(0)
     place = 0
     try:
-        # Names that are not UTF-8 stay what they are.
+        # surrogateescape keeps names that are not UTF-8.
         archive = tarfile.open(  # noqa: SIM115 - whoever opened the file closes it
             fileobj=cast(BinaryIO, _Guarded(file)), mode="r:", encoding="utf-8", errors="surrogateescape"
         )
         while (header := archive.next()) is not None:
-            vars(archive)["members"].clear()  # which it would keep
+            vars(archive)["members"].clear()  # it would keep all of them
             if header.size < 0 or archive.offset <= place:
                 raise tarfile.ReadError("a size below 0")
             place = archive.offset
@@ -44,7 +44,7 @@ def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             yield header
     except (OSError, ConfigError):
         raise
-    except Exception as error:  # of many types: ValueError, RecursionError, UnicodeError, ...
+    except Exception as error:  # many types: ValueError, RecursionError, UnicodeError, ...
         raise ConfigError(f"no header of a tar file at byte {place}: {error}") from error
     _check_end(file, archive.offset, nbytes)
 

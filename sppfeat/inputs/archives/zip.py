@@ -29,7 +29,7 @@ MOST_UNPACKED_NBYTES = 1 << 30
 """Bytes of the largest deflated image, which is unpacked in memory: those of uncompressed 16-bit RGB with as many
 pixels as are decoded by default. A small zip file can unpack to a thousand times its size."""
 
-_ENCRYPTED = 0x1 | 0x40 | 0x2000  # by the classic cipher; a strong one; the central directory, too
+_ENCRYPTED = 0x1 | 0x40 | 0x2000  # by the classic cipher; by a strong one; with the central directory
 _PATCH = 0x20
 _METHODS = {
     1: "shrinking",
@@ -63,7 +63,7 @@ def index_zip(file: BinaryIO) -> ArchiveIndex:
         entries = zipfile.ZipFile(file).infolist()
     except OSError:
         raise
-    except Exception as error:  # of many types, where the central directory is damaged
+    except Exception as error:  # many types, if the central directory is damaged
         raise ConfigError(f"it is no zip file, damaged or cut short: {error}") from error
     scan = _Scan(entries, nbytes)
     names = PathTable(scan)

@@ -31,7 +31,7 @@ PURPOSE = "reading a table of images"
 _NULL = -1
 _AS_BYTES = {"string": "binary", "large_string": "large_binary"}
 
-_FILE_MAGIC = b"ARROW1"  # of the format with a footer; without, it is a stream
+_FILE_MAGIC = b"ARROW1"  # begins a file with a footer; anything else is a stream
 
 
 def read_arrow(path: bytes) -> Segment:
@@ -104,15 +104,15 @@ def _places(
         ConfigError: the images are compressed in the file.
     """
     values = contents.of(batch)
-    values.validate(full=True)  # that the bounds ascend, and lie within the bytes
+    values.validate(full=True)  # checks that the bounds ascend and stay within the bytes
     is_null = values.is_null().to_numpy(zero_copy_only=False)
     _, bounds_buffer, image_buffer = values.buffers()
-    if is_null.all():  # then there need not be any buffers
+    if is_null.all():  # such a column may lack its buffers
         return np.zeros(len(values), np.int64), np.full(len(values), _NULL, np.int64)
     kind = np.int64 if str(values.type).startswith("large_") else np.int32
     bounds = np.frombuffer(bounds_buffer, kind)[values.offset :][: len(values) + 1].astype(np.int64)
     sizes = np.where(is_null, _NULL, np.diff(bounds))
-    if not (sizes > 0).any():  # nor one of the bytes
+    if not (sizes > 0).any():  # here the buffer of bytes may be missing
         return np.zeros(len(values), np.int64), sizes
     start = image_buffer.address - content.address
     if not 0 <= start <= start + image_buffer.size <= content.size:
@@ -203,7 +203,7 @@ def _values(batch: Any, part: ColumnPart | None) -> list[Any]:
         array = array.dictionary_decode()
     to_bytes = _AS_BYTES.get(str(array.type))
     values = array if to_bytes is None else array.cast(to_bytes)
-    values.validate(full=True)  # what is damaged must not end the process
+    values.validate(full=True)  # damaged values would end the process
     return list(values.to_pylist())
 
 

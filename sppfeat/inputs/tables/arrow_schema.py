@@ -22,13 +22,13 @@ from sppfeat.files.tables import TableFile
 
 __all__ = ["ArrowColumns", "ColumnPart", "find_arrow_columns"]
 
-# A column of bytes with another name may be anything.
+# A column of bytes with any other name need not be images.
 _CONTENT_NAMES = (
     "image", "img", "image_bytes", "img_bytes", "bytes", "content", "data", "picture", "photo",
     "jpg", "jpeg", "png", "webp",
 )  # fmt: skip
-_HUGGING_FACE = b"huggingface"  # in the metadata of a schema
-_BYTES, _PATH = "bytes", "path"  # of the struct that is an image
+_HUGGING_FACE = b"huggingface"  # key in the metadata of a schema
+_BYTES, _PATH = "bytes", "path"  # fields of the struct of an image
 
 
 class ColumnPart(NamedTuple):

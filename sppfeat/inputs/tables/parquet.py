@@ -102,7 +102,7 @@ def _open_parquet(path: bytes) -> Any:
         OSError, ValueError: the file cannot be read, or is no Parquet file.
     """
     parquet = import_extra("pyarrow.parquet", extra="parquet", purpose=PURPOSE)
-    # As a file of Python: pyarrow takes no names that are not UTF-8.
+    # Opened by Python: pyarrow refuses names that are not UTF-8.
     file = open(path, "rb")  # noqa: SIM115
     try:
         return parquet.ParquetFile(file, buffer_size=_BUFFER_NBYTES)
@@ -161,7 +161,7 @@ class ParquetStorage:
                     dir=scratch, prefix="images-", buffering=_WRITTEN_AT_ONCE, delete=False
                 )
             stack.callback(Path(spool.name).unlink, missing_ok=True)
-            with spool, self._lock:  # closed when it is written: of many files there are as many
+            with spool, self._lock:  # closed once written: each of many input files has a spool
                 places = self._copy(rows.tolist(), cast(BinaryIO, spool), scratch)
             yield [places[i] for i in position.tolist()]
 
@@ -209,11 +209,11 @@ class _Reader:
         self._bounds = np.cumsum([0, *(group.num_rows for group in groups)])
         self._batches: Iterator[Any] = iter(())
         self._values: Any = None
-        # The batch at hand is of rows start to stop, of a row group that ends before group_stop.
+        # The current batch has the rows from start to stop, in a row group that ends before group_stop.
         self._start = self._stop = self._group_stop = 0
 
     def __del__(self) -> None:
-        file = getattr(self, "_file", None)  # there is none where it could not be opened
+        file = getattr(self, "_file", None)  # missing if the file could not be opened
         if file is not None:
             file.close(force=True)
 
