@@ -90,7 +90,7 @@ def pool_levels(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[i
         return {n: F.adaptive_avg_pool2d(feature_map, n) for n in levels}
     pooled: dict[int, Tensor] = {}
     for n in sorted(levels, reverse=True):
-        # With gradients every level by itself: of equal cells the first of the bin gets it, as users of torch expect.
+        # With gradients each level is pooled from the map: the first of equal cells gets the gradient, as torch has it.
         made = None if _needs_gradient(feature_map) else from_finer(pooled, n)
         pooled[n] = F.adaptive_max_pool2d(feature_map, n) if made is None else made
     return pooled
@@ -229,7 +229,7 @@ def _pool_each_with_gradient(
 ) -> Tensor:
     """``(K, D)`` descriptors of regions ``(K, 5)``, one after the other."""
     n_values = feature_map.shape[1] * sum(n * n for n in levels)
-    # Of no region there is a gradient, too: zero.
+    # Even without regions the result has a gradient: zero.
     rows = [feature_map[:0].flatten(1)[:, :1].expand(0, n_values)]
     for batch, x0, y0, x1, y1 in regions.tolist():
         crop = feature_map[batch : batch + 1, :, y0:y1, x0:x1]
@@ -259,7 +259,7 @@ def _check_regions(regions: Tensor, feature_map: Tensor) -> list[int]:
             f"not {regions.dtype} of shape {tuple(regions.shape)}"
         )
     n_maps, _, height, width = feature_map.shape
-    # In numpy: for a few regions torch's threads would take longer to wake up than all of the pooling takes.
+    # In numpy: waking torch's threads would take longer than pooling a few regions.
     batch, x0, y0, x1, y1 = regions.cpu().numpy().T
     wrong = (batch < 0) | (batch >= n_maps) | (x0 < 0) | (y0 < 0) | (x1 > width) | (y1 > height)
     wrong |= (x0 >= x1) | (y0 >= y1)

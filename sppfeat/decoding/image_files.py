@@ -36,9 +36,9 @@ _FILE_REASONS = {
     errno.EPERM: "permission denied",
 }
 _LONGEST_REASON = 200
-_SMALL_FILE_NBYTES = 4 << 20  # of which no header can take longer than some two seconds
+_SMALL_FILE_NBYTES = 4 << 20  # no header of such a file takes longer than some two seconds
 
-# (offset, bytes, name): first those that Pillow decodes, then those that are met where an image was expected.
+# (offset, bytes, name): formats that Pillow decodes, then others that turn up among images.
 _READ_SIGNATURES = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),

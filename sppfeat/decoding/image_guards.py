@@ -45,7 +45,7 @@ class _PillowSettings:
     @contextmanager
     def refusing_more_than(self, max_pixels: int) -> Iterator[None]:
         """Makes Pillow refuse larger images while the context lasts."""
-        wanted = ((max_pixels + 1) // 2, False)  # of which Pillow allows twice as many
+        wanted = ((max_pixels + 1) // 2, False)  # Pillow allows twice its limit
         with self._changed:
             self._changed.wait_for(lambda: not self._n_readers or self._in_force() == wanted)
             if not self._n_readers:
@@ -110,7 +110,7 @@ def check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
             f"too many pixels: tiles of {tile_height} x {tile_width} (height x width) for an image of "
             f"{height} x {width}, more than max-decode-pixels {max_pixels}"
         )
-    if image.tile[0][0] == "libtiff":  # which finds out itself
+    if image.tile[0][0] == "libtiff":  # libtiff notices by itself
         return
     n_rows = max(tile[1][3] if tile[1] else height for tile in image.tile)
     if n_rows < height:
@@ -137,7 +137,7 @@ def check_scans(image: ImageFile.ImageFile) -> None:
     while block := image.fp.read(1 << 20):
         n_scans += block.count(b"\xff\xda") + ((last + block[:1]) == b"\xff\xda")
         last = block[-1:]
-    # Of what follows the picture in its file, such as a film, one byte pair in 65,536 looks like a scan.
+    # In data behind the picture, such as a film, one byte pair in 65,536 looks like a scan.
     if n_scans > _MOST_SCANS and n_scans * image.width * image.height > _MOST_SCANNED_PIXELS:
         raise ImageError(f"too many scans: {n_scans} in a progressive JPEG; allowed are {_MOST_SCANS}")
 
@@ -160,7 +160,7 @@ def check_precincts(image: ImageFile.ImageFile) -> None:
             return
         if marker in (0xFF52, 0xFF53):  # coding style of all components, of one
             style = read_at(file, length - 2, position + 4) if length > 2 else b""
-            if marker == 0xFF53:  # has the component's number first, and four bytes less
+            if marker == 0xFF53:  # the component's number comes first, and four bytes are missing
                 style = style[1:2] + b"...." + style[2:]
             n_precincts = _n_precincts(style, image.size) * len(image.getbands())
             if n_precincts > max(_MOST_PRECINCTS, image.width * image.height // 64):

@@ -192,7 +192,7 @@ class _Decoded(NamedTuple):
     """Pixels of a file, upright, as 8-bit RGB."""
 
     image: Image.Image
-    box: tuple[float, float, float, float] | None  # where in it the picture is, where that is not all of it
+    box: tuple[float, float, float, float] | None  # of the picture in the pixels; None: all of them
 
 
 def _read(

@@ -12,7 +12,9 @@ from sppfeat.files.byte_ranges import read_at
 
 __all__ = ["picture_box", "reduce_jpeg"]
 
-_FLIPPED_X = frozenset((2, 3, 6, 7))  # EXIF orientations that put the first column as stored, or row, last
+_FLIPPED_X = frozenset(
+    (2, 3, 6, 7)
+)  # EXIF orientations that put the first stored column last; below, the first row
 _FLIPPED_Y = frozenset((3, 4, 7, 8))
 
 _FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))

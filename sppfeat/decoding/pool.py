@@ -16,7 +16,7 @@ from sppfeat.files.byte_ranges import Place, place_of
 __all__ = ["DecoderPool"]
 
 _PROBES_AHEAD = 128  # per worker
-_IMAGES_AHEAD = 64  # per worker: more would keep nobody busier, and each takes memory for what is noted of it
+_IMAGES_AHEAD = 64  # per worker: more would keep no worker busier, and the notes on each image take memory
 _START_SECONDS = 120.0  # a worker starts in 0.2 s, but from a busy file server in minutes
 _MAX_FAILED_STARTS = 5  # in a row, by a signal: the system is short of memory, and will stay so
 
@@ -143,7 +143,7 @@ class DecoderPool:
             worker = min(self._workers, key=lambda worker: (not worker.has_room_for(job), worker.cost))
             if not worker.has_room_for(job):
                 return
-            if not worker.jobs and worker.is_dead():  # of no image: it had none
+            if not worker.jobs and worker.is_dead():  # no image did it: it had none
                 self._receive(worker)
             else:
                 worker.send(self._waiting.popleft())

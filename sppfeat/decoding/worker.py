@@ -65,7 +65,7 @@ def main(connection_fd: int, arena_fd: int) -> None:
         connection.send(READY)
     except (BrokenPipeError, ConnectionResetError):  # its parent has ended meanwhile
         return
-    # Image libraries written in C print warnings there that nobody can relate to a file.
+    # Image libraries written in C print warnings there that name no file.
     if sys.stderr is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     while True:

@@ -17,11 +17,11 @@ __all__ = ["Answer", "Job", "WorkerProcess", "describe_exit"]
 Answer = tuple[int, int] | str | None
 
 _START = "import sys; sys.path[:] = {path!r}; from sppfeat.decoding.worker import main; main({pipe}, {arena})"
-# What waits in a worker's pipe must fit it (200 kB on Linux): sending must never block, since behind a
-# worker that hangs it would do so for ever.
+# Jobs that wait in a worker's pipe must fit it (200 kB on Linux): sending must never block, since a worker
+# that hangs would block it forever.
 _MAX_JOBS = 128
 _MAX_PATH_BYTES = 1 << 16
-# A worker computes nothing that threads would help with; one pool of them per core costs memory and time.
+# Threads would not help a worker, and a pool of them per core costs memory and time.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 

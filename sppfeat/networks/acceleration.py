@@ -75,9 +75,8 @@ class CompiledNetwork(nn.Module):
             maps: dict[str, Tensor] = self._compiled(batch)
         except torch.OutOfMemoryError:
             raise
-        except (
-            Exception
-        ) as error:  # a compiler's, of any type; if it is the network's own, it comes again here
+        except Exception as error:
+            # The compiler may raise anything; an error of the network's own is raised again here.
             maps = self._plain(batch)
             self._compiled = None
             reason = one_line(str(error).strip().partition("\n")[0], longest=_LONGEST_REASON)

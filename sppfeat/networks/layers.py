@@ -72,7 +72,7 @@ def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tu
             with torch.inference_mode():
                 outputs = network(torch.zeros(1, 3, side, side))
             return [outputs[layer].shape for layer in layers]
-        except Exception as error:  # the network's own code: whatever it raises says that it cannot
+        except Exception as error:  # the network's own code may raise anything: it cannot take this size
             return error
 
     def is_good(shapes: list[torch.Size] | Exception) -> bool:

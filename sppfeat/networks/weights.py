@@ -24,9 +24,9 @@ __all__ = [
     "trained_backbone",
 ]
 
-# Where training scripts put the parameters inside a checkpoint, the usual ones first.
+# Keys under which training scripts store the parameters in a checkpoint, the most usual first.
 _CHECKPOINT_KEYS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "params")
-# What wrappers put before every name: DataParallel, torch.compile.
+# Prefixes that DataParallel and torch.compile put before every name.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 # torchvision's densenet files still name norm1 as norm.1, as modules could be named before torch 0.4.
 _LEGACY_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -144,7 +144,7 @@ def load_parameters(
         )
         raise WeightsError(f"{source} does not fit this backbone: {details}")
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    # The model's own dict knows the versions of its modules, of which mnasnet's has to be given.
+    # The model's own dict carries the versions of its modules; mnasnet cannot be loaded without its version.
     own.update(fitting)
     model.load_state_dict(own)
 

@@ -43,7 +43,7 @@ class _Family(NamedTuple):
 _FAMILIES = (
     _Family("alexnet", "features.-2"),  # the last ReLU, before the last max pooling
     _Family("convnext", "features"),
-    _Family("densenet", "relu"),  # features ends with a normalization; the network applies ReLU to it
+    _Family("densenet", "relu"),  # the network applies ReLU to the normalization that ends features
     _Family("efficientnet", "features"),
     _Family("googlenet", "inception5b"),
     _Family("inception_v3", "Mixed_7c"),
@@ -55,7 +55,7 @@ _FAMILIES = (
     _Family("shufflenet", "conv5"),
     _Family(COMPACT_NAME, "features"),  # our own
     _Family("squeezenet", "features"),
-    _Family("swin", "permute", supports_boxes=False),  # channels first again, after the final normalization
+    _Family("swin", "permute", supports_boxes=False),  # after the final normalization, channels first again
     _Family("vgg", "features.-2"),  # the last ReLU, before the last max pooling
     _Family("wide_resnet", "layer4"),
 )

@@ -12,10 +12,10 @@ from sppfeat.pooling.bins import Bins, distinct_bins
 
 __all__ = ["TABLE_DEVICES", "empty_descriptors", "from_finer", "level_views", "pool_by_tables"]
 
-# Bytes at once. What is looked up, reduced and written in one go should stay in the cache of a processor.
+# Bytes at once. Values that are looked up, reduced and written in one go should stay in a processor's cache.
 _CHUNK_NBYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 _SLICE_NBYTES = 128 << 20  # of distinct bins
-_TABLE_NBYTES = 128 << 20  # of the tables: larger ones are made for some of the channels at a time
+_TABLE_NBYTES = 128 << 20  # of the tables: larger ones are made for some channels at a time
 
 TABLE_DEVICES = tuple(_CHUNK_NBYTES)
 

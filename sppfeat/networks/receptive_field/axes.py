@@ -33,10 +33,10 @@ class Axis(NamedTuple):
     """A spatial axis; its cell ``i`` is centered at input pixel ``offset + stride * i``, unless lost."""
 
     size: int
-    name: str  # "y" or "x"; "?" where not even that is known
+    name: str  # "y" or "x"; "?" if not even that is known
     stride: float
     offset: float
-    lost: str  # why stride and offset are not known; empty where they are
+    lost: str  # why stride and offset are not known; empty if they are
 
 
 class Plain(NamedTuple):

@@ -15,7 +15,7 @@ from sppfeat.networks.receptive_field.axes import Layout
 __all__ = ["Call", "Operand", "Rule", "bind_arguments", "run_on_meta", "tree_leaves", "tree_map"]
 
 
-@dataclass(frozen=True)  # no NamedTuple: as an argument among lists of arguments, it must stay whole
+@dataclass(frozen=True)  # not a NamedTuple, which tree_map would take apart
 class Operand:
     """A tensor among an operator's arguments."""
 

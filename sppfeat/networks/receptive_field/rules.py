@@ -44,7 +44,7 @@ _RULE_NAMES: tuple[tuple[Rule, str], ...] = (
     ),
     (value_rules.create, "empty_like zeros_like ones_like full_like rand_like randn_like"),
     (value_rules.create, "new_empty new_zeros new_ones new_full"),
-    # Operators without PyTorch's own tag "pointwise" that are so all the same.
+    # Pointwise operators that lack PyTorch's own tag "pointwise".
     (
         value_rules.elementwise,
         "copy_ fill_ zero_ masked_fill masked_fill_ hardswish hardswish_ silu_ mish_ gelu_ threshold_",

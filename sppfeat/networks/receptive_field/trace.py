@@ -45,7 +45,7 @@ class Trace:
 
     def __init__(self) -> None:
         self.node = ""
-        # Holds the storage, so that no other reuses it.
+        # Keeps the storage alive, so that its address is not reused.
         self._spoiled: list[tuple[torch.UntypedStorage, str]] = []
 
     def spoil(self, value: Tensor, reason: str) -> None:
@@ -76,7 +76,7 @@ class Tracked(torch.Tensor):
     @staticmethod
     def __new__(cls, value: Tensor, layout: Layout, trace: Trace) -> "Tracked":
         """A tracked tensor of the value's shape."""
-        # "cpu", so that what the network makes on the input's device has values that its code can look at.
+        # "cpu": tensors that the network creates on the input's device then have values that its code can read.
         device = torch.device("cpu")
         self: Tracked = torch.Tensor._make_wrapper_subclass(
             cls, value.shape, value.stride(), value.storage_offset(), dtype=value.dtype, device=device
