@@ -24,9 +24,8 @@ __all__ = [
 ]
 
 _BLOCK_NBYTES = 128 << 20  # of rows that are read at once, as float32
-_LEAST_ROWS = (
-    256  # of a block; of long rows half as many as they have values: else adding up is what takes time
-)
+# Rows of a block, or half the length of a row if that is more: with fewer, most of the time goes into adding up.
+_LEAST_ROWS = 256
 _COPIES = 4  # of a block: the one before, scaled, sorted, weighted
 # scikit-learn makes three more copies of the rows that it is given.
 _PIPELINE_COPIES = 4
