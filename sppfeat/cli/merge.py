@@ -37,8 +37,8 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) 
     other settings, inputs or weights.
     """
     from sppfeat.errors import ConfigError
+    from sppfeat.files.remote import url_of
     from sppfeat.files.remote.output import local_output
-    from sppfeat.files.remote.urls import url_of
     from sppfeat.store.merge import merge_shards
 
     url = url_of(output)

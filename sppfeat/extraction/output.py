@@ -11,8 +11,8 @@ from sppfeat.errors import ConfigError
 from sppfeat.extraction.shard_plan import PLACEHOLDER, shard_path
 from sppfeat.files.locks import OutputLock, ShardLock
 from sppfeat.files.outputs import remove_leftovers
+from sppfeat.files.remote import url_of
 from sppfeat.files.remote.output import LocalOutput, local_output
-from sppfeat.files.remote.urls import url_of
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
 

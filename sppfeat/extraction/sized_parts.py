@@ -30,7 +30,7 @@ from sppfeat.extraction.setup import RunSetup
 from sppfeat.extraction.shard_plan import PLACEHOLDER, cut_rows, shard_path
 from sppfeat.files.downloads import OnDownload
 from sppfeat.files.outputs import check_output
-from sppfeat.files.remote.urls import url_of
+from sppfeat.files.remote import url_of
 from sppfeat.inputs import list_images
 from sppfeat.store.layout import FILE_DTYPES
 from sppfeat.store.reader import FeatureFile

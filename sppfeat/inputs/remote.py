@@ -19,11 +19,11 @@ from sppfeat.files.byte_ranges import Place
 from sppfeat.files.folders import walk_order
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
+from sppfeat.files.remote import check_url, shown
 from sppfeat.files.remote.fetcher import UNKNOWN_SIZE, Fetcher
 from sppfeat.files.remote.listing import is_folder, objects_below
 from sppfeat.files.remote.retries import Patience
 from sppfeat.files.remote.service import Service
-from sppfeat.files.remote.urls import check_url, shown
 from sppfeat.inputs.containers import is_archive, is_container, kind_of
 from sppfeat.inputs.roots import is_url
 from sppfeat.inputs.segments import Segment

@@ -234,7 +234,7 @@ def _positive_number(value: Any) -> float:
 
 
 def _why_missing(path: Path) -> str:
-    from sppfeat.files.remote.urls import shown, url_of
+    from sppfeat.files.remote import shown, url_of
 
     url = url_of(path)
     if url is None:

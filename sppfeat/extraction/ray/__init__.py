@@ -60,7 +60,7 @@ def prepare_ray(
     from sppfeat.extraction.run import make_extraction
     from sppfeat.extraction.shard_plan import PLACEHOLDER
     from sppfeat.files.outputs import check_output
-    from sppfeat.files.remote.urls import url_of
+    from sppfeat.files.remote import url_of
     from sppfeat.inputs import list_images
 
     if PLACEHOLDER in str(request.output):

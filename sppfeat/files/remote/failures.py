@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, SourceError
-from sppfeat.files.remote.urls import shown
+from sppfeat.files.remote import shown
 
 __all__ = ["Failure", "FailureKind", "judge", "source_error"]
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from sppfeat.errors import ImageError, SourceError
 from sppfeat.files.byte_ranges import Place
+from sppfeat.files.remote import shown
 from sppfeat.files.remote.failures import Failure, FailureKind, judge
 from sppfeat.files.remote.retries import retried
 from sppfeat.files.remote.service import N_TRANSFERS, Service, run_jobs
-from sppfeat.files.remote.urls import shown
 
 __all__ = ["LARGEST_OBJECT", "UNKNOWN_SIZE", "FetchJob", "Fetcher"]
 

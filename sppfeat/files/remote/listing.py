@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from sppfeat.errors import ConfigError, SourceError
+from sppfeat.files.remote import shown
 from sppfeat.files.remote.failures import judge, source_error
 from sppfeat.files.remote.fetcher import UNKNOWN_SIZE
 from sppfeat.files.remote.service import Service
-from sppfeat.files.remote.urls import shown
 
 __all__ = ["is_folder", "objects_below"]
 

@@ -13,9 +13,9 @@ from sppfeat.errors import SourceError, StoreError
 from sppfeat.files.atomic import put_in_place, replace_file, written_aside
 from sppfeat.files.locks import OutputLock
 from sppfeat.files.outputs import layout_of, remove_leftovers, replacement_of
+from sppfeat.files.remote import check_url, shown, url_of
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.uploads import check_writable, download, upload, version_of
-from sppfeat.files.remote.urls import check_url, shown, url_of
 from sppfeat.files.versions import FileVersion
 
 __all__ = ["LocalOutput", "local_output"]

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError, SourceError
+from sppfeat.files.remote import shown
 from sppfeat.files.remote.failures import judge
 from sppfeat.files.remote.retries import Patience, retried
-from sppfeat.files.remote.urls import shown
 
 __all__ = ["N_TRANSFERS", "PATIENCE", "Service", "run_jobs"]
 
@@ -41,7 +41,7 @@ class Service:
     Copies and other processes, forked ones included, connect again.
 
     Args:
-        url: as :func:`sppfeat.files.remote.urls.check_url` returns it.
+        url: as :func:`sppfeat.files.remote.check_url` returns it.
         patience: limits on retries.
     """
 

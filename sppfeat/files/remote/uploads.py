@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sppfeat.errors import ConfigError, SourceError, StoreError
+from sppfeat.files.remote import shown
 from sppfeat.files.remote.failures import FailureKind, judge
 from sppfeat.files.remote.retries import retried
 from sppfeat.files.remote.service import Service, run_jobs
-from sppfeat.files.remote.urls import shown
 from sppfeat.files.versions import object_digest
 
 __all__ = ["check_writable", "download", "upload", "version_of"]

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
+from sppfeat.files.remote import shown
 from sppfeat.files.remote.failures import FailureKind, judge, source_error
 from sppfeat.files.remote.fetcher import Fetcher, FetchJob
 from sppfeat.files.remote.ranges import RangeError, RangeFile, read_range
 from sppfeat.files.remote.service import Service
-from sppfeat.files.remote.urls import shown
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.archives import index_archive
 from sppfeat.inputs.archives.index import DEFLATED_MEMBER, ArchiveIndex, Members

@@ -1,1 +1,206 @@
-"""Tables as inputs, whose rows name images or contain them: text, Parquet, Arrow and Hugging Face data sets."""
+"""Tables as inputs, whose rows name images or contain them: text, Parquet, Arrow and Hugging Face data sets.
+
+The package itself makes a segment from the rows of any of them: of the paths in the rows, or of the images that the
+table contains. The submodules read one format each.
+"""
+
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from sppfeat.config.wording import one_line
+from sppfeat.errors import SppfeatError
+from sppfeat.files.image_names import has_image_suffix
+from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
+from sppfeat.files.tables import TableFile
+from sppfeat.inputs.remote import find_objects, has_urls
+from sppfeat.inputs.roots import is_url, make_absolute
+from sppfeat.inputs.segments import LabelBuilder, OwnLabels, Segment
+from sppfeat.inputs.storage import Storage
+
+__all__ = ["Rows", "make_image_segment", "make_path_segment", "name_image"]
+
+_FOLDERS_REMEMBERED = 1 << 12
+_DATA = b"data"  # the folder of the files of a data set, next to its card
+_DIGITS = 8
+
+
+class Rows(NamedTuple):
+    """Consecutive rows of a table of images.
+
+    Attributes:
+        numbers: numbers of the lines or rows.
+        paths: paths in the table.
+        labels: names of the classes; empty for none.
+        ids: ids of the images; empty for none.
+    """
+
+    numbers: Sequence[int]
+    paths: Sequence[bytes]
+    labels: Sequence[bytes]
+    ids: Sequence[bytes]
+
+
+def make_path_segment(
+    table: TableFile,
+    rows: Iterable[Rows],
+    *,
+    has_boxes: bool,
+    classes: tuple[bytes, ...] | None = None,
+    unit: str = "line",
+) -> Segment:
+    """Make a segment of the paths in the rows, in their order; paths are relative to the folder of the table.
+
+    Args:
+        table: the file.
+        rows: all rows, in the order of the table; no path is empty.
+        has_boxes: True if some columns look like boxes.
+        classes: all classes in their order; None for those that the rows name, in natural order.
+        unit: unit of the numbers of rows in messages, ``line`` or ``row``.
+
+    Raises:
+        ConfigError: rows give an image different classes or ids, or have boxes and repeat an image.
+    """
+    names, labels, ids, numbers = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), array("q")
+    absolute = _absolute_from(table.folder)
+    for some in rows:
+        names.extend([absolute(path) for path in some.paths])
+        labels.extend(some.labels)
+        ids.extend(some.ids)
+        numbers.extend(some.numbers)
+
+    def error_at(position: int, what: str) -> SppfeatError:
+        return table.error(f"{unit} {numbers[position]}", what)
+
+    paths, storage = names.build(), None
+    if has_urls(paths):
+        paths, storage = find_objects(paths, error_at)
+    segment = Segment(None, paths, storage=storage, own_labels=labels.build(), ids=ids.build())
+    _check_repeated(table, segment, numbers, has_boxes=has_boxes, unit=unit)
+    return segment
+
+
+def _absolute_from(folder: bytes) -> Callable[[bytes], bytes]:
+    """Make a function that makes paths absolute; it remembers folders, so that a path takes 5 microseconds."""
+
+    @lru_cache(_FOLDERS_REMEMBERED)
+    def absolute_of(path: bytes) -> bytes:
+        return make_absolute(os.path.join(folder, path))
+
+    @lru_cache(_FOLDERS_REMEMBERED)
+    def prefix_of(path: bytes) -> bytes:
+        return os.path.join(absolute_of(path), b"")
+
+    def absolute(path: bytes) -> bytes:
+        if b"://" in path and is_url(path):
+            return path
+        above, slash, name = path.rpartition(b"/")
+        if name in (b"", b".", b".."):
+            return absolute_of(path)
+        return prefix_of(above + slash) + name
+
+    return absolute
+
+
+def _check_repeated(
+    table: TableFile, segment: Segment, numbers: Sequence[int], *, has_boxes: bool, unit: str
+) -> None:
+    """Refuse rows that repeat an image and differ in its class or id, or that have boxes."""
+    seen: dict[bytes, int] = {}
+    for image in possibly_repeated(segment.names).tolist():
+        path = segment.names[image]
+        first = seen.setdefault(path, image)
+        if first == image:
+            continue
+        where = f"{unit}s {numbers[first]} and {numbers[image]}"
+        shown = one_line(repr(os.fsdecode(path)))
+        if has_boxes:
+            raise table.error(
+                where,
+                f"both are of {shown}, and have boxes; allowed: an image once. "
+                "A file of boxes goes to --boxes, and the folder of its images is the input",
+            )
+        for one, other in _said_of(segment, first, image):
+            if one and other and one != other:
+                raise table.error(
+                    where,
+                    f"{shown} is {one_line(repr(os.fsdecode(one)))} and {one_line(repr(os.fsdecode(other)))}; "
+                    "allowed: one class and one id for an image",
+                )
+
+
+def _said_of(segment: Segment, *images: int) -> Iterator[tuple[bytes, ...]]:
+    """Yield the classes of some images, and their ids."""
+    own, ids = segment.own_labels, segment.ids
+    if own is not None:
+        names = (*own.classes, b"")
+        yield tuple(names[own.labels[image]] for image in images)
+    if ids is not None:
+        yield tuple(ids[image] for image in images)
+
+
+def make_image_segment(
+    rows: Iterable[Rows], table: TableFile, *, classes: tuple[bytes, ...] | None, storage: Storage
+) -> Segment:
+    """Make a segment of the images that a table contains.
+
+    An image is named by the number of its row and the suffix of its former path; that path is its id if the table has
+    no ids.
+
+    Args:
+        rows: all rows, numbered from 0.
+        table: the file.
+        classes: all classes in their order; None for those that the rows name, in natural order.
+        storage: brings the images, by the numbers of their rows.
+    """
+    names, labels, ids, paths = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), _IdBuilder()
+    n_rows = 0
+    for some in rows:
+        names.extend([name_image(row, path) for row, path in zip(some.numbers, some.paths, strict=True)])
+        labels.extend(some.labels)
+        ids.extend(some.ids)
+        paths.extend(some.paths)
+        n_rows += len(some.numbers)
+    above, name = os.path.split(table.folder)
+    # Also if it gives no classes: the name of the table's folder is no class.
+    unlabelled = OwnLabels(np.full(n_rows, -1, dtype=np.int64), ())
+    return Segment(
+        table.path,
+        names.build(),
+        above=above if name == _DATA else table.folder,
+        storage=storage,
+        own_labels=labels.build() or unlabelled,
+        ids=ids.build() or paths.build(),
+    )
+
+
+def name_image(row: int, path: bytes) -> bytes:
+    """Name the image in a row after the number of the row and the suffix of its former path.
+
+    Example:
+        >>> name_image(7, b"cat.jpeg"), name_image(8, b"")
+        (b'00000007.jpeg', b'00000008')
+    """
+    suffix = os.path.splitext(path)[1] if has_image_suffix(path) else b""
+    return b"%0*d" % (_DIGITS, row) + suffix
+
+
+class _IdBuilder:
+    """Collects the ids of the images."""
+
+    def __init__(self) -> None:
+        self._ids = PathTableBuilder()
+        self._has_any = False
+
+    def extend(self, ids: Sequence[bytes]) -> None:
+        """Add the ids of the next images; they may be empty."""
+        self._ids.extend(ids)
+        self._has_any = self._has_any or any(ids)
+
+    def build(self) -> PathTable | None:
+        """Return the ids of all images; None if none has one."""
+        return self._ids.build() if self._has_any else None

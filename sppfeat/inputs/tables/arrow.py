@@ -20,8 +20,8 @@ from sppfeat.files.cells import ErrorAt, encode_paths, encode_values, shorten
 from sppfeat.files.tables import TableFile
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.tables import Rows, make_image_segment, make_path_segment
 from sppfeat.inputs.tables.arrow_schema import ArrowColumns, ColumnPart, find_arrow_columns
-from sppfeat.inputs.tables.rows import Rows, make_image_segment, make_path_segment
 
 __all__ = ["PURPOSE", "ArrowStorage", "arrow_errors", "read_arrow", "read_arrow_rows"]
 

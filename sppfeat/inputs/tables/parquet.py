@@ -20,9 +20,9 @@ from sppfeat.files.byte_ranges import Place
 from sppfeat.files.tables import TableFile
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.segments import Segment
+from sppfeat.inputs.tables import make_image_segment, make_path_segment
 from sppfeat.inputs.tables.arrow import PURPOSE, arrow_errors, read_arrow_rows
 from sppfeat.inputs.tables.arrow_schema import ColumnPart, find_arrow_columns
-from sppfeat.inputs.tables.rows import make_image_segment, make_path_segment
 
 __all__ = ["ParquetStorage", "read_parquet"]
 

@@ -11,7 +11,7 @@ from sppfeat.files.cells import encode_paths, encode_values
 from sppfeat.files.columns import ImageColumns, find_image_columns, show_names
 from sppfeat.files.tables import TableFile, json_objects
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.tables.rows import Rows, make_path_segment
+from sppfeat.inputs.tables import Rows, make_path_segment
 
 __all__ = ["read_manifest"]
 

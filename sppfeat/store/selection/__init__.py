@@ -1,8 +1,31 @@
 """Selections of a feature file: some rows and columns, with labels from the file or from elsewhere."""
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config.machine import check_copy, row_ranges
+from sppfeat.config.wording import counted
+from sppfeat.errors import ConfigError
+from sppfeat.store.descriptor_columns import (
+    ColumnSelection,
+    is_scaled_again,
+    scale_again,
+    take_scaled,
+)
+from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.selection.conditions import CONDITIONS, RowsLike, parse_conditions, select_rows
 from sppfeat.store.selection.labels import Labels, LabelSource, read_labels
-from sppfeat.store.selection.selection import Selection
+from sppfeat.store.selection.row_table import to_pandas
+from sppfeat.store.virtual_features import VirtualFeatures
+
+if TYPE_CHECKING:
+    from sppfeat.store.torch_dataset import FeatureDataset
 
 __all__ = [
     "CONDITIONS",
@@ -14,3 +37,202 @@ __all__ = [
     "read_labels",
     "select_rows",
 ]
+
+_COPIED_NBYTES = 64 << 20  # whole descriptors that are cut and scaled at once
+
+
+@dataclass(frozen=True, repr=False)
+class Selection:
+    """Selected rows and columns of an open feature file; see :meth:`sppfeat.store.reader.FeatureFile.select`.
+
+    Attributes:
+        file: the open file.
+        rows: ``(n,)`` int64, numbers of the selected rows.
+        columns: the selected columns.
+        labels: the classes of all rows of the file.
+    """
+
+    file: FeatureTable
+    rows: npt.NDArray[np.int64]
+    columns: ColumnSelection
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        rows = f"{len(self)} of {counted(self.file.n_rows, 'row')}"
+        return (
+            f"<Selection of {str(self.file.path)!r}: {rows} x {self.dimension} of {self.columns.dimension}>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the vectors out of a pickle: the file has them."""
+        return {name: value for name, value in vars(self).items() if name != "X"}
+
+    @property
+    def dimension(self) -> int:
+        """Length of a selected descriptor."""
+        return self.columns.width
+
+    @cached_property
+    def X(self) -> npt.NDArray[np.floating[Any]]:  # noqa: N802 - scikit-learn's name for it
+        """``(n, d)`` of the file's type: a read-only view of the memory-mapped file if possible, else a copy.
+
+        Raises:
+            ConfigError: the memory cannot hold the copy.
+        """
+        return self.take(np.arange(len(self.rows)))
+
+    @property
+    def y(self) -> npt.NDArray[Any] | None:
+        """``(n,)`` class of each row, an index into :attr:`target_names` or -1; None if no classes are known."""
+        return self.labels.of_rows(self.rows)
+
+    @property
+    def target_names(self) -> list[str]:
+        """Names for the numbers of :attr:`y`."""
+        return list(self.labels.names)
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """``(n,)`` int64: image of each row, for splits that keep boxes of one image together."""
+        return self.file.image_index[self.rows]
+
+    @property
+    def paths(self) -> list[str]:
+        """Path of each row's image, relative to the file's root."""
+        table = self.file.path_table
+        return [os.fsdecode(table[image]) for image in self.groups.tolist()]
+
+    def to_sklearn(self) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
+        """Return :attr:`X` and :attr:`y`."""
+        return self.X, self.y
+
+    def to_pandas(self) -> Any:
+        """Return a ``pandas.DataFrame`` of everything but the vectors, indexed by the row's number.
+
+        Raises:
+            ConfigError: pandas is not installed.
+            LabelError: labels are not numbers, or several for each row.
+        """
+        return to_pandas(self.file, self.rows, self.labels)
+
+    def to_torch_dataset(self) -> "FeatureDataset":
+        """Return a ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)`` and int64, -1 for none."""
+        from sppfeat.store.torch_dataset import FeatureDataset  # imports torch, which reading does not need
+
+        y = self.y
+        classes = np.full(len(self), -1) if y is None else np.array(y)
+        return FeatureDataset(self.take, classes, self.target_names)
+
+    def iter_batches(
+        self, batch_size: int = 1024, *, seed: int | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]]:
+        """Yield ``X`` and ``y`` of ``batch_size`` rows at a time, for ``partial_fit``.
+
+        Args:
+            batch_size: rows of a batch; the last may have fewer.
+            seed: seed of a random order; None for the order of the file, which gives one class after the other if the
+                file is sorted by class.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
+        y = self.y
+        order = np.arange(len(self.rows))
+        if seed is not None:
+            np.random.default_rng(seed).shuffle(order)
+        parts = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+        return ((self.take(part), None if y is None else y[part]) for part in parts)
+
+    def take(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
+        """Return the selected columns of some of the rows.
+
+        If levels or bins of a layer are left out, the rest of the layer is rescaled as the file's ``normalize``
+        demands (``l2`` and ``power``: to l2 norm 1).
+
+        Args:
+            positions: ``(k,)``, positions among the rows of this selection.
+
+        Returns:
+            ``(k, d)``; a view if rows and columns are one range each and nothing is rescaled.
+        """
+        rows = self.rows[positions]
+        features, normalize = self.file.features, self._normalize
+        is_one_range = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
+        if is_one_range and self.columns.one_range and not is_scaled_again(self.columns, normalize):
+            return np.asanyarray(features[rows[0] : rows[-1] + 1, self.columns.one_range])
+        return self._copy(rows)
+
+    def blocks(
+        self,
+        positions: npt.NDArray[np.int64] | None = None,
+        *,
+        nbytes: int = _COPIED_NBYTES,
+    ) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
+        """Yield rows in blocks, as :meth:`take` returns them, in the memory of one block.
+
+        The pages of a block are released before the next one is read. Copy whatever you keep, or it is read again.
+
+        Args:
+            positions: ``(k,)``, positions among the rows of this selection; None for all.
+            nbytes: size of a block as float32.
+
+        Yields:
+            A range of the positions, and their rows ``(b, d)``.
+        """
+        if positions is None:
+            positions = np.arange(len(self.rows))
+        for part in row_ranges(len(positions), row_nbytes=4 * self.dimension, nbytes=nbytes):
+            # Through a view of a few columns the system would read whole descriptors.
+            whole = self.columns.is_everything
+            yield part, self.take(positions[part]) if whole else self._copy(self.rows[positions[part]])
+            self.file.drop_pages()
+
+    def of_descriptors(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+        """Select the same columns of descriptors from elsewhere, as :meth:`take` does for those of the file.
+
+        Args:
+            descriptors: ``(m, D)``, whole descriptors, as :meth:`sppfeat.Extractor.from_file` makes them.
+
+        Returns:
+            ``(m, d)`` of the file's type: the selected columns, rescaled like those of the file.
+
+        Raises:
+            ConfigError: the descriptors have another length than the file's.
+        """
+        if descriptors.ndim != 2 or descriptors.shape[1] != self.columns.dimension:
+            raise ConfigError(
+                f"descriptors of shape {descriptors.shape}; allowed: (m, {self.columns.dimension}), as in the file"
+            )
+        dtype = self.file.features.dtype
+        with np.errstate(over="ignore"):  # float16 overflows to infinity, as in a file
+            whole = descriptors.astype(dtype, copy=False)
+            return take_scaled(whole, self.columns, self._normalize).astype(dtype, copy=False)
+
+    def _copy(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
+        """Return a copy of the selected columns of rows, given by number."""
+        features = self.file.features
+        check_copy(self.file.path, (len(rows), self.dimension), features.dtype.itemsize)
+        if self.columns.is_everything:
+            return np.asanyarray(features[rows])
+        taken = np.empty((len(rows), self.dimension), dtype=features.dtype)
+        row_nbytes = features.shape[1] * features.itemsize
+        for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
+            taken[part] = scale_again(self._cut(features, rows[part]), self.columns, self._normalize)
+            if part.stop < len(rows):
+                self.file.drop_pages()
+        return taken
+
+    def _cut(
+        self, features: npt.NDArray[np.floating[Any]] | VirtualFeatures, rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.floating[Any]]:
+        """Return the selected columns of some rows; if they are one range, only they are read from the disk."""
+        if self.columns.one_range is not None:
+            return np.asanyarray(features[rows, self.columns.one_range])
+        return self.columns.take(features[rows])
+
+    @property
+    def _normalize(self) -> str:
+        """The file's ``normalize`` setting, read only if it matters: invalid settings do no harm otherwise."""
+        return self.file.config.descriptor.normalize if self.columns.incomplete else "none"

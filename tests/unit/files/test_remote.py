@@ -21,8 +21,7 @@ from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.folders import walk_order
 from sppfeat.files.paths import PathTable
-from sppfeat.files.remote import fetcher, service
-from sppfeat.files.remote.urls import check_url, shown
+from sppfeat.files.remote import check_url, fetcher, service, shown
 from sppfeat.inputs import list_images
 from sppfeat.inputs.remote import read_remote
 

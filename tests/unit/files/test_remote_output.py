@@ -12,9 +12,8 @@ from packages import need_packages
 
 from sppfeat.errors import ConfigError, SourceError, StoreError
 from sppfeat.files.outputs import replacement_of
-from sppfeat.files.remote import uploads
+from sppfeat.files.remote import uploads, url_of
 from sppfeat.files.remote.output import local_output
-from sppfeat.files.remote.urls import url_of
 
 need_packages("s3fs", "moto")
 
