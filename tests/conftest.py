@@ -1,3 +1,4 @@
+import atexit
 import copy
 import dataclasses
 import functools
@@ -74,9 +75,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Let collections pass over what the imports made: it takes them 0.3 s to look through it."""
+    """Let collections pass over what the imports made: it takes them 0.3 s to look through it.
+
+    The end of the process collects it after all: nanobind's libraries report what is left. Not before, since pytest
+    collects five times when it is done.
+    """
     gc.freeze()
     gc.enable()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -89,10 +95,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Let the end of the process collect it after all: nanobind's libraries report what is left."""
+    """End what forks commands."""
     if COMMANDS in config.stash:
         config.stash[COMMANDS].close()
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

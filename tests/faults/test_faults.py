@@ -142,6 +142,7 @@ def test_a_write_that_fails_ends_the_run_with_its_reason(folder, tmp_path, monke
     assert_same_file(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_is_said_and_leaves_nothing(folder, tmp_path, runs):
     command = ("extract", folder, "-o", tmp_path / "f.h5", *TINY)
     assert runs.run(*command, file_nbytes=20_000)[0] == 1

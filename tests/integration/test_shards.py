@@ -373,6 +373,7 @@ def test_an_overwritten_shard_that_is_a_link_stays_one(folder, tmp_path):
     assert (tmp_path / "elsewhere" / "one.h5").stat().st_ino != before
 
 
+@pytest.mark.slow
 def test_shards_of_other_inputs_are_not_continued(folder, tmp_path):
     with in_parts(folder, tmp_path) as parts:
         parts.run()
@@ -406,6 +407,7 @@ def test_requests_that_contradict_themselves(folder, tmp_path, changes, said):
 # --- the command line -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_line_names_the_files_of_shards(folder, tmp_path):
     environment = {"RANK": "1", "WORLD_SIZE": "2"}
     result = run(

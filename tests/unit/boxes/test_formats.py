@@ -780,6 +780,7 @@ def test_an_archive_that_expands_too_far(put):
     assert len(read_boxes(put("b.npz", zipped([("a.npy", half)], zipfile.ZIP_DEFLATED))).table) == 150_000
 
 
+@pytest.mark.slow
 def test_an_archive_that_expands_beyond_what_it_says(put):
     small = npy(np.array(ROWS))
     large = small + bytes(40 * 2**20)
@@ -1022,6 +1023,7 @@ def test_many_links_up_are_many_cycles_that_end(put, tmp_path):
     assert len(read_boxes(tmp_path / "f").table.images) == 101
 
 
+@pytest.mark.slow
 def test_links_that_multiply(put, tmp_path):
     # Once: seven folders with links to each other are a tree of 13,700 folders, and ten one of 9.8 million.
     for i in range(10):

@@ -393,6 +393,7 @@ def test_corrupt_exif_counts_as_none(block, write):
         assert read_array(write(content)).shape == (5, 7, 3)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(junk=st.binary(max_size=60), start=st.integers(0, 60))
 def test_no_exif_block_harms_an_image(junk, start, write):

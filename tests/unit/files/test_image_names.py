@@ -295,6 +295,7 @@ def test_an_id_of_many_zeros():
     ]
 
 
+@pytest.mark.slow
 def test_many_spellings_of_one_name_for_many_files_of_that_name():
     spellings = itertools.product(["/", "/./"], repeat=13)
     names = [f"x{''.join(spelling)}1.jpg" for spelling in spellings]

@@ -201,6 +201,7 @@ def test_a_page_that_fails_is_asked_for_again(store, server):
     assert sum("list-type=2" in line for line in server.asked) == 4
 
 
+@pytest.mark.slow
 def test_a_listing_that_goes_on_failing_ends_with_what_the_server_says(store, server):
     store.put(dict.fromkeys((f"{i}.jpg" for i in range(1500)), b"x"))
     server.faults = [Fault(500, "continuation-token")]
@@ -389,6 +390,7 @@ def test_where_no_object_comes_the_run_ends(store, server, tmp_path, what):
         assert not any(isinstance(content, str) for content in found)
 
 
+@pytest.mark.slow
 def test_one_image_that_is_left_fails_where_the_service_answers_others(store, server, tmp_path):
     listing, _ = images_in_bucket(store, 3)
     server.faults = [Fault("drop", "/bucket/002.jpg")]
@@ -462,6 +464,7 @@ def test_a_disk_that_is_full_ends_the_run(store, tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_a_web_server_fails_alike(folder, tmp_path, web):
     names = [f"{i:03d}.jpg" for i in range(12)]
     for name, content in contents(names).items():

@@ -271,6 +271,7 @@ def test_what_somebody_else_has_written_is_not_replaced(store, scratch):
     assert store.keys() == {KEY: b"mine"}
 
 
+@pytest.mark.slow
 def test_overwriting_replaces_in_the_end_only(store, scratch):
     make(scratch, b"old")
     with local_output(URL, scratch=scratch, overwrite=True) as local:

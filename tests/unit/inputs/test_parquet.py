@@ -380,6 +380,7 @@ def test_compressed_arrow_is_refused(tmp_path):
 # --- whole runs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["f.parquet", "stream.arrow"])
 def test_descriptors_are_those_of_the_same_images_in_a_folder(tmp_path, name):
     images = [png(i, 20 + i % 3) for i in range(9)]

@@ -200,6 +200,7 @@ def test_every_property_and_selection_is_that_of_the_whole_file(tmp_path, make):
                     same(our_y, their_y)
 
 
+@pytest.mark.slow
 def test_scaled_selections_are_those_of_the_whole_file(tmp_path):
     import dataclasses
 
@@ -217,6 +218,7 @@ def test_scaled_selections_are_those_of_the_whole_file(tmp_path):
             same(file.to_sklearn(**selection)[0], whole.to_sklearn(**selection)[0])
 
 
+@pytest.mark.slow
 def test_what_else_reads_a_file(pristine, tmp_path):
     """Exports, reductions, searches, data sets, pickles, and runs that take rows over."""
     outputs = {}

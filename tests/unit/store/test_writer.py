@@ -729,6 +729,7 @@ def test_an_error_releases_the_lock(tmp_path):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_dead_process_blocks_nobody(tmp_path):
     output = tmp_path / "f.h5"
     code = "lock = OutputLock(Path(sys.argv[1]))\nprint('locked', flush=True)\nsignal.pause()"

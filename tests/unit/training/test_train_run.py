@@ -183,6 +183,7 @@ def test_a_frozen_backbone_stays_as_it_is(classes, tmp_path):
         settings(network=NetworkSettings(freeze=True), teachers=(TeacherChoice(name="squeezenet1_1"),))
 
 
+@pytest.mark.slow
 def test_a_network_of_the_zoo_from_given_weights(classes, tmp_path):
     first, _ = train([classes], tmp_path / "first", epochs=1)
     given = BackboneChoice(name="spp_s16", weights=str(tmp_path / "first/model.pth"))
