@@ -1,4 +1,4 @@
-"""Errors that a user can cause or cure.
+"""Errors that a user can cause or fix.
 
 A message names the problem, the value found, the values allowed, and the place. Any
 error that is not a :class:`SppfeatError` is a defect of the program and keeps its traceback.
@@ -40,11 +40,11 @@ class LabelError(SppfeatError):
 
 
 class SourceError(SppfeatError):
-    """A source of images, or the target of an output, is out of reach or refuses everything: the run cannot go on."""
+    """A source of images or the destination of an output cannot be reached or refuses every request."""
 
 
 class WeightsError(SppfeatError):
-    """Weights cannot be found, fetched, read, or do not fit the backbone."""
+    """Weights cannot be found, fetched or read, or do not fit the backbone."""
 
 
 class DecoderError(SppfeatError):

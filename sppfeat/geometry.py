@@ -25,14 +25,14 @@ __all__ = [
     "sub_cell_boxes",
 ]
 
-_ROUNDING = 1e-9  # of a side that is as long as the stride, relative to it
+_ROUNDING = 1e-9  # relative rounding error allowed in a side that is as long as the stride
 _NOMINAL_SIDE = 224  # pixels; a box is pooled from the scale at which it is nearest to 224 x 224
 
 
 def scale_boxes(boxes_px: Tensor, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> Tensor:
-    """Boxes of an image in pixels of the resized network input.
+    """Scales boxes of an image to pixels of the resized network input.
 
-    Edges scale: ``x * in_w / w``, in this order, so that the image's edge lands exactly on the input's.
+    An edge becomes ``x * in_w / w``, in this order, so that the image's edge lands exactly on the input's.
 
     Args:
         boxes_px: ``(K, 4)`` float64, pixels of the original image, xyxy, half-open.
@@ -65,7 +65,7 @@ def project_boxes(
     rule: str = "sppnet",
     margin: float = 0.0,
 ) -> Tensor:
-    """Boxes of the network input as regions of cells of a feature map.
+    """Projects boxes of the network input to regions of a feature map, in cells.
 
     Along x, with stride ``S``, offset ``c`` and margin ``m``, the first and the last cell are:
 
@@ -73,16 +73,16 @@ def project_boxes(
       ``floor((x0 - c + m)/S + 1/2)`` and ``ceil((x1 - 1 - c - m)/S - 1/2)``;
     - ``paper`` (He et al., TPAMI 2015, appendix A): ``floor((x0 - c)/S) + 1`` and
       ``ceil((x1 - 1 - c)/S) - 1``;
-    - ``roi_pool`` (Fast R-CNN, ignores the offset): ``floor(x0/S + 1/2)`` and
-      ``floor((x1 - 1)/S + 1/2)``, what ``torchvision.ops.roi_pool`` does with corner pixels.
+    - ``roi_pool`` (Fast R-CNN, ignores the offset): ``floor(x0/S + 1/2)`` and ``floor((x1 - 1)/S + 1/2)``, as
+      ``torchvision.ops.roi_pool`` treats corner pixels.
 
-    Where the first is beyond the last (a box smaller than a cell), both become
-    ``floor((first + last + 2)/2) - 1``; then both are clamped into the map. So a region is never
-    empty, and a box outside the input becomes the cells at the nearest border.
+    If the first cell is beyond the last (a box smaller than a cell), both become ``floor((first + last + 2)/2) - 1``;
+    then both are clamped into the map. So a region is never empty, and a box outside the input becomes the cells at
+    the nearest border.
 
     Args:
-        boxes_in: ``(K, 4)`` float64, pixels of the network input, xyxy, half-open. Boxes may reach
-            over the input's border and may have no area, but ``x0 <= x1`` and ``y0 <= y1``.
+        boxes_in: ``(K, 4)`` float64, pixels of the network input, xyxy, half-open. Boxes may extend beyond the
+            input's border and may have no area, but ``x0 <= x1`` and ``y0 <= y1``.
         geometry: stride and offset of the map, in input pixels.
         map_hw: height and width of the map, in cells.
         rule: ``"sppnet"``, ``"paper"`` or ``"roi_pool"``.
@@ -112,18 +112,18 @@ def project_boxes(
 
 
 def cell_boxes(regions: Tensor, geometry: FeatureGeometry) -> Tensor:
-    """Regions of cells in pixels of the network input, each cell as a square of one stride around its center.
+    """Maps regions back to pixels of the network input: each cell is a square of one stride around its center.
 
-    That center is pixel index ``offset + stride * i``, which is ``1/2`` more in pixel edges. These are not the boxes
-    that :func:`project_boxes` was given but the cells that it took; what the values of a cell depend on, its receptive
-    field, is larger.
+    The center of cell ``i`` is pixel index ``offset + stride * i``, which is ``1/2`` more in pixel edges. The result
+    shows which cells :func:`project_boxes` took, not the boxes that it was given. The receptive field of a cell,
+    which its values depend on, is larger.
 
     Args:
         regions: ``(K, 4)`` int64, cells ``x0, y0, x1, y1``, half-open.
         geometry: stride and offset of the map, in input pixels.
 
     Returns:
-        ``(K, 4)`` float64, pixels of the network input, xyxy edges; may reach over its border.
+        ``boxes_in``: ``(K, 4)`` float64, pixels of the network input, xyxy, half-open; may extend beyond its border.
 
     Example:
         >>> cell_boxes(torch.tensor([[0, 0, 7, 7], [2, 1, 3, 2]]), FeatureGeometry(stride=32.0, offset=15.5))
@@ -138,7 +138,7 @@ def cell_boxes(regions: Tensor, geometry: FeatureGeometry) -> Tensor:
 def sub_cell_boxes(
     boxes_in: Tensor, geometry: FeatureGeometry, *, rule: str = "sppnet", margin: float = 0.0
 ) -> Tensor:
-    """Marks boxes that are smaller than a cell of the map, whose descriptors mostly describe their surroundings.
+    """Marks boxes smaller than a cell of the map; their descriptors mostly describe their surroundings.
 
     A box is marked if its width or height is below the stride, or if the rule finds its first cell beyond its
     last, so that :func:`project_boxes` takes the nearest one.
@@ -147,7 +147,7 @@ def sub_cell_boxes(
         boxes_in, geometry, rule, margin: as for :func:`project_boxes`.
 
     Returns:
-        ``(K,)`` bool.
+        ``(K,)`` bool, True for a box smaller than a cell.
 
     Raises:
         BoxError, ConfigError: as for :func:`project_boxes`.
@@ -164,11 +164,11 @@ def sub_cell_boxes(
 
 
 def choose_scale(boxes_px: Tensor, image_hw: tuple[int, int], scales: Sequence[int]) -> Tensor:
-    """The scale of each box at which its area is nearest to 224 x 224 pixels.
+    """Chooses for each box the scale at which its area is nearest to 224 x 224 pixels.
 
-    A box of area ``a`` has that area when the image's short side is ``224 * min(h, w) / sqrt(a)``; the
-    scale nearest to this in absolute difference is taken, the smaller one on a tie (SPP-net,
-    section 4.1). A box without area asks for an infinite short side: it takes the largest scale.
+    A box of area ``a`` has that area when the image's short side is ``224 * min(h, w) / sqrt(a)``; the scale nearest
+    to this in absolute difference is taken, the smaller one on a tie (SPP-net, section 4.1). A box without area gets
+    the largest scale.
 
     Args:
         boxes_px: ``(K, 4)`` float64, pixels of the original image, xyxy, half-open.
@@ -205,7 +205,7 @@ def choose_scale(boxes_px: Tensor, image_hw: tuple[int, int], scales: Sequence[i
 def _first_and_last(
     boxes_in: Tensor, geometry: FeatureGeometry, rule: str, margin: float
 ) -> tuple[Tensor, Tensor]:
-    """First and last cells ``(K, 2)`` along x and y, as float64, by the rule; checks the arguments."""
+    """Checks the arguments; returns the first and last cells ``(K, 2)`` along x and y, as float64."""
     _check_boxes(boxes_in, "boxes_in")
     _check_order(boxes_in)
     _check_rule(rule, margin)

@@ -1,11 +1,10 @@
 """Spatial pyramid pooling: feature map and regions in, descriptors of fixed length out.
 
-He, Zhang, Ren, Sun: *Spatial Pyramid Pooling in Deep Convolutional Networks for Visual
-Recognition*, TPAMI 2015, sections 2.2 and 2.3. A region of ``a`` cells along an axis is cut
-into ``n`` bins; bin ``i`` covers cells ``floor(i*a/n) .. ceil((i+1)*a/n)`` (half-open, computed
-in integers), which is what torch's adaptive pooling does. Where the paper's sliding window
-(``ceil(a/n)`` cells every ``floor(a/n)``) gives ``n`` windows that cover the region, the two
-are the same; where it does not (11 cells, 4 bins: 5 windows), this is the one that is right.
+He, Zhang, Ren, Sun: *Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition*, TPAMI 2015,
+sections 2.2 and 2.3. A region of ``a`` cells along an axis is cut into ``n`` bins; bin ``i`` covers cells
+``floor(i*a/n) .. ceil((i+1)*a/n)`` (half-open, computed in integers), as in torch's adaptive pooling. The paper
+prints a sliding window instead: ``ceil(a/n)`` cells every ``floor(a/n)``. Both agree wherever that window gives ``n``
+bins that cover the region. Elsewhere (11 cells and 4 bins give 5 windows) only the bins of this module cover it.
 """
 
 import math
@@ -40,7 +39,7 @@ __all__ = [
 def spatial_pyramid_pool(
     feature_map: Tensor, levels: Sequence[int], *, mode: str = "max", window: str = "adaptive"
 ) -> Tensor:
-    """Descriptors of whole feature maps, one per map, differentiable.
+    """Pools whole feature maps into descriptors, one per map; differentiable.
 
     Args:
         feature_map: ``(N, C, H, W)``, floating point, ``H`` and ``W`` at least 1.
@@ -50,8 +49,8 @@ def spatial_pyramid_pool(
             prints it, for networks trained with it.
 
     Returns:
-        ``(N, D)`` with ``D = C * sum(n * n for n in levels)``, dtype and device of the map. Level by
-        level in the order given; inside a level channel, then bin row, then bin column.
+        ``(N, D)`` with ``D = C * sum(n * n for n in levels)``, dtype and device of the map. A descriptor holds the
+            levels in the order given; each level is ordered by channel, then bin row, then bin column.
 
     Raises:
         ConfigError: a map that is not ``(N, C, H, W)`` floating point, or is empty; bad levels or mode;
@@ -69,14 +68,14 @@ def spatial_pyramid_pool(
     _check_map(feature_map)
     if window == "sliding":
         _check_sliding(feature_map.shape[-2:], levels)
-    if mode == "max":  # channels together: several are compared at once
+    if mode == "max":  # channels last: the processor compares several at once
         feature_map = feature_map.contiguous(memory_format=torch.channels_last)
     pooled = pool_levels(feature_map, levels, mode)
     return torch.cat([pooled[n].flatten(1) for n in levels], 1)
 
 
 def pool_levels(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[int, Tensor]:
-    """The bins of each level of whole feature maps, differentiable.
+    """Pools whole feature maps into the bins of each level; differentiable.
 
     Args:
         feature_map: ``(N, C, H, W)``, floating point, ``H`` and ``W`` at least 1.
@@ -84,32 +83,33 @@ def pool_levels(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[i
         mode: ``"max"`` or ``"avg"``.
 
     Returns:
-        For each level ``n`` its bins, ``(N, C, n, n)``.
+        The bins of each level ``n``, ``(N, C, n, n)``, dtype and device of the map.
     """
     if mode == "avg":
         return {n: F.adaptive_avg_pool2d(feature_map, n) for n in levels}
     pooled: dict[int, Tensor] = {}
     for n in sorted(levels, reverse=True):
-        # With gradients each level is pooled from the map: the first of equal cells gets the gradient, as torch has it.
+        # With gradients each level is pooled from the map, so that the first of equal cells gets the gradient, as in
+        # torch.
         made = None if _needs_gradient(feature_map) else from_finer(pooled, n)
         pooled[n] = F.adaptive_max_pool2d(feature_map, n) if made is None else made
     return pooled
 
 
 def pool_regions(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, mode: str = "max") -> Tensor:
-    """Descriptors of regions of feature maps, one per region, differentiable.
+    """Pools regions of feature maps into descriptors, one per region; differentiable.
 
     Args:
         feature_map: ``(N, C, H, W)``, floating point.
-        regions: ``(K, 5)`` int64, each ``[batch, x0, y0, x1, y1]``: a map of the batch, and cells of it,
-            half-open, inside the map, never empty.
+        regions: ``(K, 5)`` int64, each ``[batch, x0, y0, x1, y1]``: the index of a map in the batch, and the edges in
+            its cells, half-open, inside the map, never empty.
         levels: the pyramid; ``n`` stands for a grid of ``n x n`` bins.
         mode: ``"max"`` or ``"avg"``.
 
     Returns:
-        ``(K, D)``: row ``k`` is what :func:`spatial_pyramid_pool` gives for the crop of region ``k``. Of ``"avg"``
-        the rounding may be another one, as many regions are pooled from sums in float64. Where the map needs a
-        gradient, regions are pooled one by one.
+        ``(K, D)``, dtype and device of the map. Row ``k`` equals :func:`spatial_pyramid_pool` of the crop of region
+            ``k``, except that ``"avg"`` may round differently: many regions are pooled from sums in float64. Where
+            the map needs a gradient, regions are pooled one by one.
 
     Raises:
         ConfigError: bad map, levels or mode.
@@ -153,20 +153,20 @@ class SpatialPyramidPool2d(nn.Module):
         self.mode = check_choice("mode", mode, POOL_MODES)
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """The ``(N, D)`` descriptors of an ``(N, C, H, W)`` map."""
+        """Pools ``(N, C, H, W)`` maps into ``(N, D)`` descriptors."""
         return spatial_pyramid_pool(feature_map, self.levels, mode=self.mode)
 
     def extra_repr(self) -> str:
-        """The arguments that ``print`` shows of the layer."""
+        """The arguments of the layer, as ``print`` shows them."""
         return f"levels={self.levels}, mode={self.mode!r}"
 
 
 def normalize_descriptors(descriptors: Tensor, method: str) -> Tensor:
-    """Descriptors of one layer, each scaled by ``method``.
+    """Normalizes each descriptor of one layer.
 
-    ``"l2"`` divides by the l2 norm, ``"power"`` takes signed square roots first, ``"none"`` returns the
-    argument. There is no epsilon: a descriptor of zeros stays zeros, a tiny one is scaled like any other
-    (it is divided by its largest magnitude before it is squared, so that nothing under- or overflows).
+    ``"l2"`` divides by the l2 norm, ``"power"`` takes signed square roots first, ``"none"`` returns the argument.
+    There is no epsilon: a descriptor of zeros stays zeros, and a tiny one is scaled like any other. Each descriptor
+    is divided by its largest magnitude before it is squared, so nothing underflows or overflows.
 
     Args:
         descriptors: ``(K, D)``, floating point: all levels of **one** layer.
@@ -196,11 +196,11 @@ def normalize_descriptors(descriptors: Tensor, method: str) -> Tensor:
 
 
 def _pool_map(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str) -> Tensor:
-    """``(K, D)`` descriptors of regions ``(K, 4)`` of one map ``(C, H, W)``, by the faster of the ways."""
+    """Descriptors ``(K, D)`` of regions ``(K, 4)`` of one map ``(C, H, W)``, by the fastest kernel for them."""
     by_tables = feature_map.device.type in TABLE_DEVICES
     by_tables &= len(regions) >= _least_for_tables(feature_map, mode)
     if by_tables and mode == "avg":
-        # The sums are in float64: good for anything less precise. An infinity would spoil all sums behind it.
+        # The sums are in float64, precise enough for any narrower dtype. An infinity would spoil every sum after it.
         by_tables = feature_map.dtype != torch.float64 and bool(feature_map.isfinite().all())
     if by_tables:
         return pool_by_tables(feature_map, regions, levels, mode=mode)
@@ -210,12 +210,12 @@ def _pool_map(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode:
 
 
 def _least_for_tables(feature_map: Tensor, mode: str) -> int:
-    """The number of regions that take as long one by one as making the tables takes, measured on two cores."""
+    """The number of regions from which lookup tables pay off, measured on two cores."""
     return 28 if mode == "avg" else min(80, 24 + feature_map.numel() // 20_000)
 
 
 def _pool_each(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str) -> Tensor:
-    """``(K, D)`` descriptors of regions ``(K, 4)`` of one map ``(1, C, H, W)``, one after the other."""
+    """Descriptors ``(K, D)`` of regions ``(K, 4)`` of one map ``(1, C, H, W)``, one after the other."""
     descriptors = empty_descriptors(feature_map, len(regions), levels)
     places = level_views(descriptors, levels)
     for k, (x0, y0, x1, y1) in enumerate(regions.tolist()):
@@ -227,7 +227,7 @@ def _pool_each(feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode
 def _pool_each_with_gradient(
     feature_map: Tensor, regions: Tensor, levels: Sequence[int], mode: str
 ) -> Tensor:
-    """``(K, D)`` descriptors of regions ``(K, 5)``, one after the other."""
+    """Descriptors ``(K, D)`` of regions ``(K, 5)`` of maps ``(N, C, H, W)``, one after the other."""
     n_values = feature_map.shape[1] * sum(n * n for n in levels)
     # Even without regions the result has a gradient: zero.
     rows = [feature_map[:0].flatten(1)[:, :1].expand(0, n_values)]
@@ -252,7 +252,7 @@ def _check_map(feature_map: Tensor) -> None:
 
 
 def _check_regions(regions: Tensor, feature_map: Tensor) -> list[int]:
-    """Refuses regions that are not inside their maps, and returns the maps that have regions."""
+    """Refuses regions that are not inside their maps; returns the indices of the maps that have regions."""
     if regions.ndim != 2 or regions.shape[1] != 5 or regions.dtype != torch.int64:
         raise BoxError(
             "regions are an int64 tensor of shape (K, 5), each [batch, x0, y0, x1, y1], "
@@ -273,7 +273,7 @@ def _check_regions(regions: Tensor, feature_map: Tensor) -> list[int]:
 
 
 def _check_sliding(map_hw: Sequence[int], levels: Sequence[int]) -> None:
-    """Refuses sizes for which ``ceil(a/n)`` cells every ``floor(a/n)`` are not the bins of this module."""
+    """Refuses map sizes for which the sliding window does not give the bins of this module."""
     for cells in map_hw:
         for n in levels:
             win, stride = -(-cells // n), cells // n

@@ -1,6 +1,6 @@
 """Kernels that pool regions of feature maps, behind :mod:`sppfeat.pyramid`.
 
-In go one feature map, regions of its cells and the levels of a pyramid, all of them checked; out come descriptors of a
-fixed length, one row a region. There are two ways, for few regions and for many, and the caller chooses. The room must
-not know images, boxes in pixels, networks or files, and does not check its arguments.
+A feature map ``(C, H, W)``, regions of its cells and the levels of a pyramid go in, all checked by the caller.
+Descriptors of a fixed length come out, one row per region. The room offers one kernel for a few regions and one for
+many, and the caller chooses. It must not know images, boxes in pixels, networks or files.
 """

@@ -1,6 +1,6 @@
-"""Tables of a feature map from which any bin is pooled in a few look-ups, whatever its size.
+"""Lookup tables over a feature map, from which a bin of any size is pooled in at most four look-ups.
 
-Rows of a table are cells and its columns channels, so that the values of one look-up lie together in memory.
+Each row of a table belongs to a cell and each column to a channel, so one look-up reads adjacent memory.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from sppfeat.pooling.bins import Bins
 
 __all__ = ["MaxTables", "MeanTables", "empty_tensor"]
 
-# Columns that are added to rows and never used. Rows of a multiple of 1024 bytes all fall into the same few places
-# of a processor's cache, so that bringing them into channel order took twice as long.
+# Unused columns at the end of each row. Rows whose length is a multiple of 1024 bytes all map to the same few cache
+# lines, which doubled the time of transposing them into channel order.
 _PADDING = 8
 _LARGE_NBYTES = 1 << 20
 
 
 def empty_tensor(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Allocates an uninitialized tensor on the device of another one.
+    """Allocates an uninitialized tensor on the device of ``like``.
 
-    A large tensor in main memory is allocated through numpy, which asks the system for large pages: filling 205 MB for
-    the first time then takes 18 ms, and 99 ms after torch's own allocation.
+    A large tensor in main memory is allocated through numpy, which asks the system for large pages: the first fill of
+    205 MB then takes 18 ms, against 99 ms after torch's own allocation.
 
     Args:
-        shape: of the tensor.
+        shape: shape of the new tensor.
         like: a tensor on the device to use.
-        dtype: of the tensor; that of ``like`` if None.
+        dtype: dtype of the new tensor; None for the dtype of ``like``.
     """
     dtype = dtype or like.dtype
     n_bytes = int(np.prod(shape)) * dtype.itemsize
@@ -38,15 +38,16 @@ def empty_tensor(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None =
 
 
 class MaxTables:
-    """Maxima over windows of ``2**b x 2**a`` cells, for range-maximum queries in two dimensions.
+    """Maxima over windows of ``2**b x 2**a`` cells (height x width), for range-maximum queries in two dimensions.
 
-    Any bin is the maximum of four windows that overlap; one whose sides are powers of two is a window itself.
+    The maximum over a bin is the largest of four overlapping windows; a bin whose sides are powers of two is one
+    window.
 
     Args:
-        cells: ``(H, W, C)``, a map.
-        largest_hw: height and width of the largest bin that will be asked for.
-        n_bins: how many bins can be asked for at once.
-        chunk: how many bins are computed at a time.
+        cells: ``(H, W, C)``, the feature map, channels last.
+        largest_hw: height and width of the largest bin to pool, in cells.
+        n_bins: the most bins that one call of :meth:`pool` may pass.
+        chunk: number of bins to compute at a time.
     """
 
     def __init__(self, cells: Tensor, *, largest_hw: tuple[int, int], n_bins: int, chunk: int) -> None:
@@ -71,18 +72,22 @@ class MaxTables:
 
     @staticmethod
     def table_rows(map_hw: tuple[int, int], largest_hw: tuple[int, int]) -> int:
-        """The number of rows that the windows take."""
+        """Number of table rows that all windows of a map take."""
         return map_hw[0] * map_hw[1] * largest_hw[0].bit_length() * largest_hw[1].bit_length()
 
     def pool(self, bins: Bins) -> Tensor:
-        """``(M,)`` int64: the row of ``values`` that holds the maximum of each bin; until the next call."""
+        """Computes the maximum of each bin.
+
+        Returns:
+            ``(M,)`` int64: the row of ``values`` with the maximum of each bin, valid until the next call.
+        """
         high, wide = _floor_log2(bins.y1 - bins.y0), _floor_log2(bins.x1 - bins.x0)
         last_y, last_x = bins.y1 - (1 << high), bins.x1 - (1 << wide)
         height, width = self._map_hw
         base = (high * self._width_windows + wide) * height
         corners = [(base + y) * width + x for y in (bins.y0, last_y) for x in (bins.x0, last_x)]
         n_looks = (1 + (last_y != bins.y0).long()) * (1 + (last_x != bins.x0).long())
-        # First those of two windows: then the first and the last corner are both.
+        # Bins that need two windows come first; their first and last corners are those two.
         order = torch.cat([(n_looks == 2).nonzero()[:, 0], (n_looks == 4).nonzero()[:, 0]])
         n_double = int((n_looks == 2).sum())
         where = corners[0].clone()
@@ -109,16 +114,16 @@ class MaxTables:
 
 
 class MeanTables:
-    """Sums over all cells above and left of a place (integral images): a bin's sum follows from its four corners.
+    """Integral images: sums over all cells above and left of a corner, four of which give the sum of a bin.
 
-    In float64, of values rounded to a grid that makes every sum exact: 2**-52 of the largest possible sum, some
-    1e-12 of the map's largest magnitude. So a bin of zeros is exactly zero, and no rounding travels from one
-    part of the map to another.
+    Sums are in float64. The values are first rounded to multiples of 2**-52 of the largest possible sum (about 1e-12
+    of the map's largest magnitude), so every sum is exact: a bin of zeros is exactly zero, and no rounding error
+    travels from one part of the map to another.
 
     Args:
-        cells: ``(H, W, C)``, a map, all finite.
-        n_bins: how many bins can be asked for at once.
-        chunk: how many bins are computed at a time.
+        cells: ``(H, W, C)``, the feature map, channels last; all values finite.
+        n_bins: the most bins that one call of :meth:`pool` may pass.
+        chunk: number of bins to compute at a time.
     """
 
     def __init__(self, cells: Tensor, *, n_bins: int, chunk: int) -> None:
@@ -142,7 +147,11 @@ class MeanTables:
         self._sums = sums.view(-1, n_channels + _PADDING)
 
     def pool(self, bins: Bins) -> Tensor:
-        """``(M,)`` int64: the row of ``values`` that holds the mean of each bin; until the next call."""
+        """Computes the mean of each bin.
+
+        Returns:
+            ``(M,)`` int64: the row of ``values`` with the mean of each bin, valid until the next call.
+        """
         corners = [y * (self._width + 1) + x for y in (bins.y0, bins.y1) for x in (bins.x0, bins.x1)]
         n_cells = ((bins.y1 - bins.y0) * (bins.x1 - bins.x0)).double()[:, None]
         n_bins = len(n_cells)
@@ -160,6 +169,6 @@ class MeanTables:
 
 
 def _floor_log2(sizes: Tensor) -> Tensor:
-    """``(M,)`` int64: the largest whole ``e`` with ``2**e <= size``, in integers."""
+    """Exponents of the largest powers of two up to each size, ``(M,)`` int64, without floating point."""
     powers = 1 << torch.arange(1, 32, device=sizes.device)
     return torch.searchsorted(powers, sizes, right=True)

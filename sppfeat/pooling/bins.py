@@ -1,4 +1,4 @@
-"""The bins of regions, in cells; each distinct bin is listed once."""
+"""Distinct bins of a set of regions, in cells."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,12 +10,12 @@ __all__ = ["Bins", "distinct_bins"]
 
 
 class Bins(NamedTuple):
-    """The bins of some regions; regions share many of them.
+    """The bins of all regions, in cells; a bin that several regions share is listed once.
 
     Attributes:
-        y0, y1, x0, x1: ``(M,)`` int64, cells of each distinct bin, half-open.
-        of_level: for each level, ``(K, n * n)`` int64: indices of the distinct bins that make up each region, bin row
-            by bin row.
+        y0, y1, x0, x1: ``(M,)`` int64, edges of each distinct bin in cells, half-open.
+        of_level: one tensor per level, ``(K, n * n)`` int64: for each region, the indices of its bins among the
+            distinct ones, row by row.
     """
 
     y0: Tensor
@@ -26,7 +26,7 @@ class Bins(NamedTuple):
 
 
 def distinct_bins(regions: Tensor, levels: Sequence[int], map_hw: tuple[int, int]) -> Bins:
-    """The bins of regions of one map.
+    """Cuts the regions of one map into bins and lists each distinct bin once.
 
     Args:
         regions: ``(K, 4)`` int64, ``x0, y0, x1, y1`` in cells, half-open, inside the map.
@@ -61,7 +61,7 @@ def distinct_bins(regions: Tensor, levels: Sequence[int], map_hw: tuple[int, int
 
 
 def _edge_keys(first: Tensor, stop: Tensor, n: int, n_cells: int) -> Tensor:
-    """``(K, n)``: one number for both edges of each bin along an axis of ``n_cells`` cells."""
+    """Keys ``(K, n)`` that encode both edges of each bin along an axis of ``n_cells`` cells."""
     i = torch.arange(n, device=first.device)
     size = (stop - first)[:, None]
     start = first[:, None] + i * size // n

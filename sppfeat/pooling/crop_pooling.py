@@ -1,7 +1,7 @@
-"""A few regions of one feature map, one after the other, on one thread of a processor.
+"""Pooling for a few regions of one feature map: one after the other, in numpy, on one thread.
 
-torch shares even the smallest pooling among its threads, and waking them takes longer than pooling a region: 2.4 ms
-instead of 0.3 ms (two cores, 512 channels, levels 6, 3, 2 and 1). Hence numpy.
+torch splits even the smallest pooling among its threads, and waking them takes longer than pooling a region: 2.4 ms
+instead of 0.3 ms (two cores, 512 channels, levels 6, 3, 2 and 1).
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ _Cells = NDArray[Any]
 
 
 def pool_crops(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, mode: str) -> Tensor:
-    """Descriptors of regions of one map, pooled region by region.
+    """Pools a few regions of one map into descriptors, region by region.
 
     Args:
         feature_map: ``(C, H, W)``, floating point, in main memory. No gradient reaches it.
         regions: ``(K, 4)`` int64, ``x0, y0, x1, y1`` in cells, half-open, inside the map, never empty.
         levels: the pyramid.
-        mode: ``"max"`` or ``"avg"``; means are of sums in float64.
+        mode: ``"max"`` or ``"avg"``; means come from sums in float64.
 
     Returns:
         ``(K, D)``, dtype of the map.
@@ -39,7 +39,8 @@ def pool_crops(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, m
         crop = np.ascontiguousarray(cells[y0:y1, x0:x1])
         pooled: dict[int, _Cells] = {}
         for n in sorted(levels, reverse=True):
-            # Bins of a multiple of n make up those of n (see from_finer); means of them would weigh cells unequally.
+            # The bins of a multiple of n make up the bins of n (see from_finer). Averaging their means would weigh
+            # cells unequally.
             finer = min((m for m in pooled if m % n == 0), default=None) if mode == "max" else None
             pooled[n] = pool(crop if finer is None else pooled[finer], n)
         start = 0
@@ -51,7 +52,7 @@ def pool_crops(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, m
 
 
 def _max_of_bins(cells: _Cells, n: int) -> _Cells:
-    """Maxima ``(n, n, C)`` of ``(h, w, C)``: over rows first, then over columns of the result."""
+    """Maxima ``(n, n, C)`` over the bins of a crop ``(h, w, C)``, rows first, then columns."""
     height, width, n_channels = cells.shape
     rows = np.empty((n, width, n_channels), cells.dtype)
     bins = np.empty((n, n, n_channels), cells.dtype)
@@ -74,5 +75,5 @@ def _mean_of_bins(cells: _Cells, n: int) -> _Cells:
 
 
 def _bin(i: int, cells: int, n: int) -> slice:
-    """Bin ``i`` of ``n``, of so many cells along an axis."""
+    """The cells of bin ``i`` of ``n`` along an axis of ``cells`` cells."""
     return slice(i * cells // n, -(-(i + 1) * cells // n))

@@ -1,4 +1,4 @@
-"""Many regions of one feature map at once: each distinct bin pooled once, then brought into order."""
+"""Pooling for many regions of one feature map: each distinct bin is pooled once and copied where it is needed."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,8 @@ from sppfeat.pooling.bins import Bins, distinct_bins
 
 __all__ = ["TABLE_DEVICES", "empty_descriptors", "from_finer", "level_views", "pool_by_tables"]
 
-# Bytes at once. Values that are looked up, reduced and written in one go should stay in a processor's cache.
+# Bytes handled at once: values that are looked up, reduced and written in one go should stay in the processor's
+# cache.
 _CHUNK_NBYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 _SLICE_NBYTES = 128 << 20  # of distinct bins
 _TABLE_NBYTES = 128 << 20  # of the tables: larger ones are made for some channels at a time
@@ -21,13 +22,13 @@ TABLE_DEVICES = tuple(_CHUNK_NBYTES)
 
 
 def from_finer(pooled: Mapping[int, Tensor], n: int) -> Tensor | None:
-    """Maxima of level ``n``, ``(N, C, n, n)``, from a finer level whose bins make up its bins; None without one.
+    """Maxima of level ``n``, ``(N, C, n, n)``, from a level that is a multiple of ``n``; None if there is none.
 
     Bin ``i`` of ``n`` begins where bin ``k*i`` of ``k*n`` does and ends where bin ``k*i + k - 1`` ends, since
-    ``floor(i*a/n)`` is ``floor(k*i*a/(k*n))``: the maximum over it is that over those.
+    ``floor(i*a/n)`` is ``floor(k*i*a/(k*n))``. So its maximum is the maximum over those ``k`` bins.
 
     Args:
-        pooled: finer levels, each ``(N, C, m, m)``.
+        pooled: the levels pooled so far, each ``(N, C, m, m)`` under its ``m``.
         n: the coarser level.
     """
     finer = min((m for m in pooled if m % n == 0), default=None)
@@ -35,7 +36,7 @@ def from_finer(pooled: Mapping[int, Tensor], n: int) -> Tensor | None:
 
 
 def pool_by_tables(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *, mode: str) -> Tensor:
-    """Descriptors of regions of one map; fast for many regions.
+    """Pools many regions of one map into descriptors, by lookup tables.
 
     Args:
         feature_map: ``(C, H, W)``, floating point; finite for ``"avg"``. No gradient reaches it.
@@ -63,12 +64,12 @@ def pool_by_tables(feature_map: Tensor, regions: Tensor, levels: Sequence[int], 
 
 
 def empty_descriptors(feature_map: Tensor, n_regions: int, levels: Sequence[int]) -> Tensor:
-    """``(K, D)``, uninitialized, for regions of ``(..., C, H, W)`` maps; of their dtype, on their device."""
+    """Uninitialized descriptors ``(K, D)`` for regions of ``(..., C, H, W)`` maps, with their dtype and device."""
     return empty_tensor((n_regions, feature_map.shape[-3] * sum(n * n for n in levels)), feature_map)
 
 
 def level_views(descriptors: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
-    """Views of ``(K, D)`` descriptors, for each level its part as ``(K, C, n * n)``."""
+    """Views of ``(K, D)`` descriptors, one per level ``n``, each ``(K, C, n * n)``."""
     n_channels = descriptors.shape[1] // sum(n * n for n in levels)
     parts = torch.split(descriptors, [n_channels * n * n for n in levels], dim=1)
     return {n: part.view(-1, n_channels, n * n) for n, part in zip(levels, parts, strict=True)}
@@ -88,7 +89,7 @@ def _largest_bin(bins: Sequence[Bins]) -> tuple[int, int]:
 
 
 def _channel_blocks(cells: Tensor, bins: Sequence[Bins], mode: str) -> Iterator[slice]:
-    """Slices of channels for which the tables have a bounded size."""
+    """Slices of channels, each small enough that its tables keep within their size limit."""
     height, width, n_channels = cells.shape
     per_channel = 8 * height * width
     if mode == "max":
@@ -104,12 +105,12 @@ def _chunk_rows(cells: Tensor) -> int:
 
 
 def _write(places: Mapping[int, Tensor], values: Tensor, where: Mapping[int, Tensor]) -> None:
-    """Looks up the bins of regions, makes coarser levels of them, and writes each level to its place.
+    """Looks up the bins of each region, derives coarser levels from them, and writes every level to its view.
 
     Args:
-        places: for each level ``(K, C, n * n)``, written to.
-        values: pooled bins, channels (and more) beside each other.
-        where: for each level that is not made of a finer one ``(K, n * n)``: which of the values.
+        places: one view per level ``n``, ``(K, C, n * n)``, to write to.
+        values: one pooled bin per row; the channels come first in a row, padding follows.
+        where: rows of ``values``, ``(K, n * n)``, for each level that is not derived from a finer one.
     """
     n_regions, n_channels = next(iter(places.values())).shape[:2]
     per_region = max(where) ** 2 * values.shape[1] * values.element_size()
@@ -125,7 +126,7 @@ def _write(places: Mapping[int, Tensor], values: Tensor, where: Mapping[int, Ten
 
 
 def _look_up(values: Tensor, rows: Tensor, buffer: Tensor) -> Tensor:
-    """Rows ``(k, n * n)`` of the values as ``(k, C, n, n)``, channels last in memory."""
+    """The values at ``rows`` ``(k, n * n)``, as ``(k, C, n, n)`` with channels last in memory."""
     n = math.isqrt(rows.shape[1])
     looked_up = buffer[: rows.numel()]
     torch.index_select(values, 0, rows.reshape(-1), out=looked_up)
