@@ -1,5 +1,6 @@
 """Boxes for the images of a run: read from box files, or laid out as grids and views.
 
-In goes a box file of any usual format, or the size of an image; out come boxes in pixels, with classes, scores and ids.
-The room matches no names of images, decodes no image and knows nothing of networks and feature files.
+A box file in any common format, or the size of an image, goes in. Boxes ``(K, 4)`` in the pixels of each image come
+out, with classes, scores and ids. The room must not know which images a run has: it matches no image names, decodes
+no images, and knows nothing of networks or feature files.
 """

@@ -1,4 +1,4 @@
-"""Boxes of any convention, converted to pixels of the image and clipped to it.
+"""Conversion of boxes from any convention to pixels of the image, and clipping to the image.
 
 ``boxes_px`` are ``x0, y0, x1, y1`` in pixels of the image as displayed, 0-based pixel edges, half-open:
 the whole image is ``[0, 0, width, height]``.
@@ -11,23 +11,24 @@ from sppfeat.config.regions import BoxConvention, RowFlag
 
 __all__ = ["boxes_to_px", "clip_boxes"]
 
-# Pixels that a box may extend beyond the border without being called clipped: the rounding of fractions to six
-# digits, as in YOLO's files, is up to 0.003 pixels in an image of 4000.
+# Pixels that a box may extend beyond the border without being flagged as clipped. Fractions rounded to six digits, as
+# in YOLO files, are off by up to 0.002 pixels on a side of 4000 pixels.
 _ROUNDING = 0.01
 
 
 def boxes_to_px(
     boxes: npt.NDArray[np.float64], convention: BoxConvention, image_hw: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float64]:
-    """Convert the boxes of a file to pixels of their images, neither clipped nor put in order.
+    """Convert the boxes of a file to pixels of their images, without clipping them or ordering their corners.
 
     Args:
-        boxes: ``(K, 4)`` float64, the numbers of the file.
+        boxes: ``(K, 4)`` float64, the numbers in the file.
         convention: meaning of these numbers.
-        image_hw: ``(K, 2)`` int32, height and width of each box's image; 0 if unknown.
+        image_hw: ``(K, 2)`` int32, height and width of each box's image, in pixels; 0 if unknown.
 
     Returns:
-        ``boxes_px``: ``(K, 4)`` float64; NaN if they depend on an unknown size.
+        ``boxes_px``: ``(K, 4)`` float64, xyxy, half-open, in pixels of the image; NaN for a box that depends on an
+            unknown size.
 
     Example:
         >>> voc = BoxConvention(origin=1, ends="inclusive")
@@ -63,8 +64,8 @@ def clip_boxes(
     """Clip boxes to their images.
 
     Args:
-        boxes_px: ``(K, 4)`` float64, xyxy edges in pixels of the image, in any order and of any extent.
-        image_hw: ``(K, 2)`` int32, height and width of each box's image; 0 if unknown.
+        boxes_px: ``(K, 4)`` float64, xyxy, half-open, in pixels of the image; corners in any order, of any extent.
+        image_hw: ``(K, 2)`` int32, height and width of each box's image, in pixels; 0 if unknown.
 
     Returns:
         ``(K, 4)`` float64, xyxy, inside the image and with an area, or zeros; and ``(K,)`` uint8

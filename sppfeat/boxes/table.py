@@ -1,4 +1,4 @@
-"""The boxes of a box file, in its own order and convention."""
+"""The table of all boxes in a box file, in the file's own order and convention."""
 
 from array import array
 from collections.abc import Sequence
@@ -16,22 +16,23 @@ __all__ = ["BoxTable", "BoxTableBuilder"]
 
 @dataclass(frozen=True)
 class BoxTable:
-    """Every box of a box file, in its order, as arrays rather than as an object per box.
+    """All boxes of a box file, in its order, as arrays rather than one object per box.
 
-    ``M`` images, ``B`` boxes.
+    The file has ``M`` images and ``B`` boxes.
 
     Attributes:
-        images: ``(M,)`` names of the images in the file, each once, also of images without boxes.
+        images: ``(M,)`` names of the images in the file, each once, including images without boxes.
         image: ``(B,)`` int64, index into ``images``.
         boxes: ``(B, 4)`` float64, the numbers in the file.
-        convention: meaning of these numbers, by default of the format.
+        convention: meaning of these numbers; the default of the format unless options override it.
         label: ``(B,)`` int64, index into ``classes`` or -1.
         classes: class names.
-        score: ``(B,)`` float64, NaN for none.
-        ids: ``(B,)`` ids of the boxes in the file; empty for none.
+        score: ``(B,)`` float64, NaN for a box without a score.
+        ids: ``(B,)`` ids of the boxes in the file; empty for a box without an id.
         extra_names: names of all other columns of the file.
-        extra: ``(B,)`` texts of each of these columns.
-        image_hw: ``(M, 2)`` int32, height and width that the file gives each image; 0 if it gives none.
+        extra: for each of these columns, its ``(B,)`` texts.
+        image_hw: ``(M, 2)`` int32, height and width of each image according to the file, in pixels; 0 if it gives
+            none.
         names: kind of the names in ``images``: ``path`` (the last parts of a path, perhaps without the suffix),
             ``id`` (numbers or texts that equal file names without suffix, apart from leading zeros) or ``single``
             (the boxes of one image, which the file does not name).
@@ -59,7 +60,7 @@ class BoxTableBuilder:
 
     Args:
         extra_names: names of further columns.
-        classes: class names that are known beforehand, in the order of their numbers; others are appended.
+        classes: class names known in advance, in the order of their numbers; others are appended.
     """
 
     def __init__(self, *, extra_names: Sequence[str] = (), classes: Sequence[str] = ()) -> None:
@@ -75,14 +76,14 @@ class BoxTableBuilder:
         self._extra: list[list[bytes]] = [[] for _ in extra_names]
 
     def add_image(self, name: bytes, image_hw: tuple[int, int] = (0, 0)) -> int:
-        """Return the index of an image, which is added with its size if it is new."""
+        """Return the index of an image; a new one is added with its height and width in pixels."""
         index = self._images.setdefault(name, len(self._images))
         if 2 * index == len(self._image_hw):
             self._image_hw.extend(image_hw)
         return index
 
     def add_class(self, name: str) -> int:
-        """Return the index of a class, which is added if it is new."""
+        """Return the index of a class; a new one is added."""
         return self._classes.number(name)
 
     def add_box(
@@ -95,7 +96,7 @@ class BoxTableBuilder:
         box_id: bytes = b"",
         extra: Sequence[bytes] = (),
     ) -> None:
-        """Append a box of four numbers; ``extra`` has one text for each of ``extra_names``."""
+        """Append a box of four numbers in the file's convention; ``extra`` has one text for each of ``extra_names``."""
         self._image.append(image)
         self._boxes.extend(box)
         self._label.append(label)
@@ -105,7 +106,7 @@ class BoxTableBuilder:
             column.append(text)
 
     def build(self, convention: BoxConvention, *, names: str = "path") -> BoxTable:
-        """Make the table."""
+        """Build the table of all boxes added so far."""
         return BoxTable(
             images=PathTable(self._images),
             image=np.array(self._image, dtype=np.int64),

@@ -1,4 +1,4 @@
-"""Boxes that need no box file: a grid over the image, and the views of SPP-net's multi-view test."""
+"""Boxes without a box file: a grid over the image, and the views of SPP-net's multi-view test."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ VIEW_SIDE = 224  # network-input pixels: side of the windows of the paper's mult
 
 _MAX_VIEWS = 1_000_000  # per image: 32 MB of boxes
 
-_PLACES = {  # of a window, as fractions of its leeway along x and y
+_PLACES = {  # positions of a window, as fractions of its free play along x and y
     "centre": (0.5, 0.5),
     "top-left": (0.0, 0.0),
     "top-right": (1.0, 0.0),
@@ -33,10 +33,10 @@ class Views(NamedTuple):
     """The boxes of one image.
 
     Attributes:
-        boxes_px: ``(V, 4)`` float64, xyxy edges in pixels of the image.
-        scale: ``(V,)`` int16, index of the short side at which each is pooled; -1 to let the run choose.
-        mirrored: ``(V,)`` bool, True if it is pooled from the mirror image.
-        ids: ``(V,)`` names.
+        boxes_px: ``(V, 4)`` float64, xyxy, half-open, in pixels of the image.
+        scale: ``(V,)`` int16, index of the scale at which each box is pooled; -1 to let the run choose.
+        mirrored: ``(V,)`` bool, True for a box that is pooled from the mirror image.
+        ids: ``(V,)`` names of the boxes.
     """
 
     boxes_px: npt.NDArray[np.float64]
@@ -48,16 +48,20 @@ class Views(NamedTuple):
 def grid_views(grid: GridSpec, image_hw: tuple[int, int]) -> Views:
     """Cover the image with windows, row by row, named ``row,column``.
 
-    By number, all windows are equal, and adjacent ones share the fraction ``overlap`` of a window. By pixels, they
-    have the given size, or that of the image if it is smaller, and share that fraction, too; only the last one of each
-    row and column ends at the border and may share more.
+    A grid by number has equal windows, and adjacent ones share the fraction ``overlap`` of a window. A grid in pixels
+    has windows of the given size, or of the image's size where that is smaller, and the same overlap; the last window
+    of each row and column ends at the border and may overlap more.
+
+    Args:
+        grid: number or size of the windows, and their overlap.
+        image_hw: height and width of the image, in pixels.
 
     Example:
         >>> grid_views(GridSpec(1, 2, False, 0.0), (30, 40)).boxes_px.tolist()
         [[0.0, 0.0, 20.0, 30.0], [20.0, 0.0, 40.0, 30.0]]
 
     Raises:
-        ConfigError: more than a million windows.
+        ConfigError: the grid has more than a million windows.
     """
     height, width = image_hw
     n_rows, n_columns = grid.rows, grid.columns
@@ -91,14 +95,14 @@ def multiview_views(
 ) -> Views:
     """Lay out the views of He et al., TPAMI 2015, section 3.1.5, at each scale.
 
-    These are the whole image, and windows of 224 x 224 network-input pixels at the center, the corners and the middles
-    of the sides; then the same in the mirror image. A window is never larger than the side of the input. The paper
-    leaves out windows that coincide (three of them at 224 pixels); here all images have the same views in the same
-    order.
+    These are the whole image, and windows of 224 x 224 network-input pixels at the center, the corners and the
+    middles of the sides; then the same in the mirror image. A window is never larger than the input. The paper leaves
+    out windows that coincide (three of them at 224 pixels); here all images have the same views in the same order.
 
     Args:
         image_hw: height and width of the image, in pixels.
-        short_sides: short side of the network input at each scale, for the names; None is the image's own size.
+        short_sides: short side of the network input at each scale, in pixels, for the names; None for the image's own
+            size.
         windows_hw: height and width of a window in pixels of the image, at each scale; None if the network input has
             the short sides ``short_sides`` and the aspect ratio of the image.
     """
@@ -111,7 +115,7 @@ def multiview_views(
         boxes.append((0.0, 0.0, float(width), float(height)))
         for x, y in _PLACES.values():
             x0, y0 = x * (width - view_w), y * (height - view_h)
-            # Far edges are computed from the far border, so that a window at the border ends there to the bit.
+            # Far edges are computed from the far border, so that a window at the border ends exactly there.
             boxes.append((x0, y0, width - (1 - x) * (width - view_w), height - (1 - y) * (height - view_h)))
         ids += [b"%s %s" % (str(side or "native").encode(), place.encode()) for place in ("whole", *_PLACES)]
     per_scale = 1 + len(_PLACES)
@@ -127,25 +131,25 @@ def multiview_views(
 
 
 def _windows_by_number(side: int, n: int, overlap: float) -> npt.NDArray[np.float64]:
-    """Start and end of ``n`` equal windows that cover ``side``, as ``(n, 2)``."""
+    """Start and end of ``n`` equal windows that cover ``side`` pixels, ``(n, 2)`` float64."""
     step = 1 - overlap
     total = 1 + (n - 1) * step  # in windows
     starts = np.arange(n) * step
-    # Makes the last window end at the border to the bit.
+    # Makes the last window end exactly at the border.
     ends = total - (n - 1 - np.arange(n)) * step
     return np.stack((side * (starts / total), side * (ends / total)), axis=1)
 
 
 def _windows_of_size(side: int, window: int, overlap: float) -> npt.NDArray[np.float64]:
-    """Start and end of windows of one size, the last one at the border, as ``(n, 2)``."""
+    """Start and end of windows of ``window`` pixels, the last one at the border, ``(n, 2)`` float64."""
     window = min(window, side)
     step = window * (1 - overlap)
     starts = np.minimum(np.arange(_n_windows(side, window, overlap)) * step, side - window)
-    starts[-1] = side - window  # to the bit, whatever the step was rounded to
+    starts[-1] = side - window  # exactly, however the step was rounded
     return np.stack((starts, starts + window), axis=1)
 
 
 def _n_windows(side: int, window: int, overlap: float) -> int:
-    """Number of windows of one size that cover ``side``."""
+    """Number of windows of ``window`` pixels that cover ``side`` pixels."""
     window = min(window, side)
     return 1 + max(0, math.ceil((side - window) / (window * (1 - overlap)) - 1e-9))

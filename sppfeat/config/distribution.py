@@ -1,4 +1,4 @@
-"""The distribution of a run's work: over a device and its processes, over shards, over the actors of a Ray cluster."""
+"""Options for distributing a run: over processes and a device, over shards, or over the actors of a Ray cluster."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def parse_device(device: str) -> str:
     """Return ``device`` unchanged if it is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: ``device`` is none of these.
     """
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", device):
         raise ConfigError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:N, mps")
@@ -44,17 +44,17 @@ def parse_device(device: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options for the work of a process; none of them changes a descriptor.
+    """Options for the work of one process; none of them changes a descriptor.
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         batch_size: images per batch, or None to choose by pixels and device.
         workers: decoding processes, 0 to decode in this process, or None to choose.
-        max_decode_pixels: an image of more pixels fails, undecoded.
+        max_decode_pixels: the most pixels of an image; a larger one fails without being decoded.
         compile: compile the network with torch.
-        local_rank: number of this process among those that share the work on this machine, from 0; with ``auto`` it
-            takes the device of that number.
-        n_local: number of these processes; they share the cores.
+        local_rank: index of this process among the processes that share the work on this machine, from 0; with
+            ``auto`` the process takes the device with that index.
+        n_local: number of processes that share the work, and the cores, of this machine.
     """
 
     device: str = "auto"
@@ -80,13 +80,14 @@ class RayOptions:
     """Options for the work of a Ray cluster; none of them changes a descriptor.
 
     Attributes:
-        address: of a running cluster, as ``ray.init`` takes it; None: the value of ``RAY_ADDRESS``, or a Ray of this
-            machine, for this run, if it is not set.
-        actors: number of processes, each with a network of its own; None: as many as the cluster has devices for.
-        gpus_per_actor: 0 to 1, so that several actors can share a device; None: 1 where there are GPUs.
-        cpus_per_actor: cores; None: an equal share of the cluster's.
-        merge: form of the output: ``virtual`` leads to the descriptors in the files of the parts, ``copy`` has a copy
-            of them.
+        address: address of a running cluster, as ``ray.init`` takes it; None for the value of ``RAY_ADDRESS``, or, if
+            that is not set, for a local cluster that is started for this run.
+        actors: number of processes, each with a network of its own; None for as many as the cluster has devices for.
+        gpus_per_actor: GPUs per actor, 0 to 1, so that several actors can share a device; None for 1 if the cluster
+            has GPUs.
+        cpus_per_actor: cores per actor; None for an equal share of the cluster's cores.
+        merge: form of the output: ``virtual`` refers to the descriptors in the part files, ``copy`` holds a copy of
+            them.
     """
 
     address: str | None = None
@@ -136,20 +137,20 @@ class ShardChoice:
 
     @property
     def name(self) -> str:
-        """Part of a file name; names sort by index."""
+        """The shard as part of a file name; names sort by index."""
         width = max(5, len(str(self.count)))
         return f"{self.index:0{width}d}-of-{self.count:0{width}d}"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The images and rows of a whole plan that one file has.
+    """The images and rows of the whole plan that one file holds.
 
     Attributes:
-        index, count: see :class:`ShardChoice`; as the shards were numbered when they were cut.
+        index, count: see :class:`ShardChoice`; the numbering at the time when the plan was cut.
         first_image, stop_image: half-open range of the plan's images.
         first_row, stop_row: half-open range of its rows.
-        n_images, n_rows: size of the whole plan.
+        n_images, n_rows: number of images and rows in the whole plan.
         plan: digest of the whole plan, see ``Plan.digest``.
     """
 
@@ -177,7 +178,7 @@ class Shard:
         return f"shard {self.index}/{self.count}, images {self.first_image} to {self.stop_image} of {self.n_images}"
 
     def to_json(self) -> str:
-        """Return the JSON text that the attribute ``shard`` of a file holds."""
+        """Return the shard as JSON text, for the attribute ``shard`` of a feature file."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
@@ -185,7 +186,7 @@ class Shard:
         """Return the shard that :meth:`to_json` wrote.
 
         Raises:
-            ConfigError: it is not one.
+            ConfigError: the text describes no valid shard.
         """
         try:
             return cls(**json.loads(text))
@@ -194,12 +195,12 @@ class Shard:
 
 
 class Rank(NamedTuple):
-    """A process among several that share a run.
+    """One process among several that share a run.
 
     Attributes:
         shard: its part of the run.
-        local_index: its number among those on its machine, from 0, and that of the device it takes.
-        n_local: number of processes on its machine; they share the cores.
+        local_index: its index among the processes on its machine, from 0, which is also the index of its device.
+        n_local: number of processes on its machine, which share the cores.
     """
 
     shard: ShardChoice
@@ -208,10 +209,10 @@ class Rank(NamedTuple):
 
 
 def parse_shard(text: str) -> Rank:
-    """Parse a text such as ``3/16``; ``auto`` takes the shard from the environment.
+    """Parse a shard such as ``3/16``; ``auto`` takes the rank of this process from the environment.
 
     Raises:
-        ConfigError: the text names no shard, or the environment none.
+        ConfigError: the text names no shard, or the environment sets no rank.
     """
     if text == "auto":
         return rank_of_environment(os.environ)
@@ -222,13 +223,13 @@ def parse_shard(text: str) -> Rank:
 
 
 def rank_of_environment(environment: Mapping[str, str]) -> Rank:
-    """Return the rank of this process among those that torchrun or srun started.
+    """Return the rank of this process among the processes that torchrun or srun started.
 
     Args:
-        environment: variables of this process.
+        environment: environment variables of this process.
 
     Raises:
-        ConfigError: neither of them started it, or its variables make no sense.
+        ConfigError: neither of them started this process, or their variables are invalid.
     """
     known = _Numbers(environment)
     if known.has("RANK", "WORLD_SIZE"):  # torchrun
@@ -239,13 +240,13 @@ def rank_of_environment(environment: Mapping[str, str]) -> Rank:
         )
     if known.has(
         "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"
-    ):  # srun; in a batch script itself only the first is set
+    ):  # srun; outside srun, a batch script has only the first
         local_index = known.get("SLURM_LOCALID", 0)
         n_local = max(_tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "")), local_index + 1)
         return Rank(
             ShardChoice(known["SLURM_PROCID"] + 1, known["SLURM_STEP_NUM_TASKS"]), local_index, n_local
         )
-    # An array of jobs does not tell its size: if some tasks are run again, its variables count only those.
+    # A job array does not tell its size: if only some tasks are run again, its variables count only those.
     hint = "$SLURM_ARRAY_TASK_ID/N" if known.has("SLURM_ARRAY_TASK_ID") else "I/N"
     raise ConfigError(
         "--shard auto: neither torchrun (RANK, WORLD_SIZE) nor srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) is in the "
@@ -254,7 +255,7 @@ def rank_of_environment(environment: Mapping[str, str]) -> Rank:
 
 
 class _Numbers:
-    """Whole numbers in the environment."""
+    """Environment variables that hold whole numbers."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -270,7 +271,7 @@ class _Numbers:
         return int(text)
 
     def get(self, name: str, default: int) -> int:
-        """Return a number, or ``default`` where it is not set."""
+        """Return the number in a variable, or ``default`` if it is not set."""
         return self[name] if self.has(name) else default
 
 

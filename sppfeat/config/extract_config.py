@@ -1,4 +1,4 @@
-"""The settings that a descriptor depends on, their record in feature files, and their fingerprint."""
+"""All settings that a descriptor depends on, with their record in feature files and their fingerprint."""
 
 import dataclasses
 import hashlib
@@ -14,9 +14,9 @@ from sppfeat.errors import ConfigError
 
 __all__ = ["ExtractConfig", "config_differences"]
 
-# Recorded settings have the names of their options.
+# Settings are recorded under the names of their command-line options.
 _JSON_NAMES = {"name": "backbone"}
-# Recorded only where they are set, so that files from before these settings can be continued.
+# Recorded only if they differ from these defaults, so that files made before these settings existed can be continued.
 _OPTIONAL: dict[str, Any] = {
     "scales": [],
     "head": None,
@@ -31,11 +31,11 @@ _OF_BOXES = set(RegionSpec(boxes="multiview").to_dict()) - {"boxes"}
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """All settings that a descriptor depends on, and no others: equal settings give equal descriptors.
+    """All settings that a descriptor depends on, and no others; equal settings give equal descriptors.
 
     Attributes:
         backbone, input, descriptor: see their classes.
-        precision: of the network: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
+        precision: precision of the network: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
         regions: the boxes to pool; None for whole images.
     """
 
@@ -51,7 +51,7 @@ class ExtractConfig:
             raise ConfigError("several scales are for boxes, each of which is pooled from one of them")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as a flat dict of JSON values; tuples are lists."""
+        """Return the settings as a flat dict of JSON values; tuples become lists."""
         flat: dict[str, Any] = {}
         for part in (self.backbone, self.input, self.descriptor):
             values = dataclasses.asdict(part)
@@ -108,12 +108,12 @@ def config_differences(
 ) -> list[str]:
     """Return one line per setting that differs, with both values.
 
-    If one has whole images and the other boxes, or if the kinds of boxes differ, that is the only line about boxes.
-    Box files of the same kind are compared by checksum, which is not shown.
+    If only one of them uses boxes, or if the kinds of boxes differ, a single line says so and no other line is about
+    boxes. Box files of the same kind are compared by checksum, which is not shown.
 
     Args:
         recorded, wanted: settings as :meth:`ExtractConfig.to_dict` returns them.
-        names: of the owners of the two, in the order of the arguments.
+        names: names for the owners of the two, in the order of the arguments.
     """
     absent = "(not set)"
     differing = [

@@ -1,6 +1,6 @@
 """The cores, the memory and the optional packages that this process may use.
 
-Workers and ``--help`` import it: it needs nothing beyond the standard library.
+Decoding workers and ``--help`` import this module, so it uses the standard library only.
 """
 
 import ctypes
@@ -31,31 +31,31 @@ __all__ = [
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER = -1
-_UNCHECKED_NBYTES = 1 << 29  # a copy this small is made without looking at the limits
+_UNCHECKED_NBYTES = 1 << 29  # smaller copies are made without reading the limits
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """Cores that the system lets this process use, by its affinity and by the quotas of its control groups.
+    """Number of cores that the system lets this process use, by its affinity and the quotas of its control groups.
 
-    A container that may use two of 64 cores still sees all 64. A program that starts 64 threads there spends most
-    of its time throttled.
+    A container that may use two of 64 cores still sees all 64. A program that starts 64 threads there spends most of
+    its time throttled.
 
     Args:
-        root: of the file system.
+        root: root of the file system; tests replace it.
     """
     return max(1, math.ceil(min(visible_cores(), _core_quota(root))))
 
 
 def visible_cores() -> int:
-    """Cores in the affinity of this process: the number of threads that other libraries start."""
+    """Number of cores in the affinity of this process, which is the number of threads that other libraries start."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_nbytes(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process may use: those of the machine, or fewer where its control groups say so.
+    """Bytes of memory that this process may use: all of the machine, or the limit of its control groups.
 
     Args:
-        root: of the file system.
+        root: root of the file system; tests replace it.
     """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = _group_limits(root, "memory", unified="memory.max", legacy=("memory.limit_in_bytes",))
@@ -66,9 +66,9 @@ def check_copy(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
     """Refuse to copy more rows of a file than fit into memory: the system would kill the process.
 
     Args:
-        path: of the file, for the message.
-        shape: of the copy.
-        itemsize: bytes of a value.
+        path: path of the file, for the message.
+        shape: shape of the copy.
+        itemsize: bytes per value.
 
     Raises:
         ConfigError: the copy is larger than :func:`available_nbytes`.
@@ -83,12 +83,12 @@ def check_copy(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
 
 
 def row_ranges(n_rows: int, *, row_nbytes: int, nbytes: int) -> Iterator[slice]:
-    """Yield ranges that make up all rows, each of about so many bytes, and of one row at least.
+    """Yield consecutive ranges that cover all rows, each of at most ``nbytes`` but at least one row.
 
     Args:
-        n_rows: how many there are.
-        row_nbytes: bytes of one of them; 0 counts as 1.
-        nbytes: of a range.
+        n_rows: number of rows.
+        row_nbytes: bytes per row; 0 counts as 1.
+        nbytes: bytes per range.
 
     Example:
         >>> list(row_ranges(5, row_nbytes=100, nbytes=250))
@@ -102,8 +102,8 @@ def row_ranges(n_rows: int, *, row_nbytes: int, nbytes: int) -> Iterator[slice]:
 def drop_pages(mapped: mmap.mmap) -> None:
     """Release the pages of a mapped file; a later read fetches them from the disk again.
 
-    Call it while reading a large file from end to end: the system counts these pages as memory of the process until
-    it needs them for something else.
+    For reading a large file from end to end: until the system needs the pages for something else, it counts them as
+    memory of this process.
     """
     if hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -112,12 +112,12 @@ def drop_pages(mapped: mmap.mmap) -> None:
 def keep_freed_memory() -> bool:
     """Tell the C library to reuse freed memory instead of returning it to the system.
 
-    Each batch allocates and frees hundreds of megabytes in large pieces. The GNU C library returns each such piece
-    at once, and the system clears the fresh one page by page, which took a quarter of the time of pooling thousands
-    of boxes. The switch affects the whole process, so programs call it rather than libraries.
+    Each batch allocates and frees hundreds of megabytes in large pieces. The GNU C library returns each such piece at
+    once, and the system clears every new one page by page, which took a quarter of the time of pooling thousands of
+    boxes. The setting affects the whole process, so a program may call this function; a library should not.
 
     Returns:
-        True if the C library accepted the setting; False with any other C library than GNU's.
+        True if the C library accepted the setting; False for any C library other than GNU's.
     """
     if not _has_glibc():
         return False
@@ -126,22 +126,22 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> None:
-    """Return the memory that is free now to the system.
+    """Return freed memory to the system.
 
-    Batches of many shapes leave gaps between longer-lived pieces, such as the network's prepared operations, and the
-    next shape does not fit into them: over 174 shapes that added up to 700 MB.
+    Batches of many shapes leave gaps between longer-lived pieces, such as the network's prepared operations. The next
+    shape does not fit into these gaps; over 174 shapes they added up to 700 MB.
     """
     if _has_glibc():
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def import_extra(module: str, *, extra: str, purpose: str) -> Any:
-    """Import a module of a package that is not always installed.
+    """Import a module of an optional package.
 
     Args:
-        module: its name, such as ``sklearn.svm``.
+        module: name of the module, such as ``sklearn.svm``.
         extra: the extra of this package that installs it: ``sppfeat[extra]``.
-        purpose: the feature that needs it; the message begins with it, so it is in lower case.
+        purpose: the feature that needs it, in lower case; the error message begins with it.
 
     Returns:
         The module.
@@ -161,7 +161,7 @@ def import_extra(module: str, *, extra: str, purpose: str) -> Any:
 
 
 def _core_quota(root: Path) -> float:
-    """Cores in the narrowest quota of this process's control groups; infinity without any."""
+    """The smallest quota of this process's control groups, in cores; infinity if there is none."""
     limits = _group_limits(root, "cpu", unified="cpu.max", legacy=("cpu.cfs_quota_us", "cpu.cfs_period_us"))
     return min(map(_ratio, limits), default=math.inf)
 
@@ -175,13 +175,15 @@ def _ratio(quota_and_period: list[str]) -> float:
 
 
 def _group_limits(root: Path, controller: str, *, unified: str, legacy: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the words of a limit in each control group of this process, outermost first; none for a missing file.
+    """Yield the words of a limit for each control group of this process, outermost first.
+
+    A missing file has no words.
 
     Args:
-        root: of the file system.
-        controller: as version 1 names it.
+        root: root of the file system.
+        controller: name of the controller in version 1 of control groups.
         unified: name of the limit's file in version 2.
-        legacy: names of its files in version 1, whose words are put together.
+        legacy: names of its files in version 1, whose words are joined.
     """
     for line in _text(root / "proc/self/cgroup").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")

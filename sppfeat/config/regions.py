@@ -40,7 +40,7 @@ _GRID = re.compile(r"grid:([1-9][0-9]{0,4})x([1-9][0-9]{0,4})(px)?(?::([0-9.]+))
 
 
 class RowFlag(IntFlag):
-    """Flags of a row's box, which may be both clipped and smaller than a cell."""
+    """Flags of a row's box; a box may be both clipped and smaller than a cell."""
 
     OK = 0
     CLIPPED = 1
@@ -55,8 +55,8 @@ class BoxConvention:
     Attributes:
         coords: ``xyxy`` (two corners), ``xywh`` (first corner, width, height) or ``cxcywh`` (center, width, height).
         units: ``absolute`` (pixels) or ``normalized`` (fractions of the image's width and height).
-        origin: the coordinate of the first pixel (of its edge, with ``ends="edges"``): 0 or 1.
-        ends: ``edges``: x1 is the right edge of the last pixel; ``inclusive``: x1 is the last pixel.
+        origin: coordinate of the first pixel, or of its edge with ``ends="edges"``: 0 or 1.
+        ends: ``edges`` if x1 is the right edge of the last pixel, ``inclusive`` if x1 is the last pixel itself.
         order: ``xy``, or ``yx`` where each pair of numbers has y first.
     """
 
@@ -85,7 +85,7 @@ class BoxConvention:
             )
 
     def replace(self, **changes: Any) -> "BoxConvention":
-        """Return the convention with those changes that are not None.
+        """Return a copy with the given fields changed; None leaves a field as it is.
 
         Raises:
             ConfigError: the result is inconsistent.
@@ -98,7 +98,7 @@ class BoxConvention:
 
 # The convention of each format of box files, unless options override it.
 DEFAULT_CONVENTIONS = {
-    "csv": BoxConvention(),  # the names of the columns decide coords, also of tsv and jsonl
+    "csv": BoxConvention(),  # the column names decide coords, in tsv and jsonl as well
     "tsv": BoxConvention(),
     "jsonl": BoxConvention(),
     "coco": BoxConvention(coords="xywh"),
@@ -117,7 +117,7 @@ def default_convention(box_format: str) -> BoxConvention:
         box_format: one of ``BOX_FORMATS``.
 
     Raises:
-        ConfigError: there is no such format.
+        ConfigError: ``box_format`` is none of them.
 
     Example:
         >>> str(default_convention("voc"))
@@ -130,9 +130,9 @@ class GridSpec(NamedTuple):
     """A grid of windows over an image.
 
     Attributes:
-        rows, columns: number of windows; with ``in_pixels`` height and width of each.
-        in_pixels: windows of one size in pixels, as many as it takes.
-        overlap: fraction of a window that the next one shares, 0 to below 1.
+        rows, columns: number of windows; with ``in_pixels``, height and width of each window in pixels.
+        in_pixels: True for windows of a fixed size in pixels, as many as cover the image.
+        overlap: fraction of a window that the next one shares, from 0 to below 1.
     """
 
     rows: int
@@ -145,7 +145,7 @@ def parse_grid(text: str) -> GridSpec:
     """Parse a grid such as ``grid:3x3``, ``grid:3x4:0.5`` or ``grid:224x224px:0.5``.
 
     Raises:
-        ConfigError: the text names no grid.
+        ConfigError: the text describes no grid.
 
     Example:
         >>> parse_grid("grid:3x4:0.5")
@@ -170,12 +170,12 @@ class RegionSpec:
 
     Attributes:
         boxes: ``file``, ``grid:...`` or ``multiview``.
-        boxes_sha256: of the box file; empty without one.
-        box_format: of the box file; None without one.
-        convention: of the box file; None without one.
+        boxes_sha256: SHA-256 of the box file, in hexadecimal; empty without a file.
+        box_format: format of the box file; None without a file.
+        convention: convention of the box file; None without a file.
         projection: rule that turns boxes into cells, see :func:`sppfeat.geometry.project_boxes`.
         margin: network-input pixels by which each box is tightened on each side.
-        drop_duplicates: write one row for all boxes of an image that fall on the same region.
+        drop_duplicates: write a single row for all boxes of an image that project to the same region.
     """
 
     boxes: str

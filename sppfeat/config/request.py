@@ -1,4 +1,4 @@
-"""The request for an extraction, as a user makes it: no file has been opened yet."""
+"""The request for an extraction, as a user makes it, before any file is opened."""
 
 import os
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ HEADER_MODES = ("auto", "first", "window")
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneChoice:
-    """The backbone to load; see :func:`sppfeat.networks.backbones.load_backbone`."""
+    """The backbone that a user asks for; the fields are those of :func:`sppfeat.networks.backbones.load_backbone`."""
 
     name: str = DEFAULT_BACKBONE
     weights: str = "DEFAULT"
@@ -41,9 +41,9 @@ class DescriptorChoice:
     """The descriptor that a user asks for.
 
     Attributes:
-        levels: the pyramid; None for the usual one, or the one that a head expects.
+        levels: the pyramid; None for the default, or for the level that a head expects.
         pool, normalize, dtype, nonfinite: see :class:`sppfeat.config.specs.DescriptorSpec`.
-        normalize_from: a feature file whose mean norm is used.
+        normalize_from: a feature file whose mean norm to reuse; None for none.
     """
 
     levels: tuple[int, ...] | None = None
@@ -57,11 +57,11 @@ class DescriptorChoice:
         """Return the checked settings.
 
         Args:
-            head: name of the fully connected layers after the pooling, or None.
-            head_level: the level that the head expects.
+            head: last fully connected layer after the pooling, or None.
+            head_level: the pyramid level that the head expects.
 
         Raises:
-            ConfigError: settings are invalid, or do not go with the head.
+            ConfigError: settings are invalid, or cannot be combined with the head.
         """
         levels = self.levels or DEFAULT_LEVELS
         if head_level is not None:
@@ -88,7 +88,7 @@ class BoxChoice:
 
     Attributes:
         boxes: a box file, ``grid:...`` or ``multiview``.
-        box_format: of the file; None to recognize it.
+        box_format: format of the file; None to recognize it.
         coords, units, origin, ends, order: see :class:`sppfeat.config.regions.BoxConvention`; None for the convention
             of the format.
         projection, margin, drop_duplicates: see :class:`sppfeat.config.regions.RegionSpec`.
@@ -107,33 +107,34 @@ class BoxChoice:
 
     @property
     def is_file(self) -> bool:
-        """True if the boxes are in a file."""
+        """True if the boxes come from a file."""
         return self.boxes != "multiview" and not self.boxes.startswith("grid:")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractRequest:
-    """The request for an extraction.
+    """Everything that a user asks of an extraction.
 
     Attributes:
         inputs, labels: see :func:`sppfeat.inputs.list_images`.
         output: the feature file.
-        backbone, input, descriptor, precision, boxes: settings that shape a descriptor.
-        run: options for the work.
+        backbone, input, descriptor, precision, boxes: settings that a descriptor depends on.
+        run: options that no descriptor depends on.
         overwrite: replace an existing output once the new one is complete.
-        retry_failed: try failed images of an existing output again.
+        retry_failed: retry the failed images of an existing output.
         add_new: add inputs that are missing from an existing output.
-        fail_fast: stop at the first image that fails; the next run tries it again.
+        fail_fast: stop at the first image that fails; the next run retries it.
         dry_run: plan only; write nothing, take no lock.
         shard: extract only this part of the plan, into a file of its own.
-        shared: extract the shard into its rows of one output that other processes fill, too.
-        headers: ``first``: read all image headers before the first image is run; ``window``: those of some thousand
-            images at a time; ``auto``: choose by their number and their place.
-        shard_bytes: write shards of at most this many bytes of descriptors, one after the other, each into a file of
-            its own; see :mod:`sppfeat.extraction.sized_parts`.
-        scratch: an existing folder for inputs that have to be fetched before they can be read; None: the system's
+        shared: write the shard's rows into one output that other processes fill as well.
+        headers: ``first`` to read all image headers before the first image enters the network, ``window`` to read
+            those of a few thousand images at a time, ``auto`` to choose by the number and location of the images.
+        shard_bytes: the most bytes of descriptors per file; shards are written one after the other, each into its own
+            file; see :mod:`sppfeat.extraction.sized_parts`.
+        scratch: an existing folder for inputs that have to be fetched before they can be read; None for the system's
             folder for temporary files.
-        ray: let actors on a Ray cluster do the work, see :mod:`sppfeat.extraction.ray.extraction`; None: this process.
+        ray: options of a Ray cluster that does the work, see :mod:`sppfeat.extraction.ray.extraction`; None to work
+            in this process.
     """
 
     inputs: tuple[str, ...]

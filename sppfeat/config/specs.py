@@ -1,4 +1,4 @@
-"""The settings of backbone, input, descriptor and reduction, each of which checks itself."""
+"""Checked settings of the backbone, the input, the descriptor and the reduction."""
 
 import math
 import operator
@@ -55,10 +55,10 @@ COMPACT_NAME = "spp_s16"  # our own network, see sppfeat.networks.compact
 DEFAULT_BACKBONE = COMPACT_NAME
 DEFAULT_LEVELS = (1, 2, 4)
 DEFAULT_SIZE = 224
-DEFAULT_BOX_SIZE = 688  # of the paper's detection with a single scale, section 4.2
+DEFAULT_BOX_SIZE = 688  # the single scale of the paper's detection, section 4.2
 DEFAULT_MAX_PIXELS = 4_000_000
 MAX_ROUND_TO = 1024  # pixels: coarser steps leave few aspect ratios
-_MAX_LEVEL = 64  # 64 x 64 bins of 2048 channels are 32 MB per descriptor: more is a typing error
+_MAX_LEVEL = 64  # 64 x 64 bins of 2048 channels are 32 MB per descriptor: more is a typo
 _MAX_REDUCTION_SEED = 2**32 - 1  # of scikit-learn
 _MAX_SIDE = 65_535  # the largest side that JPEG can hold
 
@@ -67,7 +67,7 @@ def parse_levels(levels: str | Iterable[int]) -> tuple[int, ...]:
     """Parse a pyramid from ``"1,2,4"`` or from integers.
 
     Raises:
-        ConfigError: no level, one twice, or one outside 1..64.
+        ConfigError: there is no level, a level is repeated, or one is outside 1..64.
 
     Example:
         >>> parse_levels("1,2,4")
@@ -114,14 +114,14 @@ class BackboneSpec:
     """The network and the layers that features are taken from.
 
     Attributes:
-        name: of the model in torchvision, or ``module:...`` for a network of the user's own.
+        name: name of the model in torchvision, or ``module:...`` for the user's own network.
         weights: kind of weights: a torchvision weight name, ``file``, ``none`` or ``module``.
-        weights_sha256: of the weight file or, without one, of the names and values of all parameters.
-        layers: node names, in the order of their blocks in the descriptor.
-        mean, std: of the input, in 0..1 and RGB order.
+        weights_sha256: SHA-256 of the weight file or, without one, of the names and values of all parameters.
+        layers: names of graph nodes, in the order of their blocks in the descriptor.
+        mean, std: mean and standard deviation of the input, for values in 0..1, in RGB order.
         interpolation: Pillow filter for resizing.
-        seed: of the initial values where ``weights`` is ``none``; otherwise None.
-        head: fully connected layers after the pooling, ``fc6`` or ``fc7``, or None.
+        seed: seed of the initial values if ``weights`` is ``none``; None otherwise.
+        head: last fully connected layer after the pooling, ``fc6`` or ``fc7``, or None.
     """
 
     name: str
@@ -155,13 +155,13 @@ class InputSpec:
 
     Attributes:
         size: short side in pixels; None for the image's own size, and with ``scales``.
-        scales: several short sides, ascending; each box is pooled from one of them.
-        max_pixels: upper limit of height x width.
-        min_side: lower limit of the short side: the smallest one that the backbone accepts.
+        scales: several short sides in pixels, ascending; each box is pooled from one of them.
+        max_pixels: upper limit on height x width.
+        min_side: lower limit on the short side in pixels: the smallest that the backbone accepts.
         round_to: both sides are rounded to multiples of this number of pixels; 1 leaves them as they are.
         exif: ``apply`` or ``ignore`` the EXIF orientation.
-        decode: ``exact``, or ``fast`` to decode JPEGs at a half, a quarter or an eighth of their size, as long as
-            that is not below the network input.
+        decode: ``exact``, or ``fast`` to decode JPEGs at 1/2, 1/4 or 1/8 of their size, but never below the size of
+            the network input.
         flip: average with the descriptor of the mirror image.
     """
 
@@ -190,7 +190,7 @@ class InputSpec:
 
     @property
     def short_sides(self) -> tuple[int | None, ...]:
-        """Short side at each scale that an image is run at; None for its own size."""
+        """Short side of the network input at each scale, in pixels; None for the image's own size."""
         return self.scales or (self.size,)
 
 
@@ -202,11 +202,11 @@ class DescriptorSpec:
         levels: the pyramid.
         pool: ``max`` or ``avg``.
         normalize: ``none``, ``l2``, ``power`` or ``meannorm:NORM``.
-        norm_factors: factor of ``meannorm`` for each layer, taken from another file; None to estimate them on
-            the images of the run.
-        dtype: of the stored descriptors.
-        nonfinite: ``fail`` for an image whose descriptor holds NaN, infinities or values beyond ``dtype``, or
-            ``keep`` them.
+        norm_factors: factor of ``meannorm`` for each layer, taken from another file; None to estimate them from the
+            images of the run.
+        dtype: dtype of the stored descriptors.
+        nonfinite: ``fail`` to fail an image whose descriptor holds NaN, infinities or values beyond the range of
+            ``dtype``; ``keep`` to store them.
     """
 
     levels: tuple[int, ...] = DEFAULT_LEVELS
@@ -239,7 +239,7 @@ class DescriptorSpec:
 
     @property
     def mean_norm(self) -> float | None:
-        """The mean l2 norm of ``meannorm``, or None for another method."""
+        """The target mean l2 norm of ``meannorm``; None for any other method."""
         return parse_normalize(self.normalize)[1]
 
 
@@ -251,10 +251,10 @@ class ReductionSpec:
         method: ``pca``, principal components, or ``random``, a Gaussian random projection.
         components: the dimension of the reduced descriptors.
         whiten: bring every component to variance 1; only with ``pca``.
-        normalize: of the reduced descriptors: ``none`` or ``l2``.
-        seed: of the order of rows, the randomized solver and the random projection.
+        normalize: normalization of the reduced descriptors: ``none`` or ``l2``.
+        seed: seed of the order of rows, the randomized solver and the random projection.
         layers, levels: columns to reduce; None for all.
-        fit_rows: conditions on the rows to fit on; without any, all rows that have a descriptor.
+        fit_rows: conditions that select the rows to fit on; empty for all rows that have a descriptor.
     """
 
     method: str = "pca"

@@ -29,12 +29,12 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``choices``.
 
     Args:
-        name: of the setting, for the message.
-        value: to check.
+        name: name of the setting, for the message.
+        value: value to check.
         choices: allowed values.
 
     Raises:
-        ConfigError: it is none of them; the message names the setting, the value and the choices.
+        ConfigError: ``value`` is none of them; the message names the setting, the value and the choices.
     """
     if value not in choices:
         raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(choices)}")
@@ -42,7 +42,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
 
 
 def set_fields(spec: object, **values: Any) -> None:
-    """Set fields of a frozen dataclass to their checked values, each in the one type used to compare and record it."""
+    """Set fields of a frozen dataclass to checked values, already in the type that is compared and recorded."""
     for name, value in values.items():
         object.__setattr__(spec, name, value)
 
@@ -51,13 +51,13 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None, *, 
     """Return ``value`` as an int.
 
     Args:
-        name: of the setting, for the message.
-        value: a whole number of any integer type, but no bool.
-        least, most: the range, both included; no upper limit where ``most`` is None.
-        unit: text behind the allowed range in the message.
+        name: name of the setting, for the message.
+        value: a whole number of any integer type except bool.
+        least, most: the allowed range, both included; no upper limit if ``most`` is None.
+        unit: text after the allowed range in the message.
 
     Raises:
-        ConfigError: it is no whole number, or out of range.
+        ConfigError: ``value`` is not a whole number, or is out of range.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -70,14 +70,14 @@ def whole_number(name: str, value: Any, least: int, most: int | None = None, *, 
 
 
 def distinct_names(name: str, values: Any) -> tuple[str, ...]:
-    """Return names as a tuple.
+    """Return names as a tuple, checked to be distinct.
 
     Args:
-        name: of the setting, for the message.
-        values: one or more texts, none of them empty, each once.
+        name: name of the setting, for the message.
+        values: one or more distinct, nonempty strings.
 
     Raises:
-        ConfigError: there is none, one is given twice, or one is no text.
+        ConfigError: there are no names, or one is repeated, empty or not a string.
     """
     listed = [] if isinstance(values, str) else list(values)
     if not listed or len(set(listed)) != len(listed) or not all(isinstance(v, str) and v for v in listed):
@@ -89,11 +89,11 @@ def three_numbers(name: str, values: Any) -> tuple[float, ...]:
     """Return three floats: 1 and 1.0 are the same setting and must have the same fingerprint.
 
     Args:
-        name: of the setting, for the message.
+        name: name of the setting, for the message.
         values: three finite numbers, for R, G and B.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: ``values`` is anything else.
     """
     try:
         numbers = tuple(float(value) for value in values)

@@ -1,4 +1,4 @@
-"""Pieces of messages: texts from files that are safe on a terminal, lists, and numbers with their nouns."""
+"""Building blocks of messages: text that is safe to print on a terminal, short lists, and numbers with their nouns."""
 
 import itertools
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ _MAX_SHOWN = 300
 
 
 def one_line(text: str, *, longest: int = _MAX_SHOWN) -> str:
-    r"""Return a text for a message: escaped, and cut after ``longest`` characters.
+    r"""Return a text for a message: on one line, escaped, and cut after ``longest`` characters.
 
     Example:
         >>> print(one_line("cat\n\x1b[2J"))
@@ -20,14 +20,14 @@ def one_line(text: str, *, longest: int = _MAX_SHOWN) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text in one line, with control characters escaped, so that it cannot steer a terminal."""
+    """Return a text on one line, with control characters escaped so that it cannot control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason_of(error: OSError) -> str:
-    """Return the reason of an error of the system as a message quotes it, without its number and its path."""
+    """Return the reason of an OSError for a message, without its number and its path."""
     return one_line(error.strerror or str(error))
 
 
@@ -35,8 +35,8 @@ def first_few(texts: Iterable[str], n_shown: int) -> str:
     """Join the first few texts; three dots follow if there are more.
 
     Args:
-        texts: iterated no further than needed.
-        n_shown: most texts in the result.
+        texts: the texts; iterated no further than needed.
+        n_shown: the most texts in the result.
 
     Example:
         >>> first_few(["a", "b", "c"], 2)
@@ -51,7 +51,7 @@ def counted(n: int, one: str, many: str | None = None, *, thousands: str = "") -
 
     Args:
         n: the number.
-        one: the noun in the singular, with any other words that change.
+        one: the noun in the singular, with any other words that change with the number.
         many: the same in the plural; None to add the usual ending to ``one``.
         thousands: separator of thousands.
 

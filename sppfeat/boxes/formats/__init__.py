@@ -1,4 +1,8 @@
-"""Box files in any of the usual formats, read into a table in the file's own order and convention."""
+"""Readers of box files.
+
+A file or folder in any common format goes in. A :class:`~sppfeat.boxes.table.BoxTable` comes out, in the file's own
+order and convention. The readers must not know the images of a run: they convert no boxes and match no names.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,14 +38,14 @@ FORMATS = tuple(_READERS)
 
 @dataclass(frozen=True)
 class BoxFile:
-    """A box file that was read.
+    """The contents of a box file, with its format and digest.
 
     Attributes:
         table: the boxes.
         box_format: one of ``FORMATS``.
-        sha256: digest of the bytes of the file, in hexadecimal; for a folder, digest of the names and digests of the
-            files that were read, independent of the folder's own path.
-        path: path as it was given.
+        sha256: digest of the file's bytes, in hexadecimal; for a folder, digest of the names and digests of all files
+            read, independent of the folder's own path.
+        path: path as the user gave it.
     """
 
     table: BoxTable
@@ -54,8 +58,8 @@ def read_boxes(path: StrPath, *, box_format: str | None = None) -> BoxFile:
     """Read the boxes of a file or folder.
 
     Args:
-        path: path of the file; for ``voc``, ``yolo`` and ``numpy`` also of a folder, which is read recursively
-            without hidden names.
+        path: path of the file; for ``voc``, ``yolo`` and ``numpy`` also of a folder, which is read recursively,
+            without hidden files.
         box_format: one of ``FORMATS``; None to recognize it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The file or folder that boxes are read from: its bytes, their digest, and errors that name it."""
+"""A file or folder of annotations: its bytes, their digest, and errors that name it."""
 
 import codecs
 import hashlib
@@ -16,7 +16,7 @@ FOLDER_SUFFIXES = (b".xml", b".txt", b".npy")
 
 
 class AnnotationFiles:
-    """A box file, or a folder of such files; remembers the digest of every file that was read.
+    """A box file or a folder of them, which remembers the digest of every file read.
 
     Args:
         path: path of the file or folder.
@@ -54,7 +54,7 @@ class AnnotationFiles:
 
         Args:
             where: line, column, key or JSON path; may be empty.
-            what: the fault, with the value found and what is allowed.
+            what: the fault, with the value found and the allowed ones.
             name: name of a file in the folder; None for the file or folder itself.
         """
         path = self.path if name is None or not self.is_folder else os.fsdecode(self._full(name))
@@ -69,7 +69,7 @@ class AnnotationFiles:
         return self._read(self.name, n_bytes)
 
     def read(self, name: bytes | None = None) -> bytes:
-        """Read the file, or a file of the folder, and remember its digest.
+        """Read the file, or the file ``name`` of the folder, and remember its digest.
 
         Raises:
             BoxError: the file cannot be read, or is a folder.
@@ -82,7 +82,7 @@ class AnnotationFiles:
         return content
 
     def read_text(self, name: bytes | None = None) -> bytes:
-        """Read a text file; returns its bytes without a byte order mark.
+        """Read a text file and return its bytes without a byte order mark.
 
         Raises:
             BoxError: the file cannot be read, is in UTF-16, or contains a zero byte.
@@ -97,9 +97,9 @@ class AnnotationFiles:
         return content.removeprefix(codecs.BOM_UTF8)
 
     def files(self, suffix: bytes) -> list[bytes]:
-        """List the files with a suffix, relative to the folder, in natural order, without hidden names.
+        """List the files with a suffix, relative to the folder, in natural order, without hidden files.
 
-        A single file is the only entry of its list, whatever its suffix.
+        A single file is always listed, whatever its suffix.
 
         Raises:
             BoxError: a folder cannot be listed, or two files differ only by the case of the suffix.
@@ -119,14 +119,14 @@ class AnnotationFiles:
         return names
 
     def has_file(self, name: bytes) -> bool:
-        """Tell whether this is a folder that contains the name, even as a link to nothing."""
+        """Return True if this is a folder that contains the name, even as a dangling link."""
         return self.is_folder and os.path.lexists(self._full(name))
 
     def sha256(self) -> str:
-        """Return the digest of the file; for a folder, that of the sorted names and digests of all files read."""
+        """Return the SHA-256 of the file; for a folder, that of the sorted names and digests of all files read."""
         if not self.is_folder:
             return self._digests[self.name].hex()
-        # The digests have one length and names hold no zero byte: no two folders give the same bytes.
+        # All digests have the same length and no name holds a zero byte, so no two folders give the same bytes.
         whole = b"".join(name + b"\0" + digest for name, digest in sorted(self._digests.items()))
         return hashlib.sha256(whole).hexdigest()
 
@@ -141,7 +141,7 @@ class AnnotationFiles:
                 content: bytes | None = file.read(n_bytes)
         except OSError as error:
             raise self.error("", f"cannot be read: {_reason(error)}", name) from error
-        if content is None:  # reading the kernel's log, which is a file, gives None if it has no news
+        if content is None:  # the kernel's log, which is a file, with nothing new to read
             raise self.error("", "cannot be read without waiting; allowed: a file", name)
         return content
 

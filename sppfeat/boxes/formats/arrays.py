@@ -1,4 +1,4 @@
-"""Boxes that come as one array for each image."""
+"""Box arrays, one per image: their checks, and the table made of them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -28,11 +28,11 @@ _MOST_BOXES_A_BYTE = 50
 
 
 class ImageBoxes(NamedTuple):
-    """The boxes of an image.
+    """The boxes of one image.
 
     Attributes:
         name: name of the image.
-        values: ``(K, 5)`` float64, four numbers and the score, NaN for none.
+        values: ``(K, 5)`` float64: the four numbers in the file's convention, and the score, NaN for none.
     """
 
     name: bytes
@@ -40,12 +40,13 @@ class ImageBoxes(NamedTuple):
 
 
 class BoxBudget:
-    """The number of boxes that a compressed file may have: each takes 150 bytes of memory, and hardly any in the file.
+    """A limit on the number of boxes in a compressed file.
 
-    Windows on a grid, which compress best of all boxes, are 20 a byte.
+    A box takes 150 bytes of memory but may take next to nothing in the file. Windows on a grid, the most compressible
+    boxes, reach 20 boxes per byte.
 
     Args:
-        n_bytes: bytes of the file.
+        n_bytes: size of the file.
     """
 
     def __init__(self, n_bytes: int) -> None:
@@ -54,10 +55,10 @@ class BoxBudget:
         self._n_boxes = 0
 
     def take(self, n_boxes: int) -> None:
-        """Count boxes.
+        """Count boxes against the limit.
 
         Raises:
-            ValueError: the file has too many; tells the number and what is allowed.
+            ValueError: the file has too many; the message gives their number and the limit.
         """
         self._n_boxes += n_boxes
         if self._n_boxes > self._most:
@@ -68,30 +69,30 @@ class BoxBudget:
 
 
 def is_box_shape(shape: Sequence[int]) -> bool:
-    """Tell whether an array of this shape can hold boxes; ``(0,)`` and ``(0, n)`` hold none."""
+    """Return True if an array of this shape can hold boxes; ``(0,)`` and ``(0, n)`` are allowed and hold none."""
     return (len(shape) == 2 and shape[1] in (4, 5)) or (len(shape) in (1, 2) and shape[0] == 0)
 
 
 def is_box_dtype(dtype: np.dtype[Any]) -> bool:
-    """Tell whether boxes can have numbers of this type."""
+    """Return True if an array of this dtype can hold boxes."""
     return dtype.kind in "iuf" and dtype.itemsize <= 8
 
 
 def boxes_of_array(name: bytes, array: npt.NDArray[Any]) -> ImageBoxes:
-    """Make the boxes of an image from an array.
+    """Convert an array to the boxes of an image.
 
     Args:
         name: name of the image.
-        array: boxes, of a shape and dtype that boxes can have.
+        array: boxes, with a shape and dtype that :func:`is_box_shape` and :func:`is_box_dtype` accept.
     """
     values = np.full((len(array), 5), np.nan)
     if len(array):
-        values[:, : array.shape[1]] = array  # from uint8 too, where differences would wrap around
+        values[:, : array.shape[1]] = array  # uint8 included, where differences would wrap around
     return ImageBoxes(name, values)
 
 
 def build_table(images: Sequence[ImageBoxes], convention: BoxConvention, *, names: str = "path") -> BoxTable:
-    """Make the table of all images; the id of a box is the name of its image and its row, from 0.
+    """Build the table of all images; the id of a box is the name of its image and its row, from 0.
 
     Args:
         images: boxes of each image, each image once.

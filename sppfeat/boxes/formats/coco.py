@@ -1,4 +1,4 @@
-"""Boxes as COCO writes them: an object of instances, or a list of results."""
+"""COCO's box files: an object of instances, or a list of results."""
 
 import math
 from typing import Any
@@ -11,8 +11,8 @@ from sppfeat.files.tables import encode_json_text, json_decoder, parse_json, uni
 
 __all__ = ["read_coco"]
 
-# Most of the file, and unrelated to boxes: dropped object by object, so that the 450 MB of instances_train2017.json
-# do not become several gigabytes.
+# These keys make up most of a file and are unrelated to boxes. They are dropped while parsing, object by object, so
+# that the 450 MB of instances_train2017.json do not become several gigabytes in memory.
 _DROPPED = frozenset(
     [
         "segmentation",
@@ -28,14 +28,14 @@ _DROPPED = frozenset(
 
 
 def read_coco(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of instances or results.
+    """Read the boxes of a COCO file of instances or results.
 
-    Instances are ``{"images": [...], "annotations": [...], "categories": [...]}``: every image is in the table,
-    in the file's order, and every category. Results are ``[{"image_id": ..., "bbox": [...]}, ...]``, whose images
-    are named by their ids, or by ``file_name`` if the entries have it.
+    Instances are ``{"images": [...], "annotations": [...], "categories": [...]}``: every image and every category is
+    in the table, in the file's order. Results are ``[{"image_id": ..., "bbox": [...]}, ...]``, whose images are named
+    by their ids, or by ``file_name`` if the entries have it.
 
     Raises:
-        BoxError: the file is malformed; tells the JSON path.
+        BoxError: the file is malformed; the message gives the JSON path.
     """
     content = parse_json(source, source.read_text(), decoder=json_decoder(_object))
     if isinstance(content, list):
@@ -94,7 +94,7 @@ def _read_results(source: AnnotationFiles, entries: list[Any]) -> BoxTable:
 
 
 class _Categories:
-    """The categories of instances by their ids."""
+    """The categories of an instances file, by their ids."""
 
     def __init__(self, source: AnnotationFiles, content: dict[str, Any]) -> None:
         self._source = source
@@ -150,7 +150,7 @@ def _add_images(source: AnnotationFiles, content: dict[str, Any], builder: BoxTa
 
 
 def _list_of(source: AnnotationFiles, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return the list of objects of a key."""
+    """Return the list of objects under a key."""
     entries = content.get(key)
     if key not in content:
         raise source.error(
@@ -182,7 +182,7 @@ def _name(source: AnnotationFiles, entry: dict[str, Any], key: str, where: str) 
 
 
 def _id_of(source: AnnotationFiles, entry: dict[str, Any], key: str, where: str) -> str:
-    """Return an id as text, so that 7 and "7" are the same."""
+    """Return an id as text, so that 7 and "7" are equal."""
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         raise source.error(f"{where}.{key}", f"{_found(entry, key)}; allowed: an id, as whole number or text")

@@ -1,4 +1,4 @@
-"""Boxes as JSON objects, one on each line."""
+"""Box files of JSON Lines: one object per line, one box per object."""
 
 import dataclasses
 import io
@@ -18,15 +18,15 @@ from sppfeat.files.tables import encode_json_text, json_objects
 __all__ = ["read_jsonl"]
 
 _SETS = {**COLUMN_SETS, **LIST_KEYS}
-_MAX_EXTRA = 1000  # each is a column, also for boxes that do not have it
-_MOST_CELLS = 10**7  # of these columns, unless the file is longer: 20 bytes each
+_MAX_EXTRA = 1000  # each becomes a column, also for boxes without it
+_MOST_CELLS = 10**7  # cells of all extra columns (20 bytes each), unless the file has more bytes
 
 
 def read_jsonl(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of a file with a JSON object on each line.
+    """Read the boxes of a JSON Lines file.
 
     Raises:
-        BoxError: the file is malformed, or its lines spell boxes in different ways.
+        BoxError: the file is malformed, or its lines name the keys of a box differently.
     """
     content = source.read_text()
     lines = _LineReader(source, len(content))
@@ -36,7 +36,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
 
 
 class _LineReader:
-    """Collects boxes, all spelled like the first one."""
+    """Collects the boxes of all lines, which must use the keys of the first one."""
 
     def __init__(self, source: AnnotationFiles, n_bytes: int) -> None:
         self._source = source
@@ -70,7 +70,7 @@ class _LineReader:
             )
 
     def build(self) -> BoxTable:
-        """Make the table of all lines."""
+        """Build the table of all lines."""
         convention = default_convention("jsonl")
         if self._first is not None:
             convention = convention.replace(coords=self._first[1].coords)

@@ -1,4 +1,4 @@
-"""Boxes as MATLAB writes them, the usual form of the proposals of Selective Search."""
+"""MATLAB's box files, the usual form of Selective Search proposals."""
 
 import io
 import warnings
@@ -34,8 +34,8 @@ _INSTALL = "install it with: pip install 'sppfeat[mat]'"
 def read_mat(source: AnnotationFiles) -> BoxTable:
     """Read the boxes of a .mat file.
 
-    Its variable ``boxes`` is an array with the boxes of one image, or a cell array of such arrays; then a cell array
-    ``images`` names the images.
+    The variable ``boxes`` is an array with the boxes of one image, or a cell array of such arrays; a cell array
+    ``images`` then names the images.
 
     Raises:
         BoxError: the file is damaged or lacks these variables, or scipy is not installed.
@@ -77,7 +77,7 @@ def _load(source: AnnotationFiles) -> dict[str, Any]:
         raise source.error("", f"the file is damaged, or none of boxes: {error}") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # repeated variables, and variables that are not read here
+            warnings.simplefilter("ignore")  # about repeated variables, and variables that are not read here
             variables: dict[str, Any] = scipy.io.loadmat(
                 io.BytesIO(content), variable_names=_VARIABLES, appendmat=False
             )

@@ -1,9 +1,9 @@
-"""A check of the outline of MATLAB files of version 4 to 7, before scipy reads them.
+"""A structural check of MATLAB files of version 4 to 7, made before scipy reads them.
 
-scipy's reader is not hardened (scipy 1.17; its documentation says so since). In version 5 to 7, a type code that does
-not exist, or sizes that do not fit, make it read beyond its tables and end the process, and a text of no bytes becomes
-as many blanks as its shape says. In version 4, a size below 0 leads it back to where it was, forever. Layouts:
-MathWorks, "MAT-File Format", Version 5 and appendix "Level 4 MAT-File Format".
+scipy's reader is not hardened, as its documentation says since scipy 1.17. In versions 5 to 7, an invalid type code
+or a wrong size makes it read beyond its tables and crash the process, and a text of no bytes becomes as many blanks
+as its shape declares. In version 4, a negative size sends it back to where it was, forever. Layouts: MathWorks,
+"MAT-File Format", Version 5 and appendix "Level 4 MAT-File Format".
 """
 
 import math
@@ -38,14 +38,14 @@ _BOXES_A_CELL = 4  # a cell takes as much memory
 
 
 def check_outline(content: bytes, names: Collection[str]) -> None:
-    """Check that variables are arrays of numbers or texts, or cells of such, of the sizes that they declare.
+    """Check that variables are arrays of numbers or text, or cells of these, with the sizes that they declare.
 
     Args:
         content: bytes of the file.
-        names: variables to check; of the others, only their sizes are.
+        names: variables to check; of all others only the sizes are checked.
 
     Raises:
-        ValueError: they are not; tells the value found and what is allowed.
+        ValueError: a check failed; the message gives the value found and the allowed ones.
     """
     is_version_4 = 0 in content[:4]  # as scipy tells them apart
     (_check_version_4 if is_version_4 else _check_version_5)(content, names)
@@ -60,7 +60,7 @@ def _check_version_4(content: bytes, names: Collection[str]) -> None:
             code, n_rows, n_columns, is_complex, n_name = struct.unpack_from(order + "5i", content, start)
         except struct.error as error:
             raise ValueError("found the end of the file; allowed: another variable") from error
-        # Thousands: byte order, of which scipy reads two; hundreds: 0; tens: type of number; ones: class.
+        # Thousands: byte order (scipy reads two of them); hundreds: 0; tens: type of number; ones: class.
         kind, array_class = code // 10 % 100, code % 10
         if (
             code // 1000 not in (0, 1)
@@ -111,7 +111,7 @@ def _add_name(found: set[str], name: str | None) -> None:
 
 
 class _Elements:
-    """Reads the elements of a file one after the other: a tag of type and size, and that many bytes."""
+    """Reads the elements of a file one after the other: each is a tag with type and size, and that many bytes."""
 
     def __init__(self, content: memoryview, order: str, *, alignment: int = 8) -> None:
         self._content = content
@@ -162,12 +162,12 @@ def _expand(compressed: memoryview) -> memoryview:
 def _check_matrix(
     matrix: memoryview, order: str, budget: BoxBudget, *, names: Collection[str] | None
 ) -> str | None:
-    """Check an array; return its name, or None for a variable that is not among ``names``.
+    """Check an array and return its name; None for a variable that is not in ``names``.
 
     Args:
         matrix: content of the element.
-        order: byte order, as struct spells it.
-        budget: counts the boxes.
+        order: byte order in the notation of struct.
+        budget: limit that counts the boxes.
         names: variables to check; None for an array in a cell, which is always checked.
     """
     parts = _Elements(matrix, order)

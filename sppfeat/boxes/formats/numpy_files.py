@@ -1,4 +1,4 @@
-"""Boxes as NumPy writes them: an .npz, an .npy or a folder of .npy files. Nothing is unpickled."""
+"""NumPy's box files: an .npz, an .npy or a folder of .npy files. Nothing is unpickled."""
 
 import contextlib
 import io
@@ -33,15 +33,15 @@ __all__ = ["NPY_MAGIC", "ZIP_MAGIC", "read_numpy"]
 NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK"
 
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads no other ones in bounded memory
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads no others in bounded memory
 
-# numpy's own reader evaluates the header as Python text; three expressions suffice for plain arrays.
+# numpy's own reader evaluates the header as Python source; three regular expressions suffice for plain arrays.
 _DESCR = re.compile(rb"""['"]descr['"]\s*:\s*['"]([^'"]*)['"]""")
 _ORDER = re.compile(rb"""['"]fortran_order['"]\s*:\s*(True|False)""")
 _SHAPE = re.compile(rb"""['"]shape['"]\s*:\s*\(([^()]*)\)""")
 _SIDE = re.compile(rb"\s*([0-9]{1,18})L?\s*")
 _BOX_DTYPE = re.compile(rb"[<>|=]?(?:[iu][1248]|f[248])")
-_HEADER_BYTES = 10_012  # numpy too reads no header beyond 10,000 bytes
+_HEADER_BYTES = 10_012  # numpy reads no header longer than 10,000 bytes, either
 
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -51,7 +51,7 @@ _ZIP_ERRORS = (
     RuntimeError,  # a password
     EOFError,
     OSError,
-    ValueError,  # offsets beyond the file, names that are no text
+    ValueError,  # offsets beyond the file, names that are not text
     OverflowError,
     IndexError,
 )
@@ -61,7 +61,7 @@ def read_numpy(source: AnnotationFiles) -> BoxTable:
     """Read the boxes of an .npz, of one .npy, or of a folder of .npy files.
 
     Raises:
-        BoxError: an array is no array of boxes, or a file is damaged.
+        BoxError: an array cannot hold boxes, or a file is damaged.
     """
     convention = default_convention("numpy")
     if source.is_folder:
@@ -134,12 +134,12 @@ def _read_member(
     except ValueError as error:
         raise source.error(where, str(error)) from error
     with _damage_reported(source, where), archive.open(member) as file:
-        content = file.read(member.file_size)  # without a size it would expand without limit
+        content = file.read(member.file_size)  # a read without a size would expand without limit
     return _read_array(source, content, where)
 
 
 class _Header(NamedTuple):
-    """The header of an .npy file: type, shape and order of its array, and the offset of its first byte."""
+    """The header of an .npy file: dtype, shape and order of the array, and the offset of its first byte."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -158,7 +158,7 @@ def _read_array(
 def _parse_header(
     source: AnnotationFiles, head: bytes, n_bytes: int, where: str, *, name: bytes | None = None
 ) -> _Header:
-    """Parse the header of an .npy, and check that it is of boxes and fits the size of the file."""
+    """Parse the header of an .npy, and check that it declares boxes and fits the size of the file."""
 
     def error(found: str, allowed: str = ARRAY_RULE) -> BoxError:
         return source.error(where, f"found {found}; allowed: {allowed}", name)
@@ -186,7 +186,7 @@ def _parse_header(
 
 
 def _header_text(head: bytes) -> tuple[bytes, int]:
-    """Return the text of the header, and its end; an empty text if it has none."""
+    """Return the text of the header and the offset of its end; the text is empty if there is no header."""
     width = {1: 2, 2: 4, 3: 4}.get(head[6] if len(head) >= 12 and head.startswith(NPY_MAGIC) else 0)
     if width is None:
         return b"", 0

@@ -1,4 +1,4 @@
-"""Recognition of the format of a box file: by its content, or by its name if the content leaves a choice."""
+"""Recognition of box file formats: by content, or by name if the content is ambiguous."""
 
 import codecs
 import json
@@ -17,7 +17,7 @@ from sppfeat.files.tables import has_utf16_mark
 
 __all__ = ["recognize_format", "recognize_source"]
 
-_HEAD_BYTES = 2**20  # a longer line is no line of a table
+_HEAD_BYTES = 2**20  # no line of a table is longer
 _MAGIC = {NPY_MAGIC: "numpy", ZIP_MAGIC: "numpy", MAT_MAGIC: "mat", MAT_V73_MAGIC: "mat"}
 _FOLDERS = dict(zip(FOLDER_SUFFIXES, ("voc", "yolo", "numpy"), strict=True))
 _BLANK = b" \t\r\n\0" + codecs.BOM_UTF8 + codecs.BOM_UTF16  # with the zero bytes of UTF-16
@@ -70,24 +70,24 @@ def _recognize_folder(source: AnnotationFiles) -> str:
 
 
 def _recognize_text(head: bytes, suffix: bytes) -> str:
-    """Recognize the format of a text without leading blanks."""
+    """Recognize the format of a text file from its first bytes, without leading blanks."""
     if head.startswith(b"["):
         return "coco"
     line = head.partition(b"\n")[0]
     if head.startswith(b"{"):
-        # A line that was cut off by the limit is no JSON either.
+        # A line cut off by the limit is not valid JSON, either.
         return "jsonl" if suffix in (b".jsonl", b".ndjson") or _is_entry(line) else "coco"
     fields = line.split()
     if len(fields) >= 5 and all(parse_number(field) is not None for field in fields):
-        return "yolo"  # more than 6 fields are a polygon, which the reader of YOLO refuses by that name
+        return "yolo"  # more than 6 fields are a polygon, which the YOLO reader refuses with a message of its own
     return "tsv" if b"\t" in line else "csv"
 
 
 def _is_entry(line: bytes) -> bool:
-    """Tell whether a line is a whole JSON object, but not a COCO file."""
+    """Return True if a line is a complete JSON object, but not a COCO file."""
     try:
         entry = json.loads(line)
-    except (ValueError, RecursionError):  # ValueError: no JSON, no UTF-8, an int of thousands of digits
+    except (ValueError, RecursionError):  # ValueError: not JSON, not UTF-8, or an int of thousands of digits
         return False
     return isinstance(entry, dict) and not {"images", "annotations"} & entry.keys()
 

@@ -1,4 +1,4 @@
-"""Boxes as rows of comma- or tab-separated text with a header."""
+"""Box files of comma- or tab-separated text with a header, one box per row."""
 
 import io
 import math
@@ -16,7 +16,7 @@ __all__ = ["read_csv", "read_tsv"]
 
 
 def read_csv(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of comma-separated text.
+    """Read the boxes of a CSV file.
 
     Raises:
         BoxError: the file is malformed.
@@ -25,7 +25,7 @@ def read_csv(source: AnnotationFiles) -> BoxTable:
 
 
 def read_tsv(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of tab-separated text.
+    """Read the boxes of a TSV file.
 
     Raises:
         BoxError: the file is malformed.
@@ -61,7 +61,7 @@ def _read_separated(source: AnnotationFiles, delimiter: str, box_format: str) ->
 
 
 def _records(source: AnnotationFiles, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, each with its first line number."""
+    """Yield the nonblank rows, each with the number of its first line."""
 
     def error(line: int, reason: str) -> BoxError:
         return source.error(
@@ -101,7 +101,7 @@ def _add_row(
 def _number(
     source: AnnotationFiles, columns: BoxColumns, line: int, row: Sequence[str], column: int
 ) -> float:
-    """Return the number in a field; an empty field is NaN, as pandas writes it."""
+    """Return the number in a field; an empty field is NaN, as pandas writes NaN."""
     text = row[column]
     number = parse_number(text) if text.strip() else math.nan
     if number is None:
@@ -113,4 +113,4 @@ def _number(
 
 
 def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")  # the inverse of how it was read
+    return text.encode("utf-8", "surrogateescape")  # the inverse of the decoding

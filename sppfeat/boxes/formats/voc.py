@@ -1,4 +1,4 @@
-"""Boxes as PASCAL VOC writes them: an XML file for each image."""
+"""PASCAL VOC's box files: one XML file per image."""
 
 import math
 import os
@@ -18,7 +18,7 @@ _DEPTH = 4  # annotation, object, bndbox, xmin
 
 
 def read_voc(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of a folder of annotations, or of one annotation.
+    """Read the boxes of a folder of VOC annotations, or of a single one.
 
     Raises:
         BoxError: a file is malformed, declares a document type, or repeats an image; or the folder has no annotations.
@@ -40,7 +40,7 @@ def read_voc(source: AnnotationFiles) -> BoxTable:
 
 
 class _Element:
-    """An XML element: its tag, first line, children, and the pieces of its own text."""
+    """An XML element: its tag, the number of its first line, its children, and the pieces of its own text."""
 
     __slots__ = ("children", "line", "pieces", "tag")
 
@@ -56,10 +56,10 @@ class _Element:
         return "".join(self.pieces).strip()
 
     def child(self, tag: str) -> "_Element | None":
-        """Return the child of that tag; None if missing.
+        """Return the child with a tag; None if missing.
 
         Raises:
-            _RepeatedError: several children have the tag, and readers would disagree on one.
+            _RepeatedError: several children have the tag, and other readers disagree about which one counts.
         """
         found = [child for child in self.children if child.tag == tag]
         if len(found) > 1:
@@ -67,7 +67,7 @@ class _Element:
         return found[0] if found else None
 
     def text_of(self, tag: str) -> str:
-        """Return the text of the child of that tag; empty if missing.
+        """Return the text of the child with a tag; empty if missing.
 
         Raises:
             _RepeatedError: several children have the tag.
@@ -77,7 +77,7 @@ class _Element:
 
 
 class _RepeatedError(Exception):
-    """A repeated element, which is the argument."""
+    """An element is repeated; the argument is the second one."""
 
 
 class _TreeBuilder:
@@ -94,7 +94,7 @@ class _TreeBuilder:
 
     @property
     def root(self) -> _Element:
-        """The document's element."""
+        """The root element of the document."""
         return self._open[0].children[0]
 
     def _start(self, tag: str, _: object) -> None:
@@ -121,7 +121,7 @@ def _parse(source: AnnotationFiles, name: bytes) -> _Element:
     tree = _TreeBuilder(parser)
 
     def refuse(doctype: str, *_: object) -> None:
-        # Without declarations, no entity can grow a thousandfold or fetch another file.
+        # Without a document type there are no entities that could expand a thousandfold or fetch another file.
         raise source.error(
             f"line {parser.CurrentLineNumber}",
             f"found a DOCTYPE of {shorten(doctype)}; allowed: XML without declarations",
@@ -139,7 +139,7 @@ def _parse(source: AnnotationFiles, name: bytes) -> _Element:
             f"{expat.ErrorString(error.code)}; allowed: well-formed XML",
             name,
         ) from error
-    except (ValueError, LookupError) as error:  # an encoding that expat does not know, or that does not exist
+    except (ValueError, LookupError) as error:  # an encoding unknown to expat or to Python
         raise source.error(
             "line 1", f"found an encoding that cannot be read: {shorten(str(error))}; allowed: UTF-8", name
         ) from error

@@ -1,4 +1,4 @@
-"""Boxes as YOLO reads them: a text file for each image, a line for each box."""
+"""YOLO's box files: one text file per image, one line per box."""
 
 import dataclasses
 import math
@@ -21,8 +21,8 @@ _FIELDS = ("class", "cx", "cy", "w", "h", "score")
 def read_yolo(source: AnnotationFiles) -> BoxTable:
     """Read the boxes of a folder of label files, or of one label file.
 
-    The first of ``CLASS_FILES`` in the folder gives the names of classes; without such a file, their numbers are their
-    names.
+    The first of ``CLASS_FILES`` in the folder names the classes; without such a file, the names are the class
+    numbers.
 
     Raises:
         BoxError: a file is malformed, or the folder has no label files.
@@ -33,7 +33,7 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
     classes = _read_classes(source)
     builder = BoxTableBuilder(classes=classes or ())
     for name in names:
-        # Files without boxes are images without boxes.
+        # A file without boxes stands for an image without boxes.
         image = builder.add_image(os.path.splitext(name)[0])
         for line, content in enumerate(source.read_text(name).splitlines(), start=1):
             if fields := content.split():
@@ -48,7 +48,7 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
 
 
 def _read_classes(source: AnnotationFiles) -> list[str] | None:
-    """Read the names of the classes by their numbers; None if no file has them."""
+    """Read the class names in the order of their numbers; None if no file lists them."""
     file = next((name for name in CLASS_FILES if source.has_file(name)), None)
     if file is None:
         return None
