@@ -16,7 +16,7 @@ VIEW_SIDE = 224  # network-input pixels: side of the windows of the paper's mult
 
 _MAX_VIEWS = 1_000_000  # per image: 32 MB of boxes
 
-_PLACES = {  # positions of a window, as fractions of its free play along x and y
+_POSITIONS = {  # positions of a window, as fractions of its free play along x and y
     "centre": (0.5, 0.5),
     "top-left": (0.0, 0.0),
     "top-right": (1.0, 0.0),
@@ -113,12 +113,14 @@ def multiview_views(
     for side, (window_h, window_w) in zip(short_sides, windows_hw, strict=True):
         view_w, view_h = min(window_w, width), min(window_h, height)
         boxes.append((0.0, 0.0, float(width), float(height)))
-        for x, y in _PLACES.values():
+        for x, y in _POSITIONS.values():
             x0, y0 = x * (width - view_w), y * (height - view_h)
             # Far edges are computed from the far border, so that a window at the border ends exactly there.
             boxes.append((x0, y0, width - (1 - x) * (width - view_w), height - (1 - y) * (height - view_h)))
-        ids += [b"%s %s" % (str(side or "native").encode(), place.encode()) for place in ("whole", *_PLACES)]
-    per_scale = 1 + len(_PLACES)
+        ids += [
+            b"%s %s" % (str(side or "native").encode(), place.encode()) for place in ("whole", *_POSITIONS)
+        ]
+    per_scale = 1 + len(_POSITIONS)
     plain = np.array(boxes).reshape(len(short_sides), 1, per_scale, 4)
     n_views = 2 * per_scale * len(short_sides)
     named = [ids[i : i + per_scale] for i in range(0, len(ids), per_scale)]

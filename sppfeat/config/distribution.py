@@ -231,7 +231,7 @@ def rank_of_environment(environment: Mapping[str, str]) -> Rank:
     Raises:
         ConfigError: neither of them started this process, or their variables are invalid.
     """
-    known = _Numbers(environment)
+    known = _EnvironmentNumbers(environment)
     if known.has("RANK", "WORLD_SIZE"):  # torchrun
         return Rank(
             ShardChoice(known["RANK"] + 1, known["WORLD_SIZE"]),
@@ -254,7 +254,7 @@ def rank_of_environment(environment: Mapping[str, str]) -> Rank:
     )
 
 
-class _Numbers:
+class _EnvironmentNumbers:
     """Environment variables that hold whole numbers."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ from sppfeat.errors import ConfigError
 __all__ = ["ExtractConfig", "config_differences"]
 
 # Settings are recorded under the names of their command-line options.
-_JSON_NAMES = {"name": "backbone"}
+_RECORDED_NAMES = {"name": "backbone"}
 # Recorded only if they differ from these defaults, so that files made before these settings existed can be continued.
 _OPTIONAL: dict[str, Any] = {
     "scales": [],
@@ -26,7 +26,7 @@ _OPTIONAL: dict[str, Any] = {
     "decode": "exact",
 }
 
-_OF_BOXES = set(RegionSpec(boxes="multiview").to_dict()) - {"boxes"}
+_BOX_SETTINGS = set(RegionSpec(boxes="multiview").to_dict()) - {"boxes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class ExtractConfig:
         flat: dict[str, Any] = {}
         for part in (self.backbone, self.input, self.descriptor):
             values = dataclasses.asdict(part)
-            flat.update({_JSON_NAMES.get(name, name): value for name, value in values.items()})
+            flat.update({_RECORDED_NAMES.get(name, name): value for name, value in values.items()})
         flat["precision"] = self.precision
         flat.update(self.regions.to_dict() if self.regions else {})
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
@@ -82,7 +82,7 @@ class ExtractConfig:
                 ("descriptor", DescriptorSpec),
             ):
                 fields = [field.name for field in dataclasses.fields(part)]
-                parts[name] = part(**{field: rest.pop(_JSON_NAMES.get(field, field)) for field in fields})
+                parts[name] = part(**{field: rest.pop(_RECORDED_NAMES.get(field, field)) for field in fields})
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"the recorded configuration is incomplete or malformed: {error}") from error
         if rest:
@@ -122,7 +122,7 @@ def config_differences(
         if recorded.get(name, absent) != wanted.get(name, absent)
     ]
     if "boxes" in differing:
-        differing = [name for name in differing if name not in _OF_BOXES]
+        differing = [name for name in differing if name not in _BOX_SETTINGS]
     return [
         "boxes: the content of the box file is not what it was"
         if name == "boxes_sha256"
