@@ -208,7 +208,7 @@ def squeezenet_state() -> dict[str, "Tensor"]:
 
 @pytest.fixture(scope="session")
 def commands(request) -> "CommandServer":
-    """What forks real processes of commands."""
+    """The server that forks real processes of commands."""
     return request.config.stash[COMMANDS]
 
 

@@ -1,4 +1,4 @@
-"""Small box tables and their rows for the tests of what plans boxes."""
+"""Small box tables and their planned rows."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Extractions with a small untrained network, and what plain torch makes of the same images."""
+"""Extractions with a small untrained network, and the same descriptors by plain torch."""
 
 import contextlib
 from pathlib import Path

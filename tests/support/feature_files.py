@@ -1,4 +1,4 @@
-"""Small feature files for the tests of what writes and reads them."""
+"""Small feature files, to be written and read."""
 
 import contextlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A server on this machine that stands before another one, and fails as servers and networks do."""
+"""A local proxy of a server that fails on demand, as servers and networks do."""
 
 import contextlib
 import http.client
@@ -17,7 +17,7 @@ _NOT_PASSED_ON = ("connection", "transfer-encoding", "server", "date")
 
 @dataclass
 class Fault:
-    """What goes wrong with some requests.
+    """A failure of some requests.
 
     Attributes:
         what: a status; ``drop``: no answer; ``cut``: half of the body; ``hang``: no answer for long.

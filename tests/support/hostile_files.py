@@ -1,4 +1,4 @@
-"""Feature files to be damaged, and everything that reads one."""
+"""Feature files to damage, and calls of everything that reads one."""
 
 import contextlib
 import os
@@ -88,7 +88,7 @@ def refused(path, said):
 
 
 def error_of(call):
-    """What a StoreError says that a call ends with; nothing if it ends well."""
+    """Return the message of the StoreError that a call raises, or nothing if it succeeds."""
     try:
         call()
     except StoreError as error:

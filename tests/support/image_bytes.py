@@ -1,4 +1,4 @@
-"""Bytes of image files of every kind, for tests."""
+"""Bytes of image files of every kind."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""What fields a command's JSON has, and which of them the README describes."""
+"""Fields of a command's JSON, and those that the README describes."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Commands in real processes without the seconds that loading torch takes: they can be killed, a dozen per second.
+"""Real processes of commands that start without loading torch and can be killed, a dozen per second.
 
 Before the first test, the process of the tests forks a server, with everything loaded; it loads the network, and each
 command is a fork of it with the command line's ``main`` in it: a real process that takes a real SIGKILL.
@@ -39,7 +39,7 @@ class Run(NamedTuple):
     pid: int
 
     def is_running(self) -> bool:
-        """Whether it is there: its parent buries it at once."""
+        """Return whether the process exists; its parent reaps it as soon as it ends."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -141,7 +141,7 @@ class KillableRuns:
         return Run(int(self._answers.readline()))
 
     def wait(self) -> tuple[int, int]:
-        """How the run ended, as ``subprocess`` has it, and the number of its ``CALLS`` if it came to its end."""
+        """Wait for the end: the exit status as ``subprocess`` has it, and the number of ``CALLS``, or -1 if it was killed."""
         with self._answers:
             status, n_calls = map(int, self._answers.readline().split())
         return status, n_calls
@@ -152,7 +152,7 @@ class KillableRuns:
         return self.wait()
 
     def log(self) -> str:
-        """What the last run printed."""
+        """Return the output of the last run."""
         return self._log.read_text() if self._log.exists() else ""
 
 

@@ -1,4 +1,4 @@
-"""Small feature files whose rows have classes that can be told apart, more or less."""
+"""Small feature files with labels that a classifier can learn."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An S3 server in this process, which keeps everything in memory, and a server before it that can fail."""
+"""An S3 server in this process, in memory, behind a proxy that can fail."""
 
 import contextlib
 import functools
@@ -80,7 +80,7 @@ class ObjectStore:
         self._backend.buckets[bucket].keys.pop(key)
 
     def keys(self, bucket: str = "bucket") -> dict[str, bytes]:
-        """What is stored."""
+        """Return the stored objects."""
         return {name: key.value for name, key in self._backend.buckets[bucket].keys.items()}
 
     @property

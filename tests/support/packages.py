@@ -1,4 +1,4 @@
-"""Packages that some tests need, looked for without importing them: that takes seconds of every collection."""
+"""Checks for optional packages without importing them, which takes seconds of every collection."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""Feature files whose images are there, for the tests of what draws them."""
+"""Feature files with their images beside them, to be drawn."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Folders of the checkout that tests read from."""
+"""Folders and files of the checkout that tests read."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Small feature files with a spectrum, to be reduced."""
+"""Small feature files with a known spectrum, to be reduced."""
 
 import numpy as np
 from feature_files import BLOCKS, DIMENSION, config, fill, plan_of
@@ -32,7 +32,7 @@ def write_file(path, rows, *, failed=FAILED, settings=None, dtype="float32"):
 
 
 def rounding(reduction, rows):
-    """``(n, 1)``: how far sums of float32 products in other orders, in other blocks of rows, can be apart."""
+    """Bounds on the rounding of float32 sums in another order, for each row: ``(n, 1)``."""
     return DIMENSION * np.finfo(np.float32).eps * reduction.sensitivity(rows)[:, None]
 
 

@@ -1,4 +1,4 @@
-"""Finished files of whole plans, and of the same plans cut into shards, without a network."""
+"""Finished files of whole plans and of their shards, made without a network."""
 
 import contextlib
 import dataclasses

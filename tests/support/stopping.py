@@ -1,10 +1,10 @@
-"""Runs that are asked to stop."""
+"""Callbacks that ask a run to stop."""
 
 import itertools
 from collections.abc import Callable
 
 
 def stop_at(n: int | None) -> Callable[[], bool]:
-    """What a run asks whether to stop: yes from the ``n``-th time on, or never."""
+    """Return a callback that asks to stop from its ``n``-th call on, or never."""
     asked = itertools.count(1)
     return lambda: n is not None and next(asked) >= n

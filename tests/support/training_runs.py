@@ -1,4 +1,4 @@
-"""Small trainings on pictures of two kinds that are easily told apart."""
+"""Small training runs on two classes that are easy to tell apart."""
 
 from pathlib import Path
 

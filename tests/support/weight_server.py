@@ -1,4 +1,4 @@
-"""Files over loopback, in all the ways in which a transfer goes wrong."""
+"""A local server of weight files whose transfers can fail in every way."""
 
 import threading
 from collections.abc import Callable

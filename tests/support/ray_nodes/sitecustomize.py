@@ -1,4 +1,4 @@
-"""What nodes of the tests' Ray cluster run at their start: while a file is there, a write takes as long as it says."""
+"""Startup code of the nodes of the tests' Ray cluster: slows writes down while a certain file exists."""
 
 import os
 import time

@@ -58,7 +58,7 @@ def least_of(file):
 
 
 def equal(some, others):
-    """Whether predictions are the same, but for one row in a thousand.
+    """Return whether predictions are the same, but for one row in a thousand.
 
     Sums in another order move decision values by up to 1e-4. They spread over about one unit, so one row in some
     thousands has its two first classes nearer to each other than that, and either may be predicted.
