@@ -141,7 +141,7 @@ class KillableRuns:
         return Run(int(self._answers.readline()))
 
     def wait(self) -> tuple[int, int]:
-        """Wait for the end: the exit status as ``subprocess`` has it, and the number of ``CALLS``, or -1 if it was killed."""
+        """Wait for the end: the exit status as ``subprocess`` has it, and the number of ``CALLS`` (-1 if killed)."""
         with self._answers:
             status, n_calls = map(int, self._answers.readline().split())
         return status, n_calls
