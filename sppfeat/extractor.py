@@ -247,16 +247,16 @@ class Extractor:
         """
         many = [images] if _is_one_image(images) else list(cast("Sequence[ImageLike]", images))
         if boxes is None:
-            rows = self._whole_images(many)
+            rows = self._describe_whole(many)
             return rows[0] if _is_one_image(images) else rows
         projector = self.projector(projection=projection, margin=margin)
         if _is_one_image(images):
-            return self._boxes_of(images, boxes, projector)
+            return self._describe_boxes(images, boxes, projector)
         if len(boxes) != len(many):
             raise BoxError(
                 f"boxes for {counted(len(boxes), 'image')}, given {counted(len(many), 'image')}; allowed: for each"
             )
-        return [self._boxes_of(image, own, projector) for image, own in zip(many, boxes, strict=True)]
+        return [self._describe_boxes(image, own, projector) for image, own in zip(many, boxes, strict=True)]
 
     def network_input(self, image: ImageLike, *, scale: int = 0) -> NetworkInput:
         """Read an image and resize it for the network; its mean is not subtracted yet.
@@ -281,7 +281,7 @@ class Extractor:
         Returns:
             The map of each layer of ``config.backbone``, ``(1, C, H', W')`` float32, in main memory.
         """
-        maps = self._describer.maps(self._describer.batch(pixels[None]))
+        maps = self._describer.compute_maps(self._describer.make_batch(pixels[None]))
         return [fmap.cpu() for fmap in maps]
 
     def projector(self, *, projection: str | None = None, margin: float | None = None) -> Projector:
@@ -302,7 +302,7 @@ class Extractor:
     def _geometries(self) -> tuple[FeatureGeometry, ...]:
         return tuple(self._backbone.geometry(i) for i in range(len(self._backbone.spec.layers)))
 
-    def _whole_images(self, images: list[ImageLike]) -> npt.NDArray[np.float32]:
+    def _describe_whole(self, images: list[ImageLike]) -> npt.NDArray[np.float32]:
         result = np.empty((len(images), self.dimension), dtype=np.float32)
         if not images:
             return result
@@ -315,19 +315,19 @@ class Extractor:
             np.arange(len(images)),
             batch_size=self._run.batch_size,
             batch_pixels=BATCH_PIXELS[self._describer.device.type],
-            uses=self._scales_of_whole(image_hw),
+            uses=self._whole_scales(image_hw),
         )
         for batch in batches:
             pixels = np.stack(
                 [self._reader.pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images.tolist()]
             )
-            result[batch.images] = self._reduced(self._describer.images(pixels))
+            result[batch.images] = self._reduce(self._describer.describe_images(pixels))
         return result
 
-    def _reduced(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _reduce(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return descriptors if self._reduction is None else self._reduction.apply(descriptors)
 
-    def _scales_of_whole(self, image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    def _whole_scales(self, image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """``(N, S)`` bool, the scale at which each image is run: the scale of a box that covers it."""
         short_sides = self.config.input.short_sides
         whole = whole_image_boxes(image_hw)
@@ -338,7 +338,7 @@ class Extractor:
         uses: npt.NDArray[np.bool_] = np.arange(len(short_sides)) == np.array(scales, dtype=int)[:, None]
         return uses
 
-    def _boxes_of(self, image: Any, boxes: Any, projector: Projector) -> npt.NDArray[np.float32]:
+    def _describe_boxes(self, image: Any, boxes: Any, projector: Projector) -> npt.NDArray[np.float32]:
         boxes_px = np.asarray(boxes, dtype=np.float64)
         if boxes_px.ndim != 2 or boxes_px.shape[1] != 4:
             raise BoxError(f"boxes of one image are a (K, 4) array, not one of shape {boxes_px.shape}")
@@ -351,8 +351,8 @@ class Extractor:
             rows, input_hw = described_rows[scale == i], sizes[i].tolist()
             request = RegionRequest.of(clipped[rows], np.zeros(len(rows), dtype=bool), image_hw)
             pixels = self._reader.pixels(image, image_hw, tuple(input_hw))
-            for described in self._describer.regions(pixels[None], [request], projector):
-                result[rows[described.boxes]] = self._reduced(described.descriptors)
+            for described in self._describer.describe_regions(pixels[None], [request], projector):
+                result[rows[described.boxes]] = self._reduce(described.descriptors)
         return result
 
 

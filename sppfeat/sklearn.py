@@ -85,7 +85,7 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
             ValueError: ``X`` is not a sequence of images.
             SppfeatError: settings, network or weights are wrong.
         """
-        _images_of(X)
+        _list_images(X)
         self._extractor = Extractor(**self.get_params(deep=False))
         self.n_features_out_ = self._extractor.dimension
         return self
@@ -104,7 +104,7 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
             NotFittedError: ``fit`` was not called.
             ImageError: an image cannot be read; the message names it.
         """
-        descriptors: npt.NDArray[np.float32] = self._loaded()(_images_of(X))
+        descriptors: npt.NDArray[np.float32] = self._loaded()(_list_images(X))
         return descriptors
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:  # noqa: ARG002
@@ -134,7 +134,7 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
         return tags
 
 
-def _images_of(X: Any) -> Sequence[Any]:  # noqa: N803
+def _list_images(X: Any) -> Sequence[Any]:  # noqa: N803
     """Return the images as a list.
 
     Raises:

@@ -122,11 +122,11 @@ class BareNetwork:
         """Return the seconds of ``forward``: the network on all batches."""
         seconds = 0.0
         for group in self._groups:
-            tensors = [self._describer.batch(pixels) for pixels in group]
+            tensors = [self._describer.make_batch(pixels) for pixels in group]
             self._synchronize()
             start = time.perf_counter()
             for tensor in tensors:
-                self._describer.maps(tensor)
+                self._describer.compute_maps(tensor)
             self._synchronize()
             seconds += time.perf_counter() - start
         return {"forward": seconds}

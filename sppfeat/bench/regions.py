@@ -154,7 +154,7 @@ class BoxContenders:
         pixels = self._resized(self._image, self.input_hw)[None]
         boxes_px = torch.from_numpy(self._boxes_px[:n].astype(np.float64))
         request = RegionRequest(boxes_px, torch.zeros(n, dtype=torch.bool), self.image_hw)
-        for described in self._describer.regions(pixels, [request], self._projector):
+        for described in self._describer.describe_regions(pixels, [request], self._projector):
             result[described.boxes] = described.descriptors
         return result
 
@@ -167,7 +167,7 @@ class BoxContenders:
         for start in range(0, n, self.crop_batch):
             boxes = self._boxes_px[start : min(start + self.crop_batch, n)].tolist()
             crops = [self._resized(self._image.crop(tuple(box)), self.crop_hw) for box in boxes]
-            result[start : start + len(crops)] = self._describer.images(np.stack(crops))
+            result[start : start + len(crops)] = self._describer.describe_images(np.stack(crops))
         return result
 
     def _resized(self, image: Image.Image, input_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:

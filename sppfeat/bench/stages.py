@@ -76,10 +76,10 @@ class Stages:
             laps.start()
             for batch in self.batches:
                 pixels = self.pixels(batch, laps.add)
-                tensor = self.describer.batch(pixels)
+                tensor = self.describer.make_batch(pixels)
                 self._synchronize()
                 laps.add("transfer")
-                maps = self.describer.maps(tensor)
+                maps = self.describer.compute_maps(tensor)
                 self._synchronize()
                 laps.add("backbone")
                 descriptors = self._pool(maps)

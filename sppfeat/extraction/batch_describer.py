@@ -45,10 +45,10 @@ class _WholeImageDescriber:
         pixels: npt.NDArray[np.uint8],
         scale: int,  # noqa: ARG002
     ) -> Iterator[DescribedRows]:
-        descriptors, arrived = self._describer.deliver_images(pixels)
+        descriptors, wait = self._describer.deliver_images(pixels)
         for i, image in enumerate(images):
             first, stop = self._plan.rows[image].tolist()
-            yield DescribedRows(image, np.arange(first, stop), descriptors[i : i + 1], arrived=arrived)
+            yield DescribedRows(image, np.arange(first, stop), descriptors[i : i + 1], wait=wait)
 
 
 class _BoxDescriber:
@@ -66,11 +66,11 @@ class _BoxDescriber:
         rows = [self._rows_at(image, scale) for image in images]
         requests = [self._request(image, own) for image, own in zip(images, rows, strict=True)]
         described = self._describer.deliver_regions(pixels, requests, self._projector)
-        for position, part, descriptors, regions, arrived in described:
+        for position, part, descriptors, regions, wait in described:
             own = rows[position][part]
             small = np.where(regions.sub_cell.numpy(), np.uint8(RowFlag.SUB_CELL), np.uint8(0))
             audit = RowAudit(self._boxes.flag[own] | small, regions.cells.numpy().astype(np.int32))
-            yield DescribedRows(images[position], own, descriptors, audit, arrived)
+            yield DescribedRows(images[position], own, descriptors, audit, wait)
 
     def _rows_at(self, image: int, scale: int) -> npt.NDArray[np.int64]:
         first, stop = self._plan.rows[image].tolist()

@@ -18,7 +18,7 @@ from sppfeat.store.tables import RowBoxes
 __all__ = ["BoxSummary", "box_notes", "summarize_boxes"]
 
 _SHOWN = 3
-_MUCH_FOR_A_FRACTION = 2.0
+_MAX_FRACTION = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def _unit_notes(table: BoxTable) -> list[str]:
             )
             + " read as pixels; for fractions of the image say --box-units normalized"
         ]
-    if table.convention.units == "normalized" and np.median(numbers.max(axis=1)) > _MUCH_FOR_A_FRACTION:
+    if table.convention.units == "normalized" and np.median(numbers.max(axis=1)) > _MAX_FRACTION:
         return [
             f"most of {counted(len(numbers), 'box')} are read as fractions of the image and lie far beyond 1; "
             "if they are pixels, say --box-units absolute"

@@ -118,7 +118,7 @@ def _whole_plan(plan: Plan, to_do: npt.NDArray[np.int64], resized: npt.NDArray[n
     """The only chunk of local images whose sizes are known."""
 
     def find_places(images: npt.NDArray[np.int64]) -> Sequence[Place | str]:
-        return local_places(plan.storage, plan.stored_as[images])
+        return local_places(plan.storage, plan.storage_index[images])
 
     return Chunk(0, 0, plan, to_do, resized, find_places)
 
@@ -131,7 +131,7 @@ def _cut(plan: Plan, to_do: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.in
     while start < len(to_do):
         images = to_do[start : start + size]
         if isinstance(storage, Distant):
-            nbytes = np.cumsum(storage.nbytes_of(np.maximum(plan.stored_as[images], 0)))
+            nbytes = np.cumsum(storage.nbytes_of(np.maximum(plan.storage_index[images], 0)))
             images = images[: max(1, int(np.searchsorted(nbytes, _MOST_FETCHED_NBYTES, side="right")))]
         yield images
         start, size = start + len(images), min(2 * size, most)
@@ -159,9 +159,11 @@ class _ChunkLoader:
         first, stop = int(images[0]), int(images[-1]) + 1
         known = self._plan.part(first, stop)
         to_do = images - first
-        wanted = to_do[known.stored_as[to_do] >= 0]
+        wanted = to_do[known.storage_index[to_do] >= 0]
         with contextlib.ExitStack() as stack:
-            found = stack.enter_context(known.storage.fetch(known.stored_as[wanted], self._reader.scratch))
+            found = stack.enter_context(
+                known.storage.fetch(known.storage_index[wanted], self._reader.scratch)
+            )
             place_of: Mapping[int, Place | str] = dict(zip(wanted.tolist(), found, strict=True))
             unmeasured = wanted[self._is_unmeasured[wanted + first]]
             plan = self._reader.add_sizes(known, unmeasured, [place_of[i] for i in unmeasured.tolist()])

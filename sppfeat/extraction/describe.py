@@ -65,14 +65,14 @@ class DescribedRegions(NamedTuple):
         boxes: range of the request's boxes.
         descriptors: ``(k, D)`` float32.
         regions: the regions of the boxes, in cells.
-        arrived: waits until the device has delivered the descriptors; call it before reading them.
+        wait: blocks until the device has delivered the descriptors; call it before reading them.
     """
 
     position: int
     boxes: slice
     descriptors: npt.NDArray[np.float32]
     regions: Regions
-    arrived: Callable[[], None]
+    wait: Callable[[], None]
 
 
 class Describer:
@@ -118,7 +118,7 @@ class Describer:
             self._mean = torch.tensor(backbone.spec.mean, device=device).reshape(1, 3, 1, 1)
             self._std = torch.tensor(backbone.spec.std, device=device).reshape(1, 3, 1, 1)
 
-    def images(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def describe_images(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Compute the descriptors of whole images.
 
         Args:
@@ -128,11 +128,11 @@ class Describer:
             ``(N, D)`` float32.
         """
         delivery = self.deliver_images(pixels)
-        delivery.arrived()
+        delivery.wait()
         return delivery.values
 
     def deliver_images(self, pixels: npt.NDArray[np.uint8]) -> Delivery:
-        """Compute the same as :meth:`images`, without waiting for the device."""
+        """Compute the same as :meth:`describe_images`, without waiting for the device."""
         with self._computing():
             batch = self._batch(pixels)
             pooled = self._pool_whole(self._maps(batch))
@@ -140,7 +140,7 @@ class Describer:
                 pooled = _mean_of(pooled, self._pool_whole(self._maps(_mirror(batch))))
             return self._scaled(pooled)
 
-    def regions(
+    def describe_regions(
         self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest], projector: Projector
     ) -> Iterator[DescribedRegions]:
         """Compute the descriptors of boxes, with one forward pass for each image.
@@ -154,17 +154,17 @@ class Describer:
             All boxes of each image, in order, in pieces of bounded size.
         """
         for described in self.deliver_regions(pixels, requests, projector):
-            described.arrived()
+            described.wait()
             yield described
 
     def deliver_regions(
         self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest], projector: Projector
     ) -> Iterator[DescribedRegions]:
-        """Compute the same as :meth:`regions`, without waiting for the device."""
+        """Compute the same as :meth:`describe_regions`, without waiting for the device."""
         if not any(len(request.boxes_px) for request in requests):
             return
         maps = self._both_maps(pixels, requests)
-        project = partial(projector.regions, input_hw=pixels.shape[1:3], map_hws=maps.map_hws)
+        project = partial(projector.project, input_hw=pixels.shape[1:3], map_hws=maps.map_hws)
         step = max(1, _SLICE_VALUES // (maps.n_channels * self._descriptor.n_bins))
         for position, (boxes_px, mirrored, image_hw) in enumerate(requests):
             for start in range(0, len(boxes_px), step):
@@ -177,15 +177,15 @@ class Describer:
                         others = project(boxes_px[part], ~mirrored[part], image_hw=image_hw).cells
                         pooled = _mean_of(pooled, self._pool(maps, position, others, ~mirrored[part]))
                     delivery = self._scaled(pooled)
-                yield DescribedRegions(position, part, delivery.values, regions, delivery.arrived)
+                yield DescribedRegions(position, part, delivery.values, regions, delivery.wait)
 
-    def batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+    def make_batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Make network input of ``(N, H, W, 3)`` uint8 RGB: ``(N, 3, H, W)`` float32 on the device, normalized."""
         with self._computing():
             return self._batch(pixels)
 
-    def maps(self, batch: Tensor) -> list[Tensor]:
-        """Compute the feature maps of the layers, each ``(N, C, H', W')`` float32, of the result of :meth:`batch`."""
+    def compute_maps(self, batch: Tensor) -> list[Tensor]:
+        """Compute each layer's feature map, ``(N, C, H', W')`` float32, from the result of :meth:`make_batch`."""
         with self._computing():
             return self._maps(batch)
 

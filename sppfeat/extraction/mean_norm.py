@@ -66,7 +66,7 @@ def estimate_factors(
         batch_pixels=batch_pixels,
         uses=sample.uses,
     )
-    with sample.storage.fetch(sample.stored_as, scratch) as places:
+    with sample.storage.fetch(sample.storage_index, scratch) as places:
         run_pipeline(
             sample,
             batches,

@@ -195,7 +195,7 @@ def _replace(output: Path, partial: Path, wanted: PartRequest, notes: list[str])
         return _start(partial, wanted)
     listing = wanted.listing
     # A shard has already been compared with the plan, which says nothing of the folder.
-    is_same = recorded.is_of(listing) if wanted.shard_plan is None else recorded.root == listing.root
+    is_same = recorded.matches(listing) if wanted.shard_plan is None else recorded.root == listing.root
     return _continue(recorded, wanted, notes) if is_same else _start(partial, wanted)
 
 
@@ -269,10 +269,10 @@ def _continue(recorded: RecordedImages, wanted: PartRequest, notes: list[str]) -
         is_to_do |= recorded.status == Status.FAILED
     to_do = np.flatnonzero(is_to_do)
     unknown = (recorded.image_hw[to_do] == 0).any(axis=1) | (recorded.status[to_do] == Status.FAILED)
-    unmeasured = to_do[unknown & (matched.stored_as[to_do] >= 0)]
+    unmeasured = to_do[unknown & (matched.listing_index[to_do] >= 0)]
     plan = plan_recorded(recorded, matched, listing.storage, spec)
     if wanted.measures_first:
-        found = wanted.probe(listing.storage, matched.stored_as[unmeasured])
+        found = wanted.probe(listing.storage, matched.listing_index[unmeasured])
         plan = add_sizes(plan, unmeasured, found, spec, wanted.planner)
         unmeasured = unmeasured[:0]
     part = Part(

@@ -15,7 +15,7 @@ from sppfeat.decoding import Decoded, Decoder, DecodeTask
 from sppfeat.errors import DeviceMemoryError
 from sppfeat.extraction.plan import Batch, Plan
 from sppfeat.extraction.row_sink import DescribedRows, RowSink
-from sppfeat.extraction.row_writing import RowWriting
+from sppfeat.extraction.sink_thread import SinkThread
 from sppfeat.files.byte_ranges import Place
 
 __all__ = ["BatchDescriber", "FindPlaces", "Progress", "run_pipeline"]
@@ -98,35 +98,35 @@ def run_pipeline(
     decoding: deque[Batch] = deque()
     describe_all = _SplittingDescriber(describe)
 
-    with RowWriting(sink, dtype=dtype, nonfinite=nonfinite) as writing:
+    with SinkThread(sink, dtype=dtype, nonfinite=nonfinite) as sink_thread:
 
         def progress() -> Progress:
             return Progress(
-                begun.n_done + writing.n_done,
-                begun.n_failed + writing.n_failed,
+                begun.n_done + sink_thread.n_done,
+                begun.n_failed + sink_thread.n_failed,
                 begun.decode_seconds + seconds.decode,
                 begun.network_seconds + seconds.network,
                 begun.write_seconds + seconds.write,
             )
 
         for decoded in decoder.decode(_decode_tasks(plan, batches, find_places, decoding)):
-            seconds.for_decoding()
+            seconds.count_decoding()
             batch = decoding.popleft()
-            writing.fail(decoded.failures)
-            for rows in describe_all(decoded, batch.scale, writing.fail):
-                seconds.for_network()
-                writing.add(rows)
-                seconds.for_writing()
-            seconds.for_network()
-            writing.end_batch(batch)
-            seconds.for_writing()
+            sink_thread.fail(decoded.failures)
+            for rows in describe_all(decoded, batch.scale, sink_thread.fail):
+                seconds.count_network()
+                sink_thread.add(rows)
+                seconds.count_writing()
+            seconds.count_network()
+            sink_thread.end_batch(batch)
+            seconds.count_writing()
             on_progress(progress())
             if should_stop():
                 break
             seconds.begin()
         seconds.begin()
-        writing.finish()
-        seconds.for_writing()
+        sink_thread.finish()
+        seconds.count_writing()
     last = progress()
     on_progress(last)
     return last
@@ -178,13 +178,13 @@ class _StageSeconds:
         """Drop the time since the last stage."""
         self._last = time.perf_counter()
 
-    def for_decoding(self) -> None:
+    def count_decoding(self) -> None:
         self.decode += self._lap()
 
-    def for_network(self) -> None:
+    def count_network(self) -> None:
         self.network += self._lap()
 
-    def for_writing(self) -> None:
+    def count_writing(self) -> None:
         self.write += self._lap()
 
     def _lap(self) -> float:

@@ -32,13 +32,13 @@ class Plan(FileTables):
             be processed.
         errors: the reason why an image cannot be processed, by its index.
         storage: the storage of the images.
-        stored_as: ``(N,)`` int64, the number of each image in the storage; -1: no longer there.
+        storage_index: ``(N,)`` int64, the number of each image in the storage; -1: no longer there.
     """
 
     input_hw: npt.NDArray[np.int32]
     errors: Mapping[int, str]
     storage: Storage
-    stored_as: npt.NDArray[np.int64]
+    storage_index: npt.NDArray[np.int64]
 
     @property
     def n_shapes(self) -> int:
@@ -69,7 +69,7 @@ class Plan(FileTables):
     @property
     def nbytes(self) -> int:
         """Bytes of the plan, without error texts and the annotations of boxes."""
-        arrays = (self.image_hw, self.input_hw, self.rows, self.labels, self.stored_as)
+        arrays = (self.image_hw, self.input_hw, self.rows, self.labels, self.storage_index)
         boxes = 0 if self.boxes is None else self.boxes.nbytes
         texts = self.paths.nbytes + (0 if self.ids is None else self.ids.nbytes)
         storage = (
@@ -98,7 +98,7 @@ class Plan(FileTables):
             rows=self.rows[first:stop] - first_row,
             labels=self.labels[first:stop],
             errors={i - first: reason for i, reason in self.errors.items() if first <= i < stop},
-            stored_as=self.stored_as[first:stop],
+            storage_index=self.storage_index[first:stop],
             ids=None if self.ids is None else self.ids.part(first, stop),
             boxes=None if self.boxes is None else self.boxes.part(first_row, stop_row),
         )
@@ -120,7 +120,7 @@ class Plan(FileTables):
             rows=np.stack((ends - np.array([len(own) for own in rows], dtype=np.int64), ends), axis=1),
             labels=self.labels[images],
             errors={i: self.errors[image] for i, image in enumerate(images.tolist()) if image in self.errors},
-            stored_as=self.stored_as[images],
+            storage_index=self.storage_index[images],
             ids=None if self.ids is None else PathTable(self.ids[i] for i in images.tolist()),
             boxes=self.boxes.take(every) if self.boxes is not None else None,
         )
@@ -174,7 +174,7 @@ def make_plan(
         classes=listing.classes,
         errors={**too_odd, **errors},
         storage=listing.storage,
-        stored_as=first,
+        storage_index=first,
         ids=listing.ids,
         boxes=rows.boxes if rows else None,
     )

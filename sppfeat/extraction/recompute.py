@@ -232,10 +232,10 @@ class RowRecomputer:
             decode=self._config.input.decode,
         )[None]
         if self._projector is None or self._row_mirrored is None:
-            return RecomputedRow(self._describer.images(pixels)[0], np.empty((0, 4), dtype=np.int32))
+            return RecomputedRow(self._describer.describe_images(pixels)[0], np.empty((0, 4), dtype=np.int32))
         one = slice(row, row + 1)
         request = RegionRequest.of(self._boxes[one], self._row_mirrored[one], (height, width))
-        described = next(self._describer.regions(pixels, [request], self._projector))
+        described = next(self._describer.describe_regions(pixels, [request], self._projector))
         return RecomputedRow(described.descriptors[0], described.regions.cells[0].numpy().astype(np.int32))
 
 

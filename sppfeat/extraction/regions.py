@@ -59,7 +59,7 @@ class Projector:
         geometries = tuple(backbone.geometry(i) for i in range(len(backbone.spec.layers)))
         return cls(geometries, spec.projection, spec.margin, whole_is_map=spec.boxes == "multiview")
 
-    def regions(
+    def project(
         self,
         boxes_px: Tensor,
         mirrored: Tensor,

@@ -52,7 +52,7 @@ class RecordedImages(FileTables):
     norm_factors: tuple[float, ...] | None
     shard: Shard | None
 
-    def is_of(self, listing: Listing) -> bool:
+    def matches(self, listing: Listing) -> bool:
         """Return whether the file is of these inputs: the same images in the same order, with the same labels."""
         return (
             (self.root, self.classes) == (listing.root, listing.classes)
@@ -67,25 +67,25 @@ class MatchedInputs:
 
     Attributes:
         root: the folder under which the file's images lie now.
-        stored_as: ``(N,)`` int64, position in the listing of each image of the file; -1: not among the inputs.
+        listing_index: ``(N,)`` int64, position in the listing of each image of the file; -1: not among the inputs.
         new: ``(k,)`` int64, positions in the listing of the inputs that the file does not have.
         new_paths: the paths of these inputs, relative to ``root``.
     """
 
     root: bytes
-    stored_as: npt.NDArray[np.int64]
+    listing_index: npt.NDArray[np.int64]
     new: npt.NDArray[np.int64]
     new_paths: list[bytes]
 
     @classmethod
     def of_all(cls, plan: Plan) -> "MatchedInputs":
         """Return the match of a file with exactly the images of a plan, in the same order."""
-        return cls(plan.root, plan.stored_as, np.empty(0, dtype=np.int64), [])
+        return cls(plan.root, plan.storage_index, np.empty(0, dtype=np.int64), [])
 
     @property
     def vanished(self) -> npt.NDArray[np.int64]:
         """``(v,)`` int64, images of the file that are missing from the inputs."""
-        return np.flatnonzero(self.stored_as < 0)
+        return np.flatnonzero(self.listing_index < 0)
 
 
 def relabeled_images(
@@ -100,8 +100,8 @@ def relabeled_images(
     index = {name: i for i, name in enumerate(recorded.classes)}
     # The label -1, no class, finds the last entry; a class that the file does not have counts as another class.
     in_file = np.array([*(index.get(name, len(index)) for name in listing.classes), -1], dtype=np.int64)
-    images = np.flatnonzero(matched.stored_as >= 0)
-    class_now = in_file[listing.labels[matched.stored_as[images]]]
+    images = np.flatnonzero(matched.listing_index >= 0)
+    class_now = in_file[listing.labels[matched.listing_index[images]]]
     return np.asarray(images[(class_now >= 0) & (class_now != recorded.labels[images])])
 
 
@@ -157,15 +157,15 @@ def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
     if now.has_same(recorded.paths):
         nothing = np.empty(0, dtype=np.int64)
         return MatchedInputs(root, np.arange(len(now), dtype=np.int64), nothing, [])
-    stored_as = recorded.paths.positions_in(now)
-    if (stored_as < 0).all():
+    listing_index = recorded.paths.positions_in(now)
+    if (listing_index < 0).all():
         raise StoreError(
             f"{str(recorded.path)!r} exists and holds none of these inputs: its images lie under "
             f"{os.fsdecode(recorded.root)!r}, such as {os.fsdecode(recorded.paths[0])!r}; "
             "use --overwrite or another output"
         )
-    new = np.setdiff1d(np.arange(len(now)), stored_as)
-    return MatchedInputs(root, stored_as, new, [now[i] for i in new.tolist()])
+    new = np.setdiff1d(np.arange(len(now)), listing_index)
+    return MatchedInputs(root, listing_index, new, [now[i] for i in new.tolist()])
 
 
 def plan_recorded(
@@ -190,7 +190,7 @@ def plan_recorded(
         classes=recorded.classes,
         errors={**too_odd, **dict.fromkeys(gone, "vanished: not among the inputs any more")},
         storage=storage,
-        stored_as=matched.stored_as,
+        storage_index=matched.listing_index,
         ids=recorded.ids,
         boxes=recorded.boxes,
     )
@@ -238,7 +238,7 @@ def plan_additions(
             **plan.errors,
             **{n_old + position: reason for position, reason in reasons.items()},
         },
-        stored_as=np.concatenate((plan.stored_as, matched.new)),
+        storage_index=np.concatenate((plan.storage_index, matched.new)),
         ids=_extended_ids(plan, listing, matched.new),
         boxes=boxes,
     )

@@ -27,18 +27,18 @@ class RowPlanner:
         source: the box file or the views.
         input: sizes of the network input.
         projector: projects boxes to cells.
-        sizes: sizes of the maps, where boxes on the same region are to share one row; None: each box has its row.
+        map_sizes: finds the sizes of the maps, so that boxes on the same cells share a row; None: a row for each box.
     """
 
     source: BoxSource
     input: InputSpec
     projector: Projector
-    sizes: MapSizes | None
+    map_sizes: MapSizes | None
 
     @property
     def needs_sizes(self) -> bool:
         """True if the number of rows depends on the sizes of the images."""
-        return self.sizes is not None or self.source.needs_sizes
+        return self.map_sizes is not None or self.source.needs_sizes
 
     @property
     def has_views(self) -> bool:
@@ -61,17 +61,17 @@ class RowPlanner:
         """
         rows = self.source.rows(root, paths, image_hw, first=first)
         rows = choose_scales(rows, image_hw, self.input.short_sides)
-        if self.sizes is None:
+        if self.map_sizes is None:
             return rows
         input_hw, _ = input_sizes(image_hw, self.input)
-        return drop_duplicates(rows, image_hw, input_hw, projector=self.projector, sizes=self.sizes)
+        return drop_duplicates(rows, image_hw, input_hw, projector=self.projector, map_sizes=self.map_sizes)
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> RowBoxes | None:
         """Fit the rows of one image to another size than planned; None if the rows would be others."""
         boxes_px = self.source.refit(boxes, image_hw)
         if boxes_px is None:
             return None
-        if self.sizes is not None and 0 not in image_hw:
+        if self.map_sizes is not None and 0 not in image_hw:
             own = boxes.box_row[boxes.source]  # the numbers of these rows
             if np.isin(boxes.box_row, own).sum() > len(boxes):
                 return None  # boxes that shared a region may have different ones now
@@ -147,7 +147,7 @@ def drop_duplicates(
     input_hw: npt.NDArray[np.int32],
     *,
     projector: Projector,
-    sizes: MapSizes,
+    map_sizes: MapSizes,
 ) -> Rows:
     """Drop rows that are the same region of the same map as an earlier row; ``box_row`` leads to that one.
 
@@ -157,7 +157,7 @@ def drop_duplicates(
         input_hw: ``(N, S, 2)`` int32, height and width of the network input at each scale; rows of an image without
             one stay as they are.
         projector: projects boxes to cells.
-        sizes: sizes of the maps.
+        map_sizes: finds the sizes of the maps of a network input.
     """
     boxes, image = rows.boxes, _image_of_rows(rows)
     usable = np.asarray((input_hw > 0).all(axis=(1, 2)))
@@ -168,12 +168,12 @@ def drop_duplicates(
     for group in _groups(np.concatenate((image_hw[image], row_input_hw), axis=1), pooled):
         height, width = image_hw[image[group[0]]].tolist()
         in_h, in_w = row_input_hw[group[0]].tolist()
-        cells[group] = projector.regions(
+        cells[group] = projector.project(
             torch.from_numpy(clipped[group]),
             torch.from_numpy(boxes.mirrored[group]),
             image_hw=(height, width),
             input_hw=(in_h, in_w),
-            map_hws=sizes((in_h, in_w)),
+            map_hws=map_sizes((in_h, in_w)),
         ).cells
     keys = np.column_stack(
         (

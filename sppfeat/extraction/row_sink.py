@@ -11,10 +11,10 @@ from sppfeat.errors import ImageError
 from sppfeat.extraction.plan import Plan
 from sppfeat.store.schema import RowAudit
 
-__all__ = ["DescribedRows", "FailFastSink", "RowSink", "already_there"]
+__all__ = ["DescribedRows", "FailFastSink", "RowSink", "no_wait"]
 
 
-def already_there() -> None:
+def no_wait() -> None:
     """Wait for nothing: the values are in main memory."""
 
 
@@ -26,14 +26,14 @@ class DescribedRows(NamedTuple):
         rows: ``(K,)`` int64, ascending.
         descriptors: ``(K, D)``.
         audit: flags and cells of the rows; None for whole images.
-        arrived: waits until the device has delivered the descriptors; call it before reading them.
+        wait: blocks until the device has delivered the descriptors; call it before reading them.
     """
 
     image: int
     rows: npt.NDArray[np.int64]
     descriptors: npt.NDArray[np.floating[Any]]
     audit: RowAudit | None = None
-    arrived: Callable[[], None] = already_there
+    wait: Callable[[], None] = no_wait
 
 
 class RowSink(Protocol):

@@ -175,7 +175,7 @@ class Extraction:
         def measure(sample: Plan) -> Plan:
             unknown = np.flatnonzero((sample.image_hw == 0).any(axis=1))
             found = read_sizes(
-                sample.storage, sample.stored_as[unknown], decoder=self.decoder, scratch=self.scratch
+                sample.storage, sample.storage_index[unknown], decoder=self.decoder, scratch=self.scratch
             )
             return add_sizes(sample, unknown, found, config.input, setup.planner)
 

@@ -106,11 +106,11 @@ class Delivery(NamedTuple):
 
     Attributes:
         values: the array that they arrive in.
-        arrived: waits until they have arrived; call it before reading ``values``.
+        wait: blocks until the values have arrived; call it before reading ``values``.
     """
 
     values: npt.NDArray[np.float32]
-    arrived: Callable[[], None]
+    wait: Callable[[], None]
 
 
 class DeviceCopier:

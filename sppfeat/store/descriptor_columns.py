@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sppfeat.errors import ConfigError
 from sppfeat.store.schema import ColumnBlock
 
-__all__ = ["BlockPart", "ColumnSelection", "is_scaled_again", "scale_again", "select_columns", "take_scaled"]
+__all__ = ["BlockPart", "ColumnSelection", "needs_rescaling", "rescale", "select_columns", "take_rescaled"]
 
 _SCALED = ("l2", "power")
 
@@ -170,19 +170,19 @@ def select_columns(
     return ColumnSelection(parts, blocks[-1].stop, incomplete)
 
 
-def is_scaled_again(columns: ColumnSelection, normalize: str) -> bool:
+def needs_rescaling(columns: ColumnSelection, normalize: str) -> bool:
     """Return True if the rest of some layer must be rescaled; factors of a mean norm never change."""
     return bool(columns.incomplete) and normalize in _SCALED
 
 
-def take_scaled(
+def take_rescaled(
     rows: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
 ) -> npt.NDArray[np.floating[Any]]:
-    """Return some columns of whole descriptors ``(n, D)``, rescaled by :func:`scale_again`."""
-    return scale_again(columns.take(rows), columns, normalize)
+    """Return some columns of whole descriptors ``(n, D)``, rescaled by :func:`rescale`."""
+    return rescale(columns.take(rows), columns, normalize)
 
 
-def scale_again(
+def rescale(
     block: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
 ) -> npt.NDArray[np.floating[Any]]:
     """Scale the rest of each incomplete layer to l2 norm 1; zeros stay zeros.
@@ -195,7 +195,7 @@ def scale_again(
     Returns:
         ``(n, d)``: float32 if anything was rescaled, else ``block`` itself.
     """
-    if not is_scaled_again(columns, normalize):
+    if not needs_rescaling(columns, normalize):
         return block
     scaled = block.astype(np.float32)
     for layer, own in columns.layer_ranges().items():

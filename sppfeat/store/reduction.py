@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sppfeat.config.specs import ReductionSpec
 from sppfeat.config.values import whole_number
 from sppfeat.errors import ConfigError, SppfeatError
-from sppfeat.store.descriptor_columns import ColumnSelection, select_columns, take_scaled
+from sppfeat.store.descriptor_columns import ColumnSelection, select_columns, take_rescaled
 from sppfeat.store.schema import ColumnBlock, check_dimension
 
 __all__ = ["FitRecord", "Reduction"]
@@ -196,7 +196,7 @@ class Reduction:
         rounding errors larger relative to the result.
         """
         selection, normalize = self.record.selection, self.record.source_normalize
-        norms = np.linalg.norm(take_scaled(descriptors, selection, normalize).astype(np.float64), axis=1)
+        norms = np.linalg.norm(take_rescaled(descriptors, selection, normalize).astype(np.float64), axis=1)
         scaled = self.components.astype(np.float64) * self.scale[:, None]
         moved = norms * math.sqrt(max(0.0, float(np.linalg.eigvalsh(scaled @ scaled.T)[-1])))
         if self.spec.normalize != "l2":
@@ -212,7 +212,7 @@ class Reduction:
         return reduced
 
     def _components_of(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        selected = take_scaled(descriptors, self.record.selection, self.record.source_normalize)
+        selected = take_rescaled(descriptors, self.record.selection, self.record.source_normalize)
         centered = np.subtract(selected, self.mean, dtype=np.float32)
         return np.asarray((centered @ self.components.T) * self.scale, dtype=np.float32)
 

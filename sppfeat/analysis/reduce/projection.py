@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sppfeat.config.machine import import_extra
 from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError
-from sppfeat.store.descriptor_columns import select_columns, take_scaled
+from sppfeat.store.descriptor_columns import select_columns, take_rescaled
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.reduction import FitRecord, Reduction
 from sppfeat.store.selection import Selection
@@ -133,7 +133,7 @@ def _rows_of(chosen: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray
     taken = np.empty((len(positions), chosen.dimension), dtype=np.float32)
     whole = dataclasses.replace(chosen, columns=select_columns(chosen.file.columns))
     for part, rows in whole.blocks(positions):
-        taken[part] = take_scaled(rows, chosen.columns, normalize)
+        taken[part] = take_rescaled(rows, chosen.columns, normalize)
         bad = np.flatnonzero(~(np.abs(taken[part]) <= _LARGEST).all(axis=1))
         if len(bad):
             raise ConfigError(

@@ -224,7 +224,7 @@ def _pooled_box(extractor: Extractor, view: View, run: _Run, projector: Projecto
         clipped, flag = _clip(view, run.image_hw)
         boxes_px = torch.from_numpy(clipped)
         mirrored = torch.tensor([view.mirrored])
-        found = projector.regions(
+        found = projector.project(
             boxes_px, mirrored, image_hw=run.image_hw, input_hw=input_hw, map_hws=map_hws
         )
         flag |= RowFlag.SUB_CELL if bool(found.sub_cell[0]) else 0

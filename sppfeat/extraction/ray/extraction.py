@@ -291,5 +291,5 @@ def _some_inputs(plan: Plan) -> tuple[bytes, ...]:
     if not plan.storage.is_local:
         return ()
     some = np.unique(np.linspace(0, plan.n_images - 1, _N_SHARED_INPUTS).astype(np.int64))
-    places = local_places(plan.storage, plan.stored_as[some])
+    places = local_places(plan.storage, plan.storage_index[some])
     return tuple(place.path for place in places if isinstance(place, Place) and os.path.exists(place.path))

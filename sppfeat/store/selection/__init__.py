@@ -14,9 +14,9 @@ from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.store.descriptor_columns import (
     ColumnSelection,
-    is_scaled_again,
-    scale_again,
-    take_scaled,
+    needs_rescaling,
+    rescale,
+    take_rescaled,
 )
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.selection.conditions import CONDITIONS, RowsLike, parse_conditions, select_rows
@@ -160,7 +160,7 @@ class Selection:
         rows = self.rows[positions]
         features, normalize = self.file.features, self._normalize
         is_one_range = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
-        if is_one_range and self.columns.one_range and not is_scaled_again(self.columns, normalize):
+        if is_one_range and self.columns.one_range and not needs_rescaling(self.columns, normalize):
             return np.asanyarray(features[rows[0] : rows[-1] + 1, self.columns.one_range])
         return self._copy(rows)
 
@@ -208,7 +208,7 @@ class Selection:
         dtype = self.file.features.dtype
         with np.errstate(over="ignore"):  # float16 overflows to infinity, as in a file
             whole = descriptors.astype(dtype, copy=False)
-            return take_scaled(whole, self.columns, self._normalize).astype(dtype, copy=False)
+            return take_rescaled(whole, self.columns, self._normalize).astype(dtype, copy=False)
 
     def _copy(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
         """Return a copy of the selected columns of rows, given by number."""
@@ -219,7 +219,7 @@ class Selection:
         taken = np.empty((len(rows), self.dimension), dtype=features.dtype)
         row_nbytes = features.shape[1] * features.itemsize
         for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
-            taken[part] = scale_again(self._cut(features, rows[part]), self.columns, self._normalize)
+            taken[part] = rescale(self._cut(features, rows[part]), self.columns, self._normalize)
             if part.stop < len(rows):
                 self.file.drop_pages()
         return taken

@@ -120,7 +120,7 @@ def test_regions_are_those_of_each_box_alone(cases, hw, input_hw, rule, margin):
     cases = [(clip(box, hw), mirrored) for box, mirrored in cases if clip(box, hw)]
     boxes_px = torch.tensor([box for box, _ in cases], dtype=torch.float64).reshape(-1, 4)
     mirrored = torch.tensor([own for _, own in cases], dtype=torch.bool)
-    found = Projector(GEOMETRIES, rule, margin).regions(
+    found = Projector(GEOMETRIES, rule, margin).project(
         boxes_px, mirrored, image_hw=hw, input_hw=input_hw, map_hws=sizes(input_hw)
     )
     assert found.cells.shape == (len(cases), 2, 4)
@@ -139,7 +139,7 @@ def test_a_mirrored_box_is_its_mirror_image_in_the_mirror_image():
     # 64 x 128 image at its own size, stride 16, first cell at pixel 0: x 0..32 becomes 96..128.
     projector = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
     boxes = torch.tensor([[0, 0, 32, 64]] * 2, dtype=torch.float64)
-    found = projector.regions(
+    found = projector.project(
         boxes, torch.tensor([False, True]), image_hw=(64, 128), input_hw=(64, 128), map_hws=[(4, 8)]
     )
     # corner pixels 0 and 31: cells 0 .. ceil(31/16 - 1/2) = 2; corner pixels 96 and 127: cells 6 .. 8, of which 7 is
@@ -154,8 +154,8 @@ def test_the_whole_image_is_the_whole_map_only_where_that_is_said(rule, mirrored
     boxes = torch.tensor([[0, 0, 128, 64], [0, 0, 128, 63]], dtype=torch.float64)
     where = {"image_hw": (64, 128), "input_hw": (64, 128), "map_hws": [(4, 8)]}
     flags = torch.tensor([mirrored] * 2)
-    plain = Projector(geometry, rule, 0.0).regions(boxes, flags, **where).cells[:, 0].tolist()
-    whole = Projector(geometry, rule, 0.0, whole_is_map=True).regions(boxes, flags, **where)
+    plain = Projector(geometry, rule, 0.0).project(boxes, flags, **where).cells[:, 0].tolist()
+    whole = Projector(geometry, rule, 0.0, whole_is_map=True).project(boxes, flags, **where)
     assert whole.cells[:, 0].tolist() == [[0, 0, 8, 4], plain[1]]
     alone = project_boxes(one([0, 0, 128, 64]), geometry[0], (4, 8), rule=rule)
     assert plain[0] == alone[0].tolist()
@@ -164,7 +164,7 @@ def test_the_whole_image_is_the_whole_map_only_where_that_is_said(rule, mirrored
 def test_sub_cell_is_said_of_any_layer():
     geometries = (FeatureGeometry(2.0, 0.0), FeatureGeometry(64.0, 0.0))
     boxes = torch.tensor([[30, 30, 36, 36], [0, 0, 128, 128], [0, 0, 0.5, 0.5]], dtype=torch.float64)
-    found = Projector(geometries, "paper", 0.0).regions(
+    found = Projector(geometries, "paper", 0.0).project(
         boxes,
         torch.zeros(3, dtype=torch.bool),
         image_hw=(128, 128),
@@ -186,7 +186,7 @@ def dropped(rows, image_hw, short_sides, rule="sppnet"):
     image_hw = sizes_of(image_hw)
     scaled, input_hw = scaled_rows(rows, image_hw, short_sides)
     found = drop_duplicates(
-        scaled, image_hw, input_hw, projector=Projector(GEOMETRIES, rule, 0.0), sizes=sizes
+        scaled, image_hw, input_hw, projector=Projector(GEOMETRIES, rule, 0.0), map_sizes=sizes
     )
     return scaled, input_hw, found
 

@@ -16,8 +16,8 @@ def test_values_come_there_and_back(device, is_writeable):
     copier = DeviceCopier(torch.device(device))
     on_device = copier.to_device(pixels)
     assert on_device.device.type == device
-    values, arrived = copier.to_host(on_device.float() * 2)
-    arrived()
+    values, wait = copier.to_host(on_device.float() * 2)
+    wait()
     assert values.dtype == np.float32
     assert np.array_equal(values, 2 * pixels)
 
@@ -34,6 +34,6 @@ def test_pixels_may_change_and_copies_may_be_many_while_cuda_is_busy():
         on_device = copier.to_device(pixels)
         busy = busy @ busy / busy.norm()
         deliveries.append(copier.to_host(on_device.float() + i))
-    for i, (values, arrived) in enumerate(deliveries):
-        arrived()
+    for i, (values, wait) in enumerate(deliveries):
+        wait()
         assert (values == 2 * i).all()

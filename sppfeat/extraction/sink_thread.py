@@ -12,13 +12,13 @@ import numpy.typing as npt
 from sppfeat.extraction.plan import Batch
 from sppfeat.extraction.row_sink import DescribedRows, RowSink
 
-__all__ = ["RowWriting"]
+__all__ = ["SinkThread"]
 
 _NBYTES_AHEAD = 128 << 20  # of descriptors that wait for the sink
 _TASK_NBYTES = 4 << 20  # handed to the thread at once: a row by itself is not worth waking it
 
 
-class RowWriting:
+class SinkThread:
     """Hands rows and marks to a sink from one thread, in the order in which they come.
 
     A context. If an exception leaves it, the rows of a batch that has not ended are dropped, so that no image with
@@ -50,7 +50,7 @@ class RowWriting:
         self._submitted: deque[tuple[Future[None], int]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sppfeat-writing")
 
-    def __enter__(self) -> "RowWriting":
+    def __enter__(self) -> "SinkThread":
         return self
 
     def __exit__(
@@ -134,7 +134,7 @@ class RowWriting:
         for rows in unsent:
             if rows.image in self._failures:
                 continue
-            rows.arrived()
+            rows.wait()
             unfit = _why_not_storable(rows.descriptors, self._dtype) if self._checks_values else None
             if unfit is None:
                 self._sink.write_rows(rows.rows, rows.descriptors, rows.audit)

@@ -3,10 +3,10 @@ import threading
 import numpy as np
 import pytest
 
-from sppfeat.extraction import row_writing
+from sppfeat.extraction import sink_thread
 from sppfeat.extraction.plan import Batch
 from sppfeat.extraction.row_sink import DescribedRows
-from sppfeat.extraction.row_writing import RowWriting
+from sppfeat.extraction.sink_thread import SinkThread
 
 
 class Record:
@@ -44,20 +44,20 @@ def batch(*images: int, last: bool = True) -> Batch:
     return Batch(np.array(images), (4, 4), 0, np.full(len(images), last))
 
 
-def writing_to(sink: Record) -> RowWriting:
-    return RowWriting(sink, dtype="float32", nonfinite="fail")
+def thread_to(sink: Record) -> SinkThread:
+    return SinkThread(sink, dtype="float32", nonfinite="fail")
 
 
 def test_rows_then_marks_in_order_by_one_other_thread():
     sink = Record()
-    with writing_to(sink) as writing:
+    with thread_to(sink) as thread:
         for images in ((0, 1), (2,)):
             for image in images:
-                writing.add(block(image, image + 0.5))
-            writing.fail({7: "damaged"} if images == (2,) else {})
-            writing.end_batch(batch(*images, *([7] if images == (2,) else [])))
-        writing.finish()
-        assert (writing.n_done, writing.n_failed) == (3, 1)
+                thread.add(block(image, image + 0.5))
+            thread.fail({7: "damaged"} if images == (2,) else {})
+            thread.end_batch(batch(*images, *([7] if images == (2,) else [])))
+        thread.finish()
+        assert (thread.n_done, thread.n_failed) == (3, 1)
     rows = [("rows", 0, [0.5]), ("rows", 1, [1.5]), ("done", 0), ("done", 1), ("rows", 2, [2.5])]
     assert sink.calls == [*rows, ("done", 2), ("failed", 7, "damaged")]
     assert len(sink.threads) == 1
@@ -70,10 +70,10 @@ def test_values_are_read_once_they_have_arrived():
     def arrive() -> None:
         late.descriptors[:] = 3.0
 
-    with writing_to(sink) as writing:
-        writing.add(late._replace(arrived=arrive))
-        writing.end_batch(batch(0))
-        writing.finish()
+    with thread_to(sink) as thread:
+        thread.add(late._replace(wait=arrive))
+        thread.end_batch(batch(0))
+        thread.finish()
     assert sink.calls == [("rows", 0, [3.0]), ("done", 0)]
 
 
@@ -81,11 +81,11 @@ def test_nothing_is_handed_over_after_an_error_and_the_error_comes_out():
     sink = Record(fails_at=1)
 
     def write() -> None:
-        with writing_to(sink) as writing:
+        with thread_to(sink) as thread:
             for image in range(5):
-                writing.add(block(image))
-                writing.end_batch(batch(image))
-            writing.finish()
+                thread.add(block(image))
+                thread.end_batch(batch(image))
+            thread.finish()
 
     with pytest.raises(OSError, match="disk full"):
         write()
@@ -98,11 +98,11 @@ def test_batches_that_have_ended_are_handed_over_when_the_caller_fails_and_no_ot
     sink.may_go_on.clear()
 
     def write() -> None:
-        with writing_to(sink) as writing:
+        with thread_to(sink) as thread:
             for image in range(5):
-                writing.add(block(image))
-                writing.end_batch(batch(image))
-            writing.add(block(5))
+                thread.add(block(image))
+                thread.end_batch(batch(image))
+            thread.add(block(5))
             threading.Timer(0.2, sink.may_go_on.set).start()
             raise KeyboardInterrupt
 
@@ -112,18 +112,18 @@ def test_batches_that_have_ended_are_handed_over_when_the_caller_fails_and_no_ot
 
 
 def test_no_more_than_so_much_is_on_its_way(monkeypatch):
-    monkeypatch.setattr(row_writing, "_NBYTES_AHEAD", 10_000)
-    monkeypatch.setattr(row_writing, "_TASK_NBYTES", 1)
+    monkeypatch.setattr(sink_thread, "_NBYTES_AHEAD", 10_000)
+    monkeypatch.setattr(sink_thread, "_TASK_NBYTES", 1)
     sink = Record()
     sink.may_go_on.clear()
     added = []
 
     def produce() -> None:
-        with writing_to(sink) as writing:
+        with thread_to(sink) as thread:
             for image in range(10):
-                writing.add(block(image, length=1000))  # 4000 bytes
+                thread.add(block(image, length=1000))  # 4000 bytes
                 added.append(image)
-            writing.finish()
+            thread.finish()
 
     producer = threading.Thread(target=produce)
     producer.start()
@@ -136,11 +136,11 @@ def test_no_more_than_so_much_is_on_its_way(monkeypatch):
 
 def test_an_image_of_several_batches_is_marked_once_with_the_first_reason():
     sink = Record()
-    with writing_to(sink) as writing:
-        writing.fail({3: "first"})
-        writing.end_batch(batch(3, last=False))
-        writing.fail({3: "second"})
-        writing.add(block(3))
-        writing.end_batch(batch(3))
-        writing.finish()
+    with thread_to(sink) as thread:
+        thread.fail({3: "first"})
+        thread.end_batch(batch(3, last=False))
+        thread.fail({3: "second"})
+        thread.add(block(3))
+        thread.end_batch(batch(3))
+        thread.finish()
     assert sink.calls == [("failed", 3, "first")]
