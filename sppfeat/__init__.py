@@ -1,4 +1,9 @@
-"""CNN features of whole images and boxes: one forward pass, pooled over a spatial pyramid."""
+"""CNN descriptors of whole images and of boxes: one forward pass per image, pooled over a spatial pyramid.
+
+Images go in; fixed-length descriptors come out, as arrays from :class:`~sppfeat.extractor.Extractor` or as a feature
+file, which :func:`open` reads. :mod:`sppfeat.pyramid`, :mod:`sppfeat.geometry` and :mod:`sppfeat.sklearn` are public,
+too. Importing the package must not load torch, h5py or numpy, so both names are imported on first use.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,14 +11,13 @@ from sppfeat._version import __version__
 
 if TYPE_CHECKING:
     from sppfeat.extractor import Extractor
-    from sppfeat.store.reader import open_features as open  # noqa: A004 - as in DESIGN: sppfeat.open(path)
+    from sppfeat.store.reader import open_features as open  # noqa: A004 - shadows the builtin on purpose
 
 __all__ = ["Extractor", "__version__", "open"]
 
 
 def __getattr__(name: str) -> Any:
-    # Importing the package must not import torch or h5py: `sppfeat --help` and the decoding workers
-    # need neither.
+    # `sppfeat --help` and the decoding workers import the package, and must start fast.
     if name == "Extractor":
         from sppfeat.extractor import Extractor
 

@@ -1,4 +1,4 @@
-"""The library's front door: descriptors of images in memory."""
+"""Computes descriptors in memory: images and boxes in, numpy arrays out; no feature file is written."""
 
 import contextlib
 import dataclasses
@@ -51,8 +51,8 @@ class NetworkInput(NamedTuple):
     """An image at the size of its network input.
 
     Attributes:
-        image_hw: height and width of the image as displayed, in pixels.
-        pixels: ``(H, W, 3)`` uint8 RGB, resized.
+        image_hw: height and width of the original image as displayed, in pixels.
+        pixels: ``(H, W, 3)`` uint8 RGB, resized to the network input.
     """
 
     image_hw: tuple[int, int]
@@ -63,32 +63,37 @@ class Extractor:
     """Computes descriptors of images, or of boxes in them, as numpy arrays.
 
     Args:
-        backbone: torchvision's name of a model, or a network of your own that takes ``(N, 3, H, W)``.
-        weights: name of torchvision's weights, a file, or ``"none"``; not with a network of your own.
-        weights_dir: a folder to search for named weights before torch's hub cache.
-        layer: name of a node, or several names, put side by side; required with a network of your own.
-        levels: the pyramid; None: ``(1, 2, 4)``, or the level that the head takes.
-        pool: ``"max"`` or ``"avg"``.
-        normalize: ``"none"``, ``"l2"`` or ``"power"``.
-        normalize_from: a feature file whose mean norm is used.
-        head: ``"fc6"`` or ``"fc7"``: the network's fully connected layers after the pooling.
-        size: short side of the network input in pixels, or ``"native"``.
+        backbone: a torchvision model name, the bundled ``"spp_s16"``, or your own network, which takes
+            ``(N, 3, H, W)``.
+        weights: torchvision weights name, weights file, or ``"none"`` for random values; ignored for your own network.
+        weights_dir: folder to search for named weights before torch's hub cache.
+        layer: name of the graph node whose feature map is pooled, or several names; their descriptors are
+            concatenated. Required for your own network.
+        levels: pyramid levels; level ``n`` pools ``n x n`` bins. None: ``(1, 2, 4)``, or the level that ``head`` needs.
+        pool: pooling within a bin: ``"max"`` or ``"avg"``.
+        normalize: scaling of each layer's descriptor: ``"none"``, ``"l2"``, ``"power"``, or ``"meannorm:NORM"``
+            together with ``normalize_from``.
+        normalize_from: feature file made with ``meannorm``; its factors are applied.
+        head: ``"fc6"`` or ``"fc7"``: pass the pooled map through the network's fully connected layers up to this one.
+        size: short side of the network input in pixels, or ``"native"`` to keep the image's own size.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
         precision: ``"fp32"``, ``"tf32"``, ``"bf16"`` or ``"fp16"``.
-        batch_size: images per batch; None: chosen by their size.
-        mean, std: of the network input; None: those of the weights (ImageNet's for your own network).
-        seed: seed of the initial values with ``weights="none"``.
-        max_decode_pixels: an image file of more pixels is refused.
-        on_download: called during a download: file name, bytes done, bytes in total or None; None: draw a bar.
-        **inputs: ``max_pixels``, ``round_to``, ``exif``, ``decode`` (of image files), ``flip`` as in
+        batch_size: images per batch; None: as many as suit the device.
+        mean, std: per-channel mean and deviation of the network input, for RGB in 0..1; None: those of the weights
+            (ImageNet's for your own network).
+        seed: seed of the random values for ``weights="none"``.
+        max_decode_pixels: largest image file to decode, in pixels; a larger one raises ImageError.
+        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown); None:
+            draw a progress bar on standard error.
+        **inputs: ``scales``, ``max_pixels``, ``round_to``, ``exif``, ``decode``, ``flip``: see
             :class:`sppfeat.config.specs.InputSpec`.
 
     Raises:
-        SppfeatError: settings, backbone, layer or weights are wrong, or do not go together.
+        SppfeatError: settings, backbone, layer or weights are invalid or incompatible.
 
     Attributes:
-        config: the settings that shape a descriptor, without its reduction.
-        columns: the columns of a descriptor.
+        config: the settings that determine a descriptor, before any reduction.
+        columns: the blocks of columns of a descriptor: layer, level, channels and range.
     """
 
     def __init__(
@@ -121,7 +126,7 @@ class Extractor:
             normalize=normalize,
             normalize_from=None if normalize_from is None else Path(normalize_from),
         )
-        choice.spec()  # finds wrong settings before the network is built
+        choice.spec()  # raises on invalid settings before the network is built
         run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
         choose_device(device, precision)
         if isinstance(backbone, str):
@@ -162,19 +167,19 @@ class Extractor:
         max_decode_pixels: int = RunOptions.max_decode_pixels,
         on_download: OnDownload | None = None,
     ) -> "Extractor":
-        """Load the extractor that made a feature file; it computes the descriptors that the file would have.
+        """Rebuild the extractor that made a feature file, for descriptors comparable with those in the file.
 
-        If the file's descriptors were reduced (``sppfeat reduce``), these are reduced as well.
+        If ``sppfeat reduce`` made the file, the extractor applies the same reduction.
 
         Args:
-            file: a feature file, or its path.
-            weights: file or name of the weights now; None: as recorded.
-            weights_dir: a folder to search for named weights first.
-            device, batch_size, max_decode_pixels, on_download: as for the class.
+            file: an open feature file, or its path.
+            weights: weights file or name, if they have moved; None: as recorded.
+            weights_dir: folder to search for named weights before torch's hub cache.
+            device, batch_size, max_decode_pixels, on_download: see the class.
 
         Raises:
-            StoreError: not a feature file, or its weights are gone or have changed.
-            SppfeatError: its network cannot be loaded.
+            StoreError: the file is not a feature file, or its weights are missing or have changed.
+            SppfeatError: the network cannot be loaded.
         """
         run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
         with contextlib.ExitStack() as opened:
@@ -214,7 +219,7 @@ class Extractor:
 
     @property
     def dimension(self) -> int:
-        """Number of values in a descriptor."""
+        """Length ``D`` of a descriptor."""
         return self.columns[-1].stop
 
     def __call__(
@@ -228,22 +233,23 @@ class Extractor:
         """Compute the descriptors of one image or many.
 
         Args:
-            images: one image or a sequence: a path, which may lead into an archive (``a.zip/b.jpg``), a part of a file,
-                a Pillow image, or an ``(H, W, 3)`` or ``(H, W)`` uint8 array (RGB or gray).
-            boxes: a ``(K, 4)`` array for one image, a sequence of such arrays for many: ``xyxy`` in pixels of the
-                image as displayed, 0-based edges, half-open (the whole image is ``[0, 0, width, height]``).
-            projection: projection of boxes to cells: ``"sppnet"``, ``"paper"`` or ``"roi_pool"``; None: that of the
-                file (:meth:`from_file`), or ``"sppnet"``.
-            margin: network-input pixels by which each box is tightened on each side; None: that of the file, or 0.
+            images: one image or a sequence of images. An image is a path, possibly inside an archive
+                (``a.zip/b.jpg``), a byte range of a file, a Pillow image, or an ``(H, W, 3)`` RGB or ``(H, W)`` gray
+                uint8 array.
+            boxes: a ``(K, 4)`` array for one image, a sequence of such arrays for several: ``xyxy`` edges in pixels of
+                the image as displayed, 0-based, half-open (the whole image is ``[0, 0, width, height]``).
+            projection: rule that maps boxes to feature-map cells: ``"sppnet"``, ``"paper"`` or ``"roi_pool"``; None:
+                the rule of the file (:meth:`from_file`), or ``"sppnet"``.
+            margin: network-input pixels to cut from each side of a box; None: the margin of the file, or 0.
 
         Returns:
-            Without boxes ``(D,)`` float32 for one image, ``(N, D)`` for many. With boxes ``(K, D)`` for one image,
-            a list of such arrays for many. Boxes are clipped to their image; a box without area inside its image, or
-            with a value that is not finite, gives a row of NaN.
+            Without boxes: ``(D,)`` float32 for one image, ``(N, D)`` for a sequence. With boxes: ``(K, D)`` for one
+            image, a list of such arrays for a sequence. Boxes are clipped to their image; a box that has no area inside
+            the image, or a coordinate that is not finite, gives a row of NaN.
 
         Raises:
             ImageError: an image cannot be read; the message names it.
-            BoxError: boxes are malformed, or there is not one array for each image.
+            BoxError: boxes are malformed, or their number of arrays differs from the number of images.
         """
         many = [images] if _is_one_image(images) else list(cast("Sequence[ImageLike]", images))
         if boxes is None:
@@ -259,14 +265,17 @@ class Extractor:
         return [self._describe_boxes(image, own, projector) for image, own in zip(many, boxes, strict=True)]
 
     def network_input(self, image: ImageLike, *, scale: int = 0) -> NetworkInput:
-        """Read an image and resize it for the network; its mean is not subtracted yet.
+        """Read an image and resize it to the network input, before mean and deviation are applied.
 
         Args:
-            image: an image, in any form that a call takes.
-            scale: index of the short side in ``config.input``.
+            image: an image, as in :meth:`__call__`.
+            scale: index into ``config.input.short_sides``.
+
+        Returns:
+            The resized pixels and the size of the original image.
 
         Raises:
-            ImageError: the image cannot be read, or has no size that the network takes.
+            ImageError: the image cannot be read, or cannot be resized to a valid network input.
         """
         image_hw, sizes = self._reader.input_sizes(image)
         in_h, in_w = sizes[scale].tolist()
@@ -279,19 +288,19 @@ class Extractor:
             pixels: ``(H, W, 3)`` uint8 RGB, as :meth:`network_input` returns them.
 
         Returns:
-            The map of each layer of ``config.backbone``, ``(1, C, H', W')`` float32, in main memory.
+            For each layer of ``config.backbone`` its map, ``(1, C, H', W')`` float32, on the CPU.
         """
         maps = self._describer.compute_maps(self._describer.make_batch(pixels[None]))
         return [fmap.cpu() for fmap in maps]
 
     def projector(self, *, projection: str | None = None, margin: float | None = None) -> Projector:
-        """Make the projector of boxes to cells; ``projection`` and ``margin`` as in a call.
+        """Make a projector from boxes to feature-map cells; see :meth:`__call__` for the arguments.
 
         Raises:
-            ConfigError: an unknown projection, or receptive-field arithmetic does not apply to the network.
+            ConfigError: the projection is unknown, or the network's receptive fields do not allow it.
         """
         spec = self.config.regions or _USUAL_REGIONS
-        spec = dataclasses.replace(  # which checks both
+        spec = dataclasses.replace(  # checks both values
             spec,
             projection=spec.projection if projection is None else projection,
             margin=spec.margin if margin is None else margin,
@@ -328,7 +337,7 @@ class Extractor:
         return descriptors if self._reduction is None else self._reduction.apply(descriptors)
 
     def _whole_scales(self, image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        """``(N, S)`` bool, the scale at which each image is run: the scale of a box that covers it."""
+        """``(N, S)`` bool, True at the scale that a box covering the whole image would get."""
         short_sides = self.config.input.short_sides
         whole = whole_image_boxes(image_hw)
         scales = [
@@ -372,7 +381,7 @@ def _parse_size(size: int | str) -> int | None:
 
 @contextlib.contextmanager
 def _download_progress(on_download: OnDownload | None) -> Iterator[OnDownload]:
-    """Yield the callback, or one that draws a bar on standard error where there is none."""
+    """Yield the given callback; for None, one that draws a progress bar on standard error."""
     if on_download is not None:
         yield on_download
         return
@@ -381,7 +390,7 @@ def _download_progress(on_download: OnDownload | None) -> Iterator[OnDownload]:
     bars: list[Any] = []
 
     def draw(name: str, done: int, total: int | None) -> None:
-        # Standard error may be closed, or a pipe that nobody reads: the download goes on.
+        # If standard error is closed, or a pipe that nobody reads, the download still goes on.
         with contextlib.suppress(OSError):
             if not bars:
                 seconds = 0.1 if sys.stderr.isatty() else 10.0  # in a log file, each update is a line

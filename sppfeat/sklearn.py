@@ -1,4 +1,4 @@
-"""Descriptors for scikit-learn: a transformer for the first step of a ``Pipeline``."""
+"""A scikit-learn transformer from images to descriptors, for the first step of a ``Pipeline``."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -21,20 +21,20 @@ _exceptions = import_extra("sklearn.exceptions", extra="sklearn", purpose="sppfe
 
 
 class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[misc, name-defined]
-    """Computes descriptors of images, as a scikit-learn transformer.
+    """Computes descriptors of whole images, as a scikit-learn transformer.
 
-    Nothing is learned: ``fit`` loads the network and finds wrong settings. The network is not pickled but loaded again
-    where it is needed, so that copies and parallel searches stay cheap. In a search over the settings of a later
-    classifier, ``Pipeline(memory=...)`` keeps the descriptors that the classifier is fitted on.
+    Nothing is learned: ``fit`` checks the settings and loads the network. A pickle or a copy leaves the network out and
+    loads it again on first use, which keeps parallel searches cheap. When you search over the settings of a later
+    classifier, ``Pipeline(memory=...)`` caches the descriptors.
 
     Args:
-        backbone: torchvision's name of a model, the bundled ``spp_s16``, or a network of your own.
-        levels: the pyramid; None: ``(1, 2, 4)``, or the level that the head takes.
+        backbone: a torchvision model name, the bundled ``spp_s16``, or your own network.
+        levels: pyramid levels; level ``n`` pools ``n x n`` bins. None: ``(1, 2, 4)``, or the level that ``head`` needs.
         weights, weights_dir, layer, pool, normalize, head, size, device, precision, batch_size, seed: see
             :class:`sppfeat.Extractor`.
 
     Attributes:
-        n_features_out_: number of values in a descriptor.
+        n_features_out_: length ``D`` of a descriptor.
 
     Example:
         >>> from sklearn.pipeline import make_pipeline
@@ -59,7 +59,7 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
         batch_size: int | None = RunOptions.batch_size,
         seed: int = 0,
     ) -> None:
-        # scikit-learn wants parameters kept as they are, and checked in fit.
+        # scikit-learn requires the constructor to store its parameters unchanged; fit checks them.
         self.backbone = backbone
         self.levels = levels
         self.weights = weights
@@ -75,15 +75,15 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
         self.seed = seed
 
     def fit(self, X: Any, y: Any = None) -> "SPPFeatures":  # noqa: N803, ARG002 - scikit-learn's names
-        """Load the network.
+        """Check the settings and load the network.
 
         Args:
-            X: images, see :meth:`transform`; not read.
+            X: images, as in :meth:`transform`; they are not read.
             y: ignored.
 
         Raises:
             ValueError: ``X`` is not a sequence of images.
-            SppfeatError: settings, network or weights are wrong.
+            SppfeatError: settings, network or weights are invalid.
         """
         _list_images(X)
         self._extractor = Extractor(**self.get_params(deep=False))
@@ -91,11 +91,12 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:  # noqa: N803
-        """Compute the descriptors of images.
+        """Compute the descriptors of whole images.
 
         Args:
-            X: ``n`` images: paths, Pillow images or uint8 arrays ``(H, W, 3)`` or ``(H, W)``, in a list, an array
-                (also ``(n, 1)`` or a column of a table), or as one uint8 array ``(n, H, W, 3)`` or ``(n, H, W)``.
+            X: ``n`` images, in one of three forms: a sequence of paths, Pillow images or uint8 arrays (``(H, W, 3)``
+                RGB or ``(H, W)`` gray); a column of paths from a table, ``(n,)`` or ``(n, 1)``; or one uint8 array
+                ``(n, H, W, 3)`` or ``(n, H, W)``.
 
         Returns:
             ``(n, D)`` float32.
@@ -108,11 +109,11 @@ class SPPFeatures(_base.TransformerMixin, _base.BaseEstimator):  # type: ignore[
         return descriptors
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:  # noqa: ARG002
-        """Return ``(D,)`` names such as ``features:2:17:0:1``: layer, level, channel, bin row, bin column."""
+        """Return ``(D,)`` column names such as ``features:2:17:0:1``: layer, level, channel, bin row, bin column."""
         return np.array(list(select_columns(self._loaded().columns).names()), dtype=object)
 
     def _loaded(self) -> Extractor:
-        """Return the network; a fitted copy or pickle loads it again."""
+        """Return the extractor, loading it first in a copy or an unpickled transformer."""
         if not hasattr(self, "n_features_out_"):
             raise _exceptions.NotFittedError("this SPPFeatures is not fitted yet: call fit first")
         if not hasattr(self, "_extractor"):
@@ -138,13 +139,12 @@ def _list_images(X: Any) -> Sequence[Any]:  # noqa: N803
     """Return the images as a list.
 
     Raises:
-        ValueError: ``X`` is one image, or holds no images.
+        ValueError: ``X`` is a single image, or an array of another type or shape than images or paths have.
     """
     if isinstance(X, str | bytes | os.PathLike) or not isinstance(X, Iterable):
         raise ValueError(f"X is {type(X).__name__}; allowed: a sequence of images")
-    if hasattr(
-        X, "to_numpy"
-    ):  # a column of a table; iterating over a whole table would give the names of its columns
+    # A column of a pandas or polars table. A whole table becomes an array, too: iterating over it yields column names.
+    if hasattr(X, "to_numpy"):
         X = X.to_numpy()  # noqa: N806
     if isinstance(X, np.ndarray) and X.dtype != np.uint8:
         if X.dtype.kind not in "OU" or X.ndim > 2 or (X.ndim == 2 and X.shape[1] != 1):

@@ -1,9 +1,9 @@
-"""Feature files: the only room that reads and writes HDF5.
+"""Feature files: the only package that reads and writes HDF5.
 
-In go tables of images and rows (:class:`~sppfeat.store.tables.FileTables`), descriptors as numpy arrays, and the
-settings behind them. Out come complete, checked files (:mod:`~sppfeat.store.layout`, :mod:`~sppfeat.store.writer`,
-:mod:`~sppfeat.store.merge`), open files with their selections (:mod:`~sppfeat.store.reader`), and reports of errors
-(:mod:`~sppfeat.store.verify`). The room knows nothing of inputs, box files, decoding, networks or pooling, and nothing
-of the run that fills a file; only :mod:`~sppfeat.store.torch_dataset` imports torch. Import from the submodules: each
-loads only what it needs.
+Tables of images and rows (:class:`~sppfeat.store.tables.FileTables`), the settings of an extraction, and descriptors
+as ``(K, D)`` numpy arrays go in. Feature files come out, written by :mod:`~sppfeat.store.layout` and
+:mod:`~sppfeat.store.writer`, merged by :mod:`~sppfeat.store.merge`, opened and sliced by :mod:`~sppfeat.store.reader`,
+and checked by :mod:`~sppfeat.store.verify`. The package must not know inputs, box files, decoding, networks or pooling,
+or the run that fills a file; only :mod:`~sppfeat.store.torch_dataset` imports torch. Import from the submodules: each
+one loads only its own dependencies.
 """

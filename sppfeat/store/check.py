@@ -1,4 +1,4 @@
-"""Checks that an open HDF5 file is a feature file of a known schema, consistent and safe to read."""
+"""Checks that an open HDF5 file is a feature file: known schema, consistent, safe to read."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,13 +41,13 @@ _ATTRIBUTES = ("sppfeat_version", "config", "fingerprint", "weights_sha256", "in
 
 
 class StoredFeatures(NamedTuple):
-    """Shape, type and place of the descriptors of a file.
+    """The dataset ``/features``: shape, type and position in the file.
 
     Attributes:
-        shape: rows, columns.
+        shape: ``(R, D)``, rows and columns.
         dtype: float32 or float16.
-        offset: their first byte in the file; None if they are not one piece of it.
-        is_virtual: True if they lie in other files, which ``/sources`` names.
+        offset: position of the first byte in the file; None unless the dataset is contiguous.
+        is_virtual: True if the descriptors are stored in other files, listed in ``/sources``.
     """
 
     shape: tuple[int, int]
@@ -57,17 +57,17 @@ class StoredFeatures(NamedTuple):
 
 
 def check_features(file: h5py.File, path: Path) -> StoredFeatures:
-    """Check that this is a feature file with descriptors, and nothing else of it.
+    """Check the attributes and ``/features`` of a feature file, but none of its other datasets.
 
     Args:
         file: the open file.
-        path: the file, for messages.
+        path: its path, for messages.
 
     Returns:
-        Shape, type and place of the descriptors.
+        The description of ``/features``.
 
     Raises:
-        StoreError: it is none.
+        StoreError: the file is not a feature file, or is damaged.
     """
     with hdf5_errors(path, _DAMAGED):
         features, stored = _features(file, path)
@@ -77,19 +77,19 @@ def check_features(file: h5py.File, path: Path) -> StoredFeatures:
 
 
 def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
-    """Check that every dataset exists with the right type and size, and that they fit each other.
+    """Check that every dataset exists, has the type and shape of the schema, and agrees with the others.
 
     No other file is opened: for virtual descriptors ``/sources`` is checked, but not the files it names.
 
     Args:
         file: the open file.
-        path: the file, for messages.
+        path: its path, for messages.
 
     Returns:
-        Shape, type and place of the descriptors.
+        The description of ``/features``.
 
     Raises:
-        StoreError: something is missing, of the wrong type or size, or contradicts the rest.
+        StoreError: a dataset is missing, has another type or shape, or contradicts another one.
     """
     with hdf5_errors(path, _DAMAGED):
         features, stored = _features(file, path)
@@ -115,11 +115,11 @@ def read_column_blocks(file: h5py.File, path: Path) -> tuple[ColumnBlock, ...]:
 
 
 def _features(file: h5py.File, path: Path) -> tuple[h5py.Dataset, StoredFeatures]:
-    """Return /features of a feature file and describe it, without opening the sources of a virtual dataset."""
+    """Return ``/features`` and its description, without opening the sources of a virtual dataset."""
     check_first_heaps(file, path)
     _check_attributes(file, path)
     features = linked_dataset(file, "features", path)
-    # Only 'sppfeat merge' makes them virtual, and it records the sources.
+    # Only 'sppfeat merge' makes /features virtual, and it records the sources.
     virtual = is_virtual(features) and is_linked(file, "sources", path)
     if not virtual:
         features = open_dataset(file, "features", path)
@@ -134,8 +134,8 @@ def _features(file: h5py.File, path: Path) -> tuple[h5py.Dataset, StoredFeatures
 
 
 def _columns(file: h5py.File, path: Path) -> dict[str, tuple[tuple[str | int, ...], str]]:
-    """Return the datasets that a file must have besides /features: more of them with boxes or a reduction."""
-    # "in" would follow a link wherever it leads.
+    """Return the datasets that a file must have besides ``/features``; boxes and a reduction add some."""
+    # The "in" operator would follow a link to any other file.
     has_boxes = any(file.id.links.exists(name.encode()) for name in ROW_COLUMNS)
     reduction = REDUCTION_COLUMNS if is_reduced(file) else {}
     optional = {name: column for name, column in OPTIONAL_COLUMNS.items() if is_linked(file, name, path)}
@@ -143,7 +143,7 @@ def _columns(file: h5py.File, path: Path) -> dict[str, tuple[tuple[str | int, ..
 
 
 def is_reduced(file: h5py.File) -> bool:
-    """Return True if the file has a reduction, among its attributes or its datasets."""
+    """Return True if the file has the attribute or the group of a reduction."""
     return "reduction" in file.attrs or file.id.links.exists(b"reduction")
 
 
@@ -164,7 +164,7 @@ def _check_attributes(file: h5py.File, path: Path) -> None:
 
 
 def _schema_version(file: h5py.File, path: Path) -> int | str | None:
-    """Return the number, or a description of the attribute if it is not a number."""
+    """Return the schema version, a description of the attribute if it is not an integer, or None."""
     if "schema_version" not in file.attrs:
         return None
     attribute = file.attrs.get_id("schema_version")
@@ -177,7 +177,7 @@ def _schema_version(file: h5py.File, path: Path) -> int | str | None:
 def _check_column(
     dataset: h5py.Dataset, wanted: tuple[str | int, ...], dtype: str, sizes: dict[str, int], path: Path
 ) -> None:
-    """Compare one dataset with the schema; ``sizes`` collects the values of its letters."""
+    """Compare one dataset with the schema; ``sizes`` holds the lengths of named dimensions, and is extended."""
     shape = dataset.shape or ()
     if dtype == "string":
         right_type = h5py.check_string_dtype(dataset.dtype) is not None
@@ -198,10 +198,10 @@ def _check_column(
 
 
 def _check_type(dataset: h5py.Dataset, dtype: str, path: Path) -> None:
-    """Refuse numbers whose bytes mean something else than in numpy, since a map would misread them.
+    """Refuse numbers whose bytes numpy would misread through a memory map.
 
-    HDF5 has integers with fewer bits than their bytes hold, custom floating-point numbers, and enumerations; h5py
-    reports the type that it would convert them to.
+    HDF5 has integers narrower than their bytes, custom floating-point types and enumerations; h5py reports only the
+    type that it would convert them to.
     """
     if not dataset.id.get_type().equal(h5py.h5t.py_create(np.dtype(dtype))):
         raise StoreError(
@@ -243,7 +243,7 @@ def _check_rows(file: h5py.File, sizes: dict[str, int], path: Path) -> None:
 
 
 def _check_sources(file: h5py.File, sizes: dict[str, int], itemsize: int, path: Path) -> None:
-    """Refuse sources that do not divide images and rows among them in order, or cannot hold their rows."""
+    """Refuse sources that do not tile the images and rows in order, or are too small for their rows."""
     of = {name: read_dataset(file, f"sources/{name}", path) for name in _SOURCE_NUMBERS}
     for first, stop, limit in (("first_image", "stop_image", "N"), ("first_row", "stop_row", "R")):
         starts = np.concatenate(([0], of[stop]))
@@ -256,7 +256,7 @@ def _check_sources(file: h5py.File, sizes: dict[str, int], itemsize: int, path: 
     rows = np.concatenate(([[0, 0]], read_dataset(file, "images/rows", path).reshape(-1, 2)))[bounds, 1]
     if (rows[:-1] != of["first_row"]).any():
         raise StoreError(f"{str(path)!r}: /sources and /images/rows contradict each other")
-    # In Python's integers, which do not overflow.
+    # As Python integers, which cannot overflow.
     row_nbytes = sizes["D"] * itemsize
     for offset, n_rows, nbytes in zip(
         of["offset"].tolist(), (of["stop_row"] - of["first_row"]).tolist(), of["nbytes"].tolist(), strict=True

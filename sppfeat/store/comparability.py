@@ -1,4 +1,4 @@
-"""Reasons why the descriptors of two configurations, or of two files, cannot be compared."""
+"""Reasons why descriptors from two configurations, or from two files, cannot be compared."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["descriptor_differences", "extraction_differences", "file_differences"]
 
-# Settings that may differ between comparable descriptors: storage, precision of the computation, and boxes.
-# The settings hold the factors of a mean norm only if they were taken from another file, so these are compared apart.
+# Settings that may differ between comparable descriptors: storage, arithmetic precision, and boxes. norm_factors is
+# set only if the factors came from another file; file_differences compares the factors themselves.
 _FREE = {
     "nonfinite",
     "norm_factors",
@@ -22,7 +22,7 @@ _FREE = {
     "boxes_sha256",
     "drop_duplicates",
 }
-_OF_BOXES = {"projection", "margin"}  # may differ if one side has whole images
+_BOX_SETTINGS = {"projection", "margin"}  # may differ if one side describes whole images
 
 
 def descriptor_differences(
@@ -32,24 +32,24 @@ def descriptor_differences(
     names: tuple[str, str] = ("the file", "this command"),
     ignoring: Collection[str] = (),
 ) -> list[str]:
-    """Return one line for each setting that keeps the descriptors of two configurations from being compared.
+    """Return one line for each setting that makes the descriptors of two configurations incomparable.
 
-    Network, weights, layers, pyramid, pooling, size and scaling must be the same. The boxes, the precision of the
-    computation and the storage may differ. Factors of a mean norm are not compared.
+    Network, weights, layers, pyramid, pooling, input size and normalization must be equal. Boxes, arithmetic precision
+    and storage may differ. The factors of ``meannorm`` are not compared.
 
     Args:
         recorded, other: the configurations.
-        names: the name of each of them in these lines.
-        ignoring: further settings that may differ, by their names in :meth:`ExtractConfig.to_dict`.
+        names: names for the two configurations in the lines.
+        ignoring: keys of :meth:`ExtractConfig.to_dict` that may differ, too.
     """
-    free = _FREE.union(ignoring) | (set() if recorded.regions and other.regions else _OF_BOXES)
+    free = _FREE.union(ignoring) | (set() if recorded.regions and other.regions else _BOX_SETTINGS)
     return config_differences(_comparable(recorded, free), _comparable(other, free), names=names)
 
 
 def file_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[str]:
     """Return one line for each reason why the descriptors of two open files cannot be compared.
 
-    In addition to :func:`descriptor_differences` it compares the factors of a mean norm and the reductions.
+    Besides :func:`descriptor_differences`, this compares the factors of ``meannorm`` and the reductions.
     """
     differences = extraction_differences(recorded, other)
     names, reductions = _names_of(recorded, other), (recorded.reduction, other.reduction)
@@ -64,7 +64,7 @@ def file_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[st
 
 
 def extraction_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[str]:
-    """Return the same lines for the descriptors as extracted, before any reduction."""
+    """Return the lines of :func:`file_differences` for the descriptors as extracted, before any reduction."""
     names = _names_of(recorded, other)
     differences = descriptor_differences(recorded.config, other.config, names=names)
     factors = recorded.norm_factors, other.norm_factors

@@ -1,4 +1,4 @@
-"""Columns of a descriptor by layer, level and bin, rescaled if part of a layer is left out."""
+"""Selects columns of a descriptor by layer, level and bin, and rescales layers that lose some of theirs."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,8 +21,8 @@ class BlockPart(NamedTuple):
     """The selected part of one block of columns.
 
     Attributes:
-        block: the block.
-        bins: numbers of the selected bins (row by row), ascending; None for all of them.
+        block: the whole block.
+        bins: indices of the selected bins in row-major order, ascending; None for all of them.
     """
 
     block: ColumnBlock
@@ -42,7 +42,7 @@ class ColumnSelection:
     Attributes:
         parts: the selected part of each block.
         dimension: length of the whole descriptor.
-        incomplete: layers with columns left out, the only ones that need rescaling.
+        incomplete: layers that lack some of their columns; only these need rescaling.
     """
 
     parts: tuple[BlockPart, ...]
@@ -70,7 +70,7 @@ class ColumnSelection:
 
     @cached_property
     def numbers(self) -> npt.NDArray[np.int64]:
-        """``(width,)`` int64: the number of each selected column in the whole descriptor."""
+        """``(width,)`` int64: index of each selected column in the whole descriptor."""
         pieces = []
         for block, bins in self.parts:
             every = np.arange(block.start, block.stop).reshape(block.channels, block.level**2)
@@ -82,7 +82,7 @@ class ColumnSelection:
         """The selected columns as blocks of a shorter descriptor.
 
         Raises:
-            ConfigError: only some bins of a level are selected, which form no grid.
+            ConfigError: only some bins of a level are selected, so that they form no grid.
         """
         result: list[ColumnBlock] = []
         for block, bins in self.parts:
@@ -93,7 +93,7 @@ class ColumnSelection:
         return tuple(result)
 
     def layer_ranges(self) -> dict[str, slice]:
-        """Return the range of each layer among the selected columns."""
+        """Return the range of each layer's columns within the selection."""
         ranges: dict[str, slice] = {}
         start = 0
         for part in self.parts:
@@ -103,7 +103,7 @@ class ColumnSelection:
         return ranges
 
     def names(self) -> Iterator[str]:
-        """Yield the name of each column: layer, level, channel, and for levels above 1 bin row and bin column.
+        """Yield a name for each column, ``layer:level:channel``; above level 1 also ``:bin row:bin column``.
 
         Example:
             >>> from sppfeat.store.schema import column_blocks
@@ -120,7 +120,7 @@ class ColumnSelection:
                     yield f"{block.layer}:{n}:{channel}{place}"
 
     def take(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return these columns of whole descriptors ``(n, D)``: a view if they are one range, else a copy."""
+        """Return these columns of whole descriptors ``(n, D)`` as ``(n, width)``: a view if contiguous, else a copy."""
         if self.one_range is not None:
             return rows[:, self.one_range]
         return rows[:, self.numbers]
@@ -137,9 +137,9 @@ def select_columns(
 
     Args:
         blocks: the columns of the descriptor.
-        layers: names of layers; None for all.
-        levels: n for the ``n x n`` bins; None for all.
-        bins: the bins ``(row, column)`` to take of each level; all bins of levels not named here.
+        layers: names of the layers to keep; None for all.
+        levels: levels to keep, ``n`` for the level of ``n x n`` bins; None for all.
+        bins: for some levels, the bins ``(row, column)`` to keep; other levels keep all their bins.
 
     Raises:
         ConfigError: a layer, level or bin does not exist.
@@ -171,26 +171,26 @@ def select_columns(
 
 
 def needs_rescaling(columns: ColumnSelection, normalize: str) -> bool:
-    """Return True if the rest of some layer must be rescaled; factors of a mean norm never change."""
+    """Return True if a layer lacks columns and its normalization depends on them; ``meannorm`` does not."""
     return bool(columns.incomplete) and normalize in _SCALED
 
 
 def take_rescaled(
     rows: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
 ) -> npt.NDArray[np.floating[Any]]:
-    """Return some columns of whole descriptors ``(n, D)``, rescaled by :func:`rescale`."""
+    """Select columns of whole descriptors ``(n, D)`` and :func:`rescale` them: ``(n, d)``."""
     return rescale(columns.take(rows), columns, normalize)
 
 
 def rescale(
     block: npt.NDArray[np.floating[Any]], columns: ColumnSelection, normalize: str
 ) -> npt.NDArray[np.floating[Any]]:
-    """Scale the rest of each incomplete layer to l2 norm 1; zeros stay zeros.
+    """Rescale the remaining columns of each incomplete layer to l2 norm 1; zeros stay zeros.
 
     Args:
         block: ``(n, d)``, the selected columns.
-        columns: the selection that gave them.
-        normalize: the setting that scaled the whole descriptors.
+        columns: the selection.
+        normalize: normalization of the whole descriptors; only ``l2`` and ``power`` call for rescaling.
 
     Returns:
         ``(n, d)``: float32 if anything was rescaled, else ``block`` itself.
@@ -201,7 +201,7 @@ def rescale(
     for layer, own in columns.layer_ranges().items():
         if layer in columns.incomplete:
             part = scaled[:, own]
-            # By the largest magnitude first, so that nothing under- or overflows when it is squared.
+            # Divide by the largest magnitude first, so that squares neither underflow nor overflow.
             peak = np.abs(part).max(axis=1, keepdims=True)
             part /= np.where((peak > 0) & np.isfinite(peak), peak, 1)
             norm = np.linalg.norm(part, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""An open feature file as arrays: descriptors, rows, images, and the settings behind them."""
+"""An open feature file as arrays: its descriptors, rows and images, and the settings they were made with."""
 
 import os
 from functools import cached_property
@@ -30,19 +30,21 @@ _Table = TypeVar("_Table", bound="FeatureTable")
 class FeatureTable:
     """The descriptors of a feature file and everything recorded with them.
 
-    Selections read from it; :class:`sppfeat.store.reader.FeatureFile` adds making them.
+    In the shapes below ``R`` is the number of rows, ``D`` the length of a descriptor, ``N`` the number of images, ``L``
+    the number of layers, and ``X`` the number of boxes in the box file. :class:`sppfeat.store.reader.FeatureFile` adds
+    selections.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Attributes:
-        path: the file.
-        stored: its datasets and attributes as stored.
-        sources: the files that hold its rows, if 'sppfeat merge' made it; None if it holds them itself.
+        path: path of the file.
+        stored: the datasets and attributes as stored.
+        sources: the files that hold the rows, if 'sppfeat merge' made this one without copying; else None.
 
     Raises:
-        StoreError: no file, no HDF5 file, not a feature file, a newer schema, inconsistent content; or a source of a
-            merged file is missing or was changed.
+        StoreError: the file is missing, not HDF5, not a feature file, of a newer schema, or inconsistent; or a source
+            of a merged file is missing or has changed.
     """
 
     def __init__(self, path: StrPath) -> None:
@@ -73,7 +75,7 @@ class FeatureTable:
         return f"<{type(self).__name__} {str(self.path)!r}: {rows} x {self.dimension}, {images}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and other processes reopen the file; a pickle holds its path only."""
+        """Pickle the path only: copies and other processes reopen the file."""
         return _reopen, (type(self), os.path.abspath(self.path), self._identity)
 
     def close(self) -> None:
@@ -87,7 +89,7 @@ class FeatureTable:
 
     @property
     def read_paths(self) -> list[Path]:
-        """The file and the files that hold its rows: a reader must not write to any of them."""
+        """Paths of the file and of the files that hold its rows; no output may replace them."""
         sources = self.sources or ()
         return [self.path, *(Path(self.sources.path_of(i)) for i in range(len(sources)) if self.sources)]
 
@@ -115,12 +117,12 @@ class FeatureTable:
     def features(self) -> npt.NDArray[np.floating[Any]] | VirtualFeatures:
         """``(R, D)`` float32 or float16, memory-mapped and read-only, including failed and pending rows.
 
-        For a merged file whose rows lie in other files, an object that is indexed like an array.
+        If the rows of a merged file are stored in other files, an object that is indexed like an array.
         """
         return self.stored.map("features") if self.sources is None else VirtualFeatures(self.sources)
 
     def drop_pages(self) -> None:
-        """Release the memory that holds pages of the mapped :attr:`features`."""
+        """Release the memory pages of the mapped :attr:`features`."""
         if isinstance(self.features, VirtualFeatures):
             self.features.drop_pages()
         elif isinstance(self.features, np.memmap):
@@ -128,32 +130,32 @@ class FeatureTable:
 
     @property
     def boxes(self) -> npt.NDArray[np.float64]:
-        """``(R, 4)`` float64, ``xyxy`` in pixels of the image as displayed, edges, half-open."""
+        """``(R, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, half-open."""
         return self.stored.read("boxes")
 
     @property
     def image_index(self) -> npt.NDArray[np.int64]:
-        """``(R,)`` int64: the image of each row."""
+        """``(R,)`` int64: index of each row's image."""
         return self.stored.read("image_index")
 
     @cached_property
     def paths(self) -> list[str]:
-        """``(N,)``: path of each image, relative to :attr:`root`, decoded by ``os.fsdecode``."""
+        """``(N,)`` texts: path of each image, relative to :attr:`root`, decoded by ``os.fsdecode``."""
         return [os.fsdecode(path) for path in self.path_table]
 
     @cached_property
     def path_table(self) -> PathTable:
-        """:attr:`paths` as bytes, in little memory."""
+        """:attr:`paths` as bytes, in a compact table."""
         return self.stored.read_paths("images/path")
 
     @cached_property
     def image_ids(self) -> list[str] | None:
-        """``(N,)``: name that the inputs give each image, empty for images without one; None if none has one."""
+        """``(N,)`` texts: the name an input table gives each image, empty for no name; None if no image has one."""
         return None if self.image_id_table is None else [os.fsdecode(name) for name in self.image_id_table]
 
     @cached_property
     def image_id_table(self) -> PathTable | None:
-        """:attr:`image_ids` as bytes, in little memory."""
+        """:attr:`image_ids` as bytes, in a compact table."""
         return self.stored.read_paths("images/id") if self.stored.has("images/id") else None
 
     def path_of(self, image: int) -> str:
@@ -162,7 +164,7 @@ class FeatureTable:
 
     @property
     def image_hw(self) -> npt.NDArray[np.int32]:
-        """``(N, 2)`` int32: height and width of each image as displayed."""
+        """``(N, 2)`` int32: height and width of each image as displayed, in pixels; 0 if unknown."""
         return self.stored.read("images/size")
 
     @property
@@ -172,13 +174,13 @@ class FeatureTable:
 
     @property
     def status(self) -> npt.NDArray[np.uint8]:
-        """``(N,)`` uint8: 0 pending, 1 done, 2 failed; read anew each time."""
-        # Through a map: HDF5 may have cached what another process has overwritten since.
+        """``(N,)`` uint8: 0 pending, 1 done, 2 failed; reread on every access."""
+        # Through a memory map: HDF5 may have cached values that another process has overwritten since.
         return np.array(self.stored.map("images/status"))
 
     @property
     def errors(self) -> dict[int, str]:
-        """Reason for each failed image, by image number."""
+        """Reason for each failed image, by image index."""
         failed = np.flatnonzero(self.status == Status.FAILED)
         texts = self.stored.map("images/error")
         return {int(i): bytes(texts[i]).decode("utf-8", "replace") for i in failed}
@@ -190,37 +192,37 @@ class FeatureTable:
 
     @cached_property
     def classes(self) -> list[str]:
-        """Names of the classes of images; empty if none are known."""
+        """Class names of the images; empty if none are known."""
         return [os.fsdecode(name) for name in self.stored.read("classes")]
 
     @property
     def has_boxes(self) -> bool:
-        """True if rows are boxes; False if they are whole images, and the ``row_*`` do not exist."""
+        """True if rows are boxes; False if they are whole images, which have no ``row_*`` attributes."""
         return self.stored.has("row_source")
 
     @property
     def row_source(self) -> npt.NDArray[np.int64]:
-        """``(R,)`` int64: position of each row's box in the box file."""
+        """``(R,)`` int64: index of each row's box in the box file."""
         return self.stored.read("row_source")
 
     @property
     def row_flag(self) -> npt.NDArray[np.uint8]:
-        """``(R,)`` uint8: flags of each row's box, bits of :class:`sppfeat.config.regions.RowFlag`."""
+        """``(R,)`` uint8: flags of each box, as bits of :class:`sppfeat.config.regions.RowFlag`."""
         return np.array(self.stored.map("row_flag"))
 
     @property
     def row_scale(self) -> npt.NDArray[np.int32]:
-        """``(R,)`` int32: short side at which each row was pooled; 0 the image's own size, -1 none."""
+        """``(R,)`` int32: short side of the network input of each row, in pixels; 0: the image's own size; -1: none."""
         return np.array(self.stored.map("row_scale"))
 
     @property
     def row_mirrored(self) -> npt.NDArray[np.bool_]:
-        """``(R,)`` bool: True for rows pooled from the mirror image."""
+        """``(R,)`` bool: True for rows pooled from the mirrored image."""
         return self.stored.read("row_mirrored").astype(bool)
 
     @property
     def row_region(self) -> npt.NDArray[np.int32]:
-        """``(R, L, 4)`` int32: cells of each layer's map, ``x0, y0, x1, y1``, half-open; zeros for none yet."""
+        """``(R, L, 4)`` int32: pooled cells of each layer's map, ``x0, y0, x1, y1``, half-open; zeros if not pooled."""
         return np.array(self.stored.map("row_region"))
 
     @property
@@ -230,39 +232,39 @@ class FeatureTable:
 
     @property
     def row_score(self) -> npt.NDArray[np.float64]:
-        """``(R,)`` float64: score of each row's box, NaN for none."""
+        """``(R,)`` float64: score of each box, NaN for none."""
         return self.stored.read("row_score")
 
     @cached_property
     def row_id(self) -> list[str]:
-        """``(R,)``: name of each row's box in the box file, empty for none."""
+        """``(R,)`` texts: name of each box in the box file, empty for none."""
         return [os.fsdecode(name) for name in self.stored.read("row_id")]
 
     @cached_property
     def row_classes(self) -> list[str]:
-        """Names of the classes of boxes; empty if none are known."""
+        """Class names of the boxes; empty if none are known."""
         return [os.fsdecode(name) for name in self.stored.read("row_classes")] if self.has_boxes else []
 
     @cached_property
     def row_extra(self) -> dict[str, list[str]]:
-        """Further columns of the box file by name, each ``(R,)`` texts."""
+        """Other columns of the box file, ``(R,)`` texts each, by name."""
         names = [os.fsdecode(name) for name in self.stored.read("row_extra_names")]
         columns = self.stored.read("row_extra").reshape(self.n_rows, len(names)).T
         return {name: [os.fsdecode(t) for t in column] for name, column in zip(names, columns, strict=True)}
 
     @property
     def box_row(self) -> npt.NDArray[np.int64]:
-        """``(X,)`` int64: row of each box of the box file; -1 for boxes of images that were no input."""
+        """``(X,)`` int64: row of each box in the box file; -1 if its image is not among the inputs."""
         return self.stored.read("box_row")
 
     @property
     def target_names(self) -> list[str]:
-        """Names for the numbers of ``y``: :attr:`row_classes` if boxes have classes, else :attr:`classes`."""
+        """Class names that ``y`` indexes: :attr:`row_classes` if boxes have classes, else :attr:`classes`."""
         return self.row_classes or self.classes
 
     @cached_property
     def columns(self) -> tuple[ColumnBlock, ...]:
-        """Layer, level and channels of each block of columns of a descriptor."""
+        """The blocks of columns of a descriptor: layer, level, channels and range of each."""
         return self.stored.column_blocks()
 
     @property
@@ -272,7 +274,7 @@ class FeatureTable:
 
     @cached_property
     def reduction(self) -> Reduction | None:
-        """The projection that reduced the descriptors, ready to apply to others; None for descriptors as extracted."""
+        """The projection that reduced the descriptors, which can reduce others; None for descriptors as extracted."""
         return self.stored.reduction() if self.is_reduced else None
 
     @property
@@ -287,7 +289,7 @@ class FeatureTable:
 
     @cached_property
     def config(self) -> ExtractConfig:
-        """Settings of the extraction; a :attr:`reduction` came after it."""
+        """Settings of the extraction, before any :attr:`reduction`."""
         return self.stored.config()
 
     @property
@@ -297,7 +299,7 @@ class FeatureTable:
 
     @property
     def shard(self) -> Shard | None:
-        """Images and rows of the whole plan that the file holds; None for all of them."""
+        """The shard of a larger extraction that the file holds; None for a whole extraction."""
         return self.stored.shard()
 
     @property
@@ -307,30 +309,30 @@ class FeatureTable:
 
     @property
     def root(self) -> str:
-        """Folder that :attr:`paths` are relative to."""
+        """Folder or URL that :attr:`paths` are relative to."""
         return self.attribute("input_root")
 
     def attribute(self, name: str) -> str:
         """Return a text attribute of the file.
 
         Raises:
-            StoreError: there is none.
+            StoreError: the file has no such attribute.
         """
         return self.stored.attribute(name)
 
     def has_descriptor(self) -> npt.NDArray[np.bool_]:
-        """``(R,)`` bool: True for rows with a descriptor, whose image is done and whose box has an area."""
+        """Return ``(R,)`` bool, True for rows with a descriptor: the image is done, and a box has an area."""
         has_one = np.asarray(self.status[self.image_index] == Status.DONE)
         if self.has_boxes:
             has_one &= (self.row_flag & RowFlag.DEGENERATE) == 0
         return has_one
 
     def rows_with_descriptor(self) -> npt.NDArray[np.int64]:
-        """Numbers of the rows with a descriptor, ascending."""
+        """Return the ``(n,)`` int64 indices of the rows with a descriptor, ascending."""
         return np.flatnonzero(self.has_descriptor())
 
     def count_boxes(self) -> dict[str, int]:
-        """Count the rows, those with a descriptor, and those with each flag of their box."""
+        """Count the rows, the rows with a descriptor, and the rows with each box flag."""
         flag = self.row_flag
         return {
             "rows": self.n_rows,

@@ -1,6 +1,6 @@
 """Safe access to HDF5 files of unknown origin: each dataset and attribute is checked before it is read.
 
-A dataset must lie in the file itself, claim no more than the file can hold, and share no bytes with another one.
+A dataset must be stored in the file itself, claim no more bytes than the file can hold, and share none with another.
 """
 
 import contextlib
@@ -38,23 +38,23 @@ __all__ = [
     "virtual_shape",
 ]
 
-_MAX_ATTRIBUTE = 1 << 20  # characters; the longest, config, has a thousand
-_MAX_LINKS = 16  # soft links on the way to a dataset, the limit of HDF5 itself
-_MAX_RATIO = 2000  # bytes of content per byte of the file: deflate reaches 1032
-_PART_NBYTES = 4 << 20  # of a dataset that is read in parts; for texts, of the references to them
-_SMALL_NBYTES = 1 << 20  # content accepted however little of it is stored
+_MAX_ATTRIBUTE = 1 << 20  # characters; the longest attribute, config, has about a thousand
+_MAX_LINKS = 16  # soft links on the way to a dataset: HDF5's own limit
+_MAX_RATIO = 2000  # bytes of content per stored byte; deflate reaches 1032
+_PART_NBYTES = 4 << 20  # of one part of a dataset; of texts, the references count
+_SMALL_NBYTES = 1 << 20  # content that needs no check against its stored size
 
 
 @contextlib.contextmanager
 def hdf5_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever h5py raises into a StoreError.
+    """Turn any error that h5py raises into a StoreError.
 
-    A damaged file raises nearly any type of error, depending on the byte that is damaged. Use it around reading
-    alone, so that it hides no bug.
+    Depending on the damaged byte, h5py raises nearly any type of error. Use this around reads only, so that it hides
+    no bugs.
 
     Args:
         path: the file, for the message.
-        what: the failed action, in words.
+        what: the action that failed, for the message.
     """
     try:
         yield
@@ -64,17 +64,17 @@ def hdf5_errors(path: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_hdf5(path: StrPath, **settings: Any) -> Iterator[h5py.File]:
-    """Create an HDF5 file and close it at the end; a full disk raises OSError, once.
+    """Create an HDF5 file and close it when the context ends; a full disk raises a single OSError.
 
-    After an error h5py prints a traceback of its own for every object that it cannot close, as soon as nothing refers
-    to it anymore. The references are dropped here, where the tracebacks can be swallowed.
+    After an error, h5py prints a traceback for every object that it cannot close, when the last reference goes away.
+    The references are dropped here, where those tracebacks can be discarded.
 
     Args:
         path: the file; an existing one is replaced.
         **settings: further arguments of :class:`h5py.File`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     try:
         file = h5py.File(path, "w", **settings)
@@ -92,16 +92,16 @@ def new_hdf5(path: StrPath, **settings: Any) -> Iterator[h5py.File]:
 
 
 def text_attribute(file: h5py.File, name: str, path: Path) -> str | None:
-    """Return a text attribute of the file, or None if it has none; bytes are decoded by ``os.fsdecode``.
+    """Return a text attribute of the file, decoded by ``os.fsdecode``; None if it is missing or not a text.
 
     Raises:
-        StoreError: it cannot be read, or is too long.
+        StoreError: the attribute cannot be read, or is too long.
     """
     with hdf5_errors(path, f"cannot read the attribute {name!r}"):
         if name not in file.attrs:
             return None
         attribute = file.attrs.get_id(name)
-        # The elements of an array of texts may all refer to one long text, so look at its type before reading it.
+        # Check the type before reading: all elements of an array of texts may refer to one long text.
         if h5py.check_string_dtype(attribute.dtype) is None or not is_scalar(attribute):
             return None
         value = file.attrs[name]
@@ -119,10 +119,10 @@ def is_scalar(attribute: h5py.h5a.AttrID) -> bool:
 
 
 def linked_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return a dataset that this file defines; its content may lie in other files.
+    """Return a dataset that this file defines; its content may be stored in other files.
 
     Raises:
-        StoreError: there is no such dataset, or a link leads to another file.
+        StoreError: the dataset does not exist, or a link leads to another file.
     """
     with hdf5_errors(path, f"cannot open /{name}"):
         dataset = file[name] if is_linked(file, name, path) else None
@@ -137,10 +137,10 @@ def is_virtual(dataset: h5py.Dataset) -> bool:
 
 
 def virtual_shape(dataset: h5py.Dataset) -> tuple[int, ...]:
-    """Return the shape of a virtual dataset without opening its source files, as ``dataset.shape`` would.
+    """Return the shape of a virtual dataset without opening its source files; ``dataset.shape`` opens them.
 
     Raises:
-        ValueError: it has no sources.
+        ValueError: the dataset has no sources.
     """
     properties = dataset.id.get_create_plist()
     if not properties.get_virtual_count():
@@ -149,13 +149,13 @@ def virtual_shape(dataset: h5py.Dataset) -> tuple[int, ...]:
 
 
 def open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return a dataset whose definition and content lie in this file.
+    """Return a dataset that this file both defines and stores.
 
     Raises:
-        StoreError: there is none, or its content lies in other files.
+        StoreError: the dataset does not exist, or its content is stored in other files.
     """
     dataset = linked_dataset(file, name, path)
-    # Before anything asks for its shape, which would open the sources of a virtual dataset.
+    # Check before using its shape: that would open the sources of a virtual dataset.
     properties = dataset.id.get_create_plist()
     if is_virtual(dataset) or properties.get_external_count():
         kind = "virtual" if is_virtual(dataset) else "external"
@@ -166,7 +166,7 @@ def open_dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
 
 
 def is_linked(file: h5py.File, name: str, path: Path) -> bool:
-    """Return True if a name exists in the file. A link to another file is refused, never followed.
+    """Return True if a name exists in the file. Links to other files are refused, never followed.
 
     Raises:
         StoreError: the name leads through another file, or through too many links.
@@ -195,10 +195,10 @@ def is_linked(file: h5py.File, name: str, path: Path) -> bool:
 
 
 def read_dataset(file: h5py.File, name: str, path: Path) -> npt.NDArray[Any]:
-    """Return the content of a dataset of a checked file; texts as bytes.
+    """Return the content of a dataset of a checked file; texts come as bytes.
 
     Raises:
-        StoreError: it cannot be read, or its texts claim more bytes than the file has.
+        StoreError: the dataset cannot be read, or its texts claim more bytes than the file has.
     """
     with hdf5_errors(path, f"cannot read /{name}"):
         dataset = file[name]
@@ -209,7 +209,7 @@ def read_dataset(file: h5py.File, name: str, path: Path) -> npt.NDArray[Any]:
 
 
 def read_in_parts(file: h5py.File, name: str, path: Path) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-    """Yield the content of a dataset of a checked file in parts: a range of entries, and their values.
+    """Yield a dataset of a checked file in parts: a range of entries, and their values.
 
     Raises:
         StoreError: see :func:`read_dataset`.
@@ -217,7 +217,7 @@ def read_in_parts(file: h5py.File, name: str, path: Path) -> Iterator[tuple[slic
     dataset = file[name]
     if h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype.kind == "O" and dataset.size:
         with hdf5_errors(path, f"cannot read /{name}"):
-            # Texts in chunks cannot be checked before they are read.
+            # Chunked texts cannot be checked before they are read.
             source = dataset if check_texts(file, dataset, path) else read_texts(file, dataset, path)
     else:
         source = dataset
@@ -229,10 +229,10 @@ def read_in_parts(file: h5py.File, name: str, path: Path) -> Iterator[tuple[slic
 
 
 def check_storage(file: h5py.File, datasets: Mapping[str, h5py.Dataset], path: Path) -> None:
-    """Refuse datasets that claim more than the file holds, or bytes of another dataset.
+    """Refuse datasets that claim more bytes than the file has, or bytes of another dataset.
 
-    Content that was never allocated takes no storage, but memory when it is read. Bytes past the end of the file kill
-    a process that reads them through a map, and continuing the file would write to them.
+    A dataset that was never allocated takes no storage, but fills memory when it is read. Reading past the end of the
+    file through a memory map kills the process, and a run that continues the file would write there.
 
     Args:
         file: the open file.

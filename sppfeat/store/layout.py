@@ -1,7 +1,7 @@
-"""Lays out a feature file in full, before the first row, under a temporary name.
+"""Lays out a complete feature file before the first row is written, under a temporary name.
 
-HDF5 writes contiguous datasets, allocated early, in its oldest file format. The file is closed, reserved on disk,
-synced and renamed. From then on :mod:`sppfeat.store.writer` fills it without HDF5.
+HDF5 allocates contiguous datasets up front, in its oldest file format. The file is then closed, its disk space is
+reserved, and it is synced and renamed. From then on :mod:`sppfeat.store.writer` fills it without HDF5.
 """
 
 import contextlib
@@ -55,20 +55,20 @@ __all__ = [
 ]
 
 STRING = h5py.string_dtype("utf-8")
-_AT_ONCE = 1 << 14  # images or texts
-_BYTES_PER_IMAGE = 320  # all columns but the features, and the overhead of a path in the heap of HDF5
-_BYTES_PER_BOX = 160  # the columns of a row with a box, and the overhead of its texts in the heap of HDF5
+_AT_ONCE = 1 << 14  # entries to handle at a time
+_BYTES_PER_IMAGE = 320  # every column but the descriptors, and a path's overhead in HDF5's heap
+_BYTES_PER_BOX = 160  # a box's row_* columns, and its texts' overhead in HDF5's heap
 FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
 class Provenance(NamedTuple):
-    """Origins that are recorded beside the settings.
+    """Facts about an extraction that a file records beside the settings.
 
     Attributes:
-        weights_path: the file of the weights, if they came from one.
-        boxes_path: the box file, if there is one.
-        norm_factors: the factor of each layer under ``meannorm``; None without it.
-        shard: the images and rows of the whole plan that the file holds; None for all of them.
+        weights_path: path of the weights file; empty if the weights are named or random.
+        boxes_path: path of the box file; empty without one.
+        norm_factors: factor of each layer under ``meannorm``; None without it.
+        shard: the shard of the plan that the file holds; None for the whole plan.
     """
 
     weights_path: str = ""
@@ -90,17 +90,17 @@ def create_file(
     *,
     provenance: Provenance | None = None,
 ) -> None:
-    """Lay out a feature file in full; it takes its name only when it is complete.
+    """Lay out a feature file; it takes its name only when the layout is complete.
 
     Args:
-        path: the output. An existing file is replaced; a link stays, and its target is replaced.
+        path: the output. An existing file is replaced; of a link, the target is replaced.
         tables: every image and row.
         config: the settings, recorded with their fingerprint.
-        blocks: the columns of a descriptor.
-        provenance: origins to record.
+        blocks: the blocks of columns of a descriptor.
+        provenance: further facts to record.
 
     Raises:
-        StoreError: no space, no folder, no permission.
+        StoreError: the disk has no space, or the folder is missing or not writable.
     """
 
     def lay_out(file: h5py.File) -> None:
@@ -110,7 +110,7 @@ def create_file(
             _write_row_columns(file, tables.boxes, config)
 
     with create_layout(path, _file_nbytes(tables, config, blocks), lay_out):
-        pass  # the writer fills it under its final name
+        pass  # nothing to add: the writer fills the file under its final name
 
 
 @contextlib.contextmanager
@@ -118,22 +118,22 @@ def create_layout(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None])
     """Create a file under a temporary name; it replaces the output when the context ends without an error.
 
     Args:
-        path: the output. An existing file is replaced; a link stays, and its target is replaced.
-        nbytes: least size of the whole file.
-        lay_out: writes its whole structure; the file is then closed, reserved and synced.
+        path: the output. An existing file is replaced; of a link, the target is replaced.
+        nbytes: lower bound on the size of the whole file, checked against the free space.
+        lay_out: writes the whole structure; then the file is closed, its space reserved, and synced.
 
     Yields:
-        The temporary path. Code that writes to it must sync it.
+        The temporary path. Code that writes to the file must sync it.
 
     Raises:
-        StoreError: no space, no folder, no permission.
+        StoreError: the disk has no space, or the folder is missing or not writable.
     """
     real = Path(os.path.realpath(path))
     with contextlib.ExitStack() as stack:
         with _naming_output(path):
             part = stack.enter_context(written_aside(real, layout_of(real)))
             _check_space(path, real.parent, nbytes)
-            # Datasets are closed while the file is laid out, too, which h5py reports on stderr if the disk is full.
+            # On a full disk h5py also fails to close datasets during the layout, and reports that on stderr.
             with contextlib.redirect_stderr(io.StringIO()), new_hdf5(part, libver="earliest") as file:
                 lay_out(file)
             _reserve_and_sync(part)
@@ -142,7 +142,7 @@ def create_layout(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None])
 
 @contextlib.contextmanager
 def _naming_output(path: Path) -> Iterator[None]:
-    """Turn OSError into an error that names the output."""
+    """Turn OSError into a StoreError that names the output."""
     try:
         yield
     except OSError as error:
@@ -220,19 +220,19 @@ def _write_row_columns(file: h5py.File, boxes: RowBoxes, config: ExtractConfig) 
 
 
 def _write(file: h5py.File, name: str, values: npt.NDArray[Any], dtype: str) -> None:
-    """Write numbers, without a copy if they have the type already."""
+    """Write numbers, without a copy if they already have the stored type."""
     file[name] = values.astype(dtype, copy=False)
 
 
 def _write_texts(file: h5py.File, name: str, texts: PathTable) -> None:
-    """Write texts in blocks, since each becomes an object of 100 bytes or more on the way."""
+    """Write texts in blocks: each one takes 100 bytes or more as a Python object."""
     dataset = file.create_dataset(name, (len(texts),), dtype=STRING)
     for first, block in zip(range(0, len(texts), _AT_ONCE), texts.blocks(_AT_ONCE), strict=True):
         dataset[first : first + len(block)] = block
 
 
 def write_attributes(file: h5py.File, attributes: Mapping[str, str | bytes], *, schema_version: int) -> None:
-    """Write text attributes, along with the format, the versions and the time of creation."""
+    """Write text attributes, and those for the format, the versions and the creation time."""
     always = {
         "format": FORMAT,
         "sppfeat_version": __version__,
@@ -251,7 +251,7 @@ def write_blocks(file: h5py.File, blocks: Sequence[ColumnBlock]) -> None:
 
 
 def allocate_column(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:
-    """Create a dataset with its type in the schema, contiguous and allocated unless it holds texts."""
+    """Create a dataset of the schema; one of numbers is contiguous and allocated."""
     dtype = {**COLUMNS, **OPTIONAL_COLUMNS, **ROW_COLUMNS}[name][1]
     if dtype == "string":
         return file.create_dataset(name, shape, dtype=STRING)
@@ -261,7 +261,7 @@ def allocate_column(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.
 
 
 def allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
-    """Create a contiguous dataset with its place in the file but no content: it reads as zeros."""
+    """Create a contiguous dataset that is allocated but not written: it reads as zeros."""
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

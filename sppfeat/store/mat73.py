@@ -13,7 +13,7 @@ from sppfeat.store.selection.row_table import TextColumn
 
 __all__ = ["NamedArray", "Vectors", "to_matlab_text", "write_mat73_file"]
 
-# Numbers, one entry for each row; one text for each row; several such columns; a few texts.
+# Numbers with one entry per row; one text per row; several such columns; or a few texts.
 NamedArray: TypeAlias = "npt.NDArray[Any] | TextColumn | tuple[TextColumn, ...] | list[str]"
 
 _USERBLOCK = 512
@@ -25,13 +25,13 @@ _CELLS = "#refs#"
 
 
 class Vectors(NamedTuple):
-    """A matrix that is written in blocks of rows.
+    """A matrix ``(n, d)`` to write in blocks of rows.
 
     Attributes:
         name: name of the array.
-        shape: rows and columns.
+        shape: ``(n, d)``.
         dtype: float32 or float64.
-        blocks: called with a number of bytes, yields ranges of rows with their vectors ``(k, d)``, about that many
+        blocks: function of a number of bytes; yields ranges of rows with their values ``(k, d)``, about that many
             bytes at a time.
     """
 
@@ -49,26 +49,26 @@ def write_mat73_file(file: BinaryIO, arrays: Mapping[str, NamedArray], vectors: 
     transposes.
 
     Args:
-        file: open for writing, with a name; its content is replaced.
-        arrays: numbers, texts for each row, or a few texts, by name.
+        file: a named file, open for writing; its content is replaced.
+        arrays: the arrays by name; see ``NamedArray``.
         vectors: the matrix.
 
     Raises:
         OSError: it cannot be written.
     """
-    # Without HDF5's own lock: whoever opened the file holds one on it.
+    # Without HDF5's own lock: the caller already holds one.
     settings = {"userblock_size": _USERBLOCK, "libver": "earliest", "locking": False}
     with new_hdf5(file.name, **settings) as hdf5:
         for name, array in arrays.items():
             _write(hdf5, name, array)
         _write_vectors(hdf5, vectors)
     file.seek(0)
-    # Text, start of subsystem data (none), version, byte order.
+    # Header of a MAT-file: description, offset of subsystem data (none), version, byte order.
     file.write(_HEAD.ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
 def to_matlab_text(text: bytes | str) -> str:
-    r"""Return a text with bytes that are not UTF-8 escaped, since MATLAB holds UTF-16 and no bytes.
+    r"""Return a text for MATLAB, whose characters are UTF-16: bytes that are not UTF-8 are escaped.
 
     Example:
         >>> print(to_matlab_text(b"a\xff.jpg"))
@@ -84,7 +84,7 @@ def _write_vectors(hdf5: h5py.File, vectors: Vectors) -> None:
         return
     row_nbytes = dimension * vectors.dtype.itemsize
     chunk_rows = max(1, min(n_rows, _CHUNK_NBYTES // row_nbytes))
-    # Rows of one chunk are side by side: a block of rows is written in one piece, and read so.
+    # A chunk holds whole rows, so that a block of rows is written and read in one piece.
     chunks = (dimension, chunk_rows)
     dataset = _create(hdf5, vectors.name, vectors.shape[::-1], vectors.dtype, chunks=chunks)
     _tell_class(dataset, vectors.dtype)
@@ -111,7 +111,7 @@ def _write_numbers(group: h5py.Group, name: str, array: npt.NDArray[Any]) -> Non
 
 
 def _write_texts(group: h5py.Group, name: str, column: TextColumn) -> None:
-    """Write ``(n, longest)`` characters."""
+    """Write a column of texts as a matrix ``(n, longest)`` of characters."""
     used = np.unique(column.index[column.index >= 0]).tolist()
     width = max((len(_utf16(column.texts[i])) for i in used), default=0)
     if not width or not len(column):
@@ -131,7 +131,7 @@ def _write_texts(group: h5py.Group, name: str, column: TextColumn) -> None:
 
 
 def _write_text(group: h5py.Group, name: str, text: str) -> None:
-    """Write ``(1, length)`` characters, unchunked: chunks take 3 kB a text, and there may be 100,000 texts."""
+    """Write ``(1, length)`` characters, unchunked: a chunk adds 3 kB, and there may be 100,000 texts."""
     units = _utf16(text)
     if not len(units):
         _write_empty(group, name, (1, 0), units.dtype)
@@ -141,7 +141,7 @@ def _write_text(group: h5py.Group, name: str, text: str) -> None:
 
 
 def _write_cells(group: h5py.Group, name: str, cells: Sequence[str | TextColumn]) -> None:
-    """Write a cell array ``(k, 1)``: references to datasets of a group that MATLAB does not show."""
+    """Write a cell array ``(k, 1)``: references to datasets in a group that MATLAB hides."""
     if not cells:
         _write_empty(group, name, (0, 1), np.dtype(np.float64), matlab_class="cell")
         return

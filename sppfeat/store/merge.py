@@ -1,4 +1,4 @@
-"""Merges the files of all shards into one, which copies their descriptors or refers to them."""
+"""Merges the files of all shards into one file, which copies their descriptors or refers to them."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ from sppfeat.store.writer import FeatureWriter
 
 __all__ = ["MergeSummary", "merge_shards"]
 
-_COPIED_NBYTES = 16 << 20  # descriptors copied at once
+_COPIED_NBYTES = 16 << 20  # of descriptors, copied at a time
 _ATTRIBUTES = (
     "config",
     "fingerprint",
@@ -58,13 +58,13 @@ class MergeSummary:
 
     Attributes:
         output: the merged file.
-        shards: number of files that were merged.
-        is_virtual: True if the descriptors stay in these files; False if they were copied.
-        images, done, failed: number of images, in all and by status.
+        shards: number of merged files that hold images.
+        is_virtual: True if the descriptors stay in the shards' files; False if they were copied.
+        images, done, failed: number of images: total, done, failed.
         rows, dimension: shape of ``/features``.
         bytes: size of the merged file.
-        source_bytes: size of the shards together.
-        seconds: duration.
+        source_bytes: total size of the shards' files.
+        seconds: duration of the merge.
         notes: remarks for the user.
     """
 
@@ -90,30 +90,30 @@ def merge_shards(
     overwrite: bool = False,
     on_progress: _Progress = lambda phase, done, total: None,
 ) -> MergeSummary:
-    """Merge the files of all shards of a plan into the file that a single machine would have written.
+    """Merge the files of all shards of an extraction into the file that a single run would have written.
 
-    Its rows are in the order of the plan, whatever the order of the shards. It needs memory for a block of one shard,
-    and eight bytes for each box of a box file.
+    The rows get the order of the whole extraction, whatever the order of ``shards``. Memory holds one block of a shard,
+    plus eight bytes for each box of a box file.
 
     Args:
         output: the file to write; it takes its name when it is complete.
-        shards: complete files that tile the plan, in any order and of any sizes.
-        copy: True to copy the descriptors; otherwise ``/features`` is a virtual dataset that refers to them.
+        shards: paths of complete files, in any order and of any sizes, that together hold each image once.
+        copy: True to copy the descriptors; False to make ``/features`` a virtual dataset that refers to them.
         overwrite: True to replace an existing output.
-        on_progress: called with the current step (``check``, ``join``, ``copy``), and the amount done and in all:
-            files, or rows for ``copy``.
+        on_progress: called with the step (``check``, ``join`` or ``copy``), the amount done, and the total: files, or
+            rows for ``copy``.
 
     Raises:
-        ConfigError: no shards, or the output is one of them.
-        StoreError: the files are incomplete or do not hold each image of one plan exactly once; or they cannot be read
-            or written.
+        ConfigError: ``shards`` is empty, or contains the output.
+        StoreError: a file is incomplete, or cannot be read or written; or the files do not hold each image of one
+            extraction exactly once.
     """
     started = time.monotonic()
     if not shards:
         raise ConfigError("no shards to merge; allowed: one or more")
     check_new_file(output, inputs=shards, overwrite=overwrite)
     with OutputLock(output):
-        # Again under the lock: another process may have written it just now.
+        # Checked again under the lock: another process may have just written the output.
         check_new_file(output, inputs=shards, overwrite=overwrite)
         parts = read_shard_files(shards, on_progress=lambda n: on_progress("check", n, len(shards)))
         # A virtual dataset needs at least one row.
@@ -155,7 +155,7 @@ def _notes(parts: Sequence[ShardFile]) -> list[str]:
 
 
 def _sources(parts: Sequence[ShardFile], output: Path) -> list[SourceFile]:
-    """Return the record of each shard as a source."""
+    """Return the record of each shard for ``/sources``."""
     real = os.path.realpath(output)
     for part in parts:
         if part.offset is None and part.n_rows:
@@ -191,12 +191,12 @@ def _copy_features(unfinished: Path, parts: Sequence[ShardFile], on_rows: Callab
 
 
 class _Layout:
-    """The content of the merged file, except descriptors that are copied.
+    """The merged file's content, except copied descriptors.
 
     Args:
-        first: one of the shards, open, for the content that all share.
+        first: one of the shards, open, for the content that all of them share.
         parts: all shards, in the order of their rows.
-        sources: their records if the descriptors stay there; empty otherwise.
+        sources: records of the shards if the descriptors stay in them; else empty.
         on_part: called with the number of shards read so far.
     """
 
@@ -214,7 +214,7 @@ class _Layout:
         names = {**COLUMNS, **OPTIONAL_COLUMNS} if first.image_id_table is not None else COLUMNS
         self._columns = {**names, **ROW_COLUMNS} if first.has_boxes else names
         self._has_box_file = first.has_boxes and has_box_file(first.config)
-        # Columns with one entry for each of these are concatenated.
+        # Columns with one entry per image, row or view are concatenated; the boxes of a box file are shared.
         self._per_shard = ("N", "R") if self._has_box_file else ("N", "R", "X")
 
     @property
@@ -224,7 +224,7 @@ class _Layout:
         nbytes = sum(part.version.nbytes for part in self._parts)
         if self._sources:
             nbytes -= shard.n_rows * first.dimension * first.dtype.itemsize
-        if self._has_box_file:  # each shard holds a row number for every box of it
+        if self._has_box_file:  # every shard holds a row number for each box in it
             nbytes -= (len(self._parts) - 1) * first.stored.shape("box_row")[0] * 8
         return nbytes
 
@@ -256,7 +256,7 @@ class _Layout:
             return
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_layout(h5py.h5d.VIRTUAL)
-        # NaN is read by other programs for a source that is gone.
+        # Other programs read NaN where a source is missing.
         layout.set_fill_value(np.array(np.nan, dtype=dtype))
         for source in self._sources:
             if source.n_rows:
@@ -267,7 +267,7 @@ class _Layout:
         h5py.h5d.create(file.id, b"features", h5_type, h5py.h5s.create_simple(shape), layout)
 
     def _allocate(self, file: h5py.File, name: str, per: str | int, dtype: str) -> None:
-        """Create one of the other datasets, with its content if all shards have the same."""
+        """Create a dataset other than ``/features``; if all shards have the same content, write it."""
         whole = self._parts[0].shard
         if per not in self._per_shard:
             values = self._first.stored.read(name)
@@ -282,7 +282,7 @@ class _Layout:
         allocate_column(file, name, shape)
 
     def _unknown_rows(self) -> npt.NDArray[np.int64] | None:
-        """Return ``(X,)`` row numbers for the boxes of the box file, all still -1; None without a box file."""
+        """Return ``(X,)`` int64, -1 for every box of the box file; None without a box file."""
         return (
             np.full(self._first.stored.shape("box_row"), -1, dtype=np.int64) if self._has_box_file else None
         )
@@ -312,7 +312,7 @@ class _Layout:
 
 
 def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: ShardFile) -> None:
-    """Enter the rows of a shard's boxes."""
+    """Fill in the rows of one shard's boxes, numbered in the merged file."""
     for boxes, rows in source.stored.read_parts("box_row"):
         own = np.flatnonzero(rows >= 0) + boxes.start
         if (box_row[own] >= 0).any():

@@ -1,4 +1,4 @@
-"""The source files of a merged file: their record, and checks that they are still the files that were merged."""
+"""The source files of a merged file, and checks that they have not changed since the merge."""
 
 import contextlib
 import os
@@ -22,16 +22,16 @@ __all__ = ["SourceFile", "SourceFiles", "escape_name", "read_source_files", "rec
 
 
 class SourceFile(NamedTuple):
-    """A file that holds rows of a merged one, and its state at the merge: the datasets ``/sources/*``.
+    """A file that holds rows of a merged file, as ``/sources/*`` records it at the merge.
 
     Attributes:
-        path: see :func:`recorded_path`.
+        path: path in the form of :func:`recorded_path`.
         first_image, stop_image: half-open range of its images in the merged file.
         first_row, stop_row: half-open range of its rows in the merged file.
         nbytes: size of the file.
-        mtime_ns: time of its last change, in nanoseconds since 1970.
-        offset: first byte of its ``/features``.
-        created: its attribute ``created``.
+        mtime_ns: modification time, in nanoseconds since 1970.
+        offset: position of the first byte of its ``/features``.
+        created: value of its attribute ``created``.
     """
 
     path: bytes
@@ -55,9 +55,9 @@ class SourceFiles(Sequence[SourceFile]):
     """The source files of a merged file, in the order of its rows.
 
     Attributes:
-        merged: the merged file, for messages.
-        folder: its folder, which relative paths start from.
-        files: each source.
+        merged: path of the merged file, for messages.
+        folder: folder of the merged file; relative paths start here.
+        files: the sources.
         dimension: length of a descriptor.
         dtype: type of the descriptors, float32 or float16.
     """
@@ -76,32 +76,32 @@ class SourceFiles(Sequence[SourceFile]):
         return self.files[i]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Leave out which files were checked: another process checks them again."""
+        """Pickle without the record of checked files: another process checks them again."""
         return SourceFiles, (self.merged, self.folder, self.files, self.dimension, self.dtype)
 
     def path_of(self, i: int) -> str:
-        """Return the path of a source."""
+        """Return the path of source ``i``."""
         return os.path.normpath(os.path.join(self.folder, os.fsdecode(self.files[i].path)))
 
     def check(self) -> None:
-        """Check that every source exists with the size and time of change that it had at the merge.
+        """Check that every source still has the size and modification time that it had at the merge.
 
         Raises:
-            StoreError: a source is missing or was changed.
+            StoreError: a source is missing or has changed.
         """
         for i in range(len(self.files)):
             with self._naming_source(i):
                 self._check_stat(i, os.stat(self.path_of(i)))
 
     def map(self, i: int) -> npt.NDArray[np.floating[Any]]:
-        """Return the rows of a source ``(n, D)``, memory-mapped and read-only.
+        """Return the rows of source ``i``, ``(n, D)``, memory-mapped and read-only.
 
         Raises:
-            StoreError: it is no longer the file that was merged.
+            StoreError: the source is missing or has changed since the merge.
         """
         source, path = self.files[i], self.path_of(i)
         with self._naming_source(i):
-            # O_NONBLOCK, since opening a pipe that took its place would wait for a writer.
+            # O_NONBLOCK: if a pipe has taken its place, opening it would block until somebody writes.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as raw:
                 found = os.fstat(fd)
@@ -125,7 +125,7 @@ class SourceFiles(Sequence[SourceFile]):
             )
 
     def _check_content(self, i: int, opened: os.stat_result) -> None:
-        """Refuse a file that only has the right size and time: its descriptors must be where they were."""
+        """Refuse a file that has the right size and time, but its descriptors elsewhere or another ``created``."""
         source, path = self.files[i], Path(self.path_of(i))
         try:
             with _open_hdf5(path) as file:
@@ -163,24 +163,24 @@ class SourceFiles(Sequence[SourceFile]):
 
 
 def recorded_path(source: str, output: str) -> bytes:
-    """Return the path of a source as a merged file records it.
+    """Return a source's path in the form that a merged file records.
 
     Args:
-        source, output: real, absolute paths.
+        source, output: absolute paths without links.
 
     Returns:
-        A path relative to the output's folder if the source lies in that folder, below it, or in a folder beside it,
-        so that they can be moved together; the absolute path otherwise.
+        A path relative to the output's folder if the source is anywhere below that folder or its parent, so that both
+        can be moved together; else the absolute path.
     """
     folder = os.path.dirname(output)
     beside = os.path.dirname(folder)
-    near = folder if beside == os.path.dirname(beside) else beside  # folders below / do not count as near
+    near = folder if beside == os.path.dirname(beside) else beside  # the parent / does not count as near
     is_near = source.startswith(os.path.join(near, ""))
     return os.fsencode(os.path.relpath(source, folder) if is_near else source)
 
 
 def read_source_files(file: h5py.File, path: Path, stored: StoredFeatures) -> SourceFiles:
-    """Return the sources that a checked merged file records; they are not opened.
+    """Return the sources that a checked merged file records, without opening them.
 
     Raises:
         StoreError: the virtual dataset and ``/sources`` contradict each other.
@@ -197,7 +197,7 @@ def read_source_files(file: h5py.File, path: Path, stored: StoredFeatures) -> So
 
 
 def _is_mapped(features: h5py.Dataset, files: Sequence[SourceFile], stored: StoredFeatures) -> bool:
-    """Return True if a virtual dataset consists of these files as recorded; none of them is opened."""
+    """Return True if a virtual dataset consists of exactly the recorded files; none is opened."""
     mapped, width = [source for source in files if source.n_rows], stored.shape[1]
     properties = features.id.get_create_plist()
     if properties.get_virtual_count() != len(mapped):
@@ -219,11 +219,11 @@ def _is_mapped(features: h5py.Dataset, files: Sequence[SourceFile], stored: Stor
 
 
 def _open_hdf5(path: Path) -> h5py.File:
-    """Open a file.
+    """Open an HDF5 file for reading.
 
     Raises:
-        OSError: the system refuses.
-        StoreError: it is not HDF5.
+        OSError: the system cannot open it.
+        StoreError: the file is not HDF5.
     """
     try:
         return h5py.File(path, "r")
@@ -234,7 +234,7 @@ def _open_hdf5(path: Path) -> h5py.File:
 
 
 def escape_name(path: bytes) -> bytes:
-    """Return a path escaped for a virtual dataset, where ``%b`` stands for a number."""
+    """Return a path escaped for a virtual dataset, where HDF5 replaces ``%b`` by a number."""
     return path.replace(b"%", b"%%")
 
 

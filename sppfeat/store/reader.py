@@ -1,4 +1,4 @@
-"""Feature files for readers: open one, select rows and columns, hand them to scikit-learn, pandas or torch."""
+"""Opens feature files, and hands selected rows and columns to scikit-learn, pandas or torch."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,18 +18,17 @@ __all__ = ["FeatureFile", "open_features"]
 
 
 class FeatureFile(FeatureTable):
-    """A feature file, open for reading, even while another process is filling it.
+    """A feature file, open for reading, even while another process fills it.
 
-    Use :func:`sppfeat.open`. Rows of failed images hold NaN; rows of pending images are undefined.
-    :meth:`to_sklearn` and :meth:`iter_batches` return only rows with a descriptor.
+    Use :func:`sppfeat.open` to make one. Everything that the file records is an attribute of the base class,
+    :class:`~sppfeat.store.feature_table.FeatureTable`. In ``features``, rows of failed images hold NaN, and rows of
+    pending images are undefined; selections return only rows with a descriptor unless you ask for others.
 
-    Nobody may shorten the file while it is open or while arrays of it are in use: the system ends a process that
-    reads missing bytes through a map (SIGBUS). Replacing it by another file is harmless.
-
-    Everything that the file records is an attribute of :class:`~sppfeat.store.feature_table.FeatureTable`.
+    Nobody may truncate the file while it, or an array of it, is in use: the system kills a process that reads missing
+    bytes through a memory map (SIGBUS). Replacing the file by another one is harmless.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Raises:
         StoreError: see :class:`~sppfeat.store.feature_table.FeatureTable`.
@@ -44,26 +43,27 @@ class FeatureFile(FeatureTable):
         bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
         labels: LabelSource = None,
     ) -> Selection:
-        """Select rows and columns, with their labels and groups; no descriptor is read yet.
+        """Select rows and columns, with their labels and groups, without reading descriptors yet.
 
         Args:
-            rows: None for every row with a descriptor. A slice, a mask ``(R,)`` or conditions in words select among
-                these, in file order: ``"label=cat*"``, ``"image=train/*"``, ``"flag=ok"``, ``"0:100"``. Rows must
-                fulfill one condition of each kind. ``"status=failed"`` (or ``done``, ``pending``, ``any``) includes
-                rows without a descriptor. Row numbers select these rows, in this order.
-            layers, levels: the layers and levels to keep; None for all.
-            bins: the bins ``(row, column)`` to keep of each level; all bins of levels not named here.
-            labels: source of the classes of rows: None for the classes of boxes if the file has any, else of images;
-                ``"box"``, ``"image"``; a table (``.csv``, ``.tsv``) with columns ``label``, and ``path`` or
-                ``row``; a mapping of paths to classes; an array of ``R`` rows or ``N`` images.
+            rows: None for every row with a descriptor. A slice, a mask ``(R,)`` or textual conditions select among
+                these, in file order: ``"label=cat*"``, ``"image=train/*"``, ``"flag=ok"``, ``"0:100"``. A row must meet
+                one condition of each kind given. ``"status=failed"`` (or ``done``, ``pending``, ``any``) also finds
+                rows without a descriptor. Row indices select those rows, in the given order.
+            layers: names of the layers to keep; None for all.
+            levels: pyramid levels to keep; None for all.
+            bins: for some levels, the bins ``(row, column)`` to keep; other levels keep all their bins.
+            labels: where class labels come from: None for the boxes' classes if the file has any, else the images';
+                ``"box"`` or ``"image"``; a table (``.csv``, ``.tsv``) with the columns ``label``, and ``path`` or
+                ``row``; a mapping from paths to classes; or an array with one label per row (``R``) or image (``N``).
 
         Returns:
-            The selection. If levels or bins of a layer are left out, the rest of the layer is rescaled as the file's
-            ``normalize`` demands (``l2``, ``power``; factors of a mean norm stay).
+            The selection. If it drops levels or bins of a layer, the remaining columns of the layer are rescaled to l2
+            norm 1 where the file's ``normalize`` is ``l2`` or ``power``.
 
         Raises:
             ConfigError: a row, layer, level, bin or class does not exist.
-            LabelError: labels are malformed, or belong to other images.
+            LabelError: labels are malformed, or do not match the images.
         """
         chosen = select_columns(self.columns, layers=layers, levels=levels, bins=bins)
         known = read_labels(self, labels)
@@ -81,17 +81,18 @@ class FeatureFile(FeatureTable):
         """Return ``X`` and ``y`` of the rows with a descriptor, or of a selection.
 
         Args:
-            labels, levels, layers, rows, bins: as for :meth:`select`.
+            labels, levels, layers, rows, bins: see :meth:`select`.
 
         Returns:
-            ``X`` ``(n, d)``: a read-only view of the memory-mapped file if these rows and columns are one range of it
-            (always the case for all rows if no image failed or is pending and every box has an area), else a copy.
-            ``y`` ``(n,)`` int64: the class of each row as an index into :attr:`target_names`, the class of its box if
-            the box file has classes, else of its image; -1 for none; None if no classes are known. With ``labels=``
-            the numbers index the ``target_names`` of :meth:`select`.
+            ``X`` ``(n, d)``: a read-only view of the memory-mapped file if rows and columns are contiguous and nothing
+            is rescaled, else a copy. All rows are contiguous if every image is done and every box has an area.
+            ``y`` ``(n,)`` int64: class of each row as an index into :attr:`target_names`, or -1; the class of the box
+            if boxes have classes, else of the image. None if no classes are known. With ``labels``, ``y`` indexes the
+            ``target_names`` of the selection that :meth:`select` returns.
 
         Raises:
             ConfigError: memory cannot hold the copy; or see :meth:`select`.
+            LabelError: see :meth:`select`.
         """
         return self.select(labels=labels, levels=levels, layers=layers, rows=rows, bins=bins).to_sklearn()
 
@@ -101,21 +102,21 @@ class FeatureFile(FeatureTable):
         """Yield ``X`` and ``y`` of :meth:`to_sklearn`, ``batch_size`` rows at a time, for ``partial_fit``.
 
         Args:
-            batch_size: rows of a batch; the last may have fewer.
-            seed: seed of a random order; None for the order of the file, which gives one class after the other if the
-                file is sorted by class.
-            **selection: as for :meth:`select`.
+            batch_size: rows per batch; the last batch may have fewer.
+            seed: seed for a random order; None for file order, in which a file sorted by class yields one class after
+                another.
+            **selection: see :meth:`select`.
         """
         return self.select(**selection).iter_batches(batch_size, seed=seed)
 
     def to_pandas(self, **selection: Any) -> Any:
-        """Return a ``pandas.DataFrame`` of everything but the vectors, aligned with :meth:`to_sklearn`.
+        """Return a ``pandas.DataFrame`` of everything but the descriptors, aligned with :meth:`to_sklearn`.
 
         Args:
-            **selection: as for :meth:`select`; ``rows="status=any"`` for the rows that failed, too.
+            **selection: see :meth:`select`; ``rows="status=any"`` includes rows without a descriptor.
 
         Returns:
-            One line for each row, indexed by its number; see :func:`sppfeat.store.selection.row_table.to_pandas`.
+            One line per row, indexed by row index; see :func:`sppfeat.store.selection.row_table.to_pandas`.
 
         Raises:
             ConfigError: pandas is not installed; or see :meth:`select`.
@@ -123,16 +124,16 @@ class FeatureFile(FeatureTable):
         return self.select(**selection).to_pandas()
 
     def to_torch_dataset(self, **selection: Any) -> "FeatureDataset":
-        """Return a ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)``, and int64 with -1 for none.
+        """Return a ``torch.utils.data.Dataset`` of pairs: descriptor ``(d,)`` float32, and class int64, -1 for none.
 
         Args:
-            **selection: as for :meth:`select`.
+            **selection: see :meth:`select`.
         """
         return self.select(**selection).to_torch_dataset()
 
     @property
     def groups(self) -> npt.NDArray[np.int64]:
-        """``(n,)`` int64: image of each row of :meth:`to_sklearn`, for grouped splits."""
+        """``(n,)`` int64: image index of each row of :meth:`to_sklearn`, for grouped splits."""
         return self.select().groups
 
 
@@ -140,12 +141,12 @@ def open_features(path: StrPath) -> FeatureFile:
     """Open a feature file for reading; the same as ``sppfeat.open``.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Returns:
-        The open file, a context manager.
+        The open file, which is also a context manager.
 
     Raises:
-        StoreError: no file, no HDF5 file, not a feature file, a newer schema, or inconsistent content.
+        StoreError: the file is missing, not HDF5, not a feature file, of a newer schema, or inconsistent.
     """
     return FeatureFile(path)

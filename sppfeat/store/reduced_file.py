@@ -1,4 +1,4 @@
-"""Feature files with the images and rows of another file, and its descriptors in fewer dimensions."""
+"""Creates the file of ``sppfeat reduce``: the tables of another feature file, and room for reduced descriptors."""
 
 import contextlib
 from collections.abc import Iterator
@@ -33,21 +33,21 @@ _COPIED = ("config", "weights_sha256", "weights_path", "input_root", "boxes_path
 def create_reduced_file(
     path: Path, source: FeatureFile, reduction: Reduction, *, dtype: str
 ) -> Iterator[FeatureWriter]:
-    """Create a file with everything of another one but its descriptors, plus a reduction of them.
+    """Create a file with the images and rows of another one, its reduction, and room for the reduced descriptors.
 
-    It takes its name when the context ends without an error; until then it is invisible.
+    The file takes its name when the context ends without an error.
 
     Args:
         path: the output; an existing file is replaced.
         source: an open file without pending images.
-        reduction: the projection, stored in the new file.
+        reduction: the projection, which the new file records.
         dtype: type of the reduced descriptors, ``float32`` or ``float16``.
 
     Yields:
-        The writer of the reduced descriptors, which must write every row.
+        A writer for the reduced descriptors; the caller must write every row.
 
     Raises:
-        StoreError: no space, no folder, no permission.
+        StoreError: the disk has no space, or the folder is missing or not writable.
     """
     nbytes = source.n_rows * reduction.dimension * FILE_DTYPES[dtype].itemsize + reduction.components.nbytes
     nbytes += source.nbytes

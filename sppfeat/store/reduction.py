@@ -1,6 +1,6 @@
-"""A projection of descriptors to fewer dimensions, stored with the descriptors it made.
+"""A projection of descriptors to fewer dimensions, as a feature file records it.
 
-Applying one needs numpy alone; :mod:`sppfeat.analysis.reduce.projection` fits them.
+This module applies projections, with numpy only; :mod:`sppfeat.analysis.reduce.projection` fits them.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from sppfeat.store.schema import ColumnBlock, check_dimension
 
 __all__ = ["FitRecord", "Reduction"]
 
-_BLOCK_NBYTES = 64 << 20  # of descriptors that are projected at once
-_MAX_BLOCKS = 1024  # of columns: every level that there can be, of 16 layers
+_BLOCK_NBYTES = 64 << 20  # of descriptors, projected at a time
+_MAX_BLOCKS = 1024  # of columns: all possible levels of 16 layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +32,16 @@ class FitRecord:
 
     Attributes:
         spec: the settings of the user.
-        source_columns: the columns of the descriptors that it takes.
-        source_normalize: their ``normalize`` setting.
-        source_fingerprint: fingerprint of the file that it was fitted on.
-        fitted_rows: number of rows that it was fitted on; 0 for a random projection.
-        explained_variance: share of the variance of these rows that the components keep; None for a random projection.
+        source_columns: blocks of columns of the descriptors before the reduction.
+        source_normalize: the ``normalize`` setting of those descriptors.
+        source_fingerprint: fingerprint of the file that the reduction was fitted on.
+        fitted_rows: number of rows that the reduction was fitted on; 0 for a random projection.
+        explained_variance: share of those rows' variance that the components keep, 0 to 1; None for a random
+            projection.
 
     Raises:
-        ConfigError: values outside their range; StoreError: columns that do not fit each other.
+        ConfigError: a value is out of range.
+        StoreError: the columns do not fit each other.
     """
 
     spec: ReductionSpec
@@ -79,7 +81,7 @@ class FitRecord:
         """Return the record that :meth:`to_json` wrote.
 
         Raises:
-            ConfigError: the text is not one.
+            ConfigError: the text is not such a record.
         """
         try:
             values = json.loads(text)
@@ -95,10 +97,10 @@ class FitRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reduction:
-    """A projection of descriptors onto fewer dimensions.
+    """A projection of descriptors ``(n, D)`` to fewer dimensions ``(n, D')``.
 
     Attributes:
-        record: its settings and the descriptors it was fitted on.
+        record: the settings, and the descriptors that the projection was fitted on.
         mean: ``(d,)`` float32, subtracted from the selected columns.
         components: ``(D', d)`` float32, the directions of the projection.
         scale: ``(D',)`` float32, factor of each component: 1, or its whitening factor.
@@ -150,7 +152,7 @@ class Reduction:
     def fingerprint(self) -> str:
         """SHA-256 of record and arrays, in hexadecimal.
 
-        Equal fingerprints turn comparable descriptors into comparable ones.
+        Reductions with equal fingerprints keep comparable descriptors comparable.
         """
         digest = hashlib.sha256(self.record.to_json().encode())
         for array in (self.mean, self.components, self.scale):
@@ -158,20 +160,20 @@ class Reduction:
         return digest.hexdigest()
 
     def fingerprint_of(self, source_fingerprint: str) -> str:
-        """Return the fingerprint of a file with reduced descriptors, given that of its settings."""
+        """Return the fingerprint of a reduced file, from the fingerprint of the file before the reduction."""
         return hashlib.sha256(f"{source_fingerprint} {self.fingerprint}".encode()).hexdigest()
 
     def apply(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
         """Reduce descriptors as ``sppfeat reduce`` does.
 
         Args:
-            descriptors: ``(n, D)`` of any float type, whole descriptors: the columns are selected here.
+            descriptors: ``(n, D)`` of any float type, with all columns; this method selects those to project.
 
         Returns:
-            ``(n, D')`` float32. A row that holds NaN gives NaN.
+            ``(n, D')`` float32. A row that holds NaN gives a row of NaN.
 
         Raises:
-            ConfigError: the descriptors have another shape.
+            ConfigError: the descriptors are not ``(n, D)``.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.source_dimension:
             raise ConfigError(
@@ -186,14 +188,14 @@ class Reduction:
         return reduced
 
     def rows_at_once(self) -> int:
-        """Number of descriptors that are reduced at once."""
+        """Return the number of descriptors to reduce at a time."""
         return max(1, _BLOCK_NBYTES // (4 * self.source_dimension))
 
     def sensitivity(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-        """Upper bound on the change of each result if its descriptor ``(n, D)`` changes by its own norm: ``(n,)``.
+        """Return ``(n,)`` scales against which rounding errors of reduced descriptors ``(n, D)`` are measured.
 
-        Differences of reduced descriptors are compared with it. Subtracting the mean and whitening make the same
-        rounding errors larger relative to the result.
+        A scale bounds the change of a reduced descriptor when its descriptor changes by as much as its own norm.
+        Relative to the reduced norm, rounding errors look larger: subtracting the mean and whitening amplify them.
         """
         selection, normalize = self.record.selection, self.record.source_normalize
         norms = np.linalg.norm(take_rescaled(descriptors, selection, normalize).astype(np.float64), axis=1)

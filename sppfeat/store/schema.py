@@ -1,4 +1,4 @@
-"""The schema of feature files, versions 1 and 2: names, types and shapes in one place."""
+"""The schema of feature files, versions 1 and 2: the name, type and shape of every dataset."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -35,12 +35,12 @@ __all__ = [
 
 FORMAT = "sppfeat"
 SCHEMA_VERSION = 1
-# For files with reduced descriptors: a program that does not know /reduction must not take them for what the settings
-# describe.
+# For files with reduced descriptors, so that a program that does not know /reduction refuses them instead of taking
+# them for the descriptors that the settings describe.
 REDUCED_SCHEMA_VERSION = 2
 ERROR_NBYTES = 200
 
-# Datasets that every file has: shape in terms of R rows and N images, and type.
+# Datasets that every file has, with shape and type: R rows, N images, K classes, B blocks of columns.
 COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "boxes": (("R", 4), "<f8"),
     "image_index": (("R",), "<i8"),
@@ -58,11 +58,11 @@ COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "columns/stop": (("B",), "<i8"),
 }
 
-# Further datasets, present if the inputs give them. images/id is the name that an input table gives each image: any
-# text, not necessarily unique, empty for images of other inputs.
+# Datasets of some files only. images/id is the name that an input table gives each image: any text, not necessarily
+# unique, empty for images of other inputs.
 OPTIONAL_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {"images/id": (("N",), "string")}
 
-# Further datasets of files with boxes: L layers, X boxes of the box file, Q classes of boxes, E further columns.
+# Datasets of files with boxes: L layers, X boxes in the box file, Q classes of boxes, E other columns.
 ROW_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "row_source": (("R",), "<i8"),
     "row_flag": (("R",), "|u1"),
@@ -78,13 +78,13 @@ ROW_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "box_row": (("X",), "<i8"),
 }
 
-# Further datasets of files with reduced descriptors: S columns that are projected, D dimensions that result.
+# Datasets of files with reduced descriptors: S columns before the projection, D dimensions after it.
 REDUCTION_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "reduction/mean": (("S",), "<f4"),
     "reduction/components": (("D", "S"), "<f4"),
     "reduction/scale": (("D",), "<f4"),
 }
-# Further datasets of files whose /features are virtual: S files that hold the rows.
+# Datasets of files whose /features are virtual: S source files that hold the rows.
 SOURCE_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "sources/path": (("S",), "string"),
     "sources/first_image": (("S",), "<i8"),
@@ -97,11 +97,11 @@ SOURCE_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "sources/created": (("S",), "string"),
 }
 NATIVE_SCALE = 0  # in /row_scale: the image's own size
-NO_SCALE = -1  # in /row_scale: pooled from none
+NO_SCALE = -1  # in /row_scale: not pooled at any scale
 
 
 class Status(IntEnum):
-    """The state of an image in the file."""
+    """The status of an image in the file."""
 
     PENDING = 0
     DONE = 1
@@ -121,7 +121,7 @@ class RowAudit(NamedTuple):
 
 
 class ColumnBlock(NamedTuple):
-    """Columns ``start`` to ``stop``: one level of one layer, channel by bin row by bin column."""
+    """Columns ``start`` to ``stop``: one level of one layer, ordered by channel, bin row, bin column."""
 
     layer: str
     level: int
@@ -133,7 +133,7 @@ class ColumnBlock(NamedTuple):
 def column_blocks(
     layers: Sequence[str], channels: Sequence[int], levels: Sequence[int]
 ) -> tuple[ColumnBlock, ...]:
-    """Return the blocks of columns of a descriptor: layer by layer, and level by level inside a layer.
+    """Return the blocks of columns of a descriptor, ordered by layer, then by level.
 
     Example:
         >>> [block[3:] for block in column_blocks(["relu"], [64], [1, 2])]
@@ -150,19 +150,19 @@ def column_blocks(
 
 
 def cut_error(reason: str) -> bytes:
-    """Shorten a reason to one line of at most 200 bytes of UTF-8, cut between characters."""
+    """Return a reason as one line of at most 200 bytes of UTF-8, cut between characters."""
     line = " ".join(reason.replace("\0", "\\0").split())
     encoded = line.encode("utf-8", "backslashreplace")[:ERROR_NBYTES]
     return encoded.decode("utf-8", "ignore").encode("utf-8")
 
 
 def scale_sides(scale: npt.NDArray[np.int16], spec: InputSpec) -> npt.NDArray[np.int32]:
-    """Return the values of /row_scale for indices of short sides; index -1 means none."""
+    """Return ``/row_scale``, short sides in pixels, for ``(K,)`` scale indices; index -1 means none."""
     return np.array([*_recorded_sides(spec), NO_SCALE], dtype="<i4")[scale]
 
 
 def scale_indices(sides: npt.NDArray[np.int32], spec: InputSpec) -> npt.NDArray[np.int16]:
-    """Return the indices of short sides for values of /row_scale: the inverse of :func:`scale_sides`."""
+    """Return ``(K,)`` scale indices for values of ``/row_scale``: the inverse of :func:`scale_sides`."""
     index = {side: i for i, side in enumerate(_recorded_sides(spec))}
     return np.array([index.get(side, -1) for side in sides.tolist()], dtype=np.int16)
 
@@ -183,7 +183,7 @@ def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:
 
 
 def whole_image_boxes(image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """Return ``(N, 4)`` float64 ``[0, 0, width, height]``; NaN for images of unknown size."""
+    """Return ``(N, 4)`` float64 boxes ``[0, 0, width, height]`` in pixels; NaN for images of unknown size."""
     boxes = np.zeros((len(image_hw), 4), dtype="<f8")
     boxes[:, 2:] = image_hw[:, ::-1]
     boxes[(image_hw == 0).any(axis=1)] = np.nan

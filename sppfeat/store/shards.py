@@ -1,4 +1,4 @@
-"""The files of the shards of one extraction: their content, and checks that they fit and are complete."""
+"""The shard files of one extraction, checked to be complete and to hold each image exactly once."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ from sppfeat.store.schema import Status
 __all__ = ["ShardFile", "has_box_file", "read_shard_files"]
 
 _SHOWN = 5
-_SAME_FACTOR = 1e-6  # relative: machines that round differently estimate them on the same images
+_SAME_FACTOR = 1e-6  # relative; machines that round differently estimate the factors on the same images
 
 
 class ShardFile(NamedTuple):
@@ -29,12 +29,12 @@ class ShardFile(NamedTuple):
 
     Attributes:
         path: the path that the user gave.
-        shard: its images and rows in the plan.
-        root: folder that its paths are relative to.
-        version: size and time of change of the file when it was read.
-        offset: first byte of its ``/features``; None if they are not one piece of the file.
-        created: its attribute ``created``.
-        n_boxes: number of boxes of the box file, or of its own views; 0 if rows are whole images.
+        shard: range of its images and rows in the plan.
+        root: folder that its image paths are relative to.
+        version: size and modification time of the file when it was read.
+        offset: position of the first byte of its ``/features``; None unless the dataset is contiguous.
+        created: value of its attribute ``created``.
+        n_boxes: number of boxes in the box file, or of views in this shard; 0 if rows are whole images.
         done, failed, pending: number of images by status.
     """
 
@@ -74,11 +74,11 @@ def read_shard_files(
         on_progress: called with the number of files read so far.
 
     Returns:
-        The files in the order of their rows; of files without images at most one.
+        The files in the order of their rows, without files that have no images; a single one if none has images.
 
     Raises:
-        StoreError: a file is not the complete feature file of a shard, or is being written; the files are not of one
-            extraction; or they do not hold each of its images exactly once.
+        StoreError: a file is not a shard, is incomplete, or is being written; or the files do not hold each image of
+            one extraction exactly once.
     """
     found: list[ShardFile] = []
     given: dict[tuple[int, int], Path] = {}
@@ -98,7 +98,7 @@ def read_shard_files(
     found.sort(key=lambda part: (part.shard.first_image, part.shard.stop_image))
     _check_tiling(found)
     _check_complete(found)
-    # A part without images has no place in the order.
+    # A shard without images has no position in the order.
     return [part for part in found if part.shard.first_image < part.shard.stop_image] or found[:1]
 
 
@@ -170,7 +170,7 @@ def _check_same_work(first: FeatureFile, other: FeatureFile) -> None:
 
 
 def _common(file: FeatureFile) -> list[tuple[str, object]]:
-    """Return the facts besides the settings that all shards of a plan share, with their names."""
+    """Return the names and values of facts, besides the settings, that all shards of an extraction share."""
     shard = file.shard
     return [
         ("weights (sha256)", file.attribute("weights_sha256")),
@@ -193,7 +193,7 @@ def _common(file: FeatureFile) -> list[tuple[str, object]]:
 
 
 def has_box_file(config: ExtractConfig) -> bool:
-    """Return True if rows are boxes of a box file, which keep their numbers, and not views of each image."""
+    """Return True if rows are boxes of a box file, not views; boxes of a file keep their indices in every shard."""
     return config.regions is not None and config.regions.boxes == "file"
 
 
@@ -204,7 +204,7 @@ def _short(value: object) -> str:
 
 
 def _check_tiling(parts: Sequence[ShardFile]) -> None:
-    """Refuse sorted parts that leave out images or share some."""
+    """Refuse sorted shards that overlap, or leave images out."""
     n_images, gaps, at, before = parts[0].shard.n_images, [], 0, parts[0]
     for part in parts:
         shard = part.shard
@@ -234,7 +234,7 @@ def _check_tiling(parts: Sequence[ShardFile]) -> None:
 
 
 def _missing(parts: Iterable[ShardFile]) -> str:
-    """Return the missing shards in words, if all were cut into the same number."""
+    """Name the missing shards, for a message; empty if the files are not of one number of shards."""
     counts = {part.shard.count for part in parts}
     if len(counts) != 1:
         return ""

@@ -1,4 +1,4 @@
-"""A feature file as stored: checked when opened, its datasets, attributes and recorded settings."""
+"""A feature file as stored: its datasets, attributes and settings, checked when it is opened."""
 
 import json
 import math
@@ -29,17 +29,17 @@ __all__ = ["StoredFile"]
 class StoredFile:
     """The datasets, attributes and recorded settings of an open feature file.
 
-    Opening it checks that it is one.
+    The constructor opens and checks the file.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Attributes:
-        path: the file.
-        features: shape, type and place of the descriptors.
+        path: path of the file.
+        features: shape, type and position of the descriptors.
 
     Raises:
-        StoreError: no file, no HDF5 file, not a feature file, of a newer schema, or inconsistent.
+        StoreError: the file is missing, not HDF5, not a feature file, of a newer schema, or inconsistent.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,16 +60,16 @@ class StoredFile:
             raise
 
     def close(self) -> None:
-        """Close the file; maps of it stay valid."""
+        """Close the file; memory maps of it stay valid."""
         self._file.close()
 
     @property
     def nbytes(self) -> int:
-        """Size of the file."""
+        """Size of the file in bytes."""
         return self.stat().st_size
 
     def stat(self) -> os.stat_result:
-        """Return the system's record of the open file, even if another file has its name now."""
+        """Return ``os.stat_result`` of the open file, even if its name now belongs to another file."""
         return os.fstat(self._file.id.get_vfd_handle())
 
     @property
@@ -86,7 +86,7 @@ class StoredFile:
         """Return a text attribute of the file.
 
         Raises:
-            StoreError: there is none.
+            StoreError: the file has no such attribute.
         """
         value = self.find_attribute(name)
         if value is None:
@@ -98,7 +98,7 @@ class StoredFile:
         return text_attribute(self._file, name, self.path)
 
     def find_attributes(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Return the text attributes of these names that the file has."""
+        """Return those of the named text attributes that the file has, as bytes."""
         found = {name: self.find_attribute(name) for name in names}
         return {name: os.fsencode(text) for name, text in found.items() if text is not None}
 
@@ -120,27 +120,27 @@ class StoredFile:
         return shape
 
     def read(self, name: str) -> npt.NDArray[Any]:
-        """Return the content of a dataset; texts as bytes.
+        """Return the content of a dataset; texts come as bytes.
 
         Raises:
-            StoreError: it cannot be read, or the file was cut short.
+            StoreError: the dataset cannot be read, or the file was truncated.
         """
         self._check_length(name)
         return np.reshape(read_dataset(self._file, name, self.path), self._file[name].shape)
 
     def read_parts(self, name: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-        """Yield a dataset in parts that fit in little memory: a range of entries, and their values."""
+        """Yield a dataset in parts of a few megabytes: a range of entries, and their values."""
         self._check_length(name)
         return read_in_parts(self._file, name, self.path)
 
     def read_paths(self, name: str) -> PathTable:
-        """Return a dataset of texts as a table, without an object of 100 bytes for each."""
+        """Return a dataset of texts as a compact table, which spares 100 bytes per text."""
         return PathTable(chain.from_iterable(texts for _, texts in self.read_parts(name)))
 
     def map(self, name: str) -> npt.NDArray[Any]:
-        """Return a dataset as a read-only memory map, or a copy of it if it is not one piece of the file.
+        """Return a dataset as a read-only memory map, or as a copy if it is not contiguous.
 
-        A map shows at once what another process writes; HDF5 may have cached the old content.
+        A map shows at once what another process writes; HDF5 may have cached older values.
         """
         self._check_length(name)
         with hdf5_errors(self.path, f"cannot read /{name}"):
@@ -148,7 +148,7 @@ class StoredFile:
             offset = dataset.id.get_offset()
             if offset is None or dataset.chunks is not None or 0 in dataset.shape:
                 return read_dataset(self._file, name, self.path)
-            # By descriptor: another file may have been renamed to this path since.
+            # By file descriptor: another file may have been renamed to this path since.
             with os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb") as raw:
                 return np.memmap(raw, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
 
@@ -171,7 +171,7 @@ class StoredFile:
         """Return the factor of each layer under ``meannorm``; None without it.
 
         Raises:
-            StoreError: they are not numbers above 0.
+            StoreError: the factors are not positive numbers.
         """
         text = self.find_attribute("norm_factors")
         if text is None:
@@ -205,7 +205,7 @@ class StoredFile:
             raise StoreError(f"{str(self.path)!r}: its reduction: {one_line(str(error))}") from error
 
     def shard(self) -> Shard | None:
-        """Return the images and rows of the whole plan that the file holds; None for all of them.
+        """Return the shard of a larger extraction that the file holds; None for a whole extraction.
 
         Raises:
             StoreError: the attribute is invalid.
@@ -219,7 +219,7 @@ class StoredFile:
             raise StoreError(f"{str(self.path)!r}: its attribute 'shard': {one_line(str(error))}") from error
 
     def _check_length(self, name: str) -> None:
-        """Refuse to read a file that is shorter than when it was opened: HDF5 would read zeros."""
+        """Refuse a file that has become shorter since it was opened: HDF5 would read zeros."""
         if self.nbytes < self._nbytes_then:
             raise StoreError(
                 f"{str(self.path)!r}: cannot read /{name}: the file was cut short since it was opened, "

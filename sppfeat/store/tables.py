@@ -1,4 +1,4 @@
-"""The images and rows of a feature file as columns, from which its layout is written."""
+"""The images and rows of a feature file as columns: the input to its layout."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ __all__ = ["Annotations", "FileTables", "RowBoxes"]
 
 @dataclass(frozen=True)
 class Annotations:
-    """Labels, scores and further columns of a box file, for each row.
+    """Labels, scores and other columns of a box file, one entry per row.
 
     Attributes:
-        label: ``(R,)`` int64, index into ``classes`` or -1.
+        label: ``(R,)`` int64, index into ``classes``; -1 for none.
         classes: class names.
         score: ``(R,)`` float64, NaN for none.
         ids: ``(R,)`` names of the boxes, empty for none.
-        extra_names: names of further columns.
-        extra: ``(R,)`` texts of each of these.
+        extra_names: names of the other columns.
+        extra: ``(R,)`` texts of each other column.
     """
 
     label: npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ class Annotations:
     extra: tuple[PathTable, ...]
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Annotations":
-        """Return the annotations of some rows."""
+        """Return the annotations of rows ``(K,)``."""
         numbers = rows.tolist()
         return dataclasses.replace(
             self,
@@ -45,7 +45,7 @@ class Annotations:
         )
 
     def part(self, start: int, stop: int) -> "Annotations":
-        """Return the annotations of a range of rows."""
+        """Return the annotations of rows ``start`` to ``stop``."""
         return dataclasses.replace(
             self,
             label=self.label[start:stop],
@@ -55,7 +55,7 @@ class Annotations:
         )
 
     def followed_by(self, other: "Annotations") -> "Annotations":
-        """Return these annotations followed by others of the same box file."""
+        """Return these annotations followed by others from the same box file."""
         return dataclasses.replace(
             self,
             label=np.concatenate((self.label, other.label)),
@@ -70,14 +70,16 @@ class RowBoxes:
     """The box of each row: the part of its image to pool.
 
     Attributes:
-        boxes_px: ``(R, 4)`` float64, xyxy edges in pixels of the image as displayed, not clipped; NaN if the box
-            depends on the size of the image and that is unknown.
+        boxes_px: ``(R, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, not clipped; NaN while a box
+            depends on an image size that is still unknown.
         flag: ``(R,)`` uint8, bits of :class:`sppfeat.config.regions.RowFlag`.
-        scale: ``(R,)`` int16, index of the short side at which it is pooled; -1 for none, or not chosen yet.
-        mirrored: ``(R,)`` bool, True for rows pooled from the mirror image.
-        source: ``(R,)`` int64, position in the box file, or among all views.
-        annotations: labels, scores and further columns of the boxes.
-        box_row: ``(X,)`` int64, the row of each box of the box file, or -1 if its image is no input.
+        scale: ``(R,)`` int16, index of the scale (short side) at which the box is pooled; -1 for none, or not chosen
+            yet.
+        mirrored: ``(R,)`` bool, True for rows pooled from the mirrored image.
+        source: ``(R,)`` int64, index of the box in the box file, or among the views of all images.
+        annotations: labels, scores and other columns of the boxes.
+        box_row: ``(X,)`` int64, row of each box in the box file, or of each view; -1 if its image is not among the
+            inputs.
     """
 
     boxes_px: npt.NDArray[np.float64]
@@ -93,17 +95,17 @@ class RowBoxes:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays, without the annotations."""
+        """Size of the arrays in bytes, without the annotations."""
         arrays = (self.boxes_px, self.flag, self.scale, self.mirrored, self.source, self.box_row)
         return sum(array.nbytes for array in arrays)
 
     @property
     def is_degenerate(self) -> npt.NDArray[np.bool_]:
-        """``(R,)`` bool: True for boxes without area in their image, whose rows have no descriptor."""
+        """``(R,)`` bool: True for boxes that have no area inside their image, and so no descriptor."""
         return np.asarray((self.flag & RowFlag.DEGENERATE) != 0)
 
     def take(self, rows: npt.NDArray[np.int64]) -> "RowBoxes":
-        """Return some rows; ``box_row`` stays as it is."""
+        """Return rows ``(K,)``, with ``box_row`` unchanged."""
         return dataclasses.replace(
             self,
             boxes_px=self.boxes_px[rows],
@@ -115,7 +117,7 @@ class RowBoxes:
         )
 
     def part(self, start: int, stop: int) -> "RowBoxes":
-        """Return a range of rows; ``box_row`` stays as it is."""
+        """Return rows ``start`` to ``stop``, with ``box_row`` unchanged."""
         return dataclasses.replace(
             self,
             boxes_px=self.boxes_px[start:stop],
@@ -127,15 +129,15 @@ class RowBoxes:
         )
 
     def numbered_from(self, first_row: int, *, has_views: bool) -> "RowBoxes":
-        """Return these rows of a larger table renumbered from 0, as a table of their own.
+        """Turn these rows of a larger table into a table of their own, with rows numbered from 0.
 
         Args:
-            first_row: the first of these rows in the larger table.
-            has_views: True for windows of each image: those of other images are dropped. Boxes of a box file keep
-                their numbers.
+            first_row: index of the first of these rows in the larger table.
+            has_views: True if boxes are views: the views of other images are dropped, and the rest numbered from 0.
+                False if they come from a box file: all its boxes stay, with their indices.
         """
         is_own = (self.box_row >= first_row) & (self.box_row < first_row + len(self))
-        if has_views:  # they are consecutive, including those that share a row
+        if has_views:  # the views of these rows are consecutive, including views that share a row
             own = np.flatnonzero(is_own)
             first = int(own[0]) if len(own) else 0
             return dataclasses.replace(
@@ -158,16 +160,16 @@ class RowBoxes:
 
 @dataclass(frozen=True, kw_only=True)
 class FileTables:
-    """Every image and every row, in the order of the file: arrays, not an object per image.
+    """Every image and every row of a file, in file order, as arrays.
 
     Attributes:
         root: absolute path, or URL, of the folder of all images.
         paths: path of each image, relative to ``root``.
-        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 if unknown.
-        rows: ``(N, 2)`` int64, half-open range of the image's rows.
-        labels: ``(N,)`` int64, index into ``classes`` or -1.
+        image_hw: ``(N, 2)`` int32, height and width as displayed, in pixels; 0 if unknown.
+        rows: ``(N, 2)`` int64, half-open range of each image's rows.
+        labels: ``(N,)`` int64, index into ``classes``; -1 for none.
         classes: class names.
-        ids: name that the inputs give each image; None if none has one.
+        ids: name that an input table gives each image; None if no image has one.
         boxes: the box of each row; None if each row is a whole image.
     """
 
@@ -192,7 +194,7 @@ class FileTables:
 
     @property
     def row_images(self) -> npt.NDArray[np.int64]:
-        """``(R,)`` int64: the image of each row."""
+        """``(R,)`` int64: index of each row's image."""
         return np.repeat(np.arange(self.n_images), np.diff(self.rows, axis=1).reshape(-1))
 
     def row_range(self, first: int, stop: int) -> tuple[int, int]:

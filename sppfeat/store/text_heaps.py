@@ -1,7 +1,7 @@
-"""Safe reading of texts in HDF5 files of unknown origin.
+"""Reads texts safely from HDF5 files of unknown origin.
 
-HDF5 keeps texts of variable length in heaps, and a dataset holds references to them. Many references may name the same
-text, and the library itself searches some damaged heaps forever.
+HDF5 stores texts of variable length in heaps, and a dataset holds references to them. A crafted file may refer to one
+text many times, and HDF5 itself never stops searching some damaged heaps.
 """
 
 import math
@@ -20,10 +20,10 @@ from sppfeat.errors import StoreError
 
 __all__ = ["check_first_heaps", "check_texts", "read_texts"]
 
-_TEXTS_NBYTES = 64 << 20  # memory for texts that are read at once, unless a single one is longer
+_TEXTS_NBYTES = 64 << 20  # of memory for texts read at a time, unless a single text is longer
 _HEAP = re.compile(rb"GCOL\x01\x00\x00\x00")
 _FIRST_NBYTES = 64 << 10
-_OBJECT = struct.Struct("<H6xQ")  # of a heap: number, length
+_OBJECT = struct.Struct("<H6xQ")  # an object of a heap: number, length
 
 
 def check_first_heaps(file: h5py.File, path: Path) -> None:
@@ -34,7 +34,7 @@ def check_first_heaps(file: h5py.File, path: Path) -> None:
     """
     content = os.pread(file.id.get_vfd_handle(), _FIRST_NBYTES, file.userblock_size)
     places = (match.start() for match in _HEAP.finditer(content))
-    # A heap without references may be a leftover.
+    # A heap without references may be left over from earlier writes.
     found = [at for at in places if at.to_bytes(8, "little") in content]
     _check_heaps(file, np.array(found, dtype=np.uint64), path)
 
@@ -42,8 +42,8 @@ def check_first_heaps(file: h5py.File, path: Path) -> None:
 def read_texts(file: h5py.File, dataset: h5py.Dataset, path: Path) -> npt.NDArray[Any]:
     """Return the texts of a dataset, as bytes, in memory bounded by the size of the file.
 
-    A program that writes texts gives each its own place, so all texts of a dataset together are no longer than the
-    file. References that name one text many times would fill any memory.
+    Programs that write texts store each one separately, so that the texts of a dataset are together no longer than the
+    file. References that repeat one text could fill any memory.
 
     Raises:
         StoreError: the texts claim more bytes than the file has, or their heaps are damaged.
@@ -58,10 +58,10 @@ def read_texts(file: h5py.File, dataset: h5py.Dataset, path: Path) -> npt.NDArra
 
 
 def check_texts(file: h5py.File, dataset: h5py.Dataset, path: Path) -> bool:
-    """Check the texts of a dataset without reading them; return False if that is impossible, as they are in chunks.
+    """Check the texts of a dataset without reading them; return False for chunked texts, which need reading.
 
     Raises:
-        StoreError: they claim more bytes than the file has, or their heaps are damaged.
+        StoreError: the texts claim more bytes than the file has, or their heaps are damaged.
     """
     offset = dataset.id.get_offset() if dataset.chunks is None else None
     if offset is None:
@@ -84,7 +84,7 @@ def _too_long(dataset: h5py.Dataset, path: Path, file_nbytes: int) -> StoreError
 def _referenced(
     fd: int, offset: int, n_texts: int, address_nbytes: int
 ) -> tuple[int, npt.NDArray[np.uint64]]:
-    """Return the total length of some texts and the addresses of their heaps, from the references in the file."""
+    """Return the total length of ``n_texts`` texts, and the addresses of their heaps, from their references."""
     total, step = 0, 1 << 20
     formats = ["<u4", f"<u{address_nbytes}"]
     entry = np.dtype(
@@ -103,7 +103,7 @@ def _referenced(
 
 
 def _check_heaps(file: h5py.File, heaps: npt.NDArray[np.uint64], path: Path) -> None:
-    """Refuse heaps whose free space is 0 bytes long: HDF5 (at least 2.0) would look for its end forever.
+    """Refuse heaps with free space of 0 bytes, in which HDF5 (2.0, at least) would search forever.
 
     A heap is a header of 16 bytes followed by objects: a number (0 for free space), 6 bytes, a length, and that many
     bytes, padded to a multiple of 8. Bytes that were never written look like free space of 0 bytes.
@@ -134,9 +134,9 @@ def _check_heaps(file: h5py.File, heaps: npt.NDArray[np.uint64], path: Path) -> 
 
 
 def _read_in_parts(dataset: h5py.Dataset, file_nbytes: int) -> npt.NDArray[Any] | None:
-    """Return texts, reading so few at once that they fit in memory even if each were as long as the file.
+    """Return texts, read a few at a time so that each could be as long as the file.
 
-    None if together they are longer than the file.
+    Returns None if all of them together are longer than the file.
     """
     texts = np.empty(dataset.shape, dtype=object)
     width = math.prod(dataset.shape[1:])

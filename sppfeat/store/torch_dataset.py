@@ -13,17 +13,17 @@ __all__ = ["FeatureDataset"]
 
 
 class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Descriptors and classes of a selection, row by row, read through the memory map.
+    """Descriptors and classes of a selection, row by row, read through a memory map.
 
-    It stays usable after the file is closed, and works in the processes of a ``DataLoader``, forked or spawned.
+    The dataset stays usable after the file is closed, and in the worker processes of a ``DataLoader``.
 
     Args:
-        take: returns the descriptors ``(k, d)`` at positions ``(k,)`` int64 of the selection; it can be pickled.
-        classes: ``(n,)`` class of each row, -1 for none.
-        target_names: names of the classes by number.
+        take: returns the descriptors ``(k, d)`` at positions ``(k,)`` int64 of the selection; must be picklable.
+        classes: ``(n,)`` class of each row, an index into ``target_names``; -1 for none.
+        target_names: class names.
 
     Attributes:
-        target_names: names of the classes by number.
+        target_names: class names.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
         classes: npt.NDArray[Any],
         target_names: list[str],
     ) -> None:
-        take(np.arange(min(1, len(classes))))  # reads from the open file all that later calls need
+        take(np.arange(min(1, len(classes))))  # reads what later calls need while the file is open
         self._take = take
         self._targets = torch.as_tensor(classes)
         self.target_names = target_names
@@ -41,12 +41,12 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self._targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the descriptor ``(d,)`` float32 and the class as an int64 number, -1 for none."""
+        """Return the descriptor ``(d,)`` float32, and the class as an int64 scalar, -1 for none."""
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
         """Return several rows at once, as ``DataLoader`` requests them."""
         positions = np.asarray(indices, dtype=np.int64)
-        # Always a copy: nobody may write through the map.
+        # Always a copy: the memory map must stay read-only.
         descriptors = torch.from_numpy(self._take(positions).astype(np.float32))
         return list(zip(descriptors, self._targets[torch.from_numpy(positions)], strict=True))

@@ -1,4 +1,4 @@
-"""Verifies a feature file: its structure against its settings, and every value."""
+"""Verifies a feature file: its structure, its settings, and every value."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ _SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """Findings about a feature file. A problem is an error of the file; a warning may be due to the images.
+    """Findings about a feature file. A problem is an error in the file; a warning may stem from the images.
 
     Attributes:
-        images, done, failed, pending: number of images, in all and by status.
+        images, done, failed, pending: number of images: total, and by status.
         rows: number of rows.
-        nan_rows, infinite_rows: number of rows of done images with such values.
-        zero_rows: number of rows of done images that are zero throughout.
-        duplicate_rows: number of rows of done images that equal an earlier row, with boxes one of another region.
-        problems, warnings: texts, each with the first rows or images concerned.
+        nan_rows, infinite_rows: number of rows of done images that hold NaN, or infinities.
+        zero_rows: number of rows of done images that are all zeros.
+        duplicate_rows: number of rows of done images that equal an earlier row; boxes on the same region do not count.
+        problems, warnings: sentences, each with the first rows or images affected.
     """
 
     images: int
@@ -48,19 +48,19 @@ class VerifyReport:
 
 
 def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambda rows: None) -> VerifyReport:
-    """Check a file's structure and every value, in bounded memory plus eight bytes per row.
+    """Check the structure and every value of a file, in bounded memory plus a few bytes per row.
 
     Args:
-        file: an open file; opening it checked its basic structure.
+        file: an open file, whose basic structure was checked on opening.
         on_progress: called with the number of rows read so far.
 
     Returns:
-        The report.
+        The findings.
     """
     status = file.status
     of_row = file.image_index
     problems = _check_structure(file, status, of_row)
-    if problems:  # do not read rows that cannot be assigned to images
+    if problems:  # rows that cannot be assigned to images are not read
         found = {
             name: np.empty(0, dtype=np.int64) for name in ("nan", "infinite", "zero", "duplicate", "unfailed")
         }
@@ -103,7 +103,7 @@ def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambd
 def _check_structure(
     file: FeatureFile, status: npt.NDArray[np.uint8], of_row: npt.NDArray[np.int64]
 ) -> list[str]:
-    """Return contradictions among columns of images, names, labels and settings, in words."""
+    """Describe contradictions among the columns of images, names, labels and settings."""
     problems = []
     counts = np.diff(file.image_rows, axis=1).reshape(-1)
     if not np.array_equal(of_row, np.repeat(np.arange(file.n_images), counts)):
@@ -168,7 +168,7 @@ def _check_structure(
 
 
 def _check_boxes(file: FeatureFile) -> list[str]:
-    """Return contradictions among the /row_* columns, in words."""
+    """Describe contradictions among the ``/row_*`` columns."""
     problems = []
     box_row, source, flag = file.box_row, file.row_source, file.row_flag
     if not np.array_equal(box_row[source], np.arange(file.n_rows)):
@@ -187,7 +187,7 @@ def _check_boxes(file: FeatureFile) -> list[str]:
 
 
 def _check_scales(file: FeatureFile) -> list[str]:
-    """Return contradictions between /row_scale, /row_region and the settings, in words."""
+    """Describe contradictions between ``/row_scale``, ``/row_region`` and the settings."""
     problems = []
     sides = [side or NATIVE_SCALE for side in file.config.input.short_sides]
     unknown = np.flatnonzero(~np.isin(file.row_scale, [*sides, NO_SCALE]))
@@ -205,7 +205,7 @@ def _check_scales(file: FeatureFile) -> list[str]:
 
 
 def _check_shard(file: FeatureFile) -> list[str]:
-    """Return errors in the record of a shard, or in the sources of a merged file, in words."""
+    """Describe errors in the record of a shard, or in the sources of a merged file."""
     problems = [] if file.sources is None else _check_sources(file, file.sources)
     try:
         shard = file.shard
@@ -222,7 +222,7 @@ def _check_shard(file: FeatureFile) -> list[str]:
 
 
 def _check_sources(file: FeatureFile, sources: SourceFiles) -> list[str]:
-    """Return differences between the sources of a merged file now and when they were merged, in words."""
+    """Describe how the sources of a merged file differ from the files that were merged."""
     problems = []
     status = file.status
     for i, source in enumerate(sources):
@@ -288,11 +288,11 @@ def _row_hashes(block: npt.NDArray[Any], weights: npt.NDArray[np.uint64]) -> npt
 def _duplicates(
     file: FeatureFile, rows: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.int64]:
-    """Return the rows that equal an earlier one, value by value."""
+    """Return the rows that equal an earlier row, value by value; ``hashes`` finds the candidates."""
     order = rows[np.argsort(hashes[rows], kind="stable")]
     same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
     before, after = order[same], order[same + 1]
-    if file.has_boxes:  # boxes on the same region must have the same row
+    if file.has_boxes:  # boxes on the same region have equal rows by design
         regions = file.row_region
         cells = regions.reshape(len(regions), 4 * regions.shape[1])
         keys = np.column_stack((file.image_index, file.row_scale, file.row_mirrored, cells))
@@ -308,7 +308,7 @@ def _duplicates(
 
 
 def _texts_of(found: dict[str, npt.NDArray[np.int64]], texts: dict[str, tuple[str, str]]) -> list[str]:
-    """Put the findings into words, with one text for a single row and one for several."""
+    """Describe the findings; ``texts`` holds a singular and a plural for each kind."""
     return [
         f"{counted(len(found[name]), *text)}: {_first(found[name])}"
         for name, text in texts.items()

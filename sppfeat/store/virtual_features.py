@@ -20,8 +20,8 @@ from sppfeat.store.merge_sources import SourceFiles
 
 __all__ = ["VirtualFeatures"]
 
-_KEPT_MAPS = 192  # most maps kept open, of the sources read last
-_SHARE_OF_FILES = 5  # maps may hold one in five of the files that the process may open; each keeps one open
+_KEPT_MAPS = 192  # maps to keep open, of the sources used last
+_SHARE_OF_FILES = 5  # keep one fifth of the process's limit on open files at most; each map holds one
 _Array = npt.NDArray[Any]
 _COPY = "a copy is needed: the rows lie in several files"
 
@@ -29,8 +29,8 @@ _COPY = "a copy is needed: the rows lie in several files"
 class VirtualFeatures(NDArrayOperatorsMixin):
     """``(R, D)`` descriptors in several files, read-only, indexed like an ``ndarray``.
 
-    A slice of rows of one file is a view of its memory map. Anything else is a copy of the requested elements alone,
-    made file by file. Functions of numpy and arithmetic accept it as an array, which copies all of it.
+    A slice of rows from one file is a view of its memory map. Any other key copies the requested elements only, file by
+    file. numpy functions and arithmetic also accept the object, but copy the whole array.
 
     Args:
         sources: the files; each is checked when its rows are first requested.
@@ -40,7 +40,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         dtype: float32 or float16.
 
     Raises:
-        StoreError: on access to rows: a source is no longer the file that was merged.
+        StoreError: when rows are requested: a source has changed since the merge.
     """
 
     ndim = 2
@@ -52,12 +52,12 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         self.dtype: np.dtype[np.floating[Any]] = sources.dtype
         self._maps: OrderedDict[int, _Array] = OrderedDict()
         self._mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
-        n_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # negative where there is no limit
+        n_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # negative if there is no limit
         self._n_kept = min(_KEPT_MAPS, n_files // _SHARE_OF_FILES) if n_files >= 0 else _KEPT_MAPS
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the sources alone: other processes map the files themselves."""
+        """Pickle the sources only: other processes map the files again."""
         return VirtualFeatures, (self._sources,)
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, key: Any) -> Any:
-        """Return rows or parts of them, for any key that numpy accepts."""
+        """Return rows, or parts of rows, for any key that numpy accepts."""
         parts = _split(key)
         if parts is None:
             return self._elements(key)
@@ -99,7 +99,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return self._taken(self._numbers(rows), columns)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> _Array:
-        """Return the whole array: the map of a single source, or a copy of several."""
+        """Return the whole array: the memory map of a single source, or a copy of several."""
         everything: _Array = self[:]
         if dtype is not None and np.dtype(dtype) != everything.dtype:
             if copy is False:
@@ -110,18 +110,18 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return everything.copy() if copy else everything
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        """Apply a function of numpy to the whole array."""
+        """Apply a numpy function to the whole array."""
         arrays = [np.asarray(array) if isinstance(array, VirtualFeatures) else array for array in inputs]
         return getattr(ufunc, method)(*arrays, **options)
 
     def drop_pages(self) -> None:
-        """Release the memory that holds pages of the mapped files."""
+        """Release the memory pages of the mapped files."""
         with self._lock:
             for mapped in list(self._mapped):
                 drop_pages(mapped)
 
     def _place(self, row: int) -> tuple[int, int]:
-        """Return the source that holds a row, and the row's number there."""
+        """Return the source that holds a row, and the index of the row in it."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"index {row} is out of bounds for axis 0 with size {len(self)}")
         row %= len(self)
@@ -129,7 +129,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return source, row - self._sources[source].first_row
 
     def _numbers(self, rows: _Array) -> npt.NDArray[np.int64]:
-        """Return the numbers of rows, from 0, for a mask or for numbers ``(k,)`` that may be negative."""
+        """Return row indices ``(k,)`` from 0, for a mask ``(R,)`` or for indices that may be negative."""
         n = len(self)
         if rows.dtype == bool:
             if len(rows) != n:
@@ -168,7 +168,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return taken
 
     def _elements(self, key: Any) -> Any:
-        """Return elements for any other key, using numpy's own answer for the row and column of each."""
+        """Return elements for any other key; numpy itself finds the row and column of each."""
         rows = np.asarray(np.broadcast_to(np.arange(self.shape[0])[:, None], self.shape)[key])
         columns = np.broadcast_to(np.arange(self.shape[1]), self.shape)[key]
         taken = np.empty(rows.size, dtype=self.dtype)
@@ -187,7 +187,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
             yield int(source[positions[0]]), positions
 
     def _map(self, source: int) -> _Array:
-        """Return the map of a source; those used last are kept."""
+        """Return the memory map of a source; the maps used last are kept open."""
         with self._lock:
             if source in self._maps:
                 self._maps.move_to_end(source)
@@ -201,12 +201,12 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         return mapped
 
     def _view_or_copy(self, view: _Array) -> _Array:
-        """Return a view of a map, or a copy if earlier views keep too many files open."""
+        """Return a view of a memory map, or a copy if earlier views hold too many files open."""
         return view if len(self._mapped) <= 2 * self._n_kept else np.array(view)
 
 
 def _split(key: Any) -> tuple[int | slice | _Array, Any] | None:
-    """Split a key into one for rows and one for columns; None if they cannot be applied one after the other."""
+    """Split a key into a row key and a column key; None if these cannot be applied one after the other."""
     parts = key if isinstance(key, tuple) else (key,)
     if sum(part is Ellipsis for part in parts) == 1 and len(parts) <= 3:
         at = next(i for i, part in enumerate(parts) if part is Ellipsis)
@@ -217,12 +217,12 @@ def _split(key: Any) -> tuple[int | slice | _Array, Any] | None:
     if rows is None or columns is None:
         return None
     if isinstance(rows, np.ndarray) and not isinstance(columns, slice):
-        return None  # numpy pairs the numbers of both
+        return None  # numpy would pair the row and column indices
     return rows, columns
 
 
 def _simple(part: Any) -> int | slice | _Array | None:
-    """Return a key for one axis: a number, a slice, or a mask or numbers ``(k,)``; None for anything else."""
+    """Return the key of one axis as an index, a slice, a mask or indices ``(k,)``; None for any other key."""
     if isinstance(part, slice):
         return part
     if part is None or isinstance(part, EllipsisType | bool | np.bool_):
@@ -234,12 +234,12 @@ def _simple(part: Any) -> int | slice | _Array | None:
     if array.ndim != 1:
         return None
     if array.size == 0 and not isinstance(part, np.ndarray):
-        return array.astype(np.int64)  # an empty list
+        return array.astype(np.int64)  # an empty list becomes a float array
     return array if array.dtype.kind in "biu" else None
 
 
 def _as_slice(numbers: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:
-    """Return consecutive numbers as a slice, which is copied in one piece; others unchanged."""
+    """Return consecutive indices as a slice, which copies faster; others unchanged."""
     if numbers[-1] - numbers[0] + 1 == len(numbers) and (np.diff(numbers) == 1).all():
         return slice(int(numbers[0]), int(numbers[-1]) + 1)
     return numbers

@@ -1,8 +1,8 @@
-"""Fills a feature file in place, row by row and without HDF5.
+"""Fills a feature file in place, row by row, without HDF5.
 
-:mod:`sppfeat.store.layout` lays it out in full. From then on no HDF5 call writes to it: rows, then status, go to
-their known places with ``os.pwrite``. No metadata can be half written, and plain h5py can read the file at any moment:
-crash safety comes from the layout.
+:mod:`sppfeat.store.layout` lays out the whole file first. After that no HDF5 call writes to it: ``os.pwrite`` puts rows
+and then status at their known offsets. So metadata is never half written, and plain h5py can read the file at any time,
+even after a crash.
 """
 
 import os
@@ -23,15 +23,15 @@ __all__ = ["BoxAudit", "FeatureWriter", "PartWriter"]
 
 _WRITTEN = ("features", "boxes", "images/size", "images/status", "images/error")
 _WRITTEN_OF_BOXES = ("row_flag", "row_scale", "row_region")
-_NAN_NBYTES = 4 << 20  # written at once
+_NAN_NBYTES = 4 << 20  # of NaN, written at a time
 
 
 class BoxAudit(NamedTuple):
-    """Flags and scales of some boxes, known before they are pooled.
+    """Flags and scales of boxes, which are known before pooling.
 
     Attributes:
         flag: ``(K,)`` uint8, bits of :class:`sppfeat.config.regions.RowFlag`.
-        scale: ``(K,)`` int32, values of /row_scale.
+        scale: ``(K,)`` int32, values of ``/row_scale``: short sides in pixels.
     """
 
     flag: npt.NDArray[np.uint8]
@@ -41,16 +41,16 @@ class BoxAudit(NamedTuple):
 class FeatureWriter:
     """Fills rows, status and errors of an existing file, without HDF5.
 
-    An image's status reaches the file only after its rows are synced to the disk, every ``sync_seconds`` and at
-    :meth:`close`. Neither a kill nor a power cut can leave an image marked done without its rows.
+    The status of an image is written only after its rows are synced to disk, every ``sync_seconds`` and on
+    :meth:`close`. So neither a kill nor a power cut leaves an image marked as done without its rows.
 
     Args:
         path: a file from :func:`sppfeat.store.layout.create_file`; the caller holds its lock.
-        sync_seconds: time between syncs.
+        sync_seconds: seconds between syncs.
 
     Raises:
-        StoreError: the file cannot be opened for writing, or has another layout; later, it cannot be written to, or
-            is gone.
+        StoreError: the file cannot be opened for writing, or has another layout. All methods raise it if the file
+            cannot be written to, or was removed.
     """
 
     def __init__(self, path: Path, *, sync_seconds: float = 2.0) -> None:
@@ -100,21 +100,21 @@ class FeatureWriter:
     def write_boxes(
         self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], audit: BoxAudit | None = None
     ) -> None:
-        """Write boxes of rows, ascending, that could not be computed before the size of their image was known."""
+        """Write the boxes ``(K, 4)`` of rows ``(K,)``, ascending, once the size of their image is known."""
         self._write_at("boxes", rows, boxes_px.astype("<f8"))
         if audit is not None:
             self._write_at("row_flag", rows, audit.flag.astype("|u1"))
             self._write_at("row_scale", rows, audit.scale.astype("<i4"))
 
     def write_size(self, image: int, image_hw: tuple[int, int]) -> None:
-        """Write the size of an image that was unknown at first.
+        """Write the height and width of an image that were unknown at first.
 
-        Sync its boxes before: readers take a known size as a sign that the boxes are valid.
+        Sync its boxes first: to readers, a known size means that the boxes are valid.
         """
         self.write_sizes(np.array([image]), np.array([image_hw]))
 
     def write_sizes(self, images: npt.NDArray[np.int64], image_hw: npt.NDArray[np.integer[Any]]) -> None:
-        """Write the sizes of images, ascending; see :meth:`write_size`."""
+        """Write the sizes ``(n, 2)`` of images ``(n,)``, ascending; see :meth:`write_size`."""
         self._write_at("images/size", images, image_hw.astype("<i4"))
 
     def mark_done(self, image: int) -> None:
@@ -130,7 +130,7 @@ class FeatureWriter:
         self._mark(image, Status.FAILED)
 
     def reopen(self, image: int) -> None:
-        """Mark an image as pending again, immediately, before its rows change."""
+        """Mark an image as pending again, in the file at once, before its rows change."""
         self._marks.pop(image, None)
         self._pwrite(bytes([Status.PENDING]), "images/status", image)
 
@@ -138,10 +138,10 @@ class FeatureWriter:
         """Sync rows, then status, to the disk.
 
         Raises:
-            StoreError: it cannot be written to, or its name was removed or given to another file.
+            StoreError: the file cannot be written to, or was removed or replaced under its name.
         """
         marks, self._marks = self._marks, {}
-        # In as few pieces as possible: one system call for each image took half the time of writing.
+        # In as few system calls as possible: one call for each image took half of the writing time.
         images = np.array(sorted(marks), dtype=np.int64)
         status = np.array([marks[image] for image in images.tolist()], dtype=np.uint8)
         done = images[status == Status.DONE]
@@ -154,7 +154,7 @@ class FeatureWriter:
         self._check_name()
 
     def close(self) -> None:
-        """Sync everything and close the file; further calls do nothing."""
+        """Sync everything and close the file; closing again does nothing."""
         if self._fd < 0:
             return
         try:
@@ -167,7 +167,7 @@ class FeatureWriter:
             self._fd = -1
 
     def part(self, first_image: int, first_row: int) -> "PartWriter":
-        """Return a writer for a part of the file that numbers its images and rows from 0."""
+        """Return a writer for a part of the file, whose images and rows are numbered from 0."""
         return PartWriter(self, first_image, first_row)
 
     def _mark(self, image: int, status: Status) -> None:
@@ -176,12 +176,12 @@ class FeatureWriter:
             self.sync()
 
     def _write_at(self, dataset: str, rows: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> None:
-        """Write one entry of a dataset per row; consecutive rows in one piece."""
+        """Write one entry of a dataset for each row; consecutive rows in one system call."""
         if not len(rows):
             return
         nbytes = values.itemsize * values[0].size
         first = int(rows[0])
-        if int(rows[-1]) - first == len(rows) - 1:  # nearly every image
+        if int(rows[-1]) - first == len(rows) - 1:  # true for nearly every image
             self._pwrite(_raw(values), dataset, first * nbytes)
             return
         bounds = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2, append=rows[-1] + 2) != 1)
@@ -203,7 +203,7 @@ class FeatureWriter:
             offset += written
 
     def _check_name(self) -> None:
-        """Fail early if the file lost its name, instead of writing to it for hours."""
+        """Fail early if the file was removed or replaced, instead of writing to it for hours."""
         try:
             is_there = os.path.samestat(os.fstat(self._fd), os.stat(self._path))
         except OSError:
@@ -221,11 +221,11 @@ class FeatureWriter:
 
 
 class PartWriter:
-    """Writes to a part of a file, with images and rows numbered from 0; see :class:`FeatureWriter`.
+    """Writes to a part of a file, whose images and rows are numbered from 0; see :class:`FeatureWriter`.
 
     Args:
         writer: the writer of the whole file.
-        first_image, first_row: start of the part in the whole file.
+        first_image, first_row: indices of the part's first image and row in the whole file.
     """
 
     def __init__(self, writer: FeatureWriter, first_image: int, first_row: int) -> None:
@@ -249,11 +249,11 @@ class PartWriter:
     def write_boxes(
         self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], audit: BoxAudit | None = None
     ) -> None:
-        """Write the boxes of rows, ascending."""
+        """Write the boxes ``(K, 4)`` of rows ``(K,)``, ascending."""
         self._writer.write_boxes(rows + self._first_row, boxes_px, audit)
 
     def write_sizes(self, images: npt.NDArray[np.int64], image_hw: npt.NDArray[np.integer[Any]]) -> None:
-        """Write the sizes of images, ascending."""
+        """Write the sizes ``(n, 2)`` of images ``(n,)``, ascending."""
         self._writer.write_sizes(images + self._first_image, image_hw)
 
     def mark_done(self, image: int) -> None:
@@ -265,7 +265,7 @@ class PartWriter:
         self._writer.mark_failed(image + self._first_image, reason)
 
     def reopen(self, image: int) -> None:
-        """Mark an image as pending again, immediately."""
+        """Mark an image as pending again, in the file at once."""
         self._writer.reopen(image + self._first_image)
 
     def sync(self) -> None:

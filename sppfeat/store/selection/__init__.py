@@ -1,4 +1,8 @@
-"""Selections of a feature file: some rows and columns, with labels from the file or from elsewhere."""
+"""Selections of a feature file: chosen rows and columns, with class labels.
+
+An open file, conditions on rows and columns, and labels (from the file, a table, a mapping or an array) go in; arrays
+and tables for scikit-learn, pandas and torch come out. The package only reads, and must not know how a file is written.
+"""
 
 import os
 from collections.abc import Iterator
@@ -38,7 +42,7 @@ __all__ = [
     "select_rows",
 ]
 
-_COPIED_NBYTES = 64 << 20  # whole descriptors that are cut and scaled at once
+_COPIED_NBYTES = 64 << 20  # of whole descriptors, cut and rescaled at a time
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,9 +51,9 @@ class Selection:
 
     Attributes:
         file: the open file.
-        rows: ``(n,)`` int64, numbers of the selected rows.
+        rows: ``(n,)`` int64, indices of the selected rows.
         columns: the selected columns.
-        labels: the classes of all rows of the file.
+        labels: class labels of all rows in the file, selected or not.
     """
 
     file: FeatureTable
@@ -67,7 +71,7 @@ class Selection:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the vectors out of a pickle: the file has them."""
+        """Pickle without the descriptors, which can be read from the file again."""
         return {name: value for name, value in vars(self).items() if name != "X"}
 
     @property
@@ -77,31 +81,31 @@ class Selection:
 
     @cached_property
     def X(self) -> npt.NDArray[np.floating[Any]]:  # noqa: N802 - scikit-learn's name for it
-        """``(n, d)`` of the file's type: a read-only view of the memory-mapped file if possible, else a copy.
+        """``(n, d)`` descriptors in the file's type: a read-only view of the memory map if possible, else a copy.
 
         Raises:
-            ConfigError: the memory cannot hold the copy.
+            ConfigError: memory cannot hold the copy.
         """
         return self.take(np.arange(len(self.rows)))
 
     @property
     def y(self) -> npt.NDArray[Any] | None:
-        """``(n,)`` class of each row, an index into :attr:`target_names` or -1; None if no classes are known."""
+        """``(n,)``: class of each row, an index into :attr:`target_names` or -1; None if no classes are known."""
         return self.labels.of_rows(self.rows)
 
     @property
     def target_names(self) -> list[str]:
-        """Names for the numbers of :attr:`y`."""
+        """Class names that :attr:`y` indexes."""
         return list(self.labels.names)
 
     @property
     def groups(self) -> npt.NDArray[np.int64]:
-        """``(n,)`` int64: image of each row, for splits that keep boxes of one image together."""
+        """``(n,)`` int64: image index of each row, for splits that keep the boxes of an image together."""
         return self.file.image_index[self.rows]
 
     @property
     def paths(self) -> list[str]:
-        """Path of each row's image, relative to the file's root."""
+        """``(n,)`` texts: path of each row's image, relative to the file's root."""
         table = self.file.path_table
         return [os.fsdecode(table[image]) for image in self.groups.tolist()]
 
@@ -110,17 +114,17 @@ class Selection:
         return self.X, self.y
 
     def to_pandas(self) -> Any:
-        """Return a ``pandas.DataFrame`` of everything but the vectors, indexed by the row's number.
+        """Return a ``pandas.DataFrame`` of everything but the descriptors, indexed by row index.
 
         Raises:
             ConfigError: pandas is not installed.
-            LabelError: labels are not numbers, or several for each row.
+            LabelError: labels are not numbers, or there are several per row.
         """
         return to_pandas(self.file, self.rows, self.labels)
 
     def to_torch_dataset(self) -> "FeatureDataset":
-        """Return a ``torch.utils.data.Dataset`` of ``(vector, class)``: float32 ``(d,)`` and int64, -1 for none."""
-        from sppfeat.store.torch_dataset import FeatureDataset  # imports torch, which reading does not need
+        """Return a ``torch.utils.data.Dataset`` of pairs: descriptor ``(d,)`` float32, and class int64, -1 for none."""
+        from sppfeat.store.torch_dataset import FeatureDataset  # imports torch, which nothing else here needs
 
         y = self.y
         classes = np.full(len(self), -1) if y is None else np.array(y)
@@ -132,9 +136,9 @@ class Selection:
         """Yield ``X`` and ``y`` of ``batch_size`` rows at a time, for ``partial_fit``.
 
         Args:
-            batch_size: rows of a batch; the last may have fewer.
-            seed: seed of a random order; None for the order of the file, which gives one class after the other if the
-                file is sorted by class.
+            batch_size: rows per batch; the last batch may have fewer.
+            seed: seed for a random order; None for file order, in which a file sorted by class yields one class after
+                another.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; allowed: 1 or more")
@@ -146,16 +150,16 @@ class Selection:
         return ((self.take(part), None if y is None else y[part]) for part in parts)
 
     def take(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
-        """Return the selected columns of some of the rows.
+        """Return the selected columns of some of the selected rows.
 
-        If levels or bins of a layer are left out, the rest of the layer is rescaled as the file's ``normalize``
-        demands (``l2`` and ``power``: to l2 norm 1).
+        If the selection drops levels or bins of a layer, the remaining columns of the layer are rescaled to l2 norm 1
+        where the file's ``normalize`` is ``l2`` or ``power``.
 
         Args:
-            positions: ``(k,)``, positions among the rows of this selection.
+            positions: ``(k,)`` int64, positions within :attr:`rows`.
 
         Returns:
-            ``(k, d)``; a view if rows and columns are one range each and nothing is rescaled.
+            ``(k, d)``; a view if rows and columns are contiguous and nothing is rescaled.
         """
         rows = self.rows[positions]
         features, normalize = self.file.features, self._normalize
@@ -170,48 +174,48 @@ class Selection:
         *,
         nbytes: int = _COPIED_NBYTES,
     ) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
-        """Yield rows in blocks, as :meth:`take` returns them, in the memory of one block.
+        """Yield the rows of :meth:`take` in blocks, holding one block in memory.
 
-        The pages of a block are released before the next one is read. Copy whatever you keep, or it is read again.
+        The pages of a block are released before the next one is read. Copy what you keep, or it is reread from disk.
 
         Args:
-            positions: ``(k,)``, positions among the rows of this selection; None for all.
-            nbytes: size of a block as float32.
+            positions: ``(k,)`` int64, positions within :attr:`rows`; None for all.
+            nbytes: size of a block, counted as float32.
 
         Yields:
-            A range of the positions, and their rows ``(b, d)``.
+            A range of ``positions``, and its descriptors ``(b, d)``.
         """
         if positions is None:
             positions = np.arange(len(self.rows))
         for part in row_ranges(len(positions), row_nbytes=4 * self.dimension, nbytes=nbytes):
-            # Through a view of a few columns the system would read whole descriptors.
+            # Copy first: reading through a view of a few columns would read whole descriptors from disk.
             whole = self.columns.is_everything
             yield part, self.take(positions[part]) if whole else self._copy(self.rows[positions[part]])
             self.file.drop_pages()
 
     def of_descriptors(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-        """Select the same columns of descriptors from elsewhere, as :meth:`take` does for those of the file.
+        """Select the same columns of descriptors from elsewhere, rescaled like those in :meth:`take`.
 
         Args:
-            descriptors: ``(m, D)``, whole descriptors, as :meth:`sppfeat.Extractor.from_file` makes them.
+            descriptors: ``(m, D)``, with all columns, such as those of :meth:`sppfeat.Extractor.from_file`.
 
         Returns:
-            ``(m, d)`` of the file's type: the selected columns, rescaled like those of the file.
+            ``(m, d)`` in the file's type.
 
         Raises:
-            ConfigError: the descriptors have another length than the file's.
+            ConfigError: the descriptors are not ``(m, D)`` for the file's ``D``.
         """
         if descriptors.ndim != 2 or descriptors.shape[1] != self.columns.dimension:
             raise ConfigError(
                 f"descriptors of shape {descriptors.shape}; allowed: (m, {self.columns.dimension}), as in the file"
             )
         dtype = self.file.features.dtype
-        with np.errstate(over="ignore"):  # float16 overflows to infinity, as in a file
+        with np.errstate(over="ignore"):  # float16 overflows to infinity, as when a file is written
             whole = descriptors.astype(dtype, copy=False)
             return take_rescaled(whole, self.columns, self._normalize).astype(dtype, copy=False)
 
     def _copy(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
-        """Return a copy of the selected columns of rows, given by number."""
+        """Return a copy of the selected columns of rows ``(k,)`` of the file."""
         features = self.file.features
         check_copy(self.file.path, (len(rows), self.dimension), features.dtype.itemsize)
         if self.columns.is_everything:
@@ -227,12 +231,12 @@ class Selection:
     def _cut(
         self, features: npt.NDArray[np.floating[Any]] | VirtualFeatures, rows: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.floating[Any]]:
-        """Return the selected columns of some rows; if they are one range, only they are read from the disk."""
+        """Return the selected columns of some rows; contiguous columns are read from disk alone."""
         if self.columns.one_range is not None:
             return np.asanyarray(features[rows, self.columns.one_range])
         return self.columns.take(features[rows])
 
     @property
     def _normalize(self) -> str:
-        """The file's ``normalize`` setting, read only if it matters: invalid settings do no harm otherwise."""
+        """The file's ``normalize`` setting if it matters here, else ``none``: invalid settings then do no harm."""
         return self.file.config.descriptor.normalize if self.columns.incomplete else "none"

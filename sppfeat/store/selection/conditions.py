@@ -1,4 +1,4 @@
-"""Conditions that select rows by number, label, image, status or flag of their box."""
+"""Textual conditions that select rows by index, label, image, status or box flag."""
 
 import fnmatch
 import re
@@ -32,10 +32,10 @@ _KEYS = ("label", "image", "status", "flag")
 
 
 def parse_conditions(texts: Iterable[str]) -> dict[str, list[str]]:
-    """Group conditions in words by their kind: ``label``, ``image``, ``status``, ``flag`` or ``number``.
+    """Group textual conditions by kind: ``label``, ``image``, ``status``, ``flag`` or ``number``.
 
     Raises:
-        ConfigError: a text is not a condition, or there is more than one of numbers.
+        ConfigError: a text is not a condition, or more than one selects by row index.
     """
     conditions: dict[str, list[str]] = {}
     for text in texts:
@@ -54,20 +54,20 @@ def parse_conditions(texts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def select_rows(file: FeatureTable, rows: RowsLike, labels: Labels) -> npt.NDArray[np.int64]:
-    """Return the numbers of the selected rows.
+    """Return the indices of the selected rows.
 
     Args:
         file: the open file.
-        rows: None for every row with a descriptor. A slice, a mask ``(R,)`` or conditions in words select among the
-            rows with a descriptor, in file order; a condition on the status includes rows without one. Row numbers
-            select these rows, in this order.
-        labels: the classes that ``label=`` refers to.
+        rows: None for every row with a descriptor. A slice, a mask ``(R,)`` or textual conditions select among the
+            rows with a descriptor, in file order; a condition on the status also finds rows without one. Row indices
+            select those rows, in the given order.
+        labels: the class labels that ``label=`` refers to.
 
     Returns:
         ``(n,)`` int64.
 
     Raises:
-        ConfigError: a row, class or image does not exist, or a row given by number has no descriptor.
+        ConfigError: a row, class or image does not exist, or a row given by index has no descriptor.
     """
     if rows is None:
         return file.rows_with_descriptor()
@@ -120,7 +120,7 @@ def _parse_numbers(text: str) -> npt.NDArray[np.int64]:
 
 
 def _whole_number(text: str) -> int:
-    """Return the number, or the nearest one in int64: Python refuses numbers of thousands of digits."""
+    """Return a whole number, clamped to int64: Python refuses to parse thousands of digits."""
     digits = text.lstrip("-").lstrip("0") or "0"
     limit = int(np.iinfo(np.int64).max)
     number = min(int(digits), limit) if len(digits) < 20 else limit
@@ -136,7 +136,7 @@ def _in_range(n_rows: int, rows: slice) -> npt.NDArray[np.bool_]:
 def _existing(
     file: FeatureTable, numbers: npt.NDArray[np.int64], *, needs_descriptor: bool, otherwise: str = ""
 ) -> npt.NDArray[np.int64]:
-    """Return row numbers after checking them; ``otherwise`` ends the message for rows without a descriptor."""
+    """Return row indices after checking them; ``otherwise`` ends the message about rows without a descriptor."""
     outside = numbers[(numbers < 0) | (numbers >= file.n_rows)]
     if len(outside):
         known = (
@@ -168,7 +168,7 @@ def _matching_images(file: FeatureTable, patterns: Sequence[str]) -> npt.NDArray
 
 
 def _fitting(pattern: str, names: Sequence[str], what: str, *, end: str | None = None) -> list[int]:
-    """Return the numbers of names that equal a pattern, fit its wildcards, or end with ``end``."""
+    """Return the indices of the names that equal a pattern, match its wildcards, or end with ``end``."""
     fits = re.compile(fnmatch.translate(pattern)).match if _WILD.search(pattern) else None
     found = [
         i

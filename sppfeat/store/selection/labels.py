@@ -1,4 +1,4 @@
-"""The class of each row, from the file itself or from a table, a mapping or an array."""
+"""Class labels of rows, from the feature file itself, a table, a mapping or an array."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,22 @@ from sppfeat.store.feature_table import FeatureTable
 
 __all__ = ["LabelSource", "Labels", "read_labels"]
 
-# The sources of labels that read_labels accepts.
+# Where labels can come from; see read_labels.
 LabelSource: TypeAlias = "StrPath | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
 
 _ROW = "row"
-_MAX_FILE = 1 << 32  # bytes of a table: a hundred million lines
+_MAX_FILE = 1 << 32  # bytes of a table; enough for a hundred million lines
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The class of each row.
+    """Class labels of all rows of a file.
 
     Attributes:
-        values: ``(R,)`` int64, an index into ``names`` or -1; without names the numbers that the caller gave; None if
-            no classes are known.
-        names: names of the classes.
-        n_unknown: number of names in a table or mapping that match no image of the file.
+        values: ``(R,)`` int64, index into ``names`` or -1; without names, the numbers that the caller gave; None if no
+            classes are known.
+        names: class names.
+        n_unknown: number of entries in a table or mapping that match no image of the file.
     """
 
     values: npt.NDArray[Any] | None
@@ -43,11 +43,11 @@ class Labels:
     n_unknown: int = 0
 
     def of_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any] | None:
-        """Return the classes of some rows, given by number; None if no classes are known."""
+        """Return the labels of rows ``(n,)``, given by index; None if no classes are known."""
         return None if self.values is None else self.values[rows]
 
     def name_of(self, row: int) -> str | None:
-        """Return the name of one row's class, or the number that the caller gave for it; None if it is unknown."""
+        """Return the class name of a row, or the number that the caller gave; None if there is no label."""
         if self.values is None:
             return None
         value = self.values[row]
@@ -57,18 +57,18 @@ class Labels:
 
 
 def read_labels(file: FeatureTable, source: LabelSource = None) -> Labels:
-    """Return the class of each row of a file.
+    """Read the class label of each row of a file.
 
     Args:
         file: the open file.
-        source: None for the classes of boxes if the file has any, else of images; ``"box"`` or ``"image"`` for one of
-            these; the path of a comma- or tab-separated (``.tsv``) table whose header has a column ``label`` (or
-            ``class``, ``category``), and ``path`` (or ``image``, ``file_name``, ...) or ``row``; a mapping of such
-            paths to classes; or an array with one text or number for each of ``R`` rows or ``N`` images.
+        source: None for the boxes' classes if the file has any, else the images'; ``"box"`` or ``"image"`` to choose
+            one of these; the path of a comma- or tab-separated (``.tsv``) table with a column ``label`` (or ``class``,
+            ``category``), and a column ``path`` (or ``image``, ``file_name``, ...) or ``row``; a mapping from image
+            paths to classes; or an array with one text or number per row (``R``) or image (``N``).
 
     Raises:
-        LabelError: a table is malformed or names none of the images, or an array has another length.
-        ConfigError: the source is a text that is neither a file, nor ``"box"``, nor ``"image"``.
+        LabelError: a table is malformed or matches no image, or an array has another length.
+        ConfigError: a text is neither an existing file, nor ``"box"``, nor ``"image"``.
     """
     if source is None:
         source = "box" if file.row_classes else "image"
@@ -105,7 +105,7 @@ def _of_array(file: FeatureTable, values: npt.NDArray[Any]) -> Labels:
 
 
 def _class_name(value: Any) -> str | None:
-    """Return an element of an array as a name; None for None and its stand-ins in pandas: NaN, NaT and NA."""
+    """Return an array element as a class name; None for None and for the missing values NaN, NaT and NA."""
     if isinstance(value, str | bytes):
         return os.fsdecode(value)
     try:
@@ -139,10 +139,10 @@ def _of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], where: str)
 
 
 def _of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labels:
-    """Number the names; None and empty names have no class."""
+    """Return labels for a class name per row; None and empty names have no class."""
     classes = ClassNumbers[str]()
     numbers = np.array([*classes.numbers(name or "" for name in names)], dtype=np.int64)
-    if not len(classes):  # numbers without names would be the caller's own: all of a class -1
+    if not len(classes):  # without names, values would be the caller's own numbers, and -1 a class
         return Labels(None, (), n_unknown)
     return Labels(*classes.in_order(numbers, key=str), n_unknown)
 
@@ -184,7 +184,7 @@ def _check_file(path: Path) -> None:
 
 
 def _find_columns(table: TableFile, line: int, header: Sequence[str]) -> tuple[int, int | None, int | None]:
-    """Return the numbers of the columns of labels, of images and of rows."""
+    """Return the indices of the columns for labels, images and rows; None for one that is missing."""
     repeated = repeated_column(header, (*LABEL_NAMES, *IMAGE_NAMES, _ROW))
     if repeated:
         raise table.error(f"line {line}", f"the header has {repeated!r} twice; allowed: each column once")

@@ -1,4 +1,4 @@
-"""The columns beside the vectors: number, image, label and box of each row, also as a pandas table."""
+"""Metadata of rows as columns: index, image, label and box of each row, also as a pandas table."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +16,17 @@ from sppfeat.store.selection.labels import Labels
 
 __all__ = ["EXTRA", "RowColumn", "TextColumn", "tabulate_rows", "to_pandas"]
 
-EXTRA = "extra:"  # prefix for further columns of a box file, whose names may be any text
+EXTRA = "extra:"  # prefix of a box file's other columns, whose names may be any text
 _TEXTS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
 class TextColumn:
-    """A text for each of ``n`` rows; rows may share texts.
+    """A text for each of ``n`` rows, with shared texts stored once.
 
     Attributes:
-        texts: all texts, as bytes or decoded by ``os.fsdecode``.
-        index: ``(n,)`` int64, position of each row's text in ``texts``; -1 for none.
+        texts: the distinct texts, as bytes or decoded by ``os.fsdecode``.
+        index: ``(n,)`` int64, index of each row's text in ``texts``; -1 for none.
     """
 
     texts: Sequence[bytes | str]
@@ -36,11 +36,11 @@ class TextColumn:
         return len(self.index)
 
     def __getitem__(self, rows: slice) -> list[str | None]:
-        """Return the texts of a range of rows, None for none; bytes that are not UTF-8 as ``surrogateescape``."""
+        """Return the texts of a range of rows, None for no text; bytes are decoded by ``os.fsdecode``."""
         return [None if i < 0 else os.fsdecode(self.texts[i]) for i in self.index[rows].tolist()]
 
     def parts(self) -> Iterator[list[str]]:
-        """Yield the texts of all rows in parts, empty for none."""
+        """Yield the texts of all rows in parts; no text becomes an empty one."""
         for start in range(0, len(self), _TEXTS_AT_ONCE):
             yield [text or "" for text in self[start : start + _TEXTS_AT_ONCE]]
 
@@ -61,19 +61,20 @@ RowColumn: TypeAlias = npt.NDArray[Any] | TextColumn
 
 
 def tabulate_rows(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -> Mapping[str, RowColumn]:
-    """Return the columns beside the vectors by name, each with an entry for every selected row.
+    """Return the metadata of the selected rows as named columns with ``n`` entries each.
 
-    ``row``, ``path``, ``label`` (its name), ``label_number``, ``x0``, ``y0``, ``x1``, ``y1`` (pixels of the upright
-    image); ``image_id`` if the inputs name their images; for boxes also ``flag``, ``scale``, ``mirrored``, ``score``,
-    ``id``, ``source`` and, prefixed with ``extra:``, the further columns of the box file.
+    The columns are ``row``, ``path``, ``label`` (a class name), ``label_number``, and the box ``x0``, ``y0``, ``x1``,
+    ``y1`` (edges in pixels of the image as displayed); ``image_id`` if an input table names the images; for boxes also
+    ``flag``, ``scale``, ``mirrored``, ``score``, ``id``, ``source`` and, prefixed with ``extra:``, other columns of the
+    box file.
 
     Args:
         file: the open file.
-        rows: ``(n,)`` int64, numbers of the selected rows.
-        labels: the classes of all rows of the file.
+        rows: ``(n,)`` int64, indices of the selected rows.
+        labels: class labels of all rows of the file.
 
     Raises:
-        LabelError: labels are not numbers, or several for each row.
+        LabelError: labels are not numbers, or there are several per row.
     """
     boxes, images = file.boxes[rows], file.image_index[rows]
     numbers = _label_numbers(labels, rows)
@@ -102,19 +103,19 @@ def tabulate_rows(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Label
 
 
 def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -> Any:
-    """Return the columns of :func:`tabulate_rows` as a ``pandas.DataFrame``, indexed by the row's number.
+    """Return the columns of :func:`tabulate_rows` as a ``pandas.DataFrame``, indexed by row index.
 
-    It adds ``width``, ``height``, ``status`` and ``error`` of the row's image. ``label`` is categorical with the
-    numbers of ``y`` as codes if classes have names, else these numbers; empty if no classes are known.
+    The table adds ``width``, ``height``, ``status`` and ``error`` of each row's image. If classes have names, ``label``
+    is categorical, with ``y`` as its codes; else it holds ``y`` itself, or nothing if no classes are known.
 
     Args:
         file: the open file.
-        rows: ``(n,)`` int64, numbers of the selected rows.
-        labels: the classes of all rows of the file.
+        rows: ``(n,)`` int64, indices of the selected rows.
+        labels: class labels of all rows of the file.
 
     Raises:
         ConfigError: pandas is not installed.
-        LabelError: labels are not numbers, or several for each row.
+        LabelError: labels are not numbers, or there are several per row.
     """
     pandas = import_extra("pandas", extra="pandas", purpose="to_pandas")
     columns = {**tabulate_rows(file, rows, labels), **_of_images(file, file.image_index[rows])}
@@ -133,7 +134,7 @@ def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
 
 
 def _label_numbers(labels: Labels, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """Return the class of each row, or the number given for it; -1 if none is known."""
+    """Return ``(n,)`` labels of rows as numbers; -1 if no classes are known."""
     y = labels.of_rows(rows)
     if y is None:
         return np.full(len(rows), -1, dtype=np.int64)
@@ -171,7 +172,7 @@ def _of_images(file: FeatureTable, images: npt.NDArray[np.int64]) -> dict[str, R
 
 def _series(pandas: Any, values: RowColumn, index: Any) -> Any:
     if isinstance(values, TextColumn):
-        # As objects: pandas' own type for texts accepts no names that are not UTF-8.
+        # As objects: pandas' string type refuses names that are not UTF-8.
         texts = [text or "" for text in values[:]]
         return pandas.Series(texts, index=index, dtype=object)
     return pandas.Series(values, index=index)
