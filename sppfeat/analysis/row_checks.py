@@ -1,4 +1,4 @@
-"""Checks that rows have a descriptor, and one without NaN or infinities."""
+"""Checks that rows have a descriptor, and that it holds neither NaN nor infinities."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _SHOWN = 5
 
 
 def finite_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Reads some rows of a selection into memory.
+    """Reads some rows of a selection into memory and checks that they are finite.
 
     Args:
         selection: rows and columns of an open file.
@@ -36,10 +36,10 @@ def finite_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt
 def check_finite(
     rows: npt.NDArray[np.floating[Any]], selection: "Selection", positions: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.floating[Any]]:
-    """Passes rows of a selection through, if all of their values are finite.
+    """Returns rows of a selection unchanged if all of their values are finite.
 
     Args:
-        rows: ``(k, d)``, as taken from the selection.
+        rows: ``(k, d)`` values taken from the selection.
         selection: rows and columns of an open file.
         positions: ``(k,)`` positions of these rows in the selection.
 
@@ -67,9 +67,9 @@ def find_nonfinite(
     """Positions of the rows that hold NaN or infinities.
 
     Args:
-        rows: ``(b, d)``.
-        totals: ``(b,)`` a sum over each row, of its values or of their squares. A finite sum proves a finite row; only
-            the other rows are looked at value by value, as a sum can also overflow.
+        rows: ``(b, d)`` values.
+        totals: ``(b,)`` sum of each row's values, or of their squares. A finite sum proves a finite row; only the other
+            rows are checked value by value, because a sum can also overflow.
 
     Returns:
         ``(k,)`` int64, ascending.
@@ -80,7 +80,7 @@ def find_nonfinite(
 
 
 def check_described(selection: Selection) -> None:
-    """Refuses a selection with rows of failed or pending images, or of boxes without area.
+    """Refuses a selection with rows without descriptor: of failed or pending images, or of boxes without area.
 
     Raises:
         ConfigError: there are such rows; names the first.

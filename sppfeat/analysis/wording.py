@@ -1,4 +1,4 @@
-"""Texts about networks, reductions, samples and numbers that more than one room or command shows."""
+"""Texts about networks, reductions, samples and numbers, shared by several rooms and commands."""
 
 import math
 
@@ -7,9 +7,9 @@ from sppfeat.config.wording import counted
 
 __all__ = ["dimensions_text", "network_text", "nonfinite_text", "rounded", "sample_text", "variance_text"]
 
-_MOST = 1e9  # from which on digits before the point are too many to be read
+_MOST = 1e9  # larger numbers get an exponent, because so many digits are hard to read
 
-_SHOWN_DIGITS = 8  # of a checksum
+_SHOWN_DIGITS = 8  # hexadecimal digits to show of a checksum
 
 
 def dimensions_text(method: str, *, selected: int, source_dimension: int, dimension: int) -> str:
@@ -55,12 +55,12 @@ def network_text(spec: BackboneSpec) -> str:
 
 
 def sample_text(n_shown: int, *, n_nonfinite: int, n_rows: int) -> str:
-    """The number of rows shown, and of how many they were drawn.
+    """Number of rows shown, and number of rows that they were drawn from.
 
     Args:
-        n_shown: rows shown, all of them finite.
-        n_nonfinite: rows drawn with them, but left out for NaN or infinities.
-        n_rows: rows before the draw.
+        n_shown: number of rows shown, all of them finite.
+        n_nonfinite: number of drawn rows that are not shown, because they hold NaN or infinities.
+        n_rows: number of rows before the draw.
 
     Example:
         >>> sample_text(1990, n_nonfinite=10, n_rows=5000), sample_text(1990, n_nonfinite=10, n_rows=2000)
@@ -72,12 +72,12 @@ def sample_text(n_shown: int, *, n_nonfinite: int, n_rows: int) -> str:
 
 
 def nonfinite_text(n_rows: int) -> str:
-    """The end of a sentence about rows left out for NaN or infinities; empty where there are none."""
+    """Ending of a sentence, about rows left out for NaN or infinities; empty if there are none."""
     return f"; {n_rows:,} with NaN or infinities left out" if n_rows else ""
 
 
 def rounded(value: float, digits: int = 4) -> str:
-    """A number with this many significant digits, trailing zeros included, and without exponent where that can be read.
+    """Formats a number with this many significant digits, and with an exponent only if it is very small or large.
 
     Example:
         >>> rounded(21452.7), rounded(0.4, 3), rounded(9.9996), rounded(0.0), rounded(2.5e-7)
@@ -85,7 +85,9 @@ def rounded(value: float, digits: int = 4) -> str:
     """
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # after rounding: of 9.9996 it is 1
+    exponent = int(
+        f"{value:.{digits - 1}e}".partition("e")[2]
+    )  # of the rounded number: 9.9996 rounds to 10.00
     if abs(value) >= _MOST or exponent < -digits:
         return f"{value:.{digits - 1}e}"
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"

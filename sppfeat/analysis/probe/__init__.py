@@ -1,8 +1,8 @@
 """Probes of descriptors: cross-validates a linear classifier on a feature file, fits and saves it, and predicts rows.
 
-A selection of labeled rows goes in, with the settings of the probe; accuracies, confusions and the effect of each part
-of the descriptors come out, or a fitted classifier, its file, and its predictions. Rows are read through the selection
-in blocks, as they may exceed the memory. The room must not know images, networks or charts.
+A selection of labeled rows and the settings of the probe go in. Accuracies, confused classes and the scores of parts of
+the descriptors come out, or else a fitted classifier, its file, and its predictions. Rows may exceed the memory and are
+read through the selection in blocks. The room must not know images, networks or charts.
 """
 
 from collections.abc import Callable
@@ -46,10 +46,10 @@ def probe(
     Args:
         selection: rows, columns and labels of an open file.
         settings: settings of the probe; the defaults of :class:`ProbeSettings` if None.
-        on_progress: called with the number of steps done, and of all steps.
+        on_progress: called with the number of steps done and the total number of steps.
 
     Raises:
-        LabelError: there are no labels, or too few rows of too few classes.
+        LabelError: there are no labels, or fewer than two classes have enough rows.
         ConfigError: neither the rows nor sums over them fit the memory, or scikit-learn is not installed.
         StoreError: a row holds NaN or infinities.
     """

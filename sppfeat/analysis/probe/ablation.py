@@ -1,4 +1,4 @@
-"""Parts of a descriptor to try by themselves, and the classifiers that a probe trains on them."""
+"""Parts of a descriptor that a probe also scores separately, and the task of a probe: rows, folds and parts."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -22,7 +22,8 @@ class DescriptorPart(NamedTuple):
 
     Attributes:
         kind: ``all``, ``level``, ``levels up to`` or ``layer``.
-        layers, levels: names of the layers, and levels.
+        layers: names of the layers.
+        levels: bins per side of each pyramid level.
     """
 
     kind: str
@@ -31,9 +32,9 @@ class DescriptorPart(NamedTuple):
 
 
 def list_parts(selection: "Selection") -> list[DescriptorPart]:
-    """Lists all selected columns first, then each level, the levels up to each, and each layer.
+    """Lists the parts: all selected columns, each level, the levels up to each, and each layer, in this order.
 
-    A part that equals all columns, or an earlier part, is not listed.
+    A part equal to an earlier one is not listed again.
 
     Example:
         >>> from types import SimpleNamespace
@@ -57,7 +58,7 @@ def list_parts(selection: "Selection") -> list[DescriptorPart]:
 
 
 def narrow(selection: "Selection", layers: Collection[str], levels: Collection[int]) -> "Selection":
-    """The same rows with only these layers and levels of the selected columns."""
+    """Narrows a selection to some of its layers and levels; the rows stay the same."""
     columns = selection.columns
     parts = tuple(part for part in columns.parts if part.block.layer in layers and part.block.level in levels)
     cut = {part.block.layer for part in columns.parts if part.block.layer in layers and part not in parts}
@@ -67,13 +68,14 @@ def narrow(selection: "Selection", layers: Collection[str], levels: Collection[i
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """The classifiers that a probe trains and tests.
+    """Input of a cross-validation: one classifier is trained and tested for each part and fold.
 
     Attributes:
-        selection, labeled: rows, columns and classes.
+        selection: rows and columns of an open file.
+        labeled: the rows of the selection to train and test on, with their classes.
         folds: folds of the labeled rows, repeat after repeat; each repeat tests every row once.
-        parts: parts of the descriptors; the first is all of them.
-        settings: settings of the classifiers, and the memory that they may use.
+        parts: parts of the descriptors; the first is the whole descriptor.
+        settings: settings of the classifiers and their maximum memory.
     """
 
     selection: "Selection"
@@ -89,7 +91,7 @@ class ProbeTask:
 
     @property
     def n_classes(self) -> int:
-        """Number of their classes."""
+        """Number of classes of the labeled rows."""
         return len(self.labeled.names)
 
     @property
@@ -98,5 +100,5 @@ class ProbeTask:
         return int(np.searchsorted(np.cumsum([len(fold.test) for fold in self.folds]), self.n_rows)) + 1
 
     def narrow_to(self, part: DescriptorPart) -> "Selection":
-        """The rows with only the columns of a part."""
+        """Narrows the selection to the columns of a part."""
         return narrow(self.selection, part.layers, part.levels)

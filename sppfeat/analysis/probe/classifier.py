@@ -1,4 +1,4 @@
-"""The linear classifier: rows scaled per layer, then regularized least squares, one class against the others."""
+"""The linear classifier: rows scaled layer by layer, then regularized least squares, one class against the rest."""
 
 import hashlib
 import math
@@ -34,15 +34,15 @@ _AT_ONCE = 1 << 16  # rows
 
 @dataclass(frozen=True)
 class FittedClassifier:
-    """A fitted classifier with a description of the rows that it takes.
+    """A fitted classifier with a description of the rows that it accepts.
 
     Attributes:
-        pipeline: fitted pipeline of scikit-learn; takes ``(n, d)`` float32.
+        pipeline: fitted scikit-learn pipeline; takes ``(n, d)`` float32.
         classes: class names; predictions are indices into them.
-        config: settings that made its descriptors.
-        columns: columns of its rows.
-        reduction: fingerprint of the reduction of its descriptors; None if they are not reduced.
-        n_rows: number of rows that it was fitted on.
+        config: extraction settings of the descriptors it was fitted on.
+        columns: descriptor columns it was fitted on.
+        reduction: fingerprint of the reduction of these descriptors; None if they are not reduced.
+        n_rows: number of rows it was fitted on.
         sppfeat_version: version of sppfeat that fitted it.
         learned: ``(n_rows,)`` uint64, the :func:`row_digests` of these rows; None if it was saved without them.
     """
@@ -58,12 +58,12 @@ class FittedClassifier:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Layers of its columns."""
+        """Names of the layers it was fitted on."""
         return tuple(dict.fromkeys(block.layer for block in self.columns))
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Levels of its columns."""
+        """Pyramid levels it was fitted on."""
         return tuple(dict.fromkeys(block.level for block in self.columns))
 
 
@@ -96,16 +96,16 @@ def fit_classifier(
 
 
 def make_pipeline(columns: "ColumnSelection", *, C: float, class_weight: str) -> Any:  # noqa: N803
-    """Makes an unfitted pipeline of scikit-learn for rows ``(n, d)`` float32.
+    """Makes an unfitted scikit-learn pipeline for rows ``(n, d)`` float32.
 
     Each layer's part of a row is scaled to l2 norm 1 / sqrt(number of layers), so that whole rows have norm 1 and
-    one C suits all files; zeros stay zeros. Then comes ``RidgeClassifier``, for its speed on long rows: on a fold of
-    Caltech-101 (3030 x 10752) it had 87.0 % in 1.7 s, ``LinearSVC(C=1)`` 84.5 % in 70 s and
+    one C suits all files; zeros stay zeros. ``RidgeClassifier`` follows because it is fast on long rows: on a fold of
+    Caltech-101 (3030 x 10752) it reached 87.0 % in 1.7 s, ``LinearSVC(C=1)`` 84.5 % in 70 s and
     ``LogisticRegression(C=100)`` 83.3 % in 35 s.
 
     Args:
         columns: columns of the rows.
-        C: inverse strength of the regularization.
+        C: inverse of the regularization strength.
         class_weight: ``balanced`` or ``none``.
     """
     compose, linear_model, pipeline, preprocessing = (
@@ -130,12 +130,13 @@ def fit_pipeline(
     *,
     on_progress: Callable[[int, int], None] = lambda n, total: None,
 ) -> Any:
-    """Fits a pipeline of scikit-learn: on the rows themselves if they fit the memory, else from sums over them.
+    """Fits a scikit-learn pipeline: on the rows themselves if they fit the memory, else from sums over them.
 
     Args:
-        selection, labeled: rows, columns and classes.
-        settings: settings of the classifier, and the memory that it may use.
-        on_progress: called with the number of steps done, and of all steps.
+        selection: rows and columns of an open file.
+        labeled: the rows of the selection to fit on, with their classes.
+        settings: settings of the classifier and its maximum memory.
+        on_progress: called with the number of steps done and the total number of steps.
 
     Raises:
         ConfigError: neither the rows nor sums over them fit the memory, or scikit-learn is not installed.
@@ -167,11 +168,11 @@ def fit_pipeline(
 
 
 def _with_solution(pipeline: Any, solution: RidgeSolution, *, n_layers: int) -> Any:
-    """Puts a solution for layers of norm 1 into a pipeline, which scales each layer to norm 1 / sqrt(layers)."""
-    # As many rows as it takes for all that fitting sets besides these numbers, in the right types and shapes.
+    """Stores a solution for layers of norm 1 in a pipeline, which scales each layer to norm 1 / sqrt(n_layers)."""
+    # Fitting one row per class sets every other attribute with the right type and shape.
     pipeline.fit(np.zeros((len(solution.classes), solution.coef.shape[1]), np.float32), solution.classes)
     classifier = pipeline.steps[-1][1]
-    # Of two classes there is one number: that of the second.
+    # With two classes, scikit-learn keeps the coefficients of the second class only.
     kept = slice(-len(classifier.intercept_), None)
     classifier.coef_[...] = solution.coef[kept] * math.sqrt(n_layers)
     classifier.intercept_[...] = solution.intercept[kept]
@@ -179,10 +180,10 @@ def _with_solution(pipeline: Any, solution: RidgeSolution, *, n_layers: int) -> 
 
 
 def row_digests(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """Digests of the origin of rows, in 8 bytes each: the root, the path of the image, and the box.
+    """Digests of the origins of rows, 8 bytes each: the root, the image's path, and the box.
 
-    A photograph has the same digest in every file that was made of it at that place. In another place, or under
-    another root, it has another one: ``train/1.jpg`` and ``test/1.jpg`` are not confused.
+    Two files extracted from the same image at the same path give its rows the same digests. Under another path or
+    root the digests differ, so ``train/1.jpg`` and ``test/1.jpg`` are not confused.
 
     Args:
         selection: rows of an open file.
@@ -206,4 +207,6 @@ def row_digests(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt
 
 
 def _digest(path: bytes, box: bytes) -> bytes:
-    return hashlib.blake2b(box + path, digest_size=_NBYTES).digest()  # a box is always of the same length
+    return hashlib.blake2b(
+        box + path, digest_size=_NBYTES
+    ).digest()  # no separator: all boxes have the same length

@@ -1,4 +1,4 @@
-"""Files of fitted classifiers: the pipeline of scikit-learn with a description of the rows that it takes."""
+"""Files of fitted classifiers: the scikit-learn pipeline and a description of the rows that it accepts."""
 
 import json
 import zipfile
@@ -27,7 +27,7 @@ _STEPS = ("Pipeline", "ColumnTransformer", "RidgeClassifier")
 
 
 def save_classifier(path: Path, classifier: FittedClassifier, *, overwrite: bool = True) -> None:
-    """Writes a classifier with skops; ``skops.io.load(path)["pipeline"]`` is the pipeline.
+    """Writes a classifier with skops; ``skops.io.load(path)["pipeline"]`` gives the pipeline back.
 
     Raises:
         ConfigError: skops is not installed.
@@ -52,11 +52,11 @@ def save_classifier(path: Path, classifier: FittedClassifier, *, overwrite: bool
 
 
 def load_classifier(path: Path) -> FittedClassifier:
-    """Reads a classifier without running anything in the file; refuses whatever :func:`save_classifier` does not write.
+    """Reads a classifier without running code from the file; refuses types that :func:`save_classifier` does not write.
 
     Raises:
         ConfigError: skops is not installed.
-        StoreError: there is no such file, it is not a classifier of sppfeat, or it is damaged.
+        StoreError: there is no such file, it is not an sppfeat classifier, or it is damaged.
     """
     skops = import_extra("skops.io", extra="sklearn", purpose="a file of a classifier")
     where = repr(str(path))
@@ -65,8 +65,8 @@ def load_classifier(path: Path) -> FittedClassifier:
     _check_archive(path)
     try:
         untrusted = skops.get_untrusted_types(file=path)
-    except Exception as error:  # of a file that anybody may have made: skops raises what its parts raise
-        raise _not_one(where, error) from error
+    except Exception as error:  # the file is not trusted, and skops passes on any exception of its parsers
+        raise _not_a_classifier(where, error) from error
     if untrusted:
         raise StoreError(
             f"{where} holds {one_line(', '.join(map(str, untrusted)))}, which is not loaded; allowed: what "
@@ -75,14 +75,14 @@ def load_classifier(path: Path) -> FittedClassifier:
     try:
         return _from_content(skops.load(path))
     except Exception as error:  # likewise
-        raise _not_one(where, error) from error
+        raise _not_a_classifier(where, error) from error
 
 
 def _from_content(content: Any) -> FittedClassifier:
     """Rebuilds a classifier from the content of its file.
 
     Raises:
-        Exception: of any kind, if the content is not what :func:`save_classifier` writes.
+        Exception: of any type, if :func:`save_classifier` did not write the content.
     """
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError("it is no classifier of sppfeat")
@@ -117,12 +117,12 @@ def _from_content(content: Any) -> FittedClassifier:
         reduction=None if content["reduction"] is None else str(content["reduction"]),
         n_rows=int(content["n_rows"]),
         sppfeat_version=str(content["sppfeat_version"]),
-        learned=_learned(content.get("learned"), int(content["n_rows"])),
+        learned=_checked_digests(content.get("learned"), int(content["n_rows"])),
     )
 
 
-def _learned(digests: Any, n_rows: int) -> npt.NDArray[np.uint64] | None:
-    """Checks the digests of rows; None for files of versions that did not save them.
+def _checked_digests(digests: Any, n_rows: int) -> npt.NDArray[np.uint64] | None:
+    """Checks the digests of the rows fitted on; None if the file was written by a version that did not save them.
 
     Raises:
         ValueError: they are malformed.
@@ -142,18 +142,18 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses a file that is not a zip archive, and one that unpacks to more than its size: ours are not compressed."""
+    """Refuses a file that is no zip archive, or that unpacks to more than its size; we write archives uncompressed."""
     where = repr(str(path))
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
-        raise _not_one(where, error) from error
+        raise _not_a_classifier(where, error) from error
     if unpacked > path.stat().st_size:
         raise StoreError(f"{where} is no classifier of sppfeat: {unpacked} bytes in {path.stat().st_size}")
 
 
-def _not_one(where: str, error: Exception) -> StoreError:
+def _not_a_classifier(where: str, error: Exception) -> StoreError:
     return StoreError(
         f"{where} is not what 'sppfeat probe --save' writes, or damaged: {one_line(str(error) or repr(error))}"
     )

@@ -1,4 +1,4 @@
-"""Memory and time of the three methods of cross-validation, and the plan of the one that adds up sums over rows."""
+"""Memory and time of the three methods of cross-validation, and the plan of the method ``sums``."""
 
 import bisect
 import dataclasses
@@ -23,25 +23,26 @@ __all__ = [
     "sums_shape",
 ]
 
-_BLOCK_NBYTES = 128 << 20  # of rows that are read at once, as float32
-# Rows of a block, or half the length of a row if that is more: with fewer, most of the time goes into adding up.
+_BLOCK_NBYTES = 128 << 20  # maximum size of a block of rows, as float32
+# A block has this many rows, or half the length of a row if that is more: with fewer, adding the products to the sums
+# takes most of the time.
 _LEAST_ROWS = 256
-_COPIES = 4  # of a block: the one before, scaled, sorted, weighted
-# scikit-learn makes three more copies of the rows that it is given.
+_COPIES = 4  # copies of a block in memory: the previous one, scaled, sorted, weighted
+# The rows, and three copies that scikit-learn makes.
 _PIPELINE_COPIES = 4
-# What everything else takes beside multiplications, in multiplications for each value that is passed over: measured.
-_PASSES = {"products": 2000, "sums": 3000, "rows": 1000}
+# Measured time of all steps but the large products, per value, in units of one multiplication.
+_PASS_COSTS = {"products": 2000, "sums": 3000, "rows": 1000}
 
 
 @dataclass(frozen=True)
 class SumsShape:
-    """The sizes that decide how much memory the sums take.
+    """The sizes that determine the memory of the method ``sums``.
 
     Attributes:
         n_rows: number of rows.
         dimension: length of a row.
         n_classes: number of classes.
-        widest: dimension of the widest part that is cut out of the rows; 0 without any.
+        widest: length of the widest of the narrower parts, which need copies of their columns; 0 if there are none.
     """
 
     n_rows: int
@@ -50,17 +51,17 @@ class SumsShape:
     widest: int = 0
 
     def folds_at_once(self, n_folds: int, max_nbytes: int) -> int:
-        """The largest number of folds, up to ``n_folds``, that fit the memory together; 0 if not even one does."""
+        """Largest number of folds, up to ``n_folds``, whose sums fit the memory together; 0 if not even one fits."""
         fitting = (n for n in range(n_folds, 0, -1) if self._block_rows(n, max_nbytes) >= self._least_rows)
         return next(fitting, 0)
 
     def block_rows(self, folds: int, max_nbytes: int) -> int:
-        """Number of rows to read at once beside the sums of this many folds."""
+        """Number of rows to read at once in the memory that the sums of this many folds leave."""
         return min(self._block_rows(folds, max_nbytes), self._most_rows)
 
     @property
     def least_nbytes(self) -> int:
-        """The least memory that the sums need, in bytes."""
+        """Minimum memory for one fold at a time, in bytes."""
         return self._sums_nbytes(1) + self._least_rows * self._row_nbytes
 
     def _block_rows(self, folds: int, max_nbytes: int) -> int:
@@ -80,10 +81,10 @@ class SumsShape:
         return min(self._most_rows, max(_LEAST_ROWS, self.dimension // 2))
 
     def _sums_nbytes(self, folds: int) -> int:
-        """Bytes of the sums of this many folds, and of what is computed from them."""
-        # In float64 for each fold and for all, in float32 for a block; and what is cut out.
+        """Bytes of the sums of this many folds, and of the arrays computed from them."""
+        # float64 for each fold and for all rows, float32 for the product of a block; the copy of a narrower part.
         moments = self.dimension**2 * (8 * (folds + (folds > 1)) + 4) + 8 * self.widest**2
-        # For each fold and the rest; five more to solve; and what came of each fold.
+        # Class sums for each fold and for rows that no fold tests; five temporaries of the solver; the solutions.
         copies = 8 * (folds + 1) + 8 * 5 + 4 * folds * (1 + (self.widest > 0))
         return moments + self.n_classes * self.dimension * copies
 
@@ -92,10 +93,10 @@ class SumsRun(NamedTuple):
     """Folds and parts that are computed together, in one pass over the rows.
 
     Attributes:
-        parts: numbers of the parts.
-        folds: range of the folds.
+        parts: indices into the parts of the task.
+        folds: range of the folds of the task.
         block_rows: number of rows to read at once.
-        n_steps: number of blocks to read and of folds to solve.
+        n_steps: blocks to read plus folds to solve.
     """
 
     parts: list[int]
@@ -105,7 +106,7 @@ class SumsRun(NamedTuple):
 
 
 def plan_sums(task: ProbeTask) -> list[SumsRun]:
-    """Plans the passes over the rows, as few as fit the memory; empty if none fits."""
+    """Plans as few passes over the rows as the memory allows; an empty list if it allows none."""
     max_nbytes, per_repeat = task.settings.memory_nbytes, task.folds_per_repeat
     runs = []
     for parts in group_parts(task.parts):
@@ -122,13 +123,13 @@ def plan_sums(task: ProbeTask) -> list[SumsRun]:
 
 
 def sums_shape(task: ProbeTask, parts: Sequence[int]) -> SumsShape:
-    """The sizes of the sums for parts that are computed together, given by their numbers."""
+    """Sizes of the sums for parts that are computed together, given by their indices."""
     first, *others = [task.narrow_to(task.parts[number]).dimension for number in parts]
     return SumsShape(task.n_rows, first, task.n_classes, max(others, default=0))
 
 
 def _groups_of_folds(n_folds: int, per_repeat: int, at_once: int) -> Iterator[slice]:
-    """Yields ranges of folds to compute together: each within one repeat, and of about the same size."""
+    """Yields ranges of folds to compute together, each within one repeat and all about equally long."""
     n_groups = -(-per_repeat // at_once)
     ends = [per_repeat * i // n_groups for i in range(n_groups + 1)]
     for start in range(0, n_folds, per_repeat):
@@ -137,7 +138,7 @@ def _groups_of_folds(n_folds: int, per_repeat: int, at_once: int) -> Iterator[sl
 
 
 def group_parts(parts: Sequence[DescriptorPart]) -> list[list[int]]:
-    """Groups the numbers of parts to compute together: parts with all levels and some of the layers of the first.
+    """Groups the indices of parts to compute together: those with the levels and some layers of the group's first part.
 
     Example:
         >>> whole = DescriptorPart("all", ("a", "b"), (1, 2))
@@ -158,10 +159,10 @@ def group_parts(parts: Sequence[DescriptorPart]) -> list[list[int]]:
 
 
 def choose_method(task: ProbeTask) -> str:
-    """Chooses, among the methods that fit the memory, the one that takes the least time.
+    """Chooses the fastest method that fits the memory: ``products``, ``sums`` or ``rows``.
 
     Args:
-        task: rows, folds and parts; its settings name the method, or ``auto``, and the memory.
+        task: rows, folds and parts; its settings give the method, or ``auto``, and the maximum memory.
 
     Raises:
         ConfigError: no method fits, or the requested one does not.
@@ -185,16 +186,16 @@ def choose_method(task: ProbeTask) -> str:
 
 
 def rows_nbytes(n_rows: int, dimension: int) -> int:
-    """Bytes of rows in memory, and of the copies that scikit-learn makes of them."""
+    """Bytes of rows in memory, including the copies that scikit-learn makes."""
     return _PIPELINE_COPIES * 4 * n_rows * dimension
 
 
 def memory_error(shape: SumsShape, n_blocks: int, needed: int, max_nbytes: int) -> ConfigError:
-    """Makes the error that says how much memory is missing, and how many rows or values would fit.
+    """Makes the error that says how much memory is needed, and how many rows or values would fit.
 
     Args:
         shape: sizes of the rows.
-        n_blocks: number of blocks of their columns.
+        n_blocks: number of column blocks (one per layer and level) of a row.
         needed: bytes needed.
         max_nbytes: bytes allowed.
     """
@@ -216,7 +217,7 @@ def memory_error(shape: SumsShape, n_blocks: int, needed: int, max_nbytes: int) 
 
 
 def _work_of_products(task: ProbeTask) -> float:
-    solving = sum(len(fold.train) ** 3 / 3 + _PASSES["products"] * task.n_rows**2 for fold in task.folds)
+    solving = sum(len(fold.train) ** 3 / 3 + _PASS_COSTS["products"] * task.n_rows**2 for fold in task.folds)
     return task.n_rows**2 * task.selection.dimension / 2 + len(task.parts) * solving
 
 
@@ -227,7 +228,7 @@ def _work_of_sums(task: ProbeTask) -> float:
         weights = fold_weights(
             task.labeled.y, task.folds[run.folds], n_classes=task.n_classes, balanced=task.settings.balanced
         )
-        work += weights.n_multiplied * first**2 / 2 + _PASSES["sums"] * task.n_rows * first
+        work += weights.n_multiplied * first**2 / 2 + _PASS_COSTS["sums"] * task.n_rows * first
         work += weights.n_folds * sum(width**3 / 3 for width in (first, *others))
     return work
 
@@ -238,5 +239,5 @@ def _work_of_rows(task: ProbeTask) -> float:
         width = task.narrow_to(part).dimension
         for fold in task.folds:
             short, long = sorted((len(fold.train), width))
-            work += long * short**2 / 2 + short**3 / 6 + _PASSES["rows"] * task.n_rows * width
+            work += long * short**2 / 2 + short**3 / 6 + _PASS_COSTS["rows"] * task.n_rows * width
     return work

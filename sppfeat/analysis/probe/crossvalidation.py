@@ -26,12 +26,12 @@ def cross_predict(
     Args:
         task: rows, folds and parts of the descriptors.
         method: ``products`` (inner products of all rows, computed once), ``sums`` (second moments of the training
-            rows of each fold; the rows are read in blocks) or ``rows`` (scikit-learn's pipeline on rows in memory,
-            for each fold and part by itself). The predictions are the same, but for rounding.
-        on_progress: called with the number of steps done, and of all steps.
+            rows of each fold; the rows are read in blocks) or ``rows`` (a scikit-learn pipeline on rows in memory,
+            fitted separately for each fold and part). The predictions are the same up to rounding.
+        on_progress: called with the number of steps done and the total number of steps.
 
     Returns:
-        By part, then fold: ``(len(fold.test),)`` int64 classes.
+        For each part a list with ``(len(fold.test),)`` int64 predicted classes for each fold.
     """
     ways = {"products": _by_products, "sums": _by_sums, "rows": _by_rows}
     return ways[method](task, on_progress)
@@ -41,12 +41,12 @@ def _by_products(task: ProbeTask, on_progress: Callable[[int, int], None]) -> _P
     steps = len(task.parts) * len(task.folds)
     n_done = 0
 
-    def told(n: int, total: int) -> None:
+    def on_block(n: int, total: int) -> None:
         nonlocal n_done
         n_done = n
         on_progress(n, total + steps)
 
-    products = PartProducts(task.selection, task.labeled.positions, on_progress=told)
+    products = PartProducts(task.selection, task.labeled.positions, on_progress=on_block)
     total = n_done + steps
     found: _Predicted = [[] for _ in task.parts]
     for own, part in zip(found, task.parts, strict=True):

@@ -1,4 +1,4 @@
-"""Folds of a cross-validation, with classes spread evenly and rows of an image kept together; weights of their rows."""
+"""Folds of a cross-validation, stratified by class and grouped by image, and the weights of their rows."""
 
 import warnings
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ def make_folds(
 
     Args:
         y: ``(n,)`` class of each row.
-        groups: ``(n,)``; rows of one group stay together. If None, each row stands by itself.
-        n_folds: folds of each repeat, which together test every row once.
+        groups: ``(n,)`` group of each row, kept in one fold; if None, each row is a group of its own.
+        n_folds: number of folds of each repeat, which together test every row once.
         repeats: number of shuffles, seeded with ``seed``, ``seed + 1``, ...
         seed: seed of the first shuffle.
 
     Raises:
-        LabelError: the rows cannot be split so that each fold has rows to test and two classes to train on.
+        LabelError: some fold would have no rows to test, or fewer than two classes to train on.
     """
     splits = import_extra("sklearn.model_selection", extra="sklearn", purpose="cross-validation")
     kind = splits.StratifiedKFold if groups is None else splits.StratifiedGroupKFold
@@ -43,7 +43,7 @@ def make_folds(
         splitter = kind(n_folds, shuffle=True, random_state=seed + repeat)
         try:
             with warnings.catch_warnings():
-                # Of classes with fewer rows than folds: the caller has asked for them.
+                # scikit-learn warns of classes with fewer rows than folds, but --min-per-class allows them.
                 warnings.simplefilter("ignore", UserWarning)
                 found = [Fold(train, test) for train, test in splitter.split(np.zeros(len(y)), y, groups)]
         except ValueError as error:
@@ -61,15 +61,15 @@ def make_folds(
 
 
 class FoldWeights(NamedTuple):
-    """Weights of rows in the training of ``m`` folds, no two of which test the same row.
+    """Training weights of ``n`` rows of ``K`` classes in each of ``m`` folds with disjoint test rows.
 
     Attributes:
-        test_fold: ``(n,)`` int64, the fold that tests a row, or -1. The row trains all other folds.
+        test_fold: ``(n,)`` int64, the fold that tests each row, or -1. All other folds train on the row.
         sizes: ``(K,)`` int64, number of rows of each class.
-        counts: ``(m, K)`` int64, number of rows of each class that train a fold.
-        weights: ``(m, K)`` float64, weight of each of these rows, up to a factor of the fold; 0 if there are none.
-        scale: ``(m,)`` float64, that factor.
-        shared: ``(K,)`` float64, the weight that most folds give to a class; 0 if no two give the same.
+        counts: ``(m, K)`` int64, number of training rows of each class in each fold.
+        weights: ``(m, K)`` float64, weight of a row of each class before ``scale``; 0 if the fold has no such row.
+        scale: ``(m,)`` float64, factor of a fold by which to multiply its weights.
+        shared: ``(K,)`` float64, the most frequent weight of each class over the folds; 0 if no two folds agree.
     """
 
     test_fold: npt.NDArray[np.int64]
@@ -86,7 +86,7 @@ class FoldWeights(NamedTuple):
 
     @property
     def n_multiplied(self) -> int:
-        """Number of rows to multiply for the second moments of all folds, counted as often as they are multiplied."""
+        """Number of rows to multiply for the second moments of all folds; a row counts each time it is multiplied."""
         once = int(self.sizes[self.shared > 0].sum())
         return once + int(self.counts[self.weights != self.shared].sum())
 
@@ -94,13 +94,13 @@ class FoldWeights(NamedTuple):
 def fold_weights(
     y: npt.NDArray[np.int64], folds: Sequence[Fold], *, n_classes: int, balanced: bool
 ) -> FoldWeights:
-    """Computes the weights of rows in the training of folds that test different rows.
+    """Computes the training weights of rows in folds with disjoint test rows.
 
     Args:
         y: ``(n,)`` class of each row.
-        folds: folds, each of which trains with all rows that it does not test.
+        folds: folds that train on every row that they do not test.
         n_classes: number of classes of all rows.
-        balanced: give all classes the same weight, instead of all rows.
+        balanced: give all classes the same total weight; if False, give all rows the same weight.
     """
     test_fold = np.full(len(y), -1)
     for number, fold in enumerate(folds):
@@ -115,7 +115,7 @@ def fold_weights(
 
 
 def _shared(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The most frequent value of each column; 0 if none occurs twice."""
+    """Most frequent value of each column; 0 if none occurs twice."""
     times = (weights[:, None] == weights).sum(axis=1)
     shared: npt.NDArray[np.float64] = weights[times.argmax(axis=0), np.arange(weights.shape[1])]
     return np.where(times.max(axis=0) > 1, shared, 0.0)

@@ -1,7 +1,7 @@
 """The classifier of :mod:`sppfeat.analysis.probe.classifier`, computed from inner products of rows.
 
-Of ``n`` long rows, a linear classifier needs only the ``n x n`` inner products. Those of the parts of a descriptor add
-up: computed once, they serve all folds and all choices of layers and levels.
+For ``n`` long rows, a linear classifier needs only their ``n x n`` inner products. The products of whole descriptors
+are sums of the products of their parts, so products computed once serve all folds and all choices of layers and levels.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["PartProducts", "predict_with_kernel", "products_nbytes"]
 
-_BLOCK_NBYTES = 256 << 20  # of rows that are multiplied at once, as float32
+_BLOCK_NBYTES = 256 << 20  # maximum size of the rows to multiply at once, as float32
 
 
 class PartProducts:
-    """Inner products of rows, for each part of their descriptor.
+    """Inner products of rows, separately for each layer and level of their descriptors.
 
     Args:
         selection: rows and columns of an open file.
         positions: ``(n,)`` positions in the selection.
-        on_progress: called with the number of blocks done, and of all blocks.
+        on_progress: called with the number of blocks done and the total number of blocks.
 
     Raises:
         StoreError: a row holds NaN or infinities.
@@ -59,7 +59,7 @@ class PartProducts:
                 on_progress(n_done, total)
 
     def kernel(self, layers: Collection[str], levels: Collection[int]) -> npt.NDArray[np.float64]:
-        """Inner products ``(n, n)`` float64 of the rows reduced to these layers and levels, scaled per layer."""
+        """Inner products ``(n, n)`` float64 of the rows over these layers and levels, scaled layer by layer."""
         chosen: dict[str, list[npt.NDArray[np.float32]]] = {}
         for part, products in zip(self._parts, self._products, strict=True):
             if part.block.layer in layers and part.block.level in levels:
@@ -88,23 +88,23 @@ def predict_with_kernel(
     alpha: float,
     balanced: bool,
 ) -> npt.NDArray[np.int64]:
-    """Predicts as ``RidgeClassifier`` does, from inner products of rows alone.
+    """Gives the predictions of ``RidgeClassifier`` from inner products of rows alone.
 
     Args:
         kernel: ``(n, n)`` inner products of all rows.
         y: ``(n,)`` class of each row.
-        train, test: positions of rows.
-        alpha: strength of the regularization.
-        balanced: give all classes the same weight, instead of all rows.
+        train, test: ``(k,)`` positions of the training rows and of the test rows.
+        alpha: regularization strength.
+        balanced: give all classes the same total weight; if False, give all rows the same weight.
 
     Returns:
-        ``(len(test),)`` class of each test row, one of those of the training rows.
+        ``(len(test),)`` int64, a class of the training rows for each test row.
     """
     ridge = import_extra("sklearn.kernel_ridge", extra="sklearn", purpose="cross-validation")
     classes, own = np.unique(y[train], return_inverse=True)
     weights = _balanced_weights(own) if balanced else np.ones(len(train))
     share = weights / weights.sum()
-    # The intercept: rows and targets around their weighted means.
+    # Centering rows and targets at their weighted means stands for the intercept, which is not regularized.
     inner, across = kernel[np.ix_(train, train)], kernel[np.ix_(test, train)]
     mean = share @ inner
     offset = float(mean @ share)
@@ -119,7 +119,7 @@ def predict_with_kernel(
 
 
 def _balanced_weights(classes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Weights of rows that give all classes the same share and have the mean 1, as scikit-learn has it."""
+    """Weights ``(n,)`` of rows, of mean 1, that give all classes the same share: scikit-learn's "balanced"."""
     counts = np.bincount(classes)
     weights: npt.NDArray[np.float64] = len(classes) / (len(counts) * counts[classes])
     return weights
@@ -133,5 +133,5 @@ def _ranges(parts: "tuple[BlockPart, ...]") -> Iterator[slice]:
 
 
 def products_nbytes(n: int, n_parts: int) -> int:
-    """Bytes of the products of ``n`` rows with this many parts, and of what is computed from them."""
+    """Bytes of the products of ``n`` rows with this many parts, and of the arrays computed from them."""
     return n * n * (4 * n_parts + 8 * 6)

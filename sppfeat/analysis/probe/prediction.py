@@ -1,4 +1,4 @@
-"""Predictions of a saved classifier for the rows of a feature file, and their CSV table."""
+"""Predictions of a fitted classifier for the rows of a feature file, and their CSV table."""
 
 import math
 import os
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictions", "Tally", "count_learned", "predict", "select_for", "write_predictions"]
 
-_BLOCK_NBYTES = 64 << 20  # of rows that are classified at once, as float64
-_BLOCK_ROWS = 4096  # of short ones, likewise
-# Rows are scaled to the same norm before they are classified: only what is not a factor makes a difference.
+_BLOCK_NBYTES = 64 << 20  # maximum size of the rows to classify at once, as float64
+_BLOCK_ROWS = 4096  # maximum number of rows to classify at once
+# Normalizations that only multiply a layer by a factor. Classifiers scale layers themselves, so these are equivalent.
 _LINEAR = ("none", "l2")
 
 
@@ -36,13 +36,13 @@ class Predictions:
     Attributes:
         positions: ``(k,)`` int64 positions in the selection.
         predicted: ``(k,)`` int64 indices into the classifier's classes.
-        scores: ``(k, n_classes)`` float64, the decision value of each class, rounded to decimals as
-            :func:`predict` says; the predicted class has the highest.
+        scores: ``(k, n_classes)`` float64, the decision value of each class, rounded as :func:`predict` explains;
+            the predicted class has the highest.
     """
 
     positions: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float64]
 
 
 def select_for(
@@ -51,12 +51,12 @@ def select_for(
     """Selects rows of a file, with the columns that a classifier takes.
 
     Args:
-        classifier: fitted on descriptors of the same kind.
+        classifier: a classifier fitted on descriptors with the same settings.
         file: an open file.
         rows, labels: as for :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Raises:
-        StoreError: the file's descriptors were made with other settings, each of which is named; or it lacks
+        StoreError: the file's descriptors were made with other settings, which the message names; or the file lacks
             layers or levels.
         ConfigError: rows do not exist or have no descriptor.
     """
@@ -95,35 +95,35 @@ def select_for(
 def predict(classifier: FittedClassifier, selection: Selection) -> Iterator[Predictions]:
     """Predicts all rows of a selection in their order, a block at a time.
 
-    The coefficients are float32, so a score has no digits below ``2**-23`` of the largest score that the
-    classifier can give to rows of norm 1. Scores are rounded to the last decimal above that. They are sums in
-    float64, which the number of rows in a block, of threads, and the processor change by less than ``d * 2**-53``
-    of the same bound: one millionth of what is rounded off, for ``d = 1000``. So all blocks give the same digits.
+    Scores do not depend on the block size, the number of threads or the processor. The coefficients are float32, so
+    digits below ``2**-23`` of the largest possible score of a row of norm 1 mean nothing, and scores are rounded to
+    the last decimal above that. Sums in another order differ by less than ``d * 2**-53`` of the same bound, which for
+    ``d = 1000`` is one millionth of the rounding.
 
     Args:
-        classifier: fitted.
+        classifier: a fitted classifier.
         selection: rows from :func:`select_for`.
 
     Raises:
         StoreError: a row holds NaN or infinities.
     """
     decimals = _score_decimals(classifier)
-    # Blocks are measured as float32.
+    # The selection measures blocks as float32, which is half of float64.
     nbytes = min(_BLOCK_NBYTES // 2, _BLOCK_ROWS * 4 * selection.dimension)
     for part, rows in selection.blocks(nbytes=nbytes):
         positions = np.arange(part.start, part.stop)
         rows = check_finite(rows, selection, positions).astype(np.float64, copy=False)
-        # A zero is added since what is rounded to zero has a sign.
+        # Adding 0.0 turns the -0.0 of small negative numbers into 0.0.
         decision: npt.NDArray[Any] = classifier.pipeline.decision_function(rows).round(decimals) + 0.0
-        # Of two classes there is one number: that of the second, the opposite of that of the first.
+        # With two classes, scikit-learn returns the score of the second class, the negative of the first one's.
         scores = np.stack([0.0 - decision, decision], axis=1) if decision.ndim == 1 else decision
         yield Predictions(positions, np.argmax(scores, axis=1), scores)
 
 
 def count_learned(classifier: FittedClassifier, selection: Selection) -> int | None:
-    """Counts the rows of a selection that a classifier was fitted on; None if it does not know.
+    """Counts the rows of a selection that a classifier was fitted on; None if it was saved without their digests.
 
-    Rows are recognized by the place of their image and by their box: see
+    Rows are recognized by the path of their image and by their box: see
     :func:`~sppfeat.analysis.probe.classifier.row_digests`.
     """
     if classifier.learned is None:
@@ -133,11 +133,11 @@ def count_learned(classifier: FittedClassifier, selection: Selection) -> int | N
 
 
 def _score_decimals(classifier: FittedClassifier) -> int:
-    """Decimals of a score that single precision holds, by the largest score of a row of norm 1."""
+    """Number of meaningful decimals of a score, from the largest possible score of a row of norm 1."""
     linear = classifier.pipeline.steps[-1][1]
     norms = np.linalg.norm(np.atleast_2d(linear.coef_).astype(np.float64), axis=1)
     largest = float(np.max(norms + np.abs(linear.intercept_)))
-    # A classifier that gives 0 to all rows has no digits to lose.
+    # A classifier of zeros gives every row the score 0, which needs no decimals.
     return math.floor(-math.log10(largest * np.finfo(np.float32).eps)) if largest > 0 else 0
 
 
@@ -150,9 +150,9 @@ class Tally:
     """Agreement of predictions with labels.
 
     Attributes:
-        n_known: rows whose label is a class of the classifier.
-        n_right: rows among them that were predicted right.
-        n_unknown: rows with another label.
+        n_known: number of rows whose label is a class of the classifier.
+        n_right: number of these rows that were predicted correctly.
+        n_unknown: number of rows with another label.
     """
 
     n_known: int
@@ -168,16 +168,15 @@ def write_predictions(
     with_scores: bool = False,
     on_progress: Callable[[int], None] = lambda n: None,
 ) -> Tally:
-    r"""Writes a line for each row, in their order, under a header.
+    r"""Writes a header and a line for each row, in the order of the selection.
 
-    The columns are ``row``, ``path``, ``image_id`` if the inputs named their images, with boxes ``x0, y0, x1, y1``,
-    ``label`` (empty if there is none), ``predicted``, ``score`` (the decision value of the predicted class), and, on
-    request, ``score:CLASS`` for each class. Names keep the bytes that they have in the file; lines end with
-    ``\n``. Scores are printed with the digits to which :func:`predict` rounds them: at most 7, as many as single
-    precision tells apart.
+    The columns are ``row``; ``path``; ``image_id`` if the inputs gave ids; ``x0, y0, x1, y1`` (edges in pixels of the
+    image as displayed) if rows are boxes; ``label`` (empty if there is none); ``predicted``; ``score`` (the decision
+    value of the predicted class); and, on request, ``score:CLASS`` for each class. Names keep the bytes that they
+    have in the file; lines end with ``\n``. Scores are printed as :func:`predict` rounds them, with at most 7 digits.
 
     Args:
-        target: open file to write to.
+        target: a binary file open for writing.
         classifier, selection: as for :func:`predict`.
         with_scores: write the scores of all classes.
         on_progress: called with the number of rows written so far.

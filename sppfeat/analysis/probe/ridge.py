@@ -1,4 +1,4 @@
-"""Ridge regression on classes, from sums over the rows alone."""
+"""Ridge regression on classes, solved from sums over the rows."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from sppfeat.config.machine import import_extra, row_ranges
 
 __all__ = ["RidgeSolution", "regularization", "solve_ridge"]
 
-_BLOCK_NBYTES = 64 << 20  # of a matrix that is changed at once
-# What products of float32 cannot tell from nothing, for each dimension.
-_NOTHING = float(np.finfo(np.float32).eps)
+_BLOCK_NBYTES = 64 << 20  # size of the rows of a matrix to change at once
+# Relative rounding error of float32 products, per dimension; smaller eigenvalues count as 0.
+_EPSILON = float(np.finfo(np.float32).eps)
 
 
 class RidgeSolution(NamedTuple):
-    """A linear classifier.
+    """A linear classifier of ``k`` classes for rows of ``d`` values.
 
     Attributes:
         classes: ``(k,)`` int64, ascending.
@@ -28,13 +28,13 @@ class RidgeSolution(NamedTuple):
     intercept: npt.NDArray[np.float64]
 
     def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """Class of each row ``(m, d)``: the one with the highest value."""
+        """Predicts the class with the highest decision value for each row: ``(m, d)`` to ``(m,)`` int64."""
         predicted: npt.NDArray[np.int64] = self.classes[np.argmax(x @ self.coef.T + self.intercept, axis=1)]
         return predicted
 
 
 def regularization(C: float) -> float:  # noqa: N803 - scikit-learn's name for it
-    """Converts C, as other linear classifiers of scikit-learn take it, to the alpha of ridge regression."""
+    """Converts C, as in scikit-learn's other linear classifiers, to the alpha of ridge regression."""
     return 1 / (2 * C)
 
 
@@ -48,20 +48,20 @@ def solve_ridge(
 ) -> RidgeSolution:
     """Solves for the classifier that ``RidgeClassifier`` would fit on rows with these sums.
 
-    One class against the others: its rows have the target 1, all others -1. The intercept is not regularized.
+    For each class, its own rows have the target 1 and all others -1. The intercept is not regularized.
 
     Args:
-        moments: ``(d, d)``, in C order, sum over rows of ``weight * outer(row, row)``; is overwritten.
-        class_sums: ``(K, d)``, sum of the rows of each class.
-        counts: ``(K,)``, number of these rows; classes without rows are never predicted.
+        moments: ``(d, d)`` in C order, sum over rows of ``weight * outer(row, row)``; is overwritten.
+        class_sums: ``(K, d)``, unweighted sum of the rows of each class.
+        counts: ``(K,)``, number of rows of each class; classes without rows are never predicted.
         weights: ``(K,)``, weight of a row of each class.
-        alpha: strength of the regularization.
+        alpha: regularization strength.
     """
     classes = np.flatnonzero(counts)
     class_sums, counts, weights = class_sums[classes], counts[classes], weights[classes]
     share = weights * counts / (weights @ counts)
     mean = weights @ class_sums / (weights @ counts)
-    # Sums over rows of weight * (target - its mean) * (row - mean): all but those of the class itself cancel.
+    # Sum over rows of weight * (target - mean target) * (row - mean row): only rows of the class itself remain.
     towards = 2 * weights[:, None] * (class_sums - counts[:, None] * mean)
     for rows in row_ranges(len(moments), row_nbytes=8 * len(moments), nbytes=_BLOCK_NBYTES):
         moments[rows] -= np.outer((weights @ counts) * mean[rows], mean)
@@ -73,18 +73,18 @@ def solve_ridge(
 def _solve(matrix: npt.NDArray[np.float64], towards: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Computes ``towards @ inverse(matrix)`` of a symmetric matrix, which is overwritten.
 
-    Where the regularization is too weak for the matrix to be positive definite, directions in which the rows do not
-    differ are left out, as least squares do.
+    If the regularization is too weak to make the matrix positive definite, directions in which the rows do not differ
+    are left out: this is the least-squares solution of minimum norm.
     """
     linalg = import_extra("scipy.linalg", extra="sklearn", purpose="a classifier")
     diagonal = matrix.diagonal().copy()
     try:
-        # Of the transposed view LAPACK overwrites the lower triangle, without a copy; the other one stays.
+        # LAPACK overwrites one triangle of the transposed view without a copy; the other is left for eigh.
         factor = linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
     except linalg.LinAlgError:
         matrix.flat[:: len(matrix) + 1] = diagonal
         values, vectors = linalg.eigh(matrix, lower=True, overwrite_a=True, check_finite=False)
-        told = values > values[-1] * len(values) * _NOTHING
-        inverse = np.where(told, 1 / np.where(told, values, 1), 0)
+        significant = values > values[-1] * len(values) * _EPSILON
+        inverse = np.where(significant, 1 / np.where(significant, values, 1), 0)
         return np.asarray((towards @ vectors * inverse) @ vectors.T)
     return np.asarray(linalg.cho_solve(factor, towards.T, check_finite=False).T)

@@ -1,4 +1,4 @@
-"""Rows that a classifier trains and tests on: labeled, of classes that are large enough, and scaled per layer."""
+"""Rows to train and test on: labeled, in classes that are large enough, and scaled layer by layer."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["ClassSize", "LabeledRows", "class_numbers", "labeled_rows", "scaled_rows"]
 
 _SHOWN = 5
-_BLOCK_NBYTES = 16 << 20  # of rows that are read at once
+_BLOCK_NBYTES = 16 << 20  # size of the rows to read at once
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class ClassSize:
 
     Attributes:
         name: name of the class.
-        n_rows: number of its rows.
-        n_members: number of its units that folds keep whole: images if the rows are boxes, else rows.
+        n_rows: number of rows of the class.
+        n_members: number of images of the class if rows are boxes, since folds keep images whole; else of rows.
     """
 
     name: str
@@ -41,10 +41,10 @@ class LabeledRows:
     Attributes:
         positions: ``(n,)`` int64 positions in the selection, ascending.
         y: ``(n,)`` int64 class of each row, an index into ``names``.
-        groups: ``(n,)`` int64 image of each row, if the rows of an image must stay together; else None.
-        names: names of the classes, each of which has rows.
+        groups: ``(n,)`` int64 image index of each row, if the rows of an image must stay together; else None.
+        names: names of the classes that are large enough.
         left_out: classes with too few members.
-        n_unlabeled: number of rows without class.
+        n_unlabeled: number of rows without a class.
     """
 
     positions: npt.NDArray[np.int64]
@@ -60,10 +60,10 @@ def labeled_rows(selection: "Selection", *, min_per_class: int) -> LabeledRows:
 
     Args:
         selection: rows of an open file.
-        min_per_class: the least number of rows of a class; in a file with boxes, of images with rows of it.
+        min_per_class: minimum number of rows of a class; if rows are boxes, of images with such rows.
 
     Raises:
-        LabelError: no classes are known, no row has one, or fewer than two are large enough.
+        LabelError: the selection has no labels, no row has a label, or fewer than two classes are large enough.
         ConfigError: a row has no descriptor.
     """
     check_described(selection)
@@ -98,12 +98,12 @@ def labeled_rows(selection: "Selection", *, min_per_class: int) -> LabeledRows:
 
 
 def class_numbers(selection: "Selection") -> tuple[npt.NDArray[np.int64], list[str]]:
-    """The class of each row, an index into the names that come with them, or -1.
+    """Classes ``(n,)`` int64 of all rows, -1 for none, and the class names that they index.
 
-    Labels that are numbers without names are named by these numbers.
+    Classes that are numbers without names get their numbers as names.
 
     Raises:
-        LabelError: no classes are known.
+        LabelError: the selection has no labels.
     """
     y = selection.y
     if y is None:
@@ -137,7 +137,7 @@ def _too_few(selection: "Selection", sizes: list[ClassSize], min_per_class: int,
 
 
 def scaled_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Reads rows and scales each layer to l2 norm 1, so that no product overflows or underflows float32.
+    """Reads rows and scales each layer to l2 norm 1, so that no product of two rows overflows or underflows float32.
 
     Args:
         selection: rows and columns of an open file.
@@ -154,7 +154,7 @@ def scaled_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt
         check_finite(taken, selection, positions[rows])
         for columns in selection.columns.layer_ranges().values():
             part = taken[:, columns]
-            # In float64, which holds the square of any float32.
+            # The square of any float32 fits float64.
             norm = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))[:, None]
             norm[norm == 0] = 1
             np.divide(part, norm, out=scaled[rows, columns], casting="same_kind")

@@ -29,8 +29,8 @@ class ClassRecall:
 
     Attributes:
         name: name of the class.
-        rows: number of its rows.
-        recall: share of them that is predicted right.
+        rows: number of rows of the class.
+        recall: share of these rows that were predicted correctly, 0 to 1.
     """
 
     name: str
@@ -40,12 +40,13 @@ class ClassRecall:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Rows of one class that are predicted to be of another.
+    """Wrong predictions of one class for rows of another.
 
     Attributes:
-        true, predicted: names of the classes.
+        true: name of the rows' class.
+        predicted: name of the predicted class.
         count: number of such predictions, over all repeats.
-        share: share of the predictions for rows of the true class.
+        share: share of these among all predictions for rows of the true class, 0 to 1.
     """
 
     true: str
@@ -60,7 +61,7 @@ def class_recalls(
     """Recall of each class.
 
     Args:
-        true, predicted: ``(repeats * n,)`` classes, of all tests.
+        true, predicted: ``(repeats * n,)`` classes of the test rows of all folds, as indices into ``names``.
         names: names of the classes.
         repeats: number of times that each row was tested.
     """
@@ -75,10 +76,10 @@ def class_recalls(
 def confused_pairs(
     true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], names: tuple[str, ...]
 ) -> tuple[ConfusedPair, ...]:
-    """All pairs of classes that were confused, by descending count, then by descending share.
+    """All pairs of confused classes, by descending count, then by descending share.
 
     Args:
-        true, predicted: ``(m,)`` classes, of all tests.
+        true, predicted: ``(m,)`` classes of the test rows of all folds, as indices into ``names``.
         names: names of the classes.
     """
     tested = np.bincount(true, minlength=len(names))
@@ -93,10 +94,10 @@ def confused_pairs(
 
 @dataclass(frozen=True)
 class Score:
-    """A score over folds.
+    """A score of each fold, with mean and standard deviation.
 
     Attributes:
-        mean, std: over the folds of all repeats.
+        mean, std: mean and standard deviation over the folds of all repeats.
         folds: score of each fold.
     """
 
@@ -107,14 +108,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Ablated:
-    """Scores of a part of the descriptors by itself, on the same folds.
+    """Scores of one part of the descriptors, on the folds of the whole descriptors.
 
     Attributes:
         kind: ``all``, ``level``, ``levels up to`` or ``layer``.
         layers, levels: layers and levels of the part.
-        dimension: number of its values.
-        accuracy, class_accuracy: as in :class:`ProbeResult`.
-        difference: its accuracy minus that of all columns, fold by fold.
+        dimension: number of values of the part.
+        accuracy, class_accuracy: see :class:`ProbeResult`.
+        difference: accuracy of the part minus accuracy of all columns, fold by fold.
     """
 
     kind: str
@@ -131,18 +132,18 @@ class ProbeResult:
     """Result of a probe.
 
     Attributes:
-        n_rows, n_classes, n_images: numbers of labeled rows, of their classes, and of their images.
+        n_rows, n_classes, n_images: numbers of rows that were probed, of their classes, and of their images.
         dimension: length of a descriptor.
-        grouped: True if all rows of an image were on the same side of each split.
+        grouped: True if folds kept all rows of an image together.
         chance: share of the largest class.
-        accuracy: share of test rows whose class was predicted.
-        class_accuracy: mean recall of the classes among the test rows.
-        classes: recall of each class, over all tests.
-        confusions: pairs of classes that were confused, most frequent first.
-        ablation: all columns first, then parts of them; empty if it was not requested.
+        accuracy: share of test rows that were predicted correctly, 0 to 1.
+        class_accuracy: mean recall of the classes among the test rows, 0 to 1.
+        classes: recall of each class, over all folds.
+        confusions: pairs of confused classes, most frequent first.
+        ablation: scores of all columns, then of their parts; empty if no ablation was requested.
         left_out: classes with too few members.
-        n_unlabelled: selected rows without class.
-        n_pending, n_failed: images of the file that have no descriptors.
+        n_unlabelled: number of selected rows without a class.
+        n_pending, n_failed: numbers of images of the file without descriptors, not yet extracted and unreadable.
         method: ``products``, ``sums`` or ``rows``; see :func:`sppfeat.analysis.probe.crossvalidation.cross_predict`.
     """
 
@@ -169,17 +170,17 @@ def score_folds(
     predicted: Sequence[npt.NDArray[np.int64]],
     measure: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float],
 ) -> Score:
-    """Score the predictions of each fold.
+    """Scores the predictions of each fold.
 
     Args:
-        true, predicted: for each fold ``(k,)`` int64 classes of its test rows.
+        true, predicted: for each fold the ``(k,)`` int64 classes of its test rows.
         measure: :func:`measure_accuracy` or :func:`measure_class_accuracy`.
     """
     return _over_folds([measure(t, p) for t, p in zip(true, predicted, strict=True)])
 
 
 def compare_folds(score: Score, reference: Score) -> Score:
-    """Subtract a reference from a score, fold by fold."""
+    """Subtracts a reference from a score, fold by fold."""
     return _over_folds([a - b for a, b in zip(score.folds, reference.folds, strict=True)])
 
 
@@ -188,12 +189,12 @@ def _over_folds(folds: Sequence[float]) -> Score:
 
 
 def measure_accuracy(true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
-    """Share of rows whose class was predicted."""
+    """Share of correctly predicted rows, 0 to 1."""
     return float((true == predicted).mean())
 
 
 def measure_class_accuracy(true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
-    """Mean recall of the classes that occur among the true ones."""
+    """Mean recall of the classes in ``true``, 0 to 1."""
     counts = np.bincount(true)
     found = np.bincount(true[true == predicted], minlength=len(counts))
     there = counts > 0

@@ -1,15 +1,15 @@
 """The classifier of :mod:`sppfeat.analysis.probe.classifier`, computed from sums over rows, which are read in blocks.
 
-Of short rows, a linear classifier needs only the ``d x d`` second moments, so that memory does not depend on their
-number. Rows are scaled by their norm over the chosen levels, which differs from one choice of levels to the next: their
-moments are not part of the moments of all columns, and the rows are read again. Those of a choice of layers are part.
+For short rows, a linear classifier needs only their ``d x d`` second moments, so memory does not depend on the number
+of rows. Moments of some layers are blocks of the moments of all layers, but moments of some levels are not: a row is
+scaled by its norm over the chosen levels. Each choice of levels therefore reads the rows again.
 
-The rows of a test part are in the training of all other folds. They are multiplied once, and their second moments are
-subtracted from those of all rows, as far as the folds give a class the same weight. If classes are to count alike, the
-weight of a row depends on how many rows of its class a fold trains with, which differs by one between the folds of most
-classes: those rows are multiplied again for each fold whose weight is not the one that most folds have. With five
-stratified folds that comes to twice the rows instead of four times; sums for each class, which could be weighted
-afterwards, would be as many matrices as there are classes.
+All folds but one train on a given row. Second moments are therefore computed once for all rows, and a fold subtracts
+those of its test rows. This is exact only where folds weight a class equally. With balanced classes, a row's weight
+depends on the number of training rows of its class, which for most classes differs by one between folds. The rows of
+such a class are multiplied again for each fold whose weight is not the most frequent one. With five stratified folds,
+each row is multiplied twice on average instead of four times. One sum per class, to be weighted later, would need as
+many ``d x d`` matrices as there are classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FoldSums", "SumsModel"]
 
-_SAMPLED = 1024  # rows, whose mean is near enough to that of all
+_SAMPLED = 1024  # rows to estimate the mean from
 _SAMPLED_AT_ONCE = 64
 
 _Columns = slice | npt.NDArray[np.int64]
@@ -39,21 +39,21 @@ _CONVERTED_NBYTES = 4 << 20
 
 
 class FoldSums:
-    """Second moments of the training rows of each fold, and the sum of the rows of each class; takes rows in any order.
+    """Second moments of the training rows of each fold, and sums of the rows of each class; takes rows in any order.
 
     Args:
-        weights: weights of the rows in each fold.
+        weights: training weights of the rows in each fold.
         dimension: length of a row.
     """
 
     def __init__(self, weights: FoldWeights, dimension: int) -> None:
         self._weights = weights
         n_folds, n_classes = weights.counts.shape
-        # By the fold that tests them; the last: by none.
+        # First axis: the fold that tests the rows; last, rows that no fold tests.
         self._class_sums = np.zeros((n_folds + 1, n_classes, dimension))
         self._product = np.empty((dimension, dimension), dtype=np.float32)
         self._all = np.zeros((dimension, dimension)) if weights.shared.any() else None
-        self._beyond = np.zeros((n_folds, dimension, dimension))  # what a fold has beyond that of all
+        self._own = np.zeros((n_folds, dimension, dimension))  # moments of each fold minus those of all rows
 
     def add(
         self, x: npt.NDArray[np.float32], y: npt.NDArray[np.int64], test_fold: npt.NDArray[np.int64]
@@ -61,8 +61,8 @@ class FoldSums:
         """Adds some rows.
 
         Args:
-            x: ``(b, d)``, with norms whose squares float32 holds.
-            y: ``(b,)`` classes.
+            x: ``(b, d)``; squared norms must not overflow float32.
+            y: ``(b,)`` class of each row.
             test_fold: ``(b,)`` fold that tests each row, or -1.
         """
         order = np.lexsort((y, test_fold))
@@ -74,23 +74,23 @@ class FoldSums:
                 if product is not None:
                     self._all += product
                     if fold >= 0:
-                        self._beyond[fold] -= product
+                        self._own[fold] -= product
         for fold, own in enumerate(self._weights.weights):
-            beyond = np.where(test_fold == fold, 0, own[y] - self._weights.shared[y])
+            excess = np.where(test_fold == fold, 0, own[y] - self._weights.shared[y])
             for sign in (1, -1):
-                product = self._multiply(x, sign * beyond)
+                product = self._multiply(x, sign * excess)
                 if product is not None:
-                    self._beyond[fold] += np.multiply(product, sign, out=product)
+                    self._own[fold] += np.multiply(product, sign, out=product)
 
     def moments(self, fold: int) -> npt.NDArray[np.float64]:
-        """Sum ``(d, d)`` of ``weight * outer(row, row)`` over the rows that train a fold; call it once per fold."""
-        moments: npt.NDArray[np.float64] = self._beyond[fold]
+        """Sum ``(d, d)`` of ``weight * outer(row, row)`` over a fold's training rows; call it only once per fold."""
+        moments: npt.NDArray[np.float64] = self._own[fold]
         if self._all is not None:
             moments += self._all
         return moments
 
     def class_sums(self, fold: int) -> npt.NDArray[np.float64]:
-        """Sums ``(K, d)`` of the rows of each class that train a fold."""
+        """Unweighted sums ``(K, d)`` of a fold's training rows of each class."""
         sums: npt.NDArray[np.float64] = self._class_sums.sum(axis=0) - self._class_sums[fold]
         return sums
 
@@ -98,7 +98,7 @@ class FoldSums:
         self, x: npt.NDArray[np.float32], y: npt.NDArray[np.int64], test_fold: npt.NDArray[np.int64]
     ) -> None:
         """Adds rows that are sorted by fold and class."""
-        # A few at once: numpy makes a copy in float64.
+        # In small steps, because numpy copies the rows to float64.
         for part in row_ranges(len(x), row_nbytes=4 * x.shape[1], nbytes=_CONVERTED_NBYTES):
             changes = (np.diff(y[part]) != 0) | (np.diff(test_fold[part]) != 0)
             starts = np.concatenate(([0], np.flatnonzero(changes) + 1))
@@ -108,7 +108,7 @@ class FoldSums:
     def _multiply(
         self, x: npt.NDArray[np.float32], weights: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float32] | None:
-        """Second moments of the rows with weights above 0, in memory that is used again; None without such rows."""
+        """Second moments of the rows with weights above 0, None if there are none; the next call overwrites them."""
         chosen = np.flatnonzero(weights > 0)
         if not len(chosen):
             return None
@@ -118,14 +118,15 @@ class FoldSums:
 
 
 class SumsModel:
-    """Predictions of the test rows of folds from their training rows, for some parts of the descriptors.
+    """Classifiers of some parts of the descriptors, for each fold or for all rows.
 
     Args:
-        selection, labeled: rows, columns and classes.
-        parts: parts of the descriptors; the first has all layers of the others, and they have all its levels.
+        selection: rows and columns of an open file.
+        labeled: the rows of the selection to train and test on, with their classes.
+        parts: parts of the descriptors, all with the same levels; the first has the layers of all others.
         settings: settings of the classifier.
         block_rows: number of rows to read at once.
-        on_step: called after each block that was read and each fold that was solved.
+        on_step: called after each block read and each fold solved.
     """
 
     def __init__(
@@ -142,18 +143,18 @@ class SumsModel:
         self._rows = _CenteredRows(whole, labeled.positions, block_rows)
         self._labeled = labeled
         self._columns = [_columns_of(whole.columns, part.layers) for part in parts]
-        # Each layer has norm 1 here, not all of them together.
+        # Here each layer has norm 1; a pipeline scales whole rows to norm 1.
         self._alphas = [regularization(settings.C) * len(part.layers) for part in parts]
         self._balanced = settings.balanced
         self._on_step = on_step
 
     def predict(self, folds: Sequence[Fold]) -> list[list[npt.NDArray[np.int64]]]:
-        """Predicts the test rows of folds, no two of which test the same row.
+        """Predicts the test rows of folds; no row may be tested twice.
 
-        Reads all rows for the sums, and the tested rows once more.
+        Reads all rows for the sums, then the test rows again.
 
         Returns:
-            By part, then fold: ``(len(fold.test),)`` int64 classes.
+            For each part a list with ``(len(fold.test),)`` int64 predicted classes for each fold.
         """
         weights = self._weights(folds)
         solutions = self._solve(weights)
@@ -168,7 +169,7 @@ class SumsModel:
         return [[of_part[fold.test] for fold in folds] for of_part in predicted]
 
     def fit(self) -> RidgeSolution:
-        """Fits the classifier of the first part on all rows; it takes rows of norm 1 for each layer."""
+        """Fits the classifier of the first part on all rows; it takes rows whose layers have norm 1."""
         every = np.arange(len(self._labeled.y))
         found = self._solve(self._weights([Fold(every, every[:0])]))[0][0]
         return found._replace(intercept=found.intercept - found.coef @ self._rows.center)
@@ -178,7 +179,7 @@ class SumsModel:
         return fold_weights(self._labeled.y, folds, n_classes=n_classes, balanced=self._balanced)
 
     def _solve(self, weights: FoldWeights) -> list[list[RidgeSolution]]:
-        """Solves for the classifiers of each fold and part, which take centered rows."""
+        """Solves for the classifiers, by fold, then part; they take centered rows."""
         sums = FoldSums(weights, self._rows.selection.dimension)
         for positions, x in self._rows.blocks(np.arange(len(weights.test_fold))):
             sums.add(x, self._labeled.y[positions], weights.test_fold[positions])
@@ -188,7 +189,7 @@ class SumsModel:
     def _solve_fold(self, sums: FoldSums, weights: FoldWeights, fold: int) -> list[RidgeSolution]:
         moments, class_sums = sums.moments(fold), sums.class_sums(fold)
         solutions = []
-        # The first part last: it takes the moments themselves, the others copies of what they need of them.
+        # The first part comes last, because it overwrites the moments; the others take copies of their blocks.
         for columns, alpha in reversed(list(zip(self._columns, self._alphas, strict=True))):
             own = moments if isinstance(columns, slice) else moments[np.ix_(columns, columns)]
             solutions.append(
@@ -205,7 +206,7 @@ class SumsModel:
 
 
 class _CenteredRows:
-    """Scaled rows around a point near their mean, which keeps their moments precise in float32.
+    """Scaled rows minus a point near their mean, which keeps their moments precise in float32.
 
     Args:
         selection: rows and columns of an open file.
@@ -218,14 +219,14 @@ class _CenteredRows:
         self._positions = positions
         self._block_rows = block_rows
         sample = np.unique(np.linspace(0, len(positions) - 1, min(_SAMPLED, block_rows)).astype(np.int64))
-        # Some at a time: with every row the system maps what lies around it.
+        # In small steps, because the system maps the surroundings of every row that is read.
         pieces = np.array_split(positions[sample], -(-len(sample) // _SAMPLED_AT_ONCE))
         self.center = np.concatenate([scaled_rows(selection, piece) for piece in pieces]).mean(axis=0)
 
     def blocks(
         self, chosen: npt.NDArray[np.int64]
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-        """Yields some of the rows ``(b, d)`` in blocks, with their numbers among the labeled rows."""
+        """Yields the chosen rows in blocks: ``(b,)`` positions among the labeled rows, and ``(b, d)`` values."""
         for start in range(0, len(chosen), self._block_rows):
             block = chosen[start : start + self._block_rows]
             x = scaled_rows(self.selection, self._positions[block])
@@ -234,7 +235,7 @@ class _CenteredRows:
 
 
 def _columns_of(columns: "ColumnSelection", layers: Sequence[str]) -> _Columns:
-    """Columns of some layers; a slice if these are all layers."""
+    """Columns of some layers as positions; a slice for all layers."""
     ranges = columns.layer_ranges()
     if set(ranges) == set(layers):
         return slice(None)

@@ -1,8 +1,9 @@
 """Reduction of descriptors: writes a feature file with fewer dimensions.
 
-A feature file goes in, with the settings of a reduction or another reduced file; a feature file with all images, rows
-and labels of the first comes out. A projection is fitted on rows of the file itself, or the one of the other file is
-applied. Rows pass in blocks. The room must not know images or networks, nor how the output is laid out.
+A feature file goes in, together with the settings of a reduction or with a file that is already reduced. A feature file
+with the same images, rows and labels comes out, its descriptors projected onto fewer dimensions. The projection is
+fitted on rows of the input, or taken from the reduced file. Rows pass through in blocks. The room must not know images
+or networks, nor how the output is laid out.
 """
 
 import os
@@ -30,7 +31,7 @@ from sppfeat.store.schema import Status
 
 __all__ = ["ReduceReport", "reduce_file"]
 
-_BLOCK_NBYTES = 64 << 20  # of rows that are reduced at once, as float32
+_BLOCK_NBYTES = 64 << 20  # size of a block of rows, as float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +40,11 @@ class ReduceReport:
 
     Attributes:
         reduction: the reduction, fitted or taken from another file.
-        rows: number of rows of both files.
+        rows: number of rows, the same in both files.
         with_descriptor: number of rows that have a descriptor.
-        bytes: sizes of the source and of the output.
+        bytes: sizes of the source and of the output, in bytes.
         fit_seconds: duration of the fit; 0 if the reduction was taken from another file.
-        seconds: duration of everything.
+        seconds: total duration.
     """
 
     reduction: Reduction
@@ -65,18 +66,20 @@ def reduce_file(
     on_fit: Callable[[int, int], None] = lambda done, rows: None,
     on_rows: Callable[[int, int], None] = lambda done, rows: None,
 ) -> ReduceReport:
-    """Writes a feature file with reduced descriptors: with all images, rows and labels of the given one.
+    """Writes a feature file with reduced descriptors and the same images, rows and labels.
 
-    Memory holds a block of rows, and what the fit needs. The output gets its name once it is complete.
+    Memory holds a block of rows, and the rows that the fit needs. The output appears under its name once it is
+    complete.
 
     Args:
-        path: the source, without pending images.
+        path: the feature file to reduce; no images may be pending.
         output: the file to write.
         how: settings of a reduction to fit, or a reduced file whose reduction to apply.
         dtype: type of the reduced descriptors.
-        batch_size: as for :func:`sppfeat.analysis.reduce.projection.fit_reduction`.
+        batch_size: rows per batch of the fit; see :func:`sppfeat.analysis.reduce.projection.fit_reduction`.
         overwrite: replace an existing output.
-        on_fit, on_rows: called with the number of rows fitted on, or reduced, so far, and of all rows.
+        on_fit: called with the number of rows fitted on so far and the total number of rows to fit on.
+        on_rows: called with the number of rows reduced so far and the total number of rows.
 
     Raises:
         ConfigError: the output exists or is an input, the source is reduced already, its descriptors differ from those
@@ -111,7 +114,7 @@ def _check_paths(path: Path, output: Path, how: ReductionSpec | Path, overwrite:
         if isinstance(other, Path) and os.path.realpath(other) == os.path.realpath(output):
             raise ConfigError(f"the output {str(output)!r} is {name}; give another file name")
     check_new_file(output, overwrite=overwrite)
-    check_output(layout_of(output))  # whose name may be too long, which is better said before the fit
+    check_output(layout_of(output))  # fails now, not after the fit, if the name is too long
 
 
 def _check_source(file: FeatureFile) -> None:

@@ -1,9 +1,9 @@
 """Projections onto fewer dimensions, fitted on the rows of a feature file.
 
-Principal components come from scikit-learn: of all rows at once where they fit into memory, by the solver that it
-chooses; else incrementally. On 3,030 rows of 10,752 values its randomised solver took 5 s for 256 components that hold
-75.51 % of the variance, a full decomposition 104 s for 75.57 %, the incremental fit 49 s (1,024 rows at a time) for
-75.46 % or 109 s (512) for 75.35 %.
+scikit-learn computes principal components: from all rows at once if they take at most 2 GiB, else incrementally. On
+3,030 rows of 10,752 values, with 256 components, its randomized solver took 5 s and kept 75.51 % of the variance, a
+full decomposition 104 s and 75.57 %, and the incremental fit 49 s and 75.46 % with 1,024 rows at a time, or 109 s and
+75.35 % with 512.
 """
 
 import dataclasses
@@ -23,11 +23,12 @@ from sppfeat.store.selection import Selection
 
 __all__ = ["fit_reduction"]
 
-_IN_MEMORY_NBYTES = 2 << 30  # of rows in float32; fitting 256 components on as many took 2.4 GB
-_BATCH_NBYTES = 256 << 20  # of rows of the incremental fit, of which it makes some four copies
-_ROWS_PER_COMPONENT = 4  # of a batch: with fewer, each batch forgets more of what was there before
-_LARGEST = 1e15  # of a value: sums of squares of as many as there may be do not overflow float32
-_NO_SPREAD = 100 * float(np.finfo(np.float32).eps)  # of the widest component: rounding, not a direction
+_IN_MEMORY_NBYTES = 2 << 30  # largest size of float32 rows to fit at once; 256 components then take 2.4 GB
+_BATCH_NBYTES = 256 << 20  # size of a batch of the incremental fit, which makes about four copies
+_ROWS_PER_COMPONENT = 4  # with smaller batches, the incremental fit forgets more of the previous ones
+_LARGEST = 1e15  # largest absolute value, so that no sum of squares overflows float32
+# Components with less than this share of the widest component's spread are rounding errors.
+_NO_SPREAD = 100 * float(np.finfo(np.float32).eps)
 
 
 def fit_reduction(
@@ -40,17 +41,18 @@ def fit_reduction(
     """Fits a projection on rows of a file.
 
     Args:
-        file: an open file whose descriptors are as extracted.
-        spec: settings of the reduction.
-        batch_size: rows at a time of an incremental fit. If None, all at once if they take at most 2 GB, else batches
-            of four rows per component, or of 256 MB.
-        on_progress: called with the number of rows fitted on so far, and of all rows.
+        file: an open file whose descriptors are not reduced yet.
+        spec: settings of the reduction, including the rows to fit on.
+        batch_size: rows per batch of an incremental fit. If None, all rows are fitted at once if they take at most
+            2 GiB; else a batch has four rows per component, but takes at most 256 MiB.
+        on_progress: called with the number of rows fitted on so far and the total number of rows to fit on.
 
     Returns:
-        The projection: the same for the same rows and seed. The largest value of each component is positive.
+        The projection, the same for the same rows and seed. Signs are fixed: the value of largest magnitude in each
+        principal component is positive.
 
     Raises:
-        ConfigError: there are more components than rows or columns, rows or columns do not exist, rows are not
+        ConfigError: there are more components than rows or columns, rows or columns do not exist, values are not
             finite or too large, batches have fewer rows than components, or scikit-learn is not installed.
     """
     chosen = file.select(rows=spec.fit_rows or None, layers=spec.layers, levels=spec.levels)
@@ -85,10 +87,10 @@ _Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np
 
 
 def _random_projection(spec: ReductionSpec, width: int) -> _Arrays:
-    """Gaussian random numbers, scaled so that distances stay about the same."""
+    """Mean, components and scale of a Gaussian random projection, which roughly keeps distances."""
     projections = import_extra("sklearn.random_projection", extra="sklearn", purpose="reducing")
     fitted = projections.GaussianRandomProjection(spec.components, random_state=spec.seed)
-    fitted.fit(np.zeros((1, width), dtype=np.float32))  # of which it takes the shape
+    fitted.fit(np.zeros((1, width), dtype=np.float32))  # only the shape matters
     components = fitted.components_.astype(np.float32)
     return np.zeros(width, np.float32), components, np.ones(spec.components, np.float32)
 
@@ -99,12 +101,12 @@ def _principal_components(
     batch_size: int | None,
     on_progress: Callable[[int, int], None],
 ) -> Any:
-    """A fitted estimator of scikit-learn."""
+    """Fits a scikit-learn ``PCA`` or ``IncrementalPCA`` on the chosen rows."""
     decomposition = import_extra("sklearn.decomposition", extra="sklearn", purpose="reducing")
     n_rows, row_nbytes = len(chosen), 4 * chosen.dimension
     if batch_size is None and n_rows * row_nbytes <= _IN_MEMORY_NBYTES:
         fitted = decomposition.PCA(spec.components, copy=False, random_state=spec.seed)
-        with np.errstate(invalid="ignore"):  # shares of no variance, where all rows are equal
+        with np.errstate(invalid="ignore"):  # equal rows have no variance to take shares of
             fitted.fit(_rows_of(chosen, np.arange(n_rows)))
         on_progress(n_rows, n_rows)
         return fitted
@@ -117,9 +119,9 @@ def _principal_components(
             f"batches of {batch_size} rows for {spec.components} components; allowed: as many or more"
         )
     fitted = decomposition.IncrementalPCA(spec.components)
-    # In random order: a file sorted by class would be fitted on one class after the other.
+    # In random order, because a file sorted by class would be fitted class after class.
     order, done = np.random.default_rng(spec.seed).permutation(n_rows), 0
-    for part in np.array_split(order, max(1, n_rows // batch_size)):  # so that none is smaller
+    for part in np.array_split(order, max(1, n_rows // batch_size)):  # no batch is smaller than batch_size
         with np.errstate(invalid="ignore"):
             fitted.partial_fit(_rows_of(chosen, np.sort(part)), check_input=False)
         done += len(part)

@@ -1,6 +1,6 @@
 """Search for the rows nearest to a descriptor, exactly.
 
-Queries go in, which are images, boxes of images or rows, together with a selection of an open file; the nearest rows
-come out with their distances and with what the file says of them. The search itself must not know images or networks:
-only ``queries`` describes images, with the settings that the file records, and loads torch when it has to.
+Queries (images, boxes of images, or rows) and a selection of an open file go in; the nearest rows come out, with their
+distances, paths, labels and boxes. The search itself must not know images or networks: only ``queries`` computes
+descriptors of images, with the settings recorded in the file, and loads torch only when there is an image to describe.
 """

@@ -1,11 +1,11 @@
-"""Candidates among the rows of a block for being nearest to a query, found by float32 products and their error bounds.
+"""Candidates: rows of a block that may be nearest to a query, found by float32 products and their error bounds.
 
-Of a row's point ``x`` and a query's ``y`` (see :mod:`sppfeat.analysis.search.distances`) the squared distance is
-``|x|**2 + |y|**2 - 2 x y``. In float32, a sum of ``n`` products is wrong by at most ``g |x| |y|``, whatever the order,
-with ``g = n u / (1 - n u)`` and ``u = 2**-24`` (Higham, *Accuracy and Stability of Numerical Algorithms*, section
-3.1). Here some hundred products are summed in float32, and those sums in float64, so that ``g`` stays small whatever
-the dimension: the squared distance is known up to ``2 g (|x|**2 + |y|**2)``. Few rows more than wanted are left, and
-their distances are then computed exactly. FAISS can propose the candidates instead.
+The squared distance of a row's point ``x`` from a query's point ``y`` (see :mod:`sppfeat.analysis.search.distances`) is
+``|x|**2 + |y|**2 - 2 x y``. In float32, a sum of ``n`` products is wrong by at most ``g |x| |y|``, in any order, with
+``g = n u / (1 - n u)`` and ``u = 2**-24`` (Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1). Here
+512 products are summed in float32 at a time, and those sums in float64, so ``g`` stays small for any dimension: the
+squared distance is known up to ``2 g (|x|**2 + |y|**2)``. These bounds leave few more rows than requested, and only
+their distances are computed exactly. FAISS can propose the candidates instead.
 """
 
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ __all__ = [
     "squared_norms",
 ]
 
-_N_TERMS = 512  # added up in float32
-_OTHER_ROUNDINGS = 16  # of points, factors and float64
-_ROUNDOFF = 2.0**-24  # of float32
+_N_TERMS = 512  # products to sum in float32
+_OTHER_ROUNDINGS = 16  # allowance for rounding points, factors and float64 sums
+_ROUNDOFF = 2.0**-24  # unit roundoff of float32
 _ERROR = 2 * (_N_TERMS + _OTHER_ROUNDINGS) * _ROUNDOFF / (1 - (_N_TERMS + _OTHER_ROUNDINGS) * _ROUNDOFF)
-_SMALLEST = 2.0**-126  # that a product which underflows is wrong by
+_SMALLEST = 2.0**-126  # largest error of a product that underflows
 _USUAL = (1e-20, 1e30)  # squared norms of which float32 keeps the precision
 _LARGEST_PRODUCT = 1e37
-_SPARE = 16  # candidates beside those that are wanted: float32 does not know the order of near ones
+_SPARE = 16  # candidates beyond k, because float32 cannot order rows at nearly the same distance
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class RowPoints:
     """Points of a block of ``b`` rows.
 
     Attributes:
-        values: ``(b, d)`` float32; a point is its row of this times its factor.
+        values: ``(b, d)`` float32; ``values * factors[:, None]`` are the points.
         factors: ``(b,)`` float64.
         squares: ``(b,)`` float64, squared norms of the points.
     """
@@ -58,10 +58,10 @@ class BlockScores:
     """Bounds of the squared distances of ``q`` queries from ``b`` rows.
 
     Attributes:
-        scores: ``(q, b)`` float64, lower bounds without the query's own share; -inf where nothing is known.
+        scores: ``(q, b)`` float64, lower bounds minus the query's squared norm; -inf if no bound is known.
         row_squares: ``(b,)`` float64, squared norms of the rows' points.
         query_squares: ``(q,)`` float64, squared norms of the queries' points.
-        slack: absolute error of all bounds, beside the errors that are proportional to these.
+        slack: absolute error of all bounds, in addition to the error that is proportional to the squared norms.
     """
 
     scores: npt.NDArray[np.float64]
@@ -69,25 +69,31 @@ class BlockScores:
     query_squares: npt.NDArray[np.float64]
     slack: float
 
-    def not_beyond(
+    def candidates_within(
         self, i: int, square: float, rows: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.int64]:
-        """Positions in the block, or those of ``rows``, that may be as near to query ``i`` as a squared distance."""
+        """Positions ``(c,)`` in the block of rows that may lie within a squared distance of query ``i``.
+
+        Args:
+            i: index of the query.
+            square: the squared distance.
+            rows: ``(m,)`` positions in the block to choose from; all if None.
+        """
         limit = square - (1 - _ERROR) * self.query_squares[i] + self.slack
         if rows is None:
             return np.flatnonzero(self.scores[i] <= limit)
         return np.asarray(rows[self.scores[i, rows] <= limit])
 
     def upper(self, i: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Upper bounds of the squared distances of these rows of the block from query ``i``."""
+        """Upper bounds ``(m,)`` of the squared distances of query ``i`` from rows at ``(m,)`` block positions."""
         share = (1 + _ERROR) * self.query_squares[i] + self.slack
-        with np.errstate(invalid="ignore"):  # inf and -inf, where nothing is known
+        with np.errstate(invalid="ignore"):  # inf - inf, where no bound is known
             bound = self.scores[i, rows] + 2 * _ERROR * self.row_squares[rows] + share
         return np.where(np.isfinite(bound), bound, np.inf)
 
 
 def squared_norms(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Squared norms ``(b,)`` of rows, with the error of :func:`score_rows`; inf where float32 overflows."""
+    """Squared norms ``(b,)`` of rows ``(b, d)``, summed like the products here; inf if float32 overflows."""
     total = np.zeros(len(rows))
     with np.errstate(over="ignore", invalid="ignore"):
         for columns in _pieces(rows.shape[1]):
@@ -96,11 +102,11 @@ def squared_norms(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def query_points(queries: npt.NDArray[np.float32], metric: str) -> npt.NDArray[np.float32]:
-    """Points ``(q, d)`` float32 of queries."""
+    """Points ``(q, d)`` float32 of queries ``(q, d)``: scaled to norm 1 if ``metric`` is ``"cosine"``."""
     if metric == "l2":
         return queries
     points = np.empty_like(queries)
-    for i in range(len(queries)):  # one by one: all of them in float64 may be gigabytes
+    for i in range(len(queries)):  # one by one, because all queries in float64 may take gigabytes
         points[i] = unit_rows(queries[i : i + 1].astype(np.float64))[0]
     return points
 
@@ -110,7 +116,7 @@ def row_points(rows: npt.NDArray[np.float32], squares: npt.NDArray[np.float64], 
 
     Args:
         rows: ``(b, d)`` float32, finite.
-        squares: ``(b,)`` as of :func:`squared_norms`.
+        squares: ``(b,)`` from :func:`squared_norms`.
         metric: ``"cosine"`` or ``"l2"``.
     """
     if metric == "l2":
@@ -120,7 +126,7 @@ def row_points(rows: npt.NDArray[np.float32], squares: npt.NDArray[np.float64], 
         rows, squares = rows.copy(), squares.copy()
         rows[odd] = unit_rows(rows[odd].astype(np.float64))
         squares[odd] = 1
-    # Norm 1 also for zeros, which so are at a right angle to everything: distance 1, as it should be.
+    # Rows of zeros count as norm 1, too. Their products are 0, so their distance is 1 from everything, as it should be.
     return RowPoints(rows, 1 / np.sqrt(squares), np.ones(len(rows)))
 
 
@@ -128,7 +134,7 @@ def score_rows(points: npt.NDArray[np.float32], rows: RowPoints, metric: str) ->
     """Bounds the squared distances of queries from a block of rows.
 
     Args:
-        points: ``(q, d)`` float32, as of :func:`query_points`.
+        points: ``(q, d)`` float32 from :func:`query_points`.
         rows: the block.
         metric: ``"cosine"`` or ``"l2"``.
     """
@@ -141,7 +147,7 @@ def score_rows(points: npt.NDArray[np.float32], rows: RowPoints, metric: str) ->
         scores = _products(points, rows.values)
         scores *= -2 * rows.factors
         scores += (1 - _ERROR) * rows.squares
-    else:  # float32 is too small for the products
+    else:  # products may overflow float32
         scores = np.full((len(points), len(rows.values)), -np.inf)
     return BlockScores(scores, rows.squares, query_squares, slack)
 
@@ -169,17 +175,17 @@ def load_faiss() -> Any:
 def faiss_candidates(
     faiss: Any, points: npt.NDArray[np.float32], rows: RowPoints, k: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Asks FAISS for the rows of a block that are probably the nearest.
+    """Asks FAISS for the rows of a block that are probably the nearest to each query.
 
     Args:
-        faiss: the package.
-        points: ``(q, d)`` float32 of the queries.
+        faiss: the package, from :func:`load_faiss`.
+        points: ``(q, d)`` float32 from :func:`query_points`.
         rows: the block.
-        k: neighbors per query.
+        k: number of neighbors per query.
 
     Returns:
-        ``(q, c)`` positions in the block, -1 where there are fewer; and ``(q,)`` a lower bound of the squared
-        distances of all other rows: inf if there are no others, NaN where nothing is known.
+        ``(q, c)`` positions in the block, -1 for missing ones; and ``(q,)`` lower bounds of the squared distances of
+        all other rows: inf if there are no other rows, NaN if no bound is known.
     """
     n = min(k + _SPARE, len(rows.values))
     values = rows.values
@@ -189,7 +195,7 @@ def faiss_candidates(
     if n == len(rows.values):
         return found, np.full(len(points), np.inf)
     n_terms = (points.shape[1] + _SPARE) * _ROUNDOFF
-    # Whatever its kernel adds up in which order.
+    # Holds for any order in which FAISS sums the products.
     error = 2 * n_terms / (1 - n_terms) if n_terms < 1 else np.nan
     norms = np.array([np.square(point.astype(np.float64)).sum() for point in points])
     with np.errstate(invalid="ignore"):

@@ -1,8 +1,8 @@
 """Exact distances between descriptors.
 
-Both metrics are functions of the Euclidean distance ``r`` of two points. For ``l2`` the points are the descriptors,
-and ``r`` is the distance; for ``cosine`` they are the descriptors at norm 1, and the distance, one minus the cosine, is
-``r**2 / 2``. In that form nothing cancels where two descriptors are nearly the same.
+Both metrics are functions of the Euclidean distance ``r`` between two points. For ``l2`` the points are the descriptors
+and the distance is ``r``. For ``cosine`` the points are the descriptors scaled to norm 1, and the distance, one minus
+the cosine, is ``r**2 / 2``, which loses no digits when two descriptors are nearly equal.
 """
 
 from typing import Any
@@ -12,19 +12,19 @@ import numpy.typing as npt
 
 __all__ = ["exact_distances", "unit_rows"]
 
-_VALUES = 1 << 16  # in float64 at once, which stay in the cache
+_VALUES = 1 << 16  # float64 values to compute with at once, so that they stay in the cache
 
 
 def exact_distances(
     query: npt.NDArray[np.floating[Any]], rows: npt.NDArray[np.floating[Any]], metric: str
 ) -> npt.NDArray[np.float64]:
-    """Distances of one descriptor from some rows, in float64; each depends on the two descriptors alone.
+    """Distances of one descriptor from some rows; each depends on its two descriptors alone, to the last bit.
 
     Args:
         query: ``(d,)`` float16 or float32, finite.
         rows: ``(m, d)`` float16 or float32, finite.
-        metric: ``"cosine"``: one minus the cosine, 0 to 2; a descriptor of zeros has no direction, and distance 1
-            from everything. ``"l2"``: the Euclidean distance.
+        metric: ``"cosine"`` (one minus the cosine, 0 to 2; a descriptor of zeros has distance 1 from everything) or
+            ``"l2"`` (the Euclidean distance).
 
     Returns:
         ``(m,)`` float64.
@@ -46,7 +46,7 @@ def exact_distances(
         points = rows[part].astype(np.float64)
         if metric == "cosine":
             points = unit_rows(points)
-        # Row by row, and no matrix product: that adds up in another order for another number of rows.
+        # Row by row, because a matrix product sums in an order that depends on the number of rows.
         squares = np.square(points - point).sum(axis=1)
         if metric == "cosine":
             has_direction = points.any(axis=1) & point.any()

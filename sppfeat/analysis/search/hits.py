@@ -15,17 +15,16 @@ class Hit:
     """A row that a search found.
 
     Attributes:
-        rank: 1 for the nearest.
-        distance: distance of its descriptor from the query's.
-        row: row number.
-        image: path of its image, relative to the file's root.
-        path: path of its image below the root.
+        rank: 1 for the nearest row.
+        distance: distance between the descriptors of row and query, in the metric of the search.
+        row: row number in the file.
+        image: path of the image relative to the file's root.
+        path: path of the image including the root, with which it can be opened.
         image_id: id of the image in the inputs; None if it has none.
-        label: class of the row by the selection's labels; None if it has none.
-        box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None if rows are whole images, as
-            are ``score`` and ``id`` then.
-        score: score of the box; None if it has none.
-        id: name of the box in its box file; None if it has none.
+        label: class of the row in the selection's labels; None if it has none.
+        box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None if rows are whole images.
+        score: score of the box; None if it has none, or if rows are whole images.
+        id: id of the box in its box file; None if it has none, or if rows are whole images.
     """
 
     rank: int
@@ -43,12 +42,12 @@ class Hit:
 def make_hits(
     neighbors: Neighbors, selection: Selection, *, root: str | os.PathLike[str] | None = None
 ) -> list[list[Hit]]:
-    """Makes the hits of each query, nearest first.
+    """Makes a list of hits for each query, nearest first.
 
     Args:
-        neighbors: rows and distances that were found in the selection.
-        selection: the selection that was searched; its labels become those of the hits.
-        root: folder of the images now; the recorded one if None.
+        neighbors: the nearest rows and their distances.
+        selection: the selection that was searched, whose labels the hits get.
+        root: folder that now holds the images; the root recorded in the file if None.
     """
     facts = _Facts(selection, selection.file.root if root is None else os.fspath(root))
     return [

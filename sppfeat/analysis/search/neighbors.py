@@ -1,4 +1,4 @@
-"""Exact nearest neighbors among the rows of a feature file, in blocks over its memory map."""
+"""Exact nearest neighbors among the rows of a feature file, searched in blocks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ from sppfeat.store.selection import Selection
 
 __all__ = ["Neighbors", "nearest_rows"]
 
-_BLOCK_NBYTES = 32 << 20  # of rows at once
-_SCORES = 1 << 22  # queries times rows at once
+_BLOCK_NBYTES = 32 << 20  # size of a block of rows
+_SCORES = 1 << 22  # maximum of queries times rows to score at once
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Neighbors:
     """The nearest rows of each of ``q`` queries, nearest first.
 
     Attributes:
-        rows: ``(q, k)`` int64 row numbers of the file; -1 where there are fewer than ``k``.
-        distances: ``(q, k)`` float64; inf where there are fewer.
+        rows: ``(q, k)`` int64 row numbers in the file; -1 for missing ones if fewer than ``k`` rows were found.
+        distances: ``(q, k)`` float64, in the metric of the search; inf for missing ones.
     """
 
     rows: npt.NDArray[np.int64]
@@ -57,29 +57,29 @@ def nearest_rows(
 ) -> Neighbors:
     """Finds the ``k`` rows of a selection that are nearest to each query.
 
-    Exact: distances are computed in float64 from the descriptors as stored, rows at the same distance come in the order
-    of their numbers, and the result depends neither on ``block_nbytes`` nor on the other queries. Rows without a
-    descriptor, and rows that hold NaN or infinities, are never found. Memory holds the queries, the results and one
-    block, whatever the size of the file.
+    The result is exact: distances are computed in float64 from the stored descriptors, rows at the same distance are
+    ordered by row number, and the result depends neither on ``block_nbytes`` nor on the other queries. Rows without a
+    descriptor, and rows that hold NaN or infinities, are never found. Memory holds only the queries, the results and
+    one block of rows.
 
     Args:
-        selection: rows and columns of an open file; a row that it holds twice counts once.
-        queries: ``(q, d)``, descriptors in the selection's columns, as :meth:`Selection.of_descriptors` gives them;
-            taken as float32.
-        k: neighbors per query, 1 or more.
-        metric: ``"cosine"``: one minus the cosine, 0 to 2; a descriptor of zeros has distance 1 from everything,
-            itself included. ``"l2"``: the Euclidean distance.
-        exclude: ``(q,)`` for each query the number of a row that must not be found, or -1. With ``one_per_image`` the
-            whole image of that row is excluded.
+        selection: rows and columns of an open file; a repeated row counts once.
+        queries: ``(q, d)`` descriptors in the selection's columns, as from :meth:`Selection.of_descriptors`;
+            converted to float32.
+        k: number of neighbors per query, 1 or more.
+        metric: ``"cosine"`` (one minus the cosine, 0 to 2; a descriptor of zeros has distance 1 from everything,
+            itself included) or ``"l2"`` (the Euclidean distance).
+        exclude: ``(q,)`` row number that must not be found for each query, or -1. With ``one_per_image`` the whole
+            image of that row is excluded.
         one_per_image: keep only the nearest row of each image.
-        engine: proposes the rows whose distances are computed: ``"exact"`` by our own bounds, ``"faiss"`` by that
-            package, and by our own bounds where its float32 is too coarse. The result is the same.
-        block_nbytes: size of the block of rows that is read at once.
+        engine: how rows are preselected: ``"exact"`` (by our error bounds) or ``"faiss"`` (by FAISS, and by our error
+            bounds if its float32 is too coarse). The result is the same.
+        block_nbytes: size of a block of rows, in bytes of memory.
         on_progress: called with the number of rows searched so far.
 
     Raises:
-        ConfigError: the queries have another length, or hold NaN or infinities; a metric or engine is unknown or not
-            installed; or ``k`` or ``exclude`` is out of range.
+        ConfigError: the queries are not as long as the selection's descriptors, or hold NaN or infinities; the metric
+            or engine is unknown; FAISS is not installed; or ``k`` or ``exclude`` is out of range.
     """
     check_choice("metric", metric, METRICS)
     check_choice("engine", engine, ENGINES)
@@ -105,7 +105,7 @@ def nearest_rows(
 
 
 class _Block(NamedTuple):
-    """Some rows: their numbers, images, values as float32, and squared norms as of :func:`squared_norms`."""
+    """A block of ``b`` rows: row numbers, image indices, values ``(b, d)``, and their :func:`squared_norms`."""
 
     rows: npt.NDArray[np.int64]
     images: npt.NDArray[np.int64]
@@ -127,7 +127,7 @@ def _checked(queries: npt.NDArray[np.floating[Any]], dimension: int) -> npt.NDAr
 def _excluded(
     selection: Selection, n_queries: int, exclude: npt.ArrayLike | None, one_per_image: bool
 ) -> npt.NDArray[np.int64]:
-    """``(q,)`` for each query the excluded row, or with ``one_per_image`` the excluded image, or -1."""
+    """Excluded row ``(q,)`` of each query, or -1; with ``one_per_image`` the excluded image."""
     rows = np.full(n_queries, -1) if exclude is None else np.asarray(exclude)
     if rows.shape != (n_queries,):
         raise ConfigError(f"exclude has shape {rows.shape}; allowed: ({n_queries},), a row for each query")
@@ -140,7 +140,7 @@ def _excluded(
 
 
 def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
-    """Yields the finite rows that have a descriptor, ascending, each block with the number of rows passed so far."""
+    """Yields blocks of finite rows with a descriptor, ascending, and the number of rows read up to their end."""
     rows, positions = np.unique(selection.rows, return_index=True)
     has_one = selection.file.has_descriptor()[rows]
     rows, positions = rows[has_one], positions[has_one]
@@ -161,11 +161,11 @@ class _Search:
 
     Args:
         queries: ``(q, d)`` float32.
-        metric: metric of the distances.
-        k: neighbors per query.
+        metric: ``"cosine"`` or ``"l2"``.
+        k: number of neighbors per query.
         excluded: ``(q,)`` excluded row, or image with ``one_per_image``, or -1.
         one_per_image: keep only the nearest row of each image.
-        faiss: the package, if it proposes rows first.
+        faiss: the package if it preselects rows, else None.
     """
 
     def __init__(
@@ -208,23 +208,23 @@ class _Search:
     def _add_by_faiss(
         self, queries: npt.NDArray[np.int64], block: _Block, rows: RowPoints
     ) -> npt.NDArray[np.int64]:
-        """Looks for nearer rows by FAISS; returns the queries that it could not settle."""
-        found, beyond = faiss_candidates(self._faiss, self._points[queries], rows, self.k)
+        """Looks for nearer rows by FAISS; returns the queries for which it may have missed one."""
+        found, lower_bounds = faiss_candidates(self._faiss, self._points[queries], rows, self.k)
         for query, own in zip(queries.tolist(), found, strict=True):
             self._merge(query, block, self._allowed(query, block, own[own >= 0]))
         limits = np.array([self._limit(query) for query in queries.tolist()])
-        return queries[~(beyond > limits)]
+        return queries[~(lower_bounds > limits)]
 
     def _allowed(self, query: int, block: _Block, found: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Positions in a block without the excluded ones."""
+        """Drops the excluded rows from positions in a block."""
         if self._excluded[query] < 0:
             return found
         of_row = block.images if self._one_per_image else block.rows
         return np.asarray(found[of_row[found] != self._excluded[query]])
 
     def _candidates(self, query: int, block: _Block, bounds: BlockScores, i: int) -> npt.NDArray[np.int64]:
-        """Positions of the rows of a block that can be among the nearest to a query, number ``i`` of ``bounds``."""
-        found = self._allowed(query, block, bounds.not_beyond(i, self._limit(query)))
+        """Positions in a block of the rows that may be nearest to a query, which is number ``i`` in ``bounds``."""
+        found = self._allowed(query, block, bounds.candidates_within(i, self._limit(query)))
         if len(found) <= self.k:
             return found
         upper = bounds.upper(i, found)
@@ -234,13 +234,13 @@ class _Search:
             upper = np.minimum.reduceat(upper[order], starts)
         if len(upper) < self.k:
             return found
-        return bounds.not_beyond(i, float(np.partition(upper, self.k - 1)[self.k - 1]), found)
+        return bounds.candidates_within(i, float(np.partition(upper, self.k - 1)[self.k - 1]), found)
 
     def _limit(self, query: int) -> float:
-        """The largest squared distance of points at which a row can still be among the nearest to a query."""
+        """Largest squared distance between points at which a row can still be among the nearest to a query."""
         farthest = float(self.distances[query, -1])
         square = 2 * farthest if self._metric == "cosine" else farthest**2
-        return square * (1 + 1e-12)  # the roundings of float64
+        return square * (1 + 1e-12)  # allows for float64 rounding
 
     def _merge(self, query: int, block: _Block, found: npt.NDArray[np.int64]) -> None:
         """Computes the distances of some rows of a block and keeps the nearest."""

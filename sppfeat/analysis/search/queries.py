@@ -1,4 +1,4 @@
-"""Queries: images, boxes of images and rows of the file, and descriptors of them like those of the file."""
+"""Queries: images, boxes of images, and rows of the file; computes their descriptors with the file's settings."""
 
 import dataclasses
 import os
@@ -30,12 +30,12 @@ __all__ = ["Query", "describe_queries", "parse_query", "read_queries"]
 
 _ALLOWED = "an image, IMAGE#x0,y0,x1,y1, row:N, @LIST or -"
 _ROW = re.compile(r"row:([0-9]{1,18})")
-_N_IMAGES = 64  # described between two reports of progress
+_N_IMAGES = 64  # images to describe between two reports of progress
 
 
 @dataclass(frozen=True)
 class Query:
-    """An image, a box of an image, or a row.
+    """A query: an image, a box of an image, or a row of the file.
 
     Attributes:
         text: the query as the user wrote it.
@@ -51,11 +51,11 @@ class Query:
 
 
 def read_queries(texts: Iterable[str], *, stdin: Iterable[bytes] | None = None) -> list[Query]:
-    """Parses queries; some of them may be lists of queries: ``@FILE``, or ``-`` for standard input.
+    """Parses queries, including lists of queries: ``@FILE``, or ``-`` for standard input.
 
     Args:
-        texts: queries as :func:`parse_query` takes them, and lists, in the format of lists of images.
-        stdin: the content of ``-`` in chunks; standard input if None.
+        texts: queries in the syntax of :func:`parse_query`, and lists of them in the format of lists of images.
+        stdin: chunks of bytes to read for ``-``; standard input if None.
 
     Raises:
         ConfigError: a list cannot be read, a text is not a query, or there is no query at all.
@@ -74,7 +74,7 @@ def read_queries(texts: Iterable[str], *, stdin: Iterable[bytes] | None = None) 
 def parse_query(text: str) -> Query:
     """Parses a query: an image file, ``IMAGE#x0,y0,x1,y1`` or ``row:N``.
 
-    A text that names a file means that file, whatever else it looks like.
+    A text that is the path of an existing file means that file, even if it also looks like a box or a row.
 
     Raises:
         ConfigError: there is no such file, it is a folder, or the box is not four numbers.
@@ -136,26 +136,27 @@ def describe_queries(
     """Computes the descriptors of queries, in the columns of a selection.
 
     Images are described with the file's settings and weights (:meth:`sppfeat.Extractor.from_file`), all boxes of an
-    image in one run of the network; without any image no network is loaded. Before that all rows are looked up, and
-    all images and boxes are checked as far as the headers of the images allow.
+    image in one run of the network. The network is loaded only if there are images, and only after all rows have been
+    looked up and all images and boxes checked as far as the headers of the images allow.
 
     Args:
-        queries: the queries; in a file of boxes, an image means the box that covers all of it.
-        selection: rows of an open file; decides which columns are taken and how they are scaled.
-        weights: where the weights are now, a file or a name; as recorded if None.
+        queries: the queries; if the rows of the file are boxes, an image means a box that covers all of it.
+        selection: rows of an open file; determines the columns and their scaling.
+        weights: file or name of the weights; as recorded in the file if None.
         weights_dir: a folder to search first for weights given by name.
-        device: device to compute on.
+        device: device to run the network on.
         on_progress: called with the number of queries described so far.
-        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
+        on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
+            unknown).
 
     Returns:
-        ``(q, d)`` of the file's type, finite.
+        ``(q, d)`` descriptors of the file's type, finite.
 
     Raises:
         ConfigError: a row does not exist or has no descriptor, or a descriptor holds NaN or infinities.
         ImageError: an image cannot be read.
         BoxError: a box has no area inside its image.
-        StoreError: the weights are gone or have changed.
+        StoreError: the weights are missing or have changed.
         SppfeatError: the network cannot be loaded.
     """
     file = selection.file
@@ -211,7 +212,7 @@ def _check_image(path: str, queries: Sequence[Query], file: FeatureTable) -> Non
 def _described(
     extractor: "Extractor", queries: Sequence[Query], asked_of: dict[str, list[int]]
 ) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
-    """Yields the numbers of some queries and their descriptors ``(m, D)``."""
+    """Yields positions of some queries and their descriptors ``(m, D)`` in all columns."""
     whole = [i for asked in asked_of.values() for i in asked if queries[i].box is None]
     for start in range(0, len(whole), _N_IMAGES):
         some = whole[start : start + _N_IMAGES]
