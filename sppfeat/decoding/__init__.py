@@ -1,9 +1,10 @@
 """Decoders that turn image files into batches of pixels, in this process or in worker processes.
 
-In go places of images in files, the sizes that a plan expects, and the sizes to resize to; out come heights and widths,
-upright 8-bit RGB pixels in the order asked for, or for each image the reason why it could not be read. A worker that an
-image kills or hangs costs that image and nothing else. The room imports Pillow and numpy only, so that workers start in
-a tenth of a second; it must not know networks, boxes, plans or feature files.
+The paths or byte ranges of image files go in, with the size that each image should have and the size to resize it to.
+Heights and widths come out, and batches ``(n, H, W, 3)`` of upright uint8 RGB pixels in the order requested; for an
+image that cannot be read, the reason comes out instead. An image that crashes or hangs its worker costs that image
+and nothing else. The room imports Pillow and numpy only, so that workers start in a tenth of a second; it must not
+know networks, boxes, plans or feature files.
 """
 
 from sppfeat.decoding.decoder import Decoded, Decoder, DecodeSettings, DecodeTask, InlineDecoder

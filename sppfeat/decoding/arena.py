@@ -1,4 +1,4 @@
-"""The arena: one block of memory shared with the workers, handed out in pieces, which bounds the look-ahead."""
+"""The arena: one block of memory, shared with the workers and allocated in pieces, which limits the look-ahead."""
 
 import mmap
 import os
@@ -13,11 +13,11 @@ __all__ = ["Arena", "map_arena"]
 class Arena:
     """A shared, anonymous block of bytes with a first-fit allocator.
 
-    It has no name in any file system, so nothing is left behind however the process ends. Pages take
-    memory only once they are written to.
+    It has no name in any file system, so nothing is left behind however the process ends. Pages take memory only once
+    they are written to.
 
     Args:
-        nbytes: its size, at least 1.
+        nbytes: size of the block, at least 1.
 
     Attributes:
         fd: file descriptor that a child process can map.
@@ -35,13 +35,13 @@ class Arena:
             raise
 
     def resize(self, nbytes: int) -> None:
-        """Grows to ``nbytes``; nothing may be allocated. Processes that have mapped less must map again."""
+        """Grows to ``nbytes`` while nothing is allocated; processes that mapped the old size must map it again."""
         os.ftruncate(self.fd, nbytes)
         self.buffer = map_arena(self.fd)
         self._free = [(0, nbytes)]
 
     def allocate(self, nbytes: int) -> int | None:
-        """Takes a free piece of ``nbytes`` and returns its offset; None if there is none."""
+        """Allocates a piece of ``nbytes`` and returns its offset; None if no gap is large enough."""
         for i, (offset, length) in enumerate(self._free):
             if length >= nbytes:
                 self._free[i : i + 1] = [(offset + nbytes, length - nbytes)] if length > nbytes else []
@@ -49,7 +49,7 @@ class Arena:
         return None
 
     def free(self, offset: int, nbytes: int) -> None:
-        """Gives back a piece that :meth:`allocate` handed out."""
+        """Frees a piece that :meth:`allocate` returned."""
         pieces = sorted([*self._free, (offset, nbytes)])
         merged = pieces[:1]
         for start, length in pieces[1:]:
@@ -61,14 +61,14 @@ class Arena:
         self._free = merged
 
     def close(self) -> None:
-        """Closes the descriptor; the memory goes with the last array that views it."""
+        """Closes the descriptor; the memory is freed with the last array that views it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def map_arena(fd: int) -> npt.NDArray[np.uint8]:
-    """The whole block behind a descriptor as a writable array."""
+    """Maps the whole block of an arena's descriptor as a writable array, ``(nbytes,)`` uint8."""
     return np.frombuffer(mmap.mmap(fd, 0), dtype=np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The interface of decoders: settings, tasks and decoded batches; and the decoder without processes."""
+"""The interface of decoders, with settings, tasks and decoded batches, and the decoder without processes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -15,12 +15,12 @@ __all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder", "InlineDecoder"
 
 
 class DecodeSettings(NamedTuple):
-    """Settings that hold for every image of a run.
+    """Settings for all images of a run.
 
     Attributes:
         exif: ``apply`` or ``ignore`` the EXIF orientation.
         resample: Pillow filter that resizes to the network input.
-        max_pixels: limit on an image's pixels; a larger one fails without being decoded.
+        max_pixels: the most pixels of an image; a larger one fails without being decoded.
         decode: ``exact`` or ``fast``, see :func:`sppfeat.decoding.images.decode_image`.
     """
 
@@ -31,13 +31,14 @@ class DecodeSettings(NamedTuple):
 
 
 class DecodeTask(NamedTuple):
-    """Images of one network-input size.
+    """A batch of images to decode and resize to one network-input size.
 
     Attributes:
-        images: the caller's numbers of the images.
-        places: their places: a path for a whole file, a part of a file, or, for an image that is nowhere, the reason.
-        image_hw: planned height and width of each as displayed.
-        input_hw: height and width to resize to.
+        images: numbers by which the caller knows the images.
+        places: location of each image: a path for a whole file, a byte range of a file, or, as str, the reason why
+            the image is not available.
+        image_hw: expected height and width of each image as displayed, in pixels.
+        input_hw: height and width to resize to, in pixels.
     """
 
     images: Sequence[int]
@@ -57,7 +58,7 @@ class Decoded(NamedTuple):
     Attributes:
         images: numbers of the images that could be decoded, in the task's order.
         pixels: ``(n, H, W, 3)`` uint8 RGB, writable, valid until the next batch is requested.
-        failures: the reason for each image of the task that could not be decoded.
+        failures: the reason of each failure, under the number of the image.
     """
 
     images: Sequence[int]
@@ -69,7 +70,7 @@ class Decoder(Protocol):
     """Reads headers and decodes batches, in order."""
 
     def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
-        """Yields height and width of each image as displayed, or the reason why it cannot be read."""
+        """Yields height and width of each image as displayed, in pixels, or the reason why it cannot be read."""
         ...
 
     def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
@@ -77,22 +78,22 @@ class Decoder(Protocol):
         ...
 
     def close(self) -> None:
-        """Stops the decoder, which takes no further calls."""
+        """Stops the decoder; no method may be called afterwards."""
         ...
 
 
 class InlineDecoder:
-    """Decodes in the calling process, one image after the other: for few images, and as the oracle of the pool.
+    """Decodes in the calling process, one image after the other: for a few images, and as the pool's reference.
 
     Args:
-        settings: hold for every image.
+        settings: settings for all images.
     """
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
 
     def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
-        """Yields height and width of each image as displayed, or the reason why it cannot be read."""
+        """Yields height and width of each image as displayed, in pixels, or the reason why it cannot be read."""
         for place in places:
             try:
                 yield probe_image(
@@ -119,7 +120,7 @@ class InlineDecoder:
             yield Decoded(good, pixels[: len(good)], failures)
 
     def close(self) -> None:
-        """Does nothing: there is nothing to stop."""
+        """Does nothing, since there are no processes to stop."""
 
 
 def _found(place: bytes | Place | str) -> bytes | Place:

@@ -1,4 +1,4 @@
-"""Image files, opened up to the end of their header, and the reasons why some cannot be opened."""
+"""Opening of image files up to the end of their header, and the reasons why some cannot be opened."""
 
 import errno
 import io
@@ -36,9 +36,9 @@ _FILE_REASONS = {
     errno.EPERM: "permission denied",
 }
 _LONGEST_REASON = 200
-_SMALL_FILE_NBYTES = 4 << 20  # no header of such a file takes longer than some two seconds
+_SMALL_FILE_NBYTES = 4 << 20  # no header of a smaller file takes longer than about two seconds
 
-# (offset, bytes, name): formats that Pillow decodes, then others that turn up among images.
+# (offset, bytes, name): formats that Pillow decodes, then others that are often found among images.
 _READ_SIGNATURES = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -70,9 +70,9 @@ class OpenedImage(NamedTuple):
     """An image whose header has been read.
 
     Attributes:
-        image: as Pillow opened it.
-        orientation: of EXIF, 1 to 8.
-        displayed_hw: height and width in pixels, turned as asked.
+        image: the image as Pillow opened it.
+        orientation: EXIF orientation, 1 to 8.
+        displayed_hw: height and width in pixels, after the EXIF orientation if that is to be applied.
     """
 
     image: ImageFile.ImageFile
@@ -82,19 +82,19 @@ class OpenedImage(NamedTuple):
 
 @contextmanager
 def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Iterator[OpenedImage]:
-    """Opens an image file and reads its header; no pixel is decoded.
+    """Opens an image file and reads its header without decoding pixels.
 
     Args:
-        place: The file, or the part of one.
+        place: The file, or the byte range of one.
         exif: ``"apply"`` or ``"ignore"`` the EXIF orientation.
         max_pixels: A larger image is refused, here and by Pillow while the context lasts.
 
     Raises:
-        ImageError: The file cannot be read, is no image, is too large, or has pixels without a defined range.
+        ImageError: The file cannot be read, is not an image, is too large, or has pixels without a defined range.
     """
     with _open_place(place_of(place)) as file, PILLOW.refusing_more_than(max_pixels):
-        # A file object and no path: Pillow would map an uncompressed file into memory, where a file
-        # that is cut short meanwhile kills the process with SIGBUS.
+        # A file object rather than a path: Pillow would map an uncompressed file into memory, and a mapped file that
+        # is cut short meanwhile kills the process with SIGBUS.
         with pillow_errors("its header cannot be read"):
             image = _open_with_pillow(file)
             if image.width * image.height > max_pixels:
@@ -114,12 +114,11 @@ def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Ite
 
 @contextmanager
 def pillow_errors(what: str) -> Iterator[None]:
-    """Turns any error of Pillow's into an ImageError, and silences its warnings.
+    """Converts any error from Pillow to an ImageError, and silences its warnings.
 
-    Pillow raises, on hostile files, nearly every type there is (SyntaxError, struct.error, zlib.error,
-    MemoryError, KeyError, ...), so that only ``Exception`` catches them all: hence the narrow use, around
-    Pillow alone. Its warnings (suspicious size, corrupt EXIF) would be printed once per place in Pillow's
-    source, without the file's name.
+    On hostile files Pillow raises nearly any type (SyntaxError, struct.error, zlib.error, MemoryError, KeyError,
+    ...), so only ``Exception`` catches them all; the context should therefore hold calls of Pillow only. Its warnings
+    (suspicious size, corrupt EXIF) would be printed once per line of Pillow's source, without the file's name.
     """
     try:
         with warnings.catch_warnings():
@@ -144,7 +143,7 @@ def _open_with_pillow(file: BinaryIO) -> ImageFile.ImageFile:
     except ImageError:
         raise
     except Exception as error:  # of nearly every type, see pillow_errors
-        # EINVAL: Pillow followed an offset in the file to a place that no file has.
+        # EINVAL: Pillow followed an offset in the file to an impossible position.
         errno_ = getattr(error, "errno", None)
         about_this_machine = isinstance(error, MemoryError) or errno_ not in (None, errno.EINVAL)
         if about_this_machine or isinstance(error, Image.DecompressionBombError):
@@ -161,7 +160,7 @@ def _open_place(place: Place) -> BinaryIO:
         status = os.stat(path)  # the path may be bytes
         if stat.S_ISDIR(status.st_mode):
             raise ImageError("is a folder")
-        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait forever
             raise ImageError("is not a regular file")
         if nbytes == WHOLE_FILE:
             nbytes = status.st_size
@@ -180,7 +179,7 @@ def _open_place(place: Place) -> BinaryIO:
 
 
 def _one_line(text: object) -> str:
-    """A text on one line, unprintable characters escaped, cut to a length that fits a report."""
+    """A text on one line, with unprintable characters escaped, cut to a length that fits into a report."""
     return one_line(" ".join(str(text).split()), longest=_LONGEST_REASON)
 
 
@@ -194,7 +193,7 @@ def _why_unidentified(file: BinaryIO, *, has_avif: bool) -> str:
     """The reason why Pillow did not recognize a file as an image, from its first bytes.
 
     Args:
-        file: The file.
+        file: The file, seekable.
         has_avif: True if this Pillow has a decoder for AVIF.
     """
     n_bytes = file.seek(0, os.SEEK_END)

@@ -1,6 +1,6 @@
 """Guards against image files that would take gigabytes of memory or minutes to decode.
 
-Pillow's own guard counts pixels only; small files can ask for more in other ways.
+Pillow's own guard counts pixels only, but small files can exhaust memory and time in other ways.
 """
 
 import io
@@ -24,17 +24,17 @@ __all__ = [
 ]
 
 _MOST_HEADER_READS = 250_000  # about a quarter of a second; real headers take some hundreds
-_MOST_PRECINCTS = 100_000  # of a small JPEG 2000; of a larger one, one per 64 pixels
-_MOST_SCANS = 500  # of a JPEG; real ones have about ten
-_MOST_SCANNED_PIXELS = 50_000_000_000  # of all scans of it; they take some seven seconds
+_MOST_PRECINCTS = 100_000  # in a small JPEG 2000; a larger one may have one per 64 pixels
+_MOST_SCANS = 500  # in a JPEG; real ones have about ten
+_MOST_SCANNED_PIXELS = 50_000_000_000  # pixels times scans of a JPEG; these take about seven seconds
 
 
 class _PillowSettings:
-    """Pillow's settings, which hold for the whole process, while a file is read.
+    """Pillow's process-wide settings, changed while a file is read.
 
-    Its guard against bombs, which also looks at frames and tiles, gets our limit, and its tolerance of files that
-    are cut short, which the owner of the process may have switched on, is off. Other threads may read at the same
-    time with the same settings; a thread that needs others waits.
+    Pillow's guard against decompression bombs, which also covers frames and tiles, gets our limit. Its tolerance of
+    truncated files, which the owner of the process may have switched on, is switched off. Other threads may read at
+    the same time with the same settings; a thread that needs different ones waits.
     """
 
     def __init__(self) -> None:
@@ -73,19 +73,19 @@ PILLOW = _PillowSettings()
 
 
 class HeaderReader(io.BufferedReader):
-    """A file reader that gives up on a header without end.
+    """A file reader that gives up on an endless header.
 
-    Pillow reads some headers byte by byte, or keeps each of their parts: comments of a PNM, padding in a JPEG,
+    Pillow reads some headers byte by byte, or keeps every part of them: comments of a PNM, padding in a JPEG,
     millions of empty chunks of a PNG. A file of 30 MB would take it half a minute, or a gigabyte.
     """
 
     n_reads_left: int | None = _MOST_HEADER_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Reads, as long as the header may go on; set ``n_reads_left`` to None when it has ended.
+        """Reads bytes of the file; set ``n_reads_left`` to None once the header has ended.
 
         Raises:
-            ImageError: the header has not ended after very many reads.
+            ImageError: the header has not ended after 250,000 reads.
         """
         if self.n_reads_left is not None:
             self.n_reads_left -= 1
@@ -97,20 +97,20 @@ class HeaderReader(io.BufferedReader):
 
 
 def check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
-    """Refuses a TIFF with huge tiles, or with too few strips or tiles, where Pillow would leave the rest black.
+    """Refuses a TIFF with huge tiles, or with missing strips or tiles, which Pillow would leave black.
 
     Raises:
-        ImageError: it is such a TIFF.
+        ImageError: ``image`` is such a TIFF.
     """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
     width, height, tile_width, tile_height = (int(image.tag_v2.get(tag, 0)) for tag in (256, 257, 322, 323))
-    if tile_width * tile_height > max(max_pixels, 4 * width * height):  # libtiff makes room for a whole one
+    if tile_width * tile_height > max(max_pixels, 4 * width * height):  # libtiff allocates a whole tile
         raise ImageError(
             f"too many pixels: tiles of {tile_height} x {tile_width} (height x width) for an image of "
             f"{height} x {width}, more than max-decode-pixels {max_pixels}"
         )
-    if image.tile[0][0] == "libtiff":  # libtiff notices by itself
+    if image.tile[0][0] == "libtiff":  # libtiff checks these itself
         return
     n_rows = max(tile[1][3] if tile[1] else height for tile in image.tile)
     if n_rows < height:
@@ -125,10 +125,10 @@ def check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
 
 
 def check_scans(image: ImageFile.ImageFile) -> None:
-    """Refuses a progressive JPEG of too many scans: libjpeg goes over the whole picture for each.
+    """Refuses a progressive JPEG with too many scans, because libjpeg processes the whole picture for each.
 
     Raises:
-        ImageError: it is such a JPEG.
+        ImageError: ``image`` is such a JPEG.
     """
     if "progressive" not in image.info or image.fp is None:
         return
@@ -137,18 +137,18 @@ def check_scans(image: ImageFile.ImageFile) -> None:
     while block := image.fp.read(1 << 20):
         n_scans += block.count(b"\xff\xda") + ((last + block[:1]) == b"\xff\xda")
         last = block[-1:]
-    # In data behind the picture, such as a film, one byte pair in 65,536 looks like a scan.
+    # In data after the picture, such as a video, one byte pair in 65,536 looks like a scan.
     if n_scans > _MOST_SCANS and n_scans * image.width * image.height > _MOST_SCANNED_PIXELS:
         raise ImageError(f"too many scans: {n_scans} in a progressive JPEG; allowed are {_MOST_SCANS}")
 
 
 def check_precincts(image: ImageFile.ImageFile) -> None:
-    """Refuses a JPEG 2000 of tiny precincts: OpenJPEG takes half a kilobyte for each, even an empty one.
+    """Refuses a JPEG 2000 with tiny precincts, because OpenJPEG takes half a kilobyte for each, even an empty one.
 
     A file of 102 bytes took 5 GB and half a minute for 3000 x 3000 precincts of one pixel.
 
     Raises:
-        ImageError: it is such a JPEG 2000, or has no code stream.
+        ImageError: ``image`` is such a JPEG 2000, or has no code stream.
     """
     if image.format != "JPEG2000" or image.fp is None:
         return
@@ -172,7 +172,7 @@ def check_precincts(image: ImageFile.ImageFile) -> None:
 
 
 def _code_stream_start(file: BinaryIO) -> int:
-    """The offset of the code stream in a JPEG 2000 file; 0 if the file is nothing but that."""
+    """The offset of the code stream in a JPEG 2000 file; 0 if the file is a bare code stream."""
     position = 0
     while (box := read_at(file, 16, position).ljust(16, b"\0"))[:4] != b"\xff\x4f\xff\x51":
         length, kind, long_length = struct.unpack(">I4sQ", box)
@@ -187,7 +187,7 @@ def _code_stream_start(file: BinaryIO) -> int:
 
 
 def _n_precincts(style: bytes, size: tuple[int, int]) -> int:
-    """The number of precincts that a coding style cuts one component into; 0 if it does not say."""
+    """The number of precincts into which a coding style cuts one component; 0 if it does not say."""
     if len(style) < 10 or not style[0] & 1:
         return 0
     n_levels, sizes = style[5], style[10:]

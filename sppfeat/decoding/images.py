@@ -1,4 +1,4 @@
-"""Images: their size as displayed, and their pixels as upright 8-bit RGB, resized to the network input.
+"""Reading of images: their size as displayed, and their pixels as upright 8-bit RGB, resized to the network input.
 
 Sizes are ``(height, width)``. :func:`read_image` describes the result for each kind of file.
 """
@@ -46,11 +46,11 @@ _IS_REDUCED = {"exact": False, "fast": True}
 def probe_image(
     place: bytes | str | Place, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
 ) -> tuple[int, int]:
-    """Height and width of an image as displayed, from its header; no pixel is decoded.
+    """Reads the height and width of an image as displayed from its header, without decoding pixels.
 
     Args:
         place: The file, or the part of one.
-        exif: ``"apply"``: as the EXIF orientation turns it. ``"ignore"``: as stored.
+        exif: ``"apply"`` for the size after the EXIF orientation, ``"ignore"`` for the size as stored.
         max_pixels: A larger image is refused.
 
     Returns:
@@ -67,7 +67,7 @@ def probe_image(
 def read_image(
     place: bytes | str | Place, *, exif: str, max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
 ) -> Image.Image:
-    """An image at its full size, upright, as 8-bit RGB.
+    """Reads an image at its full size, upright, as 8-bit RGB.
 
     Pillow converts grayscale, 1-bit, palette, CMYK, YCbCr and LAB pixels, without regard to an
     embedded ICC profile. Transparency is laid over white. 16-bit samples are cut to their high byte, in
@@ -76,14 +76,14 @@ def read_image(
 
     Args:
         place: The file, or the part of one.
-        exif: ``"apply"``: turned as its EXIF orientation says. ``"ignore"``: as stored.
+        exif: ``"apply"`` to turn the image by its EXIF orientation, ``"ignore"`` to leave it as stored.
         max_pixels: A larger image is refused.
 
     Returns:
         A Pillow image of mode ``"RGB"``.
 
     Raises:
-        ImageError: The file cannot be read, is no image, is damaged or cut short, is too large, or has pixels
+        ImageError: The file cannot be read, is not an image, is damaged or cut short, is too large, or has pixels
             without a defined range.
     """
     return _read(place, exif, max_pixels).image
@@ -99,20 +99,20 @@ def decode_image(
     max_pixels: int = DEFAULT_MAX_DECODE_PIXELS,
     decode: str = "exact",
 ) -> npt.NDArray[np.uint8]:
-    """Pixels of an image file at the size of the network input.
+    """Decodes an image file and resizes it to the network input.
 
     Args:
         place: The file, or the part of one.
         exif: As for :func:`read_image`.
-        image_hw: Height and width as displayed, as :func:`probe_image` returned them for this file.
-        input_hw: Height and width to resize to. At ``image_hw`` nothing is resampled.
-        resample: Pillow's filter, applied to 8-bit RGB of the full size.
+        image_hw: Height and width as displayed, in pixels, as :func:`probe_image` returned them for this file.
+        input_hw: Height and width to resize to, in pixels. At ``image_hw`` nothing is resampled.
+        resample: Pillow filter, applied to 8-bit RGB of the full size.
         max_pixels: As for :func:`read_image`.
-        decode: ``"exact"``, or ``"fast"``: a JPEG at least twice as large as ``input_hw`` on both sides is
-            decoded at 1/2, 1/4 or 1/8 of its size and resized from there. The pixels differ; their places do not.
+        decode: ``"exact"``, or ``"fast"``: a JPEG at least twice as large as ``input_hw`` on both sides is decoded at
+            1/2, 1/4 or 1/8 of its size and resized from there. The pixel values differ; the geometry does not.
 
     Returns:
-        ``(h, w, 3)`` uint8, C-contiguous, read-only.
+        ``(H, W, 3)`` uint8 RGB of size ``input_hw``, C-contiguous, read-only.
 
     Raises:
         ImageError: As for :func:`read_image`; or the file's size is no longer ``image_hw``.
@@ -131,17 +131,17 @@ def resize_image(
     resample: str,
     box: tuple[float, float, float, float] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Pixels of an image in memory at the size of the network input.
+    """Resizes an image in memory to the network input.
 
     Args:
         image: 8-bit RGB.
-        input_hw: Height and width to resize to. At the image's own size nothing is resampled.
-        resample: Pillow's filter.
-        box: The part of the image to resize: ``x0, y0, x1, y1`` in its pixels, edges, fractions allowed; None for
+        input_hw: Height and width to resize to, in pixels. At the image's own size nothing is resampled.
+        resample: Pillow filter.
+        box: The part of the image to resize: ``x0, y0, x1, y1`` in its pixels, half-open, fractions allowed; None for
             the whole image.
 
     Returns:
-        ``(h, w, 3)`` uint8, C-contiguous, read-only.
+        ``(H, W, 3)`` uint8 RGB of size ``input_hw``, C-contiguous, read-only.
 
     Raises:
         ImageError: There is not enough memory.
@@ -156,18 +156,19 @@ def resize_image(
 
 
 def image_from_array(image: npt.NDArray[np.uint8] | Image.Image, *, exif: str = "apply") -> Image.Image:
-    """An image in memory as 8-bit RGB, by the rules of :func:`read_image`.
+    """Converts an image in memory to 8-bit RGB, by the rules of :func:`read_image`.
 
     Args:
         image: ``(H, W, 3)`` uint8 in RGB order, ``(H, W)`` uint8 gray, or a Pillow image of any mode.
-        exif: For a Pillow image as ``Image.open`` returned it: as for :func:`read_image`. Any other
-            image is taken as it is, since it may have been turned already.
+        exif: As for :func:`read_image`, for a Pillow image just as ``Image.open`` returned it. Any other image is not
+            turned, since it may have been turned already.
 
     Returns:
         A Pillow image of mode ``"RGB"``.
 
     Raises:
-        ImageError: The type, shape or dtype is another; there are no pixels; or the file of a Pillow image is damaged.
+        ImageError: The type, shape or dtype is not one of these; there are no pixels; or the file of a Pillow image
+            is damaged.
 
     Example:
         >>> image_from_array(np.zeros((2, 3), np.uint8)).getpixel((0, 0))
@@ -189,10 +190,10 @@ def image_from_array(image: npt.NDArray[np.uint8] | Image.Image, *, exif: str = 
 
 
 class _Decoded(NamedTuple):
-    """Pixels of a file, upright, as 8-bit RGB."""
+    """Decoded pixels of an image file, upright, 8-bit RGB, and the box that the picture takes up in them."""
 
     image: Image.Image
-    box: tuple[float, float, float, float] | None  # of the picture in the pixels; None: all of them
+    box: tuple[float, float, float, float] | None  # of the picture, in pixels of the image; None: all of it
 
 
 def _read(
@@ -203,7 +204,7 @@ def _read(
     image_hw: tuple[int, int] | None = None,
     reduce_to: tuple[int, int] | None = None,
 ) -> _Decoded:
-    """Decodes a file: of size ``image_hw``, if given, and if possible no larger than ``reduce_to`` needs."""
+    """Decodes a file, checks its size against ``image_hw``, and reduces a JPEG as far as ``reduce_to`` allows."""
     _choose("exif", exif, _EXIF_POLICIES)
     with open_image(place, exif=exif, max_pixels=max_pixels) as (image, orientation, displayed_hw):
         if image_hw is not None and displayed_hw != tuple(image_hw):

@@ -1,6 +1,6 @@
-"""JPEGs decoded at a half, a quarter or an eighth of their size, without the finer parts of their blocks.
+"""Decoding of JPEGs at 1/2, 1/4 or 1/8 of their size, without the high frequencies of their blocks.
 
-That is several times as fast as decoding the full size and resizing, and gives other pixels.
+This is several times as fast as decoding the full size and resizing; the pixel values differ.
 """
 
 import struct
@@ -25,16 +25,16 @@ _MOST_SEGMENTS = 10_000
 
 
 def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
-    """Makes Pillow decode a JPEG at the smallest size that is not below another one on either side.
+    """Makes Pillow decode a JPEG at the smallest reduced size that is at least ``least_hw`` on both sides.
 
     Args:
-        image: As Pillow opened it, from a file with a descriptor, and not decoded yet. Its size becomes the
+        image: The image as Pillow opened it, from a file with a descriptor, and not decoded yet. Its size becomes the
             reduced one, ``ceil(side / factor)``; its mode stays.
-        least_hw: Height and width, of the image as stored, that it must still have: ``side / factor``.
+        least_hw: Lower bound on ``side / factor``, as height and width of the image as stored, in pixels.
 
     Returns:
-        The factor by which it is smaller: 2, 4 or 8; or 1 if nothing was changed, because it is no JPEG, is too
-        small, or is of a kind that has no reduced sizes.
+        The factor of the reduction: 2, 4 or 8; or 1 if nothing was changed, because the image is not a JPEG, is too
+            small, or is of a kind that has no reduced sizes.
     """
     height, width = least_hw
     before = image.width
@@ -48,17 +48,17 @@ def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
 def picture_box(
     image_hw: tuple[int, int], factor: int, orientation: int
 ) -> tuple[float, float, float, float]:
-    """The box of the picture in the pixels of its reduced size, once these are turned upright.
+    """The box that the picture takes up in the pixels of its reduced size, turned upright.
 
-    Its right and lower ends, as stored, may lie within the last pixel.
+    Before it is turned, its right and lower edges may fall inside the last pixel.
 
     Args:
-        image_hw: Height and width of the image at its full size, upright.
-        factor: The factor by which it is smaller.
+        image_hw: Height and width of the image at its full size, upright, in pixels.
+        factor: The factor of the reduction.
         orientation: The EXIF orientation, 1 to 8, by which it was turned.
 
     Returns:
-        ``x0, y0, x1, y1`` in pixels of the reduced size, edges.
+        ``x0, y0, x1, y1`` in pixels of the reduced size, half-open, fractions possible.
 
     Example:
         >>> picture_box((40, 61), 2, 1), picture_box((40, 61), 2, 3)
@@ -72,10 +72,10 @@ def picture_box(
 
 
 def _is_of_blocks(image: ImageFile.ImageFile) -> bool:
-    """True if a JPEG is made of blocks of frequencies, and says so where every decoder sees the same.
+    """True if a JPEG consists of frequency blocks, according to a header that every decoder reads alike.
 
-    A lossless JPEG has none. libjpeg-turbo 3 decodes it at its full width whatever size it is told, and Pillow
-    (10.4 to 12.0 at least) writes that beyond the end of its reduced row: the process dies.
+    A lossless JPEG does not. libjpeg-turbo 3 decodes it at full width whatever size is requested, and Pillow (10.4 to
+    12.0 at least) writes past the end of its reduced row, which crashes the process.
     """
     if image.fp is None:
         return False

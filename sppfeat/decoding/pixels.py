@@ -1,7 +1,7 @@
-"""Pixels of an opened image as upright 8-bit RGB.
+"""Conversion of an opened image to upright 8-bit RGB.
 
-Departs from Pillow's own conversions where they lose the picture: 16-bit grayscale is scaled, not clipped to
-white, and transparency is laid over white instead of being dropped.
+It departs from Pillow's own conversions where they spoil the picture: 16-bit grayscale is scaled rather than clipped
+to white, and transparency is laid over white rather than dropped.
 """
 
 import struct
@@ -40,9 +40,9 @@ _LONGEST_EXIF = 1 << 20
 
 
 def displayed_hw(image: Image.Image, orientation: int, exif: str) -> tuple[int, int]:
-    """Height and width of an opened image, turned as ``exif`` asks, in pixels."""
+    """Height and width of an opened image in pixels, after its EXIF orientation unless ``exif`` is ``"ignore"``."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # From the tags: Pillow 11.2 and later swap a TIFF's size already when they open it.
+        # From the tags, because Pillow 11.2 and later swap the size of a TIFF when opening it.
         height, width = int(image.tag_v2[257]), int(image.tag_v2[256])
     else:
         height, width = image.height, image.width
@@ -53,12 +53,12 @@ def read_orientation(image: Image.Image, file: BinaryIO | None = None) -> int:
     """The EXIF orientation of an image, 1 to 8; 1 if there is none or it cannot be understood.
 
     Args:
-        image: as Pillow opened it.
-        file: the file that it is read from; needed to find a PNG's orientation behind its pixels.
+        image: the image as Pillow opened it.
+        file: the file that it is read from; needed to find the orientation of a PNG that stores it after the pixels.
     """
     try:
         if image.format == "PNG" and file is not None and "exif" not in image.info:
-            # PngImageFile.getexif decodes the picture to find a chunk behind the pixels.
+            # PngImageFile.getexif decodes the picture to find a chunk after the pixels.
             late_exif = _late_png_exif(file)
             if late_exif is not None:
                 image.info["exif"] = b"Exif\x00\x00" + late_exif
@@ -69,7 +69,7 @@ def read_orientation(image: Image.Image, file: BinaryIO | None = None) -> int:
 
 
 def _late_png_exif(file: BinaryIO) -> bytes | None:
-    """The eXIf chunk of a PNG, wherever it is: exiftool puts it behind the pixels."""
+    """The eXIf chunk of a PNG, even after the pixels, where exiftool puts it."""
     position = 8
     while True:
         header = read_at(file, 8, position)
@@ -82,13 +82,13 @@ def _late_png_exif(file: BinaryIO) -> bytes | None:
 
 
 def turn_upright(rgb: Image.Image, image: Image.Image, orientation: int, exif: str) -> Image.Image:
-    """The pixels turned as ``exif`` asks.
+    """Turns decoded pixels upright, unless ``exif`` is ``"ignore"``.
 
     Args:
         rgb: the decoded pixels.
         image: the opened image that they were decoded from.
-        orientation: of EXIF, 1 to 8.
-        exif: ``"apply"`` or ``"ignore"`` it.
+        orientation: EXIF orientation, 1 to 8.
+        exif: ``"apply"`` or ``"ignore"`` the orientation.
     """
     turned_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile)  # while it decodes
     if turned_by_pillow == (exif == "apply") or orientation == 1:
@@ -109,9 +109,9 @@ def check_pixels(image: Image.Image) -> None:
 
 
 def scale_key_color(image: ImageFile.ImageFile) -> None:
-    """Brings the transparent color of a PNG to 8 bits, like its pixels once they are decoded.
+    """Scales the transparent color of a PNG to 8 bits, the depth of its decoded pixels.
 
-    Pillow leaves the color at the file's own depth, where it matches other pixels or none.
+    Pillow leaves the color at the file's own depth, where it matches the wrong pixels or none.
     """
     key = image.info.get("transparency")
     if image.format != "PNG" or key is None:

@@ -1,4 +1,4 @@
-"""The pool of worker processes that decode ahead of the network; one that dies or hangs is replaced."""
+"""The pool of worker processes that decode ahead of the network; a worker that dies or hangs is replaced."""
 
 import time
 from collections import deque
@@ -18,7 +18,7 @@ __all__ = ["DecoderPool"]
 _PROBES_AHEAD = 128  # per worker
 _IMAGES_AHEAD = 64  # per worker: more would keep no worker busier, and the notes on each image take memory
 _START_SECONDS = 120.0  # a worker starts in 0.2 s, but from a busy file server in minutes
-_MAX_FAILED_STARTS = 5  # in a row, by a signal: the system is short of memory, and will stay so
+_MAX_FAILED_STARTS = 5  # in a row, by a signal: the system is short of memory and will remain so
 
 
 class DecoderPool:
@@ -28,14 +28,14 @@ class DecoderPool:
     suspect image. After a death the suspect is tried once more, as the first job of a new worker; then it fails.
 
     Args:
-        settings: hold for every image.
+        settings: settings for all images.
         n_workers: number of processes, at least 1.
         look_ahead_bytes: memory for decoded batches; grows to the size of one batch if that is larger.
-        hang_seconds: time that one image may take before its worker is killed. Only time in which the
-            pool waits for it counts, so that a run that was suspended loses nothing.
+        hang_seconds: time that one image may take before its worker is killed. Only time that the pool spends waiting
+            counts, so a suspended run loses no image.
 
     Raises:
-        DecoderError: the system starts no process; now, or later in place of one that died.
+        DecoderError: the system cannot start a process, now or later in place of one that died.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class DecoderPool:
         self._hang_seconds = hang_seconds
         self._arena = Arena(look_ahead_bytes)
         self._waiting: deque[Job] = deque()
-        self._abandoned: list[_BatchInFlight] = []  # by a caller who stopped asking for batches
+        self._abandoned: list[_BatchInFlight] = []  # by a caller that stopped requesting batches
         self._n_failed_starts = 0
         self._workers: list[WorkerProcess] = []
         try:
@@ -63,7 +63,7 @@ class DecoderPool:
             raise
 
     def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
-        """Yields height and width of each image as displayed, or the reason why it cannot be read."""
+        """Yields height and width of each image as displayed, in pixels, or the reason why it cannot be read."""
         window: deque[list[tuple[int, int] | str]] = deque()
         for place in places:
             answer: list[Any] = []
@@ -78,7 +78,7 @@ class DecoderPool:
             yield self._first_answer(window)
 
     def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
-        """Yields the batch of each task, while further ones are decoded: as many as are useful and fit the arena."""
+        """Yields the batch of each task while later ones are decoded, as many as are useful and fit into the arena."""
         self._reclaim()
         pending: deque[_BatchInFlight] = deque()
         source = iter(tasks)
@@ -97,7 +97,7 @@ class DecoderPool:
             self._abandoned.extend(pending)
 
     def close(self) -> None:
-        """Kills the workers and gives the memory back."""
+        """Kills the workers and frees the memory."""
         while self._workers:
             self._workers.pop().stop()
         self._arena.close()
@@ -114,7 +114,7 @@ class DecoderPool:
         return window.popleft()[0]
 
     def _start_batch(self, task: DecodeTask, pending: "Sequence[_BatchInFlight]") -> "_BatchInFlight | None":
-        """Sends the jobs of a task; returns None if that is too far ahead, or the arena has no room for it now."""
+        """Sends the jobs of a task; returns None if the task is too far ahead, or the arena has no room for it now."""
         n_ahead = sum(len(batch.task.images) for batch in pending)
         if len(pending) > 1 and n_ahead + len(task.images) > _IMAGES_AHEAD * len(self._workers):
             return None
@@ -143,7 +143,7 @@ class DecoderPool:
             worker = min(self._workers, key=lambda worker: (not worker.has_room_for(job), worker.cost))
             if not worker.has_room_for(job):
                 return
-            if not worker.jobs and worker.is_dead():  # no image did it: it had none
+            if not worker.jobs and worker.is_dead():  # no image is to blame: it had none
                 self._receive(worker)
             else:
                 worker.send(self._waiting.popleft())
@@ -155,7 +155,7 @@ class DecoderPool:
             patience = min(1.0, self._hang_seconds)
             started = time.monotonic()
             answered = wait(list(busy), timeout=patience)
-            # More than the patience passes only while this process is suspended.
+            # A longer time than the timeout passes only while this process is suspended.
             waited = min(time.monotonic() - started, patience)
             for connection, worker in busy.items():
                 if connection in answered:
@@ -190,10 +190,10 @@ class DecoderPool:
             suspect.done(f"decoding took more than {self._hang_seconds:g} s")
 
     def _bury(self, worker: WorkerProcess) -> None:
-        """Replaces a process that has died, and passes its jobs on; its oldest is the suspect."""
+        """Replaces a process that has died and passes its jobs on; its oldest job is the suspect."""
         fresh = self._replace(worker)
         if not worker.is_ready or not worker.jobs:
-            self._waiting.extendleft(reversed(worker.jobs))  # it has not looked at any of them
+            self._waiting.extendleft(reversed(worker.jobs))  # it has not started any of them
             return
         suspect, *others = worker.jobs
         self._waiting.extendleft(reversed(others))
@@ -229,7 +229,7 @@ class _BatchInFlight:
         self.failures: dict[int, str] = {}  # by position in the task
 
     def answer_for(self, position: int) -> Callable[[Answer], None]:
-        """A callback that takes the answer for one image of the task."""
+        """Makes a callback that takes the answer for one image of the task."""
 
         def done(answer: Answer) -> None:
             self.n_open -= 1

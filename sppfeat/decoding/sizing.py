@@ -1,9 +1,8 @@
-"""The size at which an image enters the network, in exact integer arithmetic.
+"""The network-input size of an image, in exact integer arithmetic.
 
-The paper (He et al., TPAMI 2015, section 3.1.2) resizes each image so that its shorter side is ``S``
-and keeps the aspect ratio. Two bounds come on top: a largest number of pixels and the smallest input
-that the backbone takes. On request both sides then become multiples of a number, so that
-images of many sizes share few.
+The paper (He et al., TPAMI 2015, section 3.1.2) resizes each image so that its shorter side is ``S`` and keeps the
+aspect ratio. There are two more limits: the largest number of pixels, and the smallest input that the backbone takes.
+On request both sides then become multiples of a number, so that images of many sizes share a few input sizes.
 """
 
 import math
@@ -17,12 +16,12 @@ __all__ = ["network_input_hw"]
 def network_input_hw(
     image_hw: tuple[int, int], *, short_side: int | None, max_pixels: int, min_side: int, round_to: int = 1
 ) -> tuple[int, int]:
-    """The height and width that an image is resized to before it enters the network.
+    """Computes the height and width to which an image is resized before it enters the network.
 
-    Each step chooses a short side, in this order: ``short_side``; where that gives more than
-    ``max_pixels``, the largest that does not; where that is below ``min_side``, ``min_side``. The long
-    side always follows from the image's own aspect ratio, ``floor(long * S / short + 1/2)``, so that
-    roundings do not add up; it is one less where only this rounding would exceed ``max_pixels``.
+    The short side is ``short_side``. If that gives more than ``max_pixels``, it is the largest short side that does
+    not; if the result is below ``min_side``, it is ``min_side``. The long side always follows from the image's own
+    aspect ratio, ``floor(long * S / short + 1/2)``, so that roundings do not add up; it is one less if only this
+    rounding would exceed ``max_pixels``.
 
     Last, each side becomes the nearest multiple of ``round_to``, halves up, and at least one: independently, so
     that the aspect ratio changes a little. If that gives more than ``max_pixels``, both are rounded down.
@@ -33,10 +32,10 @@ def network_input_hw(
         short_side: The short side ``S`` in pixels, or None for the image's own size.
         max_pixels: The most pixels the result may have.
         min_side: The backbone's smallest input side in pixels.
-        round_to: What both sides are to be multiples of, in pixels; 1 leaves them as they are.
+        round_to: Number of pixels of which both sides become multiples; 1 leaves them as they are.
 
     Returns:
-        ``(height, width)`` in pixels, of the image's orientation.
+        ``(height, width)`` in pixels, in the image's orientation as displayed.
 
     Raises:
         ConfigError: ``short_side``, ``max_pixels``, ``min_side`` or ``round_to`` is less than 1.
@@ -72,7 +71,7 @@ def network_input_hw(
 
 
 def _rounded(hw: tuple[int, int], step: int, *, max_pixels: int, min_side: int) -> tuple[int, int]:
-    """A size within the bounds, rounded to multiples of ``step`` within the bounds."""
+    """A size within the limits, rounded to multiples of ``step`` that keep within them."""
     least = -(-min_side // step) * step  # at least one step: min_side is at least 1
     for added in (step // 2, 0):  # to nearest, down
         height, width = (max((side + added) // step * step, least) for side in hw)
@@ -85,7 +84,7 @@ def _rounded(hw: tuple[int, int], step: int, *, max_pixels: int, min_side: int) 
 
 
 def _long_side(short: int, long: int, side: int) -> int:
-    """The long side that belongs to a short side: ``floor(long * side / short + 1/2)``."""
+    """The long side for the short side ``side``: ``floor(long * side / short + 1/2)``."""
     return (2 * long * side + short) // (2 * short)
 
 

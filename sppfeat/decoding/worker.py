@@ -1,7 +1,7 @@
 """The worker process: reads headers and decodes images into the arena, until its pipe closes.
 
-It imports Pillow and numpy, never torch or h5py: a worker starts in a tenth of a second and can be
-killed by a decoder, or by the system, at no other cost than the image it was at.
+It imports Pillow and numpy, never torch or h5py. A worker starts in a tenth of a second, and when a decoder or the
+system kills it, only the image in progress is lost.
 """
 
 import os
@@ -25,14 +25,14 @@ READY = "ready"
 
 
 class ProbeJob(NamedTuple):
-    """A header to read; the answer is ``(height, width)`` or why it failed."""
+    """A header to read; the answer is ``(height, width)`` in pixels, or the reason of a failure."""
 
     place: Place
     settings: DecodeSettings
 
 
 class DecodeJob(NamedTuple):
-    """An image to decode to ``input_hw``, at ``offset`` of the arena; the answer is None or why it failed."""
+    """An image to decode into the arena at ``offset``; the answer is None, or the reason of a failure."""
 
     place: Place
     settings: DecodeSettings
@@ -42,12 +42,12 @@ class DecodeJob(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The end of the pixels in the arena."""
+        """The offset in the arena where the pixels end."""
         return self.offset + 3 * self.input_hw[0] * self.input_hw[1]
 
 
 class Crash(NamedTuple):
-    """The answer to a job that met a defect of this program."""
+    """The answer to a job that hit a bug in this program."""
 
     traceback: str
 
@@ -63,7 +63,7 @@ def main(connection_fd: int, arena_fd: int) -> None:
     arena = map_arena(arena_fd)
     try:
         connection.send(READY)
-    except (BrokenPipeError, ConnectionResetError):  # its parent has ended meanwhile
+    except (BrokenPipeError, ConnectionResetError):  # its parent has exited meanwhile
         return
     # Image libraries written in C print warnings there that name no file.
     if sys.stderr is not None:

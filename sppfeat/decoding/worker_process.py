@@ -1,4 +1,4 @@
-"""A worker process seen from its parent: the jobs sent to it, and the time for which it has been silent."""
+"""The parent's view of a worker process: the jobs sent to it, and the time since its last answer."""
 
 import contextlib
 import os
@@ -17,8 +17,8 @@ __all__ = ["Answer", "Job", "WorkerProcess", "describe_exit"]
 Answer = tuple[int, int] | str | None
 
 _START = "import sys; sys.path[:] = {path!r}; from sppfeat.decoding.worker import main; main({pipe}, {arena})"
-# Jobs that wait in a worker's pipe must fit it (200 kB on Linux): sending must never block, since a worker
-# that hangs would block it forever.
+# Jobs that wait in a worker's pipe must fit into it (200 kB on Linux), since a send to a hanging worker would block
+# forever.
 _MAX_JOBS = 128
 _MAX_PATH_BYTES = 1 << 16
 # Threads would not help a worker, and a pool of them per core costs memory and time.
@@ -26,15 +26,15 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 
 
 class Job:
-    """A job on its way.
+    """A job for a worker, until it is answered.
 
     Args:
-        message: what the worker is sent.
-        cost: its share of a worker's load: 1 for a header, pixels for an image.
+        message: the message to send to the worker.
+        cost: load that the job puts on a worker: 1 for a header, the number of pixels for an image.
         done: called with the answer.
 
     Attributes:
-        was_suspect: True once a worker has died at it.
+        was_suspect: True once a worker has died while working on it.
     """
 
     def __init__(self, message: ProbeJob | DecodeJob, *, cost: int, done: Callable[[Answer], None]) -> None:
@@ -45,21 +45,21 @@ class Job:
 
 
 class WorkerProcess:
-    """A process and the jobs that it has been sent, oldest first: it is working on the oldest.
+    """A worker process and its unanswered jobs, oldest first; it is working on the oldest.
 
     Args:
         arena_fd: descriptor of the arena, which the process maps.
 
     Attributes:
-        jobs: sent and not answered.
-        cost: their total.
+        jobs: jobs sent and not yet answered.
+        cost: total cost of these jobs.
         is_ready: True once the process has started.
-        silent_seconds: time for which the parent has waited for an answer in vain.
+        silent_seconds: time that the parent has waited since the last answer.
         connection: the parent's end of the pipe.
         process: the process.
 
     Raises:
-        DecoderError: the system starts no process.
+        DecoderError: the system cannot start a process.
     """
 
     def __init__(self, arena_fd: int) -> None:
@@ -102,17 +102,17 @@ class WorkerProcess:
         return self.process.poll() is not None
 
     def send(self, job: Job) -> None:
-        """Sends a job, to be done after those sent before."""
+        """Sends a job, to be done after the ones sent before."""
         if not self.jobs:
             self.silent_seconds = 0.0
         self.jobs.append(job)
         self.cost += job.cost
         self._path_bytes += len(job.message.place.path)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead: seen when it is read
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead: noticed on reading
             self.connection.send(job.message)
 
     def start(self) -> None:
-        """Notes that the process has started."""
+        """Records that the process has started."""
         self.is_ready = True
         self.silent_seconds = 0.0
 
@@ -133,9 +133,9 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Starts children that no signal to the whole group reaches: signals blocked now stay blocked for all their life.
+    """Blocks signals while a child starts; the child inherits the mask and never receives them.
 
-    Ctrl-C, the end of a job, a terminal that closes: the parent handles all of them.
+    The parent alone handles signals to the whole group: Ctrl-C, the end of a batch job, a closing terminal.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
@@ -145,5 +145,5 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def describe_exit(status: int) -> str:
-    """The end of a process in words, from its exit status."""
+    """Describes in words how a process ended, from its exit status."""
     return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -1,8 +1,8 @@
-"""Files as every other room uses them, wherever they are.
+"""Reading, writing and naming of files, on this machine and in object stores.
 
-Paths, file descriptors and URLs go in. Out come bytes and places of bytes (:mod:`~sppfeat.files.byte_ranges`), tables
-of paths, rows of text tables, and files that appear under their names only once they are whole
-(:mod:`~sppfeat.files.atomic`), kept from second writers (:mod:`~sppfeat.files.locks`). Versions tell whether a file has
-changed (:mod:`~sppfeat.files.versions`), and :mod:`~sppfeat.files.remote` does the same for object stores. The room
-knows nothing of images, features or HDF5, and nothing of the run that reads or writes. Import from the submodules.
+Paths, file descriptors and URLs go in. Bytes, byte ranges (:mod:`~sppfeat.files.byte_ranges`), tables of paths and
+rows of text tables come out, and so do files that take their names only once they are complete
+(:mod:`~sppfeat.files.atomic`), locked against second writers (:mod:`~sppfeat.files.locks`). A version tells whether a
+file has changed (:mod:`~sppfeat.files.versions`), and :mod:`~sppfeat.files.remote` reads and writes objects behind
+URLs. The room must not know pixels, features, HDF5, or the run that reads and writes. Import from the submodules.
 """

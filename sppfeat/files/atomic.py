@@ -1,4 +1,4 @@
-"""Files that are written aside and take their names once they are whole."""
+"""Atomic writes: a file grows under another name and takes its own once it is complete."""
 
 import contextlib
 import os
@@ -20,24 +20,24 @@ __all__ = [
     "written_aside",
 ]
 
-_LONGEST_NAME = 240  # bytes of a name, of which file systems take 255
+_LONGEST_NAME = 240  # bytes of a file name; file systems allow 255
 
 
 def put_in_place(source: Path, target: Path) -> None:
-    """Give a whole file its name, atomically and durably, in place of any file that had it before.
+    """Rename a complete file to its final name, atomically and durably, replacing any file of that name.
 
     Args:
-        source: synced already.
-        target: in the same folder.
+        source: the complete file, already synced.
+        target: its final path, in the same folder.
 
     Raises:
-        StoreError: no permission, or the target is a mount of its own.
+        StoreError: permission is denied, or the target is a mount point.
     """
     try:
         os.replace(source, target)
     except OSError as error:
         raise StoreError(f"cannot rename {str(source)!r} to {str(target)!r}: {error.strerror}") from error
-    # Some file systems cannot sync a folder, and some folders cannot be read; the rename has happened.
+    # Some file systems cannot sync a folder, and some folders cannot be read. The rename has happened all the same.
     with contextlib.suppress(OSError):
         fd = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -50,19 +50,19 @@ def put_in_place(source: Path, target: Path) -> None:
 def written_aside(
     target: Path, aside: Path, *, place: Callable[[Path, Path], None] = put_in_place
 ) -> Iterator[Path]:
-    """Name a file that takes the name of another at the end of the context; after an error it is removed.
+    """Provide a path to write to, and rename it to ``target`` at the end of the context; remove it after an error.
 
     Args:
-        target: name that it takes. A link is replaced itself.
-        aside: name that it has until then, in the same folder; a file that is there is removed.
-        place: renames it.
+        target: final path. A symbolic link is replaced itself, not the file behind it.
+        aside: path to write to, in the same folder; an existing file is removed first.
+        place: renames ``aside`` to ``target``.
 
     Yields:
-        ``aside``; whoever writes it syncs it.
+        ``aside``; the caller writes the file and syncs it.
 
     Raises:
-        OSError: a file there cannot be removed.
-        StoreError: it cannot be renamed.
+        OSError: an existing file at ``aside`` cannot be removed.
+        StoreError: the file cannot be renamed.
     """
     aside.unlink(missing_ok=True)  # left by a process that was killed; it takes space
     try:
@@ -81,18 +81,18 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[list[BinaryIO]]:
-    """Open files that take their names together at the end of the context; after an error the old ones remain.
+    """Open files that take their names together at the end of the context; after an error the old files remain.
 
-    They grow under other names, always the same ones, so that the next writer overwrites what a killed process left.
-    The first file takes its name last: it is there only if the others are. A link stays, and the file that it leads
-    to is replaced.
+    Each file grows under a fixed temporary name, so that the next writer overwrites the remains of a killed process.
+    The first file takes its name last, so it exists only if all others do. A symbolic link stays, and its target is
+    replaced.
 
     Args:
-        paths: of the files.
-        overwrite: False: no file is replaced, not even one that appeared in the meantime.
+        paths: final paths of the files.
+        overwrite: False to replace no file, not even one that appears in the meantime.
 
     Raises:
-        StoreError: one of them cannot be written, another process is writing it, or it exists by now.
+        StoreError: a file cannot be written, another process is writing it, or it exists and must not be replaced.
     """
     with contextlib.ExitStack() as stack:
         growing = [stack.enter_context(_growing(path)) for path in paths]
@@ -102,7 +102,7 @@ def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[li
                 file.flush()
                 os.fsync(file.fileno())
             check_new_file(path, overwrite=overwrite)
-        with contextlib.ExitStack() as placed:  # undone where a later one cannot be placed
+        with contextlib.ExitStack() as placed:  # undone if a later one cannot be renamed
             for _, partial, target in reversed(growing):
                 existed = os.path.lexists(target)
                 put_in_place(partial, target)
@@ -112,10 +112,10 @@ def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[li
 
 
 def replace_file(path: Path, content: bytes | memoryview, *, overwrite: bool = True) -> None:
-    """Write a whole file; see :func:`whole_file`.
+    """Write a file atomically; see :func:`whole_file`.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     with whole_file(path, overwrite=overwrite) as file:
         file.write(content)
@@ -123,14 +123,14 @@ def replace_file(path: Path, content: bytes | memoryview, *, overwrite: bool = T
 
 @contextlib.contextmanager
 def write_errors(output: str) -> Iterator[None]:
-    """Name the output in errors of the system.
+    """Convert any OSError in the context to an error that names the output.
 
     Args:
-        output: as messages call it.
+        output: name of the output, for the message.
 
     Raises:
         BrokenPipeError: the reader of a pipeline is gone, which is no error to report.
-        StoreError: it cannot be written.
+        StoreError: in place of any other OSError.
     """
     try:
         yield
@@ -142,7 +142,7 @@ def write_errors(output: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
-    """Yield an empty file, its name and the name that it takes; if it still has the first one, it is removed."""
+    """Yield an empty file, its temporary path and its final path; a file that is not renamed is removed."""
     target = Path(os.path.realpath(path))  # a link stays
     partial = target.with_name(os.fsdecode(b".%b.part" % os.fsencode(target.name)[-_LONGEST_NAME:]))
     with write_errors(str(path)):
@@ -151,7 +151,7 @@ def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
     try:
         yield file, partial, target
     finally:
-        # Before it is closed: then another process may have begun with it.
+        # Removed before it is closed: once the lock is gone, another process may have opened it.
         with contextlib.suppress(OSError):
             if os.stat(partial).st_ino == inode:
                 partial.unlink()
@@ -160,11 +160,11 @@ def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
 
 
 def _open_alone(partial: Path, path: Path) -> BinaryIO:
-    """Open an empty file that nobody else writes as long as it is open.
+    """Open an empty file, locked against other writers until it is closed.
 
     Raises:
-        OSError: it cannot be opened.
-        StoreError: another process has it.
+        OSError: the file cannot be opened.
+        StoreError: another process is writing it.
     """
     try:
         fd = open_locked(partial)

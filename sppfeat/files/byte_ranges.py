@@ -1,6 +1,6 @@
-"""Places of bytes on this machine: whole files and parts of files, and how they are read.
+"""Byte ranges on this machine, whole files or parts of files, and reading from them.
 
-Places are sent to workers, so this module imports nothing beyond the standard library.
+Decoding workers import this module, so it uses the standard library only.
 """
 
 import errno
@@ -30,14 +30,14 @@ STORED, DEFLATED = "stored", "deflated"
 
 
 class Place(NamedTuple):
-    """The place of an image's bytes.
+    """The location of an image file's bytes: a whole file, or a range of one.
 
     Attributes:
-        path: of the file that holds them.
-        offset: of the first byte.
+        path: path of the file that holds the bytes.
+        offset: offset of the first byte.
         nbytes: number of bytes from there, or ``WHOLE_FILE``.
-        packing: ``stored`` if the bytes are those of the image, ``deflated`` if they have to be unpacked.
-        unpacked_nbytes: size of the image when unpacked; ``WHOLE_FILE`` for ``stored``.
+        packing: ``stored`` if the bytes are the image file itself, ``deflated`` if they have to be inflated first.
+        unpacked_nbytes: size of the image file when inflated; ``WHOLE_FILE`` for ``stored``.
     """
 
     path: bytes
@@ -48,12 +48,12 @@ class Place(NamedTuple):
 
 
 def place_of(place: bytes | str | Place) -> Place:
-    """Return the place of a whole file; a place is returned as it is."""
+    """Return the place of a whole file from its path; a place is returned unchanged."""
     return place if isinstance(place, Place) else Place(os.fsencode(place))
 
 
 class RawBytes(io.RawIOBase):
-    """A seekable, unbuffered file of a known size; subclasses read its bytes in ``readinto``.
+    """A seekable, unbuffered file of a known size; subclasses implement ``readinto``.
 
     Args:
         nbytes: size of the file.
@@ -79,18 +79,18 @@ class RawBytes(io.RawIOBase):
         """Move to a byte and return its position; positions before the first byte raise OSError."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._nbytes}[whence]
         if start + offset < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as for a file
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as with any file
         self._position = start + offset
         return self._position
 
 
 class PartOfFile(RawBytes):
-    """A part of a file as a file of its own, unbuffered.
+    """A part of a file, as an unbuffered file of its own.
 
     Args:
-        file: open for reading; closed with this.
-        offset: of the first byte.
-        nbytes: size of the part; it is smaller where the file ends before.
+        file: the file, open for reading; closed with the part.
+        offset: offset of the part's first byte.
+        nbytes: size of the part; cut where the file ends earlier.
     """
 
     def __init__(self, file: io.FileIO, offset: int, nbytes: int) -> None:
@@ -99,7 +99,7 @@ class PartOfFile(RawBytes):
         self._offset = offset
 
     def readinto(self, buffer: "memoryview | bytearray", /) -> int:  # type: ignore[override]
-        """Read on into a buffer, up to the end of the part."""
+        """Read from the current position into a buffer, up to the end of the part."""
         target = memoryview(buffer).cast("B")
         wanted = max(0, min(len(target), self._nbytes - self._position))
         n = os.preadv(self._file.fileno(), [target[:wanted]], self._offset + self._position) if wanted else 0
@@ -107,7 +107,7 @@ class PartOfFile(RawBytes):
         return n
 
     def close(self) -> None:
-        """Close this and the file that it is a part of."""
+        """Close the part and its file."""
         self._file.close()
         super().close()
 
@@ -117,10 +117,10 @@ def unpack(packed: bytes, place: Place) -> bytes:
 
     Args:
         packed: the deflated bytes.
-        place: of these bytes, with their size when unpacked.
+        place: the place of these bytes, with their size when inflated.
 
     Raises:
-        ImageError: they are damaged, or their size is not the recorded one.
+        ImageError: the bytes are damaged, or inflate to another size.
     """
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -136,7 +136,7 @@ def unpack(packed: bytes, place: Place) -> bytes:
 
 
 def read_at(file: BinaryIO, nbytes: int, position: int) -> bytes:
-    """Read bytes at a position of a file, and restore the position at which it was."""
+    """Read bytes at a position of a file and restore the file's own position."""
     before = file.tell()
     file.seek(position)
     content = file.read(nbytes)

@@ -1,4 +1,4 @@
-"""Values in tables from other software: as numbers, as bytes, and shortened for a message."""
+"""Cells of tables from other software: parsed as numbers, encoded as bytes, and shortened for a message."""
 
 import json
 import reprlib
@@ -26,7 +26,7 @@ ErrorAt = Callable[[int, str], SppfeatError]
 
 _WIDTH = 60
 
-# reprlib looks at no more than it shows: the value may be a gigabyte, or nested beyond the recursion limit.
+# reprlib reads no more than it shows: the value may be a gigabyte, or nested beyond the recursion limit.
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 3
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = _WIDTH
@@ -45,7 +45,7 @@ def shorten(value: object) -> str:
 
 
 def parse_number(value: object) -> float | None:
-    """Parse a text or a number as a float, NaN and infinities included; None if it is no number.
+    """Parse text or a number as a float, NaN and infinities included; None for anything else.
 
     Example:
         >>> parse_number("1e3"), parse_number(True), parse_number(""), parse_number("1_000")
@@ -59,12 +59,12 @@ def parse_number(value: object) -> float | None:
         return None  # 1_000 is a number only in Python source
     try:
         return float(value)
-    except (ValueError, OverflowError):  # no number, an int beyond the range of float
+    except (ValueError, OverflowError):  # not a number, or an int beyond the range of float
         return None
 
 
 def parse_whole(value: object, most: int = 2**31 - 1) -> int | None:
-    """Parse a text or a number as a whole number from 0 to ``most``; None if it is none.
+    """Parse text or a number as a whole number from 0 to ``most``; None for anything else.
 
     Example:
         >>> parse_whole("15"), parse_whole(b"1.5e+01"), parse_whole("-1"), parse_whole(1.5)
@@ -77,9 +77,9 @@ def parse_whole(value: object, most: int = 2**31 - 1) -> int | None:
 
 
 def encode_text(text: str) -> bytes | None:
-    """Encode a text in UTF-8, with undecodable bytes as they were; None if it breaks ``TEXT_RULE``.
+    """Encode text in UTF-8, restoring undecodable bytes; None if it breaks ``TEXT_RULE``.
 
-    A lone surrogate, which JSON can spell, has no bytes; a text with a zero byte names no file and does not fit into
+    A lone surrogate, which JSON can spell, has no bytes. Text with a zero byte names no file and does not fit into
     HDF5.
     """
     if "\0" in text:
@@ -91,27 +91,35 @@ def encode_text(text: str) -> bytes | None:
 
 
 def encode_paths(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
-    """Encode paths.
+    """Encode a column of paths.
+
+    Args:
+        values: one value per row.
+        error_at: makes an error from the index of a value and a message.
 
     Raises:
-        SppfeatError: a value is no path, or empty.
+        SppfeatError: a value is empty, or is not a path.
     """
     encoded: list[bytes | None] = [*(_encode_texts(values) or map(_encode_path, values))]
     return _checked(values, encoded, f"the path of an image, {TEXT_RULE}", error_at, nothing=(None, b""))
 
 
 def encode_values(values: Sequence[object], error_at: ErrorAt) -> list[bytes]:
-    """Encode texts and numbers; None and NaN become empty.
+    """Encode a column of text and numbers; None and NaN become empty.
+
+    Args:
+        values: one value per row.
+        error_at: makes an error from the index of a value and a message.
 
     Raises:
-        SppfeatError: a value is neither.
+        SppfeatError: a value is neither text nor a number.
     """
     encoded: list[bytes | None] = [*(_encode_texts(values) or map(_encode_value, values))]
     return _checked(values, encoded, f"{TEXT_RULE}, a number, or nothing", error_at, nothing=(None,))
 
 
 def _encode_texts(values: Sequence[object]) -> list[bytes] | None:
-    """Encode texts all at once, which is ten times as fast; None if one of them cannot be encoded."""
+    """Encode text values all at once, which is ten times as fast; None if one of them cannot be encoded."""
     try:
         encoded = encode_text("\n".join(values))  # type: ignore[arg-type]
     except TypeError:  # not all are texts
@@ -140,7 +148,7 @@ def _encode_path(value: object) -> bytes | None:
 
 
 def _encode_value(value: object) -> bytes | None:
-    """Encode a text or number; None if it is neither, or cannot be encoded."""
+    """Encode text or a number; None for anything else, and for text that cannot be encoded."""
     if isinstance(value, str):
         return encode_text(value)
     if isinstance(value, bytes):

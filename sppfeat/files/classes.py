@@ -1,4 +1,4 @@
-"""Class names, and the numbers that stand for them."""
+"""Numbering of class names."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
@@ -15,10 +15,10 @@ _Name = TypeVar("_Name", bytes, str)
 
 
 class ClassNumbers(Generic[_Name]):
-    """Numbers class names in the order in which they come.
+    """Numbers class names in the order of their first appearance.
 
     Args:
-        names: classes that are known beforehand, in the order of their numbers.
+        names: classes known in advance, in the order of their numbers.
 
     Example:
         >>> classes = ClassNumbers(["dog"])
@@ -44,7 +44,7 @@ class ClassNumbers(Generic[_Name]):
         return tuple(self._number)
 
     def number(self, name: _Name) -> int:
-        """Return the number of a class, which is added if it is new."""
+        """Return the number of a class; a new one is added."""
         return self._number.setdefault(name, len(self._number))
 
     def numbers(self, names: Iterable[_Name]) -> Iterator[int]:

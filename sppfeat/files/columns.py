@@ -1,4 +1,4 @@
-"""Columns of a table, or keys of a JSON object, found by their names: for images and for boxes."""
+"""Columns of image and box tables, found by their usual names; keys of JSON objects likewise."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ __all__ = [
 IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
 LABEL_NAMES = ("label", "class", "category")
 
-# A table of images may use more names than one of boxes or labels.
+# A table of images may use more names than a table of boxes or labels.
 PATH_NAMES = (*IMAGE_NAMES, "filepath", "file_path", "image_file", "url", "image_url")
-# Names of classes take precedence over their numbers.
+# Class names take precedence over class numbers.
 CLASS_NAMES = ("class_name", "label_name", "category_name", *LABEL_NAMES)
 ID_NAMES = ("image_id", "id", "key", "uid")
 
@@ -61,9 +61,13 @@ _MakeError = Callable[[str], SppfeatError]
 
 
 def find_column(names: Sequence[str], choices: Sequence[str]) -> int | None:
-    """Find the column with the first of some names that the table has; None if it has none.
+    """Find the column for the first choice that a table has; None if it has none of them.
 
     Names are compared without case and surrounding blanks.
+
+    Args:
+        names: names of the table's columns, in their order.
+        choices: names to look for, the preferred ones first.
 
     Example:
         >>> find_column([" Category", "LABEL"], LABEL_NAMES), find_column(["x"], LABEL_NAMES)
@@ -74,7 +78,7 @@ def find_column(names: Sequence[str], choices: Sequence[str]) -> int | None:
 
 
 def repeated_column(names: Sequence[str], choices: Sequence[str]) -> str | None:
-    """Find the first of some names that several columns share; None if all are unique."""
+    """Find the first choice that several columns share as their name; None if there is none."""
     plain = _plain(names)
     return next((choice for choice in choices if plain.count(choice) > 1), None)
 
@@ -88,8 +92,8 @@ class ImageColumns:
     """Columns of a table of images.
 
     Attributes:
-        path: column of paths.
-        label, image_id: columns of classes and of ids; None if missing.
+        path: index of the column of paths.
+        label, image_id: indices of the columns of classes and of ids; None if missing.
         has_boxes: True if further columns look like boxes.
     """
 
@@ -107,7 +111,7 @@ def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColum
         error: makes an error from a message.
 
     Raises:
-        SppfeatError: the table has no column of paths, or several; or two columns share a name that counts.
+        SppfeatError: the table has no column of paths, or several; or two columns share a name that is looked for.
     """
     return ImageColumns(
         path=find_path_column(names, error=error),
@@ -121,7 +125,7 @@ def find_path_column(names: Sequence[str], *, error: _MakeError) -> int:
     """Find the column of the paths of images.
 
     Raises:
-        SppfeatError: the table has none, or several.
+        SppfeatError: the table has no such column, or several.
     """
     known = set(_plain(names))
     candidates = [name for name in PATH_NAMES if name in known]
@@ -133,13 +137,13 @@ def find_path_column(names: Sequence[str], *, error: _MakeError) -> int:
 
 
 def looks_like_boxes(names: Sequence[str]) -> bool:
-    """Tell whether some of the columns together could be a box."""
+    """Return True if some of the columns together could hold a box."""
     known = set(_plain(names))
     return any(known.issuperset(box) for box in (*COLUMN_SETS, *LIST_KEYS))
 
 
 def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: _MakeError) -> int | None:
-    """Find the column with the first of some names that the table has; None if it has none.
+    """Find the column for the first choice that a table has, as :func:`find_column`, and require that it is unique.
 
     Raises:
         SppfeatError: two columns have that name.
@@ -154,7 +158,7 @@ def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: _
 
 
 def show_names(names: Sequence[str]) -> str:
-    """Quote names of columns for an error."""
+    """Quote column names for an error message."""
     return one_line(first_few(map(repr, names), _SHOWN)) or "nothing"
 
 
@@ -164,12 +168,12 @@ class BoxColumns:
 
     Attributes:
         names: names of all columns.
-        image: column of names of images.
-        coordinates: the four columns of the box, or the one with its list.
-        coordinate_names: names of these in ``COLUMN_SETS`` or ``LIST_KEYS``.
-        coords: meaning of these, such as ``xyxy``.
-        label, score, box_id: columns of classes, scores and ids; None if missing.
-        extra: all other columns.
+        image: index of the column of image names.
+        coordinates: indices of the four columns of the box, or of the one that holds it as a list.
+        coordinate_names: their names in ``COLUMN_SETS`` or ``LIST_KEYS``.
+        coords: meaning of the four numbers, such as ``xyxy``.
+        label, score, box_id: indices of the columns of classes, scores and ids; None if missing.
+        extra: indices of all other columns.
     """
 
     names: tuple[str, ...]
@@ -190,11 +194,12 @@ def find_box_columns(
 
     Args:
         names: names of the columns, in their order.
-        sets: names that together are a box, and the meaning of its numbers.
+        sets: names of columns that together hold a box, with the meaning of its numbers.
         error: makes an error from a message.
 
     Raises:
-        SppfeatError: a name is repeated, no column names images, or none or several are boxes.
+        SppfeatError: a name is repeated, there is no column of image names, or no set of columns holds a box, or
+            several do.
     """
     # An unnamed column is usually the index that pandas writes.
     names = tuple(name.strip() or f"column_{i}" for i, name in enumerate(names, start=1))

@@ -1,4 +1,4 @@
-"""Downloads of files whose checksum is known: a whole and right file arrives, or none."""
+"""Downloads of files with a known checksum: the complete, correct file arrives, or none."""
 
 import hashlib
 import os
@@ -19,7 +19,8 @@ __all__ = ["OnDownload", "download"]
 OnDownload: TypeAlias = Callable[[str, int, int | None], None]
 """Takes a file's name, the bytes that have come, and the total; None where the server does not tell."""
 
-# Without a byte. torch.hub waits forever, and clusters tend to drop outgoing connections rather than refuse them.
+# Time without a byte. torch.hub waits forever, and clusters tend to drop outgoing connections rather than refuse
+# them.
 _TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 20
 
@@ -27,23 +28,23 @@ _CHUNK_BYTES = 1 << 20
 def download(
     url: str, path: Path, *, sha256_prefix: str, on_progress: OnDownload = lambda name, done, total: None
 ) -> str:
-    """Fetch a file, and give it its name once it is whole and its checksum is right.
+    """Download a file, which takes its name once it is complete and its checksum is right.
 
     Until then it is ``<path>.<random>.partial``, so that several processes may fetch it at once; after a failure or
-    an interruption it is removed. A file that is at ``path`` already stays until it is replaced.
+    an interruption it is removed. An existing file at ``path`` stays until it is replaced.
 
     Args:
-        url: of the file.
-        path: where to put it; its folder is made.
+        url: URL of the file.
+        path: path to save it to; its folder is made.
         sha256_prefix: expected beginning of its SHA-256, in hexadecimal.
-        on_progress: called with the file's name, bytes done and total (None if unknown): when the server has
-            answered, after each piece, and at the end with a total that is known.
+        on_progress: called with the file's name, the bytes done and the total (None if unknown): when the server has
+            answered, after each piece, and at the end with a known total.
 
     Returns:
-        Its SHA-256, in hexadecimal.
+        The SHA-256 of the file, in hexadecimal.
 
     Raises:
-        WeightsError: it cannot be fetched or written, is cut off, or has another checksum.
+        WeightsError: the file cannot be fetched or written, is cut off, or has another checksum.
     """
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:

@@ -1,4 +1,4 @@
-"""Walks through folders, depth first and in natural order: of this machine, or in the list of an object store."""
+"""Folder walks, depth first and in natural order, over folders of this machine or over names listed elsewhere."""
 
 import heapq
 import os
@@ -31,14 +31,15 @@ def folder_identity(path: bytes) -> tuple[int, int] | None:
 
 
 class FolderWalk:
-    """Walks a folder and counts the files that it skips; follows links, and ignores hidden names.
+    """Walks a folder and counts the files that it skips; follows links and ignores hidden names.
 
     Args:
         top: path of the folder.
         is_wanted: chooses files by their names.
-        unlistable: makes the error for a folder that cannot be listed, from its path below the top (empty for the
-            top itself) and the reason.
-        found_often: makes the error for a folder that links lead to in more than ``MOST_WAYS`` ways, from its path.
+        unlistable: makes the error for a folder that cannot be listed, from its path below the top (empty for the top
+            itself) and the reason.
+        found_often: makes the error for a folder that is reached through links in more than ``MOST_WAYS`` ways, from
+            its path.
 
     Attributes:
         n_other_files: files skipped so far.
@@ -59,7 +60,7 @@ class FolderWalk:
         self._found_often = found_often
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the wanted files, relative to the top; cycles of links end.
+        """Yield the wanted files, relative to the top; each cycle of links is followed once.
 
         Raises:
             SppfeatError: from ``unlistable`` or ``found_often``.
@@ -91,7 +92,7 @@ class FolderWalk:
         return status.st_dev, status.st_ino
 
     def _entries(self, folder: bytes) -> Iterator[bytes]:
-        """Subfolders of a folder, each with a final slash, and its wanted files, in natural order."""
+        """Yield the subfolders of a folder, each with a final slash, and its wanted files, in natural order."""
         kept: list[bytes] = []
         in_order: list[PathTable] = []
         try:
@@ -131,10 +132,10 @@ def walk_order(names: PathTable) -> npt.NDArray[np.int64]:
     """Sort names into the order of a walk, depth first, in natural order in each folder.
 
     Args:
-        names: with ``/`` separators, unique; this takes less memory if they are in the order of their bytes.
+        names: unique names with ``/`` separators; names in byte order take less memory.
 
     Returns:
-        ``(n,)`` int64, the numbers of the names in that order.
+        ``(n,)`` int64, the indices of the names in that order.
 
     Example:
         >>> names = PathTable(["a/10.jpg", "a/9.jpg", "a.jpg", "B/1.jpg"])
@@ -156,7 +157,7 @@ def walk_order(names: PathTable) -> npt.NDArray[np.int64]:
 
 
 def _byte_order(names: PathTable) -> "range | list[int]":
-    """Numbers of the names in the order of their bytes, in which the names of a folder are consecutive."""
+    """Indices of the names in byte order, in which the names of a folder are consecutive."""
     before = b""
     for name in names:
         if name < before:
@@ -171,12 +172,12 @@ def _entries(
     """Yield the files and subfolders of a folder, in natural order.
 
     Args:
-        names, by_bytes: all names, and their numbers in the order of their bytes.
+        names, by_bytes: all names, and their indices in byte order.
         start, stop: range in ``by_bytes`` of the names below the folder.
         n_above: bytes of the folder's own path in these names, with its slash.
 
     Yields:
-        Range in ``by_bytes`` of an entry, and bytes of its path with its slash; 0 for a file.
+        Start and stop of an entry in ``by_bytes``, and the length of its path with its slash; 0 for a file.
     """
     keys: list[bytes] = []
     starts, lengths = array("q"), array("q")

@@ -1,4 +1,4 @@
-"""Names of images: their suffixes, and the inputs that names in a file of boxes or labels stand for."""
+"""Image names: their suffixes, and the matching of names in box and label files to the inputs."""
 
 import os
 import posixpath
@@ -13,8 +13,8 @@ from sppfeat.errors import BoxError
 
 __all__ = ["IMAGE_SUFFIXES", "count_same_file_names", "has_image_suffix", "match_images"]
 
-# HEIC and JPEG XL are listed although Pillow has no decoder for them: nobody would miss a photograph that a scan
-# skipped in silence until the results are wrong.
+# HEIC and JPEG XL are listed although Pillow has no decoder for them: if a scan skipped such photographs silently,
+# nobody would notice until the results are wrong.
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jfif", ".jp2",
@@ -24,19 +24,19 @@ IMAGE_SUFFIXES = frozenset({
 """The suffixes of image files, in lower case."""
 # fmt: on
 
-# COCO's files of 2014 are called COCO_val2014_000000000042.jpg, those of 2017 000000000042.jpg.
-# Only one part matches zeros: if several could, 100,000 of them would take a minute to fail.
+# COCO's files of 2014 are called COCO_val2014_000000000042.jpg, those of 2017 000000000042.jpg. Only one part of the
+# pattern matches zeros: if several could, a name with 100,000 zeros would take a minute to fail.
 _NUMBERED = re.compile(rb"(?:COCO_[a-z]+[0-9]+_)?0*(0|[1-9][0-9]*)")
 
 _UP = re.compile(rb"\A(?:\.\./)+")
 
 _LONGEST = 4096  # characters shown of a name; no path of a file is longer
 
-_STEM = b"/"  # marks a stem, so that it is not taken for a whole name: no file name ends in a slash
+_STEM = b"/"  # marks a stem, to tell it from a whole name: no file name ends in a slash
 
 
 def has_image_suffix(name: bytes) -> bool:
-    """Tell whether a name has an image suffix.
+    """Return True if a file name has an image suffix.
 
     Example:
         >>> has_image_suffix(b"a/b.JPG"), has_image_suffix(b"a/.jpg"), has_image_suffix(b"a.cls")
@@ -57,21 +57,21 @@ _NOTHING = _Found()
 def match_images(
     names: Sequence[bytes], root: bytes, paths: Sequence[bytes], *, kind: str = "path"
 ) -> npt.NDArray[np.int64]:
-    """Match the names of images in a file of boxes or labels to the inputs.
+    """Match image names in a file of boxes or labels to the inputs.
 
-    A name is a path, or the last parts of one: ``train/1.jpg`` is ``/photos/train/1.jpg``, and so is ``1.jpg``, unless
-    another input has the same last parts. An input whose path below the root equals the name takes precedence over one
-    that only ends in it. A name without an image suffix stands for the file with one.
+    A name is a path, or the last parts of one: ``train/1.jpg`` is ``/photos/train/1.jpg``, and so is ``1.jpg``,
+    unless another input has the same last parts. An input whose path below the root equals the name takes precedence
+    over one whose path only ends with it. A name without an image suffix also matches a file with one.
 
     Args:
-        names: names in the file.
+        names: names in the file, ``M`` of them.
         root: absolute path of the folder above the inputs.
         paths: the inputs, relative to it.
         kind: kind of the names: ``path``; ``id``, a number or text that equals a file name without suffix, apart from
             leading zeros; or ``single``, the one image of a file that names none.
 
     Returns:
-        ``(M,)`` int64, index into ``paths``; -1 for a name that is not among them.
+        ``(M,)`` int64, index into ``paths``; -1 for a name without a match.
 
     Raises:
         BoxError: two inputs match a name equally well.
@@ -79,7 +79,7 @@ def match_images(
     if kind == "single" and len(paths) == 1:
         return np.zeros(len(names), dtype=np.int64)
     by_number = kind == "id"
-    # The best path of each key, and then the best key of each name: many names can have one key, and many paths.
+    # First the best path of each key, then the best key of each name: many names and many paths can share a key.
     keys = [list(_keys_of_name(name, by_number)) for name in names]
     best = {key: _NOTHING for of_name in keys for key, _ in of_name}
     deepest = max((key.count(b"/") for key in best), default=0)
@@ -100,15 +100,15 @@ def match_images(
 
 
 def count_same_file_names(names: Sequence[bytes], paths: Iterable[bytes]) -> int:
-    """Count the names with the file name of one of the paths: images that may have moved to another folder."""
+    """Count the names that share their file name with a path: such images may have moved to another folder."""
     known = {posixpath.basename(path) for path in paths}
     return sum(posixpath.basename(name.replace(b"\\", b"/")) in known for name in names)
 
 
 def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
-    """Yield the keys of a name with their ranks: best as it is, then stripped, then with Windows' separators."""
+    """Yield the keys of a name with their ranks: best the name itself, then stripped, then with Windows separators."""
     stripped = name.strip()
-    # Mostly equal: the last one, the best, counts.
+    # These keys are mostly equal; the last one, which ranks highest, counts.
     ranks = {stripped.replace(b"\\", b"/"): 0, stripped: 4, name: 8}
     for form, rank in ranks.items():
         clean = _clean(form)
@@ -121,7 +121,7 @@ def _keys_of_name(name: bytes, by_number: bool) -> Iterator[tuple[bytes, int]]:
 
 
 def _keys_of_path(path: bytes, root: bytes, deepest: int, by_number: bool) -> Iterator[tuple[bytes, int]]:
-    """Yield each key of a path, and its rank: 4 or 3 with its suffix, 2 or 1 without."""
+    """Yield the keys of a path with their ranks: 4 or 3 with its suffix, 2 or 1 without."""
     forms = [(path, b"", 2)]
     if has_image_suffix(path):
         stem = os.path.splitext(path)[0]
@@ -164,7 +164,7 @@ def _better(found: _Found, rank: int, image: int) -> _Found:
 
 
 def _best_of(candidates: Iterable[tuple[_Found, int]]) -> _Found:
-    """Return the best match of the keys of a name, each with its own rank."""
+    """Return the best match among those of a name's keys; each comes with the rank of its key."""
     best = _NOTHING
     for found, own in candidates:
         if found.rank:

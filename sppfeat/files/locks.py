@@ -24,19 +24,19 @@ def open_locked(
     *,
     on_no_locks: Callable[[OSError], None] = lambda _: None,
 ) -> int:
-    """Open a file, made where it is missing, and lock it until it is closed.
+    """Open a file, creating it if it is missing, and lock it until it is closed.
 
     Args:
-        path: of the file.
-        how: an operation of ``flock``.
+        path: path of the file.
+        how: operation of ``flock``.
         on_no_locks: called if the file system cannot lock; the file is opened all the same.
 
     Returns:
-        Its file descriptor.
+        The file descriptor.
 
     Raises:
-        BlockingIOError: another process has the lock.
-        OSError: it cannot be opened.
+        BlockingIOError: another process holds the lock.
+        OSError: the file cannot be opened.
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -58,7 +58,7 @@ def open_locked(
 
 
 def is_being_written(output: StrPath) -> bool:
-    """Return True if a process holds the :class:`OutputLock` of a file now, where the file system can tell."""
+    """Return True if a process holds the :class:`OutputLock` of a file now; False where the file system cannot tell."""
     try:
         fd = os.open(_beside(output, _SUFFIX), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -75,16 +75,16 @@ def is_being_written(output: StrPath) -> bool:
 
 
 class OutputLock:
-    """Keeps a second writer away from an output; the system releases it when the process dies.
+    """Locks an output against a second writer; the system releases the lock when the process dies.
 
-    A file beside the output is locked, so that readers are not kept out. Where the output is a link, that file lies
-    beside the file that the link leads to: two names of one file share one lock.
+    The lock is on a separate file next to the output, so that readers are not locked out. If the output is a symbolic
+    link, the lock file is next to its target, so that two names of one file share one lock.
 
     Args:
         output: the output file.
 
     Raises:
-        StoreError: another process has it, or the folder cannot be written to.
+        StoreError: another process holds the lock, or the folder cannot be written to.
     """
 
     def __init__(self, output: Path) -> None:
@@ -103,16 +103,17 @@ class OutputLock:
 
 
 class ShardLock:
-    """Keeps a second process away from one shard of an output that several processes fill; see :class:`OutputLock`.
+    """Locks one shard of an output that several processes fill; see :class:`OutputLock`.
 
-    A process that wants all of the output is kept away, too. One process lays out the output while the others wait.
+    A process that wants the whole output is locked out as well. One process lays out the output while the others
+    wait.
 
     Args:
         output: the output file.
         shard: name of the shard.
 
     Raises:
-        StoreError: another process has the shard, or all of the output.
+        StoreError: another process holds the shard or the whole output.
     """
 
     def __init__(self, output: Path, shard: str) -> None:
@@ -134,18 +135,18 @@ class ShardLock:
         self._stack.close()
 
     def announce_layout(self) -> None:
-        """Let the waiting processes find the file, now that it is laid out; further calls do nothing."""
+        """Let the waiting processes continue, now that the file is laid out; further calls do nothing."""
         self._layout.release()
 
 
 class _FileLock:
-    """A lock on a file beside an output.
+    """A lock on a separate file next to an output.
 
     Args:
         output: the output file.
-        suffix: of the lock's file.
-        how: exclusive, or shared with others that share it.
-        waits: until the lock is free, rather than raise.
+        suffix: suffix of the lock file, appended to the name of the output.
+        how: ``LOCK_EX`` for an exclusive lock, ``LOCK_SH`` for a shared one.
+        waits: True to wait until the lock is free rather than raise.
         what: part of the output that another process may be writing, for messages.
     """
 
@@ -177,7 +178,7 @@ class _FileLock:
         if self._fd < 0:
             return
         if not self._is_shared_now():
-            # A folder may be read-only by now; a file that stays behind locks nothing.
+            # The folder may have become read-only; a lock file left behind locks nothing.
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
         os.close(self._fd)
@@ -198,7 +199,7 @@ def _beside(output: StrPath, suffix: str) -> Path:
 
 
 def _flock(fd: int, how: int) -> None:
-    """Lock a file; :func:`is_being_written` of another process may hold its lock for some microseconds."""
+    """Lock a file, with retries: another process's :func:`is_being_written` may hold the lock for some microseconds."""
     for _ in range(_N_LOOKS):
         try:
             return fcntl.flock(fd, how)

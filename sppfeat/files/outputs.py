@@ -1,4 +1,4 @@
-"""The paths of an output: checks before it is written, and the names of the files that grow beside it."""
+"""Checks of output paths, and the names of the temporary files next to an output."""
 
 import contextlib
 import errno
@@ -21,14 +21,14 @@ __all__ = [
 
 
 def check_output(path: Path) -> None:
-    """Check that a file can be at a path.
+    """Check that a path can hold an output file.
 
     Raises:
-        StoreError: there is a folder or something else that is no regular file, its folder is missing, or its name is
+        StoreError: the path is a folder or anything else but a regular file, its folder is missing, or its name is
             too long.
     """
     real = Path(os.path.realpath(path))
-    # os.path, because the methods of Path raise on a name that is too long or a folder we may not enter.
+    # os.path, because the methods of Path raise on a name that is too long or a folder that we may not enter.
     if os.path.isdir(real):
         example = str(path / "features.h5")
         raise StoreError(f"the output {str(path)!r} is a folder; give a file name such as {example!r}")
@@ -47,13 +47,13 @@ def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: boo
     """Check that a new file may be written to a path.
 
     Args:
-        path: of the output.
-        inputs: files that are read, none of which may be replaced.
-        overwrite: an existing file may be replaced.
+        path: path of the output.
+        inputs: files that are read and must not be replaced.
+        overwrite: True if an existing file may be replaced.
 
     Raises:
-        ConfigError: it is one of the inputs.
-        StoreError: it exists and may not be replaced, it is no file, or its folder is missing.
+        ConfigError: the output is one of the inputs.
+        StoreError: the output exists and may not be replaced, is not a regular file, or its folder is missing.
     """
     check_output(path)
     if not os.path.exists(path):
@@ -67,7 +67,7 @@ def refuse_input(path: Path, inputs: Sequence[StrPath]) -> None:
     """Check that an output is none of the inputs.
 
     Raises:
-        ConfigError: it is the same file as one of them, under whatever name.
+        ConfigError: it is the same file as one of them, even under another name.
     """
     if not os.path.exists(path):
         return
@@ -76,24 +76,24 @@ def refuse_input(path: Path, inputs: Sequence[StrPath]) -> None:
 
 
 def layout_of(output: Path) -> Path:
-    """Path under which a file is laid out before it takes its name; nobody can use what a killed process left there."""
+    """Path under which a file is laid out before it takes its name; leftovers there are useless."""
     return Path(f"{output}.sppfeat-layout")
 
 
 def extension_of(output: Path) -> Path:
-    """Path of a longer copy of an output while it is made; nobody can use what a killed process left there."""
+    """Path of the longer copy that extends an output; leftovers there are useless."""
     return Path(f"{output}.sppfeat-longer")
 
 
 def replacement_of(output: Path) -> Path:
-    """Path of the file that grows to replace an output; it is continued after an interruption."""
+    """Path of the file that will replace an output; the next run continues it after an interruption."""
     return Path(f"{output}.partial")
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove files that killed processes left beside an output and that nobody can use; the caller holds its lock."""
+    """Remove the useless remains of killed processes next to an output; the caller holds its lock."""
     longer = extension_of(output)
     for left in (layout_of(output), layout_of(replacement_of(output)), layout_of(longer), longer):
-        # A file that cannot be removed only takes space, and a lack of space is reported where it matters.
+        # A file that cannot be removed only takes up space, and a full disk is reported by whatever needs the space.
         with contextlib.suppress(OSError):
             left.unlink(missing_ok=True)

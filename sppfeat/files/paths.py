@@ -1,4 +1,4 @@
-"""Tables of millions of paths in little memory, and the natural order of names."""
+"""Compact tables of millions of paths, and the natural order of names."""
 
 import operator
 import os
@@ -18,7 +18,7 @@ _NO_NUMBER = bytes(5)
 
 
 class PathTable(Sequence[bytes]):
-    """An immutable sequence of paths: one byte string and an offset for each, no object per path.
+    """An immutable sequence of paths: one byte string for all and an offset for each, no object per path.
 
     Paths are bytes as the operating system has them (``os.fsencode``), so that names which are not
     valid UTF-8 survive.
@@ -78,7 +78,7 @@ class PathTable(Sequence[bytes]):
         )
 
     def positions_in(self, other: "PathTable") -> npt.NDArray[np.int64]:
-        """Return the position of each path in a table without duplicates, ``(n,)`` int64; -1 where it is missing."""
+        """Return the position of each path in another table, which has no duplicates, ``(n,)`` int64; -1 if missing."""
         return PathIndex(other).positions(self)
 
     def part(self, start: int, stop: int) -> "PathTable":
@@ -88,16 +88,16 @@ class PathTable(Sequence[bytes]):
         return table
 
     def to_arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Return the bytes of all paths, ``(b,)`` uint8, and the ends of the paths after a zero, ``(n + 1,)`` int64."""
+        """Return the bytes of all paths, ``(b,)`` uint8, and a zero and the end of each path, ``(n + 1,)`` int64."""
         start, end = int(self._ends[0]), int(self._ends[-1])
         return np.frombuffer(self._blob[start:end], dtype=np.uint8), self._ends - start
 
     @classmethod
     def from_arrays(cls, blob: npt.NDArray[np.generic], ends: npt.NDArray[np.generic]) -> "PathTable":
-        """Return the table that :meth:`to_arrays` turned into arrays.
+        """Return the table from the arrays of :meth:`to_arrays`.
 
         Raises:
-            ValueError: they are not the arrays of a table.
+            ValueError: the arrays do not describe a table.
         """
         if (
             blob.dtype != np.uint8
@@ -115,12 +115,12 @@ class PathTable(Sequence[bytes]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory of the table."""
+        """Memory of the table, in bytes."""
         return int(self._ends[-1] - self._ends[0]) + self._ends.nbytes
 
 
 class PathTableBuilder:
-    """Collects the paths of a table."""
+    """Builds a table from batches of paths."""
 
     def __init__(self) -> None:
         self._blob = bytearray()
@@ -139,10 +139,10 @@ class PathTableBuilder:
 
 
 class PathIndex:
-    """Finds paths in a table by sorted hashes: 50 bytes for each path, where a dictionary of them takes 200.
+    """Finds paths in a table by sorted hashes, at 50 bytes per path; a dictionary takes 200.
 
     Args:
-        table: has each path once.
+        table: the table, with each path once.
     """
 
     def __init__(self, table: PathTable) -> None:
@@ -152,23 +152,23 @@ class PathIndex:
         self._hashes = hashes[self._order]
 
     def position(self, path: bytes) -> int:
-        """Return the position of a path in the table; -1 where it is not there."""
+        """Return the position of a path in the table; -1 if missing."""
         return int(self.positions([path])[0])
 
     def positions(self, paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """Return the position of each path in the table, ``(n,)`` int64; -1 where it is not there."""
+        """Return the position of each path in the table, ``(n,)`` int64; -1 if missing."""
         found = np.full(len(paths), -1, dtype=np.int64)
         wanted = _hashes(paths)
         starts, stops = (np.searchsorted(self._hashes, wanted, side) for side in ("left", "right"))
         for i in np.flatnonzero(starts < stops).tolist():
             path = paths[i]
-            places = self._order[starts[i] : stops[i]].tolist()  # of one path, but for hashes that collide
+            places = self._order[starts[i] : stops[i]].tolist()  # one position, unless hashes collide
             found[i] = next((place for place in places if self._table[place] == path), -1)
         return found
 
 
 def possibly_repeated(paths: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """``(s,)`` int64, ascending: all positions of paths that are there more than once; hardly any others."""
+    """Positions of all repeated paths, and hardly any others, ``(s,)`` int64, ascending."""
     _, inverse, counts = np.unique(_hashes(paths), return_inverse=True, return_counts=True)
     return np.flatnonzero(counts[inverse] > 1)
 
@@ -187,7 +187,7 @@ def natural_key(name: bytes) -> bytes:
     The key is one byte string rather than a tuple, which saves 0.5 GB for a folder of a million images.
 
     Args:
-        name: a file name, without zero bytes as every file name.
+        name: a file name, which never holds zero bytes.
 
     Example:
         >>> sorted([b"img10", b"IMG2", b"img1"], key=natural_key)

@@ -1,4 +1,4 @@
-"""Text tables from other software, separated or in JSON, with errors that tell the line."""
+"""Text tables from other software, as separated text or JSON, with errors that name the line."""
 
 import codecs
 import contextlib
@@ -29,12 +29,12 @@ __all__ = [
     "unique_keys",
 ]
 
-# More than a float can hold; Python refuses ints beyond 4300 digits without telling the place.
+# More than a float can hold; Python itself refuses ints beyond 4300 digits without naming the position.
 _MOST_DIGITS = 400
 
 
 class TableSource(Protocol):
-    """The source of a text."""
+    """The source of a text, which makes the errors about it."""
 
     def error(self, where: str, what: str, /) -> SppfeatError:
         """Make an error that names the file, the place in it, and the fault."""
@@ -65,10 +65,10 @@ class TableFile:
 
     @contextlib.contextmanager
     def read_errors(self) -> Iterator[None]:
-        """Turn errors of the system into errors that name this file.
+        """Convert any OSError in the context to an error that names this file.
 
         Raises:
-            SppfeatError: instead of OSError.
+            SppfeatError: in place of an OSError.
         """
         try:
             yield
@@ -77,7 +77,7 @@ class TableFile:
 
     @contextlib.contextmanager
     def open_text(self) -> Iterator[BinaryIO]:
-        """Open the file for reading, after its byte order mark if it has one.
+        """Open the file for reading, and skip its byte order mark if it has one.
 
         Raises:
             SppfeatError: the file cannot be read, or is in UTF-16.
@@ -91,9 +91,9 @@ class TableFile:
             yield file
 
     def rows(self, file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows of a separated table that are not blank, each with its first line number.
+        """Yield the nonblank rows of a separated table, each with the number of its first line.
 
-        Tabs separate the fields if the name of the file ends in ``.tsv``, else commas.
+        Tabs separate the fields if the file's name ends in ``.tsv``; commas do otherwise.
 
         Args:
             file: the open file, which is closed with the rows.
@@ -111,14 +111,14 @@ class TableFile:
 
 
 def has_utf16_mark(content: bytes) -> bool:
-    """Tell whether a text begins with the byte order mark of UTF-16."""
+    """Return True if a text begins with the byte order mark of UTF-16."""
     return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def decode_lines(file: BinaryIO) -> io.TextIOWrapper:
-    """Decode the lines of an open file, which is closed with them.
+    """Decode the lines of an open file, which is closed with the result.
 
-    Bytes that are not UTF-8, as in paths, survive. No newline is translated: some may be within quotes.
+    Bytes that are not UTF-8, as paths may have, survive. No newline is translated, since it may be within quotes.
     """
     return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
 
@@ -126,7 +126,7 @@ def decode_lines(file: BinaryIO) -> io.TextIOWrapper:
 def split_rows(
     lines: Iterable[str], delimiter: str, *, error: Callable[[int, str], SppfeatError]
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, each with its first line number.
+    """Yield the nonblank rows, each with the number of its first line.
 
     Args:
         lines: decoded lines, without a byte order mark.
@@ -150,22 +150,22 @@ def split_rows(
 
 
 def join_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
-    """Join fields to a line without its end; fields may contain delimiters, quotes and line breaks."""
+    """Join fields to a row without its line end; fields may contain delimiters, quotes and line breaks."""
     text = io.StringIO()
-    # This line end makes all versions of Python quote a lone carriage return, too.
+    # With this line end all versions of Python quote a lone carriage return.
     csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(fields)
     return text.getvalue()[:-2]
 
 
 class _LongNumberError(ValueError):
-    """An int with too many digits, which are the argument."""
+    """An int has too many digits; the argument is its text."""
 
 
 def json_decoder(hook: Callable[[list[tuple[str, Any]]], Any]) -> json.JSONDecoder:
     """Make a decoder for :func:`parse_json`.
 
     Args:
-        hook: makes each object from its keys and values; it raises ValueError, with a message, for a faulty one.
+        hook: makes each object from its keys and values; raises ValueError with a message for an invalid one.
     """
     return json.JSONDecoder(object_pairs_hook=hook, parse_int=_parse_int)
 
@@ -199,7 +199,7 @@ def parse_json(
         first_line: line number of the text in the file.
 
     Raises:
-        SppfeatError: the text is no JSON, or nested too deeply; tells line and column.
+        SppfeatError: the text is not JSON, or is nested too deeply; the message gives line and column.
     """
     text = _decode(source, content, first_line)
     try:
@@ -226,10 +226,10 @@ def parse_json(
 
 
 def json_objects(source: TableSource, lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the JSON object of each line that is not blank, with the number of the line.
+    """Yield the JSON object of each nonblank line, after the number of the line.
 
     Raises:
-        SppfeatError: a line is no JSON, or no object.
+        SppfeatError: a line is not JSON, or is not an object.
     """
     decoder = json_decoder(unique_keys)
     for line, text in enumerate(lines, start=1):
@@ -242,7 +242,7 @@ def json_objects(source: TableSource, lines: Iterable[bytes]) -> Iterator[tuple[
 
 
 def encode_json_text(source: TableSource, text: str, where: str) -> bytes:
-    """Encode a text of a JSON file.
+    """Encode a string from a JSON file.
 
     Raises:
         SppfeatError: the text breaks ``TEXT_RULE``.

@@ -1,4 +1,4 @@
-"""Versions of files and of remote objects: they differ once something has been written again."""
+"""Versions of files and remote objects, which differ once the content has been written again."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["FileVersion", "object_digest"]
 
-# Under whatever names a file system keeps them.
+# The names of these properties in all file systems.
 _CHANGING_PROPERTIES = (
     "ETag",
     "LastModified",
@@ -26,14 +26,15 @@ _CHANGING_PROPERTIES = (
 
 
 class FileVersion(NamedTuple):
-    """The state of a file at one moment. Two versions are equal if nobody has touched the file in between.
+    """The state of a file at one moment; two versions are equal if the file was not touched in between.
 
     Attributes:
-        nbytes: its size.
-        mtime_ns: time of the last change of its content, in nanoseconds since 1970; of a remote object a number made
-            of :func:`object_digest`.
-        ctime_ns: time of the last change of its metadata, which nobody can set; 0 for a remote object.
-        inode: device and number of the file; zeros for a remote object.
+        nbytes: size of the file.
+        mtime_ns: time of the last change of its content, in nanoseconds since 1970; for a remote object a number
+            derived from :func:`object_digest`.
+        ctime_ns: time of the last change of its metadata, in nanoseconds since 1970, which no program can set; 0 for
+            a remote object.
+        inode: device and inode number of the file; zeros for a remote object.
     """
 
     nbytes: int
@@ -46,10 +47,10 @@ class FileVersion(NamedTuple):
         """Return the version of a file.
 
         Args:
-            file: a path, a file descriptor, or what ``os.stat`` returned.
+            file: a path, a file descriptor, or a result of ``os.stat``.
 
         Raises:
-            OSError: it is not there, or cannot be looked at.
+            OSError: the file is missing, or its state cannot be read.
         """
         status = file if isinstance(file, os.stat_result) else os.stat(file)
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, (status.st_dev, status.st_ino))
@@ -59,25 +60,25 @@ class FileVersion(NamedTuple):
         """Return the version of a remote object.
 
         Args:
-            properties: what its file system says of it, ``size`` included.
+            properties: the object's properties as fsspec reports them, ``size`` included.
         """
         size = properties.get("size")
         return cls(-1 if size is None else int(size), int(object_digest(properties)[:15], 16))
 
     def has_content_of(self, other: "FileVersion") -> bool:
-        """Return True if size and time of the content agree, also of a copy on another machine that kept the time."""
+        """Return True if size and modification time agree, as they do for a copy elsewhere that kept the time."""
         return self[:2] == other[:2]
 
     def is_file_of(self, other: "FileVersion") -> bool:
-        """Return True if it is, moreover, the very same file: none that was renamed to its name."""
+        """Return True if, in addition, both are the same file rather than another one renamed to the same name."""
         return self.has_content_of(other) and self.inode == other.inode
 
 
 def object_digest(properties: Mapping[str, Any]) -> str:
-    """Return a digest of those properties of a remote object that change with its content, in hexadecimal.
+    """Return a digest of the properties of a remote object that change with its content, in hexadecimal.
 
     Args:
-        properties: what its file system says of it, under whatever names.
+        properties: the object's properties as fsspec reports them; their names depend on the file system.
     """
     found = [(name, str(properties[name])) for name in _CHANGING_PROPERTIES if name in properties]
     return hashlib.sha256(repr(found).encode()).hexdigest()
