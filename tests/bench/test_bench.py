@@ -353,7 +353,7 @@ def test_the_bare_network_runs_all_batches_whatever_fits_at_once(monkeypatch):
         def __init__(self):
             self.events = []
 
-        def batch(self, pixels):
+        def make_batch(self, pixels):
             self.events.append("batch")
             return pixels
 
