@@ -357,7 +357,7 @@ def test_the_bare_network_runs_all_batches_whatever_fits_at_once(monkeypatch):
             self.events.append("batch")
             return pixels
 
-        def maps(self, tensor):
+        def compute_maps(self, tensor):
             self.events.append(len(tensor))
 
     monkeypatch.setattr(contenders, "_TENSOR_NBYTES", 4 * 3 * 100)
