@@ -1,4 +1,4 @@
-"""From the decoded images of a batch to rows of a plan."""
+"""Turns the decoded images of a batch into rows of a plan."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,12 +18,12 @@ __all__ = ["make_batch_describer"]
 
 
 def make_batch_describer(plan: Plan, describer: Describer, projector: Projector | None) -> BatchDescriber:
-    """Make the function that turns decoded images of a plan into its rows.
+    """Make the function that turns decoded images of a plan into described rows.
 
     Args:
         plan: the plan, with or without boxes.
         describer: computes the descriptors.
-        projector: projects boxes to cells; needed where the plan has boxes.
+        projector: projects boxes to cells; required if the plan has boxes.
     """
     if plan.boxes is None:
         return _WholeImageDescriber(plan, describer)
@@ -33,7 +33,7 @@ def make_batch_describer(plan: Plan, describer: Describer, projector: Projector 
 
 
 class _WholeImageDescriber:
-    """Describes whole images, one row for each."""
+    """Describes whole images, one row per image."""
 
     def __init__(self, plan: Plan, describer: Describer) -> None:
         self._plan = plan
@@ -52,7 +52,7 @@ class _WholeImageDescriber:
 
 
 class _BoxDescriber:
-    """Describes boxes, one row for each box at the batch's scale that has an area."""
+    """Describes the boxes that are pooled at the scale of the batch, one row per box."""
 
     def __init__(self, plan: Plan, boxes: RowBoxes, describer: Describer, projector: Projector) -> None:
         self._plan = plan

@@ -1,4 +1,4 @@
-"""Counts of the boxes of a run before it starts, and notes on oddities among them."""
+"""Counts of the boxes of a plan, and notes on suspicious ones, before a run starts."""
 
 import os
 from collections.abc import Sequence
@@ -18,24 +18,24 @@ from sppfeat.store.tables import RowBoxes
 __all__ = ["BoxSummary", "box_notes", "summarize_boxes"]
 
 _SHOWN = 3
-_MAX_FRACTION = 2.0
+_MAX_FRACTION = 2.0  # coordinates beyond this are unlikely to be fractions of an image
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoxSummary:
-    """Counts of the boxes before a run.
+    """Counts of the boxes of a plan.
 
     Attributes:
         source: the box file, ``grid:...`` or ``multiview``.
-        format, convention: format and convention of the file; empty where there is none.
-        boxes: number of boxes in the file, or of views.
+        format, convention: format and convention of the box file; empty without one.
+        boxes: number of boxes in the box file, or of views.
         rows: number of rows in the output.
-        same_region: boxes that share the row of another box (with ``--drop-duplicates``).
-        clipped: rows whose box reaches over the border of its image.
-        degenerate: rows whose box has no area in its image; they are NaN.
-        of_no_input: boxes of images that are not among the inputs.
-        images_without_boxes: inputs without boxes.
-        scales: number of rows for each short side.
+        same_region: number of boxes that share the row of another box (with ``--drop-duplicates``).
+        clipped: number of rows whose box extends beyond its image.
+        degenerate: number of rows whose box has no area inside its image; these rows are NaN.
+        of_no_input: number of boxes whose image is not among the inputs.
+        images_without_boxes: number of inputs without boxes.
+        scales: number of rows pooled at each short side, by its size in pixels or ``native``.
     """
 
     source: str
@@ -58,10 +58,10 @@ def summarize_boxes(
 
     Args:
         plan: the plan.
-        boxes: its rows.
-        spec: the settings of the boxes.
-        inputs: sizes of the network input.
-        path: the box file; empty where there is none.
+        boxes: the boxes of its rows.
+        spec: the box settings.
+        inputs: the network-input settings.
+        path: path of the box file; empty without one.
     """
     names = ["native" if side is None else str(side) for side in inputs.short_sides]
     per_scale = np.bincount(boxes.scale[boxes.scale >= 0], minlength=len(names)).tolist()
@@ -81,13 +81,13 @@ def summarize_boxes(
 
 
 def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bool = True) -> list[str]:
-    """Notes on oddities among the boxes of a plan, each with a count and the first examples.
+    """Describe suspicious boxes of a plan, one note per kind, each with a count and the first examples.
 
     Args:
         plan: the plan.
-        boxes: its rows.
-        table: the box file; None where there is none.
-        is_new: whether the plan holds all inputs; a plan that continues a file holds the images of the file.
+        boxes: the boxes of its rows.
+        table: the content of the box file; None without one.
+        is_new: True if the plan holds all inputs; False if it continues a file, and holds the images of the file.
     """
     notes = []
     if table is not None:
@@ -119,7 +119,7 @@ def box_notes(plan: Plan, boxes: RowBoxes, table: BoxTable | None, *, is_new: bo
 
 
 def _unit_notes(table: BoxTable) -> list[str]:
-    """A note where fractions are read as pixels, or pixels as fractions: the most common mistake."""
+    """Note boxes that look like fractions read as pixels, or the reverse: the most common mistake."""
     numbers = table.boxes[np.isfinite(table.boxes).all(axis=1)]
     if not len(table):
         return ["the box file has no boxes"]
@@ -141,7 +141,7 @@ def _unit_notes(table: BoxTable) -> list[str]:
 
 
 def _single_notes(plan: Plan, table: BoxTable) -> list[str]:
-    """A note where the boxes of one image are taken for the one input, which has another name."""
+    """Note a file with the boxes of a single image that are used for the only input, which has another name."""
     if table.names != "single" or plan.n_images != 1 or not len(table.images):
         return []
     stem = os.path.splitext(os.path.basename(plan.paths[0]))[0]
@@ -170,7 +170,7 @@ def _unused_notes(plan: Plan, boxes: RowBoxes, table: BoxTable, among: str) -> l
 
 
 def _label_notes(boxes: RowBoxes, table: BoxTable) -> list[str]:
-    """A note where boxes share the row of a box of another class, which happens with duplicates dropped."""
+    """Note boxes that share the row of a box of another class, as happens when duplicates are dropped."""
     known = np.flatnonzero(boxes.box_row >= 0)
     differs = known[table.label[known] != boxes.annotations.label[boxes.box_row[known]]]
     if not len(differs):
@@ -188,7 +188,7 @@ def _label_notes(boxes: RowBoxes, table: BoxTable) -> list[str]:
 
 
 def _size_notes(plan: Plan, boxes: RowBoxes, table: BoxTable) -> list[str]:
-    """A note on images whose size differs from the box file: their boxes may be meant for other pixels."""
+    """Note images whose size differs from the size in the box file: the boxes may be for another version."""
     images, first = np.unique(plan.row_images, return_index=True)
     said = table.image_hw[table.image[boxes.source[first]]]
     found = plan.image_hw[images]

@@ -1,6 +1,7 @@
-"""A part in chunks: some thousand consecutive images, fetched and measured while those before them run.
+"""Splits a part into chunks of up to some thousand consecutive images.
 
-Local images whose sizes are known make up a single chunk.
+While one chunk runs, the images of the next one are fetched and their headers read. If all images are local and their
+sizes known, the whole part is one chunk.
 """
 
 import contextlib
@@ -25,24 +26,24 @@ from sppfeat.inputs import Distant, Storage, local_places
 
 __all__ = ["Chunk", "SizeReader", "iterate_chunks"]
 
-_FIRST_IMAGES = 256  # few, so that the network starts soon; each later chunk is twice as large
-_MOST_FETCHED = 2048  # at 100 kB an image 200 MB of scratch, and as much again for the next chunk
-_MOST_FETCHED_NBYTES = 1 << 30  # where the sizes of the files are known beforehand
-_MOST_LOCAL = 16_384  # enough that images of one shape meet in a batch
-_CANCEL_SECONDS = 0.1  # between two attempts to end a download that nobody waits for
+_FIRST_IMAGES = 256  # few, so that the network starts soon; each later chunk doubles
+_MOST_FETCHED = 2048  # images of 100 kB take 200 MB of scratch, and the next chunk as much again
+_MOST_FETCHED_NBYTES = 1 << 30  # of one chunk, if file sizes are known in advance
+_MOST_LOCAL = 16_384  # enough for batches of one input size to fill up
+_CANCEL_SECONDS = 0.1  # between attempts to cancel a download whose result nobody needs
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive images of a plan that are ready to run.
+    """Consecutive images of a plan, fetched, measured and ready to run.
 
     Attributes:
-        first_image: number of the first image in the whole plan.
-        first_row: number of the first row in the whole plan.
-        plan: the images of the chunk, numbered from 0.
-        to_do: ``(n,)`` int64, the images to run.
-        resized: ``(m,)`` int64, the images whose size the file does not have right.
-        find_places: images of ``plan`` to their places; valid until the next chunk is taken.
+        first_image: index of the chunk's first image in the whole plan.
+        first_row: index of the chunk's first row in the whole plan.
+        plan: the plan of the chunk, with images and rows numbered from 0.
+        to_do: ``(n,)`` int64, indices of the images to run in ``plan``.
+        resized: ``(m,)`` int64, indices of the images whose size in the output file is unknown or wrong.
+        find_places: finds the places of images ``(k,)`` of ``plan``; valid until the next chunk is requested.
     """
 
     first_image: int
@@ -55,13 +56,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class SizeReader:
-    """Reads the sizes of a chunk's images while the chunk before it runs.
+    """Reads the image sizes of a chunk while the chunk before it runs.
 
     Attributes:
-        input: sizes of the network input.
+        input: the network-input settings.
         planner: plans the rows of boxes; None for whole images.
-        decoder: reads the headers; nobody else may use it meanwhile.
-        scratch: a folder for images that have to be fetched.
+        decoder: reads image headers; it must not be shared with the running chunk.
+        scratch: folder for images that must be fetched.
     """
 
     input: InputSpec
@@ -70,12 +71,12 @@ class SizeReader:
     scratch: Path
 
     def add_sizes(self, plan: Plan, images: npt.NDArray[np.int64], places: Sequence[Place | str]) -> Plan:
-        """Read the headers of some images and add the sizes to a plan.
+        """Read the headers of some images and return the plan with their sizes.
 
         Args:
-            plan: the plan; its rows stay.
-            images: ``(n,)`` int64, the images to read.
-            places: their places, or why they have none.
+            plan: the plan; its rows stay the same.
+            images: ``(n,)`` int64, indices of the images to read.
+            places: for each image, its place, or the reason why it has none.
         """
         return add_sizes(plan, images, read_sizes_at(places, self.decoder), self.input, self.planner)
 
@@ -88,14 +89,14 @@ def iterate_chunks(
     resized: npt.NDArray[np.int64],
     open_reader: Callable[[], SizeReader],
 ) -> Generator[Chunk, None, None]:
-    """Yield a plan in chunks; close the generator to release what it has fetched.
+    """Yield a plan in chunks; closing the generator releases fetched images.
 
     Args:
         plan: all images.
-        to_do: ``(n,)`` int64, ascending, the images to run.
-        unmeasured: ``(k,)`` int64, the images whose size is still to be read.
-        resized: ``(m,)`` int64, the images whose size the plan has and the file does not.
-        open_reader: makes the reader of sizes; called only if images have to be measured or fetched.
+        to_do: ``(n,)`` int64, indices of the images to run, ascending.
+        unmeasured: ``(k,)`` int64, indices of the images whose headers have not been read.
+        resized: ``(m,)`` int64, indices of the images whose size in the plan differs from the output file.
+        open_reader: makes the size reader; called only if images must be measured or fetched.
     """
     is_local = plan.storage.is_local
     if is_local and not len(unmeasured):
@@ -115,7 +116,7 @@ def iterate_chunks(
 
 
 def _whole_plan(plan: Plan, to_do: npt.NDArray[np.int64], resized: npt.NDArray[np.int64]) -> Chunk:
-    """The only chunk of local images whose sizes are known."""
+    """Return a single chunk with the whole plan, for local images of known size."""
 
     def find_places(images: npt.NDArray[np.int64]) -> Sequence[Place | str]:
         return local_places(plan.storage, plan.storage_index[images])
@@ -124,7 +125,7 @@ def _whole_plan(plan: Plan, to_do: npt.NDArray[np.int64], resized: npt.NDArray[n
 
 
 def _cut(plan: Plan, to_do: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Cut the images into chunks: small ones first, none larger than fits the scratch folder."""
+    """Yield the images of each chunk: small chunks first, none larger than the scratch folder should hold."""
     storage = plan.storage
     most = _MOST_LOCAL if storage.is_local else _MOST_FETCHED
     start, size = 0, _FIRST_IMAGES
@@ -155,7 +156,7 @@ class _ChunkLoader:
         self._reader = reader
 
     def __call__(self, images: npt.NDArray[np.int64]) -> tuple[Chunk, contextlib.ExitStack]:
-        """Return the chunk, and the open context that holds its images; the caller closes it."""
+        """Load a chunk; return it with the open context that holds its images, which the caller closes."""
         first, stop = int(images[0]), int(images[-1]) + 1
         known = self._plan.part(first, stop)
         to_do = images - first
@@ -180,7 +181,7 @@ class _ChunkLoader:
 
 
 class _LoaderThread:
-    """A thread that loads one chunk ahead; leaving its context releases everything it has fetched."""
+    """A thread that loads one chunk ahead; leaving the context releases fetched images."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -195,7 +196,7 @@ class _LoaderThread:
     ) -> None:
         left = self._loading
         if left is not None and isinstance(self._storage, Distant):
-            while not left.done():  # cancelling ends only the current download: the thread may begin another
+            while not left.done():  # cancel ends one download; the thread may start another
                 self._storage.cancel()
                 wait([left], timeout=_CANCEL_SECONDS)
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -208,11 +209,11 @@ class _LoaderThread:
         return self._loading is not None
 
     def begin(self, load: _ChunkLoader, images: npt.NDArray[np.int64]) -> None:
-        """Start to load a chunk of these images."""
+        """Start to load the chunk of these images."""
         self._loading = self._thread.submit(load, images)
 
     def take(self) -> tuple[Chunk, contextlib.ExitStack]:
-        """Wait for the chunk that is being loaded."""
+        """Wait for the chunk that is being loaded, and return it."""
         if self._loading is None:
             raise ValueError("no chunk is being loaded")
         loaded = self._loading.result()

@@ -1,4 +1,4 @@
-"""From batches of pixels to descriptors: normalize, run the network once, pool, scale."""
+"""Turns batches of pixels into descriptors: normalize, run the network once, pool, scale."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +27,9 @@ __all__ = [
     "RegionRequest",
 ]
 
-_SLICE_VALUES = 16 << 20  # pooled values of boxes at once: 64 MB, whatever the number of boxes
-# Pooled values that are scaled at once: few enough that a processor keeps them in its cache and uses their
-# memory again and again, as fresh memory takes longer than the arithmetic.
+_SLICE_VALUES = 16 << 20  # pooled values held at a time: 64 MB, whatever the number of boxes
+# Pooled values to scale at a time. On the CPU few enough to stay in its cache and to reuse the same memory: allocating
+# new memory takes longer than the arithmetic.
 _SCALED_VALUES = {"cpu": 1 << 20, "cuda": 1 << 28, "mps": 1 << 28}
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,9 +38,9 @@ class RegionRequest(NamedTuple):
     """Boxes of one image to describe; :meth:`of` clips them.
 
     Attributes:
-        boxes_px: ``(K, 4)`` float64, xyxy edges in pixels of the image, clipped to it.
-        mirrored: ``(K,)`` bool, whether to pool from the mirror image.
-        image_hw: height and width of the image, in pixels.
+        boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, clipped to it.
+        mirrored: ``(K,)`` bool, True to pool from the mirrored image.
+        image_hw: height and width of the image as displayed, in pixels.
     """
 
     boxes_px: Tensor
@@ -51,20 +51,20 @@ class RegionRequest(NamedTuple):
     def of(
         cls, boxes_px: npt.NDArray[np.float64], mirrored: npt.NDArray[np.bool_], image_hw: tuple[int, int]
     ) -> "RegionRequest":
-        """Return the request for some boxes, clipped to their image."""
+        """Make a request, clipping the boxes ``(K, 4)`` to their image."""
         row_hw = np.full((len(boxes_px), 2), image_hw, dtype=np.int32)
         clipped, _ = clip_boxes(boxes_px, row_hw)
         return cls(torch.from_numpy(clipped), torch.from_numpy(mirrored), image_hw)
 
 
 class DescribedRegions(NamedTuple):
-    """Descriptors of some boxes of one request.
+    """Descriptors of some of the boxes of one request.
 
     Attributes:
-        position: position of the request among all.
-        boxes: range of the request's boxes.
+        position: index of the request in the batch.
+        boxes: range of the boxes within the request.
         descriptors: ``(k, D)`` float32.
-        regions: the regions of the boxes, in cells.
+        regions: the pooled regions of these boxes, in cells.
         wait: blocks until the device has delivered the descriptors; call it before reading them.
     """
 
@@ -76,19 +76,19 @@ class DescribedRegions(NamedTuple):
 
 
 class Describer:
-    """Turns batches of equal-sized images into descriptors.
+    """Computes the descriptors of batches of equal-sized images.
 
     Args:
-        backbone: the network, moved to ``device`` and converted, and the mean and deviation of its input.
-        descriptor: pyramid, pooling and scaling.
-        flip: whether to average with the descriptor of the mirror image, bin by bin.
+        backbone: the network, which is moved to ``device`` and converted, and its input mean and deviation.
+        descriptor: pyramid, pooling and normalization.
+        flip: True to average each descriptor, bin by bin, with that of the mirrored image.
         precision: ``fp32`` (TF32 and other shortcuts off), ``tf32``, ``bf16`` or ``fp16``.
-        device: the device to compute on.
-        norm_factors: factors that ``meannorm`` multiplies each layer's part with.
-        compile_network: whether torch compiles the network.
+        device: device to compute on.
+        norm_factors: factor of each layer under ``meannorm``.
+        compile_network: True to compile the network with torch.
 
     Raises:
-        DeviceMemoryError: the network does not fit on the device; the methods raise it for a batch that does not.
+        DeviceMemoryError: the network does not fit on the device. The methods raise it for a batch that does not fit.
     """
 
     def __init__(
@@ -143,15 +143,15 @@ class Describer:
     def describe_regions(
         self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest], projector: Projector
     ) -> Iterator[DescribedRegions]:
-        """Compute the descriptors of boxes, with one forward pass for each image.
+        """Compute the descriptors of boxes, in one forward pass, or two if mirrored images are needed.
 
         Args:
             pixels: ``(N, H, W, 3)`` uint8 RGB.
-            requests: ``N`` requests, the boxes of each image.
+            requests: one request per image, ``N`` in all, with the boxes of the image.
             projector: projects boxes to cells.
 
         Yields:
-            All boxes of each image, in order, in pieces of bounded size.
+            Descriptors of all boxes, image by image in order, in pieces of bounded size.
         """
         for described in self.deliver_regions(pixels, requests, projector):
             described.wait()
@@ -170,7 +170,7 @@ class Describer:
             for start in range(0, len(boxes_px), step):
                 part = slice(start, min(start + step, len(boxes_px)))
                 regions = project(boxes_px[part], mirrored[part], image_hw=image_hw)
-                # No context may stay open across a yield: both are switches of the whole thread.
+                # No context may stay open across a yield: these are settings of the whole thread.
                 with self._computing():
                     pooled = self._pool(maps, position, regions.cells, mirrored[part])
                     if self._flip:
@@ -180,7 +180,7 @@ class Describer:
                 yield DescribedRegions(position, part, delivery.values, regions, delivery.wait)
 
     def make_batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """Make network input of ``(N, H, W, 3)`` uint8 RGB: ``(N, 3, H, W)`` float32 on the device, normalized."""
+        """Turn ``(N, H, W, 3)`` uint8 RGB into network input: ``(N, 3, H, W)``, normalized, on the device."""
         with self._computing():
             return self._batch(pixels)
 
@@ -191,12 +191,12 @@ class Describer:
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
-        """Set the switches under which all tensors are computed."""
+        """Set inference mode and precision, and report a lack of device memory."""
         with device_memory(self.device), torch.inference_mode(), float32_arithmetic(self._precision):
             yield
 
     def _both_maps(self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest]) -> "_BothMaps":
-        """The maps of the images and of their mirror images, as far as the requests need them."""
+        """Compute the maps of the images and of the mirrored images, if the requests need them."""
         with self._computing():
             batch = self._batch(pixels)
             plain = self._flip or any(bool((~request.mirrored).any()) for request in requests)
@@ -207,12 +207,12 @@ class Describer:
             )
 
     def _pool_whole(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Pool whole maps: a tensor for each layer, or the head's output."""
+        """Pool whole maps into one ``(N, d)`` tensor per layer, or into the head's output."""
         spec = self._descriptor
         return self._head_outputs([spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps])
 
     def _pool(self, maps: "_BothMaps", position: int, cells: Tensor, mirrored: Tensor) -> list[Tensor]:
-        """Pool the regions of an image, each from its map or its mirror image's map."""
+        """Pool the regions ``(k, L, 4)`` of one image, each from the plain or the mirrored map."""
         if not bool(mirrored.any()):
             return self._pool_regions(maps.plain, position, cells)
         if bool(mirrored.all()):
@@ -236,13 +236,13 @@ class Describer:
         return self._head_outputs(pooled)
 
     def _head_outputs(self, pooled: list[Tensor]) -> list[Tensor]:
-        """Apply the head to the one pooled layer, if there is a head."""
+        """Apply the head, if any, to the only pooled layer."""
         if self._head is None:
             return pooled
         return [self._head(pooled[0].to(self._dtype)).to(torch.float32)]
 
     def _scaled(self, layers: list[Tensor]) -> Delivery:
-        """Scale each layer by itself, and put them side by side."""
+        """Scale each layer separately, and concatenate the layers."""
         spec = self._descriptor
         if spec.mean_norm is not None and self._factors is None:
             raise ConfigError(f"normalize is {spec.normalize!r}, but its factors are not known")
@@ -260,24 +260,24 @@ class Describer:
         return self._copier.to_host(scaled)
 
     def _batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        # Permuted, (N, H, W, 3) is a channels-last (N, 3, H, W) without a copy.
+        # Permuting (N, H, W, 3) gives a channels-last (N, 3, H, W) without a copy.
         raw = self._copier.to_device(pixels).permute(0, 3, 1, 2)
         return raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
 
     def _maps(self, batch: Tensor) -> list[Tensor]:
-        """Feature maps of the layers, in float32: pooling and scaling are never done in less."""
+        """Compute the feature maps, converted to float32: pooling and scaling never use less precision."""
         return [fmap.to(torch.float32) for fmap in self._backbone.maps(self._network, batch.to(self._dtype))]
 
 
 class _BothMaps(NamedTuple):
-    """Maps of the layers of some images, and of their mirror images; either list may be empty."""
+    """Feature maps, by layer, of some images and of the mirrored images; either list may be empty."""
 
     plain: list[Tensor]
     mirrored: list[Tensor]
 
     @property
     def map_hws(self) -> list[tuple[int, int]]:
-        """Height and width of each layer's map."""
+        """Height and width of each layer's map, in cells."""
         return [(fmap.shape[2], fmap.shape[3]) for fmap in self.plain or self.mirrored]
 
     @property

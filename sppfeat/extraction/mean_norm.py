@@ -1,8 +1,8 @@
-"""The scaling of SPP-net's released code: one factor per layer that brings the mean l2 norm to a given value.
+"""Estimates the factors of ``meannorm``: one per layer, which scales the mean l2 norm to a given value.
 
-The code (SPP_net, ``rcnn_feature_stats``) scales features to a mean norm of 20, which it estimates on up to
-200 images with up to 200 boxes each. Here the factor is estimated per layer, before the first row, on images
-and boxes drawn from the whole plan.
+SPP-net's released code (SPP_net, ``rcnn_feature_stats``) scales features to a mean norm of 20, estimated on up to 200
+images with up to 200 boxes each. We estimate one factor per layer, before the first row is written, on images and boxes
+drawn at random from the whole plan.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from sppfeat.store.schema import ColumnBlock, RowAudit
 __all__ = ["estimate_factors", "sample_plan"]
 
 _N_IMAGES = 200
-_N_ROWS = 200  # of each image
+_N_ROWS = 200  # per image
 _SEED = 0
 _NOWHERE = Path()
 
@@ -40,22 +40,22 @@ def estimate_factors(
     """Estimate the factor of each layer that brings the mean l2 norm of its columns to ``mean_norm``.
 
     Args:
-        plan: images and rows, of which a sample is drawn.
-        columns: the columns of a descriptor.
+        plan: the images and rows to draw a sample from.
+        columns: the blocks of columns of a descriptor.
         mean_norm: the mean norm to reach.
-        decoder: reads the images.
-        describe_for: a plan to the function that computes its rows, without scaling.
+        decoder: decodes the images.
+        describe_for: makes the function that computes unscaled rows of a plan.
         batch_pixels: see :func:`sppfeat.extraction.plan.schedule`.
-        measure: reads the sizes of the drawn images, and returns their plan with them; None: only images of known size
-            are drawn.
-        scratch: an existing folder for images that have to be fetched.
+        measure: reads the sizes of the drawn images and returns their plan with them; None: draw only images of known
+            size.
+        scratch: existing folder for images that must be fetched.
 
     Returns:
         One factor per layer.
 
     Raises:
         ImageError: none of the drawn images could be read.
-        ConfigError: a layer's descriptors are all zero.
+        ConfigError: the descriptors of a layer are all zero.
     """
     sample = sample_plan(plan, n_images=_N_IMAGES, n_rows=_N_ROWS, seed=_SEED, measure=measure)
     norms = _NormSink(columns, sample.n_rows)
@@ -94,14 +94,15 @@ def sample_plan(
     seed: int,
     measure: Callable[[Plan], Plan] | None = None,
 ) -> Plan:
-    """Draw a plan of at most ``n_images`` images at random, with at most ``n_rows`` rows of each.
+    """Draw a random sample of a plan: at most ``n_images`` images, with at most ``n_rows`` rows each.
 
     Args:
         plan: all images.
-        n_images, n_rows: the most images, and the most rows of one image.
+        n_images: largest number of images.
+        n_rows: largest number of rows per image.
         seed: seed of the draw.
-        measure: reads the sizes of the drawn images, and returns their plan with them; None: only images of known size
-            are drawn.
+        measure: reads the sizes of the drawn images and returns their plan with them; None: draw only images of known
+            size.
     """
     rng = np.random.default_rng(seed)
     is_usable = _can_run(plan)
@@ -123,17 +124,17 @@ def sample_plan(
 
 
 def _can_run(plan: Plan) -> npt.NDArray[np.bool_]:
-    """``(N,)`` bool, images that have a size and rows to pool."""
+    """Return ``(N,)`` bool, True for images of valid size with rows to pool."""
     return np.asarray((plan.input_hw > 0).all(axis=(1, 2)) & plan.uses.any(axis=1))
 
 
 def _may_run(plan: Plan) -> npt.NDArray[np.bool_]:
-    """``(N,)`` bool, images that have rows, and a size that is not known yet."""
+    """Return ``(N,)`` bool, True for images with rows whose size is still unknown."""
     return np.asarray(plan.is_unmeasured & (np.diff(plan.rows, axis=1).reshape(-1) > 0))
 
 
 class _NormSink:
-    """Keeps the l2 norm of each row and layer once, even if a batch that is split gives some rows twice."""
+    """A sink that keeps the l2 norm of each row and layer, once even if a split batch repeats the row."""
 
     def __init__(self, columns: Sequence[ColumnBlock], n_rows: int) -> None:
         self._columns: dict[str, slice] = {}
@@ -149,21 +150,21 @@ class _NormSink:
         descriptors: npt.NDArray[np.floating[Any]],
         audit: RowAudit | None = None,  # noqa: ARG002
     ) -> None:
-        """Keep the norms of some rows."""
+        """Keep the norms of rows ``(K,)``."""
         for i, columns in enumerate(self._columns.values()):
             self._norms[rows, i] = np.linalg.norm(descriptors[:, columns].astype(np.float64), axis=1)
 
     @property
     def n_rows(self) -> int:
-        """Number of rows that were written."""
+        """Number of rows written so far."""
         return int((~np.isnan(self._norms[:, 0])).sum())
 
     def sums(self) -> dict[str, float]:
-        """Return the sum of the norms of each layer."""
+        """Return the sum of the norms of each layer, by name."""
         return dict(zip(self._columns, np.nansum(self._norms, axis=0).tolist(), strict=True))
 
     def mark_done(self, image: int) -> None:
-        """Ignore images that are done."""
+        """Do nothing: only rows count."""
 
     def mark_failed(self, image: int, reason: str) -> None:  # noqa: ARG002
         """Keep the reason."""

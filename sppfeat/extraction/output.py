@@ -1,4 +1,4 @@
-"""The output of a run: the file it is made in, its lock, and counts of what it holds."""
+"""The output of a run: its path, its lock, and counts of its images."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -31,10 +31,10 @@ Lock = OutputLock | ShardLock | None
 
 
 def resolve_output(request: ExtractRequest) -> Path:
-    """Return the path of the output, with the number of the shard if the request names one.
+    """Return the path of the output, with ``{shard}`` replaced by the number of the requested shard.
 
     Raises:
-        ConfigError: a name that does not go with the request.
+        ConfigError: the name does not suit the request.
     """
     output = request.output
     if request.shared and PLACEHOLDER in str(output):
@@ -45,10 +45,10 @@ def resolve_output(request: ExtractRequest) -> Path:
 def open_local_output(
     request: ExtractRequest, output: Path
 ) -> contextlib.AbstractContextManager[LocalOutput]:
-    """Open the local file in which an output is made; for a URL that is a temporary one.
+    """Open the local file for an output; a URL gets a temporary file, which is uploaded later.
 
     Raises:
-        ConfigError: the output is a URL, and several processes are to fill it.
+        ConfigError: the output is a URL, and several processes share it.
     """
     if request.shared and url_of(output) is not None:
         raise ConfigError(f"--shared is for an output of this machine, and {str(url_of(output))!r} is none")
@@ -57,7 +57,7 @@ def open_local_output(
 
 @contextlib.contextmanager
 def lock_output(request: ExtractRequest) -> Iterator[Lock]:
-    """Hold the lock that a run needs, if it writes, and remove what killed runs have left."""
+    """Hold the lock of an output, and remove leftovers of killed runs; a dry run takes no lock."""
     if request.dry_run:
         yield None
     elif request.shard is not None and request.shared:
@@ -74,10 +74,10 @@ class Outcome(NamedTuple):
 
     Attributes:
         outputs: paths or URLs of the files.
-        images, done, failed, pending: numbers of images, of those that this run is responsible for.
+        images, done, failed, pending: numbers of images, among those that this run is responsible for.
         failures: path and reason of each failed image.
-        boxes: numbers of boxes by kind, see
-            :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; None for whole images.
+        boxes: numbers of boxes by kind, as counted by :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; None for
+            whole images.
     """
 
     outputs: list[str]
@@ -89,7 +89,7 @@ class Outcome(NamedTuple):
     boxes: dict[str, int] | None
 
     def followed_by(self, other: "Outcome") -> "Outcome":
-        """Return the sum of this outcome and that of further files."""
+        """Add the outcome of further files to this one."""
         boxes = self.boxes
         if boxes is not None and other.boxes is not None:
             boxes = {name: n + other.boxes[name] for name, n in boxes.items()}
@@ -105,7 +105,7 @@ class Outcome(NamedTuple):
 
 
 def read_outcome(path: Path, own: tuple[int, int]) -> Outcome:
-    """Count what a file holds of a half-open range of its images."""
+    """Count the images ``own[0]`` to ``own[1]`` of a file by status."""
     with FeatureFile(path) as file:
         status = file.status[slice(*own)]
         failures = [(file.path_of(i), text) for i, text in file.errors.items() if own[0] <= i < own[1]]
@@ -121,7 +121,7 @@ def read_outcome(path: Path, own: tuple[int, int]) -> Outcome:
 
 
 def join_outcomes(outcomes: Iterable[Outcome], n_images: int) -> Outcome:
-    """Add up the outcomes of files that share ``n_images`` images; images without a file yet are pending."""
+    """Add up the outcomes of files that hold ``n_images`` images in all; missing images count as pending."""
     nothing = Outcome([], 0, 0, 0, 0, [], None)
     found = list(outcomes)
     total = reduce(Outcome.followed_by, found) if found else nothing

@@ -1,4 +1,4 @@
-"""The run of one part: its images go chunk by chunk, batch by batch, into one feature file."""
+"""Runs one part: describes its images chunk by chunk, batch by batch, into one feature file."""
 
 import contextlib
 import itertools
@@ -41,24 +41,24 @@ def run_part(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Fill a file that is laid out with the descriptors of a part.
+    """Fill a file that has been laid out with the descriptors of a part.
 
     Args:
         setup: settings, network and device.
         part: the images to run.
-        path: the file; the caller holds its lock.
-        norm_factors: factors of the mean norm, where the settings ask for one.
-        decoder: reads the images.
-        scratch: an existing folder for images that have to be fetched.
+        path: path of the file; the caller holds its lock.
+        norm_factors: factor of each layer under ``meannorm``; else None.
+        decoder: decodes the images.
+        scratch: existing folder for images that must be fetched.
         on_progress: called after each batch, and before the first batch of each chunk.
-        should_stop: asked after each batch; True ends the run early, with a file that can be continued.
+        should_stop: called after each batch; True ends the run early, and the file can be continued.
 
     Returns:
         The progress at the end.
 
     Raises:
         StoreError: the file cannot be written to.
-        ImageError: an image failed, and the request is to stop at the first failure.
+        ImageError: an image failed, and the request says to stop at the first failure.
     """
     request, config = setup.request, setup.config
     describer = setup.make_describer(config.descriptor, norm_factors)
@@ -115,12 +115,12 @@ def run_part(
 
 
 def refuse_unreadable(plan: Plan, to_do: npt.NDArray[np.int64], *, kept: str) -> None:
-    """Raise ImageError if the plan already knows that some images will fail.
+    """Raise ImageError if the plan already marks an image to run as unreadable.
 
     Args:
         plan: the plan of the images.
-        to_do: ``(n,)`` int64, the images to run.
-        kept: what the message says about the output.
+        to_do: ``(n,)`` int64, indices of the images to run.
+        kept: text about the output, for the message.
     """
     unreadable = to_do[np.isin(to_do, list(plan.errors))].tolist()
     if unreadable:
@@ -130,12 +130,12 @@ def refuse_unreadable(plan: Plan, to_do: npt.NDArray[np.int64], *, kept: str) ->
 
 
 class HeaderResults(NamedTuple):
-    """The images of a chunk, sorted by what their headers alone decide.
+    """Indices of the images of a chunk, grouped by what their headers decide before any decoding.
 
     Attributes:
         failed: ``(f,)`` int64, images that cannot be processed.
-        done: ``(d,)`` int64, images without a row that has a descriptor.
-        left: ``(n,)`` int64, images to run.
+        done: ``(d,)`` int64, images with nothing to pool, which are done already.
+        left: ``(n,)`` int64, images to decode and describe.
     """
 
     failed: npt.NDArray[np.int64]
@@ -146,16 +146,16 @@ class HeaderResults(NamedTuple):
 def record_headers(
     chunk: Chunk, status: npt.NDArray[np.uint8], spec: InputSpec, writer: PartWriter
 ) -> HeaderResults:
-    """Record everything about the images of a chunk that needs no pixels, before its first batch.
+    """Write everything about a chunk that needs no pixels, before its first batch.
 
-    Images that are tried again become pending, sizes are recorded, images that cannot be processed fail, rows whose
-    box has no area get NaN, and images without anything to pool are done.
+    Sizes are recorded; retried images become pending; images that cannot be processed fail; rows whose box has no area
+    get NaN; and images with nothing to pool are done.
 
     Args:
         chunk: the images.
-        status: ``(N,)`` uint8, their status before this run.
-        spec: sizes of the network input.
-        writer: writes their range of the file.
+        status: ``(N,)`` uint8, status of the chunk's images before this run.
+        spec: the network-input settings.
+        writer: writes the chunk's range of the file.
     """
     plan, to_do = chunk.plan, chunk.to_do
     _record_sizes(chunk, spec, writer)
@@ -177,9 +177,9 @@ def record_headers(
 
 
 def _record_sizes(chunk: Chunk, spec: InputSpec, writer: PartWriter) -> None:
-    """Record the sizes that the file does not have right, and the boxes that depend on them.
+    """Write the sizes that are missing or wrong in the file, and the boxes that depend on them.
 
-    Boxes come first: after a kill in between, the next run finds the old size and records both again.
+    Boxes come first: if the process is killed in between, the next run finds the old size and writes both again.
     """
     plan, images, boxes = chunk.plan, chunk.resized, chunk.plan.boxes
     if not len(images):

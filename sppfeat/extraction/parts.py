@@ -1,4 +1,4 @@
-"""The part of a plan that one run fills, and the state of its file: new, continued, replaced or extended."""
+"""Finds the part of a plan for one run, given its file: new, to be continued, replaced or extended."""
 
 import dataclasses
 import os
@@ -41,7 +41,7 @@ __all__ = [
     "plan_inputs",
 ]
 
-_MOST_MEASURED_FIRST = 50_000  # files; with more the network would wait too long for all headers
+_MOST_MEASURED_FIRST = 50_000  # files; with more, the network would wait too long for the headers
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ class Part:
     """The images of one run, and the state of the file that they go into.
 
     Attributes:
-        target: the file to fill; not the output itself while an existing output is being replaced.
+        target: path of the file to fill; while an existing output is being replaced, a temporary file beside it.
         plan: all images and rows of the file.
-        status: ``(N,)`` uint8, the status of each image before this run.
-        to_do: ``(n,)`` int64, the images of this run, including those that cannot be processed.
-        is_new: the file is still to be laid out.
-        unmeasured: ``(k,)`` int64, images of this run whose headers are read when their turn comes.
-        resized: ``(m,)`` int64, images whose size the plan has and the file does not.
+        status: ``(N,)`` uint8, status of each image before this run.
+        to_do: ``(n,)`` int64, indices of the images to run, including images that cannot be processed.
+        is_new: True if the file has not been laid out yet.
+        unmeasured: ``(k,)`` int64, indices of the images to run whose headers are read later, chunk by chunk.
+        resized: ``(m,)`` int64, indices of the images whose size in the plan differs from the file.
         own_images: half-open range of the images that this run is responsible for.
         shard: the shard of a whole plan that the file holds; None: the whole plan.
-        whole_plan: the plan that the shard was cut from, while the file is still to be laid out; None: ``plan``.
-        extends: a file whose rows the new file begins with.
-        norm_factors: factors of the mean norm, where a file has them already.
+        whole_plan: for a new file with a shard, the plan that the shard was cut from; else None.
+        extends: path of an existing file whose rows the new file begins with; None for no such file.
+        norm_factors: factor of each layer under ``meannorm``, if an existing file has them.
     """
 
     target: Path
@@ -78,7 +78,7 @@ class Part:
 
     @classmethod
     def of_new(cls, target: Path, plan: Plan, shard: Shard | None = None) -> "Part":
-        """Return the part that fills a new file with all of a plan."""
+        """Return the part that fills a new file with a whole plan."""
         every = np.arange(plan.n_images)
         return cls(
             target=target,
@@ -94,21 +94,21 @@ class Part:
 
 
 Probe = Callable[[Storage, npt.NDArray[np.int64]], FoundSizes]
-"""Reads the headers of some images of a storage."""
+"""Reads the headers of images ``(n,)`` of a storage."""
 
 
 @dataclass(frozen=True)
 class PartRequest:
-    """Everything that a part follows from, besides the file that is at the output already.
+    """Everything that determines a part, except an existing output.
 
     Attributes:
         request: the user's request.
-        config: the settings that shape a descriptor.
+        config: the settings that determine a descriptor.
         listing: the inputs.
         probe: reads image headers.
         planner: plans the rows of boxes; None for whole images.
-        shard_plan: the shard that goes into the output, if the plan has been cut already; None: all inputs, or the
-            shard that the request names.
+        shard_plan: the shard for the output, if the plan has been cut already; None: all inputs, or the shard that
+            ``request`` names.
     """
 
     request: ExtractRequest
@@ -120,10 +120,10 @@ class PartRequest:
 
     @property
     def measures_first(self) -> bool:
-        """True if all headers are read before the first image is run, and not chunk by chunk.
+        """True to read all image headers before the first image is run; False to read them chunk by chunk.
 
-        They have to be where rows depend on sizes. Otherwise they are where that is quick: the plan then says more,
-        and images of one shape meet more often.
+        If rows depend on image sizes, it is necessary. Otherwise it is worthwhile if it is quick: the summary is more
+        complete, and batches of one input size are larger.
         """
         if self.planner is not None and self.planner.needs_sizes:
             return True
@@ -135,14 +135,14 @@ class PartRequest:
 
 
 def find_part(wanted: PartRequest, notes: list[str]) -> Part:
-    """Find the part to run, given the file that is at the output.
+    """Find the part to run, given the file that may exist at the output.
 
     Args:
         wanted: the request, with its inputs and settings.
-        notes: notes for the user are appended here.
+        notes: list that receives notes for the user.
 
     Raises:
-        StoreError: the file at the output cannot be continued, or is not a feature file.
+        StoreError: an existing output cannot be continued, or is not a feature file.
     """
     request = wanted.request
     output, partial = request.output, replacement_of(request.output)
@@ -156,9 +156,10 @@ def find_part(wanted: PartRequest, notes: list[str]) -> Part:
 
 
 def keep_own_images(part: Part, request: ExtractRequest) -> Part:
-    """Restrict a part to the share of this process, where several processes fill one file.
+    """Restrict a part to the images of this process, if several processes share one file.
 
-    Shares have equal numbers of images: weighing them by size would move their borders as sizes become known.
+    Each process gets the same number of images. Weighting images by size would move the borders between processes as
+    sizes become known.
     """
     choice = request.shard
     if choice is None or not request.shared:
@@ -179,10 +180,10 @@ def keep_own_images(part: Part, request: ExtractRequest) -> Part:
 
 
 def _replace(output: Path, partial: Path, wanted: PartRequest, notes: list[str]) -> Part:
-    """Continue an interrupted replacement of the output if it has the same inputs and settings; else begin one."""
+    """Continue an interrupted replacement of the output if inputs and settings are the same; else start one."""
     if not os.path.exists(partial):
         return _start(partial if output.exists() else output, wanted)
-    wanted = _cut(wanted)  # a shard of other inputs may have the same name
+    wanted = _cut(wanted)  # the file may hold a shard of the same name, but of other inputs
     try:
         recorded = _read_same_shard(partial, wanted)
     except StoreError:  # other settings, or not a feature file at all
@@ -194,16 +195,16 @@ def _replace(output: Path, partial: Path, wanted: PartRequest, notes: list[str])
             ) from error
         return _start(partial, wanted)
     listing = wanted.listing
-    # A shard has already been compared with the plan, which says nothing of the folder.
+    # A shard's images have been compared with the plan already, but its root has not.
     is_same = recorded.matches(listing) if wanted.shard_plan is None else recorded.root == listing.root
     return _continue(recorded, wanted, notes) if is_same else _start(partial, wanted)
 
 
 def _read_same_shard(path: Path, wanted: PartRequest) -> RecordedImages:
-    """Read the images of a file, if it holds the wanted shard, or all images.
+    """Read the images of a file that holds the requested shard, or all images.
 
     Raises:
-        StoreError: it does not, or was made with other settings.
+        StoreError: the file holds another shard, or was made with other settings.
     """
     recorded = read_recorded(path, wanted.config)
     if wanted.shard_plan is not None:
@@ -225,7 +226,7 @@ def _read_same_shard(path: Path, wanted: PartRequest) -> RecordedImages:
 
 
 def plan_inputs(wanted: PartRequest) -> Plan:
-    """Plan every image and row of the inputs."""
+    """Plan all images and rows of the inputs, reading headers first if that is required."""
     listing = wanted.listing
     every = np.arange(len(listing.paths))
     found: FoundSizes = (np.zeros((len(every), 2), dtype=np.int32), {})
@@ -251,7 +252,7 @@ def _start(target: Path, wanted: PartRequest) -> Part:
 
 
 def _cut(wanted: PartRequest) -> PartRequest:
-    """Add the plan of the shard that the request names, if it names one."""
+    """Add the plan of the shard that the request names, if any."""
     choice = wanted.request.shard
     if choice is None or wanted.shard_plan is not None:
         return wanted
@@ -318,7 +319,7 @@ def _continue(recorded: RecordedImages, wanted: PartRequest, notes: list[str]) -
 
 
 def _extend(part: Part, wanted: PartRequest, recorded: RecordedImages, matched: MatchedInputs) -> Part:
-    """Add the new inputs to a part, which then fills a longer file."""
+    """Add the new inputs to a part, which then fills a new, longer file."""
     found: FoundSizes = (np.zeros((len(matched.new), 2), dtype=np.int32), {})
     if wanted.measures_first:
         found = wanted.probe(wanted.listing.storage, matched.new)

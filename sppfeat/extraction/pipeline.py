@@ -1,6 +1,6 @@
-"""From batches of a plan to finished rows: decode, describe, write.
+"""Turns batches of a plan into stored rows: decode, describe, write.
 
-Decoding runs in other processes and writing in another thread, so that the network rarely waits for either.
+Worker processes decode and another thread writes, so that the network rarely waits for either.
 """
 
 import time
@@ -25,15 +25,15 @@ FindPlaces = Callable[[npt.NDArray[np.int64]], Sequence[Place | str]]
 
 
 class BatchDescriber(Protocol):
-    """Turns decoded images into rows."""
+    """A function that turns decoded images into described rows."""
 
     def __call__(
         self, images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int
     ) -> Iterator[DescribedRows]:
-        """Yield the rows of ``(N, H, W, 3)`` uint8 images at one scale, in pieces of bounded size.
+        """Yield the rows of ``(N, H, W, 3)`` uint8 RGB images at one scale, in pieces of bounded size.
 
         Raises:
-            DeviceMemoryError: the device lacks memory; fewer images at once may fit.
+            DeviceMemoryError: the device lacks memory; a smaller batch may fit.
         """
         ...
 
@@ -42,11 +42,11 @@ class Progress(NamedTuple):
     """Counts of finished images, and the seconds spent on each stage.
 
     Attributes:
-        n_done: images described in this run.
-        n_failed: images that failed in this run.
-        decode_seconds: waiting for decoded images.
-        network_seconds: in the backbone and in pooling.
-        write_seconds: waiting for the sink, which works in a thread of its own.
+        n_done: number of images described in this run.
+        n_failed: number of images that failed in this run.
+        decode_seconds: time spent waiting for decoded images.
+        network_seconds: time spent in the network and in pooling.
+        write_seconds: time spent waiting for the sink's thread.
     """
 
     n_done: int = 0
@@ -56,7 +56,7 @@ class Progress(NamedTuple):
     write_seconds: float = 0.0
 
     def followed_by(self, other: "Progress") -> "Progress":
-        """Return the sum of this progress and that of later work."""
+        """Add the progress of later work to this one."""
         return Progress(*(own + more for own, more in zip(self, other, strict=True)))  # type: ignore[arg-type]
 
 
@@ -74,21 +74,21 @@ def run_pipeline(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Decode and describe batches of a plan, and hand the rows to a sink.
+    """Decode and describe the batches of a plan, and hand the rows to a sink.
 
     Args:
-        plan: sizes and rows.
-        batches: the batches, in the order in which to run them.
-        find_places: images of the plan to their places, or to the reason why they have none.
+        plan: image sizes and rows.
+        batches: the batches, in the order to run them.
+        find_places: finds the places of images ``(k,)`` of the plan, or the reasons why they have none.
         decoder: decodes the images, ahead of the network.
         describe: turns decoded images into rows.
-        sink: takes rows, and the mark of an image after its last rows.
-        dtype: stored by the sink.
-        nonfinite: ``fail``: an image fails if its descriptors hold NaN, infinities or values beyond ``dtype``;
-            ``keep``: such values are stored as they are.
+        sink: takes the rows, and after an image's last rows its outcome.
+        dtype: type that the sink stores, ``float32`` or ``float16``.
+        nonfinite: ``fail``: an image fails if its descriptors hold NaN, infinities or values that ``dtype`` cannot
+            hold; ``keep``: such values are stored.
         start: counts to continue from.
-        on_progress: called after each batch and at the end, with the images that the sink has marked.
-        should_stop: asked after each batch; True ends the run early.
+        on_progress: called after each batch and at the end; counts the images that the sink has marked.
+        should_stop: called after each batch; True ends the run early.
 
     Returns:
         The progress at the end.
@@ -133,16 +133,16 @@ def run_pipeline(
 
 
 class _SplittingDescriber:
-    """Describes batches; where the device lacks memory, it halves them and remembers the size that fits."""
+    """Describes batches; if the device lacks memory, halves them and remembers the size that fits."""
 
     def __init__(self, describe: BatchDescriber) -> None:
         self._describe = describe
-        self._most_pixels: int | None = None  # of the network input, at once
+        self._most_pixels: int | None = None  # network-input pixels that fit in one batch
 
     def __call__(
         self, decoded: Decoded, scale: int, on_failure: Callable[[dict[int, str]], None]
     ) -> Iterator[DescribedRows]:
-        """Yield the rows of a batch; ``on_failure`` gets each image that does not fit by itself, and the reason."""
+        """Yield the rows of a batch; ``on_failure`` receives each image that does not fit even alone, and why."""
         height, width = decoded.pixels.shape[1:3]
         n_images = len(decoded.images)
         step = n_images if self._most_pixels is None else max(1, self._most_pixels // (height * width))
@@ -154,7 +154,7 @@ class _SplittingDescriber:
                 continue
             except DeviceMemoryError as error:
                 reason = str(error)
-            # Outside the handler, whose traceback keeps the tensors that filled the memory.
+            # Outside the handler: its traceback would keep the tensors that filled the memory.
             if stop - first == 1:
                 why = (
                     f"{reason} for this image alone, {height} x {width} (height x width) at the network's input: "
@@ -168,14 +168,14 @@ class _SplittingDescriber:
 
 
 class _StageSeconds:
-    """Seconds that the network's thread has spent on each stage."""
+    """Seconds that the main thread has spent on each stage."""
 
     def __init__(self) -> None:
         self.decode = self.network = self.write = 0.0
         self.begin()
 
     def begin(self) -> None:
-        """Drop the time since the last stage."""
+        """Restart the clock; time since the last stage counts for none."""
         self._last = time.perf_counter()
 
     def count_decoding(self) -> None:

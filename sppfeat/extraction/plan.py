@@ -1,4 +1,4 @@
-"""The plan of a run: its images, their rows and their batches, fixed before a pixel is decoded."""
+"""The plan of a run: images, rows and batches, fixed before any pixel is decoded."""
 
 import dataclasses
 import hashlib
@@ -28,11 +28,11 @@ class Plan(FileTables):
     """Every image and every row of a run, in the order of the output file.
 
     Attributes:
-        input_hw: ``(N, S, 2)`` int32, height and width of the network input at each scale; 0 where the image cannot
-            be processed.
-        errors: the reason why an image cannot be processed, by its index.
+        input_hw: ``(N, S, 2)`` int32, height and width of the network input at each of ``S`` scales, in pixels; 0 if
+            unknown or invalid.
+        errors: the reason for each image that cannot be processed, by image index.
         storage: the storage of the images.
-        storage_index: ``(N,)`` int64, the number of each image in the storage; -1: no longer there.
+        storage_index: ``(N,)`` int64, index of each image in the storage; -1 if it is gone.
     """
 
     input_hw: npt.NDArray[np.int32]
@@ -50,7 +50,7 @@ class Plan(FileTables):
 
     @property
     def uses(self) -> npt.NDArray[np.bool_]:
-        """``(N, S)`` bool, the scales at which each image has to be run."""
+        """``(N, S)`` bool, True for the scales at which an image must be run."""
         uses = np.zeros(self.input_hw.shape[:2], dtype=bool)
         if self.boxes is None:
             uses[:] = True
@@ -61,25 +61,25 @@ class Plan(FileTables):
 
     @property
     def is_unmeasured(self) -> npt.NDArray[np.bool_]:
-        """``(N,)`` bool, images whose size is not known yet, without those that are known to fail."""
+        """``(N,)`` bool, True for images of unknown size that are not among the errors."""
         is_unmeasured = np.asarray((self.image_hw == 0).any(axis=1))
         is_unmeasured[list(self.errors)] = False
         return is_unmeasured
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the plan, without error texts and the annotations of boxes."""
+        """Size of the plan in bytes, without error texts and box annotations."""
         arrays = (self.image_hw, self.input_hw, self.rows, self.labels, self.storage_index)
         boxes = 0 if self.boxes is None else self.boxes.nbytes
         texts = self.paths.nbytes + (0 if self.ids is None else self.ids.nbytes)
         storage = (
             0 if isinstance(self.storage, FileStorage) else self.storage.nbytes
-        )  # whose paths are counted already
+        )  # a FileStorage shares the paths
         return texts + sum(array.nbytes for array in arrays) + boxes + storage
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the images in their order, their labels and rows, but not their sizes: equal for all shards."""
+        """SHA-256 of image paths, classes, labels and row counts, in order; sizes may still change."""
         digest = hashlib.sha256()
         for texts in chain(self.paths.blocks(), [[b"", *self.classes]]):
             digest.update(b"".join(text + b"\0" for text in texts))
@@ -88,7 +88,7 @@ class Plan(FileTables):
         return digest.hexdigest()
 
     def part(self, first: int, stop: int) -> "Plan":
-        """Return the plan of images ``first`` to ``stop``, with images and rows numbered from 0."""
+        """Return the plan of images ``first`` to ``stop``, with images and rows renumbered from 0."""
         first_row, stop_row = self.row_range(first, stop)
         return dataclasses.replace(
             self,
@@ -104,11 +104,11 @@ class Plan(FileTables):
         )
 
     def take(self, images: npt.NDArray[np.int64], rows: Sequence[npt.NDArray[np.int64]]) -> "Plan":
-        """Return the plan of some images, each with some of its rows, numbered from 0.
+        """Return the plan of some images, each with some of its rows, renumbered from 0.
 
         Args:
-            images: ``(n,)`` int64, numbers in this plan.
-            rows: for each image, the numbers of its rows to keep.
+            images: ``(n,)`` int64, image indices in this plan.
+            rows: for each image, the row indices ``(k,)`` in this plan to keep.
         """
         ends = np.cumsum([len(own) for own in rows], dtype=np.int64)
         every = np.concatenate([*rows, np.empty(0, dtype=np.int64)])
@@ -127,13 +127,13 @@ class Plan(FileTables):
 
 
 class Batch(NamedTuple):
-    """Images of one network-input size.
+    """Images of one network-input size, to be run together.
 
     Attributes:
-        images: ``(n,)`` int64, indices into the plan.
-        input_hw: height and width of the network input.
+        images: ``(n,)`` int64, image indices in the plan.
+        input_hw: height and width of the network input, in pixels.
         scale: index of the scale.
-        is_last: ``(n,)`` bool, whether no later batch contains the image.
+        is_last: ``(n,)`` bool, True if no later batch contains the image.
     """
 
     images: npt.NDArray[np.int64]
@@ -153,13 +153,13 @@ def make_plan(
 
     Args:
         listing: the images.
-        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where the header has not been read.
-        errors: the reason why a header could not be read, by index.
-        spec: sizes of the network input.
-        rows: the rows of each image; None: one row, the whole image.
+        image_hw: ``(N, 2)`` int32, height and width as displayed, in pixels; 0 if the header has not been read.
+        errors: the reason for each header that could not be read, by image index.
+        spec: the network-input settings.
+        rows: the rows of each image; None: one row per image, the whole image.
 
     Returns:
-        The plan. Images without a valid network-input size are among its errors.
+        The plan. Its errors include images without a valid network-input size.
     """
     input_hw, too_odd = input_sizes(image_hw, spec)
     first = np.arange(len(listing.paths), dtype=np.int64)
@@ -188,17 +188,17 @@ def schedule(
     batch_pixels: int,
     uses: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[Batch]:
-    """Cut images into batches of equal network-input size: largest size first, then plan order.
+    """Cut images into batches of equal network-input size: largest size first, then in plan order.
 
-    Images of equal sizes at every scale stay together, and their batches follow each other scale by scale, so that few
+    Images that have equal sizes at every scale stay together, and all scales of a group follow each other, so that few
     images are unfinished at any time.
 
     Args:
-        input_hw: ``(N, S, 2)`` int32, network-input sizes of every image; 0 where it cannot be processed.
-        images: ``(n,)`` int64, indices of the images to run; images that cannot be processed are left out.
-        batch_size: images per batch; None: as many as fit ``batch_pixels``, at least one.
-        batch_pixels: network-input pixels per batch where ``batch_size`` is None.
-        uses: ``(N, S)`` bool, the scales at which each image is wanted; None: all scales.
+        input_hw: ``(N, S, 2)`` int32, network-input sizes of every image in pixels; 0 if it cannot be processed.
+        images: ``(n,)`` int64, indices of the images to run; images that cannot be processed are skipped.
+        batch_size: images per batch; None: as many as fit in ``batch_pixels``, at least one.
+        batch_pixels: network-input pixels per batch if ``batch_size`` is None.
+        uses: ``(N, S)`` bool, True for the scales at which an image must be run; None: all scales.
 
     Yields:
         The batches.
@@ -223,7 +223,7 @@ def schedule(
 def _at_each_scale(
     images: npt.NDArray[np.int64], input_hw: npt.NDArray[np.int32], uses: npt.NDArray[np.bool_] | None
 ) -> Iterator[Batch]:
-    """Yield batches of some images, one for each scale at which any is wanted; ``input_hw`` is ``(S, 2)``."""
+    """Yield one batch for each scale that any of the images needs; ``input_hw`` is ``(S, 2)``."""
     if uses is None:
         uses = np.ones((len(images), len(input_hw)), dtype=bool)
     last = len(input_hw) - 1 - uses[:, ::-1].argmax(axis=1)
@@ -234,6 +234,6 @@ def _at_each_scale(
 
 
 def _in_blocks(hw: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
-    """Yield the sizes of some images at a time, as intermediate results of all would take too much memory."""
+    """Yield sizes in blocks: temporary arrays for all images would take too much memory."""
     for first in range(0, len(hw), _AT_ONCE):
         yield hw[first : first + _AT_ONCE]

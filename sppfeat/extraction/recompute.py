@@ -1,4 +1,4 @@
-"""The network that made a feature file, and rows computed again with it, each from its image alone."""
+"""Reloads the network that made a feature file, and recomputes rows to compare them with the file."""
 
 import os
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ __all__ = [
     "tolerance",
 ]
 
-# Relative l2 differences between a stored descriptor and the same computed elsewhere. That of fp32 is the
-# project's definition of equality; the others are the rounding of 10, 7 and 10 bits through some 50 layers.
+# Largest relative l2 difference between a stored and a recomputed descriptor. For fp32 it is this project's definition
+# of equality; for the others it is the rounding error of 10, 7 and 10 bits through some 50 layers.
 _TOLERANCE = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 6e-2, "fp16": 1e-2}
 _FLOAT16_ROUNDING = 1e-3
 
@@ -44,17 +44,17 @@ def load_recorded_backbone(
     weights_dir: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Backbone:
-    """Load the backbone of a file, with exactly the weights that it records.
+    """Load the backbone that made a file, with exactly the recorded weights.
 
     Args:
         file: an open file.
-        weights: file or name of the weights; None: as recorded.
-        weights_dir: a folder to search for named weights before torch's hub cache.
-        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
+        weights: weights file or name; None: as recorded.
+        weights_dir: folder to search for named weights before torch's hub cache.
+        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
 
     Raises:
-        StoreError: the network was the caller's own, its weights are gone or have changed, or the file has other
-            columns than the network and the settings give.
+        StoreError: the network was a caller's own, its weights are missing or have changed, or the file's columns do
+            not match its network and settings.
         SppfeatError: the backbone cannot be loaded.
     """
     spec = file.config.backbone
@@ -87,13 +87,13 @@ def load_recorded_backbone(
 
 @dataclass(frozen=True, kw_only=True)
 class RowComparison:
-    """The comparison of rows computed again with those of the file.
+    """The result of comparing recomputed rows with the file.
 
     Attributes:
-        rows: numbers of the rows.
-        tolerance: largest relative l2 difference that counts as equal, by the file's precision and dtype.
+        rows: indices of the compared rows.
+        tolerance: largest relative l2 difference that counts as equal.
         largest_difference: largest relative l2 difference found.
-        problems: a text for each row that differs by more, or whose image can no longer be read.
+        problems: a sentence for each row that differs by more, or whose image cannot be read.
     """
 
     rows: list[int]
@@ -103,8 +103,8 @@ class RowComparison:
 
 
 def tolerance(file: FeatureTable) -> float:
-    """The largest relative l2 difference at which a row computed again counts as equal."""
-    # Rows of a reduced file have been rounded twice: before the reduction and after it.
+    """Return the largest relative l2 difference at which a recomputed row counts as equal."""
+    # Rows of a reduced file were rounded twice: before and after the reduction.
     dtypes = [file.config.descriptor.dtype, file.dtype.name] if file.is_reduced else [file.dtype.name]
     return _TOLERANCE[file.config.precision] + _FLOAT16_ROUNDING * dtypes.count("float16")
 
@@ -120,23 +120,23 @@ def recompute_rows(
     device: str = "auto",
     on_download: OnDownload = lambda name, done, total: None,
 ) -> RowComparison:
-    """Compute randomly chosen rows again, one image at a time, and compare them with the file.
+    """Recompute randomly chosen rows, one image at a time, and compare them with the file.
 
     Args:
         file: an open file.
-        n_rows: number of rows; all rows with a descriptor, if there are fewer.
-        seed: seed of the choice.
+        n_rows: number of rows to draw; all rows with a descriptor if there are fewer.
+        seed: seed of the random choice.
         root: folder of the images; None: as recorded.
-        weights: file or name of the weights; None: as recorded.
-        weights_dir: a folder to search for named weights before torch's hub cache.
-        device: the device to compute on.
-        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
+        weights: weights file or name; None: as recorded.
+        weights_dir: folder to search for named weights before torch's hub cache.
+        device: device to compute on.
+        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
 
     Returns:
         The comparison.
 
     Raises:
-        SppfeatError: the backbone cannot be built again, or its weights are not the recorded ones.
+        SppfeatError: the backbone cannot be rebuilt, or its weights are not the recorded ones.
     """
     backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=on_download)
     again = RowRecomputer(file, backbone, device=device, root=root)
@@ -164,11 +164,11 @@ def recompute_rows(
 
 
 class RecomputedRow(NamedTuple):
-    """One row computed again.
+    """A recomputed row.
 
     Attributes:
         descriptor: ``(D,)`` float32.
-        region: ``(L, 4)`` int32, in cells of each layer's map; empty for a whole image.
+        region: ``(L, 4)`` int32, ``x0, y0, x1, y1`` in cells of each layer's map, half-open; empty for a whole image.
     """
 
     descriptor: npt.NDArray[np.float32]
@@ -176,16 +176,16 @@ class RecomputedRow(NamedTuple):
 
 
 class RowRecomputer:
-    """Computes rows of a file again.
+    """Recomputes rows of a file.
 
     Args:
         file: an open file.
         backbone: the backbone that the file records.
-        device: the device to compute on.
+        device: device to compute on.
         root: folder of the images; None: as recorded.
 
     Raises:
-        ConfigError: the device does not exist, or the backbone takes no boxes.
+        ConfigError: the device does not exist, or boxes cannot be projected to the backbone's maps.
     """
 
     def __init__(self, file: FeatureTable, backbone: Backbone, *, device: str, root: str | None) -> None:
@@ -208,14 +208,14 @@ class RowRecomputer:
         self._row_mirrored = file.row_mirrored if file.has_boxes else None
 
     def path_of(self, row: int) -> str:
-        """Return the path under which the image of a row is looked for."""
+        """Return the path at which the image of a row is expected."""
         return os.fsdecode(os.path.join(self._root, self._file.path_table[int(self._image_index[row])]))
 
     def row(self, row: int) -> RecomputedRow:
-        """Compute a row that has a descriptor.
+        """Recompute a row that has a descriptor.
 
         Raises:
-            ImageError: its image can no longer be read.
+            ImageError: the image cannot be read any longer.
         """
         image = int(self._image_index[row])
         height, width = self._image_hw[image].tolist()
@@ -228,7 +228,7 @@ class RowRecomputer:
             image_hw=(height, width),
             input_hw=(in_h, in_w),
             resample=self._config.backbone.interpolation,
-            max_pixels=height * width,  # the run has accepted this image, whatever its limit was
+            max_pixels=height * width,  # the run accepted this image, whatever its limit
             decode=self._config.input.decode,
         )[None]
         if self._projector is None or self._row_mirrored is None:
@@ -240,7 +240,7 @@ class RowRecomputer:
 
 
 def _difference(file: FeatureTable, row: int, descriptor: npt.NDArray[np.float32]) -> float:
-    """The relative l2 difference of a stored row from its descriptor computed again."""
+    """Return the relative l2 difference between a stored row and its recomputed descriptor ``(D,)``."""
     if file.reduction is None:
         return _relative_difference(file.features[row], descriptor)
     reduced, sensitivity = (

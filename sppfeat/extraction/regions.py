@@ -1,4 +1,4 @@
-"""The projection of boxes to cells of feature maps, and the scale that suits a box."""
+"""Projects boxes from image pixels to feature-map cells, and chooses the scale for a box."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ from sppfeat.networks.backbones import Backbone
 __all__ = ["MapSizes", "Projector", "Regions", "best_scales", "map_sizes"]
 
 MapSizes = Callable[[tuple[int, int]], Sequence[tuple[int, int]]]
-"""Height and width of the network input, in pixels, to height and width of each layer's map, in cells."""
+"""Maps the height and width of a network input, in pixels, to those of each layer's map, in cells."""
 
 
 class Regions(NamedTuple):
-    """The regions of one image's boxes, in cells.
+    """Regions of feature maps that correspond to the boxes of one image.
 
     Attributes:
-        cells: ``(K, L, 4)`` int64, for each layer ``x0, y0, x1, y1``, half-open; cells of the mirror image's map
-            where the row is mirrored.
-        sub_cell: ``(K,)`` bool, whether the box is smaller than a cell of some layer.
+        cells: ``(K, L, 4)`` int64, ``x0, y0, x1, y1`` in cells of each layer's map, half-open; for a mirrored box, in
+            cells of the mirrored image's map.
+        sub_cell: ``(K,)`` bool, True if the box is smaller than a cell of any layer.
     """
 
     cells: Tensor
@@ -36,12 +36,12 @@ class Regions(NamedTuple):
 
 @dataclass(frozen=True)
 class Projector:
-    """Projects boxes to cells, by the same rule for all boxes of a run.
+    """Projects boxes to cells, by one rule for all boxes of a run.
 
     Attributes:
         geometries: stride and offset of each layer's map.
-        rule, margin: see :func:`sppfeat.geometry.project_boxes`.
-        whole_is_map: whether a box that covers the whole image becomes the whole map, whatever the rule.
+        rule, margin: see :func:`sppfeat.geometry.project_boxes`; the margin is in network-input pixels.
+        whole_is_map: True to project a box that covers the whole image to the whole map, whatever the rule.
     """
 
     geometries: tuple[FeatureGeometry, ...]
@@ -51,10 +51,10 @@ class Projector:
 
     @classmethod
     def of(cls, backbone: Backbone, spec: RegionSpec) -> "Projector":
-        """Return the projector of a backbone and of the settings of boxes.
+        """Make the projector for a backbone and box settings.
 
         Raises:
-            ConfigError: receptive-field arithmetic does not apply to the backbone.
+            ConfigError: the receptive fields of the backbone cannot be computed.
         """
         geometries = tuple(backbone.geometry(i) for i in range(len(backbone.spec.layers)))
         return cls(geometries, spec.projection, spec.margin, whole_is_map=spec.boxes == "multiview")
@@ -68,13 +68,17 @@ class Projector:
         input_hw: tuple[int, int],
         map_hws: Sequence[tuple[int, int]],
     ) -> Regions:
-        """Project the boxes of an image to cells of its maps.
+        """Project the boxes of an image to cells of its feature maps.
 
         Args:
-            boxes_px: ``(K, 4)`` float64, xyxy edges in pixels of the image, clipped to it.
-            mirrored: ``(K,)`` bool, whether the maps are of the mirror image.
-            image_hw, input_hw: height and width of image and network input, in pixels.
+            boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, clipped to it.
+            mirrored: ``(K,)`` bool, True if a box is pooled from the maps of the mirrored image.
+            image_hw: height and width of the image as displayed, in pixels.
+            input_hw: height and width of the network input, in pixels.
             map_hws: height and width of each layer's map, in cells.
+
+        Returns:
+            The regions, in cells.
         """
         boxes_in = scale_boxes(boxes_px, image_hw, input_hw)
         x0, y0, x1, y1 = boxes_in.unbind(1)
@@ -92,7 +96,7 @@ class Projector:
 
 
 def map_sizes(backbone: Backbone) -> MapSizes:
-    """Return a function that finds the sizes of a backbone's maps for any input, without computing the maps."""
+    """Make a function that finds the map sizes of a backbone for any input size, without running the network."""
     network = copy.deepcopy(backbone.network).to("meta")
 
     @cache
@@ -107,12 +111,15 @@ def map_sizes(backbone: Backbone) -> MapSizes:
 def best_scales(
     boxes_px: npt.NDArray[np.float64], image_hw: tuple[int, int], short_sides: Sequence[int | None]
 ) -> npt.NDArray[np.int16]:
-    """Choose the scale of each box of an image, ``(K,)`` int16; see :func:`sppfeat.geometry.choose_scale`.
+    """Choose the scale of each box of an image; see :func:`sppfeat.geometry.choose_scale`.
 
     Args:
-        boxes_px: ``(K, 4)`` float64, pixels of the image, xyxy, clipped to it.
-        image_hw: height and width of the image.
-        short_sides: short sides of the network input; a single one may be None, the image's own size.
+        boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, clipped to it.
+        image_hw: height and width of the image as displayed, in pixels.
+        short_sides: short sides of the network input, in pixels; a single one may be None, the image's own size.
+
+    Returns:
+        ``(K,)`` int16, index into ``short_sides``.
     """
     if len(short_sides) == 1:
         return np.zeros(len(boxes_px), dtype=np.int16)

@@ -1,4 +1,4 @@
-"""The summary of a run before it starts, and the notes for its user."""
+"""The summary of a run before it starts, and notes for the user."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +16,26 @@ __all__ = ["PlanSummary", "RunState", "listing_notes", "plan_notes", "summarize_
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSummary:
-    """Summary of a run before it starts: sizes, settings, notes."""
+    """Sizes, settings and notes of a run, before it starts.
+
+    Attributes:
+        output: path or URL of the output.
+        images, already_done, already_failed, to_do: numbers of images: in the plan, done by earlier runs, failed in
+            earlier runs and not retried, and to be run now.
+        unreadable: number of images to run that are known to be unreadable.
+        rows: number of rows in the output.
+        shard: the shard that the run fills, in words; None for all images.
+        dimension: length of a descriptor.
+        output_bytes: size of the descriptors in bytes.
+        unmeasured: number of images whose headers have not been read.
+        input_shapes: number of distinct network-input sizes known so far.
+        round_to: multiple to which the sides of the network input are rounded, in pixels; 1: not rounded.
+        classes: number of image classes.
+        backbone, weights, layers, levels, device, precision, head, normalize: settings of the descriptors.
+        workers: number of decoding processes.
+        boxes: counts of the boxes; None for whole images.
+        notes: remarks for the user.
+    """
 
     output: str
     images: int
@@ -46,7 +65,7 @@ class PlanSummary:
 
 
 class RunState(NamedTuple):
-    """Fields of the summary that do not follow from the plan and the setup; see :class:`PlanSummary`."""
+    """The fields of :class:`PlanSummary` that plan and setup do not determine."""
 
     output: str
     already_done: int
@@ -60,7 +79,7 @@ class RunState(NamedTuple):
 
 
 def summarize_plan(plan: Plan, setup: RunSetup, state: RunState) -> PlanSummary:
-    """Summarize a run over a plan."""
+    """Summarize a run from its plan, its setup and its state."""
     config = setup.config
     spec, descriptor = config.backbone, config.descriptor
     return PlanSummary(
@@ -92,7 +111,7 @@ def _summarize_boxes(plan: Plan, setup: RunSetup) -> BoxSummary | None:
 
 
 def plan_notes(plan: Plan, setup: RunSetup, *, is_new: bool) -> list[str]:
-    """Notes on a plan, for the user: fast decoding, and oddities among its boxes."""
+    """Describe what the user should know about a plan: fast decoding, and suspicious boxes."""
     notes = _decode_notes(plan, setup.config.input.decode)
     if plan.boxes is not None:
         table = setup.box_file.table if setup.box_file else None
@@ -101,7 +120,7 @@ def plan_notes(plan: Plan, setup: RunSetup, *, is_new: bool) -> list[str]:
 
 
 def _decode_notes(plan: Plan, decode: str) -> list[str]:
-    """A note on fast decoding, with the number of images large enough for it; not all of them need be JPEGs."""
+    """Note fast decoding, with the number of images large enough for it; not all of them need be JPEGs."""
     if decode == "exact":
         return []
     is_known = (plan.input_hw > 0).all(axis=2)
@@ -115,7 +134,7 @@ def _decode_notes(plan: Plan, decode: str) -> list[str]:
 
 
 def listing_notes(listing: Listing, labels: str) -> list[str]:
-    """Notes on the inputs: files left out, images named twice, missing labels."""
+    """Describe what the user should know about the inputs: skipped files, repeated images, missing labels."""
     notes = []
     if listing.n_other_files:
         notes.append(

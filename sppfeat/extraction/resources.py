@@ -1,4 +1,4 @@
-"""The resources of a run: network, decoders and scratch folder, loaded once for all its files."""
+"""The resources of a run: network, decoder and scratch folder, loaded once for all files."""
 
 import contextlib
 import tempfile
@@ -28,11 +28,11 @@ class RunResources(NamedTuple):
 
     Attributes:
         setup: settings, network and device.
-        decoder: reads the images.
-        n_workers: number of decoding processes; 0 where images are decoded in this process.
-        scratch: a folder for images that have to be fetched.
-        part_request: the request with its inputs and settings, from which parts follow.
-        notes: notes on the inputs, for the user; whoever plans adds to them.
+        decoder: decodes the images.
+        n_workers: number of decoding processes; 0: images are decoded in this process.
+        scratch: folder for images that must be fetched.
+        part_request: the request with its inputs and settings; it determines the parts.
+        notes: notes for the user; planning adds to them.
     """
 
     setup: RunSetup
@@ -51,16 +51,16 @@ def open_resources(
     *,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[RunResources]:
-    """Load the network, start decoders and make a scratch folder; the context releases them when it ends.
+    """Load the network, start the decoder and make a scratch folder; the context releases them on exit.
 
     Args:
         request: the user's request.
         listing: the inputs.
-        on_probe: called with the number of image headers read so far, and the number of all.
-        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
+        on_probe: called with the number of image headers read so far, and the total.
+        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
 
     Raises:
-        SppfeatError: settings, boxes or weights are wrong.
+        SppfeatError: settings, boxes or weights are invalid.
     """
     with contextlib.ExitStack() as stack:
         setup = load_setup(request, on_download=on_download)

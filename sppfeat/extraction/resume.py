@@ -1,4 +1,4 @@
-"""The continuation of a feature file: its images matched with the inputs, and the plan of the images left."""
+"""Continues a feature file: matches its images with the inputs, and plans the images that are left."""
 
 import dataclasses
 import os
@@ -38,12 +38,12 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedImages(FileTables):
-    """The images and rows of a feature file, as it records them.
+    """The images and rows that an existing feature file records.
 
     Attributes:
-        path: the file.
-        status: ``(N,)`` uint8, the status of each image.
-        norm_factors: factors that ``meannorm`` multiplies each layer's part with.
+        path: path of the file.
+        status: ``(N,)`` uint8, status of each image.
+        norm_factors: factor of each layer under ``meannorm``; None without it.
         shard: the shard of a whole plan that the file holds; None: the whole plan.
     """
 
@@ -53,7 +53,7 @@ class RecordedImages(FileTables):
     shard: Shard | None
 
     def matches(self, listing: Listing) -> bool:
-        """Return whether the file is of these inputs: the same images in the same order, with the same labels."""
+        """Return True if the file holds exactly these inputs: same images, same order, same labels."""
         return (
             (self.root, self.classes) == (listing.root, listing.classes)
             and np.array_equal(self.labels, listing.labels)
@@ -66,10 +66,10 @@ class MatchedInputs:
     """The inputs of a run, matched with the images of a file.
 
     Attributes:
-        root: the folder under which the file's images lie now.
-        listing_index: ``(N,)`` int64, position in the listing of each image of the file; -1: not among the inputs.
-        new: ``(k,)`` int64, positions in the listing of the inputs that the file does not have.
-        new_paths: the paths of these inputs, relative to ``root``.
+        root: folder that holds the file's images now.
+        listing_index: ``(N,)`` int64, index in the listing of each image of the file; -1 if it is not among the inputs.
+        new: ``(k,)`` int64, listing indices of the inputs that the file does not have.
+        new_paths: paths of the new inputs, relative to ``root``.
     """
 
     root: bytes
@@ -79,26 +79,26 @@ class MatchedInputs:
 
     @classmethod
     def of_all(cls, plan: Plan) -> "MatchedInputs":
-        """Return the match of a file with exactly the images of a plan, in the same order."""
+        """Return the match for a file that holds exactly the images of a plan, in the same order."""
         return cls(plan.root, plan.storage_index, np.empty(0, dtype=np.int64), [])
 
     @property
     def vanished(self) -> npt.NDArray[np.int64]:
-        """``(v,)`` int64, images of the file that are missing from the inputs."""
+        """``(v,)`` int64, indices of the file's images that are missing from the inputs."""
         return np.flatnonzero(self.listing_index < 0)
 
 
 def relabeled_images(
     recorded: RecordedImages, matched: MatchedInputs, listing: Listing
 ) -> npt.NDArray[np.int64]:
-    """Images that have another class in the inputs than in the file: ``(k,)`` int64, positions in the file.
+    """Return ``(k,)`` int64, indices of the file's images whose class has changed in the inputs.
 
-    Tables and archives can give another class to an image that has not moved. An input without a class does not count.
+    A table or an archive can change the class of an image without moving it. Inputs without a class do not count.
     """
     if not listing.classes:
         return np.empty(0, dtype=np.int64)
     index = {name: i for i, name in enumerate(recorded.classes)}
-    # The label -1, no class, finds the last entry; a class that the file does not have counts as another class.
+    # Label -1, no class, indexes the last entry. A class that the file lacks counts as a different class.
     in_file = np.array([*(index.get(name, len(index)) for name in listing.classes), -1], dtype=np.int64)
     images = np.flatnonzero(matched.listing_index >= 0)
     class_now = in_file[listing.labels[matched.listing_index[images]]]
@@ -106,10 +106,10 @@ def relabeled_images(
 
 
 def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
-    """Read the images of a file, if it was made with these settings.
+    """Read the images of a file that was made with these settings.
 
     Raises:
-        StoreError: it is no feature file, or was made with other settings; they are named with both values.
+        StoreError: the file is not a feature file, or was made with other settings; the message lists both values.
     """
     try:
         with FeatureFile(path) as file:
@@ -139,10 +139,10 @@ def read_recorded(path: Path, config: ExtractConfig) -> RecordedImages:
 
 
 def match_inputs(recorded: RecordedImages, listing: Listing) -> MatchedInputs:
-    """Match the inputs with the images of a file.
+    """Match the inputs with the images of a file, by path.
 
-    Images are compared by their paths below the root that the file records or, if the folder has moved, below the
-    root of the inputs.
+    Paths are compared relative to the root that the file records, if the inputs are inside it; otherwise the folder is
+    taken to have moved, and each side is compared relative to its own root.
 
     Raises:
         StoreError: the file holds none of the inputs.
@@ -174,9 +174,10 @@ def plan_recorded(
     """Plan the images of a file, with the sizes that it records.
 
     Args:
-        recorded, matched: the file, and the inputs matched with it.
+        recorded: the images of the file.
+        matched: the inputs, matched with these images.
         storage: the storage of the inputs.
-        spec: sizes of the network input.
+        spec: the network-input settings.
     """
     input_hw, too_odd = input_sizes(recorded.image_hw, spec)
     gone = matched.vanished.tolist()
@@ -204,15 +205,16 @@ def plan_additions(
     found: FoundSizes,
     planner: RowPlanner | None,
 ) -> Plan:
-    """Plan the images of a file, at their rows, followed by the new inputs.
+    """Plan the images of a file, whose rows stay where they are, followed by the new inputs.
 
-    New class names come after those of the file; a file without labels stays without.
+    New class names follow those of the file; a file without labels stays without.
 
     Args:
         plan: the plan of the file's images.
-        matched, listing: the inputs, matched with the file.
-        spec: sizes of the network input.
-        found: ``(k, 2)`` int32 heights and widths of the new inputs, 0 where unknown, and the reasons by position.
+        matched: the inputs, matched with these images.
+        listing: the inputs.
+        spec: the network-input settings.
+        found: ``(k, 2)`` int32 heights and widths of the new inputs in pixels, 0 if unknown; and reasons by position.
         planner: plans the rows of boxes; None for whole images.
     """
     sizes, reasons = found
@@ -245,7 +247,7 @@ def plan_additions(
 
 
 def copy_rows(source: Path, sink: RowSink, n_rows_at_once: int = 256) -> None:
-    """Copy rows and outcomes of images from a file into one that begins with the same images and rows."""
+    """Copy rows and image outcomes from a file into a sink whose first images and rows are the same."""
     with FeatureFile(source) as file:
         status = file.status
         done_rows = np.flatnonzero(status[file.image_index] == Status.DONE)
@@ -261,7 +263,7 @@ def copy_rows(source: Path, sink: RowSink, n_rows_at_once: int = 256) -> None:
 
 
 def _recorded_boxes(file: FeatureFile) -> RowBoxes:
-    """The rows of a file; the flag for boxes smaller than a cell is left out, as the run sets it."""
+    """Return the boxes of a file's rows, without the sub-cell flag, which the run sets again."""
     return RowBoxes(
         boxes_px=file.boxes,
         flag=file.row_flag & ~np.uint8(RowFlag.SUB_CELL),
@@ -281,7 +283,7 @@ def _recorded_boxes(file: FeatureFile) -> RowBoxes:
 
 
 def _extended_ids(plan: Plan, listing: Listing, new: npt.NDArray[np.int64]) -> PathTable | None:
-    """Names that the inputs give the images; a file without such names stays without."""
+    """Return the image names, with those of the new inputs; a file without names stays without."""
     if plan.ids is None:
         return None
     known = listing.ids

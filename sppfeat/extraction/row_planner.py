@@ -1,4 +1,4 @@
-"""The planner of the rows of boxes: it chooses scales, drops duplicates, and fits rows to sizes found later."""
+"""Plans the rows of boxes: chooses scales, drops duplicates, and adapts rows to image sizes read later."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class RowPlanner:
 
     Attributes:
         source: the box file or the views.
-        input: sizes of the network input.
+        input: the network-input settings.
         projector: projects boxes to cells.
         map_sizes: finds the sizes of the maps, so that boxes on the same cells share a row; None: a row for each box.
     """
@@ -42,22 +42,23 @@ class RowPlanner:
 
     @property
     def has_views(self) -> bool:
-        """True if boxes are views of each image, and not those of a box file."""
+        """True if boxes are views of each image; False if they come from a box file."""
         return isinstance(self.source, ViewBoxes)
 
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
     ) -> Rows:
-        """Plan the rows of images.
+        """Plan the rows of the images from ``first`` on.
 
         Args:
             root: absolute path of the folder that holds all images.
-            paths: all images, relative to ``root``.
-            image_hw: ``(N - first, 2)`` int32, height and width of the images from ``first`` on; 0 where unknown.
-            first: the first image whose rows are wanted.
+            paths: paths of all ``N`` images, relative to ``root``.
+            image_hw: ``(N - first, 2)`` int32, height and width as displayed of the images from ``first`` on, in
+                pixels; 0 if unknown.
+            first: index of the first image to plan.
 
         Raises:
-            BoxError: no box belongs to any of the images, or a name fits two images.
+            BoxError: no box belongs to any of the images, or a name matches two images.
         """
         rows = self.source.rows(root, paths, image_hw, first=first)
         rows = choose_scales(rows, image_hw, self.input.short_sides)
@@ -67,21 +68,21 @@ class RowPlanner:
         return drop_duplicates(rows, image_hw, input_hw, projector=self.projector, map_sizes=self.map_sizes)
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> RowBoxes | None:
-        """Fit the rows of one image to another size than planned; None if the rows would be others."""
+        """Adapt the boxes of one image to another image size; None if that would change which rows there are."""
         boxes_px = self.source.refit(boxes, image_hw)
         if boxes_px is None:
             return None
         if self.map_sizes is not None and 0 not in image_hw:
-            own = boxes.box_row[boxes.source]  # the numbers of these rows
+            own = boxes.box_row[boxes.source]  # the indices of these rows
             if np.isin(boxes.box_row, own).sum() > len(boxes):
-                return None  # boxes that shared a region may have different ones now
+                return None  # boxes that shared a region may not share it now
         _, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
         moved = dataclasses.replace(boxes, boxes_px=boxes_px, flag=flag, scale=self.source.scales(boxes))
         rows = Rows(np.array([[0, len(boxes_px)]]), moved)
         return choose_scales(rows, np.array([image_hw], dtype=np.int32), self.input.short_sides).boxes
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
-        """Join the rows of a file and those of images that are added to it."""
+        """Append the rows of new images to those of a file."""
         return self.source.join(boxes, added)
 
 
@@ -92,14 +93,14 @@ def add_sizes(
     spec: InputSpec,
     planner: RowPlanner | None,
 ) -> Plan:
-    """Add the sizes of some images to a plan, and fit their boxes to them.
+    """Add the sizes of some images to a plan, and adapt their boxes.
 
     Args:
-        plan: the plan; its rows stay.
-        images: ``(n,)`` int64, the images whose headers were read.
-        found: ``(n, 2)`` int32 heights and widths, 0 where unknown, and the reasons by position; a size that is not
-            found keeps its former value.
-        spec: sizes of the network input.
+        plan: the plan; its rows stay the same.
+        images: ``(n,)`` int64, indices of the images whose headers were read.
+        found: ``(n, 2)`` int32 heights and widths in pixels, 0 if unknown, and reasons by position; an image of unknown
+            size keeps its former size.
+        spec: the network-input settings.
         planner: plans the rows of boxes; None for whole images.
     """
     sizes, reasons = found
@@ -124,16 +125,16 @@ def choose_scales(rows: Rows, image_hw: npt.NDArray[np.int32], short_sides: Sequ
     """Choose the scale of each box: the one at which its area is nearest to 224 x 224 pixels.
 
     Args:
-        rows: the rows; those of scale -1 get a scale, if they have an area.
-        image_hw: ``(N, 2)`` int32, height and width of the images.
-        short_sides: short sides of the network input, ascending.
+        rows: the rows; those of scale -1 get a scale if their box has an area and the image size is known.
+        image_hw: ``(N, 2)`` int32, height and width of the images as displayed, in pixels.
+        short_sides: short sides of the network input in pixels, ascending; a single one may be None, the image's own.
     """
     boxes = rows.boxes
     row_hw = image_hw[_image_of_rows(rows)]
     clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
     scale = boxes.scale.copy()
     open_rows = (scale < 0) & ~boxes.is_degenerate & (row_hw > 0).all(axis=1)
-    short_side = row_hw.min(axis=1, keepdims=True)  # the choice depends on nothing else besides the box
+    short_side = row_hw.min(axis=1, keepdims=True)  # apart from the box, the choice depends on nothing else
     for group in _groups(short_side, np.flatnonzero(open_rows)):
         square = (int(short_side[group[0], 0]),) * 2
         scale[group] = best_scales(clipped[group], square, short_sides)
@@ -149,13 +150,13 @@ def drop_duplicates(
     projector: Projector,
     map_sizes: MapSizes,
 ) -> Rows:
-    """Drop rows that are the same region of the same map as an earlier row; ``box_row`` leads to that one.
+    """Drop rows with the same region of the same maps as an earlier row; ``box_row`` then points to that row.
 
     Args:
         rows: the rows, with their scales.
-        image_hw: ``(N, 2)`` int32, height and width of the images.
-        input_hw: ``(N, S, 2)`` int32, height and width of the network input at each scale; rows of an image without
-            one stay as they are.
+        image_hw: ``(N, 2)`` int32, height and width of the images as displayed, in pixels.
+        input_hw: ``(N, S, 2)`` int32, height and width of the network input at each scale, in pixels; images for which
+            it is 0 keep all their rows.
         projector: projects boxes to cells.
         map_sizes: finds the sizes of the maps of a network input.
     """
@@ -202,7 +203,7 @@ def _image_of_rows(rows: Rows) -> npt.NDArray[np.int64]:
 
 
 def _groups(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Some rows, in groups whose keys are equal."""
+    """Split rows ``(n,)`` into groups of equal keys; ``keys`` has one line per row of the table."""
     if not len(rows):
         return []
     _, inverse = np.unique(keys[rows], axis=0, return_inverse=True)
@@ -218,7 +219,7 @@ def _boxes_of_resized(
     image_hw: npt.NDArray[np.int32],
     planner: RowPlanner,
 ) -> tuple[RowBoxes, dict[int, str]]:
-    """Fit the boxes of images whose size has changed; and the reasons why some cannot be fitted."""
+    """Adapt the boxes of images whose size has changed; also return the reasons, by image, if that fails."""
     boxes_px, flag, scale = boxes.boxes_px.copy(), boxes.flag.copy(), boxes.scale.copy()
     reasons = {}
     for image, (height, width) in zip(resized.tolist(), image_hw[resized].tolist(), strict=True):

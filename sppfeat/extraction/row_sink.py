@@ -1,4 +1,4 @@
-"""Rows of descriptors and the sinks that take them."""
+"""Described rows, and the sinks that store them."""
 
 import os
 from collections.abc import Callable
@@ -15,17 +15,17 @@ __all__ = ["DescribedRows", "FailFastSink", "RowSink", "no_wait"]
 
 
 def no_wait() -> None:
-    """Wait for nothing: the values are in main memory."""
+    """Return at once: the values are in main memory already."""
 
 
 class DescribedRows(NamedTuple):
     """Descriptors of some rows of one image.
 
     Attributes:
-        image: number of the image in the plan.
-        rows: ``(K,)`` int64, ascending.
-        descriptors: ``(K, D)``.
-        audit: flags and cells of the rows; None for whole images.
+        image: index of the image in the plan.
+        rows: ``(K,)`` int64, row indices in the plan, ascending.
+        descriptors: ``(K, D)`` float32.
+        audit: flags and pooled regions of the rows; None for whole images.
         wait: blocks until the device has delivered the descriptors; call it before reading them.
     """
 
@@ -37,7 +37,7 @@ class DescribedRows(NamedTuple):
 
 
 class RowSink(Protocol):
-    """Takes rows, and then the outcome of each image."""
+    """Stores rows, and then the outcome of each image."""
 
     def write_rows(
         self,
@@ -45,24 +45,24 @@ class RowSink(Protocol):
         descriptors: npt.NDArray[np.floating[Any]],
         audit: RowAudit | None = None,
     ) -> None:
-        """Take ``(K, D)`` descriptors of the rows ``(K,)``, ascending."""
+        """Store the descriptors ``(K, D)`` of rows ``(K,)``, ascending."""
         ...
 
     def mark_done(self, image: int) -> None:
-        """Mark an image as done; all its rows have been written."""
+        """Mark an image as done, after all its rows."""
         ...
 
     def mark_failed(self, image: int, reason: str) -> None:
-        """Mark an image as failed, with the reason."""
+        """Mark an image as failed, and record the reason."""
         ...
 
 
 class FailFastSink:
-    """A sink that ends the run at the first image that fails, and leaves that image as it is.
+    """A sink that raises at the first failed image, which stays pending.
 
     Args:
-        sink: takes everything else.
-        plan: the names of the images.
+        sink: stores everything else.
+        plan: the plan, for the paths of its images.
     """
 
     def __init__(self, sink: RowSink, plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""The rows of boxes: the part of an image that each row describes, from a box file or from views."""
+"""Makes the rows of boxes, from a box file or from views of each image."""
 
 import dataclasses
 import os
@@ -26,10 +26,10 @@ __all__ = ["BoxSource", "FileBoxes", "Rows", "ViewBoxes", "rows_of_table", "rows
 
 
 class Rows(NamedTuple):
-    """The rows of some images.
+    """The rows of some images: a box for each.
 
     Attributes:
-        ranges: ``(N, 2)`` int64, half-open range of the rows of each image.
+        ranges: ``(N, 2)`` int64, half-open range of each image's rows.
         boxes: the box of each row.
     """
 
@@ -38,15 +38,15 @@ class Rows(NamedTuple):
 
 
 def rows_of_table(table: BoxTable, image_of: npt.NDArray[np.int64], image_hw: npt.NDArray[np.int32]) -> Rows:
-    """Make one row for each box of an input: image by image, in the order of the box file.
+    """Make one row for each box whose image is an input: image by image, in the order of the box file.
 
     Args:
-        table: the box file.
-        image_of: ``(M,)`` int64, the input that each image of the box file is, or -1.
-        image_hw: ``(N, 2)`` int32, height and width of the inputs; 0 where unknown.
+        table: the content of the box file.
+        image_of: ``(M,)`` int64, input index of each image named in the box file; -1 for none.
+        image_hw: ``(N, 2)`` int32, height and width of the inputs as displayed, in pixels; 0 if unknown.
 
     Returns:
-        The rows, without scales.
+        The rows, with scales still to be chosen (-1).
     """
     image = image_of[table.image] if len(table) else np.empty(0, dtype=np.int64)
     kept = np.flatnonzero(image >= 0)
@@ -74,12 +74,12 @@ def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.ND
     """Make one row for each view of each image.
 
     Args:
-        views_of: height and width of an image to its views.
-        image_hw: ``(N, 2)`` int32, height and width of the inputs. Where they are unknown, 0, an image gets the rows
-            of an image of 1 x 1 pixels, with boxes of NaN.
+        views_of: makes the views of an image from its height and width in pixels.
+        image_hw: ``(N, 2)`` int32, height and width of the inputs as displayed, in pixels. An image of unknown size, 0,
+            gets as many rows as one of 1 x 1 pixels, with boxes of NaN.
 
     Returns:
-        The rows, without scales where the views leave them open.
+        The rows, with scales still to be chosen (-1) unless the views fix them.
     """
     sizes, inverse = np.unique(image_hw, axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
@@ -124,7 +124,7 @@ def _only_ids(ids: Iterable[bytes], n_rows: int) -> Annotations:
 
 
 def _ranges(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Half-open ranges of these lengths, one after the other, as ``(N, 2)``."""
+    """Return consecutive half-open ranges ``(N, 2)`` of the lengths ``counts``."""
     ends = np.cumsum(counts, dtype=np.int64)
     return np.stack((ends - counts, ends), axis=1)
 
@@ -140,19 +140,19 @@ class BoxSource(Protocol):
     def rows(
         self, root: bytes, paths: Sequence[bytes], image_hw: npt.NDArray[np.int32], *, first: int = 0
     ) -> Rows:
-        """Make the rows of the images from ``first`` on, of sizes ``image_hw`` ``(N - first, 2)``, without scales."""
+        """Make the rows of the images from ``first`` on; ``image_hw`` is ``(N - first, 2)``, in pixels."""
         ...
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> npt.NDArray[np.float64] | None:
-        """Fit the rows of one image to another size: ``(K, 4)`` boxes_px; None if the rows would be others."""
+        """Return the boxes ``(K, 4)`` of an image for another image size, in pixels; None if the rows change."""
         ...
 
     def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
-        """Return the ``(K,)`` scales that the source fixes; -1: to be chosen by size."""
+        """Return the scale ``(K,)`` of each box; -1 if it is to be chosen by the size of the box."""
         ...
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
-        """Join the rows of a file and those of images that are added to it."""
+        """Append the rows of new images to those of a file."""
         ...
 
 
@@ -161,7 +161,7 @@ class FileBoxes:
     """The boxes of a box file.
 
     Attributes:
-        table: the boxes, with the convention that the user gives.
+        table: the content of the file, with any convention that the user gives.
         path: path of the file, for messages.
     """
 
@@ -176,7 +176,7 @@ class FileBoxes:
         """Make one row for each box of the images from ``first`` on.
 
         Raises:
-            BoxError: the box file names none of the images, or a name fits two images.
+            BoxError: the box file names none of the images, or a name matches two images.
         """
         try:
             image_of = match_images(self.table.images, root, paths, kind=self.table.names)
@@ -196,19 +196,19 @@ class FileBoxes:
         return rows_of_table(self.table, np.where(image_of < first, -1, image_of - first), image_hw)
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> npt.NDArray[np.float64] | None:
-        """Return the boxes of the rows in pixels of an image of this size."""
+        """Return the boxes ``(K, 4)`` of the rows, in pixels of an image of this size."""
         row_hw = np.full((len(boxes), 2), image_hw, dtype=np.int32)
         return boxes_to_px(self.table.boxes[boxes.source], self.table.convention, row_hw)
 
     def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
-        """Return -1 for each row: all are to be chosen."""
+        """Return -1 for each row: all scales are to be chosen."""
         return np.full(len(boxes), -1, dtype=np.int16)
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
-        """Join two sets of rows of this box file.
+        """Append the rows of new images to those of a file.
 
         Raises:
-            BoxError: a box belongs to an old image and to a new one.
+            BoxError: a box belongs both to an image of the file and to a new one.
         """
         twice = np.flatnonzero((boxes.box_row >= 0) & (added.box_row >= 0))
         if len(twice):
@@ -223,11 +223,11 @@ class FileBoxes:
 
 @dataclass(frozen=True)
 class ViewBoxes:
-    """Views of each image.
+    """Views of each image: a grid of boxes, or the views of SPP-net's multi-view test.
 
     Attributes:
-        grid: a grid of views; None for the views of SPP-net's multi-view test.
-        input: sizes of the network input.
+        grid: the grid; None for the multi-view test.
+        input: the network-input settings.
     """
 
     grid: GridSpec | None
@@ -235,7 +235,7 @@ class ViewBoxes:
 
     @property
     def needs_sizes(self) -> bool:
-        """True if the number of views depends on the sizes of the images, as it does for a grid in pixels."""
+        """True if the number of views depends on the image size, as for a grid in pixels."""
         return self.grid is not None and self.grid.in_pixels
 
     def rows(
@@ -250,18 +250,18 @@ class ViewBoxes:
         return rows_of_views(self._views, image_hw)
 
     def refit(self, boxes: RowBoxes, image_hw: tuple[int, int]) -> npt.NDArray[np.float64] | None:
-        """Return the views of an image of this size, if they are the same views; NaN where the size is unknown."""
+        """Return the views ``(K, 4)`` of an image of this size, NaN if it is unknown; None if there are other views."""
         if 0 in image_hw:
             return np.full((len(boxes), 4), np.nan)
         views = self._views(image_hw)
         return views.boxes_px if views.ids == tuple(boxes.annotations.ids) else None
 
     def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
-        """Return the scale of each view; -1 for views of a grid: to be chosen."""
+        """Return the scale of each view; -1, to be chosen, for a grid."""
         return boxes.scale if self.grid is None else np.full(len(boxes), -1, dtype=np.int16)
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
-        """Join two sets of rows; the numbers of the views go on."""
+        """Append the rows of new images to those of a file; view indices continue."""
         n_before = len(boxes.box_row)
         moved = dataclasses.replace(added, source=added.source + n_before)
         return boxes.followed_by(moved, box_row=np.concatenate((boxes.box_row, added.box_row + len(boxes))))
@@ -274,10 +274,11 @@ class ViewBoxes:
         return multiview_views(image_hw, self.input.short_sides, windows_hw=windows_hw)
 
     def _window_hw(self, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> tuple[float, float]:
-        """Height and width, in pixels of the image, of a square window of the network input.
+        """Return the height and width, in image pixels, of the multi-view test's square window in the network input.
 
-        The long side of the input keeps the aspect ratio up to half a pixel, unless both sides are rounded to a
-        multiple. An image that cannot be processed, ``input_hw`` 0, has views as well: rows that stay NaN.
+        Without rounding, both directions use the scale of the short side, since the long side keeps the aspect ratio to
+        within half a pixel. With ``round_to``, each direction has its own scale. An image that cannot be processed,
+        ``input_hw`` 0, gets views, too; their rows stay NaN.
         """
         if self.input.round_to == 1:
             image_hw, input_hw = (min(image_hw),) * 2, (min(input_hw),) * 2

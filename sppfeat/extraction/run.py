@@ -1,4 +1,4 @@
-"""One extraction, from inputs to a finished file."""
+"""One extraction into one file, from inputs to the finished file."""
 
 import contextlib
 import dataclasses
@@ -49,13 +49,13 @@ class Extraction:
     Attributes:
         request: the user's request.
         setup: settings, network and device.
-        decoder: reads the images.
-        n_workers: number of decoding processes; 0 where images are decoded in this process.
-        scratch: a folder for images that have to be fetched.
-        notes: notes on the inputs, for the user.
+        decoder: decodes the images.
+        n_workers: number of decoding processes; 0: images are decoded in this process.
+        scratch: folder for images that must be fetched.
+        notes: notes for the user.
         part: the images to run and the file to fill.
-        lock: the lock of the output; None where nothing is written.
-        url: URL that the complete file is uploaded to; None: it stays on this machine.
+        lock: the lock of the output; None for a dry run.
+        url: URL to which the complete file is uploaded; None: it stays on this machine.
     """
 
     request: ExtractRequest
@@ -69,7 +69,7 @@ class Extraction:
     url: str | None = None
 
     def summary(self) -> PlanSummary:
-        """Summarize what this run is going to do."""
+        """Summarize the run before it starts."""
         part = self.part
         status_after = part.status.copy()
         status_after[part.to_do] = Status.PENDING
@@ -87,7 +87,7 @@ class Extraction:
         return summarize_plan(part.plan, self.setup, state)
 
     def _shard_text(self) -> str | None:
-        """The share of all images that this run has; None: all of them."""
+        """Describe the shard that this run fills; None for all images."""
         part, choice = self.part, self.request.shard
         if part.shard is not None:
             return str(part.shard)
@@ -106,14 +106,14 @@ class Extraction:
 
         Args:
             on_progress: called after each batch.
-            should_stop: asked after each batch; True ends the run early, with a file that can be continued.
+            should_stop: called after each batch; True ends the run early, and the file can be continued.
 
         Returns:
             The progress at the end.
 
         Raises:
             StoreError: the file cannot be created or written to.
-            ImageError: an image failed, and the request is to stop at the first failure.
+            ImageError: an image failed, and the request says to stop at the first failure.
         """
         part, output = self.part, self.request.output
         if self.request.fail_fast:
@@ -145,16 +145,16 @@ class Extraction:
 
     @property
     def name(self) -> str:
-        """The URL of the output, or the path that the file has now."""
+        """URL of the output, or the present path of the file."""
         return self.url or str(self.path)
 
     @property
     def path(self) -> Path:
-        """The path that the file has now: it gets its final name when it is complete."""
+        """Present path of the file; a replacement takes the final name only when it is complete."""
         return self.part.target if self.part.target.exists() else self.request.output
 
     def outcome(self) -> Outcome:
-        """Count what the file holds now."""
+        """Count the images of the file by status, as of now."""
         return read_outcome(self.path, self.part.own_images)._replace(outputs=[self.name])
 
     def _create(self, factors: tuple[float, ...] | None) -> None:
@@ -164,7 +164,7 @@ class Extraction:
         create_file(part.target, part.plan, setup.config, setup.columns, provenance=provenance)
 
     def _norm_factors(self) -> tuple[float, ...] | None:
-        """The factors of the mean norm: those of the file, those of the settings, or estimated now."""
+        """Return the factors of ``meannorm``: from the file, from the settings, or estimated now."""
         spec = self.setup.config.descriptor
         known = self.part.norm_factors or spec.norm_factors
         if spec.mean_norm is None or known is not None:
@@ -198,18 +198,18 @@ def prepare(
     on_probe: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[Extraction]:
-    """Plan an extraction; the output stays locked until the context ends.
+    """Plan an extraction into one file; the output stays locked until the context ends.
 
     Args:
         request: the user's request.
-        on_probe: called with the number of image headers read so far, and the number of all.
-        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
+        on_probe: called with the number of image headers read so far, and the total.
+        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
 
     Yields:
         The extraction, ready to run. Nothing has been written yet.
 
     Raises:
-        SppfeatError: inputs, settings or weights are wrong, or an existing output cannot be continued.
+        SppfeatError: inputs, settings or weights are invalid, or an existing output cannot be continued.
     """
     name = resolve_output(request)
     with contextlib.ExitStack() as stack:
@@ -217,7 +217,7 @@ def prepare(
         if local.url is None:
             check_output(local.path)
         refuse_input(local.path, request.inputs)
-        # A link is followed: its target is locked, written and replaced, and the link stays.
+        # Follow a link: its target is locked, written and replaced, and the link stays.
         request = dataclasses.replace(request, output=Path(os.path.realpath(local.path)))
         listing = list_images(request.inputs, labels=request.labels)
         lock = stack.enter_context(lock_output(request))
@@ -232,7 +232,7 @@ def prepare(
 
 
 def make_extraction(resources: RunResources, part: Part, lock: Lock) -> Extraction:
-    """Combine a part with the resources that it is run with."""
+    """Combine a part with the resources to run it."""
     return Extraction(
         request=resources.part_request.request,
         setup=resources.setup,

@@ -1,4 +1,4 @@
-"""The setup of a run: settings, network, device and decoders, independent of its images."""
+"""The setup of a run, independent of its images: settings, network, device and decoders."""
 
 import contextlib
 import dataclasses
@@ -40,8 +40,8 @@ __all__ = [
 ]
 
 _MAX_AUTO_WORKERS = 16
-_MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start: as long as some 50 small images
-_PROBE_BYTES = 1 << 20  # of memory for decoded images, of a decoder that decodes none
+_MIN_IMAGES_PER_WORKER = 16  # a worker takes 0.2 s to start, the time of some 50 small images
+_PROBE_BYTES = 1 << 20  # of memory for decoded images: the least, as headers need none
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class RunSetup:
 
     Attributes:
         request: the user's request.
-        config: the settings that shape a descriptor; they are recorded in the file.
-        columns: the columns of a descriptor.
+        config: the settings that determine a descriptor; the file records them.
+        columns: the blocks of columns of a descriptor.
         backbone: the network.
         planner: plans the rows of boxes; None for whole images.
-        box_file: the box file that the boxes come from; None where there is none.
-        device: the device that the network runs on.
+        box_file: the box file; None without one.
+        device: device that runs the network.
     """
 
     request: ExtractRequest
@@ -73,11 +73,11 @@ class RunSetup:
 
     @property
     def batch_pixels(self) -> int:
-        """Network-input pixels per batch, where the request sets no number of images."""
+        """Network-input pixels per batch, if the request does not set the number of images."""
         return BATCH_PIXELS[self.device.type]
 
     def make_describer(self, spec: DescriptorSpec, norm_factors: tuple[float, ...] | None) -> Describer:
-        """Make what turns pixels into descriptors, with the scaling of ``spec``."""
+        """Make the describer of this network, with the pyramid, pooling and normalization of ``spec``."""
         return Describer(
             self.backbone,
             spec,
@@ -89,7 +89,7 @@ class RunSetup:
         )
 
     def choose_n_workers(self, n_images: int) -> int:
-        """Return the number of decoding processes for so many images; 0: decode in this process."""
+        """Return the number of decoding processes for ``n_images`` images; 0: decode in this process."""
         workers = self.request.run.workers
         if workers is not None:
             return workers
@@ -97,14 +97,14 @@ class RunSetup:
         return max(1, min(cores, _MAX_AUTO_WORKERS, n_images // _MIN_IMAGES_PER_WORKER))
 
     def open_decoder(self, n_workers: int) -> Decoder:
-        """Start a decoder with so many processes; the caller closes it."""
+        """Start a decoder with ``n_workers`` processes, or in this process for 0; the caller closes it."""
         return (
             DecoderPool(self._settings, n_workers=n_workers) if n_workers else InlineDecoder(self._settings)
         )
 
     @contextlib.contextmanager
     def open_prober(self) -> Iterator[Decoder]:
-        """Start a second decoder, small, that reads headers only."""
+        """Start a small second decoder, for headers only."""
         if self.request.run.workers == 0:
             yield InlineDecoder(self._settings)
             return
@@ -130,10 +130,10 @@ def load_setup(
 
     Args:
         request: the user's request.
-        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
+        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
 
     Raises:
-        SppfeatError: settings, weights or boxes are wrong.
+        SppfeatError: settings, weights or boxes are invalid.
     """
     device = choose_device(request.run.device, request.precision, local_rank=request.run.local_rank)
     backbone = load_chosen_backbone(request.backbone, on_download=on_download)
@@ -159,7 +159,7 @@ def load_setup(
 
 
 def read_chosen_boxes(choice: BoxChoice | None) -> BoxFile | None:
-    """Read the box file, if boxes come from one, with the convention that the user gives.
+    """Read the box file that the user chose, if any, and apply the user's convention.
 
     Raises:
         BoxError: the file cannot be read.
@@ -202,18 +202,18 @@ def configure(
     boxes: BoxChoice | None = None,
     box_file: BoxFile | None = None,
 ) -> ExtractConfig:
-    """Combine the settings that descriptors depend on.
+    """Combine the settings that determine a descriptor.
 
     Args:
         backbone: the network.
-        inputs: sizes of the network input, as the user gave them.
-        descriptor: pyramid, pooling and scaling; a mean norm is taken over by :func:`adopt_mean_norm`.
-        precision: arithmetic of the network.
-        boxes: the choice of boxes; None for whole images.
-        box_file: the box file, if boxes come from one.
+        inputs: the user's network-input settings.
+        descriptor: pyramid, pooling and normalization; ``normalize_from`` is left to :func:`adopt_mean_norm`.
+        precision: arithmetic of the network: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
+        boxes: the user's choice of boxes; None for whole images.
+        box_file: the box file; None without one.
 
     Raises:
-        ConfigError: settings that do not go together, or with the backbone's head.
+        ConfigError: settings are incompatible with each other, or with the backbone's head.
     """
     regions = None
     if boxes is not None:
@@ -239,7 +239,7 @@ def configure(
 def make_row_planner(
     choice: BoxChoice | None, config: ExtractConfig, backbone: Backbone, box_file: BoxFile | None
 ) -> RowPlanner | None:
-    """Make the planner of the rows of boxes; None for whole images.
+    """Make the planner for the rows of boxes; None for whole images.
 
     Raises:
         ConfigError: boxes cannot be projected to the maps of this backbone.
@@ -259,22 +259,22 @@ def make_row_planner(
 
 
 def descriptor_columns(config: ExtractConfig, backbone: Backbone) -> tuple[ColumnBlock, ...]:
-    """The columns of a descriptor: one block for each layer and level, or a single block for a head."""
+    """Return the blocks of columns of a descriptor: one per layer and level, or a single one for a head."""
     if backbone.head is not None:
         return column_blocks((backbone.head.name,), (backbone.head.channels,), (1,))
     return column_blocks(backbone.spec.layers, backbone.channels, config.descriptor.levels)
 
 
 def adopt_mean_norm(config: ExtractConfig, path: Path | None) -> ExtractConfig:
-    """Return the settings with the mean norm and the factors of a feature file.
+    """Return the settings with the ``meannorm`` normalization and the factors of a feature file.
 
     Args:
-        config: the settings, without their scaling.
-        path: a feature file made with ``meannorm``; None: return the settings as they are.
+        config: the settings.
+        path: feature file made with ``meannorm``; None: return ``config`` unchanged.
 
     Raises:
-        StoreError: not a feature file.
-        ConfigError: the file has no mean norm, or other descriptors than the settings.
+        StoreError: the file is not a feature file.
+        ConfigError: the file was made without ``meannorm``, or with settings other than ``config``.
     """
     if path is None:
         return config

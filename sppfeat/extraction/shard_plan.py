@@ -1,4 +1,4 @@
-"""Shards of a plan: contiguous ranges of its images, each in a file of its own or in its rows of a shared file."""
+"""Cuts a plan into shards: contiguous ranges of images, for separate files or for ranges of a shared file."""
 
 import dataclasses
 from pathlib import Path
@@ -19,11 +19,11 @@ PLACEHOLDER = "{shard}"
 
 
 class ShardPlan(NamedTuple):
-    """One of several shards that a plan is cut into.
+    """The plan of one shard.
 
     Attributes:
-        plan: the images of the shard, numbered from 0.
-        shard: the record of the shard, for its file.
+        plan: the images and rows of the shard, numbered from 0.
+        shard: the position of the shard in the whole plan, as its file records it.
         whole_plan: the plan that was cut.
     """
 
@@ -33,10 +33,10 @@ class ShardPlan(NamedTuple):
 
 
 def shard_path(output: Path, choice: ShardChoice | None) -> Path:
-    """Return the output of a shard: its number takes the place of ``{shard}`` in the name.
+    """Return the output path of a shard, with its number in place of ``{shard}``.
 
     Raises:
-        ConfigError: the name has ``{shard}``, and there is no number.
+        ConfigError: the name has ``{shard}``, but no shard is chosen.
     """
     if choice is None and PLACEHOLDER in str(output):
         raise ConfigError(f"the output {str(output)!r} has {PLACEHOLDER} in its name: it goes with shards")
@@ -44,16 +44,16 @@ def shard_path(output: Path, choice: ShardChoice | None) -> Path:
 
 
 def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64]:
-    """Cut a plan into ``count`` shards: contiguous, none empty, of about equal work.
+    """Cut a plan into ``count`` contiguous shards of about equal work, none of them empty.
 
     Args:
         plan: the whole plan.
         count: number of shards.
-        by_pixels: balance network-input pixels at the scales in use, which needs the size of every image; otherwise
-            balance the number of images with rows, which stays the same as sizes become known.
+        by_pixels: True to balance network-input pixels at the scales in use, which requires the size of every image;
+            False to balance the number of images with rows, which does not change as sizes become known.
 
     Returns:
-        ``(count + 1,)`` int64: shard ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
+        ``(count + 1,)`` int64, ``bounds``: shard ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
 
     Raises:
         ConfigError: more shards than images.
@@ -68,14 +68,14 @@ def cut_plan(plan: Plan, count: int, *, by_pixels: bool) -> npt.NDArray[np.int64
     done = np.cumsum(work)
     done /= done[-1] or 1.0
     bounds = np.searchsorted(done, np.arange(1, count) / count - 1e-12) + 1
-    # At least one image each, from either end.
+    # Give each shard at least one image, from either end.
     every = np.arange(count + 1)
     bounds = np.maximum.accumulate(np.concatenate(([0], bounds, [plan.n_images])) - every) + every
     return np.minimum(bounds, plan.n_images - every[::-1]).astype(np.int64)
 
 
 def cut_rows(plan: Plan, n_rows: int) -> npt.NDArray[np.int64]:
-    """Cut a plan into shards of at most ``n_rows`` rows, or of one image with more; returns as :func:`cut_plan`."""
+    """Return the bounds, as in :func:`cut_plan`, of shards of at most ``n_rows`` rows, or of one larger image."""
     ends = plan.rows[:, 1]
     bounds = [0]
     while bounds[-1] < plan.n_images:
@@ -92,9 +92,9 @@ def cut_shard(
 
     Args:
         plan: the whole plan.
-        choice: number of the shard.
-        bounds: borders of all shards, see :func:`cut_plan`.
-        has_views: whether boxes are views of each image and not those of a box file; views are numbered from 0, too.
+        choice: index of the shard, from 1, and number of shards.
+        bounds: bounds of all shards, see :func:`cut_plan`.
+        has_views: True if boxes are views of each image, which are renumbered from 0; boxes of a box file are not.
     """
     first, stop = bounds[choice.index - 1 : choice.index + 1].tolist()
     first_row, stop_row = plan.row_range(first, stop)

@@ -1,4 +1,4 @@
-"""Images that a caller hands over one by one: files, parts of files, Pillow images or arrays."""
+"""Reads single images that a caller passes: files, byte ranges of files, Pillow images or arrays."""
 
 import os
 from dataclasses import dataclass
@@ -20,13 +20,14 @@ __all__ = ["ImageReader", "name_image"]
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads the sizes and the pixels of single images, as the settings of a run ask for.
+    """Reads the sizes and pixels of single images, by the settings of a run.
 
-    An image is a path, which may lead into an archive, a part of a file, a Pillow image or a uint8 array.
+    An image is a path (possibly inside an archive), a byte range of a file, a Pillow image, or a uint8 array, ``(H, W,
+    3)`` RGB or ``(H, W)`` gray.
 
     Attributes:
-        config: the settings that shape a descriptor.
-        max_decode_pixels: an image file of more pixels is refused.
+        config: the settings that determine a descriptor.
+        max_decode_pixels: largest image file to decode, in pixels; a larger one raises ImageError.
     """
 
     config: ExtractConfig
@@ -36,7 +37,7 @@ class ImageReader:
         """Return the height and width of an image as displayed, in pixels.
 
         Raises:
-            ImageError: the image cannot be read; a file is named.
+            ImageError: the image cannot be read; the message names a file.
         """
         exif = self.config.input.exif
         if not isinstance(image, str | os.PathLike | Place):
@@ -48,7 +49,7 @@ class ImageReader:
             raise ImageError(f"{name_image(image, 0)}: {error}") from error
 
     def input_sizes(self, image: Any) -> tuple[tuple[int, int], npt.NDArray[np.int32]]:
-        """Return the height and width of an image, and those of its network input at each scale, ``(S, 2)``.
+        """Return ``(height, width)`` of an image as displayed, and its network-input sizes ``(S, 2)``, in pixels.
 
         Raises:
             ImageError: the image cannot be read, or has no valid network-input size.
@@ -60,10 +61,10 @@ class ImageReader:
         return image_hw, sizes[0]
 
     def pixels(self, image: Any, image_hw: Any, input_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """Return the upright pixels of an image at the size of its network input, ``(H, W, 3)`` uint8 RGB.
+        """Return an image as displayed, resized to ``input_hw``: ``(H, W, 3)`` uint8 RGB.
 
         Raises:
-            ImageError: the image cannot be read; a file is named.
+            ImageError: the image cannot be read; the message names a file.
         """
         resample, exif = self.config.backbone.interpolation, self.config.input.exif
         if not isinstance(image, str | os.PathLike | Place):
@@ -83,7 +84,7 @@ class ImageReader:
 
 
 def name_image(image: object, position: int) -> str:
-    """The name of an image in messages: its path, its place in a file, or its position among the images."""
+    """Return a name for messages: a path, a file with a byte offset, or the position among the images."""
     if isinstance(image, Place):
         return f"{os.fsdecode(image.path)!r} from byte {image.offset} on"
     return repr(os.fspath(image)) if isinstance(image, str | os.PathLike) else f"image {position}"

@@ -1,4 +1,4 @@
-"""Rows on their way to a sink, in a thread of their own, so that the network does not wait for the disk."""
+"""Writes rows to a sink in a thread, so that the network does not wait for the disk."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -14,25 +14,24 @@ from sppfeat.extraction.row_sink import DescribedRows, RowSink
 
 __all__ = ["SinkThread"]
 
-_NBYTES_AHEAD = 128 << 20  # of descriptors that wait for the sink
-_TASK_NBYTES = 4 << 20  # handed to the thread at once: a row by itself is not worth waking it
+_NBYTES_AHEAD = 128 << 20  # of descriptors waiting for the sink
+_TASK_NBYTES = 4 << 20  # of rows handed over at a time: a single row is not worth waking the thread
 
 
 class SinkThread:
-    """Hands rows and marks to a sink from one thread, in the order in which they come.
+    """A thread that passes rows and image outcomes to a sink, in order; a context manager.
 
-    A context. If an exception leaves it, the rows of a batch that has not ended are dropped, so that no image with
-    incomplete rows is ever marked; rows and marks of batches that have ended still reach the sink. No other thread may
-    use the sink meanwhile.
+    If the context ends with an exception, the rows of an unfinished batch are dropped, so that no image with incomplete
+    rows is ever marked; finished batches still reach the sink. Meanwhile no other thread may use the sink.
 
     Args:
-        sink: takes rows, and the mark of an image after its last rows.
-        dtype: stored by the sink.
+        sink: stores the rows, and after an image's last rows its outcome.
+        dtype: type that the sink stores, ``float32`` or ``float16``.
         nonfinite: see :func:`sppfeat.extraction.pipeline.run_pipeline`.
 
     Attributes:
-        n_done: images marked as done so far.
-        n_failed: images marked as failed so far.
+        n_done: number of images marked as done so far.
+        n_failed: number of images marked as failed so far.
     """
 
     def __init__(self, sink: RowSink, *, dtype: str, nonfinite: str) -> None:
@@ -41,9 +40,7 @@ class SinkThread:
         self._sink = sink
         self._dtype = dtype
         self._checks_values = nonfinite == "fail"
-        self._failures: dict[
-            int, str
-        ] = {}  # of images whose batches have not all ended; only the thread uses it
+        self._failures: dict[int, str] = {}  # by image, until its last batch; used by the thread only
         self._is_broken = False
         self._unsent: list[DescribedRows] = []
         self._unsent_nbytes = 0
@@ -59,10 +56,10 @@ class SinkThread:
         self._thread.shutdown(wait=True)
 
     def add(self, rows: DescribedRows) -> None:
-        """Hand over rows; wait while too many are on their way.
+        """Hand over rows; block while too many are waiting for the sink.
 
         Raises:
-            Exception: raised by the sink.
+            Exception: any error of the sink.
         """
         self._unsent.append(rows)
         self._unsent_nbytes += rows.descriptors.nbytes
@@ -70,7 +67,7 @@ class SinkThread:
             self._send()
 
     def fail(self, failures: Mapping[int, str]) -> None:
-        """Record that images have failed, before their batch ends; the first reason counts."""
+        """Record why images have failed, before their batch ends; the first reason of an image counts."""
         if not failures:
             return
         self._send()
@@ -82,10 +79,10 @@ class SinkThread:
         self._submit(note, 0)
 
     def end_batch(self, batch: Batch) -> None:
-        """Mark the images that no later batch contains."""
+        """Finish a batch: mark its images that no later batch contains."""
         rows, nbytes = self._take_unsent()
 
-        # One task: an interruption between two of them would leave rows without their marks.
+        # A single task: an interruption between two tasks would leave rows without their marks.
         def end() -> None:
             self._write(rows)
             self._mark(batch)
@@ -93,7 +90,7 @@ class SinkThread:
         self._submit(end, nbytes)
 
     def finish(self) -> None:
-        """Wait until the sink has taken everything."""
+        """Wait until the sink has stored everything."""
         self._send()
         while self._submitted:
             self._wait_for_first()
@@ -121,7 +118,7 @@ class SinkThread:
         future.result()
 
     def _unless_broken(self, task: Callable[[], None]) -> None:
-        """Do nothing after an error: a mark must not follow rows that could not be written."""
+        """Run a task unless an earlier one failed: no mark may follow rows that were not written."""
         if self._is_broken:
             return
         try:
@@ -153,8 +150,8 @@ class SinkThread:
 
 
 def _why_not_storable(descriptors: npt.NDArray[np.floating[Any]], dtype: str) -> str | None:
-    """The reason why descriptors cannot be stored as they are; None where they can."""
-    peak = float(np.abs(descriptors).max(initial=0.0))  # NaN if there is one
+    """Return the reason why descriptors ``(K, D)`` cannot be stored; None if they can."""
+    peak = float(np.abs(descriptors).max(initial=0.0))  # NaN if any value is NaN
     if not np.isfinite(peak):
         n_bad = int((~np.isfinite(descriptors)).sum())
         return f"{n_bad} of the {descriptors.size} values of its descriptors are not finite"

@@ -1,4 +1,4 @@
-"""An extraction into several files, one after the other: shards of at most a given size."""
+"""An extraction into several files, one after another, each a shard of limited size."""
 
 import contextlib
 import dataclasses
@@ -42,15 +42,15 @@ class MultiFileExtraction:
     """An extraction into several files, planned and ready to run; :func:`prepare_parts` makes it.
 
     Args:
-        resources: network, decoders and scratch folder for all files.
+        resources: network, decoder and scratch folder, shared by all files.
         plan: every image and row.
-        bounds: ``(n + 1,)`` int64; part ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
+        bounds: ``(n + 1,)`` int64; part ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
 
     Attributes:
         request: the user's request.
         setup: settings, network and device.
-        path: path of the files, with ``{shard}`` in place of their number.
-        name: the same as the user gave it, which may be a URL.
+        path: path of the files, with ``{shard}`` in place of the number.
+        name: the output as the user gave it: a URL, or ``path`` as text.
     """
 
     def __init__(self, resources: RunResources, plan: Plan, bounds: npt.NDArray[np.int64]) -> None:
@@ -62,11 +62,11 @@ class MultiFileExtraction:
         self._plan = plan
         self._bounds = bounds
         n_parts = len(bounds) - 1
-        self._outcomes: dict[int, Outcome] = {}  # of the files that this run has filled
+        self._outcomes: dict[int, Outcome] = {}  # of the files that this run has filled, by number from 1
         self._choices = [ShardChoice(i, n_parts) for i in range(1, n_parts + 1)]
 
     def summary(self) -> PlanSummary:
-        """Summarize what this run is going to do, as far as the files at hand tell."""
+        """Summarize the run before it starts, given the files that exist already."""
         done = self.outcome()
         already_failed = 0 if self.request.retry_failed else done.failed
         state = RunState(
@@ -88,7 +88,7 @@ class MultiFileExtraction:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Progress:
-        """Create or continue one file after the other; see :meth:`sppfeat.extraction.run.Extraction.run`."""
+        """Create or continue one file after another; see :meth:`sppfeat.extraction.run.Extraction.run`."""
         before = Progress()
         factors: tuple[float, ...] | None = None
         for choice in self._choices:
@@ -123,11 +123,11 @@ class MultiFileExtraction:
         return before
 
     def outcome(self) -> Outcome:
-        """Count what the files hold now; images without a file yet are pending."""
+        """Count the images of all files by status, as of now; images without a file are pending."""
         return join_outcomes(self._known().values(), self._plan.n_images)
 
     def _known(self) -> dict[int, Outcome]:
-        """The outcome of each file that exists, by its number."""
+        """Return the outcome of each existing file, by number from 1."""
         known = {}
         for choice in self._choices:
             i, path = choice.index, shard_path(self.path, choice)
@@ -135,13 +135,13 @@ class MultiFileExtraction:
                 known[i] = self._outcomes[i]
             elif (
                 path.exists() and not self.request.overwrite
-            ):  # a file that is to be replaced counts as not done
+            ):  # a file that will be replaced counts as not done
                 known[i] = read_outcome(path, (0, int(self._bounds[i] - self._bounds[i - 1])))
         return known
 
 
 def request_for_part(request: ExtractRequest, choice: ShardChoice) -> ExtractRequest:
-    """Return the request for one part, given one with ``{shard}`` in the name of its output."""
+    """Return the request for one part, from a request whose output name has ``{shard}``."""
     return dataclasses.replace(request, output=shard_path(request.output, choice))
 
 
@@ -155,16 +155,16 @@ def make_part_extraction(
     output: Path,
     norm_factors: tuple[float, ...] | None,
 ) -> Extraction:
-    """Make the extraction that begins or continues the file of one part.
+    """Make the extraction that creates or continues the file of one part.
 
     Args:
-        resources: network, decoders and scratch folder; their request has ``{shard}`` in the name of its output.
+        resources: network, decoder and scratch folder; the output name of their request has ``{shard}``.
         plan: every image and row.
-        bounds: borders of the parts, see :func:`sppfeat.extraction.shard_plan.cut_plan`.
-        choice: number of the part.
-        lock: the lock of its file.
-        output: its file.
-        norm_factors: factors of the mean norm, where they are known already.
+        bounds: bounds of the parts, see :func:`sppfeat.extraction.shard_plan.cut_plan`.
+        choice: index of the part, from 1, and number of parts.
+        lock: the lock of the file.
+        output: path of the file.
+        norm_factors: factor of each layer under ``meannorm``, if another part has them already.
     """
     wanted = resources.part_request
     wanted = dataclasses.replace(
@@ -184,12 +184,12 @@ def prepare_parts(
     on_probe: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[MultiFileExtraction]:
-    """Plan an extraction into shards of ``request.shard_bytes`` bytes.
+    """Plan an extraction into shards of at most ``request.shard_bytes`` bytes of descriptors.
 
     Args:
-        request: the user's request, with ``{shard}`` in the name of its output.
-        on_probe: called with the number of image headers read so far, and the number of all.
-        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
+        request: the user's request; its output name has ``{shard}``.
+        on_probe: called with the number of image headers read so far, and the total.
+        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
 
     Yields:
         The extraction, ready to run. Nothing has been written yet.

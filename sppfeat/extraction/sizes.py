@@ -1,4 +1,4 @@
-"""Sizes of images, from their headers, and the sizes at which they enter the network."""
+"""Reads image sizes from headers, and computes network-input sizes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from sppfeat.inputs import Storage
 __all__ = ["FoundSizes", "input_sizes", "read_sizes", "read_sizes_at", "shape_keys"]
 
 FoundSizes = tuple[npt.NDArray[np.int32], dict[int, str]]
-"""``(n, 2)`` int32, heights and widths of images, 0 where unknown; and the reasons by position."""
+"""``(n, 2)`` int32 heights and widths as displayed, in pixels, 0 if unknown; and the reasons by position."""
 
 _FETCHED_AT_ONCE = 4096
 
@@ -29,13 +29,13 @@ def read_sizes(
     scratch: Path,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> FoundSizes:
-    """Read the headers of some images of a storage.
+    """Read the headers of images in a storage.
 
     Args:
         storage: the storage of the images.
-        images: ``(n,)`` int64, their numbers in it.
+        images: ``(n,)`` int64, indices into the storage.
         decoder: reads the headers.
-        scratch: a folder for images that have to be fetched.
+        scratch: folder for images that must be fetched.
         on_probe: called with the number of headers read so far, and the number of all.
     """
     image_hw = np.zeros((len(images), 2), dtype=np.int32)
@@ -58,7 +58,7 @@ def read_sizes_at(
     """Read the headers of images on this machine.
 
     Args:
-        places: their places, or why they have none.
+        places: for each image, its place, or the reason why it has none.
         decoder: reads the headers.
         on_probe: called with the number of headers read so far.
     """
@@ -79,16 +79,16 @@ def input_sizes(
     """Compute the network-input size of every image.
 
     Args:
-        image_hw: ``(N, 2)`` int32, height and width as displayed; 0 where unknown.
-        spec: sizes of the network input.
+        image_hw: ``(N, 2)`` int32, height and width as displayed, in pixels; 0 if unknown.
+        spec: the network-input settings.
 
     Returns:
-        ``(N, S, 2)`` int32, a size for each short side, 0 where there is no valid one; and the reason, by index, for
-        images whose own size is known and still leads to none.
+        ``(N, S, 2)`` int32, height and width in pixels for each short side, 0 if unknown or invalid; and the reasons,
+        by image index, for images of known size without a valid network input.
     """
-    if not image_hw.any():  # the arrays below take a gigabyte for ten million images
+    if not image_hw.any():  # saves a gigabyte of temporary arrays for ten million images
         return np.zeros((len(image_hw), len(spec.short_sides), 2), dtype=np.int32), {}
-    keys, inverse = np.unique(shape_keys(image_hw), return_inverse=True)  # ten times as fast as axis=0
+    keys, inverse = np.unique(shape_keys(image_hw), return_inverse=True)  # ten times faster than with axis=0
     input_hw = np.zeros((len(keys), len(spec.short_sides), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
     for i, key in enumerate(keys.tolist()):
@@ -113,6 +113,6 @@ def input_sizes(
 
 
 def shape_keys(hw: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """``(N,)`` int64, one number for each size of ``(N, 2)``; 0 where a side is 0."""
+    """Return ``(N,)`` int64, a number that identifies each size ``(N, 2)``; 0 if a side is 0."""
     wide = hw.astype(np.int64)
     return ((wide[:, 0] << 32) | wide[:, 1]) * hw.all(axis=1)

@@ -1,6 +1,8 @@
-"""Extraction on a Ray cluster: actors fill the files of parts, which are then merged into the output.
+"""Extraction on a Ray cluster: actors fill one file per part, and the files are merged into the output.
 
-Ray imports this package in each actor before anything else is set there, so modules that load torch are imported in
+A request goes in; a planned extraction comes out, with the interface of
+:class:`~sppfeat.extraction.run.Extraction`. Only this package imports Ray, and it must not know how rows are computed or
+stored. Ray imports it in every actor before the environment is set up, so modules that load torch are imported inside
 functions.
 """
 
@@ -34,17 +36,17 @@ def prepare_ray(
     on_download: OnDownload = lambda name, done, total: None,
     verbose: bool = False,
 ) -> "Iterator[RayExtraction | Extraction]":
-    """Plan an extraction by actors, and reach or start their Ray cluster.
+    """Plan an extraction on a Ray cluster, and connect to the cluster or start one.
 
     Args:
-        request: the user's request; Ray's settings are the usual ones where it has none.
-        on_probe: called with the number of image headers read so far, and the number of all.
-        on_download: called while weights are downloaded: file name, bytes done, bytes in total (None if unknown).
-        verbose: print the messages of Ray and its workers.
+        request: the user's request; without Ray options, the defaults apply.
+        on_probe: called with the number of image headers read so far, and the total.
+        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
+        verbose: True to print the messages of Ray and its workers.
 
     Yields:
-        The extraction, ready to run. Nothing has been written yet. For an output that is complete already and not made
-        of parts, an extraction that does nothing.
+        The extraction, ready to run. Nothing has been written yet. If the output is complete already, an extraction
+        with nothing to do.
 
     Raises:
         SppfeatError: see :func:`sppfeat.extraction.run.prepare`.
@@ -101,10 +103,10 @@ def prepare_ray(
 
 
 def _finished(resources: "RunResources") -> "Part | None":
-    """Return the part of an existing output if nothing is left to do; None if its parts have to be looked at.
+    """Return the part of an existing output if nothing is left to do; None if the part files decide.
 
     Raises:
-        StoreError: images are left, and the output is not made of parts.
+        StoreError: images are left to do, and the output is not made of part files.
     """
     from sppfeat.extraction.parts import find_part
     from sppfeat.extraction.ray.part_files import is_made_of_parts
@@ -116,9 +118,7 @@ def _finished(resources: "RunResources") -> "Part | None":
             return None
         try:
             part = find_part(task, resources.notes)
-        except (
-            StoreError
-        ):  # the parts have changed since the merge; whether they can be continued is checked later
+        except StoreError:  # part files have changed since the merge; PartFiles checks them later
             return None
         return None if len(part.to_do) else part
     part = find_part(task, resources.notes)
@@ -131,7 +131,7 @@ def _finished(resources: "RunResources") -> "Part | None":
 
 
 def _absolute(request: ExtractRequest) -> ExtractRequest:
-    """Return the request with absolute paths, which are right in whatever folder an actor runs."""
+    """Return the request with absolute paths, which hold in whatever folder an actor runs."""
 
     def real(path: Any) -> Any:
         return path if path is None else type(path)(os.path.abspath(path))
@@ -140,7 +140,7 @@ def _absolute(request: ExtractRequest) -> ExtractRequest:
     is_file = os.path.exists(backbone.weights) and backbone.weights not in ("DEFAULT", "none")
     return dataclasses.replace(
         request,
-        # A link is followed.
+        # Follow links: the target is written.
         output=Path(os.path.realpath(request.output)),
         backbone=dataclasses.replace(
             backbone,
@@ -155,6 +155,6 @@ def _absolute(request: ExtractRequest) -> ExtractRequest:
 
 
 def _for_planning(request: ExtractRequest) -> ExtractRequest:
-    """Return the request for this process, which runs no network and need not have the actors' device."""
+    """Return the request for this process, which only plans and may lack the actors' device."""
     device = "auto" if request.precision == "tf32" else "cpu"
     return dataclasses.replace(request, run=dataclasses.replace(request.run, device=device))

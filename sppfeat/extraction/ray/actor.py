@@ -1,6 +1,6 @@
-"""An actor of a Ray run: one network on one device, which fills the files of parts one after the other.
+"""The actor of a Ray run: one network on one device, which fills the files of parts one after another.
 
-Ray imports this module before anything else is set, so modules that load torch are imported when an actor starts.
+Ray imports this module before the environment is set up, so an actor imports the modules that load torch on its start.
 """
 
 import contextlib
@@ -32,25 +32,25 @@ if TYPE_CHECKING:
 __all__ = ["ATTEMPTS_SUFFIX", "Job", "PartActor", "PartFiller", "PartReport", "SharedFiles"]
 
 ATTEMPTS_SUFFIX = ".attempts"
-_MOST_ATTEMPTS = 16  # at one part by actors that died; more are no accident
-_LOCK_SECONDS = 120.0  # until a file server notices that a client is gone, and drops its lock
+_MOST_ATTEMPTS = 16  # at one part, each ended by the death of an actor; more are no coincidence
+_LOCK_SECONDS = 120.0  # the time a file server takes to notice a dead client and drop its lock
 _RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class SharedFiles:
-    """Files that every node has to see.
+    """Files that every node of the cluster must see.
 
     Attributes:
-        running: a file beside the files of the parts; the run ends when it is removed.
-        images: some of the inputs; empty where they are not files.
+        running: a file in the folder of part files; the actors stop when it is removed.
+        images: paths of some inputs; empty if the inputs are not local files.
     """
 
     running: Path
     images: tuple[bytes, ...]
 
     def check(self) -> None:
-        """Raise EngineError unless this machine sees them."""
+        """Raise EngineError unless this machine sees the files."""
         here = f"node {socket.gethostname()} of the Ray cluster"
         if not self.running.parent.is_dir():
             raise EngineError(
@@ -66,17 +66,18 @@ class SharedFiles:
 
 @dataclass(frozen=True)
 class Job:
-    """The job of all actors of a run; Ray's object store holds it once for each node.
+    """Everything that the actors of a run share; Ray's object store holds it once per node.
 
     Attributes:
-        version: version of this package where the run was planned.
-        request: the user's request, with the output of the parts.
-        config: the settings that shape a descriptor.
-        listing, plan: all inputs and rows.
-        bounds: ``(n + 1,)`` int64; part ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
-        norm_factors: factors of the mean norm, where they are known already.
-        n_cpus: cores of each actor.
-        shared_files: files that every node has to see.
+        version: version of this package on the machine that planned the run.
+        request: the user's request, with the path pattern of the part files as its output.
+        config: the settings that determine a descriptor.
+        listing: all inputs.
+        plan: all images and rows.
+        bounds: ``(n + 1,)`` int64; part ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
+        norm_factors: factor of each layer under ``meannorm``, if a part has them already.
+        n_cpus: number of cores per actor.
+        shared_files: files that every node must see.
     """
 
     version: str
@@ -96,8 +97,8 @@ class PartReport:
 
     Attributes:
         part: number of the part, from 1.
-        progress: images done and seconds spent; None after an error.
-        error: the error that ended the part; None where there was none.
+        progress: image counts and seconds; None after an error.
+        error: the error that ended the part; None without an error.
     """
 
     part: int
@@ -106,7 +107,7 @@ class PartReport:
 
 
 class PartActor:
-    """An actor in the form that Ray Data wants: it is called with one part after the other.
+    """The callable class that Ray Data starts as an actor, and calls with one part after another.
 
     Args:
         job: Ray's reference to a :class:`Job`.
@@ -119,22 +120,22 @@ class PartActor:
         self._filler = PartFiller(ray.get(job), has_gpu=has_gpu)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Fill the file of the part ``row["part"]``; return a pickled :class:`PartReport` as ``report``."""
+        """Fill the file of part ``row["part"]``, from 1; return a pickled :class:`PartReport` as ``report``."""
         return {"report": pickle.dumps(self._filler.fill(int(row["part"])))}
 
 
 class PartFiller:
-    """Fills the files of parts with a network that is loaded once.
+    """Fills the files of parts, with a network that is loaded once.
 
-    Errors that a user can cause or cure are returned, so that Ray wraps no traceback of its own around them.
+    Errors that a user can cause or fix are returned in the report: Ray would wrap a raised error in its own traceback.
 
     Args:
-        job: the job of all actors.
-        has_gpu: whether the network runs on the GPU that Ray gives this process.
+        job: the job of the run.
+        has_gpu: True to run the network on the GPU that Ray assigned to this process.
     """
 
     def __init__(self, job: Job, *, has_gpu: bool) -> None:
-        # Has to be set before torch is loaded, as on the command line.
+        # As on the command line; must be set before torch is loaded.
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         self._job = job
         self._error: SppfeatError | None = None
@@ -145,7 +146,7 @@ class PartFiller:
             self._error = error
 
     def fill(self, part: int) -> PartReport:
-        """Begin or continue the file of a part, numbered from 1, and report the result."""
+        """Create or continue the file of a part, numbered from 1, and report the result."""
         if self._error is not None:
             return PartReport(part, error=self._error)
         try:
@@ -183,10 +184,10 @@ class PartFiller:
 
 @contextlib.contextmanager
 def _open_checked_resources(job: Job, *, has_gpu: bool) -> "Iterator[RunResources]":
-    """Load the network and start decoders, and check that they are those of the plan.
+    """Load the network and start the decoder, and check that the settings are those of the plan.
 
     Raises:
-        SppfeatError: they cannot be loaded here, or differ from those of the plan.
+        SppfeatError: the network cannot be loaded here, or the settings differ from those of the plan.
     """
     import torch
 
@@ -219,7 +220,7 @@ def _open_checked_resources(job: Job, *, has_gpu: bool) -> "Iterator[RunResource
 
 @contextlib.contextmanager
 def _attempt(path: Path) -> Iterator[None]:
-    """Count the actors that begin a part and die: one byte each, in a file beside the part.
+    """Count the attempts at a part that end with the death of the actor, one byte each, in a file beside the part.
 
     Raises:
         EngineError: too many actors have died at this part.
@@ -240,7 +241,7 @@ def _attempt(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock_part(request: "ExtractRequest") -> "Iterator[Lock]":
-    """Hold the lock of a part; if an actor has died with it, wait until the file server has noticed."""
+    """Hold the lock of a part; if a dead actor still holds it, wait until the file server releases it."""
     from sppfeat.extraction.output import lock_output
     from sppfeat.files.locks import is_being_written
 

@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: its connection, the number and size of its actors, and their reports."""
+"""Connects to the Ray cluster of a run, chooses its actors, and collects their reports."""
 
 import contextlib
 import logging
@@ -20,9 +20,9 @@ from sppfeat.extraction.ray.actor import PartReport
 
 __all__ = ["Actors", "choose_actors", "connect", "node_resources", "read_reports"]
 
-_MOST_CPUS = 8  # of one actor, for the threads of the network and for decoders: more gain little
+_MOST_CPUS = 8  # per actor, for the network and the decoders; more gain little
 _ADDRESS_SECONDS = 20.0
-_POLL_SECONDS = 0.5  # of the thread that waits for reports
+_POLL_SECONDS = 0.5  # between checks while waiting for reports
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -31,7 +31,7 @@ class Actors(NamedTuple):
 
     Attributes:
         n: number of actors.
-        n_cpus, n_gpus: cores and GPUs of each actor.
+        n_cpus, n_gpus: number of cores and of GPUs per actor; GPUs may be fractions.
         n_fit: number of actors that the cluster has room for now.
     """
 
@@ -47,20 +47,20 @@ class Actors(NamedTuple):
 
 @contextlib.contextmanager
 def connect(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
-    """Connect to a cluster, or start Ray on this machine until the context ends.
+    """Connect to a Ray cluster, or start Ray on this machine, until the context ends.
 
     Args:
-        address: see :class:`sppfeat.config.distribution.RayOptions`. A connection that exists already is used.
-        verbose: print the messages of Ray and its workers.
+        address: see :class:`sppfeat.config.distribution.RayOptions`; ignored if this process is connected already.
+        verbose: True to print the messages of Ray and its workers.
 
     Yields:
-        The package ``ray``.
+        The module ``ray``.
 
     Raises:
         ConfigError: Ray is not installed.
         EngineError: the cluster cannot be reached or started.
     """
-    # Set before Ray is imported: it sends no statistics, and its C++ part prints only fatal errors.
+    # Before Ray is imported, turn off its usage statistics, and let its C++ code print only fatal errors.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -71,7 +71,7 @@ def connect(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
-        # By default actors would yield to every other process of this machine; here they are at home.
+        # By default, actors have a low priority on this machine; a local run should not.
         os.environ.setdefault("RAY_worker_niceness", "0")
     _check_address(address)
     own = {"num_cpus": available_cores(), "include_dashboard": False} if address == "local" else {}
@@ -107,24 +107,24 @@ def _check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def _keep_signal_handlers() -> Iterator[None]:
-    """Restore the signal handlers that Ray replaces, which would end the process at once."""
+    """Restore the signal handlers afterwards: those that Ray installs end the process at once."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # outside the main thread, where Ray cannot set handlers either
+        with contextlib.suppress(ValueError):  # not the main thread, where Ray cannot set handlers either
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def _silence(is_wanted: bool) -> Iterator[None]:
-    """Discard what C++ code prints to standard error, where Ray announces that it is quiet."""
+    """Discard what Ray's C++ code prints to standard error."""
     if not is_wanted:
         yield
         return
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # there is no standard error
+        with contextlib.suppress(OSError):  # standard error is closed
             before = os.dup(2)
             stack.callback(os.close, before)
             stack.callback(os.dup2, before, 2)
@@ -136,26 +136,26 @@ def _silence(is_wanted: bool) -> Iterator[None]:
 
 def _quiet_ray_data(ray: Any, verbose: bool) -> None:
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # the command line draws one for images
+    context.enable_progress_bars = False  # the command line draws a bar of images
     context.print_on_execution_start = verbose
     logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.ERROR)
 
 
 def node_resources(ray: Any) -> list[dict[str, float]]:
-    """List the resources of each node of the cluster, by name."""
+    """Return the resources of each live node, as amounts by name (``CPU``, ``GPU``, ...)."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def choose_actors(
     options: RayOptions, device: str, nodes: Sequence[Mapping[str, float]], *, n_parts: int
 ) -> Actors:
-    """Choose the actors of a run: one for each device, which share the cores of their node.
+    """Choose the actors of a run: one per device; the actors of a node share its cores.
 
     Args:
         options: the user's choices.
         device: ``auto``, ``cpu`` or ``cuda``.
-        nodes: resources of each node (``CPU``, ``GPU``).
-        n_parts: number of parts; more actors than parts would have nothing to do.
+        nodes: resources of each node, see :func:`node_resources`.
+        n_parts: number of unfinished parts, an upper limit on useful actors.
 
     Raises:
         ConfigError: the choices contradict each other, or no node has room for an actor.
@@ -187,7 +187,7 @@ def choose_actors(
 
 
 def _gpus_per_actor(options: RayOptions, device: str, are_there: bool) -> float:
-    """The GPUs of each actor; 0 where the network runs on the CPU."""
+    """Return the number of GPUs per actor; 0 if the network runs on the CPU."""
     asked = options.gpus_per_actor
     if device == "cpu":
         if asked:
@@ -205,17 +205,17 @@ def _gpus_per_actor(options: RayOptions, device: str, are_there: bool) -> float:
 
 
 def _room_on(node: Mapping[str, float], n_cpus: int, n_gpus: float) -> int:
-    """The number of actors that a node has room for."""
+    """Return the number of actors that a node has room for."""
     by_cpus = int(node.get("CPU", 0) // n_cpus)
     if not n_gpus:
         return by_cpus
     gpus = node.get("GPU", 0.0)
-    # An actor is on one device: 0.4 fits twice into each of three, not seven times into all.
+    # An actor uses one device: 0.4 GPU fits twice on each of three GPUs, not seven times on all three.
     return min(by_cpus, int(gpus) * math.floor(1 / n_gpus + 1e-9))
 
 
 def read_reports(dataset: Any) -> Iterator[PartReport | None]:
-    """Yield the results of the parts as they come in, and None after a while without any.
+    """Yield the reports of parts as they arrive, and None after each short wait without one.
 
     Raises:
         EngineError: Ray has given up.
@@ -227,7 +227,7 @@ def read_reports(dataset: Any) -> Iterator[PartReport | None]:
             for row in dataset.iter_rows():
                 found.put(pickle.loads(row["report"]))
             found.put(None)
-        except BaseException as error:  # of any kind: the waiting thread raises it
+        except BaseException as error:  # of any kind; the waiting thread raises it again
             found.put(error)
 
     threading.Thread(target=consume, name="sppfeat-ray", daemon=True).start()
@@ -245,7 +245,7 @@ def read_reports(dataset: Any) -> Iterator[PartReport | None]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The error to raise for one that Ray raised: a defect of this program keeps its traceback."""
+    """Return the error to raise for an error of Ray; a bug of this program keeps its traceback."""
     exceptions = import_extra("ray.exceptions", extra="ray", purpose="--engine ray")
     if isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

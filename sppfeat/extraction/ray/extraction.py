@@ -1,7 +1,7 @@
-"""An extraction by actors on a Ray cluster: they fill the files of parts, which are then merged.
+"""An extraction by actors on a Ray cluster, which fill one file per part; then the files are merged.
 
-Ray Data hands out the parts, restarts actors that have died, and repeats their parts. A repeated part continues its
-file, so that only the batches that were in hand are done twice.
+Ray Data assigns the parts, restarts actors that die, and repeats their parts. A repeated part continues its file, so
+that only the batches in flight are repeated.
 """
 
 import contextlib
@@ -45,18 +45,18 @@ class RayExtraction:
     """An extraction by actors, planned and ready to run; :func:`sppfeat.extraction.ray.prepare_ray` makes it.
 
     Args:
-        resources: network, decoders and scratch folder that the plan was made with.
+        resources: network, decoder and scratch folder that the plan was made with.
         plan: every image and row.
-        bounds: borders of the parts, see :func:`cut_into_parts`.
-        files: files of the parts.
-        lock: the lock of the output; it is released before the merge, which locks the output itself.
+        bounds: bounds of the parts, see :func:`sppfeat.extraction.ray.part_files.cut_into_parts`.
+        files: the part files.
+        lock: the lock of the output, which is released before the merge: that takes the lock itself.
 
     Attributes:
         request: the user's request.
-        setup: settings, and the network that they belong to.
-        path: the output.
-        name: path of the output as a text.
-        actors: number and size of the actors; None where nothing is to be done, or for a plan alone.
+        setup: settings and network.
+        path: path of the output.
+        name: path of the output, as text.
+        actors: number and size of the actors; None for a dry run, or if nothing is left to do.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class RayExtraction:
 
     @property
     def unfinished(self) -> list[int]:
-        """Numbers, from 0, of the parts that are not finished."""
+        """Indices, from 0, of the unfinished parts."""
         return list(map(int, self._files.unfinished(with_failures=self.request.retry_failed)))
 
     def use(self, ray: Any) -> None:
-        """Choose actors on a cluster, as many as suit the unfinished parts.
+        """Choose actors on a connected cluster for the unfinished parts.
 
         Raises:
             ConfigError: the cluster has no room for an actor.
@@ -111,7 +111,7 @@ class RayExtraction:
             )
 
     def summary(self) -> PlanSummary:
-        """Summarize what this run is going to do."""
+        """Summarize the run before it starts."""
         plan, (done, failed) = self._plan, self._before.sum(axis=0).tolist()
         again = failed if self.request.retry_failed else 0
         n_cpus = self.actors.n_cpus if self.actors else 1
@@ -136,25 +136,25 @@ class RayExtraction:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Progress:
-        """Let actors fill the parts, and merge the parts once all are complete.
+        """Let actors fill the parts, and merge the part files once all are complete.
 
         Args:
-            on_progress: called with the progress that the files of the parts show, when there is any.
-            should_stop: asked several times a second; True ends the run after the batches in hand, with files that
-                can be continued.
+            on_progress: called with the progress in the part files, once there is any.
+            should_stop: called several times a second; True ends the run after the batches in flight, and the files can
+                be continued.
 
         Returns:
             The progress at the end.
 
         Raises:
-            SppfeatError: as for :meth:`sppfeat.extraction.run.Extraction.run`; the first error of any actor.
+            SppfeatError: the first error of any actor; see :meth:`sppfeat.extraction.run.Extraction.run`.
             EngineError: a node does not see the files, or Ray has given up.
         """
         to_do = self.unfinished
         if to_do and self._ray is not None:
             with self._share_files() as shared_files:
                 if self.setup.config.descriptor.mean_norm is not None and self._norm_factors is None:
-                    # One actor estimates the factors, on a sample of the whole plan, before the others begin.
+                    # One actor estimates the factors on a sample of the whole plan before the others start.
                     self._fill(to_do[:1], shared_files, on_progress, should_stop)
                     self._norm_factors = self._files.check(self._plan, self.setup.config)
                     to_do = to_do[1:]
@@ -166,7 +166,7 @@ class RayExtraction:
         return progress
 
     def outcome(self) -> Outcome:
-        """Count what the output holds now or, before the merge, what the files of the parts hold."""
+        """Count the images of the output, or of the part files before the merge, by status."""
         if self._is_merged():
             return read_outcome(self.path, (0, self._plan.n_images))
         return self._files.outcome()
@@ -178,7 +178,7 @@ class RayExtraction:
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
     ) -> None:
-        """Let actors fill some parts, numbered from 0."""
+        """Let actors fill the parts with these indices, from 0."""
         error: SppfeatError | None = None
         until = float("inf")
         for report in read_reports(self._dataset(parts, shared_files)):
@@ -198,7 +198,7 @@ class RayExtraction:
             raise error
 
     def _dataset(self, parts: list[int], shared_files: SharedFiles) -> Any:
-        """The Ray Dataset that maps parts to their reports."""
+        """Return the Ray Dataset that maps part numbers to reports."""
         data, actors = self._ray.data, self.actors
         for left in parts_folder(self.path).glob(f"*{ATTEMPTS_SUFFIX}"):
             left.unlink(missing_ok=True)
@@ -226,9 +226,9 @@ class RayExtraction:
         )
 
     def _progress(self) -> Progress:
-        """The progress so far by the files, which includes that of actors that have died."""
+        """Read the progress from the part files, which includes the work of actors that died."""
         now, before = self._files.counts(), self._before
-        # An image that is tried again counts as failed again only once its part is reported.
+        # A retried image counts as failed again only when its part has been reported.
         own = sorted(self._reported) if self.request.retry_failed else range(len(now))
         failed = now[own, 1] - (0 if self.request.retry_failed else before[own, 1])
         return self._waited._replace(
@@ -237,7 +237,7 @@ class RayExtraction:
 
     @contextlib.contextmanager
     def _share_files(self) -> Iterator[SharedFiles]:
-        """Make the files that tell actors that they see the inputs, and that the run goes on."""
+        """Make the file that tells actors to go on, and name inputs that they must see."""
         folder = parts_folder(self.path)
         try:
             folder.mkdir(exist_ok=True)
@@ -254,7 +254,7 @@ class RayExtraction:
                 running.unlink(missing_ok=True)
 
     def _merge(self) -> None:
-        """Merge the parts into the output, unless that is done already."""
+        """Merge the part files into the output, unless that is done already."""
         is_copy = self._options.merge == "copy"
         if not self._is_merged():
             self._lock.close()
@@ -263,21 +263,21 @@ class RayExtraction:
             shutil.rmtree(parts_folder(self.path))
 
     def _is_merged(self) -> bool:
-        """True if the output exists and has the same images done and failed as the parts."""
+        """Return True if the output exists, with as many done and failed images as the part files."""
         if not self.path.exists():
             return False
         if is_made_of_parts(self.path) != (self._options.merge == "virtual" and self._plan.n_rows > 0):
             return False
         try:
             outcome = read_outcome(self.path, (0, self._plan.n_images))
-        except StoreError:  # the parts have changed since the merge
+        except StoreError:  # part files have changed since the merge
             return False
         counts = self._files.counts().sum(axis=0).tolist()
         return bool([outcome.done, outcome.failed] == counts)
 
 
 def _share_of_run(report: PartReport, actors: Actors | None) -> Progress:
-    """The progress of a part, with its seconds divided by the number of actors, as they work at the same time."""
+    """Return the progress of a part; its seconds are divided by the number of actors, which run in parallel."""
     done, n = report.progress or Progress(), actors.n if actors else 1
     return done._replace(
         decode_seconds=done.decode_seconds / n,
@@ -287,7 +287,7 @@ def _share_of_run(report: PartReport, actors: Actors | None) -> Progress:
 
 
 def _some_inputs(plan: Plan) -> tuple[bytes, ...]:
-    """Paths of some inputs that are files on this machine."""
+    """Return the paths of some inputs, if they are files on this machine."""
     if not plan.storage.is_local:
         return ()
     some = np.unique(np.linspace(0, plan.n_images - 1, _N_SHARED_INPUTS).astype(np.int64))

@@ -1,4 +1,4 @@
-"""The files of the parts of a Ray run: their paths, the borders of the parts, and counts of finished images."""
+"""The part files of a Ray run: their paths, the bounds of the parts, and counts of finished images."""
 
 import contextlib
 import os
@@ -21,8 +21,8 @@ from sppfeat.store.stored_file import StoredFile
 
 __all__ = ["PartFiles", "cut_into_parts", "is_made_of_parts", "part_pattern", "parts_folder"]
 
-_IMAGES_PER_PART = 256  # seconds of work, for a file that takes some milliseconds to lay out
-_MOST_PARTS = 1024  # files; of ten million images each has ten thousand
+_IMAGES_PER_PART = 256  # seconds of work, against milliseconds to lay out the file
+_MOST_PARTS = 1024  # files; of ten million images, each has ten thousand
 
 
 def parts_folder(output: Path) -> Path:
@@ -31,12 +31,12 @@ def parts_folder(output: Path) -> Path:
 
 
 def part_pattern(output: Path) -> Path:
-    """Return the path of the part files, with ``{shard}`` in place of their number."""
+    """Return the path of the part files, with ``{shard}`` in place of the number."""
     return parts_folder(output) / f"{PLACEHOLDER}.h5"
 
 
 def is_made_of_parts(output: Path) -> bool:
-    """Return whether the rows of a file are stored in the files of its folder of parts, even if these are gone."""
+    """Return True if a file refers to rows in its folder of part files, even if these are missing."""
     try:
         with contextlib.closing(StoredFile(output)) as file:
             sources = file.source_files() or ()
@@ -48,10 +48,10 @@ def is_made_of_parts(output: Path) -> bool:
 
 
 def cut_into_parts(plan: Plan) -> npt.NDArray[np.int64]:
-    """Cut a plan into parts, whatever the number of actors; returns as :func:`sppfeat.extraction.shard_plan.cut_plan`.
+    """Return the bounds of the parts of a plan, as in :func:`sppfeat.extraction.shard_plan.cut_plan`.
 
-    The files stay the same when a run is continued with other actors. There are many parts, so they need not take
-    equally long.
+    The parts do not depend on the actors, so that other actors can continue a run. There are many parts, so they need
+    not take equally long.
 
     Example:
         >>> from types import SimpleNamespace
@@ -63,14 +63,14 @@ def cut_into_parts(plan: Plan) -> npt.NDArray[np.int64]:
 
 
 class PartFiles:
-    """The files of the parts of a plan, of which some may not exist yet.
+    """The part files of a plan, some of which may not exist yet.
 
     Args:
-        pattern: path of the files, with ``{shard}`` in place of their number.
-        bounds: ``(n + 1,)`` int64; part ``i`` is images ``bounds[i]`` to ``bounds[i + 1]``.
+        pattern: path of the files, with ``{shard}`` in place of the number.
+        bounds: ``(n + 1,)`` int64; part ``i`` holds images ``bounds[i]`` to ``bounds[i + 1]``.
 
     Attributes:
-        paths: paths of all files, existing or not.
+        paths: paths of all part files, existing or not.
     """
 
     def __init__(self, pattern: Path, bounds: npt.NDArray[np.int64]) -> None:
@@ -82,14 +82,14 @@ class PartFiles:
         self._versions: list[FileVersion | None] = [None] * n
 
     def existing(self) -> list[int]:
-        """Return the numbers, from 0, of the parts whose files exist."""
+        """Return the indices, from 0, of the parts whose files exist."""
         return [i for i, path in enumerate(self.paths) if path.exists()]
 
     def check(self, plan: Plan, config: ExtractConfig) -> tuple[float, ...] | None:
         """Refuse files of another plan or of other settings.
 
         Returns:
-            The factors of the mean norm in the files; None if there are none.
+            The factors of ``meannorm`` in the files; None if no file has any.
 
         Raises:
             StoreError: a file cannot be continued.
@@ -112,7 +112,7 @@ class PartFiles:
         return factors
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """Count the images of each part that are done and that failed, ``(n, 2)`` int64; reads only changed files."""
+        """Count the done and the failed images of each part, ``(n, 2)`` int64; reads only changed files."""
         for i, path in enumerate(self.paths):
             try:
                 version = FileVersion.of(path)
@@ -126,13 +126,13 @@ class PartFiles:
         return np.array(self._counts)
 
     def unfinished(self, *, with_failures: bool) -> npt.NDArray[np.int64]:
-        """Return the numbers, from 0, of parts with images left; failed images count if they are to be retried."""
+        """Return the indices, from 0, of parts with pending images, or with failed ones if those count."""
         counts = self.counts()
         is_left = counts[:, 0] + counts[:, 1] < self._sizes
         is_wanted = is_left | (counts[:, 1] > 0) if with_failures else is_left
         return np.asarray(np.flatnonzero(is_wanted), dtype=np.int64)
 
     def outcome(self) -> Outcome:
-        """Count what the files hold; images without a file yet are pending."""
+        """Count the images of all parts by status; images without a file are pending."""
         found = (read_outcome(self.paths[i], (0, int(self._sizes[i]))) for i in self.existing())
         return join_outcomes(found, int(self._bounds[-1]))
