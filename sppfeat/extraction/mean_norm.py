@@ -23,7 +23,7 @@ __all__ = ["estimate_factors", "sample_plan"]
 _N_IMAGES = 200
 _N_ROWS = 200  # per image
 _SEED = 0
-_NOWHERE = Path()
+_NO_SCRATCH = Path()  # for local images, which need no scratch folder
 
 
 def estimate_factors(
@@ -35,7 +35,7 @@ def estimate_factors(
     describe_for: Callable[[Plan], BatchDescriber],
     batch_pixels: int,
     measure: Callable[[Plan], Plan] | None = None,
-    scratch: Path = _NOWHERE,
+    scratch: Path = _NO_SCRATCH,
 ) -> tuple[float, ...]:
     """Estimate the factor of each layer that brings the mean l2 norm of its columns to ``mean_norm``.
 

@@ -139,16 +139,16 @@ def recompute_rows(
         SppfeatError: the backbone cannot be rebuilt, or its weights are not the recorded ones.
     """
     backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=on_download)
-    again = RowRecomputer(file, backbone, device=device, root=root)
+    recomputer = RowRecomputer(file, backbone, device=device, root=root)
     candidates = file.rows_with_descriptor()
     chosen = np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
     rows = sorted(chosen.tolist())
     regions = file.row_region if file.has_boxes else None
     limit, largest, problems = tolerance(file), 0.0, []
     for row in rows:
-        where = f"row {row} ({again.path_of(row)!r})"
+        where = f"row {row} ({recomputer.path_of(row)!r})"
         try:
-            computed = again.row(row)
+            computed = recomputer.recompute(row)
         except ImageError as error:
             problems.append(f"{where} cannot be read any more: {error}")
             continue
@@ -211,7 +211,7 @@ class RowRecomputer:
         """Return the path at which the image of a row is expected."""
         return os.fsdecode(os.path.join(self._root, self._file.path_table[int(self._image_index[row])]))
 
-    def row(self, row: int) -> RecomputedRow:
+    def recompute(self, row: int) -> RecomputedRow:
         """Recompute a row that has a descriptor.
 
         Raises:

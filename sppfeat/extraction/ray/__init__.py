@@ -98,7 +98,7 @@ def prepare_ray(
         extraction = RayExtraction(resources, plan, bounds, files, lock)
         if not request.dry_run and extraction.unfinished:
             address = request.ray.address if request.ray else None
-            extraction.use(stack.enter_context(connect(address, verbose=verbose)))
+            extraction.use_cluster(stack.enter_context(connect(address, verbose=verbose)))
         yield extraction
 
 

@@ -79,7 +79,7 @@ class RayExtraction:
         self._files = files
         self._lock = lock
         self._norm_factors = files.check(plan, resources.setup.config)
-        self._before = files.counts()
+        self._before = files.count_images()
         self._reported: set[int] = set()
         self._waited = Progress()
 
@@ -92,7 +92,7 @@ class RayExtraction:
         """Indices, from 0, of the unfinished parts."""
         return list(map(int, self._files.unfinished(with_failures=self.request.retry_failed)))
 
-    def use(self, ray: Any) -> None:
+    def use_cluster(self, ray: Any) -> None:
         """Choose actors on a connected cluster for the unfinished parts.
 
         Raises:
@@ -227,7 +227,7 @@ class RayExtraction:
 
     def _progress(self) -> Progress:
         """Read the progress from the part files, which includes the work of actors that died."""
-        now, before = self._files.counts(), self._before
+        now, before = self._files.count_images(), self._before
         # A retried image counts as failed again only when its part has been reported.
         own = sorted(self._reported) if self.request.retry_failed else range(len(now))
         failed = now[own, 1] - (0 if self.request.retry_failed else before[own, 1])
@@ -272,7 +272,7 @@ class RayExtraction:
             outcome = read_outcome(self.path, (0, self._plan.n_images))
         except StoreError:  # part files have changed since the merge
             return False
-        counts = self._files.counts().sum(axis=0).tolist()
+        counts = self._files.count_images().sum(axis=0).tolist()
         return bool([outcome.done, outcome.failed] == counts)
 
 

@@ -111,7 +111,7 @@ class PartFiles:
                 factors = file.norm_factors
         return factors
 
-    def counts(self) -> npt.NDArray[np.int64]:
+    def count_images(self) -> npt.NDArray[np.int64]:
         """Count the done and the failed images of each part, ``(n, 2)`` int64; reads only changed files."""
         for i, path in enumerate(self.paths):
             try:
@@ -127,7 +127,7 @@ class PartFiles:
 
     def unfinished(self, *, with_failures: bool) -> npt.NDArray[np.int64]:
         """Return the indices, from 0, of parts with pending images, or with failed ones if those count."""
-        counts = self.counts()
+        counts = self.count_images()
         is_left = counts[:, 0] + counts[:, 1] < self._sizes
         is_wanted = is_left | (counts[:, 1] > 0) if with_failures else is_left
         return np.asarray(np.flatnonzero(is_wanted), dtype=np.int64)
