@@ -74,7 +74,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         outputs: paths or URLs of the files.
-        images, done, failed, pending: numbers of images, among those that this run is responsible for.
+        images, done, failed, pending: numbers of images in this run's share of the files.
         failures: path and reason of each failed image.
         boxes: numbers of boxes by kind, as counted by :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; None for
             whole images.

@@ -49,7 +49,7 @@ class Part:
     """The images of one run, and the state of the file that they go into.
 
     Attributes:
-        target: path of the file to fill; while an existing output is being replaced, a temporary file beside it.
+        target: path of the file to fill; while an existing output is being replaced, the path of its replacement.
         plan: all images and rows of the file.
         status: ``(N,)`` uint8, status of each image before this run.
         to_do: ``(n,)`` int64, indices of the images to run, including images that cannot be processed.

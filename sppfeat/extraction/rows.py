@@ -148,7 +148,7 @@ class BoxSource(Protocol):
         ...
 
     def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
-        """Return the scale ``(K,)`` of each box; -1 if it is to be chosen by the size of the box."""
+        """Return the scale ``(K,)`` that the source fixes for each box; -1 for none."""
         ...
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
@@ -201,7 +201,7 @@ class FileBoxes:
         return boxes_to_px(self.table.boxes[boxes.source], self.table.convention, row_hw)
 
     def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
-        """Return -1 for each row: all scales are to be chosen."""
+        """Return -1 for each row: a box file fixes no scales."""
         return np.full(len(boxes), -1, dtype=np.int16)
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:
@@ -257,7 +257,7 @@ class ViewBoxes:
         return views.boxes_px if views.ids == tuple(boxes.annotations.ids) else None
 
     def scales(self, boxes: RowBoxes) -> npt.NDArray[np.int16]:
-        """Return the scale of each view; -1, to be chosen, for a grid."""
+        """Return the scale of each view; -1 for a grid, which fixes no scales."""
         return boxes.scale if self.grid is None else np.full(len(boxes), -1, dtype=np.int16)
 
     def join(self, boxes: RowBoxes, added: RowBoxes) -> RowBoxes:

@@ -1,9 +1,8 @@
 """Extraction on a Ray cluster: actors fill one file per part, and the files are merged into the output.
 
-A request goes in; a planned extraction comes out, with the interface of
-:class:`~sppfeat.extraction.run.Extraction`. Only this package imports Ray, and it must not know how rows are computed or
-stored. Ray imports it in every actor before the environment is set up, so modules that load torch are imported inside
-functions.
+A request goes in; a planned extraction comes out, with the interface of :class:`~sppfeat.extraction.run.Extraction`.
+Only this package imports Ray, and it must not know how rows are computed or stored. Ray imports it in each actor before
+the environment is set up, so modules that load torch are imported inside functions.
 """
 
 import contextlib
