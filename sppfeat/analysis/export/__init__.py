@@ -1,8 +1,9 @@
 """Export of feature files to the formats of other programs: NumPy, Parquet, LIBSVM, MATLAB, tables of text.
 
-A selection of an open file goes in, with a path or an open stream; a file of another format comes out, whole or not at
-all, in the order of the selection. Rows pass in blocks, as the selection may exceed the memory. The formats must not
-know how feature files are stored, nor each other; the names of the formats are loaded without any package.
+A selection of an open feature file goes in, with a path or an open stream. A file of another format comes out, whole or
+not at all, with the rows in the order of the selection; they pass through in blocks, because they may exceed the
+memory. Writers of formats must not know how feature files are stored, nor each other. ``formats`` imports no other
+package.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The names of the formats are needed by --help, which must not import h5py.
+    # --help shows the names of the formats and must not import h5py.
     if name in ("ExportResult", "export_features", "export_to_stream"):
         from sppfeat.analysis.export import export
 

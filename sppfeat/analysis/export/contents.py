@@ -1,4 +1,4 @@
-"""The content of an export, whatever its format: vectors in blocks of rows, and a table of their labels and names."""
+"""The content of an export in any format: vectors in blocks of rows, and a table of their labels and names."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ class Contents:
 
     Attributes:
         selection: rows and columns of an open file.
-        dtype: type of the numbers to write.
+        dtype: type of the vectors to write.
         on_progress: called with the number of rows written so far.
     """
 
@@ -52,17 +52,17 @@ class Contents:
 
     @cached_property
     def table(self) -> Mapping[str, RowColumn]:
-        """Columns beside the vectors; see :func:`sppfeat.store.selection.row_table.tabulate_rows`."""
+        """Columns of the rows besides the vectors; see :func:`sppfeat.store.selection.row_table.tabulate_rows`."""
         return tabulate_rows(self.selection.file, self.selection.rows, self.selection.labels)
 
     @cached_property
     def has_descriptor(self) -> npt.NDArray[np.bool_]:
-        """``(n,)`` bool, True for rows with a descriptor, as of the first time that this is read."""
+        """``(n,)`` bool, True for rows with a descriptor; read once, when first needed."""
         return self.selection.file.has_descriptor()[self.selection.rows]
 
     @cached_property
     def n_labeled(self) -> int:
-        """Number of rows of a known class."""
+        """Number of rows with a known class."""
         if self.selection.y is None:
             return 0
         numbers = np.asarray(self.table["label_number"])
@@ -84,20 +84,20 @@ class Contents:
         return json.dumps(about)
 
     def blocks(self, nbytes: int = _BLOCK_NBYTES) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
-        """Yields the vectors of some rows at a time, in their order.
+        """Yields the vectors in blocks of rows, in the order of the selection.
 
-        Rows without descriptor hold NaN, even those that are undefined in the file.
+        Rows without a descriptor hold NaN, whatever the file holds there.
 
         Args:
             nbytes: approximate size of a block.
 
         Yields:
-            Positions in the selection, and their vectors ``(k, d)`` in C order.
+            A range of positions in the selection, and the vectors ``(k, d)`` in C order.
 
         Raises:
             ConfigError: a number exceeds the range of the type.
         """
-        # Before the first row is read: whoever fills the file writes a row before its status.
+        # Read before any row: an extraction still in progress writes a row before its status.
         known = self.has_descriptor
         row_nbytes = self.dimension * self.dtype.itemsize
         for part in row_ranges(self.n_rows, row_nbytes=row_nbytes, nbytes=nbytes):
@@ -106,7 +106,7 @@ class Contents:
             self.on_progress(part.stop)
 
     def _vectors(self, part: slice, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating[Any]]:
-        with np.errstate(all="ignore"):  # what is undefined may be anything
+        with np.errstate(all="ignore"):  # rows without a descriptor may hold any bits
             taken = self.selection.take(np.arange(part.start, part.stop))
             vectors = np.ascontiguousarray(taken, dtype=self.dtype)
         if not known.all():
@@ -131,7 +131,7 @@ class Contents:
 
 
 class FormatWriter(Protocol):
-    """A writer of exports into open files: the output, and the table beside it if its format has one."""
+    """A function that writes an export into open files: the output, and the table beside it if its format has one."""
 
     def __call__(self, contents: Contents, files: list[BinaryIO]) -> None:
         """Writes the whole export; the files stay open."""
@@ -140,8 +140,8 @@ class FormatWriter(Protocol):
 def arrays_beside(contents: Contents) -> Mapping[str, NamedArray]:
     """All arrays but the vectors: ``y``, ``rows``, ``paths``, ``boxes``, ``classes``, ``columns``, ``about``.
 
-    If the inputs named their images, also ``image_id``. For boxes also ``flag``, ``scale``, ``mirrored``, ``score``,
-    ``id``, ``source``, and if there are any ``extra`` and ``extra_names``.
+    If the inputs gave ids, there is also ``image_id``. If rows are boxes, there are also ``flag``, ``scale``,
+    ``mirrored``, ``score``, ``id``, ``source``, and, if box files had extra columns, ``extra`` and ``extra_names``.
     """
     table = dict(contents.table)
     arrays: dict[str, NamedArray] = {

@@ -38,14 +38,14 @@ class ExportResult:
     """Summary of an export.
 
     Attributes:
-        paths: paths of the files: the output, and the table beside it if the format has one.
+        paths: paths of the output and, if the format has one, of the table beside it.
         format: name of the format.
         rows: number of vectors.
         dimension: length of a vector.
-        dtype: type of the numbers.
-        rows_without_descriptor: number of rows that hold NaN.
-        rows_labelled: number of rows of a known class.
-        bytes: size of all files.
+        dtype: type of the vectors.
+        rows_without_descriptor: number of rows that hold NaN for lack of a descriptor.
+        rows_labelled: number of rows with a known class.
+        bytes: total size of the files.
     """
 
     paths: tuple[str, ...]
@@ -68,24 +68,24 @@ def export_features(
     inputs: Sequence[StrPath] = (),
     on_progress: Callable[[int], None] = lambda n: None,
 ) -> ExportResult:
-    """Writes a selection into a file, in its order, a block of rows at a time.
+    """Writes a selection to a file, in blocks of rows.
 
     The README lists the content of each format.
 
     Args:
-        selection: of an open file: ``file.select(...)``.
+        selection: rows and columns of an open file, from ``file.select(...)``; determines the order.
         path: the output, which appears only when it is complete.
-        export_format: ``npz``, ``npy``, ``parquet``, ``svmlight``, ``mat``, ``mat73``, ``csv`` or ``tsv``; by the
-            suffix of ``path`` if None.
-        dtype: ``float32``, ``float16`` or ``float64``. If None, the type in the file; but ``float32`` for a float16
-            file if the format has no float16 (``mat``), or hardly any of its readers know it (``parquet``).
+        export_format: ``npz``, ``npy``, ``parquet``, ``svmlight``, ``mat``, ``mat73``, ``csv`` or ``tsv``; if None,
+            given by the suffix of ``path``.
+        dtype: ``float32``, ``float16`` or ``float64``. If None, the type in the file, except that float16 becomes
+            ``float32`` if the format has no float16 (``mat``) or few of its readers support it (``parquet``).
         overwrite: replace an existing file.
-        inputs: other files that were read, such as a table of labels: none of them may be replaced.
+        inputs: other files that were read, such as a table of labels, which must not be replaced.
         on_progress: called with the number of rows written so far.
 
     Raises:
-        ConfigError: there is no such format; numbers exceed ``dtype``, or the format in number; the package is
-            missing; or the output is a file that is read.
+        ConfigError: there is no such format; a value exceeds the range of ``dtype``; the content is too large for the
+            format; a package is missing; or the output is an input.
         LabelError: the format cannot express the labels.
         StoreError: the output exists or cannot be written.
     """
@@ -112,11 +112,13 @@ def export_to_stream(
     dtype: str | None = None,
     on_progress: Callable[[int], None] = lambda n: None,
 ) -> ExportResult:
-    """Writes a selection as text into an open stream; leaves out the table of ``svmlight``.
+    """Writes a selection as text to an open stream; leaves out the table of ``svmlight``.
+
+    The arguments are those of :func:`export_features`, with a binary stream instead of a path.
 
     Raises:
-        ConfigError: the format is not text, or as :func:`export_features`.
-        BrokenPipeError: the reader of the stream is gone.
+        ConfigError: the format is not text, or a reason listed at :func:`export_features`.
+        BrokenPipeError: the reader of the stream has closed it.
         StoreError: the stream cannot be written.
     """
     name = format_of("", export_format)
@@ -161,6 +163,6 @@ def _packed(files: list[BinaryIO], output: str) -> Iterator[list[BinaryIO]]:
     if not output.lower().endswith(".gz"):
         yield files
         return
-    # Without name and time: the same export is the same bytes.
+    # No name and time in the gzip header, so that the same export gives the same bytes.
     with gzip.GzipFile(filename="", fileobj=files[0], mode="wb", compresslevel=6, mtime=0) as packed:
         yield [cast(BinaryIO, packed), *files[1:]]

@@ -1,4 +1,4 @@
-"""Names and suffixes of the export formats, and the types of numbers that each can hold; imports no package."""
+"""Names, suffixes and number types of the export formats; imports no other package."""
 
 import os
 from typing import NamedTuple
@@ -14,11 +14,11 @@ class ExportFormat(NamedTuple):
     """Properties of a format.
 
     Attributes:
-        suffixes: suffixes of its files, in lower case; empty if only its name chooses it.
-        holds: types of numbers that it can hold.
-        of_float16: type that float16 descriptors get by default.
-        has_table: True if texts and labels go into a CSV file beside it.
-        is_text: True if it can be written to standard output.
+        suffixes: file suffixes in lower case; empty if the format must be chosen by name.
+        holds: number types that the format can hold.
+        of_float16: default type for float16 descriptors.
+        has_table: True if texts and labels go into a CSV file beside the output.
+        is_text: True if the format can be written to standard output.
     """
 
     suffixes: tuple[str, ...]
@@ -42,7 +42,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
 
 
 def format_of(path: str | os.PathLike[str], name: str | None = None) -> str:
-    """Name of the format of an output: the requested one, else by its suffix.
+    """Name of the format of an output: the requested one, or the one that has its suffix.
 
     Raises:
         ConfigError: there is no such format, or the suffix belongs to none.
@@ -66,7 +66,7 @@ def format_of(path: str | os.PathLike[str], name: str | None = None) -> str:
 
 
 def paths_of(path: str, name: str) -> tuple[str, ...]:
-    """Paths of an export: the output, and the table beside it if the format has one.
+    """Paths of an export: the output and, if the format has one, the table beside it.
 
     Example:
         >>> paths_of("out/train.npy", "npy"), paths_of("train.data", "svmlight"), paths_of("x.npz", "npz")
@@ -80,12 +80,12 @@ def paths_of(path: str, name: str) -> tuple[str, ...]:
 
 
 def dtype_of(name: str, wanted: str | None, there: str) -> str:
-    """Type of the numbers of an export: the requested one, else the file's, if the format can hold it.
+    """Number type of an export: the requested one, or the feature file's if the format can hold it.
 
     Args:
         name: name of the format.
         wanted: the requested type; None for the default.
-        there: type in the file.
+        there: type in the feature file.
 
     Raises:
         ConfigError: there is no such type, or the format cannot hold it.
@@ -99,7 +99,7 @@ def dtype_of(name: str, wanted: str | None, there: str) -> str:
 
 
 def _suffix(path: str) -> tuple[str, str] | None:
-    """The format of a path by its suffix, and the suffix; None if no format has it."""
+    """Format and suffix of a path; None if no format has its suffix."""
     file_name = os.path.basename(path).lower()
     for name, form in EXPORT_FORMATS.items():
         for suffix in form.suffixes:

@@ -1,4 +1,4 @@
-"""MATLAB files: version 5, which every reader knows, with up to 2 GiB a variable; version 7.3 beyond that."""
+"""MATLAB files: version 5, which all readers support, up to 2 GiB per variable; version 7.3 for larger ones."""
 
 import os
 import struct
@@ -17,10 +17,11 @@ from sppfeat.store.selection.row_table import TextColumn
 __all__ = ["write_mat", "write_mat73"]
 
 _LIMIT = 1 << 31
-_BLOCK_NBYTES = 32 << 20  # of rows whose values are written column by column
-_MATRIX = 14  # types of elements, and of arrays: MAT-File Format, tables 1-1 and 1-3
+_BLOCK_NBYTES = 32 << 20  # size of a block of rows
+# Codes of data types and array types: MAT-File Format, tables 1-1 and 1-3.
+_MATRIX = 14
 _INT8, _INT32, _UINT32 = 1, 5, 6
-_ELEMENTS = {"float32": (7, 7), "float64": (9, 6)}  # of the numbers, of the array
+_ELEMENTS = {"float32": (7, 7), "float64": (9, 6)}  # data type, array type
 
 
 def write_mat73(contents: Contents, files: list[BinaryIO]) -> None:
@@ -35,7 +36,7 @@ def write_mat(contents: Contents, files: list[BinaryIO]) -> None:
     Texts become cell arrays; bytes in them that are not UTF-8 are escaped as in ``\xff``.
 
     Raises:
-        ConfigError: the content exceeds such a file, or scipy is not installed.
+        ConfigError: the content is too large for such a file, or scipy is not installed.
     """
     if contents.nbytes >= _LIMIT - 4096:
         raise _too_large(
@@ -51,7 +52,7 @@ def write_mat(contents: Contents, files: list[BinaryIO]) -> None:
 
 
 def _variable(array: NamedArray) -> npt.NDArray[Any]:
-    """An array as it is, texts as a cell array of one column, columns of texts as a cell array of such arrays."""
+    """An array for scipy: numbers unchanged, texts as a cell array of one column, several texts as nested cells."""
     if isinstance(array, TextColumn):
         return _cells([text for part in array.parts() for text in part])
     if isinstance(array, tuple):
@@ -95,7 +96,7 @@ def _write_head(file: BinaryIO, array: int, numbers: int, *, shape: tuple[int, i
 
 
 def _write_at(fd: int, values: npt.NDArray[Any], at: int) -> None:
-    """Writes all numbers at an offset of a file, even if the system takes only some at a time."""
+    """Writes all values at an offset of a file, even if the system writes only some at a time."""
     left = memoryview(values.data).cast("B")
     while left:
         n = os.pwrite(fd, left, at)

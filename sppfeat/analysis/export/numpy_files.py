@@ -27,12 +27,14 @@ def write_npz(contents: Contents, files: list[BinaryIO]) -> None:
         with _member(archive, VECTORS, zipfile.ZIP_STORED) as member:
             _write_array(member, (contents.n_rows, contents.dimension), contents.dtype, _vectors(contents))
         for name, array in arrays_beside(contents).items():
-            with _member(archive, name, zipfile.ZIP_DEFLATED) as member:  # texts are mostly padding
+            with _member(
+                archive, name, zipfile.ZIP_DEFLATED
+            ) as member:  # texts are mostly padding, which compresses well
                 _write_named(member, array)
 
 
 def _member(archive: zipfile.ZipFile, name: str, compression: int) -> BinaryIO:
-    entry = zipfile.ZipInfo(f"{name}.npy")  # of no time: the same export is the same bytes
+    entry = zipfile.ZipInfo(f"{name}.npy")  # no time stamp, so that the same export gives the same bytes
     entry.compress_type = compression
     return cast(BinaryIO, archive.open(entry, "w", force_zip64=True))
 
@@ -64,7 +66,7 @@ def _vectors(contents: Contents) -> Iterator[npt.NDArray[Any]]:
 def _write_array(
     file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[npt.NDArray[Any]]
 ) -> None:
-    """Writes an array, given its rows in blocks."""
+    """Writes an array whose rows come in blocks."""
     stored = dtype.newbyteorder("<")
     header = {"descr": np.lib.format.dtype_to_descr(stored), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)

@@ -1,4 +1,4 @@
-"""Parquet files: a column of vectors of fixed length, and a column for everything beside them."""
+"""Parquet files: one column of vectors of fixed length, and one for each column of the table."""
 
 from typing import Any, BinaryIO
 
@@ -11,14 +11,14 @@ from sppfeat.store.selection.row_table import RowColumn, TextColumn
 __all__ = ["write_parquet"]
 
 _FEATURES = "features"
-_BLOCK_NBYTES = 32 << 20  # of a row group
+_BLOCK_NBYTES = 32 << 20  # size of the vectors of a row group
 
 
 def write_parquet(contents: Contents, files: list[BinaryIO]) -> None:
     """Writes a row group for each block of rows.
 
-    Texts become strings; a column with any text that is not UTF-8 becomes binary as a whole. The metadata of the schema
-    holds the origin of the vectors under ``sppfeat``, as JSON.
+    Texts become strings; if any text of a column is not UTF-8, the whole column becomes binary. The schema's metadata
+    holds the origin of the vectors as JSON under ``sppfeat``.
 
     Raises:
         ConfigError: the package pyarrow is not installed.
@@ -28,7 +28,7 @@ def write_parquet(contents: Contents, files: list[BinaryIO]) -> None:
     types = {name: _type(pa, column) for name, column in contents.table.items()}
     number = pa.from_numpy_dtype(contents.dtype)
     fields = [pa.field(name, kind) for name, kind in types.items()]
-    # Without nulls inside: a vector is there or all NaN.
+    # Values are not nullable: a missing vector is all NaN.
     vector = pa.list_(pa.field("element", number, nullable=False), contents.dimension)
     schema = pa.schema(
         [*fields, pa.field(_FEATURES, vector, nullable=False)], metadata={"sppfeat": contents.about_json()}

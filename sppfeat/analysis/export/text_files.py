@@ -1,7 +1,8 @@
 """Text files: CSV and TSV with a line for each row, and the sparse lines of LIBSVM and SVM-light.
 
-Numbers are written with few digits, fast, and so that reading a text gives the same number. CSV and TSV have the table
-first, then the vector; a line of LIBSVM is a label with ``column:value`` of what is not zero, from 1.
+Numbers are written fast, with few digits that still read back as the same number. A line of CSV or TSV has the columns
+of the table, then the vector. A line of LIBSVM has a label, then ``column:value`` for each value that is not zero;
+columns count from 1.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,9 +30,11 @@ __all__ = [
 ]
 
 _ROWS_AT_ONCE = 1 << 14
-TEXT_BLOCK_NBYTES = 2 << 20  # of vectors, of which Python's numbers and texts take 20 times as much
+TEXT_BLOCK_NBYTES = (
+    2 << 20
+)  # size of the vectors to write at once; as Python objects they take 20 times as much
 
-_POWERS = 10.0 ** np.arange(23)  # those that a float64 holds exactly
+_POWERS = 10.0 ** np.arange(23)  # the powers that are exact in float64
 _FORMATS = {"float16": "%s", "float32": "%.9g", "float64": "%r"}
 
 
@@ -39,7 +42,7 @@ def write_table(contents: Contents, file: BinaryIO) -> None:
     """Writes the table as comma-separated values, without the vectors."""
     file.write(_encoded([join_fields(contents.table, ",")]))
     for start in range(0, contents.n_rows, _ROWS_AT_ONCE):
-        file.write(_encoded(_beside(contents, slice(start, start + _ROWS_AT_ONCE), ",")))
+        file.write(_encoded(_table_lines(contents, slice(start, start + _ROWS_AT_ONCE), ",")))
 
 
 def _write_values(contents: Contents, files: list[BinaryIO], *, separator: str) -> None:
@@ -47,7 +50,7 @@ def _write_values(contents: Contents, files: list[BinaryIO], *, separator: str) 
     file.write(_encoded([join_fields([*contents.table, *contents.selection.columns.names()], separator)]))
     for rows, vectors in contents.blocks(TEXT_BLOCK_NBYTES):
         values = number_text_rows(vectors, separator)
-        beside = _beside(contents, rows, separator)
+        beside = _table_lines(contents, rows, separator)
         file.write(_encoded(f"{a}{separator}{b}" for a, b in zip(beside, values, strict=True)))
 
 
@@ -55,8 +58,8 @@ write_csv = partial(_write_values, separator=",")
 write_tsv = partial(_write_values, separator="\t")
 
 
-def _beside(contents: Contents, rows: slice, separator: str) -> Iterator[str]:
-    """Yields the part of the lines of some rows that comes before the vector."""
+def _table_lines(contents: Contents, rows: slice, separator: str) -> Iterator[str]:
+    """Yields lines of the table for some rows, without the vectors."""
     columns = [
         column[rows] if isinstance(column, TextColumn) else _numbers(column[rows])
         for column in contents.table.values()
@@ -65,22 +68,22 @@ def _beside(contents: Contents, rows: slice, separator: str) -> Iterator[str]:
 
 
 def _numbers(values: npt.NDArray[Any]) -> list[str]:
-    """Numbers as texts; empty for NaN, a missing score."""
+    """Numbers as texts; empty for NaN, which stands for a missing score."""
     if values.dtype.kind == "b":
         return [str(int(value)) for value in values]
     return ["" if value != value else repr(value) for value in values.tolist()]
 
 
 def _encoded(lines: Iterable[str]) -> bytes:
-    """Lines as bytes, with their ends; names that are not UTF-8 keep their bytes."""
+    """Lines as bytes, each with a newline; names that are not UTF-8 keep their bytes."""
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
 
 
 def number_text_rows(block: npt.NDArray[np.floating[Any]], separator: str) -> Iterator[str]:
     """Yields each row of ``(k, d)`` numbers as text.
 
-    Every text is read as the same number, in its own type, or in float64 and then cast. A float32 takes 0.5
-    microseconds; numpy's own text takes 1.6, and Python's of the float64 1.0 and twice the digits.
+    Every text reads back as the same number, whether parsed in its own type or in float64 and then cast. A float32
+    takes 0.5 microseconds; numpy's own formatting takes 1.6, and Python's (via float64) 1.0 with twice the digits.
 
     Example:
         >>> list(number_text_rows(np.array([[0.1, 0, np.nan, 1e-30]], dtype=np.float32), ","))
@@ -92,18 +95,18 @@ def number_text_rows(block: npt.NDArray[np.floating[Any]], separator: str) -> It
 
 
 def printf_format(dtype: np.dtype[Any]) -> str:
-    """The printf format for the result of :func:`printable` for this type."""
+    """Printf format for the numbers that :func:`printable` returns for this type."""
     return _FORMATS[dtype.name]
 
 
 def printable(block: npt.NDArray[np.floating[Any]]) -> npt.NDArray[Any]:
-    """Converts numbers so that :func:`printf_format` prints texts that are read as the same numbers; of the same shape.
+    """Converts an array of numbers so that :func:`printf_format` prints texts that read back as the same numbers.
 
-    A float32 becomes the float64 next to the decimal number with the fewest digits, 6 to 9, that rounds to the same
-    float32: '%.9g' prints just these digits. Nine always suffice; numbers too small for exact powers of ten get nine.
+    A float32 becomes the float64 nearest to its shortest decimal (6 to 9 digits) that rounds to the same float32;
+    '%.9g' prints exactly these digits. Nine always suffice; numbers too small for exact powers of ten get nine.
     """
     if block.dtype == np.float16:
-        return _half_texts()[block.view(np.uint16)]
+        return _float16_texts()[block.view(np.uint16)]
     if block.dtype == np.float64:
         return block
     result = block.astype(np.float64)
@@ -121,19 +124,19 @@ def printable(block: npt.NDArray[np.floating[Any]]) -> npt.NDArray[Any]:
 
 
 @cache
-def _half_texts() -> npt.NDArray[np.object_]:
-    """Every float16 as text, by its bits."""
+def _float16_texts() -> npt.NDArray[np.object_]:
+    """Texts ``(65536,)`` of all float16 numbers, indexed by their bits."""
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     return np.array([str(value) for value in every], dtype=object)
 
 
 def write_svmlight(contents: Contents, files: list[BinaryIO]) -> None:
-    """Writes a line for each row, without comments, which LIBSVM does not read; the table goes into the other file.
+    """Writes a line for each row, and the table into the second file, because LIBSVM cannot read comments.
 
-    If no classes are known, each label is 0, as LIBSVM wants some number.
+    If no classes are known, all labels are 0, because LIBSVM requires a number.
 
     Raises:
-        LabelError: rows without class stand among rows with one; no number could express that.
+        LabelError: some rows have a class and some have none, which numbers cannot express.
     """
     labels = _labels(contents)
     for rows, vectors in contents.blocks(TEXT_BLOCK_NBYTES):
@@ -160,7 +163,7 @@ def _labels(contents: Contents) -> npt.NDArray[Any]:
 
 
 def _sparse_text_rows(vectors: npt.NDArray[np.floating[Any]]) -> Iterator[str]:
-    """Yields the values of each row as text, with a space before each."""
+    """Yields the nonzero values of each row as ``column:value`` texts, each after a space."""
     value = printf_format(vectors.dtype)
     fields = np.array([f" {i}:{value}" for i in range(1, vectors.shape[1] + 1)], dtype=object)
     is_there = vectors != 0

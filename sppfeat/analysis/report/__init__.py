@@ -1,8 +1,8 @@
 """Reports: one HTML page about a feature file.
 
-A selection of an open file goes in; :func:`gather_facts` gives facts, plain data that ``page`` turns into one page of
-HTML that loads nothing. Gathering reads the file and the pictured images, and must not know how facts look; the page
-must not read the file.
+A selection of an open feature file goes in. :func:`gather_facts` turns it into facts, which are plain data; ``page``
+turns these into one HTML page that loads nothing else. Gathering reads the file and the pictured images, and must not
+know the layout of the page; the page must not read the file.
 """
 
 import json
@@ -41,15 +41,15 @@ def gather_facts(
 ) -> ReportFacts:
     """Gathers the facts of a report; reads the file and the images of the rows that are pictured.
 
-    Of the descriptors, memory holds the rows that are embedded or probed.
+    Memory holds only those descriptors that are embedded or probed.
 
     Args:
         selection: rows, columns and labels of an open file.
         settings: extent of the report; the defaults of :class:`ReportSettings` if None.
-        on_step: called with the number of :data:`STEPS` done, and with the next one.
+        on_step: called with the number of :data:`STEPS` done and the name of the next one.
 
     Raises:
-        ConfigError: a package is not installed, a method is not known, or a row has no descriptor.
+        ConfigError: a package is not installed, the embedding method is unknown, or a row has no descriptor.
         StoreError: the file is damaged.
     """
     settings = settings or ReportSettings()
@@ -123,7 +123,7 @@ def summarize(selection: Selection) -> Summary:
 def _embed(
     selection: Selection, settings: ReportSettings
 ) -> tuple[Embedding | None, dict[int, tuple[float, float]]]:
-    """The embedding, and the places of the rows pictured in it."""
+    """Embedding of the rows, and the centers of the pictures in it by row number."""
     if not len(selection):
         return None, {}
     embedding = embed_rows(selection, method=settings.method, most=settings.most_embedded, seed=settings.seed)
@@ -135,18 +135,18 @@ def _embed(
 def _find_neighbors(
     embedding: Embedding | None, selection: Selection, settings: ReportSettings
 ) -> ContactSheet | None:
-    """Some embedded rows, which are finite, beside their nearest rows among all."""
+    """Contact sheet of some embedded rows, all of them finite, and their nearest rows in the whole selection."""
     if embedding is None or len(selection) < 2 or not settings.n_queries:
         return None
     queries = draw_queries(embedding.selection, settings.n_queries, seed=settings.seed)
-    # Boxes of one image overlap: what is near to one of them would be the others.
+    # Otherwise most neighbors of a box would be overlapping boxes of the same image.
     one_per_image = selection.file.has_boxes
     descriptors = describe_queries(queries, selection)
     return make_contact_sheet(selection, queries, descriptors, k=settings.k, one_per_image=one_per_image)
 
 
 def _probe(selection: Selection, settings: ReportSettings) -> tuple[Probed | None, str]:
-    """The result of a probe, or the reason for its absence."""
+    """Result of a probe and an empty text, or None and the reason."""
     if not settings.most_probed:
         return None, "It was not asked for."
     if not len(selection):
@@ -154,7 +154,7 @@ def _probe(selection: Selection, settings: ReportSettings) -> tuple[Probed | Non
     how = ProbeSettings(seed=settings.seed)
     n_classes = sum(bool(name and n) for name, n in count_labels(selection))
     some = selection
-    if settings.most_probed < how.folds * n_classes:  # of each class there would be too few
+    if settings.most_probed < how.folds * n_classes:  # too few rows per class for all folds
         most = max(2, settings.most_probed // (2 * how.folds))
         some = draw_classes(selection, most, least=how.folds, seed=settings.seed)
     drawn = draw_stratified(some, settings.most_probed, seed=settings.seed)

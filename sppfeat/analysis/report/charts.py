@@ -22,18 +22,18 @@ __all__ = ["Chart", "draw_charts", "picture_uri"]
 
 _INKS = {"light": "#1b1b1b", "dark": "#e6e6e6"}
 _DPI = 200
-# Inches: so few that letters of 7 points can be read on a phone.
+# Inches, small enough for letters of 7 points to be readable on a phone.
 _EMBEDDING_SIDE = 3.8
 _NORMS_HW = (2.2, 3.4)
 _SIZES_SIDE = 4.0
 
 
 class Chart(NamedTuple):
-    """A picture as data URIs of PNG files with a transparent background.
+    """A chart as data URIs of two PNG files with a transparent background.
 
     Attributes:
-        light, dark: for pages of that kind.
-        width, height: in pixels, the same for both.
+        light, dark: the chart for light pages and for dark pages.
+        width, height: size in pixels, the same for both.
     """
 
     light: str
@@ -43,11 +43,14 @@ class Chart(NamedTuple):
 
 
 def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Chart]]:
-    """Draws charts of an embedding, of norms (one per layer) and of sizes (one per kind), as far as there are any.
+    """Draws the charts of a report: its embedding, its norms (one per layer) and its sizes (images, boxes).
 
     Args:
-        facts: facts of a report.
+        facts: facts of a report; missing facts give no chart.
         marks: marks of the classes in its embedding.
+
+    Returns:
+        Lists of charts under ``"embedding"``, ``"norms"`` and ``"sizes"``.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -88,7 +91,7 @@ def draw_charts(facts: ReportFacts, marks: list[ClassMark]) -> dict[str, list[Ch
 
 
 def picture_uri(thumbnail: Thumbnail | None) -> str:
-    """A small picture as the data URI of a JPEG file; empty without a picture."""
+    """Data URI of a thumbnail as a JPEG file; empty if there is no picture."""
     if thumbnail is None or thumbnail.pixels is None:
         return ""
     return _uri("image/jpeg", encode_jpeg(thumbnail.pixels))
@@ -100,14 +103,14 @@ def _chart(draw: Callable[[], "Figure"]) -> Chart:
         for theme in _INKS:
             with _inked(theme):
                 encoded[theme] = _png(draw())
-    # A PNG has its width and height in bytes 16 to 23.
+    # Bytes 16 to 23 of a PNG file hold its width and height.
     width, height = (int.from_bytes(encoded["light"][i : i + 4], "big") for i in (16, 20))
     return Chart(_uri("image/png", encoded["light"]), _uri("image/png", encoded["dark"]), width, height)
 
 
 @contextlib.contextmanager
 def _inked(theme: str) -> Iterator[None]:
-    """Draws lines and letters in the color for a kind of page."""
+    """Sets the color of lines and letters for light or dark pages."""
     style = import_extra("matplotlib.style", extra="report", purpose="a report")
     ink = _INKS[theme]
     names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")

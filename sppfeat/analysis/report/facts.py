@@ -28,17 +28,19 @@ class ReportSettings:
 
     Attributes:
         title: title of the page; the file's name if empty.
-        method: method of the embedding, see :func:`sppfeat.analysis.show.embedding.embed_rows`.
-        most_embedded: the most rows in the embedding.
-        most_probed: the most rows that classifiers are trained and tested on; 0 for no probe.
-        most_norms: the most rows whose norms are measured.
+        method: method of the embedding; see :func:`sppfeat.analysis.show.embedding.embed_rows`.
+        most_embedded: maximum number of rows in the embedding.
+        most_probed: maximum number of rows to train and test classifiers on; 0 for no probe.
+        most_norms: maximum number of rows to measure norms of.
         n_pictured: number of rows pictured in the embedding.
         n_queries: number of lines of the contact sheet.
-        k: neighbors in each line.
-        most_classes, most_reasons, most_paths, most_pairs: the most lines of tables: classes, reasons of failures,
-            images named for each reason, pairs of confused classes.
+        k: number of neighbors in each line.
+        most_classes: maximum number of classes to list.
+        most_reasons: maximum number of reasons of failures to list.
+        most_paths: maximum number of images to name for each reason.
+        most_pairs: maximum number of pairs of confused classes to list.
         seed: seed of all random draws.
-        root: folder of the images now; the recorded one if None.
+        root: folder that now holds the images; the root recorded in the file if None.
     """
 
     title: str = ""
@@ -64,14 +66,16 @@ class Summary:
     Attributes:
         name: name of the file, without folder.
         n_bytes: size of the file.
-        n_images, n_done, n_failed, n_pending: images, all and by status.
-        n_rows, n_described: rows, all and those that have a descriptor.
-        n_selected: rows that the report covers.
+        n_images: number of images.
+        n_done, n_failed, n_pending: number of images by status.
+        n_rows: number of rows.
+        n_described: number of rows with a descriptor.
+        n_selected: number of rows that the report covers.
         dimension, dtype: length and type of a descriptor.
-        n_columns: values of it that the report covers.
+        n_columns: number of descriptor values that the report covers.
         has_boxes: True if rows are boxes.
         boxes: counts of boxes, see :meth:`sppfeat.store.reader.FeatureFile.count_boxes`; empty for whole images.
-        classes: name and number of rows of each class, most frequent first; ``""`` stands for rows without class.
+        classes: name and number of rows of each class, most frequent first; ``""`` stands for rows without a class.
     """
 
     name: str
@@ -96,7 +100,7 @@ class FailureGroup:
     """Images that failed for the same reason.
 
     Attributes:
-        reason: reason of the first of them; those of the others differ in numbers at most.
+        reason: reason of the first image; the reasons of the others differ only in numbers.
         count: number of images.
         paths: paths of the first images, with their ids in the inputs if they have any.
     """
@@ -112,10 +116,10 @@ class Probed:
 
     Attributes:
         result: result of the cross-validation.
-        n_drawn: rows drawn for it.
-        n_rows: rows that these were drawn from.
-        n_classes: classes of these rows; if there are very many, only some of them were drawn.
-        folds: folds of the cross-validation.
+        n_drawn: number of rows drawn for the probe.
+        n_rows: number of rows that they were drawn from.
+        n_classes: number of classes that they were drawn from; if there are very many, only some were drawn.
+        folds: number of folds of the cross-validation.
     """
 
     result: ProbeResult
@@ -133,19 +137,19 @@ class ReportFacts:
         title: title of the page.
         summary: content of the file, in numbers.
         network: name of the network.
-        warnings: warnings, in words.
-        steps: steps that make a descriptor: the name of each, and a sentence.
-        configuration, provenance: names and values.
+        warnings: warnings, as sentences.
+        steps: name and description of each step from image to descriptor.
+        configuration, provenance: names and values of the settings, and of facts about the file's origin.
         is_reduced: True if descriptors are components of a reduction.
         columns: columns of a descriptor.
         norms: norms of the descriptors; None without descriptors.
         sizes: sizes of images, and of boxes if there are any.
         embedding: rows as points of a plane; None without descriptors.
-        pictured: centers of the pictures in it, by row.
+        pictured: centers ``x, y`` of the pictures in the embedding, 0 to 1 of the plot from its lower left, by row.
         sheet: queries and their nearest rows; None for fewer than two rows.
-        thumbnails: pictures of all rows that are pictured in the embedding and the sheet.
-        probe: result of a probe; None for the reason in ``why_no_probe``.
-        why_no_probe: the reason, as a sentence; empty with a probe.
+        thumbnails: pictures of the rows in the embedding and on the sheet, by row.
+        probe: result of a probe; None if there is none.
+        why_no_probe: reason why there is no probe, as a sentence; empty if there is one.
         failures: failed images, by reason.
         settings: extent of the report.
     """

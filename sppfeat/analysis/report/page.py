@@ -1,4 +1,4 @@
-"""The HTML page of a report, which loads nothing."""
+"""The HTML page of a report, which needs no other file."""
 
 import functools
 import re
@@ -24,12 +24,12 @@ from sppfeat.files.outputs import check_new_file
 
 __all__ = ["check_page_path", "render_page"]
 
-_LONGEST = 1000  # letters of any one text from the file
+_LONGEST = 1000  # maximum number of letters to show of a text from the file
 _BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
 
 
 def check_page_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
-    """Refuses an output that could not be written, before anything is computed for it.
+    """Refuses an output that cannot be written, so that nothing is computed in vain.
 
     Raises:
         ConfigError: the suffix is not .html or .htm, the output is an input, or a package is not installed.
@@ -43,7 +43,7 @@ def check_page_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bo
 
 
 def render_page(facts: ReportFacts) -> str:
-    """Renders the page, to be encoded in UTF-8; every text is escaped, whatever the file says.
+    """Renders the page as text, to be encoded in UTF-8; all texts from the file are escaped.
 
     Raises:
         ConfigError: matplotlib or jinja2 is not installed.
@@ -61,7 +61,7 @@ def render_page(facts: ReportFacts) -> str:
     markupsafe = import_extra("markupsafe", extra="report", purpose="a report")
 
     def breakable(text: str) -> Any:
-        """A name that may go on in the next line after what separates its parts."""
+        """A name in which lines may break after dots, dashes, slashes and underscores."""
         return markupsafe.Markup("<wbr>").join(_BETWEEN_PARTS.split(_shown(text)))
 
     environment.filters |= {
@@ -89,8 +89,8 @@ def render_page(facts: ReportFacts) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """A text as a page can hold it: without control characters and unpaired surrogates, and cut if it is very long."""
-    if type(value) is not str:  # what is marked as safe has a type of its own
+    """A text that a page can hold: without control characters and unpaired surrogates, and cut if it is very long."""
+    if type(value) is not str:  # safe markup has its own type
         return value
     shown = escaped(value)
     return shown if len(shown) <= _LONGEST or value.startswith("data:image/") else f"{shown[:_LONGEST]}..."
@@ -101,7 +101,7 @@ def _is_labeled(facts: ReportFacts) -> bool:
 
 
 def _verdict(line: SheetLine, i: int) -> str:
-    """The frame of a neighbor: ``same``, ``other`` or ``unknown``."""
+    """Class of a neighbor compared with its query's: ``same``, ``other`` or ``unknown``."""
     is_same = line.neighbors[i].is_same
     return "unknown" if is_same is None else "same" if is_same else "other"
 

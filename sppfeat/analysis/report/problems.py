@@ -1,4 +1,4 @@
-"""Problems of a feature file that its readers should know first: warnings, and the reasons why images failed."""
+"""Problems of a feature file: warnings, and the reasons why images failed."""
 
 import os
 import re
@@ -20,13 +20,13 @@ _NUMBER = re.compile(r"[0-9]+")
 def find_warnings(
     file: FeatureTable, summary: Summary, norms: Norms | None, thumbnails: Mapping[int, Thumbnail]
 ) -> Iterator[str]:
-    """Yields warnings in words.
+    """Yields warnings about a file, as sentences.
 
     Args:
         file: the open file.
-        summary: its content, in numbers.
-        norms: norms of its descriptors; None without descriptors.
-        thumbnails: pictures of rows, or the reasons why they cannot be read.
+        summary: content of the file, in numbers.
+        norms: norms of the descriptors; None without descriptors.
+        thumbnails: pictures of rows, or the reasons why they cannot be read, by row.
     """
     if not summary.n_rows:
         yield "The file has no rows."
@@ -55,8 +55,8 @@ def find_warnings(
                 counted(norms.n_nonfinite, "row holds", "rows hold", thousands=",")
                 + " NaN or infinities, which most methods refuse."
             )
-    yield from _of_boxes(summary)
-    yield from _of_classes(summary)
+    yield from _box_warnings(summary)
+    yield from _class_warnings(summary)
     unread = [thumbnail.reason for thumbnail in thumbnails.values() if thumbnail.pixels is None]
     if unread:
         yield (
@@ -65,7 +65,7 @@ def find_warnings(
         )
 
 
-def _of_boxes(summary: Summary) -> Iterator[str]:
+def _box_warnings(summary: Summary) -> Iterator[str]:
     boxes = summary.boxes
     if not boxes:
         return
@@ -87,7 +87,7 @@ def _of_boxes(summary: Summary) -> Iterator[str]:
         )
 
 
-def _of_classes(summary: Summary) -> Iterator[str]:
+def _class_warnings(summary: Summary) -> Iterator[str]:
     classes = [(name, n) for name, n in summary.classes if name and n]
     n_unlabeled = sum(n for name, n in summary.classes if not name)
     if not summary.classes and summary.n_rows:
@@ -104,7 +104,7 @@ def group_failures(file: FeatureTable, *, most_paths: int) -> list[FailureGroup]
 
     Args:
         file: the open file.
-        most_paths: the most images to name for each reason.
+        most_paths: maximum number of images to name for each reason.
     """
     images: dict[str, list[int]] = {}
     errors = file.errors

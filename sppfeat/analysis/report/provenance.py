@@ -1,4 +1,4 @@
-"""Origin and settings of a feature file, in words."""
+"""Origin and settings of a feature file, as texts."""
 
 import os
 
@@ -14,7 +14,7 @@ from sppfeat.store.reduction import Reduction
 
 __all__ = ["describe_provenance", "describe_settings", "reduction_text"]
 
-_MOST_SOURCES = 20  # that are named
+_MOST_SOURCES = 20  # maximum number of source files to name
 _NORMALIZE = {
     "none": "left as they are",
     "l2": "scaled to l2 norm 1, layer by layer",
@@ -23,7 +23,7 @@ _NORMALIZE = {
 
 
 def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
-    """Lists the known facts about the origin of a file: names and values."""
+    """Lists the known facts about the origin of a file, as names and values."""
     config = file.config
     found = [
         ("file", str(file.path.absolute())),
@@ -81,7 +81,7 @@ def _shard_text(shard: Shard) -> str:
 
 
 def _range_text(what: str, first: int, stop: int) -> str:
-    """A half-open range, counted from 0, by its first and last member."""
+    """Text of a half-open range, counted from 0: its first and last members."""
     return f"{what}s {first:,} to {stop - 1:,}" if stop > first else f"no {what}"
 
 
@@ -109,12 +109,12 @@ def _describe_reduction(reduction: Reduction) -> list[tuple[str, str]]:
 def describe_settings(
     config: ExtractConfig, dimension: int, *, reduction: Reduction | None = None
 ) -> list[tuple[str, str]]:
-    """Describes the steps that make a descriptor: the name of each, and a sentence.
+    """Describes the steps from image to descriptor: a name and a sentence for each.
 
     Args:
         config: settings of the file.
-        dimension: length of a descriptor, as extracted.
-        reduction: reduction applied after that; None without one.
+        dimension: length of a descriptor before any reduction.
+        reduction: reduction applied after the extraction; None without one.
     """
     steps = [("Network", _network(config.backbone)), ("Input", _input(config.input, config.backbone))]
     if config.regions is not None:

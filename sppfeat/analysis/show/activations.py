@@ -1,4 +1,4 @@
-"""The data of a picture of an image: its feature maps, the pooled values, and the cells that they came from."""
+"""The data for a picture of one image: feature maps, pooled values, and the cells where the maxima were found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class View(NamedTuple):
 
     Attributes:
         box_px: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None for the whole map.
-        scale: index of the short side to pool at; None to choose it by the size of the box.
-        mirrored: pool from the mirror image.
+        scale: index into the configured short sides of the network input; None to choose one by the size of the box.
+        mirrored: pool from the mirror image; ``box_px`` still refers to the image itself.
     """
 
     box_px: tuple[float, float, float, float] | None = None
@@ -42,9 +42,10 @@ class LayerActivations:
 
     Attributes:
         layer: name of the layer.
-        map: ``(C, H, W)`` float32.
-        geometry: stride and offset of its cells; None if receptive-field arithmetic does not apply to the network.
-        region: ``x0, y0, x1, y1`` in cells, half-open.
+        map: ``(C, H, W)`` float32, the feature map.
+        geometry: stride and offset of the map's cells in pixels of the network input; None if receptive-field
+            arithmetic does not apply to the network.
+        region: the pooled region, ``x0, y0, x1, y1`` in cells, half-open.
         levels: levels of the pyramid.
     """
 
@@ -62,13 +63,13 @@ class LayerActivations:
 
 @dataclass(frozen=True)
 class PooledBox:
-    """One box of an image, or all of it, with its pooled layers.
+    """One box of an image, or the whole image, with its pooled layers.
 
     Attributes:
         image_hw: height and width of the image as displayed, in pixels.
         pixels: ``(H, W, 3)`` uint8 RGB, the network input; mirrored if the view is.
-        view: the view of the image.
-        box_in: ``x0, y0, x1, y1`` in pixels of ``pixels``, edges: the part of the box inside the image.
+        view: the view that was requested.
+        box_in: part of the box inside the image: ``x0, y0, x1, y1`` in pixels of the network input, edges.
         flag: properties of the box, bits of :class:`sppfeat.config.regions.RowFlag`.
         layers: layers of the network.
     """
@@ -93,8 +94,8 @@ class PooledBox:
             cells: ``(..., 4)`` int64, ``x0, y0, x1, y1``, half-open.
 
         Returns:
-            ``(..., 4)`` float64, edges; may reach over the border. If the layer has no geometry, the cells are spread
-            evenly over the image.
+            ``(..., 4)`` float64 ``x0, y0, x1, y1``, edges; may extend beyond the input. If the layer has no geometry,
+            the cells are spread evenly over the input.
         """
         geometry = layer.geometry
         if geometry is None:
@@ -112,13 +113,13 @@ def pooled_boxes(
     projection: str | None = None,
     margin: float | None = None,
 ) -> list[PooledBox]:
-    """Pools boxes of an image, from one run of it at each scale.
+    """Pools boxes of an image; runs the network once for each scale and mirroring.
 
     Args:
         extractor: network and settings.
         image: a path, a Pillow image, or an array.
-        views: boxes of it, or all of it.
-        projection, margin: conversion of boxes to cells; that of the extractor's file, or the default, if None.
+        views: regions of the image to pool.
+        projection, margin: conversion of boxes to cells; if None, the one of the extractor's file, or the default.
 
     Raises:
         BoxError: a box has no area inside the image, or is not finite.
@@ -142,7 +143,7 @@ def pooled_boxes(
 
 
 def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
-    """The image of a row, as an index into the images of the file, and the view of it that was pooled.
+    """Image index of a row, and the view of that image that the row describes.
 
     Raises:
         ConfigError: there is no such row.
@@ -168,7 +169,7 @@ def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
 
 
 class _Run(NamedTuple):
-    """A run of an image at one scale: pixels ``(H, W, 3)``, and for each layer ``(1, C, H', W')``."""
+    """A run of the network on an image at one scale: pixels ``(H, W, 3)``, and a map ``(1, C, H', W')`` per layer."""
 
     image_hw: tuple[int, int]
     pixels: npt.NDArray[np.uint8]
@@ -178,7 +179,7 @@ class _Run(NamedTuple):
 def _projector(
     extractor: Extractor, views: Sequence[View], projection: str | None, margin: float | None
 ) -> Projector | None:
-    """The conversion of boxes to cells; None if the network has no geometry and no view needs one."""
+    """Conversion of boxes to cells; None if the network has no geometry and no view has a box."""
     try:
         return extractor.projector(projection=projection, margin=margin)
     except ConfigError:
@@ -194,7 +195,7 @@ def _best_scale(view: View, image_hw: tuple[int, int], short_sides: Sequence[int
 
 
 def _clip(view: View, image_hw: tuple[int, int]) -> tuple[npt.NDArray[np.float64], int]:
-    """The part ``(1, 4)`` of the box inside the image, and its flag."""
+    """Part of a view's box inside the image, ``(1, 4)`` in pixels of the image, and the flag of the box."""
     boxes_px = np.array([view.box_px], dtype=np.float64)
     clipped, flag = clip_boxes(boxes_px, np.array([image_hw], dtype=np.int32))
     if flag[0] & RowFlag.DEGENERATE:

@@ -1,4 +1,4 @@
-"""Classes of rows: their sizes, and the color and shape that mark each in a picture, either of which is enough."""
+"""Classes of rows: their sizes, and the color and shape that mark each class in a picture."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from sppfeat.store.selection import Selection
 
 __all__ = ["MOST_NAMED", "ClassMark", "count_labels", "mark_classes"]
 
-# By Okabe and Ito, for all kinds of color vision; without black, which a dark page swallows.
+# By Okabe and Ito, for all kinds of color vision; without black, which is invisible on a dark page.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 _SHAPES = ("o", "s", "^")
 _OTHER = "#8A8A8A"
@@ -20,7 +20,7 @@ class ClassMark(NamedTuple):
     """Mark of a class, or of all classes without a mark of their own.
 
     Attributes:
-        name: name of the class; ``""`` for rows without class, None for the classes that are not named.
+        name: name of the class; ``""`` for rows without a class, None for all classes without their own mark.
         color: as ``#RRGGBB``.
         shape: ``"o"``, ``"s"`` (square), ``"^"`` (triangle) or ``"."`` (dot): names of markers.
         positions: ``(k,)`` int64 positions in the selection.
@@ -35,9 +35,9 @@ class ClassMark(NamedTuple):
 
 
 def count_labels(selection: Selection) -> list[tuple[str, int]]:
-    """Counts the rows of each class, most frequent first; rows without class count under ``""``.
+    """Counts the rows of each class, most frequent first; rows without a class count under ``""``.
 
-    Numbers without names are their own names. Classes without rows are listed, too.
+    Classes that are numbers without names get their numbers as names. Classes without rows are listed, too.
     """
     y = selection.y
     if y is None:
@@ -55,11 +55,11 @@ def count_labels(selection: Selection) -> list[tuple[str, int]]:
 
 
 def mark_classes(selection: Selection, *, most: int = MOST_NAMED) -> list[ClassMark]:
-    """Marks the most frequent classes, most frequent first; then the other classes, then rows without class.
+    """Marks for the most frequent classes, most frequent first; one for all others; one for rows without a class.
 
     Args:
         selection: rows, with labels or without.
-        most: the most classes with a mark of their own.
+        most: maximum number of classes with their own mark.
     """
     y = selection.y
     if y is None:

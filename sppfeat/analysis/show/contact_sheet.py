@@ -31,25 +31,26 @@ __all__ = [
     "sheet_text",
 ]
 
-_CELL = 1.0  # inches, of a picture with its frame
-_TEXT = 0.36  # below it
+# Inches.
+_CELL = 1.0  # a picture with its frame
+_TEXT = 0.36  # the text below it
 _GAP = 0.12
 _AFTER_QUERY = 0.3
-_LETTERS = 18  # that fit under a picture
+_LETTERS = 18  # maximum in a line under a picture
 _TEXT_POINTS = 7
-_TITLE_LETTER = 0.06  # inches, on average
+_TITLE_LETTER = 0.06  # inches, average width of a letter
 
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A row near to a query.
+    """A row near a query.
 
     Attributes:
-        row: row number.
-        distance: distance from the query.
-        name: name of its image.
-        label: its class; ``""`` if it has none.
-        is_same: True if it is of the query's class; None if one of them has no class.
+        row: row number in the file.
+        distance: distance from the query, in the metric of the sheet.
+        name: path of the row's image.
+        label: class of the row; ``""`` if it has none.
+        is_same: True if row and query have the same class; None if one of them has no class.
     """
 
     row: int
@@ -70,9 +71,9 @@ class SheetLine:
 
     Attributes:
         query: the query.
-        name: name of its image.
-        label: its class; ``""`` if it has none.
-        neighbors: its nearest rows, nearest first.
+        name: path of the query's image.
+        label: class of the query; ``""`` if it has none.
+        neighbors: the nearest rows, nearest first.
     """
 
     query: Query
@@ -91,9 +92,9 @@ class ContactSheet:
     """Queries and their nearest rows.
 
     Attributes:
-        lines: one per query.
-        k: number of neighbors requested.
-        metric: metric of the distances.
+        lines: one line per query.
+        k: number of neighbors requested per query.
+        metric: metric of the distances, ``"cosine"`` or ``"l2"``.
     """
 
     lines: tuple[SheetLine, ...]
@@ -102,12 +103,12 @@ class ContactSheet:
 
     @property
     def n_judged(self) -> int:
-        """Number of neighbors that have a class, as their query has."""
+        """Number of neighbors that have a class and whose query has one."""
         return sum(n.is_same is not None for line in self.lines for n in line.neighbors)
 
     @property
     def n_same(self) -> int:
-        """Number of neighbors of the same class as their query."""
+        """Number of neighbors with the class of their query."""
         return sum(n.is_same is True for line in self.lines for n in line.neighbors)
 
     @property
@@ -118,7 +119,7 @@ class ContactSheet:
 
 
 def draw_queries(selection: Selection, n: int, *, seed: int = 0) -> list[Query]:
-    """Draws some rows at random: one of each class, the most frequent class first, then any.
+    """Draws ``n`` random rows as queries: one of each class, the most frequent class first, then any rows.
 
     Raises:
         ConfigError: a row of the selection has no descriptor.
@@ -144,14 +145,14 @@ def make_contact_sheet(
     one_per_image: bool = False,
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> ContactSheet:
-    """Finds the nearest rows of some queries; a row is not its own neighbor.
+    """Finds the nearest rows of some queries; a row is never its own neighbor.
 
     Args:
         selection: the rows to search.
         queries: images, boxes or rows.
-        descriptors: ``(q, d)`` from :func:`~sppfeat.analysis.search.queries.describe_queries`.
-        k: neighbors per query.
-        metric, one_per_image, on_progress: as for :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
+        descriptors: ``(q, d)``, the :func:`~sppfeat.analysis.search.queries.describe_queries` of these queries.
+        k: number of neighbors per query.
+        metric, one_per_image, on_progress: see :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
 
     Raises:
         ConfigError: there is no such metric.
@@ -189,7 +190,7 @@ def _without_folders(name: str) -> str:
 
 
 class _Frame(NamedTuple):
-    """Frame of a picture: a color, a line style and a sign, each of which is enough."""
+    """Frame of a picture: a color, a line style and a sign, so that no reader depends on the color."""
 
     color: str
     line: str
@@ -207,7 +208,7 @@ def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thu
 
     Args:
         sheet: one line or more.
-        thumbnails: pictures of rows, by number, and of other queries, by their text; a missing one is drawn as such.
+        thumbnails: pictures of rows by row number, and of other queries by their text; "no picture" replaces missing ones.
     """
     n_columns = 1 + max((len(line.neighbors) for line in sheet.lines), default=0)
     title = plain(sheet_text(sheet))
@@ -274,7 +275,7 @@ def _draw_cell(
 
 
 def _shortened(text: str) -> str:
-    """A text that fits under a picture; keeps both ends of a long one, as names of images differ at the end."""
+    """Shortens a text to fit under a picture; keeps both ends, because names of images often differ at the end."""
     line = escaped(text)
     if len(line) <= _LETTERS:
         return line
@@ -284,7 +285,7 @@ def _shortened(text: str) -> str:
 def _draw_pixels(
     axes: "Axes", pixels: npt.NDArray[np.uint8], center: tuple[float, float], inner: float
 ) -> None:
-    """Draws a picture as large as possible, at its own aspect ratio."""
+    """Draws a picture as large as its frame allows, at its own aspect ratio."""
     height, width = (inner * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
     x, y = center
     extent = (x - width / 2, x + width / 2, y + height / 2, y - height / 2)

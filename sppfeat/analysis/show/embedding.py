@@ -1,4 +1,4 @@
-"""Embeddings: descriptors as points of a plane."""
+"""Embeddings: descriptors as points in the plane."""
 
 import dataclasses
 import warnings
@@ -17,23 +17,23 @@ from sppfeat.store.selection import Selection
 
 __all__ = ["Embedding", "embed_rows"]
 
-_N_REDUCED = 50  # principal components that t-SNE and UMAP see of a descriptor, as is usual
+_N_REDUCED = 50  # principal components that t-SNE and UMAP get, as is usual
 _PERPLEXITY = 30.0
 _N_NEIGHBORS = 15
-_FEWEST_NEIGHBORED = 5  # rows, below which neighborhoods say nothing and the methods fail
+_FEWEST_NEIGHBORED = 5  # minimum number of rows for t-SNE and UMAP, which fail with fewer
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Rows as points of a plane.
+    """Rows as points in the plane.
 
     Attributes:
         method: one of :data:`~sppfeat.analysis.choices.EMBEDDINGS`.
         selection: the ``n`` rows that have points.
-        points: ``(n, 2)`` float64.
-        explained: share of the variance along each axis, 0 to 1; None if the axes have no such meaning.
-        n_rows: rows that these were drawn from.
-        n_nonfinite: drawn rows without a point, as they hold NaN or infinities.
+        points: ``(n, 2)`` float64, in arbitrary units.
+        explained: share of the variance along each axis, 0 to 1; None if the method is not ``"pca"``.
+        n_rows: number of rows that they were drawn from.
+        n_nonfinite: number of drawn rows left out because they hold NaN or infinities.
     """
 
     method: str
@@ -47,15 +47,15 @@ class Embedding:
 def embed_rows(
     selection: Selection, *, method: str = DEFAULT_EMBEDDING, most: int = MOST_EMBEDDED, seed: int = 0
 ) -> Embedding:
-    """Places the rows of a selection in a plane, similar ones close to each other.
+    """Places the rows of a selection in the plane, similar ones close to each other.
 
     Memory holds the drawn rows twice: ``8 * most * d`` bytes.
 
     Args:
         selection: rows and columns of an open file.
-        method: ``"pca"``: the two directions of largest variance. ``"tsne"`` or ``"umap"``, of the first 50
-            principal components: neighborhoods, in which distances between groups mean nothing.
-        most: the most rows; they are drawn at random if there are more.
+        method: ``"pca"`` shows the two directions of largest variance; ``"tsne"`` and ``"umap"`` keep neighborhoods of
+            the first 50 principal components, but distances between groups mean nothing.
+        most: maximum number of rows; if there are more, this many are drawn at random.
         seed: seed of the draw and of the method.
 
     Raises:
@@ -84,7 +84,7 @@ def embed_rows(
     if method == "pca":
         return Embedding(method, drawn, points[:, :2] * peak, explained, len(selection), n_nonfinite)
     spread = float(np.abs(points).max(initial=0))
-    if not spread:  # of equal rows t-SNE divides by zero, and then ends the process (SIGSEGV)
+    if not spread:  # with equal rows, t-SNE divides by zero and crashes the process (SIGSEGV)
         return Embedding(method, drawn, points[:, :2], None, len(selection), n_nonfinite)
     points = (_tsne if method == "tsne" else _umap)(points / spread, seed)
     return Embedding(method, drawn, points, None, len(selection), n_nonfinite)
@@ -93,7 +93,7 @@ def embed_rows(
 def _principal(
     decomposition: object, rows: npt.NDArray[np.float32], n_components: int, seed: int
 ) -> tuple[npt.NDArray[np.float64], tuple[float, float]]:
-    """Principal components ``(n, k)``, at least two of them, and the shares of the first two in the variance."""
+    """Principal components ``(n, k)`` with ``k >= 2``, and the first two components' shares of the variance."""
     points = np.zeros((len(rows), max(2, n_components)))
     if len(rows) < 2 or not np.ptp(rows, axis=0).any():  # nothing varies
         return points, (0.0, 0.0)
@@ -115,6 +115,6 @@ def _umap(points: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]
     umap = import_extra("umap", extra="umap", purpose="an embedding by UMAP")
     n_neighbors = min(_N_NEIGHBORS, len(points) - 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that with a seed it takes one thread
+        warnings.simplefilter("ignore")  # about using only one thread because of the seed
         reducer = umap.UMAP(n_components=2, n_neighbors=n_neighbors, random_state=seed)
         return np.asarray(reducer.fit_transform(points), dtype=np.float64)

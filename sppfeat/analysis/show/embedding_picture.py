@@ -1,4 +1,4 @@
-"""Pictures of embeddings: rows as points of a plane, with small pictures placed so that they hide few points."""
+"""Pictures of embeddings: rows as points in the plane, with thumbnails placed so that they hide few points."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,21 +29,24 @@ __all__ = [
 ]
 
 _NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-_SIDE = 5.2  # inches of the plot
-_PICTURE_SHARE = 0.085  # of the plot's sides, taken by a row's picture with its frame
-_PICTURE_FILL = 0.88  # of that, by the picture
+_SIDE = 5.2  # inches, side of the plot
+_PICTURE_SHARE = 0.085  # side of a thumbnail with its frame, as a share of the plot's side
+_PICTURE_FILL = 0.88  # side of the thumbnail itself, as a share of that
 _MARGIN = 0.09
 _LONGEST_NAME = 28
-_GAP = 0.012  # between a point and its picture, of the plot's sides
-_RINGS = (1.0, 1.7)  # how far from its point a picture may be: multiples of where it just does not hide it
+_GAP = 0.012  # between a point and its thumbnail, as a share of the plot's side
+_RINGS = (
+    1.0,
+    1.7,
+)  # distances of a thumbnail from its point: multiples of the smallest that leaves it visible
 _DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
 
 
 def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[int, tuple[float, float]]:
-    """Chooses rows to picture, and their places.
+    """Chooses at most this many rows to picture, and places their thumbnails.
 
     Returns:
-        The center of each row's picture, 0 to 1 from the left and the lower edge of the plot, by row number.
+        Center ``x, y`` of each thumbnail, 0 to 1 from the left and lower edges of the plot, by row number.
     """
     placed = place_pictures(_places(embedding.points), side=_PICTURE_SHARE, most=most, seed=seed)
     rows = embedding.selection.rows
@@ -57,8 +60,8 @@ def embedding_figure(
 
     Args:
         embedding: at least one point.
-        pictured: centers of the rows' pictures: see :func:`choose_pictured`.
-        thumbnails: pictures of these rows, by row number.
+        pictured: centers of the thumbnails by row number, from :func:`choose_pictured`.
+        thumbnails: thumbnails of these rows, by row number.
     """
     figure = new_figure(_SIDE, _SIDE)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -79,9 +82,9 @@ def draw_embedding(
     *,
     side: float,
 ) -> None:
-    """Draws points and pictures into axes of ``side`` inches on each side; labels the marks for a legend."""
+    """Draws points and thumbnails into square axes with sides of ``side`` inches; labels the marks for a legend."""
     points = embedding.points
-    # Rarer classes over frequent ones, and whatever has a name over what has none.
+    # Frequent classes lie below rare ones, and points without a named class below all others.
     for order, mark in enumerate(reversed(marks)):
         own = points[mark.positions]
         size = (6 if mark.shape == "." else 14) * (0.5 if len(points) > 1000 else 1)
@@ -97,9 +100,9 @@ def draw_embedding(
             zorder=2 + order / 100,
             rasterized=len(points) > 5000,
         )
-    for mark in marks:  # in the order of the legend, which is not the one of drawing
+    for mark in marks:  # again, because the legend lists marks in the opposite order
         text = plain(mark_text(mark))
-        if text.startswith("_"):  # which to matplotlib means: not in the legend
+        if text.startswith("_"):  # matplotlib hides labels that begin with an underscore
             text = f" {text}"
         axes.scatter([], [], s=14, c=mark.color, marker=mark.shape, label=text)
     _set_limits(axes, points)
@@ -128,14 +131,14 @@ def axis_names(embedding: Embedding) -> tuple[str, str]:
 
 
 def caption(embedding: Embedding) -> str:
-    """Method and number of rows, and of how many they were drawn."""
+    """Caption of an embedding: its method, the number of rows, and the number they were drawn from."""
     n_nonfinite = embedding.n_nonfinite
     rows = sample_text(len(embedding.selection), n_nonfinite=n_nonfinite, n_rows=embedding.n_rows)
     return f"{_NAMES[embedding.method]} of {rows}{nonfinite_text(n_nonfinite)}"
 
 
 def mark_text(mark: ClassMark) -> str:
-    """Text of a mark in a legend."""
+    """Legend text of a mark."""
     if mark.name is None:
         return f"{counted(mark.n_classes, 'more class')} ({len(mark.positions)})"
     name = one_line(mark.name, longest=_LONGEST_NAME) or "no label"
@@ -143,7 +146,7 @@ def mark_text(mark: ClassMark) -> str:
 
 
 def _places(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Places of points in the plot, 0 to 1."""
+    """Converts points ``(n, 2)`` to places in the plot, 0 to 1 from its left and lower edges."""
     low, high = _limits(points)
     return np.asarray((points - low) / (high - low))
 
@@ -170,7 +173,7 @@ def _draw_picture(
     color: str,
     inches: float,
 ) -> None:
-    """Draws a picture, and a line to its point if it lies beside it."""
+    """Draws a thumbnail, and a line to its point if it does not cover the point."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     image = OffsetImage(pixels, zoom=inches * 72 / max(pixels.shape[:2]), interpolation="antialiased")
@@ -188,11 +191,11 @@ def _draw_picture(
 
 
 class Placed(NamedTuple):
-    """A picture of a point.
+    """A thumbnail placed in a plot.
 
     Attributes:
-        position: position of the point among all.
-        center: ``x, y`` of the picture, 0 to 1 as the points are.
+        position: index of its point.
+        center: ``x, y`` of the thumbnail, 0 to 1 from the left and lower edges of the plot.
     """
 
     position: int
@@ -200,14 +203,14 @@ class Placed(NamedTuple):
 
 
 def place_pictures(points: npt.NDArray[np.float64], *, side: float, most: int, seed: int = 0) -> list[Placed]:
-    """Places pictures of points drawn at random, each on its point or near it, where it hides the fewest others.
+    """Draws points at random and places a picture on or near each, where it hides the fewest other points.
 
-    Pictures do not overlap, and lie within the plot; points without such a place get none.
+    Pictures do not overlap and lie within the plot; a point without such a place gets no picture.
 
     Args:
-        points: ``(n, 2)``, 0 to 1 from the left and the lower edge of a plot.
+        points: ``(n, 2)``, 0 to 1 from the left and lower edges of a plot.
         side: side of a picture, in the same unit.
-        most: the most pictures.
+        most: maximum number of pictures.
         seed: seed of the draw.
     """
     reach = side / 2 + _GAP

@@ -1,7 +1,7 @@
-"""Style and files that all pictures share.
+"""The style of all pictures, and their files.
 
-Figures are objects of their own, drawn without a display; pyplot and its list of open figures are not used, so that
-a figure's memory goes with it. The same figure gives the same bytes.
+Figures are drawn without a display and without pyplot, whose list of open figures would keep them in memory. The same
+figure gives the same bytes.
 """
 
 import contextlib
@@ -43,11 +43,11 @@ HEAT = "viridis"
 """Color map for amounts, brighter for larger ones, for all kinds of color vision."""
 
 _DPI = 200
-_VECTOR_DPI = 130  # of photographs in .svg and .pdf: with 200 a picture with 6 of them has 9 MB
+_VECTOR_DPI = 130  # for photographs in .svg and .pdf; with 200, a picture with 6 photographs takes 9 MB
 _PURPOSE = "a picture"
 _PAGE_MARGIN = 0.08  # inches
 _FONT = "DejaVu Sans"  # comes with matplotlib
-# For letters that it has not, where they are installed; each has many kinds of letters.
+# Used, if installed, for letters that DejaVu Sans lacks; each covers many scripts.
 _FURTHER_FONTS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -77,11 +77,11 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "figure.dpi": _DPI,
     "savefig.dpi": _DPI,
-    "pdf.fonttype": 42,  # letters stay letters: publishers refuse type 3
-    "svg.fonttype": "path",  # looks the same whatever fonts there are
-    "svg.hashsalt": "sppfeat",  # names of parts are drawn at random otherwise
+    "pdf.fonttype": 42,  # TrueType, because publishers refuse Type 3 fonts
+    "svg.fonttype": "path",  # looks the same without the fonts
+    "svg.hashsalt": "sppfeat",  # otherwise element ids are random
 }
-# Of the time of day there is nothing in a file.
+# No date and no version, so that the same figure gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None, "Creator": None},
@@ -90,7 +90,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 def check_picture_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
-    """Refuses an output that could not be written, before anything is computed for it.
+    """Refuses an output that cannot be written, so that nothing is computed in vain.
 
     Raises:
         ConfigError: the suffix is not one of :data:`PICTURE_SUFFIXES`, the output is an input, or matplotlib is not
@@ -105,7 +105,7 @@ def check_picture_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite:
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Sets our style while a figure is made and saved, whatever the user's settings of matplotlib are.
+    """Sets our style while a figure is made and saved, in place of the user's matplotlib settings.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -113,20 +113,20 @@ def drawing() -> Iterator[None]:
     style = import_extra("matplotlib.style", extra="plot", purpose=_PURPOSE)
     fonts = {"font.family": [_FONT, *_installed(_FURTHER_FONTS)]}
     with style.context(["default", _STYLE, fonts]), warnings.catch_warnings():
-        # File names may have letters that the font has not; they are shown as boxes.
+        # File names may hold letters that no font has; matplotlib warns and draws them as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of this many inches; inside :func:`drawing`."""
+    """An empty figure of this width and height in inches; inside :func:`drawing`."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), facecolor="white")
 
 
 def fit_page(figure: "Figure", axes: "Axes", width: float, height: float) -> None:
-    """Gives axes this many inches, and the page the size that they take with their title, labels and legend."""
+    """Sets the size of axes in inches, and fits the page to the axes with their title, labels and legend."""
     page_width, page_height = figure.get_size_inches()
     axes.set_position((0, 0, width / page_width, height / page_height))
     around = axes.get_tightbbox()
@@ -140,7 +140,7 @@ def fit_page(figure: "Figure", axes: "Axes", width: float, height: float) -> Non
 
 
 def plain(text: str) -> str:
-    r"""Escapes a text of a user, such as a file name, so that matplotlib shows it letter by letter, without formulas.
+    r"""Escapes a text from a user, such as a file name, so that matplotlib does not read it as a formula.
 
     Example:
         >>> print(plain("$x$.png"))
@@ -150,7 +150,7 @@ def plain(text: str) -> str:
 
 
 def save_figure(figure: "Figure", path: Path, *, overwrite: bool = True) -> None:
-    """Writes a figure in the format of the path's suffix, whole or not at all; inside :func:`drawing`.
+    """Writes a figure in the format that the path's suffix names, whole or not at all; inside :func:`drawing`.
 
     Raises:
         StoreError: the file cannot be written.
@@ -163,7 +163,7 @@ def save_figure(figure: "Figure", path: Path, *, overwrite: bool = True) -> None
 
 
 def _installed(fonts: Sequence[str]) -> list[str]:
-    """The fonts that matplotlib finds; it would warn of every other one, for every text."""
+    """Filters fonts that matplotlib finds; it would warn of each missing one, for each text."""
     from matplotlib.font_manager import fontManager
 
     known = {font.name for font in fontManager.ttflist}

@@ -1,4 +1,4 @@
-"""The panels of a picture of an image: pixels of the network input, and the drawings over them."""
+"""The panels of a picture of one image: the network input, its map, bins, pooled values and maxima."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,16 @@ __all__ = ["MAXIMA", "LayerPanels", "draw_bins", "draw_map", "draw_maxima", "dra
 MAXIMA = "magma_r"
 _BOX_COLOR, _REGION_COLOR = COLORS[3], "white"
 _LEVEL_COLORS = (COLORS[0], COLORS[1], COLORS[2], COLORS[4], COLORS[5], COLORS[3])
-_LEAST_CELLS = 5  # a window on a region that is smaller shows so many cells and what surrounds them
-_AROUND = 0.6  # strides around region and box that a window shows
-_INSET = 0.13  # strides that outlines are drawn inside their bins: where bins overlap, both can be seen
+_LEAST_CELLS = 5  # minimum side of the visible window, in cells, without its margin
+_AROUND = 0.6  # margin of the window around region and box, in strides
+_INSET = (
+    0.13  # strides between an outline and the edge of its bin, so that overlapping bins can be told apart
+)
 _POINTS = 72  # per inch
-_LIGHTENED = 0.7  # contrast that is left of a picture in gray
+_LIGHTENED = 0.7  # share of the contrast that a picture in gray keeps
 _LETTER_POINTS = (10, 4.5)  # height of a line, width of a digit
-_ALIKE = 1e-4  # relative difference below which values have one color
-_LEAST_BIN_POINTS = 2.5  # smaller bins are no more than a gray veil
+_ALIKE = 1e-4  # relative difference below which values get the same color
+_LEAST_BIN_POINTS = 2.5  # outlines of smaller bins would merge into gray
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class LayerPanels:
     """The panels of one layer of one box.
 
     Attributes:
-        box, layer: the box, and its pooled layer.
-        channel: the channel to draw; None for all.
+        box: the box.
+        layer: one of its pooled layers.
+        channel: the only channel to draw; None for the l2 norm over all channels.
     """
 
     box: PooledBox
@@ -43,18 +46,18 @@ class LayerPanels:
 
     @property
     def region_in(self) -> npt.NDArray[np.float64]:
-        """``(4,)`` the region in pixels of the network input."""
+        """``(4,)`` float64, the region as ``x0, y0, x1, y1`` in pixels of the network input."""
         return self.box.cells_in(self.layer, np.array(self.layer.region))
 
     @property
     def stride(self) -> npt.NDArray[np.float64]:
-        """``(2,)`` pixels from one cell to the next, along x and y."""
+        """``(2,)`` float64, pixels of the network input from one cell to the next, along x and y."""
         cell = self.box.cells_in(self.layer, np.array([0, 0, 1, 1]))
         return cell[2:] - cell[:2]
 
     @property
     def window(self) -> npt.NDArray[np.float64]:
-        """``(4,)`` the visible part of the network input: region and box, and some cells around them."""
+        """``(4,)``, the visible part of the network input as ``x0, y0, x1, y1`` in pixels: region, box and a margin."""
         first = np.minimum(self.region_in[:2], self.box.box_in[:2])
         last = np.maximum(self.region_in[2:], self.box.box_in[2:])
         around = np.maximum(_AROUND, (_LEAST_CELLS - (last - first) / self.stride) / 2) * self.stride
@@ -65,7 +68,7 @@ class LayerPanels:
 
     @property
     def map_limits(self) -> tuple[float, float]:
-        """The least and the largest strength of the visible cells."""
+        """Smallest and largest strength of the visible cells."""
         x0, y0, x1, y1 = self.window
         height, width = self.layer.map_hw
         cells = self.box.cells_in(
@@ -77,12 +80,12 @@ class LayerPanels:
 
     @property
     def pooled_limits(self) -> tuple[float, float]:
-        """The least and the largest strength of the bins of all levels."""
+        """Smallest and largest strength of the bins of all levels."""
         return _limits(np.concatenate([level.strength(self.channel).ravel() for level in self.layer.levels]))
 
 
 def draw_overview(axes: "Axes", panels: LayerPanels) -> None:
-    """Draws all of the network input, with the box (dashed) and the region (solid)."""
+    """Draws the whole network input, with the box (dashed) and the region (solid)."""
     height, width = panels.box.input_hw
     _show(axes, panels.box.pixels, (0, 0, width, height))
     _outline(axes, panels.region_in, _REGION_COLOR, "solid")
@@ -100,7 +103,7 @@ def draw_map(axes: "Axes", panels: LayerPanels) -> None:
 
 
 def draw_pooled(axes: "Axes", panels: LayerPanels, level: PooledLevel) -> None:
-    """Draws the strength of each bin's pooled vector, each as an equal part of the region, so that none is hidden."""
+    """Draws the strength of each bin's pooled vector; bins get equal parts of the region, so that none is hidden."""
     _show_gray(axes, panels)
     values = level.strength(panels.channel)
     height, width = panels.box.input_hw
@@ -110,9 +113,9 @@ def draw_pooled(axes: "Axes", panels: LayerPanels, level: PooledLevel) -> None:
 
 
 def draw_bins(axes: "Axes", panels: LayerPanels, position: int) -> None:
-    """Draws the bins of the ``position``-th level, each with all its cells; cells of several bins are darker.
+    """Draws the bins of the level at a position, each with all its cells; cells of several bins are darker.
 
-    Draws nothing if the bins are too small to be told apart.
+    Draws nothing if the bins are too small to tell apart.
     """
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
@@ -138,7 +141,7 @@ def draw_bins(axes: "Axes", panels: LayerPanels, position: int) -> None:
 
 
 def draw_maxima(axes: "Axes", panels: LayerPanels, level: PooledLevel) -> None:
-    """Draws the picture in gray and, for a level of maxima, how many bins and channels took each cell."""
+    """Draws the picture in gray and, if the level holds maxima, the number of maxima found in each cell."""
     _show_gray(axes, panels)
     if level.cells is not None:
         counts = level.count_maxima(panels.layer.map_hw, panels.channel).astype(np.float64)
@@ -230,7 +233,7 @@ def _write_numbers(
 
 
 def _number(value: float) -> str:
-    """A number in few letters."""
+    """Formats a number in few letters."""
     return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
@@ -249,7 +252,7 @@ def _outline_box(axes: "Axes", panels: LayerPanels) -> None:
 
 
 def _outline(axes: "Axes", box: npt.NDArray[np.float64], color: str, style: Any) -> None:
-    """Draws a rectangle that stands out on bright and dark pictures, cut at the border."""
+    """Draws a rectangle that stands out on bright and dark pictures, clipped at the border."""
     from matplotlib.patches import Rectangle
 
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()

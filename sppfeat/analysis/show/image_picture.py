@@ -1,4 +1,4 @@
-"""Pictures of an image as a network sees it: regions, bins, pooled values, and the cells that they came from."""
+"""Pictures of the pooling of one image: regions, bins, pooled values, and the cells where the maxima were found."""
 
 import textwrap
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_LEVELS", "MAX_PANEL_ROWS", "check_extent", "draw_image"]
 
-MAX_PANEL_ROWS = 6  # boxes x layers: more are no picture any more
+MAX_PANEL_ROWS = 6  # boxes times layers
 MAX_LEVELS = 6
 
 # Inches.
@@ -34,10 +34,10 @@ _MARGIN, _GAP = 0.15, 0.15
 _PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_WIDTH = 2.05, 2.2, 1.95
 _TITLE, _LINE, _BAR, _BAR_WIDTH, _BAR_HEIGHT, _BAR_STEP = 0.2, 0.16, 0.55, 1.6, 0.09, 2.05
 _HEADING, _PANELS_GAP = 0.26, 0.12
-_LEAST_WIDTH_OF_ALL = 6.0  # three bars
-_LETTER = 0.058  # of 8 points, on average
+_LEAST_WIDTH_OF_ALL = 6.0  # room for three color bars
+_LETTER = 0.058  # average width of a letter of 8 points
 _SMALL = 7  # points
-_BOLD = 0.88  # as many letters fit
+_BOLD = 0.88  # number of bold letters that take the width of one regular letter
 _LONGEST_NAME = 80
 
 
@@ -60,14 +60,14 @@ def draw_image(
 ) -> "Figure":
     """Draws the pooling of an image; inside :func:`sppfeat.analysis.show.figure.drawing`.
 
-    For each box and layer: the network input with the box (dashed) and its region; the map; and for each level the
-    pooled value of its bins, as one color each, above the bins themselves and the cells that their maxima came from.
+    For each box and layer, panels show the network input with the box (dashed) and its region; the map; and for each
+    level the pooled value of each bin as a color, above the bins and the cells where their maxima were found.
 
     Args:
         boxes: boxes of one image.
         title: title of the picture, such as the image's name.
-        notes: lines about the network.
-        channel: the only channel to draw; the l2 norm over all if None.
+        notes: lines of text about the network.
+        channel: the only channel to draw; the l2 norm over all channels if None.
 
     Raises:
         ConfigError: there are too many boxes, layers or levels, or there is no such channel.
@@ -98,7 +98,7 @@ def draw_image(
 
 
 class _Page:
-    """A figure with places in inches from its left and upper edges."""
+    """A figure whose places are in inches from the left and upper edges."""
 
     def __init__(self, width: float, height: float) -> None:
         self.figure = new_figure(width, height)
@@ -116,7 +116,7 @@ class _Page:
         self.figure.text(left / self._width, 1 - top / self._height, text, va="top", **style)
 
     def lines(self, left: float, top: float, lines: Sequence[str], **style: Any) -> float:
-        """Writes lines, and returns the place of the next one."""
+        """Writes lines, and returns the top of the next line."""
         for line in lines:
             self.text(left, top, plain(line), **style)
             top += _LINE
@@ -125,7 +125,7 @@ class _Page:
 
 @dataclass(frozen=True)
 class _PanelsLayout:
-    """Sizes of panels in inches: of the overview, and of those that show the window."""
+    """Widths and heights in inches of the overview panel, and of the panels that show the window."""
 
     panels: LayerPanels
     overview: tuple[float, float]
@@ -159,7 +159,7 @@ def _layout(panels: LayerPanels) -> _PanelsLayout:
 
 
 def _fitted(width: float, height: float) -> tuple[float, float]:
-    """Inches of a panel for this many pixels."""
+    """Width and height in inches of a panel that shows this many pixels."""
     scale = min(_PANEL_WIDTH / width, _PANEL_HEIGHT / height)
     return width * scale, height * scale
 
@@ -234,7 +234,7 @@ def _has_maxima(panels: LayerPanels) -> bool:
 
 
 def _captions(panels: LayerPanels, position: int, n_rows: int, n_letters: int) -> tuple[list[str], list[str]]:
-    """Lines that name the box and layer of panels, and lines that say where its region lies."""
+    """Lines that name the box and layer of panels, and lines that describe its region."""
     box, layer = panels.box, panels.layer
     x0, y0, x1, y1 = layer.region
     number = f"{position + 1} of {n_rows}: " if n_rows > 1 else ""
@@ -261,7 +261,7 @@ def _box_text(box: PooledBox) -> str:
 
 
 def _legend(layouts: Sequence[_PanelsLayout]) -> str:
-    """Explains what the panels do not show."""
+    """Legend: explains lines and colors of the panels."""
     has_box = any(layout.panels.box.view.box_px is not None for layout in layouts)
     text = "Dashed: the box; solid: its region, all cells that are pooled." if has_box else ""
     text += " Bins are drawn a little inside their cells, as neighbours share some."

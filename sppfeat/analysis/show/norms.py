@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Norms", "draw_norms", "measure_norms", "norms_figure", "norms_text"]
 
-_BLOCK_NBYTES = 16 << 20  # of descriptors at once; four times that in float64 and temporaries
+_BLOCK_NBYTES = 16 << 20  # size of a block of descriptors; float64 copies take four times as much
 
-# Odd numbers: one norm alone stands in the middle.
+# Odd numbers, so that a single norm stands in the middle.
 _FEWEST_BINS, _MOST_BINS = 9, 41
-_NARROW = 1e-4  # spread relative to the norm, below which norms are one and the same
+_NARROW = 1e-4  # norms with a smaller relative spread count as equal
 
 
 @dataclass(frozen=True)
 class Norms:
-    """l2 norms of each layer's part of descriptors as stored, after normalization.
+    """l2 norms of each layer's part of the stored (normalized) descriptors.
 
     Attributes:
-        layers: names of the layers.
-        values: ``(n, L)`` float64, for the rows without NaN and infinities.
-        n_zero: ``(L,)`` number of these rows that are zero throughout the layer.
+        layers: names of the ``L`` layers.
+        values: ``(n, L)`` float64 norms of the rows without NaN and infinities.
+        n_zero: number of these rows that are zero throughout, for each layer.
         n_nonfinite: number of rows with NaN or infinities.
-        n_rows: rows that these were drawn from.
-        normalize: scaling of the file's descriptors; of reduced ones, after the reduction.
+        n_rows: number of rows that they were drawn from.
+        normalize: normalization of the file's descriptors; if they are reduced, the one after the reduction.
     """
 
     layers: tuple[str, ...]
@@ -54,7 +54,7 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
 
     Args:
         selection: rows and columns of an open file.
-        most: the most rows; they are drawn at random if there are more.
+        most: maximum number of rows; if there are more, this many are drawn at random.
         seed: seed of the draw.
 
     Raises:
@@ -115,7 +115,7 @@ def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
 
 
 def _n_bins(n_values: int) -> int:
-    """Number of bins, small enough for few values not to look like a comb."""
+    """Number of bins; few values get few bins, so that most bins are not empty."""
     return min(max(2 * int(n_values**0.5) + 1, _FEWEST_BINS), _MOST_BINS)
 
 

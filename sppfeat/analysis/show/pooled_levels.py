@@ -1,4 +1,4 @@
-"""A region of a feature map pooled level by level, with the cells that the maxima came from."""
+"""Pooling of one region of a feature map level by level, with the cells where the maxima were found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class PooledLevel:
     """One level of the pyramid over a region: ``n x n`` bins of ``C`` channels.
 
     Attributes:
-        level: ``n``.
-        bins: ``(n, n, 4)`` int64, cells of each bin, bin row by bin row: ``x0, y0, x1, y1``, half-open.
-        values: ``(C, n, n)`` float32, pooled values, as in a descriptor that is not scaled.
-        cells: ``(C, n, n, 2)`` int64, cell ``y, x`` that each maximum came from, the first of several; None for means.
-        n_cells: ``(C, n, n)`` int64, number of cells of the bin that have the maximum; 0 if it is NaN; None for means.
+        level: number of bins per side, ``n``.
+        bins: ``(n, n, 4)`` int64, ``x0, y0, x1, y1`` of each bin in cells of the map, half-open.
+        values: ``(C, n, n)`` float32, pooled values before normalization.
+        cells: ``(C, n, n, 2)`` int64, cell ``y, x`` of each maximum, the first of several; None for means.
+        n_cells: ``(C, n, n)`` int64, number of cells of the bin that hold the maximum; 0 if it is NaN; None for means.
     """
 
     level: int
@@ -33,14 +33,14 @@ class PooledLevel:
     n_cells: npt.NDArray[np.int64] | None
 
     def strength(self, channel: int | None = None) -> npt.NDArray[np.float64]:
-        """``(n, n)`` l2 norm of each bin over all channels, or its value in one channel."""
+        """l2 norms ``(n, n)`` of the bins over all channels, or their values in one channel."""
         return strength(self.values, channel)
 
     def count_maxima(self, map_hw: tuple[int, int], channel: int | None = None) -> npt.NDArray[np.int64]:
-        """Counts the maxima from each cell, ``(H, W)`` int64, of all channels and bins or of one channel.
+        """Counts the maxima in each cell, ``(H, W)`` int64, over all bins and all channels or one channel.
 
-        Maxima that several cells of their bin have came from none of them, and are not counted: mostly they are the
-        zeros of channels that found nothing.
+        A maximum that several cells of its bin share is not counted: most such maxima are zeros of channels without any
+        activation in the bin.
         """
         counts = np.zeros(map_hw, dtype=np.int64)
         if self.cells is not None and self.n_cells is not None:
@@ -56,7 +56,7 @@ def pool_region(
     """Pools a region of a map, level by level.
 
     Args:
-        fmap: ``(1, C, H, W)`` float32, in main memory.
+        fmap: ``(1, C, H, W)`` float32 feature map, on the CPU.
         region: ``x0, y0, x1, y1`` in cells, half-open.
         levels: levels of the pyramid.
         mode: ``"max"`` or ``"avg"``.
@@ -77,7 +77,7 @@ def pool_region(
 
 
 def strength(values: npt.NDArray[np.float32], channel: int | None = None) -> npt.NDArray[np.float64]:
-    """``(...)`` l2 norm of ``(C, ...)`` values over all channels, or the values of one channel."""
+    """l2 norms ``(...)`` of values ``(C, ...)`` over all channels, or the values of one channel."""
     if channel is not None:
         return np.asarray(values[channel], dtype=np.float64)
     return np.asarray(np.linalg.norm(values.astype(np.float64), axis=0))
@@ -86,14 +86,14 @@ def strength(values: npt.NDArray[np.float32], channel: int | None = None) -> npt
 def _origin(
     fmap: npt.NDArray[np.float32], bins: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The first cell ``(C, n, n, 2)`` of a map ``(C, H, W)`` with each bin's maximum, and the number of such cells."""
+    """First cells ``(C, n, n, 2)`` of a map ``(C, H, W)`` with each bin's maximum, and the numbers of such cells."""
     n_channels, n = len(fmap), len(bins)
     cells = np.empty((n_channels, n, n, 2), dtype=np.int64)
     n_cells = np.empty((n_channels, n, n), dtype=np.int64)
     for i, j in np.ndindex(n, n):
         x0, y0, x1, y1 = bins[i, j].tolist()
         crop = fmap[:, y0:y1, x0:x1].reshape(n_channels, -1)
-        first = crop.argmax(axis=1)  # a NaN where there is one: what is pooled then
+        first = crop.argmax(axis=1)  # like pooling, takes a NaN for the maximum
         cells[:, i, j] = np.stack((y0 + first // (x1 - x0), x0 + first % (x1 - x0)), axis=1)
         n_cells[:, i, j] = (crop == crop.max(axis=1, keepdims=True)).sum(axis=1)
     return cells, n_cells

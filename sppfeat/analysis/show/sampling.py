@@ -1,4 +1,4 @@
-"""Random samples of the rows of a selection, for work that would take too long or too much memory on all."""
+"""Random samples of the rows of a selection, for work that takes too much time or memory on all rows."""
 
 import dataclasses
 
@@ -10,11 +10,11 @@ __all__ = ["draw_classes", "draw_rows", "draw_stratified"]
 
 
 def draw_rows(selection: Selection, most: int, *, seed: int = 0) -> Selection:
-    """Draws at most this many rows, each with the same probability, in their order.
+    """Draws at most ``most`` rows, each with the same probability; keeps their order.
 
     Args:
         selection: rows to draw from.
-        most: the most rows; all are taken if there are fewer.
+        most: maximum number of rows; all are taken if there are fewer.
         seed: seed of the draw.
     """
     if len(selection) <= most:
@@ -24,11 +24,11 @@ def draw_rows(selection: Selection, most: int, *, seed: int = 0) -> Selection:
 
 
 def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Selection:
-    """Draws at most this many rows, each class with about its share in the selection, in their order.
+    """Draws at most ``most`` rows, from each class in proportion to its size; keeps their order.
 
     Args:
         selection: rows to draw from; without labels each row has the same probability.
-        most: the most rows; all are taken if there are fewer.
+        most: maximum number of rows; all are taken if there are fewer.
         seed: seed of the draw.
     """
     y = selection.y
@@ -38,7 +38,7 @@ def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Select
     _, classes, counts = np.unique(y[order], return_inverse=True, return_counts=True)
     by_class = np.argsort(classes, kind="stable")
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    # The first half of a class comes before the second half of any other: a prefix has all classes by their shares.
+    # Ordered by relative rank within the class, any prefix holds the classes in proportion.
     place = np.empty(len(y))
     place[by_class] = (np.arange(len(y)) - np.repeat(starts, counts) + 0.5) / np.repeat(counts, counts)
     drawn = order[np.argsort(place, kind="stable")[:most]]
@@ -46,12 +46,12 @@ def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Select
 
 
 def draw_classes(selection: Selection, most: int, *, least: int = 1, seed: int = 0) -> Selection:
-    """Draws all rows of at most this many classes, each with the same probability, in their order.
+    """Draws at most ``most`` classes, each with the same probability, and takes all of their rows; keeps their order.
 
     Args:
-        selection: rows to draw from; all are taken if there are no labels, or no more classes.
-        most: the most classes.
-        least: the least rows of a class to be drawn.
+        selection: rows to draw from; all are taken if there are no labels, or at most ``most`` classes.
+        most: maximum number of classes.
+        least: minimum number of rows of a class that may be drawn.
         seed: seed of the draw.
     """
     y = selection.y

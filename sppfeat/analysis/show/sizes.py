@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Sizes", "draw_sizes", "measure_sizes", "sizes_figure", "sizes_text"]
 
-# Width and height of the ratios that are drawn; on logarithmic axes, where lines of these would lie close together,
-# of other ones.
+# Aspect ratios to draw as lines, width to height. On logarithmic axes, lines of the first ones would lie too close
+# together.
 _RATIOS = ((16, 9), (4, 3), (1, 1), (3, 4), (9, 16))
 _LOG_RATIOS = ((4, 1), (1, 1), (1, 4))
 _GRAY = "#8A8A8A"
-_WIDE_RANGE = 8  # of the largest side to the smallest, from which on axes are logarithmic
-_MOST_POINTS = 1000  # different sizes drawn one by one; of more, cells are colored by how many lie in them
-_MOST_EXAMPLES = 4  # of dots
+_WIDE_RANGE = 8  # ratio of the largest to the smallest side at which axes become logarithmic
+_MOST_POINTS = (
+    1000  # maximum number of different sizes to draw as dots; more become a two-dimensional histogram
+)
+_MOST_EXAMPLES = 4  # maximum number of dots in the key
 _N_BINS = 40
 _WHAT = {
     "images": ("image as displayed", "images as displayed"),
@@ -38,17 +40,17 @@ _WHAT = {
 _SMALL = 7  # points
 # Inches.
 _SIDE, _TITLE_LINE, _LEFT, _EDGE, _TOP, _BOTTOM = 5.4, 0.17, 0.6, 0.08, 0.12, 0.45
-_TITLE_LETTERS = 90  # of a line
+_TITLE_LETTERS = 90  # maximum number of letters in a line
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes in pixels of images as displayed, or of the parts of boxes inside their image.
+    """Sizes of images as displayed, or of the parts of boxes inside their images, in pixels.
 
     Attributes:
         of: ``"images"`` or ``"boxes"``.
-        widths, heights: ``(n,)`` float64.
-        n_left_out: images that failed or have no known size; boxes without descriptor.
+        widths, heights: ``(n,)`` float64, pixels of the images as displayed.
+        n_left_out: number of images that failed or have no known size, or of boxes without a descriptor.
     """
 
     of: str
@@ -61,7 +63,7 @@ def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:
     """Measures all images that have a known size and did not fail, or all boxes that have a descriptor.
 
     Raises:
-        ConfigError: ``of`` is neither images nor boxes, or it is boxes and the file has none.
+        ConfigError: ``of`` is neither ``"images"`` nor ``"boxes"``, or it is ``"boxes"`` and the file has none.
     """
     check_choice("of", of, SIZES_OF)
     if of == "images":
@@ -81,7 +83,7 @@ def measure_sizes(file: FeatureTable, *, of: str = "images") -> Sizes:
 
 
 def sizes_figure(sizes: Sizes) -> "Figure":
-    """Draws widths by heights; inside :func:`~sppfeat.analysis.show.figure.drawing`."""
+    """Draws a plot of widths and heights; inside :func:`~sppfeat.analysis.show.figure.drawing`."""
     lines = textwrap.wrap(sizes_text(sizes), _TITLE_LETTERS)
     title = _TITLE_LINE * len(lines)
     figure = new_figure(_SIDE, _SIDE + title)
@@ -91,12 +93,12 @@ def sizes_figure(sizes: Sizes) -> "Figure":
 
 
 def draw_sizes(figure: "Figure", sizes: Sizes, *, title: float = 0.0) -> None:
-    """Draws widths by heights into a figure, a histogram of each on its side, and a key to dots and colors.
+    """Draws a plot of widths and heights, their histograms, and a key to dots and colors into a figure.
 
     Args:
-        figure: an empty one.
+        figure: an empty figure.
         sizes: sizes of images or boxes.
-        title: inches to leave free at the top.
+        title: height in inches to leave free at the top.
     """
     width, height = figure.get_size_inches().tolist()
     grid = figure.add_gridspec(
@@ -147,7 +149,7 @@ def sizes_text(sizes: Sizes) -> str:
 
 
 def _range(sizes: Sizes) -> tuple[tuple[float, float], bool]:
-    """Limits of both axes, and True if they are logarithmic."""
+    """Limits of both axes in pixels, and True if the axes are logarithmic."""
     sides = np.concatenate([sizes.widths, sizes.heights])
     if not len(sides):
         return (0.0, 1.0), False
@@ -157,7 +159,7 @@ def _range(sizes: Sizes) -> tuple[tuple[float, float], bool]:
 
 
 def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: Sequence[tuple[int, int]]) -> None:
-    """Draws lines of aspect ratios, named at the edge of the plot."""
+    """Draws lines of constant aspect ratio, labeled at the edge of the plot."""
     low, high = limits
     for width, height in ratios:
         ratio = width / height
@@ -181,7 +183,7 @@ def _draw_ratios(axes: "Axes", limits: tuple[float, float], ratios: Sequence[tup
 def _draw_points(
     axes: "Axes", corner: "Axes", sizes: Sizes, limits: tuple[float, float], *, is_log: bool
 ) -> None:
-    """Draws each size as a dot, larger for more of them; many sizes as cells, colored by number."""
+    """Draws each size as a dot whose area grows with its count; too many sizes become a two-dimensional histogram."""
     pairs = np.stack([sizes.widths, sizes.heights], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
     if len(found) > _MOST_POINTS:
@@ -208,7 +210,7 @@ def _draw_points(
 
 
 def _dot_area(count: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Area of a dot in square points: it grows with the number, but a thousand still leave room for others."""
+    """Area of a dot in square points; grows with the count, but slowly enough to leave room for other dots."""
     return np.asarray(8 * (1 + np.log2(count)))
 
 
@@ -243,7 +245,7 @@ def _draw_histogram(
     edges: npt.NDArray[np.float64],
     orientation: Literal["vertical", "horizontal"],
 ) -> None:
-    """Draws a histogram, with the number of the largest bar at its end."""
+    """Draws a histogram with the count of the largest bar at its end."""
     counts, _, _ = axes.hist(values, bins=edges.tolist(), color=COLORS[6], orientation=orientation)
     axes.axis("off")
     most, at = int(np.max(counts)), int(np.argmax(counts))

@@ -1,4 +1,4 @@
-"""Small pictures of rows: the image, or the box with its surroundings."""
+"""Thumbnails of rows: the image, or the box with its surroundings."""
 
 import contextlib
 import io
@@ -32,20 +32,20 @@ __all__ = [
 _Key = TypeVar("_Key", bound=Hashable)
 
 THUMBNAIL_SIDE = 64
-_CONTEXT = 0.25  # of a box's sides, shown on each side of it
-_MAX_PIXELS = 16_000_000  # of an image of which a small box is shown: 48 MB
-_SMALLEST_OUTLINED = 24  # pixels: on fewer the lines would hide the picture
+_CONTEXT = 0.25  # surroundings shown on each side of a box, as a share of its side
+_MAX_PIXELS = 16_000_000  # maximum size to decode an image at to show a small box of it: 48 MB
+_SMALLEST_OUTLINED = 24  # pixels; outlines of smaller boxes would hide the picture
 _HANG_SECONDS = 20.0
 _SECONDS = 120.0
-_INNER, _OUTER = (255, 213, 0), (0, 0, 0)  # yellow on black: seen on every picture
+_INNER, _OUTER = (255, 213, 0), (0, 0, 0)  # yellow on black stands out on every picture
 
 
 class Thumbnail(NamedTuple):
     """A small picture of a row, or the reason why there is none.
 
     Attributes:
-        pixels: ``(h, w, 3)`` uint8; None if the image cannot be read.
-        reason: the reason; empty with a picture.
+        pixels: ``(h, w, 3)`` uint8 RGB; None if the image cannot be read.
+        reason: reason why there is no picture; empty if there is one.
     """
 
     pixels: npt.NDArray[np.uint8] | None
@@ -53,12 +53,12 @@ class Thumbnail(NamedTuple):
 
 
 class PictureSource(NamedTuple):
-    """Image and box of a small picture.
+    """Image and box to make a thumbnail of.
 
     Attributes:
         path: path of the image, which may lie in an archive.
-        image_hw: its height and width as displayed.
-        box: ``x0, y0, x1, y1`` in its pixels, edges, half-open.
+        image_hw: height and width of the image as displayed, in pixels.
+        box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open.
         is_mirrored: True for the mirror image.
     """
 
@@ -69,11 +69,11 @@ class PictureSource(NamedTuple):
 
 
 class _View(NamedTuple):
-    """Visible part of an image, and its size.
+    """Visible part of a resized image.
 
     Attributes:
-        input_hw: height and width of the whole image.
-        crop: ``x0, y0, x1, y1`` in its pixels.
+        input_hw: height and width of the whole image after resizing, in pixels.
+        crop: the visible part, ``x0, y0, x1, y1`` in pixels of the resized image, half-open.
         box: ``x0, y0, x1, y1`` in pixels of the crop; None if the box is the whole image.
     """
 
@@ -85,12 +85,12 @@ class _View(NamedTuple):
 def find_row_pictures(
     file: FeatureTable, rows: Sequence[int], *, root: str | os.PathLike[str] | None = None
 ) -> dict[int, PictureSource]:
-    """Finds the images and boxes of some rows.
+    """Finds the images and boxes of some rows, by row number.
 
     Args:
         file: the open file.
         rows: row numbers.
-        root: folder of the images now; the recorded one if None.
+        root: folder that now holds the images; the root recorded in the file if None.
     """
     wanted = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
     images = file.image_index[wanted]
@@ -108,7 +108,7 @@ def find_row_pictures(
 
 
 def find_query_pictures(queries: Sequence[Query], *, exif: str) -> dict[str, PictureSource]:
-    """Finds the images and boxes of the queries that are not rows, by their texts.
+    """Finds the images and boxes of all queries that are not rows, by the texts of the queries.
 
     Raises:
         ImageError: an image can no longer be read.
@@ -129,16 +129,16 @@ def read_thumbnails(
     side: int = THUMBNAIL_SIDE,
     seconds: float = _SECONDS,
 ) -> dict[_Key, Thumbnail]:
-    """Decodes small pictures in worker processes.
+    """Decodes thumbnails in worker processes.
 
     Args:
-        pictured: images and boxes; every one of them is read.
+        pictured: images and boxes by any key; all of them are read.
         exif: ``"apply"`` or ``"ignore"`` the EXIF orientation, as in the file's settings.
         side: longest side in pixels, of the image or of the box with its surroundings. Nothing is enlarged.
-        seconds: time limit, after which the rest is given up.
+        seconds: time limit, after which the remaining ones get a reason instead of a picture.
 
     Returns:
-        For each its picture, or the reason why there is none: its image is gone, changed, or unreadable.
+        A thumbnail for each key, or the reason why there is none: the image is missing, changed, or unreadable.
     """
     keys = list(pictured)
     views = [_view(of, side) for of in pictured.values()]
@@ -173,7 +173,7 @@ def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> bytes:
 def _decode(
     tasks: Sequence[DecodeTask], *, exif: str, seconds: float
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8] | None, str]]:
-    """Yields the number of the one image of each task, with its pixels or the reason why there are none."""
+    """Yields the image number of each task, which has one image, with its pixels or the reason why there are none."""
     if not tasks:
         return
     settings = DecodeSettings(exif, "bicubic", decode="fast")
@@ -199,7 +199,7 @@ def _decode(
 
 
 def _view(pictured: PictureSource, side: int) -> _View | None:
-    """The visible part for a box; None for an image without size."""
+    """Part of an image to show for a box; None if the image has no size."""
     (height, width), box = pictured.image_hw, pictured.box
     if min(height, width) < 1 or not np.isfinite(box).all():
         return None
@@ -221,7 +221,7 @@ def _view(pictured: PictureSource, side: int) -> _View | None:
 
 
 def _cut(pixels: npt.NDArray[np.uint8], view: _View) -> npt.NDArray[np.uint8]:
-    """Cuts out the visible part of an image and outlines its box."""
+    """Crops a resized image to its visible part and outlines the box."""
     left, top, right, bottom = view.crop
     part = np.ascontiguousarray(pixels[top:bottom, left:right])
     if view.box is None or min(part.shape[:2]) < _SMALLEST_OUTLINED:
