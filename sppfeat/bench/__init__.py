@@ -1,7 +1,6 @@
-"""Measurements on the user's machine: many boxes of an image, pooling, planning, and a whole run stage by stage.
+"""Benchmarks on the user's machine: many boxes of an image, pooling, planning, and a whole run stage by stage.
 
-In go the settings of one measurement (``settings``), and with them the network and the pyramid to measure with; out
-comes one frozen result for each measurement, with medians of passes that take turns. The room prints nothing and draws
-no bar: it calls back with the number of passes that are done. It knows nothing of the command line, of training or of
-the analysis of finished files, and leaves no file behind.
+The settings of a measurement (``settings``) go in, with the network and the pyramid to measure. A frozen result comes
+out, with medians of passes that take turns (A B C A B C). The room prints nothing and draws no bar; it reports progress
+by callbacks. It must not know the command line, training or the analysis of finished files, and leaves no files behind.
 """

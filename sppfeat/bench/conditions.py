@@ -1,4 +1,4 @@
-"""The conditions of a measurement: the machine, the descriptors, a wait for the device, and a folder for files."""
+"""The conditions of a measurement: its machine and descriptors, waiting for the device, and a temporary folder."""
 
 import contextlib
 import platform
@@ -36,13 +36,13 @@ class Machine:
     """The machine of a measurement.
 
     Attributes:
-        processor: its model.
+        processor: model of the processor.
         cores: number of cores that this process may use.
         system: operating system and architecture.
-        device: name of the device that computes.
-        precision: of the network.
+        device: name of the device that runs the network.
+        precision: numeric precision of the network, such as ``fp32``.
         threads: number of threads that torch uses.
-        torch, sppfeat: versions.
+        torch, sppfeat: versions of these packages.
     """
 
     processor: str
@@ -56,11 +56,11 @@ class Machine:
 
 
 def describe_machine(device: torch.device, precision: str) -> Machine:
-    """Describe the machine that this process runs on, as it is set up for a measurement.
+    """Describes the machine that this process runs on.
 
     Args:
-        device: the device that computes.
-        precision: of the network.
+        device: the device that runs the network.
+        precision: numeric precision of the network, such as ``fp32``.
     """
     return Machine(
         processor=_processor(),
@@ -76,11 +76,15 @@ def describe_machine(device: torch.device, precision: str) -> Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class DescriptorConditions:
-    """The machine and the descriptors of a measurement, which its result begins with.
+    """The machine and the descriptors of a measurement; results derive from this class.
 
     Attributes:
         machine: the machine.
-        backbone, weights, layers, levels, pool, dimension: of the descriptors.
+        backbone, weights: names of the network and its weights.
+        layers: names of the pooled layers.
+        levels: levels of the pyramid, bins per side.
+        pool: pooling within a bin, ``max`` or ``avg``.
+        dimension: number of values of a descriptor.
     """
 
     machine: Machine
@@ -93,7 +97,7 @@ class DescriptorConditions:
 
 
 def describe_conditions(backbone: Backbone, config: ExtractConfig, device: torch.device) -> dict[str, Any]:
-    """Return the fields of :class:`DescriptorConditions`, by name."""
+    """Values for the fields of :class:`DescriptorConditions`, by name."""
     spec, descriptor = config.backbone, config.descriptor
     return {
         "machine": describe_machine(device, config.precision),
@@ -107,7 +111,7 @@ def describe_conditions(backbone: Backbone, config: ExtractConfig, device: torch
 
 
 def synchronizer(device: torch.device) -> Callable[[], None]:
-    """Return the function that waits until a device has finished its work; on a CPU it returns at once."""
+    """Makes a function that waits until a device has finished its work; on a CPU it returns at once."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     if device.type == "mps":
@@ -117,7 +121,7 @@ def synchronizer(device: torch.device) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Make a temporary folder, and remove it when the context ends.
+    """Makes a temporary folder, and removes it when the context ends.
 
     Raises:
         StoreError: the folder cannot be made.
@@ -131,7 +135,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def _processor() -> str:
-    """Return the model of the processor, or at least its architecture."""
+    """Model of the processor, or its architecture if the model is unknown."""
     try:
         if platform.system() == "Darwin":
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]

@@ -1,4 +1,4 @@
-"""The contenders of a whole run: the run itself, the bare network, and the plain loop that everyone writes."""
+"""The contenders to compare: a whole run, the network alone, and a plain loop over images."""
 
 import dataclasses
 import time
@@ -20,18 +20,17 @@ from sppfeat.networks.backbones import Backbone
 
 __all__ = ["BareNetwork", "PlainLoop", "WholeRun"]
 
-_TENSOR_NBYTES = 256 << 20  # of the network inputs that the bare network is given in one go
+_TENSOR_NBYTES = 256 << 20  # maximum size of the network inputs to put on the device before each measurement
 _INPUT_ITEMSIZE = 4  # float32
 
 
 class PlainLoop:
-    """Pillow, one image at a time, float32 as ``(1, 3, H, W)`` in memory, the network as it is, adaptive pooling.
+    """The loop that most people write: Pillow, one image at a time, float32, the unmodified network, adaptive pooling.
 
     Args:
-        backbone: the network, neither folded nor converted, with the mean and deviation of its input; moved to
-            ``device``.
+        backbone: the network, neither folded nor converted; moved to ``device``.
         descriptor: pyramid and pooling.
-        device: where to compute.
+        device: device to run the network on.
     """
 
     def __init__(self, backbone: Backbone, *, descriptor: DescriptorSpec, device: torch.device) -> None:
@@ -43,7 +42,7 @@ class PlainLoop:
         self._std = torch.tensor(backbone.spec.std, device=device).view(3, 1, 1)
 
     def run(self, images: Iterable[tuple[bytes, tuple[int, int]]]) -> npt.NDArray[np.float32]:
-        """Return descriptors, ``(N, D)``, of files at the given heights and widths of the network input."""
+        """Descriptors ``(N, D)`` of image files, each given with height and width of its network input in pixels."""
         rows = []
         with torch.inference_mode():
             for path, input_hw in images:
@@ -64,15 +63,15 @@ class PlainLoop:
 
 
 class WholeRun:
-    """The run itself, with its own network, workers and file.
+    """A whole extraction, with its own network, workers and file.
 
     Args:
-        request: the run.
-        folder: for its file; it is empty again after each run.
+        request: the request for the extraction.
+        folder: folder for the file, which is deleted after each run.
 
     Attributes:
-        n_workers: decoding processes of the last run.
-        n_failed: images that failed in the last run.
+        n_workers: number of decoding processes of the last run.
+        n_failed: number of images that failed in the last run.
     """
 
     def __init__(self, request: ExtractRequest, folder: Path) -> None:
@@ -82,7 +81,7 @@ class WholeRun:
         self.n_failed = 0
 
     def run(self) -> dict[str, float]:
-        """Return the seconds of ``prepare``, before the first image, and of ``extract``, from there to the end."""
+        """Runs once; returns seconds of ``prepare`` (before the first image) and ``extract`` (all the rest)."""
         self._folder.mkdir(exist_ok=True)
         try:
             start = time.perf_counter()
@@ -98,11 +97,11 @@ class WholeRun:
 
 
 class BareNetwork:
-    """The network alone, on batches that are on the device already.
+    """The network alone, on batches that are already on the device.
 
     Args:
-        describer: the network.
-        batches: ``(N, H, W, 3)`` uint8 pixels each.
+        describer: the network with its pooling.
+        batches: uint8 RGB pixels, each batch ``(N, H, W, 3)``.
     """
 
     def __init__(self, describer: Describer, batches: list[npt.NDArray[np.uint8]]) -> None:
@@ -119,7 +118,7 @@ class BareNetwork:
             room -= nbytes
 
     def run(self) -> dict[str, float]:
-        """Return the seconds of ``forward``: the network on all batches."""
+        """Runs once; returns seconds of ``forward``, the network on all batches."""
         seconds = 0.0
         for group in self._groups:
             tensors = [self._describer.make_batch(pixels) for pixels in group]

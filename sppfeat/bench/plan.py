@@ -1,4 +1,4 @@
-"""Time and memory of planning a run, by the number of images: list, plan, lay the file out, continue it."""
+"""Time and memory of planning a run, by number of images: listing, planning, laying out the file, continuing it."""
 
 import multiprocessing
 from collections.abc import Callable, Mapping
@@ -19,14 +19,14 @@ __all__ = ["PlanResult", "PlanRung", "PlanStage", "bench_plan"]
 
 @dataclass(frozen=True, kw_only=True)
 class PlanStage:
-    """One stage of the work before the first image is run.
+    """Measurements of one stage of planning.
 
     Attributes:
         seconds: duration of the stage.
-        images_per_second: its rate.
-        peak_bytes: the most memory that the process has had by the end of the stage, over its memory before the first
-            image was listed; None where the system does not tell.
-        peak_bytes_per_image: the same, divided by the number of images.
+        images_per_second: number of images divided by ``seconds``.
+        peak_bytes: peak memory of the process up to the end of the stage, minus its memory before the first stage;
+            None on systems that do not report it.
+        peak_bytes_per_image: ``peak_bytes`` divided by the number of images.
     """
 
     seconds: float
@@ -36,7 +36,7 @@ class PlanStage:
 
     @classmethod
     def of(cls, seconds: float, peak_bytes: int | None, n_images: int) -> "PlanStage":
-        """Return the stage that took ``seconds`` and ``peak_bytes`` for ``n_images``."""
+        """Makes the record of a stage that took ``seconds`` and ``peak_bytes`` for ``n_images``."""
         return cls(
             seconds=seconds,
             images_per_second=n_images / max(seconds, 1e-9),
@@ -51,11 +51,11 @@ class PlanRung:
 
     Attributes:
         images: number of images.
-        path_bytes_per_image: length of their paths.
-        plan_bytes_per_image: memory that the plan holds during the whole run.
-        file_bytes_per_image: size of the file without the descriptors.
-        stages: ``list``, ``plan`` and ``lay_out`` in one process, then ``continue`` in another process, which lists the
-            images again.
+        path_bytes_per_image: mean length of a path, in bytes.
+        plan_bytes_per_image: memory that the plan takes during a run, in bytes per image.
+        file_bytes_per_image: size of the file without descriptors, in bytes per image.
+        stages: ``list``, ``plan`` and ``lay_out``, measured in one process, and ``continue``, measured in another
+            process that lists the images again.
     """
 
     images: int
@@ -72,7 +72,7 @@ class PlanResult:
     Attributes:
         machine: the machine.
         images_per_folder: number of images in each folder.
-        rungs: measurements for growing numbers of images.
+        rungs: measurements for increasing numbers of images.
     """
 
     machine: Machine
@@ -83,14 +83,14 @@ class PlanResult:
 def bench_plan(
     settings: PlanSettings, *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> PlanResult:
-    """Measure planning with empty image files: no image is opened.
+    """Measures planning on empty files, because planning opens no image.
 
     Args:
         settings: the numbers of images.
-        on_progress: called with the number of processes that have measured, and of all.
+        on_progress: called with the number of finished processes and the total number of processes.
 
     Raises:
-        StoreError: the files cannot be made.
+        StoreError: the files cannot be created.
     """
     rungs = []
     counts = sorted(set(settings.counts))
@@ -122,7 +122,7 @@ def _rung(n_images: int, planned: Measured, continued: Measured) -> PlanRung:
 
 
 def _in_new_process(measure: Callable[[Path, Path], Measured], photos: Path, output: Path) -> Measured:
-    """Measure in a new process, whose memory holds nothing from an earlier measurement."""
+    """Measures in a new process, so that no memory of an earlier measurement counts."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(measure, photos, output).result()
 

@@ -25,7 +25,7 @@ _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _CLEAR_PEAK = "5"
 
-# Descriptors of one value: the file is laid out in full, and they are not what is measured.
+# Descriptors of one value, because the layout reserves their space but their size is not to be measured.
 _BLOCKS = column_blocks(("layer",), (1,), (1,))
 _CONFIG = ExtractConfig(
     backbone=BackboneSpec(
@@ -47,11 +47,11 @@ class Measured(NamedTuple):
     """The measurements of one process.
 
     Attributes:
-        stages: for each stage its seconds, and the most memory in bytes by its end over the memory at the beginning;
-            None where the system does not tell.
-        path_nbytes: length of all paths.
-        plan_nbytes: size of the plan in memory.
-        file_nbytes: size of the file without the descriptors; 0 if no file was made.
+        stages: for each stage its seconds, and the peak memory in bytes up to its end minus the memory before the first
+            stage; None on systems that do not report it.
+        path_nbytes: total length of all paths, in bytes.
+        plan_nbytes: size of the plan in memory, in bytes.
+        file_nbytes: size of the file without descriptors, in bytes; 0 if no file was made.
     """
 
     stages: dict[str, tuple[float, int | None]]
@@ -61,7 +61,7 @@ class Measured(NamedTuple):
 
 
 def plan_file(folder: Path, output: Path) -> Measured:
-    """List the images of a folder, plan them, and lay a file out."""
+    """Lists the images of a folder, plans their rows, and lays out a file."""
     measure = _Measure()
     listing = measure("list", lambda: list_images([str(folder)]))
     no_sizes = np.zeros((len(listing.paths), 2), dtype=np.int32)
@@ -76,8 +76,8 @@ def plan_file(folder: Path, output: Path) -> Measured:
 
 
 def continue_file(folder: Path, output: Path) -> Measured:
-    """List the images of a folder again, and find the images of a file that are still to do: all of them."""
-    from sppfeat.extraction.parts import PartRequest, find_part  # which load torch: planning does without
+    """Lists the images of a folder again, and finds the pending images of a file, which here are all of them."""
+    from sppfeat.extraction.parts import PartRequest, find_part  # imported late, because these load torch
 
     measure = _Measure()
     listing = list_images([str(folder)])
@@ -92,7 +92,7 @@ def continue_file(folder: Path, output: Path) -> Measured:
 
 
 class _Measure:
-    """Runs stages one after the other, and measures each."""
+    """Runs stages one after the other, and measures the time and memory of each."""
 
     def __init__(self) -> None:
         keep_freed_memory()  # as a run does
@@ -112,7 +112,7 @@ class _Measure:
 
 
 def _memory(name: str) -> int | None:
-    """The memory of this process in bytes: ``VmRSS`` now, ``VmHWM`` at most; None on systems other than Linux."""
+    """Memory of this process in bytes, current (``VmRSS``) or peak (``VmHWM``); None except on Linux."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:

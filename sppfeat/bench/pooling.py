@@ -1,4 +1,4 @@
-"""The speed of our pooling: of boxes beside torchvision's, of whole maps beside plain torch's."""
+"""Speed of our pooling: boxes compared with torchvision's operators, whole maps compared with torch's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ __all__ = [
 Contender: TypeAlias = Callable[[Tensor], Tensor]
 
 _PRECISION = "fp32"
-_MOST_VALUES = 64 << 20  # in one call: 256 MB of descriptors, whatever the number of boxes
-_COMPARED = 100  # boxes whose descriptors are compared
+_MOST_VALUES = 64 << 20  # maximum number of values to pool in one call: 256 MB of descriptors
+_COMPARED = 100  # number of boxes whose descriptors are compared
 _N_MAPS = (1, 8)
-_SAMPLES = 2  # of roi_align, along each side of a bin: as torchvision's detectors have it
+_SAMPLES = 2  # sampling ratio of roi_align, as in torchvision's detectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class RegionTimings:
 
     Attributes:
         boxes: number of boxes.
-        calls: number of pieces in which every contender pooled the boxes.
-        contenders: timings by name; None where the budget ran out.
+        calls: number of calls that each contender needed for these boxes.
+        contenders: timings by name; None for a contender that exceeded the budget.
     """
 
     boxes: int
@@ -54,11 +54,11 @@ class RegionTimings:
 
 @dataclass(frozen=True, kw_only=True)
 class MapTimings:
-    """The timings for one number of whole maps at once.
+    """The timings for one batch size of whole maps.
 
     Attributes:
-        maps: number of maps.
-        contenders: timings by name; None where the budget ran out.
+        maps: number of maps in the batch.
+        contenders: timings by name; None for a contender that exceeded the budget.
     """
 
     maps: int
@@ -71,12 +71,14 @@ class PoolingResult:
 
     Attributes:
         machine: the machine.
-        map_hw, channels, levels, mode: the map, the pyramid and the pooling within a bin.
+        map_hw, channels: height and width of the map in cells, and its number of channels.
+        levels: levels of the pyramid, bins per side.
+        mode: pooling within a bin, ``max`` or ``avg``.
         dimension: number of values of a descriptor.
-        budget_seconds: time after which a contender was stopped.
-        repetitions: measurements of each contender, at most; no measurement begins after the budget is used up.
-        regions: timings for growing numbers of boxes.
-        same_values: share of the values of each contender that equal those of ``adaptive_loop``.
+        budget_seconds: seconds after which a contender was stopped.
+        repetitions: maximum number of measurements of a contender; no measurement begins after the budget is used up.
+        regions: timings for increasing numbers of boxes.
+        same_values: for each contender, share of its values that equal those of ``adaptive_loop``, 0 to 1.
         whole: timings for whole maps.
     """
 
@@ -94,11 +96,12 @@ class PoolingResult:
 
 
 def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> dict[str, Contender]:
-    """Return the functions that pool boxes, by name: each takes ``(K, 5)`` int64 regions, and returns ``(K, D)``.
+    """The functions that pool boxes, by name; each maps ``(K, 5)`` int64 regions to ``(K, D)`` descriptors.
 
-    Each gets the map in the layout that it needs: ours channels-last, as the network leaves it, the others
-    ``(N, C, H, W)`` in memory, to which they would convert it. ``roi_pool`` only takes maxima, and is missing for
-    ``avg``. ``write_once`` pools nothing: no contender can be faster than writing its result.
+    A region is the index of a map, then x0, y0, x1, y1 in cells, half-open. Each function holds the map in the memory
+    layout that suits it: ours channels-last, like a network's output; the others contiguous, to which they would
+    convert it anyway. ``roi_pool`` takes only maxima and is missing for ``avg``. ``write_once`` pools nothing; it shows
+    the time for writing the result, which no contender can beat.
 
     Args:
         feature_map: ``(N, C, H, W)`` float32.
@@ -119,7 +122,7 @@ def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> 
 
 
 def map_contenders(levels: Sequence[int], mode: str) -> dict[str, Contender]:
-    """Return the functions that pool whole maps, by name: each takes ``(N, C, H, W)``, and returns ``(N, D)``.
+    """The functions that pool whole maps, by name; each maps ``(N, C, H, W)`` to ``(N, D)`` descriptors.
 
     Args:
         levels, mode: see :func:`sppfeat.pyramid.spatial_pyramid_pool`.
@@ -153,11 +156,11 @@ def same_values(contenders: Mapping[str, Contender], regions: Tensor) -> dict[st
 def bench_pooling(
     settings: PoolingSettings, *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> PoolingResult:
-    """Measure all contenders.
+    """Measures all contenders in turn.
 
     Args:
         settings: the map, the pyramid and the numbers of boxes.
-        on_progress: called with the number of passes that are done, and of all.
+        on_progress: called with the number of passes done and the total number of passes.
 
     Raises:
         ConfigError: this machine does not have the device.
@@ -172,7 +175,7 @@ def bench_pooling(
         width,
         generator=torch.Generator().manual_seed(settings.seed),
     )
-    maps = drawn.relu_().to(device)  # as a network's maps are: many zeros
+    maps = drawn.relu_().to(device)  # many zeros, like the maps of a network
     boxes = torch.from_numpy(
         draw_boxes(max(settings.counts), settings.map_hw, shortest=1, seed=settings.seed)
     )
@@ -267,7 +270,7 @@ def _pool_regions(feature_map: Tensor, levels: Sequence[int], mode: str, regions
 
 def _roi_pool(feature_map: Tensor, levels: Sequence[int], regions: Tensor) -> Tensor:
     corners = regions.to(feature_map.dtype)
-    corners[:, 3:] -= 1  # the last cell, not the edge behind it
+    corners[:, 3:] -= 1  # roi_pool's right and lower edges are inclusive
     return torch.cat([roi_pool(feature_map, corners, n).flatten(1) for n in levels], 1)
 
 

@@ -1,4 +1,4 @@
-"""The time for descriptors of many boxes of an image: one run of the network beside one run per box."""
+"""Time for the descriptors of many boxes of one image: one run of the network, compared with one run per box."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 
 __all__ = ["BoxContenders", "Crossover", "RegionsResult", "Rung", "bench_regions", "find_crossover", "ladder"]
 
-_CROP_SIDE = 224  # what R-CNN's crops are warped to; pixels
-_PHOTO_HW = (375, 500)  # the usual size of a photograph of PASCAL VOC
-_SHORTEST_SIDE = 16  # of a box, in pixels of the image
+_CROP_SIDE = 224  # side of the warped crops of R-CNN, in pixels
+_PHOTO_HW = (375, 500)  # the usual size of a photograph in PASCAL VOC, in pixels
+_SHORTEST_SIDE = 16  # shortest side of a box, in pixels of the image
 _STEPS = (1, 2, 5)
 
 
@@ -38,11 +38,11 @@ class Rung:
 
     Attributes:
         boxes: number of boxes.
-        spp: one run of the image; its boxes are projected and pooled.
-        rcnn: one run per box, which is cropped and warped.
+        spp: time for one run of the image, from whose maps all boxes are pooled.
+        rcnn: time for one run per box, which is cropped and warped.
         speedup: median of ``rcnn`` divided by median of ``spp``.
-        extrapolated_from: number of boxes with which ``rcnn`` was measured, if it was scaled in proportion; None if it
-            was measured with all of them.
+        extrapolated_from: number of boxes that ``rcnn`` was measured with and scaled from; None if it was measured with
+            all boxes.
     """
 
     boxes: int
@@ -54,12 +54,12 @@ class Rung:
 
 @dataclass(frozen=True, kw_only=True)
 class Crossover:
-    """The number of boxes from which on one run of the image is faster.
+    """The number of boxes above which one run of the image is faster than one run per box.
 
     Attributes:
-        boxes: the fewest boxes of the ladder with which it is faster, as with all larger numbers.
-        above: the most boxes with which it is not faster; None if it always is.
-        is_extrapolated: the time of a run per box is scaled there, not measured.
+        boxes: smallest measured number of boxes from which one run is always faster.
+        above: largest measured number of boxes with which one run is not faster; None if it always is.
+        is_extrapolated: True if the time for one run per box was scaled at ``boxes``, not measured.
     """
 
     boxes: int
@@ -72,13 +72,13 @@ class RegionsResult(DescriptorConditions):
     """The result of measuring boxes.
 
     Attributes:
-        image: the file, or None for a synthetic photograph.
+        image: path of the image, or None for a synthetic photograph.
         image_hw, input_hw: height and width of image and network input, in pixels.
         crop_hw: height and width of a warped box, in pixels.
-        crop_batch: number of crops that are run at once.
-        repetitions: measurements of each.
-        ladder: timings for growing numbers of boxes.
-        crossover: the number of boxes from which on one run wins; None if it never wins.
+        crop_batch: number of crops per run of the network.
+        repetitions: number of measurements of each way.
+        ladder: timings for increasing numbers of boxes.
+        crossover: number of boxes from which one run is faster; None if it is slower with the largest number.
     """
 
     image: str | None
@@ -95,11 +95,12 @@ class BoxContenders:
     """The two ways from the decoded pixels of an image to descriptors of boxes: one run, or one run per box.
 
     Args:
-        image: 8-bit RGB, at its full size.
-        boxes_px: ``(K, 4)`` int64, pixels of the image, xyxy, half-open, none empty, all inside.
+        image: the image, 8-bit RGB at its full size.
+        boxes_px: ``(K, 4)`` int64 ``x0, y0, x1, y1`` in pixels of the image, half-open; none empty, all inside.
         subject: network, pyramid, precision and device.
-        size: short side of the network input for all boxes; None for the image's own.
-        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
+        size: short side of the network input for the one run, in pixels; None for the image's own.
+        on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
+            unknown).
 
     Raises:
         ConfigError: settings that do not go together, or a network onto whose maps boxes cannot be projected.
@@ -142,11 +143,11 @@ class BoxContenders:
             device=self.device,
         )
 
-        # Memory that is written to for the first time costs more than what is measured here; both ways have this one.
+        # The first write to new memory would take longer than the work to be measured, so both ways reuse this array.
         self._result = np.full((len(boxes_px), self.dimension), np.nan, dtype=np.float32)
 
     def spp(self, n: int) -> npt.NDArray[np.float32]:
-        """Return descriptors of the first ``n`` boxes, ``(n, D)``, from one run of the resized image.
+        """Descriptors ``(n, D)`` of the first ``n`` boxes from one run of the resized image.
 
         The array is overwritten by the next call.
         """
@@ -159,7 +160,7 @@ class BoxContenders:
         return result
 
     def rcnn(self, n: int) -> npt.NDArray[np.float32]:
-        """Return descriptors of the first ``n`` boxes, ``(n, D)``, from runs of the cropped and warped boxes.
+        """Descriptors ``(n, D)`` of the first ``n`` boxes from runs of the cropped and warped boxes.
 
         The array is overwritten by the next call.
         """
@@ -181,13 +182,14 @@ def bench_regions(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> RegionsResult:
-    """Measure both ways for growing numbers of boxes.
+    """Measures both ways for increasing numbers of boxes.
 
     Args:
         subject: network, pyramid, precision and device.
         settings: the image, the numbers of boxes and of repetitions.
-        on_progress: called with the number of passes that are done, and of all.
-        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
+        on_progress: called with the number of passes done and the total number of passes.
+        on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
+            unknown).
 
     Raises:
         SppfeatError: settings, weights or an image cannot be used.
@@ -212,7 +214,7 @@ def bench_regions(
 
 
 def ladder(n: int) -> list[int]:
-    """Return 1, 2, 5, 10, 20, 50, ... up to a number, and that number.
+    """The numbers 1, 2, 5, 10, 20, 50, ... up to ``n``, and ``n``.
 
     Example:
         >>> ladder(30)
@@ -223,7 +225,7 @@ def ladder(n: int) -> list[int]:
 
 
 def find_crossover(rungs: Sequence[Rung]) -> Crossover | None:
-    """Find the number of boxes from which on one run of the image is faster; None if it is slower with the most."""
+    """Finds the number of boxes from which one run is faster; None if it is slower with the largest number."""
     first = len(rungs)
     while first > 0 and rungs[first - 1].speedup > 1:
         first -= 1
@@ -239,9 +241,9 @@ def find_crossover(rungs: Sequence[Rung]) -> Crossover | None:
 def _climb(
     contenders: BoxContenders, settings: RegionsSettings, on_progress: Callable[[int, int], None]
 ) -> list[Rung]:
-    """Measure both ways up to the most crops; beyond, measure one run of the image, and scale the other way."""
+    """Measures both ways up to ``settings.n_crops`` boxes; for more, measures one run and scales the other way."""
     n_crops = min(settings.n_crops, settings.n_boxes)
-    if n_crops < settings.n_boxes:  # what is scaled is of full batches, if it can be
+    if n_crops < settings.n_boxes:  # scale the time of full batches, if possible
         n_crops = n_crops - n_crops % contenders.crop_batch or n_crops
     counts = sorted({*ladder(settings.n_boxes), n_crops})
     n_measured = sum(n <= n_crops for n in counts)

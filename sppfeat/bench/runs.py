@@ -1,4 +1,4 @@
-"""The time of an extraction, stage by stage and whole, beside the bare network and the loop that everyone writes."""
+"""Time of an extraction, stage by stage and as a whole, compared with the network alone and with a plain loop."""
 
 import contextlib
 import dataclasses
@@ -26,11 +26,11 @@ __all__ = ["ExtractResult", "Rate", "Runs", "prepare_runs"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """The time for the images of the sample.
+    """The time for all images of a sample.
 
     Attributes:
-        total: seconds for all images.
-        ms_per_image, images_per_second: of the median.
+        total: timing of all images.
+        ms_per_image, images_per_second: computed from the median.
     """
 
     total: Timing
@@ -39,7 +39,7 @@ class Rate:
 
     @classmethod
     def of(cls, total: Timing, n_images: int) -> "Rate":
-        """Return the rate of ``n_images`` that took ``total``."""
+        """Makes the rate of ``n_images`` that took ``total``."""
         return cls(
             total=total,
             ms_per_image=1000 * total.seconds / n_images,
@@ -53,20 +53,20 @@ class ExtractResult(DescriptorConditions):
 
     Attributes:
         images: number of images in the measurement.
-        unreadable: number of chosen images that were left out.
-        failed: number of images that failed in the run all the same, such as for NaN.
-        synthetic: the images are synthetic photographs.
-        input_shapes, batches: their number in the run.
-        workers: decoding processes of the run, 0 for none.
-        repetitions: measurements of each.
-        stages: each stage by itself, in this process: see :class:`sppfeat.bench.stages.Stages`.
-        prepare: the run, before its first image: list the inputs, load the network, read headers, start workers.
-        extract: the run, from its file to the last row on the disk.
-        forward: the bare network, on the same batches, decoded and on the device already.
-        loop: see :class:`sppfeat.bench.contenders.PlainLoop`; always float32, nothing is written.
-        bound: the stage that the run waits for.
-        extract_to_forward: time of the run divided by that of the bare network.
-        speedup_over_loop: time of the loop divided by that of the run.
+        unreadable: number of chosen images that were left out because they cannot be decoded.
+        failed: number of images that failed in the run nevertheless, for example because of NaN.
+        synthetic: True if the images are synthetic photographs.
+        input_shapes, batches: number of different input shapes and number of batches of the run.
+        workers: number of decoding processes of the run, 0 for none.
+        repetitions: number of measurements of each contender.
+        stages: time of each stage, measured one after the other: see :class:`sppfeat.bench.stages.Stages`.
+        prepare: time of the run before its first image: lists inputs, loads the network, reads headers, starts workers.
+        extract: time of the run from creating its file to the last row on disk.
+        forward: time of the network alone, on the same batches, already on the device.
+        loop: time of :class:`sppfeat.bench.contenders.PlainLoop`, always in float32, without writing.
+        bound: name of the stage that limits the run.
+        extract_to_forward: time of ``extract`` divided by time of ``forward``.
+        speedup_over_loop: time of ``loop`` divided by time of ``extract``.
     """
 
     images: int
@@ -95,13 +95,14 @@ def prepare_runs(
     on_image: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator["Runs"]:
-    """Prepare the run and its contenders; remove their temporary files when the context ends.
+    """Prepares the run and its contenders, and removes their temporary files when the context ends.
 
     Args:
         subject: network, pyramid, precision and device.
         settings: the images and the run.
-        on_image: called with the number of images that are ready, and of all.
-        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
+        on_image: called with the number of images ready and the total number of images.
+        on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
+            unknown).
 
     Raises:
         SppfeatError: settings, weights, inputs or images cannot be used.
@@ -117,19 +118,18 @@ def prepare_runs(
 
 
 class Runs:
-    """A run to be measured: its stages, the bare network, the whole run and the loop that everyone writes.
+    """A run to measure, with its contenders: its stages, the network alone, the whole run and the plain loop.
 
     Args:
-        request: the run.
-        extraction: the same run, planned, with the decoder of this process.
-        folder: for temporary files.
-        settings: the number of repetitions.
+        request: the request for the run.
+        extraction: the planned run, which decodes in this process.
+        folder: folder for temporary files.
+        settings: settings of the measurement, including the number of repetitions.
         sample: the images.
 
     Attributes:
         stages: see :class:`sppfeat.bench.stages.Stages`.
-        loop: returns the descriptors, ``(N, D)`` float32, that the plain loop computes of all images, in the order of
-            the batches.
+        loop: function that runs the plain loop and returns descriptors ``(N, D)`` float32 in the order of the batches.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Runs:
     def measure(
         self, *, on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> "ExtractResult":
-        """Measure everything; ``on_progress`` is called with the number of passes that are done, and of all."""
+        """Measures all contenders; ``on_progress`` gets the number of passes done and the total number of passes."""
         passes = [
             self.stages.run,
             self._forward.run,

@@ -1,4 +1,4 @@
-"""Images and boxes to measure with: some of the user's images, or synthetic photographs; boxes drawn at random."""
+"""Images and boxes to measure with: a sample of the user's images, or synthetic photographs; random boxes."""
 
 import os
 from collections.abc import Callable
@@ -24,10 +24,10 @@ _OCTAVES = (
     32,
     64,
     128,
-)  # cells of noise along the long side; each has half the contrast of the last
+)  # cells of noise along the long side; each octave has half the contrast of the previous one
 _QUALITY = 90
 _COMMON_HW = ((375, 500), (500, 375), (333, 500), (500, 333))
-_LONG_SIDES = (400, 640)  # of the sizes that are not common, in pixels
+_LONG_SIDES = (400, 640)  # range of the long sides of random sizes, in pixels
 _LARGEST_RATIO = 1.6
 
 
@@ -35,8 +35,8 @@ class Sample(NamedTuple):
     """The images of a measurement.
 
     Attributes:
-        paths: absolute paths of the images that can be read.
-        n_unreadable: images that were chosen and left out.
+        paths: absolute paths of the images that can be decoded.
+        n_unreadable: number of chosen images that cannot be decoded.
     """
 
     paths: list[str]
@@ -46,18 +46,17 @@ class Sample(NamedTuple):
 def take_sample(
     settings: RunsSettings, folder: Path, *, on_image: Callable[[int, int], None] = lambda done, total: None
 ) -> Sample:
-    """Choose images evenly from all inputs, or write synthetic photographs where there are no inputs.
+    """Chooses images evenly from all inputs, or writes synthetic photographs if there are no inputs.
 
-    Each image is decoded once. Images that cannot be decoded are left out; the others are in the system's cache from
-    the first measurement on.
+    Each image is decoded once, to leave out unreadable ones and to bring the others into the system's cache.
 
     Args:
         settings: the inputs and the number of images.
-        folder: for synthetic photographs.
-        on_image: called with the number of images that are ready, and of all.
+        folder: folder for synthetic photographs.
+        on_image: called with the number of images ready and the total number of images.
 
     Raises:
-        ConfigError: inputs that do not exist or hold no image.
+        ConfigError: inputs do not exist or hold no image.
         ImageError: no image can be read.
         StoreError: a synthetic photograph cannot be written.
     """
@@ -84,23 +83,25 @@ def take_sample(
 
 
 def draw_boxes(n: int, extent_hw: tuple[int, int], *, shortest: int, seed: int) -> npt.NDArray[np.int64]:
-    """Draw boxes with log-uniform sides at uniform places.
+    """Draws boxes with log-uniform sides at uniform places.
 
     Args:
         n: number of boxes.
-        extent_hw: height and width of the image or map around them, in pixels or cells.
-        shortest: the shortest side, as far as the extent allows it.
-        seed: of the draw; with the same seed a smaller ``n`` gives the first of the same boxes.
+        extent_hw: height and width of the image or map that holds the boxes, in pixels or cells.
+        shortest: length of the shortest side, in the unit of ``extent_hw``; less if the extent is smaller.
+        seed: seed of the draw; with the same seed, a smaller ``n`` gives the first of the same boxes.
 
     Returns:
-        ``(n, 4)`` int64, ``x0, y0, x1, y1``, half-open, none empty, all inside.
+        ``(n, 4)`` int64 ``x0, y0, x1, y1`` in the unit of ``extent_hw``, half-open; none empty, all inside.
 
     Example:
         >>> draw_boxes(1, (1, 1), shortest=1, seed=0).tolist()
         [[0, 0, 1, 1]]
     """
     extent = np.array(extent_hw[::-1], dtype=np.float64)
-    uniform = np.random.default_rng(seed).random((n, 2, 2))  # of each box: of its sides, of its place
+    uniform = np.random.default_rng(seed).random(
+        (n, 2, 2)
+    )  # for each box: two for its sides, two for its place
     least = np.minimum(shortest, extent)
     side = np.floor(np.exp(np.log(least) + uniform[:, 0] * np.log((extent + 1) / least)))
     side = side.clip(least, extent)
@@ -109,12 +110,12 @@ def draw_boxes(n: int, extent_hw: tuple[int, int], *, shortest: int, seed: int) 
 
 
 def synthetic_photo(height: int, width: int, rng: np.random.Generator) -> Image.Image:
-    """Draw a photograph, 8-bit RGB: smooth colored noise, which compresses and resizes as pictures do.
+    """Draws an 8-bit RGB image of smooth colored noise, which compresses and resizes like a photograph.
 
     Args:
-        height: in pixels.
-        width: in pixels.
-        rng: the generator of the noise.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
+        rng: generator of the noise.
     """
     total = np.full((height, width, 3), 128.0, dtype=np.float32)
     contrast = 128.0
@@ -131,13 +132,13 @@ def synthetic_photo(height: int, width: int, rng: np.random.Generator) -> Image.
 def write_photos(
     folder: Path, n: int, *, seed: int, on_photo: Callable[[int], None] = lambda n_done: None
 ) -> list[str]:
-    """Write synthetic photographs as JPEG files, half of them in four common sizes, half in random ones.
+    """Writes synthetic photographs as JPEG files, half of them in four common sizes, half in random sizes.
 
     Args:
-        folder: where the files go.
+        folder: folder for the files.
         n: number of files.
-        seed: of the photographs; the same seed gives the same files.
-        on_photo: called with the number of files that are written.
+        seed: seed of the photographs; the same seed gives the same files.
+        on_photo: called with the number of files written so far.
 
     Returns:
         The paths of the files.

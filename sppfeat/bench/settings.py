@@ -34,18 +34,18 @@ _T = TypeVar("_T")
 
 
 class Amount(NamedTuple, Generic[_T]):
-    """The default of a setting, in full and for a quick trial.
+    """Defaults of a setting: one for a full measurement, one for a quick trial.
 
     Attributes:
-        full: enough for numbers that are worth reporting.
-        quick: enough to see that everything works.
+        full: large enough for results worth reporting.
+        quick: just enough to see that everything works.
     """
 
     full: _T
     quick: _T
 
     def choose(self, given: _T | None, *, quick: bool) -> _T:
-        """Return the given value, or the default if there is none."""
+        """Chooses the given value, or one of the defaults if it is None."""
         if given is not None:
             return given
         return self.quick if quick else self.full
@@ -88,11 +88,11 @@ class RegionsSettings:
 
     Attributes:
         image: a file, or None for a synthetic photograph.
-        size: short side of the network input for all boxes, or None for the image's own.
-        n_boxes: the most boxes.
-        n_crops: the most boxes that are cropped, warped and run one by one; time for more is scaled from these.
-        seed: of the boxes and of the synthetic photograph.
-        repetitions: measurements of each.
+        size: short side of the network input for the one run, in pixels; None for the image's own.
+        n_boxes: largest number of boxes.
+        n_crops: largest number of boxes to crop, warp and run separately; the time for more is scaled from these.
+        seed: seed of the boxes and of the synthetic photograph.
+        repetitions: number of measurements of each way.
     """
 
     image: str | None = None
@@ -110,12 +110,12 @@ class PoolingSettings:
     Attributes:
         counts: numbers of boxes.
         map_hw: height and width of the feature map, in cells.
-        n_channels: of the map.
+        n_channels: number of channels of the map.
         levels, mode: see :func:`sppfeat.pyramid.pool_regions`.
-        device: where to compute.
-        budget_seconds: a contender that takes longer for a number of boxes is stopped.
-        seed: of map and boxes.
-        repetitions: measurements of each.
+        device: device to pool on.
+        budget_seconds: seconds after which a contender is stopped, for each number of boxes.
+        seed: seed of map and boxes.
+        repetitions: number of measurements of each contender.
     """
 
     counts: tuple[int, ...] = POOLING_COUNTS.full
@@ -147,12 +147,12 @@ class RunsSettings:
     """Settings of the measurement of a run.
 
     Attributes:
-        inputs: as for an extraction; none for synthetic photographs.
-        n_images: the most images, evenly from all.
-        size: short side of the network input, or None for the images' own.
+        inputs: inputs of an extraction; empty for synthetic photographs.
+        n_images: maximum number of images, chosen evenly from the inputs.
+        size: short side of the network input, in pixels; None for the images' own.
         batch_size, workers: see :class:`sppfeat.config.distribution.RunOptions`.
-        seed: of the synthetic photographs.
-        repetitions: measurements of each.
+        seed: seed of the synthetic photographs.
+        repetitions: number of measurements of each contender.
     """
 
     inputs: tuple[str, ...] = ()

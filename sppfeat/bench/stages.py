@@ -29,20 +29,20 @@ STAGES = (*DECODE_STAGES, *NETWORK_STAGES, *WRITE_STAGES)
 
 
 class Stages:
-    """An extraction of whole images, in stages.
+    """An extraction of whole images whose stages run one after the other.
 
-    ``read`` reads the file; ``decode`` turns it into upright RGB (and reads it again, from the system's cache);
-    ``resize`` scales that to the network's input and puts it into its batch; ``transfer`` copies the batch to the
-    device and normalizes it; ``backbone`` computes feature maps; ``pool`` computes descriptors in memory; ``write``
-    writes them to a file and to the disk.
+    ``read`` reads the image file; ``decode`` decodes it to upright RGB (and reads it again, from the system's cache);
+    ``resize`` scales the pixels to the network input and copies them into the batch; ``transfer`` copies the batch to
+    the device and normalizes it; ``backbone`` computes feature maps; ``pool`` computes descriptors in memory; ``write``
+    writes them to a file and flushes it to disk.
 
     Args:
         extraction: the planned run.
         output: the file to write.
 
     Attributes:
-        batches: those of the run.
-        describer: the network.
+        batches: batches of the run.
+        describer: the network with its pooling.
     """
 
     def __init__(self, extraction: Extraction, output: Path) -> None:
@@ -70,7 +70,7 @@ class Stages:
         create_file(output, self._plan, self._config, setup.columns, provenance=Provenance())
 
     def run(self) -> dict[str, float]:
-        """Run all stages on all batches once, and return the seconds of each stage."""
+        """Runs all stages on all batches once, and returns the seconds of each stage by name."""
         laps = _Laps()
         with contextlib.closing(FeatureWriter(self._output)) as writer:
             laps.start()
@@ -96,7 +96,7 @@ class Stages:
     def pixels(
         self, batch: Batch, on_stage: Callable[[str], None] = lambda stage: None
     ) -> npt.NDArray[np.uint8]:
-        """Decode the images of a batch, ``(N, H, W, 3)`` uint8; ``on_stage`` is called after each stage of each."""
+        """Decodes a batch to ``(N, H, W, 3)`` uint8; calls ``on_stage`` after each stage of each image."""
         pixels = np.empty((len(batch.images), *batch.input_hw, 3), dtype=np.uint8)
         exif, resample = self._config.input.exif, self._config.backbone.interpolation
         for i, path in enumerate(self.paths(batch)):
@@ -110,7 +110,7 @@ class Stages:
         return pixels
 
     def paths(self, batch: Batch) -> list[bytes]:
-        """Return the paths of the images of a batch."""
+        """Paths of the images of a batch."""
         return [os.path.join(self._plan.root, self._plan.paths[i]) for i in batch.images.tolist()]
 
     def _pool(self, maps: Sequence[Tensor]) -> npt.NDArray[np.float32]:
@@ -125,11 +125,10 @@ class Stages:
 
 
 def find_bound(seconds: dict[str, float], n_workers: int) -> str:
-    """Find the stage that a run waits for, from the seconds of each by itself.
+    """Finds the stage that limits a run, from the seconds of each stage measured separately.
 
-    Decoding, network and writing overlap, and ``n_workers`` processes decode: the run is as fast as the slowest of the
-    three, whose longest stage is the answer. If nothing overlaps (``n_workers`` is 0), the answer is the longest stage
-    of all.
+    Decoding (by ``n_workers`` processes), network and writing overlap, so the slowest of the three limits the run; the
+    result is its longest stage. If nothing overlaps (``n_workers`` is 0), the result is the longest of all stages.
 
     Example:
         >>> seconds = dict(read=0, decode=3, resize=2, transfer=0, backbone=4, pool=0, write=0)
@@ -146,7 +145,7 @@ def find_bound(seconds: dict[str, float], n_workers: int) -> str:
 
 
 class _Laps:
-    """Seconds of stages that take turns."""
+    """Total seconds of each of several stages that alternate."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
@@ -156,7 +155,7 @@ class _Laps:
         self._last = time.perf_counter()
 
     def add(self, stage: str) -> None:
-        """Count the time since the last call for a stage."""
+        """Adds the time since the last call to a stage."""
         now = time.perf_counter()
         self.seconds[stage] += now - self._last
         self._last = now

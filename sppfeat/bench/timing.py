@@ -1,4 +1,4 @@
-"""Medians of passes that take turns."""
+"""Timings: medians of passes that take turns."""
 
 import math
 import statistics
@@ -10,11 +10,11 @@ from typing import TypeAlias
 __all__ = ["Pass", "PassTooLongError", "Timing", "counted_passes", "interleave", "timed"]
 
 Pass: TypeAlias = Callable[[], Mapping[str, float]]
-"""Does the work once, and returns the seconds of its parts by name."""
+"""A function that does the work once and returns seconds by name, for one or more parts of the work."""
 
 
 class PassTooLongError(Exception):
-    """A pass took longer than it may; it was stopped as soon as that was seen."""
+    """A pass exceeded its time budget and was stopped."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Timing:
     """Several measurements of the same work.
 
     Attributes:
-        seconds: their median.
-        fastest, slowest: the extremes.
+        seconds: median of the measurements.
+        fastest, slowest: shortest and longest measurements, in seconds.
         repetitions: number of measurements.
     """
 
@@ -34,11 +34,11 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Timing":
-        """Return the timing of one or more measurements."""
+        """Makes the timing of one or more measurements in seconds."""
         return cls(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
 
     def times(self, factor: float) -> "Timing":
-        """Return the timing of ``factor`` times the work, in proportion."""
+        """Scales the timing to ``factor`` times the work."""
         return Timing(self.seconds * factor, self.fastest * factor, self.slowest * factor, self.repetitions)
 
 
@@ -50,17 +50,17 @@ def timed(
     budget: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Pass:
-    """Return a pass that runs a contender and measures its time.
+    """Makes a pass that runs a contender and measures its time.
 
     Args:
-        name: of the contender.
-        contender: does its work piece by piece; its results are thrown away, in the measured time.
+        name: name of the contender.
+        contender: does its work piece by piece; freeing the results counts as measured time.
         synchronize: waits for the device; called before both readings of the clock.
         budget: seconds after which the pass is stopped, at the next piece.
         clock: returns the time in seconds.
 
     Raises:
-        PassTooLongError: from the pass, where it exceeds the budget.
+        PassTooLongError: raised by the pass if it exceeds the budget.
     """
 
     def run() -> dict[str, float]:
@@ -85,16 +85,16 @@ def interleave(
     budget: float = math.inf,
     on_pass: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
-    """Run passes in turn, A B C A B C, so that a disturbance of the machine affects them alike.
+    """Runs passes in turn, A B C A B C, so that other load on the machine affects all of them equally.
 
     Args:
-        passes: each is run once before, unmeasured.
-        repetitions: measurements of each.
-        budget: a pass whose measurements together took longer is not measured again (it is measured at least once).
-        on_pass: called ``(1 + repetitions) * len(passes)`` times, also where nothing is left to be run.
+        passes: the passes; each also runs once unmeasured at the start.
+        repetitions: number of measurements of each pass.
+        budget: seconds; a pass whose measurements have taken longer in total is not measured again.
+        on_pass: called ``(1 + repetitions) * len(passes)`` times, even for passes that are skipped.
 
     Returns:
-        The timings by name; without those of a pass that raised PassTooLongError.
+        The timings by name, without those of passes that raised PassTooLongError.
     """
     results: list[list[Mapping[str, float]]] = [[] for _ in passes]
     stopped: set[int] = set()
@@ -116,7 +116,7 @@ def interleave(
 
 
 def counted_passes(n_passes: int, on_progress: Callable[[int, int], None]) -> Callable[[], None]:
-    """Return the function to call after each pass: it reports the number of passes done, and of all."""
+    """Makes a function to call after each pass; it reports the number of passes done and the total number."""
     n_done = 0
 
     def on_pass() -> None:

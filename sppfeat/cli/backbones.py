@@ -105,7 +105,7 @@ def _names_of(name: str) -> list[str]:
 
 
 def _download(names: list[str], weights: str, weights_dir: str | None, as_json: bool) -> None:
-    """Fetch the weights of each network, and go on after a failure.
+    """Fetches the weights of each network, and go on after a failure.
 
     Raises:
         WeightsError: a download failed.

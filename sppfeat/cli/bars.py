@@ -27,19 +27,19 @@ class StandardError:
     """
 
     def write(self, text: str) -> None:
-        """Write a text."""
+        """Writes a text."""
         if sys.stderr is not None:
             with contextlib.suppress(OSError):
                 sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Write buffered text."""
+        """Writes buffered text."""
         if sys.stderr is not None:
             with contextlib.suppress(OSError):
                 sys.stderr.flush()
 
     def isatty(self) -> bool:
-        """Return True for a terminal."""
+        """True for a terminal."""
         return sys.stderr is not None and sys.stderr.isatty()
 
     def __getattr__(self, name: str) -> Any:
@@ -47,7 +47,7 @@ class StandardError:
 
 
 def open_bar(label: str, total: int | None, *, unit: str, shown: bool = True, scaled: bool = False) -> Any:
-    """Open a progress bar of tqdm.
+    """Opens a progress bar of tqdm.
 
     Args:
         label: text in front of the bar.
@@ -72,7 +72,7 @@ def open_bar(label: str, total: int | None, *, unit: str, shown: bool = True, sc
 
 @contextlib.contextmanager
 def download_bar() -> "Iterator[OnDownload]":
-    """Yield a callback for downloads, which draws a bar for each file from its first bytes to its last."""
+    """Yields a callback for downloads, which draws a bar for each file from its first bytes to its last."""
     bars: dict[str, Any] = {}
 
     def on_download(name: str, done: int, total: int | None) -> None:
@@ -111,15 +111,15 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """End the bar where it stands."""
+        """Ends the bar where it stands."""
         self._bar.close()
 
     def say(self, text: str) -> None:
-        """Print a line above the bar."""
+        """Prints a line above the bar."""
         self._bar.write(text, file=StandardError())
 
     def move_to(self, n: int, total: int | None = None, *, note: str = "") -> None:
-        """Show ``n`` as done, of a new total if one is given, followed by a note.
+        """Shows ``n`` as done, of a new total if one is given, followed by a note.
 
         Raises:
             KeyboardInterrupt: a signal has asked to stop; see :func:`sppfeat.cli.signals.raise_if_dropped`.
@@ -132,7 +132,7 @@ class Bar:
         self._bar.update(n - self._bar.n)
 
     def show(self, progress: "Progress") -> None:
-        """Show images done and failed, and the shares of decoding, network and writing in the time."""
+        """Shows images done and failed, and the shares of decoding, network and writing in the time."""
         seconds = (progress.decode_seconds, progress.network_seconds, progress.write_seconds)
         shares = [100 * part / max(sum(seconds), 1e-9) for part in seconds]
         self._bar.set_postfix_str(
@@ -149,7 +149,7 @@ def prepared(
     *,
     shown: bool,
 ) -> Iterator[_T]:
-    """Enter a context that reads images first, and show a bar until it is entered.
+    """Enters a context that reads images first, and show a bar until it is entered.
 
     Args:
         prepare: makes the context manager; takes two callbacks: one for the number of images read and of all, one for

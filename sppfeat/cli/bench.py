@@ -76,7 +76,7 @@ _MAP_SIZE = Parsed("hxw", _height_and_width, refusal="{!r}; allowed: height and 
 def _amount_option(
     name: str, amount: Amount[_T], text: str, show: Callable[[_T], str] = str, **settings: Any
 ) -> Callable[[Any], Any]:
-    """Declare an option whose default depends on ``--quick``."""
+    """Declares an option whose default depends on ``--quick``."""
     default = f"{show(amount.full)}; {show(amount.quick)} with --quick"
     return option(name, help=f"{text} [default: {default}]", **settings)
 

@@ -14,7 +14,7 @@ _RIGHT = set(range(5))
 
 
 def regions_text(found: dict[str, Any]) -> str:
-    """Return the result of ``bench regions`` as text."""
+    """The result of ``bench regions`` as text."""
     header = ["boxes", "one run, s", "a run per box, s", "speed-up"]
     rows = [
         [
@@ -42,7 +42,7 @@ def regions_text(found: dict[str, Any]) -> str:
 
 
 def pooling_text(found: dict[str, Any]) -> str:
-    """Return the result of ``bench pooling`` as text."""
+    """The result of ``bench pooling`` as text."""
     names = list(found["regions"][0]["contenders"])
     rows = [
         [str(cell["boxes"]), *(_milliseconds(cell["contenders"][name]) for name in names)]
@@ -73,7 +73,7 @@ def pooling_text(found: dict[str, Any]) -> str:
 
 
 def extract_text(found: dict[str, Any]) -> str:
-    """Return the result of ``bench extract`` as text."""
+    """The result of ``bench extract`` as text."""
 
     def row(name: str, rate: dict[str, Any]) -> list[str]:
         return [name, f"{rate['ms_per_image']:.2f}", f"{rate['images_per_second']:.1f}"]
@@ -111,7 +111,7 @@ def extract_text(found: dict[str, Any]) -> str:
 
 
 def plan_text(found: dict[str, Any]) -> str:
-    """Return the result of ``bench plan`` as text."""
+    """The result of ``bench plan`` as text."""
     names = list(found["rungs"][0]["stages"])
     labels = [name.replace("_", " ") for name in names]
 

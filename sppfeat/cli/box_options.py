@@ -106,7 +106,7 @@ _NEED_BOXES = (
 
 
 def box_choice(options: dict[str, Any]) -> BoxChoice | None:
-    """Return the boxes of the request, or None for whole images.
+    """The boxes of the request, or None for whole images.
 
     Raises:
         ConfigError: options about boxes are given without boxes, or do not apply to these boxes.
@@ -141,7 +141,7 @@ def box_choice(options: dict[str, Any]) -> BoxChoice | None:
 
 
 def sizes_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Return ``size`` or ``scales`` of the network input, as given or by default for images and boxes.
+    """``size`` or ``scales`` of the network input, as given or by default for images and boxes.
 
     Raises:
         ConfigError: both are given.

@@ -77,7 +77,7 @@ ray_options = together(
 
 
 def ray_choice(options: dict[str, Any]) -> RayOptions | None:
-    """Return the settings of the Ray engine, or None for the local engine.
+    """The settings of the Ray engine, or None for the local engine.
 
     Raises:
         ConfigError: options of the Ray engine are given for the local one.

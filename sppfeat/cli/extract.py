@@ -202,7 +202,7 @@ def extract(**options: Any) -> None:
 
 
 def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
-    """Extract, and return the result; None after a dry run."""
+    """Extracts, and return the result; None after a dry run."""
     from sppfeat.config.machine import keep_freed_memory
     from sppfeat.extraction.run import prepare
     from sppfeat.extraction.sized_parts import prepare_parts

@@ -27,7 +27,7 @@ EXIT_INTERRUPTED = 130  # the same command again continues
 
 
 def leave(code: int) -> NoReturn:
-    """End the command that runs, with an exit code."""
+    """Ends the command that runs, with an exit code."""
     click.get_current_context().exit(code)
 
 
@@ -44,11 +44,11 @@ class LazyGroup(click.Group):
         self._modules = modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return the names of all commands."""
+        """The names of all commands."""
         return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Return the command of a name, or None."""
+        """The command of a name, or None."""
         if cmd_name not in self._modules:
             return None
         module = importlib.import_module(f"sppfeat.cli.{self._modules[cmd_name]}")
@@ -60,7 +60,7 @@ class CommandLine(LazyGroup):
     """The group of all commands, which turns errors and interruptions into exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; print what ends it, and exit with its code."""
+        """Runs a command; print what ends it, and exit with its code."""
         try:
             with stop_on_signals():  # whatever a command is about, unless it stops in a way of its own
                 return super().invoke(ctx)

@@ -129,7 +129,7 @@ def _describe_boxes(file: "FeatureFile") -> dict[str, Any]:
 
 
 def _count_classes(names: list[str], labels: "npt.NDArray[np.int64]") -> dict[str, int]:
-    """Count the labels of each class; time and memory depend on the number of labels, not on their values."""
+    """Counts the labels of each class; time and memory depend on the number of labels, not on their values."""
     import numpy as np
 
     known = labels[(labels >= 0) & (labels < len(names))]

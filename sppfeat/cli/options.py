@@ -60,7 +60,7 @@ _T = TypeVar("_T")
 
 
 def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
-    """Declare an option that can also be set as ``SPPFEAT_<OPTION>`` in the environment, and shows its default."""
+    """Declares an option that can also be set as ``SPPFEAT_<OPTION>`` in the environment, and shows its default."""
     long_name = next(name for name in names if name.startswith("--")).split("/")[0]
     settings.setdefault("envvar", f"SPPFEAT_{long_name.removeprefix('--').replace('-', '_').upper()}")
     settings.setdefault("show_default", True)
@@ -68,7 +68,7 @@ def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 
 
 def setting_option(kind: type[Any], name: str, text: str, **more: Any) -> Callable[[_F], _F]:
-    """Declare an option with the name, the default and the type of a field of a dataclass of settings.
+    """Declares an option with the name, the default and the type of a field of a dataclass of settings.
 
     Args:
         kind: the dataclass.
@@ -82,7 +82,7 @@ def setting_option(kind: type[Any], name: str, text: str, **more: Any) -> Callab
 
 
 def settings_from(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
-    """Make settings of the options that are named like their fields.
+    """Makes settings of the options that are named like their fields.
 
     Args:
         kind: the dataclass.
@@ -95,7 +95,7 @@ def settings_from(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
-    """Join several options into one decorator, in the order in which --help shows them."""
+    """Joins several options into one decorator, in the order in which --help shows them."""
 
     def decorate(function: _F) -> _F:
         for add in reversed(options):
@@ -106,7 +106,7 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 
 def feature_file_argument(name: str = "file") -> Callable[[_F], _F]:
-    """Declare the argument for a feature file."""
+    """Declares the argument for a feature file."""
     return click.argument(name, type=click.Path(path_type=Path))
 
 
@@ -150,12 +150,12 @@ backbone_options = together(
 
 
 def backbone_choice(options: dict[str, Any]) -> BackboneChoice:
-    """Return the network of :func:`backbone_options`, with mean, deviation and head if there are options for them."""
+    """The network of :func:`backbone_options`, with mean, deviation and head if there are options for them."""
     return settings_from(BackboneChoice, options, name=options["backbone"])
 
 
 def size_option(default: str) -> Callable[[_F], _F]:
-    """Declare ``--size``, with the text of its default."""
+    """Declares ``--size``, with the text of its default."""
     return option(
         "--size",
         type=SIZE,
@@ -165,7 +165,7 @@ def size_option(default: str) -> Callable[[_F], _F]:
 
 
 def levels_option(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:
-    """Declare ``--levels``, with the text of its default; its value is None if it is not given."""
+    """Declares ``--levels``, with the text of its default; its value is None if it is not given."""
     return option(
         "--levels",
         type=LEVELS,
@@ -184,7 +184,7 @@ exif_option = setting_option(
 
 
 def dtype_option(text: str) -> Callable[[_F], _F]:
-    """Declare ``--dtype``, with its help."""
+    """Declares ``--dtype``, with its help."""
     return setting_option(DescriptorSpec, "dtype", text, type=click.Choice(DTYPES))
 
 
@@ -236,7 +236,7 @@ recorded_weights_options = together(
 
 
 def output_option(text: str) -> Callable[[_F], _F]:
-    """Declare ``--output``, which is required, with its help."""
+    """Declares ``--output``, which is required, with its help."""
     return option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
 
 
@@ -248,18 +248,18 @@ json_option = option("--json", "as_json", is_flag=True, help="Print the result a
 
 
 def verbosity_options(function: _F) -> _F:
-    """Declare ``-q`` and ``-v``."""
+    """Declares ``-q`` and ``-v``."""
     function = option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")(function)
     return option("--verbose", "-v", is_flag=True, help="Say more: all failures, all settings.")(function)
 
 
 def is_given(name: str) -> bool:
-    """Return True if a parameter of the running command was given on the command line itself."""
+    """True if a parameter of the running command was given on the command line itself."""
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def given_options(names: Iterable[str]) -> list[str]:
-    """Return the options of some parameters that were given on the command line: ``--layer`` for ``layers``."""
+    """The options of some parameters that were given on the command line: ``--layer`` for ``layers``."""
     parameters = {parameter.name: parameter for parameter in click.get_current_context().command.params}
     return [
         next(flag for flag in parameters[name].opts if flag.startswith("--"))

@@ -28,13 +28,13 @@ __all__ = [
 
 
 def say(text: str) -> None:
-    """Print a line for the person at the terminal on standard error; drop it if that is gone."""
+    """Prints a line for the person at the terminal on standard error; drop it if that is gone."""
     with contextlib.suppress(OSError):
         click.echo(_printable(text), err=True)
 
 
 def print_result(text: str) -> None:
-    """Print a result on standard output.
+    """Prints a result on standard output.
 
     Raises:
         StoreError: standard output cannot be written, such as a file on a full disk.
@@ -43,12 +43,12 @@ def print_result(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a result as JSON on standard output: ASCII only, also for file names; null for NaN and infinities."""
+    """Prints a result as JSON on standard output: ASCII only, also for file names; null for NaN and infinities."""
     _print(json.dumps(_finite(value), indent=2, allow_nan=False))
 
 
 def print_json_or_text(found: Any, text: Callable[[], str], *, as_json: bool) -> None:
-    """Print a result on standard output, as JSON, or as the text that a function returns."""
+    """Prints a result on standard output, as JSON, or as the text that a function returns."""
     if as_json:
         print_json(found)
     else:
@@ -56,7 +56,7 @@ def print_json_or_text(found: Any, text: Callable[[], str], *, as_json: bool) ->
 
 
 def standard_output() -> BinaryIO:
-    """Return standard output, for bytes.
+    """Standard output, for bytes.
 
     Raises:
         StoreError: standard output is closed.
@@ -67,7 +67,7 @@ def standard_output() -> BinaryIO:
 
 
 def box_counts_text(counts: dict[str, int]) -> str:
-    """Return the counts of boxes in a line.
+    """The counts of boxes in a line.
 
     Example:
         >>> counts = {"rows": 9, "with_descriptor": 6, "of_failed_or_pending": 2, "clipped": 2, "degenerate": 1}
@@ -84,7 +84,7 @@ def box_counts_text(counts: dict[str, int]) -> str:
 
 
 def first_of(lines: list[str], n_shown: int | None, *, more: str) -> list[str]:
-    """Return the first lines, and one with the number of ``more``; all lines if ``n_shown`` is None.
+    """The first lines, and one with the number of ``more``; all lines if ``n_shown`` is None.
 
     Example:
         >>> first_of(["a", "b", "c"], 1, more="{} more")
@@ -96,7 +96,7 @@ def first_of(lines: list[str], n_shown: int | None, *, more: str) -> list[str]:
 
 
 def human_bytes(n: int) -> str:
-    """Return a number of bytes in a unit that suits it.
+    """A number of bytes in a unit that suits it.
 
     Example:
         >>> human_bytes(1_234_567)
@@ -111,7 +111,7 @@ def human_bytes(n: int) -> str:
 
 
 def joined_numbers(numbers: Iterable[int]) -> str:
-    """Return numbers in one text, as options take them.
+    """Numbers in one text, as options take them.
 
     Example:
         >>> joined_numbers((1, 2, 4))
@@ -121,7 +121,7 @@ def joined_numbers(numbers: Iterable[int]) -> str:
 
 
 def labeled_lines(lines: Iterable[tuple[str, str]], *, width: int) -> str:
-    """Return lines with a label each; their texts begin at column ``width``.
+    """Lines with a label each; their texts begin at column ``width``.
 
     Example:
         >>> print(labeled_lines([("file", "f.h5"), ("images", "7")], width=9))
@@ -132,7 +132,7 @@ def labeled_lines(lines: Iterable[tuple[str, str]], *, width: int) -> str:
 
 
 def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:
-    """Return a table in plain text; the columns in ``right`` are aligned to the right."""
+    """A table in plain text; the columns in ``right`` are aligned to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = []
     for row in [header, *rows]:

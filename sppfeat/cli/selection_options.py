@@ -72,7 +72,7 @@ class SelectionChoice:
         return () if self.labels_from is None else (self.labels_from,)
 
     def of(self, file: "FeatureFile") -> "Selection":
-        """Return the selection of an open file.
+        """The selection of an open file.
 
         Raises:
             ConfigError: the file lacks rows, layers, levels or classes.
@@ -84,5 +84,5 @@ class SelectionChoice:
 
 
 def selection_choice(options: dict[str, Any]) -> SelectionChoice:
-    """Return the choice of a command, which may lack some of these options."""
+    """The choice of a command, which may lack some of these options."""
     return settings_from(SelectionChoice, options)

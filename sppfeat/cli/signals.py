@@ -26,15 +26,15 @@ class Stop:
         self._has_batches = False
 
     def begin_batches(self) -> None:
-        """Let the first signal wait for the current batch from now on."""
+        """Lets the first signal wait for the current batch from now on."""
         self._has_batches = True
 
     def is_wanted(self) -> bool:
-        """Return True if the run is to stop after this batch."""
+        """True if the run is to stop after this batch."""
         return self._is_wanted
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Handle a signal."""
+        """Handles a signal."""
         if self._is_wanted or not self._has_batches:
             self._is_wanted = True
             raise KeyboardInterrupt
@@ -42,7 +42,7 @@ class Stop:
         say("\nStopping after this batch; once more stops at once.")
 
     def raise_if_dropped(self) -> None:
-        """Raise KeyboardInterrupt if a signal raised it before, and it was lost."""
+        """Raises KeyboardInterrupt if a signal raised it before, and it was lost."""
         if self._is_wanted and not self._has_batches:
             raise KeyboardInterrupt
 
@@ -51,7 +51,7 @@ _innermost: Stop | None = None  # of the commands that run
 
 
 def raise_if_dropped() -> None:
-    """Raise the KeyboardInterrupt of a signal that came where exceptions are dropped.
+    """Raises the KeyboardInterrupt of a signal that came where exceptions are dropped.
 
     Python drops them while it deletes an object, h5py while it converts texts.
     """
@@ -61,7 +61,7 @@ def raise_if_dropped() -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Let the first signal ask to stop after the current batch, and a second one raise KeyboardInterrupt.
+    """Lets the first signal ask to stop after the current batch, and a second one raise KeyboardInterrupt.
 
     Ignored signals stay ignored: SIGHUP under ``nohup``, SIGINT in the background of a script. Outside the main thread
     signals cannot be handled.

@@ -52,7 +52,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
         self._refusal = refusal
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value of a text; return anything else as it is."""
+        """The value of a text; return anything else as it is."""
         if not isinstance(value, str):
             return value
         try:
@@ -65,7 +65,7 @@ class NumberRange(click.FloatRange):
     """A range of numbers that refuses NaN, which click accepts in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number of a text."""
+        """The number of a text."""
         number = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value} is no number", param, ctx)
@@ -73,7 +73,7 @@ class NumberRange(click.FloatRange):
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
-    """Return the numbers of a text such as ``1,2,4``.
+    """The numbers of a text such as ``1,2,4``.
 
     Raises:
         ValueError: a part is not a whole number.
@@ -90,12 +90,12 @@ def _channels(text: str) -> tuple[float, ...]:
 
 
 def short_side(size: int | str) -> int | None:
-    """Return the value of an option ``PIXELS|native``: None for the image's own size."""
+    """The value of an option ``PIXELS|native``: None for the image's own size."""
     return None if size == "native" else int(size)
 
 
 def whole_number(value: int | str) -> int | None:
-    """Return the value of an option ``auto|N``: None for ``auto``."""
+    """The value of an option ``auto|N``: None for ``auto``."""
     return None if value == "auto" else int(value)
 
 
@@ -124,7 +124,7 @@ def complete_files(
     param: click.Parameter,  # noqa: ARG001
     incomplete: str,
 ) -> list[CompletionItem]:
-    """Let the shell complete names of files and folders."""
+    """Lets the shell complete names of files and folders."""
     return [CompletionItem(incomplete, type="file")]
 
 
@@ -133,7 +133,7 @@ def complete_weights(
     param: click.Parameter,
     incomplete: str,
 ) -> list[CompletionItem]:
-    """Complete ``DEFAULT`` and ``none``, or else names of files."""
+    """Completes ``DEFAULT`` and ``none``, or else names of files."""
     words = [
         CompletionItem(word) for word in ("DEFAULT", "none") if incomplete and word.startswith(incomplete)
     ]
@@ -145,7 +145,7 @@ def complete_backbones(
     param: click.Parameter,  # noqa: ARG001
     incomplete: str,
 ) -> list[CompletionItem]:
-    """Complete the names of networks, read from torchvision's sources, because importing it takes seconds."""
+    """Completes the names of networks, read from torchvision's sources, because importing it takes seconds."""
     return [CompletionItem(name) for name in choose_names(_declared_models()) if name.startswith(incomplete)]
 
 

@@ -24,10 +24,10 @@ _VERSION = 1
 
 
 class TrainFolder:
-    """The folder of a training; each file is whole at any moment, whenever the process dies.
+    """The folder of a training; all its files stay complete, even if the process dies while writing.
 
     Args:
-        folder: made where it does not exist; its parent must.
+        folder: path of the folder, which is created if needed; its parent must exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,14 +38,14 @@ class TrainFolder:
         self.images = folder / "images.csv"
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Check that the folder can begin or resume a training, as asked.
+        """Checks that a training can begin in the folder, or resume if ``resume`` is True.
 
         Raises:
-            StoreError: it is not a folder, its parent does not exist, it holds a training already, or it holds none to
+            StoreError: it is not a folder, its parent does not exist, it already holds a training, or it holds none to
                 resume.
         """
         shown = repr(str(self.folder))
-        # os.path, because the methods of Path raise on a name that is too long or a folder we may not enter.
+        # os.path, because methods of Path raise if a name is too long or a folder must not be entered.
         if os.path.lexists(self.folder) and not os.path.isdir(self.folder):
             raise StoreError(f"the output {shown} is no folder")
         if not os.path.isdir(self.folder.absolute().parent):
@@ -62,10 +62,10 @@ class TrainFolder:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Make the folder and lock it against other trainings; remove it again if it stays empty.
+        """Creates the folder and locks it against other trainings; removes it at the end if it is empty.
 
         Raises:
-            StoreError: it cannot be made or written to, or another process trains into it.
+            StoreError: it cannot be created or written to, or another process is training in it.
         """
         is_new = not os.path.lexists(self.folder)
         try:
@@ -77,11 +77,11 @@ class TrainFolder:
                 yield
         finally:
             if is_new:
-                with contextlib.suppress(OSError):  # there is something in it
+                with contextlib.suppress(OSError):  # it is not empty
                     self.folder.rmdir()
 
     def clear(self) -> None:
-        """Remove the weights and the log of an earlier training, so that all files belong to the same one.
+        """Removes the weights and the log of an earlier training, so that all files belong to the same one.
 
         Raises:
             StoreError: a file cannot be removed.
@@ -93,18 +93,18 @@ class TrainFolder:
                 raise StoreError(f"cannot remove {str(path)!r}: {error.strerror}") from error
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint that :meth:`read_checkpoint` returns.
+        """Writes a checkpoint, which replaces the previous one.
 
         Raises:
-            StoreError: it cannot be written; the checkpoint before it is still there.
+            StoreError: it cannot be written; the previous checkpoint remains.
         """
         _save(self.checkpoint, {"format": _FORMAT, "version": _VERSION, **state})
 
     def read_checkpoint(self) -> dict[str, Any]:
-        """Return the last checkpoint.
+        """Reads the last checkpoint.
 
         Raises:
-            StoreError: it cannot be read, or is a file of another kind or version.
+            StoreError: it cannot be read, or has another format or version.
         """
         try:
             content = read_tensors(self.checkpoint)
@@ -119,7 +119,7 @@ class TrainFolder:
         return content
 
     def write_weights(self, content: Mapping[str, Any]) -> None:
-        """Write the file for ``--weights``.
+        """Writes the weights file, which ``--weights`` takes.
 
         Raises:
             StoreError: it cannot be written.
@@ -127,7 +127,7 @@ class TrainFolder:
         _save(self.weights, dict(content))
 
     def write_log(self, history: Iterable[Mapping[str, Any]]) -> None:
-        """Write one line of JSON per epoch.
+        """Writes the log: one line of JSON per epoch.
 
         Raises:
             StoreError: it cannot be written.
@@ -136,7 +136,7 @@ class TrainFolder:
         replace_file(self.log, "".join(f"{line}\n" for line in lines).encode())
 
     def write_images(self, sets: Mapping[str, Examples]) -> None:
-        """Write the list of images with their sets: ``set,class,path``.
+        """Writes the list of all images as CSV: ``set,class,path``.
 
         Raises:
             StoreError: it cannot be written.

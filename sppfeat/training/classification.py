@@ -1,4 +1,4 @@
-"""Learning class labels: a classifier with the pyramid in it, its loss, and the labels that it is judged by."""
+"""Learning from class labels: the classifier with its pyramid, its loss, and the labels as targets."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ __all__ = ["ClassLearner", "ClassTargets", "PyramidClassifier"]
 
 
 class PyramidClassifier(nn.Module):
-    """A classifier of feature maps of any size: the pyramid, then fully connected layers.
+    """A classifier for feature maps of any size: the pyramid, then fully connected layers.
 
-    He et al., TPAMI 2015, section 2.2: the levels side by side are the input of fc6. Unlike there, the descriptor and
-    the output of each hidden layer are normalized (Ba et al.: *Layer Normalization*, 2016).
+    As in He et al., TPAMI 2015, section 2.2, the concatenated levels are the input of fc6. Unlike there, the descriptor
+    and the output of each hidden layer are normalized (Ba et al.: *Layer Normalization*, 2016).
 
     Args:
-        n_channels: of the feature map.
+        n_channels: number of channels of the feature map.
         settings: levels, pooling, widths, dropout.
-        n_classes: number of scores.
+        n_classes: number of classes.
     """
 
     def __init__(self, n_channels: int, settings: NetworkSettings, n_classes: int) -> None:
@@ -33,7 +33,7 @@ class PyramidClassifier(nn.Module):
         self.pyramid = SpatialPyramidPool2d(settings.levels, settings.pool)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         width = n_channels * sum(n * n for n in settings.levels)
-        # Maxima of many channels are large and never negative: without norms a few steps silence all units for good.
+        # Maxima over many channels are large and never negative: without normalization all units die in a few steps.
         layers["norm5"] = nn.LayerNorm(width, elementwise_affine=False)
         for i, hidden in enumerate(settings.hidden):
             layers[f"fc{i + 6}"] = nn.Linear(width, hidden)
@@ -45,19 +45,19 @@ class PyramidClassifier(nn.Module):
         self.layers = nn.Sequential(layers)
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """Return ``(N, n_classes)`` scores of an ``(N, C, H, W)`` map."""
+        """Computes class scores ``(N, n_classes)`` of a map ``(N, C, H, W)``."""
         scores: Tensor = self.layers(self.pyramid(feature_map))
         return scores
 
 
 class ClassLearner(Learner):
-    """Learns class labels through the pyramid: cross-entropy.
+    """Learns class labels by cross-entropy, with the pyramid between backbone and classifier.
 
     Args:
         body: the backbone.
         classifier: the layers after the body.
-        label_smoothing: see :class:`torch.nn.CrossEntropyLoss`; in training only.
-        freeze: leave the body as it is, normalizations included.
+        label_smoothing: see :class:`torch.nn.CrossEntropyLoss`; applied only in training.
+        freeze: do not train the body, nor update the statistics of its normalizations.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class ClassLearner(Learner):
             body.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "ClassLearner":
-        """Switch to training or evaluation; a frozen body stays in evaluation."""
+        """Switches to training or evaluation; a frozen body stays in evaluation."""
         super().train(mode)
         if self._freeze:
             self.body.eval()
         return self
 
     def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> BatchResult:
-        """Return loss and class scores; the one target is ``(N,)`` int64 labels."""
+        """Computes loss and class scores of ``(N, 3, H, W)`` uint8 pixels; the only target is ``(N,)`` int64 labels."""
         scores = self.classifier(self.body(pixels)[0]).float()
         smoothing = self._label_smoothing if self.training else 0.0
         return BatchResult(F.cross_entropy(scores, targets[0], label_smoothing=smoothing), scores)
@@ -87,19 +87,19 @@ class ClassTargets:
     """Class labels as targets.
 
     Args:
-        labels: ``(N,)`` int64, of every image of the listing.
-        device: the device that the targets go to.
+        labels: ``(N,)`` int64, labels of all images of the listing.
+        device: device to put the targets on.
     """
 
     def __init__(self, labels: npt.NDArray[np.int64], device: torch.device) -> None:
         self._labels, self._device = torch.from_numpy(labels), device
 
     def __call__(self, images: Tensor, pixels: Tensor) -> list[Tensor]:  # noqa: ARG002
-        """Return the labels of images."""
+        """Looks up the labels of images, ``(n,)`` int64."""
         return [self._labels[images].to(self._device)]
 
     def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:
-        """Return ``top1``, the share of correctly classified images, and ``mean_class``, its mean over classes."""
+        """Computes ``top1``, the share of correctly classified images, and ``mean_class``, its mean over classes."""
         wanted = self._labels[images]
         right = (scores.argmax(1) == wanted).double()
         per_class = [float(right[wanted == label].mean()) for label in torch.unique(wanted)]

@@ -1,4 +1,4 @@
-"""Learning from other networks: adapters to the maps of teachers, their loss, and the targets that teachers give."""
+"""Learning from other networks: adapters from the student's maps to those of teachers, the loss, and the targets."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,18 +12,20 @@ from sppfeat.training.settings import NetworkSettings
 
 __all__ = ["TeacherAdapter", "TeacherLearner", "TeacherTargets"]
 
-_LEAST_STD = 0.1  # of a channel, as a share of the root mean square over the channels
+_LEAST_STD = (
+    0.1  # smallest standard deviation of a channel, as a share of the root mean square over all channels
+)
 
 
 class TeacherAdapter(nn.Module):
-    """A linear map, cell by cell, from the student's channels to a teacher's channels, which are standardized.
+    """A linear map from the student's channels to the standardized channels of a teacher, applied cell by cell.
 
     Args:
-        n_channels: of the student's map.
-        n_teacher_channels: of the teacher's.
-        settings: levels and pooling, for descriptors.
-        distill: ``map``: the cells are those of the map; the student's map is averaged if it is the finer one.
-            ``descriptor``: the cells are the bins.
+        n_channels: number of channels of the student's map.
+        n_teacher_channels: number of channels of the teacher's map.
+        settings: levels and pooling, used only for ``descriptor``.
+        distill: ``map`` (cells of the map; the finer of the two maps is averaged to the grid of the coarser one) or
+            ``descriptor`` (the bins of the pyramid take the place of cells).
     """
 
     mean: Tensor
@@ -39,28 +41,28 @@ class TeacherAdapter(nn.Module):
         self._levels, self._pool, self._distill = settings.levels, settings.pool, distill
 
     def moments(self, teacher_map: Tensor) -> Tensor:
-        """Return number, sum and sum of squares of the values in each channel of a teacher's map: ``(3, C)``."""
+        """Computes number, sum and sum of squares of each channel of a teacher's map: ``(3, C)`` float64."""
         values = self._taken(teacher_map).transpose(0, 1).flatten(1).cpu().double()
         return torch.stack(
             [torch.full((len(values),), values.shape[1]), values.sum(1), values.square().sum(1)]
         )
 
     def standardize_by(self, moments: Sequence[Tensor]) -> None:
-        """Set the mean and the standard deviation of each channel from the moments of some of the teacher's maps."""
+        """Sets the mean and the standard deviation of each channel from the moments of some of the teacher's maps."""
         n, total, squares = torch.stack(list(moments)).sum(0)
         mean = total / n
         self.mean.copy_(mean[None, :, None, None])
         std = (squares / n - mean.square()).clamp_min(0).sqrt()
-        # A channel that is hardly ever active in the sample would count for thousands of others where it is.
+        # Without a lower bound, a channel that is hardly ever active in the sample would dominate the loss.
         std = std.clamp_min(_LEAST_STD * std.square().mean().sqrt())
         self.scale.copy_(torch.where(std > 0, 1 / std, 0)[None, :, None, None])
 
     def target(self, teacher_map: Tensor) -> Tensor:
-        """Return the target of the student: ``(N, C, H, W)``, standardized."""
+        """Converts a teacher's map to the student's target, ``(N, C, H, W)`` standardized."""
         return (self._taken(teacher_map) - self.mean) * self.scale
 
     def forward(self, feature_map: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the student's answer and the target: ``(N, C, H, W)`` each, at the coarser grid of both."""
+        """Computes prediction and target, ``(N, C, H, W)`` each, at the coarser grid of the two."""
         taken = self._taken(feature_map)
         cells = min(taken.shape[2], target.shape[2]), min(taken.shape[3], target.shape[3])
         return self.linear(_averaged(taken, cells)), _averaged(target, cells)
@@ -85,7 +87,7 @@ class TeacherLearner(Learner):
         self.body, self.adapters = body, nn.ModuleList(adapters)
 
     def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> BatchResult:
-        """Return loss and explained variance; each target comes from an adapter and a teacher's map."""
+        """Computes loss and explained variance; each target comes from :meth:`TeacherAdapter.target`."""
         feature_map = self.body(pixels)[0]
         errors = []
         for adapter, target in zip(self.adapters, targets, strict=True):
@@ -99,9 +101,9 @@ class TeacherTargets:
     """Maps or descriptors of teachers as targets.
 
     Args:
-        teachers: in evaluation mode, on the device.
-        adapters: those of the learner, one for each layer of each teacher; they hold the means and deviations.
-        names: of the layers of all teachers, for the names of the measures.
+        teachers: the teachers, in evaluation mode, on the device.
+        adapters: adapters of the learner, one for each layer of each teacher; they hold the means and deviations.
+        names: names of the layers of all teachers, which name the measures.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class TeacherTargets:
         self._teachers, self._adapters, self._names = teachers, adapters, names
 
     def __call__(self, images: Tensor, pixels: Tensor) -> list[Tensor]:  # noqa: ARG002
-        """Return the adapted maps of all layers."""
+        """Computes the targets for ``(n, 3, H, W)`` uint8 pixels, one for each layer of each teacher."""
         with torch.no_grad():
             return [
                 adapter.target(feature_map)
@@ -118,12 +120,12 @@ class TeacherTargets:
             ]
 
     def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:  # noqa: ARG002
-        """Return, for each layer, the share of the teacher's variance that the student explains."""
+        """Computes, for each layer, the share of the teacher's variance that the student explains."""
         explained = scores.double().mean(0).tolist()
         return {f"explained_{name}": share for name, share in zip(self._names, explained, strict=True)}
 
     def standardize(self, samples: Iterable[Tensor]) -> None:
-        """Set the means and deviations of the teachers' channels from some batches of pixels.
+        """Sets the means and deviations of the teachers' channels from some batches of pixels.
 
         Raises:
             SppfeatError: ``samples`` is empty.
@@ -145,7 +147,7 @@ class TeacherTargets:
 
 
 def _averaged(feature_map: Tensor, cells: tuple[int, int]) -> Tensor:
-    """A map averaged down to a number of cells along each axis."""
+    """Averages a map ``(N, C, H, W)`` down to a number of cells along each axis."""
     if feature_map.shape[-2:] == cells:
         return feature_map
     return nn.functional.adaptive_avg_pool2d(feature_map, cells)

@@ -1,4 +1,4 @@
-"""The batches of an epoch: a function of seed and epoch, independent of the epochs before."""
+"""The batches of an epoch, which depend on seed and epoch number alone, not on earlier epochs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class TrainBatch(NamedTuple):
     """Images that are run together.
 
     Attributes:
-        images: ``(n,)`` int64, of a listing.
+        images: ``(n,)`` int64, indices of the images in the listing.
         input_hw: height and width of the network input, in pixels.
     """
 
@@ -28,9 +28,9 @@ class TrainBatch(NamedTuple):
 
 
 def size_of_epoch(sizes: Sequence[int], epoch: int) -> int:
-    """Return the short side of an epoch, in pixels.
+    """The short side of the network input in an epoch, in pixels.
 
-    He et al., TPAMI 2015, section 2.3: one full epoch at one size, the next at the other, with the same weights.
+    As in He et al., TPAMI 2015, section 2.3, each epoch uses a single size, and the sizes take turns.
     """
     return sizes[epoch % len(sizes)]
 
@@ -38,18 +38,18 @@ def size_of_epoch(sizes: Sequence[int], epoch: int) -> int:
 def epoch_batches(
     examples: Examples, data: DataSettings, *, epoch: int, batch_size: int, seed: int, min_side: int
 ) -> list[TrainBatch]:
-    """Return the batches of an epoch, in random order.
+    """Makes the batches of an epoch, in random order.
 
-    With ``crop`` every batch is full, and each epoch leaves out a few other images. With ``full`` the images of a batch
-    have equal shapes, and no image is left out.
+    With ``crop``, all batches are full, and each epoch leaves out the remaining images. With ``full``, the images of a
+    batch have equal shapes, and no image is left out.
 
     Args:
         examples: the images.
         data: sizes and views.
-        epoch: from 0.
-        batch_size: images per batch, at most.
-        seed: of the order.
-        min_side: the smallest side that the network takes, in pixels.
+        epoch: number of the epoch, from 0.
+        batch_size: maximum number of images per batch.
+        seed: seed of the order.
+        min_side: smallest side that the network accepts, in pixels.
     """
     generator = np.random.default_rng([seed, 1, epoch])
     order = generator.permutation(examples.images)
@@ -65,21 +65,21 @@ def epoch_batches(
 def whole_image_batches(
     examples: Examples, data: DataSettings, *, size: int, batch_size: int, min_side: int
 ) -> list[TrainBatch]:
-    """Return batches of all images at their own aspect ratio, of equal shapes, largest first; for validation."""
+    """Makes batches of all whole images for validation; a batch has one shape, and the largest shape comes first."""
     return _batches_by_shape(
         examples, examples.images, data, size=size, batch_size=batch_size, min_side=min_side
     )
 
 
 def n_batches(examples: Examples, data: DataSettings, *, size: int, batch_size: int, min_side: int) -> int:
-    """Count the batches of an epoch of a size."""
+    """Counts the batches of an epoch whose short side is ``size`` pixels."""
     if data.views == "crop":
         return max(1, len(examples) // batch_size)
     return len(whole_image_batches(examples, data, size=size, batch_size=batch_size, min_side=min_side))
 
 
 def full_input(data: DataSettings, *, size: int, min_side: int) -> InputSpec:
-    """Return the input sizes of whole images, with a short side of ``size`` pixels."""
+    """The input sizes of whole images, with a short side of ``size`` pixels."""
     return InputSpec(size=size, round_to=data.round_to if data.views == "full" else 1, min_side=min_side)
 
 
@@ -92,7 +92,7 @@ def _batches_by_shape(
     batch_size: int,
     min_side: int,
 ) -> list[TrainBatch]:
-    """Batches of equal shapes, each in the given order; images too elongated for the network are left out."""
+    """Makes batches of equal shapes, each in the given order; leaves out images too elongated for the network."""
     input_hw, _ = input_sizes(examples.image_hw[order], full_input(data, size=size, min_side=min_side))
     ranks = np.arange(len(order))
     batches = schedule(input_hw, ranks, batch_size=batch_size, batch_pixels=0)

@@ -1,4 +1,4 @@
-"""Runs of a learner that change nothing: its loss and scores on held-out images, and a trial of the smallest batch."""
+"""Runs of a learner without training it: its loss and scores on held-out images, and a trial of the smallest batch."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -23,16 +23,16 @@ def evaluate(
     *,
     to_device: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
-    """Run a learner on some images in evaluation mode, then restore the mode that it was in.
+    """Runs a learner on some images in evaluation mode, then restores its previous mode.
 
     Args:
         learner: the learner.
-        targets: its targets.
-        batches: the images.
+        targets: source of the learner's targets.
+        batches: pixels of the images.
         to_device: copies pixels to the learner's device.
 
     Returns:
-        ``images``: the number of images; ``loss``: their mean; and the measures of the targets by name.
+        ``images`` (number of images), ``loss`` (mean over the images), and the measures of ``targets.judge``.
 
     Raises:
         SppfeatError: no image could be read.
@@ -58,10 +58,10 @@ def evaluate(
 
 
 def check_smallest_batch(settings: TrainSettings, task: TrainingTask, device: torch.device) -> None:
-    """Try the smallest batch: a normalization over the batch cannot learn from a map of one cell of one image.
+    """Tries the smallest batch in training mode; batch normalization fails on a map of one cell of one image.
 
     Args:
-        settings: of the training.
+        settings: settings of the training.
         task: learner and images.
         device: the device of the learner.
 
@@ -69,13 +69,13 @@ def check_smallest_batch(settings: TrainSettings, task: TrainingTask, device: to
         ConfigError: the network cannot run on this batch in training mode.
     """
     images, (height, width) = min(_batches(settings, task), key=_n_values)
-    # A copy: in training mode the running means of normalisations move.
+    # A copy, because training mode changes the running means of normalizations.
     learner = copy.deepcopy(task.learner).train()
     pixels = torch.zeros((min(2, len(images)), 3, height, width), dtype=torch.uint8, device=device)
     try:
         with torch.no_grad(), device_memory(device):
             learner.body(pixels)
-    except (ValueError, RuntimeError) as error:  # of torch, and of the network's own code
+    except (ValueError, RuntimeError) as error:  # raised by torch, or by the network's own code
         raise ConfigError(
             f"{settings.backbone.name} cannot be trained on a batch of {len(images)} of {height} x {width} pixels, "
             f"which would come: {error}"

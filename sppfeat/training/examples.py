@@ -1,4 +1,4 @@
-"""The images of a training: their paths, sizes and classes, and the draw of those held out."""
+"""The images of a training: paths, sizes and classes, and the split into training and held-out images."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +19,13 @@ __all__ = ["Examples", "read_examples", "split_examples", "with_classes"]
 
 @dataclass(frozen=True)
 class Examples:
-    """Images of a listing; arrays, not an object per image.
+    """Some (``n``) of the ``N`` images of a listing.
 
     Attributes:
         listing: all images of the inputs.
-        image_hw: ``(N, 2)`` int32, height and width of all images of the listing as displayed.
+        image_hw: ``(N, 2)`` int32, height and width in pixels of all images of the listing, as displayed.
         images: ``(n,)`` int64, indices of these images in the listing.
-        labels: ``(N,)`` int64, of all images of the listing: index into ``classes``, or -1.
+        labels: ``(N,)`` int64, class of each image of the listing, an index into ``classes``, or -1.
         classes: names of the classes.
     """
 
@@ -39,15 +39,15 @@ class Examples:
         return len(self.images)
 
     def path(self, image: int) -> bytes:
-        """Return the absolute path of an image."""
+        """Absolute path of an image, given by its index in the listing."""
         return os.path.join(self.listing.root, self.listing.paths[image])
 
     def name(self, image: int) -> str:
-        """Return the absolute path of an image as a text."""
+        """Absolute path of an image as text, given by its index in the listing."""
         return os.fsdecode(self.path(image))
 
     def of(self, images: npt.NDArray[np.int64]) -> "Examples":
-        """Return the examples of some of the images."""
+        """The same examples narrowed to ``(k,)`` images, given by their indices in the listing."""
         return Examples(self.listing, self.image_hw, np.sort(images), self.labels, self.classes)
 
 
@@ -58,18 +58,18 @@ def read_examples(
     labels: str,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Examples, dict[str, str]]:
-    """List the images of some inputs and read their headers.
+    """Lists the images of some inputs and reads their headers.
 
     Args:
-        inputs, labels: as for :func:`sppfeat.inputs.list_images`.
+        inputs, labels: see :func:`sppfeat.inputs.list_images`.
         decoder: reads the headers.
-        on_probe: called with the number of headers read, and of all.
+        on_probe: called with the number of headers read and the total number of headers.
 
     Returns:
-        The images that can be read; and the reasons why others cannot, by path.
+        The readable images, and the reasons why others cannot be read, by path.
 
     Raises:
-        ConfigError: as for ``list_images``; or no image can be read.
+        ConfigError: ``list_images`` refuses the inputs, or no image can be read.
     """
     listing = list_images(inputs, labels=labels)
     paths = [os.path.join(listing.root, path) for path in listing.paths]
@@ -88,12 +88,12 @@ def read_examples(
 
 
 def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[Examples, Examples]:
-    """Split images into those to train on and those held out: the same share of each class, drawn at random.
+    """Splits images at random into training and held-out images, with the same share of each class.
 
     Args:
         examples: the images.
-        fraction: the share that is held out.
-        seed: of the draw.
+        fraction: share of the images to hold out, 0 to 1.
+        seed: seed of the draw.
 
     Raises:
         ConfigError: a class would have no image to train on, or none would be held out.
@@ -120,15 +120,15 @@ def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[E
 
 
 def with_classes(examples: Examples, classes: Sequence[str], *, what: str) -> Examples:
-    """Number the labels of images by other class names.
+    """Renumbers the labels of images as indices into another list of classes.
 
     Args:
-        examples: labeled by their own classes.
-        classes: the names that the new labels are indices into.
-        what: the name of these images in the message.
+        examples: the images, labeled with their own classes.
+        classes: the new list of class names.
+        what: name of these images in the error message.
 
     Raises:
-        ConfigError: an image has no class, or one that is not among ``classes``.
+        ConfigError: an image has no class, or its class is not in ``classes``.
     """
     index: Mapping[str, int] = {name: i for i, name in enumerate(classes)}
     labels = examples.labels[examples.images]

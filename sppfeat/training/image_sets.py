@@ -21,8 +21,8 @@ class ImageSets(NamedTuple):
     """The images of a training.
 
     Attributes:
-        train: to train on.
-        validation: to validate on, or None.
+        train: images to train on.
+        validation: images to validate on, or None.
         left_out: reasons why other images are in neither set, by path.
         notes: lines for the user about the inputs.
     """
@@ -36,13 +36,13 @@ class ImageSets(NamedTuple):
 def read_image_sets(
     request: TrainRequest, *, min_side: int, n_workers: int, on_probe: Callable[[int, int], None]
 ) -> ImageSets:
-    """List the images of a training and read their headers.
+    """Lists the images of a training and reads their headers.
 
     Args:
         request: inputs and settings.
-        min_side: smallest side of an input that the networks take, in pixels.
-        n_workers: processes that read headers; 0: none.
-        on_probe: called with the number of headers read, and of all.
+        min_side: smallest side of an input that the networks accept, in pixels.
+        n_workers: number of processes that read headers; 0 to read them in this process.
+        on_probe: called with the number of headers read and the total number of headers.
 
     Raises:
         ConfigError: no image can be used, classes are missing or do not match, or a size is too small.
@@ -95,7 +95,7 @@ def _check_sizes(data: DataSettings, min_side: int) -> None:
 def _read(
     request: TrainRequest, decoder: Decoder, on_probe: Callable[[int, int], None]
 ) -> tuple[Examples, Examples | None, dict[str, str]]:
-    """Images to train on, images to validate on if they are given, and the reasons why others cannot be read."""
+    """Reads images to train on, images to validate on if given, and the reasons why others cannot be read."""
     has_teachers = bool(request.settings.teachers)
     labels = "none" if has_teachers else request.settings.data.labels
     train, unreadable = read_examples(request.inputs, decoder, labels=labels, on_probe=on_probe)
@@ -103,7 +103,7 @@ def _read(
         _check_classes(train)
     if not request.validation:
         return train, None, unreadable
-    labels = "none" if has_teachers else "folder"  # also where there is one class only
+    labels = "none" if has_teachers else "folder"  # even if there is only one class
     validation, others = read_examples(request.validation, decoder, labels=labels, on_probe=on_probe)
     if not has_teachers:
         validation = with_classes(validation, train.classes, what="validation")

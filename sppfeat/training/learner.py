@@ -1,4 +1,4 @@
-"""The interface of learners: a backbone on pixels, a learner with loss and scores, the source of its targets."""
+"""The interface of learners: the backbone, a learner that computes loss and scores, and the source of its targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ __all__ = ["BatchResult", "Body", "Learner", "TargetSource", "TrainingTask"]
 
 
 class Body(nn.Module):
-    """A backbone as a module from pixels to the feature maps of its layers.
+    """A backbone as a module that maps pixels to the feature maps of its layers.
 
     Args:
-        backbone: the network; for training, its normalizations must not be folded.
+        backbone: the network; its normalizations must not be folded if it is to be trained.
     """
 
     mean: Tensor
@@ -31,7 +31,7 @@ class Body(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Return the feature maps of ``(N, 3, H, W)`` uint8 pixels, in the order of the layers."""
+        """Computes the feature maps ``(N, C, H', W')`` of ``(N, 3, H, W)`` uint8 pixels, one per layer."""
         batch = pixels.to(self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
         maps = self.network(batch.contiguous(memory_format=torch.channels_last))
         return [maps[layer] for layer in self._layers]
@@ -42,7 +42,7 @@ class BatchResult(NamedTuple):
 
     Attributes:
         loss: mean over the batch, to be minimized.
-        scores: ``(N, K)``: one per class; or, for each layer of each teacher, the explained share of the variance.
+        scores: ``(N, K)``, one score per class, or the explained share of the variance per layer of each teacher.
     """
 
     loss: Tensor
@@ -50,7 +50,7 @@ class BatchResult(NamedTuple):
 
 
 class Learner(nn.Module):
-    """A body with the modules that are trained after it.
+    """A backbone with the modules after it, and their loss.
 
     Attributes:
         body: the backbone.
@@ -59,19 +59,19 @@ class Learner(nn.Module):
     body: Body
 
     def forward(self, pixels: Tensor, targets: Sequence[Tensor]) -> BatchResult:
-        """Return loss and scores for ``(N, 3, H, W)`` uint8 pixels."""
+        """Computes loss and scores of ``(N, 3, H, W)`` uint8 pixels against the targets of a :class:`TargetSource`."""
         raise NotImplementedError
 
 
 class TargetSource(Protocol):
-    """Gives the targets of a learner, and measures its scores against them."""
+    """Source of a learner's targets, which also measures scores against them."""
 
     def __call__(self, images: Tensor, pixels: Tensor) -> list[Tensor]:
-        """Return the targets for ``(n,)`` images of a listing, as ``(n, 3, H, W)`` uint8 pixels on the device."""
+        """Computes the targets for ``(n,)`` image indices, whose ``(n, 3, H, W)`` uint8 pixels are on the device."""
         ...
 
     def judge(self, images: Tensor, scores: Tensor) -> dict[str, float]:
-        """Return measures, by name, of the ``(n, K)`` scores that a learner gave for ``(n,)`` images."""
+        """Computes measures, by name, of a learner's ``(n, K)`` scores for ``(n,)`` image indices."""
         ...
 
 
@@ -80,13 +80,13 @@ class TrainingTask:
     """A learner with its targets and its images.
 
     Attributes:
-        learner: on the device.
-        targets: of the images in ``train``.
-        validation_targets: of the images in ``validation``.
+        learner: the learner, on the device.
+        targets: targets of the images in ``train``.
+        validation_targets: targets of the images in ``validation``.
         train: images to train on.
-        validation: images held out, or None.
-        resample: name of Pillow's filter for resizing.
-        min_side: smallest side of an input that the networks take, in pixels.
+        validation: held-out images, or None.
+        resample: name of the Pillow filter for resizing.
+        min_side: smallest side of an input that the networks accept, in pixels.
     """
 
     learner: Learner

@@ -24,7 +24,7 @@ from sppfeat.training.settings import DataSettings
 
 __all__ = ["PixelBatch", "load_batches"]
 
-_RATIO = (3 / 4, 4 / 3)  # aspect ratios of random crops, as is usual for ImageNet
+_RATIO = (3 / 4, 4 / 3)  # range of aspect ratios of random crops, as is usual for ImageNet
 _BATCHES_AHEAD = 4  # per worker
 
 
@@ -32,9 +32,9 @@ class PixelBatch(NamedTuple):
     """A batch of pixels.
 
     Attributes:
-        images: ``(n,)`` int64, the images that could be read.
-        pixels: ``(n, 3, H, W)`` uint8.
-        failures: reasons why the others could not, by image.
+        images: ``(n,)`` int64, indices in the listing of the images that could be read.
+        pixels: ``(n, 3, H, W)`` uint8 RGB.
+        failures: reasons why other images could not be read, by index.
     """
 
     images: Tensor
@@ -53,22 +53,22 @@ def load_batches(
     first: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[PixelBatch]:
-    """Yield the batches in their order.
+    """Yields the pixels of batches, in order.
 
-    The pixels of an image depend on ``seed`` and on its place among the batches, not on the worker that reads it.
+    The pixels of an image depend on ``seed`` and its position in the batches, not on the worker that reads it.
 
     Args:
         batches: images and input sizes.
-        examples: the paths of the images.
+        examples: paths of the images.
         data: views and random changes.
-        resample: name of Pillow's filter.
-        seed: of this epoch.
-        n_workers: worker processes; 0: none.
+        resample: name of the Pillow filter for resizing.
+        seed: seed of this epoch.
+        n_workers: number of worker processes; 0 to read in this process.
         first: number of batches to skip.
-        pin_memory: use page-locked memory, from which copies to a GPU do not wait.
+        pin_memory: use page-locked memory, from which copies to a GPU are asynchronous.
 
     Raises:
-        DecoderError: a process died.
+        DecoderError: a worker process died.
     """
     loader = DataLoader(
         _Batches(batches, examples, data, resample, tuple(seed)),
@@ -77,7 +77,7 @@ def load_batches(
         num_workers=n_workers,
         prefetch_factor=_BATCHES_AHEAD if n_workers else None,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # of its own: the loader shall not draw from the one that dropout draws from
+        generator=torch.Generator(),  # a separate one, because dropout draws from torch's default generator
         worker_init_fn=_ignore_signals,
     )
     others = active_children()
@@ -102,15 +102,15 @@ def load_batches(
 
 
 def _ignore_signals(worker: int) -> None:  # noqa: ARG001
-    """Ignore Ctrl-C and a closing terminal, which reach all processes: the one that trains decides."""
+    """Ignores Ctrl-C and a closing terminal in a worker; they reach all processes, and the training one decides."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def _child_handler_kept() -> Iterator[None]:
-    """Keep torch's signal handler away, which raises in the middle of any computation when a worker dies."""
-    if threading.current_thread() is not threading.main_thread():  # torch does it in the main thread only
+    """Keeps torch from installing its signal handler, which raises anywhere in the code when a worker dies."""
+    if threading.current_thread() is not threading.main_thread():  # torch installs it only in the main thread
         yield
         return
     before = signal.getsignal(signal.SIGCHLD)
@@ -160,7 +160,7 @@ class _Batches(Dataset[PixelBatch]):
 
 
 def _augmentation(data: DataSettings, input_hw: tuple[int, int], resample: str) -> v2.Compose:
-    """The random changes of a picture, and its conversion to pixels, ``(3, H, W)`` uint8."""
+    """Random changes of a picture, and its conversion to pixels ``(3, H, W)`` uint8."""
     steps: list[torch.nn.Module] = []
     if data.views == "crop":
         area = (data.min_crop, 1.0)

@@ -1,4 +1,4 @@
-"""The provenance of a training: the record in its files of everything that it depends on, and its comparison."""
+"""The provenance of a training: a record of everything that its result depends on, kept in its files and compared."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from sppfeat.training.settings import TrainSettings
 
 __all__ = ["check_same", "describe_training"]
 
-# What may differ: the programs, and under which name the start was given, of which there is a checksum.
+# Entries that may differ on resume: versions of packages, and the name of the initial weights, whose checksum counts.
 _FREE = ("made_by", "torch", "torchvision", "settings.backbone.weights")
 
 
@@ -26,14 +26,14 @@ def describe_training(
     train: Examples,
     validation: Examples | None,
 ) -> dict[str, Any]:
-    """Return everything that a training depends on, as plain values.
+    """Records everything that the result of a training depends on, as plain values.
 
     Args:
-        settings: of the training.
-        backbone: of the student, as it was at the beginning.
-        teachers: by name.
+        settings: settings of the training.
+        backbone: backbone of the student with its initial weights.
+        teachers: backbones of the teachers, by name.
         train: images to train on.
-        validation: images held out, or None.
+        validation: held-out images, or None.
     """
     return {
         "made_by": f"sppfeat {__version__} train",
@@ -51,12 +51,12 @@ def describe_training(
 
 
 def check_same(recorded: dict[str, Any], wanted: dict[str, Any], *, source: str) -> None:
-    """Check that a checkpoint belongs to the training that resumes from it.
+    """Checks that a checkpoint belongs to the training that resumes from it.
 
     Args:
         recorded: provenance in the checkpoint.
-        wanted: provenance of the training now.
-        source: name of the checkpoint, for the message.
+        wanted: provenance of the training that resumes.
+        source: name of the checkpoint in the error message.
 
     Raises:
         StoreError: they differ; the message names the differences.
@@ -72,7 +72,7 @@ def check_same(recorded: dict[str, Any], wanted: dict[str, Any], *, source: str)
 
 
 def _images_sha256(examples: Examples) -> str:
-    """SHA-256 over names below the root, sizes and labels: the same wherever the folder of the images lies."""
+    """SHA-256 of relative paths, sizes and labels, which does not change if the folder of the images moves."""
     digest = hashlib.sha256()
     for image in examples.images.tolist():
         row = (examples.listing.paths[image], *examples.image_hw[image].tolist(), int(examples.labels[image]))

@@ -1,4 +1,4 @@
-"""A run of a training, from inputs to weights: prepare it, begin or resume it, train."""
+"""A run of a training, from inputs to weights: prepares it, begins or resumes it, and trains."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ from sppfeat.training.trainer import Progress, Trainer
 
 __all__ = ["Training", "prepare_training"]
 
-_SAMPLES = 512  # images from which the teachers' means and deviations are taken
+_SAMPLES = 512  # number of images to estimate the teachers' means and deviations from
 _MAX_AUTO_WORKERS = 8
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -41,11 +41,11 @@ class Training:
     Attributes:
         request: the request.
         folder: the folder of its files.
-        trainer: does the steps.
+        trainer: the training loop.
         task: learner, targets and images.
-        backbone: of the student, as it was at the beginning.
-        provenance: the record in the weights of how they were made.
-        device: the device that computes.
+        backbone: backbone of the student with its initial weights.
+        provenance: record of everything that the weights depend on, saved with them.
+        device: the device to train on.
         notes: lines for the user.
         left_out: reasons why images are left out, by path.
     """
@@ -61,7 +61,7 @@ class Training:
     left_out: dict[str, str]
 
     def summary(self) -> dict[str, Any]:
-        """Return the plan of the training, as plain values."""
+        """The plan of the training, as plain values."""
         task, settings = self.task, self.request.settings
         n_parameters = sum(p.numel() for p in task.learner.parameters() if p.requires_grad)
         return {
@@ -91,21 +91,21 @@ class Training:
         should_stop: Callable[[], bool] = lambda: False,
         seconds: Callable[[], float],
     ) -> bool:
-        """Train, with a checkpoint every few minutes and after each epoch, and weights and log after each epoch.
+        """Trains; writes checkpoints every few minutes and after each epoch, weights and log after each epoch.
 
         Args:
             on_step: called after each step.
-            should_stop: asked after each step; True ends the run early, with a checkpoint to resume from.
-            seconds: a clock, for the time between checkpoints.
+            should_stop: called after each step; True ends the run early, with a checkpoint to resume from.
+            seconds: a clock that returns seconds, for the time between checkpoints.
 
         Returns:
-            Whether the training is finished.
+            True if the training is finished, False if it was stopped.
 
         Raises:
             SppfeatError: a file cannot be written, no image can be read, or the loss is no longer a number.
         """
         if not self.request.run.resume:
-            # From now on there is something to resume, and nothing of another training.
+            # Written before the old files are removed, so that from now on there is always something to resume.
             self._write_checkpoint()
             self.folder.clear()
             validation = {"validation": self.task.validation} if self.task.validation else {}
@@ -123,7 +123,7 @@ class Training:
         while self.trainer.progress.epoch < self.request.settings.recipe.epochs:
             is_whole = self.trainer.run_epoch(on_step=after_step, should_stop=should_stop)
             if is_whole:
-                self.write_weights()  # before the checkpoint: who resumes from that need not write them again
+                self.write_weights()  # before the checkpoint, because a resumed run does not write them again
                 self.folder.write_log(self.trainer.progress.history)
             self._write_checkpoint()
             last = seconds()
@@ -134,7 +134,7 @@ class Training:
         return True
 
     def write_weights(self) -> None:
-        """Write the student's backbone and the layers after it, for ``--weights``."""
+        """Writes the weights file with the student's backbone and the layers after it."""
         dtype = _DTYPES[self.request.run.weights_dtype]
         result = self.trainer.result
         content: dict[str, Any] = {"state_dict": _stored(result.body.network, dtype)}
@@ -156,17 +156,18 @@ def prepare_training(
     on_probe: Callable[[int, int], None] = lambda done, total: None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Iterator[Training]:
-    """Prepare a training, and keep its folder locked until the context ends.
+    """Prepares a training, and keeps its folder locked until the context ends.
 
     Args:
         request: the request.
-        on_probe: called with the number of image headers read, and of all.
-        on_download: called with the name of a weights file, bytes done and total (None if unknown), while it comes.
+        on_probe: called with the number of image headers read and the total number of headers.
+        on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
+            unknown).
 
     Raises:
-        ConfigError: settings do not go together, with the images, or with this machine.
+        ConfigError: settings contradict each other, or do not fit the images or this machine.
         WeightsError: weights cannot be loaded.
-        StoreError: the folder holds a training already, or not the one to resume, or cannot be written to.
+        StoreError: the folder already holds a training, or another one than the one to resume, or cannot be written to.
     """
     settings, run = request.settings, request.run
     folder = TrainFolder(request.output)
@@ -199,7 +200,7 @@ def prepare_training(
 
 
 def _load_networks(request: TrainRequest, on_download: OnDownload) -> tuple[Backbone, dict[str, Backbone]]:
-    """The student, and the teachers by name."""
+    """Loads the student, and the teachers by name."""
     folder = request.run.weights_dir
     chosen = dataclasses.replace(request.settings.backbone, weights_dir=folder)
     backbone = load_chosen_backbone(chosen, fold=False, on_download=on_download)
@@ -224,7 +225,7 @@ def _trainer(
     device: torch.device,
     n_workers: int,
 ) -> Trainer:
-    """The trainer, in the state in which it was interrupted, or at the beginning."""
+    """Makes the trainer, at the beginning or in the state of the last checkpoint."""
     settings, run = request.settings, request.run
     check_smallest_batch(settings, task, device)
     if run.resume:
@@ -257,7 +258,7 @@ def _make_task(
     sets: ImageSets,
     device: torch.device,
 ) -> TrainingTask:
-    """The student, the layers after it, and its targets, on the device."""
+    """Makes the student, the layers after it, and its targets, on the device."""
     body, n_channels = Body(backbone), backbone.channels[0]
     train, validation = sets.train, sets.validation
     held_out = train if validation is None else validation
@@ -294,7 +295,7 @@ def _make_task(
 
 
 def _stored(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """A module's state for a file: in main memory, contiguous, floating-point numbers as ``dtype``.
+    """Copies a module's state for a file: on the CPU, contiguous, floating-point numbers as ``dtype``.
 
     Raises:
         SppfeatError: a value is not finite, or too large for ``dtype``.

@@ -1,6 +1,6 @@
 """Settings of a training: images, network, optimization and run; checked here, and recorded in its checkpoints.
 
-Imports neither torch nor numpy: the command line reads its defaults here.
+Imports neither torch nor numpy, because the command line reads its defaults here.
 """
 
 import dataclasses
@@ -42,14 +42,14 @@ WEIGHTS_DTYPES = ("float32", "float16")
 _MAX_SIDE = 4096
 _LEARNING_RATES = {"adamw": 5e-4, "sgd": 0.01}
 _TEACHER_RATES = {"adamw": 2e-3, "sgd": 0.04}
-_MAX_SEED = 2**63 - 1  # of torch
+_MAX_SEED = 2**63 - 1  # torch's limit
 
 
 def parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    """Return sizes as a tuple, from ``"180,224"`` or from integers.
+    """Parses sizes from text such as ``"180,224"``, or checks a sequence of integers.
 
     Raises:
-        ConfigError: no size, one twice, or one that is no number of pixels.
+        ConfigError: there is no size, a size is repeated, or a size is not a valid number of pixels.
 
     Example:
         >>> parse_sizes("sizes", "180,224")
@@ -71,17 +71,17 @@ class DataSettings:
     """Settings of the images: classes, validation, sizes and random changes.
 
     Attributes:
-        labels: source of the classes, as for :func:`sppfeat.inputs.list_images`.
-        val_fraction: share of each class, or of all images without classes, held out for validation.
-        sizes: short sides of the network input, in pixels: each epoch has one of them, in turn.
-        views: ``crop``: random crops, resized to squares; ``full``: whole images at their own aspect ratio, in batches
-            of equal shapes.
+        labels: source of the classes; see :func:`sppfeat.inputs.list_images`.
+        val_fraction: share of each class (or of all images if there are no classes) to hold out for validation.
+        sizes: short sides of the network input, in pixels; epochs use them in turn.
+        views: ``crop`` (random crops, resized to squares) or ``full`` (whole images at their own aspect ratio, in
+            batches of equal shapes).
         min_crop: smallest area of a random crop, as a share of the image.
-        color: strength of the random changes of brightness, contrast and saturation; 0: none.
-        flip: mirror half of the images.
-        round_to: ``full`` only: sides are rounded to multiples of this number of pixels, so that there are few shapes.
-        val_sizes: short sides at which whole validation images are run; the sizes if empty.
-        val_every: epochs between validations; there is always one at the end.
+        color: strength of random changes of brightness, contrast and saturation; 0 for none.
+        flip: mirror a random half of the images.
+        round_to: with ``full``, round sides to multiples of this number of pixels, so that there are few shapes.
+        val_sizes: short sides for whole validation images, in pixels; ``sizes`` if empty.
+        val_every: number of epochs between validations; the last epoch always has one.
     """
 
     labels: str = "auto"
@@ -115,11 +115,11 @@ class NetworkSettings:
     """Settings of the layers after the backbone: the pyramid and the classifier.
 
     Attributes:
-        levels: the pyramid; ``n`` stands for ``n x n`` bins.
-        pool: ``max`` or ``avg``.
-        hidden: widths of the fully connected layers between the pyramid and the classifier, fc6, fc7, ...
-        dropout: share of the hidden values that are left out in training.
-        freeze: keep the backbone as it is, and train only the layers after it.
+        levels: levels of the pyramid; level ``n`` has ``n x n`` bins.
+        pool: pooling within a bin, ``max`` or ``avg``.
+        hidden: widths of the fully connected layers between the pyramid and the classifier (fc6, fc7, ...).
+        dropout: share of the hidden values to drop in training.
+        freeze: train only the layers after the backbone.
     """
 
     levels: tuple[int, ...] = DEFAULT_LEVELS
@@ -142,9 +142,9 @@ class TeacherChoice:
     """A network to learn from.
 
     Attributes:
-        name: of the backbone.
-        layers: node names; its default layer if empty.
-        weights: as for :func:`sppfeat.networks.backbones.load_backbone`.
+        name: name of the backbone.
+        layers: node names of layers; the default layer of the backbone if empty.
+        weights: name or file of the weights; see :func:`sppfeat.networks.backbones.load_backbone`.
     """
 
     name: str
@@ -159,10 +159,10 @@ class TeacherChoice:
 
     @classmethod
     def parse(cls, text: str) -> "TeacherChoice":
-        """Return the teacher of a text: ``NAME``, ``NAME:LAYER,LAYER``, ``NAME=WEIGHTS`` or both.
+        """Parses a teacher: ``NAME``, ``NAME:LAYER,LAYER``, ``NAME=WEIGHTS`` or ``NAME:LAYER,LAYER=WEIGHTS``.
 
         Raises:
-            ConfigError: no name, or nothing behind a sign.
+            ConfigError: the name is missing, or nothing follows ``:`` or ``=``.
 
         Example:
             >>> TeacherChoice.parse("resnet50:layer3,layer4=resnet50.pth")
@@ -184,18 +184,19 @@ class Recipe:
     """Settings of the optimization.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images per step.
+        epochs: number of passes over the training images.
+        batch_size: number of images per step.
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
-        learning_rate: the highest, after the warm-up; falls to 0 along a cosine. None: the default of the optimizer.
-        weight_decay: of weights, not of biases and normalizations.
-        warmup_epochs: number of epochs in which the learning rate rises from a hundredth.
+        learning_rate: peak learning rate, reached after the warm-up, from which it falls to 0 along a cosine; if None,
+            a default that depends on the optimizer.
+        weight_decay: decay of weights; biases and normalizations are exempt.
+        warmup_epochs: number of epochs in which the learning rate rises linearly from a hundredth of its peak.
         label_smoothing: share of the target that is spread over all classes.
-        ema: decay per step of the running mean of the parameters, which is validated and saved; less in the first
-            steps, ``(1 + n) / (10 + n)``; 0: none.
-        distill: the target from a teacher: its feature ``map``, or the ``descriptor`` pooled from it.
-        seed: of initial values, order, augmentation and dropout.
-        precision: ``fp32``, ``tf32``, or ``bf16``: autocast, parameters in float32.
+        ema: decay per step of the exponential moving average of the parameters, which is validated and saved; at most
+            ``(1 + n) / (10 + n)`` in step ``n``; 0 for no average.
+        distill: target from a teacher: its feature ``map``, or the ``descriptor`` pooled from it.
+        seed: seed of initial values, order, augmentation and dropout.
+        precision: ``fp32``, ``tf32``, or ``bf16`` (autocast, with parameters in float32).
     """
 
     epochs: int = 30
@@ -240,7 +241,7 @@ class TrainSettings:
         data: the images.
         network: the layers after the backbone.
         recipe: the optimization.
-        teachers: networks to learn from; none to learn class labels.
+        teachers: networks to learn from; empty to learn class labels.
     """
 
     backbone: BackboneChoice
@@ -260,34 +261,34 @@ class TrainSettings:
 
     @property
     def learning_rate(self) -> float:
-        """The highest learning rate."""
+        """Peak learning rate: the one given, or a default."""
         if self.recipe.learning_rate is not None:
             return self.recipe.learning_rate
         return (_TEACHER_RATES if self.teachers else _LEARNING_RATES)[self.recipe.optimizer]
 
     def canonical(self) -> dict[str, Any]:
-        """Return the settings as plain values, in one order."""
+        """The settings as plain values in a fixed order."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         return values
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over :meth:`canonical`."""
+        """SHA-256 of :meth:`canonical`."""
         return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRun:
-    """Settings of a run, which change nothing about the result of the training but rounding.
+    """Settings of a run, which affect the result of the training only by rounding.
 
     Attributes:
-        device: as for ``extract``.
-        weights_dir: folder in which named weights are looked for first; None: only the usual places.
-        workers: processes that decode and augment; None: by the number of cores; 0: none.
-        weights_dtype: of the saved weights.
+        device: device to train on, ``auto`` or a torch device, as for ``extract``.
+        weights_dir: folder to search first for named weights; None to search only the usual places.
+        workers: number of processes that decode and augment; None to choose by the number of cores; 0 to use none.
+        weights_dtype: number type of the saved weights.
         resume: continue the training in the folder.
-        overwrite: start again, whatever is in the folder.
-        checkpoint_minutes: time between checkpoints, besides those after each epoch.
-        dry_run: only plan; write nothing, take no lock.
+        overwrite: start again, even if the folder holds a training.
+        checkpoint_minutes: minutes between checkpoints, in addition to those after each epoch.
+        dry_run: only plan; write nothing and take no lock.
     """
 
     device: str = "auto"
@@ -313,8 +314,8 @@ class TrainRequest:
     """The request for a training.
 
     Attributes:
-        inputs: folders, files and lists, as for ``extract``.
-        output: the folder of checkpoints, weights and log.
+        inputs: folders, files and lists of images to train on, as for ``extract``.
+        output: the folder for checkpoints, weights and log.
         settings: settings that the result depends on.
         validation: folders, files and lists of images to validate on; empty for none.
         run: settings of the run.
@@ -334,7 +335,7 @@ class TrainRequest:
 
 
 def _number(name: str, value: Any, least: float, most: float) -> float:
-    """The value as a float, so that 0 and 0.0 are one setting, after a check of its range."""
+    """Checks the range of a value and converts it to float, so that 0 and 0.0 are the same setting."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise ConfigError(f"{name} is {value!r}; allowed: {least:g} to {most:g}")
     return float(value)

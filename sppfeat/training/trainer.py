@@ -1,4 +1,4 @@
-"""The training loop: batches, steps and validation, with the same result whether it is interrupted or not."""
+"""The training loop: batches, steps and validation; interruptions do not change the result."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ from sppfeat.training.settings import TrainSettings
 
 __all__ = ["Progress", "Trainer"]
 
-_LOWEST_RATE = 0.01  # of the learning rate, where the warm-up begins
+_LOWEST_RATE = 0.01  # share of the peak learning rate at which the warm-up begins
 _EVALUATION_BATCH = 16
 
 
@@ -38,13 +38,13 @@ class Progress:
     """The progress of a training.
 
     Attributes:
-        epoch: from 0; equal to the number of epochs at the end.
-        batch: number of batches of this epoch that are done.
+        epoch: number of the current epoch, from 0; the total number of epochs once all are done.
+        batch: number of finished batches of this epoch.
         images: number of images of this epoch so far.
-        loss: sum over these images.
+        loss: sum of the losses of these images.
         seconds: duration of this epoch so far.
         failures: lines about images that could not be read, with path and reason.
-        history: one entry per epoch.
+        history: log entries, one per finished epoch.
     """
 
     epoch: int = 0
@@ -57,17 +57,17 @@ class Progress:
 
 
 class Trainer:
-    """Trains a learner; its state after a step depends on settings and images alone.
+    """Trains a learner; its state after a step depends only on settings and images.
 
     Args:
-        settings: of the training.
+        settings: settings of the training.
         task: learner, targets and images.
-        device: the device that computes.
-        n_workers: processes that decode; 0: none.
+        device: the device to train on.
+        n_workers: number of processes that decode; 0 to decode in this process.
 
     Attributes:
         progress: the progress so far.
-        n_steps: number of steps of the whole training.
+        n_steps: total number of steps of the training.
     """
 
     def __init__(
@@ -90,16 +90,16 @@ class Trainer:
 
     @property
     def result(self) -> Learner:
-        """The learner that is validated and saved: the running mean if there is one."""
+        """The learner to validate and save: the moving average of the parameters if there is one."""
         return self._task.learner if self._average is None else cast(Learner, self._average.module)
 
     @property
     def n_steps_done(self) -> int:
-        """Number of steps done so far, of ``n_steps``."""
+        """Number of steps done so far, out of ``n_steps``."""
         return sum(self._n_batches[: self.progress.epoch]) + self.progress.batch
 
     def state(self) -> dict[str, Any]:
-        """Return the state that :meth:`restore` takes, as tensors and plain values."""
+        """The state of the training as tensors and plain values, for :meth:`restore`."""
         return {
             "progress": dataclasses.asdict(self.progress),
             "learner": self._task.learner.state_dict(),
@@ -111,7 +111,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a state that :meth:`state` returned."""
+        """Continues from a state that :meth:`state` returned."""
         self.progress = Progress(**state["progress"])
         self._task.learner.load_state_dict(state["learner"])
         if self._average is not None:
@@ -123,14 +123,14 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
 
     def run_epoch(self, *, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
-        """Do the rest of an epoch, and validate.
+        """Runs the remaining steps of the current epoch, then validates.
 
         Args:
             on_step: called after each step.
-            should_stop: asked after each step; True ends it there, to be continued.
+            should_stop: called after each step; True ends the epoch early, to be continued later.
 
         Returns:
-            Whether the epoch was finished.
+            True if the epoch was finished.
 
         Raises:
             SppfeatError: no image could be read, a process that reads them died, or the loss is no longer a number.
@@ -142,7 +142,7 @@ class Trainer:
         except _Stopped:
             return False
         except DecoderError:
-            if should_stop():  # whoever told this process to stop may have killed those that it waits for
+            if should_stop():  # the signal that stops this process may have killed its workers
                 return False
             raise
         if is_whole:
@@ -152,7 +152,7 @@ class Trainer:
         return is_whole
 
     def _run_batches(self, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
-        """Do the remaining batches of an epoch; return False if it was stopped."""
+        """Runs the remaining batches of an epoch; returns False if it was stopped."""
         progress, recipe = self.progress, self._settings.recipe
         self._task.learner.train()
         started = time.monotonic()
@@ -174,7 +174,7 @@ class Trainer:
         return True
 
     def samples(self, n: int) -> Iterator[Tensor]:
-        """Yield the pixels of the first ``n`` batches of the training."""
+        """Yields the pixels ``(b, 3, H, W)`` uint8 of the first ``n`` batches of the training."""
         batches = self._batches(n_workers=0)
         for _ in range(n):
             batch = next(batches, None)
@@ -184,7 +184,7 @@ class Trainer:
                 yield self._to_device(batch.pixels)
 
     def _validate(self, images: Examples, size: int, should_stop: Callable[[], bool]) -> dict[str, float]:
-        """Evaluate the result on whole images with a short side of ``size`` pixels."""
+        """Evaluates the result on whole images with a short side of ``size`` pixels."""
         task, data = self._task, self._settings.data
         batches = whole_image_batches(
             images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=task.min_side
@@ -200,7 +200,7 @@ class Trainer:
     def _watched(
         self, batches: Iterable[PixelBatch], should_stop: Callable[[], bool]
     ) -> Iterator[PixelBatch]:
-        """Yield the batches, note failures, and raise ``_Stopped`` when asked to stop."""
+        """Yields the batches, notes failures, and raises ``_Stopped`` on a request to stop."""
         for batch in batches:
             self._note_failures(batch)
             yield batch
@@ -229,7 +229,7 @@ class Trainer:
         return loss
 
     def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
-        """The log entry of the epoch that was just done."""
+        """Makes the log entry of the epoch that has just ended, with its validation."""
         progress, data = self.progress, self._settings.data
         entry: dict[str, Any] = {
             "epoch": progress.epoch + 1,
@@ -248,7 +248,7 @@ class Trainer:
         return entry
 
     def _batches(self, n_workers: int | None = None) -> Iterator[PixelBatch]:
-        """Yield the batches of this epoch that are not done."""
+        """Yields the remaining batches of this epoch."""
         task, seed, epoch = self._task, self._settings.recipe.seed, self.progress.epoch
         settings = {"batch_size": self._settings.recipe.batch_size, "seed": seed, "min_side": task.min_side}
         return load_batches(
@@ -288,7 +288,7 @@ class Trainer:
 def _optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimizer:
     recipe, rate = settings.recipe, settings.learning_rate
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    # Weight decay is for weights: not for biases, nor for scales and shifts of normalisations.
+    # Biases, and scales and shifts of normalizations, get no weight decay.
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -300,7 +300,7 @@ def _optimizer(learner: Learner, settings: TrainSettings) -> torch.optim.Optimiz
 
 
 def _schedule(optimizer: torch.optim.Optimizer, warmup: int, n_steps: int) -> LRScheduler:
-    """Linear from a hundredth, then half a cosine down to 0."""
+    """Schedule of the learning rate: linear from a hundredth of the peak, then half a cosine down to 0."""
     falling = CosineAnnealingLR(optimizer, max(1, n_steps - warmup))
     if not warmup:
         return falling
@@ -309,13 +309,13 @@ def _schedule(optimizer: torch.optim.Optimizer, warmup: int, n_steps: int) -> LR
 
 
 def _average(decay: float, averaged: Any, current: Any, n: Any) -> None:
-    """Move running means: in the first steps they keep less, so that they soon forget the initial values."""
+    """Updates moving averages of parameters; a smaller decay in the first steps soon forgets the initial values."""
     step = min(decay, (1 + int(n)) / (10 + int(n)))
     get_ema_multi_avg_fn(step)(averaged, current, n)  # type: ignore[no-untyped-call]
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A schedule's state without objects that a file of tensors cannot hold."""
+    """Drops objects that a checkpoint cannot hold from the state of a schedule."""
     plain = {name: value for name, value in state.items() if not callable(value)}
     if "_schedulers" in plain:
         plain["_schedulers"] = [_plain(inner) for inner in plain["_schedulers"]]

@@ -208,7 +208,7 @@ def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thu
 
     Args:
         sheet: one line or more.
-        thumbnails: pictures of rows by row number, and of other queries by their text; missing ones become "no picture".
+        thumbnails: pictures of rows by row number, and of other queries by their text; else "no picture" is shown.
     """
     n_columns = 1 + max((len(line.neighbors) for line in sheet.lines), default=0)
     title = plain(sheet_text(sheet))
