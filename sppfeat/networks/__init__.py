@@ -1,8 +1,8 @@
-"""Networks that turn images into feature maps, and what has to be known of them.
+"""Networks that turn images into feature maps.
 
-In goes the name of a torchvision model, or a module of the caller's own, with weights and layers; out comes a
-:class:`~sppfeat.networks.backbones.Backbone`: the network cut at those layers, its parameters, the channels of each
-map, the smallest input, and the stride and offset of each map's cells. The room also finds and downloads weights,
-makes networks faster, and chooses the device that they run on. It must not know how images are read, which boxes are
-asked for, how maps are pooled, or that there is a feature file.
+The name of a torchvision model or the caller's own module goes in, with weights and layers. A
+:class:`~sppfeat.networks.backbones.Backbone` comes out: the network cut at those layers, with its parameters, the
+channels of each map, the smallest input, and the stride and offset of each map's cells. The room also finds and
+downloads weights, makes networks faster, and chooses the device. It must not know how images are read, which boxes a
+user wants, how maps are pooled, or that there is a feature file.
 """

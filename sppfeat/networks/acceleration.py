@@ -1,4 +1,4 @@
-"""Faster networks: batch normalizations folded, graphs compiled, bfloat16 where the hardware computes it."""
+"""Acceleration of networks: folded batch normalization, compilation, and advice about bfloat16."""
 
 import copy
 import logging
@@ -15,28 +15,29 @@ __all__ = ["CompiledNetwork", "bfloat16_note", "fold_batch_norm"]
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_REASON = 300
-_TOLERANCE = 1e-4  # of a folded network's maps: relative, l2, per layer
+_TOLERANCE = 1e-4  # relative l2 difference allowed between the maps of a layer, folded and not
 
 
 def fold_batch_norm(network: nn.Module, layers: Sequence[str], *, side: int) -> nn.Module:
-    """The network with its batch normalizations folded into the convolutions before them, or itself.
+    """Folds batch normalizations into the convolutions before them, if that leaves the maps unchanged.
 
-    Fewer passes over memory, the same maps. Torch's own fuser does it. The result runs beside the network on a
-    picture of noise and is dropped where their maps differ: the fuser folds a convolution twice when two
-    normalizations share it.
+    The folded network makes fewer passes over memory. It comes from torch's own fuser, which folds a convolution
+    twice if two normalizations share it. Both networks therefore run once on a noise image, and the folded one is
+    dropped if their maps differ.
 
     Args:
-        network: from ``(N, 3, H, W)`` float32 to a dict of feature maps, in evaluation mode; not changed.
+        network: maps ``(N, 3, H, W)`` float32 to a dict of feature maps; in evaluation mode. It is not changed.
         layers: names of the maps.
         side: height and width of an input that the network can take, in pixels.
 
     Returns:
-        Another network with the same maps; ``network`` itself where there is nothing to fold, where its graph is not
-        known, or where folding would change a map.
+        Another network with the same maps; ``network`` itself if there is nothing to fold, if it cannot be traced, or
+            if folding would change a map.
     """
     if not isinstance(network, fx.GraphModule) or not _has_batch_norm(network):
         return network
-    # Traced anew: the network's own graph stops at torchvision's blocks of convolution, normalization, activation.
+    # Traced again, because the network's own graph does not look into torchvision's blocks of convolution,
+    # normalization and activation.
     folded = fuse(copy.deepcopy(network).eval(), inplace=True).eval()
     picture = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)) * 4 - 2
     with torch.inference_mode():
@@ -54,12 +55,12 @@ def _is_close(fmap: Tensor, reference: Tensor) -> bool:
 
 
 class CompiledNetwork(nn.Module):
-    """A network compiled by ``torch.compile``; where that fails, the network itself, with a warning.
+    """A network compiled by ``torch.compile``, or the plain network, with a warning, if that fails.
 
-    The first batches are slow: torch compiles for single input shapes until it has seen which sides vary.
+    The first batches are slow, because torch compiles for single input shapes until it has seen which sides vary.
 
     Args:
-        network: from images to a dict of feature maps.
+        network: maps ``(N, 3, H, W)`` images to a dict of feature maps.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -68,7 +69,7 @@ class CompiledNetwork(nn.Module):
         self._compiled: Any = torch.compile(network)
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """The feature maps of ``(N, 3, H, W)`` images, by layer."""
+        """Computes the feature maps ``(N, C, H', W')`` of ``(N, 3, H, W)`` images, by layer."""
         if self._compiled is None:
             return self._plain(batch)
         try:
@@ -76,7 +77,7 @@ class CompiledNetwork(nn.Module):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            # The compiler may raise anything; an error of the network's own is raised again here.
+            # The compiler may raise anything; if the network itself is at fault, this call raises its error again.
             maps = self._plain(batch)
             self._compiled = None
             reason = one_line(str(error).strip().partition("\n")[0], longest=_LONGEST_REASON)
@@ -89,7 +90,7 @@ class CompiledNetwork(nn.Module):
 
 
 def bfloat16_note(device: torch.device, precision: str) -> str | None:
-    """Advice about ``bf16`` on a device for the chosen precision; None if there is none to give."""
+    """Advice to use or avoid ``bf16`` on a device, given the chosen precision; None without advice."""
     hardware = _bfloat16_hardware(device)
     if precision == "bf16" and hardware is None:
         return f"--precision bf16: {device.type} has no instructions for it here, fp32 is likely to be faster"
@@ -102,7 +103,7 @@ def bfloat16_note(device: torch.device, precision: str) -> str | None:
 
 
 def _bfloat16_hardware(device: torch.device) -> tuple[str, str] | None:
-    """The unit that computes bfloat16 on a device, and its gain; None if there is no such unit."""
+    """The name of the hardware unit for bfloat16 on a device, and its speedup; None if it has no such unit."""
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return "tensor cores", "is several times as fast"

@@ -1,4 +1,4 @@
-"""Backbones: torchvision models, or networks of the user's own, cut at the chosen layers."""
+"""Backbones: torchvision models or the user's own networks, cut at the chosen layers."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -35,15 +35,15 @@ _FOLDING_SIDE = 64
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network up to one or more layers, with its parameters.
+    """A network, cut at one or more layers, with its parameters.
 
     Attributes:
-        spec: its name, weights and layers, and the input that it expects.
-        network: from ``(N, 3, H, W)`` to a dict from layer name to feature map ``(N, C, H', W')``.
+        spec: name, weights and layers of the network, and the input that it expects.
+        network: maps ``(N, 3, H, W)`` to a dict from layer name to feature map ``(N, C, H', W')``.
         channels: number of channels of each layer's map.
         min_side: smallest side of an input, in pixels, that gives every layer at least one cell.
-        weights_path: path of the weights' file; empty if the weights have a name or are random.
-        head: fully connected layers behind the pooling of the one layer, or None.
+        weights_path: path of the weight file; empty for named or random weights.
+        head: fully connected layers after the pooling of the only layer, or None.
     """
 
     spec: BackboneSpec
@@ -54,14 +54,14 @@ class Backbone:
     head: Head | None = None
 
     def maps(self, network: nn.Module, batch: Tensor) -> list[Tensor]:
-        """Feature maps of the layers, in the order of ``spec.layers``.
+        """Computes the feature maps of a batch, in the order of ``spec.layers``.
 
         Args:
             network: :attr:`network`, or a compiled form of it.
-            batch: ``(N, 3, H, W)``, dtype and device of the network.
+            batch: ``(N, 3, H, W)`` normalized images, with dtype and device of the network.
 
         Returns:
-            For each layer ``(N, C, H', W')``.
+            One map per layer, ``(N, C, H', W')``.
         """
         outputs = network(batch)
         return [outputs[layer] for layer in self.spec.layers]
@@ -95,21 +95,22 @@ def load_backbone(
     fold: bool = True,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Backbone:
-    """A torchvision classification model with weights, cut at ``layers``.
+    """Loads a torchvision classification model with weights and cuts it at ``layers``.
 
     Args:
         name: torchvision's name, or the bundled ``spp_s16``.
-        weights: name of torchvision weights, a file, or ``none`` for random values.
+        weights: name of torchvision weights, path of a file, or ``none`` for random values.
         weights_dir: a folder to search for named weights before torch's hub cache.
-        layers: node names; if empty, the last feature map before the pooling that the pyramid replaces.
+        layers: node names; empty for the last feature map before the pooling that the pyramid replaces.
         head: ``fc6`` or ``fc7``, on the default layer only, or None.
-        seed: of the initial values with ``none``.
-        mean, std: of the input; if None, those of the weights, or of the architecture's default weights.
+        seed: seed of the random values with ``none``.
+        mean, std: mean and standard deviation of the input, for values in 0..1, in RGB order; None for those of the
+            weights, or of the architecture's default weights.
         fold: fold batch normalizations into convolutions where possible.
         on_download: called with the file's name, bytes done and total (None if unknown), while weights are downloaded.
 
     Raises:
-        ConfigError: there is no such model, layer or head, or the layer has no feature map.
+        ConfigError: the model, layer or head does not exist, or the layer has no feature map.
         WeightsError: weights cannot be found, fetched or read, or do not fit.
     """
     zoo.check_name(name)
@@ -152,7 +153,7 @@ def load_backbone(
 def _load_file(
     model: "_CutModel", state: Mapping[str, Tensor], name: str, weights: str, *, with_head: str
 ) -> None:
-    """Loads the content of a weights file; where it does not fit, the error names the network it was trained as."""
+    """Loads the content of a weight file; if it does not fit, the error names the network that it was trained as."""
     try:
         model.load(state, f"{weights!r} as {name}{with_head}")
     except WeightsError as error:
@@ -171,15 +172,15 @@ def wrap_module(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Backbone:
-    """A network of the user's own, cut at ``layers``; a copy, in evaluation mode.
+    """Copies the user's own network, in evaluation mode, and cuts it at ``layers``.
 
     Args:
-        module: takes ``(N, 3, H, W)`` float32.
-        layers: node names of its graph; names of sub-modules if it cannot be traced.
-        mean, std: of the input; ImageNet's if None.
+        module: network that takes ``(N, 3, H, W)`` float32.
+        layers: node names of its graph; names of submodules if it cannot be traced.
+        mean, std: mean and standard deviation of the input, for values in 0..1, in RGB order; None for ImageNet's.
 
     Raises:
-        ConfigError: no layer is given, there is no such layer, or its output is not a feature map.
+        ConfigError: no layer is given, a layer does not exist, or its output is not a feature map.
     """
     name = f"module:{type(module).__qualname__}"
     if not layers:
@@ -201,13 +202,13 @@ def wrap_module(
 
 @dataclass(frozen=True)
 class _CutModel:
-    """A whole torchvision model, and the layers of it that are in use."""
+    """A whole torchvision model, and the part of it that is in use."""
 
     model: nn.Module
     layers: tuple[str, ...]
     network: nn.Module
     head: Head | None
-    classifier: frozenset[str]  # names of the parameters behind the default layer
+    classifier: frozenset[str]  # names of the parameters after the default layer
 
     def used_state(self) -> dict[str, Tensor]:
         """Parameters of the network and of the head, under the whole model's names."""

@@ -1,8 +1,8 @@
-"""The bundled backbone ``spp_s16``: a compact network of plain convolutions whose map has a cell every 16 pixels.
+"""The bundled backbone ``spp_s16``: a compact network of plain convolutions with stride 16.
 
-Four halvings by 3 x 3 convolutions, residual blocks (He et al.: *Deep Residual Learning*, CVPR 2016, figure 2) where
-the map has few cells, and a last 1 x 1 convolution that widens the map. The stride is 16 rather than the usual 32, so
-that small images still have a map worth pooling.
+It has four 3 x 3 convolutions that halve the map, residual blocks (He et al.: *Deep Residual Learning*, CVPR 2016,
+figure 2) where the map has few cells, and a last 1 x 1 convolution that widens it. The stride is 16 rather than the
+usual 32, so that small images still have a map worth pooling.
 """
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ _WIDTH = 512  # channels of the map
 
 
 class CompactNetwork(nn.Module):
-    """The network, without a classifier; its map is never negative.
+    """The network without a classifier; its feature map is never negative.
 
     It maps ``(N, 3, H, W)`` to ``(N, 512, ceil(H / 16), ceil(W / 16))``.
     """
@@ -38,7 +38,7 @@ class CompactNetwork(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, batch: Tensor) -> Tensor:
-        """The feature map ``(N, 512, ceil(H / 16), ceil(W / 16))`` of ``(N, 3, H, W)`` images."""
+        """Computes the feature map ``(N, 512, ceil(H / 16), ceil(W / 16))`` of ``(N, 3, H, W)`` images."""
         feature_map: Tensor = self.features(batch)
         return feature_map
 
@@ -59,7 +59,7 @@ class _Residual(nn.Module):
 
 
 def _convolution(n_in: int, n_out: int, size: int, *, stride: int = 1) -> nn.Sequential:
-    """A convolution, normalized over the batch and rectified."""
+    """A convolution with batch normalization and ReLU."""
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, size, stride, size // 2, bias=False),
         nn.BatchNorm2d(n_out),

@@ -1,4 +1,4 @@
-"""The device that a network runs on: its choice, its memory and arithmetic, and copies to and from it."""
+"""The device of a network: its choice, its memory errors, its float32 arithmetic, and copies to and from it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,19 +21,19 @@ __all__ = [
     "float32_arithmetic",
 ]
 
-# Network-input pixels per batch. Two CPU cores gain nothing from more than some 8 images of 224 x 300;
-# a GPU wants more to be busy.
+# Network-input pixels per batch. Two CPU cores gain nothing from more than about 8 images of 224 x 300; a GPU needs
+# more to be busy.
 BATCH_PIXELS = {"cpu": 8 * 224 * 300, "cuda": 64 * 224 * 300, "mps": 16 * 224 * 300}
 
 
 def choose_device(device: str, precision: str, *, local_rank: int = 0) -> torch.device:
-    """The device that a setting stands for on this machine.
+    """Chooses the device of this machine for a setting.
 
     Args:
         device: ``auto`` (CUDA if there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``, which the device must support.
-        local_rank: number of this process among those of this machine. With ``auto`` each takes a CUDA device of its
-            own, as long as there are enough.
+        local_rank: index of this process among the processes on this machine, from 0. With ``auto`` each takes a CUDA
+            device of its own, as long as there are enough.
 
     Raises:
         ConfigError: this machine or this torch lacks the device, or the device lacks the precision.
@@ -60,7 +60,7 @@ def choose_device(device: str, precision: str, *, local_rank: int = 0) -> torch.
 
 
 def device_name(device: torch.device) -> str:
-    """The name of a device for people, such as ``cuda:0 (NVIDIA A100)``."""
+    """The human-readable name of a device, such as ``cuda:0 (NVIDIA A100)``."""
     if device.type != "cuda":
         return str(device)
     return f"{device} ({torch.cuda.get_device_name(device)})"
@@ -68,7 +68,7 @@ def device_name(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def device_memory(device: torch.device) -> Iterator[None]:
-    """Turns torch's error about too little memory into a :class:`~sppfeat.errors.DeviceMemoryError`."""
+    """Converts torch's out-of-memory errors to a :class:`~sppfeat.errors.DeviceMemoryError`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -77,7 +77,7 @@ def device_memory(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def float32_arithmetic(precision: str) -> Iterator[None]:
-    """Keeps float32 exact while the context lasts: no bfloat16 inside matrix products, and TF32 only with ``tf32``.
+    """Keeps float32 exact in the context: no bfloat16 inside matrix products, and TF32 only with ``tf32``.
 
     Args:
         precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
@@ -105,7 +105,7 @@ class Delivery(NamedTuple):
     """Values on their way from a device to main memory.
 
     Attributes:
-        values: the array that they arrive in.
+        values: the array in which the values arrive.
         wait: blocks until the values have arrived; call it before reading ``values``.
     """
 
@@ -116,8 +116,8 @@ class Delivery(NamedTuple):
 class DeviceCopier:
     """Copies arrays from main memory to a device, and results back.
 
-    On CUDA each direction has a stream of its own and goes through pinned memory, so that neither the device nor the
-    caller waits for a copy. Elsewhere a copy is complete when the call returns.
+    On CUDA each direction uses its own stream and pinned memory, so that neither the device nor the caller waits for
+    a copy. On other devices a copy is complete when the call returns.
 
     Args:
         device: the device.
@@ -130,9 +130,9 @@ class DeviceCopier:
         self._down = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
 
     def to_device(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """The same values on the device, uint8.
+        """Copies uint8 pixels of any shape to the device.
 
-        The array may be overwritten once this returns, except on the CPU, where both share their memory.
+        The array may be overwritten once this returns, except on the CPU, where array and tensor share their memory.
         """
         host = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         if self._up is None:
@@ -146,7 +146,7 @@ class DeviceCopier:
         return copied
 
     def to_host(self, tensor: Tensor) -> Delivery:
-        """A float32 tensor of the device as an array in main memory, perhaps still on its way."""
+        """Starts the copy of a float32 tensor to main memory; the array may still be on its way."""
         if self._down is None:
             return Delivery(tensor.cpu().numpy(), lambda: None)
         values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)

@@ -1,8 +1,9 @@
 """Fully connected heads: the layers of a classifier up to fc6 or fc7, applied to pooled regions.
 
-Girshick, Donahue, Darrell, Malik: *Rich feature hierarchies*, CVPR 2014, section 3.2: pool5 as one vector, times
-the weights of fc6 (fc7 follows it), rectified. Girshick: *Fast R-CNN*, ICCV 2015, section 2.2: adaptive max pooling
-of a region replaces the last max pooling, with as many bins as the first fully connected layer takes.
+fc6 multiplies pool5, flattened to one vector, by a weight matrix and applies ReLU; fc7 follows it (Girshick, Donahue,
+Darrell, Malik: *Rich feature hierarchies*, CVPR 2014, section 3.2). Adaptive max pooling of a region replaces the
+last max pooling, with as many bins as the first fully connected layer takes (Girshick: *Fast R-CNN*, ICCV 2015,
+section 2.2).
 """
 
 from dataclasses import dataclass
@@ -26,9 +27,10 @@ class Head:
 
     Attributes:
         name: ``fc6`` or ``fc7``.
-        level: the one level of the pyramid that it takes: ``level x level`` bins, max-pooled.
+        level: the only pyramid level that it takes: ``level x level`` bins, max-pooled.
         channels: length of its output.
-        network: from ``(K, C * level * level)``, by channel, then bin row, then bin column, to ``(K, channels)``.
+        network: maps ``(K, C * level * level)``, ordered by channel, then bin row, then bin column, to ``(K,
+            channels)``.
     """
 
     name: str
@@ -38,7 +40,7 @@ class Head:
 
 
 def check_head(name: str, head: str) -> None:
-    """Refuses an unknown head, or one that this model lacks; by name alone, without building the model.
+    """Refuses a head that is unknown or that a model lacks; goes by the names alone and builds no model.
 
     Args:
         name: torchvision's name of the model.
@@ -59,15 +61,15 @@ def check_head(name: str, head: str) -> None:
 
 
 def cut_head(model: nn.Module, name: str, head: str) -> Head:
-    """The layers of a model's classifier up to the ReLU of ``head``; they share the model's parameters.
+    """Cuts the classifier of a model after the ReLU of ``head``; the layers share the model's parameters.
 
     Args:
-        model: in evaluation mode, so that dropout does nothing.
+        model: the whole model, in evaluation mode, so that dropout does nothing.
         name: torchvision's name of the model.
-        head: ``fc6``, the ReLU after the first Linear, or ``fc7``, that after the second.
+        head: ``fc6`` for the ReLU after the first Linear, ``fc7`` for the one after the second.
 
     Raises:
-        ConfigError: there is no such head, or the model has no such classifier.
+        ConfigError: the head is unknown, or the model has no such classifier.
     """
     check_head(name, head)
     classifier, pooling = getattr(model, "classifier", None), getattr(model, "avgpool", None)
@@ -82,7 +84,7 @@ def cut_head(model: nn.Module, name: str, head: str) -> Head:
         if isinstance(layer, nn.Linear):
             n_linear, channels = n_linear + 1, layer.out_features
         elif isinstance(layer, nn.ReLU) and n_linear == HEADS.index(head) + 1:
-            # A slice keeps the names of its layers and lets go of the later ones.
+            # A slice keeps the names of its layers and drops the later layers.
             return Head(head, level, channels, classifier[: i + 1].eval())
     raise _without_heads(name)
 

@@ -1,4 +1,4 @@
-"""A network cut at its layers, the channels of their maps, and the smallest input that it takes."""
+"""Cutting of a network at its layers, and probing of its maps' channels and smallest input."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ _LARGEST_MIN_SIDE = 512  # a network that cannot take 512 x 512 pixels takes one
 
 
 def cut_network(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
-    """The part of a network that ``layers`` depend on; it shares the network's parameters.
+    """Cuts out the part of a network that ``layers`` depend on; it shares the network's parameters.
 
     Args:
-        model: in evaluation mode.
-        layers: node names of torchvision's feature extraction; names of sub-modules if the network cannot be traced.
-        name: of the network, for messages.
+        model: the network, in evaluation mode.
+        layers: node names of torchvision's feature extraction; names of submodules if the network cannot be traced.
+        name: name of the network, for messages.
 
     Returns:
-        A module from images to a dict of feature maps, by layer.
+        A module that maps ``(N, 3, H, W)`` images to a dict from layer to feature map.
 
     Raises:
-        ConfigError: there is no such layer.
+        ConfigError: a layer does not exist.
     """
     try:
         with warnings.catch_warnings():
@@ -52,18 +52,18 @@ def cut_network(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module
 
 
 def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tuple[int, ...], int]:
-    """Channels of each layer's map, and the smallest side of an input that gives every map a cell.
+    """Finds the channels of each layer's map, and the smallest side of an input that gives every map a cell.
 
     Args:
-        network: from ``(N, 3, H, W)`` images to a dict of feature maps, in evaluation mode, on the CPU.
+        network: maps ``(N, 3, H, W)`` images to a dict of feature maps; in evaluation mode, on the CPU.
         layers: names of the maps.
-        name: of the network, for messages.
+        name: name of the network, for messages.
 
     Returns:
         The channels, layer by layer, and the side in pixels.
 
     Raises:
-        ConfigError: the network does not take images of any size, or an output is no map with a fixed number of
+        ConfigError: the network does not take images of any size, or an output is not a map with a fixed number of
             channels.
     """
 
@@ -72,7 +72,7 @@ def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tu
             with torch.inference_mode():
                 outputs = network(torch.zeros(1, 3, side, side))
             return [outputs[layer].shape for layer in layers]
-        except Exception as error:  # the network's own code may raise anything: it cannot take this size
+        except Exception as error:  # may be anything: it cannot take this size
             return error
 
     def is_good(shapes: list[torch.Size] | Exception) -> bool:
@@ -103,7 +103,7 @@ def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tu
 
 
 class _HookedNetwork(nn.Module):
-    """Feature maps of named sub-modules, for networks whose graph cannot be traced."""
+    """A network that returns the outputs of named submodules, for networks that cannot be traced."""
 
     def __init__(self, model: nn.Module, layers: Sequence[str], name: str, *, cause: Exception) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _HookedNetwork(nn.Module):
         return hook
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """Outputs of the layers for ``(N, 3, H, W)`` images."""
+        """Computes the outputs of the layers for ``(N, 3, H, W)`` images."""
         self._caught.clear()
         self.model(batch)
         caught, self._caught = self._caught, {}

@@ -1,4 +1,4 @@
-"""Weights that have a name, such as ``IMAGENET1K_V2`` of ``resnet50``: their list, and their files."""
+"""Named weights, such as ``IMAGENET1K_V2`` of ``resnet50``: their list, their files and their downloads."""
 
 import os
 import re
@@ -49,13 +49,13 @@ IMAGENET_INPUT = InputTransform((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "b
 
 
 class WeightEntry(NamedTuple):
-    """Weights that have a name.
+    """A set of named weights.
 
     Attributes:
         model: name of the network.
-        name: such as ``IMAGENET1K_V2``.
-        file_name: of their file, in any folder.
-        url: address of the file; None if it is part of the package.
+        name: name of the weights, such as ``IMAGENET1K_V2``.
+        file_name: name of their file, in any folder.
+        url: URL of the file; None if the file is part of the package.
         sha256_prefix: first digits of the file's SHA-256, in hexadecimal.
         transform: the input that the network expects with these weights.
         size_mb: size of the file, in units of 2**20 bytes.
@@ -74,9 +74,9 @@ class WeightFile(NamedTuple):
     """The file of a weight entry.
 
     Attributes:
-        path: of the file.
-        sha256: its checksum, in hexadecimal.
-        n_bytes: its size.
+        path: path of the file.
+        sha256: SHA-256 of the file, in hexadecimal.
+        n_bytes: size of the file.
         was_downloaded: True if it has just been downloaded.
     """
 
@@ -87,10 +87,10 @@ class WeightFile(NamedTuple):
 
 
 def list_entries(model_name: str) -> tuple[WeightEntry, ...]:
-    """The weight entries of a model; ``DEFAULT`` is the first.
+    """The weight entries of a model; the first is its ``DEFAULT``.
 
     Args:
-        model_name: of a model that can be a backbone.
+        model_name: name of a model that can be a backbone.
     """
     if own := tuple(entry for entry in bundled_entries() if entry.model == model_name):
         return own
@@ -128,7 +128,7 @@ def bundled_note(backbone: BackboneSpec) -> str | None:
 
 
 def entry_names(model_name: str) -> list[str]:
-    """Names of a model's weights; ``DEFAULT`` is the first.
+    """Names of a model's weights; the first is its ``DEFAULT``.
 
     Example:
         >>> entry_names("resnet50")
@@ -138,7 +138,7 @@ def entry_names(model_name: str) -> list[str]:
 
 
 def find_entry(model_name: str, weights: str = "DEFAULT") -> WeightEntry:
-    """The weight entry of a model that has a name, or its first for ``DEFAULT``.
+    """Finds the weight entry of a model by its name; ``DEFAULT`` is the first entry.
 
     Raises:
         WeightsError: the model has no weights of that name.
@@ -154,7 +154,7 @@ def find_entry(model_name: str, weights: str = "DEFAULT") -> WeightEntry:
 
 
 def find_file(entry: WeightEntry, *, folder: StrPath | None = None) -> WeightFile | None:
-    """The file of an entry on this machine: in ``folder``, if given, or else in torch's hub cache.
+    """Finds the file of an entry on this machine: in ``folder``, if given, then in torch's hub cache.
 
     Returns:
         The first file found, its checksum verified; None if no folder has it.
@@ -188,8 +188,8 @@ def fetch_entry(
 
     Args:
         entry: the weights.
-        folder: the file's folder, made if it is missing; torch's hub cache if None.
-        on_download: called as :func:`sppfeat.files.downloads.download` calls its ``on_progress``.
+        folder: folder for the file, made if it is missing; None for torch's hub cache.
+        on_download: progress callback, see ``on_progress`` of :func:`sppfeat.files.downloads.download`.
 
     Returns:
         The file, its checksum verified.
@@ -215,15 +215,15 @@ def read_entry(
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> tuple[dict[str, Tensor], str]:
-    """Parameters of a weight entry, and the SHA-256 of their file.
+    """Reads the parameters of a weight entry, and the SHA-256 of their file.
 
-    Searches ``folder``, if given, then torch's hub cache; a file that is in neither is downloaded into the cache. The
-    checksum is verified in every case.
+    It searches ``folder``, if given, then torch's hub cache, and downloads a file that is in neither into the cache.
+    The checksum is always verified.
 
     Args:
         entry: the weights.
         folder: a folder to search first.
-        on_download: as of :func:`fetch_entry`.
+        on_download: as for :func:`fetch_entry`.
 
     Returns:
         Tensors by name, and the checksum in hexadecimal.
@@ -289,7 +289,7 @@ def _hub_folder() -> Path:
 
 
 def _is_there(path: Path) -> bool:
-    """True if anything exists at a path: even a broken link counts, since it must not be passed over."""
+    """True if anything exists at a path; a dangling link counts, since it must not be skipped."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

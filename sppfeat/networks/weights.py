@@ -1,4 +1,4 @@
-"""Parameters of networks: read from files, checked against a network and copied into it, and their checksums."""
+"""Parameters of networks: reading from files, loading into a network, and checksums."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ def is_weights_file(weights: str) -> bool:
 
 
 def read_weights_file(path: Path) -> dict[str, Tensor]:
-    """Parameters from a local file: a state dict, or a checkpoint that holds one under a usual key.
+    """Reads parameters from a local file: a state dict, or a checkpoint that holds one under a usual key.
 
     Only tensors are read, never pickled objects. The prefixes ``module.`` and ``_orig_mod.`` are dropped if every name
     has them.
@@ -53,7 +53,7 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
         Tensors by name.
 
     Raises:
-        WeightsError: there is no such file, it cannot be read as tensors, or it holds no state dict.
+        WeightsError: the file does not exist, cannot be read as tensors, or holds no state dict.
     """
     if not path.is_file():
         raise WeightsError(f"no weights file {str(path)!r}")
@@ -76,7 +76,7 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
 
 
 def trained_backbone(path: Path) -> str | None:
-    """The backbone that a file of ``sppfeat train`` was trained as; None if the file does not say.
+    """The name of the backbone in a file from ``sppfeat train``; None if the file does not say.
 
     Raises:
         WeightsError: the file cannot be read as tensors.
@@ -104,14 +104,14 @@ def load_parameters(
         model: the whole network.
         state: tensors by name.
         needed: names of the parameters that the chosen layers and the head depend on; these must match.
-        classifier: names of all parameters behind the feature map; those that are not needed are skipped if they do
+        classifier: names of all parameters after the feature map; those that are not needed are skipped if they do
             not fit.
-        used_modules: the modules of the classifier that are in use, with or without parameters. A state with other
+        used_modules: names of the classifier's modules in use, with or without parameters. A state with other
             parameters there (of a normalization after fc6, say) belongs to another network and is refused.
         source: name of the weights, for messages.
 
     Raises:
-        WeightsError: anything else does not match; the message names the keys.
+        WeightsError: any other parameter does not match; the message names the keys.
     """
     own = model.state_dict()
     state = {_LEGACY_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
@@ -169,10 +169,10 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> Any:
-    """The content of a file of ``torch.save``: tensors, numbers, texts and containers of them.
+    """Reads a file of ``torch.save`` that holds tensors, numbers, texts and containers of them.
 
     Raises:
-        WeightsError: it cannot be read, or holds pickled objects (none is ever run).
+        WeightsError: the file cannot be read, or holds pickled objects (they are never executed).
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""The zoo: torchvision's models that can be backbones, their default layers, channels, strides and weights.
+"""The model zoo: torchvision models that can be backbones, with default layers, channels, strides and weights.
 
 Nothing here imports torch until a model is built or the installed models are listed.
 """
@@ -74,9 +74,10 @@ class BackboneEntry:
         name: torchvision's name.
         layer: the default layer.
         channels: number of channels of its map.
-        stride: input pixels per cell; None if receptive-field arithmetic does not apply.
+        stride: input pixels per cell, a ``(y, x)`` pair where the axes differ; None if receptive-field arithmetic
+            does not apply.
         dimension: length of a descriptor for the given levels.
-        weights: names of the weights; ``DEFAULT`` is the first.
+        weights: names of the weights; the first is ``DEFAULT``.
         download_mb: size of the default weights' file, in units of 2**20 bytes.
     """
 
@@ -98,16 +99,16 @@ def model_names() -> list[str]:
 
 
 def choose_names(installed: Iterable[str]) -> list[str]:
-    """Chooses the names of models that can be backbones, and adds the bundled one; sorted."""
+    """Filters names for models that can be backbones and adds the bundled one; sorted."""
     prefixes = tuple(family.prefix for family in _FAMILIES)
     return sorted([COMPACT_NAME, *(name for name in installed if name.startswith(prefixes))])
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that is not a backbone's.
+    """Refuses a name that no backbone has.
 
     Raises:
-        ConfigError: no backbone has this name; the message gives the reason, or the names close to it.
+        ConfigError: no backbone has this name; the message gives the reason, or similar names.
     """
     if reason := refusal(name):
         raise ConfigError(f"{name!r} cannot be a backbone: {reason}")
@@ -135,7 +136,7 @@ def close_matches(word: str, candidates: Sequence[str]) -> list[str]:
 
 
 def supports_boxes(name: str) -> bool:
-    """True if boxes can be projected onto the default layer's map; otherwise whole images only.
+    """True if boxes can be projected to the default layer's map; False if only whole images can be pooled.
 
     Raises:
         ConfigError: no backbone has this name.
@@ -144,11 +145,11 @@ def supports_boxes(name: str) -> bool:
 
 
 def default_layer(name: str, model: "nn.Module | None" = None) -> str:
-    """The node name of the layer that is pooled by default.
+    """The node name of a model's default layer.
 
     Args:
         name: torchvision's name of the model.
-        model: the model, if it is already built; saves building one without memory.
+        model: the model, if it is already built; None to build one without memory for its weights.
 
     Raises:
         ConfigError: no backbone has this name.
@@ -162,10 +163,11 @@ def default_layer(name: str, model: "nn.Module | None" = None) -> str:
 
 
 def constructor_arguments(name: str) -> dict[str, Any]:
-    """Arguments that build a model without weights as the named weights expect it.
+    """Constructor arguments with which a model, built without weights, fits the named weights.
 
-    Both inceptions convert the input to the range of their original weights; their default
-    initialization takes minutes and warns; their auxiliary heads are in the weights' files, and unused here.
+    Only the two inceptions need any. They convert the input to the range of their original weights; their default
+    initialization, which takes minutes and warns, is skipped; and their auxiliary heads, unused here, are in the
+    weight files.
 
     Raises:
         ConfigError: no backbone has this name.
@@ -193,9 +195,9 @@ def build_model(name: str) -> "nn.Module":
 
 
 def zoo_summary(name: str, *, input_hw: tuple[int, int] = (224, 224)) -> "LayerGeometry":
-    """Channels, map size, stride and offset of a model's default layer, without memory for its weights.
+    """Channels, map size, stride and offset of a model's default layer, computed without memory for its weights.
 
-    Takes about half a second. The geometry is None if boxes are not supported.
+    This takes about half a second. The geometry is None if boxes are not supported.
 
     Args:
         name: torchvision's name of the model.
@@ -223,7 +225,7 @@ def describe_backbone(name: str, levels: Sequence[int]) -> BackboneEntry:
         levels: the pyramid, for the dimension.
 
     Raises:
-        ConfigError: no backbone has this name, or the levels are bad.
+        ConfigError: no backbone has this name, or the levels are invalid.
     """
     from sppfeat.networks.named_weights import entry_names, find_entry
 
@@ -241,7 +243,7 @@ def describe_backbone(name: str, levels: Sequence[int]) -> BackboneEntry:
 
 
 def describe_layers(name: str) -> "dict[str, LayerGeometry]":
-    """Channels, size for 224 x 224 pixels, stride and offset of every node of a model that has a feature map.
+    """Channels, map size at 224 x 224 pixels, stride and offset of every node of a model that outputs a feature map.
 
     Raises:
         ConfigError: no backbone has this name.
@@ -263,7 +265,7 @@ def _build_without_memory(name: str) -> "nn.Module":
     initializers = {"normal_", "uniform_", "trunc_normal_", "fill_", "zero_"}
 
     class _MetaParameters(TorchFunctionMode):
-        # torch.device("meta") as a context would also catch regnet's arithmetic on small tensors, which needs
+        # torch.device("meta") as a context would also affect regnet's arithmetic on small tensors, which needs
         # values; modules allocate their parameters with torch.empty.
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}

@@ -1,7 +1,8 @@
-"""Object stores and servers, through fsspec: listing, reading, fetching and writing of remote objects.
+"""Listing, fetching, reading and writing of objects in object stores and on servers, through fsspec.
 
-The package itself recognizes and checks the URLs of inputs and outputs and shows them in messages. It imports no
-package for remote access; the submodules do, when they connect.
+URLs go in; names and sizes of objects, local copies, and uploaded outputs come out. This module only recognizes and
+checks URLs and formats them for messages; the submodules import fsspec when they connect. The package must not know
+what the objects hold.
 """
 
 import os
@@ -13,13 +14,13 @@ from sppfeat.errors import ConfigError
 __all__ = ["check_url", "shown", "url_of"]
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+]+):(/{1,3})(?=[^/])")
-_HAS_PASSWORD = re.compile(r"[^/]*:[^/]*@")  # of what follows the scheme
+_HAS_PASSWORD = re.compile(r"[^/]*:[^/]*@")  # matched after the scheme
 _WEB = ("http", "https")
 _OF_THIS_MACHINE = ("file", "local")
 
 
 def url_of(output: StrPath) -> str | None:
-    """Return an output's URL, or None if it is a path; a ``Path`` made of a URL has lost one of its slashes.
+    """Return the URL of an output, with the slash restored that ``Path`` drops; None if the output is a path.
 
     Example:
         >>> from pathlib import Path
@@ -37,12 +38,12 @@ def url_of(output: StrPath) -> str | None:
 
 
 def check_url(url: str) -> str:
-    """Return a URL with its scheme in lower case and without slashes at its end.
+    """Return a checked URL, with its scheme in lower case and without trailing slashes.
 
-    It may not hold anything secret, since it is written into the output and shown in messages.
+    It must not hold a secret, since it is written into the output and shown in messages.
 
     Raises:
-        ConfigError: it has a password, a query, nothing behind the scheme, or a path with empty parts or dots.
+        ConfigError: the URL has a password, a query, nothing after the scheme, or a path with empty parts or dots.
     """
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
@@ -68,7 +69,7 @@ def check_url(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """Return a URL as a message shows it: quoted, without its password and its query, which may be secret."""
+    """Return a URL for a message: quoted, without password and query, which may be secret."""
     scheme, separator, rest = url.partition("://")
     if _HAS_PASSWORD.match(rest):
         rest = f"...@{rest[rest.rindex('@') + 1 :]}"

@@ -1,7 +1,7 @@
-"""Failures of remote file systems: their reasons, whether they may pass, and whether they concern one object or all.
+"""Classification of failures of remote file systems: temporary or lasting, of one object or of the whole service.
 
-The file systems of many packages raise errors of their own, without a common base. An error is classified by the
-status of the server's answer if there was one, and by the names of its classes otherwise.
+The packages behind fsspec raise errors without a common base class. An error is classified by the status of the
+server's answer if there was one, and otherwise by the names of its classes.
 """
 
 import enum
@@ -17,7 +17,7 @@ __all__ = ["Failure", "FailureKind", "judge", "source_error"]
 
 
 class FailureKind(enum.Enum):
-    """The kinds of failures, by what has to change before another attempt can succeed."""
+    """Kinds of failures, by what must change before another attempt can succeed."""
 
     MISSING = "the object is not there"
     DENIED = "the object may not be read or written"
@@ -32,8 +32,8 @@ class Failure(NamedTuple):
     """A failure of a remote file system.
 
     Attributes:
-        kind: see :class:`FailureKind`.
-        reason: in words, without anything secret.
+        kind: kind of the failure.
+        reason: the reason in words, without secrets.
     """
 
     kind: FailureKind
@@ -41,7 +41,7 @@ class Failure(NamedTuple):
 
     @property
     def is_passing(self) -> bool:
-        """True if the next attempt may succeed."""
+        """True if another attempt may succeed without any change."""
         return self.kind in (FailureKind.UNREACHABLE, FailureKind.BROKEN)
 
 
@@ -82,12 +82,12 @@ _OF_CODE = {
 _OF_CLASS = {
     "FileNotFoundError": FailureKind.MISSING,
     "PermissionError": FailureKind.DENIED,
-    # Of a body that was cut short.
+    # A body was cut short.
     "ClientPayloadError": FailureKind.BROKEN,
     "IncompleteReadError": FailureKind.BROKEN,
     "IncompleteRead": FailureKind.BROKEN,
     "ResponseStreamingError": FailureKind.BROKEN,
-    # Of no answer.
+    # There was no answer.
     "HTTPClientError": FailureKind.UNREACHABLE,
     "ClientConnectionError": FailureKind.UNREACHABLE,
     "ClientError": FailureKind.UNREACHABLE,
@@ -97,7 +97,7 @@ _OF_CLASS = {
     "gaierror": FailureKind.UNREACHABLE,
     "TransportError": FailureKind.UNREACHABLE,
     "SSHException": FailureKind.UNREACHABLE,
-    # What is left of botocore's: no credentials, a profile or a region that does not exist.
+    # The rest of botocore's errors: no credentials, or a profile or region that does not exist.
     "BotoCoreError": FailureKind.REFUSED,
     "DefaultCredentialsError": FailureKind.REFUSED,
     "RefreshError": FailureKind.REFUSED,
@@ -107,7 +107,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
 def judge(error: Exception) -> Failure:
-    """Classify an error that a file system raised."""
+    """Classify an error from a remote file system."""
     causes = _chain(error)
     for cause in causes:
         code, status = _code(cause), _status(cause)
@@ -116,7 +116,7 @@ def judge(error: Exception) -> Failure:
             return Failure(kind, _said(kind, status, code))
     if isinstance(error, OSError) and error.errno in _FULL:
         return Failure(FailureKind.LOCAL, error.strerror or "no space")
-    for cause in reversed(causes):  # fsspec says of a server that gives no answer that a file is not there
+    for cause in reversed(causes):  # fsspec reports a missing file when a server does not answer
         for base in type(cause).__mro__:
             if base.__name__ in _OF_CLASS:
                 kind = _OF_CLASS[base.__name__]
@@ -125,12 +125,12 @@ def judge(error: Exception) -> Failure:
 
 
 def source_error(verb: str, url: str, failure: Failure) -> ConfigError | SourceError:
-    """Return the error to raise for an input that cannot be accessed.
+    """Make the error to raise for an input that cannot be accessed.
 
     Args:
-        verb: what failed, such as ``list``.
-        url: of the input.
-        failure: its reason.
+        verb: the action that failed, such as ``list``.
+        url: URL of the input.
+        failure: the failure.
 
     Returns:
         A ConfigError if the input does not exist, a SourceError otherwise.
@@ -150,7 +150,7 @@ def _said(kind: FailureKind, status: int | None, code: str) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error, its cause, the cause of that, and so on."""
+    """Return an error and the chain of its causes."""
     causes = [error]
     while (cause := causes[-1].__cause__) is not None and cause not in causes:
         causes.append(cause)
@@ -158,14 +158,14 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the HTTP status of an answer, wherever its package keeps it."""
+    """Return the HTTP status of an answer, from whatever attribute its package keeps it in."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
         status = getattr(error, "status", None) or getattr(error, "status_code", None)
         status = status or getattr(response, "status_code", None)
-        if not type(error).__module__.startswith("aiohttp"):  # whose parser says 400 of a body that was cut
+        if not type(error).__module__.startswith("aiohttp"):  # its parser reports 400 for a body cut short
             status = status or getattr(error, "code", None)
     try:
         return int(status) if 100 <= int(status) < 600 else None
@@ -174,14 +174,14 @@ def _status(error: BaseException) -> int | None:
 
 
 def _code(error: BaseException) -> str:
-    """Return the code of an object store's answer; empty where it has none."""
+    """Return the error code in an object store's answer; empty if there is none."""
     response = getattr(error, "response", None)
     code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
     return code if isinstance(code, str) and not code.isdecimal() else ""
 
 
 def _text(error: BaseException) -> str:
-    """Return the text of an error, without queries and passwords of URLs in it."""
+    """Return the text of an error, without queries and passwords in its URLs."""
     said = re.sub(r"(?<=://)[^/\s@]*@", "...@", str(error))
     said = re.sub(r"\?[^\s'\")]*", "?...", " ".join(said.split()))
     return one_line(f"{type(error).__name__}: {said}" if said else type(error).__name__, longest=160)

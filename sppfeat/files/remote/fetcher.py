@@ -1,4 +1,4 @@
-"""The fetcher of remote objects: many at once, each with its place on this machine or the reason of its failure."""
+"""The fetcher of remote objects, which copies many at once to this machine and reports each one's place or failure."""
 
 import asyncio
 import contextlib
@@ -31,8 +31,8 @@ class FetchJob(NamedTuple):
     """An object to fetch, or a part of one.
 
     Attributes:
-        url: of the object.
-        attempt: fetches it, once.
+        url: URL of the object.
+        attempt: makes one attempt to fetch it.
     """
 
     url: str
@@ -42,13 +42,13 @@ class FetchJob(NamedTuple):
 class Fetcher:
     """Fetches objects of one service, or parts of them, to this machine.
 
-    A lasting failure is blamed on its object if the service answered other requests in the meantime. If it answers
-    none, the run ends: no image counts as bad because a network is down.
+    A lasting failure is blamed on the object if the service answered other requests in the meantime. If it answers
+    none, the run ends, so that no image counts as bad because a network is down.
 
     Args:
-        service: that serves them.
-        folder: an existing, empty folder for their files.
-        witness: an object to ask for if no other request tells whether the service answers.
+        service: service that has the objects.
+        folder: an existing, empty folder for the fetched files.
+        witness: URL of an object to request when no other request shows whether the service answers.
     """
 
     def __init__(self, service: Service, folder: Path, *, witness: str | None = None) -> None:
@@ -62,11 +62,11 @@ class Fetcher:
         self._broken_in_a_row = 0
 
     async def fetch(self, urls: Sequence[str], sizes: Sequence[int]) -> list[Place | str]:
-        """Fetch whole objects; return the place of each, a file of its own, or the reason of its failure.
+        """Fetch whole objects, each into its own file; return the place of each, or the reason of its failure.
 
         Args:
-            urls: of the objects.
-            sizes: in bytes as they were listed, or ``UNKNOWN_SIZE``.
+            urls: URLs of the objects.
+            sizes: their sizes in bytes as listed, or ``UNKNOWN_SIZE``.
 
         Raises:
             SourceError: see :meth:`run`.
@@ -78,7 +78,7 @@ class Fetcher:
         return await self.run(jobs)
 
     async def run(self, jobs: Sequence[FetchJob]) -> list[Any]:
-        """Return the result of each job, or the reason of its failure.
+        """Run jobs; return the result of each, or the reason of its failure.
 
         Raises:
             SourceError: the service cannot be reached, or refuses everything; or this machine's disk is full.
@@ -91,7 +91,7 @@ class Fetcher:
         return results
 
     async def _run(self, job: FetchJob) -> Any:
-        """Do one job, with as many attempts as it takes."""
+        """Run one job, with retries."""
         before = 0
 
         async def attempt() -> Any:
@@ -117,8 +117,8 @@ class Fetcher:
         """Return the reason of a lasting failure.
 
         Args:
-            failure: of the last attempt.
-            url: of the object.
+            failure: failure of the last attempt.
+            url: URL of the object.
             was_answered: True if the service answered other requests during that attempt.
 
         Raises:
@@ -143,7 +143,7 @@ class Fetcher:
         return failure.reason
 
     async def _answers_witness(self) -> bool:
-        """Return True if the service answers a request for the witness, be it with an error."""
+        """Return True if the service answers a request for the witness, even with an error."""
         if self._witness is None:
             return False
         question = self._service.call("info", self._service.path(self._witness))
@@ -154,10 +154,10 @@ class Fetcher:
         return True
 
     async def _attempt(self, url: str, size: int) -> Place:
-        """Fetch one object in one attempt; raise TimeoutError if no byte comes for ``patience.silence``."""
+        """Fetch one object in one attempt; raise TimeoutError if no byte arrives for ``patience.silence`` seconds."""
         if size > LARGEST_OBJECT:
             raise ImageError(_too_large(size))
-        # A file of its own: a thread that was given up may still write to that of the last attempt.
+        # Each attempt has its own file: an abandoned thread may still write to that of the last attempt.
         file, path = self._folder / str(next(self._numbers)), self._service.path(url)
         count = _counter()()
         transfer = asyncio.ensure_future(self._service.call("get_file", path, str(file), callback=count))
@@ -176,7 +176,7 @@ class Fetcher:
                 file.unlink(missing_ok=True)
             raise
         n_bytes = os.stat(file).st_size
-        if n_bytes < size:  # cut short, or another one by now
+        if n_bytes < size:  # cut short, or replaced in the meantime
             size = (await self._service.call("info", path)).get("size") or 0
             if n_bytes < size:
                 raise OSError(f"the transfer ended after {n_bytes} of {size} bytes")
@@ -193,14 +193,14 @@ def _too_large(n_bytes: int) -> str:
 
 @functools.cache
 def _counter() -> Any:
-    """Return the class that counts the bytes of a transfer, and ends it when there are too many."""
+    """Return an fsspec callback class that counts the bytes of a transfer and aborts it when there are too many."""
     from fsspec.callbacks import Callback
 
     class Counter(Callback):  # type: ignore[misc]
         is_unwanted = False
 
         def call(self, hook_name: str | None = None, **options: Any) -> None:  # noqa: ARG002
-            if self.is_unwanted:  # in a thread, which nothing else ends
+            if self.is_unwanted:  # in a thread, which nothing else can stop
                 raise TimeoutError
             n_bytes = max(self.value, self.size or 0)
             if self.value and n_bytes > LARGEST_OBJECT:

@@ -1,4 +1,4 @@
-"""Listing of the objects below a URL, page by page."""
+"""Listing of the objects below a URL."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,10 +15,10 @@ _DEEPEST = 100
 
 
 def is_folder(service: Service, url: str) -> bool:
-    """Return True if there is something below a URL, and no object at it.
+    """Return True if a URL is a folder, with objects below it but none at it; False if it is an object.
 
     Raises:
-        ConfigError: there is nothing.
+        ConfigError: there is nothing at or below the URL.
         SourceError: the service does not answer.
     """
     try:
@@ -28,13 +28,13 @@ def is_folder(service: Service, url: str) -> bool:
 
 
 def objects_below(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
-    """Yield the objects below a URL: name relative to it, and size in bytes or ``UNKNOWN_SIZE``.
+    """Yield the name below a URL and the size of each object, in bytes or ``UNKNOWN_SIZE``.
 
-    They come as the service lists them: S3 lists a thousand at a time, others folder by folder.
+    S3 lists a thousand objects at a time, other services one folder at a time.
 
     Raises:
-        ConfigError: the URL, or a folder in it, is not there.
-        SourceError: it cannot be listed.
+        ConfigError: the URL, or a folder below it, does not exist.
+        SourceError: the URL cannot be listed.
     """
     try:
         if service.is_s3:
@@ -48,9 +48,9 @@ def objects_below(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
 
 
 def _s3_objects(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
-    """Yield all keys that begin with a folder's name, in the order of their bytes.
+    """Yield all keys that begin with a folder's name, in byte order.
 
-    s3fs's own ``find`` keeps a dictionary of 1.2 kB for each of them until all are there.
+    s3fs's own ``find`` keeps a dictionary of 1.2 kB per key in memory until it has all of them.
     """
     bucket, key = service.s3_bucket_and_key(url)
     prefix = f"{key}/" if key else ""
@@ -68,7 +68,7 @@ def _s3_objects(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
 
 
 def _objects_by_folder(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
-    """Yield the objects in a folder and in those below it, in the order of the bytes of their names."""
+    """Yield the objects in a folder and its subfolders, in the byte order of their names."""
     top = service.path(url).rstrip("/") + "/"
     stack = [_entries(service, top)]
     while stack:
@@ -87,7 +87,7 @@ def _objects_by_folder(service: Service, url: str) -> Iterator[tuple[bytes, int]
 
 
 def _entries(service: Service, folder: str) -> Iterator[tuple[str, int]]:
-    """Return the entries of one folder: paths, with a slash behind those of folders, and sizes; no hidden ones."""
+    """Return the entries of one folder, without hidden ones: paths, with a trailing slash for folders, and sizes."""
     found = {}
     for entry in service.ask(
         "ls", folder if service.scheme in ("http", "https") else folder.rstrip("/"), detail=True

@@ -1,4 +1,4 @@
-"""Outputs at a URL: they are made on this machine, where they can be continued, and uploaded when complete."""
+"""Outputs with a URL, which are made on this machine, can be continued there, and are uploaded when complete."""
 
 import contextlib
 import hashlib
@@ -23,11 +23,11 @@ __all__ = ["LocalOutput", "local_output"]
 
 @dataclass
 class LocalOutput:
-    """An output while it is made on this machine.
+    """The local file of an output while it is being made.
 
     Attributes:
-        path: of the file.
-        url: that it will be uploaded to; None for an output that stays on this machine.
+        path: path of the file.
+        url: URL that it will be uploaded to; None for an output that stays on this machine.
         notes: remarks for the user.
     """
 
@@ -40,12 +40,12 @@ class LocalOutput:
     _overwrites: bool = False
 
     def publish(self) -> None:
-        """Upload the complete file and remove it here; an unchanged file is not uploaded again.
+        """Upload the complete file and remove the local one; an unchanged file is not uploaded again.
 
-        An output of this machine is complete as it is.
+        An output without a URL is left as it is.
 
         Raises:
-            SourceError: it cannot be uploaded; it stays here, and running the same command again uploads it.
+            SourceError: the file cannot be uploaded; it stays here, and running the same command again uploads it.
             StoreError: another writer has written to the URL in the meantime.
         """
         if self._service is None or self.url is None:
@@ -62,7 +62,7 @@ class LocalOutput:
         _remove(self.path)
 
     def _set_aside(self) -> Path:
-        """Rename the complete file to a replacement: --overwrite continues that, and begins any other file again."""
+        """Rename the complete file to the name of a replacement, the only file that --overwrite continues."""
         file = replacement_of(self.path)
         put_in_place(self.path, file)
         self.path.touch()
@@ -82,25 +82,25 @@ def local_output(
     continues: bool = True,
     dry_run: bool = False,
 ) -> Iterator[LocalOutput]:
-    """Provide a place to make an output, which the caller publishes when it is complete.
+    """Provide a local path for an output, which the caller publishes when it is complete.
 
-    A file that is not published stays here to be continued.
+    A file that is not published stays on this machine, to be continued.
 
     Args:
         output: a URL, or a path, which is yielded as it is.
-        scratch: the folder for files that will be uploaded; None: ``sppfeat/uploads`` in the user's cache folder.
-        overwrite: replace an object at the URL.
-        continues: fetch an existing output and continue it. Otherwise it is refused, and files of an interrupted run
-            are removed.
-        dry_run: write nothing and fetch nothing.
+        scratch: the folder for files that will be uploaded; None for ``sppfeat/uploads`` in the user's cache folder.
+        overwrite: True to replace an object at the URL.
+        continues: True to fetch and continue an existing output. False to refuse it and to remove the files of an
+            interrupted run.
+        dry_run: True to write nothing and fetch nothing.
 
     Yields:
-        The output, with the path at which to make it.
+        The output, with its local path.
 
     Raises:
-        ConfigError: no object can be written to such a URL.
+        ConfigError: this kind of URL cannot be written to.
         SourceError: the service cannot be reached, or refuses.
-        StoreError: there is an object that may not be replaced, or another process is making the output.
+        StoreError: there is an object that must not be replaced, or another process is making the output.
     """
     text = url_of(output)
     if text is None:
@@ -127,7 +127,7 @@ def local_output(
 
 
 def _make_ready(local: LocalOutput, *, overwrite: bool, continues: bool) -> None:
-    """Prepare the scratch folder so that a run finds its output as it would on this machine."""
+    """Prepare the scratch folder so that a run finds the same files as next to a local output."""
     path, where = local.path, shown(str(local.url))
     if local._found is not None and not overwrite and not continues:
         raise StoreError(f"{where} exists; --overwrite replaces it")
@@ -145,7 +145,8 @@ def _make_ready(local: LocalOutput, *, overwrite: bool, continues: bool) -> None
     elif local._found is None:
         local.notes.append(f"{where} is made in {str(path)!r}, and uploaded when it is complete")
     elif overwrite and continues:
-        # As on this machine: the new file grows beside the old one, here beside a mark, and is continued there.
+        # As for a local output, the new file grows next to the old one, here next to an empty placeholder, and is
+        # continued there.
         path.touch()
         local.notes.append(f"{where} exists and will be replaced; made in {str(replacement_of(path))!r}")
     elif not overwrite:
@@ -176,12 +177,12 @@ def _scratch_path(url: str, scratch: StrPath | None) -> Path:
 
 
 def _record_of(path: Path) -> Path:
-    """Return the path of the record of the object that was at the URL when a run began."""
+    """Return the path of the record about the object that was at the URL when a run began."""
     return path.with_name(f"{path.name}.remote.json")
 
 
 def _began_with(path: Path) -> str | None:
-    """Return the digest of the object that was at the URL when a file was begun; empty if it is not known."""
+    """Return the digest of the object that was at the URL when a file was begun; empty if unknown."""
     try:
         return str(found) if (found := json.loads(_record_of(path).read_bytes())["found"]) else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -193,7 +194,7 @@ def _is_placeholder(path: Path) -> bool:
 
 
 def _is_version(path: Path, version: FileVersion | None) -> bool:
-    """Return True if a file is as it was, or still missing where it had no version."""
+    """Return True if a file still has a version; with None, if it is still missing."""
     try:
         found = FileVersion.of(path)
     except OSError:
@@ -202,7 +203,7 @@ def _is_version(path: Path, version: FileVersion | None) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file of the scratch folder and the files beside it."""
+    """Remove a file of the scratch folder and the temporary files next to it."""
     remove_leftovers(path)
     for left in (path, replacement_of(path), _record_of(path)):
         left.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Ranges of bytes of remote objects: read one by one, or as a file that reads ahead."""
+"""Byte ranges of remote objects, read one by one or through a file that reads ahead."""
 
 import asyncio
 from typing import Any
@@ -9,24 +9,24 @@ from sppfeat.files.remote.service import Service
 
 __all__ = ["RangeError", "RangeFile", "read_range"]
 
-_BLOCK = 2 << 20  # of one request, of which several are under way
+_BLOCK = 2 << 20  # bytes per request; several are under way at once
 _BLOCKS_AHEAD = 8
-_JUMP = 64 << 10  # where nobody knows whether it goes on from there
+_JUMP = 64 << 10  # bytes to fetch after a jump, when it is unknown whether reading continues from there
 _NEAR = (
     4 << 20
-)  # what comes within the time of an answer: nearer than that, reading on is quicker than asking again
+)  # bytes that arrive in the time of one round trip: across a smaller gap, reading on is faster than another request
 
 
 class RangeError(OSError):
-    """A range of an object cannot be read; the text is the reason."""
+    """A byte range of an object cannot be read; the text is the reason."""
 
 
 async def read_range(service: Service, path: str, start: int, stop: int) -> bytes:
-    """Return the bytes of an object from ``start`` to ``stop``, in one attempt.
+    """Read the bytes of an object from ``start`` to ``stop``, in one attempt.
 
     Raises:
-        ConnectionError: fewer bytes came; the next attempt may succeed.
-        Exception: of the file system.
+        ConnectionError: fewer bytes arrived; another attempt may succeed.
+        Exception: any error from the file system.
         RangeError: the service ignores the range.
     """
     content: bytes = await service.call("cat_file", path, start=start, end=stop)
@@ -38,15 +38,15 @@ async def read_range(service: Service, path: str, start: int, stop: int) -> byte
 
 
 class RangeFile(RawBytes):
-    """An object as a file that reads ahead in several requests at once; after a jump it fetches little.
+    """A remote object as a file that reads ahead in several requests at once, and fetches little after a jump.
 
-    The headers of an archive with small members come along with them, since reading on costs less than another
-    request. Of an archive with members of many MB only the headers are fetched.
+    In an archive with small members, reading on costs less than another request, so the members between the headers
+    are fetched as well. In an archive with members of many MB only the headers are fetched.
 
     Args:
-        service: that serves it.
+        service: service that has the object.
         path: name of the object in the file system.
-        nbytes: of the whole object.
+        nbytes: size of the whole object.
     """
 
     def __init__(self, service: Service, path: str, nbytes: int) -> None:
@@ -56,10 +56,10 @@ class RangeFile(RawBytes):
         self._start, self._content = 0, b""
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read on into a buffer, as far as one fetch reaches.
+        """Read from the current position into a buffer, as far as one fetch reaches.
 
         Raises:
-            RangeError: it cannot be fetched.
+            RangeError: the bytes cannot be fetched.
         """
         target = memoryview(buffer).cast("B")
         if self._position >= self._nbytes or not len(target):
@@ -73,7 +73,7 @@ class RangeFile(RawBytes):
         return len(content)
 
     def _fetch(self) -> None:
-        """Fetch the bytes at the position, and some of those behind them."""
+        """Fetch the bytes at the current position and some of those that follow."""
         end = self._start + len(self._content)
         goes_on = bool(self._content) and 0 <= self._position - end <= _NEAR
         stop = min(self._nbytes, self._position + (_BLOCK * _BLOCKS_AHEAD if goes_on else _JUMP))

@@ -1,4 +1,4 @@
-"""Retries of attempts whose failure may pass: their number, their duration and the pauses between them."""
+"""Retries after temporary failures: their number, their total time and the pauses between them."""
 
 import asyncio
 import random
@@ -14,14 +14,14 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Patience:
-    """The limits on retries.
+    """Limits on retries.
 
     Attributes:
-        attempts: most attempts.
-        first_delay: seconds before the second attempt; each pause is twice the last one.
-        longest_delay: seconds that no pause exceeds.
+        attempts: the most attempts.
+        first_delay: seconds before the second attempt; each pause is twice as long as the last one.
+        longest_delay: the longest pause, in seconds.
         total: seconds after which no further attempt begins.
-        silence: seconds without a byte, after which an attempt is given up.
+        silence: seconds without a byte after which an attempt is given up.
     """
 
     attempts: int = 8
@@ -31,9 +31,9 @@ class Patience:
     silence: float = 30.0
 
     def delays(self) -> Iterator[float]:
-        """Yield the pause before each attempt after the first: a random half to all of it.
+        """Yield the pause before each attempt after the first, in seconds, randomly shortened by up to one half.
 
-        The randomness spreads transfers that failed together: all at once, they may bring the server down again.
+        The randomness spreads transfers that failed together; all at once, they could bring the server down again.
         """
         for attempt in range(self.attempts - 1):
             yield min(self.first_delay * 2**attempt, self.longest_delay) * random.uniform(0.5, 1)
@@ -50,13 +50,13 @@ async def retried(
     """Repeat an attempt until it succeeds, and return its result.
 
     Args:
-        attempt: makes one.
-        is_passing: True for a failure that may be gone with the next attempt; any other is raised at once.
-        patience: the limits.
+        attempt: makes one attempt.
+        is_passing: returns True for a temporary failure; any other is raised at once.
+        patience: limits on the retries.
         sleep, clock: replaced by tests.
 
     Raises:
-        Exception: that of the last attempt.
+        Exception: the error of the last attempt.
     """
     began = clock()
     for delay in patience.delays():

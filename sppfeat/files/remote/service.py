@@ -1,6 +1,6 @@
-"""The remote file system of a URL: each process connects for itself, when it first needs it.
+"""The connection to the remote file system of a URL; each process connects for itself when it first needs to.
 
-All private names of fsspec and s3fs are used here.
+This is the only module that uses private names of fsspec and s3fs.
 """
 
 import asyncio
@@ -27,21 +27,21 @@ N_TRANSFERS = 32
 PATIENCE = Patience()
 """Limits on retries where none are given."""
 
-# Never released before the process ends. In a forked process, releasing those of the parent would remove the sockets
-# of both from the epoll that they share, and the parent would wait for its answers forever.
+# Connections, kept until the process ends. If a forked process released those of its parent, it would remove the
+# sockets of both from their shared epoll, and the parent would wait for its answers forever.
 _connected: list[Any] = []
 
-_ONE_AT_ONCE = ("ftp", "sftp", "ssh", "smb")  # one connection, which threads cannot share
+_ONE_AT_ONCE = ("ftp", "sftp", "ssh", "smb")  # a single connection, which threads cannot share
 _OF_EXTRA = ("fsspec", "s3fs", "aiobotocore", "botocore", "aiohttp")
 
 
 class Service:
-    """The server of the objects of a URL, and of others that differ from it in their path only.
+    """The service behind a URL, and behind all URLs that differ from it only in their path.
 
-    Copies and other processes, forked ones included, connect again.
+    Copies of this object and other processes, forked ones included, connect again.
 
     Args:
-        url: as :func:`sppfeat.files.remote.check_url` returns it.
+        url: URL, as :func:`sppfeat.files.remote.check_url` returns it.
         patience: limits on retries.
     """
 
@@ -50,11 +50,11 @@ class Service:
         self.patience = patience or PATIENCE
         self._connected: tuple[int, Any] | None = None
         self._running: set[concurrent.futures.Future[Any]] = set()
-        self._lock = threading.Lock()  # of what is running: it may be cancelled as soon as it has begun
+        self._lock = threading.Lock()  # before it runs: it may be cancelled as soon as it has begun
         self._threads: concurrent.futures.ThreadPoolExecutor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the URL and the patience: the other process connects for itself."""
+        """Pickle the URL and the patience only, since the other process connects for itself."""
         return functools.partial(Service, patience=self.patience), (self._url,)
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class Service:
 
     @property
     def scheme(self) -> str:
-        """Scheme of its URLs."""
+        """Scheme of the URLs."""
         return self._url.partition("://")[0]
 
     @functools.cached_property
@@ -72,10 +72,10 @@ class Service:
 
     @property
     def fs(self) -> Any:
-        """The file system of fsspec, of this process.
+        """The fsspec file system of this process.
 
         Raises:
-            ConfigError: URL and configuration of the user make none.
+            ConfigError: the URL and the user's configuration give no file system.
         """
         if self._connected is None or self._connected[0] != os.getpid():
             self._connected = os.getpid(), self._connect()
@@ -108,18 +108,18 @@ class Service:
         options = {**_own_options(self.scheme), **self._class._get_kwargs_from_urls(self._url)}
         try:
             fs = self._class(**options)
-        except Exception as error:  # whatever a file system makes of settings that it cannot use
+        except Exception as error:  # whatever a file system raises for settings that it cannot use
             raise ConfigError(f"cannot connect to {shown(self._url)}: {judge(error).reason}") from error
         if self.is_s3:
             fs.retries = 1  # retries are made here, in one place
         else:
-            fs.invalidate_cache()  # others of this process may have listed with it
+            fs.invalidate_cache()  # other users in this process may have listed with it
         if not any(fs is other for other in _connected):
             _connected.append(fs)
         return fs
 
     def connect(self) -> None:
-        """Connect now, so that a missing package and invalid settings are reported early; raises as :attr:`fs`."""
+        """Connect now, to report a missing package or invalid settings early; raises the errors of :attr:`fs`."""
         _ = self.fs
 
     def path(self, url: str) -> str:
@@ -128,21 +128,21 @@ class Service:
 
     @property
     def is_s3(self) -> bool:
-        """True if it speaks the protocol of S3."""
+        """True if the service speaks the S3 protocol."""
         return self.scheme in ("s3", "s3a")
 
     def s3_bucket_and_key(self, url: str) -> tuple[str, str]:
-        """Return the bucket and the key that a URL of S3 names; the key is empty for a bucket."""
+        """Return the bucket and the key of an S3 URL; the key is empty for a bucket."""
         bucket, key, _ = self.fs.split_path(self.path(url))
         return bucket, key
 
     def call_s3(self, operation: str, **arguments: Any) -> Awaitable[Any]:
-        """Call an operation of the S3 interface, such as ``put_object``, once."""
+        """Call an operation of the S3 API once, such as ``put_object``."""
         answer: Awaitable[Any] = self.fs._call_s3(operation, **arguments)
         return answer
 
     def run(self, coroutine: Coroutine[Any, Any, _Value]) -> _Value:
-        """Run a coroutine in fsspec's own thread and return its result; an interruption of this thread ends it.
+        """Run a coroutine in fsspec's own thread and return its result; an interruption of this thread cancels it.
 
         Raises:
             SourceError: :meth:`cancel` was called.
@@ -161,14 +161,14 @@ class Service:
                 self._running.discard(future)
 
     def cancel(self) -> None:
-        """End the transfers that other threads wait for, but none that they begin later."""
+        """Cancel the transfers that other threads are waiting for; later ones are not affected."""
         with self._lock:
             running = list(self._running)
         for future in running:
             future.cancel()
 
     async def call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the file system once, be it asynchronous or not, and return its result."""
+        """Call a method of the file system once, asynchronous or not, and return its result."""
         fs = self.fs
         if fs.async_impl:
             return await getattr(fs, f"_{method}")(*arguments, **options)
@@ -179,11 +179,11 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def patiently(self, answer: Awaitable[_Value]) -> _Value:
-        """Return an answer; raise TimeoutError if it takes longer than ``patience.silence``."""
+        """Await an answer; raise TimeoutError if it takes longer than ``patience.silence`` seconds."""
         return await asyncio.wait_for(answer, self.patience.silence)
 
     async def persistently(self, attempt: Callable[[], Awaitable[_Value]]) -> _Value:
-        """Repeat an attempt while its failure may pass, and return its result."""
+        """Repeat an attempt while its failures are temporary, and return its result."""
 
         async def limited() -> _Value:
             return await asyncio.wait_for(attempt(), self.patience.silence)
@@ -193,23 +193,23 @@ class Service:
         )
 
     def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the file system as often as it takes, and return its result.
+        """Call a method of the file system with retries, and return its result.
 
         Raises:
-            Exception: that of the last attempt.
+            Exception: the error of the last attempt.
         """
         return self.run(self.persistently(lambda: self.call(method, *arguments, **options)))
 
 
 async def run_jobs(jobs: Sequence[Callable[[], Awaitable[_Value]]], n_at_once: int) -> list[_Value]:
-    """Run jobs, a few at once, and return their results in order; the first error ends all of them.
+    """Run jobs, a few at once, and return their results in order; the first error cancels all others.
 
     Args:
         jobs: functions that begin a job.
-        n_at_once: most jobs that run at the same time.
+        n_at_once: the most jobs to run at the same time.
 
     Raises:
-        Exception: that of the first job that failed.
+        Exception: the error of the first job that failed.
     """
     results: dict[int, _Value] = {}
     left = iter(range(len(jobs)))
@@ -229,12 +229,12 @@ async def run_jobs(jobs: Sequence[Callable[[], Awaitable[_Value]]], n_at_once: i
 
 
 def _own_options(scheme: str) -> dict[str, Any]:
-    """Return our settings for a scheme; those of the user take precedence."""
+    """Return the package's settings for a scheme; the user's settings take precedence."""
     if scheme in ("s3", "s3a"):
         configured = _configured(("s3", "s3a"))
         return {
             "use_listings_cache": False,
-            # One request an object, of a known length, in place of two and of parts that may be of two versions.
+            # One request of a known length per object, instead of two, or of parts that may belong to two versions.
             "max_concurrency": 1,
             **configured,
             "config_kwargs": {
@@ -246,13 +246,13 @@ def _own_options(scheme: str) -> dict[str, Any]:
     if scheme in ("http", "https"):
         aiohttp = import_extra("aiohttp", extra="remote", purpose=f"reading {scheme}:// URLs")
         configured = _configured(("http", "https"))
-        # Five minutes for all of a file, as aiohttp has it, are too few for a large one.
+        # aiohttp's default of five minutes for a whole file is too short for a large one.
         timeout = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30)}
         return {**configured, "client_kwargs": {**timeout, **configured.get("client_kwargs", {})}}
     return {}
 
 
 def _configured(schemes: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings for some schemes in the user's configuration of fsspec."""
+    """Return the settings for some schemes from the user's fsspec configuration."""
     conf = import_extra("fsspec.config", extra="remote", purpose="reading URLs").conf
     return {name: value for scheme in schemes for name, value in conf.get(scheme, {}).items()}

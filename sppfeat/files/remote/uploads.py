@@ -1,4 +1,4 @@
-"""Uploads of files, whole or not at all, and downloads of objects of any size."""
+"""Atomic uploads of files, and downloads of objects of any size."""
 
 import asyncio
 import os
@@ -17,9 +17,9 @@ from sppfeat.files.versions import object_digest
 __all__ = ["check_writable", "download", "upload", "version_of"]
 
 _PART_BYTES = 16 << 20
-_MOST_PARTS = 9000  # of 10,000 that S3 allows
+_MOST_PARTS = 9000  # S3 allows 10,000
 _PARTS_AT_ONCE = 4
-_SILENCES_PER_PART = 10  # of a patience: five minutes for 16 MiB
+_SILENCES_PER_PART = 10  # in units of ``patience.silence``: five minutes for 16 MiB
 
 _ATOMIC = (
     "abfs",
@@ -32,15 +32,15 @@ _ATOMIC = (
     "oss",
     "s3",
     "s3a",
-)  # an object is there when it is whole
+)  # schemes whose objects appear only once they are complete
 
 
 def version_of(service: Service, url: str) -> str | None:
-    """Return a digest that changes with the content of an object; None where there is no object.
+    """Return a digest that changes with the content of an object; None if there is no object.
 
     Raises:
         SourceError: the service cannot be reached, or does not answer.
-        StoreError: it is a folder.
+        StoreError: the URL is a folder.
     """
     try:
         found = service.ask("info", service.path(url))
@@ -55,10 +55,10 @@ def version_of(service: Service, url: str) -> str | None:
 
 
 def check_writable(service: Service, url: str) -> None:
-    """Check that an object can be written to a URL, as far as that can be found out without writing it.
+    """Check that an object can be written to a URL, as far as possible without writing it.
 
     Raises:
-        ConfigError: no object can be written to this kind of URL, or it is a bucket.
+        ConfigError: this kind of URL cannot be written to, or the URL is a bucket.
         SourceError: the service refuses.
     """
     if service.scheme in ("http", "https"):
@@ -77,7 +77,7 @@ def check_writable(service: Service, url: str) -> None:
 
 
 def upload(service: Service, file: Path, url: str) -> None:
-    """Upload a file; an object that is at the URL already stays until the new one is there as a whole.
+    """Upload a file; an existing object at the URL stays until the new one is complete.
 
     Raises:
         SourceError: all attempts failed.
@@ -123,7 +123,7 @@ async def _begin_and_abort(service: Service, where: dict[str, str]) -> None:
 
 
 async def _upload_to_s3(service: Service, file: Path, url: str, size: int) -> None:
-    """Upload in parts, a few at once; each is retried by itself, where s3fs would send the whole file again."""
+    """Upload in parts, a few at once, each with its own retries; s3fs would send the whole file again."""
     bucket, key = service.s3_bucket_and_key(url)
     where = {"Bucket": bucket, "Key": key}
     with open(file, "rb") as opened:
@@ -143,7 +143,7 @@ async def _upload_to_s3(service: Service, file: Path, url: str, size: int) -> No
                     "complete_multipart_upload", **where, MultipartUpload={"Parts": parts}
                 )
             )
-        except BaseException:  # an interruption, too: what is left there would be paid for
+        except BaseException:  # interruptions included: parts left there would be paid for
             await asyncio.shield(service.call_s3("abort_multipart_upload", **where))
             raise
 
@@ -151,7 +151,7 @@ async def _upload_to_s3(service: Service, file: Path, url: str, size: int) -> No
 async def _send_parts(
     service: Service, where: dict[str, str], size: int, read: Callable[[int, int], bytes]
 ) -> list[dict[str, Any]]:
-    """Send the parts of a file; return the list of them that completes the upload."""
+    """Send the parts of a file; return the list of parts that completes the upload."""
     n_bytes = max(_PART_BYTES, -(-size // _MOST_PARTS))
     starts = range(0, size, n_bytes)
 

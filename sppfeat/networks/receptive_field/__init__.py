@@ -1,11 +1,10 @@
 """Stride and offset of a feature map, by receptive-field arithmetic through the network.
 
-In goes a network; out come the stride and offset of its maps, or the reason why there are none. The network runs
-without values: its input is a tensor that has a shape and knows, for each of its axes, whether it is the image's y,
-its x, or neither. Every operator that the network calls arrives here as one of PyTorch's own elementary operators,
-whether it was written as a module, a function or a method, and has a rule or is refused. So the arithmetic never
-guesses: an operator without a rule is an error that names node and operator. Nothing here knows one network from
-another, or reads a weight.
+A network goes in. The stride and offset of its maps come out, or the reason why they cannot be known. The network
+runs without values: its input is a tensor that has a shape and records, for each axis, whether it is the image's y,
+its x, or neither. Every operator that the network calls, written as a module, a function or a method, arrives here as
+one of PyTorch's elementary operators. It has a rule, or is refused with an error that names node and operator, so the
+arithmetic never guesses. The package must not know particular networks, and reads no weights.
 
 Along one spatial axis, cell ``i`` of a window operator (convolution, pooling) with kernel
 ``k``, stride ``s``, padding ``p`` and dilation ``d`` is centered at cell ``s * i - p + d * (k - 1) / 2``
@@ -26,7 +25,7 @@ __all__ = ["FeatureGeometry", "LayerGeometry", "layer_geometries", "receptive_fi
 
 
 class FeatureGeometry(NamedTuple):
-    """The places of a feature map's cells in the network's input.
+    """The positions of a feature map's cells in the network input.
 
     Cell ``i`` is centered at input pixel index ``offset + stride * i``; the center of pixel 0 has index 0.
 
@@ -43,7 +42,7 @@ class LayerGeometry(NamedTuple):
     """One feature map of a network.
 
     Attributes:
-        channels: the map's number of channels.
+        channels: number of channels of the map.
         map_hw: the map's height and width in cells, for the given input size.
         geometry: the map's stride and offset; None if the arithmetic does not apply.
         reason: why ``geometry`` is None; otherwise empty.
@@ -58,12 +57,12 @@ class LayerGeometry(NamedTuple):
 def receptive_field(
     module_or_graph: nn.Module, layer: str | None = None, *, input_hw: tuple[int, int] = (224, 224)
 ) -> FeatureGeometry:
-    """Stride and offset of one layer's feature map in pixels of the network's input.
+    """Computes the stride and offset of one layer's feature map, in pixels of the network input.
 
-    Centers add up along every path from the input; paths that meet must agree. Values pooled
-    over the whole map (the gates of squeeze-and-excitation) have no place and are left out.
-    The network is walked in eval mode, at ``input_hw`` and at a slightly larger size, and the
-    two must agree. It is neither changed nor copied, and none of its weights is read.
+    Strides and offsets are composed along every path from the input, and paths that meet must agree. Values pooled
+    over the whole map (the gates of squeeze-and-excitation) have no position and are left out. The network is walked
+    in eval mode, at ``input_hw`` and at a slightly larger size, and the two must agree. It is neither changed nor
+    copied, and none of its weights is read.
 
     Args:
         module_or_graph: a network that takes an image batch ``(N, 3, H, W)``. A GraphModule is
@@ -107,7 +106,7 @@ def receptive_field(
 def layer_geometries(
     module_or_graph: nn.Module, *, layers: Sequence[str] | None = None, input_hw: tuple[int, int] = (224, 224)
 ) -> dict[str, LayerGeometry]:
-    """Channels, size and geometry of many layers at once, from one walk.
+    """Computes channels, size and geometry of many layers at once, from one walk through the network.
 
     Args:
         module_or_graph: as for :func:`receptive_field`.
@@ -116,9 +115,9 @@ def layer_geometries(
         input_hw: height and width of the input to walk with, in pixels.
 
     Returns:
-        One entry per layer, in order. A layer whose axes are not ``(N, C, H, W)``, or not known to
-        be, has no entry: a vector, a channels-last map, a map pooled to one cell. Where only the arithmetic fails,
-        the entry gives the ``reason``.
+        One entry per layer, in order. A layer has no entry if its axes are not known to be ``(N, C, H, W)``: a
+            vector, a channels-last map, a map pooled to one cell. If only the arithmetic fails, the entry gives the
+            ``reason``.
 
     Raises:
         ConfigError: a layer is unknown, or the network does not run on an input of this size.

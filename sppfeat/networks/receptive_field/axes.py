@@ -1,4 +1,4 @@
-"""Layouts of tensors: the role of each axis, and rules for axes that meet, change size or are regrouped."""
+"""Layouts of tensors: the role of each axis, and rules to join, resize and regroup axes."""
 
 import math
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ __all__ = [
 
 
 class Axis(NamedTuple):
-    """A spatial axis; its cell ``i`` is centered at input pixel ``offset + stride * i``, unless lost."""
+    """A spatial axis; its cell ``i`` is centered at input pixel ``offset + stride * i``, unless that is lost."""
 
     size: int
     name: str  # "y" or "x"; "?" if not even that is known
     stride: float
     offset: float
-    lost: str  # why stride and offset are not known; empty if they are
+    lost: str  # the reason why stride and offset are unknown; empty if they are known
 
 
 class Plain(NamedTuple):
-    """An axis that is not spatial: batch, channels, heads; uniform: the values do not vary along it."""
+    """An axis that is not spatial: batch, channels, heads. ``uniform``: the values do not vary along it."""
 
     size: int
     uniform: bool = False
@@ -78,7 +78,7 @@ def is_uniform(dim: Dim) -> bool:
 
 
 def not_uniform(dim: Dim) -> Dim:
-    """The dimension without the promise that values are the same along it."""
+    """The dimension, no longer marked as uniform."""
     return tuple(Plain(atom.size) if isinstance(atom, Plain) else atom for atom in dim)
 
 
@@ -93,18 +93,18 @@ def opaque(shape: Sequence[int], reason: str) -> Layout:
 
 
 def is_map(layout: Layout) -> bool:
-    """True if the axes are those of a feature map ``(N, C, H, W)``."""
+    """True for the layout of a feature map ``(N, C, H, W)``."""
     spatial = [[atom.name if isinstance(atom, Axis) else "" for atom in dim] for dim in layout[2:]]
     return len(layout) == 4 and not axes_of(layout[0] + layout[1]) and spatial == [["y"], ["x"]]
 
 
 def unnamed(layout: Layout) -> str:
-    """The reason why not even the order of the axes is known; empty if it is."""
+    """The reason why not even the order of the axes is known; empty if it is known."""
     return next((axis.lost for dim in layout for axis in axes_of(dim) if axis.name == "?"), "")
 
 
 def first_loss(dims: Sequence[Dim]) -> str:
-    """The reason why the first axis without stride and offset has none; empty if all have them."""
+    """The reason why stride and offset of an axis are lost, for the first such axis; empty if there is none."""
     return next((axis.lost for dim in dims for axis in axes_of(dim) if axis.lost), "")
 
 
@@ -132,7 +132,7 @@ def resize(dim: Dim, size: int, *, reason: str) -> Dim:
 
 
 def join(a: Dim, b: Dim, *, where: str) -> Dim:
-    """The dimension of two operands that meet elementwise (with broadcasting)."""
+    """The dimension of the result when two operands are combined elementwise, with broadcasting."""
     if is_uniform(a) and extent(b) % max(1, extent(a)) == 0:
         return b
     if is_uniform(b) and extent(a) % max(1, extent(b)) == 0:
@@ -165,7 +165,7 @@ def _centers(axis: Axis) -> str:
 
 
 def broadcast(layouts: Sequence[Layout], shape: Sequence[int], *, where: str) -> Layout:
-    """The layout of operands that meet elementwise, with broadcasting to a shape."""
+    """The layout of the result when operands are combined elementwise, with broadcasting to a shape."""
     result = uniform(shape)
     for layout in layouts:
         aligned = ((),) * (len(shape) - len(layout)) + layout
@@ -174,7 +174,7 @@ def broadcast(layouts: Sequence[Layout], shape: Sequence[int], *, where: str) ->
 
 
 def regroup(layout: Layout, shape: Sequence[int], *, where: str) -> Layout:
-    """The layout of a tensor's values, in order, under another shape; spatial axes must stay whole."""
+    """The layout after a reshape, which keeps the order of the values; spatial axes must stay whole."""
     if shape_of(layout) == tuple(shape):
         return layout
     reason = first_loss(layout)

@@ -1,6 +1,6 @@
-"""Calls of operators, as plain values for the rules: arguments by name, shapes without contents.
+"""Operator calls as plain values for the rules: arguments by name, shapes without contents.
 
-The walk through nested arguments is torch's own and private; only this file names it.
+The traversal of nested arguments is private to torch, and only this module uses it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +28,8 @@ class Call(NamedTuple):
 
     Attributes:
         func: the torch.ops overload.
-        args: its arguments by the names of its schema; tensors are operands.
-        shape: of the output.
+        args: its arguments by their names in its schema; each tensor is an :class:`Operand`.
+        shape: shape of the output.
         where: node and operator, for messages.
     """
 
@@ -53,7 +53,7 @@ Rule: TypeAlias = Callable[[Call], Layout]
 
 
 def bind_arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by the names of the operator's schema, defaults included."""
+    """Arguments of a call by their names in the operator's schema, defaults included."""
     schema = func._schema.arguments
     bound = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
     bound.update(zip((argument.name for argument in schema), args, strict=False))
@@ -61,10 +61,11 @@ def bind_arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
 
 
 def run_on_meta(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Runs an operator on tensors of the device ``meta``, which have shapes and no values."""
+    """Runs an operator on tensors on the ``meta`` device, which have shapes but no values."""
     if kwargs.get("device") is not None:
         kwargs = {**kwargs, "device": torch.device("meta")}
-    # PyTorch finds these operators' shapes through decompositions in Python: half the time of a walk.
+    # PyTorch finds the shapes of these operators through decompositions in Python, which took half the time of a
+    # walk.
     if torch.Tag.pointwise in func.tags and func.overloadpacket.__name__.endswith("_"):
         return args[0]
     if func is torch.ops.aten.native_batch_norm.default:

@@ -1,4 +1,4 @@
-"""A network as a graph whose nodes have names."""
+"""Graphs of networks, with torchvision's names for the nodes."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +17,9 @@ class Network(NamedTuple):
 
     Attributes:
         module: the network.
-        graph: None if torch.fx cannot trace it; then only its outputs can be had.
+        graph: its graph; None if torch.fx cannot trace it, and then only its outputs are available.
         names: torchvision's name of each node.
-        untraceable: why there is no graph; empty if there is one.
+        untraceable: the reason why there is no graph; empty if there is one.
     """
 
     module: nn.Module
@@ -30,7 +30,7 @@ class Network(NamedTuple):
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Keeps a module in eval mode while the context lasts."""
+    """Keeps a module in eval mode in the context."""
     # Flags only: train() and eval() would recompile torchvision's two-mode graphs, and calling train() on
     # the whole network afterwards would undo the caller's frozen submodules.
     flags = [(child, child.training) for child in module.modules()]
@@ -44,7 +44,7 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def open_network(module: nn.Module) -> Network:
-    """A module with its graph: a GraphModule's own, or traced as torchvision's feature extraction does."""
+    """Opens a module with its graph: the one of a GraphModule, or one traced as in torchvision's feature extraction."""
     if isinstance(module, fx.GraphModule):
         graph: fx.Graph = getattr(module, "eval_graph", module.graph)
         names = {n: str(n.target) if n.op == "call_module" else n.name for n in graph.nodes}
@@ -61,14 +61,14 @@ def open_network(module: nn.Module) -> Network:
 
 
 def select_outputs(network: Network, layers: Sequence[str] | None) -> dict[str, fx.Node | None]:
-    """The nodes of layers, or of all outputs, by name; without a graph they are None.
+    """Finds the nodes of layers, or of all outputs, by name; without a graph each is None.
 
     Args:
         network: the network.
         layers: torchvision's names of nodes, also truncated ones, or keys of the output; None for all outputs.
 
     Raises:
-        ConfigError: the network has no such layer; the message names close ones.
+        ConfigError: the network lacks a layer; the message gives similar names.
     """
     if network.graph is None:
         return dict.fromkeys(layers or ())

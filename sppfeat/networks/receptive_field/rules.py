@@ -1,4 +1,4 @@
-"""The table of rules: the rule of each operator, and the layout of its output."""
+"""The table of rules, which gives the layout of each operator's output."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ def has_rule(func: Any) -> bool:
 
 
 def output_layout(call: Call) -> Layout:
-    """The layout of a call's output; lost where the operator has no rule, or a rule that does not fit."""
+    """The layout of a call's output; lost if the operator has no rule, or its rule does not apply."""
     layout = _rule_for(call.func)(call)
     if shape_of(layout) == call.shape:
         return layout

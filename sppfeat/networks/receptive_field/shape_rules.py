@@ -62,7 +62,7 @@ def unsqueeze(call: Call) -> Layout:
 
 
 def squeeze(call: Call) -> Layout:
-    """All axes, or those named, that are not of size 1."""
+    """Axes of size 1 removed: all of them, or the given ones."""
     layout = call.layout("self")
     dims = call.args.get("dim", range(len(layout)))
     dims = {dim % max(1, len(layout)) for dim in ([dims] if isinstance(dims, int) else dims)}
@@ -85,7 +85,7 @@ def expand(call: Call) -> Layout:
 
 
 def slice_axis(call: Call) -> Layout:
-    """Every n-th cell of one axis, from a first one: another stride and offset."""
+    """Every n-th cell of one axis, from a first one on: stride and offset change."""
     layout = call.layout("self")
     index = call.args["dim"] % len(layout)
     dim, size = layout[index], call.shape[index]
@@ -99,7 +99,7 @@ def slice_axis(call: Call) -> Layout:
 
 
 def drop_one(call: Call) -> Layout:
-    """One position of an axis: the result has no place along it, like a pooled value."""
+    """One position of an axis: the result has no position along it, like a pooled value."""
     layout = call.layout("self")
     return replaced(layout, call.args["dim"] % len(layout))
 
@@ -122,7 +122,7 @@ def resize_all(call: Call) -> Layout:
 
 
 def pad(call: Call) -> Layout:
-    """Cells added before and after, or cut off: another offset."""
+    """Cells added or cut off at both ends: the offset changes."""
     layout = list(call.layout("self"))
     amounts = call.args["pad" if "pad" in call.args else "padding"]
     for index, before in zip(range(len(layout) - 1, -1, -1), amounts[::2], strict=False):

@@ -1,4 +1,4 @@
-"""A network run on an image without values, whose tensors carry the roles of their axes through every operator."""
+"""The walk through a network: it runs on an image without values, and tensors carry the roles of their axes along."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -31,16 +31,16 @@ from sppfeat.networks.receptive_field.rules import has_rule, output_layout
 
 __all__ = ["Trace", "Tracked", "layout_of", "two_sizes", "walk_twice"]
 
-# The second input size differs from the first by an odd number of pixels and by at least one cell at the
-# strides in use: padding that is computed from the input's size (TensorFlow's "SAME") then shows itself.
+# The second input size differs from the first by an odd number of pixels and by at least one cell at the strides in
+# use, which exposes padding that is computed from the input's size (TensorFlow's "SAME").
 _SECOND_SIZE = 33
 
 
 class Trace:
-    """The node that a walk has reached, and the memory whose values no rule could follow.
+    """The state of a walk: the current node, and the memory whose layout was lost.
 
     Attributes:
-        node: its name, for messages.
+        node: name of the current node, for messages.
     """
 
     def __init__(self) -> None:
@@ -49,11 +49,11 @@ class Trace:
         self._spoiled: list[tuple[torch.UntypedStorage, str]] = []
 
     def spoil(self, value: Tensor, reason: str) -> None:
-        """Gives up all tensors that share a value's memory."""
+        """Marks the memory of a value, so that the layouts of all tensors sharing it are lost."""
         self._spoiled.append((value.untyped_storage(), reason))
 
     def reason_spoiled(self, value: Tensor) -> str:
-        """The reason why a value's memory was given up; empty if it was not."""
+        """The reason why a value's memory was marked by :meth:`spoil`; empty if it was not."""
         if not self._spoiled:
             return ""
         storage = value.untyped_storage()
@@ -61,10 +61,10 @@ class Trace:
 
 
 class Tracked(torch.Tensor):
-    """A tensor without values that knows the roles of its axes; operators on it follow the rules.
+    """A tensor without values that carries the roles of its axes; operators on it follow the rules.
 
     Attributes:
-        meta_value: the tensor on the device ``meta`` that it stands for.
+        meta_value: the tensor on the ``meta`` device that it wraps.
         roles: its layout.
         walk: the trace that it belongs to.
     """
@@ -75,8 +75,8 @@ class Tracked(torch.Tensor):
 
     @staticmethod
     def __new__(cls, value: Tensor, layout: Layout, trace: Trace) -> "Tracked":
-        """A tracked tensor of the value's shape."""
-        # "cpu": tensors that the network creates on the input's device then have values that its code can read.
+        """Makes a tracked tensor with the value's shape."""
+        # "cpu", so that tensors that the network creates on the input's device have values that its code can read.
         device = torch.device("cpu")
         self: Tracked = torch.Tensor._make_wrapper_subclass(
             cls, value.shape, value.stride(), value.storage_offset(), dtype=value.dtype, device=device
@@ -146,7 +146,7 @@ def _without_values(item: Any) -> Any:
 
 
 def _write_back(owner: Tracked, value: Tensor, layout: Layout, *, where: str) -> Tracked:
-    """The tensor that an operator wrote to in place."""
+    """Updates the tensor that an operator wrote to in place."""
     if owner.shape != value.shape:
         raise ConfigError(f"{where}: changes a tensor's shape in place")
     if owner.roles != layout:
@@ -165,7 +165,7 @@ def _refuse_foreign_writes(func: Any, bound: Mapping[str, Any], *, where: str) -
 
 
 def two_sizes(input_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The two input sizes to walk with: the given one, and a larger one whose result must agree.
+    """The two input sizes to walk with, height and width: the given one, and a larger one whose result must agree.
 
     Raises:
         ConfigError: a side is not positive.
@@ -179,10 +179,10 @@ def two_sizes(input_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, in
 def walk_twice(
     network: Network, input_hw: tuple[int, int], wanted: Mapping[str, fx.Node | None]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The outputs of each wanted node, by name, at either of the two sizes.
+    """Computes the outputs of each wanted node, by name, at both input sizes.
 
     Args:
-        network: in eval mode.
+        network: the network, in eval mode.
         input_hw: height and width of the first input, in pixels.
         wanted: nodes by name, as :func:`~sppfeat.networks.receptive_field.graph.select_outputs` returns them.
 
@@ -193,14 +193,14 @@ def walk_twice(
     first = _walk(network, first_hw, wanted)
     layouts = [layout_of(value) for value in first.values() if isinstance(value, Tracked)]
     if not any(is_map(layout) and not first_loss(layout) for layout in layouts):
-        return first, first  # nothing was found that a second walk could refute
+        return first, first  # there is no geometry that a second walk could refute
     return first, _walk(network, second_hw, wanted)
 
 
 def _walk(
     network: Network, input_hw: tuple[int, int], wanted: Mapping[str, fx.Node | None]
 ) -> dict[str, Any]:
-    """The outputs of each wanted node, by name, for an input of this size."""
+    """Computes the outputs of each wanted node, by name, for an input of this size."""
     trace = Trace()
     floating = (p.dtype for p in network.module.parameters() if p.dtype.is_floating_point)
     image = torch.empty(2, 3, *input_hw, dtype=next(floating, torch.float32), device="meta")
@@ -269,9 +269,9 @@ def _ancestors(nodes: set[fx.Node]) -> set[fx.Node]:
 
 
 def _keep_axes_names(value: Any, inputs: Sequence[Tracked]) -> None:
-    """Keeps the order of the axes behind a node that no rule understands, if it keeps the shape.
+    """Keeps the order of the axes after a node without a rule, if the node keeps the shape.
 
-    So channels and map size can be listed behind swin's attention blocks. The geometry stays lost.
+    So channels and map size can be listed after swin's attention blocks. The geometry stays lost.
     """
     if isinstance(value, Tracked) and (reason := unnamed(layout_of(value))):
         for source in inputs:

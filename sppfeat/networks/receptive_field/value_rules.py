@@ -1,4 +1,4 @@
-"""Rules for operators that compute values: by cell, through windows, over whole axes, by matrix products."""
+"""Rules for operators that compute values: per cell, through windows, over whole axes, or by matrix products."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -73,7 +73,7 @@ def softmax(call: Call) -> Layout:
 
 
 def reduce(call: Call) -> Layout:
-    """Values pooled over whole axes: they have no place along these."""
+    """Values pooled over whole axes: they have no position along these."""
     layout = call.layout("self")
     dims = call.args.get("dim")
     dims = [dims] if isinstance(dims, int) else list(dims or range(len(layout)))
@@ -134,7 +134,7 @@ def adaptive_pool(call: Call) -> Layout:
 
 def resample(call: Call) -> Layout:
     """Values interpolated at another size."""
-    # The scale follows from two sizes, so it changes with the input; one cell is spread evenly.
+    # The scale is the ratio of two sizes, so it changes with the input; a single cell is spread evenly.
     layout = call.layout("self")
     reason = f"{call.where}: resampling to another size"
     dims = [
@@ -174,7 +174,7 @@ class _Window(NamedTuple):
 
 
 def _slide(dim: Dim, size: int, *, window: _Window, reason: str) -> Dim:
-    """One dimension after a window operator: the receptive-field arithmetic itself."""
+    """The dimension after a window operator; this is the receptive-field arithmetic itself."""
     if len(dim) == 1 and isinstance(dim[0], Axis):
         axis = dim[0]
         offset = axis.offset + axis.stride * (window.dilation * (window.kernel - 1) / 2 - window.padding)
