@@ -24,7 +24,7 @@ ARRAY_RULE = "integers or floats of up to 64 bits, of shape (K, 4), or (K, 5) wi
 
 
 _MOST_BOXES = 200_000
-_MOST_BOXES_A_BYTE = 50
+_MOST_BOXES_PER_BYTE = 50
 
 
 class ImageBoxes(NamedTuple):
@@ -51,7 +51,7 @@ class BoxBudget:
 
     def __init__(self, n_bytes: int) -> None:
         self._n_bytes = n_bytes
-        self._most = max(_MOST_BOXES, _MOST_BOXES_A_BYTE * n_bytes)
+        self._most = max(_MOST_BOXES, _MOST_BOXES_PER_BYTE * n_bytes)
         self._n_boxes = 0
 
     def take(self, n_boxes: int) -> None:
@@ -64,7 +64,7 @@ class BoxBudget:
         if self._n_boxes > self._most:
             raise ValueError(
                 f"found {self._n_boxes} boxes or more in {self._n_bytes} bytes; allowed: {_MOST_BOXES}, or "
-                f"{_MOST_BOXES_A_BYTE} a byte"
+                f"{_MOST_BOXES_PER_BYTE} a byte"
             )
 
 

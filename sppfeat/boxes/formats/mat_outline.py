@@ -34,7 +34,7 @@ _MOST_SIDES = 32  # numpy's limit
 _MOST_EXPANSION = 1000
 _MOST_EXPANDED = 100 * 2**20
 
-_BOXES_A_CELL = 4  # a cell takes as much memory
+_BOXES_PER_CELL = 4  # a cell takes as much memory
 
 
 def check_outline(content: bytes, names: Collection[str]) -> None:
@@ -216,7 +216,7 @@ def _check_matrix(
 
 
 def _check_cells(parts: _Elements, order: str, budget: BoxBudget, n_cells: int) -> None:
-    budget.take(_BOXES_A_CELL * n_cells)
+    budget.take(_BOXES_PER_CELL * n_cells)
     for _ in range(n_cells):
         kind, cell = parts.read()
         _check_kind(kind, (_MATRIX,))

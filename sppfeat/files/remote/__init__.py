@@ -15,8 +15,8 @@ __all__ = ["check_url", "shown", "url_of"]
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+]+):(/{1,3})(?=[^/])")
 _HAS_PASSWORD = re.compile(r"[^/]*:[^/]*@")  # matched after the scheme
-_WEB = ("http", "https")
-_OF_THIS_MACHINE = ("file", "local")
+_WEB_SCHEMES = ("http", "https")
+_LOCAL_SCHEMES = ("file", "local")
 
 
 def url_of(output: StrPath) -> str | None:
@@ -33,7 +33,7 @@ def url_of(output: StrPath) -> str | None:
         return None
     scheme, slashes = found.groups()
     if slashes == "/":
-        slashes = "///" if scheme in _OF_THIS_MACHINE else "//"
+        slashes = "///" if scheme in _LOCAL_SCHEMES else "//"
     return f"{scheme}:{slashes}{text[found.end() :]}"
 
 
@@ -52,7 +52,7 @@ def check_url(url: str) -> str:
             f"the URL {shown(url)} has a password, which would be written into the output; allowed: credentials "
             "where fsspec looks for them, in the environment or in ~/.config/fsspec"
         )
-    if scheme in _WEB and re.search("[?#]", rest):
+    if scheme in _WEB_SCHEMES and re.search("[?#]", rest):
         raise ConfigError(
             f"the URL {shown(url)} has a query or a fragment, which may be secret and would be written into the "
             "output; allowed: a URL without"
@@ -73,6 +73,6 @@ def shown(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if _HAS_PASSWORD.match(rest):
         rest = f"...@{rest[rest.rindex('@') + 1 :]}"
-    if scheme.lower() in _WEB:
+    if scheme.lower() in _WEB_SCHEMES:
         rest = re.sub("[?#].*", "?...", rest, flags=re.DOTALL)
     return repr(scheme + separator + rest)

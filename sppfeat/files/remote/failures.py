@@ -45,7 +45,7 @@ class Failure(NamedTuple):
         return self.kind in (FailureKind.UNREACHABLE, FailureKind.BROKEN)
 
 
-_OF_STATUS = {
+_KIND_BY_STATUS = {
     401: FailureKind.REFUSED,
     403: FailureKind.DENIED,
     404: FailureKind.MISSING,
@@ -58,7 +58,7 @@ _OF_STATUS = {
     503: FailureKind.UNREACHABLE,
     504: FailureKind.BROKEN,
 }
-_OF_CODE = {
+_KIND_BY_CODE = {
     **dict.fromkeys(
         (
             "ExpiredToken",
@@ -79,7 +79,7 @@ _OF_CODE = {
     ),  # the second: in an archive tier
     "InternalError": FailureKind.BROKEN,
 }
-_OF_CLASS = {
+_KIND_BY_CLASS = {
     "FileNotFoundError": FailureKind.MISSING,
     "PermissionError": FailureKind.DENIED,
     # A body was cut short.
@@ -103,7 +103,7 @@ _OF_CLASS = {
     "RefreshError": FailureKind.REFUSED,
     "InvalidURL": FailureKind.OTHER,
 }
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
+_LOCAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
 def judge(error: Exception) -> Failure:
@@ -111,15 +111,15 @@ def judge(error: Exception) -> Failure:
     causes = _chain(error)
     for cause in causes:
         code, status = _code(cause), _status(cause)
-        kind = _OF_CODE.get(code) or (_OF_STATUS.get(status, FailureKind.OTHER) if status else None)
+        kind = _KIND_BY_CODE.get(code) or (_KIND_BY_STATUS.get(status, FailureKind.OTHER) if status else None)
         if kind is not None:
-            return Failure(kind, _said(kind, status, code))
-    if isinstance(error, OSError) and error.errno in _FULL:
+            return Failure(kind, _reason_in_words(kind, status, code))
+    if isinstance(error, OSError) and error.errno in _LOCAL_ERRNOS:
         return Failure(FailureKind.LOCAL, error.strerror or "no space")
     for cause in reversed(causes):  # fsspec reports a missing file when a server does not answer
         for base in type(cause).__mro__:
-            if base.__name__ in _OF_CLASS:
-                kind = _OF_CLASS[base.__name__]
+            if base.__name__ in _KIND_BY_CLASS:
+                kind = _KIND_BY_CLASS[base.__name__]
                 return Failure(kind, _IN_WORDS[kind] if kind in _IN_WORDS else _text(cause))
     return Failure(FailureKind.BROKEN if isinstance(error, OSError) else FailureKind.OTHER, _text(error))
 
@@ -143,7 +143,7 @@ def source_error(verb: str, url: str, failure: Failure) -> ConfigError | SourceE
 _IN_WORDS = {FailureKind.MISSING: "no such object", FailureKind.DENIED: "permission denied"}
 
 
-def _said(kind: FailureKind, status: int | None, code: str) -> str:
+def _reason_in_words(kind: FailureKind, status: int | None, code: str) -> str:
     if kind in _IN_WORDS and code != "NoSuchBucket":
         return _IN_WORDS[kind]
     return f"the server says {' '.join(filter(None, (str(status or ''), one_line(code))))}"

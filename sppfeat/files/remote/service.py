@@ -31,8 +31,8 @@ PATIENCE = Patience()
 # sockets of both from their shared epoll, and the parent would wait for its answers forever.
 _connected: list[Any] = []
 
-_ONE_AT_ONCE = ("ftp", "sftp", "ssh", "smb")  # a single connection, which threads cannot share
-_OF_EXTRA = ("fsspec", "s3fs", "aiobotocore", "botocore", "aiohttp")
+_SINGLE_CONNECTION_SCHEMES = ("ftp", "sftp", "ssh", "smb")  # a single connection, which threads cannot share
+_REMOTE_PACKAGES = ("fsspec", "s3fs", "aiobotocore", "botocore", "aiohttp")
 
 
 class Service:
@@ -92,7 +92,7 @@ class Service:
         except ImportError as error:
             missing = getattr(error.__cause__, "name", None) or ""
             package = missing.partition(".")[0]
-            wanted = "'sppfeat[remote]'" if package in _OF_EXTRA else package.replace("_", "-")
+            wanted = "'sppfeat[remote]'" if package in _REMOTE_PACKAGES else package.replace("_", "-")
             raise ConfigError(
                 f"{purpose} needs the package {package}, which is not installed: pip install {wanted}"
                 if package
@@ -173,7 +173,7 @@ class Service:
         if fs.async_impl:
             return await getattr(fs, f"_{method}")(*arguments, **options)
         if self._threads is None:
-            n_threads = 1 if self.scheme in _ONE_AT_ONCE else N_TRANSFERS
+            n_threads = 1 if self.scheme in _SINGLE_CONNECTION_SCHEMES else N_TRANSFERS
             self._threads = concurrent.futures.ThreadPoolExecutor(n_threads, "sppfeat-remote")
         call = functools.partial(getattr(fs, method), *arguments, **options)
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

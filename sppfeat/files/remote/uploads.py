@@ -21,7 +21,7 @@ _MOST_PARTS = 9000  # S3 allows 10,000
 _PARTS_AT_ONCE = 4
 _SILENCES_PER_PART = 10  # in units of ``patience.silence``: five minutes for 16 MiB
 
-_ATOMIC = (
+_ATOMIC_SCHEMES = (
     "abfs",
     "abfss",
     "adl",
@@ -86,7 +86,7 @@ def upload(service: Service, file: Path, url: str) -> None:
     try:
         if service.is_s3:
             service.run(_upload_to_s3(service, file, url, size))
-        elif service.scheme in _ATOMIC:
+        elif service.scheme in _ATOMIC_SCHEMES:
             service.run(_retried(service, lambda: service.call("put_file", str(file), target)))
         else:
             unfinished = f"{target}.sppfeat-part"
