@@ -42,7 +42,7 @@ from sppfeat.store.schema import ColumnBlock, whole_image_boxes
 
 __all__ = ["Extractor", "NetworkInput"]
 
-_USUAL_REGIONS = RegionSpec(boxes="multiview")
+_DEFAULT_REGIONS = RegionSpec(boxes="multiview")  # for its projection and margin only
 
 ImageLike: TypeAlias = StrPath | Place | Image.Image | npt.NDArray[np.uint8]
 
@@ -71,9 +71,9 @@ class Extractor:
             concatenated. Required for your own network.
         levels: pyramid levels; level ``n`` pools ``n x n`` bins. None: ``(1, 2, 4)``, or the level that ``head`` needs.
         pool: pooling within a bin: ``"max"`` or ``"avg"``.
-        normalize: scaling of each layer's descriptor: ``"none"``, ``"l2"``, ``"power"``, or ``"meannorm:NORM"``
-            together with ``normalize_from``.
-        normalize_from: feature file made with ``meannorm``; its factors are applied.
+        normalize: scaling of each layer's descriptor: ``"none"``, ``"l2"`` or ``"power"``; for ``meannorm``, give
+            ``normalize_from``.
+        normalize_from: feature file made with ``meannorm``, whose factors are applied.
         head: ``"fc6"`` or ``"fc7"``: pass the pooled map through the network's fully connected layers up to this one.
         size: short side of the network input in pixels, or ``"native"`` to keep the image's own size.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
@@ -299,7 +299,7 @@ class Extractor:
         Raises:
             ConfigError: the projection is unknown, or the network's receptive fields do not allow it.
         """
-        spec = self.config.regions or _USUAL_REGIONS
+        spec = self.config.regions or _DEFAULT_REGIONS
         spec = dataclasses.replace(  # checks both values
             spec,
             projection=spec.projection if projection is None else projection,

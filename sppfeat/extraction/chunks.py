@@ -100,10 +100,10 @@ def iterate_chunks(
     """
     is_local = plan.storage.is_local
     if is_local and not len(unmeasured):
-        yield _whole_plan(plan, to_do, resized)
+        yield _single_chunk(plan, to_do, resized)
         return
     load = _ChunkLoader(plan, unmeasured, resized, open_reader())
-    left = deque(_cut(plan, to_do))
+    left = deque(_cut_chunks(plan, to_do))
     with _LoaderThread(plan.storage) as thread:
         while left or thread.is_loading:
             if not thread.is_loading:
@@ -115,7 +115,7 @@ def iterate_chunks(
                 yield chunk
 
 
-def _whole_plan(plan: Plan, to_do: npt.NDArray[np.int64], resized: npt.NDArray[np.int64]) -> Chunk:
+def _single_chunk(plan: Plan, to_do: npt.NDArray[np.int64], resized: npt.NDArray[np.int64]) -> Chunk:
     """Return a single chunk with the whole plan, for local images of known size."""
 
     def find_places(images: npt.NDArray[np.int64]) -> Sequence[Place | str]:
@@ -124,7 +124,7 @@ def _whole_plan(plan: Plan, to_do: npt.NDArray[np.int64], resized: npt.NDArray[n
     return Chunk(0, 0, plan, to_do, resized, find_places)
 
 
-def _cut(plan: Plan, to_do: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+def _cut_chunks(plan: Plan, to_do: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the images of each chunk: small chunks first, none larger than the scratch folder should hold."""
     storage = plan.storage
     most = _MOST_LOCAL if storage.is_local else _MOST_FETCHED

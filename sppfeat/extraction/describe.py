@@ -134,11 +134,11 @@ class Describer:
     def deliver_images(self, pixels: npt.NDArray[np.uint8]) -> Delivery:
         """Compute the same as :meth:`describe_images`, without waiting for the device."""
         with self._computing():
-            batch = self._batch(pixels)
-            pooled = self._pool_whole(self._maps(batch))
+            batch = self._normalize_pixels(pixels)
+            pooled = self._pool_whole(self._run_network(batch))
             if self._flip:
-                pooled = _mean_of(pooled, self._pool_whole(self._maps(_mirror(batch))))
-            return self._scaled(pooled)
+                pooled = _average(pooled, self._pool_whole(self._run_network(_mirror(batch))))
+            return self._scale(pooled)
 
     def describe_regions(
         self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest], projector: Projector
@@ -163,7 +163,7 @@ class Describer:
         """Compute the same as :meth:`describe_regions`, without waiting for the device."""
         if not any(len(request.boxes_px) for request in requests):
             return
-        maps = self._both_maps(pixels, requests)
+        maps = self._compute_both_maps(pixels, requests)
         project = partial(projector.project, input_hw=pixels.shape[1:3], map_hws=maps.map_hws)
         step = max(1, _SLICE_VALUES // (maps.n_channels * self._descriptor.n_bins))
         for position, (boxes_px, mirrored, image_hw) in enumerate(requests):
@@ -175,19 +175,19 @@ class Describer:
                     pooled = self._pool(maps, position, regions.cells, mirrored[part])
                     if self._flip:
                         others = project(boxes_px[part], ~mirrored[part], image_hw=image_hw).cells
-                        pooled = _mean_of(pooled, self._pool(maps, position, others, ~mirrored[part]))
-                    delivery = self._scaled(pooled)
+                        pooled = _average(pooled, self._pool(maps, position, others, ~mirrored[part]))
+                    delivery = self._scale(pooled)
                 yield DescribedRegions(position, part, delivery.values, regions, delivery.wait)
 
     def make_batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Turn ``(N, H, W, 3)`` uint8 RGB into network input: ``(N, 3, H, W)``, normalized, on the device."""
         with self._computing():
-            return self._batch(pixels)
+            return self._normalize_pixels(pixels)
 
     def compute_maps(self, batch: Tensor) -> list[Tensor]:
         """Compute each layer's feature map, ``(N, C, H', W')`` float32, from the result of :meth:`make_batch`."""
         with self._computing():
-            return self._maps(batch)
+            return self._run_network(batch)
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
@@ -195,21 +195,23 @@ class Describer:
         with device_memory(self.device), torch.inference_mode(), float32_arithmetic(self._precision):
             yield
 
-    def _both_maps(self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest]) -> "_BothMaps":
+    def _compute_both_maps(
+        self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest]
+    ) -> "_BothMaps":
         """Compute the maps of the images and of the mirrored images, if the requests need them."""
         with self._computing():
-            batch = self._batch(pixels)
+            batch = self._normalize_pixels(pixels)
             plain = self._flip or any(bool((~request.mirrored).any()) for request in requests)
             mirrored = self._flip or any(bool(request.mirrored.any()) for request in requests)
             return _BothMaps(
-                plain=self._maps(batch) if plain else [],
-                mirrored=self._maps(_mirror(batch)) if mirrored else [],
+                plain=self._run_network(batch) if plain else [],
+                mirrored=self._run_network(_mirror(batch)) if mirrored else [],
             )
 
     def _pool_whole(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Pool whole maps into one ``(N, d)`` tensor per layer, or into the head's output."""
         spec = self._descriptor
-        return self._head_outputs([spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps])
+        return self._apply_head([spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps])
 
     def _pool(self, maps: "_BothMaps", position: int, cells: Tensor, mirrored: Tensor) -> list[Tensor]:
         """Pool the regions ``(k, L, 4)`` of one image, each from the plain or the mirrored map."""
@@ -233,15 +235,15 @@ class Describer:
         for i, fmap in enumerate(maps):
             regions = F.pad(cells[:, i], (1, 0), value=position).to(fmap.device)
             pooled.append(pool_regions(fmap, regions, spec.levels, mode=spec.pool))
-        return self._head_outputs(pooled)
+        return self._apply_head(pooled)
 
-    def _head_outputs(self, pooled: list[Tensor]) -> list[Tensor]:
+    def _apply_head(self, pooled: list[Tensor]) -> list[Tensor]:
         """Apply the head, if any, to the only pooled layer."""
         if self._head is None:
             return pooled
         return [self._head(pooled[0].to(self._dtype)).to(torch.float32)]
 
-    def _scaled(self, layers: list[Tensor]) -> Delivery:
+    def _scale(self, layers: list[Tensor]) -> Delivery:
         """Scale each layer separately, and concatenate the layers."""
         spec = self._descriptor
         if spec.mean_norm is not None and self._factors is None:
@@ -259,12 +261,12 @@ class Describer:
                     target.copy_(normalize_descriptors(rows, spec.normalize))
         return self._copier.to_host(scaled)
 
-    def _batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+    def _normalize_pixels(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         # Permuting (N, H, W, 3) gives a channels-last (N, 3, H, W) without a copy.
         raw = self._copier.to_device(pixels).permute(0, 3, 1, 2)
         return raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
 
-    def _maps(self, batch: Tensor) -> list[Tensor]:
+    def _run_network(self, batch: Tensor) -> list[Tensor]:
         """Compute the feature maps, converted to float32: pooling and scaling never use less precision."""
         return [fmap.to(torch.float32) for fmap in self._backbone.maps(self._network, batch.to(self._dtype))]
 
@@ -286,7 +288,7 @@ class _BothMaps(NamedTuple):
         return sum(fmap.shape[1] for fmap in self.plain or self.mirrored)
 
 
-def _mean_of(pooled: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+def _average(pooled: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
     return [(a + b) / 2 for a, b in zip(pooled, others, strict=True)]
 
 

@@ -105,15 +105,15 @@ def sample_plan(
             size.
     """
     rng = np.random.default_rng(seed)
-    is_usable = _can_run(plan)
+    is_usable = _is_runnable(plan)
     if measure is not None:
-        is_usable |= _may_run(plan)
+        is_usable |= _is_unmeasured(plan)
     usable = np.flatnonzero(is_usable)
     images = np.sort(rng.choice(usable, min(n_images, len(usable)), replace=False))
     drawn = plan.take(images, [np.arange(*own) for own in plan.rows[images].tolist()])
     if measure is not None:
         drawn = measure(drawn)
-    runs = np.flatnonzero(_can_run(drawn))
+    runs = np.flatnonzero(_is_runnable(drawn))
     chosen = []
     for first, stop in drawn.rows[runs].tolist():
         rows = np.arange(first, stop)
@@ -123,12 +123,12 @@ def sample_plan(
     return drawn.take(runs, chosen)
 
 
-def _can_run(plan: Plan) -> npt.NDArray[np.bool_]:
+def _is_runnable(plan: Plan) -> npt.NDArray[np.bool_]:
     """Return ``(N,)`` bool, True for images of valid size with rows to pool."""
     return np.asarray((plan.input_hw > 0).all(axis=(1, 2)) & plan.uses.any(axis=1))
 
 
-def _may_run(plan: Plan) -> npt.NDArray[np.bool_]:
+def _is_unmeasured(plan: Plan) -> npt.NDArray[np.bool_]:
     """Return ``(N,)`` bool, True for images with rows whose size is still unknown."""
     return np.asarray(plan.is_unmeasured & (np.diff(plan.rows, axis=1).reshape(-1) > 0))
 

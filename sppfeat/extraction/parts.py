@@ -77,7 +77,7 @@ class Part:
     norm_factors: tuple[float, ...] | None = None
 
     @classmethod
-    def of_new(cls, target: Path, plan: Plan, shard: Shard | None = None) -> "Part":
+    def for_new_file(cls, target: Path, plan: Plan, shard: Shard | None = None) -> "Part":
         """Return the part that fills a new file with a whole plan."""
         every = np.arange(plan.n_images)
         return cls(
@@ -147,12 +147,12 @@ def find_part(wanted: PartRequest, notes: list[str]) -> Part:
     request = wanted.request
     output, partial = request.output, replacement_of(request.output)
     if request.overwrite:
-        return _replace(output, partial, wanted, notes)
+        return _replace_output(output, partial, wanted, notes)
     if os.path.exists(partial):  # Path.exists raises for a name that is too long
         notes.append(f"{str(partial)!r} is of an --overwrite that was interrupted: --overwrite continues it")
     if not output.exists():
-        return _start(output, wanted)
-    return _continue(_read_same_shard(output, wanted), wanted, notes)
+        return _start_part(output, wanted)
+    return _continue_part(_read_same_shard(output, wanted), wanted, notes)
 
 
 def keep_own_images(part: Part, request: ExtractRequest) -> Part:
@@ -179,11 +179,11 @@ def keep_own_images(part: Part, request: ExtractRequest) -> Part:
     )
 
 
-def _replace(output: Path, partial: Path, wanted: PartRequest, notes: list[str]) -> Part:
+def _replace_output(output: Path, partial: Path, wanted: PartRequest, notes: list[str]) -> Part:
     """Continue an interrupted replacement of the output if inputs and settings are the same; else start one."""
     if not os.path.exists(partial):
-        return _start(partial if output.exists() else output, wanted)
-    wanted = _cut(wanted)  # the file may hold a shard of the same name, but of other inputs
+        return _start_part(partial if output.exists() else output, wanted)
+    wanted = _cut_shard_of_request(wanted)  # the file may hold a shard of the same name, but of other inputs
     try:
         recorded = _read_same_shard(partial, wanted)
     except StoreError:  # other settings, or not a feature file at all
@@ -193,11 +193,11 @@ def _replace(output: Path, partial: Path, wanted: PartRequest, notes: list[str])
             raise StoreError(
                 f"--overwrite would write {str(partial)!r}, which is something else: {error}"
             ) from error
-        return _start(partial, wanted)
+        return _start_part(partial, wanted)
     listing = wanted.listing
     # A shard's images have been compared with the plan already, but its root has not.
     is_same = recorded.matches(listing) if wanted.shard_plan is None else recorded.root == listing.root
-    return _continue(recorded, wanted, notes) if is_same else _start(partial, wanted)
+    return _continue_part(recorded, wanted, notes) if is_same else _start_part(partial, wanted)
 
 
 def _read_same_shard(path: Path, wanted: PartRequest) -> RecordedImages:
@@ -244,14 +244,14 @@ def make_shard_plan(
     return cut_shard(plan, choice, bounds, has_views=has_views)
 
 
-def _start(target: Path, wanted: PartRequest) -> Part:
-    cut = wanted.shard_plan if wanted.request.shared else _cut(wanted).shard_plan
+def _start_part(target: Path, wanted: PartRequest) -> Part:
+    cut = wanted.shard_plan if wanted.request.shared else _cut_shard_of_request(wanted).shard_plan
     if cut is None:
-        return Part.of_new(target, plan_inputs(wanted))
-    return dataclasses.replace(Part.of_new(target, cut.plan, cut.shard), whole_plan=cut.whole_plan)
+        return Part.for_new_file(target, plan_inputs(wanted))
+    return dataclasses.replace(Part.for_new_file(target, cut.plan, cut.shard), whole_plan=cut.whole_plan)
 
 
-def _cut(wanted: PartRequest) -> PartRequest:
+def _cut_shard_of_request(wanted: PartRequest) -> PartRequest:
     """Add the plan of the shard that the request names, if any."""
     choice = wanted.request.shard
     if choice is None or wanted.shard_plan is not None:
@@ -261,10 +261,10 @@ def _cut(wanted: PartRequest) -> PartRequest:
     return dataclasses.replace(wanted, shard_plan=make_shard_plan(wanted, plan, choice, bounds))
 
 
-def _continue(recorded: RecordedImages, wanted: PartRequest, notes: list[str]) -> Part:
+def _continue_part(recorded: RecordedImages, wanted: PartRequest, notes: list[str]) -> Part:
     request, spec, listing = wanted.request, wanted.config.input, wanted.listing
     cut = wanted.shard_plan
-    matched = match_inputs(recorded, listing) if cut is None else MatchedInputs.of_all(cut.plan)
+    matched = match_inputs(recorded, listing) if cut is None else MatchedInputs.for_plan(cut.plan)
     is_to_do = recorded.status == Status.PENDING
     if request.retry_failed:
         is_to_do |= recorded.status == Status.FAILED
@@ -315,10 +315,10 @@ def _continue(recorded: RecordedImages, wanted: PartRequest, notes: list[str]) -
             "--add-new adds them"
         )
         return part
-    return _extend(part, wanted, recorded, matched)
+    return _extend_part(part, wanted, recorded, matched)
 
 
-def _extend(part: Part, wanted: PartRequest, recorded: RecordedImages, matched: MatchedInputs) -> Part:
+def _extend_part(part: Part, wanted: PartRequest, recorded: RecordedImages, matched: MatchedInputs) -> Part:
     """Add the new inputs to a part, which then fills a new, longer file."""
     found: FoundSizes = (np.zeros((len(matched.new), 2), dtype=np.int32), {})
     if wanted.measures_first:

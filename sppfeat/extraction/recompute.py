@@ -152,7 +152,7 @@ def recompute_rows(
         except ImageError as error:
             problems.append(f"{where} cannot be read any more: {error}")
             continue
-        difference = _difference(file, row, computed.descriptor)
+        difference = _measure_difference(file, row, computed.descriptor)
         largest = max(largest, difference)
         if not difference <= limit:
             problems.append(f"{where} differs by {difference:.2e} (relative l2), more than {limit:g}")
@@ -239,7 +239,7 @@ class RowRecomputer:
         return RecomputedRow(described.descriptors[0], described.regions.cells[0].numpy().astype(np.int32))
 
 
-def _difference(file: FeatureTable, row: int, descriptor: npt.NDArray[np.float32]) -> float:
+def _measure_difference(file: FeatureTable, row: int, descriptor: npt.NDArray[np.float32]) -> float:
     """Return the relative l2 difference between a stored row and its recomputed descriptor ``(D,)``."""
     if file.reduction is None:
         return _relative_difference(file.features[row], descriptor)

@@ -78,7 +78,7 @@ class MatchedInputs:
     new_paths: list[bytes]
 
     @classmethod
-    def of_all(cls, plan: Plan) -> "MatchedInputs":
+    def for_plan(cls, plan: Plan) -> "MatchedInputs":
         """Return the match for a file that holds exactly the images of a plan, in the same order."""
         return cls(plan.root, plan.storage_index, np.empty(0, dtype=np.int64), [])
 

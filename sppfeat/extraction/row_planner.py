@@ -114,7 +114,7 @@ def add_sizes(
     boxes = plan.boxes
     resized = np.flatnonzero((image_hw != plan.image_hw).any(axis=1))
     if boxes is not None and planner is not None and len(resized):
-        boxes, unplanned = _boxes_of_resized(plan, boxes, resized, image_hw, planner)
+        boxes, unplanned = _refit_boxes(plan, boxes, resized, image_hw, planner)
         errors.update(unplanned)
     return dataclasses.replace(
         plan, image_hw=image_hw, input_hw=input_hw, errors={**too_odd, **errors}, boxes=boxes
@@ -130,12 +130,12 @@ def choose_scales(rows: Rows, image_hw: npt.NDArray[np.int32], short_sides: Sequ
         short_sides: short sides of the network input in pixels, ascending; a single one may be None, the image's own.
     """
     boxes = rows.boxes
-    row_hw = image_hw[_image_of_rows(rows)]
+    row_hw = image_hw[_row_images(rows)]
     clipped, _ = clip_boxes(boxes.boxes_px, row_hw)
     scale = boxes.scale.copy()
     open_rows = (scale < 0) & ~boxes.is_degenerate & (row_hw > 0).all(axis=1)
     short_side = row_hw.min(axis=1, keepdims=True)  # apart from the box, the choice depends on nothing else
-    for group in _groups(short_side, np.flatnonzero(open_rows)):
+    for group in _group_rows(short_side, np.flatnonzero(open_rows)):
         square = (int(short_side[group[0], 0]),) * 2
         scale[group] = best_scales(clipped[group], square, short_sides)
     scale[boxes.is_degenerate] = -1
@@ -160,13 +160,13 @@ def drop_duplicates(
         projector: projects boxes to cells.
         map_sizes: finds the sizes of the maps of a network input.
     """
-    boxes, image = rows.boxes, _image_of_rows(rows)
+    boxes, image = rows.boxes, _row_images(rows)
     usable = np.asarray((input_hw > 0).all(axis=(1, 2)))
     pooled = np.flatnonzero((boxes.scale >= 0) & usable[image])
     clipped, _ = clip_boxes(boxes.boxes_px, image_hw[image])
     row_input_hw = input_hw[image, np.maximum(boxes.scale, 0)]
     cells = np.zeros((len(boxes), len(projector.geometries), 4), dtype=np.int64)
-    for group in _groups(np.concatenate((image_hw[image], row_input_hw), axis=1), pooled):
+    for group in _group_rows(np.concatenate((image_hw[image], row_input_hw), axis=1), pooled):
         height, width = image_hw[image[group[0]]].tolist()
         in_h, in_w = row_input_hw[group[0]].tolist()
         cells[group] = projector.project(
@@ -198,11 +198,11 @@ def drop_duplicates(
     )
 
 
-def _image_of_rows(rows: Rows) -> npt.NDArray[np.int64]:
+def _row_images(rows: Rows) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(len(rows.ranges)), np.diff(rows.ranges, axis=1).reshape(-1))
 
 
-def _groups(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+def _group_rows(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
     """Split rows ``(n,)`` into groups of equal keys; ``keys`` has one line per row of the table."""
     if not len(rows):
         return []
@@ -212,7 +212,7 @@ def _groups(keys: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> list[np
     return np.split(rows[order], bounds)
 
 
-def _boxes_of_resized(
+def _refit_boxes(
     plan: Plan,
     boxes: RowBoxes,
     resized: npt.NDArray[np.int64],

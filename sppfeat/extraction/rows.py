@@ -57,7 +57,7 @@ def rows_of_table(table: BoxTable, image_of: npt.NDArray[np.int64], image_hw: np
     box_row[source] = np.arange(len(source))
     every = Annotations(table.label, table.classes, table.score, table.ids, table.extra_names, table.extra)
     return Rows(
-        _ranges(np.bincount(image[source], minlength=len(image_hw))),
+        _make_ranges(np.bincount(image[source], minlength=len(image_hw))),
         RowBoxes(
             boxes_px=boxes_px,
             flag=clip_boxes(boxes_px, row_hw)[1],
@@ -85,7 +85,7 @@ def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.ND
     inverse = inverse.reshape(-1)
     views = [views_of((max(1, height), max(1, width))) for height, width in sizes.tolist()]
     counts = np.array([len(own.ids) for own in views], dtype=np.int64)
-    ranges = _ranges(counts[inverse] if len(views) else np.empty(0, dtype=np.int64))
+    ranges = _make_ranges(counts[inverse] if len(views) else np.empty(0, dtype=np.int64))
     n_rows = int(ranges[-1, 1]) if len(ranges) else 0
     boxes_px = np.empty((n_rows, 4))
     scale, mirrored = np.empty(n_rows, dtype=np.int16), np.empty(n_rows, dtype=bool)
@@ -106,13 +106,13 @@ def rows_of_views(views_of: Callable[[tuple[int, int]], Views], image_hw: npt.ND
             scale=scale,
             mirrored=mirrored,
             source=np.arange(n_rows, dtype=np.int64),
-            annotations=_only_ids(ids, n_rows),
+            annotations=_annotate_ids(ids, n_rows),
             box_row=np.arange(n_rows, dtype=np.int64),
         ),
     )
 
 
-def _only_ids(ids: Iterable[bytes], n_rows: int) -> Annotations:
+def _annotate_ids(ids: Iterable[bytes], n_rows: int) -> Annotations:
     return Annotations(
         label=np.full(n_rows, -1, dtype=np.int64),
         classes=(),
@@ -123,7 +123,7 @@ def _only_ids(ids: Iterable[bytes], n_rows: int) -> Annotations:
     )
 
 
-def _ranges(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _make_ranges(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return consecutive half-open ranges ``(N, 2)`` of the lengths ``counts``."""
     ends = np.cumsum(counts, dtype=np.int64)
     return np.stack((ends - counts, ends), axis=1)

@@ -80,13 +80,13 @@ class Extraction:
             to_do=len(part.to_do),
             unreadable=int(np.isin(part.to_do, list(part.plan.errors)).sum()),
             unmeasured=len(part.unmeasured),
-            shard=self._shard_text(),
+            shard=self._describe_shard(),
             workers=self.n_workers,
             notes=self.notes,
         )
         return summarize_plan(part.plan, self.setup, state)
 
-    def _shard_text(self) -> str | None:
+    def _describe_shard(self) -> str | None:
         """Describe the shard that this run fills; None for all images."""
         part, choice = self.part, self.request.shard
         if part.shard is not None:

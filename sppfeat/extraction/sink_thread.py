@@ -72,11 +72,11 @@ class SinkThread:
             return
         self._send()
 
-        def note() -> None:
+        def record() -> None:
             for image, reason in failures.items():
                 self._failures.setdefault(image, reason)
 
-        self._submit(note, 0)
+        self._submit(record, 0)
 
     def end_batch(self, batch: Batch) -> None:
         """Finish a batch: mark its images that no later batch contains."""
@@ -132,7 +132,7 @@ class SinkThread:
             if rows.image in self._failures:
                 continue
             rows.wait()
-            unfit = _why_not_storable(rows.descriptors, self._dtype) if self._checks_values else None
+            unfit = _explain_unstorable(rows.descriptors, self._dtype) if self._checks_values else None
             if unfit is None:
                 self._sink.write_rows(rows.rows, rows.descriptors, rows.audit)
             else:
@@ -149,7 +149,7 @@ class SinkThread:
                 self.n_failed += 1
 
 
-def _why_not_storable(descriptors: npt.NDArray[np.floating[Any]], dtype: str) -> str | None:
+def _explain_unstorable(descriptors: npt.NDArray[np.floating[Any]], dtype: str) -> str | None:
     """Return the reason why descriptors ``(K, D)`` cannot be stored; None if they can."""
     peak = float(np.abs(descriptors).max(initial=0.0))  # NaN if any value is NaN
     if not np.isfinite(peak):

@@ -124,9 +124,9 @@ class MultiFileExtraction:
 
     def outcome(self) -> Outcome:
         """Count the images of all files by status, as of now; images without a file are pending."""
-        return join_outcomes(self._known().values(), self._plan.n_images)
+        return join_outcomes(self._outcomes_by_number().values(), self._plan.n_images)
 
-    def _known(self) -> dict[int, Outcome]:
+    def _outcomes_by_number(self) -> dict[int, Outcome]:
         """Return the outcome of each existing file, by number from 1."""
         known = {}
         for choice in self._choices:

@@ -12,7 +12,7 @@ __all__ = ["descriptor_differences", "extraction_differences", "file_differences
 
 # Settings that may differ between comparable descriptors: storage, arithmetic precision, and boxes. norm_factors is
 # set only if the factors came from another file; file_differences compares the factors themselves.
-_FREE = {
+_MAY_DIFFER = {
     "nonfinite",
     "norm_factors",
     "dtype",
@@ -42,8 +42,10 @@ def descriptor_differences(
         names: names for the two configurations in the lines.
         ignoring: keys of :meth:`ExtractConfig.to_dict` that may differ, too.
     """
-    free = _FREE.union(ignoring) | (set() if recorded.regions and other.regions else _BOX_SETTINGS)
-    return config_differences(_comparable(recorded, free), _comparable(other, free), names=names)
+    free = _MAY_DIFFER.union(ignoring) | (set() if recorded.regions and other.regions else _BOX_SETTINGS)
+    return config_differences(
+        _compared_settings(recorded, free), _compared_settings(other, free), names=names
+    )
 
 
 def file_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[str]:
@@ -52,7 +54,7 @@ def file_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[st
     Besides :func:`descriptor_differences`, this compares the factors of ``meannorm`` and the reductions.
     """
     differences = extraction_differences(recorded, other)
-    names, reductions = _names_of(recorded, other), (recorded.reduction, other.reduction)
+    names, reductions = _quoted_paths(recorded, other), (recorded.reduction, other.reduction)
     if recorded.reduction_fingerprint != other.reduction_fingerprint:
         said = [
             "none" if r is None else f"{r.method} to {r.dimension}, {r.fingerprint[:8]}" for r in reductions
@@ -65,22 +67,22 @@ def file_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[st
 
 def extraction_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[str]:
     """Return the lines of :func:`file_differences` for the descriptors as extracted, before any reduction."""
-    names = _names_of(recorded, other)
+    names = _quoted_paths(recorded, other)
     differences = descriptor_differences(recorded.config, other.config, names=names)
     factors = recorded.norm_factors, other.norm_factors
     if factors[0] != factors[1]:
         differences.append(
-            f"factors of the mean norm: {names[0]} has {_listed(factors[0])}, {names[1]} {_listed(factors[1])}; "
+            f"factors of the mean norm: {names[0]} has {_format(factors[0])}, {names[1]} {_format(factors[1])}; "
             "'sppfeat extract --normalize-from' takes them over"
         )
     return differences
 
 
-def _names_of(recorded: "FeatureTable", other: "FeatureTable") -> tuple[str, str]:
+def _quoted_paths(recorded: "FeatureTable", other: "FeatureTable") -> tuple[str, str]:
     return repr(str(recorded.path)), repr(str(other.path))
 
 
-def _comparable(config: ExtractConfig, free: Collection[str]) -> dict[str, Any]:
+def _compared_settings(config: ExtractConfig, free: Collection[str]) -> dict[str, Any]:
     return {
         name: value
         for name, value in config.to_dict().items()
@@ -88,5 +90,5 @@ def _comparable(config: ExtractConfig, free: Collection[str]) -> dict[str, Any]:
     }
 
 
-def _listed(factors: tuple[float, ...] | None) -> str:
+def _format(factors: tuple[float, ...] | None) -> str:
     return "none" if factors is None else ", ".join(f"{factor:.6g}" for factor in factors)

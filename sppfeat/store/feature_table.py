@@ -130,7 +130,7 @@ class FeatureTable:
 
     @property
     def boxes(self) -> npt.NDArray[np.float64]:
-        """``(R, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, half-open."""
+        """``(R, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, half-open, not clipped."""
         return self.stored.read("boxes")
 
     @property

@@ -42,7 +42,7 @@ _MAX_ATTRIBUTE = 1 << 20  # characters; the longest attribute, config, has about
 _MAX_LINKS = 16  # soft links on the way to a dataset: HDF5's own limit
 _MAX_RATIO = 2000  # bytes of content per stored byte; deflate reaches 1032
 _PART_NBYTES = 4 << 20  # of one part of a dataset; of texts, the references count
-_SMALL_NBYTES = 1 << 20  # content that needs no check against its stored size
+_SMALL_NBYTES = 1 << 20  # content that is allowed whatever its stored size
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def _write_vectors(hdf5: h5py.File, vectors: Vectors) -> None:
     # A chunk holds whole rows, so that a block of rows is written and read in one piece.
     chunks = (dimension, chunk_rows)
     dataset = _create(hdf5, vectors.name, vectors.shape[::-1], vectors.dtype, chunks=chunks)
-    _tell_class(dataset, vectors.dtype)
+    _set_matlab_class(dataset, vectors.dtype)
     for rows, block in vectors.blocks(4 * chunk_rows * row_nbytes):  # whole chunks
         dataset[:, rows] = block.T
 
@@ -107,7 +107,7 @@ def _write_numbers(group: h5py.Group, name: str, array: npt.NDArray[Any]) -> Non
         return
     columns = array.reshape(len(array), -1).T
     stored = columns.astype(np.uint8) if array.dtype == bool else columns
-    _tell_class(_create(group, name, data=stored), array.dtype)
+    _set_matlab_class(_create(group, name, data=stored), array.dtype)
 
 
 def _write_texts(group: h5py.Group, name: str, column: TextColumn) -> None:
@@ -120,7 +120,7 @@ def _write_texts(group: h5py.Group, name: str, column: TextColumn) -> None:
     shape = (width, len(column))
     chunks = (width, max(1, min(len(column), _CHUNK_NBYTES // (2 * width))))
     dataset = _create(group, name, shape, np.uint16, chunks=chunks, compression="gzip", compression_opts=1)
-    _tell_class(dataset, dataset.dtype)
+    _set_matlab_class(dataset, dataset.dtype)
     for start in range(0, len(column), chunks[1]):
         texts = column[start : start + chunks[1]]
         characters = np.zeros((len(texts), width), dtype=np.uint16)
@@ -137,7 +137,7 @@ def _write_text(group: h5py.Group, name: str, text: str) -> None:
         _write_empty(group, name, (1, 0), units.dtype)
         return
     dataset = _create(group, name, data=units[:, None])
-    _tell_class(dataset, dataset.dtype)
+    _set_matlab_class(dataset, dataset.dtype)
 
 
 def _write_cells(group: h5py.Group, name: str, cells: Sequence[str | TextColumn]) -> None:
@@ -163,7 +163,7 @@ def _write_empty(
     """Write an array without elements: the dataset holds its shape."""
     sides = shape if len(shape) > 1 else (*shape, 1)
     dataset = _create(group, name, data=np.array(sides, dtype=np.uint64))
-    _tell_class(dataset, dtype)
+    _set_matlab_class(dataset, dtype)
     if matlab_class:
         dataset.attrs["MATLAB_class"] = np.bytes_(matlab_class)
     dataset.attrs["MATLAB_empty"] = np.uint8(1)
@@ -181,7 +181,7 @@ def _create(group: h5py.Group, name: str, *arguments: Any, **settings: Any) -> h
         raise OSError(str(error)) from error
 
 
-def _tell_class(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> None:
+def _set_matlab_class(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> None:
     dataset.attrs["MATLAB_class"] = np.bytes_(_CLASSES.get(dtype.name, dtype.name))
     if dtype.name in _DECODED:
         dataset.attrs["MATLAB_int_decode"] = np.int32(_DECODED[dtype.name])

@@ -49,7 +49,7 @@ _ATTRIBUTES = (
     "boxes_path",
     "norm_factors",
 )
-_Progress = Callable[[str, int, int], None]
+_OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def merge_shards(
     *,
     copy: bool = False,
     overwrite: bool = False,
-    on_progress: _Progress = lambda phase, done, total: None,
+    on_progress: _OnProgress = lambda phase, done, total: None,
 ) -> MergeSummary:
     """Merge the files of all shards of an extraction into the file that a single run would have written.
 
@@ -121,7 +121,7 @@ def merge_shards(
         with FeatureFile(parts[0].path) as first:
             dimension = first.dimension
             sources = _sources(parts, output) if is_virtual else []
-            layout = _Layout(first, parts, sources, lambda n: on_progress("join", n, len(parts)))
+            layout = _MergedLayout(first, parts, sources, lambda n: on_progress("join", n, len(parts)))
             with create_layout(output, layout.nbytes, layout.write) as unfinished:
                 if not is_virtual:
                     _copy_features(unfinished, parts, lambda n: on_progress("copy", n, parts[0].shard.n_rows))
@@ -140,11 +140,11 @@ def merge_shards(
         bytes=os.stat(output).st_size,
         source_bytes=sum(part.version.nbytes for part in parts),
         seconds=time.monotonic() - started,
-        notes=_notes(parts),
+        notes=_root_notes(parts),
     )
 
 
-def _notes(parts: Sequence[ShardFile]) -> list[str]:
+def _root_notes(parts: Sequence[ShardFile]) -> list[str]:
     roots = list(dict.fromkeys(part.root for part in parts))
     if len(roots) == 1:
         return []
@@ -190,7 +190,7 @@ def _copy_features(unfinished: Path, parts: Sequence[ShardFile], on_rows: Callab
                     on_rows(part.shard.first_row + rows.stop)
 
 
-class _Layout:
+class _MergedLayout:
     """The merged file's content, except copied descriptors.
 
     Args:
@@ -235,7 +235,7 @@ class _Layout:
         self._write_features(file)
         for name, (dims, dtype) in self._columns.items():
             self._allocate(file, name, dims[0], dtype)
-        box_row = self._unknown_rows()
+        box_row = self._empty_box_rows()
         first_view = 0
         for n, part in enumerate(self._parts, 1):
             with FeatureFile(part.path) as source:
@@ -281,7 +281,7 @@ class _Layout:
         shape = (n, *self._first.stored.shape(name)[1:])
         allocate_column(file, name, shape)
 
-    def _unknown_rows(self) -> npt.NDArray[np.int64] | None:
+    def _empty_box_rows(self) -> npt.NDArray[np.int64] | None:
         """Return ``(X,)`` int64, -1 for every box of the box file; None without a box file."""
         return (
             np.full(self._first.stored.shape("box_row"), -1, dtype=np.int64) if self._has_box_file else None

@@ -121,7 +121,8 @@ class SourceFiles(Sequence[SourceFile]):
             raise self._changed(i, f"it has {now.nbytes} bytes, and had {source.nbytes}")
         if now.mtime_ns != source.mtime_ns:
             raise self._changed(
-                i, f"it was written at {_time(now.mtime_ns)}, and was of {_time(source.mtime_ns)}"
+                i,
+                f"it was written at {_format_time(now.mtime_ns)}, and was of {_format_time(source.mtime_ns)}",
             )
 
     def _check_content(self, i: int, opened: os.stat_result) -> None:
@@ -138,7 +139,9 @@ class SourceFiles(Sequence[SourceFile]):
             raise self._changed(i, "it was replaced just now")
         expected = StoredFeatures((source.n_rows, self.dimension), self.dtype, source.offset, False)
         if found != expected:
-            raise self._changed(i, f"its /features are {_text(found)}, and were {_text(expected)}")
+            raise self._changed(
+                i, f"its /features are {_format_features(found)}, and were {_format_features(expected)}"
+            )
         if os.fsencode(created) != source.created:
             raise self._changed(
                 i, f"it was created {one_line(created)}, and was of {one_line(os.fsdecode(source.created))}"
@@ -238,11 +241,11 @@ def escape_name(path: bytes) -> bytes:
     return path.replace(b"%", b"%%")
 
 
-def _time(ns: int) -> str:
+def _format_time(ns: int) -> str:
     """Format a time stamp for messages."""
     return f"{np.datetime64(ns, 'ns')} UTC"
 
 
-def _text(stored: StoredFeatures) -> str:
+def _format_features(stored: StoredFeatures) -> str:
     what = "virtual" if stored.is_virtual else f"at byte {stored.offset}"
     return f"{stored.shape[0]} x {stored.shape[1]} {stored.dtype} {what}"

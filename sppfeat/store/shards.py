@@ -86,13 +86,13 @@ def read_shard_files(
     with first:
         for path in paths:
             with FeatureFile(path) as file:
-                part = _read(file)
+                part = _read_shard(file)
                 same = given.setdefault(part.version.inode, file.path)
                 if same is not file.path:
                     raise StoreError(
                         f"{str(same)!r} and {str(file.path)!r} are the same file; allowed: each shard once"
                     )
-                _check_same_work(first, file)
+                _check_same_extraction(first, file)
             found.append(part)
             on_progress(len(found))
     found.sort(key=lambda part: (part.shard.first_image, part.shard.stop_image))
@@ -102,7 +102,7 @@ def read_shard_files(
     return [part for part in found if part.shard.first_image < part.shard.stop_image] or found[:1]
 
 
-def _read(file: FeatureFile) -> ShardFile:
+def _read_shard(file: FeatureFile) -> ShardFile:
     where = repr(str(file.path))
     if file.is_reduced:
         raise StoreError(
@@ -140,14 +140,14 @@ def _read(file: FeatureFile) -> ShardFile:
     )
 
 
-def _check_same_work(first: FeatureFile, other: FeatureFile) -> None:
+def _check_same_extraction(first: FeatureFile, other: FeatureFile) -> None:
     """Refuse two files that differ in settings, inputs or boxes."""
     names = repr(str(first.path)), repr(str(other.path))
     differences = config_differences(first.config.to_dict(), other.config.to_dict(), names=names)
     if not differences:
         differences = [
-            f"{what}: {names[0]} has {_short(ours)}, {names[1]} {_short(theirs)}"
-            for (what, ours), (_, theirs) in zip(_common(first), _common(other), strict=True)
+            f"{what}: {names[0]} has {_shorten(ours)}, {names[1]} {_shorten(theirs)}"
+            for (what, ours), (_, theirs) in zip(_shared_facts(first), _shared_facts(other), strict=True)
             if ours != theirs
         ]
     factors = first.norm_factors or (), other.norm_factors or ()
@@ -156,7 +156,7 @@ def _check_same_work(first: FeatureFile, other: FeatureFile) -> None:
         and all(math.isclose(a, b, rel_tol=_SAME_FACTOR) for a, b in zip(*factors, strict=True))
     ):
         differences = [
-            f"factors of the mean norm: {names[0]} has {_short(factors[0])}, {names[1]} {_short(factors[1])}; "
+            f"factors of the mean norm: {names[0]} has {_shorten(factors[0])}, {names[1]} {_shorten(factors[1])}; "
             "'sppfeat extract --normalize-from' gives all shards those of one"
         ]
     if differences:
@@ -169,7 +169,7 @@ def _check_same_work(first: FeatureFile, other: FeatureFile) -> None:
         )
 
 
-def _common(file: FeatureFile) -> list[tuple[str, object]]:
+def _shared_facts(file: FeatureFile) -> list[tuple[str, object]]:
     """Return the names and values of facts, besides the settings, that all shards of an extraction share."""
     shard = file.shard
     return [
@@ -197,7 +197,7 @@ def has_box_file(config: ExtractConfig) -> bool:
     return config.regions is not None and config.regions.boxes == "file"
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     if isinstance(value, tuple):
         return f"{len(value)}: {one_line(first_few(map(str, value), _SHOWN))}" if value else "none"
     return one_line(str(value))
@@ -221,7 +221,7 @@ def _check_tiling(parts: Sequence[ShardFile]) -> None:
         gaps.append(f"{at} to {n_images}")
     if gaps:
         raise StoreError(
-            f"images {first_few(gaps, _SHOWN)} of {n_images} are in none of the files{_missing(parts)}"
+            f"images {first_few(gaps, _SHOWN)} of {n_images} are in none of the files{_name_missing(parts)}"
         )
     rows = [part.shard for part in parts if part.shard.first_image < part.shard.stop_image]
     ends = [0, *(shard.stop_row for shard in rows)]
@@ -233,7 +233,7 @@ def _check_tiling(parts: Sequence[ShardFile]) -> None:
         )
 
 
-def _missing(parts: Iterable[ShardFile]) -> str:
+def _name_missing(parts: Iterable[ShardFile]) -> str:
     """Name the missing shards, for a message; empty if the files are not of one number of shards."""
     counts = {part.shard.count for part in parts}
     if len(counts) != 1:

@@ -45,7 +45,7 @@ class StoredFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not os.path.exists(path):  # Path.exists raises on a name that is too long
-            raise StoreError(_why_missing(path))
+            raise StoreError(_explain_missing(path))
         if not path.is_file():
             raise StoreError(f"not a file: {str(path)!r}")
         with hdf5_errors(path, "cannot be opened as HDF5"):
@@ -233,7 +233,7 @@ def _positive_number(value: Any) -> float:
     return float(value)
 
 
-def _why_missing(path: Path) -> str:
+def _explain_missing(path: Path) -> str:
     from sppfeat.files.remote import shown, url_of
 
     url = url_of(path)

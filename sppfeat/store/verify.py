@@ -82,8 +82,8 @@ def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambd
     }
     keeps = not problems and file.config.descriptor.nonfinite == "keep"
     (odd if keeps else wrong).update(nonfinite)
-    problems += _texts_of(found, wrong)
-    warnings = _texts_of(found, odd)
+    problems += _describe(found, wrong)
+    warnings = _describe(found, odd)
     counts = np.bincount(status, minlength=3).tolist()
     return VerifyReport(
         images=file.n_images,
@@ -307,7 +307,7 @@ def _duplicates(
     )
 
 
-def _texts_of(found: dict[str, npt.NDArray[np.int64]], texts: dict[str, tuple[str, str]]) -> list[str]:
+def _describe(found: dict[str, npt.NDArray[np.int64]], texts: dict[str, tuple[str, str]]) -> list[str]:
     """Describe the findings; ``texts`` holds a singular and a plural for each kind."""
     return [
         f"{counted(len(found[name]), *text)}: {_first(found[name])}"

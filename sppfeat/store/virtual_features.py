@@ -89,14 +89,14 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         """Return rows, or parts of rows, for any key that numpy accepts."""
         parts = _split(key)
         if parts is None:
-            return self._elements(key)
+            return self._take_elements(key)
         rows, columns = parts
         if isinstance(rows, int):
-            source, local = self._place(rows)
+            source, local = self._locate(rows)
             return self._view_or_copy(self._map(source)[local][columns])
         if isinstance(rows, slice):
-            return self._range(range(*rows.indices(len(self))), columns)
-        return self._taken(self._numbers(rows), columns)
+            return self._take_range(range(*rows.indices(len(self))), columns)
+        return self._gather(self._row_indices(rows), columns)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> _Array:
         """Return the whole array: the memory map of a single source, or a copy of several."""
@@ -120,7 +120,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
             for mapped in list(self._mapped):
                 drop_pages(mapped)
 
-    def _place(self, row: int) -> tuple[int, int]:
+    def _locate(self, row: int) -> tuple[int, int]:
         """Return the source that holds a row, and the index of the row in it."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"index {row} is out of bounds for axis 0 with size {len(self)}")
@@ -128,7 +128,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         source = int(np.searchsorted(self._stops, row, side="right"))
         return source, row - self._sources[source].first_row
 
-    def _numbers(self, rows: _Array) -> npt.NDArray[np.int64]:
+    def _row_indices(self, rows: _Array) -> npt.NDArray[np.int64]:
         """Return row indices ``(k,)`` from 0, for a mask ``(R,)`` or for indices that may be negative."""
         n = len(self)
         if rows.dtype == bool:
@@ -141,18 +141,18 @@ class VirtualFeatures(NDArrayOperatorsMixin):
         numbers = rows.astype(np.int64)
         return np.where(numbers < 0, numbers + n, numbers)
 
-    def _range(self, rows: range, columns: Any) -> _Array:
+    def _take_range(self, rows: range, columns: Any) -> _Array:
         """Return evenly spaced rows: a view if one source holds them all."""
         if not rows:
             return np.empty((0, self.shape[1]), dtype=self.dtype)[:, columns]
-        (source, first), (other, last) = self._place(rows[0]), self._place(rows[-1])
+        (source, first), (other, last) = self._locate(rows[0]), self._locate(rows[-1])
         if source != other:
-            return self._taken(np.arange(rows.start, rows.stop, rows.step), columns)
+            return self._gather(np.arange(rows.start, rows.stop, rows.step), columns)
         stop: int | None = last + (1 if rows.step > 0 else -1)
         local = slice(first, stop if stop is not None and stop >= 0 else None, rows.step)
         return self._view_or_copy(self._map(source)[local][:, columns])
 
-    def _taken(self, rows: npt.NDArray[np.int64], columns: Any) -> _Array:
+    def _gather(self, rows: npt.NDArray[np.int64], columns: Any) -> _Array:
         """Return rows ``(k,)`` in any order, copied source by source."""
         like = np.empty((0, self.shape[1]), dtype=self.dtype)[:, columns]
         check_copy(self._sources.merged, (len(rows), *like.shape[1:]), self.dtype.itemsize)
@@ -167,7 +167,7 @@ class VirtualFeatures(NDArrayOperatorsMixin):
             taken[_as_slice(positions)] = part
         return taken
 
-    def _elements(self, key: Any) -> Any:
+    def _take_elements(self, key: Any) -> Any:
         """Return elements for any other key; numpy itself finds the row and column of each."""
         rows = np.asarray(np.broadcast_to(np.arange(self.shape[0])[:, None], self.shape)[key])
         columns = np.broadcast_to(np.arange(self.shape[1]), self.shape)[key]

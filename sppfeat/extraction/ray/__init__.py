@@ -74,19 +74,19 @@ def prepare_ray(
             "all nodes share"
         )
     check_output(request.output)
-    request = _absolute(request)
+    request = _make_absolute(request)
     listing = list_images(request.inputs, labels=request.labels)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(contextlib.ExitStack())
         held = lock.enter_context(lock_output(request))
         resources = stack.enter_context(
-            open_resources(_for_planning(request), listing, on_probe, on_download=on_download)
+            open_resources(_planning_request(request), listing, on_probe, on_download=on_download)
         )
         resources = resources._replace(
             part_request=dataclasses.replace(resources.part_request, request=request)
         )
         if request.output.exists():
-            finished = _finished(resources)
+            finished = _find_finished(resources)
             if finished is not None:
                 yield make_extraction(resources, finished, held)
                 return
@@ -101,7 +101,7 @@ def prepare_ray(
         yield extraction
 
 
-def _finished(resources: "RunResources") -> "Part | None":
+def _find_finished(resources: "RunResources") -> "Part | None":
     """Return the part of an existing output if nothing is left to do; None if the part files decide.
 
     Raises:
@@ -129,7 +129,7 @@ def _finished(resources: "RunResources") -> "Part | None":
     return part
 
 
-def _absolute(request: ExtractRequest) -> ExtractRequest:
+def _make_absolute(request: ExtractRequest) -> ExtractRequest:
     """Return the request with absolute paths, which hold in whatever folder an actor runs."""
 
     def real(path: Any) -> Any:
@@ -153,7 +153,7 @@ def _absolute(request: ExtractRequest) -> ExtractRequest:
     )
 
 
-def _for_planning(request: ExtractRequest) -> ExtractRequest:
+def _planning_request(request: ExtractRequest) -> ExtractRequest:
     """Return the request for this process, which only plans and may lack the actors' device."""
     device = "auto" if request.precision == "tf32" else "cpu"
     return dataclasses.replace(request, run=dataclasses.replace(request.run, device=device))

@@ -165,10 +165,10 @@ def choose_actors(
         >>> str(choose_actors(RayOptions(gpus_per_actor=0.5), "auto", nodes, n_parts=99))
         '12 actors on Ray, 0.5 GPU and 2 CPUs each'
     """
-    n_gpus = _gpus_per_actor(options, device, any(node.get("GPU", 0) > 0 for node in nodes))
+    n_gpus = _choose_gpus(options, device, any(node.get("GPU", 0) > 0 for node in nodes))
 
     def room(n_cpus: int) -> int:
-        return sum(_room_on(node, n_cpus, n_gpus) for node in nodes)
+        return sum(_count_room(node, n_cpus, n_gpus) for node in nodes)
 
     n_cpus = options.cpus_per_actor
     if n_cpus is None and not n_gpus and options.actors is None:
@@ -186,7 +186,7 @@ def choose_actors(
     return Actors(min(n, max(1, n_parts)), n_cpus, n_gpus, n_fit)
 
 
-def _gpus_per_actor(options: RayOptions, device: str, are_there: bool) -> float:
+def _choose_gpus(options: RayOptions, device: str, are_there: bool) -> float:
     """Return the number of GPUs per actor; 0 if the network runs on the CPU."""
     asked = options.gpus_per_actor
     if device == "cpu":
@@ -204,7 +204,7 @@ def _gpus_per_actor(options: RayOptions, device: str, are_there: bool) -> float:
     return 1.0 if are_there or device == "cuda" else 0.0
 
 
-def _room_on(node: Mapping[str, float], n_cpus: int, n_gpus: float) -> int:
+def _count_room(node: Mapping[str, float], n_cpus: int, n_gpus: float) -> int:
     """Return the number of actors that a node has room for."""
     by_cpus = int(node.get("CPU", 0) // n_cpus)
     if not n_gpus:
@@ -240,11 +240,11 @@ def read_reports(dataset: Any) -> Iterator[PartReport | None]:
         if report is None:
             return
         if isinstance(report, BaseException):
-            raise _cause(report)
+            raise _unwrap_error(report)
         yield report
 
 
-def _cause(error: BaseException) -> BaseException:
+def _unwrap_error(error: BaseException) -> BaseException:
     """Return the error to raise for an error of Ray; a bug of this program keeps its traceback."""
     exceptions = import_extra("ray.exceptions", extra="ray", purpose="--engine ray")
     if isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError):

@@ -160,7 +160,7 @@ class RayExtraction:
                     to_do = to_do[1:]
                 if to_do and shared_files.running.exists():
                     self._fill(to_do, shared_files, on_progress, should_stop)
-        progress = self._progress()
+        progress = self._read_progress()
         if not self._files.unfinished(with_failures=False).size:
             self._merge()
         return progress
@@ -181,12 +181,12 @@ class RayExtraction:
         """Let actors fill the parts with these indices, from 0."""
         error: SppfeatError | None = None
         until = float("inf")
-        for report in read_reports(self._dataset(parts, shared_files)):
+        for report in read_reports(self._make_dataset(parts, shared_files)):
             if report is not None:
                 self._reported.add(report.part - 1)
-                self._waited = self._waited.followed_by(_share_of_run(report, self.actors))
+                self._waited = self._waited.followed_by(_divide_seconds(report, self.actors))
                 error = error or report.error
-            progress = self._progress()
+            progress = self._read_progress()
             if progress.n_done + progress.n_failed:
                 on_progress(progress)
             if (error is not None or should_stop()) and shared_files.running.exists():
@@ -197,7 +197,7 @@ class RayExtraction:
         if error is not None:
             raise error
 
-    def _dataset(self, parts: list[int], shared_files: SharedFiles) -> Any:
+    def _make_dataset(self, parts: list[int], shared_files: SharedFiles) -> Any:
         """Return the Ray Dataset that maps part numbers to reports."""
         data, actors = self._ray.data, self.actors
         for left in parts_folder(self.path).glob(f"*{ATTEMPTS_SUFFIX}"):
@@ -225,7 +225,7 @@ class RayExtraction:
             num_gpus=actors.n_gpus or None,
         )
 
-    def _progress(self) -> Progress:
+    def _read_progress(self) -> Progress:
         """Read the progress from the part files, which includes the work of actors that died."""
         now, before = self._files.count_images(), self._before
         # A retried image counts as failed again only when its part has been reported.
@@ -248,7 +248,7 @@ class RayExtraction:
         except OSError as error:
             raise StoreError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
         try:
-            yield SharedFiles(running, _some_inputs(self._plan))
+            yield SharedFiles(running, _sample_inputs(self._plan))
         finally:
             with contextlib.suppress(OSError):
                 running.unlink(missing_ok=True)
@@ -276,7 +276,7 @@ class RayExtraction:
         return bool([outcome.done, outcome.failed] == counts)
 
 
-def _share_of_run(report: PartReport, actors: Actors | None) -> Progress:
+def _divide_seconds(report: PartReport, actors: Actors | None) -> Progress:
     """Return the progress of a part; its seconds are divided by the number of actors, which run in parallel."""
     done, n = report.progress or Progress(), actors.n if actors else 1
     return done._replace(
@@ -286,7 +286,7 @@ def _share_of_run(report: PartReport, actors: Actors | None) -> Progress:
     )
 
 
-def _some_inputs(plan: Plan) -> tuple[bytes, ...]:
+def _sample_inputs(plan: Plan) -> tuple[bytes, ...]:
     """Return the paths of some inputs, if they are files on this machine."""
     if not plan.storage.is_local:
         return ()

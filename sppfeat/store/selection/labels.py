@@ -73,17 +73,17 @@ def read_labels(file: FeatureTable, source: LabelSource = None) -> Labels:
     if source is None:
         source = "box" if file.row_classes else "image"
     if isinstance(source, Mapping):
-        return _of_images(
+        return _labels_of_images(
             file, [(os.fsencode(path), str(label)) for path, label in source.items()], "the labels"
         )
     if isinstance(source, str) and source in ("box", "image"):
-        return _of_file(file, source)
+        return _labels_of_file(file, source)
     if isinstance(source, str | os.PathLike):
         return _read_table(file, Path(source))
-    return _of_array(file, np.asarray(source))
+    return _labels_of_array(file, np.asarray(source))
 
 
-def _of_file(file: FeatureTable, which: str) -> Labels:
+def _labels_of_file(file: FeatureTable, which: str) -> Labels:
     if which == "box":
         names = tuple(file.row_classes)
         return Labels(file.row_label if names else None, names)
@@ -91,7 +91,7 @@ def _of_file(file: FeatureTable, which: str) -> Labels:
     return Labels(file.labels[file.image_index] if names else None, names)
 
 
-def _of_array(file: FeatureTable, values: npt.NDArray[Any]) -> Labels:
+def _labels_of_array(file: FeatureTable, values: npt.NDArray[Any]) -> Labels:
     if values.ndim < 1 or len(values) not in (file.n_rows, file.n_images):
         raise LabelError(
             f"labels of shape {values.shape}; allowed: one for each of {counted(file.n_rows, 'row')}, "
@@ -101,7 +101,7 @@ def _of_array(file: FeatureTable, values: npt.NDArray[Any]) -> Labels:
         values = values[file.image_index]
     if values.dtype.kind not in "USO":
         return Labels(values, ())
-    return _of_names([_class_name(value) for value in values.tolist()])
+    return _labels_of_names([_class_name(value) for value in values.tolist()])
 
 
 def _class_name(value: Any) -> str | None:
@@ -114,7 +114,7 @@ def _class_name(value: Any) -> str | None:
         return None
 
 
-def _of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], where: str) -> Labels:
+def _labels_of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], where: str) -> Labels:
     """Match labels to images by name; an image named twice must have the same label both times."""
     try:
         image_of = match_images([name for name, _ in labeled], os.fsencode(file.root), file.path_table)
@@ -135,10 +135,10 @@ def _of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], where: str)
             )
         of_image[image] = label
     of_row = [of_image[image] for image in file.image_index.tolist()]
-    return _of_names(of_row, n_unknown=int((image_of < 0).sum()))
+    return _labels_of_names(of_row, n_unknown=int((image_of < 0).sum()))
 
 
-def _of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labels:
+def _labels_of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labels:
     """Return labels for a class name per row; None and empty names have no class."""
     classes = ClassNumbers[str]()
     numbers = np.array([*classes.numbers(name or "" for name in names)], dtype=np.int64)
@@ -166,7 +166,7 @@ def _read_table(file: FeatureTable, path: Path) -> Labels:
                 of_row[_row_number(table, line, fields[row], of_row)] = fields[label]
             elif image is not None:
                 labeled.append((os.fsencode(fields[image]), fields[label]))
-    return _of_names(of_row) if row is not None else _of_images(file, labeled, repr(str(path)))
+    return _labels_of_names(of_row) if row is not None else _labels_of_images(file, labeled, repr(str(path)))
 
 
 def _check_file(path: Path) -> None:

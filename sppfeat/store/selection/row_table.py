@@ -118,7 +118,7 @@ def to_pandas(file: FeatureTable, rows: npt.NDArray[np.int64], labels: Labels) -
         LabelError: labels are not numbers, or there are several per row.
     """
     pandas = import_extra("pandas", extra="pandas", purpose="to_pandas")
-    columns = {**tabulate_rows(file, rows, labels), **_of_images(file, file.image_index[rows])}
+    columns = {**tabulate_rows(file, rows, labels), **_image_columns(file, file.image_index[rows])}
     index = pandas.Index(columns.pop("row"), name="row")
     numbers = columns.pop("label_number")
     if labels.values is not None and not labels.names:
@@ -155,7 +155,7 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def _of_images(file: FeatureTable, images: npt.NDArray[np.int64]) -> dict[str, RowColumn]:
+def _image_columns(file: FeatureTable, images: npt.NDArray[np.int64]) -> dict[str, RowColumn]:
     image_hw, errors = file.image_hw[images], file.errors
     statuses = [status.name.lower() for status in Status]
     failed = {image: i for i, image in enumerate(errors)}
