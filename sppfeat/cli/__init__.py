@@ -1,9 +1,9 @@
-"""The command line: one module for each command, which reads its options, makes one library call and prints the result.
+"""The command line: one module per command, which reads its options, calls the library and prints the result.
 
-In go arguments, variables ``SPPFEAT_...`` of the environment and signals; out come results on standard output,
-everything else on standard error, and an exit code. Nothing is computed here: a command must not know how a file is
-laid out, how a network runs or how a picture is drawn. Modules import click and settings only; a command imports the
-rest when it runs, so that ``--help`` loads neither torch nor h5py.
+Arguments, environment variables ``SPPFEAT_...`` and signals go in; results on standard output, everything else on
+standard error, and an exit code come out. Nothing is computed here: a command must not know how a file is laid out, how
+a network runs or how a picture is drawn. Modules import only click and settings; a command imports the rest when it
+runs, so that ``--help`` loads neither torch nor h5py.
 """
 
 import logging
@@ -48,12 +48,12 @@ def main() -> None:
     Exit codes: 0 done; 1 error; 2 wrong usage; 3 finished, but some images failed; 130 interrupted (the
     same command again continues).
     """
-    # Pillow warns of odd files without their names, on standard error; what is wrong with a file is in its row.
+    # Pillow's warnings do not name the file; the status of its row does.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    # Before torch is loaded: its idle threads spin, and take the processor from the workers that decode and from
-    # everything else. With resnet50 on two cores: beside one busy process 5.1 instead of 3.5
-    # images/s; without one 3 to 5 % less (with 1000, which was tried too, 10 % less).
+    # Set before torch is loaded: by default its idle threads spin and take the processor from decoding workers and
+    # other processes. With resnet50 on two cores and another busy process, this gives 5.1 instead of 3.5 images/s;
+    # without another process, 3 to 5 % less (with 1000, 10 % less).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Torch would start a thread for every core that it sees, also in a container that may use a few of them.
+    # By default torch starts a thread for every core of the machine, even in a container that may use only a few.
     if (n_cores := available_cores()) < visible_cores():
         os.environ.setdefault("OMP_NUM_THREADS", str(n_cores))

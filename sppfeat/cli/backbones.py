@@ -88,7 +88,7 @@ def _is_pattern(name: str) -> bool:
 
 
 def _names_of(name: str) -> list[str]:
-    """The networks of a name or a pattern.
+    """Names of the networks that match a name or a pattern.
 
     Raises:
         ConfigError: no network matches.
@@ -105,7 +105,7 @@ def _names_of(name: str) -> list[str]:
 
 
 def _download(names: list[str], weights: str, weights_dir: str | None, as_json: bool) -> None:
-    """Fetches the weights of each network, and go on after a failure.
+    """Downloads the weights of each network; a failure does not stop the others.
 
     Raises:
         WeightsError: a download failed.

@@ -1,4 +1,4 @@
-"""Progress bars on standard error: a terminal, a file, or nothing at all."""
+"""Progress bars on standard error, which may be a terminal, a file, or closed."""
 
 import contextlib
 import sys
@@ -17,29 +17,29 @@ __all__ = ["Bar", "StandardError", "download_bar", "open_bar", "prepared"]
 _T = TypeVar("_T")
 
 _SECONDS_BETWEEN_UPDATES = 0.1
-_SECONDS_BETWEEN_LINES = 10.0  # where standard error is a file, each update is a line
+_SECONDS_BETWEEN_LINES = 10.0  # for files, in which each update is a line
 
 
 class StandardError:
-    """Standard error as a file that never fails: a terminal that closed or a pipe without a reader drops the text.
+    """Standard error as a file object that never fails; text for a closed terminal or a broken pipe is dropped.
 
-    In a process that was started without standard error (``2>&-``), ``sys.stderr`` is None.
+    ``sys.stderr`` is None in a process that was started without standard error (``2>&-``).
     """
 
     def write(self, text: str) -> None:
-        """Writes a text."""
+        """Writes text, or drops it."""
         if sys.stderr is not None:
             with contextlib.suppress(OSError):
                 sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Writes buffered text."""
+        """Flushes buffered text, or drops it."""
         if sys.stderr is not None:
             with contextlib.suppress(OSError):
                 sys.stderr.flush()
 
     def isatty(self) -> bool:
-        """True for a terminal."""
+        """True if standard error is a terminal."""
         return sys.stderr is not None and sys.stderr.isatty()
 
     def __getattr__(self, name: str) -> Any:
@@ -47,13 +47,13 @@ class StandardError:
 
 
 def open_bar(label: str, total: int | None, *, unit: str, shown: bool = True, scaled: bool = False) -> Any:
-    """Opens a progress bar of tqdm.
+    """Opens a tqdm progress bar on standard error.
 
     Args:
         label: text in front of the bar.
-        total: the number at the end; None if unknown.
-        unit: name of the things that are counted.
-        shown: False for no bar at all.
+        total: number of units at the end; None if unknown.
+        unit: name of the units.
+        shown: False to show no bar.
         scaled: show numbers in thousands and millions.
     """
     from tqdm import tqdm
@@ -72,7 +72,7 @@ def open_bar(label: str, total: int | None, *, unit: str, shown: bool = True, sc
 
 @contextlib.contextmanager
 def download_bar() -> "Iterator[OnDownload]":
-    """Yields a callback for downloads, which draws a bar for each file from its first bytes to its last."""
+    """Yields a callback for downloads that shows a bar for each file."""
     bars: dict[str, Any] = {}
 
     def on_download(name: str, done: int, total: int | None) -> None:
@@ -94,9 +94,9 @@ class Bar:
 
     Args:
         label: text in front of the bar.
-        total: the number at the end.
-        unit: name of the things that are counted.
-        shown: False for no bar at all.
+        total: number of units at the end.
+        unit: name of the units.
+        shown: False to show no bar.
     """
 
     def __init__(self, label: str, total: int, *, unit: str, shown: bool) -> None:
@@ -111,7 +111,7 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """Ends the bar where it stands."""
+        """Closes the bar, even if it is not full."""
         self._bar.close()
 
     def say(self, text: str) -> None:
@@ -119,10 +119,10 @@ class Bar:
         self._bar.write(text, file=StandardError())
 
     def move_to(self, n: int, total: int | None = None, *, note: str = "") -> None:
-        """Shows ``n`` as done, of a new total if one is given, followed by a note.
+        """Shows ``n`` units as done, with a new total if one is given, and a note after the bar.
 
         Raises:
-            KeyboardInterrupt: a signal has asked to stop; see :func:`sppfeat.cli.signals.raise_if_dropped`.
+            KeyboardInterrupt: a signal asked to stop; see :func:`sppfeat.cli.signals.raise_if_dropped`.
         """
         raise_if_dropped()
         if total is not None:
@@ -132,7 +132,7 @@ class Bar:
         self._bar.update(n - self._bar.n)
 
     def show(self, progress: "Progress") -> None:
-        """Shows images done and failed, and the shares of decoding, network and writing in the time."""
+        """Shows images done and failed, and the shares of time spent on decoding, network and writing."""
         seconds = (progress.decode_seconds, progress.network_seconds, progress.write_seconds)
         shares = [100 * part / max(sum(seconds), 1e-9) for part in seconds]
         self._bar.set_postfix_str(
@@ -149,13 +149,13 @@ def prepared(
     *,
     shown: bool,
 ) -> Iterator[_T]:
-    """Enters a context that reads images first, and show a bar until it is entered.
+    """Enters a context whose preparation reads images, and shows a bar until it is entered.
 
     Args:
-        prepare: makes the context manager; takes two callbacks: one for the number of images read and of all, one for
-            downloads of weights.
+        prepare: makes the context manager from two callbacks: the first takes the number of images read and the total,
+            the second reports downloads of weights.
         label: text in front of the bar.
-        shown: False for no bar at all.
+        shown: False to show no bar.
     """
     with contextlib.ExitStack() as stack:
         with Bar(label, 0, unit="img", shown=shown) as bar, download_bar() as on_download:

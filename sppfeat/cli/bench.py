@@ -1,4 +1,4 @@
-"""``sppfeat bench``: a group of commands that measure."""
+"""``sppfeat bench``: commands that measure speed and memory."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Texts of ``sppfeat bench``: tables of each measurement, with notes on how to read them."""
+"""Texts of ``sppfeat bench``: a table for each measurement, with notes on reading it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ from sppfeat.config.wording import counted
 __all__ = ["extract_text", "plan_text", "pooling_text", "regions_text"]
 
 _LOOP_OF = {"max": "adaptive_max_pool2d", "avg": "adaptive_avg_pool2d"}
-_NOTHING = "-"
+_MISSING = "-"
 _RIGHT = set(range(5))
 
 
 def regions_text(found: dict[str, Any]) -> str:
-    """The result of ``bench regions`` as text."""
+    """Formats the result of ``bench regions``, as in its JSON, as text."""
     header = ["boxes", "one run, s", "a run per box, s", "speed-up"]
     rows = [
         [
@@ -42,7 +42,7 @@ def regions_text(found: dict[str, Any]) -> str:
 
 
 def pooling_text(found: dict[str, Any]) -> str:
-    """The result of ``bench pooling`` as text."""
+    """Formats the result of ``bench pooling``, as in its JSON, as text."""
     names = list(found["regions"][0]["contenders"])
     rows = [
         [str(cell["boxes"]), *(_milliseconds(cell["contenders"][name]) for name in names)]
@@ -73,7 +73,7 @@ def pooling_text(found: dict[str, Any]) -> str:
 
 
 def extract_text(found: dict[str, Any]) -> str:
-    """The result of ``bench extract`` as text."""
+    """Formats the result of ``bench extract``, as in its JSON, as text."""
 
     def row(name: str, rate: dict[str, Any]) -> list[str]:
         return [name, f"{rate['ms_per_image']:.2f}", f"{rate['images_per_second']:.1f}"]
@@ -111,7 +111,7 @@ def extract_text(found: dict[str, Any]) -> str:
 
 
 def plan_text(found: dict[str, Any]) -> str:
-    """The result of ``bench plan`` as text."""
+    """Formats the result of ``bench plan``, as in its JSON, as text."""
     names = list(found["rungs"][0]["stages"])
     labels = [name.replace("_", " ") for name in names]
 
@@ -156,7 +156,7 @@ def plan_text(found: dict[str, Any]) -> str:
 
 def _bytes_per_image(stage: dict[str, Any]) -> str:
     nbytes = stage["peak_bytes_per_image"]
-    return _NOTHING if nbytes is None else f"{nbytes:.0f}"
+    return _MISSING if nbytes is None else f"{nbytes:.0f}"
 
 
 def _heading(found: dict[str, Any]) -> list[str]:
@@ -208,7 +208,7 @@ def _pooling_notes(found: dict[str, Any]) -> list[str]:
     cells = [timing for cell in (*of_regions, *found["whole"]) for timing in cell["contenders"].values()]
     if None in cells:
         notes.append(
-            f"{_NOTHING}:          stopped: took longer than the budget of {found['budget_seconds']:g} s"
+            f"{_MISSING}:          stopped: took longer than the budget of {found['budget_seconds']:g} s"
         )
     return notes
 
@@ -223,11 +223,11 @@ def _seconds(seconds: float) -> str:
 
 
 def _milliseconds(timing: dict[str, Any] | None) -> str:
-    return _NOTHING if timing is None else f"{1000 * timing['seconds']:.2f}"
+    return _MISSING if timing is None else f"{1000 * timing['seconds']:.2f}"
 
 
 def _share(share: float | None) -> str:
-    return _NOTHING if share is None else f"{100 * share:.2f} %"
+    return _MISSING if share is None else f"{100 * share:.2f} %"
 
 
 def _hw(hw: tuple[int, int]) -> str:

@@ -1,4 +1,4 @@
-"""Options of ``sppfeat extract`` about boxes, and the part of the request that they make."""
+"""Options of ``sppfeat extract`` about boxes, and the part of the request that they set."""
 
 from typing import Any
 
@@ -106,7 +106,7 @@ _NEED_BOXES = (
 
 
 def box_choice(options: dict[str, Any]) -> BoxChoice | None:
-    """The boxes of the request, or None for whole images.
+    """Makes the boxes of the request from options, or None for whole images.
 
     Raises:
         ConfigError: options about boxes are given without boxes, or do not apply to these boxes.
@@ -141,7 +141,7 @@ def box_choice(options: dict[str, Any]) -> BoxChoice | None:
 
 
 def sizes_of(options: dict[str, Any]) -> dict[str, Any]:
-    """``size`` or ``scales`` of the network input, as given or by default for images and boxes.
+    """The option ``size`` or ``scales`` of the network input by name, as given or by default for images or boxes.
 
     Raises:
         ConfigError: both are given.

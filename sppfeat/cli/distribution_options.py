@@ -1,4 +1,4 @@
-"""Options of ``sppfeat extract`` that divide its work: into shards, and among actors on a Ray cluster."""
+"""Options of ``sppfeat extract`` that divide its work into shards, or among actors on a Ray cluster."""
 
 from typing import Any
 
@@ -77,7 +77,7 @@ ray_options = together(
 
 
 def ray_choice(options: dict[str, Any]) -> RayOptions | None:
-    """The settings of the Ray engine, or None for the local engine.
+    """Makes the settings of the Ray engine from options, or None for the local engine.
 
     Raises:
         ConfigError: options of the Ray engine are given for the local one.

@@ -1,4 +1,4 @@
-"""``sppfeat export``: the features of a file in a format of other programs."""
+"""``sppfeat export``: writes the features of a file in a format of other programs."""
 
 import dataclasses
 from pathlib import Path

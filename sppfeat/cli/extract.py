@@ -1,4 +1,4 @@
-"""``sppfeat extract``: from images to a feature file."""
+"""``sppfeat extract``: writes the descriptors of images or boxes to a feature file."""
 
 import dataclasses
 import time
@@ -202,7 +202,7 @@ def extract(**options: Any) -> None:
 
 
 def _extract(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
-    """Extracts, and return the result; None after a dry run."""
+    """Runs the extraction and returns its result; None after a dry run."""
     from sppfeat.config.machine import keep_freed_memory
     from sppfeat.extraction.run import prepare
     from sppfeat.extraction.sized_parts import prepare_parts

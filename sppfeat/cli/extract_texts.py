@@ -1,4 +1,4 @@
-"""Texts of ``sppfeat extract``: the plan before a run, the result after it."""
+"""Texts of ``sppfeat extract``: the plan before a run, and the result after it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ _SHOWN_FAILURES = 5
 
 
 def plan_text(plan: "PlanSummary", settings: dict[str, Any] | None) -> str:
-    """A plan in lines, followed by the settings if they are given."""
+    """Formats a plan as lines of text, with the settings at the end if they are given."""
     rounded = f" (multiples of {plan.round_to})" if plan.round_to > 1 else ""
     shapes = f" in {counted(plan.input_shapes, 'input shape')}{rounded}"
     if plan.unmeasured:
@@ -82,7 +82,7 @@ def _box_lines(boxes: "BoxSummary | None") -> list[tuple[str, str]]:
 
 
 def run_result(output: str, outcome: "Outcome", progress: "Progress", seconds: float) -> dict[str, Any]:
-    """The result of a run: the state of its files, and the images and seconds of the run itself."""
+    """Makes the JSON result of a run: the state of its files, and the images and seconds of this run."""
     network_seconds = progress.decode_seconds + progress.network_seconds + progress.write_seconds
     n_now = progress.n_done + progress.n_failed
     return {
@@ -107,7 +107,7 @@ def run_result(output: str, outcome: "Outcome", progress: "Progress", seconds: f
 
 
 def result_text(result: dict[str, Any], verbose: bool) -> str:
-    """The result of a run in lines; with all failures if ``verbose``."""
+    """Formats the result of a run as lines of text, with all failures if ``verbose``."""
     rate = f", {result['images_per_second']} images/s" if result["images_per_second"] else ""
     lines = [
         f"{result['done']} of {counted(result['images'], 'image')} done, {result['failed']} failed "

@@ -1,4 +1,4 @@
-"""Groups of commands: modules are imported when a command needs them, and errors become exit codes in one place."""
+"""Groups of commands, which import a command's module when it is needed and turn errors into exit codes."""
 
 import importlib
 from collections.abc import Mapping
@@ -27,16 +27,17 @@ EXIT_INTERRUPTED = 130  # the same command again continues
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the command that runs, with an exit code."""
+    """Ends the running command with an exit code."""
     click.get_current_context().exit(code)
 
 
 class LazyGroup(click.Group):
-    """A group that finds its commands in the modules of this package.
+    """A group that imports the module of a command only when the command is needed.
 
     Args:
-        modules: in the order of --help, the module of each command, in which the command has its own name.
-        **settings: as for ``click.Group``.
+        modules: module in this package of each command, by command name, in the order of --help; a command and its
+            function have the same name.
+        **settings: see ``click.Group``.
     """
 
     def __init__(self, *, modules: Mapping[str, str], **settings: Any) -> None:
@@ -44,11 +45,11 @@ class LazyGroup(click.Group):
         self._modules = modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """The names of all commands."""
+        """Names of all commands."""
         return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The command of a name, or None."""
+        """Imports the command with a name; None if there is no such command."""
         if cmd_name not in self._modules:
             return None
         module = importlib.import_module(f"sppfeat.cli.{self._modules[cmd_name]}")
@@ -60,9 +61,9 @@ class CommandLine(LazyGroup):
     """The group of all commands, which turns errors and interruptions into exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; print what ends it, and exit with its code."""
+        """Runs a command; prints an error or interruption and exits with its code."""
         try:
-            with stop_on_signals():  # whatever a command is about, unless it stops in a way of its own
+            with stop_on_signals():  # commands that finish their work first install their own handlers inside
                 return super().invoke(ctx)
         except SppfeatError as error:
             say(f"Error: {error}")

@@ -129,7 +129,7 @@ def _describe_boxes(file: "FeatureFile") -> dict[str, Any]:
 
 
 def _count_classes(names: list[str], labels: "npt.NDArray[np.int64]") -> dict[str, int]:
-    """Counts the labels of each class; time and memory depend on the number of labels, not on their values."""
+    """Counts the rows of each class; time and memory do not depend on the size of the label values."""
     import numpy as np
 
     known = labels[(labels >= 0) & (labels < len(names))]
@@ -180,12 +180,12 @@ def _text(found: dict[str, Any]) -> str:
     lines += [
         ("failed", text) for text in first_of(failures, _SHOWN, more="... and {} more: --json lists them")
     ]
-    # Texts of the file may hold anything: line breaks, or what steers the terminal.
+    # Texts of the file may hold line breaks or control sequences of the terminal.
     return labeled_lines(((name, escaped(text)) for name, text in lines), width=11)
 
 
 def _shard_lines(shard: dict[str, int] | None, sources: list[dict[str, Any]] | None) -> list[tuple[str, str]]:
-    """Lines about the extraction that this file is a shard of, and about the files that it leads to."""
+    """Lines about the file's place among the shards of its extraction, and about the files that it reads from."""
     lines = []
     if shard:
         text = (

@@ -1,4 +1,4 @@
-"""``sppfeat merge``: one feature file from the shards of an extraction."""
+"""``sppfeat merge``: makes one feature file from the shards of an extraction."""
 
 import dataclasses
 import os
@@ -65,7 +65,7 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) 
 
 
 def _named(shards: Iterable[str]) -> Iterable[str]:
-    """The names of the shards, with each list replaced by the names in it."""
+    """Names of the shards; lists are replaced by the names in them."""
     from sppfeat.inputs.read import is_list, read_list
 
     for shard in shards:

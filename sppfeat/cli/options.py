@@ -1,4 +1,4 @@
-"""Options that commands share, and the settings that are made of options."""
+"""Options that several commands share, and settings made from options."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -60,7 +60,7 @@ _T = TypeVar("_T")
 
 
 def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
-    """Declares an option that can also be set as ``SPPFEAT_<OPTION>`` in the environment, and shows its default."""
+    """Declares an option that shows its default and can be set by the environment variable ``SPPFEAT_<OPTION>``."""
     long_name = next(name for name in names if name.startswith("--")).split("/")[0]
     settings.setdefault("envvar", f"SPPFEAT_{long_name.removeprefix('--').replace('-', '_').upper()}")
     settings.setdefault("show_default", True)
@@ -68,13 +68,13 @@ def option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 
 
 def setting_option(kind: type[Any], name: str, text: str, **more: Any) -> Callable[[_F], _F]:
-    """Declares an option with the name, the default and the type of a field of a dataclass of settings.
+    """Declares an option with the name, default and type of a field of a settings dataclass.
 
     Args:
         kind: the dataclass.
-        name: of the field.
-        text: the help.
-        **more: as for ``click.option``.
+        name: name of the field.
+        text: help text.
+        **more: see ``click.option``.
     """
     default = getattr(kind, name)
     more.setdefault("type", type(default))
@@ -82,12 +82,12 @@ def setting_option(kind: type[Any], name: str, text: str, **more: Any) -> Callab
 
 
 def settings_from(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
-    """Makes settings of the options that are named like their fields.
+    """Makes settings from the options that have the names of its fields.
 
     Args:
-        kind: the dataclass.
-        options: values by the names of parameters.
-        **others: fields whose options have other names, or other values.
+        kind: the settings dataclass.
+        options: values of the options, by parameter name.
+        **others: values of further fields, and of fields that differ from their options.
     """
     fields: Any = kind
     names = {field.name for field in dataclasses.fields(fields)} & options.keys() - others.keys()
@@ -95,7 +95,7 @@ def settings_from(kind: type[_T], options: dict[str, Any], **others: Any) -> _T:
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
-    """Joins several options into one decorator, in the order in which --help shows them."""
+    """Joins several options into one decorator; --help shows them in this order."""
 
     def decorate(function: _F) -> _F:
         for add in reversed(options):
@@ -106,18 +106,18 @@ def together(*options: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 
 def feature_file_argument(name: str = "file") -> Callable[[_F], _F]:
-    """Declares the argument for a feature file."""
+    """Declares an argument that is the path of a feature file."""
     return click.argument(name, type=click.Path(path_type=Path))
 
 
 weights_dir_option = option(
     "--weights-dir",
-    type=click.Path(readable=False),  # a folder that cannot be listed can still be looked into
+    type=click.Path(readable=False),  # files in a folder that cannot be listed may still be readable
     metavar="FOLDER",
     help="Look here for the file of named weights, before torch's hub cache and the network.",
 )
 
-# Which network.
+# The network.
 backbone_options = together(
     option(
         "--backbone",
@@ -150,12 +150,12 @@ backbone_options = together(
 
 
 def backbone_choice(options: dict[str, Any]) -> BackboneChoice:
-    """The network of :func:`backbone_options`, with mean, deviation and head if there are options for them."""
+    """Makes the network from :data:`backbone_options`, with mean, deviation and head if there are such options."""
     return settings_from(BackboneChoice, options, name=options["backbone"])
 
 
 def size_option(default: str) -> Callable[[_F], _F]:
-    """Declares ``--size``, with the text of its default."""
+    """Declares ``--size``; ``default`` is the text that describes its default."""
     return option(
         "--size",
         type=SIZE,
@@ -165,7 +165,7 @@ def size_option(default: str) -> Callable[[_F], _F]:
 
 
 def levels_option(default: Sequence[int], note: str = "") -> Callable[[_F], _F]:
-    """Declares ``--levels``, with the text of its default; its value is None if it is not given."""
+    """Declares ``--levels``, whose value is None if not given; ``default`` and ``note`` are shown in its help."""
     return option(
         "--levels",
         type=LEVELS,
@@ -184,7 +184,7 @@ exif_option = setting_option(
 
 
 def dtype_option(text: str) -> Callable[[_F], _F]:
-    """Declares ``--dtype``, with its help."""
+    """Declares ``--dtype`` with this help text."""
     return setting_option(DescriptorSpec, "dtype", text, type=click.Choice(DTYPES))
 
 
@@ -227,7 +227,7 @@ metric_option = option(
 
 root_option = option("--root", type=click.Path(), help="Folder of the images now. [default: as recorded]")
 
-# How the network of a feature file is run again.
+# Weights, device and so on for running the network of a feature file again.
 recorded_weights_options = together(
     option("--weights", metavar="NAME|FILE", help="Where the weights are now. [default: as recorded]"),
     weights_dir_option,
@@ -236,7 +236,7 @@ recorded_weights_options = together(
 
 
 def output_option(text: str) -> Callable[[_F], _F]:
-    """Declares ``--output``, which is required, with its help."""
+    """Declares the required option ``--output`` with this help text."""
     return option("-o", "--output", type=click.Path(path_type=Path), required=True, help=text)
 
 
@@ -248,18 +248,18 @@ json_option = option("--json", "as_json", is_flag=True, help="Print the result a
 
 
 def verbosity_options(function: _F) -> _F:
-    """Declares ``-q`` and ``-v``."""
+    """Declares ``--quiet`` and ``--verbose``."""
     function = option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")(function)
     return option("--verbose", "-v", is_flag=True, help="Say more: all failures, all settings.")(function)
 
 
 def is_given(name: str) -> bool:
-    """True if a parameter of the running command was given on the command line itself."""
+    """True if a parameter of the running command comes from the command line, not from a default or the environment."""
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def given_options(names: Iterable[str]) -> list[str]:
-    """The options of some parameters that were given on the command line: ``--layer`` for ``layers``."""
+    """Flags of those parameters that were given on the command line, such as ``--layer`` for ``layers``."""
     parameters = {parameter.name: parameter for parameter in click.get_current_context().command.params}
     return [
         next(flag for flag in parameters[name].opts if flag.startswith("--"))

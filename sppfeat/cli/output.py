@@ -28,7 +28,7 @@ __all__ = [
 
 
 def say(text: str) -> None:
-    """Prints a line for the person at the terminal on standard error; drop it if that is gone."""
+    """Prints a line for the user on standard error; drops it if standard error is closed."""
     with contextlib.suppress(OSError):
         click.echo(_printable(text), err=True)
 
@@ -37,18 +37,18 @@ def print_result(text: str) -> None:
     """Prints a result on standard output.
 
     Raises:
-        StoreError: standard output cannot be written, such as a file on a full disk.
+        StoreError: standard output cannot be written, for example because the disk is full.
     """
     _print(_printable(text))
 
 
 def print_json(value: Any) -> None:
-    """Prints a result as JSON on standard output: ASCII only, also for file names; null for NaN and infinities."""
+    """Prints a result as ASCII JSON on standard output, with null for NaN and infinities."""
     _print(json.dumps(_finite(value), indent=2, allow_nan=False))
 
 
 def print_json_or_text(found: Any, text: Callable[[], str], *, as_json: bool) -> None:
-    """Prints a result on standard output, as JSON, or as the text that a function returns."""
+    """Prints a result on standard output, as JSON or as the text that ``text`` returns."""
     if as_json:
         print_json(found)
     else:
@@ -56,7 +56,7 @@ def print_json_or_text(found: Any, text: Callable[[], str], *, as_json: bool) ->
 
 
 def standard_output() -> BinaryIO:
-    """Standard output, for bytes.
+    """Standard output as a binary stream.
 
     Raises:
         StoreError: standard output is closed.
@@ -67,7 +67,7 @@ def standard_output() -> BinaryIO:
 
 
 def box_counts_text(counts: dict[str, int]) -> str:
-    """The counts of boxes in a line.
+    """Formats the counts of boxes as a line.
 
     Example:
         >>> counts = {"rows": 9, "with_descriptor": 6, "of_failed_or_pending": 2, "clipped": 2, "degenerate": 1}
@@ -84,7 +84,7 @@ def box_counts_text(counts: dict[str, int]) -> str:
 
 
 def first_of(lines: list[str], n_shown: int | None, *, more: str) -> list[str]:
-    """The first lines, and one with the number of ``more``; all lines if ``n_shown`` is None.
+    """The first lines, and a line with the number of remaining ones; all lines if ``n_shown`` is None.
 
     Example:
         >>> first_of(["a", "b", "c"], 1, more="{} more")
@@ -96,7 +96,7 @@ def first_of(lines: list[str], n_shown: int | None, *, more: str) -> list[str]:
 
 
 def human_bytes(n: int) -> str:
-    """A number of bytes in a unit that suits it.
+    """Formats a number of bytes in a suitable unit.
 
     Example:
         >>> human_bytes(1_234_567)
@@ -111,7 +111,7 @@ def human_bytes(n: int) -> str:
 
 
 def joined_numbers(numbers: Iterable[int]) -> str:
-    """Numbers in one text, as options take them.
+    """Joins numbers with commas, as options take them.
 
     Example:
         >>> joined_numbers((1, 2, 4))
@@ -121,7 +121,7 @@ def joined_numbers(numbers: Iterable[int]) -> str:
 
 
 def labeled_lines(lines: Iterable[tuple[str, str]], *, width: int) -> str:
-    """Lines with a label each; their texts begin at column ``width``.
+    """Formats lines as labels and texts; all texts begin at column ``width``.
 
     Example:
         >>> print(labeled_lines([("file", "f.h5"), ("images", "7")], width=9))
@@ -132,7 +132,7 @@ def labeled_lines(lines: Iterable[tuple[str, str]], *, width: int) -> str:
 
 
 def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:
-    """A table in plain text; the columns in ``right`` are aligned to the right."""
+    """Formats a table as plain text; ``right`` holds the indices of right-aligned columns."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = []
     for row in [header, *rows]:
@@ -147,14 +147,14 @@ def table(header: list[str], rows: list[list[str]], *, right: set[int]) -> str:
 def _print(text: str) -> None:
     try:
         click.echo(text)
-    except BrokenPipeError:  # nobody reads it any more, which is no error
+    except BrokenPipeError:  # not an error: the reader of a pipe has closed it
         raise
     except OSError as error:
         raise StoreError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def _finite(value: Any) -> Any:
-    """A value with None in place of the numbers that JSON lacks."""
+    """Replaces NaN and infinities, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -163,5 +163,5 @@ def _finite(value: Any) -> Any:
 
 
 def _printable(text: str) -> str:
-    """A text that every terminal can show: bytes that are not UTF-8 and control characters are escaped."""
+    """Escapes control characters and bytes that are not UTF-8, so that any terminal can show the text."""
     return "\n".join(map(escaped, text.split("\n")))

@@ -1,4 +1,4 @@
-"""``sppfeat predict``: classes for the rows of a feature file, from a saved classifier."""
+"""``sppfeat predict``: classifies the rows of a feature file with a saved classifier."""
 
 import contextlib
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ def _opened(output: Path | None, overwrite: bool) -> Iterator[BinaryIO]:
         try:
             yield target
             target.flush()
-        except BrokenPipeError:  # nobody reads it any more, which is no error
+        except BrokenPipeError:  # not an error: the reader of a pipe has closed it
             raise
         except OSError as error:
             raise StoreError(f"cannot write to standard output: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""``sppfeat probe``: cross-validation of a linear classifier on a feature file."""
+"""``sppfeat probe``: cross-validates a linear classifier on a feature file."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``sppfeat reduce``: a feature file with fewer dimensions."""
+"""``sppfeat reduce``: writes a feature file with fewer dimensions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +107,7 @@ def reduce(file: Path, as_json: bool, **options: Any) -> None:
 
 
 def _fit_settings(options: dict[str, Any]) -> Path | ReductionSpec:
-    """The settings of the fit, or the file to take it from."""
+    """Makes the settings of the fit from options, or the path of the file to take the reduction from."""
     if options["origin"] is None:
         return settings_from(ReductionSpec, options, layers=options["layers"] or None)
     for flag in given_options(_OF_THE_FIT):

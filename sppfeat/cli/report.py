@@ -1,4 +1,4 @@
-"""``sppfeat report``: one HTML page about a feature file."""
+"""``sppfeat report``: writes an HTML page about a feature file."""
 
 from pathlib import Path
 from typing import Any

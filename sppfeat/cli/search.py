@@ -1,4 +1,4 @@
-"""``sppfeat search``: the rows of a feature file that are nearest to queries."""
+"""``sppfeat search``: finds the rows of a feature file that are nearest to queries."""
 
 import dataclasses
 from pathlib import Path
@@ -132,7 +132,7 @@ def _as_json(query: "Query", hits: "list[Hit]") -> dict[str, Any]:
 
 
 def _text(queries: "list[Query]", hits: "list[list[Hit]]") -> str:
-    """A table with a line for each hit; columns that are empty throughout are left out."""
+    """Formats hits as a table with a line for each; leaves out empty columns."""
     from sppfeat.config.wording import escaped
 
     header = ["query", "rank", "distance", "row", "image", "label", "box", "score", "id"]

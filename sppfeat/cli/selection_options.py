@@ -1,4 +1,4 @@
-"""Options of the commands that read a part of a feature file: rows, columns, and labels from elsewhere."""
+"""Options that select rows, columns and labels of a feature file."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,13 +52,13 @@ selection_options = together(rows_option, columns_options, labels_from_option)
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionChoice:
-    """The part of a feature file that the options choose.
+    """The rows, columns and labels of a feature file that the options choose.
 
     Attributes:
         rows: conditions on rows; empty for all rows with a descriptor.
-        layers: layers to take; empty for all.
-        levels: levels to take; None for all.
-        labels_from: a file of labels, ``box`` or ``image``; None for the labels of the file.
+        layers: names of layers to select; empty for all.
+        levels: levels to select; None for all.
+        labels_from: source of other labels: a file, ``box`` or ``image``; None for the labels of the feature file.
     """
 
     rows: tuple[str, ...] = ()
@@ -68,15 +68,15 @@ class SelectionChoice:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Files that the choice reads, which no output may replace."""
+        """Files that the selection reads, which no output may replace."""
         return () if self.labels_from is None else (self.labels_from,)
 
     def of(self, file: "FeatureFile") -> "Selection":
-        """The selection of an open file.
+        """Makes the selection of an open file.
 
         Raises:
-            ConfigError: the file lacks rows, layers, levels or classes.
-            LabelError: labels are malformed, or belong to other images.
+            ConfigError: the file lacks the chosen rows, layers, levels or classes.
+            LabelError: the labels are malformed, or belong to other images.
         """
         return file.select(
             rows=self.rows or None, layers=self.layers or None, levels=self.levels, labels=self.labels_from
@@ -84,5 +84,5 @@ class SelectionChoice:
 
 
 def selection_choice(options: dict[str, Any]) -> SelectionChoice:
-    """The choice of a command, which may lack some of these options."""
+    """Makes the choice from the options of a command, which may lack some of them."""
     return settings_from(SelectionChoice, options)

@@ -1,4 +1,4 @@
-"""``sppfeat show``: pictures of a feature file; ``sppfeat show image`` has a module of its own."""
+"""``sppfeat show``: draws pictures of a feature file; ``sppfeat show image`` has its own module."""
 
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -270,7 +270,7 @@ def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
 def _read_thumbnails(
     file: "FeatureFile", pictured: "Mapping[_Key, PictureSource]"
 ) -> "dict[_Key, Thumbnail]":
-    """Reads small pictures, and print a note about those that cannot be read."""
+    """Reads thumbnails, and prints a note about those that cannot be read."""
     from sppfeat.analysis.show.thumbnails import read_thumbnails
 
     thumbnails = read_thumbnails(pictured, exif=file.config.input.exif, side=_PICTURE_SIDE)

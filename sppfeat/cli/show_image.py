@@ -1,4 +1,4 @@
-"""``sppfeat show image``: a picture of the pyramid on a photograph."""
+"""``sppfeat show image``: draws the pyramid on an image."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["image"]
 
-# What a feature file says itself.
+# Options that --from replaces by the settings of a feature file.
 _OF_FILES = ("backbone", "seed", "layers", "size", "levels", "pool", "exif")
 
 
@@ -129,7 +129,7 @@ def image(photo: str | None, **options: Any) -> None:
     if options["as_json"]:
         print_json(_numbers(source, boxes, output, channel))
     else:
-        width, height = map(int, figure.bbox.size)  # as matplotlib makes whole pixels of it
+        width, height = map(int, figure.bbox.size)  # truncated, like matplotlib's output
         say(f"{width} x {height} pixels (width x height): {output}")
 
 
@@ -210,10 +210,10 @@ def _source_of_file(
 
 
 def _path_of(file: "FeatureFile", image: int, root: str | None) -> str:
-    """The path of an image of a feature file.
+    """Path of an image of a feature file, given by its index.
 
     Raises:
-        ImageError: the image is not there.
+        ImageError: there is no such image.
     """
     from sppfeat.errors import ImageError
     from sppfeat.inputs.lookup import find_image
@@ -221,7 +221,7 @@ def _path_of(file: "FeatureFile", image: int, root: str | None) -> str:
 
     path = os.path.join(root or file.root, file.path_of(image))
     try:
-        if not is_url(os.fsencode(path)):  # which would be fetched for it
+        if not is_url(os.fsencode(path)):  # looking for a URL would download it
             find_image(b"", os.fsencode(path))
     except ImageError as error:
         raise ImageError(f"{path!r}: {error}; --root says where the images are now") from error
@@ -241,7 +241,7 @@ def _notes(extractor: "Extractor", box: "PooledBox") -> list[str]:
 
 
 def _numbers(source: _Source, boxes: list["PooledBox"], output: Path, channel: int | None) -> dict[str, Any]:
-    """The numbers behind the picture."""
+    """JSON result: the numbers in the picture."""
     from sppfeat.config.regions import RowFlag
 
     return {

@@ -1,4 +1,4 @@
-"""Signals to a run: Ctrl-C, ``kill`` and a closing terminal ask it to stop."""
+"""Signals that ask a run to stop: Ctrl-C, ``kill``, and a closing terminal."""
 
 import contextlib
 import signal
@@ -16,9 +16,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """The request of a signal to stop.
+    """The state of a request to stop, made by a signal.
 
-    Before the first batch there is nothing to finish: a signal stops at once.
+    Before the first batch there is nothing to finish, so a signal stops the run at once.
     """
 
     def __init__(self) -> None:
@@ -26,15 +26,15 @@ class Stop:
         self._has_batches = False
 
     def begin_batches(self) -> None:
-        """Lets the first signal wait for the current batch from now on."""
+        """From now on, lets the first signal wait for the end of the current batch."""
         self._has_batches = True
 
     def is_wanted(self) -> bool:
-        """True if the run is to stop after this batch."""
+        """True if a signal has asked to stop after this batch."""
         return self._is_wanted
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Handles a signal."""
+        """Signal handler: notes the request, or raises KeyboardInterrupt if the run must stop at once."""
         if self._is_wanted or not self._has_batches:
             self._is_wanted = True
             raise KeyboardInterrupt
@@ -42,18 +42,18 @@ class Stop:
         say("\nStopping after this batch; once more stops at once.")
 
     def raise_if_dropped(self) -> None:
-        """Raises KeyboardInterrupt if a signal raised it before, and it was lost."""
+        """Raises KeyboardInterrupt again if a signal raised it and the exception was dropped."""
         if self._is_wanted and not self._has_batches:
             raise KeyboardInterrupt
 
 
-_innermost: Stop | None = None  # of the commands that run
+_innermost: Stop | None = None  # that of the innermost stop_on_signals
 
 
 def raise_if_dropped() -> None:
-    """Raises the KeyboardInterrupt of a signal that came where exceptions are dropped.
+    """Raises the KeyboardInterrupt of a signal again if the exception was dropped.
 
-    Python drops them while it deletes an object, h5py while it converts texts.
+    Python drops exceptions while it deletes an object, h5py while it converts texts.
     """
     if _innermost is not None and threading.current_thread() is threading.main_thread():
         _innermost.raise_if_dropped()
@@ -61,10 +61,10 @@ def raise_if_dropped() -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Lets the first signal ask to stop after the current batch, and a second one raise KeyboardInterrupt.
+    """Handles signals: the first asks to stop after the current batch, the second raises KeyboardInterrupt.
 
-    Ignored signals stay ignored: SIGHUP under ``nohup``, SIGINT in the background of a script. Outside the main thread
-    signals cannot be handled.
+    Ignored signals stay ignored, such as SIGHUP under ``nohup`` or SIGINT in the background of a script. Outside the
+    main thread, signals cannot be handled and nothing happens.
     """
     global _innermost
     stop = Stop()
@@ -86,5 +86,5 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 def _quiet(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A hook that reports dropped exceptions, except for those of signals, which are raised again."""
+    """Makes a hook that reports dropped exceptions, but for KeyboardInterrupt: :func:`raise_if_dropped` repeats it."""
     return lambda dropped: None if dropped.exc_type is KeyboardInterrupt else hook(dropped)

@@ -1,4 +1,4 @@
-"""``sppfeat train``: a network trained with the pyramid in it."""
+"""``sppfeat train``: trains a network that contains the pyramid."""
 
 import functools
 import time
@@ -222,7 +222,7 @@ def train(**options: Any) -> None:
 
 
 def _without_effect(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields the parameters that the other options leave without effect, with the case that they are for."""
+    """Yields parameters that have no effect with the other options, each with the options that it needs."""
     if options["teachers"]:
         for name in ("labels", "hidden", "dropout", "label_smoothing"):
             yield name, "class labels, which --teacher does without"
@@ -241,7 +241,7 @@ def _without_effect(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _train(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
-    """Trains, and return the result; None after a dry run."""
+    """Trains and returns the result; None after a dry run."""
     from sppfeat.training.run import prepare_training
 
     quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
@@ -270,7 +270,7 @@ def _train(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
 
 
 def _run(training: "Training", stop: Stop, quiet: bool) -> bool:
-    """Trains with a bar and a line for each epoch; return True if the training is finished."""
+    """Trains with a bar and a line for each epoch; returns True if the training is finished."""
     n_said = len(training.trainer.progress.history)
     with Bar("training", training.trainer.n_steps, unit="step", shown=not quiet) as bar:
 

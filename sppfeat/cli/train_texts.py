@@ -1,4 +1,4 @@
-"""Texts of ``sppfeat train``: the plan, a line for each epoch, the result."""
+"""Texts of ``sppfeat train``: the plan, a line for each epoch, and the result."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ _SHOWN = 5
 
 
 def plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
-    """A plan in lines, followed by the settings if they are given."""
+    """Formats a plan as lines of text, with the settings at the end if they are given."""
     labels = counted(plan["classes"], "class") if plan["classes"] else "no labels"
     images = f"{counted(plan['images'], 'image')}, {labels}; {plan['validation_images']} to validate on" + (
         f"; {plan['left_out']} left out" if plan["left_out"] else ""
@@ -36,7 +36,7 @@ def plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
 
 
 def epoch_text(entry: dict[str, Any]) -> str:
-    """An epoch in a line.
+    """Formats the log entry of an epoch as a line.
 
     Example:
         >>> entry = {"epoch": 3, "size": 224, "loss": 1.5, "images": 100, "seconds": 10.0, "learning_rate": 0.1}
@@ -54,7 +54,7 @@ def epoch_text(entry: dict[str, Any]) -> str:
 
 
 def result_text(result: dict[str, Any], verbose: bool) -> str:
-    """The result of a training in lines; with all left-out images if ``verbose``."""
+    """Formats the result of a training as lines of text, with all left-out images if ``verbose``."""
     if result["finished"]:
         came = f"Done: {counted(result['epochs'], 'epoch')}; weights in {result['weights']}"
     else:

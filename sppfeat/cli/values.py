@@ -1,4 +1,4 @@
-"""Values of options: types that read their texts, and completions for the shell."""
+"""Values of options: types that parse them, and shell completions."""
 
 import importlib.util
 import math
@@ -38,12 +38,12 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]
-    """A type of values that a function reads from their text; a text that it refuses is wrong usage.
+    """An option type whose values a function parses; a text that it refuses is a usage error.
 
     Args:
-        name: name of such a value in a command's help.
-        parse: returns the value of a text, or raises ConfigError or ValueError.
-        refusal: message for a refused text, with ``{!r}`` in its place; the message of the error if empty.
+        name: name of the type in --help.
+        parse: converts a text to a value, or raises ConfigError or ValueError.
+        refusal: message for a refused text, in which ``{!r}`` stands for the text; if empty, the message of the error.
     """
 
     def __init__(self, name: str, parse: Callable[[str], Any], *, refusal: str = "") -> None:
@@ -52,7 +52,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
         self._refusal = refusal
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value of a text; return anything else as it is."""
+        """Parses a text; returns any other value unchanged."""
         if not isinstance(value, str):
             return value
         try:
@@ -62,10 +62,10 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
 
 
 class NumberRange(click.FloatRange):
-    """A range of numbers that refuses NaN, which click accepts in every range."""
+    """A range of numbers that refuses NaN, which click's ranges accept."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number of a text."""
+        """Parses a number and checks its range."""
         number = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value} is no number", param, ctx)
@@ -73,7 +73,7 @@ class NumberRange(click.FloatRange):
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
-    """The numbers of a text such as ``1,2,4``.
+    """Parses whole numbers from a text such as ``1,2,4``.
 
     Raises:
         ValueError: a part is not a whole number.
@@ -90,17 +90,17 @@ def _channels(text: str) -> tuple[float, ...]:
 
 
 def short_side(size: int | str) -> int | None:
-    """The value of an option ``PIXELS|native``: None for the image's own size."""
+    """Converts the value of an option ``PIXELS|native``: pixels, or None for the image's own size."""
     return None if size == "native" else int(size)
 
 
 def whole_number(value: int | str) -> int | None:
-    """The value of an option ``auto|N``: None for ``auto``."""
+    """Converts the value of an option ``auto|N``: the number, or None for ``auto``."""
     return None if value == "auto" else int(value)
 
 
 def _nbytes(text: str) -> int:
-    """The number of bytes of a text such as ``2GB``."""
+    """Parses a number of bytes from a text such as ``2GB``."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([KMGT]?)(I?)B?", text.strip().upper())
     if match is None or (match[3] and not match[2]):
         raise ValueError(f"{text!r} is no size; allowed: bytes, such as 500MB, 2GB or 1GiB")
@@ -124,7 +124,7 @@ def complete_files(
     param: click.Parameter,  # noqa: ARG001
     incomplete: str,
 ) -> list[CompletionItem]:
-    """Lets the shell complete names of files and folders."""
+    """Lets the shell complete paths."""
     return [CompletionItem(incomplete, type="file")]
 
 
@@ -133,7 +133,7 @@ def complete_weights(
     param: click.Parameter,
     incomplete: str,
 ) -> list[CompletionItem]:
-    """Completes ``DEFAULT`` and ``none``, or else names of files."""
+    """Completes ``DEFAULT`` and ``none``, or paths."""
     words = [
         CompletionItem(word) for word in ("DEFAULT", "none") if incomplete and word.startswith(incomplete)
     ]
@@ -145,7 +145,7 @@ def complete_backbones(
     param: click.Parameter,  # noqa: ARG001
     incomplete: str,
 ) -> list[CompletionItem]:
-    """Completes the names of networks, read from torchvision's sources, because importing it takes seconds."""
+    """Completes the names of networks, which it reads from torchvision's sources, because importing takes seconds."""
     return [CompletionItem(name) for name in choose_names(_declared_models()) if name.startswith(incomplete)]
 
 

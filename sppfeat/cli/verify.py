@@ -1,4 +1,4 @@
-"""``sppfeat verify``: a check of a feature file, and of rows computed again."""
+"""``sppfeat verify``: checks a feature file, and compares rows with rows computed again."""
 
 import dataclasses
 from pathlib import Path
