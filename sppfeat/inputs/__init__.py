@@ -1,8 +1,8 @@
-"""Finds the images of a command: folders, files, archives, tables, URLs and lists of them.
+"""Listing of the images that a user names.
 
-In go the inputs as a user names them; out comes one :class:`Listing` in a fixed order: paths below a root, class
-labels, ids, and a :class:`Storage` that brings the bytes of any image to this machine. The room decodes no image and
-knows nothing of networks, boxes and feature files.
+Folders, files, archives, tables, URLs and lists of these go in. A single :class:`Listing` in a fixed order comes out:
+paths below a root, class labels, ids, and a :class:`Storage` that fetches the bytes of any image to this machine. The
+room must not know networks, boxes or feature files, and decodes no images.
 """
 
 from sppfeat.files.paths import PathTable

@@ -1,4 +1,4 @@
-"""Archives and tables of images, recognized by their suffixes."""
+"""Kinds of archives and tables of images, recognized by their suffixes."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ __all__ = ["ContainerKind", "decompress_command", "is_archive", "is_container", 
 
 
 class ContainerKind(Enum):
-    """A kind of file that stands for many images."""
+    """Kinds of files that hold or name many images."""
 
     ARCHIVE = "an archive of images that is read in place"
     ARROW = "an Arrow file of images, or of their paths"
@@ -55,12 +55,12 @@ def kind_of(name: bytes) -> ContainerKind | None:
 
 
 def is_container(name: bytes) -> bool:
-    """Tell whether a file is read when an input folder without images contains it."""
+    """Return True if a file is read in place of images when an input folder contains no image files."""
     return kind_of(name) not in (None, ContainerKind.MANIFEST)
 
 
 def is_archive(name: bytes) -> bool:
-    """Tell whether a file is an archive that can be read in place.
+    """Return True if a file is an archive that can be read in place.
 
     Example:
         >>> is_archive(b"shard-000.TAR"), is_archive(b"a.tar.gz")

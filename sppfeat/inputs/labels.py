@@ -1,4 +1,4 @@
-"""Classes of the listed images: given by the inputs themselves, or by the folders of the images."""
+"""Classes of the listed images, taken from the inputs themselves or from the images' folders."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,9 +19,9 @@ class ClassLabels(NamedTuple):
     """Classes of images.
 
     Attributes:
-        labels: ``(n,)`` int64, index into ``classes`` or -1.
+        labels: ``(n,)`` int64, index into ``classes``; -1 for no class.
         classes: names of the classes.
-        n_unlabelled: images without a class, if others have one or should have one.
+        n_unlabelled: number of images without a class, if others have one or all should; 0 otherwise.
     """
 
     labels: npt.NDArray[np.int64]
@@ -37,32 +37,32 @@ def label_images(
     mode: str,
     root: bytes,
 ) -> ClassLabels:
-    """Find the classes of the images of some inputs.
+    """Find the class of each listed image.
 
     Args:
         segments: the inputs, whose images are numbered consecutively.
-        paths: all of these images, relative to the root.
-        once: the images that count, if some are named repeatedly.
+        paths: paths of all their images, relative to the root.
+        once: the images to list, without repetitions.
         mode: see :func:`sppfeat.inputs.list_images`.
-        root: absolute path, or URL, above all images.
+        root: absolute path or URL above all images.
 
     Raises:
-        ConfigError: two inputs give an image different classes.
+        ConfigError: two inputs give the same image different classes.
     """
     kept, told_by = once.kept, once.told_by
     if mode == "none":
         return _no_classes(len(kept), 0)
     if mode == "auto" and any(segment.own_labels is not None for segment in segments):
         return _own_classes(segments, paths, once)
-    # Below each folder input (train/cat/1.jpg given train), or below the common root if the inputs are the class
-    # folders themselves (train/cat given as train/*).
+    # Classes are the folders below each input (train/cat/1.jpg given train), or below the common root if the inputs
+    # are the class folders themselves (train/cat given as train/*).
     names = ClassNumbers[bytes]()
     below_input = _folders_below_inputs(segments, names)[told_by]
     below_root = _numbers(names, _folders_below_root(segments, paths, root), len(paths))[kept]
     scanned = np.repeat(
         [segment.top is not None for segment in segments], [len(segment.names) for segment in segments]
     )[told_by]
-    # Scanned images decide: an extra file next to train must not turn train into a class.
+    # Only scanned images decide: an extra file next to train must not turn train into a class.
     counted = scanned if scanned.any() else np.ones(len(kept), dtype=bool)
     best = min(below_input, below_root, key=lambda codes: int((codes[counted] == NO_CLASS).sum()))
     n_unlabelled = int((best == NO_CLASS).sum())
@@ -72,7 +72,7 @@ def label_images(
 
 
 def _numbers(classes: ClassNumbers[bytes], names: Iterable[bytes], count: int) -> npt.NDArray[np.int32]:
-    """Number of each name, ``(count,)`` int32: half the memory of labels, and several such arrays exist at a time."""
+    """The number of each name, ``(count,)``; int32 because several such arrays are in memory at a time."""
     return np.fromiter(classes.numbers(names), dtype=np.int32, count=count)
 
 
@@ -81,10 +81,10 @@ def _no_classes(n: int, n_unlabelled: int) -> ClassLabels:
 
 
 def _folders_below_inputs(segments: Sequence[Segment], names: ClassNumbers[bytes]) -> npt.NDArray[np.int32]:
-    """First folder of each image below its input, as a number.
+    """The first folder of each image below its input, as a number.
 
-    If every archive contains one folder only, these folders stand for the archives: photos.zip of photos/cat and
-    photos/dog.
+    If every archive contains a single folder at its top, the folders below count instead: cat and dog in a photos.zip
+    with photos/cat and photos/dog.
     """
     archives = [segment for segment in segments if _is_archive(segment) and len(segment.names)]
     depth = 1 if archives and all(map(_is_one_folder, archives)) else 0
@@ -103,7 +103,7 @@ def _is_one_folder(segment: Segment) -> bool:
 
 
 def _folders_below(segment: Segment, names: ClassNumbers[bytes], depth: int) -> npt.NDArray[np.int32]:
-    """First folder of each image, ``depth`` folders below its input, as a number."""
+    """The first folder of each image, counted from ``depth`` folders below its input, as a number."""
     if segment.top is None:
         return np.full(len(segment.names), NO_CLASS, dtype=np.int32)
     below = (name.split(b"/", depth)[-1] for name in segment.names) if depth else segment.names
@@ -111,7 +111,7 @@ def _folders_below(segment: Segment, names: ClassNumbers[bytes], depth: int) -> 
 
 
 def _folders_below_root(segments: Sequence[Segment], paths: PathTable, root: bytes) -> Iterator[bytes]:
-    """Yield the first folder of each image below the root; for an archive right below the root, the one in it."""
+    """Yield the first folder of each image below the root, or, for an archive directly below the root, in it."""
     start = 0
     for segment in segments:
         stop = start + len(segment.names)
@@ -125,7 +125,7 @@ def _first_folder(name: bytes) -> bytes:
 
 
 def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> ClassLabels:
-    """Classes that the inputs give; in their order if they agree on one, else in natural order."""
+    """The classes that the inputs themselves give, in the inputs' order if they agree on one, else in natural order."""
     told = [segment.own_labels for segment in segments]
     orders = {own.classes for own in told if own is not None and own.classes}
     if len(orders) == 1:
@@ -150,7 +150,7 @@ def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> C
 def _of_first(
     labels: npt.NDArray[np.int64], once: Once, paths: PathTable, classes: Sequence[bytes]
 ) -> npt.NDArray[np.int64]:
-    """Give the first mention of each image the class of any of its mentions."""
+    """Labels ``(m,)`` int64 in which the first mention of each image has the class that any of its mentions gives."""
     labelled = np.flatnonzero(labels != NO_CLASS)
     of_first = np.full(len(labels), NO_CLASS, dtype=np.int64)
     of_first[once.same_as[labelled[::-1]]] = labels[labelled[::-1]]  # the first one counts

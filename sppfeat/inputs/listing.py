@@ -1,4 +1,4 @@
-"""The listing of all images of a command, with their classes, ids and storage."""
+"""The listing of all images that a user names, with their classes, ids and storage."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -26,18 +26,18 @@ LABEL_MODES = ("auto", "folder", "none")
 
 @dataclass(frozen=True)
 class Listing:
-    """Every image of the inputs, once, in a fixed order.
+    """All images of the inputs, each once, in a fixed order.
 
     Attributes:
-        root: absolute path, or URL, that all images lie under.
-        paths: relative to ``root``, with ``/`` separators, unique.
-        labels: ``(N,)`` int64, index into ``classes``, or -1.
+        root: absolute path or URL above all images.
+        paths: paths relative to ``root``, with ``/`` separators, unique.
+        labels: ``(N,)`` int64, index into ``classes``; -1 for no class.
         classes: names of the classes; empty if labels are unknown.
-        storage: brings the images, by their position here.
-        ids: names that the inputs themselves give the images; None if they give none.
-        n_unlabelled: images without a class, if others have one or ``folder`` asks for classes.
-        n_other_files: files in scanned folders without an image suffix.
-        n_repeated: images that were named again and are listed once.
+        storage: fetches the images by their position in the listing.
+        ids: ids that the inputs themselves give the images; None if they give none.
+        n_unlabelled: number of images without a class, if others have one or ``folder`` requires one.
+        n_other_files: number of files in scanned folders without an image suffix.
+        n_repeated: number of repeated mentions of images, each of which is listed once.
     """
 
     root: bytes
@@ -64,22 +64,23 @@ def list_images(
     """List the images of folders, files, archives and lists.
 
     Args:
-        inputs: folders (scanned recursively, natural order, hidden names left out), image files, archives (in
-            their own order; also those in a folder that has no image), ``@FILE`` (a list of folders and files)
-            and ``-`` (such a list on standard input), in the order wanted. Lists are separated by newlines, or by NUL
-            if they contain one; their paths are relative to the working directory. An image file that a list names
-            but that does not exist is listed all the same: its row says why it failed.
-        labels: ``auto``: the classes that the inputs themselves give; else the first-level folders, if all images
-            are in such folders and there are at least two; ``folder``: the first-level folders, whatever the layout;
-            ``none``. The level is counted from the folders given (``train val``), or from the common root if the
-            inputs themselves are the classes (``train/*``).
-        stdin: chunks that ``-`` reads; None for standard input.
+        inputs: the inputs in the desired order: folders (scanned recursively, in natural order, without hidden
+            names), image files, archives and tables (in their own order; those in a folder count if it has no
+            images), URLs, ``@FILE`` (a list of folders and files) and ``-`` (such a list on standard input). Entries
+            of a list are separated by newlines, or by NUL if the list contains one; its paths are relative to the
+            working directory. An image file that a list names but that does not exist is listed all the same, and its
+            row records the failure.
+        labels: ``auto`` for the classes that the inputs themselves give, or else the first-level folders if all
+            images are in such folders and there are at least two; ``folder`` for the first-level folders in any case;
+            ``none`` for no classes. Levels are counted from the given folders (``train val``), or from the common
+            root if the inputs themselves are the classes (``train/*``).
+        stdin: chunks of bytes for ``-``; None for standard input.
 
     Returns:
-        The listing; at least one image.
+        The listing, with at least one image.
 
     Raises:
-        ConfigError: an input that does not exist, a folder or list that cannot be read, no image at all.
+        ConfigError: an input does not exist, a folder or list cannot be read, or there are no images at all.
     """
     check_choice("labels", labels, LABEL_MODES)
     if not inputs:
@@ -115,7 +116,7 @@ def list_images(
 
 
 def _joined_paths(segments: Sequence[Segment], root: bytes) -> PathTable:
-    """Names of all images relative to the root."""
+    """Paths of all images relative to the root."""
     if len(segments) == 1 and segments[0].top == root:
         return segments[0].names
     return PathTable(chain.from_iterable(_paths_below(segment, root) for segment in segments))
@@ -131,7 +132,7 @@ def _paths_below(segment: Segment, root: bytes) -> Iterable[bytes]:
 
 
 def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.NDArray[np.int64]) -> Storage:
-    """Storage of the images that count."""
+    """The storage of the listed images."""
     if all(segment.storage is None for segment in segments):
         return files
     counts = [len(segment.names) for segment in segments]
@@ -140,17 +141,17 @@ def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.N
     parts: list[Storage] = [segment.storage or files for segment in segments]
     part_of = np.repeat(np.arange(len(parts), dtype=np.uint32), counts)[kept]
     number_in = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])[kept]
-    # The storage of files is numbered by position among all images that count.
+    # The storage of files is numbered by the position among all listed images.
     of_files = np.array([segment.storage is None for segment in segments])[part_of]
     number_in[of_files] = np.flatnonzero(of_files)
     return JoinedStorage(tuple(parts), part_of, number_in)
 
 
 def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: Once) -> PathTable | None:
-    """Ids of the images that count; an image that is named repeatedly has the first of its ids.
+    """The ids of the listed images; an image that is named repeatedly has the first of its ids.
 
     Raises:
-        ConfigError: two inputs call an image differently.
+        ConfigError: two inputs give the same image different ids.
     """
     if all(segment.ids is None for segment in segments):
         return None

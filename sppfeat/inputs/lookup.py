@@ -1,4 +1,4 @@
-"""Images of a feature file, found again by their recorded paths: files, objects, or members of archives."""
+"""Lookup of single images by the paths that a feature file records: files, objects, or members of archives."""
 
 import atexit
 import contextlib
@@ -27,18 +27,18 @@ _N_HELD = 4  # containers whose names are kept in memory
 
 
 def find_image(root: bytes, path: bytes) -> Place:
-    """Find the bytes of an image.
+    """Find the bytes of an image by its recorded path.
 
     Args:
         root: folder above the images; empty for the working directory.
-        path: path of the image relative to it: of a file, or of an archive followed by the name of an image in it;
-            both together may be a URL.
+        path: path of the image relative to ``root``: a file, or an archive followed by the name of an image in it.
+            Both together may be a URL.
 
     Returns:
-        Its place, valid as long as this process runs. A file need not be readable.
+        The place of the image, valid as long as this process runs. The file need not be readable.
 
     Raises:
-        ImageError: no such file exists, and no readable archive contains such an image.
+        ImageError: there is no such file, and no readable archive contains such an image.
         SourceError: the image is remote and cannot be reached.
     """
     whole = os.path.join(root, path)
@@ -56,7 +56,7 @@ def find_image(root: bytes, path: bytes) -> Place:
 
 
 def _remote(url: bytes) -> Place:
-    """Fetch an image that a URL names, or one in an archive whose URL it begins with."""
+    """Fetch the image at a URL, or in an archive whose URL is the beginning of ``url``."""
     end = len(url)
     while (end := url.rfind(b"/", 0, end)) > url.index(b"://") + 2:
         if is_archive(url[:end]):
@@ -97,10 +97,10 @@ class _Container:
         self._index = PathIndex(segment.names)
 
     def place(self, name: bytes) -> Place:
-        """Find an image.
+        """Find an image in the archive.
 
         Raises:
-            ImageError: the archive does not contain it, or it cannot be read there.
+            ImageError: the archive does not contain the image, or it cannot be read there.
         """
         number = self._index.position(name)
         if number < 0 or self._segment.storage is None:
@@ -131,7 +131,7 @@ def _fetched(storage: Storage, number: int) -> Place | str:
 
 @functools.cache
 def _scratch() -> tuple[contextlib.ExitStack, Path]:
-    """A folder that exists as long as this process runs, and the contexts to close before it is removed."""
+    """A stack of contexts to close at exit, and a scratch folder that is removed after them."""
     until_exit = contextlib.ExitStack()
     atexit.register(until_exit.close)
     return until_exit, Path(until_exit.enter_context(tempfile.TemporaryDirectory(prefix="sppfeat-")))

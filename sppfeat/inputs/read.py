@@ -1,4 +1,4 @@
-"""The inputs of a command, read in order: folders, files, archives, tables, URLs and lists of them."""
+"""Reading of inputs in order: folders, files, archives, tables, URLs and lists of these."""
 
 import codecs
 import os
@@ -27,15 +27,15 @@ def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) 
         inputs, stdin: see :func:`sppfeat.inputs.list_images`.
 
     Raises:
-        ConfigError: an input that does not exist, or cannot be read.
-        SourceError: a remote one that cannot be reached.
+        ConfigError: an input does not exist or cannot be read.
+        SourceError: a remote input cannot be reached.
     """
     for is_remote, paths in groupby(_entries(inputs, stdin), is_url):
         yield from (read_remote if is_remote else _read_local)(paths)
 
 
 def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[bytes]:
-    """Yield each named file and folder as an absolute path, and each URL."""
+    """Yield each named file and folder as an absolute path, and each URL as it is."""
     for text in inputs:
         if is_list(text):
             yield from map(make_absolute, read_list(text, stdin=stdin))
@@ -66,7 +66,7 @@ def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
 
 
 def _folder_segments(top: bytes) -> Iterator[Segment]:
-    """Yield the images below a folder; if it has none, those of the archives below it."""
+    """Yield the images below a folder, or, if it has none, the images of the archives and tables below it."""
     images, containers = read_folder(top)
     yield images
     for name in containers:
@@ -77,12 +77,12 @@ def read_container(path: bytes) -> Segment:
     """Find the images of an archive or a table.
 
     Args:
-        path: absolute path of a file whose kind :func:`sppfeat.inputs.containers.kind_of` knows.
+        path: absolute path of a file for which :func:`sppfeat.inputs.containers.kind_of` gives a kind.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
-    # Imported where they are used: not every input is one of these.
+    # Imported only where needed, since few inputs are of these kinds.
     match kind_of(path):
         case ContainerKind.ARCHIVE:
             from sppfeat.inputs.archives import read_archive
@@ -107,12 +107,12 @@ def read_container(path: bytes) -> Segment:
 
 
 class Folder(NamedTuple):
-    """The images below a folder.
+    """The images, or else the archives and tables, below a folder.
 
     Attributes:
         images: the image files.
-        containers: archives and tables, relative to the folder, in natural order; only if there is no image file.
-            They do not count among the other files of ``images``.
+        containers: archives and tables, relative to the folder, in natural order; empty if there are image files.
+            ``images.n_other_files`` does not count them.
     """
 
     images: Segment
@@ -125,7 +125,7 @@ def read_folder(top: bytes) -> Folder:
     The search is recursive, in natural order, and skips hidden names.
 
     Raises:
-        ConfigError: a folder cannot be listed, or links lead to it in very many ways.
+        ConfigError: a folder cannot be listed, or is reached through links in more than 100 ways.
     """
     walk = _walk(top, has_image_suffix)
     images = PathTable(walk)
@@ -153,16 +153,16 @@ def _walk(top: bytes, is_wanted: Callable[[bytes], bool]) -> FolderWalk:
 
 
 def is_list(text: str) -> bool:
-    """Tell whether an input is a list (``@FILE`` or ``-``) instead of a name."""
+    """Return True if an input is a list (``@FILE`` or ``-``) rather than a name."""
     return text == "-" or text.startswith("@")
 
 
 def read_list(text: str, *, stdin: Iterable[bytes] | None = None) -> list[bytes]:
-    """Read the entries of a list, separated by newlines, or by NUL if it contains one; skip empty ones.
+    """Read the nonempty entries of a list, separated by newlines, or by NUL if it contains one.
 
     Args:
         text: ``@FILE``, or ``-`` for standard input.
-        stdin: chunks that ``-`` reads; None for standard input.
+        stdin: chunks of bytes for ``-``; None for standard input.
 
     Raises:
         ConfigError: the list cannot be read, or is in UTF-16.

@@ -1,4 +1,4 @@
-"""Images in object stores and on servers, named by their URLs."""
+"""Listing and storage of images in object stores and on servers."""
 
 import contextlib
 import itertools
@@ -33,13 +33,13 @@ __all__ = ["RemoteStorage", "find_objects", "has_urls", "read_remote"]
 
 @dataclass(frozen=True)
 class RemoteStorage:
-    """Objects of one service.
+    """Images that are objects of one service.
 
     Attributes:
-        service: the service that has them.
-        top: URL that the names are relative to; empty if they are URLs themselves.
+        service: service that has the objects.
+        top: URL to which the names are relative; empty if the names are URLs themselves.
         names: names of the objects.
-        sizes: ``(n,)`` int64, bytes as the service listed them; ``UNKNOWN_SIZE`` if it did not.
+        sizes: ``(n,)`` int64, listed sizes in bytes; ``UNKNOWN_SIZE`` for an unlisted one.
     """
 
     service: Service
@@ -51,12 +51,12 @@ class RemoteStorage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that names and sizes take."""
+        """Memory of names and sizes, in bytes."""
         return self.names.nbytes + self.sizes.nbytes
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Bring objects to this machine, many at a time, each into a file of its own.
+        """Fetch objects to this machine, many at a time, each into its own file.
 
         Raises:
             SourceError: the service cannot be reached or refuses everything, or :meth:`cancel` was called.
@@ -71,11 +71,11 @@ class RemoteStorage:
             yield self.service.run(fetcher.fetch(urls, self.sizes[images].tolist()))
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Bytes of each of these objects, as the service listed them, ``(n,)`` int64; 0 if it did not."""
+        """Listed size of each of these objects in bytes, ``(n,)`` int64; 0 if unknown."""
         return np.maximum(self.sizes[images], 0)
 
     def cancel(self) -> None:
-        """End the transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
+        """Cancel the transfers that another thread is waiting for; its :meth:`fetch` raises SourceError."""
         self.service.cancel()
 
     def _url(self, image: int) -> str:
@@ -86,16 +86,16 @@ class RemoteStorage:
 def read_remote(urls: Iterable[bytes], *, patience: Patience | None = None) -> Iterator[Segment]:
     """Yield the images of URLs, in order; consecutive objects form one segment.
 
-    A URL with an image suffix names an image, and its service is not asked. A URL that ends in a slash names a folder;
-    for any other, the service decides. A folder is read like one of this machine: files with an image suffix, without
-    hidden names, in natural order.
+    A URL with an image suffix is an image, without a request to its service. A URL that ends in a slash is a folder;
+    for any other, the service decides. A folder is read like a local one: files with an image suffix, without hidden
+    names, in natural order.
 
     Args:
-        urls: URLs of object stores and servers, of any kind that fsspec knows.
-        patience: with passing failures; None for the default.
+        urls: URLs of object stores and servers, with any scheme that fsspec supports.
+        patience: limits on retries; None for the default.
 
     Raises:
-        ConfigError: a URL is not allowed, names nothing, or names a kind of file that is only read locally.
+        ConfigError: a URL is not allowed, does not exist, or is a kind of file that can only be read locally.
         SourceError: a service cannot be reached, or refuses to list.
     """
     services: dict[tuple[str, str], Service] = {}
@@ -109,7 +109,7 @@ def read_remote(urls: Iterable[bytes], *, patience: Patience | None = None) -> I
 
 
 class _Input(NamedTuple):
-    """A URL with its service, and what it names."""
+    """A URL with its service, marked as a folder or a file."""
 
     url: str
     service: Service
@@ -117,7 +117,7 @@ class _Input(NamedTuple):
 
     @property
     def is_alone(self) -> bool:
-        """True if it is a segment of its own: a folder, an archive or a table."""
+        """True if it forms a segment of its own, as a folder, an archive or a table."""
         return self.is_folder or kind_of(os.fsencode(self.url)) is not None
 
 
@@ -133,19 +133,19 @@ def _input(text: str, services: dict[tuple[str, str], Service], patience: Patien
 
 
 def _objects(inputs: Iterator[_Input]) -> Segment:
-    """Make a segment of objects of one service that were named one by one."""
+    """Make a segment from objects of one service that were named one by one."""
     first = next(inputs)
     names = PathTable(found.url for found in itertools.chain([first], inputs))
     return Segment(None, names, storage=_unlisted(first.service, names))
 
 
 def _unlisted(service: Service, urls: PathTable) -> RemoteStorage:
-    """Make a storage of objects without asking their service."""
+    """Make a storage of objects without a request to their service."""
     return RemoteStorage(service, b"", urls, np.full(len(urls), UNKNOWN_SIZE, dtype=np.int64))
 
 
 def _read(found: _Input) -> Iterator[Segment]:
-    """Yield the images of an archive, or below a folder; if it has none, those of the archives below it."""
+    """Yield the images of an archive or below a folder; for a folder without images, those of the archives below it."""
     if not found.is_folder:
         yield _read_archive(found.service, found.url)
         return
@@ -178,7 +178,7 @@ class _Scan:
         self._n_other_files = 0
 
     def images(self) -> Segment:
-        """Return the images, in the order of a walk through folders of this machine."""
+        """Return the images, in the order of a walk through local folders."""
         listed = PathTable(self._image_names())
         order = walk_order(listed)
         names = PathTable(listed[i] for i in order.tolist())
@@ -211,21 +211,21 @@ class _Scan:
 
 
 def has_urls(names: PathTable) -> bool:
-    """Tell whether any of these paths is a URL."""
+    """Return True if any of these paths is a URL."""
     return any(b"://" in name and is_url(name) for name in names)
 
 
 def find_objects(
     names: PathTable, error_at: Callable[[int, str], SppfeatError]
 ) -> tuple[PathTable, RemoteStorage]:
-    """Normalize the URLs of a table and make a storage of their objects, without asking their service.
+    """Normalize the URLs of a table and make a storage of their objects, without a request to their service.
 
     Args:
         names: URLs in the rows of the table.
         error_at: makes an error from a position among them and a message.
 
     Raises:
-        ConfigError: a name is no URL, a URL is not allowed, or the URLs are of several services.
+        ConfigError: a name is not a URL, a URL is not allowed, or the URLs belong to several services.
     """
     services: dict[str, Service] = {}
     urls = PathTable(_checked(names, services, error_at))

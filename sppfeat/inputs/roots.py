@@ -1,4 +1,4 @@
-"""Absolute paths and URLs of inputs, and the common root of all images."""
+"""Absolute paths and URLs, and the common root of all images."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _SCHEME = b"://"
 
 
 def is_url(path: bytes) -> bool:
-    """Tell whether a name is a URL, such as ``s3://bucket/folder``."""
+    """Return True if a name is a URL, such as ``s3://bucket/folder``."""
     scheme, separator, _ = path.partition(_SCHEME)
     return bool(separator) and scheme.replace(b"+", b"").isalnum()
 
@@ -20,7 +20,7 @@ def is_url(path: bytes) -> bool:
 def make_absolute(path: bytes) -> bytes:
     """Make a path absolute, without ``.``, ``..`` and repeated slashes; URLs stay as they are.
 
-    Links are kept, except those before a ``..``, which are followed.
+    Symbolic links are kept, except before a ``..``, where they are followed.
     """
     if is_url(path):
         return path
@@ -36,7 +36,7 @@ def common_root(segments: Sequence[Segment]) -> bytes:
     """Find the deepest folder or URL above all images.
 
     Raises:
-        ConfigError: local inputs are mixed with remote ones, or remote ones are of several kinds.
+        ConfigError: local and remote inputs are mixed, or remote ones have no common URL.
     """
     tops: set[bytes] = set()
     for segment in segments:
@@ -58,12 +58,12 @@ def common_root(segments: Sequence[Segment]) -> bytes:
 
 
 def below(path: bytes, root: bytes) -> bytes:
-    """Return ``path`` relative to ``root`` above it, 20 times as fast as os.path.relpath."""
+    """Return ``path`` relative to a ``root`` above it, 20 times as fast as os.path.relpath."""
     if root.endswith(_SCHEME):
         return path[len(root) :]
     return path[len(root.rstrip(b"/")) + 1 :]
 
 
 def is_below(path: bytes, root: bytes) -> bool:
-    """Tell whether ``path`` is ``root`` or below it."""
+    """Return True if ``path`` is ``root`` or below it."""
     return path == root or path.startswith(root if root.endswith(b"/") else root + b"/")

@@ -1,4 +1,4 @@
-"""The images of one input, before the inputs are joined, and images that are named repeatedly."""
+"""Segments, the images of single inputs before they are joined, and the images that are named repeatedly."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -16,11 +16,11 @@ __all__ = ["LabelBuilder", "Once", "OwnLabels", "Segment", "find_repeated"]
 
 @dataclass(frozen=True)
 class OwnLabels:
-    """Classes that an input itself gives its images.
+    """The classes that an input itself gives its images.
 
     Attributes:
-        labels: ``(n,)`` int64, index into ``classes`` or -1.
-        classes: their names, in the input's own order if it has one.
+        labels: ``(n,)`` int64, index into ``classes``; -1 for no class.
+        classes: names of the classes, in the input's own order if it has one.
     """
 
     labels: npt.NDArray[np.int64]
@@ -33,14 +33,14 @@ class Segment:
 
     Attributes:
         top: absolute path or URL of the folder, archive or table that was read; None for files named one by one.
-        names: relative to ``top``, with ``/`` separators, unique; if ``top`` is None, absolute and as often as they
-            were named.
-        above: folder that the names in the output start from if this is the only input; None for ``top``.
-        storage: brings the images; None for files of this machine under their names.
+        names: unique names relative to ``top``, with ``/`` separators; if ``top`` is None, absolute paths, repeated
+            as often as they were named.
+        above: root of the listing if this is the only input; None for ``top``.
+        storage: fetches the images; None for local files.
         own_labels: classes that the input gives; None if folders decide.
-        ids: names that the input gives its images; None if it gives none.
-        n_other_files: files skipped for want of an image suffix.
-        n_repeated: images that the input contains more than once and that are listed once.
+        ids: ids that the input gives its images; None if it gives none.
+        n_other_files: number of files skipped because they have no image suffix.
+        n_repeated: number of images that the input repeats, each of which is listed once.
     """
 
     top: bytes | None
@@ -57,7 +57,7 @@ class LabelBuilder:
     """Collects the class of each image of an input, by its name.
 
     Args:
-        classes: all classes in their order; None for those of the images, in natural order.
+        classes: all classes in their order; None for the classes of the images, in natural order.
     """
 
     def __init__(self, classes: tuple[bytes, ...] | None = None) -> None:
@@ -66,11 +66,11 @@ class LabelBuilder:
         self._numbers = array("q")
 
     def extend(self, names: Iterable[bytes]) -> None:
-        """Add the classes of the next images; an empty name is none."""
+        """Add the classes of the next images; an empty name stands for no class."""
         self._numbers.extend(self._known.numbers(names))
 
     def build(self) -> OwnLabels | None:
-        """Return the class of every image; None if none has a class."""
+        """Return the class of every image; None if no image has a class."""
         if not len(self._known):
             return None
         numbers = np.array(self._numbers, dtype=np.int64)
@@ -81,12 +81,13 @@ class LabelBuilder:
 
 @dataclass(frozen=True)
 class Once:
-    """The images that count, each once, among images that may be named repeatedly.
+    """The distinct images among ``m`` mentions, which may repeat an image.
 
     Attributes:
-        kept: ``(n,)`` int64, ascending, the first mention of each image.
-        same_as: ``(m,)`` int64, for every mention the first one of the same name.
-        told_by: ``(n,)`` int64, for each image the first mention that a scan found, whose folder gives the class.
+        kept: ``(n,)`` int64, ascending: the first mention of each image.
+        same_as: ``(m,)`` int64: for each mention, the first mention of the same image.
+        told_by: ``(n,)`` int64: for each image, the mention whose folder gives the class: the first one from a
+            scanned input, or else the first one.
     """
 
     kept: npt.NDArray[np.int64]
@@ -100,17 +101,17 @@ class Once:
 
     @property
     def named_often(self) -> npt.NDArray[np.int64]:
-        """All mentions of the names that are mentioned more than once, ``(r,)`` int64, ascending."""
+        """All mentions of images that are mentioned more than once, ``(r,)`` int64, ascending."""
         again = self.same_as[self.same_as != np.arange(len(self.same_as))]
         return np.flatnonzero(np.isin(self.same_as, again))
 
 
 def find_repeated(segments: Sequence[Segment], paths: PathTable) -> Once:
-    """Find the images that are named more than once.
+    """Find the distinct images, and the mentions that repeat them.
 
     Args:
         segments: the inputs, whose images are numbered consecutively.
-        paths: all of these images, relative to the root.
+        paths: paths of all their images, relative to the root.
     """
     every = np.arange(len(paths), dtype=np.int64)
     if len(segments) == 1 and segments[0].top is not None:

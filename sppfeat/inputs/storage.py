@@ -1,4 +1,4 @@
-"""Storages of images: files, and several storages joined. They bring the bytes of images to this machine."""
+"""Storages, which fetch the bytes of images to this machine: local files, and several storages joined."""
 
 import contextlib
 import os
@@ -18,11 +18,11 @@ __all__ = ["Distant", "FileStorage", "JoinedStorage", "Storage", "local_places"]
 
 
 class Storage(Protocol):
-    """Images numbered from 0, kept as columns rather than as an object per image."""
+    """A source of image bytes; images are numbered from 0 and kept as columns rather than one object per image."""
 
     @property
     def is_local(self) -> bool:
-        """True if places are known at once, with nothing to fetch, copy or unpack first."""
+        """True if the places of images are known at once, with nothing to fetch, copy or unpack first."""
         ...
 
     @property
@@ -33,15 +33,16 @@ class Storage(Protocol):
     def fetch(
         self, images: npt.NDArray[np.int64], scratch: Path
     ) -> AbstractContextManager[Sequence[Place | str]]:
-        """Bring images to this machine.
+        """Fetch images to this machine.
 
         Args:
-            images: ``(n,)`` int64, usually ascending: neighbors are read together.
+            images: ``(n,)`` int64, numbers of the images; ascending ones are faster, since neighbors are read
+                together.
             scratch: an existing folder for copies, which are deleted when the context ends.
 
         Returns:
-            A context that gives each image its place, or the reason why it has none. Places are valid until it
-            ends.
+            A context that gives, for each image, its place or the reason why it has none. Places are valid until the
+                context ends.
         """
         ...
 
@@ -51,21 +52,21 @@ class Distant(Protocol):
     """A storage whose images come from another machine."""
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Bytes that each of these images takes on this machine, ``(n,)`` int64; 0 if unknown."""
+        """Size of each of these images on this machine in bytes, ``(n,)`` int64; 0 if unknown."""
         ...
 
     def cancel(self) -> None:
-        """End a :meth:`Storage.fetch` that another thread has started."""
+        """Cancel a :meth:`Storage.fetch` that another thread has started."""
         ...
 
 
 @dataclass(frozen=True)
 class FileStorage:
-    """Files of this machine.
+    """Images that are local files.
 
     Attributes:
         root: absolute path of a folder.
-        names: their paths relative to it.
+        names: paths of the files relative to it.
     """
 
     root: bytes
@@ -75,7 +76,7 @@ class FileStorage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the names take."""
+        """Memory of the names, in bytes."""
         return self.names.nbytes
 
     def fetch(
@@ -83,7 +84,7 @@ class FileStorage:
         images: npt.NDArray[np.int64],
         scratch: Path,  # noqa: ARG002
     ) -> AbstractContextManager[Sequence[Place | str]]:
-        """Return the files themselves."""
+        """Return the places of the files themselves."""
         return contextlib.nullcontext(
             [Place(os.path.join(self.root, self.names[i])) for i in images.tolist()]
         )
@@ -96,7 +97,7 @@ class JoinedStorage:
     Attributes:
         parts: the storages.
         part_of: ``(N,)`` uint32, the storage of each image.
-        number_in: ``(N,)`` int64, its number in that storage.
+        number_in: ``(N,)`` int64, the number of each image in its storage.
     """
 
     parts: tuple[Storage, ...]
@@ -105,17 +106,17 @@ class JoinedStorage:
 
     @property
     def is_local(self) -> bool:
-        """True if all of them are local."""
+        """True if all storages are local."""
         return all(part.is_local for part in self.parts)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that all of them hold."""
+        """Memory of all storages, in bytes."""
         return sum(part.nbytes for part in self.parts) + self.part_of.nbytes + self.number_in.nbytes
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Bring images to this machine, one storage after the other."""
+        """Fetch images to this machine, one storage after the other."""
         places: list[Place | str] = [""] * len(images)
         part_of = self.part_of[images]
         with contextlib.ExitStack() as stack:
@@ -127,7 +128,7 @@ class JoinedStorage:
             yield places
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Bytes that each image takes on this machine once it is fetched, ``(n,)`` int64; 0 if unknown."""
+        """Size of each of these images on this machine in bytes, ``(n,)`` int64; 0 if unknown."""
         nbytes = np.zeros(len(images), dtype=np.int64)
         for i, part in enumerate(self.parts):
             if isinstance(part, Distant):
@@ -136,13 +137,13 @@ class JoinedStorage:
         return nbytes
 
     def cancel(self) -> None:
-        """End the transfers of all parts."""
+        """Cancel the transfers of all storages."""
         for part in self.parts:
             if isinstance(part, Distant):
                 part.cancel()
 
 
 def local_places(storage: Storage, images: npt.NDArray[np.int64]) -> Sequence[Place | str]:
-    """Places of images in a local storage, or the reasons why they have none; valid as long as the files."""
+    """Return the places of images in a local storage, or the reasons why they have none; valid as long as the files."""
     with storage.fetch(images, Path()) as places:
         return places

@@ -1,7 +1,8 @@
 """Archives of images, read in place: tar files, such as those of WebDataset, and zip files.
 
-In goes the path of an archive; out comes a :class:`sppfeat.inputs.segments.Segment` whose storage knows the place of
-each member. The indexes of large archives are kept from run to run.
+The path of an archive goes in. A :class:`sppfeat.inputs.segments.Segment` comes out, whose storage knows the byte
+range of each image. Indexes of large archives are cached from run to run. The package must not know the other inputs
+of a run, and decodes no images.
 """
 
 import os
@@ -24,24 +25,24 @@ def index_archive(name: bytes, file: BinaryIO) -> ArchiveIndex:
     """Find the images of a tar or zip file.
 
     Args:
-        name: of the archive; it ends in ``.tar`` or ``.zip``.
-        file: seekable, at any position.
+        name: name of the archive, which ends in ``.tar`` or ``.zip``.
+    file: the open archive, seekable, at any position.
 
     Raises:
-        ConfigError: the file is no such archive, is compressed as a whole, damaged or cut short.
+        ConfigError: the file is not such an archive, is compressed as a whole, damaged or cut short.
         OSError: the file cannot be read.
     """
     return (index_tar if name.lower().endswith(b".tar") else index_zip)(file)
 
 
 def read_archive(path: bytes) -> Segment:
-    """Find the images of an archive of this machine, in its order.
+    """Find the images of a local archive, in its order.
 
     Args:
-        path: absolute; it ends in ``.tar`` or ``.zip``.
+        path: absolute path of the archive, which ends in ``.tar`` or ``.zip``.
 
     Raises:
-        ConfigError: the file cannot be read, is no such archive, is compressed as a whole, damaged or cut short.
+        ConfigError: the file cannot be read, is not such an archive, is compressed as a whole, damaged or cut short.
     """
     where = f"the archive {os.fsdecode(path)!r}"
     try:

@@ -1,4 +1,4 @@
-"""Indexes of archives: names and places of their images, as columns rather than as an object per image."""
+"""Indexes of archives: names and byte ranges of their images, as columns rather than one object per image."""
 
 import os
 from array import array
@@ -30,14 +30,15 @@ STORED_MEMBER, DEFLATED_MEMBER, _FIRST_REFUSAL = 0, 1, 2
 
 @dataclass(frozen=True)
 class Members:
-    """Places of members in their archive.
+    """The byte ranges of members in their archive.
 
     Attributes:
-        offset: ``(n,)`` int64, offset of the first byte of each member; with ``has_headers``, of the header before it.
-        nbytes: ``(n,)`` int64, bytes of each member in the archive, without that header.
-        packing: ``(n,)`` uint8: ``STORED_MEMBER``, ``DEFLATED_MEMBER``, or 2 and more for a position in ``refusals``.
-        unpacked_nbytes: ``(n,)`` int64, bytes of each member once it is unpacked.
-        refusals: reasons why members cannot be read in place; the first is that of packing 2.
+        offset: ``(n,)`` int64, offset of the first byte of each member; with ``has_headers``, of the header before
+            it.
+        nbytes: ``(n,)`` int64, size of each member in the archive in bytes, without that header.
+        packing: ``(n,)`` uint8: ``STORED_MEMBER``, ``DEFLATED_MEMBER``, or, from 2 on, a refusal.
+        unpacked_nbytes: ``(n,)`` int64, size of each member in bytes once it is unpacked.
+        refusals: reasons why members cannot be read in place; packing 2 stands for the first.
         has_headers: True if a header of variable length precedes each member, as in zip files.
     """
 
@@ -57,7 +58,7 @@ class Members:
 
     @property
     def memory_nbytes(self) -> int:
-        """Bytes of memory that this holds."""
+        """Memory of the columns, in bytes."""
         return sum(column.nbytes for column in (self.offset, self.nbytes, self.packing, self.unpacked_nbytes))
 
 
@@ -67,11 +68,11 @@ class ArchiveIndex:
 
     Attributes:
         names: relative names of the images, unique.
-        members: places of the images.
+        members: byte ranges of the images.
         labels: classes that the archive gives them; None if it gives none.
         ids: ids that the archive gives them; None if it gives none.
-        n_other_files: members without an image suffix.
-        n_repeated: images that a later member of the same name replaces.
+        n_other_files: number of members without an image suffix.
+        n_repeated: number of images that a later member of the same name replaces.
     """
 
     names: PathTable
@@ -85,8 +86,8 @@ class ArchiveIndex:
         """Make a segment of the images.
 
         Args:
-            top: absolute path, or URL, of the archive.
-            storage: brings the images.
+            top: absolute path or URL of the archive.
+            storage: fetches the images.
         """
         return Segment(
             top=top,
@@ -101,7 +102,7 @@ class ArchiveIndex:
 
 
 class GrowingMembers:
-    """Collects the places of members, one after the other."""
+    """Collects the byte ranges of members, one after the other."""
 
     def __init__(self) -> None:
         self._offset, self._nbytes, self._unpacked_nbytes = array("q"), array("q"), array("q")
@@ -112,14 +113,14 @@ class GrowingMembers:
         return len(self._packing)
 
     def add(self, offset: int, nbytes: int, packing: int = STORED_MEMBER, unpacked_nbytes: int = -1) -> None:
-        """Add a member; it is not packed unless ``unpacked_nbytes`` is given."""
+        """Add a member; without ``unpacked_nbytes`` it unpacks to ``nbytes``."""
         self._offset.append(offset)
         self._nbytes.append(nbytes)
         self._packing.append(packing)
         self._unpacked_nbytes.append(nbytes if unpacked_nbytes < 0 else unpacked_nbytes)
 
     def refuse(self, reason: str) -> None:
-        """Add a member that cannot be read in place; only a few different reasons exist."""
+        """Add a member that cannot be read in place, with one of a few reasons."""
         self.add(0, 0, self._packing_of.setdefault(reason, _FIRST_REFUSAL + len(self._packing_of)))
 
     def copy(self, source: int, target: int) -> None:
@@ -128,7 +129,7 @@ class GrowingMembers:
             column[target] = column[source]
 
     def take(self, members: npt.NDArray[np.int64], *, has_headers: bool) -> Members:
-        """Return the places of some members; ``has_headers`` as in :class:`Members`."""
+        """Return the byte ranges of some members, given by their numbers; ``has_headers`` as in :class:`Members`."""
         return Members(
             offset=np.array(self._offset, dtype=np.int64)[members],
             nbytes=np.array(self._nbytes, dtype=np.int64)[members],
@@ -140,7 +141,7 @@ class GrowingMembers:
 
 
 def find_last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Positions of the last member of each name, ascending: the members that unpacking would leave.
+    """Find the last member of each name, as ascending positions ``(n,)``: the members that unpacking would leave.
 
     Example:
         >>> find_last_of_each([b"a", b"b", b"a", b"c"]).tolist()
@@ -155,10 +156,10 @@ def find_last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
 
 
 def clean_name(name: str) -> bytes:
-    """Make the name of a member relative, without ``.``, ``..`` and repeated slashes, so that it stays inside.
+    """Make the name of a member relative, without ``.``, ``..`` and repeated slashes: it cannot leave its folder.
 
     Args:
-        name: name in the archive; bytes that are not UTF-8 as ``surrogateescape`` decodes them.
+        name: name in the archive, decoded from UTF-8 with ``surrogateescape``.
 
     Example:
         >>> clean_name("./a//b.jpg"), clean_name("/../../etc/x.jpg"), clean_name("a/../b.jpg")
@@ -174,17 +175,17 @@ def clean_name(name: str) -> bytes:
 
 
 def is_hidden(name: bytes) -> bool:
-    """Tell whether a scan skips a member: a hidden one, or one that macOS adds."""
+    """Return True if a scan skips a member because it is hidden or added by macOS."""
     slashed = b"/" + name
     return b"/." in slashed or b"/__MACOSX/" in slashed
 
 
 def resolve_link(link: bytes, folder: bytes) -> bytes | None:
-    """Find the name that a link leads to; None if it is outside the archive.
+    """Find the name of a link's target; None if it is outside the archive.
 
     Args:
-        link: target in the archive.
-        folder: folder that the link is relative to, a harmless name; empty for the top.
+        link: target of the link, as the archive records it.
+        folder: folder to which the link is relative, cleaned by :func:`clean_name`; empty for the top.
 
     Example:
         >>> resolve_link(b"../c.jpg", b"a/b"), resolve_link(b"../c.jpg", b""), resolve_link(b"/c.jpg", b"a")

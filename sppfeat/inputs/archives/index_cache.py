@@ -1,4 +1,4 @@
-"""Indexes of large archives, kept in the user's cache folder from one run to the next."""
+"""The cache of indexes of large archives, in the user's cache folder."""
 
 import contextlib
 import hashlib
@@ -22,12 +22,12 @@ __all__ = ["cache_folder", "load_index", "save_index"]
 
 # Version of these files and of the reading of archives; indexes of other versions are built again.
 _SCHEMA = 1
-_FEWEST_IMAGES = 1000  # an index of so many takes 30 ms to build, and 2 ms to load
+_FEWEST_IMAGES = 1000  # an index of this many images takes 30 ms to build, and 2 ms to load
 _SETTLED_NS = 2_000_000_000  # a younger file may change again without a new time stamp
 
 
 def cache_folder() -> Path | None:
-    """Folder of the indexes, below ``XDG_CACHE_HOME`` or ``~/.cache``; None if neither is an absolute path."""
+    """The folder of the indexes, below ``XDG_CACHE_HOME`` or ``~/.cache``; None if neither is an absolute path."""
     top = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(top):
         top = os.path.expanduser("~/.cache")
@@ -35,11 +35,11 @@ def cache_folder() -> Path | None:
 
 
 def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
-    """Load the index of an archive; None unless a whole one of this very file was kept.
+    """Load the index of an archive; None if the cache has no valid one of this version.
 
     Args:
-        path: absolute path, or URL, of the archive.
-        version: version of the archive now.
+        path: absolute path or URL of the archive.
+        version: current version of the archive.
     """
     kept_at = _file_of(path)
     if kept_at is None or not kept_at.exists():
@@ -49,12 +49,12 @@ def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
             if bytes(columns["key"]) != _key(path, version):
                 return None
             return _index({name: columns[name] for name in columns.files if name != "key"})
-    except Exception:  # nearly every type, if the file is damaged; the index is then built again
+    except Exception:  # nearly any type, if the file is damaged; the index is then built again
         return None
 
 
 def save_index(path: bytes, version: FileVersion, index: ArchiveIndex) -> None:
-    """Keep an index for :func:`load_index`, if that saves time and the cache can be written.
+    """Save an index for :func:`load_index`, if that saves time and the cache can be written to.
 
     Args:
         path, version: path and version of the archive.
@@ -79,10 +79,11 @@ def _file_of(path: bytes) -> Path | None:
 
 
 def _key(path: bytes, version: FileVersion) -> bytes:
-    """Key of an index file, which tells the archive and its version.
+    """The key of an index file, which identifies the archive and its version.
 
-    It contains the time of the last change of metadata, which nobody can set: sizes of tar files are multiples of
-    10 kB, and files that were unpacked or copied can all have the same time of modification.
+    It contains the time of the last metadata change, which no program can set. Size and modification time are not
+    enough: sizes of tar files are multiples of 10 kB, and unpacked or copied files can all have the same modification
+    time.
     """
     times = [version.mtime_ns, version.ctime_ns]
     return json.dumps([_SCHEMA, path.hex(), version.nbytes, *times]).encode()
@@ -93,7 +94,7 @@ def _bytes(content: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _columns(index: ArchiveIndex) -> dict[str, Any]:
-    """Turn an index into arrays."""
+    """Convert an index to arrays."""
     members = index.members
     columns = {
         "offset": members.offset,
@@ -115,10 +116,10 @@ def _columns(index: ArchiveIndex) -> dict[str, Any]:
 
 
 def _index(columns: dict[str, Any]) -> ArchiveIndex:
-    """Turn arrays into an index.
+    """Convert arrays to an index.
 
     Raises:
-        Exception: of nearly every type, if the arrays are not those of an index.
+        Exception: nearly any type, if the arrays do not describe an index.
     """
 
     def texts(name: str) -> PathTable:

@@ -1,4 +1,4 @@
-"""Archives in object stores and on servers, listed and read in parts, never fetched as a whole."""
+"""Remote archives, listed and read in parts and never fetched as a whole."""
 
 import contextlib
 import io
@@ -38,7 +38,8 @@ def read_remote_archive(service: Service, url: str) -> Segment:
     """Find the images of a remote tar or zip file, in its order.
 
     Raises:
-        ConfigError: the archive does not exist, is no such file, is compressed, damaged or cut short.
+        ConfigError: the archive does not exist, is not a tar or zip file, is compressed as a whole, damaged or cut
+            short.
         SourceError: the archive cannot be read.
     """
     path = service.path(url)
@@ -75,7 +76,7 @@ class RemoteMemberStorage:
         service: the service that has the archive.
         url: URL of the archive.
         version: version of the archive when it was listed; no image of another version is read.
-        members: places of the images.
+        members: byte ranges of the images.
     """
 
     service: Service
@@ -87,12 +88,12 @@ class RemoteMemberStorage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that this holds."""
+        """Memory of the storage, in bytes."""
         return self.members.memory_nbytes
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Bring images to this machine, into one file, with one request for neighboring images.
+        """Fetch images to this machine, into a single file, with one request for neighboring images.
 
         Raises:
             SourceError: the service cannot be reached or refuses everything, or :meth:`cancel` was called.
@@ -104,11 +105,11 @@ class RemoteMemberStorage:
             yield list(self._places(images, Path(folder)))
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Bytes that each of these images takes on this machine, ``(n,)`` int64."""
+        """Size of each of these images on this machine in bytes, ``(n,)`` int64."""
         return np.asarray(self.members.nbytes[images], dtype=np.int64)
 
     def cancel(self) -> None:
-        """End the transfers that another thread waits for: its :meth:`fetch` raises SourceError."""
+        """Cancel the transfers that another thread is waiting for; its :meth:`fetch` raises SourceError."""
         self.service.cancel()
 
     def _places(self, images: npt.NDArray[np.int64], folder: Path) -> Iterator[Place | str]:
@@ -166,7 +167,7 @@ class RemoteMemberStorage:
 
 
 def _stretches(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Join byte ranges that overlap or nearly touch: ``(k, 2)`` int64, ascending and disjoint.
+    """Join byte ranges that overlap or nearly touch; the result is ``(k, 2)`` int64, ascending and disjoint.
 
     Example:
         >>> _stretches(np.array([900_000, 0, 10]), np.array([900_010, 20, 30])).tolist()
@@ -182,23 +183,23 @@ def _stretches(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> n
 
 
 class _Spool:
-    """A local file with stretches of a remote object, one after the other.
+    """A local file with byte ranges of a remote object, one after the other.
 
     Args:
-        stretches: ``(k, 2)`` int64, start and stop of each in the object.
+        stretches: ``(k, 2)`` int64, start and stop of each range in the object.
         path: path of the file, which is created.
     """
 
     def __init__(self, stretches: npt.NDArray[np.int64], path: Path) -> None:
         self._stretches = stretches
         lengths = stretches[:, 1] - stretches[:, 0]
-        # Leads from offsets in the object to offsets in this file.
+        # Added to offsets in the object, these give offsets in this file.
         self._moved = np.cumsum(lengths) - lengths - stretches[:, 0]
         self.path = os.fsencode(path)
         self._failed: list[tuple[int, int, str]] = []
 
     def fill(self, service: Service, url: str) -> None:
-        """Fetch everything, and remember the pieces that failed.
+        """Fetch all ranges, and remember the pieces that failed.
 
         Raises:
             SourceError: see :meth:`sppfeat.files.remote.fetcher.Fetcher.run`.
@@ -222,16 +223,16 @@ class _Spool:
         ]
 
     def position(self, offset: int) -> int:
-        """Return the offset in this file of a byte of the object."""
+        """Return the offset in this file for an offset in the object."""
         stretch = np.searchsorted(self._stretches[:, 0], offset, side="right") - 1
         return int(offset + self._moved[stretch])
 
     def why_not(self, start: int, stop: int) -> str | None:
-        """Return the reason why some bytes are missing; None if they are not."""
+        """Return the reason why bytes from ``start`` to ``stop`` are missing; None if they are present."""
         return next((reason for first, end, reason in self._failed if start < end and first < stop), None)
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return bytes of the object; fewer at the end of the file."""
+        """Return bytes at an offset in the object; fewer at the end of the file."""
         with open(self.path, "rb") as file:
             file.seek(self.position(offset))
             return file.read(nbytes)

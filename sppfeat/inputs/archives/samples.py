@@ -1,4 +1,4 @@
-"""Classes and ids of images in the layout of WebDataset: members that share the key of an image."""
+"""Classes and ids of images in WebDataset's layout, from members that share the key of an image."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -16,12 +16,12 @@ LONGEST_TEXT = 1 << 20
 """Bytes of the longest text that is read."""
 
 _LONGEST_CLASS = 1000
-_CLASS_KEYS = ("class_name", "label", "class", "cls", "category")  # names take precedence over numbers
+_CLASS_KEYS = ("class_name", "label", "class", "cls", "category")  # names come before numbers
 _ID_KEYS = ("id", "key")
 
 
 def sample_key(name: bytes) -> tuple[bytes, bytes]:
-    """Split the name of a member into the key of its sample and the extension, at the first dot of the last part.
+    """Split the name of a member at the first dot of its file name, into the key of its sample and the extension.
 
     Example:
         >>> sample_key(b"a.b/0001.seg.PNG")
@@ -33,12 +33,12 @@ def sample_key(name: bytes) -> tuple[bytes, bytes]:
 
 
 def is_sample_text(name: bytes) -> bool:
-    """Tell whether a member describes the images of its sample."""
+    """Return True if a member describes the images of its sample."""
     return sample_key(name)[1] in (b"cls", b"json")
 
 
 class SampleTexts:
-    """Collects classes and ids from the members ``KEY.cls`` and ``KEY.json``; the last of a name counts."""
+    """Collects classes and ids from the members ``KEY.cls`` and ``KEY.json``; the last one of each name counts."""
 
     def __init__(self) -> None:
         self._classes = ClassNumbers[bytes]()
@@ -90,7 +90,7 @@ def _set(known: dict[bytes, Any], key: bytes, value: Any) -> None:
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    """Parse a JSON object; empty if the text is none."""
+    """Parse a JSON object; empty if the text is not one."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -99,7 +99,7 @@ def _object(text: bytes) -> dict[str, Any]:
 
 
 def _text(value: object) -> bytes | None:
-    """Encode a text or a whole number; None for everything else."""
+    """Encode text or a whole number; None for everything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value).encode() if abs(value) < 1 << 64 else None
     return value.encode("utf-8", "surrogatepass").partition(b"\0")[0] if isinstance(value, str) else None

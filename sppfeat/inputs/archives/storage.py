@@ -1,4 +1,4 @@
-"""The storage of images in an archive of this machine: parts of its file."""
+"""The storage of images in a local archive, which are parts of its file."""
 
 import contextlib
 import os
@@ -20,12 +20,12 @@ __all__ = ["MemberStorage"]
 
 @dataclass(frozen=True)
 class MemberStorage:
-    """Images in an archive of this machine.
+    """Images in a local archive.
 
     Attributes:
         path: absolute path of the archive.
         version: version of the archive when it was listed; no image of another version is read.
-        members: places of the images.
+        members: byte ranges of the images.
     """
 
     path: bytes
@@ -36,7 +36,7 @@ class MemberStorage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that this holds."""
+        """Memory of the storage, in bytes."""
         return self.members.memory_nbytes
 
     def fetch(
@@ -44,7 +44,7 @@ class MemberStorage:
         images: npt.NDArray[np.int64],
         scratch: Path,  # noqa: ARG002
     ) -> AbstractContextManager[Sequence[Place | str]]:
-        """Return parts of the archive."""
+        """Return the places of images, which are parts of the archive's file."""
         return contextlib.nullcontext(list(self._places(images)))
 
     def _places(self, images: npt.NDArray[np.int64]) -> Iterator[Place | str]:
@@ -75,7 +75,7 @@ class MemberStorage:
 
 
 def _behind_header(fd: int, offset: int) -> int | None:
-    """Offset of a member of a zip file; its header is next to the bytes that are read anyway, so this is cheap."""
+    """The offset of a zip member's first byte; reading its header is cheap, as the bytes after it are read anyway."""
     try:
         return data_offset(os.pread(fd, HEADER_NBYTES, offset), offset)
     except OSError:  # a failing disk: what follows the header cannot be read either

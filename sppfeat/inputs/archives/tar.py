@@ -1,4 +1,4 @@
-"""Index of the images of a tar file, also in the layout of WebDataset."""
+"""The index of the images in a tar file, including WebDataset's layout."""
 
 import tarfile
 from array import array
@@ -24,7 +24,7 @@ from sppfeat.inputs.archives.tar_headers import tar_headers
 
 __all__ = ["index_tar"]
 
-_MOST_LINKS = 40  # in a chain, as for files
+_MOST_LINKS = 40  # in a chain, the limit of Linux for files
 
 _SPARSE = "is a sparse file in its archive, which cannot be read in place"
 _NOT_REGULAR = "is not a regular file in its archive"
@@ -35,13 +35,13 @@ def index_tar(file: BinaryIO) -> ArchiveIndex:
     """Find the images of a tar file.
 
     Args:
-        file: seekable, at any position.
+        file: the open file, seekable, at any position.
 
     Returns:
         The index, with classes and ids from the ``.cls`` and ``.json`` members of samples, if any.
 
     Raises:
-        ConfigError: the file is no tar file, is compressed, damaged or cut short; tells the byte.
+        ConfigError: the file is not a tar file, is compressed, damaged or cut short; the message gives the position.
         OSError: the file cannot be read.
     """
     scan = _Scan(file)
@@ -61,14 +61,14 @@ def index_tar(file: BinaryIO) -> ArchiveIndex:
 
 
 class _Link(NamedTuple):
-    """The target of a link: the last member of this name, for a hard link the last one before it."""
+    """The target of a link: the last member of this name; for a hard link, the last one before the link."""
 
     target: bytes | None
     is_hard: bool
 
 
 class _Scan:
-    """Scans the members that are files or links; iterated once, it yields their names."""
+    """Scans the members that are files or links; can be iterated once, for their names."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.members = GrowingMembers()
@@ -79,7 +79,7 @@ class _Scan:
         self._links: dict[int, _Link] = {}
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the name of each member, and collect its place."""
+        """Yield the name of each member, and collect its byte range."""
         for header in tar_headers(self._file):
             if header.isdir():
                 continue
@@ -126,7 +126,7 @@ class _Scan:
                 self.members.copy(end, i)
 
     def _end_of(self, member: int, named: dict[bytes, list[int]]) -> int | None:
-        """Follow a chain of links to its last member; None if it leads nowhere."""
+        """Follow a chain of links to the member at its end; None if there is none."""
         for _ in range(_MOST_LINKS):
             link = self._links.get(member)
             if link is None:

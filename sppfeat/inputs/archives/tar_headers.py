@@ -1,4 +1,4 @@
-"""Headers of a whole tar file; a file that is damaged or cut short is refused, not read as far as possible."""
+"""Headers of a tar file; a damaged or truncated file is refused rather than read as far as possible."""
 
 import os
 import tarfile
@@ -19,10 +19,10 @@ def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """Yield the header of each member; the caller may read the file in between.
 
     Args:
-        file: seekable, at any position.
+        file: the open file, seekable, at any position.
 
     Raises:
-        ConfigError: the file is no tar file, is compressed, damaged or cut short; tells the byte.
+        ConfigError: the file is not a tar file, is compressed, damaged or cut short; the message gives the position.
         OSError: the file cannot be read.
     """
     nbytes = file.seek(0, os.SEEK_END)
@@ -35,7 +35,7 @@ def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             fileobj=cast(BinaryIO, _Guarded(file)), mode="r:", encoding="utf-8", errors="surrogateescape"
         )
         while (header := archive.next()) is not None:
-            vars(archive)["members"].clear()  # it would keep all of them
+            vars(archive)["members"].clear()  # or it would keep all of them
             if header.size < 0 or archive.offset <= place:
                 raise tarfile.ReadError("a size below 0")
             place = archive.offset
@@ -50,7 +50,7 @@ def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 class _Guarded:
-    """A file that gives no more bytes at once than a header may have, whatever a damaged header says."""
+    """A file that limits each read to the largest allowed header, whatever size a damaged header claims."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._read = file.read
@@ -78,7 +78,7 @@ def _check_start(file: BinaryIO, nbytes: int) -> None:
 
 
 def _check_end(file: BinaryIO, end: int, nbytes: int) -> None:
-    """Refuse a file without the mark of its end, or with another archive after it."""
+    """Refuse a file without an end mark, or with another archive after it."""
     file.seek(end)
     block = file.read(BLOCK)
     if not block:

@@ -1,4 +1,4 @@
-"""Index of the images of a zip file."""
+"""The index of the images in a zip file."""
 
 import os
 import stat
@@ -47,13 +47,13 @@ def index_zip(file: BinaryIO) -> ArchiveIndex:
     """Find the images of a zip file.
 
     Args:
-        file: seekable, at any position.
+        file: the open file, seekable, at any position.
 
     Returns:
         The index, with the offsets of the headers before the members; see :func:`data_offset`.
 
     Raises:
-        ConfigError: the file is no zip file, is damaged or cut short.
+        ConfigError: the file is not a zip file, is damaged or cut short.
         OSError: the file cannot be read.
     """
     nbytes = file.seek(0, os.SEEK_END)
@@ -77,10 +77,10 @@ def index_zip(file: BinaryIO) -> ArchiveIndex:
 
 
 def data_offset(header: bytes, offset: int) -> int | None:
-    """Find the first byte of a member; None if no header precedes it.
+    """Find the offset of a member's first byte; None if there is no header before it.
 
     Args:
-        header: ``HEADER_NBYTES`` bytes from ``offset`` on.
+        header: ``HEADER_NBYTES`` bytes of the archive from ``offset`` on.
         offset: offset of the member in the index.
     """
     if len(header) < HEADER_NBYTES or header[:4] != b"PK\3\4":
@@ -92,7 +92,7 @@ def data_offset(header: bytes, offset: int) -> int | None:
 
 
 class _Scan:
-    """Scans the members; iterated once, it yields the names of the images."""
+    """Scans the members; can be iterated once, for the names of the images."""
 
     def __init__(self, entries: list[zipfile.ZipInfo], archive_nbytes: int) -> None:
         self.members = GrowingMembers()
@@ -101,7 +101,7 @@ class _Scan:
         self._archive_nbytes = archive_nbytes
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the name of each image, and collect its place."""
+        """Yield the name of each image, and collect its byte range."""
         for member in self._entries:
             name = clean_name(member.filename)
             if member.filename.endswith("/") or is_hidden(name):

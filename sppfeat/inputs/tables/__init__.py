@@ -1,7 +1,8 @@
-"""Tables as inputs, whose rows name images or contain them: text, Parquet, Arrow and Hugging Face data sets.
+"""Tables whose rows name or contain images: text, Parquet, Arrow and Hugging Face data sets.
 
-The package itself makes a segment from the rows of any of them: of the paths in the rows, or of the images that the
-table contains. The submodules read one format each.
+The path of a table goes in; a :class:`sppfeat.inputs.segments.Segment` of the images that its rows name or contain
+comes out. Each submodule reads one format, and this module makes the segment from the rows of any of them. The
+package must not know the other inputs of a run, and decodes no images.
 """
 
 import os
@@ -25,7 +26,7 @@ from sppfeat.inputs.storage import Storage
 __all__ = ["Rows", "make_image_segment", "make_path_segment", "name_image"]
 
 _FOLDERS_REMEMBERED = 1 << 12
-_DATA = b"data"  # the folder of the files of a data set, next to its card
+_DATA = b"data"  # the folder with a data set's files, next to its card
 _DIGITS = 8
 
 
@@ -35,8 +36,8 @@ class Rows(NamedTuple):
     Attributes:
         numbers: numbers of the lines or rows.
         paths: paths in the table.
-        labels: names of the classes; empty for none.
-        ids: ids of the images; empty for none.
+        labels: class name of each row; empty for no class.
+        ids: id of each image; empty for no id.
     """
 
     numbers: Sequence[int]
@@ -53,17 +54,17 @@ def make_path_segment(
     classes: tuple[bytes, ...] | None = None,
     unit: str = "line",
 ) -> Segment:
-    """Make a segment of the paths in the rows, in their order; paths are relative to the folder of the table.
+    """Make a segment from the paths in the rows, in their order; paths are relative to the folder of the table.
 
     Args:
         table: the file.
         rows: all rows, in the order of the table; no path is empty.
         has_boxes: True if some columns look like boxes.
-        classes: all classes in their order; None for those that the rows name, in natural order.
-        unit: unit of the numbers of rows in messages, ``line`` or ``row``.
+        classes: all classes in their order; None for the classes that the rows name, in natural order.
+        unit: ``line`` or ``row``, which the numbers of rows count, for messages.
 
     Raises:
-        ConfigError: rows give an image different classes or ids, or have boxes and repeat an image.
+        ConfigError: rows give the same image different classes or ids, or have boxes and repeat an image.
     """
     names, labels, ids, numbers = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), array("q")
     absolute = _absolute_from(table.folder)
@@ -85,7 +86,7 @@ def make_path_segment(
 
 
 def _absolute_from(folder: bytes) -> Callable[[bytes], bytes]:
-    """Make a function that makes paths absolute; it remembers folders, so that a path takes 5 microseconds."""
+    """Make a function that makes paths absolute and remembers folders, so that it takes 5 microseconds per path."""
 
     @lru_cache(_FOLDERS_REMEMBERED)
     def absolute_of(path: bytes) -> bytes:
@@ -109,7 +110,7 @@ def _absolute_from(folder: bytes) -> Callable[[bytes], bytes]:
 def _check_repeated(
     table: TableFile, segment: Segment, numbers: Sequence[int], *, has_boxes: bool, unit: str
 ) -> None:
-    """Refuse rows that repeat an image and differ in its class or id, or that have boxes."""
+    """Refuse rows that repeat an image if they have boxes or differ in its class or id."""
     seen: dict[bytes, int] = {}
     for image in possibly_repeated(segment.names).tolist():
         path = segment.names[image]
@@ -134,7 +135,7 @@ def _check_repeated(
 
 
 def _said_of(segment: Segment, *images: int) -> Iterator[tuple[bytes, ...]]:
-    """Yield the classes of some images, and their ids."""
+    """Yield the classes of some images, then their ids."""
     own, ids = segment.own_labels, segment.ids
     if own is not None:
         names = (*own.classes, b"")
@@ -146,16 +147,16 @@ def _said_of(segment: Segment, *images: int) -> Iterator[tuple[bytes, ...]]:
 def make_image_segment(
     rows: Iterable[Rows], table: TableFile, *, classes: tuple[bytes, ...] | None, storage: Storage
 ) -> Segment:
-    """Make a segment of the images that a table contains.
+    """Make a segment from the images that a table contains.
 
-    An image is named by the number of its row and the suffix of its former path; that path is its id if the table has
-    no ids.
+    The name of an image is the number of its row with the suffix of its original path. That path is its id if the
+    table has no ids.
 
     Args:
         rows: all rows, numbered from 0.
         table: the file.
-        classes: all classes in their order; None for those that the rows name, in natural order.
-        storage: brings the images, by the numbers of their rows.
+        classes: all classes in their order; None for the classes that the rows name, in natural order.
+        storage: fetches the images by the numbers of their rows.
     """
     names, labels, ids, paths = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), _IdBuilder()
     n_rows = 0
@@ -166,7 +167,7 @@ def make_image_segment(
         paths.extend(some.paths)
         n_rows += len(some.numbers)
     above, name = os.path.split(table.folder)
-    # Also if it gives no classes: the name of the table's folder is no class.
+    # Kept even if it gives no classes, because the name of the table's folder is not a class.
     unlabelled = OwnLabels(np.full(n_rows, -1, dtype=np.int64), ())
     return Segment(
         table.path,
@@ -179,7 +180,7 @@ def make_image_segment(
 
 
 def name_image(row: int, path: bytes) -> bytes:
-    """Name the image in a row after the number of the row and the suffix of its former path.
+    """Name an image by the number of its row and the suffix of its original path.
 
     Example:
         >>> name_image(7, b"cat.jpeg"), name_image(8, b"")

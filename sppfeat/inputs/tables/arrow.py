@@ -1,4 +1,4 @@
-"""Arrow files as inputs: with images, as ``save_to_disk`` of Hugging Face's ``datasets`` writes them, or with paths."""
+"""Arrow files that hold images, as ``save_to_disk`` of Hugging Face's ``datasets`` writes them, or paths."""
 
 import contextlib
 import mmap
@@ -35,9 +35,9 @@ _FILE_MAGIC = b"ARROW1"  # begins a file with a footer; anything else is a strea
 
 
 def read_arrow(path: bytes) -> Segment:
-    """Find the images in the rows of an Arrow file, or those whose paths it has; with classes and ids if it has them.
+    """Find the images that the rows of an Arrow file contain or name, with classes and ids if it has them.
 
-    Images are not read: they are parts of the file.
+    The images themselves are not read, since they are parts of the file.
 
     Args:
         path: absolute path of the file.
@@ -72,7 +72,7 @@ def read_arrow(path: bytes) -> Segment:
 
 @contextlib.contextmanager
 def _mapped(path: bytes) -> Iterator[tuple[Any, FileVersion]]:
-    """Map a file into memory; yields a ``pyarrow.Buffer`` and the version of the file."""
+    """Map a file into memory, and yield a ``pyarrow.Buffer`` and the version of the file."""
     pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
     with open(path, "rb") as file:
         version = FileVersion.of(file.fileno())
@@ -98,7 +98,7 @@ def _batches(reader: Any) -> Iterator[Any]:
 def _places(
     contents: ColumnPart, batch: Any, content: Any, table: TableFile
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Offset and size of each image of a batch, each ``(n,)`` int64.
+    """Offset and size in bytes of each image of a batch, each ``(n,)`` int64.
 
     Raises:
         ConfigError: the images are compressed in the file.
@@ -122,13 +122,13 @@ def _places(
 
 @dataclass(frozen=True)
 class ArrowStorage:
-    """Images in an Arrow file of this machine.
+    """Images in a local Arrow file.
 
     Attributes:
         path: absolute path of the file.
         version: version of the file when it was listed.
         offset: ``(n,)`` int64, offset of the first byte of each image.
-        sizes: ``(n,)`` int64, bytes of each image; -1 for null.
+        sizes: ``(n,)`` int64, size of each image in bytes; -1 for null.
     """
 
     path: bytes
@@ -140,7 +140,7 @@ class ArrowStorage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that this holds."""
+        """Memory of the storage, in bytes."""
         return self.offset.nbytes + self.sizes.nbytes
 
     def fetch(
@@ -148,10 +148,10 @@ class ArrowStorage:
         images: npt.NDArray[np.int64],
         scratch: Path,  # noqa: ARG002
     ) -> AbstractContextManager[Sequence[Place | str]]:
-        """Return parts of the file.
+        """Return the places of images, which are parts of the file.
 
         Raises:
-            StoreError: the file has gone, or was changed.
+            StoreError: the file is missing, or has changed.
         """
         try:
             version = FileVersion.of(self.path)
@@ -172,7 +172,7 @@ def read_arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableF
     """Yield the rows of each ``pyarrow.RecordBatch``, numbered from 0.
 
     Raises:
-        ConfigError: a value is no text or number; or, if the table only has paths, a row has none.
+        ConfigError: a value is neither text nor a number; or a row has no path in a table without images.
     """
     first = 0
     for batch in batches:
@@ -195,7 +195,7 @@ def read_arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableF
 
 
 def _values(batch: Any, part: ColumnPart | None) -> list[Any]:
-    """Values of a column; texts as bytes, which need not be UTF-8."""
+    """The values of a column, with text as bytes, which need not be UTF-8."""
     if part is None:
         return [None] * batch.num_rows
     array = part.of(batch)
@@ -203,12 +203,12 @@ def _values(batch: Any, part: ColumnPart | None) -> list[Any]:
         array = array.dictionary_decode()
     to_bytes = _AS_BYTES.get(str(array.type))
     values = array if to_bytes is None else array.cast(to_bytes)
-    values.validate(full=True)  # damaged values would end the process
+    values.validate(full=True)  # damaged values would crash the process
     return list(values.to_pylist())
 
 
 def _class_names(numbers: list[Any], classes: tuple[bytes, ...], error_at: ErrorAt) -> list[bytes]:
-    """Names of classes by their numbers; empty for null and -1, which are no class."""
+    """Class names by their numbers; empty for null and -1, which stand for no class."""
     name_of: dict[Any, bytes] = dict(enumerate(classes))
     name_of |= {None: b"", -1: b""}
     unknown = next((i for i, number in enumerate(numbers) if number not in name_of), None)
@@ -222,7 +222,7 @@ def _class_names(numbers: list[Any], classes: tuple[bytes, ...], error_at: Error
 
 @contextlib.contextmanager
 def arrow_errors(path: bytes, kind: str, error_class: type[SppfeatError]) -> Iterator[None]:
-    """Raise ``error_class`` if pyarrow or the system cannot read a file of a kind."""
+    """Convert errors from pyarrow and the system to ``error_class``, naming the file and its kind."""
     pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
     try:
         yield

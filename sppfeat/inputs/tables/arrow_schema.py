@@ -1,4 +1,4 @@
-"""Columns of a table of images in its Arrow schema: the images or their paths, classes and ids."""
+"""Columns of images, paths, classes and ids, found in the Arrow schema of a table."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -44,11 +44,11 @@ class ColumnPart(NamedTuple):
 
     @property
     def dotted(self) -> str:
-        """The name that Parquet gives it."""
+        """The name of the column, or field, in Parquet."""
         return self.column if self.field is None else f"{self.column}.{self.field}"
 
     def of(self, batch: Any) -> Any:
-        """Return its values in a ``pyarrow.RecordBatch``; null if the whole struct is null."""
+        """Return the values of the column in a ``pyarrow.RecordBatch``; null where the whole struct is null."""
         array = batch.column(self.column)
         return array if self.field is None else array.flatten()[array.type.get_field_index(self.field)]
 
@@ -58,11 +58,13 @@ class ArrowColumns:
     """The columns of a table of images.
 
     Attributes:
-        contents: the images themselves; None if the table only has paths.
-        paths: paths of the images; with ``contents``, their paths before they were put into the table.
-        label: classes; None if the table has none.
-        classes: names of the classes if ``label`` numbers them; None if it has names, or numbers without names.
-        image_id: ids of the images; None if the table has none.
+        contents: column of the encoded images; None if the table only has paths.
+        paths: column of the images' paths; with ``contents``, their original paths before they were put into the
+            table.
+        label: column of classes; None if the table has none.
+        classes: names of the classes if ``label`` holds their numbers; None if it holds names, or numbers without
+            names.
+        image_id: column of the images' ids; None if the table has none.
         has_boxes: True if further columns look like boxes.
     """
 
@@ -75,13 +77,13 @@ class ArrowColumns:
 
     @property
     def beside(self) -> list[str]:
-        """Names that Parquet gives to all but the images themselves."""
+        """Names in Parquet of all columns except the images themselves."""
         return [part.dotted for part in (self.paths, self.label, self.image_id) if part is not None]
 
 
 @dataclass(frozen=True)
 class _Features:
-    """Kinds of columns, as Hugging Face's ``datasets`` describes them in the metadata of a schema.
+    """Types of columns, as Hugging Face's ``datasets`` records them in the metadata of a schema.
 
     Attributes:
         images: names of the columns of images.
@@ -95,16 +97,16 @@ class _Features:
 def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[ColumnPart], bool]) -> ArrowColumns:
     """Find the columns of images or their paths, of classes and of ids.
 
-    Images are a column of structs of ``bytes`` and ``path``; or a column of bytes with one of a few names, or that the
-    metadata declare as images. If they are null on all rows, only the paths count.
+    Images are in a column of structs of ``bytes`` and ``path``, or in a column of bytes that has one of the usual
+    names or that the metadata declare as images. If they are null in all rows, only the paths count.
 
     Args:
         schema: a ``pyarrow.Schema``.
         table: the file of the schema.
-        is_empty: tells whether a column, or field, is null on all rows.
+        is_empty: returns True if a column, or field, is null in all rows.
 
     Raises:
-        ConfigError: the table has neither images nor paths, or several columns that could be them.
+        ConfigError: the table has neither images nor paths, or several columns that could hold them.
     """
     features = _read_features(schema.metadata, table)
     kinds = import_extra("pyarrow.types", extra="parquet", purpose="reading a table of images")
@@ -132,10 +134,10 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
 
 
 def _read_features(metadata: Mapping[bytes, bytes] | None, table: TableFile) -> _Features:
-    """Read the kinds of columns from the metadata of an Arrow schema; none if other software wrote it.
+    """Read the types of columns from the metadata of an Arrow schema; empty if other software wrote it.
 
     Raises:
-        ConfigError: names of classes are no texts, or not different.
+        ConfigError: class names are not text, or are repeated.
     """
     try:
         said = json.loads((metadata or {}).get(_HUGGING_FACE, b"{}"))
@@ -167,7 +169,7 @@ def _class_names(names: object, column: str, table: TableFile) -> tuple[bytes, .
 def _find_images(
     schema: Any, kinds: Any, features: _Features, table: TableFile
 ) -> tuple[ColumnPart | None, ColumnPart | None]:
-    """Find the columns of images and of their paths, or only the one of paths if structs have nothing else."""
+    """Find the columns of images and of their paths, or only the column of paths if structs hold nothing else."""
     found: dict[str, tuple[ColumnPart | None, ColumnPart | None]] = {}
     for field in schema:
         is_said = field.name in features.images
@@ -193,7 +195,7 @@ def _find_images(
 
 
 def _find_label(names: list[str], features: _Features, table: TableFile) -> str | None:
-    """Find the column of classes, with preference for one whose numbers have names."""
+    """Find the column of classes, preferring one whose numbers have names."""
     error = partial(table.error, "")
     of_classes = [name for name in names if name in features.classes]
     for choices in (of_classes, names):
@@ -232,6 +234,6 @@ def _is_binary(kinds: Any, kind: Any) -> bool:
 
 
 def _is_plain(kinds: Any, kind: Any) -> bool:
-    """Tell whether each value is one text or number."""
+    """Return True if each value of a type is a single text or number."""
     is_number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
     return bool(_is_text(kinds, kind) or is_number)

@@ -1,4 +1,4 @@
-"""Parquet files as inputs: with images, like data sets of Hugging Face, or with their paths."""
+"""Parquet files that hold images, such as data sets of Hugging Face, or paths."""
 
 import contextlib
 import os
@@ -34,14 +34,14 @@ _MOST_ROWS = 1024
 _WRITTEN_AT_ONCE = 1 << 20
 _MOST_OPEN = 16  # a data set may have more files than a process may open
 _ROWS_AT_ONCE = 1 << 16
-# Bytes of the largest part of a column that is null on all rows, besides one a row: images take more.
+# Most bytes of a column chunk that is null in all rows, besides one byte per row; images take more.
 _MOST_NBYTES_OF_NULLS = 1 << 12
 
 
 def read_parquet(path: bytes) -> Segment:
-    """Find the images in the rows of a Parquet file, or those whose paths it has; with classes and ids if it has them.
+    """Find the images that the rows of a Parquet file contain or name, with classes and ids if it has them.
 
-    All columns that are needed are read in parts, except the images themselves.
+    The columns are read in batches; the images themselves are not read.
 
     Args:
         path: absolute path of the file.
@@ -74,7 +74,7 @@ def _opened(path: bytes) -> Iterator[Any]:
 
 
 def _is_empty(file: Any, part: ColumnPart) -> bool:
-    """Tell whether a column is null on all rows, from the statistics of its parts if the file has them."""
+    """Return True if a column is null in all rows, from the statistics of its parts if the file has them."""
     return all(
         _is_empty_part(file, part, group)
         for group in range(file.num_row_groups)
@@ -95,11 +95,11 @@ def _is_empty_part(file: Any, part: ColumnPart, group: int) -> bool:
 
 
 def _open_parquet(path: bytes) -> Any:
-    """Open a ``pyarrow.parquet.ParquetFile``; the caller closes it, by force.
+    """Open a ``pyarrow.parquet.ParquetFile``, which the caller closes with ``force=True``.
 
     Raises:
         ConfigError: pyarrow is not installed.
-        OSError, ValueError: the file cannot be read, or is no Parquet file.
+        OSError, ValueError: the file cannot be read, or is not a Parquet file.
     """
     parquet = import_extra("pyarrow.parquet", extra="parquet", purpose=PURPOSE)
     # Opened by Python: pyarrow refuses names that are not UTF-8.
@@ -112,10 +112,10 @@ def _open_parquet(path: bytes) -> Any:
 
 
 class ParquetStorage:
-    """Images in the rows of a Parquet file; they have no places of their own in it, so they are copied.
+    """Images in the rows of a Parquet file; they have no byte ranges of their own in it, so they are copied.
 
-    Each call goes on where the last one ended, so that ascending rows read the file once. A page of the file and some
-    16 MB of images are unpacked at a time.
+    Each call continues where the last one ended, so that ascending rows read the file once. One page of the file and
+    about 16 MB of images are unpacked at a time.
 
     Args:
         path: absolute path of the file.
@@ -137,7 +137,7 @@ class ParquetStorage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that this holds: hardly any."""
+        """Memory of the storage, in bytes: hardly any."""
         return len(self._path)
 
     @contextlib.contextmanager
@@ -145,14 +145,14 @@ class ParquetStorage:
         """Copy images into a file in ``scratch``.
 
         Args:
-            images: ``(n,)`` int64, numbers of rows, in any order: each part of the file is read once.
+            images: ``(n,)`` int64, numbers of rows, in any order; each part of the file is read once.
             scratch: an existing folder.
 
         Yields:
-            A place for each image, or the reason why it has none: it is null, or has no bytes.
+            The place of each image, or the reason why it has none: it is null, or has no bytes.
 
         Raises:
-            StoreError: the file cannot be read, was changed, or ``scratch`` cannot be written to.
+            StoreError: the file cannot be read or has changed, or ``scratch`` cannot be written to.
         """
         rows, position = np.unique(images, return_inverse=True)
         with contextlib.ExitStack() as stack:
@@ -161,12 +161,12 @@ class ParquetStorage:
                     dir=scratch, prefix="images-", buffering=_WRITTEN_AT_ONCE, delete=False
                 )
             stack.callback(Path(spool.name).unlink, missing_ok=True)
-            with spool, self._lock:  # closed once written: each of many input files has a spool
+            with spool, self._lock:  # closed once written, since each of many input files has a copy
                 places = self._copy(rows.tolist(), cast(BinaryIO, spool), scratch)
             yield [places[i] for i in position.tolist()]
 
     def _copy(self, rows: list[int], spool: BinaryIO, scratch: Path) -> list[Place | str]:
-        """Write images one after the other."""
+        """Copy the images of rows into a file, one after the other, and return their places."""
         name, end = os.fsencode(spool.name), 0
         places: list[Place | str] = []
         if not rows:
@@ -188,7 +188,7 @@ class ParquetStorage:
         return places
 
     def _reader(self) -> "_Reader":
-        """Return a reader of the file, where the last call left it if it is still open."""
+        """Return a reader of the file, positioned where the last call left it if it is still open."""
         with arrow_errors(self._path, "Parquet", StoreError):
             if not FileVersion.of(self._path).has_content_of(self._version):
                 raise StoreError(f"{os.fsdecode(self._path)!r} has changed since it was listed")
@@ -196,7 +196,7 @@ class ParquetStorage:
 
 
 class _Reader:
-    """Reads a column of bytes forward; to go back, it starts a row group again.
+    """Reads a column of bytes forward; to go back, it restarts the row group.
 
     Args:
         path: path of the file.
@@ -218,7 +218,7 @@ class _Reader:
             file.close(force=True)
 
     def read(self, row: int) -> memoryview | str:
-        """Return the bytes of a row, valid until the next call, or the reason why it has none."""
+        """Return the bytes of a row, valid until the next call, or the reason why the row has none."""
         if not self._start <= row < self._group_stop:
             self._begin_group(int(np.searchsorted(self._bounds, row, side="right")) - 1)
         while row >= self._stop:
@@ -242,19 +242,19 @@ class _Reader:
 
 
 class _OpenFiles:
-    """Readers of the files that were read last, each where it was left."""
+    """Readers of the most recently read files, each at its last position."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._readers: weakref.WeakKeyDictionary[ParquetStorage, _Reader] = weakref.WeakKeyDictionary()
 
     def take(self, storage: ParquetStorage) -> _Reader | None:
-        """Take the reader of a storage, which nobody else has then; None if it has none."""
+        """Remove and return the reader of a storage; None if it has none."""
         with self._lock:
             return self._readers.pop(storage, None)
 
     def keep(self, storage: ParquetStorage, reader: _Reader) -> None:
-        """Take a reader back; close the one that was used longest ago if there are many."""
+        """Store a reader; if there are too many, close the least recently used one."""
         with self._lock:
             self._readers[storage] = reader
             while len(self._readers) > _MOST_OPEN:
@@ -265,7 +265,7 @@ _open_files = _OpenFiles()
 
 
 def _size_of(group: Any, contents: ColumnPart) -> tuple[int, int]:
-    """Number of rows of a row group, and bytes of one of its columns."""
+    """Number of rows in a row group, and size of one of its columns in bytes."""
     chunks = (group.column(i) for i in range(group.num_columns))
     nbytes = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == contents.dotted)
     return group.num_rows, nbytes

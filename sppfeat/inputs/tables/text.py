@@ -1,4 +1,4 @@
-"""Tables of images as text: comma- or tab-separated, or a JSON object a line."""
+"""Text tables of images: comma- or tab-separated, or one JSON object per line."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +15,19 @@ from sppfeat.inputs.tables import Rows, make_path_segment
 
 __all__ = ["read_manifest"]
 
-_LINES_AT_ONCE = 512  # more keep the garbage collector busy
+_LINES_AT_ONCE = 512  # larger batches keep the garbage collector busy
 
 
 def read_manifest(path: bytes) -> Segment:
     """Find the images that a table names, in the order of its rows, with their classes and ids if it has them.
 
     Args:
-        path: absolute; it ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson``. Names of columns count without case:
-            see :mod:`sppfeat.files.columns`. Paths in the table are relative to its folder.
+        path: absolute path of the table, which ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson``. Column names
+            are compared without case, see :mod:`sppfeat.files.columns`. Paths in the table are relative to its
+            folder.
 
     Raises:
-        ConfigError: the file cannot be read, or is malformed; tells the line.
+        ConfigError: the file cannot be read, or is malformed; the message gives the line.
     """
     table = TableFile(path)
     is_separated = os.path.splitext(path)[1].lower() in (b".csv", b".tsv")
