@@ -142,12 +142,12 @@ def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> C
             parts.append(label_of[own.labels])
     labels = np.concatenate(parts)
     if once.n_repeated:
-        labels = _of_first(labels, once, paths, classes)
+        labels = _labels_of_first_mentions(labels, once, paths, classes)
     labels = labels[once.kept]
     return ClassLabels(labels, classes, int((labels == NO_CLASS).sum()) if classes else 0)
 
 
-def _of_first(
+def _labels_of_first_mentions(
     labels: npt.NDArray[np.int64], once: Once, paths: PathTable, classes: Sequence[bytes]
 ) -> npt.NDArray[np.int64]:
     """Labels ``(m,)`` int64 in which the first mention of each image has the class that any of its mentions gives."""

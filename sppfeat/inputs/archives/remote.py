@@ -113,7 +113,7 @@ class RemoteMemberStorage:
         self.service.cancel()
 
     def _places(self, images: npt.NDArray[np.int64], folder: Path) -> Iterator[Place | str]:
-        reason = self._why_not_as_listed()
+        reason = self._reason_if_changed()
         if reason is not None:
             yield from [reason] * len(images)
             return
@@ -123,7 +123,7 @@ class RemoteMemberStorage:
         slack = _LONGEST_HEADER if members.has_headers else 0
         starts = members.offset[images]
         stops = np.minimum(starts + members.nbytes[images] + slack, self.version.nbytes)
-        spool = _Spool(_stretches(starts[own], stops[own]), folder / "spool")
+        spool = _Spool(_joined_ranges(starts[own], stops[own]), folder / "spool")
         spool.fill(self.service, self.url)
         for position, refusal in enumerate(refusals):
             if refusal is not None:
@@ -131,7 +131,7 @@ class RemoteMemberStorage:
             else:
                 yield self._place(int(images[position]), spool)
 
-    def _why_not_as_listed(self) -> str | None:
+    def _reason_if_changed(self) -> str | None:
         try:
             found = self.service.ask("info", self.service.path(self.url))
         except Exception as error:
@@ -166,11 +166,11 @@ class RemoteMemberStorage:
         return Place(spool.path, here, nbytes, STORED)
 
 
-def _stretches(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _joined_ranges(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Join byte ranges that overlap or nearly touch; the result is ``(k, 2)`` int64, ascending and disjoint.
 
     Example:
-        >>> _stretches(np.array([900_000, 0, 10]), np.array([900_010, 20, 30])).tolist()
+        >>> _joined_ranges(np.array([900_000, 0, 10]), np.array([900_010, 20, 30])).tolist()
         [[0, 30], [900000, 900010]]
     """
     if not len(starts):
@@ -186,15 +186,15 @@ class _Spool:
     """A local file with byte ranges of a remote object, one after the other.
 
     Args:
-        stretches: ``(k, 2)`` int64, start and stop of each range in the object.
+        ranges: ``(k, 2)`` int64, start and stop of each range in the object.
         path: path of the file, which is created.
     """
 
-    def __init__(self, stretches: npt.NDArray[np.int64], path: Path) -> None:
-        self._stretches = stretches
-        lengths = stretches[:, 1] - stretches[:, 0]
+    def __init__(self, ranges: npt.NDArray[np.int64], path: Path) -> None:
+        self._ranges = ranges
+        lengths = ranges[:, 1] - ranges[:, 0]
         # Added to offsets in the object, these give offsets in this file.
-        self._moved = np.cumsum(lengths) - lengths - stretches[:, 0]
+        self._moved = np.cumsum(lengths) - lengths - ranges[:, 0]
         self.path = os.fsencode(path)
         self._failed: list[tuple[int, int, str]] = []
 
@@ -207,7 +207,7 @@ class _Spool:
         path = service.path(url)
         pieces = [
             (start, min(start + _PIECE, stop))
-            for first, stop in self._stretches.tolist()
+            for first, stop in self._ranges.tolist()
             for start in range(first, stop, _PIECE)
         ]
         with open(self.path, "xb") as file:
@@ -224,8 +224,8 @@ class _Spool:
 
     def position(self, offset: int) -> int:
         """Return the offset in this file for an offset in the object."""
-        stretch = np.searchsorted(self._stretches[:, 0], offset, side="right") - 1
-        return int(offset + self._moved[stretch])
+        index = np.searchsorted(self._ranges[:, 0], offset, side="right") - 1
+        return int(offset + self._moved[index])
 
     def why_not(self, start: int, stop: int) -> str | None:
         """Return the reason why bytes from ``start`` to ``stop`` are missing; None if they are present."""

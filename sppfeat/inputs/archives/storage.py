@@ -65,7 +65,7 @@ class MemberStorage:
                 *(column[images].tolist() for column in columns), strict=True
             ):
                 refusal = members.refusal(packing)
-                start = offset if refusal or not members.has_headers else _behind_header(fd, offset)
+                start = offset if refusal or not members.has_headers else _find_data(fd, offset)
                 if refusal or start is None:
                     yield refusal or "damaged in its archive: there is no header before it"
                 elif packing == DEFLATED_MEMBER:
@@ -74,7 +74,7 @@ class MemberStorage:
                     yield Place(self.path, start, nbytes, STORED)
 
 
-def _behind_header(fd: int, offset: int) -> int | None:
+def _find_data(fd: int, offset: int) -> int | None:
     """The offset of a zip member's first byte; reading its header is cheap, as the bytes after it are read anyway."""
     try:
         return data_offset(os.pread(fd, HEADER_NBYTES, offset), offset)

@@ -26,7 +26,7 @@ from sppfeat.inputs.storage import Storage
 __all__ = ["Rows", "make_image_segment", "make_path_segment", "name_image"]
 
 _FOLDERS_REMEMBERED = 1 << 12
-_DATA = b"data"  # the folder with a data set's files, next to its card
+_DATA_FOLDER = b"data"  # the folder with a data set's files, next to its card
 _DIGITS = 8
 
 
@@ -125,7 +125,7 @@ def _check_repeated(
                 f"both are of {shown}, and have boxes; allowed: an image once. "
                 "A file of boxes goes to --boxes, and the folder of its images is the input",
             )
-        for one, other in _said_of(segment, first, image):
+        for one, other in _classes_and_ids(segment, first, image):
             if one and other and one != other:
                 raise table.error(
                     where,
@@ -134,7 +134,7 @@ def _check_repeated(
                 )
 
 
-def _said_of(segment: Segment, *images: int) -> Iterator[tuple[bytes, ...]]:
+def _classes_and_ids(segment: Segment, *images: int) -> Iterator[tuple[bytes, ...]]:
     """Yield the classes of some images, then their ids."""
     own, ids = segment.own_labels, segment.ids
     if own is not None:
@@ -172,7 +172,7 @@ def make_image_segment(
     return Segment(
         table.path,
         names.build(),
-        above=above if name == _DATA else table.folder,
+        above=above if name == _DATA_FOLDER else table.folder,
         storage=storage,
         own_labels=labels.build() or unlabelled,
         ids=ids.build() or paths.build(),

@@ -19,7 +19,7 @@ from sppfeat.files.byte_ranges import DEFLATED, unpack
 from sppfeat.files.remote import ranges
 from sppfeat.inputs import Distant, list_images
 from sppfeat.inputs.archives import remote as remote_archives
-from sppfeat.inputs.archives.remote import _NEAR, _stretches
+from sppfeat.inputs.archives.remote import _NEAR, _joined_ranges
 
 need_packages("s3fs", "moto")
 
@@ -245,7 +245,7 @@ def test_a_zip_file_whose_headers_are_not_where_it_says(store, tmp_path):
 def test_stretches_cover_what_is_wanted_once(wanted):
     starts = np.array([start for start, _ in wanted], dtype=np.int64)
     stops = starts + np.array([length for _, length in wanted], dtype=np.int64)
-    found = _stretches(starts, stops).tolist()
+    found = _joined_ranges(starts, stops).tolist()
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         assert sum(first <= start and stop <= end for first, end in found) == 1
     assert all(end + _NEAR < first for (_, end), (first, _) in itertools.pairwise(found))
