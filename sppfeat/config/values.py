@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 StrPath: TypeAlias = str | os.PathLike[str]
-"""A file or folder as callers may name it."""
+"""A path of a file or folder, in any form that a caller may pass."""
 
 DEFAULT_MAX_DECODE_PIXELS = 178_956_970
 """Most pixels of an image; Pillow treats larger ones as decompression bombs."""

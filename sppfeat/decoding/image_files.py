@@ -26,7 +26,7 @@ IMAGE_FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF", "PPM", "SGI", "DIB", "PCX", "TGA",
 )
 # fmt: on
-"""The formats, by Pillow's names, that are opened whatever a file is called. MPO is opened as JPEG."""
+"""Formats that are opened whatever the file's name, by Pillow's names. MPO is opened as JPEG."""
 
 _FILE_REASONS = {
     errno.ENOENT: "no such file",
@@ -72,7 +72,7 @@ class OpenedImage(NamedTuple):
     Attributes:
         image: the image as Pillow opened it.
         orientation: EXIF orientation, 1 to 8.
-        displayed_hw: height and width in pixels, after the EXIF orientation if that is to be applied.
+        displayed_hw: height and width in pixels, after the EXIF orientation unless that is ignored.
     """
 
     image: ImageFile.ImageFile

@@ -69,7 +69,7 @@ class _PillowSettings:
 
 
 PILLOW = _PillowSettings()
-"""The settings of this process."""
+"""Pillow's settings in this process."""
 
 
 class HeaderReader(io.BufferedReader):

@@ -32,7 +32,7 @@ def network_input_hw(
         short_side: The short side ``S`` in pixels, or None for the image's own size.
         max_pixels: The most pixels the result may have.
         min_side: The backbone's smallest input side in pixels.
-        round_to: Number of pixels of which both sides become multiples; 1 leaves them as they are.
+        round_to: Both sides become multiples of this number of pixels; 1 leaves them as they are.
 
     Returns:
         ``(height, width)`` in pixels, in the image's orientation as displayed.

@@ -53,7 +53,7 @@ def written_aside(
     """Provide a path to write to, and rename it to ``target`` at the end of the context; remove it after an error.
 
     Args:
-        target: final path. A symbolic link is replaced itself, not the file behind it.
+        target: final path. A symbolic link is replaced itself; its target stays.
         aside: path to write to, in the same folder; an existing file is removed first.
         place: renames ``aside`` to ``target``.
 

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 WHOLE_FILE = -1
-"""Number of bytes of a place that is a whole file."""
+"""The value of ``nbytes`` for a whole file."""
 
 STORED, DEFLATED = "stored", "deflated"
 

@@ -22,7 +22,7 @@ NUMBER_RULE = "a number"
 TEXT_RULE = "text without zero bytes and lone surrogates"
 
 ErrorAt = Callable[[int, str], SppfeatError]
-"""Makes an error from a position among some rows and a message."""
+"""Makes an error from the index of a row and a message."""
 
 _WIDTH = 60
 

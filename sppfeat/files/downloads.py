@@ -17,7 +17,7 @@ from sppfeat.files.atomic import written_aside
 __all__ = ["OnDownload", "download"]
 
 OnDownload: TypeAlias = Callable[[str, int, int | None], None]
-"""Takes a file's name, the bytes that have come, and the total; None where the server does not tell."""
+"""Progress callback: takes the file's name, the bytes received, and the total (None if unknown)."""
 
 # Time without a byte. torch.hub waits forever, and clusters tend to drop outgoing connections rather than refuse
 # them.

@@ -16,7 +16,7 @@ from sppfeat.files.paths import PathTable, natural_key
 __all__ = ["MOST_WAYS", "FolderWalk", "folder_identity", "walk_order"]
 
 MOST_WAYS = 100
-"""Most paths, through links, to one folder: ten folders with links to each other have millions without a cycle."""
+"""The most paths, through links, to one folder; ten folders that link to each other have millions."""
 
 _SORTED_AT_ONCE = 1 << 14  # names of a folder, as objects with their sort keys: 4 MB
 

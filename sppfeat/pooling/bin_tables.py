@@ -114,7 +114,8 @@ class MaxTables:
 
 
 class MeanTables:
-    """Integral images: sums over all cells above and left of a corner, four of which give the sum of a bin.
+    """Integral images: sums over all cells above and left of a corner; those at its four corners give the sum of a
+    bin.
 
     Sums are in float64. The values are first rounded to multiples of 2**-52 of the largest possible sum (about 1e-12
     of the map's largest magnitude), so every sum is exact: a bin of zeros is exactly zero, and no rounding error

@@ -33,7 +33,7 @@ _READERS: Mapping[str, Callable[[AnnotationFiles], BoxTable]] = {
     "mat": read_mat,
 }
 FORMATS = tuple(_READERS)
-"""The formats that box files can have."""
+"""Names of the formats of box files."""
 
 
 @dataclass(frozen=True)

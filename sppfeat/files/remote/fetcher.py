@@ -19,7 +19,7 @@ from sppfeat.files.remote.service import N_TRANSFERS, Service, run_jobs
 __all__ = ["LARGEST_OBJECT", "UNKNOWN_SIZE", "FetchJob", "Fetcher"]
 
 LARGEST_OBJECT = 1 << 30
-"""Most bytes of an object; a larger one fails, since no image that can be decoded takes as many."""
+"""The most bytes of an object; a larger one fails, since no image that can be decoded is as large."""
 
 UNKNOWN_SIZE = -1
 """Size of an object that was listed without one."""

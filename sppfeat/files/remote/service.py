@@ -22,7 +22,7 @@ __all__ = ["N_TRANSFERS", "PATIENCE", "Service", "run_jobs"]
 _Value = TypeVar("_Value")
 
 N_TRANSFERS = 32
-"""Most objects that are transferred at once."""
+"""The most objects to transfer at once."""
 
 PATIENCE = Patience()
 """Limits on retries where none are given."""

@@ -13,7 +13,7 @@ from sppfeat.inputs.segments import OwnLabels
 __all__ = ["LONGEST_TEXT", "SampleTexts", "is_sample_text", "sample_key"]
 
 LONGEST_TEXT = 1 << 20
-"""Bytes of the longest text that is read."""
+"""Size of the longest text member that is read, in bytes."""
 
 _LONGEST_CLASS = 1000
 _CLASS_KEYS = ("class_name", "label", "class", "cls", "category")  # names come before numbers

@@ -23,11 +23,11 @@ from sppfeat.inputs.archives.index import (
 __all__ = ["HEADER_NBYTES", "MOST_UNPACKED_NBYTES", "data_offset", "index_zip"]
 
 HEADER_NBYTES = 30
-"""Bytes of the fixed part of the header before each member."""
+"""Size of the fixed part of the header before each member, in bytes."""
 
 MOST_UNPACKED_NBYTES = 1 << 30
-"""Bytes of the largest deflated image, which is unpacked in memory: those of uncompressed 16-bit RGB with as many
-pixels as are decoded by default. A small zip file can unpack to a thousand times its size."""
+"""Size of the largest deflated image, which is unpacked in memory, in bytes: that of uncompressed 16-bit RGB with the
+most pixels decoded by default. A small zip file can unpack to a thousand times its size."""
 
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # by the classic cipher; by a strong one; with the central directory
 _PATCH = 0x20

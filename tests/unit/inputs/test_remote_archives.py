@@ -242,7 +242,7 @@ def test_a_zip_file_whose_headers_are_not_where_it_says(store, tmp_path):
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**6)), max_size=20))
-def test_stretches_cover_what_is_wanted_once(wanted):
+def test_joined_ranges_cover_what_is_wanted_once(wanted):
     starts = np.array([start for start, _ in wanted], dtype=np.int64)
     stops = starts + np.array([length for _, length in wanted], dtype=np.int64)
     found = _joined_ranges(starts, stops).tolist()
