@@ -114,12 +114,11 @@ class MaxTables:
 
 
 class MeanTables:
-    """Integral images: sums over all cells above and left of a corner; those at its four corners give the sum of a
-    bin.
+    """Integral images: sums over all cells above and left of a corner, from which the sum of any bin follows.
 
-    Sums are in float64. The values are first rounded to multiples of 2**-52 of the largest possible sum (about 1e-12
-    of the map's largest magnitude), so every sum is exact: a bin of zeros is exactly zero, and no rounding error
-    travels from one part of the map to another.
+    The sum of a bin takes the sums at its four corners. Sums are in float64. The values are first rounded to
+    multiples of 2**-52 of the largest possible sum (about 1e-12 of the map's largest magnitude), so every sum is
+    exact: a bin of zeros is exactly zero, and no rounding error travels from one part of the map to another.
 
     Args:
         cells: ``(H, W, C)``, the feature map, channels last; all values finite.
