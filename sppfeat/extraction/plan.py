@@ -216,8 +216,8 @@ def schedule(
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         step = batch_size or max(1, batch_pixels // int(pixels[order[start]]))
         for first in range(start, stop, step):
-            chunk = images[order[first : min(first + step, stop)]]
-            yield from _at_each_scale(chunk, hw[order[start]], None if uses is None else uses[chunk])
+            group = images[order[first : min(first + step, stop)]]
+            yield from _at_each_scale(group, hw[order[start]], None if uses is None else uses[group])
 
 
 def _at_each_scale(

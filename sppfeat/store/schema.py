@@ -113,7 +113,7 @@ class RowAudit(NamedTuple):
 
     Attributes:
         flag: ``(K,)`` uint8, bits of :class:`sppfeat.config.regions.RowFlag`.
-        region: ``(K, L, 4)`` int32, cells of each layer's map, ``x0, y0, x1, y1``, half-open.
+        region: ``(K, L, 4)`` int32, ``x0, y0, x1, y1`` in cells of each layer's map, half-open.
     """
 
     flag: npt.NDArray[np.uint8]

@@ -80,7 +80,7 @@ class FeatureWriter:
         descriptors: npt.NDArray[np.floating[Any]],
         audit: RowAudit | None = None,
     ) -> None:
-        """Write ``(K, D)`` descriptors to rows ``(K,)``, ascending, with their flags and regions."""
+        """Write descriptors ``(K, D)`` to rows ``(K,)``, ascending, with their flags and regions."""
         if descriptors.shape != (len(rows), self._dimension):
             raise ValueError(f"descriptors of shape {descriptors.shape}, not {(len(rows), self._dimension)}")
         with np.errstate(over="ignore"):
@@ -90,7 +90,7 @@ class FeatureWriter:
             self._write_at("row_region", rows, audit.region.astype("<i4"))
 
     def write_no_descriptor(self, rows: npt.NDArray[np.int64]) -> None:
-        """Fill rows, ascending, with NaN."""
+        """Fill rows ``(K,)``, ascending, with NaN."""
         step = max(1, _NAN_NBYTES // max(1, self._dimension * self._dtype.itemsize))
         nan = np.full((min(step, len(rows)), self._dimension), np.nan, dtype=self._dtype)
         for start in range(0, len(rows), step):
@@ -100,7 +100,7 @@ class FeatureWriter:
     def write_boxes(
         self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], audit: BoxAudit | None = None
     ) -> None:
-        """Write the boxes ``(K, 4)`` of rows ``(K,)``, ascending, once the size of their image is known."""
+        """Write the boxes ``(K, 4)``, in image pixels, of rows ``(K,)``, ascending, once the image size is known."""
         self._write_at("boxes", rows, boxes_px.astype("<f8"))
         if audit is not None:
             self._write_at("row_flag", rows, audit.flag.astype("|u1"))
@@ -114,7 +114,7 @@ class FeatureWriter:
         self.write_sizes(np.array([image]), np.array([image_hw]))
 
     def write_sizes(self, images: npt.NDArray[np.int64], image_hw: npt.NDArray[np.integer[Any]]) -> None:
-        """Write the sizes ``(n, 2)`` of images ``(n,)``, ascending; see :meth:`write_size`."""
+        """Write heights and widths ``(n, 2)``, in pixels, of images ``(n,)``, ascending; see :meth:`write_size`."""
         self._write_at("images/size", images, image_hw.astype("<i4"))
 
     def mark_done(self, image: int) -> None:
@@ -239,21 +239,21 @@ class PartWriter:
         descriptors: npt.NDArray[np.floating[Any]],
         audit: RowAudit | None = None,
     ) -> None:
-        """Write ``(K, D)`` descriptors to rows ``(K,)``, ascending, with their flags and regions."""
+        """Write descriptors ``(K, D)`` to rows ``(K,)``, ascending, with their flags and regions."""
         self._writer.write_rows(rows + self._first_row, descriptors, audit)
 
     def write_no_descriptor(self, rows: npt.NDArray[np.int64]) -> None:
-        """Fill rows, ascending, with NaN."""
+        """Fill rows ``(K,)``, ascending, with NaN."""
         self._writer.write_no_descriptor(rows + self._first_row)
 
     def write_boxes(
         self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], audit: BoxAudit | None = None
     ) -> None:
-        """Write the boxes ``(K, 4)`` of rows ``(K,)``, ascending."""
+        """Write the boxes ``(K, 4)``, in image pixels, of rows ``(K,)``, ascending."""
         self._writer.write_boxes(rows + self._first_row, boxes_px, audit)
 
     def write_sizes(self, images: npt.NDArray[np.int64], image_hw: npt.NDArray[np.integer[Any]]) -> None:
-        """Write the sizes ``(n, 2)`` of images ``(n,)``, ascending."""
+        """Write heights and widths ``(n, 2)``, in pixels, of images ``(n,)``, ascending."""
         self._writer.write_sizes(images + self._first_image, image_hw)
 
     def mark_done(self, image: int) -> None:

@@ -110,17 +110,17 @@ def _find_finished(resources: "RunResources") -> "Part | None":
     from sppfeat.extraction.parts import find_part
     from sppfeat.extraction.ray.part_files import is_made_of_parts
 
-    task = resources.part_request
-    output, options = task.request.output, task.request.ray or RayOptions()
+    wanted = resources.part_request
+    output, options = wanted.request.output, wanted.request.ray or RayOptions()
     if is_made_of_parts(output):
         if options.merge != "virtual":
             return None
         try:
-            part = find_part(task, resources.notes)
+            part = find_part(wanted, resources.notes)
         except StoreError:  # part files have changed since the merge; PartFiles checks them later
             return None
         return None if len(part.to_do) else part
-    part = find_part(task, resources.notes)
+    part = find_part(wanted, resources.notes)
     if len(part.to_do):
         raise StoreError(
             f"{str(output)!r} has {counted(len(part.to_do), 'image')} to do, and --engine ray did not begin it: "
