@@ -29,17 +29,17 @@ METRICS = ("cosine", "l2")
 DEFAULT_METRIC = "cosine"
 ENGINES = ("exact", "faiss")
 DEFAULT_ENGINE = "exact"
-DEFAULT_NEIGHBORS = 10  # of each query
+DEFAULT_NEIGHBORS = 10  # per query
 
 EMBEDDINGS = ("pca", "tsne", "umap")
 DEFAULT_EMBEDDING = "pca"
-MOST_EMBEDDED = 2000  # rows
-MOST_PICTURED = 30  # rows of an embedding
+MOST_EMBEDDED = 2000  # maximum number of rows in an embedding
+MOST_PICTURED = 30  # maximum number of them with a thumbnail
 
 SHEET_QUERIES = 8  # lines of a contact sheet
-SHEET_NEIGHBORS = 8  # in each of them
+SHEET_NEIGHBORS = 8  # per line
 
-MOST_NORMS = 20_000  # rows whose norms are measured
+MOST_NORMS = 20_000  # maximum number of rows to measure norms of
 SIZES_OF = ("images", "boxes")
 CLASS_WEIGHTS = ("balanced", "none")
 METHODS = ("auto", "products", "sums", "rows")
@@ -47,7 +47,7 @@ METHODS = ("auto", "products", "sums", "rows")
 # Chosen for rows of norm 1. On one of five folds of Caltech-101 (3030 x 10752), accuracy was 85.6 % with C = 1.7,
 # 87.0 % with 5, and 86.8 % with 17.
 _DEFAULT_C = 5.0
-_C = (1e-30, 1e30)  # what alpha = 1 / (2 C) can be in float32, and more than anybody needs
+_C = (1e-30, 1e30)  # range in which alpha = 1 / (2 C) fits float32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,7 @@ class _Measure:
     """Runs stages one after the other, and measures the time and memory of each."""
 
     def __init__(self) -> None:
-        keep_freed_memory()  # as a run does
+        keep_freed_memory()  # like a run
         self.stages: dict[str, tuple[float, int | None]] = {}
         with contextlib.suppress(OSError):
             _CLEAR.write_text(_CLEAR_PEAK)

@@ -44,7 +44,7 @@ from sppfeat.cli.options import (
     workers_option,
 )
 from sppfeat.cli.output import joined_numbers, print_json_or_text
-from sppfeat.cli.values import NumberRange, Parsed, complete_files, short_side, whole_number
+from sppfeat.cli.values import NumberRange, Parsed, auto_to_none, complete_files, native_to_none
 from sppfeat.config.machine import keep_freed_memory
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import DEFAULT_LEVELS
@@ -137,7 +137,7 @@ def regions(image: str | None, **options: Any) -> None:
     quick = options["quick"]
     settings = RegionsSettings(
         image=image,
-        size=short_side(REGIONS_SIZE.choose(options["size"], quick=quick)),
+        size=native_to_none(REGIONS_SIZE.choose(options["size"], quick=quick)),
         n_boxes=BOXES_COUNT.choose(options["boxes_count"], quick=quick),
         n_crops=CROPS_COUNT.choose(options["crops_count"], quick=quick),
         seed=options["draw_seed"],
@@ -237,9 +237,9 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     settings = RunsSettings(
         inputs=inputs,
         n_images=SAMPLE_IMAGES.choose(options["images"], quick=quick),
-        size=short_side(SAMPLE_SIZE.choose(options["size"], quick=quick)),
-        batch_size=whole_number(options["batch_size"]),
-        workers=whole_number(options["workers"]),
+        size=native_to_none(SAMPLE_SIZE.choose(options["size"], quick=quick)),
+        batch_size=auto_to_none(options["batch_size"]),
+        workers=auto_to_none(options["workers"]),
         seed=options["draw_seed"],
         repetitions=REPETITIONS.choose(options["repetitions"], quick=quick),
     )

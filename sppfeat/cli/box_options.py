@@ -6,7 +6,7 @@ import click
 
 from sppfeat.cli.options import option, together
 from sppfeat.cli.output import joined_numbers
-from sppfeat.cli.values import Parsed, complete_files, short_side, whole_numbers
+from sppfeat.cli.values import Parsed, complete_files, native_to_none, whole_numbers
 from sppfeat.config.regions import (
     BOX_COORDS,
     BOX_ENDS,
@@ -22,7 +22,7 @@ from sppfeat.config.request import BoxChoice
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_SIZE
 from sppfeat.errors import ConfigError
 
-__all__ = ["box_choice", "box_options", "sizes_of"]
+__all__ = ["box_choice", "box_options", "size_settings"]
 
 _SCALES = Parsed(
     "pixels,...", whole_numbers, refusal="{!r} is not a list of pixels such as 480,576,688,864,1200"
@@ -92,7 +92,7 @@ box_options = together(
         "/box_row leads from each box to its row.",
     ),
 )
-_NEED_BOXES = (
+_ONLY_WITH_BOXES = (
     "box_format",
     "box_coords",
     "box_units",
@@ -112,7 +112,7 @@ def box_choice(options: dict[str, Any]) -> BoxChoice | None:
         ConfigError: options about boxes are given without boxes, or do not apply to these boxes.
     """
     boxes = options["boxes"]
-    given = [name for name in _NEED_BOXES if options[name]]
+    given = [name for name in _ONLY_WITH_BOXES if options[name]]
     if options["projection"] != RegionSpec.projection:
         given.append("projection")
     if boxes is None:
@@ -140,7 +140,7 @@ def box_choice(options: dict[str, Any]) -> BoxChoice | None:
     return choice
 
 
-def sizes_of(options: dict[str, Any]) -> dict[str, Any]:
+def size_settings(options: dict[str, Any]) -> dict[str, Any]:
     """The option ``size`` or ``scales`` of the network input by name, as given or by default for images or boxes.
 
     Raises:
@@ -155,4 +155,4 @@ def sizes_of(options: dict[str, Any]) -> dict[str, Any]:
         return {"scales": MULTIVIEW_SCALES}
     if size is None:
         return {"size": DEFAULT_SIZE if options["boxes"] is None else DEFAULT_BOX_SIZE}
-    return {"size": short_side(size)}
+    return {"size": native_to_none(size)}

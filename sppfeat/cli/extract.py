@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sppfeat.cli.bars import Bar, prepared
-from sppfeat.cli.box_options import box_choice, box_options, sizes_of
+from sppfeat.cli.box_options import box_choice, box_options, size_settings
 from sppfeat.cli.distribution_options import ray_choice, ray_options, shard_options
 from sppfeat.cli.extract_texts import plan_text, result_text, run_result
 from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave
@@ -35,7 +35,7 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import print_json, print_json_or_text, say
 from sppfeat.cli.signals import Stop, stop_on_signals
-from sppfeat.cli.values import CHANNELS, complete_files, whole_number
+from sppfeat.cli.values import CHANNELS, auto_to_none, complete_files
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.request import HEADER_MODES, DescriptorChoice, ExtractRequest
 from sppfeat.config.specs import (
@@ -254,7 +254,7 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
         options,
         backbone=backbone_choice(options),
         input=InputSpec(
-            **sizes_of(options),
+            **size_settings(options),
             max_pixels=options["max_pixels"],
             round_to=options["round_to"],
             exif=options["exif"],
@@ -268,8 +268,8 @@ def _request(options: dict[str, Any]) -> ExtractRequest:
         run=settings_from(
             RunOptions,
             options,
-            batch_size=whole_number(options["batch_size"]),
-            workers=whole_number(options["workers"]),
+            batch_size=auto_to_none(options["batch_size"]),
+            workers=auto_to_none(options["workers"]),
             local_rank=rank.local_index if rank else 0,
             n_local=rank.n_local if rank else 1,
         ),

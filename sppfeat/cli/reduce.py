@@ -21,7 +21,7 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.selection_options import columns_options
-from sppfeat.cli.values import AUTO_OR_INT, whole_number
+from sppfeat.cli.values import AUTO_OR_INT, auto_to_none
 from sppfeat.config.specs import REDUCED_NORMALIZATIONS, REDUCTIONS, ReductionSpec
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["reduce"]
 
-_OF_THE_FIT = (
+_FIT_OPTIONS = (
     "method",
     "components",
     "whiten",
@@ -110,7 +110,7 @@ def _fit_settings(options: dict[str, Any]) -> Path | ReductionSpec:
     """Makes the settings of the fit from options, or the path of the file to take the reduction from."""
     if options["origin"] is None:
         return settings_from(ReductionSpec, options, layers=options["layers"] or None)
-    for flag in given_options(_OF_THE_FIT):
+    for flag in given_options(_FIT_OPTIONS):
         raise ConfigError(f"{flag} would have no effect: --from reduces as that file was reduced")
     origin: Path = options["origin"]
     return origin
@@ -125,7 +125,7 @@ def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any]) -> "
             options["output"],
             how,
             dtype=options["dtype"],
-            batch_size=whole_number(options["batch_size"]),
+            batch_size=auto_to_none(options["batch_size"]),
             overwrite=options["overwrite"],
             on_fit=lambda done, rows: bar.move_to(done, rows, note="fit"),
             on_rows=lambda done, rows: bar.move_to(done, rows, note="write"),

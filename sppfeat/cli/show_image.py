@@ -22,7 +22,7 @@ from sppfeat.cli.options import (
     size_option,
 )
 from sppfeat.cli.output import joined_numbers, print_json, say
-from sppfeat.cli.values import Parsed, short_side
+from sppfeat.cli.values import Parsed, native_to_none
 from sppfeat.config.regions import PROJECTIONS
 from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
 from sppfeat.errors import ConfigError
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["image"]
 
-# Options that --from replaces by the settings of a feature file.
-_OF_FILES = ("backbone", "seed", "layers", "size", "levels", "pool", "exif")
+# Options that contradict --from, whose file records these settings.
+_RECORDED = ("backbone", "seed", "layers", "size", "levels", "pool", "exif")
 
 
 def _box(text: str) -> tuple[float, ...]:
@@ -168,7 +168,7 @@ def _extractor(options: dict[str, Any], on_download: "OnDownload") -> "Extractor
         weights_dir=options["weights_dir"],
         layer=options["layers"],
         seed=options["seed"],
-        size="native" if short_side(size) is None else size,
+        size="native" if native_to_none(size) is None else size,
         levels=options["levels"],
         pool=options["pool"],
         exif=options["exif"],
@@ -184,7 +184,7 @@ def _source_of_file(
     from sppfeat.extractor import Extractor
     from sppfeat.store.reader import FeatureFile
 
-    for flag in given_options(_OF_FILES):
+    for flag in given_options(_RECORDED):
         raise ConfigError(f"{flag} is given, and --from, which has it already: leave one of them out")
     row = options["row"]
     if (photo is None) == (row is None):

@@ -47,7 +47,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
-_innermost: Stop | None = None  # that of the innermost stop_on_signals
+_innermost: Stop | None = None  # made by the innermost stop_on_signals
 
 
 def raise_if_dropped() -> None:

@@ -28,10 +28,10 @@ from sppfeat.cli.train_texts import epoch_text, plan_text, result_text
 from sppfeat.cli.values import (
     LEVELS,
     Parsed,
+    auto_to_none,
     complete_backbones,
     complete_files,
     complete_weights,
-    whole_number,
     whole_numbers,
 )
 from sppfeat.config.request import BackboneChoice
@@ -324,5 +324,5 @@ def _request(options: dict[str, Any]) -> TrainRequest:
         recipe=settings_from(Recipe, options, learning_rate=options["lr"]),
         teachers=options["teachers"],
     )
-    run = settings_from(TrainRun, options, workers=whole_number(options["workers"]))
+    run = settings_from(TrainRun, options, workers=auto_to_none(options["workers"]))
     return settings_from(TrainRequest, options, settings=settings, run=run)

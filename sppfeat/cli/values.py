@@ -25,11 +25,11 @@ __all__ = [
     "SIZE",
     "NumberRange",
     "Parsed",
+    "auto_to_none",
     "complete_backbones",
     "complete_files",
     "complete_weights",
-    "short_side",
-    "whole_number",
+    "native_to_none",
     "whole_numbers",
 ]
 
@@ -89,12 +89,12 @@ def _channels(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
-def short_side(size: int | str) -> int | None:
+def native_to_none(size: int | str) -> int | None:
     """Converts the value of an option ``PIXELS|native``: pixels, or None for the image's own size."""
     return None if size == "native" else int(size)
 
 
-def whole_number(value: int | str) -> int | None:
+def auto_to_none(value: int | str) -> int | None:
     """Converts the value of an option ``auto|N``: the number, or None for ``auto``."""
     return None if value == "auto" else int(value)
 

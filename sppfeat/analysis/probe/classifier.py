@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FittedClassifier", "fit_classifier", "fit_pipeline", "make_pipeline", "row_digests"]
 
-_NBYTES = 8  # one of a million rows equals one of a million others by chance once in twenty million times
+_NBYTES = 8  # two sets of a million rows share a digest by chance once in twenty million times
 _AT_ONCE = 1 << 16  # rows
 
 
@@ -76,10 +76,10 @@ def fit_classifier(
     """Fits the classifier of a probe on all labeled rows.
 
     Args:
-        selection, settings, on_progress: as for :func:`sppfeat.analysis.probe.probe`.
+        selection, settings, on_progress: see :func:`sppfeat.analysis.probe.probe`.
 
     Raises:
-        SppfeatError: as :func:`sppfeat.analysis.probe.probe`.
+        SppfeatError: a reason listed at :func:`sppfeat.analysis.probe.probe`.
     """
     labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
     pipeline = fit_pipeline(selection, labeled, settings, on_progress=on_progress)

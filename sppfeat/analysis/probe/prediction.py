@@ -53,7 +53,7 @@ def select_for(
     Args:
         classifier: a classifier fitted on descriptors with the same settings.
         file: an open file.
-        rows, labels: as for :meth:`sppfeat.store.reader.FeatureFile.select`.
+        rows, labels: see :meth:`sppfeat.store.reader.FeatureFile.select`.
 
     Raises:
         StoreError: the file's descriptors were made with other settings, which the message names; or the file lacks
@@ -177,7 +177,7 @@ def write_predictions(
 
     Args:
         target: a binary file open for writing.
-        classifier, selection: as for :func:`predict`.
+        classifier, selection: see :func:`predict`.
         with_scores: write the scores of all classes.
         on_progress: called with the number of rows written so far.
     """

@@ -33,7 +33,7 @@ _OTHER_ROUNDINGS = 16  # allowance for rounding points, factors and float64 sums
 _ROUNDOFF = 2.0**-24  # unit roundoff of float32
 _ERROR = 2 * (_N_TERMS + _OTHER_ROUNDINGS) * _ROUNDOFF / (1 - (_N_TERMS + _OTHER_ROUNDINGS) * _ROUNDOFF)
 _SMALLEST = 2.0**-126  # largest error of a product that underflows
-_USUAL = (1e-20, 1e30)  # squared norms of which float32 keeps the precision
+_USUAL = (1e-20, 1e30)  # range of squared norms that float32 holds at full precision
 _LARGEST_PRODUCT = 1e37
 _SPARE = 16  # candidates beyond k, because float32 cannot order rows at nearly the same distance
 

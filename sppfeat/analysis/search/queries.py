@@ -173,7 +173,7 @@ def describe_queries(
     result[rows] = of_rows.X
     on_progress(len(rows))
     if boxes_of:
-        from sppfeat.extractor import Extractor  # which loads torch
+        from sppfeat.extractor import Extractor  # imported late, because it loads torch
 
         extractor = Extractor.from_file(
             file, weights=weights, weights_dir=weights_dir, device=device, on_download=on_download

@@ -207,7 +207,7 @@ def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thu
     """Draws one line per query: its picture, then its neighbors; inside :func:`~sppfeat.analysis.show.figure.drawing`.
 
     Args:
-        sheet: one line or more.
+        sheet: the sheet, with at least one line.
         thumbnails: pictures of rows by row number, and of other queries by their text; else "no picture" is shown.
     """
     n_columns = 1 + max((len(line.neighbors) for line in sheet.lines), default=0)

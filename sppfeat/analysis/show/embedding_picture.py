@@ -59,7 +59,7 @@ def embedding_figure(
     """Draws the plot with its legend beside it; inside :func:`~sppfeat.analysis.show.figure.drawing`.
 
     Args:
-        embedding: at least one point.
+        embedding: the embedding, with at least one point.
         pictured: centers of the thumbnails by row number, from :func:`choose_pictured`.
         thumbnails: thumbnails of these rows, by row number.
     """
