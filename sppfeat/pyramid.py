@@ -137,7 +137,7 @@ def pool_regions(feature_map: Tensor, regions: Tensor, levels: Sequence[int], *,
 
 
 class SpatialPyramidPool2d(nn.Module):
-    """:func:`spatial_pyramid_pool` as a layer: ``(N, C, H, W)`` to ``(N, D)`` whatever ``H`` and ``W``.
+    """:func:`spatial_pyramid_pool` as a layer, from ``(N, C, H, W)`` to ``(N, D)`` for any ``H`` and ``W``.
 
     Args:
         levels: the pyramid, such as ``(1, 2, 4)``.

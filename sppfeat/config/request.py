@@ -43,7 +43,7 @@ class DescriptorChoice:
     Attributes:
         levels: the pyramid; None for the default, or for the level that a head expects.
         pool, normalize, dtype, nonfinite: see :class:`sppfeat.config.specs.DescriptorSpec`.
-        normalize_from: a feature file whose mean norm to reuse; None for none.
+        normalize_from: a feature file from which to take the mean norm; None to estimate it.
     """
 
     levels: tuple[int, ...] | None = None

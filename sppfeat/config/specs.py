@@ -205,8 +205,8 @@ class DescriptorSpec:
         norm_factors: factor of ``meannorm`` for each layer, taken from another file; None to estimate them from the
             images of the run.
         dtype: dtype of the stored descriptors.
-        nonfinite: ``fail`` to fail an image whose descriptor holds NaN, infinities or values beyond the range of
-            ``dtype``; ``keep`` to store them.
+        nonfinite: ``fail`` to record an image as failed if its descriptor holds NaN, infinities or values beyond the
+            range of ``dtype``; ``keep`` to store them.
     """
 
     levels: tuple[int, ...] = DEFAULT_LEVELS

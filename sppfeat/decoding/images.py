@@ -57,7 +57,7 @@ def probe_image(
         ``(height, width)`` in pixels, the size of the image that :func:`read_image` returns.
 
     Raises:
-        ImageError: The file cannot be read, is no image, is too large, or has pixels without a defined range.
+        ImageError: The file cannot be read, is not an image, is too large, or has pixels without a defined range.
     """
     _choose("exif", exif, _EXIF_POLICIES)
     with open_image(place, exif=exif, max_pixels=max_pixels) as opened:

@@ -129,7 +129,7 @@ def write_errors(output: str) -> Iterator[None]:
         output: name of the output, for the message.
 
     Raises:
-        BrokenPipeError: the reader of a pipeline is gone, which is no error to report.
+        BrokenPipeError: the reader of a pipeline is gone; callers need not report it.
         StoreError: in place of any other OSError.
     """
     try:
@@ -155,7 +155,7 @@ def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
         with contextlib.suppress(OSError):
             if os.stat(partial).st_ino == inode:
                 partial.unlink()
-        with contextlib.suppress(OSError):  # what could not be written cannot be written on closing, either
+        with contextlib.suppress(OSError):  # a failed write fails again on closing
             file.close()
 
 

@@ -35,7 +35,7 @@ def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) 
 
 
 def _entries(inputs: Sequence[str], stdin: Iterable[bytes] | None) -> Iterator[bytes]:
-    """Yield each named file and folder as an absolute path, and each URL as it is."""
+    """Yield each named file and folder as an absolute path, and each URL unchanged."""
     for text in inputs:
         if is_list(text):
             yield from map(make_absolute, read_list(text, stdin=stdin))

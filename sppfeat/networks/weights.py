@@ -98,7 +98,7 @@ def load_parameters(
     used_modules: Collection[str] = (),
     source: str,
 ) -> None:
-    """Copies a state dict into a model, whatever its floating-point type.
+    """Copies a state dict of any floating-point type into a model.
 
     Args:
         model: the whole network.
@@ -176,7 +176,7 @@ def read_tensors(path: Path) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler and zip reader meet in a foreign file
+    except Exception as error:  # torch passes on any error that its unpickler and zip reader meet in a foreign file
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise WeightsError(f"cannot read {str(path)!r} as a file of tensors: {reason}") from error
 

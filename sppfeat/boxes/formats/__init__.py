@@ -63,7 +63,7 @@ def read_boxes(path: StrPath, *, box_format: str | None = None) -> BoxFile:
         box_format: one of ``FORMATS``; None to recognize it.
 
     Raises:
-        BoxError: the file cannot be read or recognized, or is malformed; tells where and why.
+        BoxError: the file cannot be read or recognized, or is malformed; the message gives the place and the reason.
         ConfigError: ``box_format`` is not one of ``FORMATS``.
     """
     if box_format is not None:

@@ -1,4 +1,4 @@
-"""Box arrays, one per image: their checks, and the table made of them."""
+"""Box arrays, one per image: checks of their shape and dtype, and the table built from them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple

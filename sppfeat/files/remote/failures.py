@@ -158,7 +158,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the HTTP status of an answer, from whatever attribute its package keeps it in."""
+    """Return the HTTP status of an answer, from the attribute in which its package keeps it; None if there is none."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -45,7 +45,7 @@ class LayerGeometry(NamedTuple):
         channels: number of channels of the map.
         map_hw: the map's height and width in cells, for the given input size.
         geometry: the map's stride and offset; None if the arithmetic does not apply.
-        reason: why ``geometry`` is None; otherwise empty.
+        reason: the reason why ``geometry`` is None; empty if it is not.
     """
 
     channels: int
@@ -65,8 +65,8 @@ def receptive_field(
     copied, and none of its weights is read.
 
     Args:
-        module_or_graph: a network that takes an image batch ``(N, 3, H, W)``. A GraphModule is
-            walked as it is; any other module is traced as torchvision's feature extraction does.
+        module_or_graph: a network that takes an image batch ``(N, 3, H, W)``. A GraphModule is walked as it is; any
+            other module is traced as in torchvision's feature extraction.
         layer: torchvision's name of a node, also a truncated one (``"layer4"``). For a
             GraphModule: a key of its dict output or the name of a node. None: the only output.
         input_hw: height and width of the input to walk with, in pixels.

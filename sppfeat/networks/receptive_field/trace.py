@@ -37,7 +37,7 @@ _SECOND_SIZE = 33
 
 
 class Trace:
-    """The state of a walk: the current node, and the memory whose layout was lost.
+    """The state of a walk: the current node, and the memory that was marked as spoiled.
 
     Attributes:
         node: name of the current node, for messages.
