@@ -43,7 +43,8 @@ class DescriptorChoice:
     Attributes:
         levels: the pyramid; None for the default, or for the level that a head expects.
         pool, normalize, dtype, nonfinite: see :class:`sppfeat.config.specs.DescriptorSpec`.
-        normalize_from: a feature file from which to take the mean norm; None to estimate it.
+        normalize_from: a feature file from which to take the ``meannorm`` normalization and its factors; None for
+            none.
     """
 
     levels: tuple[int, ...] | None = None

@@ -176,7 +176,7 @@ def read_tensors(path: Path) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch passes on any error that its unpickler and zip reader meet in a foreign file
+    except Exception as error:  # of any type, from its unpickler or zip reader
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise WeightsError(f"cannot read {str(path)!r} as a file of tensors: {reason}") from error
 
