@@ -8,7 +8,7 @@ from sppfeat.config.wording import counted
 
 __all__ = ["extract_text", "plan_text", "pooling_text", "regions_text"]
 
-_LOOPED = {"max": "adaptive_max_pool2d", "avg": "adaptive_avg_pool2d"}
+_POOLING = {"max": "adaptive_max_pool2d", "avg": "adaptive_avg_pool2d"}
 _MISSING = "-"
 _RIGHT = set(range(5))
 
@@ -189,7 +189,7 @@ def _crossover_text(found: dict[str, Any]) -> str:
 def _pooling_notes(found: dict[str, Any]) -> list[str]:
     of_regions = found["regions"]
     notes = [
-        f"same:       share of the values that equal those of adaptive_loop, one {_LOOPED[found['mode']]} per level "
+        f"same:       share of the values that equal those of adaptive_loop, one {_POOLING[found['mode']]} per level "
         "and box;",
         "            roi_align interpolates: its values are others by definition",
     ]
