@@ -239,7 +239,8 @@ def test_workers_killed_while_they_work_lose_nothing(images, open_pool):
     found = []
     for i, batch in enumerate(pool.decode(tasks)):
         found.append((list(batch.images), batch.pixels.copy(), batch.failures))
-        if i in (3, 11, 12, 20):
+        # Apart: an image whose worker dies again while it is retried alone would be given up.
+        if i in (3, 11, 19, 27):
             for pid in workers_of(pool)[: 1 + i % 2]:
                 os.kill(pid, signal.SIGKILL)
     assert_same(found, decoded(InlineDecoder(SETTINGS), tasks))
