@@ -140,16 +140,21 @@ class FeatureWriter:
         Raises:
             StoreError: the file cannot be written to, or was removed or replaced under its name.
         """
-        marks, self._marks = self._marks, {}
+        marks = self._marks
         # In as few system calls as possible: one call for each image took half of the writing time.
         images = np.array(sorted(marks), dtype=np.int64)
         status = np.array([marks[image] for image in images.tolist()], dtype=np.uint8)
         done = images[status == Status.DONE]
-        self._write_at("images/error", done, np.zeros((len(done), ERROR_NBYTES), dtype=np.uint8))
-        # If this fails, the waiting images stay pending for good: the system forgets pages that it could not write,
-        # and the next sync would succeed without them.
-        self._fdatasync()
-        self._write_at("images/status", images, status)
+        try:
+            self._write_at("images/error", done, np.zeros((len(done), ERROR_NBYTES), dtype=np.uint8))
+            self._fdatasync()
+            self._write_at("images/status", images, status)
+        except StoreError:
+            # The waiting images stay pending for good: the system forgets pages that it could not write, and the next
+            # sync would succeed without them.
+            self._marks = {}
+            raise
+        self._marks = {}
         self._last_sync = time.monotonic()
         self._check_name()
 
@@ -160,6 +165,9 @@ class FeatureWriter:
         try:
             try:
                 self.sync()
+            except KeyboardInterrupt:  # a second signal: what is finished is marked all the same
+                self.sync()
+                raise
             finally:
                 self._fdatasync()
         finally:

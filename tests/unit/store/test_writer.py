@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import itertools
 import os
 import shutil
 import signal
@@ -553,6 +554,34 @@ def test_rows_that_the_disk_lost_are_never_marked_done(file, monkeypatch):
         writer.mark_done(0)
     writer.close()
     assert read(file, "images/status")[0] == PENDING
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2])
+def test_an_interruption_while_the_file_is_closed_loses_no_mark(file, monkeypatch, moment):
+    """A second signal may come just then; what was finished is marked all the same."""
+    true_pwrite, true_sync, calls = os.pwrite, os.fdatasync, itertools.count()
+
+    def interrupt_once():
+        if next(calls) == moment:
+            raise KeyboardInterrupt
+
+    def pwrite(fd, content, at):
+        interrupt_once()
+        return true_pwrite(fd, content, at)
+
+    def fdatasync(fd):
+        interrupt_once()
+        return true_sync(fd)
+
+    writer = FeatureWriter(file, sync_seconds=1000)
+    for image in range(3):
+        write(writer, image, descriptors(1))
+        writer.mark_done(image)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    with pytest.raises(KeyboardInterrupt):
+        writer.close()
+    assert read(file, "images/status")[:4].tolist() == [DONE, DONE, DONE, PENDING]
 
 
 @pytest.mark.slow
