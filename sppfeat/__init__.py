@@ -2,9 +2,10 @@
 
 Images go in; fixed-length descriptors come out, as arrays from :class:`~sppfeat.extractor.Extractor` or as a feature
 file, which :func:`open` reads. :mod:`sppfeat.pyramid`, :mod:`sppfeat.geometry` and :mod:`sppfeat.sklearn` are public,
-too. Importing the package must not load torch, h5py or numpy, so both names are imported on first use.
+too. Importing the package must not load torch, h5py or numpy, so names are imported on first use.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from sppfeat._version import __version__
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Extractor", "__version__", "open"]
 
+# `sppfeat --help` and the decoding workers import the package, and must start fast.
+_LAZY = {
+    "Extractor": "sppfeat.extractor",
+    "open": "sppfeat.store.reader:open_features",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # `sppfeat --help` and the decoding workers import the package, and must start fast.
-    if name == "Extractor":
-        from sppfeat.extractor import Extractor
-
-        return Extractor
-    if name == "open":
-        from sppfeat.store.reader import open_features
-
-        return open_features
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, alias = _LAZY[name].partition(":")
+    return getattr(importlib.import_module(module), alias or name)
 
 
 def __dir__() -> list[str]:
