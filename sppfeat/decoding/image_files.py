@@ -7,12 +7,12 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from sppfeat.config.wording import one_line
-from sppfeat.decoding.image_guards import PILLOW, HeaderReader, check_tiles
+from sppfeat.decoding.image_guards import PILLOW, check_tiles
 from sppfeat.decoding.pixels import check_pixels, displayed_hw, read_orientation, scale_key_color
 from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
@@ -36,7 +36,6 @@ _FILE_REASONS = {
     errno.EPERM: "permission denied",
 }
 _LONGEST_REASON = 200
-_SMALL_FILE_NBYTES = 4 << 20  # no header of a smaller file takes longer than about two seconds
 
 # (offset, bytes, name): formats that Pillow decodes, then others that are often found among images.
 _READ_SIGNATURES = (
@@ -106,8 +105,6 @@ def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Ite
             check_tiles(image, max_pixels)
             scale_key_color(image)
             orientation = read_orientation(image, file)
-            if isinstance(file, HeaderReader):
-                file.n_reads_left = None
             opened = OpenedImage(image, orientation, displayed_hw(image, orientation, exif))
         yield opened
 
@@ -171,7 +168,7 @@ def _open_place(place: Place) -> BinaryIO:
                 return io.BytesIO(unpack(read_at(archive, nbytes, offset), place))
         file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with what reads it
         raw = file if nbytes == status.st_size else PartOfFile(file, offset, nbytes)
-        return cast(BinaryIO, (io.BufferedReader if nbytes <= _SMALL_FILE_NBYTES else HeaderReader)(raw))
+        return io.BufferedReader(raw)
     except OSError as error:
         raise ImageError(_FILE_REASONS.get(error.errno or 0) or _one_line(error.strerror)) from error
     except ValueError as error:  # a zero byte in the name

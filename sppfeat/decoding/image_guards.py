@@ -1,32 +1,17 @@
-"""Guards against image files that would take gigabytes of memory or minutes to decode.
+"""Limits on the pixels and tiles of image files; whatever else a file costs, it costs its worker process.
 
-Pillow's own guard counts pixels only, but small files can exhaust memory and time in other ways.
+Pillow's own guard against decompression bombs has one limit for the whole process, and counts no tiles.
 """
 
-import io
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from sppfeat.errors import ImageError
-from sppfeat.files.byte_ranges import read_at
 
-__all__ = [
-    "PILLOW",
-    "HeaderReader",
-    "check_precincts",
-    "check_scans",
-    "check_tiles",
-]
-
-_MOST_HEADER_READS = 250_000  # about a quarter of a second; real headers take some hundreds
-_MOST_PRECINCTS = 100_000  # in a small JPEG 2000; a larger one may have one per 64 pixels
-_MOST_SCANS = 500  # in a JPEG; real ones have about ten
-_MOST_SCANNED_PIXELS = 50_000_000_000  # pixels times scans of a JPEG; these take about seven seconds
+__all__ = ["PILLOW", "check_tiles"]
 
 
 class _PillowSettings:
@@ -72,30 +57,6 @@ PILLOW = _PillowSettings()
 """Pillow's settings in this process."""
 
 
-class HeaderReader(io.BufferedReader):
-    """A file reader that gives up on an endless header.
-
-    Pillow reads some headers byte by byte, or keeps every part of them: comments of a PNM, padding in a JPEG,
-    millions of empty chunks of a PNG. A file of 30 MB would take it half a minute, or a gigabyte.
-    """
-
-    n_reads_left: int | None = _MOST_HEADER_READS
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Reads bytes of the file; set ``n_reads_left`` to None once the header has ended.
-
-        Raises:
-            ImageError: the header has not ended after 250,000 reads.
-        """
-        if self.n_reads_left is not None:
-            self.n_reads_left -= 1
-            if self.n_reads_left < 0:
-                raise ImageError(
-                    f"its header has not ended after {_MOST_HEADER_READS} reads: damaged or hostile"
-                )
-        return super().read(size)
-
-
 def check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
     """Refuses a TIFF with huge tiles, or with missing strips or tiles, which Pillow would leave black.
 
@@ -122,77 +83,3 @@ def check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
         raise ImageError(
             f"damaged TIFF file: its strips or tiles hold {n_pixels} of {n_planes * width * height} samples"
         )
-
-
-def check_scans(image: ImageFile.ImageFile) -> None:
-    """Refuses a progressive JPEG with too many scans, because libjpeg processes the whole picture for each.
-
-    Raises:
-        ImageError: ``image`` is such a JPEG.
-    """
-    if "progressive" not in image.info or image.fp is None:
-        return
-    image.fp.seek(0)
-    n_scans, last = 0, b""
-    while block := image.fp.read(1 << 20):
-        n_scans += block.count(b"\xff\xda") + ((last + block[:1]) == b"\xff\xda")
-        last = block[-1:]
-    # In data after the picture, such as a video, one byte pair in 65,536 looks like a scan.
-    if n_scans > _MOST_SCANS and n_scans * image.width * image.height > _MOST_SCANNED_PIXELS:
-        raise ImageError(f"too many scans: {n_scans} in a progressive JPEG; allowed are {_MOST_SCANS}")
-
-
-def check_precincts(image: ImageFile.ImageFile) -> None:
-    """Refuses a JPEG 2000 with tiny precincts, because OpenJPEG takes half a kilobyte for each, even an empty one.
-
-    A file of 102 bytes took 5 GB and half a minute for 3000 x 3000 precincts of one pixel.
-
-    Raises:
-        ImageError: ``image`` is such a JPEG 2000, or has no code stream.
-    """
-    if image.format != "JPEG2000" or image.fp is None:
-        return
-    file = cast(BinaryIO, image.fp)
-    position = _code_stream_start(file) + 2
-    while True:
-        marker, length = struct.unpack(">HH", read_at(file, 4, position).ljust(4, b"\0"))
-        if marker in (0, 0xFF93):  # the end, or the pixels of the first tile
-            return
-        if marker in (0xFF52, 0xFF53):  # coding style of all components, of one
-            style = read_at(file, length - 2, position + 4) if length > 2 else b""
-            if marker == 0xFF53:  # the component's number comes first, and four bytes are missing
-                style = style[1:2] + b"...." + style[2:]
-            n_precincts = _n_precincts(style, image.size) * len(image.getbands())
-            if n_precincts > max(_MOST_PRECINCTS, image.width * image.height // 64):
-                raise ImageError(
-                    f"too many precincts: {n_precincts} in a JPEG 2000 of {image.height} x {image.width} "
-                    "(height x width); damaged or hostile"
-                )
-        position += 2 + length
-
-
-def _code_stream_start(file: BinaryIO) -> int:
-    """The offset of the code stream in a JPEG 2000 file; 0 if the file is a bare code stream."""
-    position = 0
-    while (box := read_at(file, 16, position).ljust(16, b"\0"))[:4] != b"\xff\x4f\xff\x51":
-        length, kind, long_length = struct.unpack(">I4sQ", box)
-        if kind == b"jp2c":
-            return position + (16 if length == 1 else 8)
-        if length == 1:
-            length = long_length
-        if length < 8:
-            raise ImageError("damaged JPEG 2000 file: it has no code stream")
-        position += length
-    return position
-
-
-def _n_precincts(style: bytes, size: tuple[int, int]) -> int:
-    """The number of precincts into which a coding style cuts one component; 0 if it does not say."""
-    if len(style) < 10 or not style[0] & 1:
-        return 0
-    n_levels, sizes = style[5], style[10:]
-    n = 0
-    for level, exponents in enumerate(sizes[: n_levels + 1]):
-        width, height = (-(-side >> (n_levels - level)) or 1 for side in size)
-        n += -(-width >> (exponents & 15)) * -(-height >> (exponents >> 4))
-    return n

@@ -13,7 +13,6 @@ from PIL.Image import Resampling
 
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.decoding.image_files import IMAGE_FORMATS, open_image, pillow_errors
-from sppfeat.decoding.image_guards import check_precincts, check_scans
 from sppfeat.decoding.jpeg_reduction import picture_box, reduce_jpeg
 from sppfeat.decoding.pixels import SWAPS_SIDES, check_pixels, read_orientation, to_rgb, turn_upright
 from sppfeat.errors import ConfigError, ImageError
@@ -211,8 +210,6 @@ def _read(
             was, now = (f"{height} x {width}" for height, width in (image_hw, displayed_hw))
             raise ImageError(f"changed since it was planned: was {was} (height x width), is {now}")
         with pillow_errors(f"cannot be decoded as {image.format}"):
-            check_scans(image)
-            check_precincts(image)
             turned = orientation if exif == "apply" else 1
             factor = 1
             if reduce_to is not None:

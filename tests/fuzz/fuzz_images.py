@@ -8,7 +8,8 @@ Needs ``pip install atheris`` (3.0; not part of the test extra) and runs by hand
 Options with one dash are libFuzzer's (``-runs=``, ``-jobs=``, ``-max_total_time=``, ``-artifact_prefix=``).
 The seeds are made here with Pillow. What breaks a promise is a Python exception with the input written to
 ``crash-*``: run it again with that file as argument. A crash inside a C library (SIGSEGV) is that library's, and in
-a run costs its image only, since it is a worker process that dies; report it there.
+a run costs its image only, since it is a worker process that dies; report it there. JPEG 2000 files of tiny precincts
+take gigabytes, and are known to.
 """
 
 import io
