@@ -1,4 +1,4 @@
-"""Benchmarks on the user's machine: many boxes of an image, pooling, planning, and a whole run stage by stage.
+"""Benchmarks on the user's machine: many boxes of an image, pooling, and a whole run stage by stage.
 
 The settings of a measurement (``settings``) go in, with the network and the pyramid to measure. A frozen result comes
 out, with medians of passes that take turns (A B C A B C). The room prints nothing and draws no bar; it reports progress

@@ -14,7 +14,6 @@ __all__ = [
     "CROPS_COUNT",
     "MAP_CHANNELS",
     "MAP_HW",
-    "PLAN_COUNTS",
     "POOLING_COUNTS",
     "POOLING_LEVELS",
     "POOLING_REPETITIONS",
@@ -23,7 +22,6 @@ __all__ = [
     "SAMPLE_IMAGES",
     "SAMPLE_SIZE",
     "Amount",
-    "PlanSettings",
     "PoolingSettings",
     "RegionsSettings",
     "RunsSettings",
@@ -63,7 +61,6 @@ MAP_HW = Amount((38, 50), (10, 13))
 MAP_CHANNELS = Amount(512, 32)
 POOLING_REPETITIONS = Amount(5, 2)
 BUDGET_SECONDS = 10.0
-PLAN_COUNTS = Amount((1_000, 10_000, 100_000), (1_000,))
 SAMPLE_IMAGES = Amount(256, 8)
 SAMPLE_SIZE = Amount(DEFAULT_SIZE, DEFAULT_SIZE // 2)
 
@@ -127,19 +124,6 @@ class PoolingSettings:
     budget_seconds: float = BUDGET_SECONDS
     seed: int = 0
     repetitions: int = POOLING_REPETITIONS.full
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanSettings:
-    """Settings of the measurement of plans.
-
-    Attributes:
-        counts: numbers of images.
-        per_folder: images in each folder.
-    """
-
-    counts: tuple[int, ...] = PLAN_COUNTS.full
-    per_folder: int = 1000
 
 
 @dataclass(frozen=True, kw_only=True)

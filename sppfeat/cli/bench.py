@@ -12,7 +12,6 @@ from sppfeat.bench.settings import (
     CROPS_COUNT,
     MAP_CHANNELS,
     MAP_HW,
-    PLAN_COUNTS,
     POOLING_COUNTS,
     POOLING_LEVELS,
     POOLING_REPETITIONS,
@@ -21,14 +20,13 @@ from sppfeat.bench.settings import (
     SAMPLE_IMAGES,
     SAMPLE_SIZE,
     Amount,
-    PlanSettings,
     PoolingSettings,
     RegionsSettings,
     RunsSettings,
     Subject,
 )
 from sppfeat.cli.bars import Bar, download_bar, prepared
-from sppfeat.cli.bench_texts import extract_text, plan_text, pooling_text, regions_text
+from sppfeat.cli.bench_texts import extract_text, pooling_text, regions_text
 from sppfeat.cli.options import (
     backbone_choice,
     backbone_options,
@@ -94,7 +92,7 @@ _draw_seed_option = option(
 )
 
 
-@click.group(short_help="Measure on this machine: boxes, pooling, plans, or a run stage by stage.")
+@click.group(short_help="Measure on this machine: boxes, pooling, or a run stage by stage.")
 def bench() -> None:
     """Measure on this machine, with your network, your images, your device and precision.
 
@@ -255,38 +253,6 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     ):
         result = runs.measure(on_progress=bar.move_to)
     _print(result, extract_text, options)
-
-
-@bench.command(short_help="Listing, planning and laying out a run, by the number of images.")
-@_amount_option(
-    "--counts",
-    PLAN_COUNTS,
-    "Numbers of images. A million takes a few minutes, nearly all of it to make and remove the files.",
-    joined_numbers,
-    type=_COUNTS,
-    metavar="N,N,...",
-)
-@option(
-    "--per-folder", type=click.IntRange(1), default=PlanSettings.per_folder, help="Images in each folder."
-)
-@_quick_option
-@json_option
-@quiet_option
-def plan(**options: Any) -> None:
-    """Measure what comes before the first image, by the number of images: time, memory and the size of the file.
-
-    Empty image files are made in a temporary folder, and listed, planned and laid out into a file in a new process; in
-    another one the file is continued. No image is opened, as where headers are read in windows. Memory is what the
-    process has at most, over what it had before.
-    """
-    from sppfeat.bench.plan import bench_plan
-
-    settings = PlanSettings(
-        counts=PLAN_COUNTS.choose(options["counts"], quick=options["quick"]), per_folder=options["per_folder"]
-    )
-    with _measuring(options) as bar:
-        result = bench_plan(settings, on_progress=bar.move_to)
-    _print(result, plan_text, options)
 
 
 def _measuring(options: dict[str, Any]) -> Bar:

@@ -1,16 +1,14 @@
 """Texts of ``sppfeat bench``: a table for each measurement, with notes on reading it."""
 
-from collections.abc import Callable
 from typing import Any
 
 from sppfeat.cli.output import joined_numbers, table
 from sppfeat.config.wording import counted
 
-__all__ = ["extract_text", "plan_text", "pooling_text", "regions_text"]
+__all__ = ["extract_text", "pooling_text", "regions_text"]
 
 _POOLING = {"max": "adaptive_max_pool2d", "avg": "adaptive_avg_pool2d"}
 _MISSING = "-"
-_RIGHT = set(range(5))
 
 
 def regions_text(found: dict[str, Any]) -> str:
@@ -108,55 +106,6 @@ def extract_text(found: dict[str, Any]) -> str:
             _medians(found),
         ]
     )
-
-
-def plan_text(found: dict[str, Any]) -> str:
-    """Formats the result of ``bench plan``, as in its JSON, as text."""
-    names = list(found["rungs"][0]["stages"])
-    labels = [name.replace("_", " ") for name in names]
-
-    def of_stages(show: Callable[[dict[str, Any]], str]) -> list[list[str]]:
-        return [
-            [str(rung["images"]), *(show(rung["stages"][name]) for name in names)] for rung in found["rungs"]
-        ]
-
-    sizes = [
-        [
-            str(rung["images"]),
-            *(f"{rung[f'{what}_bytes_per_image']:.0f}" for what in ("path", "plan", "file")),
-        ]
-        for rung in found["rungs"]
-    ]
-    return "\n".join(
-        [
-            _machine_text(found["machine"]),
-            f"images:     empty files, {found['images_per_folder']} in a folder",
-            "",
-            "Seconds:",
-            table(["images", *labels], of_stages(lambda stage: f"{stage['seconds']:.2f}"), right=_RIGHT),
-            "",
-            "Images/s:",
-            table(
-                ["images", *labels],
-                of_stages(lambda stage: f"{stage['images_per_second']:.0f}"),
-                right=_RIGHT,
-            ),
-            "",
-            "Memory by then, bytes per image:",
-            table(["images", *labels], of_stages(_bytes_per_image), right=_RIGHT),
-            "",
-            "Bytes per image:",
-            table(["images", "path", "plan", "file"], sizes, right=_RIGHT),
-            "",
-            "memory:     at most, over what the process had before: of few images that is what there is of everything",
-            "file:       all but the descriptors",
-        ]
-    )
-
-
-def _bytes_per_image(stage: dict[str, Any]) -> str:
-    nbytes = stage["peak_bytes_per_image"]
-    return _MISSING if nbytes is None else f"{nbytes:.0f}"
 
 
 def _heading(found: dict[str, Any]) -> list[str]:

@@ -22,8 +22,28 @@ from sppfeat.cli import groups, main
 SNAPSHOT = Path(__file__).with_name("commands_before.json")
 WIDTH = 80
 
+# Commands that are gone, each with a line in CHANGELOG.md.
+GONE = ["sppfeat bench plan"]
+
 # Intended differences of a command: its parameters and the words of its help that are gone ("- ...") or new ("+ ...").
-DIFFERENCES: dict[str, list[str]] = {}
+DIFFERENCES: dict[str, list[str]] = {
+    "sppfeat": ["- plans,"],
+    "sppfeat bench": [
+        "- plan",
+        "- Listing,",
+        "- planning",
+        "- and",
+        "- laying",
+        "- out",
+        "- a",
+        "- run,",
+        "- by",
+        "- the",
+        "- number",
+        "- of",
+        "- images.",
+    ],
+}
 
 EXIT_CODES = ("EXIT_ERROR", "EXIT_INTERRUPTED", "EXIT_SOME_FAILED", "EXIT_USAGE")
 
@@ -106,9 +126,10 @@ def before():
 
 def test_commands_options_and_help_are_as_before(before):
     now = {" ".join(["sppfeat", *names]): description(names, found) for names, found in commands()}
-    assert list(now) == list(before["commands"])
+    kept = {name: lines for name, lines in before["commands"].items() if name not in GONE}
+    assert list(now) == list(kept)
     changed = {}
-    for name, lines in before["commands"].items():
+    for name, lines in kept.items():
         then, today = without_layout(lines), without_layout(now[name])
         compared = difflib.ndiff(then, today) if then != today else ()
         if found := [line for line in compared if line.startswith(("- ", "+ "))]:
