@@ -38,8 +38,8 @@ def predict(
     features: Path,
     output: Path | None,
     scores: bool,
-    rows: tuple[str, ...],
-    labels_from: str | None,
+    rows: tuple[str, ...] | None,
+    labels: str | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
@@ -56,13 +56,13 @@ def predict(
     if output == _STANDARD_OUTPUT:
         output = None
     if output is not None:
-        inputs = [model, features, Path(labels_from or features)]
+        inputs = [model, features, Path(labels or features)]
         check_new_file(output, inputs=inputs, overwrite=overwrite)
     classifier = load_classifier(model)
     with FeatureFile(features) as file:
         if output is not None:
             refuse_input(output, file.read_paths)
-        selection = select_for(classifier, file, rows=rows or None, labels=labels_from)
+        selection = select_for(classifier, file, rows=rows, labels=labels)
         n_learned = count_learned(classifier, selection)
         n_without = file.n_rows - len(file.rows_with_descriptor())
         with (
