@@ -44,12 +44,12 @@ _STANDARD_OUTPUT = "-"
     "--format",
     "export_format",
     type=click.Choice(tuple(EXPORT_FORMATS)),
-    help="mat73 is MATLAB 7.3: HDF5, of any size. [default: by the suffix of the output]",
+    help="[default: by the suffix of the output]",
 )
 @option(
     "--dtype",
     type=click.Choice(EXPORT_DTYPES),
-    help="Of the numbers. [default: as in the file; float32 for float16 in parquet, mat, mat73]",
+    help="Of the numbers. [default: as in the file; float32 for float16 in parquet, mat]",
 )
 @selection_options
 @overwrite_output_option

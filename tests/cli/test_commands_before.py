@@ -43,6 +43,15 @@ DIFFERENCES: dict[str, list[str]] = {
         "- of",
         "- images.",
     ],
+    "sppfeat export": [
+        "- [npz|npy|parquet|svmlight|mat|mat73|csv|tsv]",
+        "+ [npz|npy|parquet|svmlight|mat|csv|tsv]",
+        *(
+            "- " + word
+            for word in ["mat73", "is", "MATLAB", "7.3:", "HDF5,", "of", "any", "size.", "mat,", "mat73]"]
+        ),
+        "+ mat]",
+    ],
 }
 
 EXIT_CODES = ("EXIT_ERROR", "EXIT_INTERRUPTED", "EXIT_SOME_FAILED", "EXIT_USAGE")

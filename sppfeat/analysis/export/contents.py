@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from sppfeat.config.machine import row_ranges
 from sppfeat.errors import ConfigError
-from sppfeat.store.mat73 import NamedArray
 from sppfeat.store.selection import Selection
-from sppfeat.store.selection.row_table import EXTRA, RowColumn, TextColumn, tabulate_rows
+from sppfeat.store.selection.row_table import EXTRA, RowColumn, tabulate_rows
 
 __all__ = ["VECTORS", "Contents", "FormatWriter", "arrays_beside"]
 
@@ -137,26 +136,30 @@ class FormatWriter(Protocol):
         """Writes the whole export; the files stay open."""
 
 
-def arrays_beside(contents: Contents) -> Mapping[str, NamedArray]:
+def arrays_beside(contents: Contents) -> Mapping[str, RowColumn]:
     """All arrays but the vectors: ``y``, ``rows``, ``paths``, ``boxes``, ``classes``, ``columns``, ``about``.
 
     If the inputs gave ids, there is also ``image_id``. If rows are boxes, there are also ``flag``, ``scale``,
     ``mirrored``, ``score``, ``id``, ``source``, and, if box files had extra columns, ``extra`` and ``extra_names``.
     """
     table = dict(contents.table)
-    arrays: dict[str, NamedArray] = {
+    arrays: dict[str, RowColumn] = {
         "y": table.pop("label_number"),
         "rows": table.pop("row"),
         "paths": table.pop("path"),
         "boxes": np.stack([np.asarray(table.pop(name)) for name in ("x0", "y0", "x1", "y1")], axis=1),
-        "classes": contents.selection.target_names,
-        "columns": list(contents.selection.columns.names()),
-        "about": [contents.about_json()],
+        "classes": _texts(contents.selection.target_names),
+        "columns": _texts(list(contents.selection.columns.names())),
+        "about": _texts([contents.about_json()]),
     }
     del table["label"]
     extra = {name: table.pop(name) for name in list(table) if name.startswith(EXTRA)}
     arrays.update(table)
     if extra:
-        arrays["extra"] = tuple(column for column in extra.values() if isinstance(column, TextColumn))
-        arrays["extra_names"] = [name.removeprefix(EXTRA) for name in extra]
+        arrays["extra"] = np.stack([_texts(column[:]) for column in extra.values()], axis=1)  # type: ignore[arg-type]
+        arrays["extra_names"] = _texts([name.removeprefix(EXTRA) for name in extra])
     return arrays
+
+
+def _texts(texts: list[str]) -> npt.NDArray[np.str_]:
+    return np.array(texts, dtype=np.str_)

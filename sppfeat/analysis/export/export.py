@@ -22,12 +22,11 @@ from sppfeat.store.selection import Selection
 __all__ = ["ExportResult", "export_features", "export_to_stream"]
 
 _WRITERS = {
-    "npz": "numpy_files:write_npz",
-    "npy": "numpy_files:write_npy",
+    "npz": "array_files:write_npz",
+    "npy": "array_files:write_npy",
     "parquet": "parquet:write_parquet",
     "svmlight": "text_files:write_svmlight",
-    "mat": "mat:write_mat",
-    "mat73": "mat:write_mat73",
+    "mat": "array_files:write_mat",
     "csv": "text_files:write_csv",
     "tsv": "text_files:write_tsv",
 }
@@ -75,7 +74,7 @@ def export_features(
     Args:
         selection: rows and columns of an open file, from ``file.select(...)``; determines the order.
         path: the output, which appears only when it is complete.
-        export_format: ``npz``, ``npy``, ``parquet``, ``svmlight``, ``mat``, ``mat73``, ``csv`` or ``tsv``; if None,
+        export_format: ``npz``, ``npy``, ``parquet``, ``svmlight``, ``mat``, ``csv`` or ``tsv``; if None,
             given by the suffix of ``path``.
         dtype: ``float32``, ``float16`` or ``float64``. If None, the type in the file, except that float16 becomes
             ``float32`` if the format has no float16 (``mat``) or few of its readers support it (``parquet``).

@@ -14,7 +14,7 @@ class ExportFormat(NamedTuple):
     """Properties of a format.
 
     Attributes:
-        suffixes: file suffixes in lower case; empty if the format must be chosen by name.
+        suffixes: file suffixes in lower case.
         holds: number types that the format can hold.
         of_float16: default type for float16 descriptors.
         has_table: True if texts and labels go into a CSV file beside the output.
@@ -28,14 +28,13 @@ class ExportFormat(NamedTuple):
     is_text: bool = False
 
 
-# Few readers of Parquet know half precision; MATLAB files have none.
+# Few readers of Parquet know half precision; MATLAB has none.
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     "npz": ExportFormat((".npz",)),
     "npy": ExportFormat((".npy",), has_table=True),
     "parquet": ExportFormat((".parquet", ".pq"), of_float16="float32"),
     "svmlight": ExportFormat((".svm", ".svmlight", ".libsvm"), has_table=True, is_text=True),
     "mat": ExportFormat((".mat",), holds=("float32", "float64"), of_float16="float32"),
-    "mat73": ExportFormat((), holds=("float32", "float64"), of_float16="float32"),
     "csv": ExportFormat((".csv", ".csv.gz"), is_text=True),
     "tsv": ExportFormat((".tsv", ".tsv.gz"), is_text=True),
 }
@@ -48,8 +47,8 @@ def format_of(path: str | os.PathLike[str], name: str | None = None) -> str:
         ConfigError: there is no such format, or the suffix belongs to none.
 
     Example:
-        >>> format_of("train.libsvm"), format_of("train.mat", "mat73")
-        ('svmlight', 'mat73')
+        >>> format_of("train.libsvm"), format_of("train.data", "mat")
+        ('svmlight', 'mat')
     """
     if name is None:
         found = _suffix(os.fspath(path))

@@ -110,16 +110,15 @@ def read_separated(path: Path, n_beside: int = 8):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet", ".svm", ".mat", "73", ".csv", ".tsv.gz"])
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet", ".svm", ".mat", ".csv", ".tsv.gz"])
 def test_every_value_of_every_row_is_read_back(file, tmp_path, suffix, dtype, levels, rows):
-    form = "mat73" if suffix == "73" else None
-    if form or suffix == ".mat":
+    if suffix == ".mat":
         dtype = dtype.replace("float16", "float64")
     selection = file.select(rows=rows, levels=levels)
     wanted = selection.X.astype(dtype)
     wanted[~file.has_descriptor()[selection.rows]] = np.nan
     out = tmp_path / f"x{suffix}"
-    result = export_features(selection, out, export_format=form, dtype=dtype)
+    result = export_features(selection, out, dtype=dtype)
     got, labels, paths, numbers = READERS[suffix](out, selection)
     assert got.shape == wanted.shape
     assert got.astype(dtype).tobytes() == wanted.tobytes() or np.array_equal(
@@ -191,29 +190,6 @@ def _mat(path, selection):
     return found["X"], found["y"].reshape(-1).tolist(), paths, found["rows"].reshape(-1)
 
 
-def _mat73(path, selection):
-    head = path.read_bytes()[:128]
-    assert head.startswith(b"MATLAB 7.3 MAT-file")
-    assert head[124:] == b"\x00\x02IM"
-    with h5py.File(path) as found:
-
-        def read(dataset):
-            kind = dataset.attrs["MATLAB_class"].decode()
-            if "MATLAB_empty" in dataset.attrs:
-                return [] if kind == "char" else np.empty(dataset[()].astype(int))
-            if kind == "cell":
-                return [read(found[reference])[0] for reference in dataset[0]]
-            if kind == "char":
-                return [row.tobytes().decode("utf-16-le").rstrip("\0") for row in dataset[()].T]
-            assert {"single": np.float32, "double": np.float64}.get(kind, kind) == dataset.dtype
-            return dataset[()].T
-
-        assert read(found["columns"]) == list(selection.columns.names())
-        assert all(found[reference].chunks is None for reference in found["columns"][0])  # 3 kB for each
-        y, paths, numbers = (read(found[name]) for name in ("y", "paths", "rows"))
-        return read(found["X"]), np.ravel(y).tolist(), paths, np.ravel(numbers)
-
-
 def _separated(path, selection):
     x, lines, columns = read_separated(path)
     assert columns == list(selection.columns.names())
@@ -229,7 +205,6 @@ READERS = {
     ".parquet": _parquet,
     ".svm": _svm,
     ".mat": _mat,
-    "73": _mat73,
     ".csv": _separated,
     ".tsv.gz": _separated,
 }
@@ -248,7 +223,6 @@ def test_boxes_come_with_all_that_is_known_of_them(box_path, tmp_path):
         wanted["flag"] = file.row_flag.tolist()
         for name in ("x.csv", "x.npz", "x.mat"):
             export_features(selection, tmp_path / name)
-        assert export_features(selection, tmp_path / "x73", export_format="mat73").rows == 3
         box = file.boxes
     _, lines, _ = read_separated(tmp_path / "x.csv", 15)
     assert [line["extra:note"] for line in lines] == ["note 0", "note 1", "note 2"]
@@ -261,9 +235,6 @@ def test_boxes_come_with_all_that_is_known_of_them(box_path, tmp_path):
         assert npz["extra_names"].tolist() == ["note"]
         assert npz["extra"].tolist() == [["note 0"], ["note 1"], ["note 2"]]
         assert np.array_equal(npz["boxes"], box)
-    with h5py.File(tmp_path / "x73") as mat73:
-        note = mat73[mat73["extra"][0, 0]][()].T
-        assert note[1].tobytes().decode("utf-16-le") == "note 1"
     parquet = pytest.importorskip("pyarrow.parquet")
     with FeatureFile(box_path) as file:
         export_features(file.select(), tmp_path / "x.parquet")
@@ -313,10 +284,7 @@ def test_half_precision_becomes_what_the_format_has(tmp_path):
         writer.mark_done(0)
         writer.mark_done(1)
     assert "2 rows x 15 float16, npy" in run(path, "-o", tmp_path / "x.npy").output
-    assert (
-        "float32 (the file has float16), mat73"
-        in run(path, "-o", tmp_path / "x.mat", "--format", "mat73").output
-    )
+    assert "float32 (the file has float16), mat" in run(path, "-o", tmp_path / "x.mat").output
     pytest.importorskip("pyarrow")
     assert "float32 (the file has float16)" in run(path, "-o", tmp_path / "x.parquet").output
     bad = run(path, "-o", tmp_path / "y.mat", "--dtype", "float16", code=2)
@@ -415,18 +383,15 @@ def test_what_exists_stays_unless_it_is_to_be_replaced(path, tmp_path):
     assert os.listdir(tmp_path / "real") == ["x.csv"]
 
 
-@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv.gz", "x.mat", "x73.mat", "x.parquet"])
+@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv.gz", "x.mat", "x.parquet"])
 def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
     (tmp_path / name).write_text("before")
 
     def interrupt(n):
         raise KeyboardInterrupt
 
-    form = "mat73" if "73" in name else None
     with pytest.raises(KeyboardInterrupt):
-        export_features(
-            file.select(), tmp_path / name, export_format=form, overwrite=True, on_progress=interrupt
-        )
+        export_features(file.select(), tmp_path / name, overwrite=True, on_progress=interrupt)
     assert os.listdir(tmp_path) == [name]
     assert (tmp_path / name).read_text() == "before"
 
@@ -442,7 +407,7 @@ def test_what_has_come_in_the_meantime_is_not_replaced_without_leave(file, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv", "x.mat", "x73.mat", "x.parquet"])
+@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.svm", "x.csv", "x.mat", "x.parquet"])
 def test_a_full_disk(tmp_path, mount_disk, name, capfd):
     path = tmp_path / "f.h5"
     blocks = (ColumnBlock("layer3", 1, 50000, 0, 50000),)
@@ -453,26 +418,23 @@ def test_a_full_disk(tmp_path, mount_disk, name, capfd):
         for i in range(12):
             writer.mark_done(i)
     disk = mount_disk(1)
-    form = "mat73" if "73" in name else None
     with FeatureFile(path) as file, pytest.raises(StoreError, match=r"cannot write .*[Nn]o space"):
-        export_features(file.select(), disk / name, export_format=form)
+        export_features(file.select(), disk / name)
     assert os.listdir(disk) == []
     assert capfd.readouterr().err == ""
 
 
 def test_more_than_matlab_5_holds(file, tmp_path, monkeypatch):
     pytest.importorskip("scipy")
-    monkeypatch.setattr("sppfeat.analysis.export.mat._LIMIT", 4096 + 64)
-    with pytest.raises(
-        ConfigError, match=r"less than 2 GiB; found: 4 x 15 float32: 240 bytes; .*--format mat73"
-    ):
+    monkeypatch.setattr("sppfeat.analysis.export.array_files._MAT_LIMIT", 4096 + 64)
+    with pytest.raises(ConfigError, match=r"less than 2 GiB; found: 4 x 15 float32: 240 bytes; .*h5read"):
         export_features(file.select(), tmp_path / "x.mat")
     assert os.listdir(tmp_path) == []
 
 
 def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
     selection = file.select(rows="status=any")
-    forms = ("npz", "npy", "parquet", "mat", "mat73", "tsv")
+    forms = ("npz", "npy", "parquet", "mat", "tsv")
     for form in forms:
         seen = []
         export_features(selection, tmp_path / f"1.{form}", export_format=form, on_progress=seen.append)
@@ -494,9 +456,6 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
             assert (
                 pq.read_table(tmp_path / "1.parquet")["path"] == pq.read_table(tmp_path / "2.parquet")["path"]
             )
-        elif form == "mat73":
-            with h5py.File(tmp_path / "1.mat73") as one, h5py.File(tmp_path / "2.mat73") as two:
-                assert all(np.array_equal(one[name], two[name], equal_nan=True) for name in ("X", "paths"))
         elif form == "mat":  # scipy writes the time
             assert (tmp_path / "1.mat").read_bytes()[128:] == (tmp_path / "2.mat").read_bytes()[128:]
         else:

@@ -1,0 +1,111 @@
+"""Files of named arrays: NumPy's ``.npy`` and ``.npz``, and MATLAB's version 5, which all its readers support."""
+
+import os
+import zipfile
+from collections.abc import Iterable
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.export.contents import VECTORS, Contents, arrays_beside
+from sppfeat.analysis.export.text_files import write_table
+from sppfeat.config.machine import import_extra
+from sppfeat.errors import ConfigError
+from sppfeat.store.selection.row_table import RowColumn, TextColumn
+
+__all__ = ["write_mat", "write_npy", "write_npz"]
+
+_MAT_LIMIT = 1 << 31  # bytes of a variable
+
+
+def write_npy(contents: Contents, files: list[BinaryIO]) -> None:
+    """Writes the vectors ``(n, d)``, and the table into the second file."""
+    _write_vectors(contents, files[0])
+    write_table(contents, files[1])
+
+
+def write_npz(contents: Contents, files: list[BinaryIO]) -> None:
+    """Writes all arrays, none of them pickled; the vectors are not compressed."""
+    with zipfile.ZipFile(files[0], "w", allowZip64=True) as archive:
+        with _member(archive, VECTORS, zipfile.ZIP_STORED) as member:
+            _write_vectors(contents, member)
+        for name, array in arrays_beside(contents).items():
+            # Texts are mostly padding, which compresses well.
+            with _member(archive, name, zipfile.ZIP_DEFLATED) as member:
+                if isinstance(array, TextColumn):
+                    dtype = np.dtype(f"<U{max(1, array.longest)}")
+                    _write_blocks(
+                        member, (len(array),), dtype, (np.array(part, dtype) for part in array.parts())
+                    )
+                else:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def write_mat(contents: Contents, files: list[BinaryIO]) -> None:
+    r"""Writes all arrays with scipy, which needs the vectors in memory.
+
+    Texts become cell arrays; bytes in them that are not UTF-8 are escaped as in ``\xff``.
+
+    Raises:
+        ConfigError: the content is too large for such a file, or scipy is not installed.
+    """
+    if contents.nbytes >= _MAT_LIMIT - 4096:
+        raise _too_large(
+            f"{contents.n_rows} x {contents.dimension} {contents.dtype}: {contents.nbytes} bytes"
+        )
+    matlab = import_extra("scipy.io.matlab", extra="mat", purpose="writing MATLAB files")
+    variables = {name: _mat_variable(array) for name, array in arrays_beside(contents).items()}
+    variables[VECTORS] = np.empty((contents.n_rows, contents.dimension), dtype=contents.dtype)
+    for rows, vectors in contents.blocks():
+        variables[VECTORS][rows] = vectors
+    try:
+        matlab.savemat(files[0], variables, oned_as="column")
+    except matlab.MatWriteError as error:
+        raise _too_large(str(error)) from error
+
+
+def _member(archive: zipfile.ZipFile, name: str, compression: int) -> BinaryIO:
+    entry = zipfile.ZipInfo(f"{name}.npy")  # no time stamp, so that the same export gives the same bytes
+    entry.compress_type = compression
+    return cast(BinaryIO, archive.open(entry, "w", force_zip64=True))
+
+
+def _write_vectors(contents: Contents, file: BinaryIO) -> None:
+    blocks = (vectors for _, vectors in contents.blocks())
+    _write_blocks(file, (contents.n_rows, contents.dimension), contents.dtype, blocks)
+
+
+def _write_blocks(
+    file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[npt.NDArray[Any]]
+) -> None:
+    """Writes an array whose rows come in blocks, and of which no more than one block is in memory."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for block in blocks:
+        file.write(block.tobytes())
+
+
+def _mat_variable(array: RowColumn) -> npt.NDArray[Any]:
+    """An array for scipy: numbers unchanged, texts as a cell array of one column, columns of texts as nested cells."""
+    if isinstance(array, TextColumn):
+        return _cells(text for part in array.parts() for text in part)
+    if array.dtype.kind != "U":
+        return array
+    return _cells(array.tolist()) if array.ndim == 1 else _cells(map(_cells, array.T.tolist()))
+
+
+def _cells(contents: Iterable[Any]) -> npt.NDArray[np.object_]:
+    listed = [
+        os.fsencode(c).decode("utf-8", "backslashreplace") if isinstance(c, str) else c for c in contents
+    ]
+    cells = np.empty((len(listed), 1), dtype=object)
+    cells[:, 0] = listed
+    return cells
+
+
+def _too_large(what: str) -> ConfigError:
+    return ConfigError(
+        f"a variable of a MATLAB 5 file has less than 2 GiB; found: {what}; allowed: fewer --rows or --levels; or the "
+        "feature file itself, which MATLAB opens with h5read(FILE, '/features')"
+    )
