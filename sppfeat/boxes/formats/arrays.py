@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import BoxConvention
 from sppfeat.files.paths import PathTable
 
 __all__ = [
     "ARRAY_RULE",
-    "BoxBudget",
     "ImageBoxes",
     "boxes_of_array",
     "build_table",
+    "check_expansion",
     "is_box_dtype",
     "is_box_shape",
 ]
@@ -39,33 +40,20 @@ class ImageBoxes(NamedTuple):
     values: npt.NDArray[np.float64]
 
 
-class BoxBudget:
-    """A limit on the number of boxes in a compressed file.
+def check_expansion(source: AnnotationFiles, where: str, n_boxes: int, n_bytes: int) -> None:
+    """Check the number of boxes in a compressed file, in which a box may take next to nothing.
 
-    A box takes 150 bytes of memory but may take next to nothing in the file. Windows on a grid, the most compressible
-    boxes, reach 20 boxes per byte.
+    A box takes 150 bytes of memory. Windows on a grid, the most compressible boxes, reach 20 boxes per byte.
 
-    Args:
-        n_bytes: size of the file.
+    Raises:
+        BoxError: there are too many boxes for a file of ``n_bytes``.
     """
-
-    def __init__(self, n_bytes: int) -> None:
-        self._n_bytes = n_bytes
-        self._most = max(_MOST_BOXES, _MOST_BOXES_PER_BYTE * n_bytes)
-        self._n_boxes = 0
-
-    def take(self, n_boxes: int) -> None:
-        """Count boxes against the limit.
-
-        Raises:
-            ValueError: the file has too many; the message gives their number and the limit.
-        """
-        self._n_boxes += n_boxes
-        if self._n_boxes > self._most:
-            raise ValueError(
-                f"found {self._n_boxes} boxes or more in {self._n_bytes} bytes; allowed: {_MOST_BOXES}, or "
-                f"{_MOST_BOXES_PER_BYTE} a byte"
-            )
+    if n_boxes > max(_MOST_BOXES, _MOST_BOXES_PER_BYTE * n_bytes):
+        raise source.error(
+            where,
+            f"found {n_boxes} boxes or more in {n_bytes} bytes; allowed: {_MOST_BOXES}, or "
+            f"{_MOST_BOXES_PER_BYTE} a byte",
+        )
 
 
 def is_box_shape(shape: Sequence[int]) -> bool:

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.arrays import (
     ARRAY_RULE,
-    BoxBudget,
     ImageBoxes,
     boxes_of_array,
     build_table,
+    check_expansion,
     is_box_shape,
 )
 from sppfeat.boxes.table import BoxTable
@@ -85,13 +85,19 @@ def _read_archive(source: AnnotationFiles, content: bytes) -> list[ImageBoxes]:
     boxes: dict[bytes, ImageBoxes] = {}
     with _damage_reported(source, ""):
         archive = zipfile.ZipFile(io.BytesIO(content))
-    budget = BoxBudget(len(content))
+    n_boxes = 0
     with archive:
         for member in archive.infolist():
             key = _key(source, member)
             if key in boxes:
                 raise source.error(f"key {_show(key)}", "found twice; allowed: every image once")
-            boxes[key] = boxes_of_array(key, _read_member(source, archive, member, key, budget))
+            where = f"key {_show(key)}"
+            header = _member_header(source, archive, member, where)
+            n_boxes += header.shape[0]
+            check_expansion(source, where, n_boxes, len(content))
+            with _damage_reported(source, where), archive.open(member) as file:
+                array = file.read(member.file_size)  # a read without a size would expand without limit
+            boxes[key] = boxes_of_array(key, _read_array(source, array, where))
     return list(boxes.values())
 
 
@@ -117,10 +123,9 @@ def _key(source: AnnotationFiles, member: zipfile.ZipInfo) -> bytes:
     return key
 
 
-def _read_member(
-    source: AnnotationFiles, archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: bytes, budget: BoxBudget
-) -> npt.NDArray[Any]:
-    where = f"key {_show(key)}"
+def _member_header(
+    source: AnnotationFiles, archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str
+) -> "_Header":
     if member.compress_type not in _COMPRESSIONS:
         raise source.error(
             where,
@@ -128,14 +133,7 @@ def _read_member(
         )
     with _damage_reported(source, where), archive.open(member) as file:
         head = file.read(_HEADER_BYTES)
-    header = _parse_header(source, head, member.file_size, where)
-    try:
-        budget.take(header.shape[0])
-    except ValueError as error:
-        raise source.error(where, str(error)) from error
-    with _damage_reported(source, where), archive.open(member) as file:
-        content = file.read(member.file_size)  # a read without a size would expand without limit
-    return _read_array(source, content, where)
+    return _parse_header(source, head, member.file_size, where)
 
 
 class _Header(NamedTuple):

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import string
-import struct
 import sys
 import tracemalloc
 import zipfile
@@ -803,7 +802,7 @@ def test_an_archive_that_expands_beyond_what_it_says(put):
         ({"boxes": np.zeros((2, 3))}, ["boxes", "(2, 3)"]),
         ({"boxes": np.zeros((2, 4), dtype=complex)}, ["boxes", "complex128"]),
         ({"boxes": "text"}, ["boxes", "<U4"]),
-        ({"boxes": {"a": 1}}, ["array of class 2", "numbers, texts"]),
+        ({"boxes": {"a": 1}}, ["boxes: found an array of shape (1, 1)"]),
         ({"boxes": cells([np.zeros((1, 4))])}, ["images", "no such variable"]),
         (
             {"boxes": cells([np.zeros((1, 4))]), "images": cells(["a", "b"])},
@@ -830,85 +829,17 @@ def test_malformed_mat(put, variables, parts):
 
 def test_damaged_mat(put):
     content = mat(boxes=np.zeros((20, 4)))
-    assert "damaged" in message_of(put("b.mat", content[:200]))
-    # A type code of which scipy 1.17 reads the table out of bounds, and the process ends.
-    flags = content.index(b"boxes") + 8
-    assert "type 43785" in message_of(put("b.mat", content[:flags] + b"\x09\xab" + content[flags + 2 :]))
-    assert "type 16843008" in message_of(put("b.mat", b"\1\1\1\0" + b"\1" * 300), "mat")
+    assert "scipy cannot read" in message_of(put("b.mat", content[:200]))
+    assert "scipy cannot read" in message_of(put("b.mat", b"\1\1\1\0" + b"\1" * 300), "mat")
     assert "-v7" in message_of(put("b.mat", b"MATLAB 7.3 MAT-file" + bytes(600)))
 
 
-def mat4(n_rows, n_columns, name=b"boxes", *, code=0, content=b"", n_name=None):
-    """Return a variable of a .mat of version 4 that says of itself what it is told to."""
-    n_name = len(name) + 1 if n_name is None else n_name
-    return struct.pack("<5i", code, n_rows, n_columns, 0, n_name) + name + b"\0" + content
+def test_a_mat_that_expands_too_far(put):
+    import scipy.io
 
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        (
-            mat4(-23, 1, b"xy", code=50),
-            "-23 x 1",
-        ),  # once: 20 + 3 - 23 bytes on is the same variable, for ever
-        (mat4(0, 4, n_name=-1), "a name of -1 bytes"),
-        (mat4(2**31 - 1, 2**31 - 1), "2147483647 x 2147483647"),
-        (mat4(2, 4, content=bytes(63)), "up to byte 90"),
-        (mat4(2, 4, content=bytes(64)) + mat4(1, 4, content=bytes(32)), "boxes twice"),
-        (mat4(1, 3, code=2, content=bytes(24)), "boxes, a sparse array"),
-        (mat4(1, 4, code=2000, content=bytes(32)), "type 2000"),
-        (mat4(1, 4, code=60, content=bytes(32)), "type 60"),
-        (mat4(0, 4) + b"\0", "the end of the file"),
-    ],
-)
-def test_malformed_mat_of_version_4(put, content, part):
-    pytest.importorskip("scipy.io")
-    assert part in message_of(put("b.mat", content), "mat")
-
-
-def test_mat_of_version_4_of_other_numbers(put):
-    pytest.importorskip("scipy.io")
-    other = mat4(1, 1, b"x", code=2, content=bytes(8))
-    boxes = np.array(ROWS, dtype="<i2").tobytes(order="F")
-    table = read_boxes(put("b.mat", other + mat4(2, 4, code=30, content=boxes)), box_format="mat").table
-    assert table.boxes.tolist() == ROWS
-
-
-def element(kind, content):
-    """Return an element of a .mat of version 5."""
-    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
-
-
-def variable(array_class, shape, *parts, name=b"boxes"):
-    flags, sides = struct.pack("<II", array_class, 0), struct.pack(f"<{len(shape)}i", *shape)
-    return element(14, element(6, flags) + element(5, sides) + element(1, name) + b"".join(parts))
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        # Once: as many blanks as it says, 1.5 GB.
-        (variable(4, (20_000, 10_000), element(16, b"")), "0 bytes for a text of shape (20000, 10000)"),
-        (variable(4, (1, 5), element(16, b"abcd")), "4 bytes for a text"),
-        (variable(6, (0, 4), element(9, b"")) * 2, "boxes twice"),
-        # Once: the product of 200,000 sizes, of which the file has 2 kB.
-        (element(15, zlib.compress(variable(6, (2**31 - 1,) * 200_000))), "200000 dimensions; allowed: 32"),
-        (element(15, zlib.compress(variable(2, (300_000, 4)) + bytes(10))), "array of class 2"),
-        (
-            element(15, zlib.compress(variable(9, (300_000, 4), element(2, bytes(1_200_000))))),
-            "300000 boxes or more in",
-        ),
-        (
-            element(15, zlib.compress(variable(1, (1, 60_000), element(14, b"") * 60_000))),
-            "240000 boxes or more",
-        ),
-        (element(14, element(6, struct.pack("<II", 17, 0)) + element(1, b"boxes")), "array of class 17"),
-    ],
-)
-def test_mat_that_says_more_than_it_has(put, content, part):
-    pytest.importorskip("scipy.io")
-    message = message_of(put("b.mat", b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + content))
-    assert part in message
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"boxes": np.zeros((300_000, 4), dtype=np.uint8)}, do_compression=True)
+    assert "boxes: found 300000 boxes or more in" in message_of(put("b.mat", file.getvalue()))
 
 
 @pytest.mark.parametrize(
@@ -1167,15 +1098,12 @@ EDITS = st.lists(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("box_format", FORMATS)
+@pytest.mark.parametrize("box_format", FILES)  # damaged .mat files are scipy's
 @settings(max_examples=100)
 @given(edits=EDITS, random=st.none() | st.binary(max_size=200), named=st.booleans())
 def test_anything_gives_a_table_or_a_box_error(tmp_path, box_format, edits, random, named):
-    if box_format == "mat":
-        content = mat(boxes=cells([np.ones((2, 4)), np.ones((1, 5))]), images=cells(["a", "b"]))
-    else:
-        content = FILES[box_format][1]
-    path = tmp_path / FILES.get(box_format, ("b.mat",))[0]
+    name, content = FILES[box_format]
+    path = tmp_path / name
     path.write_bytes(mutate(content, edits) if random is None else random)
     try:
         rows_of(read_boxes(path, box_format=box_format if named else None).table)
