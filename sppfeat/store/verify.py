@@ -259,7 +259,7 @@ def _scan_rows(
     has_none = (row_status != Status.PENDING) & ~has_one
     flags = {name: np.zeros(n_rows, dtype=bool) for name in ("nan", "infinite", "zero", "unfailed")}
     hashes = np.zeros(n_rows, dtype=np.uint64)
-    row_nbytes = dimension * file.features.itemsize
+    row_nbytes = dimension * file.dtype.itemsize
     for part in row_ranges(n_rows, row_nbytes=row_nbytes, nbytes=_BLOCK_NBYTES):
         block = np.asarray(file.features[part])
         nan = np.isnan(block)
