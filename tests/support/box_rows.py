@@ -25,10 +25,10 @@ def table_of(boxes, *, images=(), convention=None, names="path", sizes=None) -> 
         builder.add_box(
             builder.add_image(name.encode(), (sizes or {}).get(name, (0, 0))),
             box,
-            label=builder.add_class(f"c{i % 3}"),
+            label=f"c{i % 3}",
             score=i / 8,
             box_id=b"box%d" % i,
-            extra=(b"note %d" % i,),
+            extra={"note": b"note %d" % i},
         )
     return builder.build(convention or BoxConvention(), names=names)
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.coco import read_coco
-from sppfeat.boxes.formats.jsonl import read_jsonl
 from sppfeat.boxes.formats.mat import read_mat
 from sppfeat.boxes.formats.numpy_files import read_numpy
 from sppfeat.boxes.formats.recognition import recognize_format, recognize_source
-from sppfeat.boxes.formats.separated import read_csv, read_tsv
+from sppfeat.boxes.formats.records import read_csv, read_jsonl, read_tsv
 from sppfeat.boxes.formats.voc import read_voc
 from sppfeat.boxes.formats.yolo import read_yolo
 from sppfeat.boxes.table import BoxTable

@@ -9,16 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
-from sppfeat.boxes.formats.arrays import (
-    ARRAY_RULE,
-    boxes_of_array,
-    build_table,
-    check_expansion,
-    is_box_dtype,
-    is_box_shape,
-)
+from sppfeat.boxes.formats.arrays import ARRAY_RULE, build_table, check_array, check_expansion
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.regions import default_convention
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
@@ -46,10 +38,9 @@ def read_mat(source: AnnotationFiles) -> BoxTable:
     if not isinstance(boxes, np.ndarray):
         found = "no such variable" if boxes is None else shorten(boxes)
         raise source.error("boxes", f"found {found}; allowed: {ARRAY_RULE}, or cells")
-    convention = default_convention("mat")
     if boxes.dtype != object:
-        _check_array(source, boxes, "boxes")
-        return build_table([boxes_of_array(source.stem, boxes)], convention, names="single")
+        check_array(source, "boxes", boxes.shape, boxes.dtype)
+        return build_table({source.stem: boxes}, "mat", names="single")
     cells = boxes.ravel(order="F")
     names = _image_names(source, variables.get("images"))
     if len(names) != len(cells):
@@ -57,9 +48,10 @@ def read_mat(source: AnnotationFiles) -> BoxTable:
             "images", f"found {len(names)} names for {len(cells)} cells of boxes; allowed: as many"
         )
     for i, array in enumerate(cells, start=1):
-        _check_array(source, array, f"boxes{{{i}}}")
-    images = [boxes_of_array(name, array) for name, array in zip(names, cells, strict=True)]
-    return build_table(images, convention)
+        if not isinstance(array, np.ndarray):
+            raise source.error(f"boxes{{{i}}}", f"found {type(array).__name__}; allowed: {ARRAY_RULE}")
+        check_array(source, f"boxes{{{i}}}", array.shape, array.dtype)
+    return build_table(dict(zip(names, cells, strict=True)), "mat")
 
 
 def _load(source: AnnotationFiles) -> dict[str, Any]:
@@ -88,16 +80,6 @@ def _load(source: AnnotationFiles) -> dict[str, Any]:
             "", f"found a file that scipy cannot read: {shorten(str(error))}; allowed: .mat of version 4 to 7"
         ) from error
     return variables
-
-
-def _check_array(source: AnnotationFiles, array: object, where: str) -> None:
-    if not isinstance(array, np.ndarray):
-        raise source.error(where, f"found {type(array).__name__}; allowed: {ARRAY_RULE}")
-    if not is_box_shape(array.shape) or not (is_box_dtype(array.dtype) or not array.size):
-        raise source.error(
-            where,
-            f"found an array of shape {array.shape} of {shorten(str(array.dtype))}; allowed: {ARRAY_RULE}",
-        )
 
 
 def _image_names(source: AnnotationFiles, images: object) -> list[bytes]:
