@@ -328,7 +328,7 @@ class Extractor:
         )
         for batch in batches:
             pixels = np.stack(
-                [self._reader.pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images.tolist()]
+                [self._reader.pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images]
             )
             result[batch.images] = self._reduce(self._describer.describe_images(pixels))
         return result

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from sppfeat.bench.conditions import synchronize
+from sppfeat.decoding import Batch
 from sppfeat.decoding.images import read_image, resize_image
-from sppfeat.extraction.plan import Batch, schedule
+from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.run import Extraction
 from sppfeat.pyramid import spatial_pyramid_pool
 from sppfeat.store.layout import Provenance, create_file
@@ -83,7 +84,7 @@ class Stages:
                 add("backbone")
                 descriptors = self._pool(maps)
                 add("pool")
-                for row, image in enumerate(batch.images.tolist()):
+                for row, image in enumerate(batch.images):
                     own = np.arange(*self._plan.rows[image].tolist(), dtype=np.int64)
                     writer.write_rows(own, descriptors[row : row + 1])
                     writer.mark_done(image)
@@ -109,7 +110,7 @@ class Stages:
 
     def paths(self, batch: Batch) -> list[bytes]:
         """Paths of the images of a batch."""
-        return [os.path.join(self._plan.root, self._plan.paths[i]) for i in batch.images.tolist()]
+        return [os.path.join(self._plan.root, self._plan.paths[i]) for i in batch.images]
 
     def _pool(self, maps: Sequence[Tensor]) -> npt.NDArray[np.float32]:
         spec = self._config.descriptor

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.extraction.plan import Batch
+from sppfeat.decoding import Batch
 from sppfeat.extraction.row_sink import DescribedRows, RowSink
 
 __all__ = ["SinkThread"]
@@ -139,7 +139,9 @@ class SinkThread:
                 self._failures[rows.image] = unfit
 
     def _mark(self, batch: Batch) -> None:
-        for image in batch.images[batch.is_last].tolist():
+        for image, is_last in zip(batch.images, batch.is_last, strict=True):
+            if not is_last:
+                continue
             reason = self._failures.pop(image, None)
             if reason is None:
                 self._sink.mark_done(image)

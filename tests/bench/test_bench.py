@@ -335,7 +335,7 @@ def test_stages_loop_and_run_compute_the_same(folder, tmp_path, pool):
         descriptor = extraction.setup.config.descriptor
         loop = run_plain_loop(backbone, images, descriptor=descriptor, device=torch.device("cpu"))
         extraction.run()
-    order = [image for batch in stages.batches for image in batch.images.tolist()]
+    order = [image for batch in stages.batches for image in batch.images]
     assert sorted(order) == list(range(12))
     for path in (tmp_path / "stages.h5", tmp_path / "run.h5"):
         with sppfeat.open(path) as file:
