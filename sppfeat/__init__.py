@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 from sppfeat._version import __version__
 
 if TYPE_CHECKING:
+    from sppfeat.analysis.export.export import export
     from sppfeat.extractor import Extractor
     from sppfeat.store.reader import open_features as open  # noqa: A004 - shadows the builtin on purpose
 
-__all__ = ["Extractor", "__version__", "open"]
+__all__ = ["Extractor", "__version__", "export", "open"]
 
 # `sppfeat --help` and the decoding workers import the package, and must start fast.
 _LAZY = {
     "Extractor": "sppfeat.extractor",
+    "export": "sppfeat.analysis.export.export",
     "open": "sppfeat.store.reader:open_features",
 }
 

@@ -29,7 +29,7 @@ from sharded_files import (
 )
 
 import sppfeat
-from sppfeat.analysis.export import export_features
+from sppfeat.analysis.export.export import export_features
 from sppfeat.analysis.reduce import reduce_file
 from sppfeat.cli import main
 from sppfeat.config.specs import ReductionSpec
