@@ -135,7 +135,15 @@ class AnnotationFiles:
         if not self.is_folder:
             return [self.name]
         if self._names is None:
-            self._names = list(self._walk())
+            walk = FolderWalk(
+                self._folder,
+                lambda name: _suffix(name) in FOLDER_SUFFIXES,
+                unlistable=lambda name, error: self.error("", f"cannot be listed: {_reason(error)}", name),
+                found_often=lambda name: self.error(
+                    "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}", name
+                ),
+            )
+            self._names = list(walk)
         names = [name for name in self._names if _suffix(name) == suffix]
         stems: dict[bytes, bytes] = {}
         for name in names:
@@ -178,23 +186,9 @@ class AnnotationFiles:
             with open(os.fsdecode(self._full(name)), "rb", opener=_open_at_once) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise self.error("", "is neither a file nor a folder; allowed: a file", name)
-                content: bytes | None = file.read(n_bytes)
+                return file.read(n_bytes)
         except OSError as error:
             raise self.error("", f"cannot be read: {_reason(error)}", name) from error
-        if content is None:  # the kernel's log, which is a file, with nothing new to read
-            raise self.error("", "cannot be read without waiting; allowed: a file", name)
-        return content
-
-    def _walk(self) -> FolderWalk:
-        """Walk the folder for the files of all formats that come in folders."""
-        return FolderWalk(
-            self._folder,
-            lambda name: _suffix(name) in FOLDER_SUFFIXES,
-            unlistable=lambda name, error: self.error("", f"cannot be listed: {_reason(error)}", name),
-            found_often=lambda name: self.error(
-                "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}", name
-            ),
-        )
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -19,7 +19,6 @@ from sppfeat.boxes import formats
 from sppfeat.boxes.formats import (
     FORMATS,
     BoxFile,
-    annotation_files,
     read_boxes,
     recognize_format,
     records,
@@ -910,19 +909,6 @@ def test_what_does_not_fit_into_memory(put, monkeypatch):
     monkeypatch.setitem(formats._READERS, "csv", read)
     for box_format in (None, "csv"):
         assert "does not fit into memory" in message_of(put("b.csv", CSV), box_format)
-
-
-def test_a_file_that_has_nothing_to_say_for_now(tmp_path, monkeypatch):
-    # As the kernel's log: a file by its mode, which without waiting gives None. A pipe with a writer does, too.
-    os.mkfifo(tmp_path / "a.txt")
-    reader = os.open(tmp_path / "a.txt", os.O_RDONLY | os.O_NONBLOCK)
-    writer = os.open(tmp_path / "a.txt", os.O_WRONLY)
-    monkeypatch.setattr(annotation_files.stat, "S_ISREG", lambda mode: True)
-    try:
-        assert "a.txt': cannot be read without waiting" in message_of(tmp_path, "yolo")
-    finally:
-        os.close(writer)
-        os.close(reader)
 
 
 @pytest.mark.parametrize("box_format", FORMATS)
