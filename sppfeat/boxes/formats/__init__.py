@@ -11,7 +11,7 @@ from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.coco import read_coco
 from sppfeat.boxes.formats.mat import read_mat
 from sppfeat.boxes.formats.numpy_files import read_numpy
-from sppfeat.boxes.formats.recognition import recognize_format, recognize_source
+from sppfeat.boxes.formats.recognition import recognize_format
 from sppfeat.boxes.formats.records import read_csv, read_jsonl, read_tsv
 from sppfeat.boxes.formats.voc import read_voc
 from sppfeat.boxes.formats.yolo import read_yolo
@@ -19,7 +19,7 @@ from sppfeat.boxes.table import BoxTable
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import BoxError
 
-__all__ = ["FORMATS", "BoxFile", "read_boxes", "recognize_format"]
+__all__ = ["FORMATS", "BoxFile", "read_boxes"]
 
 _READERS: Mapping[str, Callable[[AnnotationFiles], BoxTable]] = {
     "csv": read_csv,
@@ -68,18 +68,13 @@ def read_boxes(path: StrPath, *, box_format: str | None = None) -> BoxFile:
     if box_format is not None:
         check_choice("box-format", box_format, FORMATS)
     source = AnnotationFiles(path)
-    if box_format is not None:
-        return BoxFile(_read_table(source, box_format), box_format, source.sha256(), source.path)
-    box_format = recognize_source(source)
+    chosen = box_format or recognize_format(source)
     try:
-        table = _read_table(source, box_format)
-    except BoxError as error:
-        raise BoxError(f"{error} (read as {box_format}; --box-format says otherwise)") from error
-    return BoxFile(table, box_format, source.sha256(), source.path)
-
-
-def _read_table(source: AnnotationFiles, box_format: str) -> BoxTable:
-    try:
-        return _READERS[box_format](source)
+        table = _READERS[chosen](source)
     except MemoryError as error:
         raise source.error("", "does not fit into memory; allowed: a box file that does") from error
+    except BoxError as error:
+        if box_format is not None:
+            raise
+        raise BoxError(f"{error} (read as {chosen}; --box-format says otherwise)") from error
+    return BoxFile(table, chosen, source.sha256(), source.path)

@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.arrays import ARRAY_RULE, build_table, check_array, check_expansion
@@ -14,9 +13,8 @@ from sppfeat.boxes.table import BoxTable
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
-__all__ = ["MAT_MAGIC", "MAT_V73_MAGIC", "read_mat"]
+__all__ = ["MAT_V73_MAGIC", "read_mat"]
 
-MAT_MAGIC = b"MATLAB 5.0"
 MAT_V73_MAGIC = b"MATLAB 7.3"
 
 _VARIABLES = ("boxes", "images")
@@ -86,18 +84,16 @@ def _image_names(source: AnnotationFiles, images: object) -> list[bytes]:
     if not isinstance(images, np.ndarray) or images.dtype != object:
         found = "no such variable" if images is None else shorten(images)
         raise source.error("images", f"found {found}; allowed: a cell array of names, one a cell of boxes")
-    cells: npt.NDArray[Any] = images.ravel(order="F")
     names: dict[bytes, int] = {}
-    for i, cell in enumerate(cells, start=1):
+    for i, cell in enumerate(images.ravel(order="F"), start=1):
         is_text = isinstance(cell, np.ndarray) and cell.dtype.kind == "U" and cell.size == 1
         name = encode_text(str(cell.item())) if is_text else None
-        if not name:
-            raise _cell_error(source, i, cell, f"a name, {TEXT_RULE}")
-        if names.setdefault(name, i) != i:
-            raise _cell_error(source, i, cell, f"every image once, this one is images{{{names[name]}}} too")
+        if not name or names.setdefault(name, i) != i:
+            rule = (
+                f"every image once, this one is images{{{names[name]}}} too"
+                if name
+                else f"a name, {TEXT_RULE}"
+            )
+            found = cell.tolist() if isinstance(cell, np.ndarray) and cell.size < 100 else type(cell).__name__
+            raise source.unexpected(f"images{{{i}}}", found, rule)
     return list(names)
-
-
-def _cell_error(source: AnnotationFiles, number: int, cell: object, allowed: str) -> BoxError:
-    found = cell.tolist() if isinstance(cell, np.ndarray) and cell.size < 100 else type(cell).__name__
-    return source.error(f"images{{{number}}}", f"found {shorten(found)}; allowed: {allowed}")

@@ -17,9 +17,8 @@ from sppfeat.boxes.table import BoxTable
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
-__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "read_numpy"]
+__all__ = ["ZIP_MAGIC", "read_numpy"]
 
-NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK"
 
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads no others in bounded memory

@@ -20,9 +20,10 @@ from sppfeat.boxes.formats import (
     FORMATS,
     BoxFile,
     read_boxes,
-    recognize_format,
     records,
 )
+from sppfeat.boxes.formats.annotation_files import AnnotationFiles
+from sppfeat.boxes.formats.recognition import recognize_format
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.regions import BoxConvention, default_convention
 from sppfeat.errors import BoxError, ConfigError
@@ -481,10 +482,14 @@ def test_a_path_that_is_no_utf8_survives(tmp_path, name):
 # ---- recognition
 
 
+def recognized(path):
+    return recognize_format(AnnotationFiles(path))
+
+
 @pytest.mark.parametrize("box_format", FILES)
 @pytest.mark.parametrize("suffix", ["", ".csv", ".txt"])
 def test_content_is_recognised_whatever_the_name(put, box_format, suffix):
-    assert recognize_format(put(f"boxes{suffix}", FILES[box_format][1])) == box_format
+    assert recognized(put(f"boxes{suffix}", FILES[box_format][1])) == box_format
 
 
 @pytest.mark.parametrize(
@@ -514,7 +519,7 @@ def test_content_is_recognised_whatever_the_name(put, box_format, suffix):
 )
 def test_recognition(put, tmp_path, name, content, expected):
     path = put(name, content)
-    assert recognize_format(tmp_path / "f" if name.startswith("f/") else path) == expected
+    assert recognized(tmp_path / "f" if name.startswith("f/") else path) == expected
 
 
 @pytest.mark.parametrize(
@@ -532,7 +537,7 @@ def test_what_is_not_recognised(put, tmp_path, files, found):
     if isinstance(files, dict):
         put("boxes/x.jpg", b"", files={f"boxes/{name}": content for name, content in files.items()})
     with pytest.raises(BoxError) as caught:
-        recognize_format(path)
+        recognized(path)
     for part in (str(path), found, "--box-format", *FORMATS):
         assert part in str(caught.value)
 
@@ -874,7 +879,7 @@ def test_what_cannot_be_read(put, tmp_path, monkeypatch):
         ("a\0b", "null"),
         ("/dev/zero", "neither a file nor a folder"),
     ]:
-        for read in (read_boxes, recognize_format):
+        for read in (read_boxes, recognized):
             with pytest.raises(BoxError) as caught:
                 read(path)
             assert repr(str(path)) in str(caught.value)
