@@ -1,18 +1,20 @@
 """Readers of box files.
 
 A file or folder in any common format goes in. A :class:`~sppfeat.boxes.table.BoxTable` comes out, in the file's own
-order and convention. The readers must not know the images of a run: they convert no boxes and match no names.
+order and convention; a malformed file raises a :class:`~sppfeat.errors.BoxError` with the place and the reason. The
+readers must not know the images of a run: they convert no boxes and match no names.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.coco import read_coco
 from sppfeat.boxes.formats.mat import read_mat
 from sppfeat.boxes.formats.numpy_files import read_numpy
 from sppfeat.boxes.formats.recognition import recognize_format
-from sppfeat.boxes.formats.records import read_csv, read_jsonl, read_tsv
+from sppfeat.boxes.formats.records import read_jsonl, read_separated
 from sppfeat.boxes.formats.voc import read_voc
 from sppfeat.boxes.formats.yolo import read_yolo
 from sppfeat.boxes.table import BoxTable
@@ -22,8 +24,8 @@ from sppfeat.errors import BoxError
 __all__ = ["FORMATS", "BoxFile", "read_boxes"]
 
 _READERS: Mapping[str, Callable[[AnnotationFiles], BoxTable]] = {
-    "csv": read_csv,
-    "tsv": read_tsv,
+    "csv": partial(read_separated, box_format="csv"),
+    "tsv": partial(read_separated, box_format="tsv"),
     "jsonl": read_jsonl,
     "coco": read_coco,
     "voc": read_voc,

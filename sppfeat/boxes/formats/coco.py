@@ -38,9 +38,6 @@ def read_coco(source: AnnotationFiles) -> BoxTable:
     Instances are ``{"images": [...], "annotations": [...], "categories": [...]}``: every image and every category is
     in the table, in the file's order. Results are ``[{"image_id": ..., "bbox": [...]}, ...]``, whose images are named
     by their ids, or by ``file_name`` if the entries have it.
-
-    Raises:
-        BoxError: the file is malformed; the message gives the JSON path.
     """
     content = parse_json(source, source.read_text(), decoder=json_decoder(_object))
     if isinstance(content, list):

@@ -27,9 +27,6 @@ def read_mat(source: AnnotationFiles) -> BoxTable:
 
     The variable ``boxes`` is an array with the boxes of one image, or a cell array of such arrays; a cell array
     ``images`` then names the images.
-
-    Raises:
-        BoxError: the file is damaged or lacks these variables, or scipy is not installed.
     """
     variables = _load(source)
     boxes = variables.get("boxes")

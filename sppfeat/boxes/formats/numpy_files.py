@@ -27,11 +27,7 @@ _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 
 
 def read_numpy(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of an .npz, of one .npy, or of a folder of .npy files.
-
-    Raises:
-        BoxError: an array cannot hold boxes, or a file is damaged.
-    """
+    """Read the boxes of an .npz, of one .npy, or of a folder of .npy files."""
     if source.is_folder:
         names = source.files_of_format(b".npy", "")
         arrays = {

@@ -15,38 +15,22 @@ from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
 from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, BoxColumns, find_box_columns
 from sppfeat.files.tables import decode_lines, encode_json_text, json_objects, split_rows
 
-__all__ = ["read_csv", "read_jsonl", "read_tsv"]
+__all__ = ["read_jsonl", "read_separated"]
 
 _MAX_EXTRA = 1000  # each becomes a column, also for boxes without it
 _MOST_CELLS = 10**7  # cells of all extra columns (20 bytes each), unless the file has more bytes
 
 
-def read_csv(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of a CSV file.
+def read_separated(source: AnnotationFiles, box_format: str) -> BoxTable:
+    """Read the boxes of a file in the format ``csv`` or ``tsv``."""
 
-    Raises:
-        BoxError: the file is malformed.
-    """
-    return _read_separated(source, ",", "csv")
-
-
-def read_tsv(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of a TSV file.
-
-    Raises:
-        BoxError: the file is malformed.
-    """
-    return _read_separated(source, "\t", "tsv")
-
-
-def _read_separated(source: AnnotationFiles, delimiter: str, box_format: str) -> BoxTable:
     def not_split(line: int, reason: str) -> BoxError:
         return source.error(
             f"line {line}", f"found a row that cannot be split: {reason}; allowed: fields as csv quotes them"
         )
 
     text = decode_lines(io.BytesIO(source.read_text()))
-    rows = split_rows(text, delimiter, error=not_split)
+    rows = split_rows(text, "," if box_format == "csv" else "\t", error=not_split)
     line, header = next(rows, (1, []))
     if header and all(parse_number(name) is not None for name in header[-4:]):
         raise source.unexpected(f"line {line}", header, "a header, the names of the columns")
@@ -68,11 +52,7 @@ def _read_separated(source: AnnotationFiles, delimiter: str, box_format: str) ->
 
 
 def read_jsonl(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of a JSON Lines file.
-
-    Raises:
-        BoxError: the file is malformed, or its lines name the keys of a box differently.
-    """
+    """Read the boxes of a JSON Lines file, whose lines name the keys of a box alike."""
     content = source.read_text()
     records = _Records(source, is_json=True)
     most_cells = max(_MOST_CELLS, len(content))

@@ -17,11 +17,7 @@ _MOST_BYTES = 2**23  # 20,000 objects; in the tree, a byte of an element becomes
 
 
 def read_voc(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of a folder of VOC annotations, or of a single one.
-
-    Raises:
-        BoxError: a file is malformed, declares a document type, or repeats an image; or the folder has no annotations.
-    """
+    """Read the boxes of a folder of VOC annotations, or of a single one."""
     builder = BoxTableBuilder(extra_names=_EXTRA)
     first: dict[int, bytes] = {}
     for name in source.files_of_format(b".xml", ""):

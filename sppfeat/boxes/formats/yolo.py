@@ -22,9 +22,6 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
 
     The first of ``CLASS_FILES`` in the folder names the classes; without such a file, the names are the class
     numbers.
-
-    Raises:
-        BoxError: a file is malformed, or the folder has no label files.
     """
     names = source.files_of_format(b".txt", " of labels", but=CLASS_FILES)
     classes = _read_classes(source)

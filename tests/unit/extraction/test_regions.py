@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from box_rows import rows_of, sizes_of
+from box_rows import rows_of, sizes_of, views_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sppfeat.boxes.views import multiview_views
 from sppfeat.config.regions import BoxConvention, RegionSpec, RowFlag
 from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.regions import Projector, map_sizes
@@ -96,7 +95,7 @@ def test_a_box_is_judged_by_its_part_inside():
 
 def test_views_keep_their_scale():
     image_hw = sizes_of([(300, 400), (0, 0)])
-    rows = rows_of_views(lambda hw: multiview_views(hw, (224, 256)), image_hw)
+    rows = rows_of_views(lambda hw: views_of(hw, (224, 256)), image_hw)
     assert choose_scales(rows, image_hw, (224, 256)).boxes.scale.tolist() == rows.boxes.scale.tolist()
 
 
