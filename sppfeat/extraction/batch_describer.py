@@ -11,7 +11,7 @@ from sppfeat.extraction.pipeline import BatchDescriber
 from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.row_sink import DescribedRows
-from sppfeat.store.schema import RowAudit
+from sppfeat.store.schema import RowRegions
 from sppfeat.store.tables import RowBoxes
 
 __all__ = ["make_batch_describer"]
@@ -69,7 +69,7 @@ class _BoxDescriber:
         for position, part, descriptors, regions, wait in described:
             own = rows[position][part]
             small = np.where(regions.sub_cell.numpy(), np.uint8(RowFlag.SUB_CELL), np.uint8(0))
-            audit = RowAudit(self._boxes.flag[own] | small, regions.cells.numpy().astype(np.int32))
+            audit = RowRegions(self._boxes.flag[own] | small, regions.cells.numpy().astype(np.int32))
             yield DescribedRows(images[position], own, descriptors, audit, wait)
 
     def _rows_at(self, image: int, scale: int) -> npt.NDArray[np.int64]:

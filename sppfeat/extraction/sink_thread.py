@@ -134,7 +134,7 @@ class SinkThread:
             rows.wait()
             unfit = _explain_unstorable(rows.descriptors, self._dtype) if self._checks_values else None
             if unfit is None:
-                self._sink.write_rows(rows.rows, rows.descriptors, rows.audit)
+                self._sink.write_rows(rows.rows, rows.descriptors, rows.regions)
             else:
                 self._failures[rows.image] = unfit
 

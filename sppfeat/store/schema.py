@@ -23,7 +23,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "SOURCE_COLUMNS",
     "ColumnBlock",
-    "RowAudit",
+    "RowRegions",
     "Status",
     "check_dimension",
     "column_blocks",
@@ -108,7 +108,7 @@ class Status(IntEnum):
     FAILED = 2
 
 
-class RowAudit(NamedTuple):
+class RowRegions(NamedTuple):
     """Flags and regions of some rows, recorded beside their descriptors.
 
     Attributes:

@@ -56,7 +56,7 @@ class Rows:
         self.done: list[int] = []
         self.failed: dict[int, str] = {}
 
-    def write_rows(self, rows, descriptors, audit=None):
+    def write_rows(self, rows, descriptors, regions=None):
         self.rows.update(zip(rows.tolist(), descriptors.tolist(), strict=True))
 
     def mark_done(self, image):

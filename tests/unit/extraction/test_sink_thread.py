@@ -26,7 +26,7 @@ class Record:
             raise OSError("disk full")
         self.calls.append(call)
 
-    def write_rows(self, rows, descriptors, audit=None):
+    def write_rows(self, rows, descriptors, regions=None):
         self._note("rows", *rows.tolist(), descriptors[:, 0].tolist())
 
     def mark_done(self, image):
