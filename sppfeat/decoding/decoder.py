@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError
@@ -28,6 +29,11 @@ class DecodeSettings(NamedTuple):
     resample: str
     max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
     decode: str = "exact"
+
+    @classmethod
+    def of(cls, config: ExtractConfig, max_pixels: int) -> "DecodeSettings":
+        """Returns the settings by which a run with this configuration decodes its images."""
+        return cls(config.input.exif, config.backbone.interpolation, max_pixels, config.input.decode)
 
 
 class Batch(NamedTuple):

@@ -15,8 +15,8 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ImageError
-from sppfeat.extraction.batch_describer import make_batch_describer
 from sppfeat.extraction.chunks import Chunk, SizeReader, iterate_chunks
+from sppfeat.extraction.describe import make_batch_describer
 from sppfeat.extraction.parts import Part
 from sppfeat.extraction.pipeline import Progress, run_pipeline
 from sppfeat.extraction.plan import Plan, schedule
