@@ -18,7 +18,7 @@ from sppfeat.errors import SppfeatError
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.files.tables import TableFile
-from sppfeat.inputs.remote import find_objects, has_urls
+from sppfeat.inputs.remote import find_objects
 from sppfeat.inputs.roots import is_url, make_absolute
 from sppfeat.inputs.segments import LabelBuilder, OwnLabels, Segment
 from sppfeat.inputs.storage import Storage
@@ -77,9 +77,8 @@ def make_path_segment(
     def error_at(position: int, what: str) -> SppfeatError:
         return table.error(f"{unit} {numbers[position]}", what)
 
-    paths, storage = names.build(), None
-    if has_urls(paths):
-        paths, storage = find_objects(paths, error_at)
+    paths = names.build()
+    paths, storage = find_objects(paths, error_at) or (paths, None)
     segment = Segment(None, paths, storage=storage, own_labels=labels.build(), ids=ids.build())
     _check_repeated(table, segment, numbers, has_boxes=has_boxes, unit=unit)
     return segment
