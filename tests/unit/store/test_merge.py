@@ -409,17 +409,6 @@ def test_a_shard_that_is_written_meanwhile(tmp_path, shards):
         refused("changed while it was merged", tmp_path / "m.h5", shards, on_progress=touch, copy=copy)
 
 
-@pytest.mark.slow
-def test_repacked_shards_can_be_copied(tmp_path, work, shards):
-    with h5py.File(shards[0], "r+") as file:
-        values = file["features"][()]
-        del file["features"]
-        file.create_dataset("features", data=values, chunks=(1, 5), compression="gzip")
-    refused(r"are not one piece of the file \(was it repacked\?\); --copy", tmp_path / "m.h5", shards)
-    merge_shards(tmp_path / "m.h5", shards, copy=True)
-    assert_same_bytes(tmp_path / "m.h5", write_whole(tmp_path / "whole.h5", work))
-
-
 # --- outputs ------------------------------------------------------------------------------------------
 
 
