@@ -14,7 +14,6 @@ __all__ = [
     "DEFAULT_NEIGHBORS",
     "EMBEDDINGS",
     "ENGINES",
-    "METHODS",
     "METRICS",
     "MOST_EMBEDDED",
     "MOST_NORMS",
@@ -42,7 +41,6 @@ SHEET_NEIGHBORS = 8  # per line
 MOST_NORMS = 20_000  # maximum number of rows to measure norms of
 SIZES_OF = ("images", "boxes")
 CLASS_WEIGHTS = ("balanced", "none")
-METHODS = ("auto", "products", "sums", "rows")
 
 # Chosen for rows of norm 1. On one of five folds of Caltech-101 (3030 x 10752), accuracy was 85.6 % with C = 1.7,
 # 87.0 % with 5, and 86.8 % with 17.
@@ -63,7 +61,6 @@ class ProbeSettings:
         min_per_class: minimum number of rows of a class, or of images if rows are boxes; smaller classes are left
             out. ``folds`` if None.
         ablation: also score parts of the descriptors: single levels, levels up to each, and single layers.
-        method: ``products``, ``sums`` or ``rows`` (see :mod:`sppfeat.analysis.probe.costs`), or ``auto``.
         max_nbytes: maximum memory to use, in bytes; a quarter of the available memory if None.
 
     Raises:
@@ -77,7 +74,6 @@ class ProbeSettings:
     class_weight: str = "balanced"
     min_per_class: int | None = None
     ablation: bool = True
-    method: str = "auto"
     max_nbytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -92,7 +88,6 @@ class ProbeSettings:
         if self.min_per_class is not None and self.min_per_class < 1:
             raise ConfigError(f"min-per-class is {self.min_per_class}; allowed: 1 or more")
         check_choice("class-weight", self.class_weight, CLASS_WEIGHTS)
-        check_choice("method", self.method, METHODS)
 
     @property
     def balanced(self) -> bool:

@@ -1,15 +1,14 @@
 """The table of all boxes in a box file, in the file's own order and convention."""
 
-import math
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.regions import BoxConvention
-from sppfeat.files.classes import NO_CLASS, ClassNumbers
+from sppfeat.files.classes import ClassNumbers
 from sppfeat.files.paths import PathTable
 
 __all__ = ["BoxTable", "BoxTableBuilder"]
@@ -60,7 +59,7 @@ class BoxTableBuilder:
     """Collects boxes one by one, in compact arrays.
 
     Args:
-        extra_names: names of further columns; others are appended.
+        extra_names: names of further columns.
         classes: class names known in advance, in the order of their numbers; others are appended.
     """
 
@@ -73,15 +72,8 @@ class BoxTableBuilder:
         self._classes = ClassNumbers(classes)
         self._score = array("d")
         self._ids: list[bytes] = []
-        self._extra: dict[str, list[bytes]] = {name: [] for name in extra_names}
-
-    def __len__(self) -> int:
-        return len(self._image)
-
-    @property
-    def extra_names(self) -> Collection[str]:
-        """Names of the further columns so far."""
-        return self._extra.keys()
+        self._extra_names = tuple(extra_names)
+        self._extra: list[list[bytes]] = [[] for _ in extra_names]
 
     def add_image(self, name: bytes, image_hw: tuple[int, int] = (0, 0)) -> int:
         """Return the index of an image; a new one is added with its height and width in pixels."""
@@ -90,29 +82,28 @@ class BoxTableBuilder:
             self._image_hw.extend(image_hw)
         return index
 
+    def add_class(self, name: str) -> int:
+        """Return the index of a class; a new one is added."""
+        return self._classes.number(name)
+
     def add_box(
         self,
         image: int,
         box: Sequence[float],
         *,
-        label: str = "",
-        score: float = math.nan,
+        label: int = -1,
+        score: float = float("nan"),
         box_id: bytes = b"",
-        extra: Mapping[str, bytes] | None = None,
+        extra: Sequence[bytes] = (),
     ) -> None:
-        """Append a box of four numbers in the file's convention, with its class name if it has one.
-
-        The texts in ``extra`` go into the columns of these names, which are empty for boxes without them.
-        """
-        for name, text in (extra or {}).items():
-            column = self._extra.setdefault(name, [])
-            column += [b""] * (len(self) - len(column))
-            column.append(text)
+        """Append a box of four numbers in the file's convention; ``extra`` has one text for each of ``extra_names``."""
         self._image.append(image)
         self._boxes.extend(box)
-        self._label.append(self._classes.number(label) if label else NO_CLASS)
+        self._label.append(label)
         self._score.append(score)
         self._ids.append(box_id)
+        for column, text in zip(self._extra, extra, strict=True):
+            column.append(text)
 
     def build(self, convention: BoxConvention, *, names: str = "path") -> BoxTable:
         """Build the table of all boxes added so far."""
@@ -125,10 +116,8 @@ class BoxTableBuilder:
             classes=self._classes.names,
             score=np.array(self._score, dtype=np.float64),
             ids=PathTable(self._ids),
-            extra_names=tuple(self._extra),
-            extra=tuple(
-                PathTable(column + [b""] * (len(self) - len(column))) for column in self._extra.values()
-            ),
+            extra_names=self._extra_names,
+            extra=tuple(PathTable(column) for column in self._extra),
             image_hw=np.array(self._image_hw, dtype=np.int32).reshape(-1, 2),
             names=names,
         )

@@ -1,9 +1,6 @@
 """``sppfeat predict``: classifies the rows of a feature file with a saved classifier."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
@@ -48,62 +45,32 @@ def predict(
     The file's descriptors must have been made with the settings of those that the classifier was fitted on. Where
     rows have labels, the accuracy is said on standard error.
     """
-    from sppfeat.analysis.probe.classifier_file import load_classifier
-    from sppfeat.analysis.probe.prediction import count_learned, select_for, write_predictions
-    from sppfeat.files.outputs import check_new_file, refuse_input
-    from sppfeat.store.reader import FeatureFile
+    import sppfeat
 
-    if output == _STANDARD_OUTPUT:
-        output = None
-    if output is not None:
-        inputs = [model, features, Path(labels or features)]
-        check_new_file(output, inputs=inputs, overwrite=overwrite)
-    classifier = load_classifier(model)
-    with FeatureFile(features) as file:
-        if output is not None:
-            refuse_input(output, file.read_paths)
-        selection = select_for(classifier, file, rows=rows, labels=labels)
-        n_learned = count_learned(classifier, selection)
-        n_without = file.n_rows - len(file.rows_with_descriptor())
-        with (
-            _opened(output, overwrite) as target,
-            Bar("predicting", len(selection), unit="row", shown=not quiet) as bar,
-        ):
-            tally = write_predictions(
-                target, classifier, selection, with_scores=scores, on_progress=bar.move_to
-            )
-    if n_without:
+    with Bar("predicting", 0, unit="row", shown=not quiet) as bar:
+        found = sppfeat.predict(
+            model,
+            features,
+            standard_output() if output is None or output == _STANDARD_OUTPUT else output,
+            with_scores=scores,
+            rows=rows,
+            labels=labels,
+            overwrite=overwrite,
+            on_progress=bar.move_to,
+        )
+    if found.n_without:
         one, many = "row of the file has no descriptor and is", "rows of the file have no descriptor and are"
-        say(f"note: {counted(n_without, one, many)} left out")
-    if tally.n_unknown:
+        say(f"note: {counted(found.n_without, one, many)} left out")
+    if found.n_unknown:
         say(
-            f"note: {counted(tally.n_unknown, 'row is', 'rows are')} of classes that the classifier does not know"
+            f"note: {counted(found.n_unknown, 'row is', 'rows are')} of classes that the classifier does not know"
         )
-    if n_learned:
-        are = "is" if n_learned == 1 else "are"
+    if found.n_learned:
+        are = "is" if found.n_learned == 1 else "are"
         say(
-            f"note: {n_learned} of {counted(len(selection), 'row')} {are} among those that the classifier learned "
-            "from: of others it gets fewer right, as 'sppfeat probe' says"
+            f"note: {found.n_learned} of {counted(len(found.rows), 'row')} {are} among those that the classifier "
+            "learned from: of others it gets fewer right, as 'sppfeat probe' says"
         )
-    if tally.n_known:
-        share = 100 * tally.n_right / tally.n_known
-        say(f"accuracy: {share:.1f} % of {counted(tally.n_known, 'row')} of classes that it knows")
-
-
-@contextlib.contextmanager
-def _opened(output: Path | None, overwrite: bool) -> Iterator[BinaryIO]:
-    from sppfeat.errors import StoreError
-    from sppfeat.files.atomic import whole_file
-
-    if output is None:
-        target = standard_output()
-        try:
-            yield target
-            target.flush()
-        except BrokenPipeError:  # not an error: the reader of a pipe has closed it
-            raise
-        except OSError as error:
-            raise StoreError(f"cannot write to standard output: {error.strerror}") from error
-    else:
-        with whole_file(output, overwrite=overwrite) as file:
-            yield file
+    if found.n_known:
+        share = 100 * found.n_right / found.n_known
+        say(f"accuracy: {share:.1f} % of {counted(found.n_known, 'row')} of classes that it knows")

@@ -15,19 +15,19 @@ from sppfeat.cli.options import (
     overwrite_output_option,
     quiet_option,
     setting_option,
-    settings_from,
 )
 from sppfeat.cli.output import joined_numbers, print_json, print_result, say, table
-from sppfeat.cli.selection_options import selection_choice, selection_options
+from sppfeat.cli.selection_options import selection_options
 from sppfeat.cli.values import NumberRange
 from sppfeat.config.wording import counted, escaped, first_few
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.probe.scores import ProbeResult, Score
+    from sppfeat.analysis.probe.results import ProbeResult, Score
 
 __all__ = ["probe"]
 
 _SHOWN = 10
+_SHOWN_SETTINGS = ("folds", "repeats", "seed", "C", "class_weight", "min_per_class")
 
 
 @click.command(short_help="Say what a linear classifier makes of a feature file, and save it.")
@@ -35,7 +35,7 @@ _SHOWN = 10
 @setting_option(ProbeSettings, "folds", "Of the cross-validation.", type=click.IntRange(2))
 @setting_option(ProbeSettings, "repeats", "Shuffles of the rows into folds.", type=click.IntRange(1))
 @setting_option(ProbeSettings, "seed", "Of the first shuffle.", type=click.IntRange(0, 2**31))
-@option("--C", "c", type=float, default=ProbeSettings.C, help="Less is more regularisation.")
+@option("--C", "C", type=float, default=ProbeSettings.C, help="Less is more regularisation.")
 @setting_option(
     ProbeSettings,
     "class_weight",
@@ -66,72 +66,44 @@ _SHOWN = 10
 )
 @json_option
 @quiet_option
-def probe(features: Path, **options: Any) -> None:
+def probe(
+    features: Path,
+    no_ablation: bool,
+    pairs: int,
+    max_memory: float | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Say how well a linear classifier tells the classes of a feature file apart, by cross-validation.
 
     Prints accuracy and mean-class accuracy with their spread over the folds, what each level and each layer
     gives by itself on the same folds, and the pairs of classes that are confused most often. Boxes of one image
     are never on both sides of a split.
     """
-    from sppfeat.analysis.probe import probe as cross_validate
-    from sppfeat.analysis.probe.classifier import fit_classifier
-    from sppfeat.analysis.probe.classifier_file import save_classifier
-    from sppfeat.files.outputs import check_new_file, refuse_input
-    from sppfeat.store.reader import FeatureFile
+    import sppfeat
 
-    settings = _settings(options)
-    choice = selection_choice(options)
+    with Bar("probing", 1, unit="step", shown=not quiet) as bar:
+        result = sppfeat.probe(
+            features,
+            ablation=not no_ablation,
+            max_nbytes=None if max_memory is None else int(min(max_memory, 2.0**30) * 1e9),
+            on_progress=bar.move_to,
+            **options,
+        )
+    options["min_per_class"] = options["min_per_class"] or options["folds"]
     model = options["save"]
+    if as_json:
+        settings = {name: options[name] for name in _SHOWN_SETTINGS}
+        found = {"path": str(features), **settings, **dataclasses.asdict(result)}
+        print_json({**found, "model": None if model is None else str(model)})
+        return
+    print_result(_text(features, result, options, n_pairs=pairs))
     if model is not None:
-        check_new_file(model, inputs=[features, *choice.inputs], overwrite=options["overwrite"])
-    with FeatureFile(features) as file:
-        if model is not None:
-            refuse_input(model, file.read_paths)
-        selection = choice.of(file)
-        fitted = None
-        if model is not None:
-            with Bar("fitting", 1, unit="step", shown=not options["quiet"]) as bar:
-                fitted = fit_classifier(selection, settings, on_progress=bar.move_to)
-        with Bar("probing", 1, unit="step", shown=not options["quiet"]) as bar:
-            result = cross_validate(selection, settings, on_progress=bar.move_to)
-    if fitted is not None:
-        save_classifier(model, fitted, overwrite=options["overwrite"])
-    if options["as_json"]:
-        print_json(_as_json(features, result, settings, model))
-    else:
-        print_result(_text(features, result, settings, n_pairs=options["pairs"]))
-        if model is not None:
-            say(f"classifier: {model!s}, fitted on all {result.n_rows} rows")
+        say(f"classifier: {model!s}, fitted on all {result.n_rows} rows")
 
 
-def _settings(options: dict[str, Any]) -> ProbeSettings:
-    max_memory = options["max_memory"]
-    return settings_from(
-        ProbeSettings,
-        options,
-        C=options["c"],
-        ablation=not options["no_ablation"],
-        max_nbytes=None if max_memory is None else int(min(max_memory, 2.0**30) * 1e9),
-    )
-
-
-def _as_json(
-    features: Path, result: "ProbeResult", settings: ProbeSettings, model: Path | None
-) -> dict[str, Any]:
-    return {
-        "path": str(features),
-        "folds": settings.folds,
-        "repeats": settings.repeats,
-        "seed": settings.seed,
-        "C": settings.C,
-        "class_weight": settings.class_weight,
-        "min_per_class": settings.least_per_class,
-        **dataclasses.asdict(result),
-        "model": None if model is None else str(model),
-    }
-
-
-def _text(features: Path, result: "ProbeResult", settings: ProbeSettings, *, n_pairs: int) -> str:
+def _text(features: Path, result: "ProbeResult", settings: dict[str, Any], *, n_pairs: int) -> str:
     parts = ["\n".join(_notes(features, result, settings))]
     parts.append(
         table(
@@ -151,12 +123,12 @@ def _text(features: Path, result: "ProbeResult", settings: ProbeSettings, *, n_p
     return "\n\n".join(parts)
 
 
-def _notes(features: Path, result: "ProbeResult", settings: ProbeSettings) -> list[str]:
-    times = f", {settings.repeats} times" if settings.repeats > 1 else ""
+def _notes(features: Path, result: "ProbeResult", settings: dict[str, Any]) -> list[str]:
+    times = f", {settings['repeats']} times" if settings["repeats"] > 1 else ""
     grouped = ", boxes of an image together" if result.grouped else ""
     lines = [
         f"{features}: {counted(result.n_rows, 'row')} of {counted(result.dimension, 'value')}, "
-        f"{result.n_classes} classes, {counted(result.n_images, 'image')}; {settings.folds} folds{times}{grouped}"
+        f"{result.n_classes} classes, {counted(result.n_images, 'image')}; {settings['folds']} folds{times}{grouped}"
     ]
     if result.n_unlabelled:
         lines.append(
@@ -167,7 +139,7 @@ def _notes(features: Path, result: "ProbeResult", settings: ProbeSettings) -> li
         shown = first_few((f"{escaped(size.name)} {size.n_members}" for size in result.left_out), _SHOWN)
         lines.append(
             f"note: {counted(len(result.left_out), 'class')} with {rows} left out, having fewer than "
-            f"{counted(settings.least_per_class, 'image' if result.grouped else 'row')} "
+            f"{counted(settings['min_per_class'], 'image' if result.grouped else 'row')} "
             f"(--min-per-class): {shown}"
         )
     if result.n_pending:

@@ -80,7 +80,9 @@ class RunSetup:
         """Make the describer of this network, with the pyramid, pooling and normalization of ``spec``."""
         return Describer(
             self.backbone,
-            dataclasses.replace(self.config, descriptor=spec),
+            spec,
+            flip=self.config.input.flip,
+            precision=self.config.precision,
             device=self.device,
             norm_factors=norm_factors,
             compile_network=self.request.run.compile,
@@ -113,7 +115,12 @@ class RunSetup:
 
     @property
     def _settings(self) -> DecodeSettings:
-        return DecodeSettings.of(self.config, self.request.run.max_decode_pixels)
+        return DecodeSettings(
+            exif=self.config.input.exif,
+            resample=self.config.backbone.interpolation,
+            max_pixels=self.request.run.max_decode_pixels,
+            decode=self.config.input.decode,
+        )
 
 
 def load_setup(

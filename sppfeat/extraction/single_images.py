@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import StrPath
-from sppfeat.decoding import DecodeSettings
 from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.errors import ImageError
 from sppfeat.extraction.sizes import input_sizes
@@ -67,13 +66,19 @@ class ImageReader:
         Raises:
             ImageError: the image cannot be read; the message names a file.
         """
-        settings = DecodeSettings.of(self.config, self.max_decode_pixels)
+        resample, exif = self.config.backbone.interpolation, self.config.input.exif
         if not isinstance(image, str | os.PathLike | Place):
-            upright = image_from_array(image, exif=settings.exif)
-            return resize_image(upright, input_hw=input_hw, resample=settings.resample)
+            return resize_image(image_from_array(image, exif=exif), input_hw=input_hw, resample=resample)
         try:
-            place = _place_of(image)
-            return decode_image(place, image_hw=tuple(image_hw), input_hw=input_hw, **settings._asdict())
+            return decode_image(
+                _place_of(image),
+                exif=exif,
+                image_hw=tuple(image_hw),
+                input_hw=input_hw,
+                resample=resample,
+                max_pixels=self.max_decode_pixels,
+                decode=self.config.input.decode,
+            )
         except ImageError as error:
             raise ImageError(f"{name_image(image, 0)}: {error}") from error
 

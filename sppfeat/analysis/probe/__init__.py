@@ -5,102 +5,91 @@ the descriptors come out, or else a fitted classifier, its file, and its predict
 read through the selection in blocks. The room must not know images, networks or charts.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe.ablation import ProbeTask, list_parts
-from sppfeat.analysis.probe.costs import choose_method
-from sppfeat.analysis.probe.crossvalidation import cross_predict
-from sppfeat.analysis.probe.folds import make_folds
-from sppfeat.analysis.probe.rows import labeled_rows
-from sppfeat.analysis.probe.scores import (
-    Ablated,
-    ProbeResult,
-    class_recalls,
-    compare_folds,
-    confused_pairs,
-    measure_accuracy,
-    measure_class_accuracy,
-    score_folds,
-)
-from sppfeat.store.schema import Status
+from sppfeat.analysis.probe.classifier import check_model_name, fit_classifier, save_classifier
+from sppfeat.analysis.probe.prediction import Predictions, predict
+from sppfeat.analysis.probe.results import ProbeResult
+from sppfeat.analysis.probe.validation import cross_validate
+from sppfeat.config.values import StrPath
+from sppfeat.files.outputs import check_new_file, refuse_input
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.selection import LabelSource, RowsLike
 
-if TYPE_CHECKING:
-    from sppfeat.store.selection import Selection
-
-__all__ = ["probe"]
+__all__ = ["Predictions", "ProbeResult", "cross_validate", "predict", "probe"]
 
 
 def probe(
-    selection: "Selection",
-    settings: ProbeSettings | None = None,
+    features: StrPath,
     *,
-    on_progress: Callable[[int, int], None] = lambda n, total: None,
+    folds: int = ProbeSettings.folds,
+    repeats: int = ProbeSettings.repeats,
+    seed: int = ProbeSettings.seed,
+    C: float = ProbeSettings.C,  # noqa: N803 - scikit-learn's name for it
+    class_weight: str = ProbeSettings.class_weight,
+    min_per_class: int | None = None,
+    ablation: bool = True,
+    rows: RowsLike = None,
+    layers: Iterable[str] | str | None = None,
+    levels: Iterable[int] | int | None = None,
+    labels: LabelSource = None,
+    save: StrPath | None = None,
+    overwrite: bool = False,
+    max_nbytes: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ProbeResult:
-    """Cross-validates a linear classifier on the labeled rows of a selection.
+    """Cross-validates a linear classifier on the labeled rows of a feature file, and optionally saves one.
+
+    The classifier is regularized least squares, one class against the rest, as scikit-learn's ``RidgeClassifier``, on
+    rows whose layers are scaled to equal l2 norms. Folds are stratified by class; boxes of one image stay in one fold.
 
     Args:
-        selection: rows, columns and labels of an open file.
-        settings: settings of the probe; the defaults of :class:`ProbeSettings` if None.
-        on_progress: called with the number of steps done and the total number of steps.
+        features: path of the feature file.
+        folds: number of folds, 2 or more.
+        repeats: number of times that the rows are shuffled into folds.
+        seed: seed of the first shuffle.
+        C: inverse of the regularization strength.
+        class_weight: ``balanced`` (all classes count alike, whatever their size) or ``none`` (all rows count alike).
+        min_per_class: minimum number of rows of a class, or of images if rows are boxes; smaller classes are left
+            out; ``folds`` if None.
+        ablation: also score parts of the descriptors: single levels, levels up to each, and single layers.
+        rows, layers, levels, labels: see :meth:`sppfeat.store.reader.FeatureFile.select`; by default all rows that
+            have a descriptor, all columns, and the labels of the file.
+        save: path of a ``.npz`` file for a classifier fitted on all labeled rows, for :func:`sppfeat.predict`.
+        overwrite: replace an existing file at ``save``.
+        max_nbytes: maximum memory to use, in bytes; a quarter of the available memory if None.
+        on_progress: called with the number of classifiers trained and tested, and their total number.
 
     Raises:
         LabelError: there are no labels, or fewer than two classes have enough rows.
-        ConfigError: neither the rows nor sums over them fit the memory, or scikit-learn is not installed.
-        StoreError: a row holds NaN or infinities.
+        ConfigError: a setting is not allowed, the memory does not suffice, scikit-learn is not installed, the file
+            lacks the selected rows or columns, or ``save`` is an input.
+        StoreError: a file cannot be read or written, or a row holds NaN or infinities.
     """
-    settings = settings or ProbeSettings()
-    labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
-    folds = make_folds(
-        labeled.y,
-        labeled.groups,
-        n_folds=settings.folds,
-        repeats=settings.repeats,
-        seed=settings.seed,
+    settings = ProbeSettings(
+        folds=folds,
+        repeats=repeats,
+        seed=seed,
+        C=C,
+        class_weight=class_weight,
+        min_per_class=min_per_class,
+        ablation=ablation,
+        max_nbytes=max_nbytes,
     )
-    parts = list_parts(selection)[: None if settings.ablation else 1]
-    task = ProbeTask(selection, labeled, folds, parts, settings)
-    method = choose_method(task)
-    return _result(task, cross_predict(task, method, on_progress=on_progress), method)
-
-
-def _result(task: ProbeTask, predicted: list[list[npt.NDArray[np.int64]]], method: str) -> ProbeResult:
-    selection, labeled = task.selection, task.labeled
-    true = [labeled.y[fold.test] for fold in task.folds]
-    of_all, by_all = np.concatenate(true), np.concatenate(predicted[0])
-    accuracies = [score_folds(true, of_part, measure_accuracy) for of_part in predicted]
-    class_accuracies = [score_folds(true, of_part, measure_class_accuracy) for of_part in predicted]
-    status = selection.file.status
-    return ProbeResult(
-        n_rows=task.n_rows,
-        n_classes=task.n_classes,
-        n_images=len(np.unique(selection.groups[labeled.positions])),
-        dimension=selection.dimension,
-        grouped=labeled.groups is not None,
-        chance=float(np.bincount(labeled.y).max() / len(labeled.y)),
-        accuracy=accuracies[0],
-        class_accuracy=class_accuracies[0],
-        classes=class_recalls(of_all, by_all, labeled.names, repeats=task.settings.repeats),
-        confusions=confused_pairs(of_all, by_all, labeled.names),
-        ablation=tuple(
-            Ablated(
-                *part,
-                task.narrow_to(part).dimension,
-                accuracy,
-                class_accuracy,
-                compare_folds(accuracy, accuracies[0]),
-            )
-            for part, accuracy, class_accuracy in zip(task.parts, accuracies, class_accuracies, strict=True)
-        )
-        if len(task.parts) > 1
-        else (),
-        left_out=labeled.left_out,
-        n_unlabelled=labeled.n_unlabeled,
-        n_pending=int((status == Status.PENDING).sum()),
-        n_failed=int((status == Status.FAILED).sum()),
-        method=method,
-    )
+    model = None if save is None else Path(save)
+    if model is not None:
+        check_model_name(model)
+        tables = [labels] if isinstance(labels, str | os.PathLike) else []
+        check_new_file(model, inputs=[features, *tables], overwrite=overwrite)
+    with FeatureFile(Path(features)) as file:
+        if model is not None:
+            refuse_input(model, file.read_paths)
+        selection = file.select(rows=rows, layers=layers, levels=levels, labels=labels)
+        fitted = None if model is None else fit_classifier(selection, settings)
+        result = cross_validate(selection, settings, on_progress=on_progress)
+    if model is not None and fitted is not None:
+        save_classifier(model, fitted, overwrite=overwrite)
+    return result

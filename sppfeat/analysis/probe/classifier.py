@@ -1,60 +1,65 @@
-"""The linear classifier: rows scaled layer by layer, then regularized least squares, one class against the rest."""
+"""Fitted classifiers and their files: plain arrays that numpy alone can read."""
 
 import hashlib
-import math
+import io
+import json
 import os
-from collections.abc import Callable
+import zipfile
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat._version import __version__
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe.ablation import list_parts
-from sppfeat.analysis.probe.costs import SumsShape, memory_error, rows_nbytes
-from sppfeat.analysis.probe.ridge import RidgeSolution, regularization
-from sppfeat.analysis.probe.rows import LabeledRows, labeled_rows
-from sppfeat.analysis.probe.sums import SumsModel
-from sppfeat.analysis.row_checks import finite_rows
+from sppfeat.analysis.probe.ridge import Ridge
+from sppfeat.analysis.probe.rows import labeled_rows
 from sppfeat.config.extract_config import ExtractConfig
-from sppfeat.config.machine import import_extra
+from sppfeat.config.wording import one_line
+from sppfeat.errors import ConfigError, StoreError
+from sppfeat.files.atomic import replace_file
 from sppfeat.store.schema import ColumnBlock
+from sppfeat.store.selection import Selection
 
-if TYPE_CHECKING:
-    from sppfeat.store.descriptor_columns import ColumnSelection
-    from sppfeat.store.selection import Selection
+__all__ = [
+    "Classifier",
+    "check_model_name",
+    "fit_classifier",
+    "load_classifier",
+    "row_digests",
+    "save_classifier",
+]
 
-__all__ = ["FittedClassifier", "fit_classifier", "fit_pipeline", "make_pipeline", "row_digests"]
-
+_FORMAT = "sppfeat classifier"
+_VERSION = 2  # version 1 was a scikit-learn pipeline in a .skops file
 _NBYTES = 8  # two sets of a million rows share a digest by chance once in twenty million times
 _AT_ONCE = 1 << 16  # rows
 
 
 @dataclass(frozen=True)
-class FittedClassifier:
+class Classifier:
     """A fitted classifier with a description of the rows that it accepts.
 
     Attributes:
-        pipeline: fitted scikit-learn pipeline; takes ``(n, d)`` float32.
-        classes: class names; predictions are indices into them.
+        coef: ``(K, d)`` float32; ``scaled @ coef.T + intercept`` are the decision values of rows that
+            :func:`~sppfeat.analysis.probe.rows.scale_layers` scaled.
+        intercept: ``(K,)`` float64.
+        classes: names of the ``K`` classes; predictions are indices into them.
         config: extraction settings of the descriptors it was fitted on.
         columns: descriptor columns it was fitted on.
         reduction: fingerprint of the reduction of these descriptors; None if they are not reduced.
-        n_rows: number of rows it was fitted on.
-        sppfeat_version: version of sppfeat that fitted it.
-        learned: ``(n_rows,)`` uint64, the :func:`row_digests` of these rows; None if it was saved without them.
+        learned: ``(n,)`` uint64, the :func:`row_digests` of the rows it was fitted on.
     """
 
-    pipeline: Any
+    coef: npt.NDArray[np.float32] = field(compare=False)
+    intercept: npt.NDArray[np.float64] = field(compare=False)
     classes: tuple[str, ...]
     config: ExtractConfig
     columns: tuple[ColumnBlock, ...]
     reduction: str | None
-    n_rows: int
-    sppfeat_version: str
-    learned: npt.NDArray[np.uint64] | None = field(default=None, compare=False)
+    learned: npt.NDArray[np.uint64] = field(compare=False)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -67,119 +72,26 @@ class FittedClassifier:
         return tuple(dict.fromkeys(block.level for block in self.columns))
 
 
-def fit_classifier(
-    selection: "Selection",
-    settings: ProbeSettings,
-    *,
-    on_progress: Callable[[int, int], None] = lambda n, total: None,
-) -> FittedClassifier:
-    """Fits the classifier of a probe on all labeled rows.
-
-    Args:
-        selection, settings, on_progress: see :func:`sppfeat.analysis.probe.probe`.
+def fit_classifier(selection: Selection, settings: ProbeSettings) -> Classifier:
+    """Fits the classifier of a probe on all labeled rows of a selection.
 
     Raises:
-        SppfeatError: a reason listed at :func:`sppfeat.analysis.probe.probe`.
+        SppfeatError: a reason listed at :func:`sppfeat.analysis.probe.validation.cross_validate`.
     """
     labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
-    pipeline = fit_pipeline(selection, labeled, settings, on_progress=on_progress)
-    return FittedClassifier(
-        pipeline=pipeline,
+    coef, intercept = Ridge(selection, labeled, settings).fit()
+    return Classifier(
+        coef=coef.astype(np.float32),
+        intercept=intercept,
         classes=labeled.names,
         config=selection.file.config,
         columns=selection.columns.blocks,
         reduction=selection.file.reduction_fingerprint,
-        n_rows=len(labeled.y),
-        sppfeat_version=__version__,
         learned=row_digests(selection, labeled.positions),
     )
 
 
-def make_pipeline(columns: "ColumnSelection", *, C: float, class_weight: str) -> Any:  # noqa: N803
-    """Makes an unfitted scikit-learn pipeline for rows ``(n, d)`` float32.
-
-    Each layer's part of a row is scaled to l2 norm 1 / sqrt(number of layers), so that whole rows have norm 1 and
-    one C suits all files; zeros stay zeros. ``RidgeClassifier`` follows because it is fast on long rows: on a fold of
-    Caltech-101 (3030 x 10752) it reached 87.0 % in 1.7 s, ``LinearSVC(C=1)`` 84.5 % in 70 s and
-    ``LogisticRegression(C=100)`` 83.3 % in 35 s.
-
-    Args:
-        columns: columns of the rows.
-        C: inverse of the regularization strength.
-        class_weight: ``balanced`` or ``none``.
-    """
-    compose, linear_model, pipeline, preprocessing = (
-        import_extra(f"sklearn.{name}", extra="sklearn", purpose="a classifier")
-        for name in ("compose", "linear_model", "pipeline", "preprocessing")
-    )
-    layers = columns.layer_ranges()
-    scaler = compose.ColumnTransformer(
-        [(f"layer{i}", preprocessing.Normalizer(), part) for i, part in enumerate(layers.values())],
-        transformer_weights={f"layer{i}": 1 / math.sqrt(len(layers)) for i in range(len(layers))},
-    )
-    classifier = linear_model.RidgeClassifier(
-        alpha=regularization(C), class_weight="balanced" if class_weight == "balanced" else None
-    )
-    return pipeline.Pipeline([("scale", scaler), ("classify", classifier)])
-
-
-def fit_pipeline(
-    selection: "Selection",
-    labeled: LabeledRows,
-    settings: ProbeSettings,
-    *,
-    on_progress: Callable[[int, int], None] = lambda n, total: None,
-) -> Any:
-    """Fits a scikit-learn pipeline: on the rows themselves if they fit the memory, else from sums over them.
-
-    Args:
-        selection: rows and columns of an open file.
-        labeled: the rows of the selection to fit on, with their classes.
-        settings: settings of the classifier and its maximum memory.
-        on_progress: called with the number of steps done and the total number of steps.
-
-    Raises:
-        ConfigError: neither the rows nor sums over them fit the memory, or scikit-learn is not installed.
-        StoreError: a row holds NaN or infinities.
-    """
-    n_rows, max_nbytes = len(labeled.y), settings.memory_nbytes
-    pipeline = make_pipeline(selection.columns, C=settings.C, class_weight=settings.class_weight)
-    in_memory = rows_nbytes(n_rows, selection.dimension)
-    if in_memory <= max_nbytes:
-        rows = finite_rows(selection, labeled.positions)
-        pipeline.fit(rows, labeled.y)
-        on_progress(1, 1)
-        return pipeline
-    shape = SumsShape(n_rows, selection.dimension, len(labeled.names))
-    if not shape.folds_at_once(1, max_nbytes):
-        n_blocks = len(selection.columns.parts)
-        raise memory_error(shape, n_blocks, min(in_memory, shape.least_nbytes), max_nbytes)
-    block_rows = shape.block_rows(1, max_nbytes)
-    total, n_done = -(-n_rows // block_rows) + 1, 0
-
-    def on_step() -> None:
-        nonlocal n_done
-        n_done += 1
-        on_progress(n_done, total)
-
-    parts = list_parts(selection)[:1]
-    model = SumsModel(selection, labeled, parts, settings, block_rows=block_rows, on_step=on_step)
-    return _with_solution(pipeline, model.fit(), n_layers=len(parts[0].layers))
-
-
-def _with_solution(pipeline: Any, solution: RidgeSolution, *, n_layers: int) -> Any:
-    """Stores a solution for layers of norm 1 in a pipeline, which scales each layer to norm 1 / sqrt(n_layers)."""
-    # Fitting one row per class sets every other attribute with the right type and shape.
-    pipeline.fit(np.zeros((len(solution.classes), solution.coef.shape[1]), np.float32), solution.classes)
-    classifier = pipeline.steps[-1][1]
-    # With two classes, scikit-learn keeps the coefficients of the second class only.
-    kept = slice(-len(classifier.intercept_), None)
-    classifier.coef_[...] = solution.coef[kept] * math.sqrt(n_layers)
-    classifier.intercept_[...] = solution.intercept[kept]
-    return pipeline
-
-
-def row_digests(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def row_digests(selection: Selection, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """Digests of the origins of rows, 8 bytes each: the root, the image's path, and the box.
 
     Two files extracted from the same image at the same path give its rows the same digests. Under another path or
@@ -207,6 +119,110 @@ def row_digests(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt
 
 
 def _digest(path: bytes, box: bytes) -> bytes:
-    return hashlib.blake2b(
-        box + path, digest_size=_NBYTES
-    ).digest()  # no separator: all boxes have the same length
+    # No separator, because all boxes have the same length.
+    return hashlib.blake2b(box + path, digest_size=_NBYTES).digest()
+
+
+def check_model_name(path: Path) -> None:
+    """Refuses the name of a file of earlier versions.
+
+    Raises:
+        ConfigError: the name ends with ``.skops``.
+    """
+    if path.suffix == ".skops":
+        raise ConfigError(
+            f"--save {str(path)!r}: classifiers are no longer .skops files; use {path.stem}.npz"
+        )
+
+
+def save_classifier(path: Path, classifier: Classifier, *, overwrite: bool = True) -> None:
+    """Writes a classifier as a ``.npz`` file, whatever its name: three arrays, and a JSON text about them.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    about = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "sppfeat_version": __version__,
+        "classes": classifier.classes,
+        "config": classifier.config.to_dict(),
+        "columns": classifier.columns,
+        "reduction": classifier.reduction,
+    }
+    content = io.BytesIO()
+    np.savez(
+        content,
+        coef=classifier.coef,
+        intercept=classifier.intercept,
+        learned=classifier.learned,
+        about=np.array(json.dumps(about)),  # ASCII, with escapes for bytes of names that are not UTF-8
+    )
+    replace_file(path, content.getbuffer(), overwrite=overwrite)
+
+
+def load_classifier(path: Path) -> Classifier:
+    """Reads a classifier; nothing in the file is run.
+
+    Raises:
+        StoreError: there is no such file, it is not an sppfeat classifier, or it is damaged.
+    """
+    where = repr(str(path))
+    if not path.is_file():
+        raise StoreError(f"no such file: {where}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_skops = "schema.json" in archive.namelist()
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if is_skops:
+            raise StoreError(
+                f"{where} was saved by an earlier version, as a .skops file; make a new one with "
+                f"'sppfeat probe FEATURES --save {path.stem}.npz'"
+            )
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"it is compressed: {unpacked} bytes in {path.stat().st_size}")
+        with np.load(path, allow_pickle=False) as arrays:
+            return _checked(arrays)
+    except StoreError:
+        raise
+    except Exception as error:  # the file is not trusted, and numpy passes on any exception of its parsers
+        raise StoreError(
+            f"{where} is not what 'sppfeat probe --save' writes, or damaged: {one_line(str(error) or repr(error))}"
+        ) from error
+
+
+def _checked(arrays: Any) -> Classifier:
+    """Rebuilds a classifier from the arrays of its file.
+
+    Raises:
+        Exception: of any type, if :func:`save_classifier` did not write the arrays.
+    """
+    about = json.loads(str(arrays["about"]))
+    if about["format"] != _FORMAT or about["version"] != _VERSION:
+        raise ValueError(
+            f"it is {one_line(repr(about['format']))}, version {one_line(repr(about['version']))}"
+        )
+    coef, intercept, learned = arrays["coef"], arrays["intercept"], arrays["learned"]
+    classes = tuple(about["classes"])
+    columns = tuple(ColumnBlock(*block) for block in about["columns"])
+    ends = [block.stop for block in columns]
+    if [block.start for block in columns] != [0, *ends[:-1]]:
+        raise ValueError("its columns are malformed")
+    if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise ValueError("its classes are malformed")
+    expected = [((len(classes), ends[-1]), np.float32), ((len(classes),), np.float64)]
+    if [(array.shape, array.dtype) for array in (coef, intercept)] != expected:
+        raise ValueError("its coefficients are of other classes or columns than it says")
+    if not np.isfinite(coef).all() or not np.isfinite(intercept).all():
+        raise ValueError("its coefficients are not finite")
+    if learned.ndim != 1 or learned.dtype != np.uint64:
+        raise ValueError("its digests of rows are malformed")
+    return Classifier(
+        coef=coef,
+        intercept=intercept,
+        classes=classes,
+        config=ExtractConfig.from_dict(about["config"]),
+        columns=columns,
+        reduction=None if about["reduction"] is None else str(about["reduction"]),
+        learned=learned,
+    )

@@ -1,7 +1,9 @@
 """Rows to train and test on: labeled, in classes that are large enough, and scaled layer by layer."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +11,11 @@ import numpy.typing as npt
 from sppfeat.analysis.row_checks import check_described, check_finite
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import LabelError
+from sppfeat.store.selection import Selection
 
-if TYPE_CHECKING:
-    from sppfeat.store.selection import Selection
-
-__all__ = ["ClassSize", "LabeledRows", "class_numbers", "labeled_rows", "scaled_rows"]
+__all__ = ["ClassSize", "LabeledRows", "class_numbers", "labeled_rows", "scale_layers", "scaled_blocks"]
 
 _SHOWN = 5
-_BLOCK_NBYTES = 16 << 20  # size of the rows to read at once
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class LabeledRows:
     n_unlabeled: int
 
 
-def labeled_rows(selection: "Selection", *, min_per_class: int) -> LabeledRows:
+def labeled_rows(selection: Selection, *, min_per_class: int) -> LabeledRows:
     """Finds the rows whose class is large enough.
 
     Args:
@@ -97,7 +96,7 @@ def labeled_rows(selection: "Selection", *, min_per_class: int) -> LabeledRows:
     )
 
 
-def class_numbers(selection: "Selection") -> tuple[npt.NDArray[np.int64], list[str]]:
+def class_numbers(selection: Selection) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Classes ``(n,)`` int64 of all rows, -1 for none, and the class names that they index.
 
     Classes that are numbers without names get their numbers as names.
@@ -122,7 +121,7 @@ def class_numbers(selection: "Selection") -> tuple[npt.NDArray[np.int64], list[s
     return classes, [str(value) for value in values.tolist()]
 
 
-def _too_few(selection: "Selection", sizes: list[ClassSize], min_per_class: int, members: str) -> str:
+def _too_few(selection: Selection, sizes: list[ClassSize], min_per_class: int, members: str) -> str:
     where = repr(str(selection.file.path))
     if len(sizes) == 1:
         name, n_rows = one_line(repr(sizes[0].name)), counted(sizes[0].n_rows, "row")
@@ -136,26 +135,37 @@ def _too_few(selection: "Selection", sizes: list[ClassSize], min_per_class: int,
     )
 
 
-def scaled_rows(selection: "Selection", positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Reads rows and scales each layer to l2 norm 1, so that no product of two rows overflows or underflows float32.
+def scaled_blocks(
+    selection: Selection, positions: npt.NDArray[np.int64], *, nbytes: int
+) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    """Yields ranges of ``positions`` and their rows ``(b, d)`` float64, scaled by :func:`scale_layers`.
 
     Args:
         selection: rows and columns of an open file.
         positions: ``(k,)`` positions in the selection.
-
-    Returns:
-        ``(k, d)`` float32; a layer that is zero throughout stays zero.
+        nbytes: size of a block, in bytes of float64; a block has at least one row.
 
     Raises:
         StoreError: a row holds NaN or infinities.
     """
-    scaled = np.empty((len(positions), selection.dimension), dtype=np.float32)
-    for rows, taken in selection.blocks(positions, nbytes=_BLOCK_NBYTES):
-        check_finite(taken, selection, positions[rows])
-        for columns in selection.columns.layer_ranges().values():
-            part = taken[:, columns]
-            # The square of any float32 fits float64.
-            norm = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))[:, None]
-            norm[norm == 0] = 1
-            np.divide(part, norm, out=scaled[rows, columns], casting="same_kind")
+    for part, rows in selection.blocks(positions, nbytes=nbytes // 2):  # which counts rows as float32
+        check_finite(rows, selection, positions[part])
+        yield part, scale_layers(rows, list(selection.columns.layer_ranges().values()))
+
+
+def scale_layers(rows: npt.NDArray[np.floating[Any]], layers: list[slice]) -> npt.NDArray[np.float64]:
+    """Scales each layer of rows to l2 norm ``1 / sqrt(len(layers))``, so that one C suits all files.
+
+    Args:
+        rows: ``(b, d)`` float16 or float32, finite, whose squares neither overflow nor underflow in float64.
+        layers: columns of each layer.
+
+    Returns:
+        ``(b, d)`` float64; a layer of zeros stays zero.
+    """
+    scaled = rows.astype(np.float64)
+    for columns in layers:
+        part = scaled[:, columns]
+        norm = np.sqrt(len(layers) * np.einsum("ij,ij->i", part, part))[:, None]
+        part /= np.where(norm == 0, math.inf, norm)
     return scaled

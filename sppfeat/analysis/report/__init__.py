@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe import probe
+from sppfeat.analysis.probe import cross_validate
 from sppfeat.analysis.report.facts import Probed, ReportFacts, ReportSettings, Summary
 from sppfeat.analysis.report.problems import find_warnings, group_failures
 from sppfeat.analysis.report.provenance import describe_provenance, describe_settings
@@ -159,7 +159,7 @@ def _probe(selection: Selection, settings: ReportSettings) -> tuple[Probed | Non
         some = draw_classes(selection, most, least=how.folds, seed=settings.seed)
     drawn = draw_stratified(some, settings.most_probed, seed=settings.seed)
     try:
-        return Probed(probe(drawn, how), len(drawn), len(selection), n_classes, how.folds), ""
+        return Probed(cross_validate(drawn, how), len(drawn), len(selection), n_classes, how.folds), ""
     except (LabelError, StoreError) as error:
         return None, f"{error}."
 

@@ -11,7 +11,7 @@ from sppfeat.analysis.choices import (
     SHEET_NEIGHBORS,
     SHEET_QUERIES,
 )
-from sppfeat.analysis.probe.scores import ProbeResult
+from sppfeat.analysis.probe.results import ProbeResult
 from sppfeat.analysis.show.contact_sheet import ContactSheet
 from sppfeat.analysis.show.embedding import Embedding
 from sppfeat.analysis.show.norms import Norms

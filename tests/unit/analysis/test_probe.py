@@ -1,30 +1,32 @@
-"""Probing: against plain scikit-learn, on folds that keep images together; odd files; the command."""
+"""Probing: against plain scikit-learn, on folds that keep images together, in little memory; odd files; the command."""
 
 import dataclasses
 import json
 import re
+import tracemalloc
 import warnings
 
 import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from feature_files import DIMENSION
+from feature_files import CHANNELS
 from json_fields import check_fields
 from labelled_files import box_file, image_file, separable
 
+import sppfeat
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe import probe
-from sppfeat.analysis.probe.ablation import list_parts, narrow
-from sppfeat.analysis.probe.classifier import make_pipeline
-from sppfeat.analysis.probe.folds import make_folds
+from sppfeat.analysis.probe import cross_validate
+from sppfeat.analysis.probe.ridge import Ridge
+from sppfeat.analysis.probe.rows import labeled_rows
+from sppfeat.analysis.probe.validation import make_folds, narrow
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.store.reader import FeatureFile
 
 pytest.importorskip("sklearn")
 from sklearn.linear_model import RidgeClassifier
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score
+from sklearn.metrics import confusion_matrix, recall_score
 from sklearn.model_selection import (
     StratifiedGroupKFold,
     StratifiedKFold,
@@ -34,12 +36,24 @@ from sklearn.model_selection import (
 
 LABELS = [0, 1, 2, 1] * 12 + [0, -1]
 IMAGES = [[i % 3, (i + 1) % 3, i % 2] for i in range(14)]
-METHODS = ["products", "sums", "rows"]
+SHAPES = ["tall", "wide"]  # more rows than values: sums; more values than rows: products
+METHOD = {"tall": "sums", "wide": "products"}
+WIDE = (16, 8)
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    path = image_file(tmp_path_factory.mktemp("probe") / "images.h5", LABELS)
+def write(path, labels, shape, *, seed=0, noise=3.0, edit=lambda x: x, **settings):
+    """A file of whole images whose descriptors are fewer, or longer, than there are rows."""
+    x = separable(labels, seed=seed, noise=noise) + 1  # away from 0, as activations are
+    if shape == "wide":
+        x = np.hstack([x, separable(labels, seed=seed + 1, noise=noise).repeat(7, axis=1)])
+        x = np.random.default_rng(5).permuted(x, axis=1)
+    channels = CHANNELS if shape == "tall" else WIDE
+    return image_file(path, labels, features=edit(x), channels=channels, **settings)
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def file(request, tmp_path_factory):
+    path = write(tmp_path_factory.mktemp("probe") / "f.h5", LABELS, request.param)
     with FeatureFile(path) as file:
         yield file
 
@@ -51,30 +65,35 @@ def boxes(tmp_path_factory):
         yield file
 
 
-def plain_scaled(x, widths=((0, 10), (10, 15))):
+def validate(selection, **settings):
+    return cross_validate(selection, ProbeSettings(**settings))
+
+
+def plain_scaled(x, selection):
     """Each layer's part of each row to norm 1 / sqrt(layers), in plain loops."""
-    rows = []
+    rows, layers = [], selection.columns.layer_ranges().values()
     for row in x.astype(np.float64):
-        parts = [row[a:b] for a, b in widths]
+        parts = [row[columns] for columns in layers]
         norms = [np.sqrt(sum(v * v for v in part)) for part in parts]
-        rows.append(
-            np.concatenate([p / n if n else p for p, n in zip(parts, norms, strict=True)])
-            / np.sqrt(len(parts))
-        )
+        scaled = [p / n if n else p for p, n in zip(parts, norms, strict=True)]
+        rows.append(np.concatenate(scaled) / np.sqrt(len(parts)))
     return np.array(rows)
+
+
+def expected_of(selection):
+    """Scaled rows and classes of the labeled rows, for scikit-learn."""
+    x, y = selection.X, selection.y
+    return plain_scaled(x[y >= 0], selection), y[y >= 0]
 
 
 # --- scores ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("class_weight", ["balanced", "none"])
-def test_scores_are_those_of_plain_scikit_learn(images, method, class_weight):
-    settings = ProbeSettings(folds=4, seed=3, C=2.0, class_weight=class_weight, method=method)
-    result = probe(images.select(), settings)
-    x, y = images.to_sklearn()
-    x, y = plain_scaled(x[y >= 0]), y[y >= 0]
+def test_scores_are_those_of_plain_scikit_learn(file, class_weight):
+    result = validate(file.select(), folds=4, seed=3, C=2.0, class_weight=class_weight)
+    assert result.method == METHOD["tall" if len(LABELS) > file.dimension else "wide"]
+    x, y = expected_of(file.select())
     model = RidgeClassifier(alpha=1 / 4, class_weight="balanced" if class_weight == "balanced" else None)
     cv = StratifiedKFold(4, shuffle=True, random_state=3)
     assert result.accuracy.folds == pytest.approx(cross_val_score(model, x, y, cv=cv).tolist())
@@ -96,15 +115,14 @@ def test_scores_are_those_of_plain_scikit_learn(images, method, class_weight):
     assert result.chance == pytest.approx(24 / 49)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_boxes_are_split_by_image(boxes, method):
-    settings = ProbeSettings(folds=3, seed=1, method=method)
-    result = probe(boxes.select(), settings)
-    x, y = boxes.to_sklearn()
+def test_boxes_are_split_by_image(boxes):
+    settings = ProbeSettings(folds=3, seed=1)
+    result = cross_validate(boxes.select(), settings)
+    x, y = expected_of(boxes.select())
     cv = StratifiedGroupKFold(3, shuffle=True, random_state=1)
     model = RidgeClassifier(alpha=1 / (2 * settings.C), class_weight="balanced")
     expected = [
-        (model.fit(plain_scaled(x[train]), y[train]).predict(plain_scaled(x[test])) == y[test]).mean()
+        (model.fit(x[train], y[train]).predict(x[test]) == y[test]).mean()
         for train, test in cv.split(x, y, boxes.groups)
     ]
     assert result.accuracy.folds == pytest.approx(expected)
@@ -114,97 +132,143 @@ def test_boxes_are_split_by_image(boxes, method):
 
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_folds_test_each_row_once_and_never_share_an_image(boxes, repeats):
-    _, y = boxes.to_sklearn()
-    folds = make_folds(y, boxes.groups, n_folds=4, repeats=repeats, seed=0)
+    labeled = labeled_rows(boxes.select(), min_per_class=1)
+    folds = make_folds(labeled, n_folds=4, repeats=repeats, seed=0)
     assert len(folds) == 4 * repeats
     for fold in folds:
         assert not set(boxes.groups[fold.train]) & set(boxes.groups[fold.test])
-        assert sorted([*fold.train, *fold.test]) == list(range(len(y)))
+        assert sorted([*fold.train, *fold.test]) == list(range(42))
     for repeat in range(repeats):
         tested = np.concatenate([fold.test for fold in folds[4 * repeat : 4 * repeat + 4]])
-        assert sorted(tested.tolist()) == list(range(len(y)))
+        assert sorted(tested.tolist()) == list(range(42))
     if repeats > 1:
         assert folds[0].test.tolist() != folds[4].test.tolist()
 
 
-def test_repeats_are_further_shuffles(images):
-    once = probe(images.select(), ProbeSettings(repeats=1, seed=1, ablation=False))
-    twice = probe(images.select(), ProbeSettings(repeats=2, seed=0, ablation=False))
+def test_repeats_are_further_shuffles(boxes):
+    once = validate(boxes.select(), repeats=1, seed=1, ablation=False)
+    twice = validate(boxes.select(), repeats=2, seed=0, ablation=False)
     assert len(twice.accuracy.folds) == 10
     assert twice.accuracy.folds[5:] == once.accuracy.folds
-    assert [c.rows for c in twice.classes] == [13, 24, 12]
-    assert probe(images.select(), ProbeSettings(repeats=2, ablation=False)) == twice
+    assert [c.rows for c in twice.classes] == [c.rows for c in once.classes]
+    assert validate(boxes.select(), repeats=2, ablation=False) == twice
 
 
-# --- parts ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("class_weight", ["balanced", "none"])
+def test_a_fit_on_all_rows_is_that_of_scikit_learn(tmp_path, shape, n_classes, class_weight):
+    labels = [i % n_classes for i in range(31)] + [0] * 9
+    with FeatureFile(write(tmp_path / "f.h5", labels, shape)) as file:
+        selection, settings = file.select(), ProbeSettings(class_weight=class_weight, C=3)
+        coef, intercept = Ridge(selection, labeled_rows(selection, min_per_class=1), settings).fit()
+        x, y = expected_of(selection)
+    expected = RidgeClassifier(alpha=1 / 6, class_weight="balanced" if class_weight == "balanced" else None)
+    expected.fit(x, y)
+    kept = slice(-len(expected.intercept_), None)  # of two classes, scikit-learn keeps the second only
+    assert np.allclose(coef[kept], expected.coef_, atol=1e-9)
+    assert np.allclose(intercept[kept], expected.intercept_, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_columns_that_say_the_same_without_regularization(tmp_path, shape):
+    def repeat(x):
+        return np.tile(x[:, :3], (1, x.shape[1] // 3))  # rank 3: no matrix that could be inverted
+
+    with FeatureFile(write(tmp_path / "f.h5", [0, 1] * 20, shape, edit=repeat)) as file:
+        selection = file.select()
+        settings = ProbeSettings(class_weight="none", C=1e30)
+        coef, intercept = Ridge(selection, labeled_rows(selection, min_per_class=1), settings).fit()
+        x, y = expected_of(selection)
+    expected = np.linalg.lstsq(x - x.mean(axis=0), np.where(y == 1, 1.0, -1.0), rcond=1e-9)[0]
+    assert np.allclose(coef[1], expected, atol=1e-6 * np.abs(expected).max())
+    assert np.allclose(x @ coef[1] + intercept[1], (x - x.mean(axis=0)) @ expected, atol=1e-6)
+
+
+# --- parts and blocks -----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("normalize", ["none", "l2"])
-def test_parts_give_what_probing_them_alone_gives(tmp_path, method, normalize):
-    path = image_file(tmp_path / "f.h5", LABELS, normalize=normalize)
-    with FeatureFile(path) as file:
-        result = probe(file.select(), ProbeSettings(method=method))
-        found = [(part.kind, part.layers, part.levels, part.dimension) for part in result.ablation]
+def test_parts_give_what_probing_them_alone_gives(tmp_path, shape, normalize):
+    with FeatureFile(write(tmp_path / "f.h5", LABELS, shape, normalize=normalize)) as file:
+        result = validate(file.select())
+        found = [(part.kind, part.layers, part.levels) for part in result.ablation]
         both = ("layer3", "layer4")
         assert found == [
-            ("all", both, (1, 2), 15),
-            ("level", both, (1,), 3),
-            ("level", both, (2,), 12),
-            ("layer", ("layer3",), (1, 2), 10),
-            ("layer", ("layer4",), (1, 2), 5),
+            ("all", both, (1, 2)),
+            ("level", both, (1,)),
+            ("level", both, (2,)),
+            ("layer", ("layer3",), (1, 2)),
+            ("layer", ("layer4",), (1, 2)),
         ]
         for part in result.ablation:
-            alone = probe(
-                file.select(layers=part.layers, levels=part.levels),
-                ProbeSettings(method="rows", ablation=False),
-            )
+            selection = file.select(layers=part.layers, levels=part.levels)
+            alone = validate(selection, ablation=False)
             assert alone.accuracy == part.accuracy
             assert alone.class_accuracy == part.class_accuracy
-            assert alone.dimension == part.dimension
+            assert alone.dimension == part.dimension == selection.dimension
             differences = np.subtract(part.accuracy.folds, result.accuracy.folds)
             assert part.difference.folds == pytest.approx(differences.tolist())
     assert result.ablation[0].difference.mean == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_some_bins_and_no_ablation(images, method):
-    selection = images.select(bins={2: [(0, 0), (1, 1)]})
-    result = probe(selection, ProbeSettings(method=method))
-    assert [part.dimension for part in result.ablation] == [9, 3, 6, 6, 3]
-    assert probe(selection, ProbeSettings(method=method, ablation=False)).ablation == ()
-    assert probe(images.select(layers="layer3", levels=1)).ablation == ()
-    narrowed = narrow(images.select(), ["layer4"], [2])
-    assert np.array_equal(narrowed.X, images.select(layers="layer4", levels=2).X)
-    assert narrowed.columns == images.select(layers="layer4", levels=2).columns
+def test_some_bins_and_no_ablation(tmp_path):
+    with FeatureFile(write(tmp_path / "f.h5", LABELS, "tall")) as file:
+        selection = file.select(bins={2: [(0, 0), (1, 1)]})
+        result = validate(selection)
+        assert [part.dimension for part in result.ablation] == [9, 3, 6, 6, 3]
+        assert validate(selection, ablation=False).ablation == ()
+        assert validate(file.select(layers="layer3", levels=1)).ablation == ()
+        narrowed = narrow(file.select(), ["layer4"], [2])
+        assert np.array_equal(narrowed.X, file.select(layers="layer4", levels=2).X)
+        assert narrowed.columns == file.select(layers="layer4", levels=2).columns
 
 
-def test_many_blocks_of_rows_give_the_same(images, monkeypatch):
-    whole = probe(images.select(), ProbeSettings(method="products"))
-    monkeypatch.setattr("sppfeat.analysis.probe.kernel._BLOCK_NBYTES", 4 * DIMENSION * 7)
-    steps = []
-    blocks = probe(
-        images.select(), ProbeSettings(method="products"), on_progress=lambda n, of: steps.append((n, of))
-    )
-    assert blocks == whole
-    assert steps[-1][0] == steps[-1][1] == 28 + 25
-    assert [n for n, _ in steps] == list(range(1, 54))
+def test_many_blocks_of_rows_give_the_same(file, monkeypatch):
+    selection, settings, steps = file.select(), ProbeSettings(), []
+    whole = cross_validate(selection, settings)
+    fitted = Ridge(selection, labeled_rows(selection, min_per_class=1), settings).fit()
+    monkeypatch.setattr("sppfeat.analysis.probe.ridge._BLOCK_NBYTES", 8 * file.dimension * 7)
+    assert cross_validate(selection, settings, on_progress=lambda n, of: steps.append((n, of))) == whole
+    assert steps == [(n, 25) for n in range(1, 26)]
+    again = Ridge(selection, labeled_rows(selection, min_per_class=1), settings).fit()
+    assert all(np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(fitted, again, strict=True))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e25])
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
 def test_rows_of_any_size_and_of_zeros_and_float16(tmp_path, scale):
     features = separable(LABELS)
     features[3] = 0
     path = image_file(tmp_path / "f.h5", LABELS, features=features * np.float32(scale))
     other = image_file(tmp_path / "g.h5", LABELS, features=features, dtype="float16")
     with FeatureFile(path) as file, FeatureFile(other) as half:
-        result = probe(file.select(), ProbeSettings(method="products"))
-        plain = probe(half.select(), ProbeSettings(method="products"))
+        result = validate(file.select())
+        plain = validate(half.select())
         assert result.accuracy.mean == pytest.approx(plain.accuracy.mean, abs=0.05)
-        assert probe(half.select(), ProbeSettings(method="rows")).accuracy == plain.accuracy
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_memory_is_what_is_allowed_and_what_would_fit_is_said(tmp_path, shape):
+    with FeatureFile(write(tmp_path / "f.h5", [0, 1, 2] * (1000 if shape == "tall" else 40), shape)) as file:
+        selection, settings = file.select(), ProbeSettings(max_nbytes=500_000, ablation=False)
+        expected = validate(selection, ablation=False)  # also imports and reads what is kept
+        tracemalloc.start()
+        try:
+            assert cross_validate(selection, settings) == expected
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < settings.max_nbytes + 200 * len(selection)
+        little = ProbeSettings(max_nbytes=5000)
+        with pytest.raises(ConfigError, match=r"\d+ rows of \d+ values need 0.00 GB of memory") as raised:
+            cross_validate(selection, little)
+        assert re.search(r"--max-memory.*--rows", str(raised.value))
+        n_rows, n_values = map(int, re.findall(r"for (\d+) (?:rows|values)", str(raised.value)))
+        assert 0 < n_rows == n_values < min(len(selection), file.dimension)
+        if shape == "tall":
+            assert validate(file.select(rows=f"0:{n_rows}"), folds=2, max_nbytes=5000)
 
 
 # --- classes --------------------------------------------------------------------------------------
@@ -213,38 +277,23 @@ def test_rows_of_any_size_and_of_zeros_and_float16(tmp_path, scale):
 def test_classes_that_are_too_small_are_left_out_and_named(tmp_path):
     labels = [0, 1] * 10 + [2] * 3 + [3] * 5 + [-1] * 2
     with FeatureFile(image_file(tmp_path / "f.h5", labels)) as file:
-        result = probe(file.select())
+        result = validate(file.select())
         assert [dataclasses.astuple(size) for size in result.left_out] == [("c2", 3, 3)]
         assert [c.name for c in result.classes] == ["c0", "c1", "c3"]
         assert (result.n_rows, result.n_unlabelled) == (25, 2)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert probe(file.select(), ProbeSettings(min_per_class=1)).n_classes == 4
-        assert probe(file.select(), ProbeSettings(min_per_class=6)).n_classes == 2
+            assert validate(file.select(), min_per_class=1).n_classes == 4
+        assert validate(file.select(), min_per_class=6).n_classes == 2
 
 
 def test_a_class_of_many_boxes_in_one_image_is_left_out(tmp_path):
     with FeatureFile(box_file(tmp_path / "f.h5", [[0, 1]] * 6 + [[2] * 9])) as file:
-        result = probe(file.select())
+        result = validate(file.select())
         assert [dataclasses.astuple(size) for size in result.left_out] == [("c2", 9, 1)]
-        kept = probe(file.select(), ProbeSettings(min_per_class=1))
+        kept = validate(file.select(), min_per_class=1)
         assert kept.classes[2].recall == 0  # in no training fold that tests it
         assert kept.n_rows == 21
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_two_classes(tmp_path, method):
-    labels = [0] * 7 + [1] * 9
-    with FeatureFile(image_file(tmp_path / "f.h5", labels)) as file:
-        result = probe(file.select(), ProbeSettings(method=method))
-        x = plain_scaled(file.features)
-        cv = StratifiedKFold(5, shuffle=True, random_state=0)
-        expected = cross_val_predict(RidgeClassifier(alpha=0.1, class_weight="balanced"), x, labels, cv=cv)
-        assert result.classes[1].recall == pytest.approx((expected[7:] == 1).mean())
-        assert balanced_accuracy_score(labels, expected) == pytest.approx(
-            np.mean([c.recall for c in result.classes])
-        )
 
 
 @pytest.mark.parametrize(
@@ -262,39 +311,40 @@ def test_labels_that_cannot_be_probed(tmp_path, labels, message):
         FeatureFile(image_file(tmp_path / "f.h5", labels, classes=classes)) as file,
         pytest.raises(LabelError, match=re.escape(message).replace("labels", "labels?")),
     ):
-        probe(file.select())
+        validate(file.select())
 
 
 def test_folds_that_cannot_be(tmp_path):
     with FeatureFile(box_file(tmp_path / "f.h5", [[0] * 5, [1] * 5])) as file:
         with pytest.raises(LabelError, match="Fewer --folds need fewer images"):
-            probe(file.select())
+            validate(file.select())
         with pytest.raises(LabelError, match="fold 0 of 2 would have 5 rows to test and 1 class to train on"):
-            probe(file.select(), ProbeSettings(folds=2, min_per_class=1))
+            validate(file.select(), folds=2, min_per_class=1)
 
 
-def test_labels_from_elsewhere(images):
+def test_labels_from_elsewhere(file):
     numbers = np.array([3.5, 7.0] * 25)
-    result = probe(images.select(labels=numbers))
+    result = validate(file.select(labels=numbers))
     assert [c.name for c in result.classes] == ["3.5", "7.0"]
     assert result.n_rows == 50
     numbers[:4] = np.nan
-    assert probe(images.select(labels=numbers)).n_unlabelled == 4
+    assert validate(file.select(labels=numbers)).n_unlabelled == 4
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rows_that_are_not_finite_are_named(tmp_path, method, value):
-    features = separable(LABELS)
-    features[[5, 17], 2] = value
-    with FeatureFile(image_file(tmp_path / "f.h5", LABELS, features=features)) as file:
+def test_rows_that_are_not_finite_are_named(tmp_path, shape, value):
+    def spoil(x):
+        x[[5, 17], 2] = value
+        return x
+
+    with FeatureFile(write(tmp_path / "f.h5", LABELS, shape, edit=spoil)) as file:
         with pytest.raises(StoreError, match=r"NaN or infinities in row 5, 17 \('5.jpg'\).*--rows"):
-            probe(file.select(), ProbeSettings(method=method))
-        assert probe(file.select(rows="18:"), ProbeSettings(method=method)).n_rows == 31
+            validate(file.select())
+        assert validate(file.select(rows="18:")).n_rows == 31
 
 
 def test_what_is_pending_or_failed_is_left_out_and_counted(tmp_path):
@@ -302,20 +352,10 @@ def test_what_is_pending_or_failed_is_left_out_and_counted(tmp_path):
     with h5py.File(path, "r+") as opened:
         opened["images/status"][:3] = [0, 2, 0]
     with FeatureFile(path) as file:
-        result = probe(file.select())
+        result = validate(file.select())
         assert (result.n_rows, result.n_pending, result.n_failed) == (46, 2, 1)
         with pytest.raises(ConfigError, match="3 of 50 rows have no descriptor, the first is row 0"):
-            probe(file.select(rows="status=any"))
-
-
-def test_memory_that_is_not_there(images):
-    with pytest.raises(
-        ConfigError, match=r"49 rows of 15 values need 0.00 GB of memory.*--max-memory.*--rows"
-    ):
-        probe(images.select(), ProbeSettings(max_nbytes=10))
-    for method in ("products", "rows"):
-        with pytest.raises(ConfigError, match="49 rows of 15 values need"):
-            probe(images.select(), ProbeSettings(max_nbytes=10, method=method))
+            validate(file.select(rows="status=any"))
 
 
 @pytest.mark.parametrize(
@@ -328,19 +368,11 @@ def test_memory_that_is_not_there(images):
         ({"C": float("nan")}, "C is nan"),
         ({"min_per_class": 0}, "min-per-class is 0"),
         ({"class_weight": "x"}, "class-weight"),
-        ({"method": "x"}, "method"),
     ],
 )
 def test_settings_that_are_wrong(change, message):
     with pytest.raises(ConfigError, match=message):
         ProbeSettings(**change)
-
-
-def test_the_pipeline_scales_each_layer(images):
-    x, y = images.to_sklearn()
-    pipeline = make_pipeline(images.select().columns, C=5, class_weight="none").fit(x, y)
-    assert np.allclose(pipeline[0].transform(x), plain_scaled(x), atol=1e-6)
-    assert len(list_parts(images.select(layers="layer4"))) == 3
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -386,10 +418,9 @@ def test_json_has_the_fields_of_the_readme(tmp_path):
     result = run(path, "--json", "-q", "--folds", 4)
     found = json.loads(result.stdout)
     check_fields("probe", found)
-    with FeatureFile(path) as file:
-        expected = probe(file.select(), ProbeSettings(folds=4))
-    assert found["accuracy"]["mean"] == expected.accuracy.mean
     assert found["left_out"] == [{"name": "c2", "n_rows": 3, "n_members": 3}]
+    called = json.loads(json.dumps(dataclasses.asdict(sppfeat.probe(path, folds=4))))
+    assert called.items() <= found.items()
 
 
 @pytest.mark.parametrize(
@@ -404,17 +435,18 @@ def test_json_has_the_fields_of_the_readme(tmp_path):
         (["--rows", "label=x"], "fits none of", 2),
         (["--labels-from", "gone"], "where there is no file", 2),
         (["--max-memory", "0.0000001"], "--max-memory", 2),
-        (["--save", "gone/m.skops"], "the folder of the output does not exist", 1),
+        (["--save", "gone/m.npz"], "the folder of the output does not exist", 1),
+        (["--save", "m.skops"], "classifiers are no longer .skops files; use m.npz", 2),
     ],
 )
-def test_wrong_usage(images, args, message, code):
-    result = run(images.path, "-q", *args)
+def test_wrong_usage(boxes, args, message, code):
+    result = run(boxes.path, "-q", *args)
     assert (result.exit_code, message in result.output) == (code, True), result.output
     assert "Traceback" not in result.output
 
 
-def test_packages_that_are_not_installed(images, monkeypatch):
+def test_packages_that_are_not_installed(boxes, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.model_selection", None)
-    result = run(images.path, "-q")
+    result = run(boxes.path, "-q")
     assert result.exit_code == 2
     assert "pip install 'sppfeat[sklearn]'" in result.output

@@ -12,7 +12,7 @@ from labelled_files import image_file
 
 from sppfeat.analysis.choices import ProbeSettings
 from sppfeat.analysis.probe.classifier import fit_classifier
-from sppfeat.analysis.probe.prediction import predict
+from sppfeat.analysis.probe.prediction import decision_blocks
 from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.analysis.show.embedding import embed_rows
 from sppfeat.analysis.show.norms import measure_norms
@@ -158,7 +158,7 @@ def test_who_reads_all_rows_gives_them_back(tmp_path, monkeypatch):
         classifier = fit_classifier(file.select(rows="0:100"), ProbeSettings())
         reading = {
             "search": lambda: nearest_rows(every, every.take(np.arange(2)), block_nbytes=1 << 17),
-            "predict": lambda: list(predict(classifier, every)),
+            "predict": lambda: list(decision_blocks(classifier, every)),
             "norms": lambda: measure_norms(every, most=len(every)),
             "embedding": lambda: embed_rows(every, most=100),
             "verify": lambda: verify_file(file),

@@ -1,24 +1,25 @@
 """Results of a probe: accuracies over folds, recall of each class, and pairs of classes that are confused."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.probe.rows import ClassSize
+from sppfeat.config.machine import import_extra
 
 __all__ = [
     "Ablated",
     "ClassRecall",
     "ConfusedPair",
+    "FoldScores",
     "ProbeResult",
     "Score",
     "class_recalls",
     "compare_folds",
     "confused_pairs",
-    "measure_accuracy",
-    "measure_class_accuracy",
     "score_folds",
 ]
 
@@ -53,43 +54,6 @@ class ConfusedPair:
     predicted: str
     count: int
     share: float
-
-
-def class_recalls(
-    true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], names: tuple[str, ...], *, repeats: int
-) -> tuple[ClassRecall, ...]:
-    """Recall of each class.
-
-    Args:
-        true, predicted: ``(repeats * n,)`` classes of the test rows of all folds, as indices into ``names``.
-        names: names of the classes.
-        repeats: number of times that each row was tested.
-    """
-    tested = np.bincount(true, minlength=len(names))
-    found = np.bincount(true[true == predicted], minlength=len(names))
-    return tuple(
-        ClassRecall(name, int(n) // repeats, float(k / n))
-        for name, n, k in zip(names, tested, found, strict=True)
-    )
-
-
-def confused_pairs(
-    true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], names: tuple[str, ...]
-) -> tuple[ConfusedPair, ...]:
-    """All pairs of confused classes, by descending count, then by descending share.
-
-    Args:
-        true, predicted: ``(m,)`` classes of the test rows of all folds, as indices into ``names``.
-        names: names of the classes.
-    """
-    tested = np.bincount(true, minlength=len(names))
-    wrong = true != predicted
-    pairs, counts = np.unique(np.stack([true[wrong], predicted[wrong]]), axis=1, return_counts=True)
-    shares = counts / tested[pairs[0]]
-    order = np.lexsort((pairs[1], pairs[0], -shares, -counts))
-    return tuple(
-        ConfusedPair(names[pairs[0, i]], names[pairs[1, i]], int(counts[i]), float(shares[i])) for i in order
-    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +108,7 @@ class ProbeResult:
         left_out: classes with too few members.
         n_unlabelled: number of selected rows without a class.
         n_pending, n_failed: numbers of images of the file without descriptors, not yet extracted and unreadable.
-        method: ``products``, ``sums`` or ``rows``; see :func:`sppfeat.analysis.probe.crossvalidation.cross_predict`.
+        method: ``products`` or ``sums``; see :mod:`sppfeat.analysis.probe.ridge`.
     """
 
     n_rows: int
@@ -165,18 +129,25 @@ class ProbeResult:
     method: str
 
 
+class FoldScores(NamedTuple):
+    """Accuracies of a part of the descriptors; see :class:`ProbeResult`."""
+
+    accuracy: Score
+    class_accuracy: Score
+
+
 def score_folds(
-    true: Sequence[npt.NDArray[np.int64]],
-    predicted: Sequence[npt.NDArray[np.int64]],
-    measure: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float],
-) -> Score:
+    true: Sequence[npt.NDArray[np.int64]], predicted: Sequence[npt.NDArray[np.int64]]
+) -> FoldScores:
     """Scores the predictions of each fold.
 
     Args:
         true, predicted: for each fold the ``(k,)`` int64 classes of its test rows.
-        measure: :func:`measure_accuracy` or :func:`measure_class_accuracy`.
     """
-    return _over_folds([measure(t, p) for t, p in zip(true, predicted, strict=True)])
+    metrics, folds = _metrics(), list(zip(true, predicted, strict=True))
+    accuracies = [float(metrics.accuracy_score(t, p)) for t, p in folds]
+    recalls = [float(metrics.recall_score(t, p, labels=np.unique(t), average="macro")) for t, p in folds]
+    return FoldScores(_over_folds(accuracies), _over_folds(recalls))
 
 
 def compare_folds(score: Score, reference: Score) -> Score:
@@ -184,18 +155,43 @@ def compare_folds(score: Score, reference: Score) -> Score:
     return _over_folds([a - b for a, b in zip(score.folds, reference.folds, strict=True)])
 
 
+def class_recalls(
+    true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], names: tuple[str, ...], *, repeats: int
+) -> tuple[ClassRecall, ...]:
+    """Recall of each class.
+
+    Args:
+        true, predicted: ``(repeats * n,)`` classes of the test rows of all folds, as indices into ``names``.
+        names: names of the classes.
+        repeats: number of times that each row was tested.
+    """
+    recalls = _metrics().recall_score(true, predicted, labels=np.arange(len(names)), average=None)
+    tested = np.bincount(true, minlength=len(names)) // repeats
+    return tuple(map(ClassRecall, names, tested.tolist(), recalls.tolist()))
+
+
+def confused_pairs(
+    true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], names: tuple[str, ...]
+) -> tuple[ConfusedPair, ...]:
+    """All pairs of confused classes, by descending count, then by descending share.
+
+    Args:
+        true, predicted: ``(m,)`` classes of the test rows of all folds, as indices into ``names``.
+        names: names of the classes.
+    """
+    tested = np.bincount(true, minlength=len(names))
+    wrong = true != predicted
+    pairs, counts = np.unique(np.stack([true[wrong], predicted[wrong]]), axis=1, return_counts=True)
+    shares = counts / tested[pairs[0]]
+    order = np.lexsort((pairs[1], pairs[0], -shares, -counts))
+    return tuple(
+        ConfusedPair(names[pairs[0, i]], names[pairs[1, i]], int(counts[i]), float(shares[i])) for i in order
+    )
+
+
+def _metrics() -> Any:
+    return import_extra("sklearn.metrics", extra="sklearn", purpose="cross-validation")
+
+
 def _over_folds(folds: Sequence[float]) -> Score:
     return Score(float(np.mean(folds)), float(np.std(folds)), tuple(folds))
-
-
-def measure_accuracy(true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
-    """Share of correctly predicted rows, 0 to 1."""
-    return float((true == predicted).mean())
-
-
-def measure_class_accuracy(true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
-    """Mean recall of the classes in ``true``, 0 to 1."""
-    counts = np.bincount(true)
-    found = np.bincount(true[true == predicted], minlength=len(counts))
-    there = counts > 0
-    return float((found[there] / counts[there]).mean())

@@ -1,0 +1,188 @@
+"""Cross-validation: folds of the rows, parts of the descriptors, and their scores."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.analysis.choices import ProbeSettings
+from sppfeat.analysis.probe.results import (
+    Ablated,
+    ProbeResult,
+    class_recalls,
+    compare_folds,
+    confused_pairs,
+    score_folds,
+)
+from sppfeat.analysis.probe.ridge import Ridge
+from sppfeat.analysis.probe.rows import LabeledRows, labeled_rows
+from sppfeat.config.machine import import_extra
+from sppfeat.config.wording import counted
+from sppfeat.errors import LabelError
+from sppfeat.store.schema import Status
+from sppfeat.store.selection import Selection
+
+__all__ = ["DescriptorPart", "Fold", "cross_validate", "list_parts", "make_folds", "narrow"]
+
+
+class Fold(NamedTuple):
+    """Rows to train on and rows to test on, each ``(k,)`` int64 numbers of labeled rows, ascending."""
+
+    train: npt.NDArray[np.int64]
+    test: npt.NDArray[np.int64]
+
+
+class DescriptorPart(NamedTuple):
+    """Some layers and levels of a descriptor.
+
+    Attributes:
+        kind: ``all``, ``level``, ``levels up to`` or ``layer``.
+        layers: names of the layers.
+        levels: bins per side of each pyramid level.
+    """
+
+    kind: str
+    layers: tuple[str, ...]
+    levels: tuple[int, ...]
+
+
+def cross_validate(
+    selection: Selection,
+    settings: ProbeSettings,
+    *,
+    on_progress: Callable[[int, int], None] = lambda n, total: None,
+) -> ProbeResult:
+    """Cross-validates a linear classifier on the labeled rows of a selection.
+
+    Args:
+        selection: rows, columns and labels of an open file.
+        settings: settings of the probe.
+        on_progress: called with the number of classifiers trained and tested, and their total number.
+
+    Raises:
+        LabelError: there are no labels, or fewer than two classes have enough rows.
+        ConfigError: the memory does not suffice, or scikit-learn is not installed.
+        StoreError: a row holds NaN or infinities.
+    """
+    labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
+    folds = make_folds(labeled, n_folds=settings.folds, repeats=settings.repeats, seed=settings.seed)
+    parts = list_parts(selection)[: None if settings.ablation else 1]
+    true = [labeled.y[fold.test] for fold in folds]
+    predicted: list[list[npt.NDArray[np.int64]]] = []
+    method, n_done = "", 0
+    for part in parts:
+        ridge = Ridge(narrow(selection, part.layers, part.levels), labeled, settings)
+        method = method or ridge.method
+        predicted.append([])
+        for fold in folds:
+            predicted[-1].append(ridge.predict(fold.train, fold.test))
+            n_done += 1
+            on_progress(n_done, len(parts) * len(folds))
+    scores = [score_folds(true, of_part) for of_part in predicted]
+    of_all, by_all = np.concatenate(true), np.concatenate(predicted[0])
+    status = selection.file.status
+    return ProbeResult(
+        n_rows=len(labeled.y),
+        n_classes=len(labeled.names),
+        n_images=len(np.unique(selection.groups[labeled.positions])),
+        dimension=selection.dimension,
+        grouped=labeled.groups is not None,
+        chance=float(np.bincount(labeled.y).max() / len(labeled.y)),
+        accuracy=scores[0].accuracy,
+        class_accuracy=scores[0].class_accuracy,
+        classes=class_recalls(of_all, by_all, labeled.names, repeats=settings.repeats),
+        confusions=confused_pairs(of_all, by_all, labeled.names),
+        ablation=tuple(
+            Ablated(
+                *part,
+                narrow(selection, part.layers, part.levels).dimension,
+                *score,
+                compare_folds(score.accuracy, scores[0].accuracy),
+            )
+            for part, score in zip(parts, scores, strict=True)
+            if len(parts) > 1
+        ),
+        left_out=labeled.left_out,
+        n_unlabelled=labeled.n_unlabeled,
+        n_pending=int((status == Status.PENDING).sum()),
+        n_failed=int((status == Status.FAILED).sum()),
+        method=method,
+    )
+
+
+def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -> list[Fold]:
+    """Makes the folds of all repeats, stratified by class and grouped by image, one repeat after the other.
+
+    Args:
+        labeled: rows to train and test on.
+        n_folds: number of folds of each repeat, which together test every row once.
+        repeats: number of shuffles, seeded with ``seed``, ``seed + 1``, ...
+        seed: seed of the first shuffle.
+
+    Raises:
+        LabelError: some fold would have no rows to test, or fewer than two classes to train on.
+    """
+    splits = import_extra("sklearn.model_selection", extra="sklearn", purpose="cross-validation")
+    kind = splits.StratifiedKFold if labeled.groups is None else splits.StratifiedGroupKFold
+    y = labeled.y
+    folds = []
+    for repeat in range(repeats):
+        splitter = kind(n_folds, shuffle=True, random_state=seed + repeat)
+        try:
+            with warnings.catch_warnings():
+                # scikit-learn warns of classes with fewer rows than folds, but --min-per-class allows them.
+                warnings.simplefilter("ignore", UserWarning)
+                found = [
+                    Fold(train, test) for train, test in splitter.split(np.zeros(len(y)), y, labeled.groups)
+                ]
+        except ValueError as error:
+            raise LabelError(
+                f"{counted(len(y), 'row')} cannot be split into {n_folds} folds: {error}"
+            ) from error
+        for number, fold in enumerate(found):
+            n_classes = len(np.unique(y[fold.train]))
+            if not len(fold.test) or n_classes < 2:
+                raise LabelError(
+                    f"fold {number} of {n_folds} would have {counted(len(fold.test), 'row')} to test and "
+                    f"{counted(n_classes, 'class')} to train on; needed: 1 and 2. Try fewer --folds"
+                )
+        folds += found
+    return folds
+
+
+def list_parts(selection: Selection) -> list[DescriptorPart]:
+    """Lists the parts: all selected columns, each level, the levels up to each, and each layer, in this order.
+
+    A part equal to an earlier one is not listed again.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from sppfeat.store.schema import column_blocks
+        >>> from sppfeat.store.descriptor_columns import select_columns
+        >>> selection = SimpleNamespace(columns=select_columns(column_blocks(["relu"], [8], [4, 2, 1])))
+        >>> [(part.kind, part.levels) for part in list_parts(selection)]
+        [('all', (4, 2, 1)), ('level', (1,)), ('level', (2,)), ('level', (4,)), ('levels up to', (1, 2))]
+    """
+    blocks = [part.block for part in selection.columns.parts]
+    layers = tuple(dict.fromkeys(block.layer for block in blocks))
+    levels = tuple(dict.fromkeys(block.level for block in blocks))
+    ascending = sorted(levels)
+    parts = [DescriptorPart("all", layers, levels)]
+    if len(levels) > 1:
+        parts += [DescriptorPart("level", layers, (level,)) for level in ascending]
+        parts += [DescriptorPart("levels up to", layers, tuple(ascending[:n])) for n in range(2, len(levels))]
+    if len(layers) > 1:
+        parts += [DescriptorPart("layer", (layer,), levels) for layer in layers]
+    return parts
+
+
+def narrow(selection: Selection, layers: Collection[str], levels: Collection[int]) -> Selection:
+    """Narrows a selection to some of its layers and levels; the rows stay the same."""
+    columns = selection.columns
+    parts = tuple(part for part in columns.parts if part.block.layer in layers and part.block.level in levels)
+    cut = {part.block.layer for part in columns.parts if part.block.layer in layers and part not in parts}
+    narrower = dataclasses.replace(columns, parts=parts, incomplete=(columns.incomplete & set(layers)) | cut)
+    return dataclasses.replace(selection, columns=narrower)
