@@ -1,19 +1,87 @@
 """Cutting of a network at its layers, and probing of its maps' channels and smallest input."""
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from sppfeat.errors import ConfigError
 from sppfeat.networks import zoo
 
-__all__ = ["cut_network", "probe_maps"]
+__all__ = ["UntraceableError", "cut_graph", "cut_network", "node_names", "probe_maps", "trace_graph"]
 
 _SHOWN_LAYERS = 5
 _LARGEST_MIN_SIDE = 512  # a network that cannot take 512 x 512 pixels takes one size only
+
+
+class UntraceableError(Exception):
+    """The graph of a network cannot be traced; the cause is the error of the network's own code."""
+
+
+def node_names(model: nn.Module) -> list[str]:
+    """torchvision's names of the nodes of a network in evaluation mode, without its inputs.
+
+    Raises:
+        UntraceableError: the network cannot be traced.
+    """
+    with _tracing():
+        return list(get_graph_node_names(model)[1])[1:]
+
+
+def cut_graph(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
+    """Cuts out the part of a network that ``layers`` depend on, as a graph that shares the network's parameters.
+
+    Args:
+        model: the network, in evaluation mode.
+        layers: node names of torchvision's feature extraction.
+        name: name of the network, for messages.
+
+    Returns:
+        A module that maps ``(N, 3, H, W)`` images to a dict from layer to feature map.
+
+    Raises:
+        ConfigError: a layer does not exist.
+        UntraceableError: the network cannot be traced.
+    """
+    try:
+        with _tracing():
+            cut: nn.Module = create_feature_extractor(
+                model, {layer: layer for layer in layers}, suppress_diff_warning=True
+            )
+    except UntraceableError:  # or a layer does not exist
+        nodes = node_names(model)
+        for layer in layers:
+            if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
+                raise ConfigError(
+                    f"{name} has no layer {layer!r}; allowed: {_close_to(layer, nodes)}, ... ({len(nodes)} in all; "
+                    f"'sppfeat backbones NAME' lists those of a torchvision model)"
+                ) from None
+        raise
+    return cut.eval()
+
+
+def trace_graph(model: nn.Module) -> nn.Module:
+    """A network with its graph.
+
+    Raises:
+        UntraceableError: the network cannot be traced.
+    """
+    with _tracing():
+        return fx.symbolic_trace(model)
+
+
+@contextlib.contextmanager
+def _tracing() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except Exception as error:  # tracing runs the network's own code, which may raise anything
+            raise UntraceableError(f"{type(error).__name__}: {error}") from error
 
 
 def cut_network(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module:
@@ -31,24 +99,13 @@ def cut_network(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module
         ConfigError: a layer does not exist.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            nodes = get_graph_node_names(model)[1]
-    except Exception as error:  # tracing runs the network's own code, which may raise anything
+        return cut_graph(model, layers, name)
+    except UntraceableError as error:
         return _HookedNetwork(model, layers, name, cause=error)
-    for layer in layers:
-        if not any(node == layer or node.startswith(f"{layer}.") for node in nodes):
-            shown = zoo.close_matches(layer, nodes) or nodes[-_SHOWN_LAYERS:]
-            raise ConfigError(
-                f"{name} has no layer {layer!r}; allowed: {', '.join(shown)}, ... ({len(nodes)} in all; "
-                f"'sppfeat backbones NAME' lists those of a torchvision model)"
-            )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cut: nn.Module = create_feature_extractor(
-            model, {layer: layer for layer in layers}, suppress_diff_warning=True
-        )
-    return cut.eval()
+
+
+def _close_to(layer: str, names: Sequence[str]) -> str:
+    return ", ".join(zoo.close_matches(layer, names) or names[-_SHOWN_LAYERS:])
 
 
 def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tuple[int, ...], int]:
@@ -112,22 +169,17 @@ class _HookedNetwork(nn.Module):
         modules = dict(model.named_modules())
         for layer in layers:
             if layer not in modules:
-                shown = zoo.close_matches(layer, list(modules)) or list(modules)[-_SHOWN_LAYERS:]
                 raise ConfigError(
-                    f"{name} has no sub-module {layer!r}; allowed: {', '.join(shown)}, ... "
+                    f"{name} has no sub-module {layer!r}; allowed: {_close_to(layer, list(modules))}, ... "
                     f"(only sub-modules can be layers, as its graph cannot be traced: {cause})"
                 ) from cause
-            modules[layer].register_forward_hook(self._catch(layer))
+            modules[layer].register_forward_hook(partial(self._catch, layer))
 
-    def _catch(self, layer: str):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:  # noqa: ARG001
-            self._caught[layer] = output
-
-        return hook
+    def _catch(self, layer: str, module: nn.Module, inputs: object, output: Tensor) -> None:  # noqa: ARG002
+        self._caught[layer] = output
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         """Computes the outputs of the layers for ``(N, 3, H, W)`` images."""
-        self._caught.clear()
         self.model(batch)
         caught, self._caught = self._caught, {}
         return caught

@@ -18,10 +18,13 @@ from torch import Tensor, fx, nn
 
 from sppfeat.errors import ConfigError
 from sppfeat.networks.receptive_field.axes import axes_of, first_loss, is_map
-from sppfeat.networks.receptive_field.graph import eval_mode, open_network, select_outputs
-from sppfeat.networks.receptive_field.trace import Tracked, layout_of, two_sizes, walk_twice
+from sppfeat.networks.receptive_field.trace import Tracked, eval_mode, layout_of, output_keys, walk
 
 __all__ = ["FeatureGeometry", "LayerGeometry", "layer_geometries", "receptive_field"]
+
+# The second input size differs from the first by an odd number of pixels and by at least one cell at the strides in
+# use, which exposes padding that is computed from the input's size (TensorFlow's "SAME").
+_SECOND_SIZE = 33
 
 
 class FeatureGeometry(NamedTuple):
@@ -86,10 +89,7 @@ def receptive_field(
         >>> receptive_field(stem, "0")
         FeatureGeometry(stride=2.0, offset=0.0)
     """
-    with eval_mode(module_or_graph):
-        network = open_network(module_or_graph)
-        wanted = select_outputs(network, None if layer is None else [layer])
-        first, second = walk_twice(network, input_hw, wanted)
+    first, second = _walk_twice(module_or_graph, None if layer is None else [layer], input_hw)
     if len(first) != 1:
         raise ConfigError(f"the network has {len(first)} outputs; choose one: {', '.join(first) or 'none'}")
     ((key, found),) = first.items()
@@ -130,12 +130,7 @@ def layer_geometries(
         0 8 (32, 48) FeatureGeometry(stride=1.0, offset=0.0)
         1 8 (16, 24) FeatureGeometry(stride=2.0, offset=0.5)
     """
-    with eval_mode(module_or_graph):
-        network = open_network(module_or_graph)
-        if layers is None and not isinstance(module_or_graph, fx.GraphModule):
-            layers = [name for node, name in network.names.items() if node.op != "placeholder"] or None
-        wanted = select_outputs(network, layers)
-        first, second = walk_twice(network, input_hw, wanted)
+    first, second = _walk_twice(module_or_graph, layers, input_hw, all_nodes=layers is None)
     found: dict[str, LayerGeometry] = {}
     for name, value in first.items():
         if isinstance(value, Tracked) and is_map(layout_of(value)):
@@ -143,6 +138,46 @@ def layer_geometries(
             _, channels, height, width = value.shape
             found[name] = LayerGeometry(channels, (height, width), geometry, reason)
     return found
+
+
+def _walk_twice(
+    module: nn.Module, layers: Sequence[str] | None, input_hw: tuple[int, int], *, all_nodes: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The outputs of layers, by name, at both input sizes; without layers, of the network itself or of all nodes."""
+    # torchvision takes a second to import.
+    from sppfeat.networks.layers import UntraceableError, cut_graph, node_names, trace_graph
+
+    height, width = input_hw
+    if height < 1 or width < 1:
+        raise ConfigError(f"input_hw must be a positive height and width, found {input_hw}")
+    is_graph = isinstance(module, fx.GraphModule)
+    untraceable = ""
+    with eval_mode(module):
+        try:
+            if all_nodes and not is_graph:
+                layers = node_names(module)
+            if layers and not set(layers) <= set(output_keys(module)):
+                module = cut_graph(module, layers, "the network")
+            elif not is_graph:
+                module = trace_graph(module)  # its nodes are named in messages
+        except UntraceableError as error:
+            untraceable = str(error)
+        first = walk(module, input_hw)
+        if any(_has_geometry(value) for value in first.values()):  # which the second walk may refute
+            second = walk(module, (height + _SECOND_SIZE, width + _SECOND_SIZE))
+        else:
+            second = first
+    for layer in layers or ():
+        if layer not in first:
+            raise ConfigError(
+                f"layer {layer!r} cannot be chosen, as torch.fx cannot trace the network "
+                f"({untraceable}); its outputs are {', '.join(first)}"
+            )
+    return {layer: first[layer] for layer in layers or first}, second
+
+
+def _has_geometry(value: Any) -> bool:
+    return isinstance(value, Tracked) and is_map(value.roles) and not first_loss(value.roles)
 
 
 def _agreed_geometry(values: Sequence[Any], input_hw: tuple[int, int]) -> tuple[FeatureGeometry | None, str]:
@@ -157,6 +192,6 @@ def _agreed_geometry(values: Sequence[Any], input_hw: tuple[int, int]) -> tuple[
         offset = y.offset if y.offset == x.offset else (y.offset, x.offset)
         found.append(FeatureGeometry(stride, offset))
     if found[0] != found[1]:
-        first, second = two_sizes(input_hw)
-        return None, f"it depends on the input's size: {found[0]} at {first}, {found[1]} at {second}"
+        second = tuple(side + _SECOND_SIZE for side in input_hw)
+        return None, f"it depends on the input's size: {found[0]} at {input_hw}, {found[1]} at {second}"
     return found[0], ""

@@ -1,19 +1,18 @@
 """The walk through a network: it runs on an image without values, and tensors carry the roles of their axes along."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from sppfeat.errors import ConfigError
 from sppfeat.networks.receptive_field.axes import (
     Axis,
     Layout,
     first_loss,
-    is_map,
     lose,
-    opaque,
     plain,
     uniform,
     unnamed,
@@ -26,38 +25,15 @@ from sppfeat.networks.receptive_field.calls import (
     tree_leaves,
     tree_map,
 )
-from sppfeat.networks.receptive_field.graph import Network
 from sppfeat.networks.receptive_field.rules import has_rule, output_layout
 
-__all__ = ["Trace", "Tracked", "layout_of", "two_sizes", "walk_twice"]
-
-# The second input size differs from the first by an odd number of pixels and by at least one cell at the strides in
-# use, which exposes padding that is computed from the input's size (TensorFlow's "SAME").
-_SECOND_SIZE = 33
+__all__ = ["Tracked", "eval_mode", "layout_of", "output_keys", "walk"]
 
 
 class Trace:
-    """The state of a walk: the current node, and the memory that was marked as spoiled.
+    """The state of a walk: the name of the current node, for messages."""
 
-    Attributes:
-        node: name of the current node, for messages.
-    """
-
-    def __init__(self) -> None:
-        self.node = ""
-        # Keeps the storage alive, so that its address is not reused.
-        self._spoiled: list[tuple[torch.UntypedStorage, str]] = []
-
-    def spoil(self, value: Tensor, reason: str) -> None:
-        """Marks the memory of a value, so that the layouts of all tensors sharing it are lost."""
-        self._spoiled.append((value.untyped_storage(), reason))
-
-    def reason_spoiled(self, value: Tensor) -> str:
-        """The reason why a value's memory was marked by :meth:`spoil`; empty if it was not."""
-        if not self._spoiled:
-            return ""
-        storage = value.untyped_storage()
-        return next((reason for other, reason in self._spoiled if other._cdata == storage._cdata), "")
+    node = ""
 
 
 class Tracked(torch.Tensor):
@@ -120,17 +96,15 @@ class Tracked(torch.Tensor):
             layout, owner = next(layouts), owners.get(id(item))
             if owner is None:
                 return Tracked(item, layout, trace)
-            return _write_back(owner, item, layout, where=where)
+            _check_write(owner, item, layout, where=where)
+            return owner
 
         return tree_map(wrap, result)
 
 
 def layout_of(value: Tensor) -> Layout:
     """The layout of a tensor; one that is not tracked has no positions."""
-    if not isinstance(value, Tracked):
-        return uniform(value.shape)
-    reason = value.walk.reason_spoiled(value.meta_value)
-    return opaque(value.shape, reason) if reason else value.roles
+    return value.roles if isinstance(value, Tracked) else uniform(value.shape)
 
 
 def _as_operand(item: Any) -> Any:
@@ -145,15 +119,12 @@ def _without_values(item: Any) -> Any:
     return item
 
 
-def _write_back(owner: Tracked, value: Tensor, layout: Layout, *, where: str) -> Tracked:
-    """Updates the tensor that an operator wrote to in place."""
+def _check_write(owner: Tracked, value: Tensor, layout: Layout, *, where: str) -> None:
+    """Refuses an operator that changes, in place, what a tensor is; its views would have to change with it."""
     if owner.shape != value.shape:
         raise ConfigError(f"{where}: changes a tensor's shape in place")
     if owner.roles != layout:
-        reason = first_loss(layout) or f"{where}: written in place into a tensor of another kind"
-        owner.walk.spoil(value, reason)
-        owner.roles = layout
-    return owner
+        raise ConfigError(first_loss(layout) or f"{where}: written in place into a tensor of another kind")
 
 
 def _refuse_foreign_writes(func: Any, bound: Mapping[str, Any], *, where: str) -> None:
@@ -164,54 +135,52 @@ def _refuse_foreign_writes(func: Any, bound: Mapping[str, Any], *, where: str) -
             raise ConfigError(f"{where}: values are written into a tensor that is not followed")
 
 
-def two_sizes(input_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The two input sizes to walk with, height and width: the given one, and a larger one whose result must agree.
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Keeps a module in eval mode in the context."""
+    # Flags only: train() and eval() would recompile torchvision's two-mode graphs, and calling train() on
+    # the whole network afterwards would undo the caller's frozen submodules.
+    flags = [(child, child.training) for child in module.modules()]
+    try:
+        for child, _ in flags:
+            child.training = False
+        yield
+    finally:
+        for child, training in flags:
+            child.training = training
 
-    Raises:
-        ConfigError: a side is not positive.
-    """
-    height, width = input_hw
-    if height < 1 or width < 1:
-        raise ConfigError(f"input_hw must be a positive height and width, found {input_hw}")
-    return (height, width), (height + _SECOND_SIZE, width + _SECOND_SIZE)
+
+def output_keys(module: nn.Module) -> list[str]:
+    """The keys of the dict that a GraphModule returns; empty for other modules and results."""
+    if not isinstance(module, fx.GraphModule):
+        return []
+    (output,) = (node for node in _graph_of(module).nodes if node.op == "output")
+    value = output.args[0]
+    return list(map(str, value)) if isinstance(value, Mapping) else []
 
 
-def walk_twice(
-    network: Network, input_hw: tuple[int, int], wanted: Mapping[str, fx.Node | None]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Computes the outputs of each wanted node, by name, at both input sizes.
+def walk(module: nn.Module, input_hw: tuple[int, int]) -> dict[str, Any]:
+    """Runs a network on an image without values.
 
     Args:
-        network: the network, in eval mode.
-        input_hw: height and width of the first input, in pixels.
-        wanted: nodes by name, as :func:`~sppfeat.networks.receptive_field.graph.select_outputs` returns them.
+        module: the network, in eval mode. The nodes of a GraphModule are named in messages.
+        input_hw: height and width of the image, in pixels.
+
+    Returns:
+        The network's outputs by name; a single one is called ``output``.
 
     Raises:
-        ConfigError: the network does not run on such inputs, or a layer cannot be chosen.
+        ConfigError: the network does not run on such an image.
     """
-    first_hw, second_hw = two_sizes(input_hw)
-    first = _walk(network, first_hw, wanted)
-    layouts = [layout_of(value) for value in first.values() if isinstance(value, Tracked)]
-    if not any(is_map(layout) and not first_loss(layout) for layout in layouts):
-        return first, first  # there is no geometry that a second walk could refute
-    return first, _walk(network, second_hw, wanted)
-
-
-def _walk(
-    network: Network, input_hw: tuple[int, int], wanted: Mapping[str, fx.Node | None]
-) -> dict[str, Any]:
-    """Computes the outputs of each wanted node, by name, for an input of this size."""
     trace = Trace()
-    floating = (p.dtype for p in network.module.parameters() if p.dtype.is_floating_point)
+    floating = (p.dtype for p in module.parameters() if p.dtype.is_floating_point)
     image = torch.empty(2, 3, *input_hw, dtype=next(floating, torch.float32), device="meta")
     axes = [(Axis(size, name, 1.0, 0.0, ""),) for size, name in zip(input_hw, "yx", strict=True)]
     batch = Tracked(image, (plain(2), plain(3), *axes), trace)
+    run = _Walker(module, trace).run if isinstance(module, fx.GraphModule) else module
     try:
         with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-            if network.graph is None:
-                return _pick_outputs(network, network.module(batch), wanted)
-            walker = _Walker(network, trace, {node for node in wanted.values() if node is not None})
-            walker.run(batch)
+            value = run(batch)
     except ConfigError:
         raise
     except Exception as error:  # the network's own code may raise anything
@@ -220,52 +189,32 @@ def _walk(
         raise ConfigError(
             f"the network cannot be followed on an input of {height} x {width} pixels{at}: {error}"
         ) from error
-    return {name: walker.found[node] for name, node in wanted.items() if node is not None}
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return {str(i): item for i, item in enumerate(value)}
+    return {"output": value}
 
 
-def _pick_outputs(network: Network, value: Any, layers: Collection[str]) -> dict[str, Any]:
-    outputs = (
-        {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {"output": value}
-    )
-    for layer in layers:
-        if layer not in outputs:
-            raise ConfigError(
-                f"layer {layer!r} cannot be chosen, as torch.fx cannot trace the network "
-                f"({network.untraceable}); its outputs are {', '.join(outputs)}"
-            )
-    return {layer: outputs[layer] for layer in layers or outputs}
+def _graph_of(module: fx.GraphModule) -> fx.Graph:
+    graph: fx.Graph = getattr(module, "eval_graph", module.graph)
+    return graph
 
 
 class _Walker(fx.Interpreter):
-    """Runs the part of a graph that the wanted nodes depend on, and keeps their outputs."""
+    """Runs a graph and notes the name of each node."""
 
-    def __init__(self, network: Network, trace: Trace, wanted: set[fx.Node]):
-        super().__init__(network.module, graph=network.graph)
-        self.extra_traceback = False  # the error is worded in _walk
-        self.trace, self.names, self.wanted = trace, network.names, wanted
-        self.needed = _ancestors(wanted)
-        self.found: dict[fx.Node, Any] = {}
+    def __init__(self, module: fx.GraphModule, trace: Trace):
+        super().__init__(module, graph=_graph_of(module))
+        self.extra_traceback = False  # the error is worded in walk
+        self.trace = trace
 
     def run_node(self, n: fx.Node) -> Any:
-        if n not in self.needed:
-            return None
-        self.trace.node = self.names.get(n, n.name)
+        self.trace.node = str(n.target) if n.op == "call_module" else n.name
         value = super().run_node(n)
         inputs = [self.env[node] for node in n.all_input_nodes]
         _keep_axes_names(value, [v for v in inputs if isinstance(v, Tracked)])
-        if n in self.wanted:
-            self.found[n] = value
         return value
-
-
-def _ancestors(nodes: set[fx.Node]) -> set[fx.Node]:
-    found, waiting = set(nodes), list(nodes)
-    while waiting:
-        for node in waiting.pop().all_input_nodes:
-            if node not in found:
-                found.add(node)
-                waiting.append(node)
-    return found
 
 
 def _keep_axes_names(value: Any, inputs: Sequence[Tracked]) -> None:
