@@ -1,7 +1,7 @@
 """Rules for operators, which give the layout of each output, and the table of them by operator."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -65,11 +65,8 @@ def _elementwise(call: Call) -> Layout:
 def _same(call: Call) -> Layout:
     """The first operand, position by position; its statistics are not maps."""
     layout = call.layouts[0]
-    return (
-        layout
-        if shape_of(layout) == call.shape
-        else opaque(call.shape, f"{call.where}: a statistic, not a map")
-    )
+    is_statistic = shape_of(layout) != call.shape
+    return opaque(call.shape, f"{call.where}: a statistic, not a map") if is_statistic else layout
 
 
 def _create(call: Call) -> Layout:
@@ -116,7 +113,7 @@ def _convolution(call: Call) -> Layout:
     """A window over the spatial axes, and new channels."""
     layout = call.layout("input")
     if call.args["transposed"]:
-        return _resize_spatial(call, layout, reason=f"{call.where}: transposed convolution")
+        return opaque(call.shape, first_loss(layout) or f"{call.where}: transposed convolution")
     if any(map(axes_of, layout[:2])):
         return opaque(call.shape, first_loss(layout[:2]) or f"{call.where}: convolves over N or C of the map")
     if any(map(axes_of, call.layout("weight"))):
@@ -128,21 +125,18 @@ def _convolution(call: Call) -> Layout:
 def _pool(call: Call) -> Layout:
     """A window over the spatial axes."""
     layout = call.layout("self")
-    kernel = call.args["kernel_size"]
-    n_leading = len(layout) - (3 if "3d" in call.func.overloadpacket.__name__ else 2)
-    return (*layout[:n_leading], *_windows(call, layout[n_leading:], kernel=kernel))
+    return (*layout[:-2], *_windows(call, layout[-2:], kernel=call.args["kernel_size"]))
 
 
 def _adaptive_pool(call: Call) -> Layout:
     """A given number of bins along each spatial axis."""
     layout = call.layout("self")
-    n_leading = len(layout) - len(call.args["output_size"])
     reason = f"{call.where}: the bins of adaptive pooling change with the input's size"
     dims = [
         () if size == 1 else resize(not_uniform(dim), size, reason=reason)
-        for dim, size in zip(layout[n_leading:], call.shape[n_leading:], strict=True)
+        for dim, size in zip(layout[-2:], call.shape[-2:], strict=True)
     ]
-    return (*layout[:n_leading], *dims)
+    return (*layout[:-2], *dims)
 
 
 def _resample(call: Call) -> Layout:
@@ -157,44 +151,29 @@ def _resample(call: Call) -> Layout:
     return (*layout[:2], *dims)
 
 
-def _resize_spatial(call: Call, layout: Layout, *, reason: str) -> Layout:
-    if len(layout) != len(call.shape) or axes_of(layout[1]):
-        return opaque(call.shape, reason)
-    dims = [resize(dim, size, reason=reason) for dim, size in zip(layout[2:], call.shape[2:], strict=True)]
-    return (layout[0], plain(call.shape[1]), *dims)
-
-
 def _windows(call: Call, dims: Sequence[Dim], *, kernel: Sequence[int]) -> list[Dim]:
-    sizes = call.shape[len(call.shape) - len(dims) :]
+    """The dimensions after a window operator; this is the receptive-field arithmetic itself."""
 
     def along(name: str, default: Sequence[int]) -> list[int]:
         given = list(call.args.get(name) or default)
         return given * len(dims) if len(given) == 1 else given
 
     kernels = list(kernel) * (len(dims) if len(kernel) == 1 else 1)
-    strides, paddings, dilations = along("stride", kernels), along("padding", [0]), along("dilation", [1])
-    windows = map(_Window, kernels, strides, paddings, dilations)
-    reason = f"{call.where}: flattened axes meet a window operator"
-    each = zip(dims, sizes, windows, strict=True)
-    return [_slide(dim, size, window=window, reason=reason) for dim, size, window in each]
-
-
-class _Window(NamedTuple):
-    kernel: int
-    stride: int
-    padding: int
-    dilation: int
-
-
-def _slide(dim: Dim, size: int, *, window: _Window, reason: str) -> Dim:
-    """The dimension after a window operator; this is the receptive-field arithmetic itself."""
-    if len(dim) == 1 and isinstance(dim[0], Axis):
-        axis = dim[0]
-        offset = axis.offset + axis.stride * (window.dilation * (window.kernel - 1) / 2 - window.padding)
-        return (axis._replace(size=size, stride=axis.stride * window.stride, offset=offset),)
-    if window.kernel == window.stride == 1 and window.padding == 0:
-        return dim
-    return resize(not_uniform(dim), size, reason=reason)
+    settings = kernels, along("stride", kernels), along("padding", [0]), along("dilation", [1])
+    result: list[Dim] = []
+    for dim, size, k, stride, padding, dilation in zip(
+        dims, call.shape[-len(dims) :], *settings, strict=True
+    ):
+        if len(dim) == 1 and isinstance(dim[0], Axis):
+            axis = dim[0]
+            offset = axis.offset + axis.stride * (dilation * (k - 1) / 2 - padding)
+            result.append((axis._replace(size=size, stride=axis.stride * stride, offset=offset),))
+        elif k == stride == 1 and padding == 0:
+            result.append(dim)
+        else:
+            reason = f"{call.where}: flattened axes meet a window operator"
+            result.append(resize(not_uniform(dim), size, reason=reason))
+    return result
 
 
 def _view(call: Call) -> Layout:
