@@ -1,8 +1,7 @@
 """``sppfeat backbones``: the list of networks, the layers of one, and downloads of weights."""
 
 import dataclasses
-import fnmatch
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,14 +18,14 @@ from sppfeat.cli.output import (
 )
 from sppfeat.cli.values import LEVELS, complete_backbones
 from sppfeat.config.specs import DEFAULT_LEVELS
-from sppfeat.errors import ConfigError, WeightsError
+from sppfeat.errors import WeightsError
 
 if TYPE_CHECKING:
     from sppfeat.networks.named_weights import WeightEntry, WeightFile
-    from sppfeat.networks.zoo import BackboneEntry
 
 __all__ = ["backbones"]
 
+_LAYER_HEADER = ["layer", "channels", "stride", "offset", "map for 224 x 224"]
 _HEADER = ["backbone", "channels", "stride", "dimension", "MB", "default layer", "weights"]
 
 
@@ -76,126 +75,78 @@ def backbones(
     if download:
         if not name:
             raise click.UsageError("--download needs NAME: a network, or a pattern such as 'resnet*'.")
-        _download(_names_of(name), weights, weights_dir, as_json)
-    elif name is None or _is_pattern(name):
-        _all(_names_of(name or "*"), levels, as_json)
+        _download(name, weights, weights_dir, as_json)
+    elif name is None or any(character in name for character in "*?["):
+        _list_networks(name or "*", levels, as_json)
     else:
-        _one(name, levels, as_json)
+        _list_layers(name, as_json)
 
 
-def _is_pattern(name: str) -> bool:
-    return any(character in name for character in "*?[")
+def _download(name: str, weights: str, weights_dir: str | None, as_json: bool) -> None:
+    from sppfeat.networks.named_weights import fetch_weights
 
-
-def _names_of(name: str) -> list[str]:
-    """Names of the networks that match a name or a pattern.
-
-    Raises:
-        ConfigError: no network matches.
-    """
-    from sppfeat.networks import zoo
-
-    if not _is_pattern(name):
-        zoo.check_name(name)
-        return [name]
-    names = [known for known in zoo.model_names() if fnmatch.fnmatch(known, name)]
-    if not names:
-        raise ConfigError(f"no backbone matches {name!r}; 'sppfeat backbones' lists all")
-    return names
-
-
-def _download(names: list[str], weights: str, weights_dir: str | None, as_json: bool) -> None:
-    """Downloads the weights of each network; a failure does not stop the others.
-
-    Raises:
-        WeightsError: a download failed.
-    """
-    from sppfeat.networks.named_weights import fetch_entry, find_entry
-
-    fetched: list[dict[str, Any]] = []
-    failed: list[str] = []
-    for name in names:
-        try:
-            entry = find_entry(name, weights)
-            with download_bar() as on_download:
-                file = fetch_entry(entry, folder=weights_dir, on_download=on_download)
-        except WeightsError as error:
-            if len(names) == 1:
-                raise
-            failed.append(name)
-            say(f"{name}: {error}")
-            continue
-        fetched.append(_fetched(entry, file))
+    def on_file(entry: "WeightEntry", file: "WeightFile") -> None:
+        came = "downloaded" if file.was_downloaded else "already there, checksum verified"
         if not as_json:
-            print_result(_fetched_text(entry, file))
+            size = human_bytes(file.n_bytes)
+            print_result(f"{entry.model} {entry.name}: {file.path.absolute()} ({size}, {came})")
+
+    with download_bar() as on_download:
+        fetched, failed = fetch_weights(
+            name,
+            weights,
+            folder=weights_dir,
+            on_download=on_download,
+            on_file=on_file,
+            on_failure=lambda network, error: say(f"{network}: {error}"),
+        )
     if as_json:
-        print_json(fetched)
+        print_json(
+            [
+                {
+                    "name": entry.model,
+                    "weights": entry.name,
+                    "path": str(file.path.absolute()),
+                    "sha256": file.sha256,
+                    "bytes": file.n_bytes,
+                    "downloaded": file.was_downloaded,
+                }
+                for entry, file in fetched
+            ]
+        )
     if failed:
-        raise WeightsError(f"{len(failed)} of {len(names)} downloads failed: {', '.join(failed)}")
+        n_all = len(failed) + len(fetched)
+        raise WeightsError(f"{len(failed)} of {n_all} downloads failed: {', '.join(failed)}")
 
 
-def _fetched(entry: "WeightEntry", file: "WeightFile") -> dict[str, Any]:
-    return {
-        "name": entry.model,
-        "weights": entry.name,
-        "path": str(file.path.absolute()),
-        "sha256": file.sha256,
-        "bytes": file.n_bytes,
-        "downloaded": file.was_downloaded,
-    }
+def _list_networks(pattern: str, levels: tuple[int, ...], as_json: bool) -> None:
+    from sppfeat.networks.zoo import describe_backbones
 
-
-def _fetched_text(entry: "WeightEntry", file: "WeightFile") -> str:
-    came = "downloaded" if file.was_downloaded else "already there, checksum verified"
-    return f"{entry.model} {entry.name}: {file.path.absolute()} ({human_bytes(file.n_bytes)}, {came})"
-
-
-def _all(names: list[str], levels: tuple[int, ...], as_json: bool) -> None:
-    from sppfeat.networks.zoo import describe_backbone
-
-    entries = []
-    with Bar("looking into the networks", len(names), unit="net", shown=True) as bar:
-        for i, known in enumerate(names):
-            entries.append(describe_backbone(known, levels))
-            bar.move_to(i + 1)
+    with Bar("looking into the networks", 0, unit="net", shown=True) as bar:
+        entries = describe_backbones(pattern, levels, on_progress=bar.move_to)
+    rows = [
+        [
+            entry.name,
+            str(entry.channels),
+            _pixels(entry.stride),
+            str(entry.dimension),
+            f"{entry.download_mb:.1f}",
+            entry.layer,
+            ", ".join(entry.weights),
+        ]
+        for entry in entries
+    ]
     print_json_or_text(
         [dataclasses.asdict(entry) for entry in entries],
-        lambda: table(_HEADER, [_row(entry) for entry in entries], right={1, 2, 3, 4}),
+        lambda: table(_HEADER, rows, right={1, 2, 3, 4}),
         as_json=as_json,
     )
 
 
-def _row(entry: "BackboneEntry") -> list[str]:
-    return [
-        entry.name,
-        str(entry.channels),
-        _pixels(entry.stride),
-        str(entry.dimension),
-        f"{entry.download_mb:.1f}",
-        entry.layer,
-        ", ".join(entry.weights),
-    ]
+def _list_layers(name: str, as_json: bool) -> None:
+    from sppfeat.networks.zoo import describe_layers
 
-
-def _one(name: str, levels: tuple[int, ...], as_json: bool) -> None:
-    from sppfeat.networks.zoo import describe_backbone, describe_layers
-
-    entry = describe_backbone(name, levels)
-    layers: list[dict[str, Any]] = [
-        {
-            "layer": layer,
-            "channels": found.channels,
-            "stride": found.geometry.stride if found.geometry else None,
-            "offset": found.geometry.offset if found.geometry else None,
-            "map_hw": list(found.map_hw),
-            "reason": found.reason,
-        }
-        for layer, found in describe_layers(name).items()
-    ]
-    if as_json:
-        print_json({"name": name, "default_layer": entry.layer, "weights": entry.weights, "layers": layers})
-        return
-    print_result(f"{name}: default layer {entry.layer}, weights {', '.join(entry.weights)}\n")
+    found = describe_layers(name)
     rows = [
         [
             layer["layer"],
@@ -204,9 +155,11 @@ def _one(name: str, levels: tuple[int, ...], as_json: bool) -> None:
             _pixels(layer["offset"]),
             "{} x {}".format(*layer["map_hw"]),
         ]
-        for layer in layers
+        for layer in found["layers"]
     ]
-    print_result(table(["layer", "channels", "stride", "offset", "map for 224 x 224"], rows, right={1, 2, 3}))
+    heading = f"{name}: default layer {found['default_layer']}, weights {', '.join(found['weights'])}"
+    layers = table(_LAYER_HEADER, rows, right={1, 2, 3})
+    print_json_or_text(found, lambda: f"{heading}\n\n{layers}", as_json=as_json)
 
 
 def _pixels(value: float | tuple[float, float] | None) -> str:

@@ -1,7 +1,7 @@
 """Backbones: torchvision models or the user's own networks, cut at the chosen layers."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,53 +116,57 @@ def load_backbone(
     zoo.check_name(name)
     if head is not None:
         _check_head_layers(name, head, layers)
-    from_file = is_weights_file(weights)
-    entry = None if weights == "none" or from_file else _named_weights(name, weights)
-    file_state = read_weights_file(Path(weights)) if from_file else None
-    model = _cut_model(_build(name, seed), name, layers, head)
-    kind, path, with_head = "none", "", f" with {head}" if head else ""
+    entry = None if weights == "none" or is_weights_file(weights) else _named_weights(name, weights)
+    state = read_weights_file(Path(weights)) if is_weights_file(weights) else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = zoo.build_model(name).eval()
+    layers = tuple(layers) or (zoo.default_layer(name, model),)
+    network = cut_network(model, layers, name)
+    cut = None if head is None else cut_head(model, name, head)
+    used_state, used_modules = (
+        network.state_dict(),
+        [module for module, _ in network.named_modules() if module],
+    )
+    if cut is not None:
+        used_state.update(cut.network.state_dict(prefix="classifier."))
+        used_modules += [f"classifier.{module}" for module, _ in cut.network.named_children()]
+    kind, path, source = "none", "", ""
     if entry is not None:
         state, sha256 = read_entry(entry, folder=weights_dir, on_download=on_download)
-        model.load(state, f"{name} {entry.name}{with_head}")
-        kind = entry.name
-    elif file_state is not None:
-        path = str(Path(weights).absolute())
-        _load_file(model, file_state, name, weights, with_head=with_head)
-        kind, sha256 = "file", file_sha256(Path(weights))
+        kind, source = entry.name, f"{name} {entry.name}"
+    elif state is not None:
+        path, sha256 = str(Path(weights).absolute()), file_sha256(Path(weights))
+        kind, source = "file", f"{weights!r} as {name}"
     else:
-        sha256 = state_sha256(model.used_state())
+        sha256 = state_sha256(used_state)
+    if state is not None:
+        source += f" with {head}" if head else ""
+        try:
+            load_parameters(model, state, needed=used_state, used_modules=used_modules, source=source)
+        except WeightsError as error:
+            made_for = trained_backbone(Path(path)) if path else None
+            if made_for in (None, name):
+                raise
+            raise WeightsError(
+                f"{weights!r} was trained as {made_for}, and the backbone is {name}: give --backbone {made_for}"
+            ) from error
     transform = (find_entry(name) if entry is None else entry).transform
     spec = BackboneSpec(
         name=name,
         weights=kind,
         weights_sha256=sha256,
-        layers=model.layers,
+        layers=layers,
         mean=tuple(transform.mean if mean is None else mean),
         std=tuple(transform.std if std is None else std),
         interpolation=transform.interpolation,
         seed=seed if kind == "none" else None,
         head=head,
     )
-    channels, min_side = probe_maps(model.network, model.layers, name)
-    network = model.network
+    channels, min_side = probe_maps(network, layers, name)
     if fold:
-        network = fold_batch_norm(network, model.layers, side=max(min_side, _FOLDING_SIDE))
-    return Backbone(spec, network, channels, min_side, path, model.head)
-
-
-def _load_file(
-    model: "_CutModel", state: Mapping[str, Tensor], name: str, weights: str, *, with_head: str
-) -> None:
-    """Loads the content of a weight file; if it does not fit, the error names the network that it was trained as."""
-    try:
-        model.load(state, f"{weights!r} as {name}{with_head}")
-    except WeightsError as error:
-        made_for = trained_backbone(Path(weights))
-        if made_for in (None, name):
-            raise
-        raise WeightsError(
-            f"{weights!r} was trained as {made_for}, and the backbone is {name}: give --backbone {made_for}"
-        ) from error
+        network = fold_batch_norm(network, layers, side=max(min_side, _FOLDING_SIDE))
+    return Backbone(spec, network, channels, min_side, path, cut)
 
 
 def wrap_module(
@@ -200,33 +204,6 @@ def wrap_module(
     return Backbone(spec, network, channels, min_side)
 
 
-@dataclass(frozen=True)
-class _CutModel:
-    """A whole torchvision model, and the part of it that is in use."""
-
-    model: nn.Module
-    layers: tuple[str, ...]
-    network: nn.Module
-    head: Head | None
-    classifier: frozenset[str]  # names of the parameters after the default layer
-
-    def used_state(self) -> dict[str, Tensor]:
-        """Parameters of the network and of the head, under the whole model's names."""
-        layers = {} if self.head is None else self.head.network.state_dict(prefix="classifier.")
-        return {**self.network.state_dict(), **layers}
-
-    def load(self, state: Mapping[str, Tensor], source: str) -> None:
-        layers = () if self.head is None else self.head.network.named_children()
-        load_parameters(
-            self.model,
-            state,
-            needed=self.used_state(),
-            classifier=self.classifier,
-            used_modules=[f"classifier.{layer}" for layer, _ in layers],
-            source=source,
-        )
-
-
 def _named_weights(name: str, weights: str) -> WeightEntry:
     try:
         return find_entry(name, weights)
@@ -242,22 +219,3 @@ def _check_head_layers(name: str, head: str, layers: Sequence[str]) -> None:
             f"layers are {', '.join(layers)}; --head {head} takes the layer that {name} feeds it, {default!r}: "
             f"leave the layers out"
         )
-
-
-def _cut_model(model: nn.Module, name: str, layers: Sequence[str], head: str | None) -> _CutModel:
-    default = zoo.default_layer(name, model)
-    layers = tuple(layers) or (default,)
-    body = cut_network(model, (default,), name)
-    return _CutModel(
-        model,
-        layers,
-        body if layers == (default,) else cut_network(model, layers, name),
-        None if head is None else cut_head(model, name, head),
-        frozenset(model.state_dict()) - frozenset(body.state_dict()),
-    )
-
-
-def _build(name: str, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return zoo.build_model(name).eval()

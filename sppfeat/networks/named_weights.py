@@ -1,7 +1,7 @@
 """Named weights, such as ``IMAGENET1K_V2`` of ``resnet50``: their list, their files and their downloads."""
 
-import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,17 +14,18 @@ from sppfeat.config.values import StrPath
 from sppfeat.errors import WeightsError
 from sppfeat.files.downloads import OnDownload, download
 from sppfeat.networks.weights import file_sha256, read_weights_file
+from sppfeat.networks.zoo import match_names
 
 __all__ = [
+    "BUNDLED_ENTRY",
     "BUNDLED_FOLDER",
     "IMAGENET_INPUT",
     "InputTransform",
     "WeightEntry",
     "WeightFile",
-    "bundled_entries",
     "bundled_note",
-    "entry_names",
     "fetch_entry",
+    "fetch_weights",
     "find_entry",
     "find_file",
     "list_entries",
@@ -70,6 +71,18 @@ class WeightEntry(NamedTuple):
     size_mb: float
 
 
+# The weights that come with the package, so that descriptors need no download.
+BUNDLED_ENTRY = WeightEntry(
+    model=COMPACT_NAME,
+    name="DISTILLED_V1",
+    file_name="spp_s16-ebf52c73.pth",
+    url=None,
+    sha256_prefix="ebf52c73dd57201fdecfc4295af2101b56eb6520095f29a512dea669360ab978",
+    transform=IMAGENET_INPUT,
+    size_mb=3.5,
+)
+
+
 class WeightFile(NamedTuple):
     """The file of a weight entry.
 
@@ -87,54 +100,28 @@ class WeightFile(NamedTuple):
 
 
 def list_entries(model_name: str) -> tuple[WeightEntry, ...]:
-    """The weight entries of a model; the first is its ``DEFAULT``.
+    """The weight entries of a model that can be a backbone; the first is its ``DEFAULT``.
 
-    Args:
-        model_name: name of a model that can be a backbone.
+    Example:
+        >>> [entry.name for entry in list_entries("resnet50")]
+        ['IMAGENET1K_V2', 'IMAGENET1K_V1']
     """
-    if own := tuple(entry for entry in bundled_entries() if entry.model == model_name):
-        return own
-    members = get_model_weights(model_name).__members__
-    default = members["DEFAULT"]
-    others = [member for name, member in members.items() if name == member.name and member is not default]
+    if model_name == COMPACT_NAME:
+        return (BUNDLED_ENTRY,)
+    members = get_model_weights(model_name)
+    default = members.DEFAULT
+    others = [member for member in members if member is not default]
     return tuple(_torchvision_entry(model_name, member) for member in [default, *others])
-
-
-def bundled_entries() -> tuple[WeightEntry, ...]:
-    """The weights that come with the package, so that descriptors need no download."""
-    file_name = "spp_s16-ebf52c73.pth"
-    path = BUNDLED_FOLDER / file_name
-    return (
-        WeightEntry(
-            model=COMPACT_NAME,
-            name="DISTILLED_V1",
-            file_name=file_name,
-            url=None,
-            sha256_prefix="ebf52c73dd57201fdecfc4295af2101b56eb6520095f29a512dea669360ab978",
-            transform=IMAGENET_INPUT,
-            size_mb=path.stat().st_size / 2**20 if path.exists() else 0.0,
-        ),
-    )
 
 
 def bundled_note(backbone: BackboneSpec) -> str | None:
     """Advice for a user of bundled weights; None for other weights."""
-    if (backbone.name, backbone.weights) not in ((entry.model, entry.name) for entry in bundled_entries()):
+    if (backbone.name, backbone.weights) != (BUNDLED_ENTRY.model, BUNDLED_ENTRY.name):
         return None
     return (
         f"{backbone.name} is the small network that comes with sppfeat; --backbone resnet50 gives features "
         "of ImageNet scale (98 MB, downloaded once)"
     )
-
-
-def entry_names(model_name: str) -> list[str]:
-    """Names of a model's weights; the first is its ``DEFAULT``.
-
-    Example:
-        >>> entry_names("resnet50")
-        ['IMAGENET1K_V2', 'IMAGENET1K_V1']
-    """
-    return [entry.name for entry in list_entries(model_name)]
 
 
 def find_entry(model_name: str, weights: str = "DEFAULT") -> WeightEntry:
@@ -163,16 +150,14 @@ def find_file(entry: WeightEntry, *, folder: StrPath | None = None) -> WeightFil
         WeightsError: the folder is missing, or the first file found cannot be read or has another checksum.
     """
     for place in _search_folders(entry, folder):
-        path = place / entry.file_name
-        if not _is_there(path):
-            continue
-        found = _read_checksum(path)
-        if not _is_right(entry, found):
+        found = _measure_file(place / entry.file_name)
+        if found is not None and not found.sha256.startswith(entry.sha256_prefix):
             raise WeightsError(
-                f"{str(path)!r} is damaged or cut off ({found.n_bytes} bytes): its SHA-256 is {found.sha256}"
+                f"{str(found.path)!r} is damaged or cut off ({found.n_bytes} bytes): its SHA-256 is {found.sha256}"
                 f", expected is one that begins with {entry.sha256_prefix}; copy it again, or remove it"
             )
-        return found
+        if found is not None:
+            return found
     return None
 
 
@@ -197,8 +182,14 @@ def fetch_entry(
     Raises:
         WeightsError: the file cannot be downloaded or written.
     """
-    path = (BUNDLED_FOLDER if entry.url is None else _target_folder(folder)) / entry.file_name
-    if _is_there(path) and _is_right(entry, found := _read_checksum(path)):
+    if folder is not None and not str(folder):
+        raise WeightsError(
+            "the weights folder is ''; allowed in --weights-dir and SPPFEAT_WEIGHTS_DIR: a folder"
+        )
+    home = BUNDLED_FOLDER if entry.url is None else _hub_folder() if folder is None else Path(folder)
+    path = home / entry.file_name
+    found = _measure_file(path)
+    if found is not None and found.sha256.startswith(entry.sha256_prefix):
         return found
     if entry.url is None:
         raise WeightsError(
@@ -207,6 +198,49 @@ def fetch_entry(
         )
     sha256 = download(entry.url, path, sha256_prefix=entry.sha256_prefix, on_progress=on_download)
     return WeightFile(path, sha256, path.stat().st_size, was_downloaded=True)
+
+
+def fetch_weights(
+    pattern: str,
+    weights: str,
+    *,
+    folder: StrPath | None = None,
+    on_download: OnDownload = lambda name, done, total: None,
+    on_file: Callable[[WeightEntry, WeightFile], None] = lambda entry, file: None,
+    on_failure: Callable[[str, WeightsError], None] = lambda name, error: None,
+) -> tuple[list[tuple[WeightEntry, WeightFile]], list[str]]:
+    """Downloads the weights of all networks that match a pattern; a failure does not stop the others.
+
+    Args:
+        pattern: name of a network, or a pattern such as ``resnet*``.
+        weights: name of the weights; ``DEFAULT`` for the first of each network.
+        folder, on_download: as for :func:`fetch_entry`.
+        on_file: called with each entry and its file.
+        on_failure: called with the name of each network whose weights cannot be had, and the error.
+
+    Returns:
+        The entries with their files, and the names of the networks that failed.
+
+    Raises:
+        ConfigError: no network matches.
+        WeightsError: the weights of the only network that matches cannot be had.
+    """
+    names = match_names(pattern)
+    fetched: list[tuple[WeightEntry, WeightFile]] = []
+    failed: list[str] = []
+    for name in names:
+        try:
+            entry = find_entry(name, weights)
+            file = fetch_entry(entry, folder=folder, on_download=on_download)
+        except WeightsError as error:
+            if len(names) == 1:
+                raise
+            failed.append(name)
+            on_failure(name, error)
+        else:
+            fetched.append((entry, file))
+            on_file(entry, file)
+    return fetched, failed
 
 
 def read_entry(
@@ -265,53 +299,27 @@ def _search_folders(entry: WeightEntry, folder: StrPath | None) -> list[Path]:
         return [BUNDLED_FOLDER]
     if folder is None:
         return [_hub_folder()]
-    if not os.path.isdir(folder):
-        wrong = "not a folder" if os.path.lexists(folder) else "not there"
+    if not Path(folder).is_dir() or not str(folder):
+        wrong = "not a folder" if str(folder) and Path(folder).exists() else "not there"
         raise WeightsError(
-            f"the weights folder {os.fspath(folder)!r} is {wrong}; allowed in --weights-dir and "
+            f"the weights folder {str(folder)!r} is {wrong}; allowed in --weights-dir and "
             "SPPFEAT_WEIGHTS_DIR: an existing folder"
         )
     return [Path(folder), _hub_folder()]
-
-
-def _target_folder(folder: StrPath | None) -> Path:
-    if folder is None:
-        return _hub_folder()
-    if not os.fspath(folder):
-        raise WeightsError(
-            "the weights folder is ''; allowed in --weights-dir and SPPFEAT_WEIGHTS_DIR: a folder"
-        )
-    return Path(folder)
 
 
 def _hub_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _is_there(path: Path) -> bool:
-    """True if anything exists at a path; a dangling link counts, since it must not be skipped."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise WeightsError(f"cannot look for the weights {str(path)!r}: {error.strerror}") from error
-    return True
-
-
-def _read_checksum(path: Path) -> WeightFile:
-    if not path.is_file():
-        raise WeightsError(
-            f"{str(path)!r} is not a file of weights but a folder, a device or a link to nowhere"
-        )
+def _measure_file(path: Path) -> WeightFile | None:
+    """Size and checksum of a file; None if it is not there."""
     try:
         return WeightFile(path, file_sha256(path), path.stat().st_size, was_downloaded=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
         raise WeightsError(f"cannot read the weights {str(path)!r}: {error.strerror}") from error
-
-
-def _is_right(entry: WeightEntry, found: WeightFile) -> bool:
-    return found.sha256.startswith(entry.sha256_prefix)
 
 
 def _offline_advice(entry: WeightEntry, folder: StrPath | None) -> str:

@@ -65,13 +65,8 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
             f"{str(path)!r} holds no state dict: found {keys}; allowed: names to tensors, "
             f"at the top or under {', '.join(_CHECKPOINT_KEYS)}"
         )
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in _WRAPPER_PREFIXES:
-            if all(name.startswith(prefix) for name in state):
-                state = {name.removeprefix(prefix): value for name, value in state.items()}
-                stripped = True
+    while wrapper := next((p for p in _WRAPPER_PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(wrapper): value for name, value in state.items()}
     return state
 
 
@@ -94,53 +89,45 @@ def load_parameters(
     state: Mapping[str, Tensor],
     *,
     needed: Collection[str],
-    classifier: Collection[str],
-    used_modules: Collection[str] = (),
+    used_modules: Collection[str],
     source: str,
 ) -> None:
     """Copies a state dict of any floating-point type into a model.
 
     Args:
         model: the whole network.
-        state: tensors by name.
+        state: tensors by name. Those that are not needed, such as a classifier, are skipped if they do not fit.
         needed: names of the parameters that the chosen layers and the head depend on; these must match.
-        classifier: names of all parameters after the feature map; those that are not needed are skipped if they do
-            not fit.
-        used_modules: names of the classifier's modules in use, with or without parameters. A state with other
+        used_modules: names of the modules that these depend on, with or without parameters. A state with other
             parameters there (of a normalization after fc6, say) belongs to another network and is refused.
         source: name of the weights, for messages.
 
     Raises:
-        WeightsError: any other parameter does not match; the message names the keys.
+        WeightsError: the parameters do not match; the message names the keys.
     """
     own = model.state_dict()
     state = {_LEGACY_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
-    classifier_modules = {name.split(".")[0] for name in classifier} - {
-        name.split(".")[0] for name in set(own) - set(classifier)
-    }
-    loose = {name for name in classifier if name not in needed}
+    parts = {name.partition(".")[0] for name in own}
     used_prefixes = tuple(f"{module}." for module in used_modules)
-    # num_batches_tracked is a counter that evaluation does not read; checkpoints before torch 0.4 lack it.
-    missing = [
-        name
-        for name in own
-        if name not in state and name not in loose and not name.endswith("num_batches_tracked")
-    ]
-    unknown = [
-        name
-        for name in state
-        if name not in own
-        and (name.split(".")[0] not in classifier_modules or name.startswith(used_prefixes))
-    ]
-    wrong = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape and name not in loose
-    ]
-    if missing or unknown or wrong:
-        parts = (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+    unfit = {
+        # num_batches_tracked is a counter that evaluation does not read; checkpoints before torch 0.4 lack it.
+        "missing": [
+            name for name in needed if name not in state and not name.endswith("num_batches_tracked")
+        ],
+        "unknown": [
+            name
+            for name in state
+            if name not in own and (name.partition(".")[0] not in parts or name.startswith(used_prefixes))
+        ],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in needed
+            if name in state and state[name].shape != own[name].shape
+        ],
+    }
+    if any(unfit.values()):
         details = "; ".join(
-            f"{len(names)} {what}: {first_few(names, _SHOWN_KEYS)}" for what, names in parts if names
+            f"{len(names)} {what}: {first_few(names, _SHOWN_KEYS)}" for what, names in unfit.items() if names
         )
         raise WeightsError(f"{source} does not fit this backbone: {details}")
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
@@ -151,8 +138,8 @@ def load_parameters(
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

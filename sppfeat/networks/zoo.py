@@ -4,9 +4,10 @@ Nothing here imports torch until a model is built or the installed models are li
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sppfeat.config.specs import COMPACT_NAME, parse_levels
 from sppfeat.errors import ConfigError
@@ -22,48 +23,40 @@ __all__ = [
     "check_name",
     "choose_names",
     "close_matches",
-    "constructor_arguments",
     "default_layer",
-    "describe_backbone",
+    "describe_backbones",
     "describe_layers",
+    "match_names",
     "model_names",
-    "refusal",
-    "supports_boxes",
     "zoo_summary",
 ]
 
+# The default layer of each family, by the prefix of its models' names: the last feature map of the convolutional body,
+# before any pooling that the pyramid replaces. "-2" stands for the second to last of a sequence.
+_DEFAULT_LAYERS = {
+    "alexnet": "features.-2",  # the last ReLU, before the last max pooling
+    "convnext": "features",
+    "densenet": "relu",  # the network applies ReLU to the normalization that ends features
+    "efficientnet": "features",
+    "googlenet": "inception5b",
+    "inception_v3": "Mixed_7c",
+    "mnasnet": "layers",
+    "mobilenet": "features",
+    "regnet": "trunk_output",
+    "resnet": "layer4",
+    "resnext": "layer4",
+    "shufflenet": "conv5",
+    COMPACT_NAME: "features",  # our own
+    "squeezenet": "features",
+    "swin": "permute",  # after the final normalization, channels first again; boxes cannot be projected to it
+    "vgg": "features.-2",  # the last ReLU, before the last max pooling
+    "wide_resnet": "layer4",
+}
 
-class _Family(NamedTuple):
-    prefix: str  # of the model's name
-    layer: str  # torchvision's name of the node; "-2" stands for the second to last of a sequence
-    supports_boxes: bool = True
-
-
-# The last feature map of the convolutional body, before any pooling that the pyramid replaces.
-_FAMILIES = (
-    _Family("alexnet", "features.-2"),  # the last ReLU, before the last max pooling
-    _Family("convnext", "features"),
-    _Family("densenet", "relu"),  # the network applies ReLU to the normalization that ends features
-    _Family("efficientnet", "features"),
-    _Family("googlenet", "inception5b"),
-    _Family("inception_v3", "Mixed_7c"),
-    _Family("mnasnet", "layers"),
-    _Family("mobilenet", "features"),
-    _Family("regnet", "trunk_output"),
-    _Family("resnet", "layer4"),
-    _Family("resnext", "layer4"),
-    _Family("shufflenet", "conv5"),
-    _Family(COMPACT_NAME, "features"),  # our own
-    _Family("squeezenet", "features"),
-    _Family("swin", "permute", supports_boxes=False),  # after the final normalization, channels first again
-    _Family("vgg", "features.-2"),  # the last ReLU, before the last max pooling
-    _Family("wide_resnet", "layer4"),
-)
-
-_REFUSED = (
-    ("vit", "it cuts images of one fixed size into tokens and has no feature map"),
-    ("maxvit", "it takes images of one fixed size only"),
-)
+_REFUSED = {
+    "vit": "it cuts images of one fixed size into tokens and has no feature map",
+    "maxvit": "it takes images of one fixed size only",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +93,22 @@ def model_names() -> list[str]:
 
 def choose_names(installed: Iterable[str]) -> list[str]:
     """Filters names for models that can be backbones and adds the bundled one; sorted."""
-    prefixes = tuple(family.prefix for family in _FAMILIES)
-    return sorted([COMPACT_NAME, *(name for name in installed if name.startswith(prefixes))])
+    return sorted([COMPACT_NAME, *(name for name in installed if name.startswith(tuple(_DEFAULT_LAYERS)))])
+
+
+def match_names(pattern: str) -> list[str]:
+    """Names of the backbones that match a name, or a pattern such as ``resnet*``.
+
+    Raises:
+        ConfigError: no backbone matches.
+    """
+    if not any(character in pattern for character in "*?["):
+        check_name(pattern)
+        return [pattern]
+    names = fnmatch.filter(model_names(), pattern)
+    if not names:
+        raise ConfigError(f"no backbone matches {pattern!r}; 'sppfeat backbones' lists all")
+    return names
 
 
 def check_name(name: str) -> None:
@@ -110,18 +117,14 @@ def check_name(name: str) -> None:
     Raises:
         ConfigError: no backbone has this name; the message gives the reason, or similar names.
     """
-    if reason := refusal(name):
-        raise ConfigError(f"{name!r} cannot be a backbone: {reason}")
+    for prefix, reason in _REFUSED.items():
+        if name.startswith(prefix):
+            raise ConfigError(f"{name!r} cannot be a backbone: {reason}")
     names = model_names()
     if name not in names:
         shown = close_matches(name, names)
         close = f"; close to it: {', '.join(shown)}" if shown else ""
         raise ConfigError(f"unknown backbone {name!r}{close}; 'sppfeat backbones' lists all {len(names)}")
-
-
-def refusal(name: str) -> str:
-    """The reason why a torchvision model cannot be a backbone; empty if there is none."""
-    return next((reason for prefix, reason in _REFUSED if name.startswith(prefix)), "")
 
 
 def close_matches(word: str, candidates: Sequence[str]) -> list[str]:
@@ -135,15 +138,6 @@ def close_matches(word: str, candidates: Sequence[str]) -> list[str]:
     return [folded[match] for match in difflib.get_close_matches(word.lower(), folded, n=5, cutoff=0.6)]
 
 
-def supports_boxes(name: str) -> bool:
-    """True if boxes can be projected to the default layer's map; False if only whole images can be pooled.
-
-    Raises:
-        ConfigError: no backbone has this name.
-    """
-    return _family_of(name).supports_boxes
-
-
 def default_layer(name: str, model: "nn.Module | None" = None) -> str:
     """The node name of a model's default layer.
 
@@ -154,27 +148,13 @@ def default_layer(name: str, model: "nn.Module | None" = None) -> str:
     Raises:
         ConfigError: no backbone has this name.
     """
-    layer = _family_of(name).layer
+    check_name(name)
+    layer = next(layer for prefix, layer in _DEFAULT_LAYERS.items() if name.startswith(prefix))
     if not layer.endswith(".-2"):
         return layer
     sequence = layer.removesuffix(".-2")
     length = len(list((model or _build_without_memory(name)).get_submodule(sequence).children()))
     return f"{sequence}.{length - 2}"
-
-
-def constructor_arguments(name: str) -> dict[str, Any]:
-    """Constructor arguments with which a model, built without weights, fits the named weights.
-
-    Only the two inceptions need any. They convert the input to the range of their original weights; their default
-    initialization, which takes minutes and warns, is skipped; and their auxiliary heads, unused here, are in the
-    weight files.
-
-    Raises:
-        ConfigError: no backbone has this name.
-    """
-    if _family_of(name).prefix in ("googlenet", "inception_v3"):
-        return {"transform_input": True, "init_weights": False, "aux_logits": True}
-    return {}
 
 
 def build_model(name: str) -> "nn.Module":
@@ -190,7 +170,12 @@ def build_model(name: str) -> "nn.Module":
         return CompactNetwork()
     import torchvision
 
-    model: nn.Module = torchvision.models.get_model(name, weights=None, **constructor_arguments(name))
+    arguments = {}
+    if name in ("googlenet", "inception_v3"):
+        # Convert the input to the range of their original weights, as with named weights; skip their default
+        # initialization, which takes minutes and warns; have the auxiliary heads, unused here, of the weight files.
+        arguments = {"transform_input": True, "init_weights": False, "aux_logits": True}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
     return model
 
 
@@ -217,45 +202,71 @@ def zoo_summary(name: str, *, input_hw: tuple[int, int] = (224, 224)) -> "LayerG
     return layer_geometries(model, layers=[layer], input_hw=input_hw)[layer]
 
 
-def describe_backbone(name: str, levels: Sequence[int]) -> BackboneEntry:
-    """Describes a model without its weights.
+def describe_backbones(
+    pattern: str, levels: Sequence[int], *, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[BackboneEntry]:
+    """Describes models without their weights, which takes about half a second each.
 
     Args:
-        name: torchvision's name of the model.
+        pattern: a name, or a pattern such as ``resnet*``.
         levels: the pyramid, for the dimension.
+        on_progress: called with the number of models done and the total.
 
     Raises:
-        ConfigError: no backbone has this name, or the levels are invalid.
+        ConfigError: no backbone matches, or the levels are invalid.
     """
-    from sppfeat.networks.named_weights import entry_names, find_entry
+    from sppfeat.networks.named_weights import list_entries
 
-    check_name(name)
-    found = zoo_summary(name)
-    return BackboneEntry(
-        name=name,
-        layer=default_layer(name),
-        channels=found.channels,
-        stride=found.geometry.stride if found.geometry else None,
-        dimension=found.channels * sum(n * n for n in parse_levels(levels)),
-        weights=entry_names(name),
-        download_mb=round(find_entry(name).size_mb, 1),
-    )
+    names, entries = match_names(pattern), []
+    n_bins = sum(n * n for n in parse_levels(levels))
+    for i, name in enumerate(names):
+        found, weights = zoo_summary(name), list_entries(name)
+        entries.append(
+            BackboneEntry(
+                name=name,
+                layer=default_layer(name),
+                channels=found.channels,
+                stride=found.geometry.stride if found.geometry else None,
+                dimension=found.channels * n_bins,
+                weights=[entry.name for entry in weights],
+                download_mb=round(weights[0].size_mb, 1),
+            )
+        )
+        on_progress(i + 1, len(names))
+    return entries
 
 
-def describe_layers(name: str) -> "dict[str, LayerGeometry]":
-    """Channels, map size at 224 x 224 pixels, stride and offset of every node of a model that outputs a feature map.
+def describe_layers(name: str) -> dict[str, Any]:
+    """Describes a model and every node that outputs a feature map.
+
+    Returns:
+        ``name``, ``default_layer``, ``weights`` (names, the first is ``DEFAULT``) and ``layers``: for each node its
+            ``layer`` (name), ``channels``, ``stride`` and ``offset`` in input pixels (None if the arithmetic does not
+            apply, for the ``reason``), and ``map_hw``, height and width in cells for 224 x 224 pixels.
 
     Raises:
         ConfigError: no backbone has this name.
     """
+    from sppfeat.networks.named_weights import list_entries
     from sppfeat.networks.receptive_field import layer_geometries
 
-    return layer_geometries(build_model(name).eval())
-
-
-def _family_of(name: str) -> _Family:
-    check_name(name)
-    return next(family for family in _FAMILIES if name.startswith(family.prefix))
+    model = build_model(name).eval()
+    return {
+        "name": name,
+        "default_layer": default_layer(name, model),
+        "weights": [entry.name for entry in list_entries(name)],
+        "layers": [
+            {
+                "layer": layer,
+                "channels": found.channels,
+                "stride": found.geometry.stride if found.geometry else None,
+                "offset": found.geometry.offset if found.geometry else None,
+                "map_hw": list(found.map_hw),
+                "reason": found.reason,
+            }
+            for layer, found in layer_geometries(model).items()
+        ],
+    }
 
 
 def _build_without_memory(name: str) -> "nn.Module":

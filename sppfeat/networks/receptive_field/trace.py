@@ -123,7 +123,7 @@ def _check_write(owner: Tracked, value: Tensor, layout: Layout, *, where: str) -
     """Refuses an operator that changes, in place, what a tensor is; its views would have to change with it."""
     if owner.shape != value.shape:
         raise ConfigError(f"{where}: changes a tensor's shape in place")
-    if owner.roles != layout:
+    if owner.roles != layout and value.numel():
         raise ConfigError(first_loss(layout) or f"{where}: written in place into a tensor of another kind")
 
 
