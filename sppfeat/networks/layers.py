@@ -1,6 +1,7 @@
 """Cutting of a network at its layers, and probing of its maps' channels and smallest input."""
 
 import contextlib
+import difflib
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -10,7 +11,6 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from sppfeat.errors import ConfigError
-from sppfeat.networks import zoo
 
 __all__ = ["UntraceableError", "cut_graph", "cut_network", "node_names", "probe_maps", "trace_graph"]
 
@@ -105,7 +105,7 @@ def cut_network(model: nn.Module, layers: Sequence[str], name: str) -> nn.Module
 
 
 def _close_to(layer: str, names: Sequence[str]) -> str:
-    return ", ".join(zoo.close_matches(layer, names) or names[-_SHOWN_LAYERS:])
+    return ", ".join(difflib.get_close_matches(layer, names, n=_SHOWN_LAYERS) or names[-_SHOWN_LAYERS:])
 
 
 def probe_maps(network: nn.Module, layers: Sequence[str], name: str) -> tuple[tuple[int, ...], int]:

@@ -1,7 +1,6 @@
 """Named weights, such as ``IMAGENET1K_V2`` of ``resnet50``: their list, their files and their downloads."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ from sppfeat.config.values import StrPath
 from sppfeat.errors import WeightsError
 from sppfeat.files.downloads import OnDownload, download
 from sppfeat.networks.weights import file_sha256, read_weights_file
-from sppfeat.networks.zoo import match_names
 
 __all__ = [
     "BUNDLED_ENTRY",
@@ -25,7 +23,6 @@ __all__ = [
     "WeightFile",
     "bundled_note",
     "fetch_entry",
-    "fetch_weights",
     "find_entry",
     "find_file",
     "list_entries",
@@ -198,49 +195,6 @@ def fetch_entry(
         )
     sha256 = download(entry.url, path, sha256_prefix=entry.sha256_prefix, on_progress=on_download)
     return WeightFile(path, sha256, path.stat().st_size, was_downloaded=True)
-
-
-def fetch_weights(
-    pattern: str,
-    weights: str,
-    *,
-    folder: StrPath | None = None,
-    on_download: OnDownload = lambda name, done, total: None,
-    on_file: Callable[[WeightEntry, WeightFile], None] = lambda entry, file: None,
-    on_failure: Callable[[str, WeightsError], None] = lambda name, error: None,
-) -> tuple[list[tuple[WeightEntry, WeightFile]], list[str]]:
-    """Downloads the weights of all networks that match a pattern; a failure does not stop the others.
-
-    Args:
-        pattern: name of a network, or a pattern such as ``resnet*``.
-        weights: name of the weights; ``DEFAULT`` for the first of each network.
-        folder, on_download: as for :func:`fetch_entry`.
-        on_file: called with each entry and its file.
-        on_failure: called with the name of each network whose weights cannot be had, and the error.
-
-    Returns:
-        The entries with their files, and the names of the networks that failed.
-
-    Raises:
-        ConfigError: no network matches.
-        WeightsError: the weights of the only network that matches cannot be had.
-    """
-    names = match_names(pattern)
-    fetched: list[tuple[WeightEntry, WeightFile]] = []
-    failed: list[str] = []
-    for name in names:
-        try:
-            entry = find_entry(name, weights)
-            file = fetch_entry(entry, folder=folder, on_download=on_download)
-        except WeightsError as error:
-            if len(names) == 1:
-                raise
-            failed.append(name)
-            on_failure(name, error)
-        else:
-            fetched.append((entry, file))
-            on_file(entry, file)
-    return fetched, failed
 
 
 def read_entry(

@@ -1,34 +1,27 @@
-"""The model zoo: torchvision models that can be backbones, with default layers, channels, strides and weights.
+"""The model zoo: the torchvision models that can be backbones, and their default layers.
 
 Nothing here imports torch until a model is built or the installed models are listed.
 """
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sppfeat.config.specs import COMPACT_NAME, parse_levels
+from sppfeat.config.specs import COMPACT_NAME
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from sppfeat.networks.receptive_field import LayerGeometry
-
 __all__ = [
-    "BackboneEntry",
     "build_model",
+    "build_without_memory",
     "check_name",
     "choose_names",
-    "close_matches",
     "default_layer",
-    "describe_backbones",
-    "describe_layers",
     "match_names",
     "model_names",
-    "zoo_summary",
 ]
 
 # The default layer of each family, by the prefix of its models' names: the last feature map of the convolutional body,
@@ -57,30 +50,6 @@ _REFUSED = {
     "vit": "it cuts images of one fixed size into tokens and has no feature map",
     "maxvit": "it takes images of one fixed size only",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneEntry:
-    """A model of the zoo, described without its weights.
-
-    Attributes:
-        name: torchvision's name.
-        layer: the default layer.
-        channels: number of channels of its map.
-        stride: input pixels per cell, a ``(y, x)`` pair where the axes differ; None if receptive-field arithmetic
-            does not apply.
-        dimension: length of a descriptor for the given levels.
-        weights: names of the weights; the first is ``DEFAULT``.
-        download_mb: size of the default weights' file, in units of 2**20 bytes.
-    """
-
-    name: str
-    layer: str
-    channels: int
-    stride: float | tuple[float, float] | None
-    dimension: int
-    weights: list[str]
-    download_mb: float
 
 
 def model_names() -> list[str]:
@@ -122,20 +91,10 @@ def check_name(name: str) -> None:
             raise ConfigError(f"{name!r} cannot be a backbone: {reason}")
     names = model_names()
     if name not in names:
-        shown = close_matches(name, names)
+        folded = {known.lower(): known for known in names}
+        shown = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=5)]
         close = f"; close to it: {', '.join(shown)}" if shown else ""
         raise ConfigError(f"unknown backbone {name!r}{close}; 'sppfeat backbones' lists all {len(names)}")
-
-
-def close_matches(word: str, candidates: Sequence[str]) -> list[str]:
-    """Up to five of the candidates that resemble ``word``, the most similar first.
-
-    Example:
-        >>> close_matches("resnet5O", ["vgg16", "resnet50", "resnet18"])
-        ['resnet50', 'resnet18']
-    """
-    folded = {candidate.lower(): candidate for candidate in candidates}
-    return [folded[match] for match in difflib.get_close_matches(word.lower(), folded, n=5, cutoff=0.6)]
 
 
 def default_layer(name: str, model: "nn.Module | None" = None) -> str:
@@ -153,7 +112,7 @@ def default_layer(name: str, model: "nn.Module | None" = None) -> str:
     if not layer.endswith(".-2"):
         return layer
     sequence = layer.removesuffix(".-2")
-    length = len(list((model or _build_without_memory(name)).get_submodule(sequence).children()))
+    length = len(list((model or build_without_memory(name)).get_submodule(sequence).children()))
     return f"{sequence}.{length - 2}"
 
 
@@ -179,97 +138,8 @@ def build_model(name: str) -> "nn.Module":
     return model
 
 
-def zoo_summary(name: str, *, input_hw: tuple[int, int] = (224, 224)) -> "LayerGeometry":
-    """Channels, map size, stride and offset of a model's default layer, computed without memory for its weights.
-
-    This takes about half a second. The geometry is None if boxes are not supported.
-
-    Args:
-        name: torchvision's name of the model.
-        input_hw: height and width of the input, in pixels.
-
-    Raises:
-        ConfigError: no backbone has this name.
-
-    Example:
-        >>> zoo_summary("squeezenet1_1").geometry
-        FeatureGeometry(stride=16.0, offset=15.0)
-    """
-    from sppfeat.networks.receptive_field import layer_geometries
-
-    model = _build_without_memory(name)
-    layer = default_layer(name, model)
-    return layer_geometries(model, layers=[layer], input_hw=input_hw)[layer]
-
-
-def describe_backbones(
-    pattern: str, levels: Sequence[int], *, on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> list[BackboneEntry]:
-    """Describes models without their weights, which takes about half a second each.
-
-    Args:
-        pattern: a name, or a pattern such as ``resnet*``.
-        levels: the pyramid, for the dimension.
-        on_progress: called with the number of models done and the total.
-
-    Raises:
-        ConfigError: no backbone matches, or the levels are invalid.
-    """
-    from sppfeat.networks.named_weights import list_entries
-
-    names, entries = match_names(pattern), []
-    n_bins = sum(n * n for n in parse_levels(levels))
-    for i, name in enumerate(names):
-        found, weights = zoo_summary(name), list_entries(name)
-        entries.append(
-            BackboneEntry(
-                name=name,
-                layer=default_layer(name),
-                channels=found.channels,
-                stride=found.geometry.stride if found.geometry else None,
-                dimension=found.channels * n_bins,
-                weights=[entry.name for entry in weights],
-                download_mb=round(weights[0].size_mb, 1),
-            )
-        )
-        on_progress(i + 1, len(names))
-    return entries
-
-
-def describe_layers(name: str) -> dict[str, Any]:
-    """Describes a model and every node that outputs a feature map.
-
-    Returns:
-        ``name``, ``default_layer``, ``weights`` (names, the first is ``DEFAULT``) and ``layers``: for each node its
-            ``layer`` (name), ``channels``, ``stride`` and ``offset`` in input pixels (None if the arithmetic does not
-            apply, for the ``reason``), and ``map_hw``, height and width in cells for 224 x 224 pixels.
-
-    Raises:
-        ConfigError: no backbone has this name.
-    """
-    from sppfeat.networks.named_weights import list_entries
-    from sppfeat.networks.receptive_field import layer_geometries
-
-    model = build_model(name).eval()
-    return {
-        "name": name,
-        "default_layer": default_layer(name, model),
-        "weights": [entry.name for entry in list_entries(name)],
-        "layers": [
-            {
-                "layer": layer,
-                "channels": found.channels,
-                "stride": found.geometry.stride if found.geometry else None,
-                "offset": found.geometry.offset if found.geometry else None,
-                "map_hw": list(found.map_hw),
-                "reason": found.reason,
-            }
-            for layer, found in layer_geometries(model).items()
-        ],
-    }
-
-
-def _build_without_memory(name: str) -> "nn.Module":
+def build_without_memory(name: str) -> "nn.Module":
+    """Builds a model on torch's ``meta`` device: shapes without values."""
     import torch
     from torch.overrides import TorchFunctionMode
 

@@ -125,7 +125,7 @@ MODELS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "length"), MODELS)
 def test_zoo_against_gradient(name, length, monkeypatch):
-    network = zoo._build_without_memory(name)
+    network = zoo.build_without_memory(name)
     layer = zoo.default_layer(name, network)
     geometry = receptive_field(network, layer)
     has_affine_input = name in ("googlenet", "inception_v3")  # shifts small values below zero

@@ -11,6 +11,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from sppfeat.config.specs import COMPACT_NAME
 from sppfeat.errors import ConfigError
 from sppfeat.networks import zoo
+from sppfeat.networks.catalogue import zoo_summary
 from sppfeat.networks.receptive_field import FeatureGeometry
 
 # The smallest member of each family: default layer, channels, stride, offset.
@@ -46,7 +47,7 @@ HW = (227, 301)
 def networks_built_once():
     """Build each network without memory once: nothing here changes it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zoo, "_build_without_memory", functools.cache(zoo._build_without_memory))
+        patch.setattr(zoo, "build_without_memory", functools.cache(zoo.build_without_memory))
         yield
 
 
@@ -54,10 +55,10 @@ def networks_built_once():
 @pytest.mark.parametrize(("name", "layer", "channels", "stride", "offset"), FAMILIES)
 def test_default_layer(name, layer, channels, stride, offset):
     assert zoo.default_layer(name) == layer
-    found = zoo.zoo_summary(name, input_hw=HW)
+    found = zoo_summary(name, input_hw=HW)
     assert found.channels == channels
     assert found.geometry == (None if stride is None else FeatureGeometry(stride, offset))
-    network = zoo._build_without_memory(name)
+    network = zoo.build_without_memory(name)
     assert zoo.default_layer(name, network) == layer
     assert tuple(map_of(network, layer).shape) == (1, channels, *found.map_hw)
 
@@ -79,7 +80,7 @@ def map_of(network, layer):
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16_bn"])
 def test_layer_before_the_last_max_pooling(name):
-    features = zoo._build_without_memory(name).features
+    features = zoo.build_without_memory(name).features
     layer = zoo.default_layer(name).removeprefix("features.")
     assert isinstance(features[int(layer)], torch.nn.ReLU)
     assert isinstance(features[int(layer) + 1], torch.nn.MaxPool2d)
@@ -97,7 +98,7 @@ def test_every_installed_model_has_a_family_or_a_refusal():
 
 @pytest.mark.parametrize("name", ["vit_b_16", "maxvit_t"])
 def test_models_without_a_map_are_refused_with_the_reason(name):
-    for call in (zoo.check_name, zoo.default_layer, zoo.build_model, zoo.zoo_summary):
+    for call in (zoo.check_name, zoo.default_layer, zoo.build_model, zoo_summary):
         with pytest.raises(ConfigError, match=f"'{name}' cannot be a backbone: it .* one fixed size"):
             call(name)
 
@@ -115,14 +116,14 @@ def test_unknown_names_get_close_matches():
 def test_inceptions_without_weights_equal_those_of_the_named_weights(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = zoo._build_without_memory(name)
+        model = zoo.build_without_memory(name)
     assert model.transform_input
     auxiliary = {"googlenet": "aux1.conv.conv.weight", "inception_v3": "AuxLogits.conv0.conv.weight"}[name]
     assert auxiliary in model.state_dict()
 
 
 def test_building_without_memory_changes_nothing_but_memory():
-    real, empty = zoo.build_model("regnet_x_400mf"), zoo._build_without_memory("regnet_x_400mf")
+    real, empty = zoo.build_model("regnet_x_400mf"), zoo.build_without_memory("regnet_x_400mf")
     shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in (real, empty)]
     assert shapes[0] == shapes[1]
     assert all(value.is_meta for value in empty.state_dict().values())
