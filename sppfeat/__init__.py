@@ -11,18 +11,23 @@ from typing import TYPE_CHECKING, Any
 from sppfeat._version import __version__
 
 if TYPE_CHECKING:
+    from sppfeat.analysis.export.export import export
+    from sppfeat.analysis.inspection import info, verify
     from sppfeat.analysis.probe import predict, probe
     from sppfeat.extractor import Extractor
     from sppfeat.store.reader import open_features as open  # noqa: A004 - shadows the builtin on purpose
 
-__all__ = ["Extractor", "__version__", "open", "predict", "probe"]
+__all__ = ["Extractor", "__version__", "export", "info", "open", "predict", "probe", "verify"]
 
 # `sppfeat --help` and the decoding workers import the package, and must start fast.
 _LAZY = {
     "Extractor": "sppfeat.extractor",
+    "export": "sppfeat.analysis.export.export",
+    "info": "sppfeat.analysis.inspection",
     "open": "sppfeat.store.reader:open_features",
     "predict": "sppfeat.analysis.probe",
     "probe": "sppfeat.analysis.probe",
+    "verify": "sppfeat.analysis.inspection",
 }
 
 

@@ -24,7 +24,7 @@ from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec,
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
 from sppfeat.errors import BoxError, ConfigError, ImageError
-from sppfeat.extraction.describe import Describer, RegionRequest
+from sppfeat.extraction.describe import Describer, ImageBoxes
 from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.recompute import load_recorded_backbone
 from sppfeat.extraction.regions import Projector, best_scales
@@ -210,9 +210,7 @@ class Extractor:
         self._backbone = backbone
         self._describer = Describer(
             backbone,
-            config.descriptor,
-            flip=config.input.flip,
-            precision=config.precision,
+            config,
             device=choose_device(run.device, config.precision),
             norm_factors=norm_factors,
         )
@@ -328,9 +326,11 @@ class Extractor:
         )
         for batch in batches:
             pixels = np.stack(
-                [self._reader.pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images.tolist()]
+                [self._reader.pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images]
             )
-            result[batch.images] = self._reduce(self._describer.describe_images(pixels))
+            descriptors, wait = self._describer.describe_images(pixels)
+            wait()
+            result[batch.images] = self._reduce(descriptors)
         return result
 
     def _reduce(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -358,10 +358,11 @@ class Extractor:
         result = np.full((len(boxes_px), self.dimension), np.nan, dtype=np.float32)
         for i in np.unique(scale).tolist():
             rows, input_hw = described_rows[scale == i], sizes[i].tolist()
-            request = RegionRequest.of(clipped[rows], np.zeros(len(rows), dtype=bool), image_hw)
+            own = ImageBoxes(boxes_px[rows], np.zeros(len(rows), dtype=bool), image_hw)
             pixels = self._reader.pixels(image, image_hw, tuple(input_hw))
-            for described in self._describer.describe_regions(pixels[None], [request], projector):
-                result[rows[described.boxes]] = self._reduce(described.descriptors)
+            for found in self._describer.describe_boxes(pixels[None], [own], projector):
+                found.wait()
+                result[rows[found.part]] = self._reduce(found.descriptors)
         return result
 
 

@@ -10,12 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align, roi_pool
 
-from sppfeat.bench.conditions import Machine, describe_machine, synchronizer
+from sppfeat.bench.conditions import Machine, describe_machine, synchronize
 from sppfeat.bench.samples import draw_boxes
-from sppfeat.bench.settings import PoolingSettings
 from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
-from sppfeat.errors import DeviceMemoryError
-from sppfeat.networks.devices import choose_device, device_name
+from sppfeat.networks.devices import choose_device, device_memory
 from sppfeat.pyramid import pool_regions, spatial_pyramid_pool
 
 __all__ = [
@@ -107,14 +105,28 @@ def region_contenders(feature_map: Tensor, levels: Sequence[int], mode: str) -> 
         feature_map: ``(N, C, H, W)`` float32.
         levels, mode: see :func:`sppfeat.pyramid.pool_regions`.
     """
-    plain = feature_map.contiguous()
-    length = feature_map.shape[1] * sum(n * n for n in levels)
+    plain, channels_last = feature_map.contiguous(), _channels_last(feature_map)
+
+    def pool_max(regions: Tensor) -> Tensor:
+        corners = regions.to(plain.dtype)
+        corners[:, 3:] -= 1  # roi_pool's right and lower edges are inclusive
+        return torch.cat([roi_pool(plain, corners, n).flatten(1) for n in levels], 1)
+
+    def align(regions: Tensor) -> Tensor:
+        edges = regions.to(plain.dtype)
+        pooled = (roi_align(plain, edges, n, sampling_ratio=_SAMPLES, aligned=True) for n in levels)
+        return torch.cat([bins.flatten(1) for bins in pooled], 1)
+
+    def adaptive_loop(regions: Tensor) -> Tensor:
+        crops = (plain[i : i + 1, :, y0:y1, x0:x1] for i, x0, y0, x1, y1 in regions.tolist())
+        return torch.cat([_adaptive(crop, levels, mode) for crop in crops])
+
     contenders: dict[str, Contender] = {
-        "pool_regions": partial(_pool_regions, _channels_last(feature_map), levels, mode),
-        "roi_pool": partial(_roi_pool, plain, levels),
-        "roi_align": partial(_roi_align, plain, levels),
-        "adaptive_loop": partial(_adaptive_loop, plain, levels, mode),
-        "write_once": partial(_write_once, feature_map, length),
+        "pool_regions": lambda regions: pool_regions(channels_last, regions, levels, mode=mode),
+        "roi_pool": pool_max,
+        "roi_align": align,
+        "adaptive_loop": adaptive_loop,
+        "write_once": lambda regions: _write_once(plain, levels, len(regions)),
     }
     if mode != "max":
         del contenders["roi_pool"]
@@ -127,128 +139,100 @@ def map_contenders(levels: Sequence[int], mode: str) -> dict[str, Contender]:
     Args:
         levels, mode: see :func:`sppfeat.pyramid.spatial_pyramid_pool`.
     """
-
-    def write_once(maps: Tensor) -> Tensor:
-        return _write_once(maps, maps.shape[1] * sum(n * n for n in levels), maps)
-
     return {
         "spatial_pyramid_pool": lambda maps: spatial_pyramid_pool(maps, levels, mode=mode),
-        "adaptive_cat": partial(_adaptive, levels=levels, mode=mode),
-        "write_once": write_once,
+        "adaptive_cat": lambda maps: _adaptive(maps, levels, mode),
+        "write_once": lambda maps: _write_once(maps, levels, len(maps)),
     }
 
 
 def same_values(contenders: Mapping[str, Contender], regions: Tensor) -> dict[str, float]:
-    """Return, by name, the share of values that equal those of ``adaptive_loop``, within float32's accuracy.
+    """The share of values that equal those of ``adaptive_loop``, within float32's accuracy, by name.
 
     Args:
         contenders: see :func:`region_contenders`.
         regions: ``(K, 5)`` int64: index of the map, then x0, y0, x1, y1 in cells, half-open.
     """
     expected = contenders["adaptive_loop"](regions)
-
-    def share(values: Tensor) -> float:
-        return int(values.isclose(expected, rtol=1e-5, atol=1e-6).sum()) / expected.numel()
-
-    return {name: share(pool(regions)) for name, pool in contenders.items() if name != "write_once"}
+    return {
+        name: float(pool(regions).isclose(expected, rtol=1e-5, atol=1e-6).float().mean())
+        for name, pool in contenders.items()
+        if name != "write_once"
+    }
 
 
 def bench_pooling(
-    settings: PoolingSettings, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+    *,
+    counts: Sequence[int],
+    map_hw: tuple[int, int],
+    n_channels: int,
+    levels: tuple[int, ...],
+    mode: str,
+    device: str,
+    budget_seconds: float,
+    draw_seed: int,
+    repetitions: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PoolingResult:
     """Measures all contenders in turn.
 
     Args:
-        settings: the map, the pyramid and the numbers of boxes.
+        counts: numbers of boxes.
+        map_hw: height and width of the feature map, in cells.
+        n_channels: number of channels of the map.
+        levels, mode: see :func:`sppfeat.pyramid.pool_regions`.
+        device: device to pool on.
+        budget_seconds: seconds after which a contender is stopped, for each number of boxes.
+        draw_seed: seed of map and boxes.
+        repetitions: number of measurements of each contender.
         on_progress: called with the number of passes done and the total number of passes.
 
     Raises:
         ConfigError: this machine does not have the device.
         DeviceMemoryError: the device has too little memory.
     """
-    device = choose_device(settings.device, _PRECISION)
-    height, width = settings.map_hw
-    drawn = torch.randn(
-        max(_N_MAPS),
-        settings.n_channels,
-        height,
-        width,
-        generator=torch.Generator().manual_seed(settings.seed),
-    )
-    maps = drawn.relu_().to(device)  # many zeros, like the maps of a network
-    boxes = torch.from_numpy(
-        draw_boxes(max(settings.counts), settings.map_hw, shortest=1, seed=settings.seed)
-    )
-    regions = F.pad(boxes, (1, 0)).to(device)
-    n_bins = sum(n * n for n in settings.levels)
-    step = max(1, _MOST_VALUES // (settings.n_channels * n_bins))
-    with torch.inference_mode():
-        of_regions = region_contenders(maps[:1], settings.levels, settings.mode)
-        of_maps = map_contenders(settings.levels, settings.mode)
-        n_contenders = len(settings.counts) * len(of_regions) + len(_N_MAPS) * len(of_maps)
-        measure = _Measure(
-            settings, device, counted_passes(n_contenders * (1 + settings.repetitions), on_progress)
-        )
+    chosen = choose_device(device, _PRECISION)
+    with torch.inference_mode(), device_memory(chosen):
+        generator = torch.Generator().manual_seed(draw_seed)
+        drawn = torch.randn(max(_N_MAPS), n_channels, *map_hw, generator=generator)
+        maps = drawn.relu_().to(chosen)  # many zeros, like the maps of a network
+        boxes = torch.from_numpy(draw_boxes(max(counts), map_hw, shortest=1, seed=draw_seed))
+        regions = F.pad(boxes, (1, 0)).to(chosen)
+        dimension = n_channels * sum(n * n for n in levels)
+        step = max(1, _MOST_VALUES // dimension)
+        of_regions, of_maps = region_contenders(maps[:1], levels, mode), map_contenders(levels, mode)
+        n_contenders = len(counts) * len(of_regions) + len(_N_MAPS) * len(of_maps)
+        on_pass = counted_passes(n_contenders * (1 + repetitions), on_progress)
+
+        def measure(
+            contenders: Mapping[str, Contender], whole: Tensor, step: int
+        ) -> dict[str, Timing | None]:
+            passes = []
+            for name, contender in contenders.items():
+                laid_out = _channels_last(whole) if name == "spatial_pyramid_pool" else whole
+                run = partial(_in_pieces, contender, laid_out, step)
+                passes.append(
+                    timed(name, run, synchronize=partial(synchronize, chosen), budget=budget_seconds)
+                )
+            timings = interleave(passes, repetitions=repetitions, budget=budget_seconds, on_pass=on_pass)
+            return {name: timings.get(name) for name in contenders}
+
         return PoolingResult(
-            machine=describe_machine(device, _PRECISION),
-            map_hw=settings.map_hw,
-            channels=settings.n_channels,
-            levels=settings.levels,
-            mode=settings.mode,
-            dimension=settings.n_channels * n_bins,
-            budget_seconds=settings.budget_seconds,
-            repetitions=settings.repetitions,
+            machine=describe_machine(chosen, _PRECISION),
+            map_hw=map_hw,
+            channels=n_channels,
+            levels=levels,
+            mode=mode,
+            dimension=dimension,
+            budget_seconds=budget_seconds,
+            repetitions=repetitions,
             same_values=same_values(of_regions, regions[:_COMPARED]),
             regions=tuple(
-                RegionTimings(
-                    boxes=n,
-                    calls=-(-n // step),
-                    contenders=measure(
-                        {
-                            name: partial(_in_pieces, contender, regions[:n], step)
-                            for name, contender in of_regions.items()
-                        }
-                    ),
-                )
-                for n in settings.counts
+                RegionTimings(boxes=n, calls=-(-n // step), contenders=measure(of_regions, regions[:n], step))
+                for n in counts
             ),
-            whole=tuple(
-                MapTimings(
-                    maps=n,
-                    contenders=measure(
-                        {
-                            name: partial(_in_pieces, contender, _laid_out(name, maps[:n]), n)
-                            for name, contender in of_maps.items()
-                        }
-                    ),
-                )
-                for n in _N_MAPS
-            ),
+            whole=tuple(MapTimings(maps=n, contenders=measure(of_maps, maps[:n], n)) for n in _N_MAPS),
         )
-
-
-class _Measure:
-    """Measures contenders in turn."""
-
-    def __init__(self, settings: PoolingSettings, device: torch.device, on_pass: Callable[[], None]) -> None:
-        self._settings = settings
-        self._device = device
-        self._synchronize = synchronizer(device)
-        self._on_pass = on_pass
-
-    def __call__(self, contenders: Mapping[str, Callable[[], Iterator[Tensor]]]) -> dict[str, Timing | None]:
-        budget = self._settings.budget_seconds
-        passes = [
-            timed(name, contender, synchronize=self._synchronize, budget=budget)
-            for name, contender in contenders.items()
-        ]
-        try:
-            timings = interleave(
-                passes, repetitions=self._settings.repetitions, budget=budget, on_pass=self._on_pass
-            )
-        except torch.OutOfMemoryError as error:
-            raise DeviceMemoryError(f"not enough memory on {device_name(self._device)}") from error
-        return {name: timings.get(name) for name in contenders}
 
 
 def _in_pieces(contender: Contender, whole: Tensor, step: int) -> Iterator[Tensor]:
@@ -256,35 +240,8 @@ def _in_pieces(contender: Contender, whole: Tensor, step: int) -> Iterator[Tenso
         yield contender(piece)
 
 
-def _laid_out(name: str, maps: Tensor) -> Tensor:
-    return _channels_last(maps) if name == "spatial_pyramid_pool" else maps
-
-
 def _channels_last(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
-
-
-def _pool_regions(feature_map: Tensor, levels: Sequence[int], mode: str, regions: Tensor) -> Tensor:
-    return pool_regions(feature_map, regions, levels, mode=mode)
-
-
-def _roi_pool(feature_map: Tensor, levels: Sequence[int], regions: Tensor) -> Tensor:
-    corners = regions.to(feature_map.dtype)
-    corners[:, 3:] -= 1  # roi_pool's right and lower edges are inclusive
-    return torch.cat([roi_pool(feature_map, corners, n).flatten(1) for n in levels], 1)
-
-
-def _roi_align(feature_map: Tensor, levels: Sequence[int], regions: Tensor) -> Tensor:
-    edges = regions.to(feature_map.dtype)
-    pooled = [
-        roi_align(feature_map, edges, n, sampling_ratio=_SAMPLES, aligned=True).flatten(1) for n in levels
-    ]
-    return torch.cat(pooled, 1)
-
-
-def _adaptive_loop(feature_map: Tensor, levels: Sequence[int], mode: str, regions: Tensor) -> Tensor:
-    crops = (feature_map[i : i + 1, :, y0:y1, x0:x1] for i, x0, y0, x1, y1 in regions.tolist())
-    return torch.cat([_adaptive(crop, levels, mode) for crop in crops])
 
 
 def _adaptive(maps: Tensor, levels: Sequence[int], mode: str) -> Tensor:
@@ -292,5 +249,5 @@ def _adaptive(maps: Tensor, levels: Sequence[int], mode: str) -> Tensor:
     return torch.cat([pool(maps, n).flatten(1) for n in levels], 1)
 
 
-def _write_once(like: Tensor, length: int, rows: Tensor) -> Tensor:
-    return like.new_empty(len(rows), length).fill_(1.0)
+def _write_once(maps: Tensor, levels: Sequence[int], n_rows: int) -> Tensor:
+    return maps.new_empty(n_rows, maps.shape[1] * sum(n * n for n in levels)).fill_(1.0)

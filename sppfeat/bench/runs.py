@@ -1,27 +1,33 @@
 """Time of an extraction, stage by stage and as a whole, compared with the network alone and with a plain loop."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sppfeat.bench.conditions import DescriptorConditions, describe_conditions, synchronizer, temporary_folder
-from sppfeat.bench.contenders import BareNetwork, PlainLoop, WholeRun
-from sppfeat.bench.samples import Sample, take_sample
-from sppfeat.bench.settings import RunsSettings, Subject
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+
+from sppfeat.bench.conditions import DescriptorConditions, describe_conditions, synchronize
+from sppfeat.bench.samples import choose_images, write_photos
 from sppfeat.bench.stages import STAGES, Stages, find_bound
-from sppfeat.bench.timing import Timing, counted_passes, interleave, timed
-from sppfeat.config.distribution import RunOptions
+from sppfeat.bench.timing import Pass, Timing, counted_passes, interleave, timed
 from sppfeat.config.request import ExtractRequest
-from sppfeat.config.specs import InputSpec
+from sppfeat.config.specs import DescriptorSpec
 from sppfeat.errors import ImageError
-from sppfeat.extraction.run import Extraction, prepare
+from sppfeat.extraction.describe import Describer
+from sppfeat.extraction.run import prepare
 from sppfeat.extraction.setup import load_chosen_backbone
 from sppfeat.files.downloads import OnDownload
+from sppfeat.networks.backbones import Backbone
 
-__all__ = ["ExtractResult", "Rate", "Runs", "prepare_runs"]
+__all__ = ["ExtractResult", "Rate", "WholeRun", "bench_extract", "run_bare_network", "run_plain_loop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +69,7 @@ class ExtractResult(DescriptorConditions):
         prepare: time of the run before its first image: lists inputs, loads the network, reads headers, starts workers.
         extract: time of the run from creating its file to the last row on disk.
         forward: time of the network alone, on the same batches, already on the device.
-        loop: time of :class:`sppfeat.bench.contenders.PlainLoop`, always in float32, without writing.
+        loop: time of :func:`run_plain_loop`, always in float32, without writing.
         bound: name of the stage that limits the run.
         extract_to_forward: time of ``extract`` divided by time of ``forward``.
         speedup_over_loop: time of ``loop`` divided by time of ``extract``.
@@ -87,127 +93,165 @@ class ExtractResult(DescriptorConditions):
     speedup_over_loop: float
 
 
-@contextlib.contextmanager
-def prepare_runs(
-    subject: Subject,
-    settings: RunsSettings,
+class WholeRun:
+    """A whole extraction, with its own network, workers and file, which is deleted after each run.
+
+    Attributes:
+        n_workers: number of decoding processes of the last run.
+        n_failed: number of images that failed in the last run.
+    """
+
+    def __init__(self, request: ExtractRequest) -> None:
+        self._request = request
+        self.n_workers = 0
+        self.n_failed = 0
+
+    def run(self) -> dict[str, float]:
+        """Runs once; returns seconds of ``prepare`` (before the first image) and ``extract`` (all the rest)."""
+        folder = self._request.output.parent
+        folder.mkdir(exist_ok=True)
+        start = time.perf_counter()
+        with prepare(self._request) as extraction:
+            self.n_workers = extraction.n_workers
+            prepared = time.perf_counter()
+            self.n_failed = extraction.run().n_failed
+            end = time.perf_counter()
+        for path in folder.iterdir():
+            path.unlink()
+        return {"prepare": prepared - start, "extract": end - prepared}
+
+
+def run_bare_network(describer: Describer, batches: Iterable[npt.NDArray[np.uint8]]) -> dict[str, float]:
+    """Seconds of ``forward``: the network alone, on batches ``(N, H, W, 3)`` that are already on the device."""
+    seconds = 0.0
+    for pixels in batches:
+        batch = describer.make_batch(pixels)
+        synchronize(describer.device)
+        start = time.perf_counter()
+        describer.compute_maps(batch)
+        synchronize(describer.device)
+        seconds += time.perf_counter() - start
+    return {"forward": seconds}
+
+
+def run_plain_loop(
+    backbone: Backbone,
+    images: Iterable[tuple[bytes, tuple[int, int]]],
     *,
-    on_image: Callable[[int, int], None] = lambda done, total: None,
-    on_download: OnDownload = lambda name, done, total: None,
-) -> Iterator["Runs"]:
-    """Prepares the run and its contenders, and removes their temporary files when the context ends.
+    descriptor: DescriptorSpec,
+    device: torch.device,
+) -> npt.NDArray[np.float32]:
+    """Descriptors from the loop that most people write: Pillow, one image at a time, float32, adaptive pooling.
 
     Args:
-        subject: network, pyramid, precision and device.
-        settings: the images and the run.
+        backbone: the network, neither folded nor converted, on ``device``.
+        images: paths of image files, each with height and width of its network input in pixels.
+        descriptor: pyramid and pooling.
+        device: device that runs the network.
+
+    Returns:
+        ``(N, D)`` float32.
+    """
+    spec = backbone.spec
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (spec.mean, spec.std))
+    resample = Image.Resampling[spec.interpolation.upper()]
+    pool = F.adaptive_max_pool2d if descriptor.pool == "max" else F.adaptive_avg_pool2d
+    rows = []
+    with torch.inference_mode():
+        for path, (height, width) in images:
+            with Image.open(path) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+            pixels = torch.from_numpy(np.array(image.resize((width, height), resample)))
+            tensor = pixels.permute(2, 0, 1).contiguous().to(device).float() / 255
+            maps = backbone.maps(backbone.network, ((tensor - mean) / std)[None])
+            blocks = [pool(fmap, n).flatten(1) for fmap in maps for n in descriptor.levels]
+            rows.append(torch.cat(blocks, 1).cpu().numpy())
+    return np.concatenate(rows)
+
+
+def bench_extract(
+    request: ExtractRequest,
+    *,
+    n_images: int,
+    draw_seed: int,
+    repetitions: int,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
+) -> ExtractResult:
+    """Measures a run of whole images: each stage, all of it, the network alone, and a plain loop.
+
+    Args:
+        request: the run. Without inputs its images are synthetic photographs; its output is not written.
+        n_images: the most images, chosen evenly from the inputs.
+        draw_seed: seed of the synthetic photographs.
+        repetitions: number of measurements of each contender.
         on_image: called with the number of images ready and the total number of images.
+        on_progress: called with the number of passes done and the total number of passes.
         on_download: called during a download with the name of a weights file, the bytes done, and the total (None if
             unknown).
 
     Raises:
         SppfeatError: settings, weights, inputs or images cannot be used.
     """
-    with temporary_folder() as folder:
-        photos = folder / "photographs"
-        photos.mkdir()
-        sample = take_sample(settings, photos, on_image=on_image)
-        request = _request(subject, settings, sample, folder / "stages.h5")
-        in_process = dataclasses.replace(request, run=dataclasses.replace(request.run, workers=0))
+    with tempfile.TemporaryDirectory(prefix="sppfeat-bench-") as name:
+        folder = Path(name)
+        is_synthetic, n_unreadable = not request.inputs, 0
+        if is_synthetic:
+            paths = write_photos(folder, n_images, seed=draw_seed, on_image=on_image)
+        else:
+            paths, n_unreadable = choose_images(request.inputs, n_images, on_image=on_image)
+        request = dataclasses.replace(
+            request, inputs=tuple(paths), labels="none", output=folder / "run" / "features.h5"
+        )
+        in_process = dataclasses.replace(
+            request, output=folder / "planned.h5", run=dataclasses.replace(request.run, workers=0)
+        )
         with prepare(in_process, on_download=on_download) as extraction:
-            yield Runs(request, extraction, folder, settings=settings, sample=sample)
-
-
-class Runs:
-    """A run to measure, with its contenders: its stages, the network alone, the whole run and the plain loop.
-
-    Args:
-        request: the request for the run.
-        extraction: the planned run, which decodes in this process.
-        folder: folder for temporary files.
-        settings: settings of the measurement, including the number of repetitions.
-        sample: the images.
-
-    Attributes:
-        stages: see :class:`sppfeat.bench.stages.Stages`.
-        loop: function that runs the plain loop and returns descriptors ``(N, D)`` float32 in the order of the batches.
-    """
-
-    def __init__(
-        self,
-        request: ExtractRequest,
-        extraction: Extraction,
-        folder: Path,
-        *,
-        settings: RunsSettings,
-        sample: Sample,
-    ) -> None:
-        self._extraction, self._settings, self._sample = extraction, settings, sample
-        self.stages = Stages(extraction, folder / "stages.h5")
-        batches = self.stages.batches
-        self._n_images = sum(len(batch.images) for batch in batches)
-        if not self._n_images:
-            raise ImageError(f"no image can be run: {next(iter(extraction.part.plan.errors.values()))}")
-        setup = extraction.setup
-        device, descriptor = setup.device, setup.config.descriptor
-        loop = PlainLoop(
-            load_chosen_backbone(request.backbone, fold=False), descriptor=descriptor, device=device
-        )
-        images = [(path, batch.input_hw) for batch in batches for path in self.stages.paths(batch)]
-        self.loop = partial(loop.run, images)
-        self._whole = WholeRun(request, folder / "run")
-        self._forward = BareNetwork(self.stages.describer, [self.stages.pixels(batch) for batch in batches])
-
-    def measure(
-        self, *, on_progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> "ExtractResult":
-        """Measures all contenders; ``on_progress`` gets the number of passes done and the total number of passes."""
-        passes = [
-            self.stages.run,
-            self._forward.run,
-            self._whole.run,
-            timed(
-                "loop",
-                lambda: iter([self.loop()]),
-                synchronize=synchronizer(self._extraction.setup.device),
-            ),
-        ]
-        repetitions = self._settings.repetitions
-        on_pass = counted_passes(len(passes) * (1 + repetitions), on_progress)
-        return self._result(interleave(passes, repetitions=repetitions, on_pass=on_pass))
-
-    def _result(self, timings: Mapping[str, Timing]) -> "ExtractResult":
-        extraction, plan, n_workers = self._extraction, self._extraction.part.plan, self._whole.n_workers
-        setup = extraction.setup
-        stages = {stage: timings[stage].seconds for stage in STAGES}
-        return ExtractResult(
-            **describe_conditions(setup.backbone, setup.config, setup.device),
-            images=self._n_images,
-            unreadable=self._sample.n_unreadable + len(plan.errors),
-            failed=self._whole.n_failed - len(plan.errors),
-            synthetic=not self._settings.inputs,
-            input_shapes=plan.n_shapes,
-            batches=len(self.stages.batches),
-            workers=n_workers,
-            repetitions=self._settings.repetitions,
-            stages={stage: Rate.of(timings[stage], self._n_images) for stage in STAGES},
-            prepare=timings["prepare"],
-            extract=Rate.of(timings["extract"], self._n_images),
-            forward=Rate.of(timings["forward"], self._n_images),
-            loop=Rate.of(timings["loop"], self._n_images),
-            bound=find_bound(stages, n_workers),
-            extract_to_forward=timings["extract"].seconds / timings["forward"].seconds,
-            speedup_over_loop=timings["loop"].seconds / timings["extract"].seconds,
-        )
-
-
-def _request(subject: Subject, settings: RunsSettings, sample: Sample, output: Path) -> ExtractRequest:
-    return ExtractRequest(
-        inputs=tuple(sample.paths),
-        output=output,
-        labels="none",
-        backbone=subject.backbone,
-        input=InputSpec(size=settings.size),
-        descriptor=subject.descriptor,
-        precision=subject.precision,
-        run=RunOptions(device=subject.device, batch_size=settings.batch_size, workers=settings.workers),
+            setup, plan = extraction.setup, extraction.part.plan
+            stages = Stages(extraction, folder / "stages.h5")
+            n_images = sum(len(batch.images) for batch in stages.batches)
+            if not n_images:
+                raise ImageError(f"no image can be run: {next(iter(plan.errors.values()))}")
+            whole = WholeRun(request)
+            backbone = load_chosen_backbone(request.backbone, fold=False)
+            backbone.network.eval().to(setup.device)
+            images = [(path, batch.input_hw) for batch in stages.batches for path in stages.paths(batch)]
+            loop = partial(
+                run_plain_loop, backbone, images, descriptor=setup.config.descriptor, device=setup.device
+            )
+            decoded = [stages.pixels(batch) for batch in stages.batches]
+            passes: list[Pass] = [
+                stages.run,
+                partial(run_bare_network, stages.describer, decoded),
+                whole.run,
+                timed("loop", lambda: iter([loop()]), synchronize=partial(synchronize, setup.device)),
+            ]
+            on_pass = counted_passes(len(passes) * (1 + repetitions), on_progress)
+            timings = interleave(passes, repetitions=repetitions, on_pass=on_pass)
+    rates = {name: Rate.of(timing, n_images) for name, timing in timings.items() if name != "prepare"}
+    seconds = {name: timing.seconds for name, timing in timings.items()}
+    return ExtractResult(
+        **describe_conditions(
+            setup.config,
+            setup.device,
+            weights=request.backbone.weights,
+            dimension=setup.columns[-1].stop,
+        ),
+        images=n_images,
+        unreadable=n_unreadable + len(plan.errors),
+        failed=whole.n_failed - len(plan.errors),
+        synthetic=is_synthetic,
+        input_shapes=plan.n_shapes,
+        batches=len(stages.batches),
+        workers=whole.n_workers,
+        repetitions=repetitions,
+        stages={stage: rates[stage] for stage in STAGES},
+        prepare=timings["prepare"],
+        extract=rates["extract"],
+        forward=rates["forward"],
+        loop=rates["loop"],
+        bound=find_bound(seconds, whole.n_workers),
+        extract_to_forward=seconds["extract"] / seconds["forward"],
+        speedup_over_loop=seconds["loop"] / seconds["extract"],
     )

@@ -1,72 +1,51 @@
 """Images and boxes to measure with: a sample of the user's images, or synthetic photographs; random boxes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sppfeat.bench.settings import RunsSettings
 from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import read_image
 from sppfeat.errors import ConfigError, ImageError, StoreError
 from sppfeat.inputs import FileStorage, list_images
 
-__all__ = ["Sample", "draw_boxes", "synthetic_photo", "take_sample", "write_photos"]
+__all__ = ["choose_images", "draw_boxes", "synthetic_photo", "write_photos"]
 
-_OCTAVES = (
-    4,
-    8,
-    16,
-    32,
-    64,
-    128,
-)  # cells of noise along the long side; each octave has half the contrast of the previous one
+# Cells of noise along the long side; each octave has half the contrast of the one before.
+_OCTAVES = (4, 8, 16, 32, 64, 128)
 _QUALITY = 90
 _COMMON_HW = ((375, 500), (500, 375), (333, 500), (500, 333))
 _LONG_SIDES = (400, 640)  # range of the long sides of random sizes, in pixels
 _LARGEST_RATIO = 1.6
 
 
-class Sample(NamedTuple):
-    """The images of a measurement.
-
-    Attributes:
-        paths: absolute paths of the images that can be decoded.
-        n_unreadable: number of chosen images that cannot be decoded.
-    """
-
-    paths: list[str]
-    n_unreadable: int
-
-
-def take_sample(
-    settings: RunsSettings, folder: Path, *, on_image: Callable[[int, int], None] = lambda done, total: None
-) -> Sample:
-    """Chooses images evenly from all inputs, or writes synthetic photographs if there are no inputs.
+def choose_images(
+    inputs: Sequence[str], n: int, *, on_image: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[list[str], int]:
+    """Chooses up to ``n`` images evenly from all inputs.
 
     Each image is decoded once, to leave out unreadable ones and to bring the others into the system's cache.
 
     Args:
-        settings: the inputs and the number of images.
-        folder: folder for synthetic photographs.
+        inputs: folders, image files and lists of them.
+        n: the most images.
         on_image: called with the number of images ready and the total number of images.
+
+    Returns:
+        The paths of the images that can be decoded, and the number of chosen images that cannot.
 
     Raises:
         ConfigError: inputs do not exist or hold no image.
         ImageError: no image can be read.
-        StoreError: a synthetic photograph cannot be written.
     """
-    if not settings.inputs:
-        n = settings.n_images
-        return Sample(write_photos(folder, n, seed=settings.seed, on_photo=lambda done: on_image(done, n)), 0)
-    listing = list_images(settings.inputs, labels="none")
+    listing = list_images(inputs, labels="none")
     if not isinstance(listing.storage, FileStorage):
         raise ConfigError("the inputs are not all folders, image files and lists of them; allowed: those")
-    n = min(settings.n_images, len(listing.paths))
+    n = min(n, len(listing.paths))
     good: list[str] = []
     reasons: list[str] = []
     for i, image in enumerate(np.linspace(0, len(listing.paths) - 1, n).round().astype(np.int64).tolist()):
@@ -79,7 +58,7 @@ def take_sample(
         on_image(i + 1, n)
     if not good:
         raise ImageError(f"none of the images ({n}) can be read; the first: {reasons[0]}")
-    return Sample(good, len(reasons))
+    return good, len(reasons)
 
 
 def draw_boxes(n: int, extent_hw: tuple[int, int], *, shortest: int, seed: int) -> npt.NDArray[np.int64]:
@@ -99,9 +78,7 @@ def draw_boxes(n: int, extent_hw: tuple[int, int], *, shortest: int, seed: int) 
         [[0, 0, 1, 1]]
     """
     extent = np.array(extent_hw[::-1], dtype=np.float64)
-    uniform = np.random.default_rng(seed).random(
-        (n, 2, 2)
-    )  # for each box: two for its sides, two for its place
+    uniform = np.random.default_rng(seed).random((n, 2, 2))  # of each box: its sides, its place
     least = np.minimum(shortest, extent)
     side = np.floor(np.exp(np.log(least) + uniform[:, 0] * np.log((extent + 1) / least)))
     side = side.clip(least, extent)
@@ -130,7 +107,7 @@ def synthetic_photo(height: int, width: int, rng: np.random.Generator) -> Image.
 
 
 def write_photos(
-    folder: Path, n: int, *, seed: int, on_photo: Callable[[int], None] = lambda n_done: None
+    folder: Path, n: int, *, seed: int, on_image: Callable[[int, int], None] = lambda done, total: None
 ) -> list[str]:
     """Writes synthetic photographs as JPEG files, half of them in four common sizes, half in random sizes.
 
@@ -138,7 +115,7 @@ def write_photos(
         folder: folder for the files.
         n: number of files.
         seed: seed of the photographs; the same seed gives the same files.
-        on_photo: called with the number of files written so far.
+        on_image: called with the number of files written and the total number of files.
 
     Returns:
         The paths of the files.
@@ -158,7 +135,7 @@ def write_photos(
                 f"cannot write a synthetic photograph, {str(path)!r}: {error.strerror}"
             ) from error
         paths.append(str(path))
-        on_photo(i + 1)
+        on_image(i + 1, n)
     return paths
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppfeat.bench.conditions import synchronizer
+from sppfeat.bench.conditions import synchronize
+from sppfeat.decoding import Batch
 from sppfeat.decoding.images import read_image, resize_image
-from sppfeat.extraction.describe import Describer
-from sppfeat.extraction.plan import Batch, schedule
+from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.run import Extraction
 from sppfeat.pyramid import spatial_pyramid_pool
 from sppfeat.store.layout import Provenance, create_file
@@ -46,52 +47,51 @@ class Stages:
     """
 
     def __init__(self, extraction: Extraction, output: Path) -> None:
-        request, setup = extraction.request, extraction.setup
-        self._config = setup.config
-        self._plan = extraction.part.plan
-        self._max_decode_pixels = request.run.max_decode_pixels
-        self._output = output
-        self._synchronize = synchronizer(setup.device)
+        run, setup = extraction.request.run, extraction.setup
+        self._config, self._plan, self._output = setup.config, extraction.part.plan, output
+        self._max_decode_pixels = run.max_decode_pixels
+        self._wait = partial(synchronize, setup.device)
         self.batches: list[Batch] = list(
             schedule(
                 self._plan.input_hw,
                 np.arange(self._plan.n_images),
-                batch_size=request.run.batch_size,
+                batch_size=run.batch_size,
                 batch_pixels=setup.batch_pixels,
             )
         )
-        self.describer = Describer(
-            setup.backbone,
-            self._config.descriptor,
-            flip=False,
-            precision=self._config.precision,
-            device=setup.device,
-        )
+        self.describer = setup.make_describer(self._config.descriptor, None)
         create_file(output, self._plan, self._config, setup.columns, provenance=Provenance())
 
     def run(self) -> dict[str, float]:
         """Runs all stages on all batches once, and returns the seconds of each stage by name."""
-        laps = _Laps()
+        seconds = dict.fromkeys(STAGES, 0.0)
+        last = time.perf_counter()
+
+        def add(stage: str) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            seconds[stage] += now - last
+            last = now
+
         with contextlib.closing(FeatureWriter(self._output)) as writer:
-            laps.start()
             for batch in self.batches:
-                pixels = self.pixels(batch, laps.add)
+                pixels = self.pixels(batch, add)
                 tensor = self.describer.make_batch(pixels)
-                self._synchronize()
-                laps.add("transfer")
+                self._wait()
+                add("transfer")
                 maps = self.describer.compute_maps(tensor)
-                self._synchronize()
-                laps.add("backbone")
+                self._wait()
+                add("backbone")
                 descriptors = self._pool(maps)
-                laps.add("pool")
-                images = batch.images.tolist()
-                for row, image in enumerate(images):
-                    writer.write_rows(self._rows(image), descriptors[row : row + 1])
+                add("pool")
+                for row, image in enumerate(batch.images):
+                    own = np.arange(*self._plan.rows[image].tolist(), dtype=np.int64)
+                    writer.write_rows(own, descriptors[row : row + 1])
                     writer.mark_done(image)
-                laps.add("write")
+                add("write")
             writer.sync()
-            laps.add("write")
-        return laps.seconds
+            add("write")
+        return seconds
 
     def pixels(
         self, batch: Batch, on_stage: Callable[[str], None] = lambda stage: None
@@ -100,8 +100,7 @@ class Stages:
         pixels = np.empty((len(batch.images), *batch.input_hw, 3), dtype=np.uint8)
         exif, resample = self._config.input.exif, self._config.backbone.interpolation
         for i, path in enumerate(self.paths(batch)):
-            with open(path, "rb") as file:
-                file.read()
+            Path(os.fsdecode(path)).read_bytes()
             on_stage("read")
             image = read_image(path, exif=exif, max_pixels=self._max_decode_pixels)
             on_stage("decode")
@@ -111,7 +110,7 @@ class Stages:
 
     def paths(self, batch: Batch) -> list[bytes]:
         """Paths of the images of a batch."""
-        return [os.path.join(self._plan.root, self._plan.paths[i]) for i in batch.images.tolist()]
+        return [os.path.join(self._plan.root, self._plan.paths[i]) for i in batch.images]
 
     def _pool(self, maps: Sequence[Tensor]) -> npt.NDArray[np.float32]:
         spec = self._config.descriptor
@@ -119,9 +118,6 @@ class Stages:
             blocks = [spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps]
             descriptors: npt.NDArray[np.float32] = torch.cat(blocks, 1).cpu().numpy()
         return descriptors
-
-    def _rows(self, image: int) -> npt.NDArray[np.int64]:
-        return np.arange(*self._plan.rows[image].tolist(), dtype=np.int64)
 
 
 def find_bound(seconds: dict[str, float], n_workers: int) -> str:
@@ -142,20 +138,3 @@ def find_bound(seconds: dict[str, float], n_workers: int) -> str:
         for lane, n in ((DECODE_STAGES, n_workers), (NETWORK_STAGES, 1), (WRITE_STAGES, 1))
     ]
     return max(max(lanes)[1], key=seconds.__getitem__)
-
-
-class _Laps:
-    """Total seconds of each of several stages that alternate."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-        self.start()
-
-    def start(self) -> None:
-        self._last = time.perf_counter()
-
-    def add(self, stage: str) -> None:
-        """Adds the time since the last call to a stage."""
-        now = time.perf_counter()
-        self.seconds[stage] += now - self._last
-        self._last = now

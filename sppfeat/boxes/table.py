@@ -1,14 +1,15 @@
 """The table of all boxes in a box file, in the file's own order and convention."""
 
+import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.regions import BoxConvention
-from sppfeat.files.classes import ClassNumbers
+from sppfeat.files.classes import NO_CLASS, ClassNumbers
 from sppfeat.files.paths import PathTable
 
 __all__ = ["BoxTable", "BoxTableBuilder"]
@@ -59,7 +60,7 @@ class BoxTableBuilder:
     """Collects boxes one by one, in compact arrays.
 
     Args:
-        extra_names: names of further columns.
+        extra_names: names of further columns; others are appended.
         classes: class names known in advance, in the order of their numbers; others are appended.
     """
 
@@ -72,8 +73,15 @@ class BoxTableBuilder:
         self._classes = ClassNumbers(classes)
         self._score = array("d")
         self._ids: list[bytes] = []
-        self._extra_names = tuple(extra_names)
-        self._extra: list[list[bytes]] = [[] for _ in extra_names]
+        self._extra: dict[str, list[bytes]] = {name: [] for name in extra_names}
+
+    def __len__(self) -> int:
+        return len(self._image)
+
+    @property
+    def extra_names(self) -> Collection[str]:
+        """Names of the further columns so far."""
+        return self._extra.keys()
 
     def add_image(self, name: bytes, image_hw: tuple[int, int] = (0, 0)) -> int:
         """Return the index of an image; a new one is added with its height and width in pixels."""
@@ -82,28 +90,29 @@ class BoxTableBuilder:
             self._image_hw.extend(image_hw)
         return index
 
-    def add_class(self, name: str) -> int:
-        """Return the index of a class; a new one is added."""
-        return self._classes.number(name)
-
     def add_box(
         self,
         image: int,
         box: Sequence[float],
         *,
-        label: int = -1,
-        score: float = float("nan"),
+        label: str = "",
+        score: float = math.nan,
         box_id: bytes = b"",
-        extra: Sequence[bytes] = (),
+        extra: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Append a box of four numbers in the file's convention; ``extra`` has one text for each of ``extra_names``."""
+        """Append a box of four numbers in the file's convention, with its class name if it has one.
+
+        The texts in ``extra`` go into the columns of these names, which are empty for boxes without them.
+        """
+        for name, text in (extra or {}).items():
+            column = self._extra.setdefault(name, [])
+            column += [b""] * (len(self) - len(column))
+            column.append(text)
         self._image.append(image)
         self._boxes.extend(box)
-        self._label.append(label)
+        self._label.append(self._classes.number(label) if label else NO_CLASS)
         self._score.append(score)
         self._ids.append(box_id)
-        for column, text in zip(self._extra, extra, strict=True):
-            column.append(text)
 
     def build(self, convention: BoxConvention, *, names: str = "path") -> BoxTable:
         """Build the table of all boxes added so far."""
@@ -116,8 +125,10 @@ class BoxTableBuilder:
             classes=self._classes.names,
             score=np.array(self._score, dtype=np.float64),
             ids=PathTable(self._ids),
-            extra_names=self._extra_names,
-            extra=tuple(PathTable(column) for column in self._extra),
+            extra_names=tuple(self._extra),
+            extra=tuple(
+                PathTable(column + [b""] * (len(self) - len(column))) for column in self._extra.values()
+            ),
             image_hw=np.array(self._image_hw, dtype=np.int32).reshape(-1, 2),
             names=names,
         )

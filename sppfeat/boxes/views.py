@@ -90,8 +90,7 @@ def grid_views(grid: GridSpec, image_hw: tuple[int, int]) -> Views:
 def multiview_views(
     image_hw: tuple[int, int],
     short_sides: Sequence[int | None],
-    *,
-    windows_hw: Sequence[tuple[float, float]] | None = None,
+    windows_hw: Sequence[tuple[float, float]],
 ) -> Views:
     """Lay out the views of He et al., TPAMI 2015, section 3.1.5, at each scale.
 
@@ -103,32 +102,26 @@ def multiview_views(
         image_hw: height and width of the image, in pixels.
         short_sides: short side of the network input at each scale, in pixels, for the names; None for the image's own
             size.
-        windows_hw: height and width of a window in pixels of the image, at each scale; None if the network input has
-            the short sides ``short_sides`` and the aspect ratio of the image.
+        windows_hw: height and width of a window in pixels of the image, at each scale.
     """
-    height, width = image_hw
-    boxes, ids = [], []
-    if windows_hw is None:
-        windows_hw = [(VIEW_SIDE * min(image_hw) / (side or min(image_hw)),) * 2 for side in short_sides]
-    for side, (window_h, window_w) in zip(short_sides, windows_hw, strict=True):
-        view_w, view_h = min(window_w, width), min(window_h, height)
-        boxes.append((0.0, 0.0, float(width), float(height)))
-        for x, y in _POSITIONS.values():
-            x0, y0 = x * (width - view_w), y * (height - view_h)
-            # Far edges are computed from the far border, so that a window at the border ends exactly there.
-            boxes.append((x0, y0, width - (1 - x) * (width - view_w), height - (1 - y) * (height - view_h)))
-        ids += [
-            b"%s %s" % (str(side or "native").encode(), place.encode()) for place in ("whole", *_POSITIONS)
-        ]
-    per_scale = 1 + len(_POSITIONS)
-    plain = np.array(boxes).reshape(len(short_sides), 1, per_scale, 4)
-    n_views = 2 * per_scale * len(short_sides)
-    named = [ids[i : i + per_scale] for i in range(0, len(ids), per_scale)]
+    image_wh = np.array(image_hw[::-1], dtype=np.float64)
+    at = np.array([*_POSITIONS.values()])
+    play = image_wh - np.minimum(np.array(windows_hw)[:, None, ::-1], image_wh)
+    # Far edges are computed from the far border, so that a window at the border ends exactly there.
+    windows = np.concatenate((at * play, image_wh - (1 - at) * play), axis=2)
+    whole = np.broadcast_to([0, 0, *image_wh], (len(windows), 1, 4))
+    boxes = np.concatenate((whole, windows), axis=1)
+    n_scales, per_scale, _ = boxes.shape
     return Views(
-        boxes_px=np.repeat(plain, 2, axis=1).reshape(n_views, 4),
-        scale=np.repeat(np.arange(len(short_sides), dtype=np.int16), 2 * per_scale),
-        mirrored=np.tile(np.repeat([False, True], per_scale), len(short_sides)),
-        ids=tuple(name for own in named for name in (*own, *(name + b" mirrored" for name in own))),
+        boxes_px=np.repeat(boxes[:, None], 2, axis=1).reshape(-1, 4),
+        scale=np.repeat(np.arange(n_scales, dtype=np.int16), 2 * per_scale),
+        mirrored=np.tile(np.repeat([False, True], per_scale), n_scales),
+        ids=tuple(
+            f"{side or 'native'} {place}{mirrored}".encode()
+            for side in short_sides
+            for mirrored in ("", " mirrored")
+            for place in ("whole", *_POSITIONS)
+        ),
     )
 
 

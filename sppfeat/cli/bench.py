@@ -2,32 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.bench.settings import (
-    BOXES_COUNT,
-    BUDGET_SECONDS,
-    CROPS_COUNT,
-    MAP_CHANNELS,
-    MAP_HW,
-    POOLING_COUNTS,
-    POOLING_LEVELS,
-    POOLING_REPETITIONS,
-    REGIONS_SIZE,
-    REPETITIONS,
-    SAMPLE_IMAGES,
-    SAMPLE_SIZE,
-    Amount,
-    PoolingSettings,
-    RegionsSettings,
-    RunsSettings,
-    Subject,
-)
-from sppfeat.cli.bars import Bar, download_bar, prepared
+from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.bench_texts import extract_text, pooling_text, regions_text
 from sppfeat.cli.options import (
+    SIZE_HELP,
     backbone_choice,
     backbone_options,
     batch_size_option,
@@ -38,21 +21,24 @@ from sppfeat.cli.options import (
     pool_option,
     precision_option,
     quiet_option,
-    size_option,
+    settings_from,
     workers_option,
 )
-from sppfeat.cli.output import joined_numbers, print_json_or_text
-from sppfeat.cli.values import NumberRange, Parsed, auto_to_none, complete_files, native_to_none
+from sppfeat.cli.output import print_json_or_text
+from sppfeat.cli.values import SIZE, NumberRange, Parsed, auto_to_none, complete_files, native_to_none
+from sppfeat.config.distribution import RunOptions
 from sppfeat.config.machine import keep_freed_memory
-from sppfeat.config.request import DescriptorChoice
-from sppfeat.config.specs import DEFAULT_LEVELS
+from sppfeat.config.request import DescriptorChoice, ExtractRequest
+from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE, InputSpec
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = ["bench"]
 
-_T = TypeVar("_T")
+# The pyramid of the paper's detector, TPAMI 2015, section 4.1.
+_POOLING_LEVELS = (6, 3, 2, 1)
+_NETWORK = ("backbone", "weights", "weights_dir", "seed", "levels", "pool", "precision", "device")
 
 
 def _positive_numbers(text: str, separator: str = ",") -> tuple[int, ...]:
@@ -71,25 +57,33 @@ _COUNTS = Parsed("n,...", _positive_numbers, refusal="{!r}; allowed: whole numbe
 _MAP_SIZE = Parsed("hxw", _height_and_width, refusal="{!r}; allowed: height and width in cells such as 38x50")
 
 
-def _amount_option(
-    name: str, amount: Amount[_T], text: str, show: Callable[[_T], str] = str, **settings: Any
-) -> Callable[[Any], Any]:
-    """Declares an option whose default depends on ``--quick``."""
-    default = f"{show(amount.full)}; {show(amount.quick)} with --quick"
-    return option(name, help=f"{text} [default: {default}]", **settings)
+def _amount_option(name: str, full: str, quick: str, text: str, **settings: Any) -> Callable[[Any], Any]:
+    """Declares an option with two defaults, as texts: one to measure with, one to try out with ``--quick``."""
+
+    def choose(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        default = quick if context.params["quick"] else full
+        return parameter.type_cast_value(context, default) if value is None else value
+
+    settings["help"] = f"{text} [default: {full}; {quick} with --quick]"
+    return option(name, callback=choose, **settings)
 
 
-def _repetitions_option(amount: Amount[int]) -> Callable[[Any], Any]:
+def _size_option(full: int, quick: int) -> Callable[[Any], Any]:
+    return _amount_option("--size", str(full), str(quick), SIZE_HELP, type=SIZE, metavar="PIXELS|native")
+
+
+def _repetitions_option(full: int) -> Callable[[Any], Any]:
     text = "Measurements of each; their median is reported."
-    return _amount_option("--repetitions", amount, text, type=click.IntRange(1))
+    return _amount_option("--repetitions", str(full), "2", text, type=click.IntRange(1))
 
 
 _quick_option = option(
-    "--quick", is_flag=True, help="Less of everything: to see that it works, not how fast it is."
+    "--quick",
+    is_flag=True,
+    is_eager=True,  # other defaults depend on it
+    help="Less of everything: to see that it works, not how fast it is.",
 )
-_draw_seed_option = option(
-    "--draw-seed", type=int, default=RegionsSettings.seed, help="Seed of boxes and synthetic images."
-)
+_draw_seed_option = option("--draw-seed", type=int, default=0, help="Seed of boxes and synthetic images.")
 
 
 @click.group(short_help="Measure on this machine: boxes, pooling, or a run stage by stage.")
@@ -104,21 +98,22 @@ def bench() -> None:
 
 @bench.command(short_help="Descriptors of many boxes: one run of the image beside a run per box.")
 @click.argument("image", required=False, shell_complete=complete_files)
-@_amount_option("--boxes-count", BOXES_COUNT, "The most boxes.", type=click.IntRange(1))
+@_amount_option("--boxes-count", "2000", "20", "The most boxes.", type=click.IntRange(1))
 @_amount_option(
     "--crops-count",
-    CROPS_COUNT,
+    "200",
+    "5",
     "The most boxes that are run one by one; time for more is scaled from these, and marked.",
     type=click.IntRange(1),
 )
 @_draw_seed_option
 @backbone_options
-@size_option(f"{REGIONS_SIZE.full}; {REGIONS_SIZE.quick} with --quick")
+@_size_option(DEFAULT_BOX_SIZE, DEFAULT_SIZE)
 @levels_option(DEFAULT_LEVELS)
 @pool_option
 @precision_option
 @device_option
-@_repetitions_option(REPETITIONS)
+@_repetitions_option(3)
 @_quick_option
 @json_option
 @quiet_option
@@ -132,50 +127,49 @@ def regions(image: str | None, **options: Any) -> None:
     """
     from sppfeat.bench.regions import bench_regions
 
-    quick = options["quick"]
-    settings = RegionsSettings(
-        image=image,
-        size=native_to_none(REGIONS_SIZE.choose(options["size"], quick=quick)),
-        n_boxes=BOXES_COUNT.choose(options["boxes_count"], quick=quick),
-        n_crops=CROPS_COUNT.choose(options["crops_count"], quick=quick),
-        seed=options["draw_seed"],
-        repetitions=REPETITIONS.choose(options["repetitions"], quick=quick),
-    )
     with _measuring(options) as bar, download_bar() as on_download:
-        result = bench_regions(_subject(options), settings, on_progress=bar.move_to, on_download=on_download)
+        result = bench_regions(
+            image,
+            **{name: options[name] for name in ("size", "draw_seed", "repetitions", *_NETWORK)},
+            n_boxes=options["boxes_count"],
+            n_crops=options["crops_count"],
+            layer=options["layers"],
+            on_progress=bar.move_to,
+            on_download=on_download,
+        )
     _print(result, regions_text, options)
 
 
 @bench.command(short_help="Our pooling of boxes and maps beside torchvision's and torch's.")
 @_amount_option(
     "--boxes-counts",
-    POOLING_COUNTS,
+    "1,10,100,300,2000,20000",
+    "1,10,50",
     "Numbers of boxes.",
-    joined_numbers,
     type=_COUNTS,
     metavar="N,N,...",
 )
 @_amount_option(
     "--map",
-    MAP_HW,
+    "38x50",  # conv5 of an image of 600 x 800 pixels
+    "10x13",
     "Height and width of the feature map, in cells.",
-    lambda hw: "x".join(map(str, hw)),
     type=_MAP_SIZE,
     metavar="HxW",
 )
-@_amount_option("--channels", MAP_CHANNELS, "Of the feature map.", type=click.IntRange(1))
-@levels_option(POOLING_LEVELS)
+@_amount_option("--channels", "512", "32", "Of the feature map.", type=click.IntRange(1))
+@levels_option(_POOLING_LEVELS)
 @pool_option
 @option(
     "--budget",
     type=NumberRange(min=0, min_open=True),
-    default=BUDGET_SECONDS,
+    default=10.0,
     metavar="SECONDS",
     help="What takes longer for a number of boxes is stopped, and has no result there; nothing is repeated for longer.",
 )
 @_draw_seed_option
 @device_option
-@_repetitions_option(POOLING_REPETITIONS)
+@_repetitions_option(5)
 @_quick_option
 @json_option
 @quiet_option
@@ -188,36 +182,35 @@ def pooling(**options: Any) -> None:
     """
     from sppfeat.bench.pooling import bench_pooling
 
-    quick = options["quick"]
-    settings = PoolingSettings(
-        counts=POOLING_COUNTS.choose(options["boxes_counts"], quick=quick),
-        map_hw=MAP_HW.choose(options["map"], quick=quick),
-        n_channels=MAP_CHANNELS.choose(options["channels"], quick=quick),
-        levels=options["levels"] or POOLING_LEVELS,
-        mode=options["pool"],
-        device=options["device"],
-        budget_seconds=options["budget"],
-        seed=options["draw_seed"],
-        repetitions=POOLING_REPETITIONS.choose(options["repetitions"], quick=quick),
-    )
     with _measuring(options) as bar:
-        result = bench_pooling(settings, on_progress=bar.move_to)
+        result = bench_pooling(
+            counts=options["boxes_counts"],
+            map_hw=options["map"],
+            n_channels=options["channels"],
+            levels=options["levels"] or _POOLING_LEVELS,
+            mode=options["pool"],
+            device=options["device"],
+            budget_seconds=options["budget"],
+            draw_seed=options["draw_seed"],
+            repetitions=options["repetitions"],
+            on_progress=bar.move_to,
+        )
     _print(result, pooling_text, options)
 
 
 @bench.command(short_help="A run of whole images: each stage, all of it, and what bounds it.")
 @click.argument("inputs", nargs=-1, metavar="[INPUT...]", shell_complete=complete_files)
-@_amount_option("--images", SAMPLE_IMAGES, "The most images, evenly from all inputs.", type=click.IntRange(1))
+@_amount_option("--images", "256", "8", "The most images, evenly from all inputs.", type=click.IntRange(1))
 @_draw_seed_option
 @backbone_options
-@size_option(f"{SAMPLE_SIZE.full}; {SAMPLE_SIZE.quick} with --quick")
+@_size_option(DEFAULT_SIZE, DEFAULT_SIZE // 2)
 @levels_option(DEFAULT_LEVELS)
 @pool_option
 @precision_option
 @device_option
 @batch_size_option
 @workers_option
-@_repetitions_option(REPETITIONS)
+@_repetitions_option(3)
 @_quick_option
 @json_option
 @quiet_option
@@ -229,43 +222,38 @@ def extract(inputs: tuple[str, ...], **options: Any) -> None:
     its own workers, into a temporary file; the bare network on the same batches, decoded already; and the loop that
     everyone writes: Pillow, one image at a time, float32, adaptive pooling.
     """
-    from sppfeat.bench.runs import prepare_runs
+    from sppfeat.bench.runs import bench_extract
 
-    quick = options["quick"]
-    settings = RunsSettings(
+    request = ExtractRequest(
         inputs=inputs,
-        n_images=SAMPLE_IMAGES.choose(options["images"], quick=quick),
-        size=native_to_none(SAMPLE_SIZE.choose(options["size"], quick=quick)),
-        batch_size=auto_to_none(options["batch_size"]),
-        workers=auto_to_none(options["workers"]),
-        seed=options["draw_seed"],
-        repetitions=REPETITIONS.choose(options["repetitions"], quick=quick),
+        output=Path(),
+        backbone=backbone_choice(options),
+        input=InputSpec(size=native_to_none(options["size"])),
+        descriptor=settings_from(DescriptorChoice, options),
+        precision=options["precision"],
+        run=settings_from(
+            RunOptions,
+            options,
+            batch_size=auto_to_none(options["batch_size"]),
+            workers=auto_to_none(options["workers"]),
+        ),
     )
-    with (
-        prepared(
-            lambda on_image, on_download: prepare_runs(
-                _subject(options), settings, on_image=on_image, on_download=on_download
-            ),
-            "preparing images",
-            shown=not options["quiet"],
-        ) as runs,
-        _measuring(options) as bar,
-    ):
-        result = runs.measure(on_progress=bar.move_to)
+    preparing = Bar("preparing images", 0, unit="img", shown=not options["quiet"])
+    with preparing, download_bar() as on_download, _measuring(options) as bar:
+        result = bench_extract(
+            request,
+            n_images=options["images"],
+            draw_seed=options["draw_seed"],
+            repetitions=options["repetitions"],
+            on_image=preparing.move_to,
+            on_progress=bar.move_to,
+            on_download=on_download,
+        )
     _print(result, extract_text, options)
 
 
 def _measuring(options: dict[str, Any]) -> Bar:
     return Bar("measuring", 0, unit="pass", shown=not options["quiet"])
-
-
-def _subject(options: dict[str, Any]) -> Subject:
-    return Subject(
-        backbone=backbone_choice(options),
-        descriptor=DescriptorChoice(levels=options["levels"], pool=options["pool"]),
-        precision=options["precision"],
-        device=options["device"],
-    )
 
 
 def _print(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.analysis.export.formats import EXPORT_DTYPES, EXPORT_FORMATS, format_of
+import sppfeat
+from sppfeat.analysis.export.formats import EXPORT_DTYPES, EXPORT_FORMATS
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import (
     feature_file_argument,
@@ -16,17 +17,14 @@ from sppfeat.cli.options import (
     quiet_option,
 )
 from sppfeat.cli.output import human_bytes, print_json, say, standard_output
-from sppfeat.cli.selection_options import selection_choice, selection_options
+from sppfeat.cli.selection_options import selection_options
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
     from sppfeat.analysis.export.export import ExportResult
-    from sppfeat.store.selection import Selection
 
 __all__ = ["export"]
-
-_STANDARD_OUTPUT = "-"
 
 
 @click.command(short_help="Write features as NumPy, Parquet, LIBSVM, MATLAB or CSV files.")
@@ -55,78 +53,40 @@ _STANDARD_OUTPUT = "-"
 @overwrite_output_option
 @json_option
 @quiet_option
-def export(file: Path, output: str, **options: Any) -> None:
+def export(file: Path, output: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Write features of FILE in a format of others, with row numbers, paths, labels and boxes.
 
     Rows keep their order. Only those that have a descriptor are written, unless --rows status=any asks for all:
     those without hold NaN. Rows are written a block at a time: memory does not depend on their number, but for
     100 to 200 bytes for each, paths and texts of boxes. The output appears when it is complete.
     """
-    from sppfeat.analysis.export.export import export_features, export_to_stream
-    from sppfeat.store.reader import FeatureFile
-
-    is_stream = output == _STANDARD_OUTPUT
-    name = _format(output, options)
-    choice = selection_choice(options)
-    with FeatureFile(file) as features:
-        selection = choice.of(features)
-        _warn(selection)
-        with Bar("writing", len(selection), unit="row", shown=not options["quiet"]) as bar:
-            settings: dict[str, Any] = {
-                "export_format": name,
-                "dtype": options["dtype"],
-                "on_progress": bar.move_to,
-            }
-            if is_stream:
-                export_to_stream(selection, standard_output(), **settings)
-                return
-            result = export_features(
-                selection, output, overwrite=options["overwrite"], inputs=choice.inputs, **settings
-            )
-        stored = features.dtype.name
-    if options["as_json"]:
-        print_json(dataclasses.asdict(result))
-    else:
-        say(_text(result, stored, wanted=options["dtype"]))
-
-
-def _format(output: str, options: dict[str, Any]) -> str:
-    name: str | None = options["export_format"]
-    if output != _STANDARD_OUTPUT:
-        return format_of(output, name)
-    texts = [text for text, form in EXPORT_FORMATS.items() if form.is_text]
-    if name not in texts:
-        found = "is not given" if name is None else f"is {name}"
-        raise ConfigError(f"for standard output the format {found}; allowed: --format {'|'.join(texts)}")
-    if options["as_json"]:
+    is_stream = output == "-"
+    if is_stream and as_json:
         raise ConfigError("--json prints to standard output, where -o - writes the features")
-    return name
-
-
-def _warn(selection: "Selection") -> None:
-    if selection.labels.n_unknown:
-        say(
-            "note: "
-            + counted(selection.labels.n_unknown, "name of the labels is", "names of the labels are")
-            + " no image of the file"
-        )
-    if not len(selection):
+    with Bar("writing", 0, unit="row", shown=not quiet) as bar:
+        target = standard_output() if is_stream else output
+        result = sppfeat.export(file, target, on_progress=bar.move_to, **options)
+    if result.unknown_names:
+        names = counted(result.unknown_names, "name of the labels is", "names of the labels are")
+        say(f"note: {names} no image of the file")
+    if not result.rows:
         say("note: no row that has a descriptor is selected: the output will have none")
+    if as_json:
+        found = dataclasses.asdict(result)
+        print_json({name: found[name] for name in found if name not in ("stored_dtype", "unknown_names")})
+    elif not is_stream:
+        say(_text(result, wanted=options["dtype"]))
 
 
-def _text(result: "ExportResult", stored: str, *, wanted: str | None) -> str:
-    note = "" if result.dtype == stored or wanted else f" (the file has {stored})"
+def _text(result: "ExportResult", *, wanted: str | None) -> str:
+    note = "" if result.dtype == result.stored_dtype or wanted else f" (the file has {result.stored_dtype})"
     lines = [
         f"{counted(result.rows, 'row')} x {result.dimension} {result.dtype}{note}, {result.format}, "
         f"{human_bytes(result.bytes)}"
     ]
-    if result.rows_without_descriptor:
+    n = result.rows_without_descriptor
+    if n:
         lines.append(
-            "note: "
-            + counted(
-                result.rows_without_descriptor,
-                "row has no descriptor: it holds NaN",
-                "rows have no descriptor: they hold NaN",
-            )
+            f"note: {counted(n, 'row has no descriptor: it holds NaN', 'rows have no descriptor: they hold NaN')}"
         )
     return "\n".join([*lines, *result.paths])

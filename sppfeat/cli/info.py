@@ -1,22 +1,15 @@
 """``sppfeat info``: the contents of a feature file, as text or JSON."""
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import sppfeat
 from sppfeat.analysis.wording import dimensions_text, variance_text
 from sppfeat.cli.options import feature_file_argument, json_option
 from sppfeat.cli.output import box_counts_text, first_of, human_bytes, labeled_lines, print_json_or_text
 from sppfeat.config.wording import counted, escaped, first_few
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from sppfeat.store.merge_sources import SourceFiles
-    from sppfeat.store.reader import FeatureFile
 
 __all__ = ["info"]
 
@@ -31,112 +24,8 @@ def info(file: Path, as_json: bool) -> None:
 
     Works while another process is writing the file.
     """
-    from sppfeat.store.reader import FeatureFile
-
-    with FeatureFile(file) as features:
-        found = _describe(features)
+    found = sppfeat.info(file)
     print_json_or_text(found, lambda: _text(found), as_json=as_json)
-
-
-def _describe(file: "FeatureFile") -> dict[str, Any]:
-    from sppfeat.store.schema import Status
-
-    status = file.status
-    done, failed, pending = (int((status == s).sum()) for s in (Status.DONE, Status.FAILED, Status.PENDING))
-    errors = file.errors
-    return {
-        "path": str(file.path),
-        "schema_version": file.schema_version,
-        "sppfeat_version": file.attribute("sppfeat_version"),
-        "created": file.attribute("created"),
-        "bytes": file.nbytes,
-        "rows": file.n_rows,
-        "dimension": file.dimension,
-        "dtype": str(file.dtype),
-        "images": {
-            "total": len(status),
-            "done": done,
-            "failed": failed,
-            "pending": pending,
-        },
-        "complete": done + failed == len(status),
-        "shard": None if (shard := file.shard) is None else dataclasses.asdict(shard),
-        "sources": None if file.sources is None else _describe_sources(file.sources),
-        "boxes": _describe_boxes(file) if file.has_boxes else None,
-        "root": file.root,
-        "classes": _count_classes(file.classes, file.labels),
-        "columns": [block._asdict() for block in file.columns],
-        "fingerprint": file.attribute("fingerprint"),
-        "weights_path": file.attribute("weights_path"),
-        "config": file.config.to_dict(),
-        "reduction": _describe_reduction(file),
-        "failures": [{"path": file.path_of(i), "error": text} for i, text in errors.items()],
-    }
-
-
-def _describe_sources(sources: "SourceFiles") -> list[dict[str, Any]]:
-    return [
-        {
-            "path": sources.path_of(i),
-            "first_row": source.first_row,
-            "rows": source.n_rows,
-            "bytes": source.nbytes,
-        }
-        for i, source in enumerate(sources)
-    ]
-
-
-def _describe_reduction(file: "FeatureFile") -> dict[str, Any] | None:
-    reduction = file.reduction
-    if reduction is None:
-        return None
-    record, spec = reduction.record, reduction.spec
-    return {
-        "method": spec.method,
-        "components": spec.components,
-        "whiten": spec.whiten,
-        "normalize": spec.normalize,
-        "seed": spec.seed,
-        "fitted_rows": record.fitted_rows,
-        "fit_rows": list(spec.fit_rows),
-        "explained_variance": record.explained_variance,
-        "fingerprint": reduction.fingerprint,
-        "source": {
-            "fingerprint": record.source_fingerprint,
-            "dimension": reduction.source_dimension,
-            "selected": record.selection.width,
-            "columns": [block._asdict() for block in record.source_columns],
-        },
-    }
-
-
-def _describe_boxes(file: "FeatureFile") -> dict[str, Any]:
-    import numpy as np
-
-    from sppfeat.store.schema import NO_SCALE
-
-    sides, counts = np.unique(file.row_scale, return_counts=True)
-    return {
-        "source": file.attribute("boxes_path") or file.config.to_dict()["boxes"],
-        **file.count_boxes(),
-        "images_without_boxes": int((file.image_rows[:, 0] == file.image_rows[:, 1]).sum()),
-        "classes": _count_classes(file.row_classes, file.row_label),
-        "scales": {
-            str(side): n for side, n in zip(sides.tolist(), counts.tolist(), strict=True) if side != NO_SCALE
-        },
-        "columns": list(file.row_extra),
-    }
-
-
-def _count_classes(names: list[str], labels: "npt.NDArray[np.int64]") -> dict[str, int]:
-    """Counts the rows of each class; time and memory do not depend on the size of the label values."""
-    import numpy as np
-
-    known = labels[(labels >= 0) & (labels < len(names))]
-    counts: dict[str, int] = {}
-    for name, n in zip(names, np.bincount(known, minlength=len(names)).tolist(), strict=True):
-        counts[name] = counts.get(name, 0) + n
-    return counts
 
 
 def _text(found: dict[str, Any]) -> str:

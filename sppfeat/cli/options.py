@@ -26,6 +26,7 @@ from sppfeat.config.specs import (
 )
 
 __all__ = [
+    "SIZE_HELP",
     "backbone_choice",
     "backbone_options",
     "batch_size_option",
@@ -154,13 +155,16 @@ def backbone_choice(options: dict[str, Any]) -> BackboneChoice:
     return settings_from(BackboneChoice, options, name=options["backbone"])
 
 
+SIZE_HELP = "Short side of the network input; the aspect ratio is kept."
+
+
 def size_option(default: str) -> Callable[[_F], _F]:
     """Declares ``--size``; ``default`` is the text that describes its default."""
     return option(
         "--size",
         type=SIZE,
         metavar="PIXELS|native",
-        help=f"Short side of the network input; the aspect ratio is kept. [default: {default}]",
+        help=f"{SIZE_HELP} [default: {default}]",
     )
 
 

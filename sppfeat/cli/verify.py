@@ -2,10 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+import sppfeat
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.groups import EXIT_ERROR, leave
 from sppfeat.cli.options import (
@@ -18,6 +19,9 @@ from sppfeat.cli.options import (
 )
 from sppfeat.cli.output import print_json_or_text
 from sppfeat.config.wording import counted
+
+if TYPE_CHECKING:
+    from sppfeat.analysis.inspection import Verification
 
 __all__ = ["verify"]
 
@@ -36,17 +40,7 @@ __all__ = ["verify"]
 @recorded_weights_options
 @json_option
 @quiet_option
-def verify(
-    file: Path,
-    recompute: int,
-    seed: int,
-    root: str | None,
-    weights: str | None,
-    weights_dir: str | None,
-    device: str,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def verify(file: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Check a feature file: structure, NaN, infinities, zero and duplicate rows, status counts.
 
     With --recompute K, K random rows are computed again from their images, one at a time, and compared:
@@ -55,47 +49,25 @@ def verify(
 
     Exit code 1 if there is a problem. Zero and duplicate rows are warnings: images may be like that.
     """
-    from sppfeat.extraction.recompute import recompute_rows
-    from sppfeat.store.reader import FeatureFile
-    from sppfeat.store.verify import verify_file
-
-    with FeatureFile(file) as features:
-        with Bar("verifying", features.n_rows, unit="row", shown=not quiet) as bar:
-            report = verify_file(features, on_progress=bar.move_to)
-        result: dict[str, Any] = {"path": str(file), **dataclasses.asdict(report), "recomputed": None}
-        problems = list(report.problems)
-        if recompute and not problems:
-            with download_bar() as on_download:
-                again = recompute_rows(
-                    features,
-                    recompute,
-                    seed=seed,
-                    root=root,
-                    weights=weights,
-                    weights_dir=weights_dir,
-                    device=device,
-                    on_download=on_download,
-                )
-            result["recomputed"] = dataclasses.asdict(again)
-            problems += again.problems
-    result["ok"] = not problems
-    print_json_or_text(result, lambda: _text(result, problems), as_json=as_json)
-    if problems:
+    with Bar("verifying", 0, unit="row", shown=not quiet) as bar, download_bar() as on_download:
+        found = sppfeat.verify(file, on_progress=bar.move_to, on_download=on_download, **options)
+    print_json_or_text(dataclasses.asdict(found), lambda: _text(found), as_json=as_json)
+    if not found.ok:
         leave(EXIT_ERROR)
 
 
-def _text(result: dict[str, Any], problems: list[str]) -> str:
+def _text(found: "Verification") -> str:
     lines = [
-        f"{result['path']}: {counted(result['images'], 'image')}: {result['done']} done, {result['failed']} failed, "
-        f"{result['pending']} pending; {counted(result['rows'], 'row')}"
+        f"{found.path}: {counted(found.images, 'image')}: {found.done} done, {found.failed} failed, "
+        f"{found.pending} pending; {counted(found.rows, 'row')}"
     ]
-    again = result["recomputed"]
+    again = found.recomputed
     if again:
         lines.append(
-            f"{counted(len(again['rows']), 'row')} computed again: largest relative difference "
-            f"{again['largest_difference']:.1e} (allowed {again['tolerance']:g})"
+            f"{counted(len(again.rows), 'row')} computed again: largest relative difference "
+            f"{again.largest_difference:.1e} (allowed {again.tolerance:g})"
         )
-    lines += [f"warning: {text}" for text in result["warnings"]]
+    problems = [*found.problems, *(again.problems if again else ())]
+    lines += [f"warning: {text}" for text in found.warnings]
     lines += [f"problem: {text}" for text in problems]
-    lines.append(counted(len(problems), "problem") if problems else "ok")
-    return "\n".join(lines)
+    return "\n".join([*lines, counted(len(problems), "problem") if problems else "ok"])

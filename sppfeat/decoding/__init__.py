@@ -7,7 +7,7 @@ and nothing else. The room imports Pillow and numpy only, so that workers start 
 know networks, boxes, plans or feature files.
 """
 
-from sppfeat.decoding.decoder import Decoded, Decoder, DecodeSettings, DecodeTask, InlineDecoder
+from sppfeat.decoding.decoder import Batch, Decoded, Decoder, DecodeSettings, InlineDecoder
 from sppfeat.decoding.pool import DecoderPool
 
-__all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder", "DecoderPool", "InlineDecoder"]
+__all__ = ["Batch", "DecodeSettings", "Decoded", "Decoder", "DecoderPool", "InlineDecoder"]

@@ -1,4 +1,4 @@
-"""The interface of decoders, with settings, tasks and decoded batches, and the decoder without processes."""
+"""The interface of decoders, with settings, batches and decoded batches, and the decoder without processes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -6,12 +6,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.decoding.images import decode_image, probe_image
 from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place
 
-__all__ = ["DecodeSettings", "DecodeTask", "Decoded", "Decoder", "InlineDecoder"]
+__all__ = ["Batch", "DecodeSettings", "Decoded", "Decoder", "InlineDecoder"]
 
 
 class DecodeSettings(NamedTuple):
@@ -29,9 +30,14 @@ class DecodeSettings(NamedTuple):
     max_pixels: int = DEFAULT_MAX_DECODE_PIXELS
     decode: str = "exact"
 
+    @classmethod
+    def of(cls, config: ExtractConfig, max_pixels: int) -> "DecodeSettings":
+        """Returns the settings by which a run with this configuration decodes its images."""
+        return cls(config.input.exif, config.backbone.interpolation, max_pixels, config.input.decode)
 
-class DecodeTask(NamedTuple):
-    """A batch of images to decode and resize to one network-input size.
+
+class Batch(NamedTuple):
+    """Images of one network-input size, to be decoded and then run together.
 
     Attributes:
         images: numbers by which the caller knows the images.
@@ -39,12 +45,16 @@ class DecodeTask(NamedTuple):
             the image is not available.
         image_hw: expected height and width of each image as displayed, in pixels.
         input_hw: height and width to resize to, in pixels.
+        scale: index of the scale at which the images are run.
+        is_last: for each image, True if no later batch contains it.
     """
 
     images: Sequence[int]
     places: Sequence[bytes | Place | str]
     image_hw: Sequence[tuple[int, int]]
     input_hw: tuple[int, int]
+    scale: int = 0
+    is_last: Sequence[bool] = ()
 
     @property
     def nbytes(self) -> int:
@@ -56,11 +66,13 @@ class Decoded(NamedTuple):
     """One decoded batch.
 
     Attributes:
-        images: numbers of the images that could be decoded, in the task's order.
+        batch: the batch as requested.
+        images: numbers of the images that could be decoded, in the order of the batch.
         pixels: ``(n, H, W, 3)`` uint8 RGB, writable, valid until the next batch is requested.
         failures: the reason of each failure, under the number of the image.
     """
 
+    batch: Batch
     images: Sequence[int]
     pixels: npt.NDArray[np.uint8]
     failures: dict[int, str]
@@ -73,8 +85,8 @@ class Decoder(Protocol):
         """Yields height and width of each image as displayed, in pixels, or the reason why it cannot be read."""
         ...
 
-    def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
-        """Yields the batch of each task, looking ahead as far as memory allows."""
+    def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
+        """Yields each batch decoded, looking ahead as far as memory allows."""
         ...
 
     def close(self) -> None:
@@ -102,22 +114,22 @@ class InlineDecoder:
             except ImageError as error:
                 yield str(error)
 
-    def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
-        """Yields the batch of each task."""
+    def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
+        """Yields each batch decoded."""
         settings = self._settings
-        for task in tasks:
+        for batch in batches:
             good: list[int] = []
-            pixels = np.empty((len(task.images), *task.input_hw, 3), dtype=np.uint8)
+            pixels = np.empty((len(batch.images), *batch.input_hw, 3), dtype=np.uint8)
             failures: dict[int, str] = {}
-            for image, place, image_hw in zip(task.images, task.places, task.image_hw, strict=True):
+            for image, place, image_hw in zip(batch.images, batch.places, batch.image_hw, strict=True):
                 try:
                     pixels[len(good)] = decode_image(
-                        _found(place), image_hw=image_hw, input_hw=task.input_hw, **settings._asdict()
+                        _found(place), image_hw=image_hw, input_hw=batch.input_hw, **settings._asdict()
                     )
                     good.append(image)
                 except ImageError as error:
                     failures[image] = str(error)
-            yield Decoded(good, pixels[: len(good)], failures)
+            yield Decoded(batch, good, pixels[: len(good)], failures)
 
     def close(self) -> None:
         """Does nothing, since there are no processes to stop."""

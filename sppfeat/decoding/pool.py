@@ -7,7 +7,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from sppfeat.decoding.arena import Arena
-from sppfeat.decoding.decoder import Decoded, DecodeSettings, DecodeTask
+from sppfeat.decoding.decoder import Batch, Decoded, DecodeSettings
 from sppfeat.decoding.worker import READY, Crash, DecodeJob, ProbeJob
 from sppfeat.decoding.worker_process import Answer, Job, WorkerProcess, describe_exit
 from sppfeat.errors import DecoderError
@@ -77,22 +77,22 @@ class DecoderPool:
         while window:
             yield self._first_answer(window)
 
-    def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
-        """Yields the batch of each task while later ones are decoded, as many as are useful and fit into the arena."""
+    def decode(self, batches: Iterable[Batch]) -> Iterator[Decoded]:
+        """Yields each batch decoded while later ones are, as many as are useful and fit into the arena."""
         self._reclaim()
         pending: deque[_BatchInFlight] = deque()
-        source = iter(tasks)
+        source = iter(batches)
         held = next(source, None)
         try:
             while held is not None or pending:
-                while held is not None and (batch := self._start_batch(held, pending)) is not None:
-                    pending.append(batch)
+                while held is not None and (begun := self._start_batch(held, pending)) is not None:
+                    pending.append(begun)
                     held = next(source, None)
                 first = pending[0]
                 self._pump_until(lambda: not first.n_open)  # noqa: B023 - called before the loop goes on
                 yield first.decoded(self._arena)
                 pending.popleft()
-                self._arena.free(first.offset, first.task.nbytes)
+                self._arena.free(first.offset, first.batch.nbytes)
         finally:
             self._abandoned.extend(pending)
 
@@ -104,33 +104,33 @@ class DecoderPool:
 
     def _reclaim(self) -> None:
         """Frees the memory of abandoned batches, once no worker writes to it."""
-        for batch in self._abandoned:
-            self._pump_until(lambda: not batch.n_open)  # noqa: B023 - called before the loop goes on
-            self._arena.free(batch.offset, batch.task.nbytes)
+        for left in self._abandoned:
+            self._pump_until(lambda: not left.n_open)  # noqa: B023 - called before the loop goes on
+            self._arena.free(left.offset, left.batch.nbytes)
         self._abandoned.clear()
 
     def _first_answer(self, window: deque[list[tuple[int, int] | str]]) -> tuple[int, int] | str:
         self._pump_until(lambda: bool(window[0]))
         return window.popleft()[0]
 
-    def _start_batch(self, task: DecodeTask, pending: "Sequence[_BatchInFlight]") -> "_BatchInFlight | None":
-        """Sends the jobs of a task; returns None if the task is too far ahead, or the arena has no room for it now."""
-        n_ahead = sum(len(batch.task.images) for batch in pending)
-        if len(pending) > 1 and n_ahead + len(task.images) > _IMAGES_AHEAD * len(self._workers):
+    def _start_batch(self, batch: Batch, pending: "Sequence[_BatchInFlight]") -> "_BatchInFlight | None":
+        """Sends the jobs of a batch; returns None if it is too far ahead, or the arena has no room for it now."""
+        n_ahead = sum(len(other.batch.images) for other in pending)
+        if len(pending) > 1 and n_ahead + len(batch.images) > _IMAGES_AHEAD * len(self._workers):
             return None
-        offset = self._arena.allocate(task.nbytes)
+        offset = self._arena.allocate(batch.nbytes)
         if offset is None and not pending:
-            self._arena.resize(task.nbytes)
-            offset = self._arena.allocate(task.nbytes)
+            self._arena.resize(batch.nbytes)
+            offset = self._arena.allocate(batch.nbytes)
         if offset is None:
             return None
-        batch = _BatchInFlight(task, offset)
-        for i, (place, image_hw) in enumerate(zip(task.places, task.image_hw, strict=True)):
+        begun = _BatchInFlight(batch, offset)
+        for i, (place, image_hw) in enumerate(zip(batch.places, batch.image_hw, strict=True)):
             job = DecodeJob(
-                place_of(place), self._settings, image_hw, task.input_hw, offset + i * batch.image_nbytes
+                place_of(place), self._settings, image_hw, batch.input_hw, offset + i * begun.image_nbytes
             )
-            self._submit(job, cost=image_hw[0] * image_hw[1], done=batch.answer_for(i))
-        return batch
+            self._submit(job, cost=image_hw[0] * image_hw[1], done=begun.answer_for(i))
+        return begun
 
     def _submit(self, message: ProbeJob | DecodeJob, *, cost: int, done: Callable[[Answer], None]) -> None:
         self._waiting.append(Job(message, cost=cost, done=done))
@@ -219,17 +219,17 @@ class DecoderPool:
 
 
 class _BatchInFlight:
-    """A task whose images are being decoded into one piece of the arena."""
+    """A batch whose images are being decoded into one piece of the arena."""
 
-    def __init__(self, task: DecodeTask, offset: int) -> None:
-        self.task = task
+    def __init__(self, batch: Batch, offset: int) -> None:
+        self.batch = batch
         self.offset = offset
-        self.image_nbytes = 3 * task.input_hw[0] * task.input_hw[1]
-        self.n_open = len(task.images)
-        self.failures: dict[int, str] = {}  # by position in the task
+        self.image_nbytes = 3 * batch.input_hw[0] * batch.input_hw[1]
+        self.n_open = len(batch.images)
+        self.failures: dict[int, str] = {}  # by position in the batch
 
     def answer_for(self, position: int) -> Callable[[Answer], None]:
-        """Makes a callback that takes the answer for one image of the task."""
+        """Makes a callback that takes the answer for one image of the batch."""
 
         def done(answer: Answer) -> None:
             self.n_open -= 1
@@ -240,15 +240,16 @@ class _BatchInFlight:
 
     def decoded(self, arena: Arena) -> Decoded:
         """The batch; images that failed are removed by moving the later ones up."""
-        shape = (len(self.task.images), *self.task.input_hw, 3)
-        pixels = arena.buffer[self.offset : self.offset + self.task.nbytes].reshape(shape)
-        good = [i for i in range(len(self.task.images)) if i not in self.failures]
+        shape = (len(self.batch.images), *self.batch.input_hw, 3)
+        pixels = arena.buffer[self.offset : self.offset + self.batch.nbytes].reshape(shape)
+        good = [i for i in range(len(self.batch.images)) if i not in self.failures]
         if self.failures:
             for target, position in enumerate(good):
                 if target != position:
                     pixels[target] = pixels[position]
         return Decoded(
-            [self.task.images[i] for i in good],
+            self.batch,
+            [self.batch.images[i] for i in good],
             pixels[: len(good)],
-            {self.task.images[i]: self.failures[i] for i in sorted(self.failures)},
+            {self.batch.images[i]: self.failures[i] for i in sorted(self.failures)},
         )

@@ -1,4 +1,9 @@
-"""Turns batches of pixels into descriptors: normalize, run the network once, pool, scale."""
+"""Turns batches of pixels into descriptors: normalize, run the network once, pool, scale.
+
+:class:`Describer` is the step that the pipeline, :class:`sppfeat.Extractor` and ``verify --recompute`` share: decoded
+pixels of images of one network-input size go in, with the boxes of each image if there are any; descriptors come out,
+with the flag and the region of each box.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,21 +16,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sppfeat.boxes.coordinates import clip_boxes
-from sppfeat.config.specs import DescriptorSpec
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.regions import Projector, Regions
+from sppfeat.extraction.pipeline import BatchDescriber
+from sppfeat.extraction.plan import Plan
+from sppfeat.extraction.regions import Projector
+from sppfeat.extraction.row_sink import DescribedRows
 from sppfeat.networks.acceleration import CompiledNetwork
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import Delivery, DeviceCopier, device_memory, float32_arithmetic
 from sppfeat.pooling.bin_tables import empty_tensor
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
+from sppfeat.store.schema import RowRegions
 
-__all__ = [
-    "DescribedRegions",
-    "Describer",
-    "RegionRequest",
-]
+__all__ = ["Described", "Describer", "ImageBoxes", "make_batch_describer"]
 
 _SLICE_VALUES = 16 << 20  # pooled values held at a time: 64 MB, whatever the number of boxes
 # Pooled values to scale at a time. On the CPU few enough to stay in its cache and to reuse the same memory: allocating
@@ -34,44 +38,35 @@ _SCALED_VALUES = {"cpu": 1 << 20, "cuda": 1 << 28, "mps": 1 << 28}
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class RegionRequest(NamedTuple):
-    """Boxes of one image to describe; :meth:`of` clips them.
+class ImageBoxes(NamedTuple):
+    """Boxes of one image to describe.
 
     Attributes:
-        boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, clipped to it.
+        boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, each with an area inside it.
         mirrored: ``(K,)`` bool, True to pool from the mirrored image.
         image_hw: height and width of the image as displayed, in pixels.
     """
 
-    boxes_px: Tensor
-    mirrored: Tensor
+    boxes_px: npt.NDArray[np.float64]
+    mirrored: npt.NDArray[np.bool_]
     image_hw: tuple[int, int]
 
-    @classmethod
-    def of(
-        cls, boxes_px: npt.NDArray[np.float64], mirrored: npt.NDArray[np.bool_], image_hw: tuple[int, int]
-    ) -> "RegionRequest":
-        """Make a request, clipping the boxes ``(K, 4)`` to their image."""
-        row_hw = np.full((len(boxes_px), 2), image_hw, dtype=np.int32)
-        clipped, _ = clip_boxes(boxes_px, row_hw)
-        return cls(torch.from_numpy(clipped), torch.from_numpy(mirrored), image_hw)
 
-
-class DescribedRegions(NamedTuple):
-    """Descriptors of some of the boxes of one request.
+class Described(NamedTuple):
+    """Descriptors of some boxes of one image of a batch.
 
     Attributes:
-        position: index of the request in the batch.
-        boxes: range of the boxes within the request.
+        position: index of the image in the batch.
+        part: range of the boxes within the image's boxes.
         descriptors: ``(k, D)`` float32.
-        regions: the pooled regions of these boxes, in cells.
+        regions: flags and pooled regions of the boxes.
         wait: blocks until the device has delivered the descriptors; call it before reading them.
     """
 
     position: int
-    boxes: slice
+    part: slice
     descriptors: npt.NDArray[np.float32]
-    regions: Regions
+    regions: RowRegions
     wait: Callable[[], None]
 
 
@@ -80,9 +75,8 @@ class Describer:
 
     Args:
         backbone: the network, which is moved to ``device`` and converted, and its input mean and deviation.
-        descriptor: pyramid, pooling and normalization.
-        flip: True to average each descriptor, bin by bin, with that of the mirrored image.
-        precision: ``fp32`` (TF32 and other shortcuts off), ``tf32``, ``bf16`` or ``fp16``.
+        config: pyramid, pooling, normalization and precision, and whether each descriptor is averaged, bin by bin,
+            with that of the mirrored image.
         device: device to compute on.
         norm_factors: factor of each layer under ``meannorm``.
         compile_network: True to compile the network with torch.
@@ -94,20 +88,18 @@ class Describer:
     def __init__(
         self,
         backbone: Backbone,
-        descriptor: DescriptorSpec,
+        config: ExtractConfig,
         *,
-        flip: bool,
-        precision: str,
         device: torch.device,
         norm_factors: Sequence[float] | None = None,
         compile_network: bool = False,
     ) -> None:
         self.device = device
         self._backbone = backbone
-        self._descriptor = descriptor
-        self._flip = flip
-        self._precision = precision
-        self._dtype = _DTYPES[precision]
+        self._descriptor = config.descriptor
+        self._flip = config.input.flip
+        self._precision = config.precision
+        self._dtype = _DTYPES[config.precision]
         self._factors = norm_factors
         self._copier = DeviceCopier(device)
         with device_memory(device):
@@ -118,21 +110,15 @@ class Describer:
             self._mean = torch.tensor(backbone.spec.mean, device=device).reshape(1, 3, 1, 1)
             self._std = torch.tensor(backbone.spec.std, device=device).reshape(1, 3, 1, 1)
 
-    def describe_images(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Compute the descriptors of whole images.
+    def describe_images(self, pixels: npt.NDArray[np.uint8]) -> Delivery:
+        """Compute the descriptors of whole images; the device may still be computing them when this returns.
 
         Args:
-            pixels: ``(N, H, W, 3)`` uint8 RGB.
+            pixels: ``(N, H, W, 3)`` uint8 RGB, upright, at the size of the network input.
 
         Returns:
             ``(N, D)`` float32.
         """
-        delivery = self.deliver_images(pixels)
-        delivery.wait()
-        return delivery.values
-
-    def deliver_images(self, pixels: npt.NDArray[np.uint8]) -> Delivery:
-        """Compute the same as :meth:`describe_images`, without waiting for the device."""
         with self._computing():
             batch = self._normalize_pixels(pixels)
             pooled = self._pool_whole(self._run_network(batch))
@@ -140,44 +126,37 @@ class Describer:
                 pooled = _average(pooled, self._pool_whole(self._run_network(_mirror(batch))))
             return self._scale(pooled)
 
-    def describe_regions(
-        self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest], projector: Projector
-    ) -> Iterator[DescribedRegions]:
+    def describe_boxes(
+        self, pixels: npt.NDArray[np.uint8], boxes: Sequence[ImageBoxes], projector: Projector
+    ) -> Iterator[Described]:
         """Compute the descriptors of boxes, in one forward pass, or two if mirrored images are needed.
 
         Args:
-            pixels: ``(N, H, W, 3)`` uint8 RGB.
-            requests: one request per image, ``N`` in all, with the boxes of the image.
+            pixels: ``(N, H, W, 3)`` uint8 RGB, upright, at the size of the network input.
+            boxes: the boxes of each of the ``N`` images.
             projector: projects boxes to cells.
 
         Yields:
-            Descriptors of all boxes, image by image in order, in pieces of bounded size.
+            Descriptors of all boxes, image by image in order, in pieces of bounded size; the device may still be
+            computing them.
         """
-        for described in self.deliver_regions(pixels, requests, projector):
-            described.wait()
-            yield described
-
-    def deliver_regions(
-        self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest], projector: Projector
-    ) -> Iterator[DescribedRegions]:
-        """Compute the same as :meth:`describe_regions`, without waiting for the device."""
-        if not any(len(request.boxes_px) for request in requests):
+        if not any(len(own.boxes_px) for own in boxes):
             return
-        maps = self._compute_both_maps(pixels, requests)
+        maps = self._compute_both_maps(pixels, boxes)
         project = partial(projector.project, input_hw=pixels.shape[1:3], map_hws=maps.map_hws)
         step = max(1, _SLICE_VALUES // (maps.n_channels * self._descriptor.n_bins))
-        for position, (boxes_px, mirrored, image_hw) in enumerate(requests):
+        for position, (boxes_px, mirrored, image_hw) in enumerate(boxes):
             for start in range(0, len(boxes_px), step):
                 part = slice(start, min(start + step, len(boxes_px)))
                 regions = project(boxes_px[part], mirrored[part], image_hw=image_hw)
                 # No context may stay open across a yield: these are settings of the whole thread.
                 with self._computing():
-                    pooled = self._pool(maps, position, regions.cells, mirrored[part])
+                    pooled = self._pool(maps, position, regions.region, mirrored[part])
                     if self._flip:
-                        others = project(boxes_px[part], ~mirrored[part], image_hw=image_hw).cells
+                        others = project(boxes_px[part], ~mirrored[part], image_hw=image_hw).region
                         pooled = _average(pooled, self._pool(maps, position, others, ~mirrored[part]))
                     delivery = self._scale(pooled)
-                yield DescribedRegions(position, part, delivery.values, regions, delivery.wait)
+                yield Described(position, part, delivery.values, regions, delivery.wait)
 
     def make_batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Turn ``(N, H, W, 3)`` uint8 RGB into network input: ``(N, 3, H, W)``, normalized, on the device."""
@@ -195,17 +174,14 @@ class Describer:
         with device_memory(self.device), torch.inference_mode(), float32_arithmetic(self._precision):
             yield
 
-    def _compute_both_maps(
-        self, pixels: npt.NDArray[np.uint8], requests: Sequence[RegionRequest]
-    ) -> "_BothMaps":
-        """Compute the maps of the images and of the mirrored images, if the requests need them."""
+    def _compute_both_maps(self, pixels: npt.NDArray[np.uint8], boxes: Sequence[ImageBoxes]) -> "_BothMaps":
+        """Compute the maps of the images and of the mirrored images, if the boxes need them."""
+        mirrored = np.concatenate([own.mirrored for own in boxes])
         with self._computing():
             batch = self._normalize_pixels(pixels)
-            plain = self._flip or any(bool((~request.mirrored).any()) for request in requests)
-            mirrored = self._flip or any(bool(request.mirrored.any()) for request in requests)
             return _BothMaps(
-                plain=self._run_network(batch) if plain else [],
-                mirrored=self._run_network(_mirror(batch)) if mirrored else [],
+                plain=self._run_network(batch) if self._flip or not mirrored.all() else [],
+                mirrored=self._run_network(_mirror(batch)) if self._flip or mirrored.any() else [],
             )
 
     def _pool_whole(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -213,29 +189,35 @@ class Describer:
         spec = self._descriptor
         return self._apply_head([spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps])
 
-    def _pool(self, maps: "_BothMaps", position: int, cells: Tensor, mirrored: Tensor) -> list[Tensor]:
+    def _pool(
+        self, maps: "_BothMaps", position: int, region: npt.NDArray[np.int32], mirrored: npt.NDArray[np.bool_]
+    ) -> list[Tensor]:
         """Pool the regions ``(k, L, 4)`` of one image, each from the plain or the mirrored map."""
-        if not bool(mirrored.any()):
-            return self._pool_regions(maps.plain, position, cells)
-        if bool(mirrored.all()):
-            return self._pool_regions(maps.mirrored, position, cells)
-        plain = self._pool_regions(maps.plain, position, cells[~mirrored])
-        other = self._pool_regions(maps.mirrored, position, cells[mirrored])
-        where = mirrored.to(self.device)
+        if not mirrored.any():
+            return self._pool_regions(maps.plain, position, region)
+        if mirrored.all():
+            return self._pool_regions(maps.mirrored, position, region)
+        plain = self._pool_regions(maps.plain, position, region[~mirrored])
+        other = self._pool_regions(maps.mirrored, position, region[mirrored])
+        where = torch.from_numpy(mirrored).to(self.device)
         result = []
         for a, b in zip(plain, other, strict=True):
-            block = a.new_empty(len(cells), a.shape[1])
+            block = a.new_empty(len(region), a.shape[1])
             block[~where], block[where] = a, b
             result.append(block)
         return result
 
-    def _pool_regions(self, maps: Sequence[Tensor], position: int, cells: Tensor) -> list[Tensor]:
+    def _pool_regions(
+        self, maps: Sequence[Tensor], position: int, region: npt.NDArray[np.int32]
+    ) -> list[Tensor]:
         spec = self._descriptor
-        pooled = []
-        for i, fmap in enumerate(maps):
-            regions = F.pad(cells[:, i], (1, 0), value=position).to(fmap.device)
-            pooled.append(pool_regions(fmap, regions, spec.levels, mode=spec.pool))
-        return self._apply_head(pooled)
+        cells = F.pad(torch.from_numpy(region).long(), (1, 0), value=position)
+        return self._apply_head(
+            [
+                pool_regions(fmap, cells[:, i].to(fmap.device), spec.levels, mode=spec.pool)
+                for i, fmap in enumerate(maps)
+            ]
+        )
 
     def _apply_head(self, pooled: list[Tensor]) -> list[Tensor]:
         """Apply the head, if any, to the only pooled layer."""
@@ -294,3 +276,30 @@ def _average(pooled: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]
 
 def _mirror(batch: Tensor) -> Tensor:
     return batch.flip(-1).contiguous(memory_format=torch.channels_last)
+
+
+def make_batch_describer(plan: Plan, describer: Describer, projector: Projector | None) -> BatchDescriber:
+    """Make the function that turns decoded images of a plan into described rows.
+
+    Args:
+        plan: the plan, with or without boxes.
+        describer: computes the descriptors.
+        projector: projects boxes to cells; required if the plan has boxes.
+    """
+
+    def describe(images: Sequence[int], pixels: npt.NDArray[np.uint8], scale: int) -> Iterator[DescribedRows]:
+        rows = [np.arange(*plan.rows[image].tolist()) for image in images]
+        if plan.boxes is None or projector is None:
+            descriptors, wait = describer.describe_images(pixels)
+            for i, image in enumerate(images):
+                yield DescribedRows(image, rows[i], descriptors[i : i + 1], wait=wait)
+            return
+        rows = [own[plan.boxes.scale[own] == scale] for own in rows]
+        boxes = [
+            ImageBoxes(plan.boxes.boxes_px[own], plan.boxes.mirrored[own], (height, width))
+            for own, (height, width) in zip(rows, plan.image_hw[images].tolist(), strict=True)
+        ]
+        for position, part, found, regions, wait in describer.describe_boxes(pixels, boxes, projector):
+            yield DescribedRows(images[position], rows[position][part], found, regions, wait)
+
+    return describe

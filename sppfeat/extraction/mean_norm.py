@@ -16,7 +16,7 @@ from sppfeat.decoding import Decoder
 from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extraction.pipeline import BatchDescriber, run_pipeline
 from sppfeat.extraction.plan import Plan, schedule
-from sppfeat.store.schema import ColumnBlock, RowAudit
+from sppfeat.store.schema import ColumnBlock, RowRegions
 
 __all__ = ["estimate_factors", "sample_plan"]
 
@@ -148,7 +148,7 @@ class _NormSink:
         self,
         rows: npt.NDArray[np.int64],
         descriptors: npt.NDArray[np.floating[Any]],
-        audit: RowAudit | None = None,  # noqa: ARG002
+        regions: RowRegions | None = None,  # noqa: ARG002
     ) -> None:
         """Keep the norms of rows ``(K,)``."""
         for i, columns in enumerate(self._columns.values()):

@@ -15,15 +15,15 @@ from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.decoding import Decoder
 from sppfeat.errors import ImageError
-from sppfeat.extraction.batch_describer import make_batch_describer
 from sppfeat.extraction.chunks import Chunk, SizeReader, iterate_chunks
+from sppfeat.extraction.describe import make_batch_describer
 from sppfeat.extraction.parts import Part
 from sppfeat.extraction.pipeline import Progress, run_pipeline
 from sppfeat.extraction.plan import Plan, schedule
 from sppfeat.extraction.row_sink import FailFastSink
 from sppfeat.extraction.setup import RunSetup
 from sppfeat.store.schema import Status, scale_sides, whole_image_boxes
-from sppfeat.store.writer import BoxAudit, FeatureWriter, PartWriter
+from sppfeat.store.writer import FeatureWriter, PartWriter
 
 __all__ = ["HeaderResults", "record_headers", "refuse_unreadable", "run_part"]
 
@@ -190,8 +190,8 @@ def _record_sizes(chunk: Chunk, spec: InputSpec, writer: PartWriter) -> None:
     if boxes is None:
         writer.write_boxes(rows, whole_image_boxes(plan.image_hw[images]))
     else:
-        audit = BoxAudit(boxes.flag[rows], scale_sides(boxes.scale[rows], spec))
-        writer.write_boxes(rows, boxes.boxes_px[rows], audit)
+        sides = scale_sides(boxes.scale[rows], spec)
+        writer.write_boxes(rows, boxes.boxes_px[rows], flag=boxes.flag[rows], scale=sides)
     writer.sync()
     writer.write_sizes(images, plan.image_hw[images])
     writer.sync()

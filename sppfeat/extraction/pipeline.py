@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.decoding import Decoded, Decoder, DecodeTask
+from sppfeat.decoding import Batch, Decoded, Decoder
 from sppfeat.errors import DeviceMemoryError
-from sppfeat.extraction.plan import Batch, Plan
+from sppfeat.extraction.plan import Plan
 from sppfeat.extraction.row_sink import DescribedRows, RowSink
 from sppfeat.extraction.sink_thread import SinkThread
 from sppfeat.files.byte_ranges import Place
@@ -95,7 +95,6 @@ def run_pipeline(
     """
     begun = start or Progress()
     seconds = _StageSeconds()
-    decoding: deque[Batch] = deque()
     describe_all = _SplittingDescriber(describe)
 
     with SinkThread(sink, dtype=dtype, nonfinite=nonfinite) as sink_thread:
@@ -109,16 +108,15 @@ def run_pipeline(
                 begun.write_seconds + seconds.write,
             )
 
-        for decoded in decoder.decode(_decode_tasks(plan, batches, find_places, decoding)):
+        for decoded in decoder.decode(_located(plan, batches, find_places)):
             seconds.count_decoding()
-            batch = decoding.popleft()
             sink_thread.fail(decoded.failures)
-            for rows in describe_all(decoded, batch.scale, sink_thread.fail):
+            for rows in describe_all(decoded, sink_thread.fail):
                 seconds.count_network()
                 sink_thread.add(rows)
                 seconds.count_writing()
             seconds.count_network()
-            sink_thread.end_batch(batch)
+            sink_thread.end_batch(decoded.batch)
             seconds.count_writing()
             on_progress(progress())
             if should_stop():
@@ -140,7 +138,7 @@ class _SplittingDescriber:
         self._most_pixels: int | None = None  # network-input pixels that fit in one batch
 
     def __call__(
-        self, decoded: Decoded, scale: int, on_failure: Callable[[dict[int, str]], None]
+        self, decoded: Decoded, on_failure: Callable[[dict[int, str]], None]
     ) -> Iterator[DescribedRows]:
         """Yield the rows of a batch; ``on_failure`` receives each image that does not fit even alone, and why."""
         height, width = decoded.pixels.shape[1:3]
@@ -150,7 +148,9 @@ class _SplittingDescriber:
         while parts:
             first, stop = parts.popleft()
             try:
-                yield from self._describe(decoded.images[first:stop], decoded.pixels[first:stop], scale)
+                yield from self._describe(
+                    decoded.images[first:stop], decoded.pixels[first:stop], decoded.batch.scale
+                )
                 continue
             except DeviceMemoryError as error:
                 reason = str(error)
@@ -193,14 +193,9 @@ class _StageSeconds:
         return lap
 
 
-def _decode_tasks(
-    plan: Plan, batches: Iterable[Batch], find_places: FindPlaces, decoding: deque[Batch]
-) -> Iterator[DecodeTask]:
+def _located(plan: Plan, batches: Iterable[Batch], find_places: FindPlaces) -> Iterator[Batch]:
+    """Add places and image sizes to batches, as late as possible: only few batches have them at a time."""
     for batch in batches:
-        decoding.append(batch)
-        yield DecodeTask(
-            images=batch.images.tolist(),
-            places=find_places(batch.images),
-            image_hw=[(h, w) for h, w in plan.image_hw[batch.images].tolist()],
-            input_hw=batch.input_hw,
-        )
+        images = np.array(batch.images, dtype=np.int64)
+        image_hw = [(h, w) for h, w in plan.image_hw[images].tolist()]
+        yield batch._replace(places=find_places(images), image_hw=image_hw)

@@ -6,19 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.specs import InputSpec
+from sppfeat.decoding import Batch
 from sppfeat.extraction.rows import Rows
 from sppfeat.extraction.sizes import input_sizes, shape_keys
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import FileStorage, Listing, Storage
 from sppfeat.store.tables import FileTables
 
-__all__ = ["Batch", "Plan", "make_plan", "schedule"]
+__all__ = ["Plan", "make_plan", "schedule"]
 
 _AT_ONCE = 1 << 18  # images
 
@@ -126,22 +126,6 @@ class Plan(FileTables):
         )
 
 
-class Batch(NamedTuple):
-    """Images of one network-input size, to be run together.
-
-    Attributes:
-        images: ``(n,)`` int64, image indices in the plan.
-        input_hw: height and width of the network input, in pixels.
-        scale: index of the scale.
-        is_last: ``(n,)`` bool, True if no later batch contains the image.
-    """
-
-    images: npt.NDArray[np.int64]
-    input_hw: tuple[int, int]
-    scale: int
-    is_last: npt.NDArray[np.bool_]
-
-
 def make_plan(
     listing: Listing,
     image_hw: npt.NDArray[np.int32],
@@ -201,7 +185,7 @@ def schedule(
         uses: ``(N, S)`` bool, True for the scales at which an image must be run; None: all scales.
 
     Yields:
-        The batches.
+        The batches, still without places and image sizes.
     """
     hw = input_hw[images]
     keys = shape_keys(hw.reshape(-1, 2)).reshape(hw.shape[:2])
@@ -230,7 +214,8 @@ def _at_each_scale(
     for scale, (height, width) in enumerate(input_hw.tolist()):
         here = uses[:, scale]
         if here.any():
-            yield Batch(images[here], (height, width), scale, last[here] == scale)
+            is_last = (last[here] == scale).tolist()
+            yield Batch(images[here].tolist(), (), (), (height, width), scale, is_last)
 
 
 def _in_blocks(hw: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:

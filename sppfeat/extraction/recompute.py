@@ -3,15 +3,16 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.values import StrPath
+from sppfeat.decoding import DecodeSettings
 from sppfeat.decoding.images import decode_image
 from sppfeat.errors import ImageError, StoreError
-from sppfeat.extraction.describe import Describer, RegionRequest
+from sppfeat.extraction.describe import Describer, ImageBoxes
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.setup import descriptor_columns
 from sppfeat.extraction.sizes import input_sizes
@@ -22,14 +23,7 @@ from sppfeat.networks.devices import choose_device
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import scale_indices
 
-__all__ = [
-    "RecomputedRow",
-    "RowComparison",
-    "RowRecomputer",
-    "load_recorded_backbone",
-    "recompute_rows",
-    "tolerance",
-]
+__all__ = ["RowComparison", "load_recorded_backbone", "recompute_rows"]
 
 # Largest relative l2 difference between a stored and a recomputed descriptor. For fp32 it is this project's definition
 # of equality; for the others it is the rounding error of 10, 7 and 10 bits through some 50 layers.
@@ -102,13 +96,6 @@ class RowComparison:
     problems: list[str]
 
 
-def tolerance(file: FeatureTable) -> float:
-    """Return the largest relative l2 difference at which a recomputed row counts as equal."""
-    # Rows of a reduced file were rounded twice: before and after the reduction.
-    dtypes = [file.config.descriptor.dtype, file.dtype.name] if file.is_reduced else [file.dtype.name]
-    return _TOLERANCE[file.config.precision] + _FLOAT16_ROUNDING * dtypes.count("float16")
-
-
 def recompute_rows(
     file: FeatureTable,
     n_rows: int,
@@ -139,80 +126,57 @@ def recompute_rows(
         SppfeatError: the backbone cannot be rebuilt, or its weights are not the recorded ones.
     """
     backbone = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=on_download)
-    recomputer = RowRecomputer(file, backbone, device=device, root=root)
+    folder = os.fsencode(file.root if root is None else root)
+    recomputer = _RowRecomputer(file, backbone, device=device, folder=folder)
     candidates = file.rows_with_descriptor()
     chosen = np.random.default_rng(seed).choice(candidates, min(n_rows, len(candidates)), replace=False)
     rows = sorted(chosen.tolist())
-    regions = file.row_region if file.has_boxes else None
-    limit, largest, problems = tolerance(file), 0.0, []
+    image_index, regions = file.image_index, file.row_region if file.has_boxes else None
+    # Rows of a reduced file were rounded twice: before and after the reduction.
+    dtypes = [file.config.descriptor.dtype, file.dtype.name] if file.is_reduced else [file.dtype.name]
+    limit = _TOLERANCE[file.config.precision] + _FLOAT16_ROUNDING * dtypes.count("float16")
+    largest, problems = 0.0, []
     for row in rows:
-        where = f"row {row} ({recomputer.path_of(row)!r})"
+        path = os.path.join(folder, file.path_table[int(image_index[row])])
+        where = f"row {row} ({os.fsdecode(path)!r})"
         try:
-            computed = recomputer.recompute(row)
+            descriptor, region = recomputer.recompute(row)
         except ImageError as error:
             problems.append(f"{where} cannot be read any more: {error}")
             continue
-        difference = _measure_difference(file, row, computed.descriptor)
+        difference = _measure_difference(file, row, descriptor)
         largest = max(largest, difference)
         if not difference <= limit:
             problems.append(f"{where} differs by {difference:.2e} (relative l2), more than {limit:g}")
-        if regions is not None and not np.array_equal(regions[row], computed.region):
+        if regions is not None and not np.array_equal(regions[row], region):
             problems.append(
-                f"{where} is of the region {computed.region.tolist()}, the file says {regions[row].tolist()}"
+                f"{where} is of the region {region.tolist()}, the file says {regions[row].tolist()}"
             )
     return RowComparison(rows=rows, tolerance=limit, largest_difference=largest, problems=problems)
 
 
-class RecomputedRow(NamedTuple):
-    """A recomputed row.
+class _RowRecomputer:
+    """Recomputes single rows of a file with the backbone that it records, from the images in a folder."""
 
-    Attributes:
-        descriptor: ``(D,)`` float32.
-        region: ``(L, 4)`` int32, ``x0, y0, x1, y1`` in cells of each layer's map, half-open; empty for a whole image.
-    """
-
-    descriptor: npt.NDArray[np.float32]
-    region: npt.NDArray[np.int32]
-
-
-class RowRecomputer:
-    """Recomputes rows of a file.
-
-    Args:
-        file: an open file.
-        backbone: the backbone that the file records.
-        device: device to compute on.
-        root: folder of the images; None: as recorded.
-
-    Raises:
-        ConfigError: the device does not exist, or boxes cannot be projected to the backbone's maps.
-    """
-
-    def __init__(self, file: FeatureTable, backbone: Backbone, *, device: str, root: str | None) -> None:
+    def __init__(self, file: FeatureTable, backbone: Backbone, *, device: str, folder: bytes) -> None:
         config = file.config
-        self._file = file
         self._config = config
-        self._root = os.fsencode(file.root if root is None else root)
+        self._folder = folder
         self._projector = Projector.of(backbone, config.regions) if config.regions else None
         self._describer = Describer(
             backbone,
-            config.descriptor,
-            flip=config.input.flip,
-            precision=config.precision,
+            config,
             device=choose_device(device, config.precision),
             norm_factors=file.norm_factors,
         )
-        self._image_index, self._image_hw = file.image_index, file.image_hw
+        # These columns are read once: each access to one reads all of it.
+        self._paths, self._image_index, self._image_hw = file.path_table, file.image_index, file.image_hw
         self._boxes = file.boxes
-        self._row_scale = scale_indices(file.row_scale, config.input) if file.has_boxes else None
-        self._row_mirrored = file.row_mirrored if file.has_boxes else None
+        self._scale = scale_indices(file.row_scale, config.input) if file.has_boxes else None
+        self._mirrored = file.row_mirrored if file.has_boxes else None
 
-    def path_of(self, row: int) -> str:
-        """Return the path at which the image of a row is expected."""
-        return os.fsdecode(os.path.join(self._root, self._file.path_table[int(self._image_index[row])]))
-
-    def recompute(self, row: int) -> RecomputedRow:
-        """Recompute a row that has a descriptor.
+    def recompute(self, row: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """Return the descriptor ``(D,)`` of a row, and its regions ``(L, 4)``, empty for a whole image.
 
         Raises:
             ImageError: the image cannot be read any longer.
@@ -220,23 +184,22 @@ class RowRecomputer:
         image = int(self._image_index[row])
         height, width = self._image_hw[image].tolist()
         sizes, _ = input_sizes(np.array([[height, width]], dtype=np.int32), self._config.input)
-        scale = 0 if self._row_scale is None else int(self._row_scale[row])
-        in_h, in_w = sizes[0, scale].tolist()
+        in_h, in_w = sizes[0, 0 if self._scale is None else self._scale[row]].tolist()
         pixels = decode_image(
-            find_image(self._root, self._file.path_table[image]),
-            exif=self._config.input.exif,
+            find_image(self._folder, self._paths[image]),
             image_hw=(height, width),
             input_hw=(in_h, in_w),
-            resample=self._config.backbone.interpolation,
-            max_pixels=height * width,  # the run accepted this image, whatever its limit
-            decode=self._config.input.decode,
+            # The run accepted this image, whatever its limit.
+            **DecodeSettings.of(self._config, height * width)._asdict(),
         )[None]
-        if self._projector is None or self._row_mirrored is None:
-            return RecomputedRow(self._describer.describe_images(pixels)[0], np.empty((0, 4), dtype=np.int32))
-        one = slice(row, row + 1)
-        request = RegionRequest.of(self._boxes[one], self._row_mirrored[one], (height, width))
-        described = next(self._describer.describe_regions(pixels, [request], self._projector))
-        return RecomputedRow(described.descriptors[0], described.regions.cells[0].numpy().astype(np.int32))
+        if self._projector is None or self._mirrored is None:
+            descriptors, wait = self._describer.describe_images(pixels)
+            wait()
+            return descriptors[0], np.empty((0, 4), dtype=np.int32)
+        boxes = ImageBoxes(self._boxes[row : row + 1], self._mirrored[row : row + 1], (height, width))
+        found = next(self._describer.describe_boxes(pixels, [boxes], self._projector))
+        found.wait()
+        return found.descriptors[0], found.regions.region[0]
 
 
 def _measure_difference(file: FeatureTable, row: int, descriptor: npt.NDArray[np.float32]) -> float:

@@ -4,34 +4,21 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from sppfeat.config.regions import RegionSpec
+from sppfeat.boxes.coordinates import clip_boxes
+from sppfeat.config.regions import RegionSpec, RowFlag
 from sppfeat.geometry import FeatureGeometry, choose_scale, project_boxes, scale_boxes, sub_cell_boxes
 from sppfeat.networks.backbones import Backbone
+from sppfeat.store.schema import RowRegions
 
-__all__ = ["MapSizes", "Projector", "Regions", "best_scales", "map_sizes"]
+__all__ = ["MapSizes", "Projector", "best_scales", "map_sizes"]
 
 MapSizes = Callable[[tuple[int, int]], Sequence[tuple[int, int]]]
 """Maps the height and width of a network input, in pixels, to those of each layer's map, in cells."""
-
-
-class Regions(NamedTuple):
-    """Regions of feature maps that correspond to the boxes of one image.
-
-    Attributes:
-        cells: ``(K, L, 4)`` int64, ``x0, y0, x1, y1`` in cells of each layer's map, half-open; for a mirrored box, in
-            cells of the mirrored image's map.
-        sub_cell: ``(K,)`` bool, True if the box is smaller than a cell of any layer.
-    """
-
-    cells: Tensor
-    sub_cell: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,38 +48,40 @@ class Projector:
 
     def project(
         self,
-        boxes_px: Tensor,
-        mirrored: Tensor,
+        boxes_px: npt.NDArray[np.float64],
+        mirrored: npt.NDArray[np.bool_],
         *,
         image_hw: tuple[int, int],
         input_hw: tuple[int, int],
         map_hws: Sequence[tuple[int, int]],
-    ) -> Regions:
-        """Project the boxes of an image to cells of its feature maps.
+    ) -> RowRegions:
+        """Clip the boxes of an image, and project them to cells of its feature maps.
 
         Args:
-            boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, clipped to it.
+            boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed.
             mirrored: ``(K,)`` bool, True if a box is pooled from the maps of the mirrored image.
             image_hw: height and width of the image as displayed, in pixels.
             input_hw: height and width of the network input, in pixels.
             map_hws: height and width of each layer's map, in cells.
 
         Returns:
-            The regions, in cells.
+            The regions, for a mirrored box in cells of the mirrored image's maps; and the flags of the boxes, with
+            ``SUB_CELL`` for a box smaller than a cell of any layer.
         """
-        boxes_in = scale_boxes(boxes_px, image_hw, input_hw)
+        clipped, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
+        boxes_in = scale_boxes(torch.from_numpy(clipped), image_hw, input_hw)
         x0, y0, x1, y1 = boxes_in.unbind(1)
         flipped = torch.stack((input_hw[1] - x1, y0, input_hw[1] - x0, y1), 1)
-        boxes_in = torch.where(mirrored[:, None], flipped, boxes_in)
-        cells = torch.empty(len(boxes_px), len(self.geometries), 4, dtype=torch.int64)
-        sub_cell = torch.zeros(len(boxes_px), dtype=torch.bool)
-        whole = (boxes_px == boxes_px.new_tensor([0, 0, image_hw[1], image_hw[0]])).all(1) & self.whole_is_map
+        boxes_in = torch.where(torch.from_numpy(mirrored)[:, None], flipped, boxes_in)
+        region = np.empty((len(clipped), len(self.geometries), 4), dtype=np.int32)
+        whole = (clipped == [0, 0, image_hw[1], image_hw[0]]).all(axis=1) & self.whole_is_map
         for i, (geometry, map_hw) in enumerate(zip(self.geometries, map_hws, strict=True)):
-            cells[:, i] = project_boxes(boxes_in, geometry, map_hw, rule=self.rule, margin=self.margin)
-            cells[whole, i] = torch.tensor([0, 0, map_hw[1], map_hw[0]])
-            small = sub_cell_boxes(boxes_in, geometry, rule=self.rule, margin=self.margin)
-            sub_cell |= small & ~whole
-        return Regions(cells, sub_cell)
+            projected = project_boxes(boxes_in, geometry, map_hw, rule=self.rule, margin=self.margin)
+            region[:, i] = projected.numpy()
+            region[whole, i] = [0, 0, map_hw[1], map_hw[0]]
+            small = sub_cell_boxes(boxes_in, geometry, rule=self.rule, margin=self.margin).numpy()
+            flag[small & ~whole] |= np.uint8(RowFlag.SUB_CELL)
+        return RowRegions(flag, region)
 
 
 def map_sizes(backbone: Backbone) -> MapSizes:

@@ -21,7 +21,7 @@ from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing, Storage
 from sppfeat.inputs.roots import below, is_below
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import RowAudit, Status, scale_indices
+from sppfeat.store.schema import RowRegions, Status, scale_indices
 from sppfeat.store.tables import Annotations, FileTables, RowBoxes
 
 __all__ = [
@@ -254,8 +254,8 @@ def copy_rows(source: Path, sink: RowSink, n_rows_at_once: int = 256) -> None:
         flags, regions = (file.row_flag, file.row_region) if file.has_boxes else (None, None)
         for start in range(0, len(done_rows), n_rows_at_once):
             rows = done_rows[start : start + n_rows_at_once]
-            audit = None if flags is None or regions is None else RowAudit(flags[rows], regions[rows])
-            sink.write_rows(rows, file.features[rows], audit)
+            own = None if flags is None or regions is None else RowRegions(flags[rows], regions[rows])
+            sink.write_rows(rows, file.features[rows], own)
         for image in np.flatnonzero(status == Status.DONE).tolist():
             sink.mark_done(image)
         for image, reason in file.errors.items():

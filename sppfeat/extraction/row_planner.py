@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.specs import InputSpec
@@ -163,19 +162,18 @@ def drop_duplicates(
     boxes, image = rows.boxes, _row_images(rows)
     usable = np.asarray((input_hw > 0).all(axis=(1, 2)))
     pooled = np.flatnonzero((boxes.scale >= 0) & usable[image])
-    clipped, _ = clip_boxes(boxes.boxes_px, image_hw[image])
     row_input_hw = input_hw[image, np.maximum(boxes.scale, 0)]
     cells = np.zeros((len(boxes), len(projector.geometries), 4), dtype=np.int64)
     for group in _group_rows(np.concatenate((image_hw[image], row_input_hw), axis=1), pooled):
         height, width = image_hw[image[group[0]]].tolist()
         in_h, in_w = row_input_hw[group[0]].tolist()
         cells[group] = projector.project(
-            torch.from_numpy(clipped[group]),
-            torch.from_numpy(boxes.mirrored[group]),
+            boxes.boxes_px[group],
+            boxes.mirrored[group],
             image_hw=(height, width),
             input_hw=(in_h, in_w),
             map_hws=map_sizes((in_h, in_w)),
-        ).cells
+        ).region
     keys = np.column_stack(
         (
             image[pooled],

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sppfeat.errors import ImageError
 from sppfeat.extraction.plan import Plan
-from sppfeat.store.schema import RowAudit
+from sppfeat.store.schema import RowRegions
 
 __all__ = ["DescribedRows", "FailFastSink", "RowSink", "no_wait"]
 
@@ -25,14 +25,14 @@ class DescribedRows(NamedTuple):
         image: index of the image in the plan.
         rows: ``(K,)`` int64, row indices in the plan, ascending.
         descriptors: ``(K, D)`` float32.
-        audit: flags and pooled regions of the rows; None for whole images.
+        regions: flags and pooled regions of the rows; None for whole images.
         wait: blocks until the device has delivered the descriptors; call it before reading them.
     """
 
     image: int
     rows: npt.NDArray[np.int64]
     descriptors: npt.NDArray[np.floating[Any]]
-    audit: RowAudit | None = None
+    regions: RowRegions | None = None
     wait: Callable[[], None] = no_wait
 
 
@@ -43,7 +43,7 @@ class RowSink(Protocol):
         self,
         rows: npt.NDArray[np.int64],
         descriptors: npt.NDArray[np.floating[Any]],
-        audit: RowAudit | None = None,
+        regions: RowRegions | None = None,
     ) -> None:
         """Store the descriptors ``(K, D)`` of rows ``(K,)``, ascending."""
         ...

@@ -271,7 +271,7 @@ class ViewBoxes:
             return grid_views(self.grid, image_hw)
         sizes, _ = input_sizes(np.array([image_hw], dtype=np.int32), self.input)
         windows_hw = [self._window_hw(image_hw, (in_h, in_w)) for in_h, in_w in sizes[0].tolist()]
-        return multiview_views(image_hw, self.input.short_sides, windows_hw=windows_hw)
+        return multiview_views(image_hw, self.input.short_sides, windows_hw)
 
     def _window_hw(self, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> tuple[float, float]:
         """Return the height and width, in image pixels, of the multi-view test's square window in the network input.

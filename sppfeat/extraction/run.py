@@ -11,7 +11,7 @@ import numpy as np
 
 from sppfeat.config.request import ExtractRequest
 from sppfeat.decoding import Decoder
-from sppfeat.extraction.batch_describer import make_batch_describer
+from sppfeat.extraction.describe import make_batch_describer
 from sppfeat.extraction.mean_norm import estimate_factors
 from sppfeat.extraction.output import (
     Lock,

@@ -80,9 +80,7 @@ class RunSetup:
         """Make the describer of this network, with the pyramid, pooling and normalization of ``spec``."""
         return Describer(
             self.backbone,
-            spec,
-            flip=self.config.input.flip,
-            precision=self.config.precision,
+            dataclasses.replace(self.config, descriptor=spec),
             device=self.device,
             norm_factors=norm_factors,
             compile_network=self.request.run.compile,
@@ -115,12 +113,7 @@ class RunSetup:
 
     @property
     def _settings(self) -> DecodeSettings:
-        return DecodeSettings(
-            exif=self.config.input.exif,
-            resample=self.config.backbone.interpolation,
-            max_pixels=self.request.run.max_decode_pixels,
-            decode=self.config.input.decode,
-        )
+        return DecodeSettings.of(self.config, self.request.run.max_decode_pixels)
 
 
 def load_setup(

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.values import StrPath
+from sppfeat.decoding import DecodeSettings
 from sppfeat.decoding.images import decode_image, image_from_array, probe_image, resize_image
 from sppfeat.errors import ImageError
 from sppfeat.extraction.sizes import input_sizes
@@ -66,19 +67,13 @@ class ImageReader:
         Raises:
             ImageError: the image cannot be read; the message names a file.
         """
-        resample, exif = self.config.backbone.interpolation, self.config.input.exif
+        settings = DecodeSettings.of(self.config, self.max_decode_pixels)
         if not isinstance(image, str | os.PathLike | Place):
-            return resize_image(image_from_array(image, exif=exif), input_hw=input_hw, resample=resample)
+            upright = image_from_array(image, exif=settings.exif)
+            return resize_image(upright, input_hw=input_hw, resample=settings.resample)
         try:
-            return decode_image(
-                _place_of(image),
-                exif=exif,
-                image_hw=tuple(image_hw),
-                input_hw=input_hw,
-                resample=resample,
-                max_pixels=self.max_decode_pixels,
-                decode=self.config.input.decode,
-            )
+            place = _place_of(image)
+            return decode_image(place, image_hw=tuple(image_hw), input_hw=input_hw, **settings._asdict())
         except ImageError as error:
             raise ImageError(f"{name_image(image, 0)}: {error}") from error
 

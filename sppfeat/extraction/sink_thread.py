@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.extraction.plan import Batch
+from sppfeat.decoding import Batch
 from sppfeat.extraction.row_sink import DescribedRows, RowSink
 
 __all__ = ["SinkThread"]
@@ -134,12 +134,14 @@ class SinkThread:
             rows.wait()
             unfit = _explain_unstorable(rows.descriptors, self._dtype) if self._checks_values else None
             if unfit is None:
-                self._sink.write_rows(rows.rows, rows.descriptors, rows.audit)
+                self._sink.write_rows(rows.rows, rows.descriptors, rows.regions)
             else:
                 self._failures[rows.image] = unfit
 
     def _mark(self, batch: Batch) -> None:
-        for image in batch.images[batch.is_last].tolist():
+        for image, is_last in zip(batch.images, batch.is_last, strict=True):
+            if not is_last:
+                continue
             reason = self._failures.pop(image, None)
             if reason is None:
                 self._sink.mark_done(image)

@@ -20,15 +20,14 @@ from sppfeat.files.folders import walk_order
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
 from sppfeat.files.remote import check_url, shown
-from sppfeat.files.remote.fetcher import UNKNOWN_SIZE, Fetcher
 from sppfeat.files.remote.listing import is_folder, objects_below
-from sppfeat.files.remote.retries import Patience
 from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.transfers import UNKNOWN_SIZE, Fetcher
 from sppfeat.inputs.containers import is_archive, is_container, kind_of
 from sppfeat.inputs.roots import is_url
 from sppfeat.inputs.segments import Segment
 
-__all__ = ["RemoteStorage", "find_objects", "has_urls", "read_remote"]
+__all__ = ["RemoteStorage", "find_objects", "read_remote"]
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,10 @@ class RemoteStorage:
         Raises:
             SourceError: the service cannot be reached or refuses everything, or :meth:`cancel` was called.
         """
-        with tempfile.TemporaryDirectory(
-            dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
-        ) as folder:
-            self.service.connect()
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="fetched-") as folder:
             urls = [self._url(i) for i in images.tolist()]
-            witness = self._url(0) if len(self.names) else None
-            fetcher = Fetcher(self.service, Path(folder), witness=witness)
-            yield self.service.run(fetcher.fetch(urls, self.sizes[images].tolist()))
+            fetcher = Fetcher(self.service, Path(folder), witness=self._url(0) if urls else "")
+            yield fetcher.fetch(urls, self.sizes[images].tolist())
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Listed size of each of these objects in bytes, ``(n,)`` int64; 0 if unknown."""
@@ -83,7 +78,20 @@ class RemoteStorage:
         return f"{os.fsdecode(self.top)}/{name}" if self.top else name
 
 
-def read_remote(urls: Iterable[bytes], *, patience: Patience | None = None) -> Iterator[Segment]:
+class _Input(NamedTuple):
+    """A URL with its service, and the kind of what is there: an ``object``, a ``folder`` or a ``file`` of images."""
+
+    url: str
+    service: Service
+    kind: str
+
+    @property
+    def group(self) -> tuple[str, str] | None:
+        """Equal for consecutive inputs that form one segment; None for one that forms its own."""
+        return self.service.key if self.kind == "object" else None
+
+
+def read_remote(urls: Iterable[bytes]) -> Iterator[Segment]:
     """Yield the images of URLs, in order; consecutive objects form one segment.
 
     A URL with an image suffix is an image, without a request to its service. A URL that ends in a slash is a folder;
@@ -92,69 +100,42 @@ def read_remote(urls: Iterable[bytes], *, patience: Patience | None = None) -> I
 
     Args:
         urls: URLs of object stores and servers, with any scheme that fsspec supports.
-        patience: limits on retries; None for the default.
 
     Raises:
         ConfigError: a URL is not allowed, does not exist, or is a kind of file that can only be read locally.
         SourceError: a service cannot be reached, or refuses to list.
     """
     services: dict[tuple[str, str], Service] = {}
-    inputs = (_input(os.fsdecode(url), services, patience) for url in urls)
-    for key, together in itertools.groupby(inputs, lambda found: found.is_alone or found.service.key):
-        if key is True:
-            for found in together:
-                yield from _read(found)
-        else:
-            yield _objects(together)
+    inputs = (_look_up(os.fsdecode(url), services) for url in urls)
+    for group, together in itertools.groupby(inputs, lambda found: found.group):
+        if group is not None:
+            first = next(together)
+            objects = PathTable(found.url for found in itertools.chain([first], together))
+            yield Segment(None, objects, storage=_unlisted(first.service, objects))
+            continue
+        for found in together:
+            if found.kind == "folder":
+                yield from _read_folder(found.service, found.url)
+            else:
+                yield _read_archive(found.service, found.url)
 
 
-class _Input(NamedTuple):
-    """A URL with its service, marked as a folder or a file."""
-
-    url: str
-    service: Service
-    is_folder: bool
-
-    @property
-    def is_alone(self) -> bool:
-        """True if it forms a segment of its own, as a folder, an archive or a table."""
-        return self.is_folder or kind_of(os.fsencode(self.url)) is not None
-
-
-def _input(text: str, services: dict[tuple[str, str], Service], patience: Patience | None) -> _Input:
+def _look_up(text: str, services: dict[tuple[str, str], Service]) -> _Input:
     url = check_url(text)
-    new = Service(url, patience=patience)
+    new = Service(url)
     service = services.setdefault(new.key, new)
-    service.connect()
+    _ = service.fs  # so that a missing package is reported now
     if text.endswith("/"):
-        return _Input(url, service, is_folder=True)
+        return _Input(url, service, "folder")
     is_object = has_image_suffix(os.fsencode(url)) or service.scheme in ("http", "https")
-    return _Input(url, service, is_folder=not is_object and is_folder(service, url))
-
-
-def _objects(inputs: Iterator[_Input]) -> Segment:
-    """Make a segment from objects of one service that were named one by one."""
-    first = next(inputs)
-    names = PathTable(found.url for found in itertools.chain([first], inputs))
-    return Segment(None, names, storage=_unlisted(first.service, names))
+    if not is_object and is_folder(service, url):
+        return _Input(url, service, "folder")
+    return _Input(url, service, "object" if kind_of(os.fsencode(url)) is None else "file")
 
 
 def _unlisted(service: Service, urls: PathTable) -> RemoteStorage:
     """Make a storage of objects without a request to their service."""
     return RemoteStorage(service, b"", urls, np.full(len(urls), UNKNOWN_SIZE, dtype=np.int64))
-
-
-def _read(found: _Input) -> Iterator[Segment]:
-    """Yield the images of an archive or below a folder; for a folder without images, those of the archives below it."""
-    if not found.is_folder:
-        yield _read_archive(found.service, found.url)
-        return
-    scan = _Scan(found)
-    images = scan.images()
-    yield images
-    if not len(images.names):
-        for name in scan.archives():
-            yield _read_archive(found.service, f"{found.url}/{os.fsdecode(name)}")
 
 
 def _read_archive(service: Service, url: str) -> Segment:
@@ -168,90 +149,78 @@ def _read_archive(service: Service, url: str) -> Segment:
     return read_remote_archive(service, url)
 
 
-class _Scan:
-    """Lists the objects below a URL and sorts them into images, archives and others."""
+def _read_folder(service: Service, url: str) -> Iterator[Segment]:
+    """Yield the images below a folder; if there are none, those of the archives below it."""
+    listed_sizes, archives = array("q"), list[bytes]()
+    n_objects = n_others = 0
 
-    def __init__(self, found: _Input) -> None:
-        self._found = found
-        self._sizes = array("q")
-        self._archives: list[bytes] = []
-        self._n_other_files = 0
-
-    def images(self) -> Segment:
-        """Return the images, in the order of a walk through local folders."""
-        listed = PathTable(self._image_names())
-        order = walk_order(listed)
-        names = PathTable(listed[i] for i in order.tolist())
-        top = os.fsencode(self._found.url)
-        sizes = np.array(self._sizes, dtype=np.int64)[order]
-        n_other_files = self._n_other_files + (len(self._archives) if len(names) else 0)
-        storage = RemoteStorage(self._found.service, top, names, sizes)
-        return Segment(top, names, storage=storage, n_other_files=n_other_files)
-
-    def archives(self) -> list[bytes]:
-        """Return the archives found on the way, in the same order."""
-        names = PathTable(self._archives)
-        return [names[i] for i in walk_order(names).tolist()]
-
-    def _image_names(self) -> Iterator[bytes]:
-        n_objects = 0
-        for name, size in objects_below(self._found.service, self._found.url):
+    def image_names() -> Iterator[bytes]:
+        nonlocal n_objects, n_others
+        for name, size in objects_below(service, url):
             n_objects += 1
             if not name or name.endswith(b"/") or name.startswith(b".") or b"/." in name:
                 continue  # the mark of a folder in an object store, or hidden
             if has_image_suffix(name):
-                self._sizes.append(size)
+                listed_sizes.append(size)
                 yield name
             elif is_container(name):
-                self._archives.append(name)
+                archives.append(name)
             else:
-                self._n_other_files += 1
-        if not n_objects:
-            raise ConfigError(f"no such object or folder: {shown(self._found.url)}")
+                n_others += 1
 
-
-def has_urls(names: PathTable) -> bool:
-    """Return True if any of these paths is a URL."""
-    return any(b"://" in name and is_url(name) for name in names)
+    listed = PathTable(image_names())
+    if not n_objects:
+        raise ConfigError(f"no such object or folder: {shown(url)}")
+    order = walk_order(listed)
+    names, sizes = PathTable(listed[i] for i in order.tolist()), np.array(listed_sizes, dtype=np.int64)[order]
+    storage = RemoteStorage(service, os.fsencode(url), names, sizes)
+    n_others += len(archives) if len(names) else 0
+    yield Segment(os.fsencode(url), names, storage=storage, n_other_files=n_others)
+    if not len(names):
+        for i in walk_order(found := PathTable(archives)).tolist():
+            yield _read_archive(service, f"{url}/{os.fsdecode(found[i])}")
 
 
 def find_objects(
     names: PathTable, error_at: Callable[[int, str], SppfeatError]
-) -> tuple[PathTable, RemoteStorage]:
+) -> tuple[PathTable, RemoteStorage] | None:
     """Normalize the URLs of a table and make a storage of their objects, without a request to their service.
 
     Args:
         names: URLs in the rows of the table.
         error_at: makes an error from a position among them and a message.
 
+    Returns:
+        The URLs and their storage; None if no name is a URL.
+
     Raises:
-        ConfigError: a name is not a URL, a URL is not allowed, or the URLs belong to several services.
+        ConfigError: some names are URLs and others are not, a URL is not allowed, or the URLs belong to several
+            services.
     """
-    services: dict[str, Service] = {}
-    urls = PathTable(_checked(names, services, error_at))
+    if not any(b"://" in name and is_url(name) for name in names):
+        return None
+    services: dict[str, Service] = {}  # by host or bucket
+
+    def urls() -> Iterator[str]:
+        for position, name in enumerate(names):
+            if not is_url(name):
+                raise error_at(
+                    position,
+                    f"found {one_line(repr(os.fsdecode(name)))}, on this machine, and URLs on other rows; allowed: "
+                    "all one or the other",
+                )
+            try:
+                url = check_url(os.fsdecode(name))
+            except ConfigError as error:
+                raise error_at(position, str(error)) from error
+            host = "/".join(url.split("/", 3)[:3])
+            if host not in services:
+                services[host] = Service(url)
+            yield url
+
+    table = PathTable(urls())
     first, *others = services.values()
     if any(other.key != first.key for other in others):
-        shown = ", ".join(map(repr, list(services)[:5]))
-        raise error_at(0, f"the URLs of the table are of several services, {shown}; allowed: one")
-    return urls, _unlisted(first, urls)
-
-
-def _checked(
-    names: PathTable, services: dict[str, Service], error_at: Callable[[int, str], SppfeatError]
-) -> Iterator[str]:
-    """Yield each URL, and add the services of new hosts and buckets to ``services``."""
-    for position, name in enumerate(names):
-        if not is_url(name):
-            raise error_at(
-                position,
-                f"found {one_line(repr(os.fsdecode(name)))}, on this machine, and URLs on other rows; allowed: all one "
-                "or the other",
-            )
-        try:
-            url = check_url(os.fsdecode(name))
-        except ConfigError as error:
-            raise error_at(position, str(error)) from error
-        host = "/".join(url.split("/", 3)[:3])
-        if host not in services:
-            services[host] = Service(url)
-        yield url
+        hosts = ", ".join(map(repr, list(services)[:5]))
+        raise error_at(0, f"the URLs of the table are of several services, {hosts}; allowed: one")
+    return table, _unlisted(first, table)

@@ -1,5 +1,10 @@
-"""Checks that an open HDF5 file is a feature file: known schema, consistent, safe to read."""
+"""Checks that an open HDF5 file is a feature file: known schema, consistent, every dataset in one piece of the file.
 
+A file that somebody crafted to harm HDF5 itself is not told apart from a good one.
+"""
+
+import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,36 +13,21 @@ import numpy as np
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
-from sppfeat.store.hdf5 import (
-    check_storage,
-    hdf5_errors,
-    is_linked,
-    is_scalar,
-    is_virtual,
-    linked_dataset,
-    open_dataset,
-    read_dataset,
-    text_attribute,
-    virtual_shape,
-)
+from sppfeat.store.hdf5 import hdf5_errors, read_dataset, text_attribute
 from sppfeat.store.schema import (
-    COLUMNS,
     FORMAT,
-    OPTIONAL_COLUMNS,
     REDUCED_SCHEMA_VERSION,
-    REDUCTION_COLUMNS,
     ROW_COLUMNS,
-    SOURCE_COLUMNS,
     ColumnBlock,
     check_dimension,
+    columns_of,
 )
-from sppfeat.store.text_heaps import check_first_heaps
 
 __all__ = ["StoredFeatures", "check_features", "check_layout", "is_reduced", "read_column_blocks"]
 
 _DAMAGED = "cannot be read as a feature file, it is damaged"
-_SOURCE_NUMBERS = ("first_image", "stop_image", "first_row", "stop_row", "nbytes", "offset")
 _ATTRIBUTES = ("sppfeat_version", "config", "fingerprint", "weights_sha256", "input_root")
+_LAYOUTS = {h5py.h5d.COMPACT: "compact", h5py.h5d.CHUNKED: "chunked", h5py.h5d.VIRTUAL: "virtual"}
 
 
 class StoredFeatures(NamedTuple):
@@ -46,7 +36,7 @@ class StoredFeatures(NamedTuple):
     Attributes:
         shape: ``(R, D)``, rows and columns.
         dtype: float32 or float16.
-        offset: position of the first byte in the file; None unless the dataset is contiguous.
+        offset: position of the first byte in the file; None if the dataset is virtual or empty.
         is_virtual: True if the descriptors are stored in other files, listed in ``/sources``.
     """
 
@@ -70,10 +60,17 @@ def check_features(file: h5py.File, path: Path) -> StoredFeatures:
         StoreError: the file is not a feature file, or is damaged.
     """
     with hdf5_errors(path, _DAMAGED):
-        features, stored = _features(file, path)
-        if not stored.is_virtual:
-            check_storage(file, {"features": features}, path)
-        return stored
+        _check_attributes(file, path)
+        features = _dataset(file, "features", path)
+        if features.ndim != 2 or features.dtype not in (np.dtype("<f4"), np.dtype("<f2")):
+            found = one_line(str(features.dtype))
+            raise StoreError(
+                f"{str(path)!r}: /features is {found} of {features.shape}; allowed: (R, D) f4 or f2"
+            )
+        # Only 'sppfeat merge' makes /features virtual, and it records the sources.
+        is_virtual = features.is_virtual and "sources" in file
+        offset = None if is_virtual else _check_extent(file, "features", features, path)
+        return StoredFeatures(features.shape, features.dtype, offset, is_virtual)
 
 
 def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
@@ -89,21 +86,26 @@ def check_layout(file: h5py.File, path: Path) -> StoredFeatures:
         The description of ``/features``.
 
     Raises:
-        StoreError: a dataset is missing, has another type or shape, or contradicts another one.
+        StoreError: the file is not a feature file, or is damaged or inconsistent.
     """
     with hdf5_errors(path, _DAMAGED):
-        features, stored = _features(file, path)
-        sizes = {"R": stored.shape[0], "D": stored.shape[1]}
-        datasets = {} if stored.is_virtual else {"features": features}
-        columns = {**_columns(file, path), **(SOURCE_COLUMNS if stored.is_virtual else {})}
-        for name, (wanted, dtype) in columns.items():
-            datasets[name] = open_dataset(file, name, path)
-            _check_column(datasets[name], wanted, dtype, sizes, path)
-        check_storage(file, datasets, path)
-        _check_blocks(file, sizes["B"], sizes["D"], path)
+        stored = check_features(file, path)
+        columns = columns_of(
+            ids="images/id" in file,
+            boxes=any(name in file for name in ROW_COLUMNS),
+            reduction=is_reduced(file),
+            sources=stored.is_virtual,
+        )
+        sizes = dict(zip("RD", stored.shape, strict=True))
+        for name, (shape, dtype) in columns.items():
+            _check_column(file, name, shape, dtype, sizes, path)
+        try:
+            check_dimension(read_column_blocks(file, path), sizes["D"])
+        except StoreError as error:
+            raise StoreError(f"{str(path)!r}: {error}") from error
         _check_rows(file, sizes, path)
         if stored.is_virtual:
-            _check_sources(file, sizes, stored.dtype.itemsize, path)
+            _check_sources(file, sizes, path)
         return stored
 
 
@@ -114,46 +116,18 @@ def read_column_blocks(file: h5py.File, path: Path) -> tuple[ColumnBlock, ...]:
     return tuple(ColumnBlock(*block) for block in zip(layers, *numbers, strict=True))
 
 
-def _features(file: h5py.File, path: Path) -> tuple[h5py.Dataset, StoredFeatures]:
-    """Return ``/features`` and its description, without opening the sources of a virtual dataset."""
-    check_first_heaps(file, path)
-    _check_attributes(file, path)
-    features = linked_dataset(file, "features", path)
-    # Only 'sppfeat merge' makes /features virtual, and it records the sources.
-    virtual = is_virtual(features) and is_linked(file, "sources", path)
-    if not virtual:
-        features = open_dataset(file, "features", path)
-    shape: tuple[int, ...] = virtual_shape(features) if virtual else features.shape or ()
-    dtypes = [dtype for dtype in ("<f4", "<f2") if features.dtype == np.dtype(dtype)]
-    if len(shape) != 2 or not dtypes:
-        found = one_line(str(features.dtype))
-        raise StoreError(f"{str(path)!r}: /features is {found} of {shape}; allowed: (R, D) f4 or f2")
-    _check_type(features, dtypes[0], path)
-    offset = None if virtual or features.chunks is not None else features.id.get_offset()
-    return features, StoredFeatures((shape[0], shape[1]), features.dtype, offset, virtual)
-
-
-def _columns(file: h5py.File, path: Path) -> dict[str, tuple[tuple[str | int, ...], str]]:
-    """Return the datasets that a file must have besides ``/features``; boxes and a reduction add some."""
-    # The "in" operator would follow a link to any other file.
-    has_boxes = any(file.id.links.exists(name.encode()) for name in ROW_COLUMNS)
-    reduction = REDUCTION_COLUMNS if is_reduced(file) else {}
-    optional = {name: column for name, column in OPTIONAL_COLUMNS.items() if is_linked(file, name, path)}
-    return {**COLUMNS, **optional, **(ROW_COLUMNS if has_boxes else {}), **reduction}
-
-
 def is_reduced(file: h5py.File) -> bool:
     """Return True if the file has the attribute or the group of a reduction."""
-    return "reduction" in file.attrs or file.id.links.exists(b"reduction")
+    return "reduction" in file.attrs or "reduction" in file
 
 
 def _check_attributes(file: h5py.File, path: Path) -> None:
     where = repr(str(path))
     if text_attribute(file, "format", path) != FORMAT:
         raise StoreError(f"{where} is HDF5, but no feature file: its attribute 'format' is not {FORMAT!r}")
-    version = _schema_version(file, path)
-    if not isinstance(version, int) or version < 1:
-        raise StoreError(f"{where}: schema_version is {version}; allowed: a number from 1")
+    version = file.attrs.get("schema_version")
+    if not isinstance(version, np.integer) or version < 1:
+        raise StoreError(f"{where}: schema_version is {one_line(str(version))}; allowed: a number from 1")
     if version > REDUCED_SCHEMA_VERSION:
         raise StoreError(
             f"{where} has schema {version}; this sppfeat reads up to {REDUCED_SCHEMA_VERSION}: update it"
@@ -163,21 +137,23 @@ def _check_attributes(file: h5py.File, path: Path) -> None:
             raise StoreError(f"{where} has no text attribute {name!r}")
 
 
-def _schema_version(file: h5py.File, path: Path) -> int | str | None:
-    """Return the schema version, a description of the attribute if it is not an integer, or None."""
-    if "schema_version" not in file.attrs:
-        return None
-    attribute = file.attrs.get_id("schema_version")
-    if attribute.dtype.kind in "iu" and is_scalar(attribute):
-        return int(file.attrs["schema_version"])
-    text = text_attribute(file, "schema_version", path)
-    return one_line(f"{attribute.dtype} of shape {attribute.shape}" if text is None else text)
+def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    # A link may lead to another file.
+    if name not in file or not isinstance(file[name], h5py.Dataset) or file[name].file != file:
+        raise StoreError(f"{str(path)!r} has no dataset /{name}")
+    return file[name]
 
 
 def _check_column(
-    dataset: h5py.Dataset, wanted: tuple[str | int, ...], dtype: str, sizes: dict[str, int], path: Path
+    file: h5py.File,
+    name: str,
+    wanted: tuple[str | int, ...],
+    dtype: str,
+    sizes: dict[str, int],
+    path: Path,
 ) -> None:
     """Compare one dataset with the schema; ``sizes`` holds the lengths of named dimensions, and is extended."""
+    dataset = _dataset(file, name, path)
     shape = dataset.shape or ()
     if dtype == "string":
         right_type = h5py.check_string_dtype(dataset.dtype) is not None
@@ -190,43 +166,39 @@ def _check_column(
     if not right_type or not right_shape:
         sides = tuple(sizes.get(side, side) if isinstance(side, str) else side for side in wanted)
         found = one_line(str(dataset.dtype))
-        raise StoreError(
-            f"{str(path)!r}: {one_line(dataset.name)} is {found} of shape {shape}, not {dtype} of {sides}"
-        )
-    if dataset.dtype.kind in "iuf":
-        _check_type(dataset, dtype, path)
+        raise StoreError(f"{str(path)!r}: /{name} is {found} of shape {shape}, not {dtype} of {sides}")
+    _check_extent(file, name, dataset, path)
 
 
-def _check_type(dataset: h5py.Dataset, dtype: str, path: Path) -> None:
-    """Refuse numbers whose bytes numpy would misread through a memory map.
+def _check_extent(file: h5py.File, name: str, dataset: h5py.Dataset, path: Path) -> int | None:
+    """Return the position of a dataset, which must be one allocated piece of the file; None if it is empty.
 
-    HDF5 has integers narrower than their bytes, custom floating-point types and enumerations; h5py reports only the
-    type that it would convert them to.
+    Reading past the end of the file through a memory map kills the process, and a run that continues the file would
+    write there.
     """
-    if not dataset.id.get_type().equal(h5py.h5t.py_create(np.dtype(dtype))):
+    properties = dataset.id.get_create_plist()
+    kind = "external" if properties.get_external_count() else _LAYOUTS.get(properties.get_layout())
+    if kind is not None:
         raise StoreError(
-            f"{str(path)!r}: {one_line(dataset.name)} is stored as a type of its own; allowed: plain {dtype}"
+            f"{str(path)!r}: /{name} is {kind}; allowed: contiguous, in the file itself, as sppfeat writes it and "
+            "'h5repack -l CONTI' makes it of a chunked one"
         )
-
-
-def _check_blocks(file: h5py.File, n_blocks: int, dimension: int, path: Path) -> None:
-    if not 1 <= n_blocks <= dimension:
+    if 0 in dataset.shape:
+        return None
+    offset, file_nbytes = dataset.id.get_offset(), os.fstat(file.id.get_vfd_handle()).st_size
+    if offset is None:
+        raise StoreError(f"{str(path)!r}: /{name} was never written: {dataset.shape}, without storage")
+    content = math.prod(dataset.shape) * dataset.dtype.itemsize  # numpy's product would overflow
+    if offset + max(content, dataset.id.get_storage_size()) > file_nbytes:
         raise StoreError(
-            f"{str(path)!r}: /columns has {n_blocks} blocks of {dimension} columns; allowed: 1 to as many as columns"
+            f"{str(path)!r} is truncated: /{name} ends behind the end of the file ({file_nbytes} bytes)"
         )
-    blocks = read_column_blocks(file, path)
-    try:
-        check_dimension(blocks, dimension)
-    except StoreError as error:
-        raise StoreError(f"{str(path)!r}: {error}") from error
-    if min(block.channels for block in blocks) < 1:
-        raise StoreError(f"{str(path)!r}: /columns has blocks without channels; allowed: 1 or more")
+    return int(offset)
 
 
 def _check_rows(file: h5py.File, sizes: dict[str, int], path: Path) -> None:
     rows = file["images/rows"][()]
-    starts = np.concatenate(([0], rows[:, 1]))
-    if (rows[:, 0] != starts[:-1]).any() or (rows[:, 1] < rows[:, 0]).any() or starts[-1] != sizes["R"]:
+    if not _divides(rows[:, 0], rows[:, 1], sizes["R"]):
         raise StoreError(
             f"{str(path)!r}: /images/rows does not divide the {sizes['R']} rows among the images"
         )
@@ -242,26 +214,13 @@ def _check_rows(file: h5py.File, sizes: dict[str, int], path: Path) -> None:
             raise StoreError(f"{str(path)!r}: /{name} holds numbers outside {least} to {sizes[limit] - 1}")
 
 
-def _check_sources(file: h5py.File, sizes: dict[str, int], itemsize: int, path: Path) -> None:
-    """Refuse sources that do not tile the images and rows in order, or are too small for their rows."""
-    of = {name: read_dataset(file, f"sources/{name}", path) for name in _SOURCE_NUMBERS}
-    for first, stop, limit in (("first_image", "stop_image", "N"), ("first_row", "stop_row", "R")):
-        starts = np.concatenate(([0], of[stop]))
-        if (of[first] != starts[:-1]).any() or (of[stop] < of[first]).any() or starts[-1] != sizes[limit]:
-            what = "images" if limit == "N" else "rows"
-            raise StoreError(
-                f"{str(path)!r}: /sources does not divide the {sizes[limit]} {what} among the sources"
-            )
-    bounds = np.concatenate((of["first_image"], [sizes["N"]]))
-    rows = np.concatenate(([[0, 0]], read_dataset(file, "images/rows", path).reshape(-1, 2)))[bounds, 1]
-    if (rows[:-1] != of["first_row"]).any():
-        raise StoreError(f"{str(path)!r}: /sources and /images/rows contradict each other")
-    # As Python integers, which cannot overflow.
-    row_nbytes = sizes["D"] * itemsize
-    for offset, n_rows, nbytes in zip(
-        of["offset"].tolist(), (of["stop_row"] - of["first_row"]).tolist(), of["nbytes"].tolist(), strict=True
-    ):
-        if offset < 0 or offset + n_rows * row_nbytes > nbytes:
-            raise StoreError(
-                f"{str(path)!r}: /sources says that {n_rows} rows are at {offset} of a file of {nbytes} bytes"
-            )
+def _check_sources(file: h5py.File, sizes: dict[str, int], path: Path) -> None:
+    for what, n in (("image", sizes["N"]), ("row", sizes["R"])):
+        if not _divides(file[f"sources/first_{what}"][()], file[f"sources/stop_{what}"][()], n):
+            raise StoreError(f"{str(path)!r}: /sources does not divide the {n} {what}s among the sources")
+
+
+def _divides(first: Any, stop: Any, n: int) -> bool:
+    """Return True if half-open ranges follow one another from 0 to ``n``."""
+    starts = np.concatenate(([0], stop))
+    return bool((first == starts[:-1]).all() and (first <= stop).all() and starts[-1] == n)

@@ -117,15 +117,13 @@ class FeatureTable:
     def features(self) -> npt.NDArray[np.floating[Any]] | VirtualFeatures:
         """``(R, D)`` float32 or float16, memory-mapped and read-only, including failed and pending rows.
 
-        If the rows of a merged file are stored in other files, an object that is indexed like an array.
+        If the rows of a merged file are stored in other files, an object that is indexed by rows and columns.
         """
         return self.stored.map("features") if self.sources is None else VirtualFeatures(self.sources)
 
     def drop_pages(self) -> None:
         """Release the memory pages of the mapped :attr:`features`."""
-        if isinstance(self.features, VirtualFeatures):
-            self.features.drop_pages()
-        elif isinstance(self.features, np.memmap):
+        if isinstance(self.features, np.memmap):
             drop_pages(self.features._mmap)  # type: ignore[attr-defined]
 
     @property

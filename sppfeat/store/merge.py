@@ -157,11 +157,6 @@ def _root_notes(parts: Sequence[ShardFile]) -> list[str]:
 def _sources(parts: Sequence[ShardFile], output: Path) -> list[SourceFile]:
     """Return the record of each shard for ``/sources``."""
     real = os.path.realpath(output)
-    for part in parts:
-        if part.offset is None and part.n_rows:
-            raise StoreError(
-                f"{str(part.path)!r}: its /features are not one piece of the file (was it repacked?); --copy merges it"
-            )
     return [
         SourceFile(
             path=recorded_path(os.path.realpath(part.path), real),

@@ -16,7 +16,7 @@ from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.versions import FileVersion
 from sppfeat.store.check import StoredFeatures, check_features
-from sppfeat.store.hdf5 import hdf5_errors, read_dataset, text_attribute
+from sppfeat.store.hdf5 import read_dataset, text_attribute
 
 __all__ = ["SourceFile", "SourceFiles", "escape_name", "read_source_files", "recorded_path"]
 
@@ -183,42 +183,11 @@ def recorded_path(source: str, output: str) -> bytes:
 
 
 def read_source_files(file: h5py.File, path: Path, stored: StoredFeatures) -> SourceFiles:
-    """Return the sources that a checked merged file records, without opening them.
-
-    Raises:
-        StoreError: the virtual dataset and ``/sources`` contradict each other.
-    """
+    """Return the sources that a checked merged file records, without opening them."""
     columns = [read_dataset(file, f"sources/{name}", path).tolist() for name in SourceFile._fields]
     files = tuple(SourceFile(*of_file) for of_file in zip(*columns, strict=True))
-    with hdf5_errors(path, "cannot read /features"):
-        if not _is_mapped(file["features"], files, stored):
-            raise StoreError(
-                f"{str(path)!r}: /features and /sources contradict each other: other programs would read other rows"
-            )
     folder = os.path.dirname(os.path.realpath(path))
     return SourceFiles(path, folder, files, stored.shape[1], stored.dtype)
-
-
-def _is_mapped(features: h5py.Dataset, files: Sequence[SourceFile], stored: StoredFeatures) -> bool:
-    """Return True if a virtual dataset consists of exactly the recorded files; none is opened."""
-    mapped, width = [source for source in files if source.n_rows], stored.shape[1]
-    properties = features.id.get_create_plist()
-    if properties.get_virtual_count() != len(mapped):
-        return False
-    for i, source in enumerate(mapped):
-        here, there = properties.get_virtual_vspace(i), properties.get_virtual_srcspace(i)
-        if (
-            here.get_simple_extent_dims() != stored.shape
-            or here.get_select_bounds() != ((source.first_row, 0), (source.stop_row - 1, width - 1))
-            or here.get_select_npoints() != source.n_rows * width
-            or there.get_select_type() != h5py.h5s.SEL_ALL
-            or properties.get_virtual_dsetname(i).lstrip("/") != "features"
-        ):
-            return False
-        with contextlib.suppress(UnicodeDecodeError):  # h5py cannot decode such names
-            if os.fsencode(properties.get_virtual_filename(i)) != escape_name(source.path):
-                return False
-    return True
 
 
 def _open_hdf5(path: Path) -> h5py.File:

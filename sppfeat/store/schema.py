@@ -23,10 +23,11 @@ __all__ = [
     "SCHEMA_VERSION",
     "SOURCE_COLUMNS",
     "ColumnBlock",
-    "RowAudit",
+    "RowRegions",
     "Status",
     "check_dimension",
     "column_blocks",
+    "columns_of",
     "cut_error",
     "scale_indices",
     "scale_sides",
@@ -40,8 +41,10 @@ SCHEMA_VERSION = 1
 REDUCED_SCHEMA_VERSION = 2
 ERROR_NBYTES = 200
 
-# Datasets that every file has, with shape and type: R rows, N images, K classes, B blocks of columns.
-COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
+# The datasets of a file besides /features: shape and type. In shapes, R are rows, N images, K classes, B blocks of
+# columns, D columns.
+_Columns = dict[str, tuple[tuple[str | int, ...], str]]
+COLUMNS: _Columns = {  # of every file
     "boxes": (("R", 4), "<f8"),
     "image_index": (("R",), "<i8"),
     "images/path": (("N",), "string"),
@@ -57,13 +60,11 @@ COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "columns/start": (("B",), "<i8"),
     "columns/stop": (("B",), "<i8"),
 }
-
-# Datasets of some files only. images/id is the name that an input table gives each image: any text, not necessarily
-# unique, empty for images of other inputs.
-OPTIONAL_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {"images/id": (("N",), "string")}
-
-# Datasets of files with boxes: L layers, X boxes in the box file, Q classes of boxes, E other columns.
-ROW_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
+# Of files with images from an input table: the name that the table gives each image; any text, not necessarily unique,
+# empty for images of other inputs.
+OPTIONAL_COLUMNS: _Columns = {"images/id": (("N",), "string")}
+# Of files with boxes: L layers, X boxes in the box file, Q classes of boxes, E other columns.
+ROW_COLUMNS: _Columns = {
     "row_source": (("R",), "<i8"),
     "row_flag": (("R",), "|u1"),
     "row_scale": (("R",), "<i4"),
@@ -77,15 +78,14 @@ ROW_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "row_extra_names": (("E",), "string"),
     "box_row": (("X",), "<i8"),
 }
-
-# Datasets of files with reduced descriptors: S columns before the projection, D dimensions after it.
-REDUCTION_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
+# Of files with reduced descriptors: S columns before the projection, D dimensions after it.
+REDUCTION_COLUMNS: _Columns = {
     "reduction/mean": (("S",), "<f4"),
     "reduction/components": (("D", "S"), "<f4"),
     "reduction/scale": (("D",), "<f4"),
 }
-# Datasets of files whose /features are virtual: S source files that hold the rows.
-SOURCE_COLUMNS: dict[str, tuple[tuple[str | int, ...], str]] = {
+# Of files whose /features are virtual: S source files that hold the rows.
+SOURCE_COLUMNS: _Columns = {
     "sources/path": (("S",), "string"),
     "sources/first_image": (("S",), "<i8"),
     "sources/stop_image": (("S",), "<i8"),
@@ -108,7 +108,7 @@ class Status(IntEnum):
     FAILED = 2
 
 
-class RowAudit(NamedTuple):
+class RowRegions(NamedTuple):
     """Flags and regions of some rows, recorded beside their descriptors.
 
     Attributes:
@@ -171,14 +171,35 @@ def _recorded_sides(spec: InputSpec) -> list[int]:
     return [NATIVE_SCALE if side is None else side for side in spec.short_sides]
 
 
-def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:
-    """Raise StoreError unless the blocks tile ``dimension`` columns."""
-    starts: npt.NDArray[np.int64] = np.array([0, *(block.stop for block in blocks)])
-    ok = starts[-1] == dimension and all(
-        block.start == start and block.stop - start == block.channels * block.level**2 and block.level > 0
-        for block, start in zip(blocks, starts[:-1].tolist(), strict=True)
+def columns_of(*, ids: bool, boxes: bool, reduction: bool = False, sources: bool = False) -> _Columns:
+    """Return the datasets of a file besides ``/features``.
+
+    Args:
+        ids: True if an input table names the images.
+        boxes: True if rows are boxes.
+        reduction: True if the descriptors were reduced.
+        sources: True if other files hold the descriptors.
+    """
+    optional = (
+        (OPTIONAL_COLUMNS, ids),
+        (ROW_COLUMNS, boxes),
+        (REDUCTION_COLUMNS, reduction),
+        (SOURCE_COLUMNS, sources),
     )
-    if not ok:
+    return {**COLUMNS, **{name: row for columns, has in optional if has for name, row in columns.items()}}
+
+
+def check_dimension(blocks: Sequence[ColumnBlock], dimension: int) -> None:
+    """Raise StoreError unless there are blocks, and they tile ``dimension`` columns."""
+    starts = [0, *(block.stop for block in blocks)]
+    ok = starts[-1] == dimension and all(
+        block.start == start
+        and block.stop - start == block.channels * block.level**2
+        and block.level > 0
+        and block.channels > 0
+        for block, start in zip(blocks, starts[:-1], strict=True)
+    )
+    if not blocks or not ok:
         raise StoreError(f"/columns does not describe the {dimension} columns of /features")
 
 

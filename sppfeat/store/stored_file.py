@@ -18,7 +18,7 @@ from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.paths import PathTable
 from sppfeat.store.check import check_layout, is_reduced, read_column_blocks
-from sppfeat.store.hdf5 import hdf5_errors, is_linked, read_dataset, read_in_parts, text_attribute
+from sppfeat.store.hdf5 import hdf5_errors, read_dataset, read_in_parts, text_attribute
 from sppfeat.store.merge_sources import SourceFiles, read_source_files
 from sppfeat.store.reduction import FitRecord, Reduction
 from sppfeat.store.schema import ColumnBlock
@@ -112,7 +112,7 @@ class StoredFile:
 
     def has(self, name: str) -> bool:
         """Return True if the file has an optional dataset, such as ``images/id``."""
-        return is_linked(self._file, name, self.path)
+        return name in self._file
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a dataset other than the descriptors."""

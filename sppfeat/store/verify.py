@@ -1,8 +1,7 @@
 """Verifies a feature file: its structure, its settings, and every value."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +19,25 @@ __all__ = ["VerifyReport", "verify_file"]
 _BLOCK_NBYTES = 64 << 20
 _SHOWN = 10
 
+# Findings about rows: a sentence for one of them, and for several.
+_ROW_TEXTS = {
+    "unfailed": (
+        "row of a failed image, or of a box without area, is not NaN",
+        "rows of failed images, or of boxes without area, are not NaN",
+    ),
+    "zero": ("row is zero throughout", "rows are zero throughout"),
+    "duplicate": ("row equals an earlier row", "rows equal an earlier row"),
+    "nan": ("row of a done image holds NaN", "rows of done images hold NaN"),
+    "infinite": ("row of a done image holds infinities", "rows of done images hold infinities"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
     """Findings about a feature file. A problem is an error in the file; a warning may stem from the images.
 
     Attributes:
+        path: path of the file.
         images, done, failed, pending: number of images: total, and by status.
         rows: number of rows.
         nan_rows, infinite_rows: number of rows of done images that hold NaN, or infinities.
@@ -34,6 +46,7 @@ class VerifyReport:
         problems, warnings: sentences, each with the first rows or images affected.
     """
 
+    path: str
     images: int
     done: int
     failed: int
@@ -47,45 +60,25 @@ class VerifyReport:
     warnings: list[str]
 
 
-def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambda rows: None) -> VerifyReport:
+def verify_file(
+    file: FeatureFile, *, on_progress: Callable[[int, int], None] = lambda n_read, n_rows: None
+) -> VerifyReport:
     """Check the structure and every value of a file, in bounded memory plus a few bytes per row.
 
     Args:
         file: an open file, whose basic structure was checked on opening.
-        on_progress: called with the number of rows read so far.
-
-    Returns:
-        The findings.
+        on_progress: called with the number of rows read so far, and of all rows.
     """
     status = file.status
-    of_row = file.image_index
-    problems = _check_structure(file, status, of_row)
-    if problems:  # rows that cannot be assigned to images are not read
-        found = {
-            name: np.empty(0, dtype=np.int64) for name in ("nan", "infinite", "zero", "duplicate", "unfailed")
-        }
-    else:
-        found = _scan_rows(file, status[of_row], on_progress)
-    wrong = {
-        "unfailed": (
-            "row of a failed image, or of a box without area, is not NaN",
-            "rows of failed images, or of boxes without area, are not NaN",
-        )
-    }
-    odd = {
-        "zero": ("row is zero throughout", "rows are zero throughout"),
-        "duplicate": ("row equals an earlier row", "rows equal an earlier row"),
-    }
-    nonfinite = {
-        "nan": ("row of a done image holds NaN", "rows of done images hold NaN"),
-        "infinite": ("row of a done image holds infinities", "rows of done images hold infinities"),
-    }
+    problems = list(_structure_problems(file, status))
+    found = {name: np.empty(0, dtype=np.int64) for name in _ROW_TEXTS}
+    if not problems:  # rows that cannot be assigned to images are not read
+        found = _scan_rows(file, on_progress)
     keeps = not problems and file.config.descriptor.nonfinite == "keep"
-    (odd if keeps else wrong).update(nonfinite)
-    problems += _describe(found, wrong)
-    warnings = _describe(found, odd)
+    problems += _row_findings(found, ("unfailed",) if keeps else ("unfailed", "nan", "infinite"))
     counts = np.bincount(status, minlength=3).tolist()
     return VerifyReport(
+        path=str(file.path),
         images=file.n_images,
         done=counts[Status.DONE],
         failed=counts[Status.FAILED],
@@ -96,134 +89,94 @@ def verify_file(file: FeatureFile, *, on_progress: Callable[[int], None] = lambd
         zero_rows=len(found["zero"]),
         duplicate_rows=len(found["duplicate"]),
         problems=problems,
-        warnings=warnings,
+        warnings=_row_findings(
+            found, ("zero", "duplicate", "nan", "infinite") if keeps else ("zero", "duplicate")
+        ),
     )
 
 
-def _check_structure(
-    file: FeatureFile, status: npt.NDArray[np.uint8], of_row: npt.NDArray[np.int64]
-) -> list[str]:
-    """Describe contradictions among the columns of images, names, labels and settings."""
-    problems = []
+def _structure_problems(file: FeatureFile, status: npt.NDArray[np.uint8]) -> Iterator[str]:
+    """Yield contradictions among the columns of images, rows, names, labels and settings."""
     counts = np.diff(file.image_rows, axis=1).reshape(-1)
-    if not np.array_equal(of_row, np.repeat(np.arange(file.n_images), counts)):
-        problems.append("/image_index and /images/rows contradict each other")
-    bad_status = np.flatnonzero(status > max(Status))
-    if len(bad_status):
-        problems.append(
-            f"{counted(len(bad_status), 'image has', 'images have')} an unknown status: images {_first(bad_status)}"
-        )
+    if not np.array_equal(file.image_index, np.repeat(np.arange(file.n_images), counts)):
+        yield "/image_index and /images/rows contradict each other"
+    yield from _having("image", status > max(Status), "an unknown status")
     labels = file.labels
-    bad_labels = np.flatnonzero((labels < -1) | (labels >= max(1, len(file.classes))))
-    if len(bad_labels):
-        problems.append(
-            f"{counted(len(bad_labels), 'image has', 'images have')} a label that no class has: images "
-            f"{_first(bad_labels)}"
-        )
-    if len(set(file.path_table)) != file.n_images:
-        problems.append("/images/path names an image twice")
-    bad_paths = [i for i, p in enumerate(file.path_table) if not p or p.startswith(b"/") or b"\0" in p]
-    if bad_paths:
-        problems.append(
-            f"{counted(len(bad_paths), 'image has', 'images have')} a path that is none below the root: images "
-            f"{_first(np.array(bad_paths))}"
-        )
-    no_size = np.flatnonzero((file.image_hw < 0).any(axis=1))
-    if len(no_size):
-        problems.append(
-            f"{counted(len(no_size), 'image has', 'images have')} a size below 0: images {_first(no_size)}"
-        )
+    is_bad = (labels < -1) | (labels >= max(1, len(file.classes)))
+    yield from _having("image", is_bad, "a label that no class has")
+    paths = file.path_table
+    if len(set(paths)) != file.n_images:
+        yield "/images/path names an image twice"
+    is_bad = np.array([not path or path.startswith(b"/") or b"\0" in path for path in paths], dtype=bool)
+    yield from _having("image", is_bad, "a path that is none below the root")
+    yield from _having("image", (file.image_hw < 0).any(axis=1), "a size below 0")
     if len(set(file.classes)) != len(file.classes):
-        problems.append("/classes names a class twice")
+        yield "/classes names a class twice"
     if file.has_boxes:
-        problems += _check_boxes(file)
-    problems += _check_shard(file)
-    try:
-        reduction, expected = file.reduction, file.config.fingerprint
-        if (expected if reduction is None else reduction.fingerprint_of(expected)) != file.attribute(
-            "fingerprint"
-        ):
-            also = "" if reduction is None else " and the reduction"
-            problems.append(f"the attribute 'fingerprint' is not that of the attribute 'config'{also}")
-        n_bins = 1 if file.config.backbone.head else file.config.descriptor.n_bins
-        columns = file.extracted_columns
-        if n_bins * sum({b.layer: b.channels for b in columns}.values()) != columns[-1].stop:
-            problems.append("the attribute 'config' and /columns contradict each other")
-        if (file.config.regions is not None) != file.has_boxes:
-            problems.append("the attribute 'config' and /row_* contradict each other: only one has boxes")
-        if reduction is not None and file.columns != reduction.columns:
-            problems.append("the attribute 'reduction' and /columns contradict each other")
-        if reduction is None and file.config.descriptor.dtype != file.dtype.name:
-            problems.append(
-                f"the attribute 'config' says {file.config.descriptor.dtype}, /features is {file.dtype}"
-            )
-        n_layers = len({block.layer for block in columns})
-        if len(file.norm_factors or range(n_layers)) != n_layers:
-            problems.append("the attribute 'norm_factors' does not have one factor per layer")
-        if file.has_boxes:
-            problems += _check_scales(file)
-    except SppfeatError as error:
-        problems.append(str(error))
-    return problems
+        yield from _box_problems(file)
+    if file.sources is not None:
+        yield from _source_problems(file, file.sources)
+    for check in (_shard_problems, _setting_problems):
+        try:
+            yield from check(file)
+        except SppfeatError as error:
+            yield str(error)
 
 
-def _check_boxes(file: FeatureFile) -> list[str]:
-    """Describe contradictions among the ``/row_*`` columns."""
-    problems = []
-    box_row, source, flag = file.box_row, file.row_source, file.row_flag
-    if not np.array_equal(box_row[source], np.arange(file.n_rows)):
-        problems.append("/row_source and /box_row contradict each other")
-    unknown = np.flatnonzero(flag > RowFlag.CLIPPED | RowFlag.DEGENERATE | RowFlag.SUB_CELL)
-    if len(unknown):
-        problems.append(f"{counted(len(unknown), 'row has', 'rows have')} an unknown flag: {_first(unknown)}")
+def _box_problems(file: FeatureFile) -> Iterator[str]:
+    """Yield contradictions among the ``/row_*`` columns."""
+    if not np.array_equal(file.box_row[file.row_source], np.arange(file.n_rows)):
+        yield "/row_source and /box_row contradict each other"
+    known_flags = RowFlag.CLIPPED | RowFlag.DEGENERATE | RowFlag.SUB_CELL
+    yield from _having("row", file.row_flag > int(known_flags), "an unknown flag")
     region = file.row_region.astype(np.int64)
     is_bad = (region[..., :2] < 0).any(axis=(1, 2)) | (region[..., :2] >= region[..., 2:]).any(axis=(1, 2))
-    bad = np.flatnonzero(file.has_descriptor() & is_bad)
-    if len(bad):
-        problems.append(
-            f"{counted(len(bad), 'row has', 'rows have')} a descriptor, but of no region: {_first(bad)}"
-        )
-    return problems
+    yield from _having("row", file.has_descriptor() & is_bad, "a descriptor, but of no region")
 
 
-def _check_scales(file: FeatureFile) -> list[str]:
-    """Describe contradictions between ``/row_scale``, ``/row_region`` and the settings."""
-    problems = []
-    sides = [side or NATIVE_SCALE for side in file.config.input.short_sides]
-    unknown = np.flatnonzero(~np.isin(file.row_scale, [*sides, NO_SCALE]))
-    if len(unknown):
-        problems.append(
-            f"{counted(len(unknown), 'row has', 'rows have')} a scale that the attribute 'config' has not: "
-            f"{_first(unknown)}"
-        )
-    n_layers = file.row_region.shape[1]
-    if n_layers != len(file.config.backbone.layers):
-        problems.append(
-            f"/row_region has {counted(n_layers, 'layer')}, the attribute 'config' {len(file.config.backbone.layers)}"
-        )
-    return problems
-
-
-def _check_shard(file: FeatureFile) -> list[str]:
-    """Describe errors in the record of a shard, or in the sources of a merged file."""
-    problems = [] if file.sources is None else _check_sources(file, file.sources)
-    try:
-        shard = file.shard
-    except StoreError as error:
-        return [*problems, str(error)]
+def _shard_problems(file: FeatureFile) -> Iterator[str]:
+    shard = file.shard
     if shard is not None:
         expected = (shard.stop_image - shard.first_image, shard.stop_row - shard.first_row)
         if (file.n_images, file.n_rows) != expected:
-            problems.append(
+            yield (
                 f"the attribute 'shard' says {expected[0]} images and {expected[1]} rows, the file has {file.n_images} "
                 f"and {file.n_rows}"
             )
-    return problems
 
 
-def _check_sources(file: FeatureFile, sources: SourceFiles) -> list[str]:
-    """Describe how the sources of a merged file differ from the files that were merged."""
-    problems = []
+def _setting_problems(file: FeatureFile) -> Iterator[str]:
+    """Yield contradictions between the settings and the columns."""
+    config, reduction, columns = file.config, file.reduction, file.extracted_columns
+    expected = config.fingerprint
+    if (expected if reduction is None else reduction.fingerprint_of(expected)) != file.attribute(
+        "fingerprint"
+    ):
+        also = "" if reduction is None else " and the reduction"
+        yield f"the attribute 'fingerprint' is not that of the attribute 'config'{also}"
+    n_bins = 1 if config.backbone.head else config.descriptor.n_bins
+    if n_bins * sum({b.layer: b.channels for b in columns}.values()) != columns[-1].stop:
+        yield "the attribute 'config' and /columns contradict each other"
+    if (config.regions is not None) != file.has_boxes:
+        yield "the attribute 'config' and /row_* contradict each other: only one has boxes"
+    if reduction is not None and file.columns != reduction.columns:
+        yield "the attribute 'reduction' and /columns contradict each other"
+    if reduction is None and config.descriptor.dtype != file.dtype.name:
+        yield f"the attribute 'config' says {config.descriptor.dtype}, /features is {file.dtype}"
+    n_layers = len({block.layer for block in columns})
+    if len(file.norm_factors or range(n_layers)) != n_layers:
+        yield "the attribute 'norm_factors' does not have one factor per layer"
+    if file.has_boxes:
+        sides = [side or NATIVE_SCALE for side in config.input.short_sides]
+        is_unknown = ~np.isin(file.row_scale, [*sides, NO_SCALE])
+        yield from _having("row", is_unknown, "a scale that the attribute 'config' has not")
+        n_layers = file.row_region.shape[1]
+        if n_layers != len(config.backbone.layers):
+            yield f"/row_region has {counted(n_layers, 'layer')}, the attribute 'config' {len(config.backbone.layers)}"
+
+
+def _source_problems(file: FeatureFile, sources: SourceFiles) -> Iterator[str]:
+    """Yield differences between the sources of a merged file and the files that were merged."""
     status = file.status
     for i, source in enumerate(sources):
         path = sources.path_of(i)
@@ -233,60 +186,45 @@ def _check_sources(file: FeatureFile, sources: SourceFiles) -> list[str]:
             if source.n_rows:
                 sources.map(i)
         except StoreError as error:
-            problems.append(str(error))
+            yield str(error)
             continue
         merged = status[source.first_image : source.stop_image]
         if len(now) != len(merged):
-            problems.append(
-                f"the source {path!r} has {counted(len(now), 'image')}, of which {len(merged)} were merged"
-            )
+            yield f"the source {path!r} has {counted(len(now), 'image')}, of which {len(merged)} were merged"
         elif (now != merged).any():
-            n_others = int((now != merged).sum())
-            problems.append(
-                f"{counted(n_others, 'image')} of the source {path!r} {'has' if n_others == 1 else 'have'} another "
-                "status than when they were merged"
-            )
-    return problems
+            n = int((now != merged).sum())
+            has = "has" if n == 1 else "have"
+            yield f"{counted(n, 'image')} of the source {path!r} {has} another status than when they were merged"
 
 
 def _scan_rows(
-    file: FeatureFile, row_status: npt.NDArray[np.uint8], on_progress: Callable[[int], None]
+    file: FeatureFile, on_progress: Callable[[int, int], None]
 ) -> dict[str, npt.NDArray[np.int64]]:
+    """Read all descriptors; return the rows of each kind of finding."""
     n_rows = file.n_rows
-    dimension = file.dimension if n_rows else 0  # a file without rows may claim any dimension
-    weights = np.random.default_rng(0).integers(1, 2**63, dimension, dtype=np.uint64) | np.uint64(1)
     has_one = file.has_descriptor()
-    has_none = (row_status != Status.PENDING) & ~has_one
+    has_none = (file.status[file.image_index] != Status.PENDING) & ~has_one
     flags = {name: np.zeros(n_rows, dtype=bool) for name in ("nan", "infinite", "zero", "unfailed")}
-    hashes = np.zeros(n_rows, dtype=np.uint64)
-    row_nbytes = dimension * file.features.itemsize
-    for part in row_ranges(n_rows, row_nbytes=row_nbytes, nbytes=_BLOCK_NBYTES):
+    hashes = np.zeros(n_rows, dtype=np.int64)
+    for part in row_ranges(n_rows, row_nbytes=file.dimension * file.dtype.itemsize, nbytes=_BLOCK_NBYTES):
         block = np.asarray(file.features[part])
         nan = np.isnan(block)
         flags["nan"][part] = nan.any(axis=1)
         flags["infinite"][part] = np.isinf(block).any(axis=1)
         flags["zero"][part] = ~block.any(axis=1)
         flags["unfailed"][part] = ~nan.all(axis=1)
-        hashes[part] = _row_hashes(block, weights)
+        hashes[part] = [hash(row.tobytes()) for row in block]
         file.drop_pages()
-        on_progress(part.stop)
-    found = {name: np.flatnonzero(flag & has_one) for name, flag in flags.items() if name != "unfailed"}
-    found["unfailed"] = np.flatnonzero(flags["unfailed"] & has_none)
-    found["duplicate"] = _duplicates(file, np.flatnonzero(has_one & ~flags["nan"]), hashes)
-    return found
-
-
-def _row_hashes(block: npt.NDArray[Any], weights: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return a hash of each row: its bits summed with random odd weights, modulo 2**64."""
-    bits = np.ascontiguousarray(block).view(f"u{block.dtype.itemsize}")
-    result = np.empty(len(bits), dtype=np.uint64)
-    for i, row in enumerate(bits):
-        result[i] = (row.astype(np.uint64) * weights).sum(dtype=np.uint64)
-    return result
+        on_progress(part.stop, n_rows)
+    found = {
+        name: np.flatnonzero(flag & (has_none if name == "unfailed" else has_one))
+        for name, flag in flags.items()
+    }
+    return {**found, "duplicate": _duplicates(file, np.flatnonzero(has_one & ~flags["nan"]), hashes)}
 
 
 def _duplicates(
-    file: FeatureFile, rows: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]
+    file: FeatureFile, rows: npt.NDArray[np.int64], hashes: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """Return the rows that equal an earlier row, value by value; ``hashes`` finds the candidates."""
     order = rows[np.argsort(hashes[rows], kind="stable")]
@@ -298,22 +236,22 @@ def _duplicates(
         keys = np.column_stack((file.image_index, file.row_scale, file.row_mirrored, cells))
         differs = (keys[before] != keys[after]).any(axis=1)
         before, after = before[differs], after[differs]
-    pairs = zip(before.tolist(), after.tolist(), strict=True)
-    return np.array(
-        sorted(
-            later for earlier, later in pairs if np.array_equal(file.features[earlier], file.features[later])
-        ),
-        dtype=np.int64,
-    )
-
-
-def _describe(found: dict[str, npt.NDArray[np.int64]], texts: dict[str, tuple[str, str]]) -> list[str]:
-    """Describe the findings; ``texts`` holds a singular and a plural for each kind."""
-    return [
-        f"{counted(len(found[name]), *text)}: {_first(found[name])}"
-        for name, text in texts.items()
-        if len(found[name])
+    is_equal = [
+        np.array_equal(file.features[a], file.features[b]) for a, b in zip(before, after, strict=True)
     ]
+    return np.sort(after[np.array(is_equal, dtype=bool)])
+
+
+def _row_findings(found: dict[str, npt.NDArray[np.int64]], names: Iterable[str]) -> list[str]:
+    return [f"{counted(len(found[n]), *_ROW_TEXTS[n])}: {_first(found[n])}" for n in names if len(found[n])]
+
+
+def _having(noun: str, is_bad: npt.ArrayLike, text: str) -> Iterator[str]:
+    """Yield a sentence about the images or rows that have something, if there are any; it names the first ones."""
+    bad = np.flatnonzero(is_bad)
+    if len(bad):
+        which = "images " if noun == "image" else ""
+        yield f"{counted(len(bad), f'{noun} has', f'{noun}s have')} {text}: {which}{_first(bad)}"
 
 
 def _first(numbers: npt.NDArray[np.int64]) -> str:

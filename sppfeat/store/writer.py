@@ -8,7 +8,7 @@ even after a crash.
 import os
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,25 +17,13 @@ import numpy.typing as npt
 from sppfeat.errors import StoreError
 from sppfeat.store.check import check_layout
 from sppfeat.store.hdf5 import hdf5_errors
-from sppfeat.store.schema import ERROR_NBYTES, RowAudit, Status, cut_error
+from sppfeat.store.schema import ERROR_NBYTES, RowRegions, Status, cut_error
 
-__all__ = ["BoxAudit", "FeatureWriter", "PartWriter"]
+__all__ = ["FeatureWriter", "PartWriter"]
 
 _WRITTEN = ("features", "boxes", "images/size", "images/status", "images/error")
 _WRITTEN_OF_BOXES = ("row_flag", "row_scale", "row_region")
 _NAN_NBYTES = 4 << 20  # of NaN, written at a time
-
-
-class BoxAudit(NamedTuple):
-    """Flags and scales of boxes, which are known before pooling.
-
-    Attributes:
-        flag: ``(K,)`` uint8, bits of :class:`sppfeat.config.regions.RowFlag`.
-        scale: ``(K,)`` int32, values of ``/row_scale``: short sides in pixels.
-    """
-
-    flag: npt.NDArray[np.uint8]
-    scale: npt.NDArray[np.int32]
 
 
 class FeatureWriter:
@@ -78,16 +66,16 @@ class FeatureWriter:
         self,
         rows: npt.NDArray[np.int64],
         descriptors: npt.NDArray[np.floating[Any]],
-        audit: RowAudit | None = None,
+        regions: RowRegions | None = None,
     ) -> None:
         """Write descriptors ``(K, D)`` to rows ``(K,)``, ascending, with their flags and regions."""
         if descriptors.shape != (len(rows), self._dimension):
             raise ValueError(f"descriptors of shape {descriptors.shape}, not {(len(rows), self._dimension)}")
         with np.errstate(over="ignore"):
             self._write_at("features", rows, np.ascontiguousarray(descriptors, dtype=self._dtype))
-        if audit is not None:
-            self._write_at("row_flag", rows, audit.flag.astype("|u1"))
-            self._write_at("row_region", rows, audit.region.astype("<i4"))
+        if regions is not None:
+            self._write_at("row_flag", rows, regions.flag.astype("|u1"))
+            self._write_at("row_region", rows, regions.region.astype("<i4"))
 
     def write_no_descriptor(self, rows: npt.NDArray[np.int64]) -> None:
         """Fill rows ``(K,)``, ascending, with NaN."""
@@ -98,13 +86,25 @@ class FeatureWriter:
             self._write_at("features", part, nan[: len(part)])
 
     def write_boxes(
-        self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], audit: BoxAudit | None = None
+        self,
+        rows: npt.NDArray[np.int64],
+        boxes_px: npt.NDArray[np.float64],
+        *,
+        flag: npt.NDArray[np.uint8] | None = None,
+        scale: npt.NDArray[np.int32] | None = None,
     ) -> None:
-        """Write the boxes ``(K, 4)``, in image pixels, of rows ``(K,)``, ascending, once the image size is known."""
+        """Write the boxes of rows ``(K,)``, ascending, once the image size is known.
+
+        Args:
+            rows: the rows.
+            boxes_px: ``(K, 4)``, in image pixels.
+            flag: ``(K,)``, bits of :class:`sppfeat.config.regions.RowFlag`; None for whole images.
+            scale: ``(K,)``, values of ``/row_scale``: short sides in pixels; None for whole images.
+        """
         self._write_at("boxes", rows, boxes_px.astype("<f8"))
-        if audit is not None:
-            self._write_at("row_flag", rows, audit.flag.astype("|u1"))
-            self._write_at("row_scale", rows, audit.scale.astype("<i4"))
+        if flag is not None and scale is not None:
+            self._write_at("row_flag", rows, flag.astype("|u1"))
+            self._write_at("row_scale", rows, scale.astype("<i4"))
 
     def write_size(self, image: int, image_hw: tuple[int, int]) -> None:
         """Write the height and width of an image that were unknown at first.
@@ -245,20 +245,20 @@ class PartWriter:
         self,
         rows: npt.NDArray[np.int64],
         descriptors: npt.NDArray[np.floating[Any]],
-        audit: RowAudit | None = None,
+        regions: RowRegions | None = None,
     ) -> None:
         """Write descriptors ``(K, D)`` to rows ``(K,)``, ascending, with their flags and regions."""
-        self._writer.write_rows(rows + self._first_row, descriptors, audit)
+        self._writer.write_rows(rows + self._first_row, descriptors, regions)
 
     def write_no_descriptor(self, rows: npt.NDArray[np.int64]) -> None:
         """Fill rows ``(K,)``, ascending, with NaN."""
         self._writer.write_no_descriptor(rows + self._first_row)
 
     def write_boxes(
-        self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], audit: BoxAudit | None = None
+        self, rows: npt.NDArray[np.int64], boxes_px: npt.NDArray[np.float64], **scaled: Any
     ) -> None:
         """Write the boxes ``(K, 4)``, in image pixels, of rows ``(K,)``, ascending."""
-        self._writer.write_boxes(rows + self._first_row, boxes_px, audit)
+        self._writer.write_boxes(rows + self._first_row, boxes_px, **scaled)
 
     def write_sizes(self, images: npt.NDArray[np.int64], image_hw: npt.NDArray[np.integer[Any]]) -> None:
         """Write heights and widths ``(n, 2)``, in pixels, of images ``(n,)``, ascending."""

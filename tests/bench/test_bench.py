@@ -1,5 +1,6 @@
 """What ``sppfeat bench`` reports, and that its contenders compute what they say; never how fast."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -19,25 +20,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sppfeat
-import sppfeat.bench.contenders as contenders
 import sppfeat.bench.pooling as pooling
-import sppfeat.bench.runs as bench_runs
 from sppfeat.bench.regions import BoxContenders, Crossover, Rung, find_crossover, ladder
+from sppfeat.bench.runs import WholeRun, run_plain_loop
 from sppfeat.bench.samples import draw_boxes, synthetic_photo, write_photos
-from sppfeat.bench.settings import RunsSettings, Subject
-from sppfeat.bench.stages import DECODE_STAGES, STAGES, find_bound
+from sppfeat.bench.stages import DECODE_STAGES, STAGES, Stages, find_bound
 from sppfeat.bench.timing import Timing
 from sppfeat.cli import main
-from sppfeat.config.request import BackboneChoice, DescriptorChoice
+from sppfeat.config.distribution import RunOptions
+from sppfeat.config.request import BackboneChoice, DescriptorChoice, ExtractRequest
+from sppfeat.config.specs import InputSpec
 from sppfeat.decoding.images import probe_image
+from sppfeat.extraction.run import prepare
+from sppfeat.extraction.setup import load_chosen_backbone
 from sppfeat.files.image_names import IMAGE_SUFFIXES
 
 NETWORK = ["--backbone", "squeezenet1_1", "--weights", "none", "--levels", "1,2", "--device", "cpu"]
-SUBJECT = Subject(
-    backbone=BackboneChoice(name="squeezenet1_1", weights="none"),
-    descriptor=DescriptorChoice(levels=(1, 2)),
-    device="cpu",
-)
 
 
 def bench(*args, code=0):
@@ -82,14 +80,11 @@ def is_timing(found, repetitions=2):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["of_regions", "of_pooling", "of_extract"])
-def test_every_result_names_the_machine(request, name):
-    machine = request.getfixturevalue(name)["machine"]
+def test_every_result_names_the_machine(of_regions, of_pooling, of_extract):
+    machine = of_regions["machine"]
     assert machine["processor"]
-    assert machine["cores"] >= 1
-    assert machine["threads"] == torch.get_num_threads()
-    assert (machine["device"], machine["precision"]) == ("cpu", "fp32")
-    assert (machine["torch"], machine["sppfeat"]) == (torch.__version__, sppfeat.__version__)
+    assert (machine["device"], machine["precision"], machine["cores"] >= 1) == ("cpu", "fp32", True)
+    assert of_pooling["machine"] == of_extract["machine"] == machine
 
 
 # Boxes
@@ -157,12 +152,12 @@ def test_the_ladder_climbs_to_the_number_asked_for(n):
 def test_both_ways_are_what_the_extractor_computes():
     image = synthetic_photo(90, 120, np.random.default_rng(0))
     boxes = draw_boxes(13, (90, 120), shortest=16, seed=1)
-    contenders = BoxContenders(image, boxes, subject=SUBJECT, size=96)
     settings = {"weights": "none", "levels": (1, 2), "device": "cpu"}
+    contenders = BoxContenders(image, boxes, size=96, backbone="squeezenet1_1", **settings)
     whole = sppfeat.Extractor("squeezenet1_1", size=96, **settings)(image, boxes=boxes)
     warped = [image.crop(tuple(box)).resize((224, 224), Image.Resampling.BILINEAR) for box in boxes.tolist()]
     crops = sppfeat.Extractor("squeezenet1_1", size=224, **settings)(warped)
-    assert contenders.spp(13).shape == contenders.rcnn(13).shape == (13, contenders.dimension)
+    assert contenders.spp(13).shape == contenders.rcnn(13).shape == (13, 512 * 5)
     assert contenders.crop_batch < 13
     assert difference(contenders.spp(13), whole) <= 1e-5
     assert difference(contenders.rcnn(13), crops) <= 1e-5
@@ -323,48 +318,32 @@ def test_the_bound_is_the_longest_stage_of_what_takes_longest(values, n_workers)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["max", "avg"])
-def test_stages_loop_and_run_compute_the_same(folder, pool):
-    subject = Subject(
-        backbone=SUBJECT.backbone, descriptor=DescriptorChoice(levels=(1, 2), pool=pool), device="cpu"
+def test_stages_loop_and_run_compute_the_same(folder, tmp_path, pool):
+    request = ExtractRequest(
+        inputs=(str(folder),),
+        output=tmp_path / "run.h5",
+        backbone=BackboneChoice(name="squeezenet1_1", weights="none"),
+        input=InputSpec(size=48),
+        descriptor=DescriptorChoice(levels=(1, 2), pool=pool),
+        run=RunOptions(device="cpu", workers=0),
     )
-    work = RunsSettings(inputs=(str(folder),), n_images=7, size=48, workers=0)
-    with bench_runs.prepare_runs(subject, work) as ready:
-        assert set(ready.stages.run()) == set(STAGES)
-        kept = []
-        ready._whole._folder.mkdir()
-        with bench_runs.prepare(ready._whole._request) as extraction:
-            extraction.run()
-        for path in (ready.stages._output, ready._whole._request.output):
-            with sppfeat.open(path) as file:
-                assert (file.status == 1).all()
-                kept.append(np.array(file.features))
-        order = [image for batch in ready.stages.batches for image in batch.images.tolist()]
-        loop = ready.loop()
-    assert sorted(order) == list(range(7))
-    for features in kept:
-        assert difference(features[order], loop) <= 1e-5
-    assert not ready._whole._folder.exists()
-
-
-def test_the_bare_network_runs_all_batches_whatever_fits_at_once(monkeypatch):
-    class Network:
-        device = torch.device("cpu")
-
-        def __init__(self):
-            self.events = []
-
-        def make_batch(self, pixels):
-            self.events.append("batch")
-            return pixels
-
-        def compute_maps(self, tensor):
-            self.events.append(len(tensor))
-
-    monkeypatch.setattr(contenders, "_TENSOR_NBYTES", 4 * 3 * 100)
-    batches = [np.zeros((n, 5, 5, 3), np.uint8) for n in (2, 2, 1, 9, 3)]
-    network = Network()
-    assert contenders.BareNetwork(network, batches).run()["forward"] > 0
-    assert network.events == ["batch", "batch", 2, 2, "batch", 1, "batch", 9, "batch", 3]
+    with prepare(request) as extraction:
+        stages = Stages(extraction, tmp_path / "stages.h5")
+        assert set(stages.run()) == set(STAGES)
+        images = [(path, batch.input_hw) for batch in stages.batches for path in stages.paths(batch)]
+        backbone = load_chosen_backbone(request.backbone, fold=False)
+        descriptor = extraction.setup.config.descriptor
+        loop = run_plain_loop(backbone, images, descriptor=descriptor, device=torch.device("cpu"))
+        extraction.run()
+    order = [image for batch in stages.batches for image in batch.images]
+    assert sorted(order) == list(range(12))
+    for path in (tmp_path / "stages.h5", tmp_path / "run.h5"):
+        with sppfeat.open(path) as file:
+            assert (file.status == 1).all()
+            assert difference(np.array(file.features)[order], loop) <= 1e-5
+    whole = WholeRun(dataclasses.replace(request, output=tmp_path / "whole" / "features.h5"))
+    assert set(whole.run()) == {"prepare", "extract"}
+    assert (whole.n_workers, whole.n_failed, list((tmp_path / "whole").iterdir())) == (0, 0, [])
 
 
 @pytest.mark.slow

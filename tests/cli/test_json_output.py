@@ -1,5 +1,6 @@
 """The JSON of each command has the fields that the README describes, and is JSON."""
 
+import dataclasses
 import json
 import math
 
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from json_fields import check_fields
 from sharded_files import whole_images, write_shards
 
+import sppfeat
 from sppfeat.cli import main
 from sppfeat.cli.output import print_json
 
@@ -76,10 +78,13 @@ def test_info_and_verify(whole, boxes):
     shards = write_shards(folder, whole_images(), (0, 5, 11))
     output_of("merge", folder / "m.h5", *shards)
     files = (folder / "f.h5", boxes[0], reduced, shards[0], folder / "m.h5")
-    check_fields("info", *(output_of("info", path) for path in files))
-    check_fields(
-        "verify", output_of("verify", folder / "f.h5"), output_of("verify", boxes[0], "--recompute", 1, "-q")
-    )
+    printed = [output_of("info", path) for path in files]
+    check_fields("info", *printed)
+    assert printed == [sppfeat.info(path) for path in files]
+    printed = [output_of("verify", folder / "f.h5"), output_of("verify", boxes[0], "--recompute", 1, "-q")]
+    check_fields("verify", *printed)
+    found = [sppfeat.verify(folder / "f.h5"), sppfeat.verify(boxes[0], recompute=1)]
+    assert printed == list(map(dataclasses.asdict, found))
 
 
 def test_backbones():

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
+from sppfeat.boxes.views import VIEW_SIDE, multiview_views
 from sppfeat.config.regions import BoxConvention
 from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.plan import Plan, make_plan
@@ -25,10 +26,10 @@ def table_of(boxes, *, images=(), convention=None, names="path", sizes=None) -> 
         builder.add_box(
             builder.add_image(name.encode(), (sizes or {}).get(name, (0, 0))),
             box,
-            label=builder.add_class(f"c{i % 3}"),
+            label=f"c{i % 3}",
             score=i / 8,
             box_id=b"box%d" % i,
-            extra=(b"note %d" % i,),
+            extra={"note": b"note %d" % i},
         )
     return builder.build(convention or BoxConvention(), names=names)
 
@@ -42,6 +43,13 @@ def rows_of(boxes_of_image, image_hw) -> Rows:
     boxes = [(str(i), box) for i, own in enumerate(boxes_of_image) for box in own]
     table = table_of(boxes, images=[str(i) for i in range(len(boxes_of_image))])
     return rows_of_table(table, np.arange(len(boxes_of_image)), sizes_of(image_hw))
+
+
+def views_of(image_hw, short_sides):
+    """The views of the multi-view test, at network inputs of the image's aspect ratio."""
+    low = min(image_hw)
+    windows_hw = [(VIEW_SIDE * low / (side or low),) * 2 for side in short_sides]
+    return multiview_views(image_hw, short_sides, windows_hw)
 
 
 def plan_of(rows: Rows, image_hw, spec: InputSpec) -> Plan:

@@ -19,7 +19,7 @@ from sppfeat.errors import StoreError
 from sppfeat.files.paths import PathTable
 from sppfeat.store.layout import create_file
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import RowAudit
+from sppfeat.store.schema import RowRegions
 from sppfeat.store.verify import verify_file
 from sppfeat.store.writer import FeatureWriter
 
@@ -67,7 +67,7 @@ def with_boxes(path):
     region = np.tile(np.array([0, 0, 2, 3], dtype=np.int32), (3, len(LAYERS), 1))
     with contextlib.closing(FeatureWriter(path)) as writer:
         flag = np.zeros(3, dtype=np.uint8)
-        writer.write_rows(np.arange(3), descriptors(3), RowAudit(flag, region))
+        writer.write_rows(np.arange(3), descriptors(3), RowRegions(flag, region))
         for image in range(3):
             writer.mark_done(image)
     return path

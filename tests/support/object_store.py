@@ -10,12 +10,11 @@ import botocore.session
 import pytest
 from flaky_server import FlakyServer
 
-from sppfeat.files.remote import service
-from sppfeat.files.remote.retries import Patience
+from sppfeat.files.remote import failures
 
-__all__ = ["QUICK", "ObjectStore", "s3_server"]
+__all__ = ["ATTEMPTS", "ObjectStore", "hurry", "s3_server"]
 
-QUICK = Patience(attempts=4, first_delay=0.002, longest_delay=0.01, total=60, silence=30)
+ATTEMPTS = 4
 
 _ACCOUNT = "123456789012"
 _loader = functools.cache(botocore.session.create_loader)  # half a second of JSON for each client
@@ -35,6 +34,11 @@ def s3_server() -> Iterator[FlakyServer]:
     yield flaky
     flaky.close()
     server.stop()
+
+
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Make ``ATTEMPTS`` attempts with hardly a pause between them."""
+    patch.setattr(failures, "_DELAYS", (0.002,) * (ATTEMPTS - 1))
 
 
 class ObjectStore:
@@ -59,7 +63,7 @@ class ObjectStore:
         patch.setenv("AWS_CONFIG_FILE", "/nonexistent")
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
         patch.setenv("no_proxy", "127.0.0.1")
-        patch.setattr(service, "PATIENCE", QUICK)
+        hurry(patch)
         patch.setattr(botocore.session, "create_loader", _loader)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 from sppfeat.store.layout import Provenance, create_file
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import RowAudit
+from sppfeat.store.schema import RowRegions
 from sppfeat.store.writer import FeatureWriter
 
 FAILED = (2, 5)
@@ -192,7 +192,7 @@ def _write(
                 else:
                     pooled = rows[~part.boxes.is_degenerate[rows]]
                     writer.write_rows(
-                        pooled, descriptors[pooled], RowAudit(part.boxes.flag[pooled], regions[pooled])
+                        pooled, descriptors[pooled], RowRegions(part.boxes.flag[pooled], regions[pooled])
                     )
                     writer.write_no_descriptor(np.setdiff1d(rows, pooled))
                 writer.mark_done(image)

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.export.contents import VECTORS, Contents, arrays_beside
+from sppfeat.analysis.export.contents import VECTORS, Contents
 from sppfeat.analysis.export.text_files import write_table
 from sppfeat.config.machine import import_extra
 from sppfeat.errors import ConfigError
@@ -30,7 +30,7 @@ def write_npz(contents: Contents, files: list[BinaryIO]) -> None:
     with zipfile.ZipFile(files[0], "w", allowZip64=True) as archive:
         with _member(archive, VECTORS, zipfile.ZIP_STORED) as member:
             _write_vectors(contents, member)
-        for name, array in arrays_beside(contents).items():
+        for name, array in contents.arrays().items():
             # Texts are mostly padding, which compresses well.
             with _member(archive, name, zipfile.ZIP_DEFLATED) as member:
                 if isinstance(array, TextColumn):
@@ -50,13 +50,13 @@ def write_mat(contents: Contents, files: list[BinaryIO]) -> None:
     Raises:
         ConfigError: the content is too large for such a file, or scipy is not installed.
     """
-    if contents.nbytes >= _MAT_LIMIT - 4096:
-        raise _too_large(
-            f"{contents.n_rows} x {contents.dimension} {contents.dtype}: {contents.nbytes} bytes"
-        )
+    n_rows, dimension = contents.shape
+    nbytes = n_rows * dimension * contents.dtype.itemsize
+    if nbytes >= _MAT_LIMIT - 4096:
+        raise _too_large(f"{n_rows} x {dimension} {contents.dtype}: {nbytes} bytes")
     matlab = import_extra("scipy.io.matlab", extra="mat", purpose="writing MATLAB files")
-    variables = {name: _mat_variable(array) for name, array in arrays_beside(contents).items()}
-    variables[VECTORS] = np.empty((contents.n_rows, contents.dimension), dtype=contents.dtype)
+    variables = {name: _mat_variable(array) for name, array in contents.arrays().items()}
+    variables[VECTORS] = np.empty(contents.shape, dtype=contents.dtype)
     for rows, vectors in contents.blocks():
         variables[VECTORS][rows] = vectors
     try:
@@ -73,7 +73,7 @@ def _member(archive: zipfile.ZipFile, name: str, compression: int) -> BinaryIO:
 
 def _write_vectors(contents: Contents, file: BinaryIO) -> None:
     blocks = (vectors for _, vectors in contents.blocks())
-    _write_blocks(file, (contents.n_rows, contents.dimension), contents.dtype, blocks)
+    _write_blocks(file, contents.shape, contents.dtype, blocks)
 
 
 def _write_blocks(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from sppfeat.errors import ConfigError
 from sppfeat.store.selection import Selection
 from sppfeat.store.selection.row_table import EXTRA, RowColumn, tabulate_rows
 
-__all__ = ["VECTORS", "Contents", "FormatWriter", "arrays_beside"]
+__all__ = ["VECTORS", "Contents"]
 
 _BLOCK_NBYTES = 16 << 20
 VECTORS = "X"
@@ -27,27 +27,17 @@ class Contents:
     Attributes:
         selection: rows and columns of an open file.
         dtype: type of the vectors to write.
-        on_progress: called with the number of rows written so far.
+        on_progress: called with the number of rows written so far, and of all rows.
     """
 
     selection: Selection
     dtype: np.dtype[np.floating[Any]]
-    on_progress: Callable[[int], None] = lambda n: None
+    on_progress: Callable[[int, int], None]
 
     @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return len(self.selection)
-
-    @property
-    def dimension(self) -> int:
-        """Length of a vector."""
-        return self.selection.dimension
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all vectors, in bytes."""
-        return self.n_rows * self.dimension * self.dtype.itemsize
+    def shape(self) -> tuple[int, int]:
+        """Number of rows, and length of a vector."""
+        return len(self.selection), self.selection.dimension
 
     @cached_property
     def table(self) -> Mapping[str, RowColumn]:
@@ -60,12 +50,12 @@ class Contents:
         return self.selection.file.has_descriptor()[self.selection.rows]
 
     @cached_property
-    def n_labeled(self) -> int:
-        """Number of rows with a known class."""
+    def unlabeled(self) -> npt.NDArray[np.int64]:
+        """``(k,)`` int64, positions of the rows without a known class."""
         if self.selection.y is None:
-            return 0
+            return np.arange(len(self.selection))
         numbers = np.asarray(self.table["label_number"])
-        return int((numbers >= 0).sum()) if self.selection.target_names else len(numbers)
+        return np.flatnonzero(numbers < 0) if self.selection.target_names else np.empty(0, dtype=np.int64)
 
     def about_json(self) -> str:
         """Origin of the vectors, as JSON: settings, root of the paths, classes, and the meaning of each column."""
@@ -81,6 +71,30 @@ class Contents:
             else list(columns.names()),
         }
         return json.dumps(about)
+
+    def arrays(self) -> Mapping[str, RowColumn]:
+        """All arrays but the vectors: ``y``, ``rows``, ``paths``, ``boxes``, ``classes``, ``columns``, ``about``.
+
+        If the inputs gave ids, there is also ``image_id``. If rows are boxes, there are also ``flag``, ``scale``,
+        ``mirrored``, ``score``, ``id``, ``source``, and, if box files had extra columns, ``extra`` and ``extra_names``.
+        """
+        table = dict(self.table)
+        del table["label"]
+        arrays: dict[str, RowColumn] = {
+            "y": table.pop("label_number"),
+            "rows": table.pop("row"),
+            "paths": table.pop("path"),
+            "boxes": np.stack([np.asarray(table.pop(name)) for name in ("x0", "y0", "x1", "y1")], axis=1),
+            "classes": _texts(self.selection.target_names),
+            "columns": _texts(self.selection.columns.names()),
+            "about": _texts([self.about_json()]),
+        }
+        extra = {name.removeprefix(EXTRA): table.pop(name) for name in list(table) if name.startswith(EXTRA)}
+        arrays.update(table)
+        if extra:
+            arrays["extra"] = np.stack([_texts(column[:]) for column in extra.values()], axis=1)
+            arrays["extra_names"] = _texts(extra)
+        return arrays
 
     def blocks(self, nbytes: int = _BLOCK_NBYTES) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
         """Yields the vectors in blocks of rows, in the order of the selection.
@@ -98,68 +112,29 @@ class Contents:
         """
         # Read before any row: an extraction still in progress writes a row before its status.
         known = self.has_descriptor
-        row_nbytes = self.dimension * self.dtype.itemsize
-        for part in row_ranges(self.n_rows, row_nbytes=row_nbytes, nbytes=nbytes):
-            yield part, self._vectors(part, known[part])
+        n_rows, dimension = self.shape
+        for part in row_ranges(n_rows, row_nbytes=dimension * self.dtype.itemsize, nbytes=nbytes):
+            with np.errstate(all="ignore"):  # rows without a descriptor may hold any bits
+                taken = self.selection.take(np.arange(part.start, part.stop))
+                vectors = np.ascontiguousarray(taken, dtype=self.dtype)
+            if not known[part].all():
+                vectors = np.where(known[part][:, None], vectors, self.dtype.type(np.nan))
+            beyond = np.argwhere(np.isinf(vectors) & np.isfinite(taken))
+            if len(beyond):
+                raise self._overflow(
+                    part.start + int(beyond[0, 0]), int(beyond[0, 1]), taken[tuple(beyond[0])]
+                )
+            yield part, vectors
             self.selection.file.drop_pages()
-            self.on_progress(part.stop)
+            self.on_progress(part.stop, n_rows)
 
-    def _vectors(self, part: slice, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating[Any]]:
-        with np.errstate(all="ignore"):  # rows without a descriptor may hold any bits
-            taken = self.selection.take(np.arange(part.start, part.stop))
-            vectors = np.ascontiguousarray(taken, dtype=self.dtype)
-        if not known.all():
-            vectors = np.where(known[:, None], vectors, self.dtype.type(np.nan))
-        if self.dtype.itemsize < taken.dtype.itemsize:
-            self._refuse_overflow(part, vectors, taken)
-        return vectors
-
-    def _refuse_overflow(
-        self, part: slice, vectors: npt.NDArray[np.floating[Any]], taken: npt.NDArray[np.floating[Any]]
-    ) -> None:
-        beyond = np.argwhere(np.isinf(vectors) & np.isfinite(taken))
-        if not len(beyond):
-            return
-        at, column = beyond[0].tolist()
-        (path,) = self.table["path"][part.start + at : part.start + at + 1]
-        name = next(name for i, name in enumerate(self.selection.columns.names()) if i == column)
-        raise ConfigError(
-            f"row {self.selection.rows[part.start + at]} ({path!r}) holds {taken[at, column]:g} at {name}, which is "
-            f"beyond {self.dtype} (largest: {np.finfo(self.dtype).max:g}); allowed: --dtype {taken.dtype}"
+    def _overflow(self, at: int, column: int, value: np.floating[Any]) -> ConfigError:
+        (path,) = self.table["path"][at : at + 1]
+        return ConfigError(
+            f"row {self.selection.rows[at]} ({path!r}) holds {value:g} at {[*self.selection.columns.names()][column]}, "
+            f"which is beyond {self.dtype} (largest: {np.finfo(self.dtype).max:g}); allowed: --dtype {value.dtype}"
         )
 
 
-class FormatWriter(Protocol):
-    """A function that writes an export into open files: the output, and the table beside it if its format has one."""
-
-    def __call__(self, contents: Contents, files: list[BinaryIO]) -> None:
-        """Writes the whole export; the files stay open."""
-
-
-def arrays_beside(contents: Contents) -> Mapping[str, RowColumn]:
-    """All arrays but the vectors: ``y``, ``rows``, ``paths``, ``boxes``, ``classes``, ``columns``, ``about``.
-
-    If the inputs gave ids, there is also ``image_id``. If rows are boxes, there are also ``flag``, ``scale``,
-    ``mirrored``, ``score``, ``id``, ``source``, and, if box files had extra columns, ``extra`` and ``extra_names``.
-    """
-    table = dict(contents.table)
-    arrays: dict[str, RowColumn] = {
-        "y": table.pop("label_number"),
-        "rows": table.pop("row"),
-        "paths": table.pop("path"),
-        "boxes": np.stack([np.asarray(table.pop(name)) for name in ("x0", "y0", "x1", "y1")], axis=1),
-        "classes": _texts(contents.selection.target_names),
-        "columns": _texts(list(contents.selection.columns.names())),
-        "about": _texts([contents.about_json()]),
-    }
-    del table["label"]
-    extra = {name: table.pop(name) for name in list(table) if name.startswith(EXTRA)}
-    arrays.update(table)
-    if extra:
-        arrays["extra"] = np.stack([_texts(column[:]) for column in extra.values()], axis=1)  # type: ignore[arg-type]
-        arrays["extra_names"] = _texts([name.removeprefix(EXTRA) for name in extra])
-    return arrays
-
-
-def _texts(texts: list[str]) -> npt.NDArray[np.str_]:
-    return np.array(texts, dtype=np.str_)
+def _texts(texts: Any) -> npt.NDArray[np.str_]:
+    return np.array(list(texts), dtype=np.str_)

@@ -3,6 +3,7 @@
 import os
 from typing import NamedTuple
 
+from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 
 __all__ = ["EXPORT_DTYPES", "EXPORT_FORMATS", "ExportFormat", "dtype_of", "format_of", "paths_of"]
@@ -14,15 +15,17 @@ class ExportFormat(NamedTuple):
     """Properties of a format.
 
     Attributes:
+        writer: module and function that write it.
         suffixes: file suffixes in lower case.
-        holds: number types that the format can hold.
+        has_float16: True if the format can hold float16.
         of_float16: default type for float16 descriptors.
         has_table: True if texts and labels go into a CSV file beside the output.
         is_text: True if the format can be written to standard output.
     """
 
+    writer: str
     suffixes: tuple[str, ...]
-    holds: tuple[str, ...] = EXPORT_DTYPES
+    has_float16: bool = True
     of_float16: str = "float16"
     has_table: bool = False
     is_text: bool = False
@@ -30,17 +33,19 @@ class ExportFormat(NamedTuple):
 
 # Few readers of Parquet know half precision; MATLAB has none.
 EXPORT_FORMATS: dict[str, ExportFormat] = {
-    "npz": ExportFormat((".npz",)),
-    "npy": ExportFormat((".npy",), has_table=True),
-    "parquet": ExportFormat((".parquet", ".pq"), of_float16="float32"),
-    "svmlight": ExportFormat((".svm", ".svmlight", ".libsvm"), has_table=True, is_text=True),
-    "mat": ExportFormat((".mat",), holds=("float32", "float64"), of_float16="float32"),
-    "csv": ExportFormat((".csv", ".csv.gz"), is_text=True),
-    "tsv": ExportFormat((".tsv", ".tsv.gz"), is_text=True),
+    "npz": ExportFormat("array_files:write_npz", (".npz",)),
+    "npy": ExportFormat("array_files:write_npy", (".npy",), has_table=True),
+    "parquet": ExportFormat("parquet:write_parquet", (".parquet", ".pq"), of_float16="float32"),
+    "svmlight": ExportFormat(
+        "text_files:write_svmlight", (".svm", ".svmlight", ".libsvm"), has_table=True, is_text=True
+    ),
+    "mat": ExportFormat("array_files:write_mat", (".mat",), has_float16=False, of_float16="float32"),
+    "csv": ExportFormat("text_files:write_csv", (".csv", ".csv.gz"), is_text=True),
+    "tsv": ExportFormat("text_files:write_tsv", (".tsv", ".tsv.gz"), is_text=True),
 }
 
 
-def format_of(path: str | os.PathLike[str], name: str | None = None) -> str:
+def format_of(path: str, name: str | None = None) -> str:
     """Name of the format of an output: the requested one, or the one that has its suffix.
 
     Raises:
@@ -50,18 +55,15 @@ def format_of(path: str | os.PathLike[str], name: str | None = None) -> str:
         >>> format_of("train.libsvm"), format_of("train.data", "mat")
         ('svmlight', 'mat')
     """
-    if name is None:
-        found = _suffix(os.fspath(path))
-        if found is None:
-            suffixes = " ".join(s for form in EXPORT_FORMATS.values() for s in form.suffixes)
-            raise ConfigError(
-                f"the suffix of {os.fspath(path)!r} says no format; allowed: {suffixes}, or --format "
-                f"{'|'.join(EXPORT_FORMATS)}"
-            )
-        return found[0]
-    if name not in EXPORT_FORMATS:
-        raise ConfigError(f"the format is {name!r}; allowed: {'|'.join(EXPORT_FORMATS)}")
-    return name
+    if name is not None:
+        return check_choice("format", name, tuple(EXPORT_FORMATS))
+    found = _suffix(path)
+    if found is None:
+        suffixes = " ".join(s for form in EXPORT_FORMATS.values() for s in form.suffixes)
+        raise ConfigError(
+            f"the suffix of {path!r} says no format; allowed: {suffixes}, or --format {'|'.join(EXPORT_FORMATS)}"
+        )
+    return found[0]
 
 
 def paths_of(path: str, name: str) -> tuple[str, ...]:
@@ -78,22 +80,23 @@ def paths_of(path: str, name: str) -> tuple[str, ...]:
     return path, f"{stem}.csv"
 
 
-def dtype_of(name: str, wanted: str | None, there: str) -> str:
+def dtype_of(name: str, wanted: str | None, stored: str) -> str:
     """Number type of an export: the requested one, or the feature file's if the format can hold it.
 
     Args:
         name: name of the format.
         wanted: the requested type; None for the default.
-        there: type in the feature file.
+        stored: type in the feature file.
 
     Raises:
         ConfigError: there is no such type, or the format cannot hold it.
     """
     form = EXPORT_FORMATS[name]
     if wanted is None:
-        return form.of_float16 if there == "float16" else there
-    if wanted not in form.holds:
-        raise ConfigError(f"the dtype is {wanted!r}; allowed for {name}: {'|'.join(form.holds)}")
+        return form.of_float16 if stored == "float16" else stored
+    allowed = [dtype for dtype in EXPORT_DTYPES if dtype != "float16" or form.has_float16]
+    if wanted not in allowed:
+        raise ConfigError(f"the dtype is {wanted!r}; allowed for {name}: {'|'.join(allowed)}")
     return wanted
 
 

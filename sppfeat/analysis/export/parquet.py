@@ -29,7 +29,7 @@ def write_parquet(contents: Contents, files: list[BinaryIO]) -> None:
     number = pa.from_numpy_dtype(contents.dtype)
     fields = [pa.field(name, kind) for name, kind in types.items()]
     # Values are not nullable: a missing vector is all NaN.
-    vector = pa.list_(pa.field("element", number, nullable=False), contents.dimension)
+    vector = pa.list_(pa.field("element", number, nullable=False), contents.shape[1])
     schema = pa.schema(
         [*fields, pa.field(_FEATURES, vector, nullable=False)], metadata={"sppfeat": contents.about_json()}
     )

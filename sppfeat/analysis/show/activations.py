@@ -222,14 +222,17 @@ def _pooled_box(extractor: Extractor, view: View, run: _Run, projector: Projecto
         box_in = (0.0, 0.0, float(input_hw[1]), float(input_hw[0]))
         regions = [(0, 0, width, height) for height, width in map_hws]
     else:
-        clipped, flag = _clip(view, run.image_hw)
-        boxes_px = torch.from_numpy(clipped)
-        mirrored = torch.tensor([view.mirrored])
+        clipped, _ = _clip(view, run.image_hw)
         found = projector.project(
-            boxes_px, mirrored, image_hw=run.image_hw, input_hw=input_hw, map_hws=map_hws
+            np.array([view.box_px]),
+            np.array([view.mirrored]),
+            image_hw=run.image_hw,
+            input_hw=input_hw,
+            map_hws=map_hws,
         )
-        flag |= RowFlag.SUB_CELL if bool(found.sub_cell[0]) else 0
-        regions = [(x0, y0, x1, y1) for x0, y0, x1, y1 in found.cells[0].tolist()]
+        flag = int(found.flag[0])
+        regions = [(x0, y0, x1, y1) for x0, y0, x1, y1 in found.region[0].tolist()]
+        boxes_px = torch.from_numpy(clipped)
         x0, y0, x1, y1 = scale_boxes(boxes_px, run.image_hw, input_hw)[0].tolist()
         box_in = (input_hw[1] - x1, y0, input_hw[1] - x0, y1) if view.mirrored else (x0, y0, x1, y1)
     descriptor = extractor.config.descriptor

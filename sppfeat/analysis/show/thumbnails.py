@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from sppfeat.analysis.search.queries import Query
 from sppfeat.config.machine import available_cores
-from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask
+from sppfeat.decoding import Batch, DecoderPool, DecodeSettings
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError
 from sppfeat.inputs.lookup import find_image
@@ -150,7 +150,7 @@ def read_thumbnails(
             found[key] = Thumbnail(None, "its size is not known")
             continue
         try:
-            tasks.append(DecodeTask([i], [find_image(b"", of.path)], [of.image_hw], view.input_hw))
+            tasks.append(Batch([i], [find_image(b"", of.path)], [of.image_hw], view.input_hw))
         except ImageError as error:
             found[key] = Thumbnail(None, str(error))
     for i, pixels, reason in _decode(tasks, exif=exif, seconds=seconds):
@@ -171,7 +171,7 @@ def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> bytes:
 
 
 def _decode(
-    tasks: Sequence[DecodeTask], *, exif: str, seconds: float
+    tasks: Sequence[Batch], *, exif: str, seconds: float
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8] | None, str]]:
     """Yields the image number of each task, which has one image, with its pixels or the reason why there are none."""
     if not tasks:

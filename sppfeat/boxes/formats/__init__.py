@@ -1,30 +1,31 @@
 """Readers of box files.
 
 A file or folder in any common format goes in. A :class:`~sppfeat.boxes.table.BoxTable` comes out, in the file's own
-order and convention. The readers must not know the images of a run: they convert no boxes and match no names.
+order and convention; a malformed file raises a :class:`~sppfeat.errors.BoxError` with the place and the reason. The
+readers must not know the images of a run: they convert no boxes and match no names.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.coco import read_coco
-from sppfeat.boxes.formats.jsonl import read_jsonl
 from sppfeat.boxes.formats.mat import read_mat
 from sppfeat.boxes.formats.numpy_files import read_numpy
-from sppfeat.boxes.formats.recognition import recognize_format, recognize_source
-from sppfeat.boxes.formats.separated import read_csv, read_tsv
+from sppfeat.boxes.formats.recognition import recognize_format
+from sppfeat.boxes.formats.records import read_jsonl, read_separated
 from sppfeat.boxes.formats.voc import read_voc
 from sppfeat.boxes.formats.yolo import read_yolo
 from sppfeat.boxes.table import BoxTable
 from sppfeat.config.values import StrPath, check_choice
 from sppfeat.errors import BoxError
 
-__all__ = ["FORMATS", "BoxFile", "read_boxes", "recognize_format"]
+__all__ = ["FORMATS", "BoxFile", "read_boxes"]
 
 _READERS: Mapping[str, Callable[[AnnotationFiles], BoxTable]] = {
-    "csv": read_csv,
-    "tsv": read_tsv,
+    "csv": partial(read_separated, box_format="csv"),
+    "tsv": partial(read_separated, box_format="tsv"),
     "jsonl": read_jsonl,
     "coco": read_coco,
     "voc": read_voc,
@@ -69,18 +70,13 @@ def read_boxes(path: StrPath, *, box_format: str | None = None) -> BoxFile:
     if box_format is not None:
         check_choice("box-format", box_format, FORMATS)
     source = AnnotationFiles(path)
-    if box_format is not None:
-        return BoxFile(_read_table(source, box_format), box_format, source.sha256(), source.path)
-    box_format = recognize_source(source)
+    chosen = box_format or recognize_format(source)
     try:
-        table = _read_table(source, box_format)
-    except BoxError as error:
-        raise BoxError(f"{error} (read as {box_format}; --box-format says otherwise)") from error
-    return BoxFile(table, box_format, source.sha256(), source.path)
-
-
-def _read_table(source: AnnotationFiles, box_format: str) -> BoxTable:
-    try:
-        return _READERS[box_format](source)
+        table = _READERS[chosen](source)
     except MemoryError as error:
         raise source.error("", "does not fit into memory; allowed: a box file that does") from error
+    except BoxError as error:
+        if box_format is not None:
+            raise
+        raise BoxError(f"{error} (read as {chosen}; --box-format says otherwise)") from error
+    return BoxFile(table, chosen, source.sha256(), source.path)

@@ -2,11 +2,14 @@
 
 import codecs
 import hashlib
+import math
 import os
 import stat
+from collections.abc import Collection
 
 from sppfeat.config.values import StrPath
 from sppfeat.errors import BoxError
+from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
 from sppfeat.files.folders import MOST_WAYS, FolderWalk
 from sppfeat.files.tables import has_utf16_mark
 
@@ -60,6 +63,31 @@ class AnnotationFiles:
         path = self.path if name is None or not self.is_folder else os.fsdecode(self._full(name))
         return BoxError(f"{path!r}, {where}: {what}" if where else f"{path!r}: {what}")
 
+    def unexpected(self, where: str, found: object, allowed: str, name: bytes | None = None) -> BoxError:
+        """Make an error that shows the value found; see :meth:`error`."""
+        return self.error(where, f"found {shorten(found)}; allowed: {allowed}", name)
+
+    def number(
+        self,
+        value: object,
+        where: str,
+        *,
+        title: str = "found",
+        or_blank: str = "",
+        name: bytes | None = None,
+    ) -> float:
+        """Return a number, or NaN for None if ``or_blank`` says how a missing one is written.
+
+        Raises:
+            BoxError: the value is no number; the message shows it after ``title``.
+        """
+        if value is None and or_blank:
+            return math.nan
+        number = parse_number(value)
+        if number is None:
+            raise self.error(where, f"{title} {shorten(value)}; allowed: {NUMBER_RULE}{or_blank}", name)
+        return number
+
     def head(self, n_bytes: int) -> bytes:
         """Read the first bytes of the file.
 
@@ -107,7 +135,15 @@ class AnnotationFiles:
         if not self.is_folder:
             return [self.name]
         if self._names is None:
-            self._names = list(self._walk())
+            walk = FolderWalk(
+                self._folder,
+                lambda name: _suffix(name) in FOLDER_SUFFIXES,
+                unlistable=lambda name, error: self.error("", f"cannot be listed: {_reason(error)}", name),
+                found_often=lambda name: self.error(
+                    "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}", name
+                ),
+            )
+            self._names = list(walk)
         names = [name for name in self._names if _suffix(name) == suffix]
         stems: dict[bytes, bytes] = {}
         for name in names:
@@ -116,6 +152,18 @@ class AnnotationFiles:
                 raise self.error(
                     "", f"is of the same image as {os.fsdecode(other)!r}; allowed: one file an image", name
                 )
+        return names
+
+    def files_of_format(self, suffix: bytes, kind: str, *, but: Collection[bytes] = ()) -> list[bytes]:
+        """List the files with a suffix as :meth:`files` does, except those named ``but`` in a folder.
+
+        Raises:
+            BoxError: there are none; the message says which ``kind`` is missing.
+        """
+        names = [name for name in self.files(suffix) if not (self.is_folder and name in but)]
+        if not names:
+            what = f"{suffix.decode()} file{kind}"
+            raise self.error("", f"found no {what} in the folder; allowed: one or more")
         return names
 
     def has_file(self, name: bytes) -> bool:
@@ -138,23 +186,9 @@ class AnnotationFiles:
             with open(os.fsdecode(self._full(name)), "rb", opener=_open_at_once) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise self.error("", "is neither a file nor a folder; allowed: a file", name)
-                content: bytes | None = file.read(n_bytes)
+                return file.read(n_bytes)
         except OSError as error:
             raise self.error("", f"cannot be read: {_reason(error)}", name) from error
-        if content is None:  # the kernel's log, which is a file, with nothing new to read
-            raise self.error("", "cannot be read without waiting; allowed: a file", name)
-        return content
-
-    def _walk(self) -> FolderWalk:
-        """Walk the folder for the files of all formats that come in folders."""
-        return FolderWalk(
-            self._folder,
-            lambda name: _suffix(name) in FOLDER_SUFFIXES,
-            unlistable=lambda name, error: self.error("", f"cannot be listed: {_reason(error)}", name),
-            found_often=lambda name: self.error(
-                "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}", name
-            ),
-        )
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -1,43 +1,25 @@
 """Box arrays, one per image: checks of their shape and dtype, and the table built from them."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.regions import BoxConvention
+from sppfeat.config.regions import default_convention
+from sppfeat.files.cells import shorten
+from sppfeat.files.classes import NO_CLASS
 from sppfeat.files.paths import PathTable
 
-__all__ = [
-    "ARRAY_RULE",
-    "ImageBoxes",
-    "boxes_of_array",
-    "build_table",
-    "check_expansion",
-    "is_box_dtype",
-    "is_box_shape",
-]
+__all__ = ["ARRAY_RULE", "build_table", "check_array", "check_expansion"]
 
 ARRAY_RULE = "integers or floats of up to 64 bits, of shape (K, 4), or (K, 5) with a score"
 
-
 _MOST_BOXES = 200_000
 _MOST_BOXES_PER_BYTE = 50
-
-
-class ImageBoxes(NamedTuple):
-    """The boxes of one image.
-
-    Attributes:
-        name: name of the image.
-        values: ``(K, 5)`` float64: the four numbers in the file's convention, and the score, NaN for none.
-    """
-
-    name: bytes
-    values: npt.NDArray[np.float64]
 
 
 def check_expansion(source: AnnotationFiles, where: str, n_boxes: int, n_bytes: int) -> None:
@@ -56,57 +38,59 @@ def check_expansion(source: AnnotationFiles, where: str, n_boxes: int, n_bytes: 
         )
 
 
-def is_box_shape(shape: Sequence[int]) -> bool:
-    """Return True if an array of this shape can hold boxes; ``(0,)`` and ``(0, n)`` are allowed and hold none."""
-    return (len(shape) == 2 and shape[1] in (4, 5)) or (len(shape) in (1, 2) and shape[0] == 0)
+def check_array(
+    source: AnnotationFiles,
+    where: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    name: bytes | None = None,
+) -> None:
+    """Check that an array of this shape and dtype can hold boxes; ``(0,)`` and ``(0, n)`` are allowed and hold none.
 
-
-def is_box_dtype(dtype: np.dtype[Any]) -> bool:
-    """Return True if an array of this dtype can hold boxes."""
-    return dtype.kind in "iuf" and dtype.itemsize <= 8
-
-
-def boxes_of_array(name: bytes, array: npt.NDArray[Any]) -> ImageBoxes:
-    """Convert an array to the boxes of an image.
-
-    Args:
-        name: name of the image.
-        array: boxes, with a shape and dtype that :func:`is_box_shape` and :func:`is_box_dtype` accept.
+    Raises:
+        BoxError: it cannot; the message names the file ``name`` and the place in it.
     """
-    values = np.full((len(array), 5), np.nan)
-    if len(array):
-        values[:, : array.shape[1]] = array  # uint8 included, where differences would wrap around
-    return ImageBoxes(name, values)
+    is_empty = len(shape) in (1, 2) and shape[0] == 0
+    holds_boxes = len(shape) == 2 and shape[0] >= 0 and shape[1] in (4, 5)
+    is_number = dtype.kind in "iuf" and dtype.itemsize <= 8
+    if not (is_empty or holds_boxes) or not (is_number or math.prod(shape) == 0):
+        found = f"found an array of shape {shorten(shape)} of {shorten(str(dtype))}"
+        raise source.error(where, f"{found}; allowed: {ARRAY_RULE}", name)
 
 
-def build_table(images: Sequence[ImageBoxes], convention: BoxConvention, *, names: str = "path") -> BoxTable:
+def build_table(
+    arrays: Mapping[bytes, npt.NDArray[Any]], box_format: str, *, names: str = "path"
+) -> BoxTable:
     """Build the table of all images; the id of a box is the name of its image and its row, from 0.
 
     Args:
-        images: boxes of each image, each image once.
-        convention: meaning of the numbers.
+        arrays: boxes of each image, which :func:`check_array` accepts.
+        box_format: gives the meaning of the numbers.
         names: see :class:`sppfeat.boxes.table.BoxTable`; with ``single``, the id of a box is its row alone.
     """
-    values = np.concatenate([image.values for image in images]) if images else np.empty((0, 5))
-    counts = [len(image.values) for image in images]
+    counts = [len(array) for array in arrays.values()]
+    values = np.full((sum(counts), 5), np.nan)
+    row = 0
+    for array in arrays.values():
+        if len(array):
+            values[row : row + len(array), : array.shape[1]] = array
+        row += len(array)
     return BoxTable(
-        images=PathTable(image.name for image in images),
-        image=np.repeat(np.arange(len(images), dtype=np.int64), counts),
+        images=PathTable(arrays),
+        image=np.repeat(np.arange(len(arrays), dtype=np.int64), counts),
         boxes=values[:, :4].copy(),
-        convention=convention,
-        label=np.full(len(values), -1, dtype=np.int64),
+        convention=default_convention(box_format),
+        label=np.full(len(values), NO_CLASS, dtype=np.int64),
         classes=(),
         score=values[:, 4].copy(),
-        ids=PathTable(_ids(images, with_name=names != "single")),
+        ids=PathTable(
+            b"%d" % i if names == "single" else b"%s:%d" % (name, i)
+            for name, count in zip(arrays, counts, strict=True)
+            for i in range(count)
+        ),
         extra_names=(),
         extra=(),
-        image_hw=np.zeros((len(images), 2), dtype=np.int32),
+        image_hw=np.zeros((len(arrays), 2), dtype=np.int32),
         names=names,
     )
-
-
-def _ids(images: Sequence[ImageBoxes], *, with_name: bool) -> Iterator[bytes]:
-    for image in images:
-        prefix = image.name + b":" if with_name else b""
-        for row in range(len(image.values)):
-            yield prefix + b"%d" % row

@@ -6,25 +6,15 @@ import warnings
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
-from sppfeat.boxes.formats.arrays import (
-    ARRAY_RULE,
-    boxes_of_array,
-    build_table,
-    check_expansion,
-    is_box_dtype,
-    is_box_shape,
-)
+from sppfeat.boxes.formats.arrays import ARRAY_RULE, build_table, check_array, check_expansion
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.regions import default_convention
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
-__all__ = ["MAT_MAGIC", "MAT_V73_MAGIC", "read_mat"]
+__all__ = ["MAT_V73_MAGIC", "read_mat"]
 
-MAT_MAGIC = b"MATLAB 5.0"
 MAT_V73_MAGIC = b"MATLAB 7.3"
 
 _VARIABLES = ("boxes", "images")
@@ -37,19 +27,15 @@ def read_mat(source: AnnotationFiles) -> BoxTable:
 
     The variable ``boxes`` is an array with the boxes of one image, or a cell array of such arrays; a cell array
     ``images`` then names the images.
-
-    Raises:
-        BoxError: the file is damaged or lacks these variables, or scipy is not installed.
     """
     variables = _load(source)
     boxes = variables.get("boxes")
     if not isinstance(boxes, np.ndarray):
         found = "no such variable" if boxes is None else shorten(boxes)
         raise source.error("boxes", f"found {found}; allowed: {ARRAY_RULE}, or cells")
-    convention = default_convention("mat")
     if boxes.dtype != object:
-        _check_array(source, boxes, "boxes")
-        return build_table([boxes_of_array(source.stem, boxes)], convention, names="single")
+        check_array(source, "boxes", boxes.shape, boxes.dtype)
+        return build_table({source.stem: boxes}, "mat", names="single")
     cells = boxes.ravel(order="F")
     names = _image_names(source, variables.get("images"))
     if len(names) != len(cells):
@@ -57,9 +43,10 @@ def read_mat(source: AnnotationFiles) -> BoxTable:
             "images", f"found {len(names)} names for {len(cells)} cells of boxes; allowed: as many"
         )
     for i, array in enumerate(cells, start=1):
-        _check_array(source, array, f"boxes{{{i}}}")
-    images = [boxes_of_array(name, array) for name, array in zip(names, cells, strict=True)]
-    return build_table(images, convention)
+        if not isinstance(array, np.ndarray):
+            raise source.error(f"boxes{{{i}}}", f"found {type(array).__name__}; allowed: {ARRAY_RULE}")
+        check_array(source, f"boxes{{{i}}}", array.shape, array.dtype)
+    return build_table(dict(zip(names, cells, strict=True)), "mat")
 
 
 def _load(source: AnnotationFiles) -> dict[str, Any]:
@@ -90,32 +77,20 @@ def _load(source: AnnotationFiles) -> dict[str, Any]:
     return variables
 
 
-def _check_array(source: AnnotationFiles, array: object, where: str) -> None:
-    if not isinstance(array, np.ndarray):
-        raise source.error(where, f"found {type(array).__name__}; allowed: {ARRAY_RULE}")
-    if not is_box_shape(array.shape) or not (is_box_dtype(array.dtype) or not array.size):
-        raise source.error(
-            where,
-            f"found an array of shape {array.shape} of {shorten(str(array.dtype))}; allowed: {ARRAY_RULE}",
-        )
-
-
 def _image_names(source: AnnotationFiles, images: object) -> list[bytes]:
     if not isinstance(images, np.ndarray) or images.dtype != object:
         found = "no such variable" if images is None else shorten(images)
         raise source.error("images", f"found {found}; allowed: a cell array of names, one a cell of boxes")
-    cells: npt.NDArray[Any] = images.ravel(order="F")
     names: dict[bytes, int] = {}
-    for i, cell in enumerate(cells, start=1):
+    for i, cell in enumerate(images.ravel(order="F"), start=1):
         is_text = isinstance(cell, np.ndarray) and cell.dtype.kind == "U" and cell.size == 1
         name = encode_text(str(cell.item())) if is_text else None
-        if not name:
-            raise _cell_error(source, i, cell, f"a name, {TEXT_RULE}")
-        if names.setdefault(name, i) != i:
-            raise _cell_error(source, i, cell, f"every image once, this one is images{{{names[name]}}} too")
+        if not name or names.setdefault(name, i) != i:
+            rule = (
+                f"every image once, this one is images{{{names[name]}}} too"
+                if name
+                else f"a name, {TEXT_RULE}"
+            )
+            found = cell.tolist() if isinstance(cell, np.ndarray) and cell.size < 100 else type(cell).__name__
+            raise source.unexpected(f"images{{{i}}}", found, rule)
     return list(names)
-
-
-def _cell_error(source: AnnotationFiles, number: int, cell: object, allowed: str) -> BoxError:
-    found = cell.tolist() if isinstance(cell, np.ndarray) and cell.size < 100 else type(cell).__name__
-    return source.error(f"images{{{number}}}", f"found {shorten(found)}; allowed: {allowed}")

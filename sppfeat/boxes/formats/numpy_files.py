@@ -12,23 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
-from sppfeat.boxes.formats.arrays import (
-    ARRAY_RULE,
-    ImageBoxes,
-    boxes_of_array,
-    build_table,
-    check_expansion,
-    is_box_dtype,
-    is_box_shape,
-)
+from sppfeat.boxes.formats.arrays import ARRAY_RULE, build_table, check_array, check_expansion
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.regions import default_convention
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 
-__all__ = ["NPY_MAGIC", "ZIP_MAGIC", "read_numpy"]
+__all__ = ["ZIP_MAGIC", "read_numpy"]
 
-NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK"
 
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads no others in bounded memory
@@ -37,31 +27,21 @@ _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 
 
 def read_numpy(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of an .npz, of one .npy, or of a folder of .npy files.
-
-    Raises:
-        BoxError: an array cannot hold boxes, or a file is damaged.
-    """
-    convention = default_convention("numpy")
+    """Read the boxes of an .npz, of one .npy, or of a folder of .npy files."""
     if source.is_folder:
-        names = source.files(b".npy")
-        if not names:
-            raise source.error("", "found no .npy file in the folder; allowed: one or more")
-        arrays = [_read_array(source, source.read(name), "", name=name) for name in names]
-        boxes = [
-            boxes_of_array(os.path.splitext(name)[0], array)
-            for name, array in zip(names, arrays, strict=True)
-        ]
-        return build_table(boxes, convention)
+        names = source.files_of_format(b".npy", "")
+        arrays = {
+            os.path.splitext(name)[0]: _read_array(source, source.read(name), "", name=name) for name in names
+        }
+        return build_table(arrays, "numpy")
     content = source.read()
     if content.startswith(ZIP_MAGIC):
-        return build_table(_read_archive(source, content), convention)
-    array = _read_array(source, content, "")
-    return build_table([boxes_of_array(source.stem, array)], convention, names="single")
+        return build_table(_read_archive(source, content), "numpy")
+    return build_table({source.stem: _read_array(source, content, "")}, "numpy", names="single")
 
 
-def _read_archive(source: AnnotationFiles, content: bytes) -> list[ImageBoxes]:
-    boxes: dict[bytes, ImageBoxes] = {}
+def _read_archive(source: AnnotationFiles, content: bytes) -> dict[bytes, npt.NDArray[Any]]:
+    boxes: dict[bytes, npt.NDArray[Any]] = {}
     n_boxes = 0
     with _damage_reported(source, ""):
         archive = zipfile.ZipFile(io.BytesIO(content))
@@ -89,8 +69,8 @@ def _read_archive(source: AnnotationFiles, content: bytes) -> list[ImageBoxes]:
             check_expansion(source, where, n_boxes, len(content))
             with _damage_reported(source, where), archive.open(member) as file:
                 array = file.read(member.file_size)  # a read without a size would expand without limit
-            boxes[key] = boxes_of_array(key, _read_array(source, array, where))
-    return list(boxes.values())
+            boxes[key] = _read_array(source, array, where)
+    return boxes
 
 
 @contextlib.contextmanager
@@ -123,7 +103,7 @@ def _read_header(
         Shape, whether the order is Fortran's, dtype, and the offset of the first item.
     """
 
-    def error(found: str, allowed: str = ARRAY_RULE) -> BoxError:
+    def error(found: str, allowed: str) -> BoxError:
         return source.error(where, f"found {found}; allowed: {allowed}", name)
 
     file = io.BytesIO(head)
@@ -133,13 +113,9 @@ def _read_header(
         found = f"{shorten(head[:40])}, {shorten(str(reason))}"
         raise error(found, "an array as numpy.save writes it") from reason
     if dtype.hasobject:
-        raise error(f"an array of Python objects, {dtype.str!r}, which would have to be unpickled")
-    if dtype.names is not None:
-        raise error(f"an array of records, {shorten(dtype.descr)}")
-    if not is_box_dtype(dtype):
-        raise error(f"an array of {dtype.str!r}")
-    if not is_box_shape(shape) or min(shape) < 0:
-        raise error(f"an array of shape {shorten(shape)}")
+        found = f"an array of Python objects, {dtype.str!r}, which would have to be unpickled"
+        raise error(found, ARRAY_RULE)
+    check_array(source, where, shape, dtype, name=name)
     n_declared = file.tell() + math.prod(shape) * dtype.itemsize
     if n_declared != n_bytes:
         raise error(

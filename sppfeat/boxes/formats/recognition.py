@@ -6,34 +6,24 @@ import os
 from collections import Counter
 
 from sppfeat.boxes.formats.annotation_files import FOLDER_SUFFIXES, AnnotationFiles
-from sppfeat.boxes.formats.mat import MAT_MAGIC, MAT_V73_MAGIC
-from sppfeat.boxes.formats.numpy_files import NPY_MAGIC, ZIP_MAGIC
+from sppfeat.boxes.formats.mat import MAT_V73_MAGIC
+from sppfeat.boxes.formats.numpy_files import ZIP_MAGIC
 from sppfeat.boxes.formats.yolo import CLASS_FILES
 from sppfeat.config.regions import BOX_FORMATS
-from sppfeat.config.values import StrPath
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import parse_number, shorten
 from sppfeat.files.tables import has_utf16_mark
 
-__all__ = ["recognize_format", "recognize_source"]
+__all__ = ["recognize_format"]
 
 _HEAD_BYTES = 2**20  # no line of a table is longer
-_MAGIC = {NPY_MAGIC: "numpy", ZIP_MAGIC: "numpy", MAT_MAGIC: "mat", MAT_V73_MAGIC: "mat"}
+_MAGIC = {b"\x93NUMPY": "numpy", ZIP_MAGIC: "numpy", b"MATLAB 5.0": "mat", MAT_V73_MAGIC: "mat"}
 _FOLDERS = dict(zip(FOLDER_SUFFIXES, ("voc", "yolo", "numpy"), strict=True))
 _BLANK = b" \t\r\n\0" + codecs.BOM_UTF8 + codecs.BOM_UTF16  # with the zero bytes of UTF-16
 
 
-def recognize_format(path: StrPath) -> str:
+def recognize_format(source: AnnotationFiles) -> str:
     """Recognize the format of a box file or folder, one of ``BOX_FORMATS``.
-
-    Raises:
-        BoxError: the file cannot be read, or has no known format.
-    """
-    return recognize_source(AnnotationFiles(path))
-
-
-def recognize_source(source: AnnotationFiles) -> str:
-    """Recognize the format of an open box file or folder.
 
     Raises:
         BoxError: the file cannot be read, or has no known format.
@@ -63,10 +53,9 @@ def _recognize_folder(source: AnnotationFiles) -> str:
     if len(counts) == 1:
         return _FOLDERS[next(iter(counts))]
     found = ", ".join(f"{count} {suffix.decode()}" for suffix, count in counts.items())
-    allowed = ", ".join(f"{suffix.decode()} ({box_format})" for suffix, box_format in _FOLDERS.items())
-    raise _unrecognized(
-        source, f"files {found} in the folder" if counts else "none of these files in the folder", allowed
-    )
+    found = f"files {found} in the folder" if counts else "none of these files in the folder"
+    kinds = ", ".join(f"{suffix.decode()} ({box_format})" for suffix, box_format in _FOLDERS.items())
+    raise _unrecognized(source, found, f"one kind of {kinds} files, or ")
 
 
 def _recognize_text(head: bytes, suffix: bytes) -> str:
@@ -93,8 +82,5 @@ def _is_entry(line: bytes) -> bool:
 
 
 def _unrecognized(source: AnnotationFiles, found: str, allowed: str = "") -> BoxError:
-    folders = f"one kind of {allowed} files, or " if allowed else ""
-    return source.error(
-        "",
-        f"found {found}; allowed: {folders}a format that --box-format names, one of {', '.join(BOX_FORMATS)}",
-    )
+    allowed += f"a format that --box-format names, one of {', '.join(BOX_FORMATS)}"
+    return source.error("", f"found {found}; allowed: {allowed}")

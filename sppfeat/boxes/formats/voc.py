@@ -1,6 +1,5 @@
 """PASCAL VOC's box files: one XML file per image."""
 
-import math
 import os
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -8,42 +7,99 @@ from xml.parsers import expat
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import default_convention
-from sppfeat.errors import BoxError
-from sppfeat.files.cells import NUMBER_RULE, parse_number, parse_whole, shorten
+from sppfeat.files.cells import parse_whole, shorten
 
 __all__ = ["read_voc"]
 
 _COORDINATES = ("xmin", "ymin", "xmax", "ymax")
 _EXTRA = ("difficult", "truncated", "occluded", "pose")
-_MOST_BYTES = (
-    2**24
-)  # an annotation of a thousand objects has 2**19, and its tree takes 30 times as much memory
+_MOST_BYTES = 2**23  # 20,000 objects; in the tree, a byte of an element becomes 130
 
 
 def read_voc(source: AnnotationFiles) -> BoxTable:
-    """Read the boxes of a folder of VOC annotations, or of a single one.
-
-    Raises:
-        BoxError: a file is malformed, declares a document type, or repeats an image; or the folder has no annotations.
-    """
-    names = source.files(b".xml")
-    if not names:
-        raise source.error("", "found no .xml file in the folder; allowed: one or more")
+    """Read the boxes of a folder of VOC annotations, or of a single one."""
     builder = BoxTableBuilder(extra_names=_EXTRA)
     first: dict[int, bytes] = {}
-    for name in names:
-        try:
-            _add_annotation(builder, source, name, _parse(source, name), first)
-        except _RepeatedError as error:
-            (element,) = error.args
-            raise source.error(
-                f"line {element.get('line')}", f"found a second {shorten(element.tag)}; allowed: one", name
-            ) from error
+    for name in source.files_of_format(b".xml", ""):
+        _Annotation(source, name).add_to(builder, first)
     return builder.build(default_convention("voc"))
 
 
-class _RepeatedError(Exception):
-    """An element is repeated; the argument is the second one."""
+class _Annotation:
+    """The annotation of an image.
+
+    Args:
+        source: the file or folder.
+        name: name of the annotation's file in it.
+    """
+
+    def __init__(self, source: AnnotationFiles, name: bytes) -> None:
+        self._source = source
+        self._name = name
+        self._root = _parse(source, name)
+
+    def add_to(self, builder: BoxTableBuilder, first: dict[int, bytes]) -> None:
+        """Add the image and its boxes; ``first`` has the annotation of each image so far."""
+        size = self._child(self._root, "size")
+        stem = os.fsdecode(os.path.splitext(os.path.basename(self._name))[0])
+        image_name = self._text_of(self._root, "filename") or stem
+        image = builder.add_image(
+            image_name.encode("utf-8", "surrogateescape"),
+            (0, 0) if size is None else (self._side(size, "height"), self._side(size, "width")),
+        )
+        if first.setdefault(image, self._name) != self._name:
+            found = f"found {shorten(image_name)}, as in {os.fsdecode(first[image])!r}"
+            raise self._source.error("filename", f"{found}; allowed: one file an image", self._name)
+        for number, entry in enumerate(self._root.findall("object"), start=1):
+            self._add_object(builder, image, entry, number)
+
+    def _add_object(self, builder: BoxTableBuilder, image: int, entry: Element, number: int) -> None:
+        def where(element: Element) -> str:
+            return f"line {element.get('line')}, object {number}"
+
+        bndbox = self._child(entry, "bndbox")
+        if bndbox is None:
+            what = f"found {shorten([child.tag for child in entry])}, of which none is bndbox"
+            raise self._source.error(where(entry), f"{what}; allowed: an object with a bndbox", self._name)
+        box = []
+        for tag in _COORDINATES:
+            element = self._child(bndbox, tag)
+            if element is None:
+                what = f"bndbox without {tag}; allowed: {', '.join(_COORDINATES)}"
+                raise self._source.error(where(bndbox), what, self._name)
+            box.append(self._number(_text(element), where(element), f"{tag} is"))
+        score = self._text_of(entry, "score") or self._text_of(entry, "confidence")
+        builder.add_box(
+            image,
+            box,
+            label=self._text_of(entry, "name"),
+            score=self._number(score or None, where(entry), "score is", or_blank=", or nothing"),
+            box_id=self._name + b":%d" % number,
+            extra={tag: self._text_of(entry, tag).encode() for tag in _EXTRA},
+        )
+
+    def _number(self, text: str | None, where: str, title: str, *, or_blank: str = "") -> float:
+        return self._source.number(text, where, title=title, or_blank=or_blank, name=self._name)
+
+    def _side(self, size: Element, tag: str) -> int:
+        return parse_whole(self._text_of(size, tag)) or 0
+
+    def _text_of(self, element: Element, tag: str) -> str:
+        child = self._child(element, tag)
+        return "" if child is None else _text(child)
+
+    def _child(self, element: Element, tag: str) -> Element | None:
+        """Return the child with a tag; None if missing. Other readers disagree about which of several counts."""
+        found = element.findall(tag)
+        if len(found) > 1:
+            what = f"found a second {shorten(tag)}; allowed: one"
+            raise self._source.error(f"line {found[1].get('line')}", what, self._name)
+        return found[0] if found else None
+
+
+def _text(element: Element) -> str:
+    """The text directly in an element, without surrounding blanks; its parts are separated by them."""
+    return " ".join([element.text or "", *(child.tail or "" for child in element)]).strip()
 
 
 def _parse(source: AnnotationFiles, name: bytes) -> Element:
@@ -86,89 +142,3 @@ def _parse(source: AnnotationFiles, name: bytes) -> Element:
             f"line {root.get('line')}", f"found <{shorten(root.tag)[1:-1]}>; allowed: <annotation>", name
         )
     return root
-
-
-def _child(element: Element, tag: str) -> Element | None:
-    """Return the child with a tag; None if missing.
-
-    Raises:
-        _RepeatedError: several children have the tag, and other readers disagree about which one counts.
-    """
-    found = element.findall(tag)
-    if len(found) > 1:
-        raise _RepeatedError(found[1])
-    return found[0] if found else None
-
-
-def _text(element: Element | None) -> str:
-    """The text directly in an element, without surrounding blanks; its parts are separated by them."""
-    if element is None:
-        return ""
-    return " ".join([element.text or "", *(child.tail or "" for child in element)]).strip()
-
-
-def _text_of(element: Element, tag: str) -> str:
-    return _text(_child(element, tag))
-
-
-def _add_annotation(
-    builder: BoxTableBuilder,
-    source: AnnotationFiles,
-    name: bytes,
-    annotation: Element,
-    first: dict[int, bytes],
-) -> None:
-    size = _child(annotation, "size")
-    image_name = _text_of(annotation, "filename") or os.fsdecode(os.path.splitext(os.path.basename(name))[0])
-    image = builder.add_image(
-        image_name.encode("utf-8", "surrogateescape"),
-        (0, 0) if size is None else (_side(size, "height"), _side(size, "width")),
-    )
-    if first.setdefault(image, name) != name:
-        raise source.error(
-            "filename",
-            f"found {shorten(image_name)}, as in {os.fsdecode(first[image])!r}; allowed: one file an image",
-            name,
-        )
-    for number, entry in enumerate(annotation.findall("object"), start=1):
-        _add_object(builder, source, name, image, entry, number)
-
-
-def _side(size: Element, tag: str) -> int:
-    return parse_whole(_text_of(size, tag)) or 0
-
-
-def _add_object(
-    builder: BoxTableBuilder, source: AnnotationFiles, name: bytes, image: int, entry: Element, number: int
-) -> None:
-    def error(element: Element, what: str) -> BoxError:
-        return source.error(f"line {element.get('line')}, object {number}", what, name)
-
-    bndbox = _child(entry, "bndbox")
-    if bndbox is None:
-        found = [child.tag for child in entry]
-        raise error(
-            entry, f"found {shorten(found)}, of which none is bndbox; allowed: an object with a bndbox"
-        )
-    box = []
-    for tag in _COORDINATES:
-        element = _child(bndbox, tag)
-        if element is None:
-            raise error(bndbox, f"bndbox without {tag}; allowed: {', '.join(_COORDINATES)}")
-        coordinate = parse_number(_text(element))
-        if coordinate is None:
-            raise error(element, f"{tag} is {shorten(_text(element))}; allowed: {NUMBER_RULE}")
-        box.append(coordinate)
-    score_text = _text_of(entry, "score") or _text_of(entry, "confidence")
-    score = parse_number(score_text) if score_text else math.nan
-    if score is None:
-        raise error(entry, f"score is {shorten(score_text)}; allowed: {NUMBER_RULE}, or nothing")
-    label = _text_of(entry, "name")
-    builder.add_box(
-        image,
-        box,
-        label=builder.add_class(label) if label else -1,
-        score=score,
-        box_id=name + b":%d" % number,
-        extra=[_text_of(entry, tag).encode() for tag in _EXTRA],
-    )

@@ -4,18 +4,17 @@ import dataclasses
 import math
 import os
 
-import numpy as np
-
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import default_convention
-from sppfeat.files.cells import NUMBER_RULE, parse_number, parse_whole, shorten
+from sppfeat.files.cells import parse_number, parse_whole, shorten
+from sppfeat.files.classes import ClassNumbers
 
 __all__ = ["CLASS_FILES", "read_yolo"]
 
 CLASS_FILES = (b"classes.txt", b"obj.names")
 
-_FIELDS = ("class", "cx", "cy", "w", "h", "score")
+_TITLES = ("cx is", "cy is", "w is", "h is", "score is")
 
 
 def read_yolo(source: AnnotationFiles) -> BoxTable:
@@ -23,13 +22,8 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
 
     The first of ``CLASS_FILES`` in the folder names the classes; without such a file, the names are the class
     numbers.
-
-    Raises:
-        BoxError: a file is malformed, or the folder has no label files.
     """
-    names = [name for name in source.files(b".txt") if not (source.is_folder and name in CLASS_FILES)]
-    if not names:
-        raise source.error("", "found no .txt file of labels in the folder; allowed: one or more")
+    names = source.files_of_format(b".txt", " of labels", but=CLASS_FILES)
     classes = _read_classes(source)
     builder = BoxTableBuilder(classes=classes or ())
     for name in names:
@@ -37,14 +31,13 @@ def read_yolo(source: AnnotationFiles) -> BoxTable:
         image = builder.add_image(os.path.splitext(name)[0])
         for line, content in enumerate(source.read_text(name).splitlines(), start=1):
             if fields := content.split():
-                _add_line(builder, source, name, image, line, fields, classes)
+                label, box, score = _parse_line(source, name, f"line {line}", fields, classes)
+                builder.add_box(image, box, label=label, score=score, box_id=name + b":%d" % line)
     table = builder.build(default_convention("yolo"))
     if classes is not None:
         return table
-    numbers, label = np.unique(table.label, return_inverse=True)
-    return dataclasses.replace(
-        table, label=label.reshape(-1).astype(np.int64), classes=tuple(map(str, numbers.tolist()))
-    )
+    labels, in_order = ClassNumbers(table.classes).in_order(table.label, key=int)
+    return dataclasses.replace(table, label=labels, classes=in_order)
 
 
 def _read_classes(source: AnnotationFiles) -> list[str] | None:
@@ -69,34 +62,24 @@ def _read_classes(source: AnnotationFiles) -> list[str] | None:
     return list(classes)
 
 
-def _add_line(
-    builder: BoxTableBuilder,
-    source: AnnotationFiles,
-    name: bytes,
-    image: int,
-    line: int,
-    fields: list[bytes],
-    classes: list[str] | None,
-) -> None:
-    where = f"line {line}"
+def _parse_line(
+    source: AnnotationFiles, name: bytes, where: str, fields: list[bytes], classes: list[str] | None
+) -> tuple[str, list[float], float]:
+    """Return the class, the four numbers and the score of a box."""
     if len(fields) not in (5, 6):
         polygon = " (this is a polygon, of a label file for segmentation)" if _is_polygon(fields) else ""
-        found = shorten(b" ".join(fields).decode("utf-8", "replace"))
-        raise source.error(
-            where, f"found {len(fields)} fields, {found}{polygon}; allowed: class cx cy w h, and score", name
-        )
+        found = f"found {len(fields)} fields, {_show(b' '.join(fields))}{polygon}"
+        raise source.error(where, f"{found}; allowed: class cx cy w h, and score", name)
     label = parse_whole(fields[0])
     if label is None or (classes is not None and label >= len(classes)):
         most = "" if classes is None else f" to {len(classes) - 1}, as many as there are names of classes"
         raise source.error(where, f"class is {_show(fields[0])}; allowed: a whole number from 0{most}", name)
-    numbers = [parse_number(field) for field in fields[1:]]
-    for number, field, title in zip(numbers, fields[1:], _FIELDS[1:], strict=False):
-        if number is None:
-            raise source.error(where, f"{title} is {_show(field)}; allowed: {NUMBER_RULE}", name)
-    cx, cy, w, h, *score = (number for number in numbers if number is not None)
-    builder.add_box(
-        image, (cx, cy, w, h), label=label, score=score[0] if score else math.nan, box_id=name + b":%d" % line
-    )
+    numbers = [
+        source.number(field.decode("utf-8", "surrogateescape"), where, title=title, name=name)
+        for field, title in zip(fields[1:], _TITLES, strict=False)
+    ]
+    score = numbers[4] if len(numbers) > 4 else math.nan
+    return (str(label) if classes is None else classes[label]), numbers[:4], score
 
 
 def _is_polygon(fields: list[bytes]) -> bool:

@@ -1,19 +1,27 @@
-"""Classification of failures of remote file systems: temporary or lasting, of one object or of the whole service.
+"""Failures of remote file systems: their kinds and reasons, and retries of those that may pass.
 
-The packages behind fsspec raise errors without a common base class. An error is classified by the status of the
-server's answer if there was one, and otherwise by the names of its classes.
+The packages behind fsspec raise errors without a common base class. An error is classified by the status or code of
+the server's answer if there was one, and otherwise by the names of its classes.
 """
 
 import enum
 import errno
+import random
 import re
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.remote import shown
 
-__all__ = ["Failure", "FailureKind", "judge", "source_error"]
+__all__ = ["FailureKind", "judge", "retried", "source_error"]
+
+_Value = TypeVar("_Value")
+
+_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds between attempts, at most
+_LONGEST_SECONDS = 180.0  # no attempt begins later
 
 
 class FailureKind(enum.Enum):
@@ -22,139 +30,87 @@ class FailureKind(enum.Enum):
     MISSING = "the object is not there"
     DENIED = "the object may not be read or written"
     REFUSED = "the service refuses everything: wrong or missing credentials"
-    UNREACHABLE = "the service gives no answer, or says that it is overloaded"
-    BROKEN = "the service failed during an answer: it may pass, or concern this object alone"
+    PASSING = "the service gives no answer, breaks it off, or says that it is overloaded"
     LOCAL = "this machine cannot take more: a full disk"
     OTHER = "anything else"
 
 
-class Failure(NamedTuple):
-    """A failure of a remote file system.
-
-    Attributes:
-        kind: kind of the failure.
-        reason: the reason in words, without secrets.
-    """
-
-    kind: FailureKind
-    reason: str
-
-    @property
-    def is_passing(self) -> bool:
-        """True if another attempt may succeed without any change."""
-        return self.kind in (FailureKind.UNREACHABLE, FailureKind.BROKEN)
-
-
-_KIND_BY_STATUS = {
-    401: FailureKind.REFUSED,
-    403: FailureKind.DENIED,
-    404: FailureKind.MISSING,
-    408: FailureKind.UNREACHABLE,
-    410: FailureKind.MISSING,
-    425: FailureKind.UNREACHABLE,
-    429: FailureKind.UNREACHABLE,
-    500: FailureKind.BROKEN,
-    502: FailureKind.BROKEN,
-    503: FailureKind.UNREACHABLE,
-    504: FailureKind.BROKEN,
-}
-_KIND_BY_CODE = {
-    **dict.fromkeys(
-        (
-            "ExpiredToken",
-            "InvalidAccessKeyId",
-            "InvalidToken",
-            "RequestTimeTooSkewed",
-            "SignatureDoesNotMatch",
-            "TokenRefreshRequired",
-        ),
-        FailureKind.REFUSED,
+# Statuses of HTTP, error codes of S3, and names of error classes, of which the most specific one counts.
+_SIGNS: dict[FailureKind, tuple[int | str, ...]] = {
+    FailureKind.MISSING: (404, 410, "NoSuchKey", "NoSuchBucket", "FileNotFoundError"),
+    FailureKind.DENIED: (403, "AccessDenied", "InvalidObjectState", "PermissionError"),
+    FailureKind.REFUSED: (
+        *(401, "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed"),
+        *("SignatureDoesNotMatch", "TokenRefreshRequired"),
+        # BotoCoreError: no credentials, or a profile or region that does not exist.
+        *("BotoCoreError", "DefaultCredentialsError", "RefreshError"),
     ),
-    **dict.fromkeys(
-        ("RequestTimeout", "SlowDown", "Throttling", "ServiceUnavailable"), FailureKind.UNREACHABLE
+    FailureKind.PASSING: (
+        *(408, 425, 429, 500, 502, 503, 504),
+        *("InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"),
+        *("ClientError", "ConnectionError", "FSTimeoutError", "HTTPClientError", "IncompleteRead"),
+        *("IncompleteReadError", "ResponseStreamingError", "SSHException", "TimeoutError"),
+        *("TransportError", "gaierror"),
     ),
-    **dict.fromkeys(("NoSuchKey", "NoSuchBucket"), FailureKind.MISSING),
-    **dict.fromkeys(
-        ("AccessDenied", "InvalidObjectState"), FailureKind.DENIED
-    ),  # the second: in an archive tier
-    "InternalError": FailureKind.BROKEN,
+    FailureKind.OTHER: ("InvalidURL",),
 }
-_KIND_BY_CLASS = {
-    "FileNotFoundError": FailureKind.MISSING,
-    "PermissionError": FailureKind.DENIED,
-    # A body was cut short.
-    "ClientPayloadError": FailureKind.BROKEN,
-    "IncompleteReadError": FailureKind.BROKEN,
-    "IncompleteRead": FailureKind.BROKEN,
-    "ResponseStreamingError": FailureKind.BROKEN,
-    # There was no answer.
-    "HTTPClientError": FailureKind.UNREACHABLE,
-    "ClientConnectionError": FailureKind.UNREACHABLE,
-    "ClientError": FailureKind.UNREACHABLE,
-    "TimeoutError": FailureKind.UNREACHABLE,
-    "FSTimeoutError": FailureKind.UNREACHABLE,
-    "ConnectionError": FailureKind.UNREACHABLE,
-    "gaierror": FailureKind.UNREACHABLE,
-    "TransportError": FailureKind.UNREACHABLE,
-    "SSHException": FailureKind.UNREACHABLE,
-    # The rest of botocore's errors: no credentials, or a profile or region that does not exist.
-    "BotoCoreError": FailureKind.REFUSED,
-    "DefaultCredentialsError": FailureKind.REFUSED,
-    "RefreshError": FailureKind.REFUSED,
-    "InvalidURL": FailureKind.OTHER,
-}
+_KIND_OF = {sign: kind for kind, signs in _SIGNS.items() for sign in signs}
+_IN_WORDS = {FailureKind.MISSING: "no such object", FailureKind.DENIED: "permission denied"}
 _LOCAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
-def judge(error: Exception) -> Failure:
-    """Classify an error from a remote file system."""
-    causes = _chain(error)
-    for cause in causes:
-        code, status = _code(cause), _status(cause)
-        kind = _KIND_BY_CODE.get(code) or (_KIND_BY_STATUS.get(status, FailureKind.OTHER) if status else None)
-        if kind is not None:
-            return Failure(kind, _reason_in_words(kind, status, code))
-    if isinstance(error, OSError) and error.errno in _LOCAL_ERRNOS:
-        return Failure(FailureKind.LOCAL, error.strerror or "no space")
-    for cause in reversed(causes):  # fsspec reports a missing file when a server does not answer
-        for base in type(cause).__mro__:
-            if base.__name__ in _KIND_BY_CLASS:
-                kind = _KIND_BY_CLASS[base.__name__]
-                return Failure(kind, _IN_WORDS[kind] if kind in _IN_WORDS else _text(cause))
-    return Failure(FailureKind.BROKEN if isinstance(error, OSError) else FailureKind.OTHER, _text(error))
-
-
-def source_error(verb: str, url: str, failure: Failure) -> ConfigError | SourceError:
-    """Make the error to raise for an input that cannot be accessed.
-
-    Args:
-        verb: the action that failed, such as ``list``.
-        url: URL of the input.
-        failure: the failure.
-
-    Returns:
-        A ConfigError if the input does not exist, a SourceError otherwise.
-    """
-    if failure.kind is FailureKind.MISSING:
-        return ConfigError(f"no such object or folder: {shown(url)}")
-    return SourceError(f"cannot {verb} {shown(url)}: {failure.reason}")
-
-
-_IN_WORDS = {FailureKind.MISSING: "no such object", FailureKind.DENIED: "permission denied"}
-
-
-def _reason_in_words(kind: FailureKind, status: int | None, code: str) -> str:
-    if kind in _IN_WORDS and code != "NoSuchBucket":
-        return _IN_WORDS[kind]
-    return f"the server says {' '.join(filter(None, (str(status or ''), one_line(code))))}"
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and the chain of its causes."""
-    causes = [error]
+def judge(error: Exception) -> tuple[FailureKind, str]:
+    """Return the kind of a failure, and its reason in words and without secrets."""
+    causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__) is not None and cause not in causes:
         causes.append(cause)
-    return causes
+    for cause in causes:
+        code, status = _code(cause), _status(cause)
+        kind = _KIND_OF.get(code) or (_KIND_OF.get(status, FailureKind.OTHER) if status else None)
+        if kind is not None:
+            said = f"the server says {' '.join(filter(None, (str(status or ''), one_line(code))))}"
+            return kind, said if code == "NoSuchBucket" else _IN_WORDS.get(kind, said)
+    if isinstance(error, OSError) and error.errno in _LOCAL_ERRNOS:
+        return FailureKind.LOCAL, error.strerror or "no space"
+    for cause in reversed(causes):  # fsspec reports a missing file when a server does not answer
+        for base in type(cause).__mro__:
+            if kind := _KIND_OF.get(base.__name__):
+                return kind, _IN_WORDS.get(kind) or _text(cause)
+    return FailureKind.PASSING if isinstance(error, OSError) else FailureKind.OTHER, _text(error)
+
+
+def source_error(verb: str, url: str, error: Exception) -> ConfigError | SourceError:
+    """Make the error to raise if an input cannot be accessed: a ConfigError if it does not exist."""
+    kind, reason = judge(error)
+    if kind is FailureKind.MISSING:
+        return ConfigError(f"no such object or folder: {shown(url)}")
+    return SourceError(f"cannot {verb} {shown(url)}: {reason}")
+
+
+def retried(attempt: Callable[[], _Value], *, pause: Callable[[float], None] = time.sleep) -> _Value:
+    """Repeat an attempt while its failure may pass, up to 8 times in three minutes, and return its result.
+
+    Each pause is randomly shortened by up to one half, since transfers that failed together and began again together
+    could bring the server down again.
+
+    Args:
+        attempt: makes one attempt.
+        pause: waits between attempts, for some seconds.
+
+    Raises:
+        Exception: the error of the last attempt.
+    """
+    began = time.monotonic()
+    for longest in _DELAYS:
+        delay = longest * random.uniform(0.5, 1)
+        try:
+            return attempt()
+        except Exception as error:
+            is_late = time.monotonic() - began + delay > _LONGEST_SECONDS
+            if is_late or judge(error)[0] is not FailureKind.PASSING:
+                raise
+        pause(delay)
+    return attempt()
 
 
 def _status(error: BaseException) -> int | None:

@@ -1,13 +1,12 @@
 """Listing of the objects below a URL."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from sppfeat.errors import ConfigError, SourceError
 from sppfeat.files.remote import shown
-from sppfeat.files.remote.failures import judge, source_error
-from sppfeat.files.remote.fetcher import UNKNOWN_SIZE
+from sppfeat.files.remote.failures import source_error
 from sppfeat.files.remote.service import Service
+from sppfeat.files.remote.transfers import UNKNOWN_SIZE
 
 __all__ = ["is_folder", "objects_below"]
 
@@ -24,7 +23,7 @@ def is_folder(service: Service, url: str) -> bool:
     try:
         return bool(service.ask("info", service.path(url))["type"] == "directory")
     except Exception as error:
-        raise source_error("find", url, judge(error)) from error
+        raise source_error("find", url, error) from error
 
 
 def objects_below(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
@@ -37,14 +36,11 @@ def objects_below(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
         SourceError: the URL cannot be listed.
     """
     try:
-        if service.is_s3:
-            yield from _s3_objects(service, url)
-        else:
-            yield from _objects_by_folder(service, url)
+        yield from (_s3_objects if service.is_s3 else _objects_by_folder)(service, url)
     except (ConfigError, SourceError):
         raise
     except Exception as error:
-        raise source_error("list", url, judge(error)) from error
+        raise source_error("list", url, error) from error
 
 
 def _s3_objects(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
@@ -54,54 +50,37 @@ def _s3_objects(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
     """
     bucket, key = service.s3_bucket_and_key(url)
     prefix = f"{key}/" if key else ""
-    where: dict[str, str] = {}
+    where = {"Bucket": bucket, "Prefix": prefix}
     while True:
-        question = {"Bucket": bucket, "Prefix": prefix, **where}
-        page = service.run(
-            service.persistently(lambda question=question: service.call_s3("list_objects_v2", **question))  # type: ignore[misc]
-        )
+        page = service.ask("call_s3", "list_objects_v2", **where)
         for entry in page.get("Contents", ()):
             yield _encoded(entry["Key"][len(prefix) :]), int(entry["Size"])
         if not page.get("IsTruncated"):
             return
-        where = {"ContinuationToken": page["NextContinuationToken"]}
+        where["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _objects_by_folder(service: Service, url: str) -> Iterator[tuple[bytes, int]]:
-    """Yield the objects in a folder and its subfolders, in the byte order of their names."""
+    """Yield the objects in a folder and its subfolders, without hidden ones, in the order of their names."""
     top = service.path(url).rstrip("/") + "/"
-    stack = [_entries(service, top)]
-    while stack:
-        for path, size in stack[-1]:
+
+    def below(folder: str, depth: int) -> Iterator[tuple[bytes, int]]:
+        if depth > _DEEPEST:
+            raise ConfigError(f"folders lie in each other {_DEEPEST} deep: {shown(folder)}; allowed: fewer")
+        entries = service.ask("ls", folder if is_web else folder.rstrip("/"), detail=True)
+        for entry in sorted(entries, key=lambda entry: str(entry["name"])):
+            path, size = entry["name"].rstrip("/"), entry.get("size")
+            if path.rpartition("/")[2].startswith("."):
+                continue
             if not path.startswith(top):
                 raise SourceError(f"the list of {shown(url)} names {shown(path)}, which does not lie there")
-            if not path.endswith("/"):
-                yield _encoded(path[len(top) :]), size
-                continue
-            if len(stack) == _DEEPEST:
-                raise ConfigError(f"folders lie in each other {_DEEPEST} deep: {shown(path)}; allowed: fewer")
-            stack.append(_entries(service, path))
-            break
-        else:
-            stack.pop()
+            if entry["type"] == "directory":
+                yield from below(f"{path}/", depth + 1)
+            else:
+                yield _encoded(path[len(top) :]), UNKNOWN_SIZE if size is None else int(size)
 
-
-def _entries(service: Service, folder: str) -> Iterator[tuple[str, int]]:
-    """Return the entries of one folder, without hidden ones: paths, with a trailing slash for folders, and sizes."""
-    found = {}
-    for entry in service.ask(
-        "ls", folder if service.scheme in ("http", "https") else folder.rstrip("/"), detail=True
-    ):
-        path = entry["name"].rstrip("/")
-        if not path.rpartition("/")[2].startswith("."):
-            is_below = entry["type"] == "directory"
-            found[f"{path}/" if is_below else path] = UNKNOWN_SIZE if is_below else _size(entry)
-    return iter(sorted(found.items()))
-
-
-def _size(entry: Any) -> int:
-    size = entry.get("size")
-    return UNKNOWN_SIZE if size is None else int(size)
+    is_web = service.scheme in ("http", "https")
+    yield from below(top, 1)
 
 
 def _encoded(name: str) -> bytes:

@@ -6,19 +6,26 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sppfeat.config.values import StrPath
-from sppfeat.errors import SourceError, StoreError
+from sppfeat.errors import ConfigError, SourceError, StoreError
 from sppfeat.files.atomic import put_in_place, replace_file, written_aside
 from sppfeat.files.locks import OutputLock
 from sppfeat.files.outputs import layout_of, remove_leftovers, replacement_of
 from sppfeat.files.remote import check_url, shown, url_of
-from sppfeat.files.remote.service import Service
-from sppfeat.files.remote.uploads import check_writable, download, upload, version_of
-from sppfeat.files.versions import FileVersion
+from sppfeat.files.remote.failures import FailureKind, judge, retried
+from sppfeat.files.remote.service import Pause, Service
+from sppfeat.files.remote.transfers import watched
+from sppfeat.files.versions import FileVersion, object_digest
 
 __all__ = ["LocalOutput", "local_output"]
+
+_ATOMIC_SCHEMES = ("abfs", "abfss", "adl", "az", "gcs", "gs", "hf", "oss", "s3", "s3a")
+"""Schemes whose objects appear only once they are complete."""
+
+_PARTS_AT_ONCE = 4
 
 
 @dataclass
@@ -34,8 +41,7 @@ class LocalOutput:
     path: Path
     url: str | None = None
     notes: list[str] = field(default_factory=list)
-    _service: Service | None = None
-    _found: str | None = None
+    _remote: "_RemoteObject | None" = None
     _fetched: FileVersion | None = None
     _overwrites: bool = False
 
@@ -48,29 +54,22 @@ class LocalOutput:
             SourceError: the file cannot be uploaded; it stays here, and running the same command again uploads it.
             StoreError: another writer has written to the URL in the meantime.
         """
-        if self._service is None or self.url is None:
+        if self._remote is None:
             return
         if not _is_version(self.path, self._fetched):
-            file = self._set_aside() if self._overwrites else self.path
+            file = self.path
+            if self._overwrites:  # renamed to the only file that --overwrite continues
+                file = replacement_of(self.path)
+                put_in_place(self.path, file)
+                self.path.touch()
             try:
-                self._check_unchanged(self._service, self.url)
-                upload(self._service, file, self.url)
+                self._remote.check_unchanged()
+                self._remote.upload(file)
             except (SourceError, StoreError) as error:
                 raise type(error)(
                     f"{error}; the file is complete in {str(file)!r}: the same command again uploads it"
                 ) from error
         _remove(self.path)
-
-    def _set_aside(self) -> Path:
-        """Rename the complete file to the name of a replacement, the only file that --overwrite continues."""
-        file = replacement_of(self.path)
-        put_in_place(self.path, file)
-        self.path.touch()
-        return file
-
-    def _check_unchanged(self, service: Service, url: str) -> None:
-        if version_of(service, url) != self._found:
-            raise StoreError(f"{shown(url)} was written by somebody else since this was begun")
 
 
 @contextlib.contextmanager
@@ -108,17 +107,16 @@ def local_output(
         return
     url = check_url(text)
     service = Service(url)
-    service.connect()
     path = _scratch_path(url, scratch)
     if dry_run:
+        _ = service.fs  # so that a missing package is reported
         yield LocalOutput(path, url)
         return
-    check_writable(service, url)
-    found = version_of(service, url)
+    remote = _RemoteObject(url, service)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with OutputLock(path.with_name(f"{path.name}.upload")):
-        local = LocalOutput(path, url, _service=service, _found=found, _overwrites=overwrite and continues)
-        _make_ready(local, overwrite=overwrite, continues=continues)
+        local = LocalOutput(path, url, _remote=remote, _overwrites=overwrite and continues)
+        _make_ready(local, remote, overwrite=overwrite, continues=continues)
         try:
             yield local
         finally:
@@ -126,23 +124,24 @@ def local_output(
                 _remove(path)  # unchanged since it was fetched
 
 
-def _make_ready(local: LocalOutput, *, overwrite: bool, continues: bool) -> None:
+def _make_ready(local: LocalOutput, remote: "_RemoteObject", *, overwrite: bool, continues: bool) -> None:
     """Prepare the scratch folder so that a run finds the same files as next to a local output."""
-    path, where = local.path, shown(str(local.url))
-    if local._found is not None and not overwrite and not continues:
+    path, where, found = local.path, shown(remote.url), remote.found
+    record = _record_of(path)
+    if found is not None and not overwrite and not continues:
         raise StoreError(f"{where} exists; --overwrite replaces it")
     if not continues:
         _remove(path)
-    if _is_placeholder(path) and not (overwrite and local._found):
+    if _is_placeholder(path) and not (overwrite and found):
         path.unlink()
     if path.exists() and not _is_placeholder(path):
-        if local._found is not None and not overwrite and _began_with(path) != local._found:
+        if found is not None and not overwrite and _began_with(record) != found:
             raise StoreError(
                 f"{where} was written by somebody else since the run was interrupted that {str(path)!r} is of; "
                 "--overwrite replaces it, and without that file it is continued"
             )
         local.notes.append(f"continues {str(path)!r}, which will be uploaded to {where} when it is complete")
-    elif local._found is None:
+    elif found is None:
         local.notes.append(f"{where} is made in {str(path)!r}, and uploaded when it is complete")
     elif overwrite and continues:
         # As for a local output, the new file grows next to the old one, here next to an empty placeholder, and is
@@ -151,29 +150,113 @@ def _make_ready(local: LocalOutput, *, overwrite: bool, continues: bool) -> None
         local.notes.append(f"{where} exists and will be replaced; made in {str(replacement_of(path))!r}")
     elif not overwrite:
         local.notes.append(f"{where} exists: it is fetched, to be continued")
-        _fetch(local)
-    replace_file(_record_of(path), json.dumps({"url": local.url, "found": local._found}).encode())
+        with written_aside(path, layout_of(path)) as layout:
+            remote.download(layout)
+            remote.check_unchanged()
+        local._fetched = FileVersion.of(path)
+    replace_file(record, json.dumps({"url": remote.url, "found": found}).encode())
 
 
-def _fetch(local: LocalOutput) -> None:
-    """Fetch the output from its URL."""
-    service, url = local._service, str(local.url)
-    if service is None:
-        raise ValueError("not a remote output")
-    with written_aside(local.path, layout_of(local.path)) as layout:
-        download(service, url, layout)
-        local._check_unchanged(service, url)
-    local._fetched = FileVersion.of(local.path)
+class _RemoteObject:
+    """The object that an output will replace or make.
+
+    Attributes:
+        url: its URL.
+        found: digest that changes with the content of the object there at the beginning; None if there was none.
+
+    Raises:
+        ConfigError: this kind of URL cannot be written to, or the URL is a bucket.
+        SourceError: the service cannot be reached, or refuses.
+        StoreError: the URL is a folder.
+    """
+
+    def __init__(self, url: str, service: Service) -> None:
+        self.url = url
+        self._service = service
+        self._path = service.path(url)
+        self._check_writable()
+        self.found = self._version()
+
+    def check_unchanged(self) -> None:
+        """Raise StoreError if the object is another one than at the beginning."""
+        if self._version() != self.found:
+            raise StoreError(f"{shown(self.url)} was written by somebody else since this was begun")
+
+    def download(self, file: Path) -> None:
+        """Download the object into a file; raise SourceError if all attempts failed."""
+        with self._errors("read"):
+            self._service.ask("get_file", self._path, str(file))
+
+    def upload(self, file: Path) -> None:
+        """Upload a file; the object there stays until the new one is complete.
+
+        Raises:
+            SourceError: all attempts failed, or the upload was cancelled.
+        """
+        service, size = self._service, os.stat(file).st_size
+        is_atomic = service.scheme in _ATOMIC_SCHEMES
+        target = self._path if is_atomic else f"{self._path}.sppfeat-part"
+        options = {"max_concurrency": _PARTS_AT_ONCE} if service.is_s3 else {}
+
+        def put(pause: Pause) -> None:
+            callback = watched(lambda *_: pause(0))
+            retried(
+                partial(service.fs.put_file, str(file), target, callback=callback, **options), pause=pause
+            )
+
+        with self._errors("write"):
+            service.run([put])
+            if not is_atomic:
+                service.fs.mv(target, self._path)
+            found = service.ask("info", self._path).get("size")
+        if found not in (None, size):
+            raise SourceError(f"cannot write {shown(self.url)}: of {size} bytes {found} are there")
+
+    def _version(self) -> str | None:
+        with self._errors("look for"):
+            try:
+                found = self._service.ask("info", self._path)
+            except Exception as error:
+                if judge(error)[0] is FailureKind.MISSING:
+                    return None
+                raise
+        if found["type"] == "directory":
+            raise StoreError(
+                f"the output {shown(self.url)} is a folder; give a file name such as 'features.h5' in it"
+            )
+        return object_digest(found)
+
+    def _check_writable(self) -> None:
+        """Check that the object can be written, as far as possible without writing it."""
+        service, where = self._service, shown(self.url)
+        if service.scheme in ("http", "https"):
+            raise ConfigError(f"nothing can be written to {where}; allowed: an object store, such as s3://")
+        if not service.is_s3:
+            return
+        bucket, key = service.s3_bucket_and_key(self.url)
+        if not key:
+            raise ConfigError(f"the output {where} is a bucket; give an object in it, such as '/features.h5'")
+        target = {"Bucket": bucket, "Key": key}
+        with self._errors("write"):
+            begun = service.ask("call_s3", "create_multipart_upload", **target)
+            service.ask("call_s3", "abort_multipart_upload", **target, UploadId=begun["UploadId"])
+
+    @contextlib.contextmanager
+    def _errors(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except SourceError:
+            raise
+        except Exception as error:
+            raise SourceError(f"cannot {verb} {shown(self.url)}: {judge(error)[1]}") from error
 
 
 def _scratch_path(url: str, scratch: StrPath | None) -> Path:
     if scratch is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         scratch = os.path.join(cache, "sppfeat", "uploads")
-    name = os.fsencode(url.rpartition("/")[2])[-100:]
-    return Path(scratch) / os.fsdecode(
-        hashlib.sha256(os.fsencode(url)).hexdigest()[:16].encode() + b"-" + name
-    )
+    name = os.fsdecode(os.fsencode(url.rpartition("/")[2])[-100:])
+    return Path(scratch) / f"{hashlib.sha256(os.fsencode(url)).hexdigest()[:16]}-{name}"
 
 
 def _record_of(path: Path) -> Path:
@@ -181,10 +264,10 @@ def _record_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.remote.json")
 
 
-def _began_with(path: Path) -> str | None:
+def _began_with(record: Path) -> str | None:
     """Return the digest of the object that was at the URL when a file was begun; empty if unknown."""
     try:
-        return str(found) if (found := json.loads(_record_of(path).read_bytes())["found"]) else None
+        return str(found) if (found := json.loads(record.read_bytes())["found"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

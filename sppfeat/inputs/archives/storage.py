@@ -15,7 +15,7 @@ from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.archives.index import DEFLATED_MEMBER, Members
 from sppfeat.inputs.archives.zip import HEADER_NBYTES, data_offset
 
-__all__ = ["MemberStorage"]
+__all__ = ["MemberStorage", "find_members"]
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,32 @@ class MemberStorage:
             if not is_same:
                 yield from ["its archive has changed since it was listed"] * len(images)
                 return
-            columns = (members.offset, members.nbytes, members.packing, members.unpacked_nbytes)
-            for offset, nbytes, packing, unpacked in zip(
-                *(column[images].tolist() for column in columns), strict=True
-            ):
-                refusal = members.refusal(packing)
-                start = offset if refusal or not members.has_headers else _find_data(fd, offset)
-                if refusal or start is None:
-                    yield refusal or "damaged in its archive: there is no header before it"
-                elif packing == DEFLATED_MEMBER:
-                    yield Place(self.path, start, nbytes, DEFLATED, unpacked)
-                else:
-                    yield Place(self.path, start, nbytes, STORED)
+            yield from find_members(self.path, fd, members, images)
+
+
+def find_members(
+    path: bytes, fd: int, members: Members, images: npt.NDArray[np.int64]
+) -> Iterator[Place | str]:
+    """Yield the place of each image in a file with the bytes of an archive, or the reason why it has none.
+
+    Args:
+        path: path of the file.
+        fd: its descriptor, open for reading.
+        members: byte ranges of all images.
+        images: ``(n,)`` int64, numbers of the images.
+    """
+    columns = (members.offset, members.nbytes, members.packing, members.unpacked_nbytes)
+    for offset, nbytes, packing, unpacked in zip(
+        *(column[images].tolist() for column in columns), strict=True
+    ):
+        refusal = members.refusal(packing)
+        start = offset if refusal or not members.has_headers else _find_data(fd, offset)
+        if refusal or start is None:
+            yield refusal or "damaged in its archive: there is no header before it"
+        elif packing == DEFLATED_MEMBER:
+            yield Place(path, start, nbytes, DEFLATED, unpacked)
+        else:
+            yield Place(path, start, nbytes, STORED)
 
 
 def _find_data(fd: int, offset: int) -> int | None:

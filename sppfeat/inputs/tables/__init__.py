@@ -7,7 +7,7 @@ package must not know the other inputs of a run, and decodes no images.
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,10 +15,11 @@ import numpy as np
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
+from sppfeat.files.classes import NO_CLASS
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.files.tables import TableFile
-from sppfeat.inputs.remote import find_objects, has_urls
+from sppfeat.inputs.remote import find_objects
 from sppfeat.inputs.roots import is_url, make_absolute
 from sppfeat.inputs.segments import LabelBuilder, OwnLabels, Segment
 from sppfeat.inputs.storage import Storage
@@ -66,7 +67,7 @@ def make_path_segment(
     Raises:
         ConfigError: rows give the same image different classes or ids, or have boxes and repeat an image.
     """
-    names, labels, ids, numbers = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), array("q")
+    names, labels, ids, numbers = PathTableBuilder(), LabelBuilder(classes), PathTableBuilder(), array("q")
     absolute = _absolute_from(table.folder)
     for some in rows:
         names.extend([absolute(path) for path in some.paths])
@@ -77,10 +78,9 @@ def make_path_segment(
     def error_at(position: int, what: str) -> SppfeatError:
         return table.error(f"{unit} {numbers[position]}", what)
 
-    paths, storage = names.build(), None
-    if has_urls(paths):
-        paths, storage = find_objects(paths, error_at)
-    segment = Segment(None, paths, storage=storage, own_labels=labels.build(), ids=ids.build())
+    paths = names.build()
+    paths, storage = find_objects(paths, error_at) or (paths, None)
+    segment = Segment(None, paths, storage=storage, own_labels=labels.build(), ids=_if_any(ids))
     _check_repeated(table, segment, numbers, has_boxes=has_boxes, unit=unit)
     return segment
 
@@ -89,19 +89,15 @@ def _absolute_from(folder: bytes) -> Callable[[bytes], bytes]:
     """Make a function that makes paths absolute and remembers folders, so that it takes 5 microseconds per path."""
 
     @lru_cache(_FOLDERS_REMEMBERED)
-    def absolute_of(path: bytes) -> bytes:
-        return make_absolute(os.path.join(folder, path))
-
-    @lru_cache(_FOLDERS_REMEMBERED)
-    def prefix_of(path: bytes) -> bytes:
-        return os.path.join(absolute_of(path), b"")
+    def prefix_of(above: bytes) -> bytes:
+        return os.path.join(make_absolute(os.path.join(folder, above)), b"")
 
     def absolute(path: bytes) -> bytes:
         if b"://" in path and is_url(path):
             return path
         above, slash, name = path.rpartition(b"/")
         if name in (b"", b".", b".."):
-            return absolute_of(path)
+            return make_absolute(os.path.join(folder, path))
         return prefix_of(above + slash) + name
 
     return absolute
@@ -111,6 +107,12 @@ def _check_repeated(
     table: TableFile, segment: Segment, numbers: Sequence[int], *, has_boxes: bool, unit: str
 ) -> None:
     """Refuse rows that repeat an image if they have boxes or differ in its class or id."""
+    own, ids = segment.own_labels, segment.ids
+
+    def facts_of(image: int) -> tuple[bytes, bytes]:
+        label = NO_CLASS if own is None else int(own.labels[image])
+        return own.classes[label] if own and label != NO_CLASS else b"", ids[image] if ids else b""
+
     seen: dict[bytes, int] = {}
     for image in possibly_repeated(segment.names).tolist():
         path = segment.names[image]
@@ -125,23 +127,10 @@ def _check_repeated(
                 f"both are of {shown}, and have boxes; allowed: an image once. "
                 "A file of boxes goes to --boxes, and the folder of its images is the input",
             )
-        for one, other in _classes_and_ids(segment, first, image):
+        for one, other in zip(facts_of(first), facts_of(image), strict=True):
             if one and other and one != other:
-                raise table.error(
-                    where,
-                    f"{shown} is {one_line(repr(os.fsdecode(one)))} and {one_line(repr(os.fsdecode(other)))}; "
-                    "allowed: one class and one id for an image",
-                )
-
-
-def _classes_and_ids(segment: Segment, *images: int) -> Iterator[tuple[bytes, ...]]:
-    """Yield the classes of some images, then their ids."""
-    own, ids = segment.own_labels, segment.ids
-    if own is not None:
-        names = (*own.classes, b"")
-        yield tuple(names[own.labels[image]] for image in images)
-    if ids is not None:
-        yield tuple(ids[image] for image in images)
+                found = f"{one_line(repr(os.fsdecode(one)))} and {one_line(repr(os.fsdecode(other)))}"
+                raise table.error(where, f"{shown} is {found}; allowed: one class and one id for an image")
 
 
 def make_image_segment(
@@ -158,25 +147,35 @@ def make_image_segment(
         classes: all classes in their order; None for the classes that the rows name, in natural order.
         storage: fetches the images by the numbers of their rows.
     """
-    names, labels, ids, paths = PathTableBuilder(), LabelBuilder(classes), _IdBuilder(), _IdBuilder()
-    n_rows = 0
+    names, labels, ids, paths = (
+        PathTableBuilder(),
+        LabelBuilder(classes),
+        PathTableBuilder(),
+        PathTableBuilder(),
+    )
     for some in rows:
         names.extend([name_image(row, path) for row, path in zip(some.numbers, some.paths, strict=True)])
         labels.extend(some.labels)
         ids.extend(some.ids)
         paths.extend(some.paths)
-        n_rows += len(some.numbers)
     above, name = os.path.split(table.folder)
+    images = names.build()
     # Kept even if it gives no classes, because the name of the table's folder is not a class.
-    unlabelled = OwnLabels(np.full(n_rows, -1, dtype=np.int64), ())
+    unlabelled = OwnLabels(np.full(len(images), NO_CLASS, dtype=np.int64), ())
     return Segment(
         table.path,
-        names.build(),
+        images,
         above=above if name == _DATA_FOLDER else table.folder,
         storage=storage,
         own_labels=labels.build() or unlabelled,
-        ids=ids.build() or paths.build(),
+        ids=_if_any(ids) or _if_any(paths),
     )
+
+
+def _if_any(ids: PathTableBuilder) -> PathTable | None:
+    """Return the ids of all images; None if none has one."""
+    table = ids.build()
+    return table if any(table) else None
 
 
 def name_image(row: int, path: bytes) -> bytes:
@@ -188,20 +187,3 @@ def name_image(row: int, path: bytes) -> bytes:
     """
     suffix = os.path.splitext(path)[1] if has_image_suffix(path) else b""
     return b"%0*d" % (_DIGITS, row) + suffix
-
-
-class _IdBuilder:
-    """Collects the ids of the images."""
-
-    def __init__(self) -> None:
-        self._ids = PathTableBuilder()
-        self._has_any = False
-
-    def extend(self, ids: Sequence[bytes]) -> None:
-        """Add the ids of the next images; they may be empty."""
-        self._ids.extend(ids)
-        self._has_any = self._has_any or any(ids)
-
-    def build(self) -> PathTable | None:
-        """Return the ids of all images; None if none has one."""
-        return self._ids.build() if self._has_any else None

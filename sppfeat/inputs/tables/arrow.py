@@ -46,13 +46,14 @@ def read_arrow(path: bytes) -> Segment:
         ConfigError: the file cannot be read, is compressed, or has neither images nor paths.
     """
     table = TableFile(path)
-    with arrow_errors(path, "Arrow", ConfigError), _mapped(path) as (content, version):
-        reader = _reader(content)
-        batches = list(_batches(reader))
+    pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
+    with arrow_errors(path, "Arrow", ConfigError), open(path, "rb") as file:
+        version = FileVersion.of(file.fileno())
+        # The mapping is closed with the last buffer that views it.
+        content = pa.py_buffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        schema, batches = _read_batches(content)
         columns = find_arrow_columns(
-            reader.schema,
-            table,
-            lambda part: all(part.of(batch).null_count == batch.num_rows for batch in batches),
+            schema, table, lambda part: all(part.of(batch).null_count == batch.num_rows for batch in batches)
         )
         rows = read_arrow_rows(batches, columns, table)
         if columns.contents is None:
@@ -61,38 +62,19 @@ def read_arrow(path: bytes) -> Segment:
             )
         places = [_places(columns.contents, batch, content, table) for batch in batches]
         nothing = np.empty(0, dtype=np.int64)
-        storage = ArrowStorage(
-            path,
-            version,
-            offset=np.concatenate([nothing, *(offset for offset, _ in places)]),
-            sizes=np.concatenate([nothing, *(sizes for _, sizes in places)]),
-        )
+        offset, sizes = (np.concatenate([nothing, *(place[i] for place in places)]) for i in (0, 1))
+        storage = ArrowStorage(path, version, offset, sizes)
         return make_image_segment(rows, table, classes=columns.classes, storage=storage)
 
 
-@contextlib.contextmanager
-def _mapped(path: bytes) -> Iterator[tuple[Any, FileVersion]]:
-    """Map a file into memory, and yield a ``pyarrow.Buffer`` and the version of the file."""
-    pa = import_extra("pyarrow", extra="parquet", purpose=PURPOSE)
-    with open(path, "rb") as file:
-        version = FileVersion.of(file.fileno())
-        # It is closed with the last buffer that views it.
-        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    yield pa.py_buffer(mapped), version
-
-
-def _reader(content: Any) -> Any:
+def _read_batches(content: Any) -> tuple[Any, list[Any]]:
+    """Return the ``pyarrow.Schema`` of a file or stream, and all its batches, which view the content."""
     ipc = import_extra("pyarrow.ipc", extra="parquet", purpose=PURPOSE)
-    is_file = content[: len(_FILE_MAGIC)].to_pybytes() == _FILE_MAGIC
-    return ipc.open_file(content) if is_file else ipc.open_stream(content)
-
-
-def _batches(reader: Any) -> Iterator[Any]:
-    """Yield all batches, each a ``pyarrow.RecordBatch`` that views the file."""
-    if hasattr(reader, "num_record_batches"):
-        yield from map(reader.get_batch, range(reader.num_record_batches))
-    else:
-        yield from reader
+    if content[: len(_FILE_MAGIC)].to_pybytes() == _FILE_MAGIC:
+        reader = ipc.open_file(content)
+        return reader.schema, [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    reader = ipc.open_stream(content)
+    return reader.schema, list(reader)
 
 
 def _places(

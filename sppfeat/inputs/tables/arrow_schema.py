@@ -1,12 +1,11 @@
 """Columns of images, paths, classes and ids, found in the Arrow schema of a table."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from sppfeat.config.machine import import_extra
 from sppfeat.errors import SppfeatError
 from sppfeat.files.cells import encode_text, shorten
 from sppfeat.files.columns import (
@@ -29,6 +28,13 @@ _CONTENT_NAMES = (
 )  # fmt: skip
 _HUGGING_FACE = b"huggingface"  # key in the metadata of a schema
 _BYTES, _PATH = "bytes", "path"  # fields of the struct of an image
+
+# Names of types in pyarrow; those of a single text, or a single number, for each row.
+_BINARIES = {"binary", "large_binary"}
+_TEXTS = _BINARIES | {"string", "large_string"}
+_NUMBERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)} | {
+    "bool", "halffloat", "float", "double"
+}  # fmt: skip
 
 
 class ColumnPart(NamedTuple):
@@ -81,19 +87,6 @@ class ArrowColumns:
         return [part.dotted for part in (self.paths, self.label, self.image_id) if part is not None]
 
 
-@dataclass(frozen=True)
-class _Features:
-    """Types of columns, as Hugging Face's ``datasets`` records them in the metadata of a schema.
-
-    Attributes:
-        images: names of the columns of images.
-        classes: names of the columns of class numbers, each with the names of the classes in their order.
-    """
-
-    images: tuple[str, ...]
-    classes: Mapping[str, tuple[bytes, ...]]
-
-
 def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[ColumnPart], bool]) -> ArrowColumns:
     """Find the columns of images or their paths, of classes and of ids.
 
@@ -108,22 +101,21 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
     Raises:
         ConfigError: the table has neither images nor paths, or several columns that could hold them.
     """
-    features = _read_features(schema.metadata, table)
-    kinds = import_extra("pyarrow.types", extra="parquet", purpose="reading a table of images")
-    contents, paths = _find_images(schema, kinds, features, table)
+    images, classes = _read_features(schema.metadata, table)
+    contents, paths = _find_images(schema, images, table)
     if contents is not None and is_empty(contents):
         contents = None
     if contents is None and paths is None:
-        texts = [field.name for field in schema if _is_text(kinds, field.type)]
-        paths = ColumnPart(texts[find_path_column(texts, error=_error_of(schema, table))])
-    plain = [field.name for field in schema if _is_plain(kinds, field.type)]
-    label = _find_label(plain, features, table)
+        texts = [field.name for field in schema if _kind(field.type) in _TEXTS]
+        paths = ColumnPart(texts[find_path_column(texts, error=partial(_no_paths, schema, table))])
+    plain = [field.name for field in schema if _kind(field.type) in _TEXTS | _NUMBERS]
+    label = _find_label(plain, classes, table)
     image_id = find_unique_column(plain, ID_NAMES, error=partial(table.error, ""))
     found = ArrowColumns(
         contents=contents,
         paths=paths,
         label=None if label is None else ColumnPart(label),
-        classes=None if label is None else features.classes.get(label),
+        classes=None if label is None else classes.get(label),
         image_id=None if image_id is None else ColumnPart(plain[image_id]),
         has_boxes=looks_like_boxes(schema.names),
     )
@@ -133,8 +125,14 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
     return found
 
 
-def _read_features(metadata: Mapping[bytes, bytes] | None, table: TableFile) -> _Features:
-    """Read the types of columns from the metadata of an Arrow schema; empty if other software wrote it.
+def _read_features(
+    metadata: Mapping[bytes, bytes] | None, table: TableFile
+) -> tuple[list[str], dict[str, tuple[bytes, ...]]]:
+    """Read the types of columns, as Hugging Face's ``datasets`` records them in the metadata of a schema.
+
+    Returns:
+        Names of the columns of images; and of each column of class numbers, the names of the classes. Both are empty if
+        other software wrote the file.
 
     Raises:
         ConfigError: class names are not text, or are repeated.
@@ -145,11 +143,9 @@ def _read_features(metadata: Mapping[bytes, bytes] | None, table: TableFile) -> 
         kinds = {name: of["_type"] for name, of in features if isinstance(of, dict) and "_type" in of}
         named = {name: of["names"] for name, of in features if kinds.get(name) == "ClassLabel"}
     except (ValueError, RecursionError, LookupError, AttributeError, TypeError):
-        return _Features((), {})
-    return _Features(
-        images=tuple(name for name, kind in kinds.items() if kind == "Image"),
-        classes={column: _class_names(names, column, table) for column, names in named.items()},
-    )
+        return [], {}
+    images = [name for name, kind in kinds.items() if kind == "Image"]
+    return images, {column: _class_names(names, column, table) for column, names in named.items()}
 
 
 def _class_names(names: object, column: str, table: TableFile) -> tuple[bytes, ...]:
@@ -167,23 +163,21 @@ def _class_names(names: object, column: str, table: TableFile) -> tuple[bytes, .
 
 
 def _find_images(
-    schema: Any, kinds: Any, features: _Features, table: TableFile
+    schema: Any, images: list[str], table: TableFile
 ) -> tuple[ColumnPart | None, ColumnPart | None]:
     """Find the columns of images and of their paths, or only the column of paths if structs hold nothing else."""
     found: dict[str, tuple[ColumnPart | None, ColumnPart | None]] = {}
     for field in schema:
-        is_said = field.name in features.images
-        if kinds.is_struct(field.type):
+        name, is_said = field.name, field.name in images
+        if str(field.type).startswith("struct<"):
             parts = {
-                part.name: ColumnPart(field.name, part.name)
-                for part in field.type
-                if _is_text(kinds, part.type)
+                part.name: ColumnPart(name, part.name) for part in field.type if _kind(part.type) in _TEXTS
             }
             contents, paths = parts.get(_BYTES), parts.get(_PATH)
-            if contents or (paths and (is_said or field.name.lower() in IMAGE_NAMES)):
-                found[field.name] = contents, paths
-        elif _is_binary(kinds, field.type) and (is_said or field.name.lower() in _CONTENT_NAMES):
-            found[field.name] = ColumnPart(field.name), None
+            if contents or (paths and (is_said or name.lower() in IMAGE_NAMES)):
+                found[name] = contents, paths
+        elif str(field.type) in _BINARIES and (is_said or name.lower() in _CONTENT_NAMES):
+            found[name] = ColumnPart(name), None
     known = [name for name in found if name.lower() in _CONTENT_NAMES] if len(found) > 1 else list(found)
     if found and len(known) != 1:
         raise table.error(
@@ -194,46 +188,25 @@ def _find_images(
     return found[known[0]] if known else (None, None)
 
 
-def _find_label(names: list[str], features: _Features, table: TableFile) -> str | None:
+def _find_label(names: list[str], classes: Collection[str], table: TableFile) -> str | None:
     """Find the column of classes, preferring one whose numbers have names."""
-    error = partial(table.error, "")
-    of_classes = [name for name in names if name in features.classes]
-    for choices in (of_classes, names):
-        column = find_unique_column(choices, CLASS_NAMES, error=error)
-        if column is not None:
-            return choices[column]
-        if choices is of_classes and of_classes:
-            return of_classes[0]
-    return None
+    of_classes = [name for name in names if name in classes]
+    choices = of_classes or names
+    column = find_unique_column(choices, CLASS_NAMES, error=partial(table.error, ""))
+    if column is not None:
+        return choices[column]
+    return of_classes[0] if of_classes else None
 
 
-def _error_of(schema: Any, table: TableFile) -> Callable[[str], SppfeatError]:
-    def error(what: str) -> SppfeatError:
-        columns = show_names([f"{field.name}: {field.type}" for field in schema])
-        return table.error(
-            "",
-            f"{what}; or images, as structs of bytes and path, or as bytes in a column "
-            f"{'|'.join(_CONTENT_NAMES)}. The columns are {columns}",
-        )
-
-    return error
+def _no_paths(schema: Any, table: TableFile, what: str) -> SppfeatError:
+    columns = show_names([f"{field.name}: {field.type}" for field in schema])
+    return table.error(
+        "",
+        f"{what}; or images, as structs of bytes and path, or as bytes in a column "
+        f"{'|'.join(_CONTENT_NAMES)}. The columns are {columns}",
+    )
 
 
-def _is_text(kinds: Any, kind: Any) -> bool:
-    return _is_string(kinds, kind) or _is_binary(kinds, kind)
-
-
-def _is_string(kinds: Any, kind: Any) -> bool:
-    if kinds.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(kinds.is_string(kind) or kinds.is_large_string(kind))
-
-
-def _is_binary(kinds: Any, kind: Any) -> bool:
-    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
-
-
-def _is_plain(kinds: Any, kind: Any) -> bool:
-    """Return True if each value of a type is a single text or number."""
-    is_number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
-    return bool(_is_text(kinds, kind) or is_number)
+def _kind(kind: Any) -> str:
+    """The name of a type; for dictionaries, that of their values."""
+    return str(kind.value_type if hasattr(kind, "index_type") else kind)

@@ -3,12 +3,12 @@
 import contextlib
 import os
 import tempfile
-import threading
-import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +31,9 @@ _BUFFER_NBYTES = 1 << 20
 
 _BATCH_NBYTES = 16 << 20
 _MOST_ROWS = 1024
+_FEW_ROWS = 16  # of images, of which the first ones usually tell that the column is not empty
 _WRITTEN_AT_ONCE = 1 << 20
-_MOST_OPEN = 16  # a data set may have more files than a process may open
 _ROWS_AT_ONCE = 1 << 16
-# Most bytes of a column chunk that is null in all rows, besides one byte per row; images take more.
-_MOST_NBYTES_OF_NULLS = 1 << 12
 
 
 def read_parquet(path: bytes) -> Segment:
@@ -50,7 +48,9 @@ def read_parquet(path: bytes) -> Segment:
         ConfigError: the file cannot be read, or has neither images nor paths.
     """
     table = TableFile(path)
-    with _opened(path) as file:
+    with arrow_errors(path, "Parquet", ConfigError), contextlib.ExitStack() as stack:
+        file = _open_parquet(path)
+        stack.callback(file.close, force=True)
         version = FileVersion.of(path)
         columns = find_arrow_columns(file.schema_arrow, table, partial(_is_empty, file))
         batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns.beside, use_threads=False)
@@ -63,35 +63,25 @@ def read_parquet(path: bytes) -> Segment:
         return make_image_segment(rows, table, classes=columns.classes, storage=storage)
 
 
-@contextlib.contextmanager
-def _opened(path: bytes) -> Iterator[Any]:
-    with arrow_errors(path, "Parquet", ConfigError):
-        file = _open_parquet(path)
-        try:
-            yield file
-        finally:
-            file.close(force=True)
-
-
 def _is_empty(file: Any, part: ColumnPart) -> bool:
     """Return True if a column is null in all rows, from the statistics of its parts if the file has them."""
-    return all(
-        _is_empty_part(file, part, group)
-        for group in range(file.num_row_groups)
-        if file.metadata.row_group(group).num_rows
-    )
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        statistics = _chunk(group, part).statistics
+        if statistics is not None and statistics.has_null_count:
+            is_empty = statistics.null_count == group.num_rows
+        else:
+            batches = file.iter_batches(_FEW_ROWS, row_groups=[number], columns=[part.dotted])
+            is_empty = all(part.of(batch).null_count == batch.num_rows for batch in batches)
+        if not is_empty:
+            return False
+    return True
 
 
-def _is_empty_part(file: Any, part: ColumnPart, group: int) -> bool:
-    of_group = file.metadata.row_group(group)
-    chunks = [of_group.column(i) for i in range(of_group.num_columns)]
-    chunk = next(chunk for chunk in chunks if chunk.path_in_schema == part.dotted)
-    if chunk.statistics is not None and chunk.statistics.has_null_count:
-        return bool(chunk.statistics.null_count == of_group.num_rows)
-    if chunk.total_uncompressed_size > _MOST_NBYTES_OF_NULLS + of_group.num_rows:
-        return False
-    batches = file.iter_batches(row_groups=[group], columns=[part.dotted])
-    return all(part.of(batch).null_count == batch.num_rows for batch in batches)
+def _chunk(group: Any, part: ColumnPart) -> Any:
+    """The metadata of a column in a row group."""
+    chunks = (group.column(i) for i in range(group.num_columns))
+    return next(chunk for chunk in chunks if chunk.path_in_schema == part.dotted)
 
 
 def _open_parquet(path: bytes) -> Any:
@@ -111,34 +101,29 @@ def _open_parquet(path: bytes) -> Any:
         raise
 
 
+@dataclass(frozen=True, eq=False)
 class ParquetStorage:
     """Images in the rows of a Parquet file; they have no byte ranges of their own in it, so they are copied.
 
     Each call continues where the last one ended, so that ascending rows read the file once. One page of the file and
     about 16 MB of images are unpacked at a time.
 
-    Args:
+    Attributes:
         path: absolute path of the file.
         contents: the column of images.
         version: version of the file when it was listed; no image of another version is read.
     """
 
+    path: bytes
+    contents: ColumnPart
+    version: FileVersion
+
     is_local = False
-
-    def __init__(self, path: bytes, contents: ColumnPart, version: FileVersion) -> None:
-        self._path, self._contents, self._version = path, contents, version
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> tuple[bytes, ColumnPart, FileVersion]:
-        return self._path, self._contents, self._version
-
-    def __setstate__(self, state: tuple[bytes, ColumnPart, FileVersion]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
 
     @property
     def nbytes(self) -> int:
         """Memory of the storage, in bytes: hardly any."""
-        return len(self._path)
+        return len(self.path)
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
@@ -156,43 +141,43 @@ class ParquetStorage:
         """
         rows, position = np.unique(images, return_inverse=True)
         with contextlib.ExitStack() as stack:
-            with _write_errors(scratch):
+            try:
                 spool = tempfile.NamedTemporaryFile(  # noqa: SIM115
                     dir=scratch, prefix="images-", buffering=_WRITTEN_AT_ONCE, delete=False
                 )
-            stack.callback(Path(spool.name).unlink, missing_ok=True)
-            with spool, self._lock:  # closed once written, since each of many input files has a copy
-                places = self._copy(rows.tolist(), cast(BinaryIO, spool), scratch)
+                stack.callback(Path(spool.name).unlink, missing_ok=True)
+                with spool:  # closed once written, since each of many input files has a copy
+                    places = self._copy(rows.tolist(), spool)
+            except OSError as error:
+                reason = reason_of(error)
+                raise StoreError(f"cannot copy images to {str(scratch)!r}: {reason}") from error
             yield [places[i] for i in position.tolist()]
 
-    def _copy(self, rows: list[int], spool: BinaryIO, scratch: Path) -> list[Place | str]:
+    def _copy(self, rows: list[int], spool: Any) -> list[Place | str]:
         """Copy the images of rows into a file, one after the other, and return their places."""
         name, end = os.fsencode(spool.name), 0
         places: list[Place | str] = []
-        if not rows:
-            return places
         reader = self._reader()
         for row in rows:
-            with arrow_errors(self._path, "Parquet", StoreError):
+            with arrow_errors(self.path, "Parquet", StoreError):
                 image = reader.read(row)
             if isinstance(image, str):
                 places.append(image)
                 continue
-            with _write_errors(scratch):
-                spool.write(image)
+            spool.write(image)
             places.append(Place(name, end, len(image)))
             end += len(image)
-        with _write_errors(scratch):
-            spool.flush()
-        _open_files.keep(self, reader)  # not after an error, when its position is unknown
+        # Not after an error, when its position is unknown. A data set may have more files than a process may open.
+        _readers.clear()
+        _readers[self] = reader
         return places
 
     def _reader(self) -> "_Reader":
-        """Return a reader of the file, positioned where the last call left it if it is still open."""
-        with arrow_errors(self._path, "Parquet", StoreError):
-            if not FileVersion.of(self._path).has_content_of(self._version):
-                raise StoreError(f"{os.fsdecode(self._path)!r} has changed since it was listed")
-            return _open_files.take(self) or _Reader(self._path, self._contents)
+        """Return a reader of the file, positioned where the last call left it if no other file was read since."""
+        with arrow_errors(self.path, "Parquet", StoreError):
+            if not FileVersion.of(self.path).has_content_of(self.version):
+                raise StoreError(f"{os.fsdecode(self.path)!r} has changed since it was listed")
+            return _readers.pop(self, None) or _Reader(self.path, self.contents)
 
 
 class _Reader:
@@ -229,52 +214,19 @@ class _Reader:
             return f"null in the column {self._contents.dotted!r} of its table"
         return memoryview(value.as_buffer()) if len(value.as_buffer()) else "empty: no bytes in its table"
 
-    def _begin_group(self, group: int) -> None:
-        rows, nbytes = _size_of(self._file.metadata.row_group(group), self._contents)
+    def _begin_group(self, number: int) -> None:
+        group = self._file.metadata.row_group(number)
+        nbytes = max(1, _chunk(group, self._contents).total_uncompressed_size)
         self._batches = self._file.iter_batches(
-            batch_size=max(1, min(_MOST_ROWS, rows * _BATCH_NBYTES // max(1, nbytes))),
-            row_groups=[group],
+            batch_size=max(1, min(_MOST_ROWS, group.num_rows * _BATCH_NBYTES // nbytes)),
+            row_groups=[number],
             columns=[self._contents.dotted],
             use_threads=False,
         )
-        self._start = self._stop = int(self._bounds[group])
-        self._group_stop = int(self._bounds[group + 1])
+        self._start = self._stop = int(self._bounds[number])
+        self._group_stop = int(self._bounds[number + 1])
 
 
-class _OpenFiles:
-    """Readers of the most recently read files, each at its last position."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers: weakref.WeakKeyDictionary[ParquetStorage, _Reader] = weakref.WeakKeyDictionary()
-
-    def take(self, storage: ParquetStorage) -> _Reader | None:
-        """Remove and return the reader of a storage; None if it has none."""
-        with self._lock:
-            return self._readers.pop(storage, None)
-
-    def keep(self, storage: ParquetStorage, reader: _Reader) -> None:
-        """Store a reader; if there are too many, close the least recently used one."""
-        with self._lock:
-            self._readers[storage] = reader
-            while len(self._readers) > _MOST_OPEN:
-                del self._readers[next(iter(self._readers))]
-
-
-_open_files = _OpenFiles()
-
-
-def _size_of(group: Any, contents: ColumnPart) -> tuple[int, int]:
-    """Number of rows in a row group, and size of one of its columns in bytes."""
-    chunks = (group.column(i) for i in range(group.num_columns))
-    nbytes = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == contents.dotted)
-    return group.num_rows, nbytes
-
-
-@contextlib.contextmanager
-def _write_errors(scratch: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = reason_of(error)
-        raise StoreError(f"cannot copy images to {str(scratch)!r}: {reason}") from error
+_readers: WeakKeyDictionary[ParquetStorage, _Reader] = (
+    WeakKeyDictionary()
+)  # of the storage that was read last

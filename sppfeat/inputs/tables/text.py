@@ -1,9 +1,10 @@
 """Text tables of images: comma- or tab-separated, or one JSON object per line."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import Any, BinaryIO
 
 from sppfeat.config.wording import one_line
 from sppfeat.errors import SppfeatError
@@ -31,84 +32,63 @@ def read_manifest(path: bytes) -> Segment:
     """
     table = TableFile(path)
     is_separated = os.path.splitext(path)[1].lower() in (b".csv", b".tsv")
-    return _read_separated(table) if is_separated else _read_json_lines(table)
-
-
-def _read_separated(table: TableFile) -> Segment:
     with table.open_text() as file:
-        lines = table.rows(file)
-        number, header = next(lines, (1, []))
-        if len(header) == 1 and ";" in header[0]:
-            raise table.error(
-                f"line {number}",
-                f"found {one_line(repr(header[0]))}, separated by ';'; allowed: commas, or tabs (.tsv)",
-            )
-        columns = find_image_columns(header, error=_header_error(table, number))
-        rows = _separated_rows(table, columns, lines, len(header))
-        return make_path_segment(table, rows, has_boxes=columns.has_boxes)
+        lines = (_separated_lines if is_separated else _json_lines)(table, file)
+        first = next(lines)
+        rows = _rows(table, lines if is_separated else chain([first], lines))
+        return make_path_segment(table, rows, has_boxes=first[1].has_boxes)
 
 
-def _header_error(table: TableFile, line: int) -> Callable[[str], SppfeatError]:
-    def error(what: str) -> SppfeatError:
+_Line = tuple[int, ImageColumns, Sequence[Any]]
+"""Number, columns and values of a line; the first one of separated text is its header, without values."""
+
+
+def _separated_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:
+    lines = table.rows(file)
+    number, header = next(lines, (1, []))
+    if len(header) == 1 and ";" in header[0]:
+        found = f"found {one_line(repr(header[0]))}, separated by ';'"
+        raise table.error(f"line {number}", f"{found}; allowed: commas, or tabs (.tsv)")
+
+    def header_error(what: str) -> SppfeatError:
         return table.error(
-            f"line {line}", f"the header: {what} (a list of names without a header is given as @LIST)"
+            f"line {number}", f"the header: {what} (a list of names without a header is given as @LIST)"
         )
 
-    return error
+    columns = find_image_columns(header, error=header_error)
+    yield number, columns, []
+    for line, fields in lines:
+        if len(fields) != len(header):
+            found = f"found {len(fields)} fields, {show_names(fields)}"
+            raise table.error(f"line {line}", f"{found}; allowed: {len(header)}, as in the header")
+        yield line, columns, fields
 
 
-def _separated_rows(
-    table: TableFile, columns: ImageColumns, lines: Iterator[tuple[int, list[str]]], n_fields: int
-) -> Iterator[Rows]:
+def _json_lines(table: TableFile, file: BinaryIO) -> Iterator[_Line]:
+    names: tuple[str, ...] | None = None
+    for line, entry in json_objects(table, file):
+        if tuple(entry) != names:
+            names = tuple(entry)
+            columns = find_image_columns(names, error=partial(table.error, f"line {line}"))
+        yield line, columns, list(entry.values())
+    if names is None:
+        raise table.error("", "is empty; allowed: a JSON object a line")
+
+
+def _rows(table: TableFile, lines: Iterator[_Line]) -> Iterator[Rows]:
     while some := list(islice(lines, _LINES_AT_ONCE)):
-        for line, fields in some:
-            if len(fields) != n_fields:
-                raise table.error(
-                    f"line {line}",
-                    f"found {len(fields)} fields, {show_names(fields)}; allowed: {n_fields}, as in the header",
-                )
-        yield _rows(table, [line for line, _ in some], [_cells(columns, fields) for _, fields in some])
+        numbers = [number for number, _, _ in some]
+
+        def error_at(position: int, what: str, numbers: Sequence[int] = numbers) -> SppfeatError:
+            return table.error(f"line {numbers[position]}", what)
+
+        yield Rows(
+            numbers,
+            encode_paths([values[columns.path] for _, columns, values in some], error_at),
+            encode_values([_value(values, columns.label) for _, columns, values in some], error_at),
+            encode_values([_value(values, columns.image_id) for _, columns, values in some], error_at),
+        )
 
 
-def _cells(columns: ImageColumns, fields: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Pick the path, class and id of a row."""
-    return (
-        fields[columns.path],
-        None if columns.label is None else fields[columns.label],
-        None if columns.image_id is None else fields[columns.image_id],
-    )
-
-
-def _rows(table: TableFile, lines: Sequence[int], cells: Sequence[tuple[Any, Any, Any]]) -> Rows:
-    def error_at(position: int, what: str) -> SppfeatError:
-        return table.error(f"line {lines[position]}", what)
-
-    paths, labels, ids = zip(*cells, strict=True)
-    return Rows(
-        lines, encode_paths(paths, error_at), encode_values(labels, error_at), encode_values(ids, error_at)
-    )
-
-
-def _read_json_lines(table: TableFile) -> Segment:
-    with table.open_text() as file:
-        entries = json_objects(table, file)
-        first = next(entries, None)
-        if first is None:
-            raise table.error("", "is empty; allowed: a JSON object a line")
-        has_boxes = _columns_of(table, *first).has_boxes
-        return make_path_segment(table, _json_rows(table, chain([first], entries)), has_boxes=has_boxes)
-
-
-def _columns_of(table: TableFile, line: int, entry: dict[str, Any]) -> ImageColumns:
-    return find_image_columns(list(entry), error=lambda what: table.error(f"line {line}", what))
-
-
-def _json_rows(table: TableFile, entries: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[Rows]:
-    names: tuple[str, ...] = ()
-    while some := list(islice(entries, _LINES_AT_ONCE)):
-        cells = []
-        for line, entry in some:
-            if tuple(entry) != names:
-                names, columns = tuple(entry), _columns_of(table, line, entry)
-            cells.append(_cells(columns, list(entry.values())))
-        yield _rows(table, [line for line, _ in some], cells)
+def _value(values: Sequence[Any], column: int | None) -> Any:
+    return None if column is None else values[column]

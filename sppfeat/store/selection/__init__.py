@@ -209,7 +209,7 @@ class Selection:
             raise ConfigError(
                 f"descriptors of shape {descriptors.shape}; allowed: (m, {self.columns.dimension}), as in the file"
             )
-        dtype = self.file.features.dtype
+        dtype = self.file.dtype
         with np.errstate(over="ignore"):  # float16 overflows to infinity, as when a file is written
             whole = descriptors.astype(dtype, copy=False)
             return take_rescaled(whole, self.columns, self._normalize).astype(dtype, copy=False)
@@ -221,7 +221,7 @@ class Selection:
         if self.columns.is_everything:
             return np.asanyarray(features[rows])
         taken = np.empty((len(rows), self.dimension), dtype=features.dtype)
-        row_nbytes = features.shape[1] * features.itemsize
+        row_nbytes = features.shape[1] * features.dtype.itemsize
         for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
             taken[part] = rescale(self._cut(features, rows[part]), self.columns, self._normalize)
             if part.stop < len(rows):

@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import dataclasses
 import gzip
+import io
 import json
 import os
 import re
@@ -21,8 +23,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from json_fields import check_fields
 
-from sppfeat.analysis.export import EXPORT_FORMATS, export_features, format_of
-from sppfeat.analysis.export.text_files import number_text_rows
+import sppfeat
+from sppfeat.analysis.export.export import export_features
+from sppfeat.analysis.export.formats import EXPORT_FORMATS, format_of
+from sppfeat.analysis.export.text_files import number_texts
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, LabelError, StoreError
 from sppfeat.extraction.rows import rows_of_table
@@ -251,10 +255,10 @@ FLOATS = [
 
 @given(block=st.one_of(FLOATS))
 def test_texts_of_numbers_are_read_as_the_same_numbers(block):
-    (text,) = number_text_rows(block, ",")
-    got = np.array([float(value) for value in text.split(",")])
+    texts = number_texts(block[0])
+    got = np.array([float(text) for text in texts])
     assert np.array_equal(got.astype(block.dtype), block[0], equal_nan=True)
-    for value, shown in zip(block[0], text.split(","), strict=True):
+    for value, shown in zip(block[0], texts, strict=True):
         if block.dtype == np.float32 and 1e-13 < abs(value) < 1e9:
             shortest = np.format_float_scientific(value, trim="-").split("e")[0]
             digits = re.sub(r"e.*|[-.]", "", shown).strip("0")
@@ -387,7 +391,7 @@ def test_what_exists_stays_unless_it_is_to_be_replaced(path, tmp_path):
 def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
     (tmp_path / name).write_text("before")
 
-    def interrupt(n):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -397,7 +401,7 @@ def test_nothing_stays_of_what_was_interrupted(file, tmp_path, name):
 
 
 def test_what_has_come_in_the_meantime_is_not_replaced_without_leave(file, tmp_path):
-    def come(n):
+    def come(*_):
         (tmp_path / "x.csv").write_text("theirs")
 
     with pytest.raises(StoreError, match=r"x\.csv' exists; --overwrite replaces it"):
@@ -436,9 +440,7 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
     selection = file.select(rows="status=any")
     forms = ("npz", "npy", "parquet", "mat", "tsv")
     for form in forms:
-        seen = []
-        export_features(selection, tmp_path / f"1.{form}", export_format=form, on_progress=seen.append)
-        assert seen[-1] == N
+        export_features(selection, tmp_path / f"1.{form}", export_format=form)
     from sppfeat.analysis.export.contents import Contents
 
     blocks = Contents.blocks
@@ -446,9 +448,10 @@ def test_several_blocks_are_one_export(file, tmp_path, monkeypatch):
     monkeypatch.setattr("sppfeat.analysis.export.text_files._ROWS_AT_ONCE", 2)
     monkeypatch.setattr("sppfeat.store.selection.row_table._TEXTS_AT_ONCE", 2)
     for form in forms:
-        seen = []
-        export_features(selection, tmp_path / f"2.{form}", export_format=form, on_progress=seen.append)
-        assert seen == [2, 4, 6]
+        seen: list[tuple[int, int]] = []
+        out = tmp_path / f"2.{form}"
+        export_features(selection, out, export_format=form, on_progress=lambda *n, seen=seen: seen.append(n))
+        assert seen == [(2, N), (4, N), (6, N)]
         if form == "parquet":
             import pyarrow.parquet as pq
 
@@ -489,11 +492,17 @@ def test_json_has_the_fields_that_the_readme_says(path, tmp_path):
         "bytes": sum((tmp_path / name).stat().st_size for name in ("x.svm", "x.csv")),
     }
     check_fields("export", found)
+    again = sppfeat.export(path, tmp_path / "y.svm", rows="image=a/*", levels=[2])
+    assert {**dataclasses.asdict(again), **found} == {**found, "stored_dtype": "float32", "unknown_names": 0}
+    assert (tmp_path / "y.svm").read_bytes() == (tmp_path / "x.svm").read_bytes()
 
 
 def test_standard_output_holds_what_the_file_would(path, tmp_path):
     for form in ("csv", "tsv", "svmlight"):
+        stream = io.BytesIO()
+        assert sppfeat.export(path, stream, export_format=form).paths == ()
         result = run(path, "-o", "-", "--format", form)
+        assert result.stdout_bytes == stream.getvalue()
         out = tmp_path / f"x-{form}"
         run(path, "-o", out, "--format", form, "-q")
         assert result.stdout_bytes == out.read_bytes()

@@ -6,11 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from box_rows import views_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sppfeat.boxes.coordinates import clip_boxes
-from sppfeat.boxes.views import VIEW_SIDE, grid_views, multiview_views
+from sppfeat.boxes.views import VIEW_SIDE, grid_views
 from sppfeat.config.regions import MULTIVIEW_SCALES, GridSpec, parse_grid
 from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.errors import ConfigError
@@ -152,7 +153,7 @@ PLACES = {
 
 @given(SIZES, SIDES)
 def test_twenty_views_of_each_scale(image_hw, short_sides):
-    views = multiview_views(image_hw, short_sides)
+    views = views_of(image_hw, short_sides)
     n = 20 * len(short_sides)
     assert views.boxes_px.shape == (n, 4)
     assert views.scale.tolist() == [i for i in range(len(short_sides)) for _ in range(20)]
@@ -171,7 +172,7 @@ def test_twenty_views_of_each_scale(image_hw, short_sides):
 @given(SIZES, SIDES)
 def test_views_are_windows_of_224_input_pixels_at_their_places(image_hw, short_sides):
     height, width = image_hw
-    views = multiview_views(image_hw, short_sides)
+    views = views_of(image_hw, short_sides)
     _, flag = clip_boxes(views.boxes_px, np.full((len(views.ids), 2), image_hw, dtype=np.int32))
     assert not flag.any()  # all have an area, inside
     names = list(PLACES) * 2
@@ -195,7 +196,7 @@ def test_views_are_windows_of_224_input_pixels_at_their_places(image_hw, short_s
 @given(SIZES, st.sampled_from(MULTIVIEW_SCALES))
 def test_views_are_224_pixels_of_the_resized_input(image_hw, side):
     input_hw = network_input_hw(image_hw, short_side=side, max_pixels=10**12, min_side=1)
-    boxes = multiview_views(image_hw, (side,)).boxes_px[1:10]
+    boxes = views_of(image_hw, (side,)).boxes_px[1:10]
     for low, high, axis in ((boxes[:, 0], boxes[:, 2], 1), (boxes[:, 1], boxes[:, 3], 0)):
         # The long side of the input is rounded to whole pixels, by half a pixel at most over its whole length.
         pixels = (high - low) * input_hw[axis] / image_hw[axis]
@@ -203,7 +204,7 @@ def test_views_are_224_pixels_of_the_resized_input(image_hw, side):
 
 
 def test_small_images_are_their_own_views():
-    boxes = multiview_views((100, 300), (None,)).boxes_px
+    boxes = views_of((100, 300), (None,)).boxes_px
     assert boxes[:, 1].tolist() == [0] * 20
     assert boxes[:, 3].tolist() == [100] * 20
     assert boxes[2].tolist() == [0, 0, 224, 100]  # top-left
@@ -211,7 +212,7 @@ def test_small_images_are_their_own_views():
 
 
 def test_at_224_pixels_a_window_is_as_high_as_the_image():
-    boxes = multiview_views((375, 500), (224,)).boxes_px
+    boxes = views_of((375, 500), (224,)).boxes_px
     assert sorted({tuple(box) for box in boxes.tolist()}) == [
         (0, 0, 375, 375),
         (0, 0, 500, 375),
@@ -222,5 +223,5 @@ def test_at_224_pixels_a_window_is_as_high_as_the_image():
 
 def test_the_number_of_views_is_the_papers():
     # 96 of the paper: 6 scales x 18, less the coinciding 12 at 224; here all are kept, and the whole image is one.
-    assert len(multiview_views((480, 640), MULTIVIEW_SCALES).ids) == 120
+    assert len(views_of((480, 640), MULTIVIEW_SCALES).ids) == 120
     assert math.isclose(VIEW_SIDE, 224)

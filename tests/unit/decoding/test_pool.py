@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sppfeat.decoding import DecoderPool, DecodeSettings, DecodeTask, InlineDecoder
+from sppfeat.decoding import Batch, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.decoding.arena import Arena, map_arena
 from sppfeat.errors import DecoderError
 
@@ -53,13 +53,13 @@ def tasks_of(images, batch_sizes, input_sizes=INPUT_SIZES):
         if part:
             names = [1000 - first - k for k in range(len(part))]
             paths, sizes = zip(*part, strict=True)
-            tasks.append(DecodeTask(names, paths, sizes, input_sizes[i % len(input_sizes)]))
+            tasks.append(Batch(names, paths, sizes, input_sizes[i % len(input_sizes)]))
         first += size
     return tasks
 
 
 def decoded(decoder, tasks):
-    return [(list(images), pixels.copy(), failures) for images, pixels, failures in decoder.decode(tasks)]
+    return [(list(d.images), d.pixels.copy(), d.failures) for d in decoder.decode(tasks)]
 
 
 def assert_same(one, other):
@@ -110,7 +110,7 @@ def test_processes_decode_fast_where_that_is_asked_for(tmp_path):
     path = tmp_path / "large.jpg"
     pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
-    task = DecodeTask([0], [os.fsencode(path)], [(200, 300)], (24, 32))
+    task = Batch([0], [os.fsencode(path)], [(200, 300)], (24, 32))
     found = {}
     for decode in ("exact", "fast"):
         settings = SETTINGS._replace(decode=decode)
@@ -148,7 +148,7 @@ def test_headers_are_read_in_order(images, shared_pool):
 def test_headers_and_pixels_in_turns(images, shared_pool):
     tasks = tasks_of(images, [5] * 9)
     found, expected = [], decoded(InlineDecoder(SETTINGS), tasks)
-    for images_, pixels, failures in shared_pool.decode(tasks):
+    for _, images_, pixels, failures in shared_pool.decode(tasks):
         found.append((list(images_), pixels.copy(), failures))
         assert list(shared_pool.probe([images[-2][0]])) == [images[-2][1]]
     assert_same(found, expected)
@@ -537,7 +537,7 @@ def test_decoding_much_takes_no_more_memory_than_it_was_given(tmp_path, open_poo
     Image.new("RGB", (10, 10)).save(path)
 
     def task(side):
-        return DecodeTask([0], [os.fsencode(path)], [(10, 10)], (side, side))
+        return Batch([0], [os.fsencode(path)], [(10, 10)], (side, side))
 
     pool = open_pool(look_ahead_bytes=1_000_000)
     assert sum(1 for _ in pool.decode([task(300)] * 20)) == 20
@@ -558,7 +558,7 @@ def test_decoding_looks_ahead_by_a_bounded_number_of_images(images, open_pool):
             nonlocal taken
             for _ in range(n_images // batch_size):
                 taken += batch_size
-                yield DecodeTask([0] * batch_size, [path] * batch_size, [image_hw] * batch_size, (4, 4))
+                yield Batch([0] * batch_size, [path] * batch_size, [image_hw] * batch_size, (4, 4))
 
         for batch in pool.decode(tasks()):
             given += len(batch.images)

@@ -119,7 +119,7 @@ class FakeDecoder:
             self.seen += names
             good = [i for i, name in zip(task.images, names, strict=True) if name not in self.broken]
             failures = {i: "broken" for i in task.images if i not in good}
-            yield Decoded(good, np.zeros((len(good), *task.input_hw, 3), dtype=np.uint8), failures)
+            yield Decoded(task, good, np.zeros((len(good), *task.input_hw, 3), dtype=np.uint8), failures)
 
 
 def of_row(sample, row):

@@ -8,7 +8,7 @@ from feature_files import plan_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.decoding import Decoded, DecodeTask
+from sppfeat.decoding import Batch, Decoded
 from sppfeat.errors import DeviceMemoryError, ImageError
 from sppfeat.extraction.pipeline import run_pipeline
 from sppfeat.extraction.plan import schedule
@@ -23,12 +23,12 @@ class Pixels:
     def __init__(self, failing: Iterable[int] = ()) -> None:
         self.failing = set(failing)
 
-    def decode(self, tasks: Iterable[DecodeTask]) -> Iterator[Decoded]:
+    def decode(self, tasks: Iterable[Batch]) -> Iterator[Decoded]:
         for task in tasks:
             good = [i for i in task.images if i not in self.failing]
             pixels = np.empty((len(good), *task.input_hw, 3), dtype=np.uint8)
             pixels[:] = np.array(good, dtype=np.uint8).reshape(-1, 1, 1, 1)
-            yield Decoded(good, pixels, {i: "damaged" for i in task.images if i in self.failing})
+            yield Decoded(task, good, pixels, {i: "damaged" for i in task.images if i in self.failing})
 
 
 class Device:
@@ -56,7 +56,7 @@ class Rows:
         self.done: list[int] = []
         self.failed: dict[int, str] = {}
 
-    def write_rows(self, rows, descriptors, audit=None):
+    def write_rows(self, rows, descriptors, regions=None):
         self.rows.update(zip(rows.tolist(), descriptors.tolist(), strict=True))
 
     def mark_done(self, image):

@@ -185,19 +185,17 @@ def test_a_schedule_covers_each_image_once_in_order(input_hw, data, batch_size, 
     limits = {"batch_size": batch_size, "batch_pixels": batch_pixels}
     batches = list(schedule(input_hw[:, None], images, **limits))
     again = list(schedule(input_hw[:, None], images[::-1], **limits))
-    assert [(b.images.tolist(), b.input_hw) for b in batches] == [
-        (b.images.tolist(), b.input_hw) for b in again
-    ]
+    assert [(b.images, b.input_hw) for b in batches] == [(b.images, b.input_hw) for b in again]
 
-    done = [i for batch in batches for i in batch.images.tolist()]
+    done = [i for batch in batches for i in batch.images]
     assert sorted(done) == sorted(i for i in wanted if input_hw[i].all())
     for batch in batches:
         assert batch.scale == 0
-        assert batch.is_last.all()
-        assert {tuple(input_hw[i].tolist()) for i in batch.images.tolist()} == {batch.input_hw}
+        assert all(batch.is_last)
+        assert {tuple(input_hw[i].tolist()) for i in batch.images} == {batch.input_hw}
         limit = batch_size or max(1, batch_pixels // (batch.input_hw[0] * batch.input_hw[1]))
         assert 1 <= len(batch.images) <= limit
-        assert batch.images.tolist() == sorted(batch.images.tolist())
+        assert batch.images == sorted(batch.images)
     pixels = [batch.input_hw[0] * batch.input_hw[1] for batch in batches]
     assert pixels == sorted(pixels, reverse=True)
     for before, after in itertools.pairwise(batches):
@@ -211,7 +209,7 @@ def test_a_schedule_covers_each_image_once_in_order(input_hw, data, batch_size, 
 def test_largest_first_then_in_the_order_of_the_plan():
     input_hw = np.array([[2, 3], [4, 4], [3, 2], [2, 3], [0, 0], [70_000, 70_000]], dtype=np.int32)
     batches = schedule(input_hw[:, None], np.arange(6), batch_size=8, batch_pixels=1)
-    assert [(batch.images.tolist(), batch.input_hw) for batch in batches] == [
+    assert [(batch.images, batch.input_hw) for batch in batches] == [
         ([5], (70_000, 70_000)),
         ([1], (4, 4)),
         ([2], (3, 2)),
@@ -252,7 +250,7 @@ def test_each_image_comes_once_at_each_scale_that_it_is_wanted_at(input_hw, data
     settings = {"batch_size": batch_size, "batch_pixels": batch_pixels, "uses": uses}
     batches = list(schedule(input_hw, images, **settings))
 
-    done = [(image, batch.scale) for batch in batches for image in batch.images.tolist()]
+    done = [(image, batch.scale) for batch in batches for image in batch.images]
     expected = [
         (image, scale)
         for image in wanted
@@ -269,9 +267,9 @@ def test_each_image_comes_once_at_each_scale_that_it_is_wanted_at(input_hw, data
     for batch in batches:
         assert len(batch.images)
         assert len(batch.is_last) == len(batch.images)
-        assert batch.images.tolist() == sorted(batch.images.tolist())
+        assert batch.images == sorted(batch.images)
         largest = 1
-        for image, is_last in zip(batch.images.tolist(), batch.is_last.tolist(), strict=True):
+        for image, is_last in zip(batch.images, batch.is_last, strict=True):
             assert tuple(input_hw[image, batch.scale].tolist()) == batch.input_hw
             largest = int(input_hw[image].prod(axis=1).max())
             to_come[image] -= 1
@@ -283,8 +281,8 @@ def test_each_image_comes_once_at_each_scale_that_it_is_wanted_at(input_hw, data
     assert not under_way
 
     again = schedule(input_hw, images[::-1], **settings)
-    assert [(b.images.tolist(), b.input_hw, b.scale, b.is_last.tolist()) for b in again] == [
-        (b.images.tolist(), b.input_hw, b.scale, b.is_last.tolist()) for b in batches
+    assert [(b.images, b.input_hw, b.scale, b.is_last) for b in again] == [
+        (b.images, b.input_hw, b.scale, b.is_last) for b in batches
     ]
 
 
@@ -292,7 +290,7 @@ def test_a_chunk_comes_at_all_scales_before_the_next_one():
     input_hw = np.array([[[2, 2], [4, 4]]] * 3 + [[[2, 2], [4, 6]]], dtype=np.int32)
     uses = np.array([[True, True], [True, False], [False, True], [True, True]])
     batches = schedule(input_hw, np.arange(4), batch_size=2, batch_pixels=1, uses=uses)
-    assert [(b.images.tolist(), b.input_hw, b.scale, b.is_last.tolist()) for b in batches] == [
+    assert [(b.images, b.input_hw, b.scale, b.is_last) for b in batches] == [
         ([3], (2, 2), 0, [False]),
         ([3], (4, 6), 1, [True]),
         ([0, 1], (2, 2), 0, [False, True]),

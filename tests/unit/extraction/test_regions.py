@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from box_rows import rows_of, sizes_of
+from box_rows import rows_of, sizes_of, views_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sppfeat.boxes.views import multiview_views
 from sppfeat.config.regions import BoxConvention, RegionSpec, RowFlag
 from sppfeat.config.specs import InputSpec
 from sppfeat.extraction.regions import Projector, map_sizes
@@ -96,7 +95,7 @@ def test_a_box_is_judged_by_its_part_inside():
 
 def test_views_keep_their_scale():
     image_hw = sizes_of([(300, 400), (0, 0)])
-    rows = rows_of_views(lambda hw: multiview_views(hw, (224, 256)), image_hw)
+    rows = rows_of_views(lambda hw: views_of(hw, (224, 256)), image_hw)
     assert choose_scales(rows, image_hw, (224, 256)).boxes.scale.tolist() == rows.boxes.scale.tolist()
 
 
@@ -118,19 +117,19 @@ def test_very_small_boxes_take_the_largest_scale():
 def test_regions_are_those_of_each_box_alone(cases, hw, input_hw, rule, margin):
     margin = float(margin) if rule == "sppnet" else 0.0
     cases = [(clip(box, hw), mirrored) for box, mirrored in cases if clip(box, hw)]
-    boxes_px = torch.tensor([box for box, _ in cases], dtype=torch.float64).reshape(-1, 4)
-    mirrored = torch.tensor([own for _, own in cases], dtype=torch.bool)
+    boxes_px = np.array([box for box, _ in cases], dtype=np.float64).reshape(-1, 4)
+    mirrored = np.array([own for _, own in cases], dtype=bool)
     found = Projector(GEOMETRIES, rule, margin).project(
         boxes_px, mirrored, image_hw=hw, input_hw=input_hw, map_hws=sizes(input_hw)
     )
-    assert found.cells.shape == (len(cases), 2, 4)
-    assert found.cells.dtype == torch.int64
-    assert found.sub_cell.shape == (len(cases),)
+    assert found.region.shape == (len(cases), 2, 4)
+    assert found.region.dtype == np.int32
+    assert found.flag.shape == (len(cases),)
     expected = [region_of(box, own, hw, input_hw, rule, margin) for box, own in cases]
-    assert [tuple(cells) for cells in found.cells.flatten(1).tolist()] == expected
-    for small, (box, own) in zip(found.sub_cell.tolist(), cases, strict=True):
+    assert [tuple(cells) for cells in found.region.reshape(-1, 8).tolist()] == expected
+    for flag, (box, own) in zip(found.flag.tolist(), cases, strict=True):
         box_in = one(box_in_input(box, own, hw, input_hw))
-        assert small == any(
+        assert (flag == RowFlag.SUB_CELL) == any(
             bool(sub_cell_boxes(box_in, geometry, rule=rule, margin=margin)[0]) for geometry in GEOMETRIES
         )
 
@@ -138,40 +137,40 @@ def test_regions_are_those_of_each_box_alone(cases, hw, input_hw, rule, margin):
 def test_a_mirrored_box_is_its_mirror_image_in_the_mirror_image():
     # 64 x 128 image at its own size, stride 16, first cell at pixel 0: x 0..32 becomes 96..128.
     projector = Projector((FeatureGeometry(16.0, 0.0),), "sppnet", 0.0)
-    boxes = torch.tensor([[0, 0, 32, 64]] * 2, dtype=torch.float64)
+    boxes = np.array([[0.0, 0, 32, 64]] * 2)
     found = projector.project(
-        boxes, torch.tensor([False, True]), image_hw=(64, 128), input_hw=(64, 128), map_hws=[(4, 8)]
+        boxes, np.array([False, True]), image_hw=(64, 128), input_hw=(64, 128), map_hws=[(4, 8)]
     )
     # corner pixels 0 and 31: cells 0 .. ceil(31/16 - 1/2) = 2; corner pixels 96 and 127: cells 6 .. 8, of which 7 is
     # the last there is
-    assert found.cells[:, 0].tolist() == [[0, 0, 3, 4], [6, 0, 8, 4]]
+    assert found.region[:, 0].tolist() == [[0, 0, 3, 4], [6, 0, 8, 4]]
 
 
 @pytest.mark.parametrize("rule", ["sppnet", "paper", "roi_pool"])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_the_whole_image_is_the_whole_map_only_where_that_is_said(rule, mirrored):
     geometry = (FeatureGeometry(16.0, 20.0),)  # the first cell is centred at pixel 20
-    boxes = torch.tensor([[0, 0, 128, 64], [0, 0, 128, 63]], dtype=torch.float64)
+    boxes = np.array([[0.0, 0, 128, 64], [0, 0, 128, 63]])
     where = {"image_hw": (64, 128), "input_hw": (64, 128), "map_hws": [(4, 8)]}
-    flags = torch.tensor([mirrored] * 2)
-    plain = Projector(geometry, rule, 0.0).project(boxes, flags, **where).cells[:, 0].tolist()
+    flags = np.array([mirrored] * 2)
+    plain = Projector(geometry, rule, 0.0).project(boxes, flags, **where).region[:, 0].tolist()
     whole = Projector(geometry, rule, 0.0, whole_is_map=True).project(boxes, flags, **where)
-    assert whole.cells[:, 0].tolist() == [[0, 0, 8, 4], plain[1]]
+    assert whole.region[:, 0].tolist() == [[0, 0, 8, 4], plain[1]]
     alone = project_boxes(one([0, 0, 128, 64]), geometry[0], (4, 8), rule=rule)
     assert plain[0] == alone[0].tolist()
 
 
 def test_sub_cell_is_said_of_any_layer():
     geometries = (FeatureGeometry(2.0, 0.0), FeatureGeometry(64.0, 0.0))
-    boxes = torch.tensor([[30, 30, 36, 36], [0, 0, 128, 128], [0, 0, 0.5, 0.5]], dtype=torch.float64)
+    boxes = np.array([[30, 30, 36, 36], [0, 0, 128, 128], [-1, 0, 0.5, 0.5]])
     found = Projector(geometries, "paper", 0.0).project(
         boxes,
-        torch.zeros(3, dtype=torch.bool),
+        np.zeros(3, dtype=bool),
         image_hw=(128, 128),
         input_hw=(128, 128),
         map_hws=[(64, 64), (2, 2)],
     )
-    assert found.sub_cell.tolist() == [True, False, True]
+    assert found.flag.tolist() == [RowFlag.SUB_CELL, RowFlag.OK, RowFlag.SUB_CELL | RowFlag.CLIPPED]
 
 
 # --- boxes that are the same region ---------------------------------------------------------------

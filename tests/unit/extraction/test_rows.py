@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from box_rows import rows_of, sizes_of, table_of
+from box_rows import rows_of, sizes_of, table_of, views_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppfeat.boxes.views import grid_views, multiview_views
+from sppfeat.boxes.views import grid_views
 from sppfeat.config.regions import BoxConvention, GridSpec, RowFlag
 from sppfeat.extraction.rows import rows_of_table, rows_of_views
 from sppfeat.files.paths import PathTable
@@ -142,7 +142,7 @@ def test_each_view_of_each_image_is_a_row(rows, columns, in_pixels, image_hw):
 
 def test_multiview_rows_know_their_scale_and_their_side():
     image_hw = [(300, 400), (0, 0), (400, 300)]
-    ranges, found = rows_of_views(lambda hw: multiview_views(hw, (224, 256)), sizes_of(image_hw))
+    ranges, found = rows_of_views(lambda hw: views_of(hw, (224, 256)), sizes_of(image_hw))
     assert ranges.tolist() == [[0, 40], [40, 80], [80, 120]]
     assert found.scale.tolist() == ([0] * 20 + [1] * 20) * 3
     assert found.mirrored.tolist() == ([False] * 10 + [True] * 10) * 6

@@ -3,8 +3,8 @@ import threading
 import numpy as np
 import pytest
 
+from sppfeat.decoding import Batch
 from sppfeat.extraction import sink_thread
-from sppfeat.extraction.plan import Batch
 from sppfeat.extraction.row_sink import DescribedRows
 from sppfeat.extraction.sink_thread import SinkThread
 
@@ -26,7 +26,7 @@ class Record:
             raise OSError("disk full")
         self.calls.append(call)
 
-    def write_rows(self, rows, descriptors, audit=None):
+    def write_rows(self, rows, descriptors, regions=None):
         self._note("rows", *rows.tolist(), descriptors[:, 0].tolist())
 
     def mark_done(self, image):
@@ -41,7 +41,7 @@ def block(image: int, value: float = 1.0, *, length: int = 2, **settings) -> Des
 
 
 def batch(*images: int, last: bool = True) -> Batch:
-    return Batch(np.array(images), (4, 4), 0, np.full(len(images), last))
+    return Batch(images, (), (), (4, 4), 0, [last] * len(images))
 
 
 def thread_to(sink: Record) -> SinkThread:

@@ -241,14 +241,6 @@ def test_nothing_is_left_open(file):
     assert descriptors_open() == before
 
 
-def test_a_file_repacked_by_others_still_reads(file):
-    """Chunked and compressed: it cannot be mapped, but it is the same."""
-    edit(file, lambda f: replace("features", f["features"][()], chunks=(2, DIMENSION), compression="gzip")(f))
-    edit(file, lambda f: replace("images/status", f["images/status"][()], chunks=(N,))(f))
-    with FeatureFile(file) as features:
-        assert np.array_equal(features.to_sklearn()[0], descriptors(N)[[0, 1, 3, 5]])
-
-
 def test_strings_of_fixed_length_still_read(file):
     edit(file, replace("images/path", np.array([f"{i}.jpg".encode() for i in range(N)])))
     edit(file, lambda f: f.attrs.create("format", np.bytes_(b"sppfeat")))

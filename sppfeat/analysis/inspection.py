@@ -1,0 +1,183 @@
+"""What a feature file holds, and whether it is right: the functions behind ``sppfeat info`` and ``sppfeat verify``."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sppfeat.config.values import StrPath
+from sppfeat.store.reader import FeatureFile
+from sppfeat.store.schema import NO_SCALE, Status
+from sppfeat.store.verify import VerifyReport, verify_file
+
+if TYPE_CHECKING:
+    from sppfeat.extraction.recompute import RowComparison
+    from sppfeat.files.downloads import OnDownload
+
+__all__ = ["Verification", "info", "verify"]
+
+
+def info(path: StrPath) -> dict[str, Any]:
+    """Describe the content of a feature file, which another process may be writing: ``sppfeat info --json``.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        Plain values that JSON can express: ``rows``, ``dimension``, ``dtype``, ``images`` (counts by status),
+        ``columns``, ``config``, ``failures`` and more; the README lists every field.
+
+    Raises:
+        StoreError: the file is missing, not a feature file, or damaged.
+    """
+    with FeatureFile(path) as file:
+        status = file.status
+        counts = {state.name.lower(): int((status == state).sum()) for state in Status}
+        return {
+            "path": str(file.path),
+            "schema_version": file.schema_version,
+            "sppfeat_version": file.attribute("sppfeat_version"),
+            "created": file.attribute("created"),
+            "bytes": file.nbytes,
+            "rows": file.n_rows,
+            "dimension": file.dimension,
+            "dtype": str(file.dtype),
+            "images": {
+                "total": len(status),
+                **{name: counts[name] for name in ("done", "failed", "pending")},
+            },
+            "complete": counts["done"] + counts["failed"] == len(status),
+            "shard": None if (shard := file.shard) is None else dataclasses.asdict(shard),
+            "sources": _sources(file),
+            "boxes": _boxes(file) if file.has_boxes else None,
+            "root": file.root,
+            "classes": _count_classes(file.classes, file.labels),
+            "columns": [block._asdict() for block in file.columns],
+            "fingerprint": file.attribute("fingerprint"),
+            "weights_path": file.attribute("weights_path"),
+            "config": file.config.to_dict(),
+            "reduction": _reduction(file),
+            "failures": [{"path": file.path_of(i), "error": text} for i, text in file.errors.items()],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification(VerifyReport):
+    """Findings about a feature file, and about rows that were computed again.
+
+    Attributes:
+        recomputed: comparison of recomputed rows with the file, with problems of its own; None if there was none.
+        ok: True if there is no problem.
+    """
+
+    recomputed: "RowComparison | None"
+    ok: bool
+
+
+def verify(
+    path: StrPath,
+    *,
+    recompute: int = 0,
+    seed: int = 0,
+    root: str | None = None,
+    weights: str | None = None,
+    weights_dir: StrPath | None = None,
+    device: str = "auto",
+    on_progress: Callable[[int, int], None] = lambda n_read, n_rows: None,
+    on_download: "OnDownload" = lambda name, done, total: None,
+) -> Verification:
+    """Check a feature file: structure, NaN, infinities, zero and duplicate rows, status counts: ``sppfeat verify``.
+
+    Args:
+        path: path of the file.
+        recompute: number of random rows to compute again from their images and compare, if the file has no problem.
+        seed: seed of the choice of rows.
+        root: folder that now holds the images; None: as recorded.
+        weights: weights file or name; None: as recorded.
+        weights_dir: folder to search for named weights before torch's hub cache.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        on_progress: called with the number of rows read so far, and of all rows.
+        on_download: called during a download of weights with file name, bytes done, and bytes in total.
+
+    Raises:
+        StoreError: the file cannot be opened, or its weights are missing or have changed.
+        ConfigError: there is no such device.
+    """
+    with FeatureFile(path) as file:
+        report = verify_file(file, on_progress=on_progress)
+        compared = None
+        if recompute and not report.problems:
+            from sppfeat.extraction.recompute import recompute_rows  # loads torch
+
+            compared = recompute_rows(
+                file,
+                recompute,
+                seed=seed,
+                root=root,
+                weights=weights,
+                weights_dir=weights_dir,
+                device=device,
+                on_download=on_download,
+            )
+    ok = not report.problems and not (compared and compared.problems)
+    return Verification(**vars(report), recomputed=compared, ok=ok)
+
+
+def _sources(file: FeatureFile) -> list[dict[str, Any]] | None:
+    if file.sources is None:
+        return None
+    paths = map(file.sources.path_of, range(len(file.sources)))
+    return [
+        {"path": path, "first_row": source.first_row, "rows": source.n_rows, "bytes": source.nbytes}
+        for path, source in zip(paths, file.sources, strict=True)
+    ]
+
+
+def _reduction(file: FeatureFile) -> dict[str, Any] | None:
+    reduction = file.reduction
+    if reduction is None:
+        return None
+    record, spec = reduction.record, reduction.spec
+    return {
+        "method": spec.method,
+        "components": spec.components,
+        "whiten": spec.whiten,
+        "normalize": spec.normalize,
+        "seed": spec.seed,
+        "fitted_rows": record.fitted_rows,
+        "fit_rows": list(spec.fit_rows),
+        "explained_variance": record.explained_variance,
+        "fingerprint": reduction.fingerprint,
+        "source": {
+            "fingerprint": record.source_fingerprint,
+            "dimension": reduction.source_dimension,
+            "selected": record.selection.width,
+            "columns": [block._asdict() for block in record.source_columns],
+        },
+    }
+
+
+def _boxes(file: FeatureFile) -> dict[str, Any]:
+    sides, counts = np.unique(file.row_scale, return_counts=True)
+    return {
+        "source": file.attribute("boxes_path") or file.config.to_dict()["boxes"],
+        **file.count_boxes(),
+        "images_without_boxes": int((file.image_rows[:, 0] == file.image_rows[:, 1]).sum()),
+        "classes": _count_classes(file.row_classes, file.row_label),
+        "scales": {
+            str(side): n for side, n in zip(sides.tolist(), counts.tolist(), strict=True) if side != NO_SCALE
+        },
+        "columns": list(file.row_extra),
+    }
+
+
+def _count_classes(names: Sequence[str], labels: npt.NDArray[np.int64]) -> dict[str, int]:
+    """Counts the rows of each class; time and memory do not depend on the size of the label values."""
+    known = labels[(labels >= 0) & (labels < len(names))]
+    counts: dict[str, int] = {}
+    for name, n in zip(names, np.bincount(known, minlength=len(names)).tolist(), strict=True):
+        counts[name] = counts.get(name, 0) + n
+    return counts

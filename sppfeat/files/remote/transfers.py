@@ -1,0 +1,176 @@
+"""Reading of remote objects: many at once, whole or in ranges, with the reason for each that cannot be read."""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from sppfeat.config.machine import import_extra
+from sppfeat.errors import ImageError, SourceError
+from sppfeat.files.byte_ranges import Place
+from sppfeat.files.remote import shown
+from sppfeat.files.remote.failures import FailureKind, judge, retried
+from sppfeat.files.remote.service import Pause, Service
+
+__all__ = ["LARGEST_OBJECT", "UNKNOWN_SIZE", "Fetcher", "open_object", "watched"]
+
+LARGEST_OBJECT = 1 << 30
+"""The most bytes of an object; a larger one fails, since no image that can be decoded is as large."""
+
+UNKNOWN_SIZE = -1
+"""Size of an object that was listed without one."""
+
+_IN_A_ROW = 8
+_DENIED = "permission denied"
+_AHEAD_NBYTES = 4 << 20  # arrive in about the time of one round trip
+
+
+class Fetcher:
+    """Fetches objects of one service, or ranges of one, to this machine.
+
+    A lasting failure is blamed on the object if the service still answers. If it answers nobody, the run ends, so
+    that no image counts as bad because a network is down. Both methods raise SourceError then, and if this machine's
+    disk is full or the transfers are cancelled.
+
+    Args:
+        service: service that has the objects.
+        folder: an existing, empty folder for the fetched files.
+        witness: URL of an object to ask for when it is unclear whether the service answers.
+    """
+
+    def __init__(self, service: Service, folder: Path, *, witness: str) -> None:
+        self._service = service
+        self._folder = folder
+        self._witness = witness
+        self._n_failed_in_a_row = 0
+
+    def fetch(self, urls: Sequence[str], sizes: Sequence[int]) -> list[Place | str]:
+        """Fetch whole objects, each into its own file; return the place of each, or the reason of its failure.
+
+        Args:
+            urls: URLs of the objects.
+            sizes: their sizes in bytes as listed, or ``UNKNOWN_SIZE``.
+        """
+        attempts = [
+            functools.partial(self._fetch_object, url, size, self._folder / str(number))
+            for number, (url, size) in enumerate(zip(urls, sizes, strict=True))
+        ]
+        return self._run(urls, attempts)
+
+    def fetch_ranges(self, url: str, ranges: Sequence[tuple[int, int]], file: Path) -> list[str | None]:
+        """Fetch ranges of an object into a new file; return None for each, or the reason of its failure.
+
+        Args:
+            url: URL of the object.
+            ranges: start and stop of each range.
+            file: path of the file. The ranges have the same offsets there as in the object, with holes between them.
+        """
+        with open(file, "xb") as opened:
+
+            def fetch(start: int, stop: int, pause: Pause) -> None:
+                pause(0)
+                os.pwrite(opened.fileno(), _read_range(self._service, url, start, stop), start)
+
+            return self._run([url] * len(ranges), [functools.partial(fetch, *each) for each in ranges])
+
+    def _run(self, urls: Sequence[str], attempts: Sequence[Callable[[Pause], Any]]) -> list[Any]:
+        jobs = [functools.partial(self._try, *each) for each in zip(urls, attempts, strict=True)]
+        results = self._service.run(jobs)
+        if len(results) >= _IN_A_ROW and all(result == _DENIED for result in results):
+            raise SourceError(f"cannot read {shown(urls[0])} nor any other of {len(urls)} objects: {_DENIED}")
+        return results
+
+    def _try(self, url: str, attempt: Callable[[Pause], Any], pause: Pause) -> Any:
+        """Make attempts at an object, and return the result or the reason of a lasting failure."""
+        try:
+            result = retried(lambda: attempt(pause), pause=pause)
+        except ImageError as error:
+            return str(error)
+        except SourceError:
+            raise
+        except Exception as error:
+            return self._reason(url, error)
+        self._n_failed_in_a_row = 0
+        return result
+
+    def _reason(self, url: str, error: Exception) -> str:
+        """Return the reason of a lasting failure, or raise SourceError if it does not concern this object alone."""
+        kind, reason = judge(error)
+        where = shown(url)
+        if kind is FailureKind.LOCAL or not self._folder.is_dir():
+            raise SourceError(f"cannot write {where} to {str(self._folder)!r}: {reason}") from error
+        if kind is FailureKind.REFUSED:
+            raise SourceError(f"cannot read {where}: {reason}") from error
+        if kind is FailureKind.PASSING:
+            self._n_failed_in_a_row += 1
+            if self._n_failed_in_a_row >= _IN_A_ROW or not self._answers_witness():
+                raise SourceError(f"cannot read {where}, tried for long: {reason}") from error
+        else:
+            self._n_failed_in_a_row = 0
+        return reason
+
+    def _answers_witness(self) -> bool:
+        """Return True if the service answers a request for the witness, even with an error."""
+        try:
+            self._service.fs.info(self._service.path(self._witness))
+        except Exception as error:
+            return judge(error)[0] in (FailureKind.MISSING, FailureKind.DENIED)
+        return True
+
+    def _fetch_object(self, url: str, size: int, file: Path, pause: Pause) -> Place:
+        """Make one attempt to fetch an object into a file."""
+
+        def check(n_bytes: int | None, n_done: int) -> None:
+            pause(0)
+            most = max(n_bytes or 0, n_done)
+            if most > LARGEST_OBJECT:
+                raise ImageError(f"the object has {most} bytes or more; allowed: {LARGEST_OBJECT}")
+
+        check(size, 0)
+        fs, path = self._service.fs, self._service.path(url)
+        # One request of a known length, instead of two, or of parts that may belong to two versions.
+        options = {"max_concurrency": 1} if self._service.is_s3 else {}
+        fs.get_file(path, str(file), callback=watched(check), **options)
+        n_bytes = os.stat(file).st_size
+        if n_bytes < size and n_bytes < (
+            fs.info(path).get("size") or 0
+        ):  # or it was replaced by a smaller one
+            raise ConnectionError(f"the transfer ended after {n_bytes} of {size} bytes")
+        return Place(os.fsencode(file))
+
+
+def watched(check: Callable[[int | None, int], None]) -> Any:
+    """Make an fsspec callback that calls a function with the size of a transfer, if known, and the bytes done."""
+    callbacks = import_extra("fsspec.callbacks", extra="remote", purpose="reading and writing URLs")
+    return callbacks.Callback(hooks={"check": lambda size, value, **_: check(size, value)})
+
+
+def open_object(service: Service, url: str, nbytes: int) -> BinaryIO:
+    """Open an object of ``nbytes`` bytes for reading at any position; fsspec reads ahead by 4 MiB.
+
+    Raises:
+        OSError: on reading, if a range cannot be read; the text is the reason.
+    """
+    spec = import_extra("fsspec.spec", extra="remote", purpose="reading URLs")
+
+    class RangeFile(spec.AbstractBufferedFile):  # type: ignore[misc,name-defined]
+        def _fetch_range(self, start: int, end: int) -> bytes:
+            try:
+                return retried(lambda: _read_range(service, url, start, end))
+            except Exception as error:
+                raise OSError(str(error) if isinstance(error, ImageError) else judge(error)[1]) from error
+
+    path = service.path(url)
+    file = RangeFile(service.fs, path, block_size=_AHEAD_NBYTES, cache_type="readahead", size=nbytes)
+    return cast(BinaryIO, file)
+
+
+def _read_range(service: Service, url: str, start: int, stop: int) -> bytes:
+    """Read the bytes of an object from ``start`` to ``stop``, in one attempt."""
+    content: bytes = service.fs.cat_file(service.path(url), start=start, end=stop)
+    if len(content) < stop - start:
+        raise ConnectionError(f"the transfer ended after {len(content)} of {stop - start} bytes")
+    if len(content) > stop - start:
+        raise ImageError("the server does not send parts of it")
+    return content
