@@ -4,28 +4,30 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.files.paths import PathTable, possibly_repeated
+from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.inputs.segments import OwnLabels, Segment
 from sppfeat.inputs.storage import Storage
 
 __all__ = [
     "DEFLATED_MEMBER",
-    "STORED_MEMBER",
+    "HEADER_NBYTES",
     "ArchiveIndex",
-    "GrowingMembers",
+    "IndexBuilder",
     "Members",
     "clean_name",
     "encode_name",
-    "find_last_of_each",
     "is_hidden",
-    "resolve_link",
 ]
 
 STORED_MEMBER, DEFLATED_MEMBER, _FIRST_REFUSAL = 0, 1, 2
+
+HEADER_NBYTES = 30
+"""Size of the fixed part of the header before each member of a zip file, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,16 @@ class ArchiveIndex:
         )
 
 
-class GrowingMembers:
-    """Collects the byte ranges of members, one after the other."""
+class IndexBuilder:
+    """Collects the members of an archive, one after the other.
+
+    Attributes:
+        n_other_files: number of members without an image suffix.
+    """
 
     def __init__(self) -> None:
+        self.n_other_files = 0
+        self._names = PathTableBuilder()
         self._offset, self._nbytes, self._unpacked_nbytes = array("q"), array("q"), array("q")
         self._packing = array("B")
         self._packing_of: dict[str, int] = {}
@@ -112,41 +120,58 @@ class GrowingMembers:
     def __len__(self) -> int:
         return len(self._packing)
 
-    def add(self, offset: int, nbytes: int, packing: int = STORED_MEMBER, unpacked_nbytes: int = -1) -> None:
+    def add(
+        self, name: bytes, offset: int, nbytes: int, packing: int = STORED_MEMBER, unpacked_nbytes: int = -1
+    ) -> None:
         """Add a member; without ``unpacked_nbytes`` it unpacks to ``nbytes``."""
+        self._names.extend([name])
         self._offset.append(offset)
         self._nbytes.append(nbytes)
         self._packing.append(packing)
         self._unpacked_nbytes.append(nbytes if unpacked_nbytes < 0 else unpacked_nbytes)
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, name: bytes, reason: str) -> None:
         """Add a member that cannot be read in place, with one of a few reasons."""
-        self.add(0, 0, self._packing_of.setdefault(reason, _FIRST_REFUSAL + len(self._packing_of)))
+        self.add(name, 0, 0, self._packing_of.setdefault(reason, _FIRST_REFUSAL + len(self._packing_of)))
 
     def copy(self, source: int, target: int) -> None:
         """Give one member the bytes of another."""
         for column in (self._offset, self._nbytes, self._packing, self._unpacked_nbytes):
             column[target] = column[source]
 
-    def take(self, members: npt.NDArray[np.int64], *, has_headers: bool) -> Members:
-        """Return the byte ranges of some members, given by their numbers; ``has_headers`` as in :class:`Members`."""
-        return Members(
-            offset=np.array(self._offset, dtype=np.int64)[members],
-            nbytes=np.array(self._nbytes, dtype=np.int64)[members],
-            packing=np.array(self._packing, dtype=np.uint8)[members],
-            unpacked_nbytes=np.array(self._unpacked_nbytes, dtype=np.int64)[members],
-            refusals=tuple(self._packing_of),
-            has_headers=has_headers,
+    @cached_property
+    def names(self) -> PathTable:
+        """Names of all members; afterwards none can be added."""
+        return self._names.build()
+
+    def build(self, images: Sequence[int] | None = None, *, has_headers: bool) -> ArchiveIndex:
+        """Return the index of the last image of each name, the one that unpacking would leave.
+
+        Args:
+            images: numbers of the members that are images, ascending; None for all.
+            has_headers: see :class:`Members`.
+        """
+        chosen = np.arange(len(self)) if images is None else np.array(images, dtype=np.int64)
+        names = self.names if images is None else PathTable(self.names[i] for i in images)
+        last = _find_last_of_each(names)
+        members = chosen[last]
+        return ArchiveIndex(
+            names=names if len(last) == len(names) else PathTable(names[i] for i in last.tolist()),
+            members=Members(
+                offset=np.array(self._offset, dtype=np.int64)[members],
+                nbytes=np.array(self._nbytes, dtype=np.int64)[members],
+                packing=np.array(self._packing, dtype=np.uint8)[members],
+                unpacked_nbytes=np.array(self._unpacked_nbytes, dtype=np.int64)[members],
+                refusals=tuple(self._packing_of),
+                has_headers=has_headers,
+            ),
+            n_other_files=self.n_other_files,
+            n_repeated=len(names) - len(last),
         )
 
 
-def find_last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Find the last member of each name, as ascending positions ``(n,)``: the members that unpacking would leave.
-
-    Example:
-        >>> find_last_of_each([b"a", b"b", b"a", b"c"]).tolist()
-        [1, 2, 3]
-    """
+def _find_last_of_each(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """Find the last member of each name, as ascending positions ``(n,)`` int64."""
     suspects = possibly_repeated(names)
     is_last = np.ones(len(names), dtype=bool)
     is_last[suspects] = False
@@ -178,30 +203,6 @@ def is_hidden(name: bytes) -> bool:
     """Return True if a scan skips a member because it is hidden or added by macOS."""
     slashed = b"/" + name
     return b"/." in slashed or b"/__MACOSX/" in slashed
-
-
-def resolve_link(link: bytes, folder: bytes) -> bytes | None:
-    """Find the name of a link's target; None if it is outside the archive.
-
-    Args:
-        link: target of the link, as the archive records it.
-        folder: folder to which the link is relative, cleaned by :func:`clean_name`; empty for the top.
-
-    Example:
-        >>> resolve_link(b"../c.jpg", b"a/b"), resolve_link(b"../c.jpg", b""), resolve_link(b"/c.jpg", b"a")
-        (b'a/c.jpg', None, None)
-    """
-    if link.startswith(b"/"):
-        return None
-    parts = folder.split(b"/") if folder else []
-    for part in link.split(b"/"):
-        if part == b"..":
-            if not parts:
-                return None
-            parts.pop()
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/".join(parts)
 
 
 def encode_name(name: str) -> bytes:

@@ -5,11 +5,11 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sppfeat.errors import StoreError
 from sppfeat.files.atomic import whole_file
@@ -18,20 +18,13 @@ from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.archives.index import ArchiveIndex, Members
 from sppfeat.inputs.segments import OwnLabels
 
-__all__ = ["cache_folder", "load_index", "save_index"]
+__all__ = ["load_index", "save_index"]
 
 # Version of these files and of the reading of archives; indexes of other versions are built again.
 _SCHEMA = 1
 _FEWEST_IMAGES = 1000  # an index of this many images takes 30 ms to build, and 2 ms to load
+_MEMBERS = ("offset", "nbytes", "packing", "unpacked_nbytes")  # columns of Members
 _SETTLED_NS = 2_000_000_000  # a younger file may change again without a new time stamp
-
-
-def cache_folder() -> Path | None:
-    """The folder of the indexes, below ``XDG_CACHE_HOME`` or ``~/.cache``; None if neither is an absolute path."""
-    top = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(top):
-        top = os.path.expanduser("~/.cache")
-    return Path(top, "sppfeat", "indexes") if os.path.isabs(top) else None
 
 
 def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
@@ -46,9 +39,7 @@ def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
         return None
     try:
         with open(kept_at, "rb") as file, np.load(file, allow_pickle=False) as columns:
-            if bytes(columns["key"]) != _key(path, version):
-                return None
-            return _index({name: columns[name] for name in columns.files if name != "key"})
+            return _index(columns) if bytes(columns["key"]) == _key(path, version) else None
     except Exception:  # nearly any type, if the file is damaged; the index is then built again
         return None
 
@@ -70,12 +61,16 @@ def save_index(path: bytes, version: FileVersion, index: ArchiveIndex) -> None:
     ):  # a full disk, or a read-only home: the next run builds the index again
         kept_at.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(kept_at) as file:
-            np.savez(file, key=_bytes(_key(path, version)), **_columns(index))
+            np.savez(file, key=np.frombuffer(_key(path, version), dtype=np.uint8), **_columns(index))
 
 
 def _file_of(path: bytes) -> Path | None:
-    folder = cache_folder()
-    return None if folder is None else folder / f"{hashlib.sha256(path).hexdigest()[:40]}.npz"
+    """The file of an index, below ``XDG_CACHE_HOME`` or ``~/.cache``; None if neither is an absolute path."""
+    top = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(top):
+        top = os.path.expanduser("~/.cache")
+    name = f"{hashlib.sha256(path).hexdigest()[:40]}.npz"
+    return Path(top, "sppfeat", "indexes", name) if os.path.isabs(top) else None
 
 
 def _key(path: bytes, version: FileVersion) -> bytes:
@@ -89,21 +84,11 @@ def _key(path: bytes, version: FileVersion) -> bytes:
     return json.dumps([_SCHEMA, path.hex(), version.nbytes, *times]).encode()
 
 
-def _bytes(content: bytes) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(content, dtype=np.uint8)
-
-
 def _columns(index: ArchiveIndex) -> dict[str, Any]:
     """Convert an index to arrays."""
     members = index.members
-    columns = {
-        "offset": members.offset,
-        "nbytes": members.nbytes,
-        "packing": members.packing,
-        "unpacked_nbytes": members.unpacked_nbytes,
-        "has_headers": np.array(members.has_headers),
-        "counts": np.array([index.n_other_files, index.n_repeated], dtype=np.int64),
-    }
+    columns = {name: getattr(members, name) for name in (*_MEMBERS, "has_headers")}
+    columns["counts"] = np.array([index.n_other_files, index.n_repeated], dtype=np.int64)
     texts = {"names": index.names, "refusals": PathTable(members.refusals)}
     if index.ids is not None:
         texts["ids"] = index.ids
@@ -115,34 +100,19 @@ def _columns(index: ArchiveIndex) -> dict[str, Any]:
     return columns
 
 
-def _index(columns: dict[str, Any]) -> ArchiveIndex:
-    """Convert arrays to an index.
-
-    Raises:
-        Exception: nearly any type, if the arrays do not describe an index.
-    """
+def _index(columns: Mapping[str, Any]) -> ArchiveIndex:
+    """Convert arrays to an index; any exception, if they do not describe one."""
 
     def texts(name: str) -> PathTable:
         return PathTable.from_arrays(columns[name], columns[f"{name}_ends"])
 
-    names = texts("names")
-    of_images = {"offset", "nbytes", "packing", "unpacked_nbytes", "labels"} & columns.keys()
-    if any(columns[name].shape != (len(names),) for name in of_images):
-        raise ValueError("columns of different lengths")
+    refusals = tuple(map(os.fsdecode, texts("refusals")))
+    of_members = {name: columns[name] for name in _MEMBERS}
     n_other_files, n_repeated = map(int, columns["counts"])
     return ArchiveIndex(
-        names=names,
-        members=Members(
-            offset=columns["offset"].astype(np.int64, copy=False),
-            nbytes=columns["nbytes"].astype(np.int64, copy=False),
-            packing=columns["packing"].astype(np.uint8, copy=False),
-            unpacked_nbytes=columns["unpacked_nbytes"].astype(np.int64, copy=False),
-            refusals=tuple(map(os.fsdecode, texts("refusals"))),
-            has_headers=bool(columns["has_headers"]),
-        ),
-        labels=OwnLabels(columns["labels"].astype(np.int64), tuple(texts("classes")))
-        if "labels" in columns
-        else None,
+        names=texts("names"),
+        members=Members(**of_members, refusals=refusals, has_headers=bool(columns["has_headers"])),
+        labels=OwnLabels(columns["labels"], tuple(texts("classes"))) if "labels" in columns else None,
         ids=texts("ids") if "ids" in columns else None,
         n_other_files=n_other_files,
         n_repeated=n_repeated,

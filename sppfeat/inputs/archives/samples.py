@@ -4,11 +4,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
-from sppfeat.files.classes import NO_CLASS, ClassNumbers
-from sppfeat.files.paths import PathTable, natural_key
-from sppfeat.inputs.segments import OwnLabels
+from sppfeat.files.paths import PathTable
+from sppfeat.inputs.segments import LabelBuilder, OwnLabels
 
 __all__ = ["LONGEST_TEXT", "SampleTexts", "is_sample_text", "sample_key"]
 
@@ -41,52 +38,37 @@ class SampleTexts:
     """Collects classes and ids from the members ``KEY.cls`` and ``KEY.json``; the last one of each name counts."""
 
     def __init__(self) -> None:
-        self._classes = ClassNumbers[bytes]()
-        self._by_cls: dict[bytes, int] = {}
-        self._by_json: dict[bytes, int] = {}
+        self._by_cls: dict[bytes, bytes] = {}
+        self._by_json: dict[bytes, bytes] = {}
         self._ids: dict[bytes, bytes] = {}
+        self._known: dict[bytes, bytes] = {}  # one object for all samples of a class
 
     def add(self, name: bytes, text: bytes) -> None:
         """Read a member."""
         key, extension = sample_key(name)
         if extension == b"cls":
-            _set(self._by_cls, key, self._class(text.strip()))
+            self._by_cls[key] = self._class(text.strip())
             return
         facts = _object(text)
-        said = (_text(facts.get(name)) for name in _CLASS_KEYS)
-        _set(self._by_json, key, self._class(next(filter(None, said), b"")))
-        _set(self._ids, key, next(filter(None, (_text(facts.get(name)) for name in _ID_KEYS)), None))
+        self._by_json[key] = self._class(_first_text(facts, _CLASS_KEYS))
+        self._ids[key] = _first_text(facts, _ID_KEYS)
 
-    def _class(self, name: bytes) -> int | None:
+    def _class(self, name: bytes) -> bytes:
+        """Return the name of a class; empty if it is no name."""
         name = name.partition(b"\0")[0]
-        return self._classes.number(name) if 0 < len(name) <= _LONGEST_CLASS else None
+        return self._known.setdefault(name, name) if len(name) <= _LONGEST_CLASS else b""
 
-    def labels_of(self, names: Sequence[bytes]) -> OwnLabels | None:
+    def labels_of(self, names: Iterable[bytes]) -> OwnLabels | None:
         """Return the classes of images; None if none has a class."""
-        if not len(self._classes):
-            return None
-        numbers = np.fromiter(map(self._label, names), dtype=np.int64, count=len(names))
-        if (numbers == NO_CLASS).all():
-            return None
-        return OwnLabels(*self._classes.in_order(numbers, key=natural_key))
-
-    def _label(self, name: bytes) -> int:
-        key, _ = sample_key(name)
-        return self._by_cls.get(key, self._by_json.get(key, NO_CLASS))
+        labels = LabelBuilder()
+        keys = (sample_key(name)[0] for name in names)
+        labels.extend(self._by_cls.get(key) or self._by_json.get(key, b"") for key in keys)
+        return labels.build()
 
     def ids_of(self, names: Iterable[bytes]) -> PathTable | None:
         """Return the ids of images; None if none has an id."""
-        if not self._ids:
-            return None
         ids = PathTable(self._ids.get(sample_key(name)[0], b"") for name in names)
         return ids if any(ids) else None
-
-
-def _set(known: dict[bytes, Any], key: bytes, value: Any) -> None:
-    if value is None:
-        known.pop(key, None)
-    else:
-        known[key] = value
 
 
 def _object(text: bytes) -> dict[str, Any]:
@@ -98,8 +80,11 @@ def _object(text: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _text(value: object) -> bytes | None:
-    """Encode text or a whole number; None for everything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value).encode() if abs(value) < 1 << 64 else None
-    return value.encode("utf-8", "surrogatepass").partition(b"\0")[0] if isinstance(value, str) else None
+def _first_text(facts: dict[str, Any], keys: Sequence[str]) -> bytes:
+    """Encode the first value that is text or a whole number; empty if there is none."""
+    for value in map(facts.get, keys):
+        if isinstance(value, str) and value.partition("\0")[0]:
+            return value.partition("\0")[0].encode("utf-8", "surrogatepass")
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 64:
+            return str(value).encode()
+    return b""

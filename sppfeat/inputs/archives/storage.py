@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,8 +13,7 @@ import numpy.typing as npt
 
 from sppfeat.files.byte_ranges import DEFLATED, STORED, Place
 from sppfeat.files.versions import FileVersion
-from sppfeat.inputs.archives.index import DEFLATED_MEMBER, Members
-from sppfeat.inputs.archives.zip import HEADER_NBYTES, data_offset
+from sppfeat.inputs.archives.index import DEFLATED_MEMBER, HEADER_NBYTES, Members
 
 __all__ = ["MemberStorage", "find_members"]
 
@@ -89,8 +89,12 @@ def find_members(
 
 
 def _find_data(fd: int, offset: int) -> int | None:
-    """The offset of a zip member's first byte; reading its header is cheap, as the bytes after it are read anyway."""
+    """The offset of a zip member's first byte, behind its header; None if there is no header at ``offset``."""
     try:
-        return data_offset(os.pread(fd, HEADER_NBYTES, offset), offset)
+        header = os.pread(fd, HEADER_NBYTES, offset)  # cheap, as the bytes after it are read anyway
     except OSError:  # a failing disk: what follows the header cannot be read either
         return None
+    if len(header) < HEADER_NBYTES or header[:4] != b"PK\3\4":
+        return None
+    n_name, n_extra = struct.unpack_from("<HH", header, 26)  # they may differ from the central directory's
+    return int(offset + HEADER_NBYTES + n_name + n_extra)

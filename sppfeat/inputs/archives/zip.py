@@ -2,28 +2,21 @@
 
 import os
 import stat
-import struct
 import zipfile
-from collections.abc import Iterator
 from typing import BinaryIO
 
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.files.paths import PathTable
 from sppfeat.inputs.archives.index import (
     DEFLATED_MEMBER,
-    STORED_MEMBER,
+    HEADER_NBYTES,
     ArchiveIndex,
-    GrowingMembers,
+    IndexBuilder,
     clean_name,
-    find_last_of_each,
     is_hidden,
 )
 
-__all__ = ["HEADER_NBYTES", "MOST_UNPACKED_NBYTES", "data_offset", "index_zip"]
-
-HEADER_NBYTES = 30
-"""Size of the fixed part of the header before each member, in bytes."""
+__all__ = ["MOST_UNPACKED_NBYTES", "index_zip"]
 
 MOST_UNPACKED_NBYTES = 1 << 30
 """Size of the largest deflated image, which is unpacked in memory, in bytes: that of uncompressed 16-bit RGB with the
@@ -50,7 +43,7 @@ def index_zip(file: BinaryIO) -> ArchiveIndex:
         file: the open file, seekable, at any position.
 
     Returns:
-        The index, with the offsets of the headers before the members; see :func:`data_offset`.
+        The index, with the offsets of the headers before the members.
 
     Raises:
         ConfigError: the file is not a zip file, is damaged or cut short.
@@ -65,63 +58,20 @@ def index_zip(file: BinaryIO) -> ArchiveIndex:
         raise
     except Exception as error:  # many types, if the central directory is damaged
         raise ConfigError(f"it is no zip file, damaged or cut short: {error}") from error
-    scan = _Scan(entries, nbytes)
-    names = PathTable(scan)
-    last = find_last_of_each(names)
-    return ArchiveIndex(
-        names=names if len(last) == len(names) else PathTable(names[i] for i in last.tolist()),
-        members=scan.members.take(last, has_headers=True),
-        n_other_files=scan.n_other_files,
-        n_repeated=len(names) - len(last),
-    )
-
-
-def data_offset(header: bytes, offset: int) -> int | None:
-    """Find the offset of a member's first byte; None if there is no header before it.
-
-    Args:
-        header: ``HEADER_NBYTES`` bytes of the archive from ``offset`` on.
-        offset: offset of the member in the index.
-    """
-    if len(header) < HEADER_NBYTES or header[:4] != b"PK\3\4":
-        return None
-    n_name, n_extra = struct.unpack_from(
-        "<HH", header, 26
-    )  # they may differ from those of the central directory
-    return int(offset + HEADER_NBYTES + n_name + n_extra)
-
-
-class _Scan:
-    """Scans the members; can be iterated once, for the names of the images."""
-
-    def __init__(self, entries: list[zipfile.ZipInfo], archive_nbytes: int) -> None:
-        self.members = GrowingMembers()
-        self.n_other_files = 0
-        self._entries = entries
-        self._archive_nbytes = archive_nbytes
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield the name of each image, and collect its byte range."""
-        for member in self._entries:
-            name = clean_name(member.filename)
-            if member.filename.endswith("/") or is_hidden(name):
-                continue
-            if not has_image_suffix(name):
-                self.n_other_files += 1
-                continue
-            self._take(member)
-            yield name
-
-    def _take(self, member: zipfile.ZipInfo) -> None:
-        refusal = _refusal(member, self._archive_nbytes)
-        if refusal:
-            self.members.refuse(refusal)
-        elif member.compress_type == zipfile.ZIP_DEFLATED and member.file_size:
-            self.members.add(
-                member.header_offset, member.compress_size, DEFLATED_MEMBER, unpacked_nbytes=member.file_size
-            )
+    members = IndexBuilder()
+    for entry in entries:
+        name = clean_name(entry.filename)
+        if entry.filename.endswith("/") or is_hidden(name):
+            continue
+        if not has_image_suffix(name):
+            members.n_other_files += 1
+        elif refusal := _refusal(entry, nbytes):
+            members.refuse(name, refusal)
+        elif entry.compress_type == zipfile.ZIP_DEFLATED and entry.file_size:
+            members.add(name, entry.header_offset, entry.compress_size, DEFLATED_MEMBER, entry.file_size)
         else:
-            self.members.add(member.header_offset, member.file_size, STORED_MEMBER)
+            members.add(name, entry.header_offset, entry.file_size)
+    return members.build(has_headers=True)
 
 
 def _refusal(member: zipfile.ZipInfo, archive_nbytes: int) -> str | None:
