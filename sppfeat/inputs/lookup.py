@@ -19,7 +19,7 @@ from sppfeat.inputs.read import read_container
 from sppfeat.inputs.remote import read_remote
 from sppfeat.inputs.roots import is_url
 from sppfeat.inputs.segments import Segment
-from sppfeat.inputs.storage import Storage
+from sppfeat.inputs.storage import Storage, local_places
 
 __all__ = ["find_image"]
 
@@ -42,42 +42,22 @@ def find_image(root: bytes, path: bytes) -> Place:
         SourceError: the image is remote and cannot be reached.
     """
     whole = os.path.join(root, path)
-    if is_url(whole):
-        return _remote(whole)
-    if os.path.lexists(whole):
+    if not is_url(whole) and os.path.lexists(whole):
         return Place(whole)
-    end = len(whole)
-    while (end := whole.rfind(b"/", 0, end)) > 0:
+    end, top = len(whole), whole.find(b"://") + 2 if is_url(whole) else 0
+    while (end := whole.rfind(b"/", 0, end)) > top:
         container = whole[:end]
-        if kind_of(container) is not None and (status := _regular_file(container)) is not None:
-            container = os.path.abspath(container)
-            return _held(container, FileVersion.of(status)).place(whole[end + 1 :])
-    raise ImageError("no such file")
-
-
-def _remote(url: bytes) -> Place:
-    """Fetch the image at a URL, or in an archive whose URL is the beginning of ``url``."""
-    end = len(url)
-    while (end := url.rfind(b"/", 0, end)) > url.index(b"://") + 2:
-        if is_archive(url[:end]):
-            return _held_remote(url[:end]).place(url[end + 1 :])
-    storage = _read_remote(url).storage
-    found = "no such object" if storage is None else _fetched(storage, 0)
-    if isinstance(found, str):
-        raise ImageError(found)
-    return found
-
-
-@functools.lru_cache(_N_HELD)
-def _held_remote(url: bytes) -> "_Container":
-    return _Container(url, _read_remote(url))
-
-
-def _read_remote(url: bytes) -> Segment:
-    try:
-        return next(iter(read_remote([url])))
-    except ConfigError as error:
-        raise ImageError(str(error)) from error
+        if is_url(whole):
+            if is_archive(container):
+                return _place_in(container, None, whole[end + 1 :])
+        elif kind_of(container) is not None and (status := _regular_file(container)) is not None:
+            return _place_in(os.path.abspath(container), FileVersion.of(status), whole[end + 1 :])
+    if not is_url(whole):
+        raise ImageError("no such file")
+    storage = _read(whole).storage
+    if storage is None:
+        raise ImageError("no such object")
+    return _fetched(storage, 0)
 
 
 def _regular_file(path: bytes) -> os.stat_result | None:
@@ -88,44 +68,41 @@ def _regular_file(path: bytes) -> os.stat_result | None:
     return status if stat.S_ISREG(status.st_mode) else None
 
 
-class _Container:
-    """An archive whose images can be found by their names."""
+def _place_in(container: bytes, version: FileVersion | None, name: bytes) -> Place:
+    """Find an image in an archive or table.
 
-    def __init__(self, path: bytes, segment: Segment) -> None:
-        self._path = path
-        self._segment = segment
-        self._index = PathIndex(segment.names)
-
-    def place(self, name: bytes) -> Place:
-        """Find an image in the archive.
-
-        Raises:
-            ImageError: the archive does not contain the image, or it cannot be read there.
-        """
-        number = self._index.position(name)
-        if number < 0 or self._segment.storage is None:
-            raise ImageError(f"no such image in {os.fsdecode(self._path)!r}")
-        found = _fetched(self._segment.storage, number)
-        if isinstance(found, str):
-            raise ImageError(found)
-        return found
+    Raises:
+        ImageError: the file does not contain the image, or it cannot be read there.
+    """
+    segment, index = _held(container, version)
+    number = index.position(name)
+    if number < 0 or segment.storage is None:
+        raise ImageError(f"no such image in {os.fsdecode(container)!r}")
+    return _fetched(segment.storage, number)
 
 
 @functools.lru_cache(_N_HELD)
-def _held(path: bytes, version: FileVersion) -> _Container:  # noqa: ARG001 - of another one anew
+def _held(path: bytes, version: FileVersion | None) -> tuple[Segment, PathIndex]:  # noqa: ARG001 - one for each
+    segment = _read(path)
+    return segment, PathIndex(segment.names)
+
+
+def _read(path: bytes) -> Segment:
     try:
-        return _Container(path, read_container(path))
+        return next(iter(read_remote([path]))) if is_url(path) else read_container(path)
     except ConfigError as error:
         raise ImageError(str(error)) from error
 
 
-def _fetched(storage: Storage, number: int) -> Place | str:
+def _fetched(storage: Storage, number: int) -> Place:
     images = np.array([number], dtype=np.int64)
     if storage.is_local:
-        with storage.fetch(images, Path()) as (found,):
-            return found
-    until_exit, scratch = _scratch()
-    (found,) = until_exit.enter_context(storage.fetch(images, scratch))
+        (found,) = local_places(storage, images)
+    else:
+        until_exit, scratch = _scratch()
+        (found,) = until_exit.enter_context(storage.fetch(images, scratch))
+    if isinstance(found, str):
+        raise ImageError(found)
     return found
 
 
