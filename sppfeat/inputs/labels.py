@@ -1,7 +1,8 @@
 """Classes of the listed images, taken from the inputs themselves or from the images' folders."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +58,12 @@ def label_images(
     # Classes are the folders below each input (train/cat/1.jpg given train), or below the common root if the inputs
     # are the class folders themselves (train/cat given as train/*).
     names = ClassNumbers[bytes]()
-    below_input = _folders_below_inputs(segments, names)[told_by]
-    below_root = _numbers(names, _folders_below_root(segments, paths, root), len(paths))[kept]
+    below_input, below_root = (
+        # int32 because several such arrays are in memory at a time
+        np.fromiter(names.numbers(folders), dtype=np.int32, count=len(paths))
+        for folders in (_folders_below_inputs(segments), _folders_below_root(segments, paths, root))
+    )
+    below_input, below_root = below_input[told_by], below_root[kept]
     scanned = np.repeat(
         [segment.top is not None for segment in segments], [len(segment.names) for segment in segments]
     )[told_by]
@@ -71,26 +76,25 @@ def label_images(
     return ClassLabels(*names.in_order(best, key=natural_key), n_unlabelled)
 
 
-def _numbers(classes: ClassNumbers[bytes], names: Iterable[bytes], count: int) -> npt.NDArray[np.int32]:
-    """The number of each name, ``(count,)``; int32 because several such arrays are in memory at a time."""
-    return np.fromiter(classes.numbers(names), dtype=np.int32, count=count)
-
-
 def _no_classes(n: int, n_unlabelled: int) -> ClassLabels:
     return ClassLabels(np.full(n, NO_CLASS, dtype=np.int64), (), n_unlabelled)
 
 
-def _folders_below_inputs(segments: Sequence[Segment], names: ClassNumbers[bytes]) -> npt.NDArray[np.int32]:
-    """The first folder of each image below its input, as a number.
+def _folders_below_inputs(segments: Sequence[Segment]) -> Iterator[bytes]:
+    """Yield the first folder of each image below its input.
 
     If every archive contains a single folder at its top, the folders below count instead: cat and dog in a photos.zip
     with photos/cat and photos/dog.
     """
     archives = [segment for segment in segments if _is_archive(segment) and len(segment.names)]
     depth = 1 if archives and all(map(_is_one_folder, archives)) else 0
-    return np.concatenate(
-        [_folders_below(segment, names, depth if _is_archive(segment) else 0) for segment in segments]
-    )
+    for segment in segments:
+        if segment.top is None:
+            yield from repeat(b"", len(segment.names))
+        elif depth and _is_archive(segment):
+            yield from (_first_folder(name.split(b"/", 1)[-1]) for name in segment.names)
+        else:
+            yield from map(_first_folder, segment.names)
 
 
 def _is_archive(segment: Segment) -> bool:
@@ -100,14 +104,6 @@ def _is_archive(segment: Segment) -> bool:
 def _is_one_folder(segment: Segment) -> bool:
     folder = _first_folder(segment.names[0])
     return bool(folder) and all(name.startswith(folder + b"/") for name in segment.names)
-
-
-def _folders_below(segment: Segment, names: ClassNumbers[bytes], depth: int) -> npt.NDArray[np.int32]:
-    """The first folder of each image, counted from ``depth`` folders below its input, as a number."""
-    if segment.top is None:
-        return np.full(len(segment.names), NO_CLASS, dtype=np.int32)
-    below = (name.split(b"/", depth)[-1] for name in segment.names) if depth else segment.names
-    return _numbers(names, map(_first_folder, below), len(segment.names))
 
 
 def _folders_below_root(segments: Sequence[Segment], paths: PathTable, root: bytes) -> Iterator[bytes]:
@@ -142,24 +138,15 @@ def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> C
             parts.append(label_of[own.labels])
     labels = np.concatenate(parts)
     if once.n_repeated:
-        labels = _labels_of_first_mentions(labels, once, paths, classes)
+
+        def clash(image: int, one: bytes, other: bytes) -> ConfigError:
+            return ConfigError(
+                f"the inputs say that {os.fsdecode(paths[image])!r} is both {os.fsdecode(one)!r} and "
+                f"{os.fsdecode(other)!r}; allowed: one class for an image"
+            )
+
+        names = (*classes, b"")  # the last for no class
+        for image, name in once.agreed(lambda image: names[labels[image]], clash).items():
+            labels[image] = number[name]
     labels = labels[once.kept]
     return ClassLabels(labels, classes, int((labels == NO_CLASS).sum()) if classes else 0)
-
-
-def _labels_of_first_mentions(
-    labels: npt.NDArray[np.int64], once: Once, paths: PathTable, classes: Sequence[bytes]
-) -> npt.NDArray[np.int64]:
-    """Labels ``(m,)`` int64 in which the first mention of each image has the class that any of its mentions gives."""
-    labelled = np.flatnonzero(labels != NO_CLASS)
-    of_first = np.full(len(labels), NO_CLASS, dtype=np.int64)
-    of_first[once.same_as[labelled[::-1]]] = labels[labelled[::-1]]  # the first one counts
-    clash = labelled[of_first[once.same_as[labelled]] != labels[labelled]]
-    if len(clash):
-        image = int(clash[0])
-        one, other = (classes[of[i]] for of, i in ((of_first, once.same_as[image]), (labels, image)))
-        raise ConfigError(
-            f"the inputs say that {os.fsdecode(paths[image])!r} is both {os.fsdecode(one)!r} and "
-            f"{os.fsdecode(other)!r}; allowed: one class for an image"
-        )
-    return of_first

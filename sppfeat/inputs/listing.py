@@ -162,12 +162,12 @@ def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: Once) -> Pa
     )
     if once.n_repeated == 0:
         return ids
-    found: dict[int, bytes] = {}
-    for image in once.named_often.tolist():
-        first, name = int(once.same_as[image]), ids[image]
-        if name and found.setdefault(first, name) != name:
-            raise ConfigError(
-                f"the inputs call {os.fsdecode(paths[image])!r} both {os.fsdecode(found[first])!r} and "
-                f"{os.fsdecode(name)!r}; allowed: one id for an image"
-            )
+
+    def clash(image: int, one: bytes, other: bytes) -> ConfigError:
+        return ConfigError(
+            f"the inputs call {os.fsdecode(paths[image])!r} both {os.fsdecode(one)!r} and {os.fsdecode(other)!r}; "
+            "allowed: one id for an image"
+        )
+
+    found = once.agreed(ids.__getitem__, clash)
     return PathTable(found.get(i) or ids[i] for i in once.kept.tolist())

@@ -1,12 +1,13 @@
 """Segments, the images of single inputs before they are joined, and the images that are named repeatedly."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.errors import ConfigError
 from sppfeat.files.classes import ClassNumbers
 from sppfeat.files.paths import PathTable, natural_key, possibly_repeated
 from sppfeat.inputs.storage import Storage
@@ -99,11 +100,25 @@ class Once:
         """Number of mentions that repeat an earlier one."""
         return len(self.same_as) - len(self.kept)
 
-    @property
-    def named_often(self) -> npt.NDArray[np.int64]:
-        """All mentions of images that are mentioned more than once, ``(r,)`` int64, ascending."""
+    def agreed(
+        self, fact_of: Callable[[int], bytes], error: Callable[[int, bytes, bytes], ConfigError]
+    ) -> dict[int, bytes]:
+        """Return the fact that any mention gives of each image that is mentioned repeatedly, by its first mention.
+
+        Args:
+            fact_of: the fact that a mention gives, or nothing.
+            error: makes the error about a mention with another fact than an earlier one.
+
+        Raises:
+            ConfigError: two mentions give different facts.
+        """
         again = self.same_as[self.same_as != np.arange(len(self.same_as))]
-        return np.flatnonzero(np.isin(self.same_as, again))
+        found: dict[int, bytes] = {}
+        for mention in np.flatnonzero(np.isin(self.same_as, again)).tolist():
+            first, fact = int(self.same_as[mention]), fact_of(mention)
+            if fact and found.setdefault(first, fact) != fact:
+                raise error(mention, found[first], fact)
+        return found
 
 
 def find_repeated(segments: Sequence[Segment], paths: PathTable) -> Once:
