@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 from sppfeat.errors import ConfigError
 from sppfeat.files.folders import MOST_WAYS, FolderWalk, folder_identity
@@ -17,7 +16,7 @@ from sppfeat.inputs.remote import read_remote
 from sppfeat.inputs.roots import is_url, make_absolute
 from sppfeat.inputs.segments import Segment
 
-__all__ = ["Folder", "is_list", "read_container", "read_folder", "read_inputs", "read_list"]
+__all__ = ["is_list", "read_container", "read_inputs", "read_list"]
 
 
 def read_inputs(inputs: Sequence[str], *, stdin: Iterable[bytes] | None = None) -> Iterator[Segment]:
@@ -58,17 +57,27 @@ def _read_local(paths: Iterable[bytes]) -> Iterator[Segment]:
             yield Segment(None, PathTable(files))
             files = []
         if is_folder:
-            yield from _folder_segments(path)
+            yield from _read_folder(path)
         else:
             yield read_container(path)
     if files:
         yield Segment(None, PathTable(files))
 
 
-def _folder_segments(top: bytes) -> Iterator[Segment]:
-    """Yield the images below a folder, or, if it has none, the images of the archives and tables below it."""
-    images, containers = read_folder(top)
-    yield images
+def _read_folder(top: bytes) -> Iterator[Segment]:
+    """Yield the images below a folder, or, if it has none, the images of the archives and tables below it.
+
+    The search is recursive, in natural order, and skips hidden names.
+
+    Raises:
+        ConfigError: a folder cannot be listed, or is reached through links in more than 100 ways.
+    """
+    walk = _walk(top, has_image_suffix)
+    images, containers = PathTable(walk), PathTable(())
+    if not len(images):
+        walk = _walk(top, is_container)
+        containers = PathTable(walk)
+    yield Segment(top, images, n_other_files=walk.n_other_files)
     for name in containers:
         yield read_container(os.path.join(top, name))
 
@@ -104,36 +113,6 @@ def read_container(path: bytes) -> Segment:
         f"the archive {os.fsdecode(path)!r} is compressed as a whole, and images in it cannot be read in place: "
         f"decompress it first, by '{decompress_command(path)}'; allowed: .tar, .zip"
     )
-
-
-class Folder(NamedTuple):
-    """The images, or else the archives and tables, below a folder.
-
-    Attributes:
-        images: the image files.
-        containers: archives and tables, relative to the folder, in natural order; empty if there are image files.
-            ``images.n_other_files`` does not count them.
-    """
-
-    images: Segment
-    containers: PathTable
-
-
-def read_folder(top: bytes) -> Folder:
-    """Find the image files below a folder, or its archives and tables if it has no image.
-
-    The search is recursive, in natural order, and skips hidden names.
-
-    Raises:
-        ConfigError: a folder cannot be listed, or is reached through links in more than 100 ways.
-    """
-    walk = _walk(top, has_image_suffix)
-    images = PathTable(walk)
-    containers = PathTable(())
-    if not len(images):
-        walk = _walk(top, is_container)
-        containers = PathTable(walk)
-    return Folder(Segment(top, images, n_other_files=walk.n_other_files), containers)
 
 
 def _walk(top: bytes, is_wanted: Callable[[bytes], bool]) -> FolderWalk:
