@@ -14,10 +14,29 @@ if TYPE_CHECKING:
     from sppfeat.analysis.export.export import export
     from sppfeat.analysis.inspection import info, verify
     from sppfeat.analysis.probe import predict, probe
+    from sppfeat.analysis.show.contact_sheet import show_neighbors
+    from sppfeat.analysis.show.embedding_picture import show_embedding
+    from sppfeat.analysis.show.image_picture import show_image
+    from sppfeat.analysis.show.norms import show_norms
+    from sppfeat.analysis.show.sizes import show_sizes
     from sppfeat.extractor import Extractor
     from sppfeat.store.reader import open_features as open  # noqa: A004 - shadows the builtin on purpose
 
-__all__ = ["Extractor", "__version__", "export", "info", "open", "predict", "probe", "verify"]
+__all__ = [
+    "Extractor",
+    "__version__",
+    "export",
+    "info",
+    "open",
+    "predict",
+    "probe",
+    "show_embedding",
+    "show_image",
+    "show_neighbors",
+    "show_norms",
+    "show_sizes",
+    "verify",
+]
 
 # `sppfeat --help` and the decoding workers import the package, and must start fast.
 _LAZY = {
@@ -27,6 +46,11 @@ _LAZY = {
     "open": "sppfeat.store.reader:open_features",
     "predict": "sppfeat.analysis.probe",
     "probe": "sppfeat.analysis.probe",
+    "show_embedding": "sppfeat.analysis.show.embedding_picture",
+    "show_image": "sppfeat.analysis.show.image_picture",
+    "show_neighbors": "sppfeat.analysis.show.contact_sheet",
+    "show_norms": "sppfeat.analysis.show.norms",
+    "show_sizes": "sppfeat.analysis.show.sizes",
     "verify": "sppfeat.analysis.inspection",
 }
 

@@ -1,8 +1,7 @@
-"""``sppfeat show``: draws pictures of a feature file; ``sppfeat show image`` has its own module."""
+"""``sppfeat show``: draws pictures of a feature file, or of an image."""
 
-from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,46 +15,52 @@ from sppfeat.analysis.choices import (
     SHEET_QUERIES,
     SIZES_OF,
 )
-from sppfeat.cli.bars import Bar
+from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.groups import LazyGroup
 from sppfeat.cli.options import (
+    backbone_options,
+    device_option,
+    exif_option,
     feature_file_argument,
+    given_options,
+    is_given,
+    json_option,
+    levels_option,
     metric_option,
     option,
     output_option,
     overwrite_output_option,
+    pool_option,
     quiet_option,
     recorded_weights_options,
     root_option,
+    size_option,
     together,
 )
-from sppfeat.cli.output import say
-from sppfeat.cli.selection_options import (
-    columns_options,
-    rows_option,
-    selection_choice,
-    selection_options,
-)
-from sppfeat.config.wording import counted
+from sppfeat.cli.output import print_json, say
+from sppfeat.cli.selection_options import columns_options, rows_option, selection_options
+from sppfeat.cli.values import Parsed
+from sppfeat.config.regions import PROJECTIONS
+from sppfeat.config.specs import DEFAULT_BOX_SIZE, DEFAULT_LEVELS, DEFAULT_SIZE
+from sppfeat.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.show.thumbnails import PictureSource, Thumbnail
-    from sppfeat.store.reader import FeatureFile
+    from sppfeat.analysis.show.figure import Picture
 
-__all__ = ["embedding", "neighbours", "norms", "show", "sizes"]
+__all__ = ["embedding", "image", "neighbours", "norms", "show", "sizes"]
 
-_MODULES = {
-    "image": "show_image",
-    "embedding": "show",
-    "neighbours": "show",
-    "norms": "show",
-    "sizes": "show",
-}
+_MODULES = dict.fromkeys(("image", "embedding", "neighbours", "norms", "sizes"), "show")
 
-_PICTURE_SIDE = 128  # pixels
-_MOST_LINES = 100
+# Options that contradict --from, whose file records these settings.
+_RECORDED = ("backbone", "seed", "layers", "size", "levels", "pool", "exif")
 
-_Key = TypeVar("_Key", bound=Hashable)
+
+def _box(text: str) -> tuple[float, ...]:
+    x0, y0, x1, y1 = map(float, text.split(","))
+    return x0, y0, x1, y1
+
+
+_BOX = Parsed("box", _box, refusal="{!r} is not four numbers such as 10,20,110,220")
 
 _picture_option = output_option("The picture to write: .png, .svg or .pdf.")
 _seed_option = option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of all that is drawn.")
@@ -69,6 +74,79 @@ def show() -> None:
 
     Needs matplotlib: pip install 'sppfeat[plot]'. No window is opened and no display is needed.
     """
+
+
+@click.command(short_help="The pyramid's bins on a photograph, and what is pooled in them.")
+@click.argument("photo", required=False)
+@_picture_option
+@overwrite_output_option
+@option(
+    "--box",
+    "boxes",
+    type=_BOX,
+    multiple=True,
+    metavar="X0,Y0,X1,Y1",
+    help="A box in pixels of the photograph as displayed; repeatable. [default: the whole image]",
+)
+@option("--channel", type=click.IntRange(0), help="Show this channel. [default: all, by their l2 norm]")
+@option(
+    "--from",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FEATURES",
+    help="A feature file: its network and all its settings.",
+)
+@option(
+    "--row",
+    type=int,
+    metavar="N",
+    help="Show this row of --from: its image and box; then without PHOTO and --box.",
+)
+@option("--root", type=click.Path(), help="Folder of the images of --from now. [default: as recorded]")
+@backbone_options
+@size_option(f"{DEFAULT_SIZE}; {DEFAULT_BOX_SIZE} with --box")
+@levels_option(DEFAULT_LEVELS)
+@pool_option
+@option(
+    "--projection",
+    type=click.Choice(PROJECTIONS),
+    help="How boxes become cells. [default: sppnet, or of --from]",
+)
+@option(
+    "--margin",
+    type=float,
+    metavar="PIXELS",
+    help="Network-input pixels by which each box is tightened on each side (sppnet only). [default: 0, or of --from]",
+)
+@exif_option
+@device_option
+@json_option
+def image(photo: str | None, as_json: bool, layers: tuple[str, ...], **options: Any) -> None:
+    """Draw the pyramid's bins on a photograph, what is pooled in them, and where it came from.
+
+    For PHOTO, or boxes in it, and each layer: the network input with the box (dashed) and its region, the cells that
+    are pooled (solid); the map; for each level the pooled vectors, as the l2 norm over all channels; and below
+    them the bins with all their cells, and how many channels have their maximum in which cell. Values are those
+    before scaling, from one run of the network.
+
+    With --from FEATURES everything is as that file was made; with --row N, too, that row of it is drawn. Up to
+    6 boxes of layers, and 6 levels.
+    """
+    from sppfeat.analysis.show.image_picture import show_image
+
+    if options["file"] is None:
+        options["layer"] = layers
+    else:
+        for flag in given_options(_RECORDED):
+            raise ConfigError(f"{flag} is given, and --from, which has it already: leave one of them out")
+        unused = {*_RECORDED, *(() if is_given("weights") else ("weights",))}
+        options = {name: value for name, value in options.items() if name not in unused}
+    with download_bar() as on_download:
+        picture = show_image(photo, options.pop("output"), on_download=on_download, **options)
+    if as_json:
+        print_json(picture.found)
+    else:
+        _say_picture(picture)
 
 
 @click.command(short_help="Rows as points of a plane, coloured by class, with pictures.")
@@ -92,40 +170,15 @@ def show() -> None:
 )
 @root_option
 @_seed_option
-def embedding(
-    file: Path,
-    output: Path,
-    overwrite: bool,
-    method: str,
-    most: int,
-    pictures: int,
-    root: str | None,
-    seed: int,
-    **selected: Any,
-) -> None:
+def embedding(file: Path, output: Path, **options: Any) -> None:
     """Draw rows as points of a plane, coloured by class, some of them as pictures of their image or box.
 
     Classes have a colour and a shape; of more than 20 the most frequent ones, and the others are grey. Needs
     scikit-learn, too: pip install 'sppfeat[sklearn]'.
     """
-    from sppfeat.analysis.show.embedding import embed_rows
-    from sppfeat.analysis.show.embedding_picture import caption, choose_pictured, embedding_figure
-    from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.show.thumbnails import find_row_pictures
-    from sppfeat.errors import ConfigError
-    from sppfeat.store.reader import FeatureFile
+    from sppfeat.analysis.show.embedding_picture import show_embedding
 
-    choice = selection_choice(selected)
-    check_picture_path(output, inputs=[file, *choice.inputs], overwrite=overwrite)
-    with FeatureFile(file) as features:
-        embedded = embed_rows(choice.of(features), method=method, most=most, seed=seed)
-        if not len(embedded.selection):
-            raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
-        pictured = choose_pictured(embedded, most=pictures, seed=seed)
-        thumbnails = _read_thumbnails(features, find_row_pictures(features, list(pictured), root=root))
-        with drawing():
-            save_figure(embedding_figure(embedded, pictured, thumbnails), output, overwrite=overwrite)
-        say(f"{caption(embedded)}: {output}")
+    _say_picture(show_embedding(file, output, **options))
 
 
 @click.command(short_help="A contact sheet: rows beside the rows that are nearest to them.")
@@ -136,6 +189,7 @@ def embedding(
 @option(
     "--neighbours",
     "-k",
+    "k",
     type=click.IntRange(1, 50),
     default=SHEET_NEIGHBORS,
     metavar="K",
@@ -157,9 +211,7 @@ def embedding(
 @recorded_weights_options
 @_seed_option
 @quiet_option
-def neighbours(
-    file: Path, queries: tuple[str, ...], output: Path, overwrite: bool, root: str | None, **options: Any
-) -> None:
+def neighbours(file: Path, queries: tuple[str, ...], output: Path, quiet: bool, **options: Any) -> None:
     """Draw a contact sheet: in each line a query, then the rows that are nearest to it, with distance and class.
 
     A QUERY is what `sppfeat search` takes: an image, a box of one (photo.jpg#x0,y0,x1,y1), a row of the file
@@ -167,53 +219,11 @@ def neighbours(
     different classes. Neighbours of the query's class have a tick and a solid frame, others a cross and a dashed
     one. Boxes are outlined in what surrounds them.
     """
-    from sppfeat.analysis.search.queries import describe_queries, read_queries
-    from sppfeat.analysis.show.contact_sheet import (
-        contact_sheet_figure,
-        draw_queries,
-        make_contact_sheet,
-        sheet_text,
-    )
-    from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.show.thumbnails import find_query_pictures, find_row_pictures
-    from sppfeat.errors import ConfigError
-    from sppfeat.store.reader import FeatureFile
+    from sppfeat.analysis.show.contact_sheet import show_neighbors
 
-    asked = read_queries(queries) if queries else []
-    choice = selection_choice(options)
-    photos = [query.path for query in asked if query.path is not None]
-    check_picture_path(output, inputs=[file, *choice.inputs, *photos], overwrite=overwrite)
-    if len(asked) > _MOST_LINES:
-        raise ConfigError(f"{len(asked)} queries; allowed: {_MOST_LINES} lines of one picture")
-    with FeatureFile(file) as features:
-        selection = choice.of(features)
-        asked = asked or draw_queries(selection, options["n_random"], seed=options["seed"])
-        if not asked:
-            raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
-        descriptors = describe_queries(
-            asked,
-            selection,
-            weights=options["weights"],
-            weights_dir=options["weights_dir"],
-            device=options["device"],
-        )
-        with Bar("searching", len(selection), unit="row", shown=not options["quiet"]) as bar:
-            sheet = make_contact_sheet(
-                selection,
-                asked,
-                descriptors,
-                k=options["neighbours"],
-                metric=options["metric"],
-                one_per_image=options["one_per_image"],
-                on_progress=bar.move_to,
-            )
-        pictured: dict[int | str, PictureSource] = {}
-        pictured.update(find_row_pictures(features, sheet.rows, root=root).items())
-        pictured.update(find_query_pictures(asked, exif=features.config.input.exif))
-        thumbnails = _read_thumbnails(features, pictured)
-        with drawing():
-            save_figure(contact_sheet_figure(sheet, thumbnails), output, overwrite=overwrite)
-        say(f"{sheet_text(sheet)}: {output}")
+    with Bar("searching", 0, unit="row", shown=not quiet) as bar:
+        picture = show_neighbors(file, output, queries, on_progress=bar.move_to, **options)
+    _say_picture(picture)
 
 
 @click.command(short_help="Histograms of the norms of descriptors, layer by layer.")
@@ -224,22 +234,14 @@ def neighbours(
     "--most", type=click.IntRange(1), default=MOST_NORMS, help="Of more rows so many are drawn at random."
 )
 @_seed_option
-def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **selected: Any) -> None:
+def norms(file: Path, output: Path, **options: Any) -> None:
     """Draw histograms of the l2 norms of descriptors, one per layer.
 
     The norms are those of the file, after its --normalize. Rows that are zero throughout a layer are counted.
     """
-    from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.show.norms import measure_norms, norms_figure, norms_text
-    from sppfeat.store.reader import FeatureFile
+    from sppfeat.analysis.show.norms import show_norms
 
-    check_picture_path(output, inputs=[file], overwrite=overwrite)
-    with FeatureFile(file) as features:
-        measured = measure_norms(selection_choice(selected).of(features), most=most, seed=seed)
-    with drawing():
-        save_figure(norms_figure(measured), output, overwrite=overwrite)
-    for i in range(len(measured.layers)):
-        say(f"{norms_text(measured, i)}: {output}")
+    _say_picture(show_norms(file, output, **options))
 
 
 @click.command(short_help="Widths by heights of images or boxes, with histograms.")
@@ -250,33 +252,18 @@ def norms(file: Path, output: Path, overwrite: bool, most: int, seed: int, **sel
     default=SIZES_OF[0],
     help="Sizes of images as displayed; or of boxes, as far as they lie inside their image.",
 )
-def sizes(file: Path, output: Path, overwrite: bool, of: str) -> None:
+def sizes(file: Path, output: Path, **options: Any) -> None:
     """Draw widths by heights of images or boxes, with a histogram of either and lines of common aspect ratios.
 
     Images that failed are left out, and counted.
     """
-    from sppfeat.analysis.show.figure import check_picture_path, drawing, save_figure
-    from sppfeat.analysis.show.sizes import measure_sizes, sizes_figure, sizes_text
-    from sppfeat.store.reader import FeatureFile
+    from sppfeat.analysis.show.sizes import show_sizes
 
-    check_picture_path(output, inputs=[file], overwrite=overwrite)
-    with FeatureFile(file) as features:
-        measured = measure_sizes(features, of=of)
-    with drawing():
-        save_figure(sizes_figure(measured), output, overwrite=overwrite)
-    say(f"{sizes_text(measured)}: {output}")
+    _say_picture(show_sizes(file, output, **options))
 
 
-def _read_thumbnails(
-    file: "FeatureFile", pictured: "Mapping[_Key, PictureSource]"
-) -> "dict[_Key, Thumbnail]":
-    """Reads thumbnails, and prints a note about those that cannot be read."""
-    from sppfeat.analysis.show.thumbnails import read_thumbnails
-
-    thumbnails = read_thumbnails(pictured, exif=file.config.input.exif, side=_PICTURE_SIDE)
-    unread = [thumbnail.reason for thumbnail in thumbnails.values() if thumbnail.pixels is None]
-    if unread:
-        say(
-            f"note: {len(unread)} of {counted(len(thumbnails), 'image')} cannot be read; the first of them: {unread[0]}"
-        )
-    return thumbnails
+def _say_picture(picture: "Picture") -> None:
+    for note in picture.notes:
+        say(f"note: {note}")
+    for line in picture.text:
+        say(f"{line}: {picture.path}")

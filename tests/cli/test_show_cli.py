@@ -41,9 +41,13 @@ def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, t
     with Image.open(output) as picture:
         assert picture.width > 1000
     check_fields("show image", found)
-    extractor = sppfeat.Extractor(
-        "squeezenet1_1", weights="none", seed=3, size=64, levels=(1, 2), device="cpu"
+    network = {"weights": "none", "seed": 3, "size": 64, "levels": (1, 2), "device": "cpu"}
+    boxes = [(10, 10, 60, 50), (-5, 0, 99.5, 30)]
+    again = sppfeat.show_image(
+        photo, output, boxes=boxes, backbone="squeezenet1_1", overwrite=True, **network
     )
+    assert json.loads(json.dumps(again.found)) == {**found, "image": str(photo)}
+    extractor = sppfeat.Extractor("squeezenet1_1", **network)
     descriptors = extractor(photo, [[10, 10, 60, 50], [-5, 0, 99.5, 30]])
     for box, descriptor in zip(found["boxes"], descriptors, strict=True):
         (layer,) = box["layers"]
@@ -125,6 +129,10 @@ def test_everything_can_be_taken_from_a_feature_file(photo, files, tmp_path):
         (["{photo}", "--margin", "nan"], "margin is nan"),
         (["{photo}", *SMALL, "--channel", "512"], "channel is 512; allowed: 0 to 511"),
         (["{photo}", *SMALL, *["--box", "1,2,30,40"] * 7], "7 rows of panels; allowed: 6"),
+        (
+            ["{photo}", *SMALL, "--levels", "1,2,3,4,5,6,7"],
+            "7 levels do not fit into one picture; allowed: 6",
+        ),
         (["{photo}", "-o", "out.jpg"], "'out.jpg'; allowed: a name that ends in .png, .svg or .pdf"),
     ],
 )

@@ -9,17 +9,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sppfeat.analysis.show.pooled_levels import PooledLevel, pool_region
 from sppfeat.boxes.coordinates import clip_boxes
 from sppfeat.config.regions import RowFlag
 from sppfeat.errors import BoxError, ConfigError, StoreError
 from sppfeat.extraction.regions import Projector, best_scales
-from sppfeat.extractor import Extractor, ImageLike
+from sppfeat.extractor import Extractor, ImageLike, NetworkInput
 from sppfeat.geometry import FeatureGeometry, cell_boxes, scale_boxes
+from sppfeat.pooling.bins import distinct_bins
+from sppfeat.pyramid import pool_regions
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import scale_indices, whole_image_boxes
 
-__all__ = ["LayerActivations", "PooledBox", "View", "pooled_boxes", "view_of_row"]
+__all__ = [
+    "LayerActivations",
+    "PooledBox",
+    "PooledLevel",
+    "View",
+    "pool_region",
+    "pooled_boxes",
+    "strength",
+    "view_of_row",
+]
 
 
 class View(NamedTuple):
@@ -37,6 +47,42 @@ class View(NamedTuple):
 
 
 @dataclass(frozen=True)
+class PooledLevel:
+    """One level of the pyramid over a region: ``n x n`` bins of ``C`` channels.
+
+    Attributes:
+        level: number of bins per side, ``n``.
+        bins: ``(n, n, 4)`` int64, ``x0, y0, x1, y1`` of each bin in cells of the map, half-open.
+        values: ``(C, n, n)`` float32, pooled values before normalization.
+        cells: ``(C, n, n, 2)`` int64, cell ``y, x`` of each maximum, the first of several; None for means.
+        n_cells: ``(C, n, n)`` int64, number of cells of the bin that hold the maximum; 0 if it is NaN; None for means.
+    """
+
+    level: int
+    bins: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float32]
+    cells: npt.NDArray[np.int64] | None
+    n_cells: npt.NDArray[np.int64] | None
+
+    def strength(self, channel: int | None = None) -> npt.NDArray[np.float64]:
+        """l2 norms ``(n, n)`` of the bins over all channels, or their values in one channel."""
+        return strength(self.values, channel)
+
+    def count_maxima(self, map_hw: tuple[int, int], channel: int | None = None) -> npt.NDArray[np.int64]:
+        """Counts the maxima in each cell, ``(H, W)`` int64, over all bins and all channels or one channel.
+
+        A maximum that several cells of its bin share is not counted: most such maxima are zeros of channels without any
+        activation in the bin.
+        """
+        counts = np.zeros(map_hw, dtype=np.int64)
+        if self.cells is not None and self.n_cells is not None:
+            channels = slice(None) if channel is None else slice(channel, channel + 1)
+            y, x = self.cells[channels][self.n_cells[channels] == 1].T
+            np.add.at(counts, (y, x), 1)
+        return counts
+
+
+@dataclass(frozen=True)
 class LayerActivations:
     """One layer's map and its pooled levels.
 
@@ -47,6 +93,7 @@ class LayerActivations:
             arithmetic does not apply to the network.
         region: the pooled region, ``x0, y0, x1, y1`` in cells, half-open.
         levels: levels of the pyramid.
+        input_hw: height and width of the network input, in pixels.
     """
 
     layer: str
@@ -54,11 +101,24 @@ class LayerActivations:
     geometry: FeatureGeometry | None
     region: tuple[int, int, int, int]
     levels: tuple[PooledLevel, ...]
+    input_hw: tuple[int, int]
 
     @property
     def map_hw(self) -> tuple[int, int]:
         """Height and width of the map, in cells."""
         return self.map.shape[1], self.map.shape[2]
+
+    def cells_in(self, cells: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Converts cells ``(..., 4)`` of the map, ``x0, y0, x1, y1``, half-open, to edges in pixels of the input.
+
+        The edges may lie beyond the input. Without geometry, the cells are spread evenly over the input.
+        """
+        geometry = self.geometry
+        if geometry is None:
+            stride = (self.input_hw[0] / self.map_hw[0], self.input_hw[1] / self.map_hw[1])
+            geometry = FeatureGeometry(stride, ((stride[0] - 1) / 2, (stride[1] - 1) / 2))
+        array = np.asarray(cells, dtype=np.int64)
+        return cell_boxes(torch.from_numpy(array.reshape(-1, 4)), geometry).numpy().reshape(array.shape)
 
 
 @dataclass(frozen=True)
@@ -86,24 +146,6 @@ class PooledBox:
         """Height and width of the network input, in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
-    def cells_in(self, layer: LayerActivations, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Converts cells of a layer's map to pixels of the network input.
-
-        Args:
-            layer: one of ``layers``.
-            cells: ``(..., 4)`` int64, ``x0, y0, x1, y1``, half-open.
-
-        Returns:
-            ``(..., 4)`` float64 ``x0, y0, x1, y1``, edges; may extend beyond the input. If the layer has no geometry,
-            the cells are spread evenly over the input.
-        """
-        geometry = layer.geometry
-        if geometry is None:
-            (height, width), (n_y, n_x) = self.input_hw, layer.map_hw
-            stride = (height / n_y, width / n_x)
-            geometry = FeatureGeometry(stride, ((stride[0] - 1) / 2, (stride[1] - 1) / 2))
-        return cell_boxes(torch.from_numpy(cells.reshape(-1, 4)), geometry).numpy().reshape(cells.shape)
-
 
 def pooled_boxes(
     extractor: Extractor,
@@ -126,19 +168,27 @@ def pooled_boxes(
         ImageError: the image cannot be read.
         ConfigError: receptive-field arithmetic does not apply to the network, and there is a box.
     """
-    projector = _projector(extractor, views, projection, margin)
-    runs: dict[tuple[int, bool], _Run] = {}
-    scales = extractor.config.input.short_sides
-    image_hw = extractor.network_input(image).image_hw if len(scales) > 1 else None
+    try:
+        projector = extractor.projector(projection=projection, margin=margin)
+    except ConfigError:
+        if projection is not None or margin is not None or any(view.box_px is not None for view in views):
+            raise
+        projector = None
+    first = extractor.network_input(image)
+    runs: dict[tuple[int, bool], tuple[NetworkInput, list[Tensor]]] = {}
     pooled = []
     for view in views:
+        clipped = _clip(view, first.image_hw)
         scale = view.scale
         if scale is None:
-            scale = 0 if image_hw is None else _best_scale(view, image_hw, scales)
+            scale = int(best_scales(clipped, first.image_hw, extractor.config.input.short_sides)[0])
         key = (scale, view.mirrored)
         if key not in runs:
-            runs[key] = _run(extractor, image, scale, mirrored=view.mirrored)
-        pooled.append(_pooled_box(extractor, view, runs[key], projector))
+            resized = extractor.network_input(image, scale=scale) if scale else first
+            if view.mirrored:
+                resized = resized._replace(pixels=np.ascontiguousarray(resized.pixels[:, ::-1]))
+            runs[key] = (resized, extractor.feature_maps(resized.pixels))
+        pooled.append(_pooled_box(extractor, view, clipped, *runs[key], projector))
     return pooled
 
 
@@ -168,79 +218,99 @@ def view_of_row(file: FeatureFile, row: int) -> tuple[int, View]:
     return image, View((x0, y0, x1, y1), scale, bool(file.row_mirrored[row]))
 
 
-class _Run(NamedTuple):
-    """A run of the network on an image at one scale: pixels ``(H, W, 3)``, and a map ``(1, C, H', W')`` per layer."""
-
-    image_hw: tuple[int, int]
-    pixels: npt.NDArray[np.uint8]
-    maps: list[Tensor]
-
-
-def _projector(
-    extractor: Extractor, views: Sequence[View], projection: str | None, margin: float | None
-) -> Projector | None:
-    """Conversion of boxes to cells; None if the network has no geometry and no view has a box."""
-    try:
-        return extractor.projector(projection=projection, margin=margin)
-    except ConfigError:
-        if projection is not None or margin is not None or any(view.box_px is not None for view in views):
-            raise
-        return None
-
-
-def _best_scale(view: View, image_hw: tuple[int, int], short_sides: Sequence[int | None]) -> int:
-    whole = whole_image_boxes(np.array([image_hw], dtype=np.int32))
-    boxes_px = whole if view.box_px is None else _clip(view, image_hw)[0]
-    return int(best_scales(boxes_px, image_hw, short_sides)[0])
-
-
-def _clip(view: View, image_hw: tuple[int, int]) -> tuple[npt.NDArray[np.float64], int]:
-    """Part of a view's box inside the image, ``(1, 4)`` in pixels of the image, and the flag of the box."""
-    boxes_px = np.array([view.box_px], dtype=np.float64)
-    clipped, flag = clip_boxes(boxes_px, np.array([image_hw], dtype=np.int32))
+def _clip(view: View, image_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Part of a view's box inside the image, ``(1, 4)`` in pixels of the image."""
+    hw = np.array([image_hw], dtype=np.int32)
+    boxes_px = whole_image_boxes(hw) if view.box_px is None else np.array([view.box_px], dtype=np.float64)
+    clipped, flag = clip_boxes(boxes_px, hw)
     if flag[0] & RowFlag.DEGENERATE:
         shown = ",".join(f"{value:g}" for value in boxes_px[0])
         raise BoxError(
             f"the box {shown} (x0,y0,x1,y1) has no area in its image of {image_hw[1]} x {image_hw[0]} pixels "
             "(width x height)"
         )
-    return clipped, int(flag[0])
+    return clipped
 
 
-def _run(extractor: Extractor, image: ImageLike, scale: int, *, mirrored: bool) -> _Run:
-    image_hw, pixels = extractor.network_input(image, scale=scale)
-    if mirrored:
-        pixels = np.ascontiguousarray(pixels[:, ::-1])
-    return _Run(image_hw, pixels, extractor.feature_maps(pixels))
-
-
-def _pooled_box(extractor: Extractor, view: View, run: _Run, projector: Projector | None) -> PooledBox:
-    input_hw = (run.pixels.shape[0], run.pixels.shape[1])
-    map_hws = [(fmap.shape[2], fmap.shape[3]) for fmap in run.maps]
+def _pooled_box(
+    extractor: Extractor,
+    view: View,
+    clipped: npt.NDArray[np.float64],
+    resized: NetworkInput,
+    maps: list[Tensor],
+    projector: Projector | None,
+) -> PooledBox:
+    input_hw = (resized.pixels.shape[0], resized.pixels.shape[1])
+    map_hws = [(fmap.shape[2], fmap.shape[3]) for fmap in maps]
     flag = int(RowFlag.OK)
     if view.box_px is None or projector is None:
         box_in = (0.0, 0.0, float(input_hw[1]), float(input_hw[0]))
         regions = [(0, 0, width, height) for height, width in map_hws]
     else:
-        clipped, _ = _clip(view, run.image_hw)
         found = projector.project(
             np.array([view.box_px]),
             np.array([view.mirrored]),
-            image_hw=run.image_hw,
+            image_hw=resized.image_hw,
             input_hw=input_hw,
             map_hws=map_hws,
         )
         flag = int(found.flag[0])
         regions = [(x0, y0, x1, y1) for x0, y0, x1, y1 in found.region[0].tolist()]
-        boxes_px = torch.from_numpy(clipped)
-        x0, y0, x1, y1 = scale_boxes(boxes_px, run.image_hw, input_hw)[0].tolist()
+        x0, y0, x1, y1 = scale_boxes(torch.from_numpy(clipped), resized.image_hw, input_hw)[0].tolist()
         box_in = (input_hw[1] - x1, y0, input_hw[1] - x0, y1) if view.mirrored else (x0, y0, x1, y1)
-    descriptor = extractor.config.descriptor
+    config = extractor.config
     layers = []
-    for i, (layer, fmap, region) in enumerate(
-        zip(extractor.config.backbone.layers, run.maps, regions, strict=True)
-    ):
-        levels = pool_region(fmap, region, descriptor.levels, descriptor.pool)
+    for i, (name, fmap, region) in enumerate(zip(config.backbone.layers, maps, regions, strict=True)):
+        levels = pool_region(fmap, region, config.descriptor.levels, config.descriptor.pool)
         geometry = None if projector is None else projector.geometries[i]
-        layers.append(LayerActivations(layer, fmap[0].numpy(), geometry, region, levels))
-    return PooledBox(run.image_hw, run.pixels, view, box_in, flag, tuple(layers))
+        layers.append(LayerActivations(name, fmap[0].numpy(), geometry, region, levels, input_hw))
+    return PooledBox(resized.image_hw, resized.pixels, view, box_in, flag, tuple(layers))
+
+
+def pool_region(
+    fmap: Tensor, region: tuple[int, int, int, int], levels: Sequence[int], mode: str
+) -> tuple[PooledLevel, ...]:
+    """Pools a region of a map, level by level.
+
+    Args:
+        fmap: ``(1, C, H, W)`` float32 feature map, on the CPU.
+        region: ``x0, y0, x1, y1`` in cells, half-open.
+        levels: levels of the pyramid.
+        mode: ``"max"`` or ``"avg"``.
+    """
+    regions = torch.tensor([[0, *region]])
+    n_channels = fmap.shape[1]
+    descriptor = pool_regions(fmap, regions, levels, mode=mode)[0]
+    parts = torch.split(descriptor, [n_channels * n * n for n in levels])
+    found = distinct_bins(regions[:, 1:], levels, (fmap.shape[2], fmap.shape[3]))
+    cells = torch.stack((found.x0, found.y0, found.x1, found.y1), 1)
+    pooled = []
+    for n, values, which in zip(levels, parts, found.of_level, strict=True):
+        bins = cells[which[0]].reshape(n, n, 4).numpy()
+        values_of_level = values.reshape(n_channels, n, n).numpy()
+        origin = _origin(fmap[0].numpy(), bins) if mode == "max" else (None, None)
+        pooled.append(PooledLevel(n, bins, values_of_level, *origin))
+    return tuple(pooled)
+
+
+def strength(values: npt.NDArray[np.float32], channel: int | None = None) -> npt.NDArray[np.float64]:
+    """l2 norms ``(...)`` of values ``(C, ...)`` over all channels, or the values of one channel."""
+    if channel is not None:
+        return np.asarray(values[channel], dtype=np.float64)
+    return np.asarray(np.linalg.norm(values.astype(np.float64), axis=0))
+
+
+def _origin(
+    fmap: npt.NDArray[np.float32], bins: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First cells ``(C, n, n, 2)`` of a map ``(C, H, W)`` with each bin's maximum, and the numbers of such cells."""
+    n_channels, n = len(fmap), len(bins)
+    cells = np.empty((n_channels, n, n, 2), dtype=np.int64)
+    n_cells = np.empty((n_channels, n, n), dtype=np.int64)
+    for i, j in np.ndindex(n, n):
+        x0, y0, x1, y1 = bins[i, j].tolist()
+        crop = fmap[:, y0:y1, x0:x1].reshape(n_channels, -1)
+        first = crop.argmax(axis=1)  # like pooling, takes a NaN for the maximum
+        cells[:, i, j] = np.stack((y0 + first // (x1 - x0), x0 + first % (x1 - x0)), axis=1)
+        n_cells[:, i, j] = (crop == crop.max(axis=1, keepdims=True)).sum(axis=1)
+    return cells, n_cells

@@ -1,20 +1,31 @@
 """Contact sheets: rows beside their nearest rows, as a sheet of small pictures."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBORS
+from sppfeat.analysis.choices import DEFAULT_METRIC, SHEET_NEIGHBORS, SHEET_QUERIES
 from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.search.neighbors import nearest_rows
-from sppfeat.analysis.search.queries import Query
-from sppfeat.analysis.show.figure import new_figure, plain
-from sppfeat.analysis.show.thumbnails import Thumbnail
+from sppfeat.analysis.search.queries import Query, describe_queries, read_queries
+from sppfeat.analysis.show.figure import Picture, check_picture_path, new_figure, write_picture
+from sppfeat.analysis.show.thumbnails import (
+    Thumbnail,
+    find_query_pictures,
+    find_row_pictures,
+    read_thumbnails,
+    unread_note,
+)
 from sppfeat.analysis.wording import rounded
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, escaped
+from sppfeat.errors import ConfigError
+from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import Selection
 
 if TYPE_CHECKING:
@@ -25,20 +36,20 @@ __all__ = [
     "ContactSheet",
     "Neighbor",
     "SheetLine",
-    "contact_sheet_figure",
     "draw_queries",
+    "draw_sheet",
     "make_contact_sheet",
     "sheet_text",
+    "show_neighbors",
 ]
 
-# Inches.
-_CELL = 1.0  # a picture with its frame
-_TEXT = 0.36  # the text below it
-_GAP = 0.12
-_AFTER_QUERY = 0.3
+_MOST_LINES = 100
+_CELL = 1.12  # inches: a picture with its frame and the space around it
+_FRAME, _PICTURE = 0.88, 0.8  # sides of frame and picture, as shares of a cell
+_TEXT = 0.38  # height of the text below a picture, as a share of a cell
+_AFTER_QUERY = 0.25  # space behind a query, as a share of a cell
 _LETTERS = 18  # maximum in a line under a picture
 _TEXT_POINTS = 7
-_TITLE_LETTER = 0.06  # inches, average width of a letter
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Neighbor:
     @property
     def file_name(self) -> str:
         """Name of its image without folders."""
-        return _without_folders(self.name)
+        return self.name.rpartition("/")[2] or self.name
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ class SheetLine:
     @property
     def file_name(self) -> str:
         """Name of its image without folders."""
-        return _without_folders(self.name)
+        return self.name.rpartition("/")[2] or self.name
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,79 @@ class ContactSheet:
         """All rows on the sheet, each once."""
         shown = [row for line in self.lines for row in (line.query.row, *(n.row for n in line.neighbors))]
         return list(dict.fromkeys(row for row in shown if row is not None))
+
+
+def show_neighbors(
+    file: StrPath,
+    output: StrPath,
+    queries: Sequence[str] = (),
+    *,
+    k: int = SHEET_NEIGHBORS,
+    n_random: int = SHEET_QUERIES,
+    metric: str = DEFAULT_METRIC,
+    one_per_image: bool = False,
+    root: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
+    weights_dir: StrPath | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    **selection: Any,
+) -> Picture:
+    """Draws a contact sheet: in each line a query, then the rows nearest to it, with distance and class.
+
+    Args:
+        file: the feature file.
+        output: the picture to write: .png, .svg or .pdf.
+        queries: images, boxes and rows, as texts for :func:`sppfeat.analysis.search.queries.read_queries`; if there are
+            none, rows of different classes are drawn at random.
+        k: number of neighbors per query.
+        n_random: number of rows to draw if there are no queries.
+        metric: ``"cosine"`` or ``"l2"``.
+        one_per_image: of each image take only its nearest row, and none of the query's own.
+        root: folder that now holds the images; the recorded one if None.
+        weights, weights_dir, device: the network for queries that are not rows; see
+            :func:`sppfeat.analysis.search.queries.describe_queries`.
+        seed: seed of the draw.
+        overwrite: replace the output if it exists.
+        on_progress: called with the number of rows searched and their total.
+        **selection: rows, layers, levels and labels; see :meth:`sppfeat.store.reader.FeatureFile.select`.
+
+    Returns:
+        The picture's path, its caption, the :class:`ContactSheet`, and a note if images cannot be read.
+
+    Raises:
+        ConfigError: the output is no picture or an input, a query is malformed, there are too many of them, there is no
+            row to draw, or a package is not installed.
+        ImageError: the image of a query cannot be read.
+        StoreError: the file cannot be read, or the output exists or cannot be written.
+    """
+    asked, path, labels = read_queries(queries) if queries else [], Path(output), selection.get("labels")
+    inputs = [file, labels, *(query.path for query in asked)]
+    check_picture_path(path, inputs=[i for i in inputs if isinstance(i, str | Path)], overwrite=overwrite)
+    if len(asked) > _MOST_LINES:
+        raise ConfigError(f"{len(asked)} queries; allowed: {_MOST_LINES} lines of one picture")
+    with FeatureFile(file) as features:
+        selected = features.select(**selection)
+        asked = asked or draw_queries(selected, n_random, seed=seed)
+        if not asked:
+            raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
+        sheet = make_contact_sheet(
+            selected,
+            asked,
+            describe_queries(asked, selected, weights=weights, weights_dir=weights_dir, device=device),
+            k=k,
+            metric=metric,
+            one_per_image=one_per_image,
+            on_progress=lambda done: on_progress(done, len(selected)),
+        )
+        exif = features.config.input.exif
+        of_rows = find_row_pictures(features, sheet.rows, root=root)
+        pictured: Any = {**of_rows, **find_query_pictures(asked, exif=exif)}
+        thumbnails = read_thumbnails(pictured, exif=exif)
+    write_picture(lambda: draw_sheet(sheet, thumbnails), path, overwrite=overwrite)
+    return Picture(path, (sheet_text(sheet),), sheet, unread_note(thumbnails))
 
 
 def draw_queries(selection: Selection, n: int, *, seed: int = 0) -> list[Query]:
@@ -170,60 +254,16 @@ def make_contact_sheet(
     images = file.image_index
     lines = []
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
-        label = "" if query.row is None else labels.name_of(query.row) or ""
+        of_query = "" if query.row is None else labels.name_of(query.row) or ""
         name = query.path if query.row is None else file.path_of(int(images[query.row]))
-        neighbors = tuple(
-            _neighbor(row, distance, file.path_of(int(images[row])), labels.name_of(row) or "", label)
-            for row, distance in zip(rows.tolist(), distances.tolist(), strict=True)
-            if row >= 0
-        )
-        lines.append(SheetLine(query, name or query.text, label, neighbors))
+        neighbors = []
+        for row, distance in zip(rows.tolist(), distances.tolist(), strict=True):
+            if row >= 0:
+                label = labels.name_of(row) or ""
+                is_same = label == of_query if label and of_query else None
+                neighbors.append(Neighbor(row, distance, file.path_of(int(images[row])), label, is_same))
+        lines.append(SheetLine(query, name or query.text, of_query, tuple(neighbors)))
     return ContactSheet(tuple(lines), k, metric)
-
-
-def _neighbor(row: int, distance: float, name: str, label: str, query_label: str) -> Neighbor:
-    return Neighbor(row, distance, name, label, label == query_label if label and query_label else None)
-
-
-def _without_folders(name: str) -> str:
-    return name.rpartition("/")[2] or name
-
-
-class _Frame(NamedTuple):
-    """Frame of a picture: a color, a line style and a sign, so that no reader depends on the color."""
-
-    color: str
-    line: str
-    sign: str
-
-
-_QUERY = _Frame("#404040", "-", "")
-_SAME = _Frame("#009E73", "-", "\N{CHECK MARK} ")
-_OTHER = _Frame("#D55E00", (0, (3, 1.5)), "\N{BALLOT X} ")  # type: ignore[arg-type]
-_UNKNOWN = _Frame("#8A8A8A", "-", "")
-
-
-def contact_sheet_figure(sheet: ContactSheet, thumbnails: Mapping[int | str, Thumbnail]) -> "Figure":
-    """Draws one line per query: its picture, then its neighbors; inside :func:`~sppfeat.analysis.show.figure.drawing`.
-
-    Args:
-        sheet: the sheet, with at least one line.
-        thumbnails: pictures of rows by row number, and of other queries by their text; else "no picture" is shown.
-    """
-    n_columns = 1 + max((len(line.neighbors) for line in sheet.lines), default=0)
-    title = plain(sheet_text(sheet))
-    width = max(n_columns * (_CELL + _GAP) + _AFTER_QUERY + _GAP, len(title) * _TITLE_LETTER + 2 * _GAP)
-    height = len(sheet.lines) * (_CELL + _TEXT + _GAP) + 0.35
-    figure = new_figure(width, height)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    axes.axis("off")
-    axes.text(_GAP, 0.2, title, va="center")
-    for i, line in enumerate(sheet.lines):
-        top = 0.35 + i * (_CELL + _TEXT + _GAP)
-        _draw_line(axes, line, thumbnails, top)
-    return figure
 
 
 def sheet_text(sheet: ContactSheet) -> str:
@@ -240,38 +280,60 @@ def sheet_text(sheet: ContactSheet) -> str:
     return text
 
 
-def _draw_line(axes: "Axes", line: SheetLine, thumbnails: Mapping[int | str, Thumbnail], top: float) -> None:
-    picture = thumbnails.get(line.query.text if line.query.row is None else line.query.row)
-    _draw_cell(axes, picture, _GAP, top, _QUERY, (line.label or "query", line.file_name))
-    for j, neighbor in enumerate(line.neighbors):
-        left = _GAP + (j + 1) * (_CELL + _GAP) + _AFTER_QUERY
-        frame = _frame(neighbor)
-        name = neighbor.label or neighbor.file_name
-        texts = (f"{frame.sign}{name}", rounded(neighbor.distance, 3))
-        _draw_cell(axes, thumbnails.get(neighbor.row), left, top, frame, texts)
+# Color and line of the frame, and a sign, so that no reader depends on the color.
+_QUERY = ("#404040", "-", "")
+_FRAMES: dict[bool | None, tuple[str, Any, str]] = {
+    True: ("#009E73", "-", "\N{CHECK MARK} "),
+    False: ("#D55E00", (0, (3, 1.5)), "\N{BALLOT X} "),
+    None: ("#8A8A8A", "-", ""),
+}
+
+
+def draw_sheet(sheet: ContactSheet, thumbnails: Mapping[int | str, Thumbnail]) -> "Figure":
+    """Draws one line per query: its picture, then its neighbors; inside ``drawing``."""
+    n_columns = 1 + max(len(line.neighbors) for line in sheet.lines)
+    width, height = n_columns + _AFTER_QUERY, len(sheet.lines) * (1 + _TEXT)
+    figure = new_figure(width * _CELL, height * _CELL + 0.2)
+    axes = figure.add_subplot(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    axes.axis("off")
+    # One cell is one unit. Axes of their own for the pictures of a large sheet would take minutes to arrange.
+    for i, line in enumerate(sheet.lines):
+        y = i * (1 + _TEXT) + 0.5
+        own = thumbnails.get(line.query.text if line.query.row is None else line.query.row)
+        _draw_cell(axes, own, 0.5, y, _QUERY, (line.label or "query", line.file_name))
+        for j, neighbor in enumerate(line.neighbors):
+            texts = (neighbor.label or neighbor.file_name, rounded(neighbor.distance, 3))
+            x, frame = 1.5 + _AFTER_QUERY + j, _FRAMES[neighbor.is_same]
+            _draw_cell(axes, thumbnails.get(neighbor.row), x, y, frame, texts)
+    axes.set(title=sheet_text(sheet), xlim=(0, width), ylim=(height, 0))
+    return figure
 
 
 def _draw_cell(
-    axes: "Axes", thumbnail: Thumbnail | None, left: float, top: float, frame: _Frame, texts: tuple[str, str]
+    axes: "Axes",
+    thumbnail: Thumbnail | None,
+    x: float,
+    y: float,
+    frame: tuple[str, Any, str],
+    texts: tuple[str, str],
 ) -> None:
+    """Draws a picture around ``x, y`` as large as its frame allows, with two lines of text below it."""
     from matplotlib.patches import Rectangle
 
-    inner = _CELL - 0.08
-    center = (left + _CELL / 2, top + _CELL / 2)
+    color, line, sign = frame
     if thumbnail is not None and thumbnail.pixels is not None:
-        _draw_pixels(axes, thumbnail.pixels, center, inner)
+        shape = thumbnail.pixels.shape[:2]
+        height, width = (_PICTURE / 2 * side / max(shape) for side in shape)
+        extent = (x - width, x + width, y + height, y - height)
+        axes.imshow(thumbnail.pixels, extent=extent, interpolation="antialiased", zorder=1)
     else:
-        axes.text(*center, "no picture", ha="center", va="center", fontsize=_TEXT_POINTS, color="#606060")
+        axes.text(x, y, "no picture", ha="center", va="center", fontsize=_TEXT_POINTS, color="#606060")
+    corner = (x - _FRAME / 2, y - _FRAME / 2)
     axes.add_patch(
-        Rectangle(
-            (left, top), _CELL, _CELL, fill=False, edgecolor=frame.color, linestyle=frame.line, linewidth=1.4
-        )
+        Rectangle(corner, _FRAME, _FRAME, fill=False, edgecolor=color, linestyle=line, linewidth=1.4)
     )
-    for i, text in enumerate(texts):
-        shown = plain(_shortened(text))
-        axes.text(
-            center[0], top + _CELL + 0.1 + 0.14 * i, shown, ha="center", va="center", fontsize=_TEXT_POINTS
-        )
+    shown = f"{_shortened(f'{sign}{texts[0]}')}\n{_shortened(texts[1])}"
+    axes.text(x, y + _FRAME / 2 + 0.05, shown, ha="center", va="top", fontsize=_TEXT_POINTS)
 
 
 def _shortened(text: str) -> str:
@@ -280,17 +342,3 @@ def _shortened(text: str) -> str:
     if len(line) <= _LETTERS:
         return line
     return f"{line[: _LETTERS // 2]}\N{HORIZONTAL ELLIPSIS}{line[-(_LETTERS - _LETTERS // 2 - 1) :]}"
-
-
-def _draw_pixels(
-    axes: "Axes", pixels: npt.NDArray[np.uint8], center: tuple[float, float], inner: float
-) -> None:
-    """Draws a picture as large as its frame allows, at its own aspect ratio."""
-    height, width = (inner * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
-    x, y = center
-    extent = (x - width / 2, x + width / 2, y + height / 2, y - height / 2)
-    axes.imshow(pixels, extent=extent, aspect="auto", interpolation="antialiased", zorder=1)
-
-
-def _frame(neighbor: Neighbor) -> _Frame:
-    return _UNKNOWN if neighbor.is_same is None else _SAME if neighbor.is_same else _OTHER

@@ -1,37 +1,35 @@
 """The style of all pictures, and their files.
 
-Figures are drawn without a display and without pyplot, whose list of open figures would keep them in memory. The same
-figure gives the same bytes.
+Figures are drawn without a display and without pyplot, whose list of open figures would keep them in memory.
+matplotlib arranges what is on them (constrained layout) and fits the page. The same figure gives the same bytes.
 """
 
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sppfeat.config.machine import import_extra
 from sppfeat.config.values import StrPath
-from sppfeat.config.wording import escaped
 from sppfeat.errors import ConfigError
 from sppfeat.files.atomic import replace_file
 from sppfeat.files.outputs import check_new_file
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
     "COLORS",
     "HEAT",
     "PICTURE_SUFFIXES",
+    "Picture",
     "check_picture_path",
+    "draw_png",
     "drawing",
-    "fit_page",
     "new_figure",
-    "plain",
-    "save_figure",
+    "write_picture",
 ]
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -44,8 +42,8 @@ HEAT = "viridis"
 
 _DPI = 200
 _VECTOR_DPI = 130  # for photographs in .svg and .pdf; with 200, a picture with 6 photographs takes 9 MB
-_PURPOSE = "a picture"
-_PAGE_MARGIN = 0.08  # inches
+_MARGIN = 0.08  # inches around all that is drawn
+_INK = "#7b7b7b"  # can be read on white and on near-black pages alike (contrast 4.2)
 _FONT = "DejaVu Sans"  # comes with matplotlib
 # Used, if installed, for letters that DejaVu Sans lacks; each covers many scripts.
 _FURTHER_FONTS = (
@@ -64,7 +62,9 @@ _FURTHER_FONTS = (
 )
 _STYLE: dict[str, Any] = {
     "font.size": 8,
+    "text.parse_math": False,  # file names may hold $
     "axes.titlesize": 8,
+    "axes.titlelocation": "left",
     "axes.labelsize": 8,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
@@ -75,8 +75,10 @@ _STYLE: dict[str, Any] = {
     "ytick.major.width": 0.6,
     "legend.fontsize": 7,
     "legend.frameon": False,
+    "figure.titlesize": 8,
     "figure.dpi": _DPI,
-    "savefig.dpi": _DPI,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": _MARGIN,
     "pdf.fonttype": 42,  # TrueType, because publishers refuse Type 3 fonts
     "svg.fonttype": "path",  # looks the same without the fonts
     "svg.hashsalt": "sppfeat",  # otherwise element ids are random
@@ -89,6 +91,22 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+class Picture(NamedTuple):
+    """A picture that was written.
+
+    Attributes:
+        path: path of its file.
+        text: the picture in words, one line for each of its parts.
+        found: the values that it shows.
+        notes: lines about what could not be shown.
+    """
+
+    path: Path
+    text: tuple[str, ...]
+    found: Any
+    notes: tuple[str, ...] = ()
+
+
 def check_picture_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: bool) -> None:
     """Refuses an output that cannot be written, so that nothing is computed in vain.
 
@@ -98,77 +116,62 @@ def check_picture_path(path: Path, *, inputs: Sequence[StrPath] = (), overwrite:
         StoreError: the output exists and ``overwrite`` is False, it is not a file, or its folder does not exist.
     """
     if path.suffix.lower() not in PICTURE_SUFFIXES:
-        raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in {_suffixes()}")
-    import_extra("matplotlib", extra="plot", purpose=_PURPOSE)
+        suffixes = f"{', '.join(PICTURE_SUFFIXES[:-1])} or {PICTURE_SUFFIXES[-1]}"
+        raise ConfigError(f"the output is {str(path)!r}; allowed: a name that ends in {suffixes}")
+    import_extra("matplotlib", extra="plot", purpose="a picture")
     check_new_file(path, inputs=inputs, overwrite=overwrite)
 
 
 @contextlib.contextmanager
-def drawing() -> Iterator[None]:
-    """Sets our style while a figure is made and saved, in place of the user's matplotlib settings.
+def drawing(ink: str = "black") -> Iterator[None]:
+    """Sets our style, with lines and letters in ``ink``, in place of the user's matplotlib settings.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    style = import_extra("matplotlib.style", extra="plot", purpose=_PURPOSE)
-    fonts = {"font.family": [_FONT, *_installed(_FURTHER_FONTS)]}
-    with style.context(["default", _STYLE, fonts]), warnings.catch_warnings():
+    style = import_extra("matplotlib.style", extra="plot", purpose="a picture")
+    from matplotlib.font_manager import fontManager
+
+    # matplotlib would warn of each font that is not installed, for each text.
+    known = {font.name for font in fontManager.ttflist}
+    fonts = {"font.family": [_FONT, *(font for font in _FURTHER_FONTS if font in known)]}
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    with style.context(["default", _STYLE, fonts, dict.fromkeys(inked, ink)]), warnings.catch_warnings():
         # File names may hold letters that no font has; matplotlib warns and draws them as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of this width and height in inches; inside :func:`drawing`."""
+    """An empty figure of about this width and height in inches; inside :func:`drawing`."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), facecolor="white")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def fit_page(figure: "Figure", axes: "Axes", width: float, height: float) -> None:
-    """Sets the size of axes in inches, and fits the page to the axes with their title, labels and legend."""
-    page_width, page_height = figure.get_size_inches()
-    axes.set_position((0, 0, width / page_width, height / page_height))
-    around = axes.get_tightbbox()
-    if around is None:  # axes that are not visible
-        return
-    left, bottom, right, top = (edge / figure.dpi for edge in around.extents)
-    page_width, page_height = right - left + 2 * _PAGE_MARGIN, top - bottom + 2 * _PAGE_MARGIN
-    figure.set_size_inches(page_width, page_height)
-    left, bottom = _PAGE_MARGIN - left, _PAGE_MARGIN - bottom
-    axes.set_position((left / page_width, bottom / page_height, width / page_width, height / page_height))
+def write_picture(draw: Callable[[], "Figure"], path: Path, *, overwrite: bool) -> tuple[int, int]:
+    """Writes what ``draw`` draws in the format that the path's suffix names, whole or not at all.
 
-
-def plain(text: str) -> str:
-    r"""Escapes a text from a user, such as a file name, so that matplotlib does not read it as a formula.
-
-    Example:
-        >>> print(plain("$x$.png"))
-        \$x\$.png
-    """
-    return escaped(text).replace("$", r"\$")
-
-
-def save_figure(figure: "Figure", path: Path, *, overwrite: bool = True) -> None:
-    """Writes a figure in the format that the path's suffix names, whole or not at all; inside :func:`drawing`.
+    Returns:
+        Width and height of the picture in pixels.
 
     Raises:
         StoreError: the file cannot be written.
     """
     suffix = path.suffix.lower()
     content = io.BytesIO()
-    dpi = _DPI if suffix == ".png" else _VECTOR_DPI
-    figure.savefig(content, format=suffix[1:], metadata=_METADATA[suffix], dpi=dpi)
+    with drawing():
+        figure = draw()
+        dpi = _DPI if suffix == ".png" else _VECTOR_DPI
+        figure.savefig(content, format=suffix[1:], metadata=_METADATA[suffix], dpi=dpi)
+        page = figure.get_tightbbox().padded(_MARGIN)
     replace_file(path, content.getbuffer(), overwrite=overwrite)
+    return int(page.width * _DPI), int(page.height * _DPI)
 
 
-def _installed(fonts: Sequence[str]) -> list[str]:
-    """Filters fonts that matplotlib finds; it would warn of each missing one, for each text."""
-    from matplotlib.font_manager import fontManager
-
-    known = {font.name for font in fontManager.ttflist}
-    return [font for font in fonts if font in known]
-
-
-def _suffixes() -> str:
-    return f"{', '.join(PICTURE_SUFFIXES[:-1])} or {PICTURE_SUFFIXES[-1]}"
+def draw_png(draw: Callable[[], "Figure"]) -> bytes:
+    """PNG file of what ``draw`` draws, on a transparent ground, to be read on light and on dark pages."""
+    content = io.BytesIO()
+    with drawing(_INK):
+        draw().savefig(content, format="png", transparent=True, metadata=_METADATA[".png"])
+    return content.getvalue()

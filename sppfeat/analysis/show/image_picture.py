@@ -1,12 +1,22 @@
 """Pictures of the pooling of one image: regions, bins, pooled values, and the cells where the maxima were found."""
 
+import os
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sppfeat.analysis.show.activations import PooledBox
-from sppfeat.analysis.show.figure import HEAT, new_figure, plain
+import numpy as np
+
+from sppfeat.analysis.show.activations import (
+    LayerActivations,
+    PooledBox,
+    PooledLevel,
+    View,
+    pooled_boxes,
+    view_of_row,
+)
+from sppfeat.analysis.show.figure import HEAT, Picture, check_picture_path, new_figure, write_picture
 from sppfeat.analysis.show.image_panels import (
     MAXIMA,
     LayerPanels,
@@ -15,38 +25,176 @@ from sppfeat.analysis.show.image_panels import (
     draw_maxima,
     draw_overview,
     draw_pooled,
+    panel_size,
 )
-from sppfeat.analysis.show.pooled_levels import PooledLevel
+from sppfeat.analysis.wording import network_text
 from sppfeat.config.regions import RowFlag
-from sppfeat.errors import ConfigError
+from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_BOX_SIZE, DEFAULT_SIZE
+from sppfeat.config.values import StrPath
+from sppfeat.config.wording import escaped
+from sppfeat.errors import ConfigError, ImageError
+from sppfeat.extractor import Extractor
+from sppfeat.files.downloads import OnDownload
+from sppfeat.inputs.lookup import find_image
+from sppfeat.inputs.roots import is_url
+from sppfeat.store.reader import FeatureFile
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["MAX_LEVELS", "MAX_PANEL_ROWS", "check_extent", "draw_image"]
+__all__ = ["MAX_LEVELS", "MAX_PANEL_ROWS", "draw_image", "show_image"]
 
 MAX_PANEL_ROWS = 6  # boxes times layers
 MAX_LEVELS = 6
 
-# Inches.
-_MARGIN, _GAP = 0.15, 0.15
-_PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_WIDTH = 2.05, 2.2, 1.95
-_TITLE, _LINE, _BAR, _BAR_WIDTH, _BAR_HEIGHT, _BAR_STEP = 0.2, 0.16, 0.55, 1.6, 0.09, 2.05
-_HEADING, _PANELS_GAP = 0.26, 0.12
-_LEAST_WIDTH_OF_ALL = 6.0  # room for three color bars
+# Inches: least width of a column (a panel's title must fit), the space between columns, a line of text, and what a
+# block has besides its panels and captions: their titles, and color bars with their labels.
+_COLUMN, _GAP, _LINE, _AROUND_PANELS = 1.95, 0.15, 0.16, 1.15
+_BARS = 0.55  # of which for color bars
+_LEAST_WIDTH = 6.0  # room for three color bars
 _LETTER = 0.058  # average width of a letter of 8 points
-_SMALL = 7  # points
-_BOLD = 0.88  # number of bold letters that take the width of one regular letter
 _LONGEST_NAME = 80
 
 
-def check_extent(n_boxes: int, n_layers: int, n_levels: int) -> None:
-    """Refuses more boxes, layers or levels than fit into a picture.
+def show_image(
+    image: StrPath | None,
+    output: StrPath,
+    *,
+    boxes: Sequence[Sequence[float]] = (),
+    channel: int | None = None,
+    file: StrPath | None = None,
+    row: int | None = None,
+    root: StrPath | None = None,
+    projection: str | None = None,
+    margin: float | None = None,
+    overwrite: bool = False,
+    on_download: OnDownload = lambda name, done, total: None,
+    **network: Any,
+) -> Picture:
+    """Draws the pyramid's bins on an image, what is pooled in them, and where it came from.
+
+    Args:
+        image: path of the image; None to draw a row of ``file``.
+        output: the picture to write: .png, .svg or .pdf.
+        boxes: ``x0, y0, x1, y1`` of each box in pixels of the image as displayed; none for the whole image.
+        channel: draw only this channel; None to draw the l2 norm over all channels.
+        file: feature file whose network and settings to use.
+        row: row of ``file`` to draw: its image and its box.
+        root: folder that now holds the images of ``file``; the recorded one if None.
+        projection, margin: conversion of boxes to cells; see :class:`sppfeat.Extractor`. If None, as in ``file``, or
+            the defaults.
+        overwrite: replace the output if it exists.
+        on_download: called during a download with the name of a weights file, the bytes done, and the total.
+        **network: network and settings, for :class:`sppfeat.Extractor`; with ``file`` only ``weights``,
+            ``weights_dir`` and ``device``.
+
+    Returns:
+        The picture's path and its size in words; ``found`` holds the numbers in the picture, as plain values.
 
     Raises:
-        ConfigError: more than :data:`MAX_PANEL_ROWS` boxes of layers, or :data:`MAX_LEVELS` levels.
+        ConfigError: arguments contradict each other, the output is no picture or an input, or there are too many boxes,
+            layers or levels.
+        BoxError: a box has no area inside the image.
+        ImageError: the image cannot be read.
+        WeightsError: weights cannot be loaded.
+        StoreError: the file cannot be read, its row has no descriptor, or the output exists or cannot be written.
     """
+    path = Path(output)
+    check_picture_path(path, inputs=[p for p in (image, file) if p is not None], overwrite=overwrite)
+    if file is None:
+        source = _plain_source(image, boxes, row, root, network, on_download)
+    else:
+        if row is not None and (projection is not None or margin is not None):
+            raise ConfigError("--row is drawn as it was made: leave out --projection and --margin")
+        source = _source_in_file(image, boxes, file, row, root, network, on_download)
+    check_picture_path(path, inputs=[source.path], overwrite=overwrite)  # the image of a row
+    config = source.extractor.config
+    _check_extent(len(source.views), len(config.backbone.layers), len(config.descriptor.levels))
+    pooled = pooled_boxes(source.extractor, source.path, source.views, projection=projection, margin=margin)
+    height, width = pooled[0].image_hw
+    note = (
+        f"{network_text(config.backbone)}; {config.descriptor.pool} over levels "
+        f"{','.join(map(str, config.descriptor.levels))}; image of {height} x {width} pixels (height x width)"
+    )
+    if config.input.flip:
+        note += "; descriptors are the mean with the mirror image's"
+    size = write_picture(
+        lambda: draw_image(pooled, title=source.title, note=note, channel=channel), path, overwrite=overwrite
+    )
+    found = {
+        "output": str(path),
+        "image": source.path,
+        "image_hw": pooled[0].image_hw,
+        "channel": channel,
+        "boxes": [_box_numbers(box, channel) for box in pooled],
+    }
+    return Picture(path, (f"{size[0]} x {size[1]} pixels (width x height)",), found)
+
+
+class _Source(NamedTuple):
+    """The image to draw, the views of it, and the network."""
+
+    extractor: Extractor
+    path: str
+    title: str
+    views: list[View]
+
+
+def _plain_source(
+    image: StrPath | None,
+    boxes: Any,
+    row: int | None,
+    root: Any,
+    network: dict[str, Any],
+    on_download: OnDownload,
+) -> _Source:
+    for name, value in (("row", row), ("root", root)):
+        if value is not None:
+            raise ConfigError(f"--{name} is about a feature file, but there is none: --from")
+    if image is None:
+        raise ConfigError("no PHOTO, and no --from with --row; allowed: one of them")
+    size = network.pop("size", None) or (DEFAULT_BOX_SIZE if boxes else DEFAULT_SIZE)
+    extractor = Extractor(
+        network.pop("backbone", DEFAULT_BACKBONE), size=size, on_download=on_download, **network
+    )
+    return _Source(extractor, os.fspath(image), os.path.basename(image), _views(boxes))
+
+
+def _source_in_file(
+    image: StrPath | None,
+    boxes: Any,
+    path: StrPath,
+    row: int | None,
+    root: StrPath | None,
+    network: dict[str, Any],
+    on_download: OnDownload,
+) -> _Source:
+    if (image is None) == (row is None):
+        raise ConfigError("--from is given; with it allowed: either PHOTO, or --row")
+    if row is not None and boxes:
+        raise ConfigError("--box and --row are both given; allowed: one of them")
+    with FeatureFile(path) as file:
+        if image is not None:
+            found, title, views = os.fspath(image), os.path.basename(image), _views(boxes)
+        else:
+            index, view = view_of_row(file, row or 0)
+            found, views = os.path.join(root or file.root, file.path_of(index)), [view]
+            title = f"{os.path.basename(found)}, row {row} of {file.path.name}"
+            try:
+                if not is_url(os.fsencode(found)):  # looking for a URL would download it
+                    find_image(b"", os.fsencode(found))
+            except ImageError as error:
+                raise ImageError(f"{found!r}: {error}; --root says where the images are now") from error
+        extractor = Extractor.from_file(file, on_download=on_download, **network)
+    return _Source(extractor, found, title, views)
+
+
+def _views(boxes: Any) -> list[View]:
+    return [View((x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes] or [View()]
+
+
+def _check_extent(n_boxes: int, n_layers: int, n_levels: int) -> None:
+    """Refuses more boxes, layers or levels than fit into a picture."""
     if n_boxes * n_layers > MAX_PANEL_ROWS:
         raise ConfigError(
             f"{n_boxes} boxes of {n_layers} layers are {n_boxes * n_layers} rows of panels; allowed: {MAX_PANEL_ROWS}"
@@ -55,8 +203,45 @@ def check_extent(n_boxes: int, n_layers: int, n_levels: int) -> None:
         raise ConfigError(f"{n_levels} levels do not fit into one picture; allowed: {MAX_LEVELS}")
 
 
+def _box_numbers(box: PooledBox, channel: int | None) -> dict[str, Any]:
+    return {
+        "box_px": box.view.box_px,
+        "mirrored": box.view.mirrored,
+        "clipped": bool(box.flag & RowFlag.CLIPPED),
+        "sub_cell": bool(box.flag & RowFlag.SUB_CELL),
+        "input_hw": box.input_hw,
+        "box_in": box.box_in,
+        "layers": [_layer_numbers(layer, channel) for layer in box.layers],
+    }
+
+
+def _layer_numbers(layer: LayerActivations, channel: int | None) -> dict[str, Any]:
+    geometry = layer.geometry
+    return {
+        "layer": layer.layer,
+        "channels": len(layer.map),
+        "map_hw": layer.map_hw,
+        "stride": None if geometry is None else np.broadcast_to(geometry.stride, 2).tolist(),
+        "offset": None if geometry is None else np.broadcast_to(geometry.offset, 2).tolist(),
+        "region": layer.region,
+        "levels": [
+            {
+                "level": level.level,
+                "bins": level.bins.reshape(-1, 4).tolist(),
+                "strength": level.strength(channel).ravel().tolist(),
+                "maxima": [
+                    [y, x, int(counts[y, x])]
+                    for counts in [level.count_maxima(layer.map_hw, channel)]
+                    for y, x in np.argwhere(counts).tolist()
+                ],
+            }
+            for level in layer.levels
+        ],
+    }
+
+
 def draw_image(
-    boxes: Sequence[PooledBox], *, title: str, notes: Sequence[str] = (), channel: int | None = None
+    boxes: Sequence[PooledBox], *, title: str, note: str = "", channel: int | None = None
 ) -> "Figure":
     """Draws the pooling of an image; inside :func:`sppfeat.analysis.show.figure.drawing`.
 
@@ -66,159 +251,97 @@ def draw_image(
     Args:
         boxes: boxes of one image.
         title: title of the picture, such as the image's name.
-        notes: lines of text about the network.
+        note: a line of text about the network.
         channel: the only channel to draw; the l2 norm over all channels if None.
 
     Raises:
-        ConfigError: there are too many boxes, layers or levels, or there is no such channel.
+        ConfigError: there is no such channel.
     """
-    check_extent(len(boxes), len(boxes[0].layers), len(boxes[0].layers[0].levels))
-    layouts = [_layout(LayerPanels(box, layer, channel)) for box in boxes for layer in box.layers]
-    for layout in layouts:
-        _check_channel(layout.panels)
-    width = max(_LEAST_WIDTH_OF_ALL, *(layout.width for layout in layouts))
+    blocks = [LayerPanels(box, layer, channel) for box in boxes for layer in box.layers]
+    for panels in blocks:
+        n_channels, name = len(panels.layer.map), panels.layer.layer
+        if channel is not None and not 0 <= channel < n_channels:
+            raise ConfigError(f"channel is {channel}; allowed: 0 to {n_channels - 1}, those of layer {name}")
+    sizes = [[panel_size((0, 0, *p.box.input_hw[::-1])), panel_size(p.window)] for p in blocks]
+    n_levels = len(blocks[0].layer.levels)
+    columns = [[max(_COLUMN, o[0], p[0]), *[max(_COLUMN, p[0])] * n_levels] for o, p in sizes]
+    width = max(_LEAST_WIDTH, *(sum(own) + _GAP * (n_levels + 1) for own in columns))
     n_letters = int(width / _LETTER)
-    header = [line for note in notes for line in textwrap.wrap(note, n_letters)]
-    footer = textwrap.wrap(_legend(layouts), int(width / (_LETTER * _SMALL / 8)))
-    captions = [_captions(layout.panels, i, len(layouts), n_letters) for i, layout in enumerate(layouts)]
-    heights = [
-        _PANELS_GAP + _LINE * sum(map(len, own)) + layout.height
-        for layout, own in zip(layouts, captions, strict=True)
+    captions = [
+        [line for text in _caption(panels, i, len(blocks)) for line in textwrap.wrap(text, n_letters)]
+        for i, panels in enumerate(blocks)
     ]
-    top = _MARGIN + _HEADING + _LINE * len(header)
-    page = _Page(width + 2 * _MARGIN, top + sum(heights) + _LINE * len(footer) + _MARGIN)
-    page.text(_MARGIN, _MARGIN, plain(_shortened(title)), size=10, weight="bold")
-    page.lines(_MARGIN, _MARGIN + _HEADING, header)
-    for layout, (what, where), height in zip(layouts, captions, heights, strict=True):
-        start = page.lines(_MARGIN, top + _PANELS_GAP, what, weight="bold")
-        _draw_panels(page, layout, page.lines(_MARGIN, start, where))
-        top += height
-    page.lines(_MARGIN, top, footer, color="0.35", size=_SMALL)
-    return page.figure
+    rows = [(max(overview[1], panel[1]), panel[1]) for overview, panel in sizes]
+    heights = [
+        len(lines) * _LINE + sum(own) + _AROUND_PANELS for lines, own in zip(captions, rows, strict=True)
+    ]
+    footer = [line for text in (note, _legend(blocks)) for line in textwrap.wrap(text, n_letters * 8 // 7)]
+    figure = new_figure(width, sum(heights) + _LINE * (len(footer) + 3))
+    half = (_LONGEST_NAME - 3) // 2
+    shown = title if len(title) <= _LONGEST_NAME else f"{title[:half]}...{title[-half:]}"
+    figure.suptitle(escaped(shown), x=0.01, ha="left", size=10, weight="bold")
+    figure.supxlabel("\n".join(footer), x=0.01, ha="left", size=7, color="0.35")
+    parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for i, (part, panels) in enumerate(zip(parts, blocks, strict=True)):
+        part.suptitle("\n".join(map(escaped, captions[i])), x=0.01, ha="left")
+        _draw_block(part, panels, columns[i], rows[i])
+    return figure
 
 
-class _Page:
-    """A figure whose places are in inches from the left and upper edges."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.figure = new_figure(width, height)
-        self._width, self._height = width, height
-
-    def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
-        """Adds axes at a place."""
-        bottom = self._height - top - height
-        return self.figure.add_axes(
-            (left / self._width, bottom / self._height, width / self._width, height / self._height)
-        )
-
-    def text(self, left: float, top: float, text: str, **style: Any) -> None:
-        """Writes a line whose upper left corner is at a place."""
-        self.figure.text(left / self._width, 1 - top / self._height, text, va="top", **style)
-
-    def lines(self, left: float, top: float, lines: Sequence[str], **style: Any) -> float:
-        """Writes lines, and returns the top of the next line."""
-        for line in lines:
-            self.text(left, top, plain(line), **style)
-            top += _LINE
-        return top
-
-
-@dataclass(frozen=True)
-class _PanelsLayout:
-    """Widths and heights in inches of the overview panel, and of the panels that show the window."""
-
-    panels: LayerPanels
-    overview: tuple[float, float]
-    panel: tuple[float, float]
-
-    @property
-    def first_column(self) -> float:
-        return max(self.overview[0], self.panel[0], _LEAST_WIDTH)
-
-    @property
-    def column(self) -> float:
-        return max(self.panel[0], _LEAST_WIDTH)
-
-    @property
-    def upper_row(self) -> float:
-        return max(self.overview[1], self.panel[1])
-
-    @property
-    def width(self) -> float:
-        return self.first_column + len(self.panels.layer.levels) * (_GAP + self.column)
-
-    @property
-    def height(self) -> float:
-        return 2 * _TITLE + self.upper_row + _GAP / 2 + self.panel[1] + _BAR
+def _draw_block(
+    part: "SubFigure", panels: LayerPanels, columns: Sequence[float], rows: Sequence[float]
+) -> None:
+    """Draws the panels of a layer of a box, and their color bars; sizes are in inches."""
+    ratios = (sum(rows) + _AROUND_PANELS - _BARS, _BARS)
+    upper, lower = part.subfigures(2, 1, squeeze=False, height_ratios=ratios)[:, 0]
+    levels = panels.layer.levels
+    grid = upper.subplots(
+        2, 1 + len(levels), gridspec_kw={"width_ratios": columns, "height_ratios": rows}, squeeze=False
+    )
+    draw_overview(grid[0, 0], panels)
+    grid[0, 0].set_title("network input")
+    draw_map(grid[1, 0], panels)
+    grid[1, 0].set_title("feature map")
+    for position, level in enumerate(levels):
+        above, below = grid[:, 1 + position]
+        draw_pooled(above, panels, level)
+        bins = f"{level.level} x {level.level} bins" if level.level > 1 else "one bin"
+        above.set_title(f"level {level.level}: {bins}, pooled")
+        draw_maxima(below, panels, level)
+        draw_bins(below, panels, position)
+        below.set_title(_maxima_title(panels, level))
+    _draw_bars(lower, panels)
 
 
-def _layout(panels: LayerPanels) -> _PanelsLayout:
-    x0, y0, x1, y1 = panels.window
-    height, width = panels.box.input_hw
-    return _PanelsLayout(panels, _fitted(width, height), _fitted(x1 - x0, y1 - y0))
-
-
-def _fitted(width: float, height: float) -> tuple[float, float]:
-    """Width and height in inches of a panel that shows this many pixels."""
-    scale = min(_PANEL_WIDTH / width, _PANEL_HEIGHT / height)
-    return width * scale, height * scale
-
-
-def _draw_panels(page: _Page, layout: _PanelsLayout, top: float) -> None:
-    panels = layout.panels
-    lower = top + _TITLE + layout.upper_row + _GAP / 2
-    _titled(page, _MARGIN, top, layout.overview, "network input", lambda axes: draw_overview(axes, panels))
-    _titled(page, _MARGIN, lower, layout.panel, "feature map", lambda axes: draw_map(axes, panels))
-    left = _MARGIN + layout.first_column + _GAP
-    for position, level in enumerate(panels.layer.levels):
-
-        def draw_lower(axes: "Axes", position: int = position, level: PooledLevel = level) -> None:
-            draw_maxima(axes, panels, level)
-            draw_bins(axes, panels, position)
-
-        def draw_upper(axes: "Axes", level: PooledLevel = level) -> None:
-            draw_pooled(axes, panels, level)
-
-        n = level.level
-        bins = f"{n} x {n} bins" if n > 1 else "one bin"
-        _titled(page, left, top, layout.panel, f"level {n}: {bins}, pooled", draw_upper)
-        _titled(page, left, lower, layout.panel, _maxima_title(panels, level), draw_lower)
-        left += layout.column + _GAP
-    _draw_bars(page, layout, lower + _TITLE + layout.panel[1] + 0.1)
-
-
-def _titled(page: _Page, left: float, top: float, size: tuple[float, float], title: str, draw: Any) -> None:
-    page.text(left, top + 0.04, title, size=7.5)
-    draw(page.axes(left, top + _TITLE, *size))
-
-
-def _draw_bars(page: _Page, layout: _PanelsLayout, top: float) -> None:
+def _draw_bars(part: "SubFigure", panels: LayerPanels) -> None:
     """Draws the color bars of a layer's panels."""
-    panels = layout.panels
-    n_channels = len(panels.layer.map)
-    strength = f"l2 norm of {n_channels} channels" if panels.channel is None else f"channel {panels.channel}"
-    _bar(page, _MARGIN, top, HEAT, panels.map_limits, f"map: {strength}")
-    _bar(page, _MARGIN + _BAR_STEP, top, HEAT, panels.pooled_limits, f"pooled: {strength}")
-    if _has_maxima(panels):
-        _bar(page, _MARGIN + 2 * _BAR_STEP, top, MAXIMA, (0.0, 1.0), "maxima from a cell / the most")
-
-
-def _bar(page: _Page, left: float, top: float, colors: str, limits: tuple[float, float], label: str) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
-    axes = page.axes(left, top, _BAR_WIDTH, _BAR_HEIGHT)
-    bar = page.figure.colorbar(
-        ScalarMappable(Normalize(*limits), colors),
-        cax=axes,
-        orientation="horizontal",
-        ticks=MaxNLocator(4),
-        format="%g",
-    )
-    bar.outline.set_visible(False)
-    axes.tick_params(length=2, pad=1)
-    axes.set_xlabel(label, labelpad=1, size=_SMALL)
+    n_channels = len(panels.layer.map)
+    what = f"l2 norm of {n_channels} channels" if panels.channel is None else f"channel {panels.channel}"
+    bars = [
+        (HEAT, panels.map_limits, f"map: {what}"),
+        (HEAT, panels.pooled_limits, f"pooled: {what}"),
+        (MAXIMA, (0.0, 1.0), "maxima from a cell / the most"),
+    ]
+    for axes, (colors, limits, label) in zip(
+        part.subplots(1, 3, gridspec_kw={"wspace": 0.15}), bars, strict=True
+    ):
+        if colors == MAXIMA and not _has_maxima(panels):
+            axes.remove()
+            continue
+        bar = part.colorbar(
+            ScalarMappable(Normalize(*limits), colors),
+            cax=axes,
+            orientation="horizontal",
+            ticks=MaxNLocator(4),
+            format="%g",
+            label=label,
+        )
+        bar.outline.set_visible(False)
+        axes.tick_params(length=2, pad=1)
 
 
 def _maxima_title(panels: LayerPanels, level: PooledLevel) -> str:
@@ -233,62 +356,41 @@ def _has_maxima(panels: LayerPanels) -> bool:
     return any(level.cells is not None for level in panels.layer.levels)
 
 
-def _captions(panels: LayerPanels, position: int, n_rows: int, n_letters: int) -> tuple[list[str], list[str]]:
-    """Lines that name the box and layer of panels, and lines that describe its region."""
+def _caption(panels: LayerPanels, position: int, n_blocks: int) -> tuple[str, str]:
+    """Texts that name the box and layer of panels, and that describe its region."""
     box, layer = panels.box, panels.layer
     x0, y0, x1, y1 = layer.region
-    number = f"{position + 1} of {n_rows}: " if n_rows > 1 else ""
-    what = f"{number}{_box_text(box)}: {y1 - y0} x {x1 - x0} cells of layer {layer.layer}"
+    what = f"{position + 1} of {n_blocks}: " if n_blocks > 1 else ""
+    if box.view.box_px is None:
+        what += "the whole image"
+    else:
+        what += "box " + ", ".join(f"{value:.6g}" for value in box.view.box_px)
+        what += " (clipped to the image)" if box.flag & RowFlag.CLIPPED else ""
+        what += " (smaller than a cell)" if box.flag & RowFlag.SUB_CELL else ""
+    what += ", mirrored" if box.view.mirrored else ""
     (map_h, map_w), (in_h, in_w) = layer.map_hw, box.input_hw
     if layer.geometry is None:
         cells = "spread evenly over the image, as this network has no stride that could be computed"
     else:
-        cells = f"stride {_numbers(layer.geometry.stride)}, offset {_numbers(layer.geometry.offset)} pixels"
-    where = (
+        stride, offset = (
+            " and ".join(f"{v:g}" for v in (value[::-1] if isinstance(value, tuple) else (value,)))
+            for value in layer.geometry
+        )
+        cells = f"stride {stride}, offset {offset} pixels"
+    return f"{what}: {y1 - y0} x {x1 - x0} cells of layer {layer.layer}", (
         f"region x {x0}..{x1 - 1}, y {y0}..{y1 - 1} of a map of {map_h} x {map_w} cells (height x width), {cells}; "
         f"network input {in_h} x {in_w} pixels"
     )
-    return textwrap.wrap(what, int(n_letters * _BOLD)), textwrap.wrap(where, n_letters)
 
 
-def _box_text(box: PooledBox) -> str:
-    text = "the whole image"
-    if box.view.box_px is not None:
-        text = "box " + ", ".join(f"{value:.6g}" for value in box.view.box_px)
-        text += " (clipped to the image)" if box.flag & RowFlag.CLIPPED else ""
-        text += " (smaller than a cell)" if box.flag & RowFlag.SUB_CELL else ""
-    return f"{text}, mirrored" if box.view.mirrored else text
-
-
-def _legend(layouts: Sequence[_PanelsLayout]) -> str:
-    """Legend: explains lines and colors of the panels."""
-    has_box = any(layout.panels.box.view.box_px is not None for layout in layouts)
-    text = "Dashed: the box; solid: its region, all cells that are pooled." if has_box else ""
-    text += " Bins are drawn a little inside their cells, as neighbours share some."
-    if any(_has_maxima(layout.panels) for layout in layouts):
+def _legend(blocks: Sequence[LayerPanels]) -> str:
+    """Explains lines and colors of the panels."""
+    has_box = any(panels.box.view.box_px is not None for panels in blocks)
+    text = "Dashed: the box; solid: its region, all cells that are pooled. " if has_box else ""
+    text += "Bins are drawn a little inside their cells, as neighbours share some. "
+    if any(map(_has_maxima, blocks)):
         return (
-            f"{text} Maxima: one per bin and channel, counted in the cell that it came from; not counted where several "
+            f"{text}Maxima: one per bin and channel, counted in the cell that it came from; not counted where several "
             "cells of a bin have it, mostly zeros."
-        ).strip()
-    return f"{text} Of means all cells of a bin have part: there is no cell that they came from.".strip()
-
-
-def _numbers(value: float | tuple[float, float]) -> str:
-    if isinstance(value, tuple):
-        return " and ".join(f"{number:g}" for number in value[::-1])
-    return f"{value:g}"
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= _LONGEST_NAME:
-        return text
-    half = (_LONGEST_NAME - 3) // 2
-    return f"{text[:half]}...{text[-half:]}"
-
-
-def _check_channel(panels: LayerPanels) -> None:
-    n_channels = len(panels.layer.map)
-    if panels.channel is not None and not 0 <= panels.channel < n_channels:
-        raise ConfigError(
-            f"channel is {panels.channel}; allowed: 0 to {n_channels - 1}, those of layer {panels.layer.layer}"
         )
+    return f"{text}Of means all cells of a bin have part: there is no cell that they came from."

@@ -1,25 +1,27 @@
 """Norms of descriptors and their histograms."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import MOST_NORMS
 from sppfeat.analysis.row_checks import check_described
-from sppfeat.analysis.show.figure import COLORS, new_figure, plain
+from sppfeat.analysis.show.figure import COLORS, Picture, check_picture_path, new_figure, write_picture
 from sppfeat.analysis.show.sampling import draw_rows
 from sppfeat.analysis.wording import nonfinite_text, rounded, sample_text
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, one_line
-from sppfeat.store.feature_table import FeatureTable
+from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import Selection
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Norms", "draw_norms", "measure_norms", "norms_figure", "norms_text"]
+__all__ = ["Norms", "draw_norms", "measure_norms", "norms_text", "show_norms"]
 
 _BLOCK_NBYTES = 16 << 20  # size of a block of descriptors; float64 copies take four times as much
 
@@ -49,6 +51,42 @@ class Norms:
     normalize: str
 
 
+def show_norms(
+    file: StrPath,
+    output: StrPath,
+    *,
+    most: int = MOST_NORMS,
+    seed: int = 0,
+    overwrite: bool = False,
+    **selection: Any,
+) -> Picture:
+    """Draws histograms of the l2 norms of descriptors, one per layer.
+
+    Args:
+        file: the feature file.
+        output: the picture to write: .png, .svg or .pdf.
+        most: maximum number of rows; if there are more, this many are drawn at random.
+        seed: seed of the draw.
+        overwrite: replace the output if it exists.
+        **selection: rows, layers and levels; see :meth:`sppfeat.store.reader.FeatureFile.select`.
+
+    Returns:
+        The picture's path, a line of text per layer, and the :class:`Norms`.
+
+    Raises:
+        ConfigError: the output is no picture or an input, the file lacks such rows or columns, a row has no descriptor,
+            or matplotlib is not installed.
+        StoreError: the file cannot be read, or the output exists or cannot be written.
+    """
+    path = Path(output)
+    check_picture_path(path, inputs=[file], overwrite=overwrite)
+    with FeatureFile(file) as features:
+        norms = measure_norms(features.select(**selection), most=most, seed=seed)
+    numbers = range(len(norms.layers))
+    write_picture(lambda: draw_norms(norms, numbers, has_titles=True), path, overwrite=overwrite)
+    return Picture(path, tuple(norms_text(norms, i) for i in numbers), norms)
+
+
 def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0) -> Norms:
     """Measures the norms of the rows of a selection, layer by layer, in blocks.
 
@@ -70,53 +108,38 @@ def measure_norms(selection: Selection, *, most: int = MOST_NORMS, seed: int = 0
             values[part, i] = np.linalg.norm(block[:, columns], axis=1)
     finite = np.isfinite(values).all(axis=1)
     kept = values[finite]
+    file = selection.file
     return Norms(
         layers=tuple(ranges),
         values=kept,
         n_zero=tuple((kept == 0).sum(axis=0).tolist()),
         n_nonfinite=int((~finite).sum()),
         n_rows=len(selection),
-        normalize=_normalize(selection.file),
+        normalize=(file.config.descriptor if file.reduction is None else file.reduction.spec).normalize,
     )
 
 
-def _normalize(file: FeatureTable) -> str:
-    return file.config.descriptor.normalize if file.reduction is None else file.reduction.spec.normalize
-
-
-def norms_figure(norms: Norms) -> "Figure":
-    """Draws one histogram per layer, one below the other; inside :func:`~sppfeat.analysis.show.figure.drawing`."""
-    n_layers = len(norms.layers)
-    figure = new_figure(5.5, 0.5 + 2.3 * n_layers)
-    all_axes = figure.subplots(n_layers, 1, squeeze=False)[:, 0]
-    for i, axes in enumerate(all_axes):
-        draw_norms(axes, norms, i)
-        axes.set_title(plain(norms_text(norms, i)), loc="left")
-    figure.tight_layout()
-    return figure
-
-
-def draw_norms(axes: "Axes", norms: Norms, layer: int) -> None:
-    """Draws the histogram of one layer into axes."""
+def draw_norms(norms: Norms, layers: Sequence[int], *, has_titles: bool = False) -> "Figure":
+    """Draws one histogram for each of the numbered layers, one below the other; inside ``drawing``."""
     from matplotlib.ticker import MaxNLocator
 
-    values = norms.values[:, layer]
-    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
-    if len(values) and high - low <= _NARROW * high:
-        middle = (low + high) / 2
-        low, high = middle - 0.5 * (middle or 1), middle + 0.5 * (middle or 1)
-    if len(values):
-        axes.hist(values, bins=_n_bins(len(values)), range=(low, high), color=COLORS[6])
-    axes.set_xlabel(
-        "l2 norm" if norms.normalize == "none" else f"l2 norm, after --normalize {norms.normalize}"
-    )
-    axes.set_ylabel("rows")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _n_bins(n_values: int) -> int:
-    """Number of bins; few values get few bins, so that most bins are not empty."""
-    return min(max(2 * int(n_values**0.5) + 1, _FEWEST_BINS), _MOST_BINS)
+    figure = new_figure(5.5 if has_titles else 3.8, 2.5 * len(layers))
+    for axes, layer in zip(figure.subplots(len(layers), 1, squeeze=False)[:, 0], layers, strict=True):
+        values = norms.values[:, layer]
+        if len(values):
+            low, high = values.min(), values.max()
+            if high - low <= _NARROW * high:
+                middle = (low + high) / 2
+                low, high = middle - 0.5 * (middle or 1), middle + 0.5 * (middle or 1)
+            # Few values get few bins, so that most bins are not empty.
+            n_bins = min(max(2 * int(len(values) ** 0.5) + 1, _FEWEST_BINS), _MOST_BINS)
+            axes.hist(values, bins=n_bins, range=(low, high), color=COLORS[6])
+        how = "" if norms.normalize == "none" else f", after --normalize {norms.normalize}"
+        axes.set(xlabel=f"l2 norm{how}", ylabel="rows")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        if has_titles:
+            axes.set_title(norms_text(norms, layer), wrap=True)
+    return figure
 
 
 def norms_text(norms: Norms, layer: int) -> str:

@@ -3,8 +3,7 @@
 import contextlib
 import io
 import os
-import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -13,30 +12,31 @@ from PIL import Image, ImageDraw
 
 from sppfeat.analysis.search.queries import Query
 from sppfeat.config.machine import available_cores
+from sppfeat.config.wording import counted
 from sppfeat.decoding import Batch, DecoderPool, DecodeSettings
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import ImageError
+from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs.lookup import find_image
 from sppfeat.store.feature_table import FeatureTable
 
 __all__ = [
-    "THUMBNAIL_SIDE",
     "PictureSource",
     "Thumbnail",
     "encode_jpeg",
     "find_query_pictures",
     "find_row_pictures",
     "read_thumbnails",
+    "unread_note",
 ]
 
 _Key = TypeVar("_Key", bound=Hashable)
 
-THUMBNAIL_SIDE = 64
+_SIDE = 128  # pixels
 _CONTEXT = 0.25  # surroundings shown on each side of a box, as a share of its side
 _MAX_PIXELS = 16_000_000  # maximum size to decode an image at to show a small box of it: 48 MB
 _SMALLEST_OUTLINED = 24  # pixels; outlines of smaller boxes would hide the picture
 _HANG_SECONDS = 20.0
-_SECONDS = 120.0
 _INNER, _OUTER = (255, 213, 0), (0, 0, 0)  # yellow on black stands out on every picture
 
 
@@ -66,20 +66,6 @@ class PictureSource(NamedTuple):
     image_hw: tuple[int, int]
     box: tuple[float, float, float, float]
     is_mirrored: bool = False
-
-
-class _View(NamedTuple):
-    """Visible part of a resized image.
-
-    Attributes:
-        input_hw: height and width of the whole image after resizing, in pixels.
-        crop: the visible part, ``x0, y0, x1, y1`` in pixels of the resized image, half-open.
-        box: ``x0, y0, x1, y1`` in pixels of the crop; None if the box is the whole image.
-    """
-
-    input_hw: tuple[int, int]
-    crop: tuple[int, int, int, int]
-    box: tuple[float, float, float, float] | None
 
 
 def find_row_pictures(
@@ -123,11 +109,7 @@ def find_query_pictures(queries: Sequence[Query], *, exif: str) -> dict[str, Pic
 
 
 def read_thumbnails(
-    pictured: Mapping[_Key, PictureSource],
-    *,
-    exif: str,
-    side: int = THUMBNAIL_SIDE,
-    seconds: float = _SECONDS,
+    pictured: Mapping[_Key, PictureSource], *, exif: str, side: int = _SIDE
 ) -> dict[_Key, Thumbnail]:
     """Decodes thumbnails in worker processes.
 
@@ -135,32 +117,50 @@ def read_thumbnails(
         pictured: images and boxes by any key; all of them are read.
         exif: ``"apply"`` or ``"ignore"`` the EXIF orientation, as in the file's settings.
         side: longest side in pixels, of the image or of the box with its surroundings. Nothing is enlarged.
-        seconds: time limit, after which the remaining ones get a reason instead of a picture.
 
     Returns:
         A thumbnail for each key, or the reason why there is none: the image is missing, changed, or unreadable.
     """
-    keys = list(pictured)
-    views = [_view(of, side) for of in pictured.values()]
-    found = {}
-    tasks = []
-    for i, (key, of) in enumerate(pictured.items()):
-        view = views[i]
-        if view is None:
-            found[key] = Thumbnail(None, "its size is not known")
-            continue
-        try:
-            tasks.append(Batch([i], [find_image(b"", of.path)], [of.image_hw], view.input_hw))
-        except ImageError as error:
-            found[key] = Thumbnail(None, str(error))
-    for i, pixels, reason in _decode(tasks, exif=exif, seconds=seconds):
-        view = views[i]
-        if pixels is None or view is None:
-            found[keys[i]] = Thumbnail(None, reason)
-        else:
-            cut = _cut(pixels, view)
-            found[keys[i]] = Thumbnail(cut[:, ::-1].copy() if pictured[keys[i]].is_mirrored else cut)
-    return {key: found[key] for key in keys}
+    sources = list(pictured.values())
+    shown = [_shown_part(source) for source in sources]
+    thumbnails, batches = [Thumbnail(None, "its size is not known")] * len(sources), []
+    for i, (source, part) in enumerate(zip(sources, shown, strict=True)):
+        if part is not None:
+            try:
+                place: bytes | Place | str = find_image(b"", source.path)
+            except ImageError as error:
+                place = str(error)
+            (height, width), (x0, y0, x1, y1) = source.image_hw, part
+            longest = max(x1 - x0, y1 - y0, 1.0)
+            scale = min(1.0, side / longest, (_MAX_PIXELS / (height * width)) ** 0.5)
+            input_hw = (max(1, round(height * scale)), max(1, round(width * scale)))
+            batches.append(Batch([i], [place], [source.image_hw], input_hw))
+    if not batches:
+        return dict(zip(pictured, thumbnails, strict=True))
+    pool = DecoderPool(
+        DecodeSettings(exif, "bicubic", decode="fast"),
+        n_workers=min(available_cores(), len(batches)),
+        look_ahead_bytes=8 << 20,
+        hang_seconds=_HANG_SECONDS,
+    )
+    with contextlib.closing(pool):
+        for decoded in pool.decode(batches):
+            (i,) = decoded.batch.images
+            if not decoded.images:
+                thumbnails[i] = Thumbnail(None, decoded.failures[i])
+            elif (part := shown[i]) is not None:
+                cut = _cut(decoded.pixels[0], sources[i], part)
+                thumbnails[i] = Thumbnail(cut[:, ::-1].copy() if sources[i].is_mirrored else cut)
+    return dict(zip(pictured, thumbnails, strict=True))
+
+
+def unread_note(thumbnails: Mapping[_Key, Thumbnail]) -> tuple[str, ...]:
+    """A line about the images that cannot be read, if there are any."""
+    unread = [thumbnail.reason for thumbnail in thumbnails.values() if thumbnail.pixels is None]
+    if not unread:
+        return ()
+    n_images = counted(len(thumbnails), "image")
+    return (f"{len(unread)} of {n_images} cannot be read; the first of them: {unread[0]}",)
 
 
 def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> bytes:
@@ -170,67 +170,39 @@ def encode_jpeg(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> bytes:
     return encoded.getvalue()
 
 
-def _decode(
-    tasks: Sequence[Batch], *, exif: str, seconds: float
-) -> Iterator[tuple[int, npt.NDArray[np.uint8] | None, str]]:
-    """Yields the image number of each task, which has one image, with its pixels or the reason why there are none."""
-    if not tasks:
-        return
-    settings = DecodeSettings(exif, "bicubic", decode="fast")
-    pool = DecoderPool(
-        settings,
-        n_workers=min(available_cores(), len(tasks)),
-        look_ahead_bytes=8 << 20,
-        hang_seconds=_HANG_SECONDS,
-    )
-    n_done, end = 0, time.monotonic() + seconds
-    with contextlib.closing(pool):
-        for decoded in pool.decode(tasks):
-            (position,) = tasks[n_done].images
-            n_done += 1
-            if decoded.images:
-                yield position, decoded.pixels[0].copy(), ""
-            else:
-                yield position, None, decoded.failures[position]
-            if time.monotonic() > end:
-                break
-    for task in tasks[n_done:]:
-        yield task.images[0], None, f"not read within {seconds:g} seconds"
+def _clipped(source: PictureSource) -> tuple[float, float, float, float]:
+    """Part of the box inside the image, as ``x0, y0, x1, y1``."""
+    height, width = source.image_hw
+    x0, x1 = sorted(min(max(x, 0.0), float(width)) for x in source.box[::2])
+    y0, y1 = sorted(min(max(y, 0.0), float(height)) for y in source.box[1::2])
+    return x0, y0, x1, y1
 
 
-def _view(pictured: PictureSource, side: int) -> _View | None:
-    """Part of an image to show for a box; None if the image has no size."""
-    (height, width), box = pictured.image_hw, pictured.box
-    if min(height, width) < 1 or not np.isfinite(box).all():
+def _shown_part(source: PictureSource) -> tuple[float, float, float, float] | None:
+    """The box with its surroundings, in pixels of the image; None if the image has no size."""
+    height, width = source.image_hw
+    if min(height, width) < 1 or not np.isfinite(source.box).all():
         return None
-    x0, x1 = sorted(min(max(x, 0.0), float(width)) for x in box[::2])
-    y0, y1 = sorted(min(max(y, 0.0), float(height)) for y in box[1::2])
-    is_whole = (x0, y0, x1, y1) == (0, 0, width, height)
-    dx, dy = ((x1 - x0) * _CONTEXT, (y1 - y0) * _CONTEXT)
-    x0_shown, x1_shown = max(0.0, x0 - dx), min(float(width), x1 + dx)
-    y0_shown, y1_shown = max(0.0, y0 - dy), min(float(height), y1 + dy)
-    longest = max(x1_shown - x0_shown, y1_shown - y0_shown, 1.0)
-    scale = min(1.0, side / longest, (_MAX_PIXELS / (height * width)) ** 0.5)
-    input_hw = (max(1, round(height * scale)), max(1, round(width * scale)))
-    fy, fx = input_hw[0] / height, input_hw[1] / width
-    left, top = min(int(x0_shown * fx), input_hw[1] - 1), min(int(y0_shown * fy), input_hw[0] - 1)
-    right = min(max(left + 1, round(x1_shown * fx)), input_hw[1])
-    bottom = min(max(top + 1, round(y1_shown * fy)), input_hw[0])
-    inner = (x0 * fx - left, y0 * fy - top, x1 * fx - left, y1 * fy - top)
-    return _View(input_hw, (left, top, right, bottom), None if is_whole else inner)
+    x0, y0, x1, y1 = _clipped(source)
+    dx, dy = (x1 - x0) * _CONTEXT, (y1 - y0) * _CONTEXT
+    return max(0.0, x0 - dx), max(0.0, y0 - dy), min(float(width), x1 + dx), min(float(height), y1 + dy)
 
 
-def _cut(pixels: npt.NDArray[np.uint8], view: _View) -> npt.NDArray[np.uint8]:
-    """Crops a resized image to its visible part and outlines the box."""
-    left, top, right, bottom = view.crop
-    part = np.ascontiguousarray(pixels[top:bottom, left:right])
-    if view.box is None or min(part.shape[:2]) < _SMALLEST_OUTLINED:
-        return part
-    image = Image.fromarray(part)
-    draw = ImageDraw.Draw(image)
-    x0, y0, x1, y1 = view.box
-    last_x, last_y = image.width - 1, image.height - 1
-    inner = (max(0, x0), max(0, y0), min(last_x, max(x0, x1 - 1)), min(last_y, max(y0, y1 - 1)))
-    draw.rectangle((inner[0] - 1, inner[1] - 1, inner[2] + 1, inner[3] + 1), outline=_OUTER)
-    draw.rectangle(inner, outline=_INNER)
+def _cut(
+    pixels: npt.NDArray[np.uint8], source: PictureSource, part: tuple[float, float, float, float]
+) -> npt.NDArray[np.uint8]:
+    """Crops a resized image to its visible part, and outlines the box if it is not the whole image."""
+    (height, width), (in_h, in_w) = source.image_hw, pixels.shape[:2]
+    fx, fy = in_w / width, in_h / height
+    left, top = min(int(part[0] * fx), in_w - 1), min(int(part[1] * fy), in_h - 1)
+    right, bottom = max(left + 1, round(part[2] * fx)), max(top + 1, round(part[3] * fy))
+    image = Image.fromarray(np.ascontiguousarray(pixels[top:bottom, left:right]))
+    x0, y0, x1, y1 = _clipped(source)
+    if (x0, y0, x1, y1) != (0, 0, width, height) and min(image.size) >= _SMALLEST_OUTLINED:
+        last_x, last_y = image.width - 1, image.height - 1
+        x0, y0, x1, y1 = x0 * fx - left, y0 * fy - top, x1 * fx - left, y1 * fy - top
+        inner = (max(0, x0), max(0, y0), min(last_x, max(x0, x1 - 1)), min(last_y, max(y0, y1 - 1)))
+        draw = ImageDraw.Draw(image)
+        draw.rectangle((inner[0] - 1, inner[1] - 1, inner[2] + 1, inner[3] + 1), outline=_OUTER)
+        draw.rectangle(inner, outline=_INNER)
     return np.asarray(image)

@@ -10,8 +10,7 @@ from extraction_runs import extract
 from torch import nn
 
 import sppfeat
-from sppfeat.analysis.show.activations import View, pooled_boxes, view_of_row
-from sppfeat.analysis.show.pooled_levels import pool_region
+from sppfeat.analysis.show.activations import View, pool_region, pooled_boxes, view_of_row
 from sppfeat.config.request import BoxChoice
 from sppfeat.config.specs import InputSpec
 from sppfeat.errors import BoxError, ConfigError, StoreError
@@ -122,7 +121,7 @@ def test_cells_lie_around_their_centres(pooled):
     for layer, stride, offset in zip(pooled[0].layers, (8, 16), (7, 15), strict=True):
         assert (layer.geometry.stride, layer.geometry.offset) == (stride, offset)
         for x, y in np.ndindex(layer.map_hw[1], layer.map_hw[0]):
-            x0, y0, x1, y1 = pooled[0].cells_in(layer, np.array([x, y, x + 1, y + 1]))
+            x0, y0, x1, y1 = layer.cells_in([x, y, x + 1, y + 1])
             # The centre of pixel i is half a pixel from its edges.
             assert ((x0 + x1) / 2 - 0.5, (y0 + y1) / 2 - 0.5) == (offset + stride * x, offset + stride * y)
             assert (x1 - x0, y1 - y0) == (stride, stride)
@@ -167,7 +166,7 @@ def test_cells_without_geometry_are_spread_evenly_and_take_no_boxes(picture):
     assert layer.geometry is None
     (height, width), (in_h, in_w) = layer.map_hw, whole.input_hw
     assert layer.region == (0, 0, width, height)
-    edges = whole.cells_in(layer, np.array([[0, 0, width, height], [1, 0, 2, 1]]))
+    edges = layer.cells_in([[0, 0, width, height], [1, 0, 2, 1]])
     assert np.allclose(edges, [[0, 0, in_w, in_h], [in_w / width, 0, 2 * in_w / width, in_h / height]])
     with pytest.raises(ConfigError, match="boxes cannot be projected"):
         pooled_boxes(extractor, picture, VIEWS[:1])
