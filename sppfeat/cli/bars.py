@@ -3,7 +3,6 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sppfeat.cli.signals import raise_if_dropped
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from sppfeat.extraction.pipeline import Progress
     from sppfeat.files.downloads import OnDownload
 
-__all__ = ["Bar", "StandardError", "download_bar", "open_bar", "prepared"]
+__all__ = ["Bar", "download_bar", "prepared"]
 
 _T = TypeVar("_T")
 
@@ -20,73 +19,27 @@ _SECONDS_BETWEEN_UPDATES = 0.1
 _SECONDS_BETWEEN_LINES = 10.0  # for files, in which each update is a line
 
 
-class StandardError:
-    """Standard error as a file object that never fails; text for a closed terminal or a broken pipe is dropped.
+class _StandardError:
+    """Standard error as a file that never fails; text for a closed terminal or a broken pipe is dropped.
 
     ``sys.stderr`` is None in a process that was started without standard error (``2>&-``).
     """
 
+    encoding = property(lambda self: getattr(sys.stderr, "encoding", "ascii"))
+
     def write(self, text: str) -> None:
-        """Writes text, or drops it."""
-        if sys.stderr is not None:
-            with contextlib.suppress(OSError):
-                sys.stderr.write(text)
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Flushes buffered text, or drops it."""
-        if sys.stderr is not None:
-            with contextlib.suppress(OSError):
-                sys.stderr.flush()
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stderr.flush()
 
     def isatty(self) -> bool:
-        """True if standard error is a terminal."""
         return sys.stderr is not None and sys.stderr.isatty()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
-
-
-def open_bar(label: str, total: int | None, *, unit: str, shown: bool = True, scaled: bool = False) -> Any:
-    """Opens a tqdm progress bar on standard error.
-
-    Args:
-        label: text in front of the bar.
-        total: number of units at the end; None if unknown.
-        unit: name of the units.
-        shown: False to show no bar.
-        scaled: show numbers in thousands and millions.
-    """
-    from tqdm import tqdm
-
-    file = StandardError()
-    return tqdm(
-        total=total,
-        desc=label,
-        unit=unit,
-        unit_scale=scaled,
-        disable=not shown,
-        mininterval=_SECONDS_BETWEEN_UPDATES if file.isatty() else _SECONDS_BETWEEN_LINES,
-        file=file,
-    )
-
-
-@contextlib.contextmanager
-def download_bar() -> "Iterator[OnDownload]":
-    """Yields a callback for downloads that shows a bar for each file."""
-    bars: dict[str, Any] = {}
-
-    def on_download(name: str, done: int, total: int | None) -> None:
-        if name not in bars:
-            bars[name] = open_bar(name, total, unit="B", scaled=True)
-        bars[name].update(done - bars[name].n)
-        if done == total:
-            bars.pop(name).close()
-
-    try:
-        yield on_download
-    finally:
-        for bar in bars.values():
-            bar.close()
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
 
 
 class Bar:
@@ -94,20 +47,33 @@ class Bar:
 
     Args:
         label: text in front of the bar.
-        total: number of units at the end.
+        total: number of units at the end; None or 0 if unknown.
         unit: name of the units.
         shown: False to show no bar.
+        scaled: show numbers in thousands and millions.
     """
 
-    def __init__(self, label: str, total: int, *, unit: str, shown: bool) -> None:
-        self._bar: Any = open_bar(label, total, unit=unit, shown=shown)
+    def __init__(
+        self, label: str, total: int | None, *, unit: str, shown: bool = True, scaled: bool = False
+    ) -> None:
+        from tqdm import tqdm
+
+        file = _StandardError()
+        seconds = _SECONDS_BETWEEN_UPDATES if file.isatty() else _SECONDS_BETWEEN_LINES
+        self._bar: Any = tqdm(
+            total=total,
+            desc=label,
+            unit=unit,
+            unit_scale=scaled,
+            disable=not shown,
+            mininterval=seconds,
+            file=file,
+        )
 
     def __enter__(self) -> "Bar":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -116,7 +82,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
-        self._bar.write(text, file=StandardError())
+        self._bar.write(text, file=_StandardError())
 
     def move_to(self, n: int, total: int | None = None, *, note: str = "") -> None:
         """Shows ``n`` units as done, with a new total if one is given, and a note after the bar.
@@ -135,11 +101,24 @@ class Bar:
         """Shows images done and failed, and the shares of time spent on decoding, network and writing."""
         seconds = (progress.decode_seconds, progress.network_seconds, progress.write_seconds)
         shares = [100 * part / max(sum(seconds), 1e-9) for part in seconds]
-        self._bar.set_postfix_str(
-            f"decode {shares[0]:.0f}%, net {shares[1]:.0f}%, write {shares[2]:.0f}%, failed {progress.n_failed}",
-            refresh=False,
-        )
-        self.move_to(progress.n_done + progress.n_failed)
+        note = "decode {:.0f}%, net {:.0f}%, write {:.0f}%, failed {}".format(*shares, progress.n_failed)
+        self.move_to(progress.n_done + progress.n_failed, note=note)
+
+
+@contextlib.contextmanager
+def download_bar() -> "Iterator[OnDownload]":
+    """Yields a callback for downloads that shows a bar for each file."""
+    with contextlib.ExitStack() as stack:
+        bars: dict[str, Bar] = {}
+
+        def on_download(name: str, done: int, total: int | None) -> None:
+            if name not in bars:
+                bars[name] = stack.enter_context(Bar(name, total, unit="B", scaled=True))
+            bars[name].move_to(done)
+            if done == total:
+                bars.pop(name).close()
+
+        yield on_download
 
 
 @contextlib.contextmanager

@@ -187,8 +187,8 @@ def test_a_signal_ends_any_command_with_130(monkeypatch, tmp_path, number):
     monkeypatch.setattr(FeatureFile, "__init__", stopped)
     for command in (
         ["info"],
-        ["verify"],
-        ["probe"],
+        ["verify", "-q"],
+        ["probe", "-q"],
         ["search", "-q"],
         ["show", "norms", "-o", tmp_path / "n.png"],
     ):

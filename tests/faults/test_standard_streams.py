@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sppfeat.cli.bars import open_bar
+from sppfeat.cli.bars import Bar
 from sppfeat.cli.output import print_json, print_result, standard_output
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.inputs.read import read_list
@@ -47,7 +47,6 @@ def test_a_list_cannot_be_read_from_a_stream_that_is_closed(monkeypatch):
 
 def test_a_bar_needs_no_standard_error(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
-    bar = open_bar("counting", 3, unit="row")
-    bar.update(3)
-    bar.close()
-    assert bar.n == 3
+    with Bar("counting", 3, unit="row") as bar:
+        bar.move_to(3)
+        bar.say("three")
