@@ -1,6 +1,7 @@
 """Backbones: torchvision models or the user's own networks, cut at the chosen layers."""
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,23 +124,17 @@ def load_backbone(
         model = zoo.build_model(name).eval()
     layers = tuple(layers) or (zoo.default_layer(name, model),)
     network = cut_network(model, layers, name)
-    cut = None if head is None else cut_head(model, name, head)
-    used_state, used_modules = (
-        network.state_dict(),
-        [module for module, _ in network.named_modules() if module],
-    )
-    if cut is not None:
-        used_state.update(cut.network.state_dict(prefix="classifier."))
-        used_modules += [f"classifier.{module}" for module, _ in cut.network.named_children()]
-    kind, path, source = "none", "", ""
+    cut = None if head is None else cut_head(model, head)
+    used_state, used_modules = _used_parts(network, cut)
+    kind, path = "none", ""
     if entry is not None:
-        state, sha256 = read_entry(entry, folder=weights_dir, on_download=on_download)
         kind, source = entry.name, f"{name} {entry.name}"
+        state, sha256 = read_entry(entry, folder=weights_dir, on_download=on_download)
     elif state is not None:
-        path, sha256 = str(Path(weights).absolute()), file_sha256(Path(weights))
-        kind, source = "file", f"{weights!r} as {name}"
+        kind, source, path = "file", f"{weights!r} as {name}", os.path.abspath(weights)
+        sha256 = file_sha256(Path(weights))
     else:
-        sha256 = state_sha256(used_state)
+        source, sha256 = "", state_sha256(used_state)
     if state is not None:
         source += f" with {head}" if head else ""
         try:
@@ -202,6 +197,15 @@ def wrap_module(
     channels, min_side = probe_maps(network, spec.layers, name)
     network = fold_batch_norm(network, spec.layers, side=max(min_side, _FOLDING_SIDE))
     return Backbone(spec, network, channels, min_side)
+
+
+def _used_parts(network: nn.Module, head: Head | None) -> tuple[dict[str, Tensor], list[str]]:
+    """Parameters of a network and its head, and names of their modules, under the whole model's names."""
+    modules = [module for module, _ in network.named_modules() if module]
+    if head is None:
+        return network.state_dict(), modules
+    modules += [f"classifier.{module}" for module, _ in head.network.named_children()]
+    return {**network.state_dict(), **head.network.state_dict(prefix="classifier.")}, modules
 
 
 def _named_weights(name: str, weights: str) -> WeightEntry:

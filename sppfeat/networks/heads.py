@@ -8,6 +8,7 @@ section 2.2).
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -57,39 +58,20 @@ def check_head(name: str, head: str) -> None:
     """
     check_choice("head", head, HEADS)
     if not any(fnmatchcase(name, pattern) for pattern in _WITH_HEADS):
-        raise _without_heads(name)
+        raise ConfigError(
+            f"{name!r} has no {' or '.join(HEADS)}; the models that have them: {', '.join(_WITH_HEADS)}"
+        )
 
 
-def cut_head(model: nn.Module, name: str, head: str) -> Head:
+def cut_head(model: Any, head: str) -> Head:
     """Cuts the classifier of a model after the ReLU of ``head``; the layers share the model's parameters.
 
     Args:
-        model: the whole model, in evaluation mode, so that dropout does nothing.
-        name: torchvision's name of the model.
+        model: a whole vgg or alexnet of torchvision, in evaluation mode, so that dropout does nothing.
         head: ``fc6`` for the ReLU after the first Linear, ``fc7`` for the one after the second.
-
-    Raises:
-        ConfigError: the head is unknown, or the model has no such classifier.
     """
-    check_head(name, head)
-    classifier, pooling = getattr(model, "classifier", None), getattr(model, "avgpool", None)
-    if not isinstance(classifier, nn.Sequential) or not isinstance(pooling, nn.AdaptiveAvgPool2d):
-        raise _without_heads(name)
-    size = pooling.output_size
-    level, columns = size if isinstance(size, tuple) else (size, size)
-    if level is None or level != columns:
-        raise _without_heads(name)
-    n_linear = channels = 0
-    for i, layer in enumerate(classifier):
-        if isinstance(layer, nn.Linear):
-            n_linear, channels = n_linear + 1, layer.out_features
-        elif isinstance(layer, nn.ReLU) and n_linear == HEADS.index(head) + 1:
-            # A slice keeps the names of its layers and drops the later layers.
-            return Head(head, level, channels, classifier[: i + 1].eval())
-    raise _without_heads(name)
-
-
-def _without_heads(name: str) -> ConfigError:
-    return ConfigError(
-        f"{name!r} has no {' or '.join(HEADS)}; the models that have them: {', '.join(_WITH_HEADS)}"
-    )
+    activations = [i for i, layer in enumerate(model.classifier) if isinstance(layer, nn.ReLU)]
+    # A slice keeps the names of its layers and drops the later layers.
+    layers = model.classifier[: activations[HEADS.index(head)] + 1].eval()
+    channels = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)][-1]
+    return Head(head, model.avgpool.output_size[0], channels, layers)

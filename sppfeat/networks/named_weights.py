@@ -24,7 +24,6 @@ __all__ = [
     "bundled_note",
     "fetch_entry",
     "find_entry",
-    "find_file",
     "list_entries",
     "read_entry",
 ]
@@ -137,27 +136,6 @@ def find_entry(model_name: str, weights: str = "DEFAULT") -> WeightEntry:
     raise WeightsError(f"{model_name} has no weights {weights!r}; allowed: DEFAULT, {names}")
 
 
-def find_file(entry: WeightEntry, *, folder: StrPath | None = None) -> WeightFile | None:
-    """Finds the file of an entry on this machine: in ``folder``, if given, then in torch's hub cache.
-
-    Returns:
-        The first file found, its checksum verified; None if no folder has it.
-
-    Raises:
-        WeightsError: the folder is missing, or the first file found cannot be read or has another checksum.
-    """
-    for place in _search_folders(entry, folder):
-        found = _measure_file(place / entry.file_name)
-        if found is not None and not found.sha256.startswith(entry.sha256_prefix):
-            raise WeightsError(
-                f"{str(found.path)!r} is damaged or cut off ({found.n_bytes} bytes): its SHA-256 is {found.sha256}"
-                f", expected is one that begins with {entry.sha256_prefix}; copy it again, or remove it"
-            )
-        if found is not None:
-            return found
-    return None
-
-
 def fetch_entry(
     entry: WeightEntry,
     *,
@@ -203,14 +181,11 @@ def read_entry(
     folder: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> tuple[dict[str, Tensor], str]:
-    """Reads the parameters of a weight entry, and the SHA-256 of their file.
-
-    It searches ``folder``, if given, then torch's hub cache, and downloads a file that is in neither into the cache.
-    The checksum is always verified.
+    """Reads the parameters of a weight entry, and the SHA-256 of their file, which is always verified.
 
     Args:
         entry: the weights.
-        folder: a folder to search first.
+        folder: a folder to search first. Then torch's hub cache is searched, and the file downloaded into it.
         on_download: as for :func:`fetch_entry`.
 
     Returns:
@@ -219,14 +194,20 @@ def read_entry(
     Raises:
         WeightsError: the folder is missing, or the file is damaged or cannot be downloaded.
     """
-    found = find_file(entry, folder=folder)
+    folders = _search_folders(entry, folder)
+    found = next(filter(None, (_measure_file(place / entry.file_name) for place in folders)), None)
     if found is None:
         try:
             found = fetch_entry(entry, on_download=on_download)
         except WeightsError as error:
             if entry.url is None:
                 raise
-            raise WeightsError(f"{error}; {_offline_advice(entry, folder)}") from error
+            raise WeightsError(f"{error}; {_offline_advice(entry, folders)}") from error
+    if not found.sha256.startswith(entry.sha256_prefix):
+        raise WeightsError(
+            f"{str(found.path)!r} is damaged or cut off ({found.n_bytes} bytes): its SHA-256 is {found.sha256}"
+            f", expected is one that begins with {entry.sha256_prefix}; copy it again, or remove it"
+        )
     return read_weights_file(found.path), found.sha256
 
 
@@ -276,8 +257,8 @@ def _measure_file(path: Path) -> WeightFile | None:
         raise WeightsError(f"cannot read the weights {str(path)!r}: {error.strerror}") from error
 
 
-def _offline_advice(entry: WeightEntry, folder: StrPath | None) -> str:
-    looked_in = " and ".join(repr(str(place.absolute())) for place in _search_folders(entry, folder))
+def _offline_advice(entry: WeightEntry, folders: list[Path]) -> str:
+    looked_in = " and ".join(repr(str(place.absolute())) for place in folders)
     named = "" if entry.name == find_entry(entry.model).name else f" --weights {entry.name}"
     return (
         f"{entry.file_name}, the {entry.name} weights of {entry.model}, was looked for in {looked_in}; "

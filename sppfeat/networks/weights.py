@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -58,16 +58,17 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"no weights file {str(path)!r}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else read_tensors(path)
-    state = _find_state_dict(content)
+    at_top = dict(content) if isinstance(content, Mapping) else {}
+    state = next(filter(_is_state_dict, [at_top, *(at_top.get(key) for key in _CHECKPOINT_KEYS)]), None)
     if state is None:
-        keys = list(content)[:_SHOWN_KEYS] if isinstance(content, Mapping) else type(content).__name__
+        found = list(at_top)[:_SHOWN_KEYS] if isinstance(content, Mapping) else type(content).__name__
         raise WeightsError(
-            f"{str(path)!r} holds no state dict: found {keys}; allowed: names to tensors, "
+            f"{str(path)!r} holds no state dict: found {found}; allowed: names to tensors, "
             f"at the top or under {', '.join(_CHECKPOINT_KEYS)}"
         )
     while wrapper := next((p for p in _WRAPPER_PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(wrapper): value for name, value in state.items()}
-    return state
+    return dict(state)
 
 
 def trained_backbone(path: Path) -> str | None:
@@ -183,15 +184,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _find_state_dict(content: Any) -> dict[str, Tensor] | None:
-    candidates = [content]
-    if isinstance(content, Mapping):
-        candidates += [content[key] for key in _CHECKPOINT_KEYS if key in content]
-    for candidate in candidates:
-        if (
-            isinstance(candidate, Mapping)
-            and candidate
-            and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in candidate.items())
-        ):
-            return dict(candidate)
-    return None
+def _is_state_dict(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(part, Tensor) for name, part in value.items())
+    )

@@ -24,7 +24,6 @@ from sppfeat.networks.named_weights import (
     BUNDLED_FOLDER,
     fetch_entry,
     find_entry,
-    find_file,
     list_entries,
     read_entry,
 )
@@ -99,7 +98,6 @@ def test_a_name_that_a_model_does_not_have():
 def test_what_is_nowhere_is_downloaded_into_the_hub_cache_once(
     entry, cache, shelf, squeezenet_state, weight_server
 ):
-    assert find_file(entry) is None
     found, sha256 = read_entry(entry, folder=shelf)
     assert same(found, squeezenet_state)
     assert sha256 == file_sha256(cache / entry.file_name)
@@ -113,12 +111,12 @@ def test_what_is_nowhere_is_downloaded_into_the_hub_cache_once(
 def test_the_given_folder_comes_before_the_hub_cache(entry, cache, shelf, weight_server):
     content = weight_server.files[entry.file_name]
     put(cache, entry, content)
-    assert find_file(entry, folder=shelf).path == cache / entry.file_name
+    assert same(read_entry(entry, folder=shelf)[0], torch.load(io.BytesIO(content)))
     put(shelf, entry, content)
     put(cache, entry, b"damaged")
-    found = find_file(entry, folder=str(shelf))
-    assert found == (shelf / entry.file_name, file_sha256(shelf / entry.file_name), len(content), False)
-    assert same(read_entry(entry, folder=shelf)[0], torch.load(io.BytesIO(content)))
+    found, sha256 = read_entry(entry, folder=str(shelf))
+    assert sha256 == file_sha256(shelf / entry.file_name)
+    assert same(found, torch.load(io.BytesIO(content)))
     assert weight_server.asked == []
 
 
@@ -153,15 +151,9 @@ def test_a_folder_in_the_place_of_a_file_is_refused_and_not_passed_over(entry, s
     assert weight_server.asked == []
 
 
-def test_a_link_to_a_file_is_followed(entry, shelf, tmp_path, weight_server):
-    put(tmp_path / "elsewhere", entry, weight_server.files[entry.file_name])
-    (shelf / entry.file_name).symlink_to(tmp_path / "elsewhere" / entry.file_name)
-    assert find_file(entry, folder=shelf).path == shelf / entry.file_name
-
-
 def test_a_file_that_cannot_be_read(entry, shelf, weight_server, monkeypatch):
     with pytest.raises(WeightsError, match=r"cannot read the weights .*: File name too long"):
-        find_file(entry._replace(file_name="w" * 300), folder=shelf)
+        read_entry(entry._replace(file_name="w" * 300), folder=shelf)
     put(shelf, entry, weight_server.files[entry.file_name])
 
     def deny(path):
@@ -169,7 +161,7 @@ def test_a_file_that_cannot_be_read(entry, shelf, weight_server, monkeypatch):
 
     monkeypatch.setattr("sppfeat.networks.named_weights.file_sha256", deny)
     with pytest.raises(WeightsError, match=r"cannot read the weights .*: Permission denied"):
-        find_file(entry, folder=shelf)
+        read_entry(entry, folder=shelf)
 
 
 @pytest.mark.parametrize(
