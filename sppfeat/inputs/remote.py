@@ -60,7 +60,9 @@ class RemoteStorage:
         Raises:
             SourceError: the service cannot be reached or refuses everything, or :meth:`cancel` was called.
         """
-        with tempfile.TemporaryDirectory(dir=scratch, prefix="fetched-") as folder:
+        with tempfile.TemporaryDirectory(
+            dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
+        ) as folder:
             urls = [self._url(i) for i in images.tolist()]
             fetcher = Fetcher(self.service, Path(folder), witness=self._url(0) if urls else "")
             yield fetcher.fetch(urls, self.sizes[images].tolist())

@@ -89,7 +89,9 @@ class RemoteMemberStorage:
         Raises:
             SourceError: the service cannot be reached or refuses everything, or :meth:`cancel` was called.
         """
-        with tempfile.TemporaryDirectory(dir=scratch, prefix="fetched-") as folder:
+        with tempfile.TemporaryDirectory(
+            dir=scratch, prefix="fetched-", ignore_cleanup_errors=True
+        ) as folder:
             yield list(self._places(images, Path(folder)))
 
     def nbytes_of(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
