@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,14 +11,7 @@ from sppfeat.errors import StoreError
 from sppfeat.files.locks import open_locked
 from sppfeat.files.outputs import check_new_file
 
-__all__ = [
-    "put_in_place",
-    "replace_file",
-    "whole_file",
-    "whole_files",
-    "write_errors",
-    "written_aside",
-]
+__all__ = ["put_in_place", "replace_file", "whole_file", "whole_files", "write_errors", "written_aside"]
 
 _LONGEST_NAME = 240  # bytes of a file name; file systems allow 255
 
@@ -47,15 +40,12 @@ def put_in_place(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def written_aside(
-    target: Path, aside: Path, *, place: Callable[[Path, Path], None] = put_in_place
-) -> Iterator[Path]:
+def written_aside(target: Path, aside: Path) -> Iterator[Path]:
     """Provide a path to write to, and rename it to ``target`` at the end of the context; remove it after an error.
 
     Args:
         target: final path. A symbolic link is replaced itself; its target stays.
         aside: path to write to, in the same folder; an existing file is removed first.
-        place: renames ``aside`` to ``target``.
 
     Yields:
         ``aside``; the caller writes the file and syncs it.
@@ -67,7 +57,7 @@ def written_aside(
     aside.unlink(missing_ok=True)  # left by a process that was killed; it takes space
     try:
         yield aside
-        place(aside, target)
+        put_in_place(aside, target)
     finally:
         _remove(aside)
 
@@ -146,7 +136,12 @@ def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
     target = Path(os.path.realpath(path))  # a link stays
     partial = target.with_name(os.fsdecode(b".%b.part" % os.fsencode(target.name)[-_LONGEST_NAME:]))
     with write_errors(str(path)):
-        file = _open_alone(partial, path)
+        try:
+            fd = open_locked(partial)
+        except BlockingIOError as error:
+            raise StoreError(f"another process is writing {str(path)!r}") from error
+        os.ftruncate(fd, 0)
+        file = open(partial, "w+b", opener=lambda *_: fd)  # noqa: SIM115 - closed below; so opened, it knows its name
     inode = os.fstat(file.fileno()).st_ino
     try:
         yield file, partial, target
@@ -157,25 +152,6 @@ def _growing(path: Path) -> Iterator[tuple[BinaryIO, Path, Path]]:
                 partial.unlink()
         with contextlib.suppress(OSError):  # a failed write fails again on closing
             file.close()
-
-
-def _open_alone(partial: Path, path: Path) -> BinaryIO:
-    """Open an empty file, locked against other writers until it is closed.
-
-    Raises:
-        OSError: the file cannot be opened.
-        StoreError: another process is writing it.
-    """
-    try:
-        fd = open_locked(partial)
-    except BlockingIOError as error:
-        raise StoreError(f"another process is writing {str(path)!r}") from error
-    try:
-        os.ftruncate(fd, 0)
-        return open(partial, "w+b", opener=lambda *_: fd)  # so that it knows its name
-    except BaseException:
-        os.close(fd)
-        raise
 
 
 def _remove(path: Path) -> None:

@@ -11,17 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 from sppfeat.errors import ImageError
 
-__all__ = [
-    "DEFLATED",
-    "STORED",
-    "WHOLE_FILE",
-    "PartOfFile",
-    "Place",
-    "RawBytes",
-    "place_of",
-    "read_at",
-    "unpack",
-]
+__all__ = ["DEFLATED", "STORED", "WHOLE_FILE", "PartOfFile", "Place", "place_of", "read_at", "unpack"]
 
 WHOLE_FILE = -1
 """The value of ``nbytes`` for a whole file."""
@@ -52,15 +42,19 @@ def place_of(place: bytes | str | Place) -> Place:
     return place if isinstance(place, Place) else Place(os.fsencode(place))
 
 
-class RawBytes(io.RawIOBase):
-    """A seekable, unbuffered file of a known size; subclasses implement ``readinto``.
+class PartOfFile(io.RawIOBase):
+    """A part of a file, as an unbuffered, seekable file of its own.
 
     Args:
-        nbytes: size of the file.
+        file: the file, open for reading; closed with the part.
+        offset: offset of the part's first byte.
+        nbytes: size of the part; cut where the file ends earlier.
     """
 
-    def __init__(self, nbytes: int) -> None:
-        self._nbytes = nbytes
+    def __init__(self, file: io.FileIO, offset: int, nbytes: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._nbytes = max(0, min(nbytes, os.fstat(file.fileno()).st_size - offset))
         self._position = 0
 
     def readable(self) -> bool:
@@ -71,10 +65,6 @@ class RawBytes(io.RawIOBase):
         """Return True."""
         return True
 
-    def tell(self) -> int:
-        """Return the position of the next byte."""
-        return self._position
-
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move to a byte and return its position; positions before the first byte raise OSError."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._nbytes}[whence]
@@ -82,21 +72,6 @@ class RawBytes(io.RawIOBase):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as with any file
         self._position = start + offset
         return self._position
-
-
-class PartOfFile(RawBytes):
-    """A part of a file, as an unbuffered file of its own.
-
-    Args:
-        file: the file, open for reading; closed with the part.
-        offset: offset of the part's first byte.
-        nbytes: size of the part; cut where the file ends earlier.
-    """
-
-    def __init__(self, file: io.FileIO, offset: int, nbytes: int) -> None:
-        super().__init__(max(0, min(nbytes, os.fstat(file.fileno()).st_size - offset)))
-        self._file = file
-        self._offset = offset
 
     def readinto(self, buffer: "memoryview | bytearray", /) -> int:  # type: ignore[override]
         """Read from the current position into a buffer, up to the end of the part."""

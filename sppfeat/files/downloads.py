@@ -1,7 +1,6 @@
 """Downloads of files with a known checksum: the complete, correct file arrives, or none."""
 
 import hashlib
-import os
 import urllib.error
 import urllib.request
 import uuid
@@ -11,7 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from sppfeat.errors import WeightsError
+from sppfeat.errors import StoreError, WeightsError
 from sppfeat.files.atomic import written_aside
 
 __all__ = ["OnDownload", "download"]
@@ -49,15 +48,14 @@ def download(
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not put_in_place: a file that can be fetched again need not survive a power failure.
-        with written_aside(path, unfinished, place=os.replace):
+        with written_aside(path, unfinished):
             with open(unfinished, "xb") as file:
                 sha256 = _copy(url, file, partial(on_progress, path.name))
             if not sha256.startswith(sha256_prefix):
                 raise OSError(
                     f"what came has SHA-256 {sha256}, expected is one that begins with {sha256_prefix}"
                 )
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, StoreError) as error:
         raise WeightsError(f"cannot download {url} to {str(path)!r}: {_reason(error)}") from error
     return sha256
 

@@ -3,7 +3,6 @@
 import heapq
 import os
 import stat
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -132,7 +131,7 @@ def walk_order(names: PathTable) -> npt.NDArray[np.int64]:
     """Sort names into the order of a walk, depth first, in natural order in each folder.
 
     Args:
-        names: unique names with ``/`` separators; names in byte order take less memory.
+        names: unique names with ``/`` separators.
 
     Returns:
         ``(n,)`` int64, the indices of the names in that order.
@@ -142,55 +141,5 @@ def walk_order(names: PathTable) -> npt.NDArray[np.int64]:
         >>> [names[i] for i in walk_order(names)]
         [b'a/9.jpg', b'a/10.jpg', b'a.jpg', b'B/1.jpg']
     """
-    by_bytes = _byte_order(names)
-    order = array("q")
-    stack = [_entries(names, by_bytes, 0, len(names), 0)]
-    while stack:
-        for start, stop, n_above in stack[-1]:
-            if n_above:
-                stack.append(_entries(names, by_bytes, start, stop, n_above))
-                break
-            order.append(by_bytes[start])
-        else:
-            stack.pop()
-    return np.frombuffer(order, dtype=np.int64) if order else np.empty(0, dtype=np.int64)
-
-
-def _byte_order(names: PathTable) -> "range | list[int]":
-    """Indices of the names in byte order, in which the names of a folder are consecutive."""
-    before = b""
-    for name in names:
-        if name < before:
-            return sorted(range(len(names)), key=names.__getitem__)
-        before = name
-    return range(len(names))
-
-
-def _entries(
-    names: PathTable, by_bytes: "range | list[int]", start: int, stop: int, n_above: int
-) -> Iterator[tuple[int, int, int]]:
-    """Yield the files and subfolders of a folder, in natural order.
-
-    Args:
-        names, by_bytes: all names, and their indices in byte order.
-        start, stop: range in ``by_bytes`` of the names below the folder.
-        n_above: bytes of the folder's own path in these names, with its slash.
-
-    Yields:
-        Start and stop of an entry in ``by_bytes``, and the length of its path with its slash; 0 for a file.
-    """
-    keys: list[bytes] = []
-    starts, lengths = array("q"), array("q")
-    folder = b""
-    for position in range(start, stop):
-        name = names[by_bytes[position]]
-        if folder and name.startswith(folder):
-            continue
-        end = name.find(b"/", n_above) + 1
-        folder = name[:end]
-        keys.append(natural_key(name[n_above : end - 1] if end else name[n_above:]))
-        starts.append(position)
-        lengths.append(end)
-    starts.append(stop)
-    for entry in sorted(range(len(keys)), key=keys.__getitem__):
-        yield starts[entry], starts[entry + 1], lengths[entry]
+    keys = [b"\0".join(map(natural_key, name.split(b"/"))) for name in names]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from sppfeat.config.values import StrPath
 from sppfeat.errors import StoreError
@@ -74,7 +73,7 @@ def is_being_written(output: StrPath) -> bool:
     return False
 
 
-class OutputLock:
+class OutputLock(contextlib.ExitStack):
     """Locks an output against a second writer; the system releases the lock when the process dies.
 
     The lock is on a separate file next to the output, so that readers are not locked out. If the output is a symbolic
@@ -88,21 +87,14 @@ class OutputLock:
     """
 
     def __init__(self, output: Path) -> None:
-        self._lock = _FileLock(output, _SUFFIX)
-
-    def __enter__(self) -> "OutputLock":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
+        super().__init__()
+        self.callback(_lock_beside(output, _SUFFIX))
 
     def announce_layout(self) -> None:
         """Do nothing: no other process waits for the file to be laid out."""
 
 
-class ShardLock:
+class ShardLock(contextlib.ExitStack):
     """Locks one shard of an output that several processes fill; see :class:`OutputLock`.
 
     A process that wants the whole output is locked out as well. One process lays out the output while the others
@@ -117,81 +109,69 @@ class ShardLock:
     """
 
     def __init__(self, output: Path, shard: str) -> None:
+        super().__init__()
         with contextlib.ExitStack() as stack:
-            every = _FileLock(output, _SUFFIX, how=fcntl.LOCK_SH)
-            stack.callback(every.release)
-            own = _FileLock(output, f".{shard}.lock", what=f"shard {shard} of ")
-            stack.callback(own.release)
-            self._layout = _FileLock(output, ".layout.lock", waits=True)
+            stack.callback(_lock_beside(output, _SUFFIX, how=fcntl.LOCK_SH | fcntl.LOCK_NB))
+            stack.callback(_lock_beside(output, f".{shard}.lock", what=f"shard {shard} of "))
+            self._layout = contextlib.ExitStack()
+            self._layout.callback(_lock_beside(output, ".layout.lock", how=fcntl.LOCK_EX))  # waits
             stack.callback(self.announce_layout)
-            self._stack = stack.pop_all()
-
-    def __enter__(self) -> "ShardLock":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+            self.push(stack.pop_all())
 
     def announce_layout(self) -> None:
         """Let the waiting processes continue, now that the file is laid out; further calls do nothing."""
-        self._layout.release()
+        self._layout.close()
 
 
-class _FileLock:
-    """A lock on a separate file next to an output.
+def _lock_beside(
+    output: Path, suffix: str, *, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB, what: str = ""
+) -> Callable[[], None]:
+    """Lock a separate file next to an output, and return the function that releases the lock.
 
     Args:
         output: the output file.
         suffix: suffix of the lock file, appended to the name of the output.
-        how: ``LOCK_EX`` for an exclusive lock, ``LOCK_SH`` for a shared one.
-        waits: True to wait until the lock is free rather than raise.
+        how: operation of ``flock``.
         what: part of the output that another process may be writing, for messages.
     """
+    path = _beside(output, suffix)
 
-    def __init__(
-        self, output: Path, suffix: str, *, how: int = fcntl.LOCK_EX, waits: bool = False, what: str = ""
-    ) -> None:
-        self._path = _beside(output, suffix)
+    def warn(error: OSError) -> None:
+        warnings.warn(
+            f"this file system cannot lock ({error.strerror}): see to it that no other process writes {str(output)!r}",
+            stacklevel=5,
+        )
 
-        def warn(error: OSError) -> None:
-            warnings.warn(
-                f"this file system cannot lock ({error.strerror}): "
-                f"see to it that no other process writes {str(output)!r}",
-                stacklevel=6,
-            )
+    try:
+        fd = open_locked(path, how, on_no_locks=warn)
+    except BlockingIOError as error:
+        raise StoreError(
+            f"another process is writing {what}{str(output)!r} (it holds {path.name})"
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to the folder of {str(output)!r}: {path.name}: {error.strerror}"
+        ) from error
 
-        try:
-            self._fd = open_locked(self._path, how if waits else how | fcntl.LOCK_NB, on_no_locks=warn)
-        except BlockingIOError as error:
-            raise StoreError(
-                f"another process is writing {what}{str(output)!r} (it holds {self._path.name})"
-            ) from error
-        except OSError as error:
-            raise StoreError(
-                f"cannot write to the folder of {str(output)!r}: {self._path.name}: {error.strerror}"
-            ) from error
-
-    def release(self) -> None:
-        """Release the lock; further calls do nothing."""
-        if self._fd < 0:
-            return
-        if not self._is_shared_now():
+    def release() -> None:
+        if not _is_shared(fd):
             # The folder may have become read-only; a lock file left behind locks nothing.
             with contextlib.suppress(OSError):
-                self._path.unlink(missing_ok=True)
-        os.close(self._fd)
-        self._fd = -1
+                path.unlink(missing_ok=True)
+        os.close(fd)
 
-    def _is_shared_now(self) -> bool:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system that cannot lock
-            return False
+    return release
+
+
+def _is_shared(fd: int) -> bool:
+    """Return True if other processes hold a shared lock as well."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system that cannot lock
         return False
+    return False
 
 
 def _beside(output: StrPath, suffix: str) -> Path:

@@ -22,15 +22,14 @@ __all__ = [
     "encode_json_text",
     "has_utf16_mark",
     "join_fields",
-    "json_decoder",
     "json_objects",
     "parse_json",
     "split_rows",
     "unique_keys",
 ]
 
-# More than a float can hold; Python itself refuses ints beyond 4300 digits without naming the position.
-_MOST_DIGITS = 400
+
+_MOST_DIGITS = 400  # more than a float can hold
 
 
 class TableSource(Protocol):
@@ -157,21 +156,8 @@ def join_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:
     return text.getvalue()[:-2]
 
 
-class _LongNumberError(ValueError):
-    """An int has too many digits; the argument is its text."""
-
-
-def json_decoder(hook: Callable[[list[tuple[str, Any]]], Any]) -> json.JSONDecoder:
-    """Make a decoder for :func:`parse_json`.
-
-    Args:
-        hook: makes each object from its keys and values; raises ValueError with a message for an invalid one.
-    """
-    return json.JSONDecoder(object_pairs_hook=hook, parse_int=_parse_int)
-
-
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object from its keys and values; a hook for :func:`json_decoder`.
+    """Make an object from its keys and values; a hook for :func:`parse_json`.
 
     Raises:
         ValueError: a key is repeated.
@@ -187,7 +173,7 @@ def parse_json(
     source: TableSource,
     content: bytes,
     *,
-    decoder: json.JSONDecoder,
+    hook: Callable[[list[tuple[str, Any]]], Any] = unique_keys,
     first_line: int = 1,
 ) -> Any:
     """Parse a JSON text.
@@ -195,7 +181,7 @@ def parse_json(
     Args:
         source: source of the text, which makes the errors.
         content: the text, in UTF-8.
-        decoder: from :func:`json_decoder`.
+        hook: makes each object from its keys and values; raises ValueError with a message for an invalid one.
         first_line: line number of the text in the file.
 
     Raises:
@@ -203,7 +189,7 @@ def parse_json(
     """
     text = _decode(source, content, first_line)
     try:
-        return decoder.decode(text)
+        return json.loads(text, object_pairs_hook=hook, parse_int=_parse_int)
     except json.JSONDecodeError as error:
         found = shorten(text[error.pos : error.pos + 40]) if error.pos < len(text) else "the end of the text"
         raise source.error(
@@ -215,13 +201,7 @@ def parse_json(
             f"from line {first_line} on",
             f"found {shorten(text[:40])}, nested too deeply; allowed: a few levels",
         ) from error
-    except _LongNumberError as error:
-        (digits,) = error.args
-        line = text.count("\n", 0, text.find(digits)) + first_line
-        raise source.error(
-            f"line {line}", f"found {shorten(digits)}; allowed: {_MOST_DIGITS} digits"
-        ) from error
-    except ValueError as error:  # raised by the hook
+    except ValueError as error:  # raised by the hook or _parse_int
         raise source.error(f"from line {first_line} on", f"found {error}") from error
 
 
@@ -231,11 +211,10 @@ def json_objects(source: TableSource, lines: Iterable[bytes]) -> Iterator[tuple[
     Raises:
         SppfeatError: a line is not JSON, or is not an object.
     """
-    decoder = json_decoder(unique_keys)
     for line, text in enumerate(lines, start=1):
         if not text.strip():
             continue
-        entry = parse_json(source, text, decoder=decoder, first_line=line)
+        entry = parse_json(source, text, first_line=line)
         if not isinstance(entry, dict):
             raise source.error(f"line {line}", f"found {shorten(entry)}; allowed: a JSON object on each line")
         yield line, entry
@@ -255,7 +234,7 @@ def encode_json_text(source: TableSource, text: str, where: str) -> bytes:
 
 def _parse_int(text: str) -> int:
     if len(text) > _MOST_DIGITS:
-        raise _LongNumberError(text)
+        raise ValueError(f"{shorten(text)}; allowed: {_MOST_DIGITS} digits")
     return int(text)
 
 

@@ -9,7 +9,7 @@ from sppfeat.boxes.table import BoxTable, BoxTableBuilder
 from sppfeat.config.regions import default_convention
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import parse_whole, shorten
-from sppfeat.files.tables import encode_json_text, json_decoder, parse_json, unique_keys
+from sppfeat.files.tables import encode_json_text, parse_json, unique_keys
 
 __all__ = ["read_coco"]
 
@@ -39,7 +39,7 @@ def read_coco(source: AnnotationFiles) -> BoxTable:
     in the table, in the file's order. Results are ``[{"image_id": ..., "bbox": [...]}, ...]``, whose images are named
     by their ids, or by ``file_name`` if the entries have it.
     """
-    content = parse_json(source, source.read_text(), decoder=json_decoder(_object))
+    content = parse_json(source, source.read_text(), hook=_object)
     if isinstance(content, list):
         return _read_results(source, content)
     if not isinstance(content, dict):
