@@ -1,30 +1,16 @@
 """Columns of image and box tables, found by their usual names; keys of JSON objects likewise."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sppfeat.config.wording import first_few, one_line
 from sppfeat.errors import SppfeatError
 from sppfeat.files.cells import shorten
 
 __all__ = [
-    "CLASS_NAMES",
-    "COLUMN_SETS",
-    "ID_NAMES",
-    "IMAGE_NAMES",
-    "LABEL_NAMES",
-    "LIST_KEYS",
-    "PATH_NAMES",
-    "BoxColumns",
-    "ImageColumns",
-    "find_box_columns",
-    "find_column",
-    "find_image_columns",
-    "find_path_column",
-    "find_unique_column",
-    "looks_like_boxes",
-    "repeated_column",
-    "show_names",
+    *("CLASS_NAMES", "COLUMN_SETS", "ID_NAMES", "IMAGE_NAMES", "LABEL_NAMES", "LIST_KEYS", "PATH_NAMES"),
+    *("BoxColumns", "ImageColumns", "find_box_columns", "find_column", "find_image_columns"),
+    *("find_path_column", "find_unique_column", "looks_like_boxes", "repeated_column", "show_names"),
 ]
 
 IMAGE_NAMES = ("path", "image", "image_path", "file_name", "filename", "file")
@@ -87,15 +73,8 @@ def _plain(names: Iterable[str]) -> list[str]:
     return [name.strip().lower() for name in names]
 
 
-@dataclass(frozen=True)
-class ImageColumns:
-    """Columns of a table of images.
-
-    Attributes:
-        path: index of the column of paths.
-        label, image_id: indices of the columns of classes and of ids; None if missing.
-        has_boxes: True if further columns look like boxes.
-    """
+class ImageColumns(NamedTuple):
+    """The indices of the columns of a table of images; None for one that is missing."""
 
     path: int
     label: int | None
@@ -104,7 +83,7 @@ class ImageColumns:
 
 
 def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColumns:
-    """Find the columns of a table of images; names are compared without case and surrounding blanks.
+    """Find the columns of a table of images; ``has_boxes`` if further columns look like boxes.
 
     Args:
         names: names of the columns, in their order.
@@ -127,8 +106,7 @@ def find_path_column(names: Sequence[str], *, error: _MakeError) -> int:
     Raises:
         SppfeatError: the table has no such column, or several.
     """
-    known = set(_plain(names))
-    candidates = [name for name in PATH_NAMES if name in known]
+    candidates = [name for name in PATH_NAMES if name in _plain(names)]
     column = find_unique_column(names, candidates, error=error) if len(candidates) == 1 else None
     if column is not None:
         return column
@@ -143,11 +121,7 @@ def looks_like_boxes(names: Sequence[str]) -> bool:
 
 
 def find_unique_column(names: Sequence[str], choices: Sequence[str], *, error: _MakeError) -> int | None:
-    """Find the column for the first choice that a table has, as :func:`find_column`, and require that it is unique.
-
-    Raises:
-        SppfeatError: two columns have that name.
-    """
+    """Find a column as :func:`find_column`; raise the error if two columns have its name."""
     column = find_column(names, choices)
     if column is None:
         return None
@@ -162,8 +136,7 @@ def show_names(names: Sequence[str]) -> str:
     return one_line(first_few(map(repr, names), _SHOWN)) or "nothing"
 
 
-@dataclass(frozen=True)
-class BoxColumns:
+class BoxColumns(NamedTuple):
     """Columns of a table of boxes.
 
     Attributes:
@@ -242,5 +215,4 @@ def _coordinate_names(
 
 
 def _show(names: Iterable[str]) -> str:
-    text = ", ".join(names)
-    return repr(text if len(text) <= 200 else text[:197] + "...")
+    return repr(one_line(", ".join(names), longest=200))

@@ -1,6 +1,5 @@
 """Folder walks, depth first and in natural order, over folders of this machine or over names listed elsewhere."""
 
-import heapq
 import os
 import stat
 from collections import Counter
@@ -16,8 +15,6 @@ __all__ = ["MOST_WAYS", "FolderWalk", "folder_identity", "walk_order"]
 
 MOST_WAYS = 100
 """The most paths, through links, to one folder; ten folders that link to each other have millions."""
-
-_SORTED_AT_ONCE = 1 << 14  # names of a folder, as objects with their sort keys: 4 MB
 
 
 def folder_identity(path: bytes) -> tuple[int, int] | None:
@@ -93,7 +90,6 @@ class FolderWalk:
     def _entries(self, folder: bytes) -> Iterator[bytes]:
         """Yield the subfolders of a folder, each with a final slash, and its wanted files, in natural order."""
         kept: list[bytes] = []
-        in_order: list[PathTable] = []
         try:
             with os.scandir(os.path.join(self._top, folder)) as entries:
                 for entry in entries:
@@ -106,18 +102,9 @@ class FolderWalk:
                         self.n_other_files += 1
                         continue
                     kept.append(name)
-                    if len(kept) == _SORTED_AT_ONCE:
-                        kept.sort(key=_order)
-                        in_order.append(PathTable(kept))
-                        kept = []
         except OSError as error:
             raise self._unlistable(folder, error) from error
-        kept.sort(key=_order)
-        return heapq.merge(*in_order, kept, key=_order) if in_order else iter(kept)
-
-
-def _order(entry: bytes) -> bytes:
-    return natural_key(entry.removesuffix(b"/"))
+        return iter(sorted(kept, key=lambda entry: natural_key(entry.removesuffix(b"/"))))
 
 
 def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
