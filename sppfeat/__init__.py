@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sppfeat.analysis.export.export import export
     from sppfeat.analysis.inspection import info, verify
     from sppfeat.analysis.probe import predict, probe
+    from sppfeat.analysis.report import report
     from sppfeat.analysis.show.contact_sheet import show_neighbors
     from sppfeat.analysis.show.embedding_picture import show_embedding
     from sppfeat.analysis.show.image_picture import show_image
@@ -30,6 +31,7 @@ __all__ = [
     "open",
     "predict",
     "probe",
+    "report",
     "show_embedding",
     "show_image",
     "show_neighbors",
@@ -46,6 +48,7 @@ _LAZY = {
     "open": "sppfeat.store.reader:open_features",
     "predict": "sppfeat.analysis.probe",
     "probe": "sppfeat.analysis.probe",
+    "report": "sppfeat.analysis.report",
     "show_embedding": "sppfeat.analysis.show.embedding_picture",
     "show_image": "sppfeat.analysis.show.image_picture",
     "show_neighbors": "sppfeat.analysis.show.contact_sheet",

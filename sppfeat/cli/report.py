@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+import sppfeat
 from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import (
@@ -16,7 +17,7 @@ from sppfeat.cli.options import (
     root_option,
 )
 from sppfeat.cli.output import human_bytes, say
-from sppfeat.cli.selection_options import selection_choice, selection_options
+from sppfeat.cli.selection_options import selection_options
 
 __all__ = ["report"]
 
@@ -43,19 +44,7 @@ __all__ = ["report"]
 @root_option
 @option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of all that is drawn.")
 @quiet_option
-def report(
-    file: Path,
-    output: Path,
-    overwrite: bool,
-    title: str | None,
-    method: str,
-    most: int,
-    no_probe: bool,
-    root: str | None,
-    seed: int,
-    quiet: bool,
-    **selected: Any,
-) -> None:
+def report(file: Path, output: Path, no_probe: bool, quiet: bool, **options: Any) -> None:
     """Write one page about a feature file, for any browser; everything is in it, and it loads nothing.
 
     What is in the file, an embedding with pictures, rows beside their nearest rows, what a linear classifier makes of
@@ -65,27 +54,12 @@ def report(
 
     Needs matplotlib, scikit-learn and jinja2: pip install 'sppfeat[report]'.
     """
-    from sppfeat.analysis.report import STEPS, gather_facts
-    from sppfeat.analysis.report.facts import ReportSettings
-    from sppfeat.analysis.report.page import check_page_path, render_page
-    from sppfeat.files.atomic import replace_file
-    from sppfeat.store.reader import FeatureFile
-
-    choice = selection_choice(selected)
-    check_page_path(output, inputs=[file, *choice.inputs], overwrite=overwrite)
-    settings = ReportSettings(
-        title=title or "",
-        method=method,
-        most_embedded=most,
-        most_probed=0 if no_probe else most,
-        seed=seed,
-        root=root,
-    )
-    with FeatureFile(file) as features:
-        selection = choice.of(features)
-        with Bar("reporting", len(STEPS) + 1, unit="part", shown=not quiet) as bar:
-            facts = gather_facts(selection, settings, on_step=lambda n, step: bar.move_to(n, note=step))
-            page = render_page(facts).encode()
-            bar.move_to(len(STEPS) + 1)
-    replace_file(output, page, overwrite=overwrite)
-    say(f"{human_bytes(len(page))}: {output}")
+    with Bar("reporting", 0, unit="part", shown=not quiet) as bar:
+        nbytes = sppfeat.report(
+            file,
+            output,
+            probe=not no_probe,
+            on_progress=lambda n, total, step: bar.move_to(n, total, note=step),
+            **options,
+        )
+    say(f"{human_bytes(nbytes)}: {output}")

@@ -5,13 +5,23 @@ turns these into one HTML page that loads nothing else. Gathering reads the file
 know the layout of the page; the page must not read the file.
 """
 
-import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
-from sppfeat.analysis.choices import ProbeSettings
+from sppfeat.analysis.choices import (
+    DEFAULT_EMBEDDING,
+    MOST_EMBEDDED,
+    MOST_NORMS,
+    MOST_PICTURED,
+    SHEET_NEIGHBORS,
+    SHEET_QUERIES,
+    ProbeSettings,
+)
 from sppfeat.analysis.probe import cross_validate
-from sppfeat.analysis.report.facts import Probed, ReportFacts, ReportSettings, Summary
-from sppfeat.analysis.report.problems import find_warnings, group_failures
+from sppfeat.analysis.report.facts import Probed, ReportFacts, Summary
+from sppfeat.analysis.report.page import check_page_path, render_page
+from sppfeat.analysis.report.problems import group_failures
 from sppfeat.analysis.report.provenance import describe_provenance, describe_settings
 from sppfeat.analysis.row_checks import check_described
 from sppfeat.analysis.search.queries import describe_queries
@@ -23,63 +33,125 @@ from sppfeat.analysis.show.norms import measure_norms
 from sppfeat.analysis.show.sampling import draw_classes, draw_stratified
 from sppfeat.analysis.show.sizes import measure_sizes
 from sppfeat.analysis.show.thumbnails import find_row_pictures, read_thumbnails
+from sppfeat.config.values import StrPath
 from sppfeat.errors import LabelError, StoreError
+from sppfeat.files.atomic import replace_file
+from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import Status
-from sppfeat.store.selection import Selection
+from sppfeat.store.selection import LabelSource, RowsLike, Selection
 
-__all__ = ["STEPS", "gather_facts"]
+__all__ = ["gather_facts", "report"]
 
-STEPS = ("norms", "embedding", "neighbours", "pictures", "probe")
+_STEPS = ("norms", "embedding", "neighbours", "pictures", "probe", "page")
 _PICTURE_SIDE = 96  # pixels
+
+OnStep = Callable[[int, int, str], None]
+
+
+def report(
+    file: StrPath,
+    output: StrPath,
+    *,
+    title: str | None = None,
+    method: str = DEFAULT_EMBEDDING,
+    most: int = MOST_EMBEDDED,
+    probe: bool = True,
+    rows: RowsLike = None,
+    layers: Iterable[str] | str | None = None,
+    levels: Iterable[int] | int | None = None,
+    labels: LabelSource = None,
+    root: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    on_progress: OnStep = lambda n_done, n_steps, step: None,
+) -> int:
+    """Writes one HTML page about a feature file, with everything in it: ``sppfeat report``.
+
+    Args:
+        file: path of the feature file, which another process may be writing.
+        output: path of the page, ``.html``.
+        title: title of the page; the file's name if None.
+        method: method of the embedding: ``pca``, ``tsne`` or ``umap``.
+        most: maximum number of rows in the embedding, and in the probe; of more rows so many are drawn.
+        probe: train and test classifiers, too.
+        rows, layers, levels, labels: selection; see :meth:`sppfeat.store.reader.FeatureFile.select`.
+        root: folder that now holds the images; None: as recorded.
+        seed: seed of all random draws.
+        overwrite: replace an existing file.
+        on_progress: called with the number of steps done, the number of all steps, and the name of the next one.
+
+    Returns:
+        The size of the page, in bytes.
+
+    Raises:
+        ConfigError: a package is not installed, an option is wrong, or a selected row has no descriptor.
+        LabelError: the labels are malformed.
+        StoreError: the file cannot be read; the output exists or cannot be written.
+    """
+    path = Path(output)
+    inputs = [file, labels] if isinstance(labels, str | os.PathLike) else [file]
+    check_page_path(path, inputs=inputs, overwrite=overwrite)
+    with FeatureFile(file) as features:
+        selection = features.select(rows=rows, layers=layers, levels=levels, labels=labels)
+        facts = gather_facts(
+            selection,
+            title=title,
+            method=method,
+            most=most,
+            most_probed=most if probe else 0,
+            root=root,
+            seed=seed,
+            on_step=on_progress,
+        )
+        page = render_page(facts).encode()
+    replace_file(path, page, overwrite=overwrite)
+    on_progress(len(_STEPS), len(_STEPS), "")
+    return len(page)
 
 
 def gather_facts(
     selection: Selection,
-    settings: ReportSettings | None = None,
     *,
-    on_step: Callable[[int, str], None] = lambda n_done, step: None,
+    title: str | None = None,
+    method: str = DEFAULT_EMBEDDING,
+    most: int = MOST_EMBEDDED,
+    most_probed: int = MOST_EMBEDDED,
+    root: str | None = None,
+    seed: int = 0,
+    on_step: OnStep = lambda n_done, n_steps, step: None,
 ) -> ReportFacts:
     """Gathers the facts of a report; reads the file and the images of the rows that are pictured.
 
-    Memory holds only those descriptors that are embedded or probed.
+    Memory holds only those descriptors that are embedded or probed. See :func:`report` for the arguments and errors.
 
     Args:
         selection: rows, columns and labels of an open file.
-        settings: extent of the report; the defaults of :class:`ReportSettings` if None.
-        on_step: called with the number of :data:`STEPS` done and the name of the next one.
-
-    Raises:
-        ConfigError: a package is not installed, the embedding method is unknown, or a row has no descriptor.
-        StoreError: the file is damaged.
+        most_probed: maximum number of rows to train and test classifiers on; 0 for no probe.
     """
-    settings = settings or ReportSettings()
+
+    def begin(step: str) -> None:
+        on_step(_STEPS.index(step), len(_STEPS), step)
+
     file = selection.file
     check_described(selection)
-    on_step(0, STEPS[0])
-    norms = measure_norms(selection, most=settings.most_norms, seed=settings.seed) if len(selection) else None
-    on_step(1, STEPS[1])
-    embedding, pictured = _embed(selection, settings)
-    on_step(2, STEPS[2])
-    sheet = _find_neighbors(embedding, selection, settings)
-    on_step(3, STEPS[3])
-    rows = [*pictured, *(sheet.rows if sheet else [])]
-    thumbnails = read_thumbnails(
-        find_row_pictures(file, rows, root=settings.root), exif=file.config.input.exif, side=_PICTURE_SIDE
-    )
-    on_step(4, STEPS[4])
-    probed, why_not = _probe(selection, settings)
-    summary = summarize(selection)
-    on_step(len(STEPS), "")
+    begin("norms")
+    norms = measure_norms(selection, most=MOST_NORMS, seed=seed) if len(selection) else None
+    begin("embedding")
+    embedding, pictured = _embed(selection, method=method, most=most, seed=seed)
+    begin("neighbours")
+    sheet = _find_neighbors(embedding, selection, seed=seed)
+    begin("pictures")
+    pictures = find_row_pictures(file, [*pictured, *(sheet.rows if sheet else [])], root=root)
+    thumbnails = read_thumbnails(pictures, exif=file.config.input.exif, side=_PICTURE_SIDE)
+    begin("probe")
+    probed, why_not = _probe(selection, most=most_probed, seed=seed)
+    begin("page")
     return ReportFacts(
-        title=settings.title or summary.name,
-        summary=summary,
-        warnings=tuple(find_warnings(file, summary, norms, thumbnails)),
-        network=file.config.backbone.name,
+        title=title or file.path.name,
+        summary=_summarize(selection),
+        config=file.config,
         steps=tuple(
             describe_settings(file.config, file.extracted_columns[-1].stop, reduction=file.reduction)
-        ),
-        configuration=tuple(
-            (name, _value_text(value)) for name, value in file.config.to_dict().items() if value is not None
         ),
         provenance=tuple(describe_provenance(file)),
         is_reduced=file.is_reduced,
@@ -92,12 +164,12 @@ def gather_facts(
         thumbnails=thumbnails,
         probe=probed,
         why_no_probe=why_not,
-        failures=tuple(group_failures(file, most_paths=settings.most_paths)),
-        settings=settings,
+        failures=tuple(group_failures(file)),
+        seed=seed,
     )
 
 
-def summarize(selection: Selection) -> Summary:
+def _summarize(selection: Selection) -> Summary:
     """Counts the content of the file and of a selection of its rows."""
     file = selection.file
     status = file.status
@@ -121,48 +193,39 @@ def summarize(selection: Selection) -> Summary:
 
 
 def _embed(
-    selection: Selection, settings: ReportSettings
+    selection: Selection, *, method: str, most: int, seed: int
 ) -> tuple[Embedding | None, dict[int, tuple[float, float]]]:
     """Embedding of the rows, and the centers of the pictures in it by row number."""
-    if not len(selection):
+    embedding = embed_rows(selection, method=method, most=most, seed=seed) if len(selection) else None
+    if embedding is None or not len(embedding.selection):
         return None, {}
-    embedding = embed_rows(selection, method=settings.method, most=settings.most_embedded, seed=settings.seed)
-    if not len(embedding.selection):
-        return None, {}
-    return embedding, choose_pictured(embedding, most=settings.n_pictured, seed=settings.seed)
+    return embedding, choose_pictured(embedding, most=MOST_PICTURED, seed=seed)
 
 
-def _find_neighbors(
-    embedding: Embedding | None, selection: Selection, settings: ReportSettings
-) -> ContactSheet | None:
+def _find_neighbors(embedding: Embedding | None, selection: Selection, *, seed: int) -> ContactSheet | None:
     """Contact sheet of some embedded rows, all of them finite, and their nearest rows in the whole selection."""
-    if embedding is None or len(selection) < 2 or not settings.n_queries:
+    if embedding is None or len(selection) < 2:
         return None
-    queries = draw_queries(embedding.selection, settings.n_queries, seed=settings.seed)
+    queries = draw_queries(embedding.selection, SHEET_QUERIES, seed=seed)
     # Otherwise most neighbors of a box would be overlapping boxes of the same image.
     one_per_image = selection.file.has_boxes
     descriptors = describe_queries(queries, selection)
-    return make_contact_sheet(selection, queries, descriptors, k=settings.k, one_per_image=one_per_image)
+    return make_contact_sheet(selection, queries, descriptors, k=SHEET_NEIGHBORS, one_per_image=one_per_image)
 
 
-def _probe(selection: Selection, settings: ReportSettings) -> tuple[Probed | None, str]:
+def _probe(selection: Selection, *, most: int, seed: int) -> tuple[Probed | None, str]:
     """Result of a probe and an empty text, or None and the reason."""
-    if not settings.most_probed:
+    if not most:
         return None, "It was not asked for."
     if not len(selection):
         return None, "There are no descriptors."
-    how = ProbeSettings(seed=settings.seed)
+    how = ProbeSettings(seed=seed)
     n_classes = sum(bool(name and n) for name, n in count_labels(selection))
     some = selection
-    if settings.most_probed < how.folds * n_classes:  # too few rows per class for all folds
-        most = max(2, settings.most_probed // (2 * how.folds))
-        some = draw_classes(selection, most, least=how.folds, seed=settings.seed)
-    drawn = draw_stratified(some, settings.most_probed, seed=settings.seed)
+    if most < how.folds * n_classes:  # too few rows per class for all folds
+        some = draw_classes(selection, max(2, most // (2 * how.folds)), least=how.folds, seed=seed)
+    drawn = draw_stratified(some, most, seed=seed)
     try:
         return Probed(cross_validate(drawn, how), len(drawn), len(selection), n_classes, how.folds), ""
     except (LabelError, StoreError) as error:
         return None, f"{error}."
-
-
-def _value_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

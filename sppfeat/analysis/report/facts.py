@@ -1,62 +1,18 @@
-"""Facts and settings of a report, as plain data."""
+"""Facts of a report, as plain data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sppfeat.analysis.choices import (
-    DEFAULT_EMBEDDING,
-    MOST_EMBEDDED,
-    MOST_NORMS,
-    MOST_PICTURED,
-    SHEET_NEIGHBORS,
-    SHEET_QUERIES,
-)
 from sppfeat.analysis.probe.results import ProbeResult
 from sppfeat.analysis.show.contact_sheet import ContactSheet
 from sppfeat.analysis.show.embedding import Embedding
 from sppfeat.analysis.show.norms import Norms
 from sppfeat.analysis.show.sizes import Sizes
 from sppfeat.analysis.show.thumbnails import Thumbnail
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.store.schema import ColumnBlock
 
-__all__ = ["FailureGroup", "Probed", "ReportFacts", "ReportSettings", "Summary"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportSettings:
-    """Extent of a report.
-
-    Attributes:
-        title: title of the page; the file's name if empty.
-        method: method of the embedding; see :func:`sppfeat.analysis.show.embedding.embed_rows`.
-        most_embedded: maximum number of rows in the embedding.
-        most_probed: maximum number of rows to train and test classifiers on; 0 for no probe.
-        most_norms: maximum number of rows to measure norms of.
-        n_pictured: number of rows pictured in the embedding.
-        n_queries: number of lines of the contact sheet.
-        k: number of neighbors in each line.
-        most_classes: maximum number of classes to list.
-        most_reasons: maximum number of reasons of failures to list.
-        most_paths: maximum number of images to name for each reason.
-        most_pairs: maximum number of pairs of confused classes to list.
-        seed: seed of all random draws.
-        root: folder that now holds the images; the root recorded in the file if None.
-    """
-
-    title: str = ""
-    method: str = DEFAULT_EMBEDDING
-    most_embedded: int = MOST_EMBEDDED
-    most_probed: int = MOST_EMBEDDED
-    most_norms: int = MOST_NORMS
-    n_pictured: int = MOST_PICTURED
-    n_queries: int = SHEET_QUERIES
-    k: int = SHEET_NEIGHBORS
-    most_classes: int = 30
-    most_reasons: int = 20
-    most_paths: int = 5
-    most_pairs: int = 10
-    seed: int = 0
-    root: str | None = None
+__all__ = ["FailureGroup", "Probed", "ReportFacts", "Summary"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +92,9 @@ class ReportFacts:
     Attributes:
         title: title of the page.
         summary: content of the file, in numbers.
-        network: name of the network.
-        warnings: warnings, as sentences.
+        config: settings of the extraction.
         steps: name and description of each step from image to descriptor.
-        configuration, provenance: names and values of the settings, and of facts about the file's origin.
+        provenance: names and values of facts about the file's origin.
         is_reduced: True if descriptors are components of a reduction.
         columns: columns of a descriptor.
         norms: norms of the descriptors; None without descriptors.
@@ -151,15 +106,13 @@ class ReportFacts:
         probe: result of a probe; None if there is none.
         why_no_probe: reason why there is no probe, as a sentence; empty if there is one.
         failures: failed images, by reason.
-        settings: extent of the report.
+        seed: seed of all random draws.
     """
 
     title: str
     summary: Summary
-    network: str
-    warnings: tuple[str, ...]
+    config: ExtractConfig
     steps: tuple[tuple[str, str], ...]
-    configuration: tuple[tuple[str, str], ...]
     provenance: tuple[tuple[str, str], ...]
     is_reduced: bool
     columns: tuple[ColumnBlock, ...]
@@ -172,4 +125,4 @@ class ReportFacts:
     probe: Probed | None
     why_no_probe: str
     failures: tuple[FailureGroup, ...]
-    settings: ReportSettings
+    seed: int

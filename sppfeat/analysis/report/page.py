@@ -1,6 +1,7 @@
 """The HTML page of a report, which needs no other file."""
 
 import functools
+import json
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -10,12 +11,14 @@ from typing import Any
 from sppfeat._version import __version__
 from sppfeat.analysis.report.charts import draw_charts, picture_uri
 from sppfeat.analysis.report.facts import ReportFacts
+from sppfeat.analysis.report.problems import find_warnings
 from sppfeat.analysis.show.classes import mark_classes
 from sppfeat.analysis.show.contact_sheet import SheetLine
 from sppfeat.analysis.show.embedding_picture import caption, mark_text
 from sppfeat.analysis.show.norms import norms_text
 from sppfeat.analysis.show.sizes import sizes_text
 from sppfeat.analysis.wording import rounded
+from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.machine import import_extra
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted, escaped
@@ -24,6 +27,9 @@ from sppfeat.files.outputs import check_new_file
 
 __all__ = ["check_page_path", "render_page"]
 
+_MOST_CLASSES = 30  # to list
+_MOST_REASONS = 20  # of failures
+_MOST_PAIRS = 10  # of confused classes
 _LONGEST = 1000  # maximum number of letters to show of a text from the file
 _BETWEEN_PARTS = re.compile(r"(?<=[_./-])(?=[^_./-])")
 
@@ -65,23 +71,31 @@ def render_page(facts: ReportFacts) -> str:
         return markupsafe.Markup("<wbr>").join(_BETWEEN_PARTS.split(_shown(text)))
 
     environment.filters |= {
-        "number": _number,
-        "percent": _percent,
+        "number": "{:,}".format,
+        "percent": lambda value: f"{100 * value:.1f} %",
         "bytes": _bytes,
         "breakable": breakable,
         "counted": functools.partial(counted, thousands=","),
         "rounded": rounded,
     }
-    marks = mark_classes(facts.embedding.selection) if facts.embedding else []
+    embedding = facts.embedding
+    marks = mark_classes(embedding.selection) if embedding else []
     page: str = environment.get_template("page.html").render(
         facts=facts,
+        warnings=list(find_warnings(facts)),
+        configuration=_configuration(facts.config),
+        most_classes=_MOST_CLASSES,
+        most_reasons=_MOST_REASONS,
+        most_pairs=_MOST_PAIRS,
         css=markupsafe.Markup(folder.joinpath("page.css").read_text("utf-8")),
         charts=draw_charts(facts, marks),
-        legend=[(mark, mark_text(mark)) for mark in marks] if _is_labeled(facts) else [],
+        legend=[(mark, mark_text(mark)) for mark in marks]
+        if embedding and embedding.selection.y is not None
+        else [],
         pictures={row: picture_uri(thumbnail) for row, thumbnail in facts.thumbnails.items()},
         verdict=_verdict,
         version=__version__,
-        embedding_text=caption(facts.embedding) if facts.embedding else "",
+        embedding_text=caption(embedding) if embedding else "",
         norms_text=norms_text,
         sizes_text=sizes_text,
     )
@@ -96,22 +110,16 @@ def _shown(value: Any) -> Any:
     return shown if len(shown) <= _LONGEST or value.startswith("data:image/") else f"{shown[:_LONGEST]}..."
 
 
-def _is_labeled(facts: ReportFacts) -> bool:
-    return facts.embedding is not None and facts.embedding.selection.y is not None
+def _configuration(config: ExtractConfig) -> list[tuple[str, str]]:
+    """Names and values of all settings."""
+    values = {name: value for name, value in config.to_dict().items() if value is not None}
+    return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
 
 
 def _verdict(line: SheetLine, i: int) -> str:
     """Class of a neighbor compared with its query's: ``same``, ``other`` or ``unknown``."""
     is_same = line.neighbors[i].is_same
     return "unknown" if is_same is None else "same" if is_same else "other"
-
-
-def _number(value: int) -> str:
-    return f"{value:,}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
 
 
 def _bytes(value: float) -> str:

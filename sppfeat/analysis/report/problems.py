@@ -2,11 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from sppfeat.analysis.report.facts import FailureGroup, Summary
-from sppfeat.analysis.show.norms import Norms
-from sppfeat.analysis.show.thumbnails import Thumbnail
+from sppfeat.analysis.report.facts import FailureGroup, ReportFacts, Summary
 from sppfeat.config.wording import counted
 from sppfeat.store.feature_table import FeatureTable
 
@@ -14,20 +12,13 @@ __all__ = ["find_warnings", "group_failures"]
 
 _MANY_SUB_CELL = 0.1
 _FEW_ROWS = 5
+_MOST_PATHS = 5  # to name for each reason
 _NUMBER = re.compile(r"[0-9]+")
 
 
-def find_warnings(
-    file: FeatureTable, summary: Summary, norms: Norms | None, thumbnails: Mapping[int, Thumbnail]
-) -> Iterator[str]:
-    """Yields warnings about a file, as sentences.
-
-    Args:
-        file: the open file.
-        summary: content of the file, in numbers.
-        norms: norms of the descriptors; None without descriptors.
-        thumbnails: pictures of rows, or the reasons why they cannot be read, by row.
-    """
+def find_warnings(facts: ReportFacts) -> Iterator[str]:
+    """Yields warnings about a file, as sentences."""
+    summary, norms, thumbnails = facts.summary, facts.norms, facts.thumbnails
     if not summary.n_rows:
         yield "The file has no rows."
     if summary.n_selected < summary.n_described:
@@ -43,7 +34,7 @@ def find_warnings(
         )
     if summary.n_failed:
         yield f"Of {summary.n_images:,} images, {summary.n_failed:,} failed; the reasons are below."
-    if file.config.backbone.weights == "none":
+    if facts.config.backbone.weights == "none":
         yield "The network is untrained: its weights are random values."
     if norms is not None:
         for layer, n_zero in zip(norms.layers, norms.n_zero, strict=True):
@@ -99,13 +90,8 @@ def _class_warnings(summary: Summary) -> Iterator[str]:
         yield f"Of {len(classes):,} classes, {len(few):,} with fewer than {_FEW_ROWS} rows."
 
 
-def group_failures(file: FeatureTable, *, most_paths: int) -> list[FailureGroup]:
-    """Groups failed images by reason, most frequent first.
-
-    Args:
-        file: the open file.
-        most_paths: maximum number of images to name for each reason.
-    """
+def group_failures(file: FeatureTable) -> list[FailureGroup]:
+    """Groups failed images by reason, most frequent first."""
     images: dict[str, list[int]] = {}
     errors = file.errors
     for image, reason in errors.items():
@@ -115,7 +101,7 @@ def group_failures(file: FeatureTable, *, most_paths: int) -> list[FailureGroup]
         FailureGroup(
             errors[group[0]] or "no reason is recorded",
             len(group),
-            tuple(_name(file, i) for i in group[:most_paths]),
+            tuple(_name(file, i) for i in group[:_MOST_PATHS]),
         )
         for group in groups
     ]
