@@ -5,9 +5,9 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeGuard, cast
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +23,14 @@ from sppfeat.config.request import DescriptorChoice
 from sppfeat.config.specs import DEFAULT_BACKBONE, DEFAULT_SIZE, DescriptorSpec, InputSpec, parse_levels
 from sppfeat.config.values import StrPath
 from sppfeat.config.wording import counted
+from sppfeat.decoding import DecodeSettings
 from sppfeat.errors import BoxError, ConfigError, ImageError
 from sppfeat.extraction.describe import Describer, ImageBoxes
 from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.recompute import load_recorded_backbone
 from sppfeat.extraction.regions import Projector, best_scales
 from sppfeat.extraction.setup import adopt_mean_norm, configure, descriptor_columns
-from sppfeat.extraction.single_images import ImageReader, name_image
+from sppfeat.extraction.single_images import ImageLike, name_image, read_pixels, read_size
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.downloads import OnDownload
@@ -40,11 +41,9 @@ from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reduction import Reduction
 from sppfeat.store.schema import ColumnBlock, whole_image_boxes
 
-__all__ = ["Extractor", "NetworkInput"]
+__all__ = ["Extractor", "ImageLike", "NetworkInput"]
 
 _DEFAULT_REGIONS = RegionSpec(boxes="multiview")  # for its projection and margin only
-
-ImageLike: TypeAlias = StrPath | Place | Image.Image | npt.NDArray[np.uint8]
 
 
 class NetworkInput(NamedTuple):
@@ -128,7 +127,7 @@ class Extractor:
         )
         choice.spec()  # raises on invalid settings before the network is built
         run = RunOptions(device=device, batch_size=batch_size, max_decode_pixels=max_decode_pixels)
-        choose_device(device, precision)
+        chosen_device = choose_device(device, precision)
         if isinstance(backbone, str):
             with _download_progress(on_download) as show:
                 loaded = load_backbone(
@@ -153,7 +152,7 @@ class Extractor:
                 f"normalize is {normalize!r}, which is estimated on many images: give normalize_from=, a feature "
                 "file that was made with it"
             )
-        self._set_up(loaded, config, run, config.descriptor.norm_factors)
+        self._set_up(loaded, config, run, chosen_device, config.descriptor.norm_factors)
 
     @classmethod
     def from_file(
@@ -185,11 +184,11 @@ class Extractor:
         with contextlib.ExitStack() as opened:
             if not isinstance(file, FeatureTable):
                 file = opened.enter_context(FeatureTable(file))
-            choose_device(device, file.config.precision)
+            chosen_device = choose_device(device, file.config.precision)
             show = opened.enter_context(_download_progress(on_download))
             loaded = load_recorded_backbone(file, weights=weights, weights_dir=weights_dir, on_download=show)
             extractor = cls.__new__(cls)
-            extractor._set_up(loaded, file.config, run, file.norm_factors, file.reduction)
+            extractor._set_up(loaded, file.config, run, chosen_device, file.norm_factors, file.reduction)
         return extractor
 
     def _set_up(
@@ -197,6 +196,7 @@ class Extractor:
         backbone: Backbone,
         config: ExtractConfig,
         run: RunOptions,
+        device: torch.device,
         norm_factors: tuple[float, ...] | None,
         reduction: Reduction | None = None,
     ) -> None:
@@ -205,15 +205,10 @@ class Extractor:
             descriptor_columns(config, backbone) if reduction is None else reduction.columns
         )
         self._reduction = reduction
-        self._run = run
-        self._reader = ImageReader(config, run.max_decode_pixels)
+        self._batch_size = run.batch_size
+        self._decode_settings = DecodeSettings.of(config, run.max_decode_pixels)
         self._backbone = backbone
-        self._describer = Describer(
-            backbone,
-            config,
-            device=choose_device(run.device, config.precision),
-            norm_factors=norm_factors,
-        )
+        self._describer = Describer(backbone, config, device=device, norm_factors=norm_factors)
 
     @property
     def dimension(self) -> int:
@@ -275,9 +270,10 @@ class Extractor:
         Raises:
             ImageError: the image cannot be read, or cannot be resized to a valid network input.
         """
-        image_hw, sizes = self._reader.input_sizes(image)
-        in_h, in_w = sizes[scale].tolist()
-        return NetworkInput(image_hw, self._reader.pixels(image, image_hw, (in_h, in_w)))
+        image_hws, input_hws = self._read_sizes([image])
+        image_hw, input_hw = _pair(image_hws[0]), _pair(input_hws[0, scale])
+        pixels = read_pixels(image, self._decode_settings, image_hw=image_hw, input_hw=input_hw)
+        return NetworkInput(image_hw, pixels)
 
     def feature_maps(self, pixels: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
         """Compute the feature maps of an image, before pooling.
@@ -310,60 +306,61 @@ class Extractor:
         return tuple(self._backbone.geometry(i) for i in range(len(self._backbone.spec.layers)))
 
     def _describe_whole(self, images: list[ImageLike]) -> npt.NDArray[np.float32]:
+        image_hws, input_hws = self._read_sizes(images)
+        # An image is run at the scale that a box covering all of it would get.
+        uses = np.zeros(input_hws.shape[:2], dtype=bool)
+        for i, whole in enumerate(whole_image_boxes(image_hws)):
+            scale = best_scales(whole[None], _pair(image_hws[i]), self.config.input.short_sides)
+            uses[i, scale] = True
         result = np.empty((len(images), self.dimension), dtype=np.float32)
-        if not images:
-            return result
-        image_hw = np.array([self._reader.image_hw(image) for image in images], dtype=np.int32)
-        input_hw, errors = input_sizes(image_hw, self.config.input)
-        for i, reason in errors.items():
-            raise ImageError(f"{name_image(images[i], i)}: {reason}")
-        batches = schedule(
-            input_hw,
+        for batch in schedule(
+            input_hws,
             np.arange(len(images)),
-            batch_size=self._run.batch_size,
+            batch_size=self._batch_size,
             batch_pixels=BATCH_PIXELS[self._describer.device.type],
-            uses=self._whole_scales(image_hw),
-        )
-        for batch in batches:
-            pixels = np.stack(
-                [self._reader.pixels(images[i], image_hw[i], batch.input_hw) for i in batch.images]
-            )
+            uses=uses,
+        ):
+            read = partial(read_pixels, settings=self._decode_settings, input_hw=batch.input_hw)
+            pixels = np.stack([read(images[i], image_hw=_pair(image_hws[i])) for i in batch.images])
             descriptors, wait = self._describer.describe_images(pixels)
             wait()
             result[batch.images] = self._reduce(descriptors)
         return result
 
-    def _reduce(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return descriptors if self._reduction is None else self._reduction.apply(descriptors)
-
-    def _whole_scales(self, image_hw: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        """``(N, S)`` bool, True at the scale that a box covering the whole image would get."""
-        short_sides = self.config.input.short_sides
-        whole = whole_image_boxes(image_hw)
-        scales = [
-            int(best_scales(whole[i : i + 1], tuple(hw), short_sides)[0])
-            for i, hw in enumerate(image_hw.tolist())
-        ]
-        uses: npt.NDArray[np.bool_] = np.arange(len(short_sides)) == np.array(scales, dtype=int)[:, None]
-        return uses
-
     def _describe_boxes(self, image: Any, boxes: Any, projector: Projector) -> npt.NDArray[np.float32]:
         boxes_px = np.asarray(boxes, dtype=np.float64)
         if boxes_px.ndim != 2 or boxes_px.shape[1] != 4:
             raise BoxError(f"boxes of one image are a (K, 4) array, not one of shape {boxes_px.shape}")
-        image_hw, sizes = self._reader.input_sizes(image)
-        clipped, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
+        image_hws, input_hws = self._read_sizes([image])
+        image_hw = _pair(image_hws[0])
+        clipped, flag = clip_boxes(boxes_px, np.repeat(image_hws, len(boxes_px), axis=0))
         described_rows = np.flatnonzero((flag & RowFlag.DEGENERATE) == 0)
         scale = best_scales(clipped[described_rows], image_hw, self.config.input.short_sides)
         result = np.full((len(boxes_px), self.dimension), np.nan, dtype=np.float32)
         for i in np.unique(scale).tolist():
-            rows, input_hw = described_rows[scale == i], sizes[i].tolist()
+            rows, input_hw = described_rows[scale == i], _pair(input_hws[0, i])
+            pixels = read_pixels(image, self._decode_settings, image_hw=image_hw, input_hw=input_hw)
             own = ImageBoxes(boxes_px[rows], np.zeros(len(rows), dtype=bool), image_hw)
-            pixels = self._reader.pixels(image, image_hw, tuple(input_hw))
             for found in self._describer.describe_boxes(pixels[None], [own], projector):
                 found.wait()
                 result[rows[found.part]] = self._reduce(found.descriptors)
         return result
+
+    def _read_sizes(self, images: list[ImageLike]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return the sizes of images as displayed, ``(N, 2)``, and of their network inputs, ``(N, S, 2)``."""
+        sizes = [read_size(image, self._decode_settings) for image in images]
+        image_hws = np.array(sizes, dtype=np.int32).reshape(-1, 2)
+        input_hws, errors = input_sizes(image_hws, self.config.input)
+        for i, reason in errors.items():
+            raise ImageError(f"{name_image(images[i], i)}: {reason}")
+        return image_hws, input_hws
+
+    def _reduce(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return descriptors if self._reduction is None else self._reduction.apply(descriptors)
+
+
+def _pair(hw: npt.NDArray[np.int32]) -> tuple[int, int]:
+    return int(hw[0]), int(hw[1])
 
 
 def _is_one_image(images: ImageLike | Sequence[ImageLike]) -> TypeGuard[ImageLike]:
@@ -383,8 +380,8 @@ def _parse_size(size: int | str) -> int | None:
 @contextlib.contextmanager
 def _download_progress(on_download: OnDownload | None) -> Iterator[OnDownload]:
     """Yield the given callback; for None, one that draws a progress bar on standard error."""
-    if on_download is not None:
-        yield on_download
+    if on_download is not None or sys.stderr is None:
+        yield on_download or (lambda name, done, total: None)
         return
     from tqdm import tqdm
 
@@ -399,8 +396,8 @@ def _download_progress(on_download: OnDownload | None) -> Iterator[OnDownload]:
             bars[0].update(done - bars[0].n)
 
     try:
-        yield draw if sys.stderr is not None else lambda name, done, total: None
+        yield draw
     finally:
-        for bar in bars:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            for bar in bars:
                 bar.close()

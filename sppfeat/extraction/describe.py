@@ -120,10 +120,10 @@ class Describer:
             ``(N, D)`` float32.
         """
         with self._computing():
-            batch = self._normalize_pixels(pixels)
-            pooled = self._pool_whole(self._run_network(batch))
+            batch = self.make_batch(pixels)
+            pooled = self._pool_whole(self.compute_maps(batch))
             if self._flip:
-                pooled = _average(pooled, self._pool_whole(self._run_network(_mirror(batch))))
+                pooled = _average(pooled, self._pool_whole(self.compute_maps(_mirror(batch))))
             return self._scale(pooled)
 
     def describe_boxes(
@@ -142,9 +142,12 @@ class Describer:
         """
         if not any(len(own.boxes_px) for own in boxes):
             return
-        maps = self._compute_both_maps(pixels, boxes)
-        project = partial(projector.project, input_hw=pixels.shape[1:3], map_hws=maps.map_hws)
-        step = max(1, _SLICE_VALUES // (maps.n_channels * self._descriptor.n_bins))
+        maps = self._compute_maps_by_side(pixels, boxes)
+        some_maps = next(iter(maps.values()))
+        map_hws = [(fmap.shape[2], fmap.shape[3]) for fmap in some_maps]
+        project = partial(projector.project, input_hw=pixels.shape[1:3], map_hws=map_hws)
+        n_channels = sum(fmap.shape[1] for fmap in some_maps)
+        step = max(1, _SLICE_VALUES // (n_channels * self._descriptor.n_bins))
         for position, (boxes_px, mirrored, image_hw) in enumerate(boxes):
             for start in range(0, len(boxes_px), step):
                 part = slice(start, min(start + step, len(boxes_px)))
@@ -161,12 +164,19 @@ class Describer:
     def make_batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Turn ``(N, H, W, 3)`` uint8 RGB into network input: ``(N, 3, H, W)``, normalized, on the device."""
         with self._computing():
-            return self._normalize_pixels(pixels)
+            # Permuting (N, H, W, 3) gives a channels-last (N, 3, H, W) without a copy.
+            raw = self._copier.to_device(pixels).permute(0, 3, 1, 2)
+            return raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
 
     def compute_maps(self, batch: Tensor) -> list[Tensor]:
-        """Compute each layer's feature map, ``(N, C, H', W')`` float32, from the result of :meth:`make_batch`."""
+        """Compute each layer's feature map, ``(N, C, H', W')``, from the result of :meth:`make_batch`.
+
+        The maps are float32, whatever the network's precision: pooling and scaling never use less.
+        """
         with self._computing():
-            return self._run_network(batch)
+            return [
+                fmap.to(torch.float32) for fmap in self._backbone.maps(self._network, batch.to(self._dtype))
+            ]
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
@@ -174,15 +184,19 @@ class Describer:
         with device_memory(self.device), torch.inference_mode(), float32_arithmetic(self._precision):
             yield
 
-    def _compute_both_maps(self, pixels: npt.NDArray[np.uint8], boxes: Sequence[ImageBoxes]) -> "_BothMaps":
-        """Compute the maps of the images and of the mirrored images, if the boxes need them."""
+    def _compute_maps_by_side(
+        self, pixels: npt.NDArray[np.uint8], boxes: Sequence[ImageBoxes]
+    ) -> dict[bool, list[Tensor]]:
+        """Compute the maps of the images under False, and of the mirrored images under True, if boxes need them."""
         mirrored = np.concatenate([own.mirrored for own in boxes])
+        maps = {}
         with self._computing():
-            batch = self._normalize_pixels(pixels)
-            return _BothMaps(
-                plain=self._run_network(batch) if self._flip or not mirrored.all() else [],
-                mirrored=self._run_network(_mirror(batch)) if self._flip or mirrored.any() else [],
-            )
+            batch = self.make_batch(pixels)
+            if self._flip or not mirrored.all():
+                maps[False] = self.compute_maps(batch)
+            if self._flip or mirrored.any():
+                maps[True] = self.compute_maps(_mirror(batch))
+        return maps
 
     def _pool_whole(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Pool whole maps into one ``(N, d)`` tensor per layer, or into the head's output."""
@@ -190,15 +204,17 @@ class Describer:
         return self._apply_head([spatial_pyramid_pool(fmap, spec.levels, mode=spec.pool) for fmap in maps])
 
     def _pool(
-        self, maps: "_BothMaps", position: int, region: npt.NDArray[np.int32], mirrored: npt.NDArray[np.bool_]
+        self,
+        maps: dict[bool, list[Tensor]],
+        position: int,
+        region: npt.NDArray[np.int32],
+        mirrored: npt.NDArray[np.bool_],
     ) -> list[Tensor]:
         """Pool the regions ``(k, L, 4)`` of one image, each from the plain or the mirrored map."""
-        if not mirrored.any():
-            return self._pool_regions(maps.plain, position, region)
-        if mirrored.all():
-            return self._pool_regions(maps.mirrored, position, region)
-        plain = self._pool_regions(maps.plain, position, region[~mirrored])
-        other = self._pool_regions(maps.mirrored, position, region[mirrored])
+        if mirrored.all() or not mirrored.any():
+            return self._pool_regions(maps[bool(mirrored[0])], position, region)
+        plain = self._pool_regions(maps[False], position, region[~mirrored])
+        other = self._pool_regions(maps[True], position, region[mirrored])
         where = torch.from_numpy(mirrored).to(self.device)
         result = []
         for a, b in zip(plain, other, strict=True):
@@ -242,32 +258,6 @@ class Describer:
                 else:
                     target.copy_(normalize_descriptors(rows, spec.normalize))
         return self._copier.to_host(scaled)
-
-    def _normalize_pixels(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        # Permuting (N, H, W, 3) gives a channels-last (N, 3, H, W) without a copy.
-        raw = self._copier.to_device(pixels).permute(0, 3, 1, 2)
-        return raw.to(torch.float32).div_(255.0).sub_(self._mean).div_(self._std)
-
-    def _run_network(self, batch: Tensor) -> list[Tensor]:
-        """Compute the feature maps, converted to float32: pooling and scaling never use less precision."""
-        return [fmap.to(torch.float32) for fmap in self._backbone.maps(self._network, batch.to(self._dtype))]
-
-
-class _BothMaps(NamedTuple):
-    """Feature maps, by layer, of some images and of the mirrored images; either list may be empty."""
-
-    plain: list[Tensor]
-    mirrored: list[Tensor]
-
-    @property
-    def map_hws(self) -> list[tuple[int, int]]:
-        """Height and width of each layer's map, in cells."""
-        return [(fmap.shape[2], fmap.shape[3]) for fmap in self.plain or self.mirrored]
-
-    @property
-    def n_channels(self) -> int:
-        """Number of channels of all layers together."""
-        return sum(fmap.shape[1] for fmap in self.plain or self.mirrored)
 
 
 def _average(pooled: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:

@@ -20,11 +20,6 @@ from sppfeat.store.schema import ColumnBlock, RowRegions
 
 __all__ = ["estimate_factors", "sample_plan"]
 
-_N_IMAGES = 200
-_N_ROWS = 200  # per image
-_SEED = 0
-_NO_SCRATCH = Path()  # for local images, which need no scratch folder
-
 
 def estimate_factors(
     plan: Plan,
@@ -34,8 +29,8 @@ def estimate_factors(
     decoder: Decoder,
     describe_for: Callable[[Plan], BatchDescriber],
     batch_pixels: int,
-    measure: Callable[[Plan], Plan] | None = None,
-    scratch: Path = _NO_SCRATCH,
+    measure: Callable[[Plan], Plan],
+    scratch: Path,
 ) -> tuple[float, ...]:
     """Estimate the factor of each layer that brings the mean l2 norm of its columns to ``mean_norm``.
 
@@ -46,8 +41,7 @@ def estimate_factors(
         decoder: decodes the images.
         describe_for: makes the function that computes unscaled rows of a plan.
         batch_pixels: see :func:`sppfeat.extraction.plan.schedule`.
-        measure: reads the sizes of the drawn images and returns their plan with them; None: draw only images of known
-            size.
+        measure: reads the sizes of the drawn images and returns their plan with them.
         scratch: existing folder for images that must be fetched.
 
     Returns:
@@ -57,8 +51,11 @@ def estimate_factors(
         ImageError: none of the drawn images could be read.
         ConfigError: the descriptors of a layer are all zero.
     """
-    sample = sample_plan(plan, n_images=_N_IMAGES, n_rows=_N_ROWS, seed=_SEED, measure=measure)
-    norms = _NormSink(columns, sample.n_rows)
+    sample = sample_plan(plan, measure)
+    layers: dict[str, slice] = {}
+    for block in columns:
+        layers[block.layer] = slice(layers.get(block.layer, block).start, block.stop)
+    sink = _NormSink(list(layers.values()), sample.n_rows)
     batches = schedule(
         sample.input_hw,
         np.arange(sample.n_images),
@@ -73,46 +70,36 @@ def estimate_factors(
             find_places=lambda images: [places[i] for i in images.tolist()],
             decoder=decoder,
             describe=describe_for(sample),
-            sink=norms,
+            sink=sink,
         )
-    if not norms.n_rows:
-        reason = next(iter(norms.failures), "no image has a row")
+    n_rows = int((~np.isnan(sink.norms[:, 0])).sum())
+    if not n_rows:
+        reason = next(iter(sink.failures), "no image has a row")
         raise ImageError(f"no mean norm: none of the images ({sample.n_images}) could be used: {reason}")
-    factors = []
-    for layer, total in norms.sums().items():
+    totals = np.nansum(sink.norms, axis=0).tolist()
+    for layer, total in zip(layers, totals, strict=True):
         if not total > 0:
             raise ConfigError(f"the mean norm of layer {layer} is {total}: its descriptors cannot be scaled")
-        factors.append(mean_norm * norms.n_rows / total)
-    return tuple(factors)
+    return tuple(mean_norm * n_rows / total for total in totals)
 
 
 def sample_plan(
-    plan: Plan,
-    *,
-    n_images: int,
-    n_rows: int,
-    seed: int,
-    measure: Callable[[Plan], Plan] | None = None,
+    plan: Plan, measure: Callable[[Plan], Plan], *, n_images: int = 200, n_rows: int = 200, seed: int = 0
 ) -> Plan:
     """Draw a random sample of a plan: at most ``n_images`` images, with at most ``n_rows`` rows each.
 
     Args:
         plan: all images.
+        measure: reads the sizes of the drawn images and returns their plan with them.
         n_images: largest number of images.
         n_rows: largest number of rows per image.
         seed: seed of the draw.
-        measure: reads the sizes of the drawn images and returns their plan with them; None: draw only images of known
-            size.
     """
     rng = np.random.default_rng(seed)
-    is_usable = _is_runnable(plan)
-    if measure is not None:
-        is_usable |= _is_unmeasured(plan)
-    usable = np.flatnonzero(is_usable)
+    has_rows = np.diff(plan.rows, axis=1).reshape(-1) > 0
+    usable = np.flatnonzero(_is_runnable(plan) | (plan.is_unmeasured & has_rows))
     images = np.sort(rng.choice(usable, min(n_images, len(usable)), replace=False))
-    drawn = plan.take(images, [np.arange(*own) for own in plan.rows[images].tolist()])
-    if measure is not None:
-        drawn = measure(drawn)
+    drawn = measure(plan.take(images, [np.arange(*own) for own in plan.rows[images].tolist()]))
     runs = np.flatnonzero(_is_runnable(drawn))
     chosen = []
     for first, stop in drawn.rows[runs].tolist():
@@ -128,20 +115,12 @@ def _is_runnable(plan: Plan) -> npt.NDArray[np.bool_]:
     return np.asarray((plan.input_hw > 0).all(axis=(1, 2)) & plan.uses.any(axis=1))
 
 
-def _is_unmeasured(plan: Plan) -> npt.NDArray[np.bool_]:
-    """Return ``(N,)`` bool, True for images with rows whose size is still unknown."""
-    return np.asarray(plan.is_unmeasured & (np.diff(plan.rows, axis=1).reshape(-1) > 0))
-
-
 class _NormSink:
     """A sink that keeps the l2 norm of each row and layer, once even if a split batch repeats the row."""
 
-    def __init__(self, columns: Sequence[ColumnBlock], n_rows: int) -> None:
-        self._columns: dict[str, slice] = {}
-        for block in columns:
-            start = self._columns[block.layer].start if block.layer in self._columns else block.start
-            self._columns[block.layer] = slice(start, block.stop)
-        self._norms = np.full((n_rows, len(self._columns)), np.nan)
+    def __init__(self, layers: Sequence[slice], n_rows: int) -> None:
+        self._layers = layers
+        self.norms = np.full((n_rows, len(layers)), np.nan)
         self.failures: list[str] = []
 
     def write_rows(
@@ -150,22 +129,11 @@ class _NormSink:
         descriptors: npt.NDArray[np.floating[Any]],
         regions: RowRegions | None = None,  # noqa: ARG002
     ) -> None:
-        """Keep the norms of rows ``(K,)``."""
-        for i, columns in enumerate(self._columns.values()):
-            self._norms[rows, i] = np.linalg.norm(descriptors[:, columns].astype(np.float64), axis=1)
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows written so far."""
-        return int((~np.isnan(self._norms[:, 0])).sum())
-
-    def sums(self) -> dict[str, float]:
-        """Return the sum of the norms of each layer, by name."""
-        return dict(zip(self._columns, np.nansum(self._norms, axis=0).tolist(), strict=True))
+        for i, columns in enumerate(self._layers):
+            self.norms[rows, i] = np.linalg.norm(descriptors[:, columns].astype(np.float64), axis=1)
 
     def mark_done(self, image: int) -> None:
         """Do nothing: only rows count."""
 
     def mark_failed(self, image: int, reason: str) -> None:  # noqa: ARG002
-        """Keep the reason."""
         self.failures.append(reason)

@@ -41,7 +41,7 @@ def extract(inputs, output, *, stop_after: int | None = None, **changes):
 @contextlib.contextmanager
 def memory_for(n_images: int | None):
     """Let the device run out of memory with more images than this at once; yield what it was asked for."""
-    true_maps, asked = Describer._run_network, []
+    true_maps, asked = Describer.compute_maps, []
 
     def maps(self, batch):
         asked.append(len(batch))
@@ -49,11 +49,11 @@ def memory_for(n_images: int | None):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return true_maps(self, batch)
 
-    Describer._run_network = maps
+    Describer.compute_maps = maps
     try:
         yield asked
     finally:
-        Describer._run_network = true_maps
+        Describer.compute_maps = true_maps
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """The mean norm: drawn from rows that exist, exact on what was drawn, and the same every time."""
 
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +33,8 @@ def planned(images):
     rows = choose_scales(
         rows_of([boxes for _, boxes in images], image_hw), sizes_of(image_hw), SPEC.short_sides
     )
-    return plan_of(rows, image_hw, SPEC)
+    unreadable = {i: "no image" for i, hw in enumerate(image_hw) if hw == (0, 0)}
+    return dataclasses.replace(plan_of(rows, image_hw, SPEC), errors=unreadable)
 
 
 def whole_images(n, hw=(40, 60)):
@@ -41,13 +44,18 @@ def whole_images(n, hw=(40, 60)):
     return make_plan(listing, sizes_of([hw] * n), {}, InputSpec())
 
 
+def measured(sample):
+    """The sizes are known."""
+    return sample
+
+
 # --- the sample -----------------------------------------------------------------------------------
 
 
 @given(IMAGES, st.integers(1, 5), st.integers(1, 6), st.integers(0, 3))
 def test_a_sample_holds_rows_of_the_plan_at_most_so_many(images, n_images, n_rows, seed):
     plan = planned(images)
-    sample = sample_plan(plan, n_images=n_images, n_rows=n_rows, seed=seed)
+    sample = sample_plan(plan, measured, n_images=n_images, n_rows=n_rows, seed=seed)
     usable = {}
     for image, (first, stop) in enumerate(plan.rows.tolist()):
         own = [row for row in range(first, stop) if plan.boxes.scale[row] >= 0]
@@ -78,27 +86,27 @@ def test_a_sample_holds_rows_of_the_plan_at_most_so_many(images, n_images, n_row
     assert list(sample.paths) == sorted(sample.paths)
     assert sample.uses.any(axis=1).all()
 
-    again = sample_plan(plan, n_images=n_images, n_rows=n_rows, seed=seed)
+    again = sample_plan(plan, measured, n_images=n_images, n_rows=n_rows, seed=seed)
     assert list(again.paths) == list(sample.paths)
     assert again.boxes.source.tolist() == sample.boxes.source.tolist()
 
 
 def test_a_sample_of_whole_images():
     plan = whole_images(50)
-    sample = sample_plan(plan, n_images=20, n_rows=3, seed=0)
+    sample = sample_plan(plan, measured, n_images=20, n_rows=3, seed=0)
     assert sample.rows.tolist() == [[i, i + 1] for i in range(20)]
     assert len(set(sample.paths)) == 20
     assert set(sample.paths) <= set(plan.paths)
     assert sample.boxes is None
-    assert list(sample_plan(plan, n_images=20, n_rows=3, seed=1).paths) != list(sample.paths)
-    assert list(sample_plan(plan, n_images=99, n_rows=3, seed=1).paths) == list(plan.paths)
+    assert list(sample_plan(plan, measured, n_images=20, n_rows=3, seed=1).paths) != list(sample.paths)
+    assert list(sample_plan(plan, measured, n_images=99, n_rows=3, seed=1).paths) == list(plan.paths)
 
 
 def test_a_sample_is_drawn_from_the_whole_plan():
     drawn = {
         path
         for seed in range(40)
-        for path in sample_plan(whole_images(10), n_images=3, n_rows=1, seed=seed).paths
+        for path in sample_plan(whole_images(10), measured, n_images=3, n_rows=1, seed=seed).paths
     }
     assert len(drawn) == 10
 
@@ -163,6 +171,8 @@ def estimate(plan, mean_norm, *, broken=(), describe=None, blocks=BLOCKS):
         decoder=FakeDecoder(broken),
         describe_for=describe or describe_for(drawn),
         batch_pixels=50_000,
+        measure=measured,
+        scratch=Path(),
     )
     return factors, drawn
 
