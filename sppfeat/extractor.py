@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard, cast
+from typing import Any, NamedTuple, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.recompute import load_recorded_backbone
 from sppfeat.extraction.regions import Projector, best_scales
 from sppfeat.extraction.setup import adopt_mean_norm, configure, descriptor_columns
-from sppfeat.extraction.single_images import ImageLike, name_image, read_pixels, read_size
+from sppfeat.extraction.single_images import name_image, read_pixels, read_size
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.downloads import OnDownload
@@ -44,6 +44,8 @@ from sppfeat.store.schema import ColumnBlock, whole_image_boxes
 __all__ = ["Extractor", "ImageLike", "NetworkInput"]
 
 _DEFAULT_REGIONS = RegionSpec(boxes="multiview")  # for its projection and margin only
+
+ImageLike: TypeAlias = StrPath | Place | Image.Image | npt.NDArray[np.uint8]
 
 
 class NetworkInput(NamedTuple):

@@ -1,13 +1,16 @@
-"""Reads single images that a caller passes: files, byte ranges of files, Pillow images or arrays."""
+"""Reads single images that a caller passes.
+
+An image is a path (possibly inside an archive), a byte range of a file, a Pillow image, or a uint8 array, ``(H, W, 3)``
+RGB or ``(H, W)`` gray.
+"""
 
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from sppfeat.config.values import StrPath
 from sppfeat.decoding import DecodeSettings
@@ -16,14 +19,10 @@ from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs.lookup import find_image
 
-__all__ = ["ImageLike", "name_image", "read_pixels", "read_size"]
-
-ImageLike: TypeAlias = StrPath | Place | Image.Image | npt.NDArray[np.uint8]
-"""A path (possibly inside an archive), a byte range of a file, a Pillow image, or a uint8 array, ``(H, W, 3)`` RGB or
-``(H, W)`` gray."""
+__all__ = ["name_image", "read_pixels", "read_size"]
 
 
-def read_size(image: ImageLike, settings: DecodeSettings) -> tuple[int, int]:
+def read_size(image: Any, settings: DecodeSettings) -> tuple[int, int]:
     """Return the height and width of an image as displayed, in pixels.
 
     Raises:
@@ -37,7 +36,7 @@ def read_size(image: ImageLike, settings: DecodeSettings) -> tuple[int, int]:
 
 
 def read_pixels(
-    image: ImageLike, settings: DecodeSettings, *, image_hw: tuple[int, int], input_hw: tuple[int, int]
+    image: Any, settings: DecodeSettings, *, image_hw: tuple[int, int], input_hw: tuple[int, int]
 ) -> npt.NDArray[np.uint8]:
     """Return an image as displayed, resized to ``input_hw``: ``(H, W, 3)`` uint8 RGB.
 
