@@ -248,7 +248,7 @@ def _pooled_box(
         regions = [(0, 0, width, height) for height, width in map_hws]
     else:
         found = projector.project(
-            np.array([view.box_px]),
+            np.array([view.box_px], dtype=np.float64),
             np.array([view.mirrored]),
             image_hw=resized.image_hw,
             input_hw=input_hw,
