@@ -3,31 +3,15 @@
 import os
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from sppfeat.errors import ConfigError
 from sppfeat.files.classes import NO_CLASS, ClassNumbers
 from sppfeat.files.paths import PathTable, natural_key
-from sppfeat.inputs.segments import Once, Segment
+from sppfeat.inputs.segments import Once, OwnLabels, Segment
 
-__all__ = ["ClassLabels", "label_images"]
-
-
-class ClassLabels(NamedTuple):
-    """Classes of images.
-
-    Attributes:
-        labels: ``(n,)`` int64, index into ``classes``; -1 for no class.
-        classes: names of the classes.
-        n_unlabelled: number of images without a class, if others have one or all should; 0 otherwise.
-    """
-
-    labels: npt.NDArray[np.int64]
-    classes: tuple[bytes, ...]
-    n_unlabelled: int
+__all__ = ["label_images"]
 
 
 def label_images(
@@ -37,7 +21,7 @@ def label_images(
     once: Once,
     mode: str,
     root: bytes,
-) -> ClassLabels:
+) -> tuple[OwnLabels, int]:
     """Find the class of each listed image.
 
     Args:
@@ -46,6 +30,9 @@ def label_images(
         once: the images to list, without repetitions.
         mode: see :func:`sppfeat.inputs.list_images`.
         root: absolute path or URL above all images.
+
+    Returns:
+        The classes, and the number of images without one, if others have one or all should; 0 otherwise.
 
     Raises:
         ConfigError: two inputs give the same image different classes.
@@ -73,11 +60,11 @@ def label_images(
     n_unlabelled = int((best == NO_CLASS).sum())
     if mode == "auto" and (n_unlabelled or len(np.unique(best)) < 2):
         return _no_classes(len(kept), n_unlabelled if n_unlabelled < len(kept) else 0)
-    return ClassLabels(*names.in_order(best, key=natural_key), n_unlabelled)
+    return OwnLabels(*names.in_order(best, key=natural_key)), n_unlabelled
 
 
-def _no_classes(n: int, n_unlabelled: int) -> ClassLabels:
-    return ClassLabels(np.full(n, NO_CLASS, dtype=np.int64), (), n_unlabelled)
+def _no_classes(n: int, n_unlabelled: int) -> tuple[OwnLabels, int]:
+    return OwnLabels(np.full(n, NO_CLASS, dtype=np.int64), ()), n_unlabelled
 
 
 def _folders_below_inputs(segments: Sequence[Segment]) -> Iterator[bytes]:
@@ -120,7 +107,7 @@ def _first_folder(name: bytes) -> bytes:
     return folder if slash else b""
 
 
-def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> ClassLabels:
+def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> tuple[OwnLabels, int]:
     """The classes that the inputs themselves give, in the inputs' order if they agree on one, else in natural order."""
     told = [segment.own_labels for segment in segments]
     orders = {own.classes for own in told if own is not None and own.classes}
@@ -149,4 +136,4 @@ def _own_classes(segments: Sequence[Segment], paths: PathTable, once: Once) -> C
         for image, name in once.agreed(lambda image: names[labels[image]], clash).items():
             labels[image] = number[name]
     labels = labels[once.kept]
-    return ClassLabels(labels, classes, int((labels == NO_CLASS).sum()) if classes else 0)
+    return OwnLabels(labels, classes), int((labels == NO_CLASS).sum()) if classes else 0

@@ -100,16 +100,16 @@ def list_images(
     root = common_root(segments)
     paths = _joined_paths(segments, root)
     once = find_repeated(segments, paths)
-    classes = label_images(segments, paths, once=once, mode=labels, root=root)
-    own = paths if once.n_repeated == 0 else PathTable(paths[i] for i in once.kept.tolist())
+    own, n_unlabelled = label_images(segments, paths, once=once, mode=labels, root=root)
+    listed = paths if once.n_repeated == 0 else PathTable(paths[i] for i in once.kept.tolist())
     return Listing(
         root=root,
-        paths=own,
-        labels=classes.labels,
-        classes=classes.classes,
-        storage=_joined_storage(segments, FileStorage(root, own), once.kept),
+        paths=listed,
+        labels=own.labels,
+        classes=own.classes,
+        storage=_joined_storage(segments, FileStorage(root, listed), once.kept),
         ids=_joined_ids(segments, paths, once),
-        n_unlabelled=classes.n_unlabelled,
+        n_unlabelled=n_unlabelled,
         n_other_files=n_other_files,
         n_repeated=once.n_repeated + sum(segment.n_repeated for segment in segments),
     )

@@ -51,9 +51,6 @@ class Members:
     refusals: tuple[str, ...]
     has_headers: bool
 
-    def __len__(self) -> int:
-        return len(self.offset)
-
     def refusal(self, packing: int) -> str | None:
         """Return the reason why members of this packing cannot be read in place; None if they can."""
         return self.refusals[packing - _FIRST_REFUSAL] if packing >= _FIRST_REFUSAL else None
@@ -113,22 +110,18 @@ class IndexBuilder:
     def __init__(self) -> None:
         self.n_other_files = 0
         self._names = PathTableBuilder()
-        self._offset, self._nbytes, self._unpacked_nbytes = array("q"), array("q"), array("q")
-        self._packing = array("B")
+        self._rows = array("q")  # offset, nbytes, packing and unpacked_nbytes of each member
         self._packing_of: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._packing)
+        return len(self._rows) // 4
 
     def add(
         self, name: bytes, offset: int, nbytes: int, packing: int = STORED_MEMBER, unpacked_nbytes: int = -1
     ) -> None:
         """Add a member; without ``unpacked_nbytes`` it unpacks to ``nbytes``."""
         self._names.extend([name])
-        self._offset.append(offset)
-        self._nbytes.append(nbytes)
-        self._packing.append(packing)
-        self._unpacked_nbytes.append(nbytes if unpacked_nbytes < 0 else unpacked_nbytes)
+        self._rows.extend((offset, nbytes, packing, nbytes if unpacked_nbytes < 0 else unpacked_nbytes))
 
     def refuse(self, name: bytes, reason: str) -> None:
         """Add a member that cannot be read in place, with one of a few reasons."""
@@ -136,8 +129,7 @@ class IndexBuilder:
 
     def copy(self, source: int, target: int) -> None:
         """Give one member the bytes of another."""
-        for column in (self._offset, self._nbytes, self._packing, self._unpacked_nbytes):
-            column[target] = column[source]
+        self._rows[4 * target : 4 * target + 4] = self._rows[4 * source : 4 * source + 4]
 
     @cached_property
     def names(self) -> PathTable:
@@ -154,16 +146,17 @@ class IndexBuilder:
         chosen = np.arange(len(self)) if images is None else np.array(images, dtype=np.int64)
         names = self.names if images is None else PathTable(self.names[i] for i in images)
         last = _find_last_of_each(names)
-        members = chosen[last]
+        rows = np.array(self._rows, dtype=np.int64).reshape(-1, 4)[chosen[last]]
+        offset, nbytes, packing, unpacked_nbytes = rows.T.copy()
         return ArchiveIndex(
             names=names if len(last) == len(names) else PathTable(names[i] for i in last.tolist()),
             members=Members(
-                offset=np.array(self._offset, dtype=np.int64)[members],
-                nbytes=np.array(self._nbytes, dtype=np.int64)[members],
-                packing=np.array(self._packing, dtype=np.uint8)[members],
-                unpacked_nbytes=np.array(self._unpacked_nbytes, dtype=np.int64)[members],
-                refusals=tuple(self._packing_of),
-                has_headers=has_headers,
+                offset,
+                nbytes,
+                packing.astype(np.uint8),
+                unpacked_nbytes,
+                tuple(self._packing_of),
+                has_headers,
             ),
             n_other_files=self.n_other_files,
             n_repeated=len(names) - len(last),
