@@ -1,10 +1,8 @@
 """Reads datasets and text attributes of HDF5 files, and turns the errors of h5py into StoreError."""
 
 import contextlib
-import io
 import math
 import os
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.machine import row_ranges
-from sppfeat.config.values import StrPath
 from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 
-__all__ = ["hdf5_errors", "new_hdf5", "read_dataset", "read_in_parts", "text_attribute"]
+__all__ = ["hdf5_errors", "read_dataset", "read_in_parts", "text_attribute"]
 
 _PART_NBYTES = 4 << 20  # of one part of a dataset; of texts, the references count
 
@@ -38,35 +35,6 @@ def hdf5_errors(path: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         raise StoreError(f"{str(path)!r}: {what}: {one_line(str(error))}") from error
-
-
-@contextlib.contextmanager
-def new_hdf5(path: StrPath, **settings: Any) -> Iterator[h5py.File]:
-    """Create an HDF5 file and close it when the context ends; a full disk raises a single OSError.
-
-    After an error, h5py prints a traceback for every object that it cannot close, when the last reference goes away.
-    The references are dropped here, where those tracebacks can be discarded.
-
-    Args:
-        path: the file; an existing one is replaced.
-        **settings: further arguments of :class:`h5py.File`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    try:
-        file = h5py.File(path, "w", **settings)
-        try:
-            yield file
-        except BaseException as error:
-            with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(OSError, RuntimeError):
-                traceback.clear_frames(error.__traceback__)
-                file.close()
-            raise
-        with contextlib.redirect_stderr(io.StringIO()):
-            file.close()
-    except RuntimeError as error:  # from h5py, when the disk is full on closing
-        raise OSError(str(error)) from error
 
 
 def text_attribute(file: h5py.File, name: str, path: Path) -> str | None:

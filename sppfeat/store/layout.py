@@ -1,7 +1,8 @@
 """Lays out a complete feature file before the first row is written, under a temporary name.
 
-HDF5 allocates contiguous datasets up front, in its oldest file format. The file is then closed, its disk space is
-reserved, and it is synced and renamed. From then on :mod:`sppfeat.store.writer` fills it without HDF5.
+HDF5 allocates every dataset of :mod:`~sppfeat.store.schema` in one piece, in its oldest file format, and fills in what
+is known. The file is then closed, its disk space is reserved, and it is synced and renamed. From then on
+:mod:`sppfeat.store.writer` fills it without HDF5.
 """
 
 import contextlib
@@ -9,15 +10,17 @@ import datetime
 import errno
 import io
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from sppfeat._version import __version__
 from sppfeat.config.distribution import Shard
@@ -27,38 +30,36 @@ from sppfeat.errors import StoreError
 from sppfeat.files.atomic import written_aside
 from sppfeat.files.outputs import layout_of
 from sppfeat.files.paths import PathTable
-from sppfeat.store.hdf5 import new_hdf5
+from sppfeat.store.merge_sources import SourceFile
 from sppfeat.store.schema import (
-    COLUMNS,
-    ERROR_NBYTES,
     FORMAT,
-    OPTIONAL_COLUMNS,
-    ROW_COLUMNS,
+    REDUCED_SCHEMA_VERSION,
     SCHEMA_VERSION,
     ColumnBlock,
+    columns_of,
     scale_sides,
     whole_image_boxes,
 )
+from sppfeat.store.stored_file import StoredFile
 from sppfeat.store.tables import FileTables, RowBoxes
 
 __all__ = [
     "FILE_DTYPES",
-    "STRING",
+    "Entries",
+    "FileLayout",
     "Provenance",
-    "allocate",
-    "allocate_column",
+    "block_entries",
     "create_file",
     "create_layout",
     "feature_nbytes",
-    "write_attributes",
-    "write_blocks",
 ]
 
-STRING = h5py.string_dtype("utf-8")
-_AT_ONCE = 1 << 14  # entries to handle at a time
-_BYTES_PER_IMAGE = 320  # every column but the descriptors, and a path's overhead in HDF5's heap
-_BYTES_PER_BOX = 160  # a box's row_* columns, and its texts' overhead in HDF5's heap
 FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_STRING: np.dtype[Any] = h5py.string_dtype("utf-8")
+_TEXT_NBYTES = 34  # of each text: its place, and its overhead in HDF5's heap
+_AT_ONCE = 1 << 14  # entries to handle at a time
+# Values for a dataset of a new file: its name, the entries to write, and one value for each.
+Entries = tuple[str, Any, Any]
 
 
 class Provenance(NamedTuple):
@@ -77,6 +78,67 @@ class Provenance(NamedTuple):
     shard: Shard | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileLayout:
+    """The structure of a new feature file.
+
+    Attributes:
+        columns: rows of the schema: the datasets besides ``/features``.
+        sizes: length of each dimension that the schema names by a letter.
+        dtype: type of the descriptors, ``float32`` or ``float16``.
+        attributes: text attributes besides those of every file.
+        sources: files that hold the descriptors, if ``/features`` is to be virtual; else empty.
+        text_nbytes: total length of the texts, as far as known.
+    """
+
+    columns: Mapping[str, tuple[tuple[str | int, ...], str]]
+    sizes: Mapping[str, int]
+    dtype: str
+    attributes: Mapping[str, str | bytes]
+    sources: Sequence[SourceFile] = ()
+    text_nbytes: int = 0
+
+    @classmethod
+    def like(cls, stored: StoredFile, *, attributes: Iterable[str], **added: bool) -> "FileLayout":
+        """Return the layout of an open file that has its images, rows and columns.
+
+        Args:
+            stored: the open file.
+            attributes: names of the attributes to copy, if the file has them.
+            **added: arguments of :func:`columns_of` for datasets to add.
+        """
+        own = columns_of(ids=stored.has("images/id"), boxes=stored.has("row_source"))
+        sizes = dict(zip("RD", stored.features.shape, strict=True))
+        for name, (dims, _) in own.items():
+            sizes |= {d: n for d, n in zip(dims, stored.shape(name), strict=True) if isinstance(d, str)}
+        return cls(
+            columns={**own, **columns_of(ids=False, boxes=False, **added)},
+            sizes=sizes,
+            dtype=stored.features.dtype.name,
+            attributes=stored.find_attributes(attributes),
+        )
+
+    def datasets(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Return the shape and stored type of every dataset but virtual ``/features``."""
+        features = {} if self.sources else {"features": (("R", "D"), FILE_DTYPES[self.dtype].str)}
+        return {
+            name: (self.shape(dims), _stored_dtype(dtype))
+            for name, (dims, dtype) in {**features, **self.columns}.items()
+        }
+
+    def shape(self, dims: Iterable[str | int]) -> tuple[int, ...]:
+        """Return the lengths of dimensions of the schema."""
+        return tuple(self.sizes[side] if isinstance(side, str) else side for side in dims)
+
+    @property
+    def nbytes(self) -> int:
+        """Approximate size of the file in bytes."""
+        return self.text_nbytes + sum(
+            math.prod(shape) * (_TEXT_NBYTES if dtype.kind == "O" else dtype.itemsize)
+            for shape, dtype in self.datasets().values()
+        )
+
+
 def feature_nbytes(tables: FileTables, blocks: Sequence[ColumnBlock], dtype: str) -> int:
     """Return the size of ``/features`` in bytes."""
     return tables.n_rows * blocks[-1].stop * FILE_DTYPES[dtype].itemsize
@@ -90,7 +152,7 @@ def create_file(
     *,
     provenance: Provenance | None = None,
 ) -> None:
-    """Lay out a feature file; it takes its name only when the layout is complete.
+    """Lay out the file of an extraction; it takes its name only when the layout is complete.
 
     Args:
         path: the output. An existing file is replaced; of a link, the target is replaced.
@@ -102,25 +164,42 @@ def create_file(
     Raises:
         StoreError: the disk has no space, or the folder is missing or not writable.
     """
-
-    def lay_out(file: h5py.File) -> None:
-        _write_attributes(file, tables, config, provenance or Provenance())
-        _write_columns(file, tables, config, blocks)
-        if tables.boxes is not None:
-            _write_row_columns(file, tables.boxes, config)
-
-    with create_layout(path, _file_nbytes(tables, config, blocks), lay_out):
+    boxes, texts = tables.boxes, [tables.paths, tables.ids or PathTable(())]
+    sizes = {
+        "R": tables.n_rows,
+        "D": blocks[-1].stop,
+        "N": tables.n_images,
+        "K": len(tables.classes),
+        "B": len(blocks),
+    }
+    if boxes is not None:
+        said = boxes.annotations
+        texts += [said.ids, *said.extra]
+        sizes |= {
+            "L": len(config.backbone.layers),
+            "X": len(boxes.box_row),
+            "Q": len(said.classes),
+            "E": len(said.extra),
+        }
+    layout = FileLayout(
+        columns=columns_of(ids=tables.ids is not None, boxes=boxes is not None),
+        sizes=sizes,
+        dtype=config.descriptor.dtype,
+        attributes=_attributes(tables, config, provenance or Provenance()),
+        text_nbytes=sum(table.nbytes for table in texts),
+    )
+    with create_layout(path, layout, _entries(tables, config, blocks)):
         pass  # nothing to add: the writer fills the file under its final name
 
 
 @contextlib.contextmanager
-def create_layout(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None]) -> Iterator[Path]:
+def create_layout(path: Path, layout: FileLayout, entries: Iterable[Entries]) -> Iterator[Path]:
     """Create a file under a temporary name; it replaces the output when the context ends without an error.
 
     Args:
         path: the output. An existing file is replaced; of a link, the target is replaced.
-        nbytes: lower bound on the size of the whole file, checked against the free space.
-        lay_out: writes the whole structure; then the file is closed, its space reserved, and synced.
+        layout: the structure; all of it is allocated.
+        entries: values to fill in; everything else reads as zeros.
 
     Yields:
         The temporary path. Code that writes to the file must sync it.
@@ -130,29 +209,54 @@ def create_layout(path: Path, nbytes: int, lay_out: Callable[[h5py.File], None])
     """
     real = Path(os.path.realpath(path))
     with contextlib.ExitStack() as stack:
-        with _naming_output(path):
+        try:
             part = stack.enter_context(written_aside(real, layout_of(real)))
-            _check_space(path, real.parent, nbytes)
-            # On a full disk h5py also fails to close datasets during the layout, and reports that on stderr.
-            with contextlib.redirect_stderr(io.StringIO()), new_hdf5(part, libver="earliest") as file:
-                lay_out(file)
+            _check_space(path, real.parent, layout.nbytes)
+            with _new_hdf5(part) as file:
+                _write_attributes(file, layout)
+                if layout.sources:
+                    _create_virtual(file, layout)
+                for name, (shape, dtype) in layout.datasets().items():
+                    _allocate(file, name, shape, dtype)
+                for name, where, values in entries:
+                    if len(values) and file[name].size:
+                        file[name][where] = values
             _reserve_and_sync(part)
+        except OSError as error:
+            raise StoreError(f"cannot create {str(path)!r}: {reason_of(error)}") from error
         yield part
 
 
+def block_entries(blocks: Sequence[ColumnBlock]) -> Iterator[Entries]:
+    """Yield ``/columns``: the layer, level, channels and range of each block of columns."""
+    for name in ColumnBlock._fields:
+        values = [getattr(block, name) for block in blocks]
+        yield f"columns/{name}", ..., values
+
+
 @contextlib.contextmanager
-def _naming_output(path: Path) -> Iterator[None]:
-    """Turn OSError into a StoreError that names the output."""
-    try:
-        yield
-    except OSError as error:
-        reason = reason_of(error)
-        raise StoreError(f"cannot create {str(path)!r}: {reason}") from error
+def _new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Create an HDF5 file and close it when the context ends; a full disk raises a single OSError.
+
+    After an error, h5py prints a traceback for every object that it cannot close, when the last reference goes away.
+    The references are dropped here, where those tracebacks can be discarded.
+    """
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            file = h5py.File(path, "w", libver="earliest")
+            try:
+                yield file
+            except BaseException as error:
+                with contextlib.suppress(OSError, RuntimeError):
+                    traceback.clear_frames(error.__traceback__)
+                    file.close()
+                raise
+            file.close()
+        except RuntimeError as error:  # from h5py, when the disk is full
+            raise OSError(str(error)) from error
 
 
-def _write_attributes(
-    file: h5py.File, tables: FileTables, config: ExtractConfig, provenance: Provenance
-) -> None:
+def _attributes(tables: FileTables, config: ExtractConfig, provenance: Provenance) -> dict[str, str | bytes]:
     attributes: dict[str, str | bytes] = {
         "config": config.to_json(),
         "fingerprint": config.fingerprint,
@@ -166,125 +270,98 @@ def _write_attributes(
         attributes["norm_factors"] = json.dumps(provenance.norm_factors)
     if provenance.shard is not None:
         attributes["shard"] = provenance.shard.to_json()
-    write_attributes(file, attributes, schema_version=SCHEMA_VERSION)
+    return attributes
 
 
-def _write_columns(
-    file: h5py.File, tables: FileTables, config: ExtractConfig, blocks: Sequence[ColumnBlock]
-) -> None:
-    n, dimension = tables.n_images, blocks[-1].stop
-    allocate(file, "features", (tables.n_rows, dimension), FILE_DTYPES[config.descriptor.dtype])
-    if tables.boxes is None:
-        boxes_px = allocate(file, "boxes", (tables.n_rows, 4), np.dtype("<f8"))
-    else:
-        boxes_px = None
-        _write(file, "boxes", tables.boxes.boxes_px, "<f8")
-    image_index = allocate(file, "image_index", (tables.n_rows,), np.dtype("<i8"))
-    for first in range(0, n, _AT_ONCE):
-        stop = min(first + _AT_ONCE, n)
+def _entries(tables: FileTables, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> Iterator[Entries]:
+    """Yield everything that is known before the first image is decoded."""
+    for first in range(0, tables.n_images, _AT_ONCE):
+        stop = min(first + _AT_ONCE, tables.n_images)
         rows = slice(*tables.row_range(first, stop))
         images = np.repeat(np.arange(first, stop), np.diff(tables.rows[first:stop], axis=1).reshape(-1))
-        if len(images):
-            image_index[rows] = images
-            if boxes_px is not None:
-                boxes_px[rows] = whole_image_boxes(tables.image_hw[images])
-    _write_texts(file, "images/path", tables.paths)
+        yield "image_index", rows, images
+        if tables.boxes is None:
+            yield "boxes", rows, whole_image_boxes(tables.image_hw[images])
+    yield from _text_entries("images/path", tables.paths)
     if tables.ids is not None:
-        _write_texts(file, "images/id", tables.ids)
-    _write(file, "images/size", tables.image_hw, "<i4")
-    _write(file, "images/rows", tables.rows, "<i8")
-    allocate(file, "images/status", (n,), np.dtype("|u1"))
-    allocate_column(file, "images/error", (n,))
-    _write(file, "images/label", tables.labels, "<i8")
-    _write_texts(file, "classes", PathTable(tables.classes))
-    write_blocks(file, blocks)
+        yield from _text_entries("images/id", tables.ids)
+    yield "images/size", ..., tables.image_hw
+    yield "images/rows", ..., tables.rows
+    yield "images/label", ..., tables.labels
+    yield "classes", ..., tables.classes
+    yield from block_entries(blocks)
+    if tables.boxes is not None:
+        yield from _box_entries(tables.boxes, config)
 
 
-def _write_row_columns(file: h5py.File, boxes: RowBoxes, config: ExtractConfig) -> None:
-    n_rows, said = len(boxes), boxes.annotations
-    _write(file, "row_source", boxes.source, "<i8")
-    _write(file, "row_flag", boxes.flag, "|u1")
-    file["row_scale"] = scale_sides(boxes.scale, config.input)
-    _write(file, "row_mirrored", boxes.mirrored, "|u1")
-    allocate(file, "row_region", (n_rows, len(config.backbone.layers), 4), np.dtype("<i4"))
-    _write(file, "row_label", said.label, "<i8")
-    _write(file, "row_score", said.score, "<f8")
-    _write_texts(file, "row_id", said.ids)
-    _write_texts(file, "row_classes", PathTable(said.classes))
-    _write_texts(file, "row_extra_names", PathTable(said.extra_names))
-    extra = file.create_dataset("row_extra", (n_rows, len(said.extra)), dtype=STRING)
+def _box_entries(boxes: RowBoxes, config: ExtractConfig) -> Iterator[Entries]:
+    said = boxes.annotations
+    yield "boxes", ..., boxes.boxes_px
+    yield "row_source", ..., boxes.source
+    yield "row_flag", ..., boxes.flag
+    yield "row_scale", ..., scale_sides(boxes.scale, config.input)
+    yield "row_mirrored", ..., boxes.mirrored.view(np.uint8)
+    yield "row_label", ..., said.label
+    yield "row_score", ..., said.score
+    yield from _text_entries("row_id", said.ids)
+    yield "row_classes", ..., [os.fsencode(name) for name in said.classes]
+    yield "row_extra_names", ..., [os.fsencode(name) for name in said.extra_names]
     for i, column in enumerate(said.extra):
-        for first, texts in zip(range(0, n_rows, _AT_ONCE), column.blocks(_AT_ONCE), strict=True):
-            extra[first : first + len(texts), i] = texts
-    _write(file, "box_row", boxes.box_row, "<i8")
+        for _, rows, texts in _text_entries("row_extra", column):
+            yield "row_extra", (rows, i), texts
+    yield "box_row", ..., boxes.box_row
 
 
-def _write(file: h5py.File, name: str, values: npt.NDArray[Any], dtype: str) -> None:
-    """Write numbers, without a copy if they already have the stored type."""
-    file[name] = values.astype(dtype, copy=False)
-
-
-def _write_texts(file: h5py.File, name: str, texts: PathTable) -> None:
-    """Write texts in blocks: each one takes 100 bytes or more as a Python object."""
-    dataset = file.create_dataset(name, (len(texts),), dtype=STRING)
+def _text_entries(name: str, texts: PathTable) -> Iterator[Entries]:
+    """Yield texts in blocks: each one takes 100 bytes or more as a Python object."""
     for first, block in zip(range(0, len(texts), _AT_ONCE), texts.blocks(_AT_ONCE), strict=True):
-        dataset[first : first + len(block)] = block
+        yield name, slice(first, first + len(block)), block
 
 
-def write_attributes(file: h5py.File, attributes: Mapping[str, str | bytes], *, schema_version: int) -> None:
-    """Write text attributes, and those for the format, the versions and the creation time."""
+def _write_attributes(file: h5py.File, layout: FileLayout) -> None:
     always = {
         "format": FORMAT,
         "sppfeat_version": __version__,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-    for name, value in {**always, **attributes}.items():
-        file.attrs.create(name, value, dtype=STRING)
-    file.attrs.create("schema_version", schema_version, dtype="<i8")
+    for name, value in {**always, **layout.attributes}.items():
+        file.attrs.create(name, value, dtype=_STRING)
+    version = REDUCED_SCHEMA_VERSION if "reduction" in layout.attributes else SCHEMA_VERSION
+    file.attrs.create("schema_version", version, dtype="<i8")
 
 
-def write_blocks(file: h5py.File, blocks: Sequence[ColumnBlock]) -> None:
-    """Write ``/columns``: the layer, level and channels of each block of columns."""
-    for name in ColumnBlock._fields:
-        values = [getattr(block, name) for block in blocks]
-        file.create_dataset(f"columns/{name}", data=values, dtype=STRING if name == "layer" else "<i8")
-
-
-def allocate_column(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:
-    """Create a dataset of the schema; one of numbers is contiguous and allocated."""
-    dtype = {**COLUMNS, **OPTIONAL_COLUMNS, **ROW_COLUMNS}[name][1]
+def _stored_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the type in which HDF5 stores a type of the schema."""
     if dtype == "string":
-        return file.create_dataset(name, shape, dtype=STRING)
-    if name == "images/error":
-        return allocate(file, name, shape, h5py.string_dtype("utf-8", ERROR_NBYTES))
-    return allocate(file, name, shape, np.dtype(dtype))
+        return _STRING
+    plain = np.dtype(dtype)
+    return np.dtype(h5py.string_dtype("utf-8", plain.itemsize)) if plain.kind == "S" else plain
 
 
-def allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
-    """Create a contiguous dataset that is allocated but not written: it reads as zeros."""
+def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Create a contiguous dataset that is allocated but not written: numbers read as zeros, texts as empty."""
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    if dtype.kind != "O":  # references to texts must be valid
+        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)
     h5_type = h5py.h5t.py_create(dtype, logical=True)
-    return h5py.Dataset(
-        h5py.h5d.create(file.id, name.encode(), h5_type, h5py.h5s.create_simple(shape), layout, links)
-    )
+    h5py.h5d.create(file.id, name.encode(), h5_type, h5py.h5s.create_simple(shape), layout, links)
 
 
-def _file_nbytes(tables: FileTables, config: ExtractConfig, blocks: Sequence[ColumnBlock]) -> int:
-    columns = tables.n_images * _BYTES_PER_IMAGE + tables.paths.nbytes
-    if tables.ids is not None:
-        columns += tables.ids.nbytes + 32 * tables.n_images
-    if tables.boxes is not None:
-        said = tables.boxes.annotations
-        texts = said.ids.nbytes + sum(column.nbytes for column in said.extra)
-        columns += (
-            tables.n_rows * (_BYTES_PER_BOX + 16 * (len(config.backbone.layers) + len(said.extra))) + texts
-        )
-    return feature_nbytes(tables, blocks, config.descriptor.dtype) + columns
+def _create_virtual(file: h5py.File, layout: FileLayout) -> None:
+    """Create ``/features`` as a virtual dataset, in which other programs read NaN where a source is missing."""
+    shape = layout.shape("RD")
+    features = h5py.VirtualLayout(shape, FILE_DTYPES[layout.dtype])
+    for source in layout.sources:
+        if source.n_rows:
+            name = os.fsdecode(source.path.replace(b"%", b"%%"))  # HDF5 replaces %b by a number
+            features[source.first_row : source.stop_row] = h5py.VirtualSource(
+                name, "features", (source.n_rows, shape[1])
+            )
+    file.create_virtual_dataset("features", features, fillvalue=np.nan)
 
 
 def _check_space(path: Path, folder: Path, needed: int) -> None:

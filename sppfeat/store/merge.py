@@ -1,13 +1,13 @@
 """Merges the files of all shards into one file, which copies their descriptors or refers to them."""
 
 import contextlib
+import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -17,23 +17,11 @@ from sppfeat.config.wording import first_few
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.locks import OutputLock
 from sppfeat.files.outputs import check_new_file
-from sppfeat.store.layout import (
-    FILE_DTYPES,
-    STRING,
-    allocate,
-    allocate_column,
-    create_layout,
-    write_attributes,
-)
-from sppfeat.store.merge_sources import SourceFile, escape_name, recorded_path
+from sppfeat.files.remote import url_of
+from sppfeat.files.remote.output import local_output
+from sppfeat.store.layout import Entries, FileLayout, create_layout
+from sppfeat.store.merge_sources import SourceFile, recorded_path
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.schema import (
-    COLUMNS,
-    OPTIONAL_COLUMNS,
-    ROW_COLUMNS,
-    SCHEMA_VERSION,
-    SOURCE_COLUMNS,
-)
 from sppfeat.store.shards import ShardFile, has_box_file, read_shard_files
 from sppfeat.store.writer import FeatureWriter
 
@@ -52,12 +40,12 @@ _ATTRIBUTES = (
 _OnProgress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MergeSummary:
     """Summary of a merge.
 
     Attributes:
-        output: the merged file.
+        output: the merged file, or its URL.
         shards: number of merged files that hold images.
         is_virtual: True if the descriptors stay in the shards' files; False if they were copied.
         images, done, failed: number of images: total, done, failed.
@@ -83,7 +71,7 @@ class MergeSummary:
 
 
 def merge_shards(
-    output: Path,
+    output: StrPath,
     shards: Sequence[StrPath],
     *,
     copy: bool = False,
@@ -92,42 +80,57 @@ def merge_shards(
 ) -> MergeSummary:
     """Merge the files of all shards of an extraction into the file that a single run would have written.
 
-    The rows get the order of the whole extraction, whatever the order of ``shards``. Memory holds one block of a shard,
-    plus eight bytes for each box of a box file.
+    The same as ``sppfeat.merge``. The rows get the order of the whole extraction, whatever the order of ``shards``.
+    Memory holds one block of a shard, plus eight bytes for each box of a box file.
 
     Args:
-        output: the file to write; it takes its name when it is complete.
+        output: the file to write; it takes its name when it is complete. With ``copy``, also a URL of an object store.
         shards: paths of complete files, in any order and of any sizes, that together hold each image once.
         copy: True to copy the descriptors; False to make ``/features`` a virtual dataset that refers to them.
         overwrite: True to replace an existing output.
         on_progress: called with the step (``check``, ``join`` or ``copy``), the amount done, and the total: files, or
             rows for ``copy``.
 
+    Returns:
+        What was merged.
+
     Raises:
-        ConfigError: ``shards`` is empty, or contains the output.
+        ConfigError: ``shards`` is empty, or contains the output; or the output is a URL and ``copy`` is False.
+        SourceError: the object store cannot be reached, or refuses.
         StoreError: a file is incomplete, or cannot be read or written; or the files do not hold each image of one
             extraction exactly once.
     """
-    started = time.monotonic()
     if not shards:
         raise ConfigError("no shards to merge; allowed: one or more")
+    url = url_of(output)
+    if url is not None and not copy:
+        raise ConfigError(f"{url} would lead to files of this machine; allowed for it: --copy")
+    with local_output(output, overwrite=overwrite, continues=False) as local:
+        summary = _merge(local.path, shards, copy=copy, overwrite=overwrite, on_progress=on_progress)
+        local.publish()
+    return summary if url is None else dataclasses.replace(summary, output=url)
+
+
+def _merge(
+    output: Path, shards: Sequence[StrPath], *, copy: bool, overwrite: bool, on_progress: _OnProgress
+) -> MergeSummary:
+    started = time.monotonic()
     check_new_file(output, inputs=shards, overwrite=overwrite)
     with OutputLock(output):
         # Checked again under the lock: another process may have just written the output.
         check_new_file(output, inputs=shards, overwrite=overwrite)
         parts = read_shard_files(shards, on_progress=lambda n: on_progress("check", n, len(shards)))
-        # A virtual dataset needs at least one row.
-        is_virtual = not copy and any(part.n_rows for part in parts)
+        whole = parts[0].shard
+        is_virtual = not copy and whole.n_rows > 0  # a virtual dataset needs at least one row
+        sources = _sources(parts, output) if is_virtual else []
         with FeatureFile(parts[0].path) as first:
-            dimension = first.dimension
-            sources = _sources(parts, output) if is_virtual else []
-            layout = _MergedLayout(first, parts, sources, lambda n: on_progress("join", n, len(parts)))
-            with create_layout(output, layout.nbytes, layout.write) as unfinished:
+            dimension, layout = first.dimension, _layout(first, parts, sources)
+            entries = _entries(first, parts, layout, lambda n: on_progress("join", n, len(parts)))
+            with create_layout(output, layout, entries) as unfinished:
                 if not is_virtual:
-                    _copy_features(unfinished, parts, lambda n: on_progress("copy", n, parts[0].shard.n_rows))
+                    _copy_features(unfinished, parts, lambda n: on_progress("copy", n, whole.n_rows))
                 for part in parts:
                     part.check_unchanged()
-    whole = parts[0].shard
     return MergeSummary(
         output=str(output),
         shards=len(parts),
@@ -173,137 +176,51 @@ def _sources(parts: Sequence[ShardFile], output: Path) -> list[SourceFile]:
     ]
 
 
-def _copy_features(unfinished: Path, parts: Sequence[ShardFile], on_rows: Callable[[int], None]) -> None:
-    with contextlib.closing(FeatureWriter(unfinished)) as writer:
-        for part in parts:
-            with FeatureFile(part.path) as file:
-                row_nbytes = file.dimension * file.dtype.itemsize
-                for rows in row_ranges(file.n_rows, row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
-                    numbers = np.arange(rows.start, rows.stop) + part.shard.first_row
-                    writer.write_rows(numbers, np.asarray(file.features[rows]))
-                    file.drop_pages()
-                    on_rows(part.shard.first_row + rows.stop)
+def _layout(first: FeatureFile, parts: Sequence[ShardFile], sources: Sequence[SourceFile]) -> FileLayout:
+    """Return the layout of the merged file: that of a shard, with the images, rows and views of all of them."""
+    layout = FileLayout.like(first.stored, attributes=_ATTRIBUTES, sources=bool(sources))
+    whole = parts[0].shard
+    sizes = {**layout.sizes, "N": whole.n_images, "R": whole.n_rows, "S": len(sources)}
+    if first.has_boxes and not has_box_file(first.config):
+        sizes["X"] = sum(part.n_boxes for part in parts)
+    return dataclasses.replace(layout, sizes=sizes, sources=sources)
 
 
-class _MergedLayout:
-    """The merged file's content, except copied descriptors.
+def _entries(
+    first: FeatureFile, parts: Sequence[ShardFile], layout: FileLayout, on_part: Callable[[int], None]
+) -> Iterator[Entries]:
+    """Yield the content of the merged file, except the descriptors.
 
-    Args:
-        first: one of the shards, open, for the content that all of them share.
-        parts: all shards, in the order of their rows.
-        sources: records of the shards if the descriptors stay in them; else empty.
-        on_part: called with the number of shards read so far.
+    Columns with an entry per image, row or view are those of all shards, renumbered; the boxes of a box file are
+    numbered the same in each, and everything else is the same.
     """
-
-    def __init__(
-        self,
-        first: FeatureFile,
-        parts: Sequence[ShardFile],
-        sources: Sequence[SourceFile],
-        on_part: Callable[[int], None],
-    ) -> None:
-        self._first = first
-        self._parts = parts
-        self._sources = sources
-        self._on_part = on_part
-        names = {**COLUMNS, **OPTIONAL_COLUMNS} if first.image_id_table is not None else COLUMNS
-        self._columns = {**names, **ROW_COLUMNS} if first.has_boxes else names
-        self._has_box_file = first.has_boxes and has_box_file(first.config)
-        # Columns with one entry per image, row or view are concatenated; the boxes of a box file are shared.
-        self._per_shard = ("N", "R") if self._has_box_file else ("N", "R", "X")
-
-    @property
-    def nbytes(self) -> int:
-        """Approximate size of the file in bytes."""
-        shard, first = self._parts[0].shard, self._first
-        nbytes = sum(part.version.nbytes for part in self._parts)
-        if self._sources:
-            nbytes -= shard.n_rows * first.dimension * first.dtype.itemsize
-        if self._has_box_file:  # every shard holds a row number for each box in it
-            nbytes -= (len(self._parts) - 1) * first.stored.shape("box_row")[0] * 8
-        return nbytes
-
-    def write(self, file: h5py.File) -> None:
-        """Write the content into a new file."""
-        attributes = self._first.stored.find_attributes(_ATTRIBUTES)
-        write_attributes(file, attributes, schema_version=SCHEMA_VERSION)
-        self._write_features(file)
-        for name, (dims, dtype) in self._columns.items():
-            self._allocate(file, name, dims[0], dtype)
-        box_row = self._empty_box_rows()
-        first_view = 0
-        for n, part in enumerate(self._parts, 1):
-            with FeatureFile(part.path) as source:
-                self._copy_entries(file, source, part, first_view)
-                first_view += part.n_boxes
-                if box_row is not None:
-                    _join_box_rows(box_row, source, part)
-            self._on_part(n)
-        if box_row is not None:
-            file["box_row"][...] = box_row
-        self._write_sources(file)
-
-    def _write_features(self, file: h5py.File) -> None:
-        shape = self._parts[0].shard.n_rows, self._first.dimension
-        dtype = FILE_DTYPES[self._first.dtype.name]
-        if not self._sources:
-            allocate(file, "features", shape, dtype)
-            return
-        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        layout.set_layout(h5py.h5d.VIRTUAL)
-        # Other programs read NaN where a source is missing.
-        layout.set_fill_value(np.array(np.nan, dtype=dtype))
-        for source in self._sources:
-            if source.n_rows:
-                here, there = h5py.h5s.create_simple(shape), h5py.h5s.create_simple((source.n_rows, shape[1]))
-                here.select_hyperslab((source.first_row, 0), (source.n_rows, shape[1]))
-                layout.set_virtual(here, escape_name(source.path), b"features", there)
-        h5_type = h5py.h5t.py_create(dtype, logical=True)
-        h5py.h5d.create(file.id, b"features", h5_type, h5py.h5s.create_simple(shape), layout)
-
-    def _allocate(self, file: h5py.File, name: str, per: str | int, dtype: str) -> None:
-        """Create a dataset other than ``/features``; if all shards have the same content, write it."""
-        whole = self._parts[0].shard
-        if per not in self._per_shard:
-            values = self._first.stored.read(name)
-            if per == "X":
-                allocate(file, name, values.shape, np.dtype(dtype))
-            else:
-                file.create_dataset(name, data=values, dtype=STRING if dtype == "string" else dtype)
-            return
-        n_views = sum(part.n_boxes for part in self._parts)
-        n = {"N": whole.n_images, "R": whole.n_rows, "X": n_views}[str(per)]
-        shape = (n, *self._first.stored.shape(name)[1:])
-        allocate_column(file, name, shape)
-
-    def _empty_box_rows(self) -> npt.NDArray[np.int64] | None:
-        """Return ``(X,)`` int64, -1 for every box of the box file; None without a box file."""
-        return (
-            np.full(self._first.stored.shape("box_row"), -1, dtype=np.int64) if self._has_box_file else None
-        )
-
-    def _copy_entries(self, file: h5py.File, source: FeatureFile, part: ShardFile, first_view: int) -> None:
-        """Copy the columns of a shard's images and rows, renumbered for the merged file."""
-        firsts = {"N": part.shard.first_image, "R": part.shard.first_row, "X": first_view}
-        shifts = {
-            "image_index": part.shard.first_image,
-            "images/rows": part.shard.first_row,
-            "row_source": 0 if self._has_box_file else firsts["X"],
-            "box_row": part.shard.first_row,
-        }
-        for name, (dims, _) in self._columns.items():
-            if dims[0] not in self._per_shard:
-                continue
-            first = firsts[str(dims[0])]
-            for entries, values in source.stored.read_parts(name):
-                if values.size:
-                    shifted = values + shifts[name] if name in shifts else values
-                    file[name][first + entries.start : first + entries.stop] = shifted
-
-    def _write_sources(self, file: h5py.File) -> None:
-        for name, (_, dtype) in SOURCE_COLUMNS.items() if self._sources else ():
-            values = [getattr(source, name.removeprefix("sources/")) for source in self._sources]
-            file.create_dataset(name, data=values, dtype=STRING if dtype == "string" else dtype)
+    joined = {name for name, (dims, _) in layout.columns.items() if dims[0] in ("N", "R", "X")}
+    box_row = None
+    if first.has_boxes and has_box_file(first.config):
+        joined.remove("box_row")
+        box_row = np.full(layout.sizes["X"], -1, dtype=np.int64)
+    for name in layout.columns:
+        if name not in joined and name != "box_row" and not name.startswith("sources/"):
+            yield name, ..., first.stored.read(name)
+    n_views = 0
+    for n, part in enumerate(parts, 1):
+        first_view = n_views if box_row is None else 0
+        starts = {"N": part.shard.first_image, "R": part.shard.first_row, "X": first_view}
+        shifts = {"image_index": "N", "images/rows": "R", "row_source": "X", "box_row": "R"}
+        with FeatureFile(part.path) as source:
+            for name in sorted(joined):
+                start, shift = starts[str(layout.columns[name][0][0])], shifts.get(name)
+                for entries, values in source.stored.read_parts(name):
+                    where = slice(start + entries.start, start + entries.stop)
+                    yield name, where, values if shift is None else values + starts[shift]
+            if box_row is not None:
+                _join_box_rows(box_row, source, part)
+        n_views += part.n_boxes
+        on_part(n)
+    if box_row is not None:
+        yield "box_row", ..., box_row
+    for name in SourceFile._fields if layout.sources else ():
+        yield f"sources/{name}", ..., [getattr(source, name) for source in layout.sources]
 
 
 def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: ShardFile) -> None:
@@ -315,3 +232,15 @@ def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: Sh
                 f"{str(part.path)!r} has boxes that another shard has, too; allowed: each box once"
             )
         box_row[own] = rows[own - boxes.start] + part.shard.first_row
+
+
+def _copy_features(unfinished: Path, parts: Sequence[ShardFile], on_rows: Callable[[int], None]) -> None:
+    with contextlib.closing(FeatureWriter(unfinished)) as writer:
+        for part in parts:
+            with FeatureFile(part.path) as file:
+                row_nbytes = file.dimension * file.dtype.itemsize
+                for rows in row_ranges(file.n_rows, row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
+                    numbers = np.arange(rows.start, rows.stop) + part.shard.first_row
+                    writer.write_rows(numbers, np.asarray(file.features[rows]))
+                    file.drop_pages()
+                    on_rows(part.shard.first_row + rows.stop)

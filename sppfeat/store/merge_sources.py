@@ -16,9 +16,9 @@ from sppfeat.config.wording import one_line
 from sppfeat.errors import StoreError
 from sppfeat.files.versions import FileVersion
 from sppfeat.store.check import StoredFeatures, check_features
-from sppfeat.store.hdf5 import read_dataset, text_attribute
+from sppfeat.store.hdf5 import hdf5_errors, read_dataset, text_attribute
 
-__all__ = ["SourceFile", "SourceFiles", "escape_name", "read_source_files", "recorded_path"]
+__all__ = ["SourceFile", "SourceFiles", "read_source_files", "recorded_path"]
 
 
 class SourceFile(NamedTuple):
@@ -108,7 +108,7 @@ class SourceFiles(Sequence[SourceFile]):
                 self._check_stat(i, found)
                 known = self._known.get(i)
                 if known is None or not known.is_file_of(FileVersion.of(found)):
-                    self._check_content(i, found)
+                    self._check_content(i)
                     self._known[i] = FileVersion.of(found)
                 shape = (source.n_rows, self.dimension)
                 return np.memmap(raw, dtype=self.dtype, mode="r", offset=source.offset, shape=shape)
@@ -125,18 +125,15 @@ class SourceFiles(Sequence[SourceFile]):
                 f"it was written at {_format_time(now.mtime_ns)}, and was of {_format_time(source.mtime_ns)}",
             )
 
-    def _check_content(self, i: int, opened: os.stat_result) -> None:
+    def _check_content(self, i: int) -> None:
         """Refuse a file that has the right size and time, but its descriptors elsewhere or another ``created``."""
         source, path = self.files[i], Path(self.path_of(i))
         try:
-            with _open_hdf5(path) as file:
-                is_same = os.path.samestat(os.fstat(file.id.get_vfd_handle()), opened)
+            with hdf5_errors(path, "cannot be opened as HDF5"), h5py.File(path, "r") as file:
                 found = check_features(file, path)
                 created = text_attribute(file, "created", path) or ""
         except StoreError as error:
             raise self._changed(i, str(error)) from error
-        if not is_same:
-            raise self._changed(i, "it was replaced just now")
         expected = StoredFeatures((source.n_rows, self.dimension), self.dtype, source.offset, False)
         if found != expected:
             raise self._changed(
@@ -188,26 +185,6 @@ def read_source_files(file: h5py.File, path: Path, stored: StoredFeatures) -> So
     files = tuple(SourceFile(*of_file) for of_file in zip(*columns, strict=True))
     folder = os.path.dirname(os.path.realpath(path))
     return SourceFiles(path, folder, files, stored.shape[1], stored.dtype)
-
-
-def _open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading.
-
-    Raises:
-        OSError: the system cannot open it.
-        StoreError: the file is not HDF5.
-    """
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if error.errno is not None:
-            raise OSError(error.errno, os.strerror(error.errno)) from error
-        raise StoreError(f"it cannot be opened as HDF5: {one_line(str(error))}") from error
-
-
-def escape_name(path: bytes) -> bytes:
-    """Return a path escaped for a virtual dataset, where HDF5 replaces ``%b`` by a number."""
-    return path.replace(b"%", b"%%")
 
 
 def _format_time(ns: int) -> str:
