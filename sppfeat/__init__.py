@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sppfeat.analysis.show.norms import show_norms
     from sppfeat.analysis.show.sizes import show_sizes
     from sppfeat.extractor import Extractor
+    from sppfeat.store.merge import merge_shards as merge
     from sppfeat.store.reader import open_features as open  # noqa: A004 - shadows the builtin on purpose
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "export",
     "info",
+    "merge",
     "open",
     "predict",
     "probe",
@@ -45,6 +47,7 @@ _LAZY = {
     "Extractor": "sppfeat.extractor",
     "export": "sppfeat.analysis.export.export",
     "info": "sppfeat.analysis.inspection",
+    "merge": "sppfeat.store.merge:merge_shards",
     "open": "sppfeat.store.reader:open_features",
     "predict": "sppfeat.analysis.probe",
     "probe": "sppfeat.analysis.probe",

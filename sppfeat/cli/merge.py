@@ -4,14 +4,18 @@ import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+import sppfeat
 from sppfeat.cli.bars import Bar
 from sppfeat.cli.options import json_option, option, overwrite_output_option, quiet_option
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.config.wording import counted
+
+if TYPE_CHECKING:
+    from sppfeat.store.merge import MergeSummary
 
 __all__ = ["merge"]
 
@@ -23,7 +27,7 @@ __all__ = ["merge"]
 @overwrite_output_option
 @json_option
 @quiet_option
-def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def merge(output: Path, shards: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:
     """Make one feature file of the files that 'sppfeat extract --shard' wrote: OUTPUT of all SHARDS, in any order.
 
     It has every image and row of the extraction, in the order of one that was not cut. Its descriptors stay where they
@@ -36,30 +40,15 @@ def merge(output: Path, shards: tuple[str, ...], as_json: bool, **options: Any) 
     What does not belong together is refused: shards that are missing, overlap, are incomplete or being written, or have
     other settings, inputs or weights.
     """
-    from sppfeat.errors import ConfigError
-    from sppfeat.files.remote import url_of
-    from sppfeat.files.remote.output import local_output
-    from sppfeat.store.merge import merge_shards
-
-    url = url_of(output)
-    if url is not None and not options["copy"]:
-        raise ConfigError(f"{url} would lead to files of this machine; allowed for it: --copy")
-
-    with (
-        local_output(output, overwrite=options["overwrite"], continues=False) as local,
-        Bar("merging", 0, unit="", shown=not options["quiet"]) as bar,
-    ):
-        summary = merge_shards(
-            local.path,
+    with Bar("merging", 0, unit="", shown=not quiet) as bar:
+        found = sppfeat.merge(
+            output,
             list(_named(shards)),
-            copy=options["copy"],
-            overwrite=options["overwrite"],
             on_progress=lambda phase, done, total: bar.move_to(done, total, note=phase),
+            **options,
         )
-        local.publish()
-    found = {**dataclasses.asdict(summary), "output": url or summary.output}
     if as_json:
-        print_json({**found, "seconds": round(summary.seconds, 3)})
+        print_json({**dataclasses.asdict(found), "seconds": round(found.seconds, 3)})
     else:
         say(_text(found))
 
@@ -75,19 +64,14 @@ def _named(shards: Iterable[str]) -> Iterable[str]:
             yield shard
 
 
-def _text(found: dict[str, Any]) -> str:
-    images = f"{counted(found['images'], 'image')}: {found['done']} done, {found['failed']} failed"
-    size = human_bytes(found["bytes"])
-    lines = [
-        f"{found['output']}: {counted(found['rows'], 'row')} x {found['dimension']} of "
-        f"{counted(found['shards'], 'shard')}; {images}"
-    ]
-    if found["is_virtual"]:
+def _text(found: "MergeSummary") -> str:
+    size, rows = human_bytes(found.bytes), f"{counted(found.rows, 'row')} x {found.dimension}"
+    images = f"{counted(found.images, 'image')}: {found.done} done, {found.failed} failed"
+    lines = [f"{found.output}: {rows} of {counted(found.shards, 'shard')}; {images}"]
+    if found.is_virtual:
         lines.append(
-            f"{size}; the descriptors stay in the shards, {human_bytes(found['source_bytes'])}: keep these as they are"
+            f"{size}; the descriptors stay in the shards, {human_bytes(found.source_bytes)}: keep these as they are"
         )
     else:
         lines.append(f"{size}; it needs the shards no more")
-    lines += [f"note: {note}" for note in found["notes"]]
-    lines.append(f"{found['seconds']:.1f} s")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note: {note}" for note in found.notes), f"{found.seconds:.1f} s"])

@@ -516,12 +516,21 @@ def test_lists_of_shards(tmp_path, shards):
     assert "no shards to merge" in run(tmp_path / "n.h5", f"@{tmp_path / 'empty'}", code=2).stderr
 
 
-def test_json_has_the_described_fields(tmp_path, work):
+def test_python_and_the_command_return_the_same(tmp_path, work):
     paths = elsewhere(tmp_path, work)
-    found = json.loads(run(tmp_path / "m.h5", *paths, "--json").stdout)
-    check_fields("merge", found)
-    assert (found["shards"], found["rows"], found["is_virtual"]) == (2, 11, True)
-    assert found["bytes"] == (tmp_path / "m.h5").stat().st_size
+    printed = json.loads(run(tmp_path / "m.h5", *paths, "--json").stdout)
+    check_fields("merge", printed)
+    steps = []
+    found = sppfeat.merge(
+        str(tmp_path / "m.h5"),
+        paths,
+        overwrite=True,
+        on_progress=lambda step, *done: steps.append((step, *done)),
+    )
+    assert {**dataclasses.asdict(found), "seconds": 0} == {**printed, "seconds": 0}
+    assert steps == [(step, i, 2) for step in ("check", "join") for i in (1, 2)]
+    assert (found.shards, found.rows, found.is_virtual) == (2, 11, True)
+    assert found.bytes == (tmp_path / "m.h5").stat().st_size
 
 
 def test_info_says_which_shard_and_which_sources(tmp_path, shards):

@@ -253,7 +253,7 @@ def put_row(path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda path: put(path.read_bytes()[8:9], b"\x09")(path), "it cannot be opened as HDF5|damaged"),
+        (lambda path: put(path.read_bytes()[8:9], b"\x09")(path), "cannot be opened as HDF5|damaged"),
         (put(b"+00:00\0", b"+01:00\0"), "it was created .*01:00, and was of .*00:00"),
         (put(b"features\0", b"fextures\0"), "has no dataset /features"),
         (put(b"format\0", b"formal\0"), "no feature file"),
