@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sppfeat.analysis.inspection import info, verify
     from sppfeat.analysis.probe import predict, probe
     from sppfeat.analysis.report import report
+    from sppfeat.analysis.search import search
     from sppfeat.analysis.show.contact_sheet import show_neighbors
     from sppfeat.analysis.show.embedding_picture import show_embedding
     from sppfeat.analysis.show.image_picture import show_image
@@ -34,6 +35,7 @@ __all__ = [
     "predict",
     "probe",
     "report",
+    "search",
     "show_embedding",
     "show_image",
     "show_neighbors",
@@ -52,6 +54,7 @@ _LAZY = {
     "predict": "sppfeat.analysis.probe",
     "probe": "sppfeat.analysis.probe",
     "report": "sppfeat.analysis.report",
+    "search": "sppfeat.analysis.search",
     "show_embedding": "sppfeat.analysis.show.embedding_picture",
     "show_image": "sppfeat.analysis.show.image_picture",
     "show_neighbors": "sppfeat.analysis.show.contact_sheet",

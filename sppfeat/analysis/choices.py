@@ -9,11 +9,9 @@ from sppfeat.errors import ConfigError
 __all__ = [
     "CLASS_WEIGHTS",
     "DEFAULT_EMBEDDING",
-    "DEFAULT_ENGINE",
     "DEFAULT_METRIC",
     "DEFAULT_NEIGHBORS",
     "EMBEDDINGS",
-    "ENGINES",
     "METRICS",
     "MOST_EMBEDDED",
     "MOST_NORMS",
@@ -26,8 +24,6 @@ __all__ = [
 
 METRICS = ("cosine", "l2")
 DEFAULT_METRIC = "cosine"
-ENGINES = ("exact", "faiss")
-DEFAULT_ENGINE = "exact"
 DEFAULT_NEIGHBORS = 10  # per query
 
 EMBEDDINGS = ("pca", "tsne", "umap")

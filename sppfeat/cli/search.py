@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_NEIGHBORS, ENGINES
+from sppfeat.analysis.choices import DEFAULT_NEIGHBORS
 from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.options import (
     feature_file_argument,
@@ -18,11 +18,10 @@ from sppfeat.cli.options import (
     root_option,
 )
 from sppfeat.cli.output import print_json_or_text, table
-from sppfeat.cli.selection_options import selection_choice, selection_options
+from sppfeat.cli.selection_options import selection_options
 
 if TYPE_CHECKING:
-    from sppfeat.analysis.search.hits import Hit
-    from sppfeat.analysis.search.queries import Query
+    from sppfeat.analysis.search import Found
 
 __all__ = ["search"]
 
@@ -33,6 +32,7 @@ __all__ = ["search"]
 @option(
     "--neighbours",
     "-k",
+    "k",
     type=click.IntRange(1),
     default=DEFAULT_NEIGHBORS,
     metavar="K",
@@ -45,33 +45,12 @@ __all__ = ["search"]
     is_flag=True,
     help="A row may be its own neighbour (with --one-per-image: its image may).",
 )
-@option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default=DEFAULT_ENGINE,
-    help="Finds the candidates: sppfeat's own, or the package FAISS where it is installed. The result is the same.",
-)
 @selection_options
 @root_option
 @recorded_weights_options
 @json_option
 @quiet_option
-def search(
-    file: Path,
-    queries: tuple[str, ...],
-    neighbours: int,
-    metric: str,
-    one_per_image: bool,
-    include_self: bool,
-    engine: str,
-    root: str | None,
-    weights: str | None,
-    weights_dir: str | None,
-    device: str,
-    as_json: bool,
-    quiet: bool,
-    **selected: Any,
-) -> None:
+def search(file: Path, queries: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:
     """Find the rows of a feature file that are most like an image, a box or a row.
 
     A QUERY is an image, a box of one (photo.jpg#x0,y0,x1,y1, in pixels of the image as displayed), a row of the file
@@ -81,64 +60,38 @@ def search(
     All queries are looked at before anything is computed; if one is wrong, nothing is printed. The search is exact:
     every row is compared, and rows at the same distance come in the order of the file.
     """
-    from sppfeat.analysis.search.hits import make_hits
-    from sppfeat.analysis.search.neighbors import nearest_rows
-    from sppfeat.analysis.search.queries import describe_queries, read_queries
-    from sppfeat.store.reader import FeatureFile
+    import sppfeat
 
-    asked = read_queries(queries)
-    with FeatureFile(file) as features:
-        selection = selection_choice(selected).of(features)
-        with (
-            Bar("describing", len(asked), unit="query", shown=not quiet) as bar,
-            download_bar() as on_download,
-        ):
-            descriptors = describe_queries(
-                asked,
-                selection,
-                weights=weights,
-                weights_dir=weights_dir,
-                device=device,
-                on_progress=bar.move_to,
-                on_download=on_download,
-            )
-        with Bar("searching", len(selection), unit="row", shown=not quiet) as bar:
-            found = nearest_rows(
-                selection,
-                descriptors,
-                min(neighbours, max(1, len(selection))),
-                metric=metric,
-                exclude=None if include_self else [-1 if query.row is None else query.row for query in asked],
-                one_per_image=one_per_image,
-                engine=engine,
-                on_progress=bar.move_to,
-            )
-        hits = make_hits(found, selection, root=root)
-    print_json_or_text(
-        [_as_json(query, own) for query, own in zip(asked, hits, strict=True)],
-        lambda: _text(asked, hits),
-        as_json=as_json,
-    )
+    with Bar("searching", 0, unit="row", shown=not quiet) as bar, download_bar() as on_download:
+        found = sppfeat.search(
+            file,
+            queries,
+            on_progress=lambda stage, done, total: bar.move_to(done, total, note=stage),
+            on_download=on_download,
+            **options,
+        )
+    print_json_or_text([_as_json(own) for own in found], lambda: _text(found), as_json=as_json)
 
 
-def _as_json(query: "Query", hits: "list[Hit]") -> dict[str, Any]:
+def _as_json(found: "Found") -> dict[str, Any]:
+    query = found.query
     return {
         "query": query.text,
         "path": query.path,
         "box": query.box,
         "row": query.row,
-        "hits": [dataclasses.asdict(hit) for hit in hits],
+        "hits": [dataclasses.asdict(hit) for hit in found.hits],
     }
 
 
-def _text(queries: "list[Query]", hits: "list[list[Hit]]") -> str:
+def _text(found: "list[Found]") -> str:
     """Formats hits as a table with a line for each; leaves out empty columns."""
     from sppfeat.config.wording import escaped
 
     header = ["query", "rank", "distance", "row", "image", "label", "box", "score", "id"]
     lines = [
         [
-            escaped(query.text),
+            escaped(own.query.text),
             str(hit.rank),
             f"{hit.distance:.6g}",
             str(hit.row),
@@ -148,8 +101,8 @@ def _text(queries: "list[Query]", hits: "list[list[Hit]]") -> str:
             "" if hit.score is None else f"{hit.score:.6g}",
             "" if hit.id is None else escaped(hit.id),
         ]
-        for query, own in zip(queries, hits, strict=True)
-        for hit in own
+        for own in found
+        for hit in own.hits
     ]
     if not lines:
         return "no rows found"

@@ -25,6 +25,12 @@ WIDTH = 80
 # Commands that are gone, each with a line in CHANGELOG.md.
 GONE = ["sppfeat bench plan"]
 
+
+def gone(words: str) -> list[str]:
+    """Lines of words that are no longer in a command's help."""
+    return [f"- {word}" for word in words.split()]
+
+
 # Intended differences of a command: its parameters and the words of its help that are gone ("- ...") or new ("+ ...").
 DIFFERENCES: dict[str, list[str]] = {
     "sppfeat": ["- plans,"],
@@ -51,6 +57,11 @@ DIFFERENCES: dict[str, list[str]] = {
             for word in ["mat73", "is", "MATLAB", "7.3:", "HDF5,", "of", "any", "size.", "mat,", "mat73]"]
         ),
         "+ mat]",
+    ],
+    "sppfeat search": [
+        "- option --engine, required: False, repeatable: False, environment: SPPFEAT_ENGINE",
+        *gone("--engine [exact|faiss] Finds the candidates: sppfeat's own, or the package FAISS where it is"),
+        *gone("installed. The result is the same. [default: exact]"),
     ],
 }
 

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 
 from sppfeat.analysis.search.neighbors import Neighbors
+from sppfeat.config.values import StrPath
 from sppfeat.store.selection import Selection
 
 __all__ = ["Hit", "make_hits"]
@@ -39,9 +40,7 @@ class Hit:
     id: str | None
 
 
-def make_hits(
-    neighbors: Neighbors, selection: Selection, *, root: str | os.PathLike[str] | None = None
-) -> list[list[Hit]]:
+def make_hits(neighbors: Neighbors, selection: Selection, *, root: StrPath | None = None) -> list[list[Hit]]:
     """Makes a list of hits for each query, nearest first.
 
     Args:
@@ -49,48 +48,33 @@ def make_hits(
         selection: the selection that was searched, whose labels the hits get.
         root: folder that now holds the images; the root recorded in the file if None.
     """
-    facts = _Facts(selection, selection.file.root if root is None else os.fspath(root))
-    return [
-        [
-            facts.hit(rank, *found)
-            for rank, found in enumerate(zip(rows, distances, strict=True), 1)
-            if found[0] >= 0
-        ]
-        for rows, distances in zip(neighbors.rows.tolist(), neighbors.distances.tolist(), strict=True)
-    ]
+    file, labels = selection.file, selection.labels
+    folder = file.root if root is None else os.fspath(root)
+    image_index, image_ids = file.image_index, file.image_id_table
+    boxes, scores, ids = (file.boxes, file.row_score, file.row_id) if file.has_boxes else (None, None, None)
 
-
-class _Facts:
-    """Tables of a file about its rows, read once."""
-
-    def __init__(self, selection: Selection, root: str) -> None:
-        file = selection.file
-        self._file = file
-        self._root = root
-        self._labels = selection.labels
-        self._image_index = file.image_index
-        self._image_ids = file.image_id_table
-        self._boxes = (file.boxes, file.row_score, file.row_id) if file.has_boxes else None
-
-    def hit(self, rank: int, row: int, distance: float) -> Hit:
-        """Makes the hit of a row."""
-        image = int(self._image_index[row])
-        path = self._file.path_of(image)
-        box, score, name = None, None, None
-        if self._boxes is not None:
-            boxes, scores, names = self._boxes
-            x0, y0, x1, y1 = boxes[row].tolist()
-            box, score, name = (x0, y0, x1, y1), float(scores[row]), names[row] or None
-            score = None if math.isnan(score) else score
+    def hit(rank: int, row: int, distance: float) -> Hit:
+        image = int(image_index[row])
+        path = file.path_of(image)
+        score = math.nan if scores is None else float(scores[row])
         return Hit(
             rank=rank,
             distance=distance,
             row=row,
             image=path,
-            path=os.path.join(self._root, path),
-            image_id=None if self._image_ids is None else os.fsdecode(self._image_ids[image]) or None,
-            label=self._labels.name_of(row),
-            box=box,
-            score=score,
-            id=name,
+            path=os.path.join(folder, path),
+            image_id=None if image_ids is None else os.fsdecode(image_ids[image]) or None,
+            label=labels.name_of(row),
+            box=None if boxes is None else tuple(boxes[row].tolist()),
+            score=None if math.isnan(score) else score,
+            id=None if ids is None else ids[row] or None,
         )
+
+    return [
+        [
+            hit(rank, row, distance)
+            for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
+            if row >= 0
+        ]
+        for rows, distances in zip(neighbors.rows.tolist(), neighbors.distances.tolist(), strict=True)
+    ]

@@ -1,4 +1,12 @@
-"""Exact nearest neighbors among the rows of a feature file, searched in blocks."""
+"""Exact nearest neighbors among the rows of a feature file, searched in blocks.
+
+Both metrics are functions of the Euclidean distance ``r`` between two points. For ``l2`` the points are the descriptors
+and the distance is ``r``. For ``cosine`` the points are the descriptors scaled to norm 1, and the distance, one minus
+the cosine, is ``r**2 / 2``, which loses no digits when two descriptors are nearly equal.
+
+A matrix product gives the squared distances of a block from all queries, up to a known rounding error. Rows that may be
+among the nearest in spite of it are few, and their distances are computed again, one by one and without cancellation.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,27 +15,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.choices import DEFAULT_ENGINE, DEFAULT_METRIC, DEFAULT_NEIGHBORS, ENGINES, METRICS
+from sppfeat.analysis.choices import DEFAULT_METRIC, DEFAULT_NEIGHBORS, METRICS
 from sppfeat.analysis.row_checks import find_nonfinite
-from sppfeat.analysis.search.candidates import (
-    BlockScores,
-    RowPoints,
-    faiss_candidates,
-    load_faiss,
-    query_points,
-    row_points,
-    score_rows,
-    squared_norms,
-)
-from sppfeat.analysis.search.distances import exact_distances
 from sppfeat.config.values import check_choice
 from sppfeat.errors import ConfigError
 from sppfeat.store.selection import Selection
 
-__all__ = ["Neighbors", "nearest_rows"]
+__all__ = ["Neighbors", "exact_distances", "nearest_rows", "to_points"]
 
-_BLOCK_NBYTES = 32 << 20  # size of a block of rows
-_SCORES = 1 << 22  # maximum of queries times rows to score at once
+_BLOCK_NBYTES = 16 << 20  # size of a block of rows, as float32
+_SCORES = 1 << 22  # maximum of queries times rows to compare at once
+_ROUNDOFF = 2.0**-53  # of float64
+
+_Points = npt.NDArray[np.float64]
+_Index = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,6 @@ def nearest_rows(
     metric: str = DEFAULT_METRIC,
     exclude: npt.ArrayLike | None = None,
     one_per_image: bool = False,
-    engine: str = DEFAULT_ENGINE,
     block_nbytes: int = _BLOCK_NBYTES,
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> Neighbors:
@@ -60,7 +60,7 @@ def nearest_rows(
     The result is exact: distances are computed in float64 from the stored descriptors, rows at the same distance are
     ordered by row number, and the result depends neither on ``block_nbytes`` nor on the other queries. Rows without a
     descriptor, and rows that hold NaN or infinities, are never found. Memory holds only the queries, the results and
-    one block of rows.
+    some copies of one block of rows.
 
     Args:
         selection: rows and columns of an open file; a repeated row counts once.
@@ -72,29 +72,20 @@ def nearest_rows(
         exclude: ``(q,)`` row number that must not be found for each query, or -1. With ``one_per_image`` the whole
             image of that row is excluded.
         one_per_image: keep only the nearest row of each image.
-        engine: how rows are preselected: ``"exact"`` (by our error bounds) or ``"faiss"`` (by FAISS, and by our error
-            bounds if its float32 is too coarse). The result is the same.
-        block_nbytes: size of a block of rows, in bytes of memory.
+        block_nbytes: size of a block of rows, in bytes of float32.
         on_progress: called with the number of rows searched so far.
 
     Raises:
         ConfigError: the queries are not as long as the selection's descriptors, or hold NaN or infinities; the metric
-            or engine is unknown; FAISS is not installed; or ``k`` or ``exclude`` is out of range.
+            is unknown; or ``k`` or ``exclude`` is out of range.
     """
     check_choice("metric", metric, METRICS)
-    check_choice("engine", engine, ENGINES)
     if k < 1:
         raise ConfigError(f"k is {k}; allowed: 1 or more neighbours")
     queries = _checked(queries, selection.dimension)
-    search = _Search(
-        queries,
-        metric=metric,
-        k=min(k, len(selection)),
-        excluded=_excluded(selection, len(queries), exclude, one_per_image),
-        one_per_image=one_per_image,
-        faiss=load_faiss() if engine == "faiss" else None,
-    )
-    for block, n_rows in _blocks(selection, block_nbytes):
+    excluded = _excluded(selection, len(queries), exclude, one_per_image)
+    search = _Search(queries, metric, min(k, len(selection)), excluded, one_per_image=one_per_image)
+    for block, n_rows in _blocks(selection, metric, block_nbytes):
         search.add(block)
         on_progress(n_rows)
     missing = ((0, 0), (0, k - search.k))
@@ -104,12 +95,41 @@ def nearest_rows(
     )
 
 
-class _Block(NamedTuple):
-    """A block of ``b`` rows: row numbers, image indices, values ``(b, d)``, and their :func:`squared_norms`."""
+def to_points(rows: npt.NDArray[np.floating[Any]], metric: str) -> _Points:
+    """Points ``(m, d)`` float64 of descriptors ``(m, d)`` float16 or float32, finite; zeros stay zeros.
 
-    rows: npt.NDArray[np.int64]
-    images: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float32]
+    The square of a float32 neither overflows nor underflows in float64.
+    """
+    points = rows.astype(np.float64)
+    if metric == "cosine":
+        norm = np.sqrt(np.square(points).sum(axis=1, keepdims=True))
+        points /= np.where(norm > 0, norm, 1)
+    return points
+
+
+def exact_distances(point: _Points, points: _Points, metric: str) -> npt.NDArray[np.float64]:
+    """Distances ``(m,)`` of a point ``(d,)`` from points ``(m, d)``; each depends on two points alone, to the last bit.
+
+    For ``"cosine"``, zeros have distance 1 from everything.
+
+    Example:
+        >>> rows = np.array([[3, 4], [6, 8], [-3, -4], [0, 0]], dtype=np.float32)
+        >>> [exact_distances(p[0], p, metric).tolist() for metric in METRICS for p in [to_points(rows, metric)]]
+        [[0.0, 0.0, 2.0, 1.0], [0.0, 5.0, 10.0, 5.0]]
+    """
+    # Row by row, because a matrix product sums in an order that depends on the number of rows.
+    squares = np.square(points - point).sum(axis=1)
+    if metric == "l2":
+        return np.asarray(np.sqrt(squares))
+    return np.where(points.any(axis=1) & point.any(), squares / 2, 1.0)
+
+
+class _Block(NamedTuple):
+    """A block of ``b`` rows: row numbers, image indices, points ``(b, d)``, and their squared norms."""
+
+    rows: _Index
+    images: _Index
+    points: _Points
     squares: npt.NDArray[np.float64]
 
 
@@ -126,7 +146,7 @@ def _checked(queries: npt.NDArray[np.floating[Any]], dimension: int) -> npt.NDAr
 
 def _excluded(
     selection: Selection, n_queries: int, exclude: npt.ArrayLike | None, one_per_image: bool
-) -> npt.NDArray[np.int64]:
+) -> _Index:
     """Excluded row ``(q,)`` of each query, or -1; with ``one_per_image`` the excluded image."""
     rows = np.full(n_queries, -1) if exclude is None else np.asarray(exclude)
     if rows.shape != (n_queries,):
@@ -139,21 +159,22 @@ def _excluded(
     return np.where(rows >= 0, selection.file.image_index[rows], -1)
 
 
-def _blocks(selection: Selection, nbytes: int) -> Iterator[tuple[_Block, int]]:
+def _blocks(selection: Selection, metric: str, nbytes: int) -> Iterator[tuple[_Block, int]]:
     """Yields blocks of finite rows with a descriptor, ascending, and the number of rows read up to their end."""
     rows, positions = np.unique(selection.rows, return_index=True)
     has_one = selection.file.has_descriptor()[rows]
     rows, positions = rows[has_one], positions[has_one]
     images = selection.file.image_index[rows]
     for part, taken in selection.blocks(positions, nbytes=nbytes):
-        values = np.asarray(taken, dtype=np.float32)
-        squares = squared_norms(values)
-        block = _Block(rows[part], images[part], values, squares)
-        bad = find_nonfinite(values, squares)
-        if len(bad):
-            good = np.delete(np.arange(len(values)), bad)
-            block = _Block(block.rows[good], block.images[good], values[good], squares[good])
-        yield block, part.stop
+        bad = find_nonfinite(taken, taken.sum(axis=1, dtype=np.float64))
+        good = np.delete(np.arange(len(taken)), bad)
+        points = to_points(taken[good] if len(bad) else taken, metric)
+        yield _Block(rows[part][good], images[part][good], points, _squared_norms(points, metric)), part.stop
+
+
+def _squared_norms(points: _Points, metric: str) -> npt.NDArray[np.float64]:
+    """Squared norms of points; 1 for cosine, even of zeros, so that their distance from everything is 1."""
+    return np.ones(len(points)) if metric == "cosine" else np.einsum("ij,ij->i", points, points)
 
 
 class _Search:
@@ -165,93 +186,69 @@ class _Search:
         k: number of neighbors per query.
         excluded: ``(q,)`` excluded row, or image with ``one_per_image``, or -1.
         one_per_image: keep only the nearest row of each image.
-        faiss: the package if it preselects rows, else None.
     """
 
     def __init__(
         self,
         queries: npt.NDArray[np.float32],
-        *,
         metric: str,
         k: int,
-        excluded: npt.NDArray[np.int64],
+        excluded: _Index,
+        *,
         one_per_image: bool,
-        faiss: Any = None,
     ) -> None:
-        self._faiss = faiss
         self.k = k
         self.rows = np.full((len(queries), k), -1)
         self.distances = np.full((len(queries), k), np.inf)
         self._images = np.full((len(queries), k), -1)
-        self._queries = queries
-        self._points = query_points(queries, metric)
-        self._metric = metric
-        self._excluded = excluded
-        self._one_per_image = one_per_image
+        self._queries, self._metric = queries, metric
+        self._excluded, self._one_per_image = excluded, one_per_image
+        # Bounds the errors of products and norms of d terms each: see Higham, Accuracy and Stability of Numerical
+        # Algorithms, section 3.1.
+        self._error = 4 * (queries.shape[1] + 16) * _ROUNDOFF
 
     def add(self, block: _Block) -> None:
         """Looks for nearer rows in a block."""
         if not len(block.rows) or not self.k:
             return
-        rows = row_points(block.values, block.squares, self._metric)
         step = max(1, _SCORES // len(block.rows))
         for start in range(0, len(self._queries), step):
-            queries = np.arange(start, min(start + step, len(self._queries)))
-            if self._faiss is not None:
-                queries = self._add_by_faiss(queries, block, rows)
-            if not len(queries):
-                continue
-            bounds = score_rows(self._points[queries], rows, self._metric)
-            for i, query in enumerate(queries.tolist()):
-                self._merge(query, block, self._candidates(query, block, bounds, i))
+            points = to_points(self._queries[start : start + step], self._metric)
+            totals = _squared_norms(points, self._metric)[:, None] + block.squares
+            squares = totals - 2 * (points @ block.points.T)
+            totals *= self._error
+            for i, point in enumerate(points):
+                self._merge(start + i, point, block, squares[i] - totals[i], squares[i] + totals[i])
 
-    def _add_by_faiss(
-        self, queries: npt.NDArray[np.int64], block: _Block, rows: RowPoints
-    ) -> npt.NDArray[np.int64]:
-        """Looks for nearer rows by FAISS; returns the queries for which it may have missed one."""
-        found, lower_bounds = faiss_candidates(self._faiss, self._points[queries], rows, self.k)
-        for query, own in zip(queries.tolist(), found, strict=True):
-            self._merge(query, block, self._allowed(query, block, own[own >= 0]))
-        limits = np.array([self._limit(query) for query in queries.tolist()])
-        return queries[~(lower_bounds > limits)]
-
-    def _allowed(self, query: int, block: _Block, found: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Drops the excluded rows from positions in a block."""
-        if self._excluded[query] < 0:
-            return found
+    def _merge(
+        self,
+        query: int,
+        point: _Points,
+        block: _Block,
+        lower: npt.NDArray[np.float64],
+        upper: npt.NDArray[np.float64],
+    ) -> None:
+        """Keeps the nearest rows of a block, given bounds ``(b,)`` of their squared distances."""
         of_row = block.images if self._one_per_image else block.rows
-        return np.asarray(found[of_row[found] != self._excluded[query]])
-
-    def _candidates(self, query: int, block: _Block, bounds: BlockScores, i: int) -> npt.NDArray[np.int64]:
-        """Positions in a block of the rows that may be nearest to a query, which is number ``i`` in ``bounds``."""
-        found = self._allowed(query, block, bounds.candidates_within(i, self._limit(query)))
-        if len(found) <= self.k:
-            return found
-        upper = bounds.upper(i, found)
-        if self._one_per_image:
-            order = np.argsort(block.images[found], kind="stable")
-            _, starts = np.unique(block.images[found][order], return_index=True)
-            upper = np.minimum.reduceat(upper[order], starts)
-        if len(upper) < self.k:
-            return found
-        return bounds.candidates_within(i, float(np.partition(upper, self.k - 1)[self.k - 1]), found)
-
-    def _limit(self, query: int) -> float:
-        """Largest squared distance between points at which a row can still be among the nearest to a query."""
         farthest = float(self.distances[query, -1])
-        square = 2 * farthest if self._metric == "cosine" else farthest**2
-        return square * (1 + 1e-12)  # allows for float64 rounding
-
-    def _merge(self, query: int, block: _Block, found: npt.NDArray[np.int64]) -> None:
-        """Computes the distances of some rows of a block and keeps the nearest."""
+        limit = (2 * farthest if self._metric == "cosine" else farthest**2) * (1 + self._error)
+        found = np.flatnonzero((lower <= limit) & (of_row != self._excluded[query]))
+        if len(found) > self.k:
+            nearest = upper[found]
+            if self._one_per_image:
+                order = np.argsort(block.images[found], kind="stable")
+                _, starts = np.unique(block.images[found][order], return_index=True)
+                nearest = np.minimum.reduceat(nearest[order], starts)
+            if len(nearest) > self.k:
+                found = found[lower[found] <= np.partition(nearest, self.k - 1)[self.k - 1]]
         if not len(found):
             return
-        distances = exact_distances(self._queries[query], block.values[found], self._metric)
-        known = (self.rows[query] >= 0) & ~np.isin(self.rows[query], block.rows[found])
-        rows = np.concatenate((self.rows[query][known], block.rows[found]))
-        images = np.concatenate((self._images[query][known], block.images[found]))
-        distances = np.concatenate((self.distances[query][known], distances))
+        distances = exact_distances(point, block.points[found], self._metric)
+        rows = np.concatenate((self.rows[query], block.rows[found]))
+        images = np.concatenate((self._images[query], block.images[found]))
+        distances = np.concatenate((self.distances[query], distances))
         order = np.lexsort((rows, distances))
+        order = order[rows[order] >= 0]
         if self._one_per_image:
             _, first = np.unique(images[order], return_index=True)
             order = order[np.sort(first)]
