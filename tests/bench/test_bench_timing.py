@@ -1,10 +1,6 @@
 """Turns, medians and budgets, by a clock that goes as it is told."""
 
-import statistics
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sppfeat.bench.timing import PassTooLongError, Timing, counted_passes, interleave, timed
 
@@ -42,16 +38,6 @@ def test_contenders_take_turns_after_one_warm_up_each():
     found = interleave(passes, repetitions=3)
     assert "".join(clock.calls) == "abc" * 4
     assert found == {"a": Timing(2, 1, 3, 3), "b": Timing(20, 10, 30, 3), "c": Timing(5, 5, 5, 3)}
-
-
-@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=9))
-def test_a_timing_is_the_median_between_its_extremes(seconds):
-    timing = Timing.of(seconds)
-    assert timing.seconds == statistics.median(seconds)
-    assert timing.fastest <= timing.seconds <= timing.slowest
-    assert timing.repetitions == len(seconds)
-    assert timing.times(2).seconds == 2 * timing.seconds
-    assert timing.times(2).slowest == 2 * timing.slowest
 
 
 def test_a_pass_over_the_budget_stops_at_its_next_piece_and_has_no_result():

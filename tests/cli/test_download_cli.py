@@ -32,9 +32,9 @@ def cache(tmp_path):
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
-@pytest.mark.parametrize("args", [("--download", NAMES[1]), (NAMES[1], "--download")])
-def test_one_network_by_name_in_either_order(entries, cache, args, weight_server):
+def test_one_network_by_name(entries, cache, weight_server):
     path = cache / entries[NAMES[1]].file_name
+    args = ("--download", NAMES[1])
     result = run("backbones", *args)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{NAMES[1]} IMAGENET1K_V1: {path} (24.0 kB, downloaded)\n"
@@ -95,14 +95,6 @@ def test_one_by_name_that_fails_is_said_once(entries, weight_server):
     assert result.stderr.count("\n") == 1
 
 
-def test_a_damaged_file_is_replaced(entries, cache, weight_server):
-    path = cache / entries[NAMES[0]].file_name
-    cache.mkdir(parents=True)
-    path.write_bytes(b"cut off")
-    assert "downloaded" in run("backbones", "--download", NAMES[0]).stdout
-    assert path.read_bytes() == weight_server.files[path.name]
-
-
 @pytest.mark.parametrize(
     ("args", "exit_code", "message"),
     [
@@ -126,13 +118,12 @@ def test_what_cannot_be_downloaded(entries, cache, args, exit_code, message, wei
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_what_is_whole_and_nothing_else(entries, cache, number, weight_server):
+def test_a_signal_leaves_what_is_whole_and_nothing_else(entries, cache, weight_server):
     weight_server.cut[entries[NAMES[1]].file_name] = 1000
     here, released = threading.get_ident(), threading.Event()
 
     def interrupt() -> None:
-        signal.pthread_kill(here, number)
+        signal.pthread_kill(here, signal.SIGTERM)
         released.wait(10)
 
     weight_server.on_cut = interrupt

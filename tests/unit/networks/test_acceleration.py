@@ -124,11 +124,10 @@ SMALLEST = [
     "mobilenet_v3_small",
     "regnet_y_400mf",
     "resnet18",
-    "resnext50_32x4d",
     "shufflenet_v2_x0_5",
+    "spp_s16",
     "vgg11_bn",
 ]
-WITH_NOTHING_TO_FOLD = ["alexnet", "convnext_tiny", "squeezenet1_1", "swin_t"]
 NAMES = zoo.model_names() if os.environ.get("SPPFEAT_ALL_BACKBONES") else SMALLEST
 
 
@@ -164,17 +163,11 @@ def test_maps_are_those_of_the_network_as_it_was(name):
     assert expected.norm() > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WITH_NOTHING_TO_FOLD)
-def test_networks_without_batch_norm_stay_as_they_are(name):
-    layer = zoo.default_layer(name)
-    network = cut_network(zoo.build_model(name).eval(), (layer,), name)
-    assert fold_batch_norm(network, (layer,), side=64) is network
-
-
-@pytest.mark.slow
-def test_backbones_are_folded_where_they_are_loaded():
-    assert n_batch_norms(load_backbone("resnet18", weights="none").network) == 0
+def test_backbones_are_folded_where_they_are_loaded_unless_there_is_nothing_to_fold():
+    assert n_batch_norms(load_backbone("spp_s16", weights="none").network) == 0
+    assert n_batch_norms(load_backbone("spp_s16", weights="none", fold=False).network) > 0
+    network = cut_network(zoo.build_model("squeezenet1_1").eval(), ("features",), "squeezenet1_1")
+    assert fold_batch_norm(network, ("features",), side=64) is network
 
 
 class _Shared(nn.Module):

@@ -58,20 +58,6 @@ def test_googlenet_is_built_as_named_weights_build_it():
     assert torch.allclose(seen[0], (batch * std + mean - 0.5) / 0.5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("vit_b_16", "vit_b_16"),
-        ("maxvit_t", "maxvit_t"),
-        ("resnet5", "resnet50"),
-        ("nothing", "sppfeat backbones"),
-    ],
-)
-def test_models_that_cannot_be_backbones_are_refused(name, message):
-    with pytest.raises(ConfigError, match=message):
-        load_backbone(name, weights="none")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer", "message"),
@@ -92,12 +78,6 @@ def test_swin_works_for_whole_images_and_refuses_boxes():
     assert maps_of(backbone, torch.ones(1, 3, 75, 130))[0].shape[1] == 768
     with pytest.raises(ConfigError, match="swin_t: boxes cannot be projected"):
         backbone.geometry(0)
-
-
-@pytest.mark.slow
-def test_geometry_comes_from_the_graph():
-    backbone = load_backbone("resnet18", weights="none", layers=["layer4", "layer2"])
-    assert [tuple(backbone.geometry(i)) for i in (0, 1)] == [(32.0, 0.0), (8.0, 0.0)]
 
 
 class Small(nn.Module):

