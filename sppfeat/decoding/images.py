@@ -3,8 +3,7 @@
 Sizes are ``(height, width)``. :func:`read_image` describes the result for each kind of file.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.decoding.image_files import IMAGE_FORMATS, open_image, pillow_errors
 from sppfeat.decoding.jpeg_reduction import picture_box, reduce_jpeg
 from sppfeat.decoding.pixels import SWAPS_SIDES, check_pixels, read_orientation, to_rgb, turn_upright
-from sppfeat.errors import ConfigError, ImageError
+from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place
 
 __all__ = [
@@ -26,20 +25,6 @@ __all__ = [
     "read_image",
     "resize_image",
 ]
-
-_Value = TypeVar("_Value")
-
-_RESAMPLING = {
-    "nearest": Resampling.NEAREST,
-    "bilinear": Resampling.BILINEAR,
-    "bicubic": Resampling.BICUBIC,
-    "lanczos": Resampling.LANCZOS,
-    "box": Resampling.BOX,
-    "hamming": Resampling.HAMMING,
-}
-
-_EXIF_POLICIES = {"apply": "apply", "ignore": "ignore"}
-_IS_REDUCED = {"exact": False, "fast": True}
 
 
 def probe_image(
@@ -58,7 +43,6 @@ def probe_image(
     Raises:
         ImageError: The file cannot be read, is not an image, is too large, or has pixels without a defined range.
     """
-    _choose("exif", exif, _EXIF_POLICIES)
     with open_image(place, exif=exif, max_pixels=max_pixels) as opened:
         return opened.displayed_hw
 
@@ -105,7 +89,7 @@ def decode_image(
         exif: As for :func:`read_image`.
         image_hw: Height and width as displayed, in pixels, as :func:`probe_image` returned them for this file.
         input_hw: Height and width to resize to, in pixels. At ``image_hw`` nothing is resampled.
-        resample: Pillow filter, applied to 8-bit RGB of the full size.
+        resample: name of a Pillow filter in lower case, applied to 8-bit RGB of the full size.
         max_pixels: As for :func:`read_image`.
         decode: ``"exact"``, or ``"fast"``: a JPEG at least twice as large as ``input_hw`` on both sides is decoded at
             1/2, 1/4 or 1/8 of its size and resized from there. The pixel values differ; the geometry does not.
@@ -115,10 +99,8 @@ def decode_image(
 
     Raises:
         ImageError: As for :func:`read_image`; or the file's size is no longer ``image_hw``.
-        ConfigError: ``resample`` or ``decode`` is unknown.
     """
-    _choose("resample", resample, _RESAMPLING)
-    reduce_to = input_hw if _choose("decode", decode, _IS_REDUCED) else None
+    reduce_to = input_hw if decode == "fast" else None
     image, box = _read(place, exif, max_pixels, image_hw=image_hw, reduce_to=reduce_to)
     return resize_image(image, input_hw=input_hw, resample=resample, box=box)
 
@@ -144,13 +126,11 @@ def resize_image(
 
     Raises:
         ImageError: There is not enough memory.
-        ConfigError: ``resample`` is unknown.
     """
-    filter_ = _choose("resample", resample, _RESAMPLING)
     height, width = input_hw
     with pillow_errors(f"cannot be resized to {height} x {width} (height x width)"):
         if image.size != (width, height) or box is not None:
-            image = image.resize((width, height), filter_, box)
+            image = image.resize((width, height), Resampling[resample.upper()], box)
         return np.asarray(image)
 
 
@@ -173,7 +153,6 @@ def image_from_array(image: npt.NDArray[np.uint8] | Image.Image, *, exif: str = 
         >>> image_from_array(np.zeros((2, 3), np.uint8)).getpixel((0, 0))
         (0, 0, 0)
     """
-    _choose("exif", exif, _EXIF_POLICIES)
     if not isinstance(image, Image.Image):
         _check_array(image)
         with pillow_errors("the array cannot be converted"):
@@ -204,7 +183,6 @@ def _read(
     reduce_to: tuple[int, int] | None = None,
 ) -> _Decoded:
     """Decodes a file, checks its size against ``image_hw``, and reduces a JPEG as far as ``reduce_to`` allows."""
-    _choose("exif", exif, _EXIF_POLICIES)
     with open_image(place, exif=exif, max_pixels=max_pixels) as (image, orientation, displayed_hw):
         if image_hw is not None and displayed_hw != tuple(image_hw):
             was, now = (f"{height} x {width}" for height, width in (image_hw, displayed_hw))
@@ -222,12 +200,6 @@ def _read(
                 f"its header says {declared}, its pixels are {rgb.height} x {rgb.width}{reduced}"
             )
         return _Decoded(rgb, picture_box(displayed_hw, factor, turned) if factor > 1 else None)
-
-
-def _choose(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-    return choices[value]
 
 
 def _check_array(image: object) -> None:

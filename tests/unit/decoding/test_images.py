@@ -21,7 +21,7 @@ from places import PHOTOS, REAL_DATA
 
 from sppfeat.decoding import images
 from sppfeat.decoding.images import IMAGE_FORMATS, decode_image, image_from_array, probe_image, read_image
-from sppfeat.errors import ConfigError, ImageError
+from sppfeat.errors import ImageError
 from sppfeat.files.image_names import IMAGE_SUFFIXES
 
 SHARED_EDGE_CASES = REAL_DATA / "images/edge_cases"
@@ -799,15 +799,6 @@ def test_an_image_that_has_changed_is_refused(write):
     assert str(error.value) == "changed since it was planned: was 90 x 60 (height x width), is 60 x 90"
 
 
-def test_unknown_choices_are_configuration_errors(write):
-    path = write(INTACT["PNG"])
-    with pytest.raises(ConfigError, match=r"resample must be one of nearest, .*hamming, not 'cubic'"):
-        decode_image(path, exif="apply", image_hw=(60, 90), input_hw=(6, 9), resample="cubic")
-    for call in (lambda: probe_image(path, exif="yes"), lambda: image_from_array(PICTURE, exif="yes")):
-        with pytest.raises(ConfigError, match="exif must be one of apply, ignore, not 'yes'"):
-            call()
-
-
 # --- decoding at a part of the size ---------------------------------------------------------------
 
 WIDE = noise(101, 203, 3)  # neither side is a multiple of 2
@@ -971,18 +962,6 @@ def test_hostile_jpegs_give_a_reason_or_pixels(edits, cuts, progressive, write):
         assert_is_a_reason(str(error))
     else:
         assert pixels.shape == (9, 10, 3)
-
-
-def test_how_to_decode_is_checked(write):
-    with pytest.raises(ConfigError, match="decode must be one of exact, fast, not 'quick'"):
-        decode_image(
-            write(INTACT["JPEG"]),
-            exif="apply",
-            image_hw=(60, 90),
-            input_hw=(6, 9),
-            resample="box",
-            decode="quick",
-        )
 
 
 # --- images in memory -----------------------------------------------------------------------------
