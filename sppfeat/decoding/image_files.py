@@ -4,15 +4,15 @@ import errno
 import io
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from sppfeat.config.wording import one_line
-from sppfeat.decoding.image_guards import PILLOW, check_tiles
 from sppfeat.decoding.pixels import check_pixels, displayed_hw, read_orientation, scale_key_color
 from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import DEFLATED, WHOLE_FILE, PartOfFile, Place, place_of, read_at, unpack
@@ -36,6 +36,7 @@ _FILE_REASONS = {
     errno.EPERM: "permission denied",
 }
 _LONGEST_REASON = 200
+_own_settings = threading.RLock()
 
 # (offset, bytes, name): formats that Pillow decodes, then others that are often found among images.
 _READ_SIGNATURES = (
@@ -91,7 +92,7 @@ def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Ite
     Raises:
         ImageError: The file cannot be read, is not an image, is too large, or has pixels without a defined range.
     """
-    with _open_place(place_of(place)) as file, PILLOW.refusing_more_than(max_pixels):
+    with _open_place(place_of(place)) as file, _pillow_settings(max_pixels):
         # A file object rather than a path: Pillow would map an uncompressed file into memory, and a mapped file that
         # is cut short meanwhile kills the process with SIGBUS.
         with pillow_errors("its header cannot be read"):
@@ -102,11 +103,55 @@ def open_image(place: bytes | str | Place, *, exif: str, max_pixels: int) -> Ite
                     f"{image.height * image.width}, more than max-decode-pixels {max_pixels}"
                 )
             check_pixels(image)
-            check_tiles(image, max_pixels)
+            _check_tiles(image, max_pixels)
             scale_key_color(image)
             orientation = read_orientation(image, file)
             opened = OpenedImage(image, orientation, displayed_hw(image, orientation, exif))
         yield opened
+
+
+@contextmanager
+def _pillow_settings(max_pixels: int) -> Iterator[None]:
+    """Makes Pillow refuse larger images, frames and tiles, and files that are cut short, while the context lasts.
+
+    These settings, and what becomes of warnings, are the whole process's: one thread reads at a time.
+    """
+    with _own_settings:
+        before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+        try:
+            Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # Pillow allows twice its limit
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
+    """Refuses a TIFF with huge tiles, or with missing strips or tiles, which Pillow would leave black.
+
+    Raises:
+        ImageError: ``image`` is such a TIFF.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    width, height, tile_width, tile_height = (int(image.tag_v2.get(tag, 0)) for tag in (256, 257, 322, 323))
+    if tile_width * tile_height > max(max_pixels, 4 * width * height):  # libtiff allocates a whole tile
+        raise ImageError(
+            f"too many pixels: tiles of {tile_height} x {tile_width} (height x width) for an image of "
+            f"{height} x {width}, more than max-decode-pixels {max_pixels}"
+        )
+    if image.tile[0][0] == "libtiff":  # libtiff checks these itself
+        return
+    n_rows = max(tile[1][3] if tile[1] else height for tile in image.tile)
+    if n_rows < height:
+        raise ImageError(f"damaged TIFF file: it has pixels for {n_rows} of its {height} rows")
+    extents = [tile[1] or (0, 0, width, height) for tile in image.tile]
+    n_pixels = sum((min(x1, width) - x0) * (min(y1, height) - y0) for x0, y0, x1, y1 in extents)
+    n_planes = len(image.getbands()) if image.tag_v2.get(284) == 2 else 1  # PlanarConfiguration
+    if n_pixels < n_planes * width * height:
+        raise ImageError(
+            f"damaged TIFF file: its strips or tiles hold {n_pixels} of {n_planes * width * height} samples"
+        )
 
 
 @contextmanager
