@@ -32,16 +32,7 @@ def probe_image(
 ) -> tuple[int, int]:
     """Reads the height and width of an image as displayed from its header, without decoding pixels.
 
-    Args:
-        place: The file, or the part of one.
-        exif: ``"apply"`` for the size after the EXIF orientation, ``"ignore"`` for the size as stored.
-        max_pixels: A larger image is refused.
-
-    Returns:
-        ``(height, width)`` in pixels, the size of the image that :func:`read_image` returns.
-
-    Raises:
-        ImageError: The file cannot be read, is not an image, is too large, or has pixels without a defined range.
+    Takes and raises what :func:`read_image` does, and returns ``(height, width)`` of its result in pixels.
     """
     with open_image(place, exif=exif, max_pixels=max_pixels) as opened:
         return opened.displayed_hw
@@ -85,12 +76,10 @@ def decode_image(
     """Decodes an image file and resizes it to the network input.
 
     Args:
-        place: The file, or the part of one.
-        exif: As for :func:`read_image`.
+        place, exif, max_pixels: As for :func:`read_image`.
         image_hw: Height and width as displayed, in pixels, as :func:`probe_image` returned them for this file.
         input_hw: Height and width to resize to, in pixels. At ``image_hw`` nothing is resampled.
         resample: name of a Pillow filter in lower case, applied to 8-bit RGB of the full size.
-        max_pixels: As for :func:`read_image`.
         decode: ``"exact"``, or ``"fast"``: a JPEG at least twice as large as ``input_hw`` on both sides is decoded at
             1/2, 1/4 or 1/8 of its size and resized from there. The pixel values differ; the geometry does not.
 
@@ -116,13 +105,9 @@ def resize_image(
 
     Args:
         image: 8-bit RGB.
-        input_hw: Height and width to resize to, in pixels. At the image's own size nothing is resampled.
-        resample: Pillow filter.
+        input_hw, resample: As for :func:`decode_image`, which also describes the result.
         box: The part of the image to resize: ``x0, y0, x1, y1`` in its pixels, half-open, fractions allowed; None for
             the whole image.
-
-    Returns:
-        ``(H, W, 3)`` uint8 RGB of size ``input_hw``, C-contiguous, read-only.
 
     Raises:
         ImageError: There is not enough memory.

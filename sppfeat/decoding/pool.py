@@ -244,9 +244,7 @@ class _BatchInFlight:
         pixels = arena.buffer[self.offset : self.offset + self.batch.nbytes].reshape(shape)
         good = [i for i in range(len(self.batch.images)) if i not in self.failures]
         if self.failures:
-            for target, position in enumerate(good):
-                if target != position:
-                    pixels[target] = pixels[position]
+            pixels[: len(good)] = pixels[good]
         return Decoded(
             self.batch,
             [self.batch.images[i] for i in good],
