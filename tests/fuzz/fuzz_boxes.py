@@ -15,8 +15,6 @@ scipy reads them, and its reader is not hardened.
 
 import csv
 import io
-import json
-import math
 import os
 import resource
 import shutil
@@ -67,53 +65,27 @@ def _rows(dialect: str) -> list[bytes]:
 
 
 def _jsonl() -> list[bytes]:
-    entries = [
-        {
-            "image": "b/2.jpg",
-            "bbox": [1, 2, 3.5, 40],
-            "class": "cat",
-            "score": 0.5,
-            "id": 7,
-            "source": "hand",
-        },
-        {
-            "image": "a.jpg",
-            "bbox": [-1, None, math.inf, math.nan],
-            "class": 3,
-            "score": None,
-            "flags": {"a": [1]},
-        },
-        {"path": "a.jpg", "x0": 1, "y0": 2, "x1": 3, "y1": "4", "box_id": "x"},
+    return [
+        b"""{"image": "b/2.jpg", "bbox": [1, 2, 3.5, 40], "class": "cat", "score": 0.5, "id": 7, "source": "hand"}
+
+{"image": "a.jpg", "bbox": [-1, null, Infinity, NaN], "class": 3, "score": null, "flags": {"a": [1]}}
+""",
+        b'{"path": "a.jpg", "x0": 1, "y0": 2, "x1": 3, "y1": "4", "box_id": "x"}\n',
     ]
-    lines = [json.dumps(entry).encode() for entry in entries]
-    return [lines[0] + b"\n\n" + lines[1] + b"\n", lines[2] + b"\n"]
 
 
 def _coco() -> list[bytes]:
-    instances = {
-        "images": [
-            {"id": 9, "file_name": "b/2.jpg", "height": 480, "width": 640},
-            {"id": "x", "file_name": "a.jpg"},
-        ],
-        "annotations": [
-            {
-                "id": 70,
-                "image_id": 9,
-                "bbox": [1, 2, 3, 4.5],
-                "category_id": 1,
-                "iscrowd": 0,
-                "segmentation": [[1]],
-            },
-            {"image_id": "x", "bbox": [0, 0, 1, 1], "score": 0.25},
-        ],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-    }
-    results = [
-        {"image_id": 42, "bbox": [1, 2, 3, 4], "category_id": 18, "score": 0.5},
-        {"image_id": "000042", "bbox": [5, 6, 7, 8]},
+    return [
+        b"""{"images": [{"id": 9, "file_name": "b/2.jpg", "height": 480, "width": 640},
+{"id": "x", "file_name": "a.jpg"}],
+"annotations": [{"id": 70, "image_id": 9, "bbox": [1, 2, 3, 4.5], "category_id": 1, "iscrowd": 0,
+"segmentation": [[1]]},
+{"image_id": "x", "bbox": [0, 0, 1, 1], "score": 0.25}],
+"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}""",
+        b"""[{"image_id": 42, "bbox": [1, 2, 3, 4], "category_id": 18, "score": 0.5},
+{"image_id": "000042", "bbox": [5, 6, 7, 8]}]""",
+        b'[{"file_name": "a.jpg", "bbox": [1, 2, 3, 4], "id": 1}]',
     ]
-    named = [{"file_name": "a.jpg", "bbox": [1, 2, 3, 4], "id": 1}]
-    return [json.dumps(content).encode() for content in (instances, results, named)]
 
 
 def _voc() -> list[bytes]:
@@ -188,49 +160,25 @@ def _deflated(content: bytes) -> bytes:
 
 
 _NUMBERS = (
-    b"nan",
-    b"inf",
-    b"-0",
-    b"1e400",
-    b"1_0",
-    b"9223372036854775808",
-    b"1" * 401,
-    b"\xc2\xa0",
-    b"\xef\xbb\xbf",
+    *(b"nan", b"inf", b"-0", b"1e400", b"1_0", b"9223372036854775808", b"1" * 401),
+    *(b"\xc2\xa0", b"\xef\xbb\xbf"),
 )
 _JSON = (
     *_NUMBERS,
-    b"null",
-    b"true",
-    b"NaN",
-    b"-Infinity",
-    b"[[[[",
-    b'{"":',
-    b'"\\ud800"',
-    b'"\\u0000"',
-    b'"id"',
-    b'"bbox"',
+    *(b"null", b"true", b"NaN", b"-Infinity", b"[[[[", b'{"":'),
+    *(b'"\\ud800"', b'"\\u0000"', b'"id"', b'"bbox"'),
 )
 _NAMES = (b"../../etc/passwd", b"/etc/passwd", b"C:\\x", b"\xff\xfe", b"\0")
 _ROWS = (*_NUMBERS, *_NAMES, b'""', b'"\n', b"\r", b"x0,y0,x1,y1", b"path")
 _XML = (
-    b"<![CDATA[",
-    b"<!--",
-    b"&#0;",
-    b"&#55296;",
-    b"<bndbox>",
-    b"<object>",
-    b"encoding='utf-16'",
-    b"<!DOCTYPE a>",
+    *(b"<![CDATA[", b"<!--", b"&#0;", b"&#55296;", b"<bndbox>", b"<object>"),
+    *(b"encoding='utf-16'", b"<!DOCTYPE a>"),
 )
 _DESCRS = (
-    b"'descr': '|O'",
-    b"'descr': '<f8'",
-    b"'shape': (0, 999999999999999999)",
-    b"True",
-    b"PK\1\2",
-    b"PK\5\6",
+    *(b"'descr': '|O'", b"'descr': '<f8'", b"'shape': (0, 999999999999999999)", b"True"),
+    *(b"PK\1\2", b"PK\5\6"),
 )
+
 _TARGETS: Mapping[str, _Target] = {
     "csv": _Target("csv", lambda: _rows("excel"), _ROWS),
     "tsv": _Target("tsv", lambda: _rows("excel-tab"), _ROWS),

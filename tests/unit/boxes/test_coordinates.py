@@ -65,23 +65,6 @@ def to_px(box, convention, hw):
     return [a, b, c, d]
 
 
-def write_as(box_px, convention, hw):
-    """A box in pixels as somebody who uses the convention writes it down."""
-    x0, y0, x1, y1 = box_px
-    if convention.units == "normalized":
-        height, width = hw
-        x0, y0, x1, y1 = x0 / width, y0 / height, x1 / width, y1 / height
-    first = convention.origin
-    if convention.coords == "xyxy":
-        behind = 1 if convention.ends == "inclusive" else 0
-        pairs = [(x0 + first, y0 + first), (x1 - behind + first, y1 - behind + first)]
-    elif convention.coords == "xywh":
-        pairs = [(x0 + first, y0 + first), (x1 - x0, y1 - y0)]
-    else:
-        pairs = [((x0 + x1) / 2 + first, (y0 + y1) / 2 + first), (x1 - x0, y1 - y0)]
-    return [number for x, y in pairs for number in ((y, x) if convention.order == "yx" else (x, y))]
-
-
 def clip(box, hw):
     """One box; its part inside the image, and its flag."""
     height, width = hw
@@ -124,27 +107,6 @@ def test_boxes_are_converted_as_each_by_itself(convention, cases):
     assert np.array_equal(boxes, before)
     assert not np.shares_memory(found, boxes)
     assert same(found, [to_px(box, convention, hw) for box, hw in cases])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("convention", LEGAL, ids=str)
-@given(
-    st.lists(
-        st.tuples(EIGHTHS, EIGHTHS, st.integers(1, 4000), st.integers(1, 4000)).map(
-            lambda b: (b[0], b[1], b[0] + b[2] / 8, b[1] + b[3] / 8)
-        ),
-        min_size=1,
-        max_size=5,
-    ),
-    SIZES,
-)
-def test_a_box_is_the_same_however_it_is_written(convention, true_boxes, hw):
-    written = [write_as(box, convention, hw) for box in true_boxes]
-    found = boxes_to_px(*_with_convention(written, convention, hw))
-    if convention.units == "absolute":
-        assert found.tolist() == [list(box) for box in true_boxes]
-    else:
-        np.testing.assert_allclose(found, true_boxes, rtol=1e-13, atol=1e-10)
 
 
 def _with_convention(boxes, convention, hw):
@@ -217,16 +179,6 @@ def test_boxes_are_clipped_as_each_by_itself(cases):
     assert flag.dtype == np.uint8
 
 
-@given(st.lists(st.tuples(st.tuples(*[EIGHTHS] * 4), SIZES), max_size=12))
-def test_clipping_twice_is_clipping_once(cases):
-    boxes, image_hw = arrays([box for box, _ in cases], [hw for _, hw in cases])
-    clipped, flag = clip_boxes(boxes, image_hw)
-    again, flag_again = clip_boxes(clipped, image_hw)
-    assert again.tolist() == clipped.tolist()
-    assert ((flag_again == RowFlag.DEGENERATE) == (flag == RowFlag.DEGENERATE)).all()
-    assert not (flag_again == RowFlag.CLIPPED).any()
-
-
 @pytest.mark.parametrize(
     ("box", "expected", "flag"),
     [
@@ -255,13 +207,6 @@ def test_one_box_is_clipped_by_hand(box, expected, flag):
     clipped, found = clip_boxes(*arrays([box], [[30, 40]]))
     assert clipped.tolist() == [expected or [0, 0, 0, 0]]
     assert found.tolist() == [flag]
-
-
-def test_nothing_is_said_of_boxes_of_an_image_of_unknown_size():
-    boxes, image_hw = arrays([[0, 0, 10, 10], [math.nan] * 4, [10, 10, 0, 0]], [[0, 0]] * 3)
-    clipped, flag = clip_boxes(boxes, image_hw)
-    assert not clipped.any()
-    assert not flag.any()
 
 
 @given(

@@ -25,7 +25,7 @@ from sppfeat.boxes.formats import (
 from sppfeat.boxes.formats.annotation_files import AnnotationFiles
 from sppfeat.boxes.formats.recognition import recognize_format
 from sppfeat.boxes.table import BoxTable
-from sppfeat.config.regions import BoxConvention, default_convention
+from sppfeat.config.regions import BOX_FORMATS, BoxConvention, default_convention
 from sppfeat.errors import BoxError, ConfigError
 from sppfeat.files.image_names import match_images
 
@@ -550,6 +550,7 @@ def test_a_format_that_is_named_is_not_recognised(put):
 
 
 def test_every_format_has_a_convention():
+    assert FORMATS == BOX_FORMATS
     assert [default_convention(box_format).coords for box_format in FORMATS].count("xyxy") == 6
     with pytest.raises(ConfigError, match="box-format is 'x'"):
         default_convention("x")
@@ -610,7 +611,6 @@ MALFORMED = {
         ("a.jpg,1,2,3,4\n", ["line 1", "a.jpg", "a header"]),
         ("path,a,b\n", ["line 1", "no box", "xmin,ymin,xmax,ymax"]),
         ("path;x0;y0;x1;y1\n", ["line 1", "separated by ';'", "commas"]),
-        ("path,x0,y0,x1\n", ["line 1", "path, x0, y0, x1", "x0,y0,x1,y1 | "]),
         ("path,x0,x1,y1,x2,y2\n", ["line 1", "no box"]),
         ("path,x,y,w,h,cx,cy\n", ["line 1", "more than one box"]),
         ("x0,y0,x1,y1\n", ["line 1", "names no image", "image_path"]),
@@ -618,13 +618,9 @@ MALFORMED = {
         (HEADER + "\na,1,2,3,4\n", ["line 3", "5 fields", "allowed: 6"]),
         (HEADER + '"a\nb",1,2,3,4,5\na,1,2,3px,4,5\n', ["line 4", "'x1' is '3px'", "a number"]),
         (HEADER + "a,1,2,3,4,high\n", ["line 2", "'score' is 'high'"]),
-        (HEADER + "a,True,2,3,4,1\n", ["line 2", "'x0' is 'True'"]),
         (HEADER + "a,1_0,2,3,4,1\n", ["line 2", "'x0' is '1_0'", "a number"]),
-        (HEADER + "a,1,2,3,4,1_0\n", ["line 2", "'score' is '1_0'"]),
         (HEADER + ",1,2,3,4,1\n", ["line 2", "'path' is ''"]),
-        (HEADER + f"a,{'9' * 99}x,2,3,4,1\n", ["line 2", "'x0' is '999", "..."]),
         (HEADER + 'a,1,2,3,4,1\na,"1,2,3,4,1\n', ["line 3", "cannot be split"]),
-        (HEADER + 'a,"1"2,2,3,4,1\n', ["line 2", "cannot be split"]),
         (HEADER + "a,1,\0,3,4,1\n", ["line 2", "zero byte"]),
         ((HEADER + "a,1,2,3,4,1\n").encode("utf-16"), ["line 1", "UTF-16"]),
     ],
@@ -635,19 +631,15 @@ MALFORMED = {
         (f"\n[{BOX[-12:]}]", ["line 2", "[1, 2, 3, 4]", "JSON object"]),
         (b'{"path": "a\xff"}', ["line 1, column 12", r"b'\xff'", "UTF-8"]),
         ('{"path": "a", "path": "b"}', ["line 1", "'path' 2 times"]),
-        ('{"path": "a", "x0": 1}', ["line 1", "path, x0", "| box | bbox"]),
         (f'{{{BOX}, "bbox": [1, 2, 3, 4]}}', ["line 1", "more than one"]),
         (f'{{{BOX}}}\n{{"path": "a", "bbox": [1, 2, 3, 4]}}', ["line 2", "bbox, but box on line 1"]),
-        ('{"box": [1, 2, 3, 4]}', ["line 1", "names no image"]),
         ('{"path": 7, "box": [1, 2, 3, 4]}', ["line 1", "'path' is 7"]),
         (r'{"path": "\ud800", "box": [1, 2, 3, 4]}', ["line 1", r"'\ud800'", "surrogates"]),
         (r'{"path": "a\u0000", "box": [1, 2, 3, 4]}', ["line 1", r"'a\x00'", "zero bytes"]),
         ('{"path": "a", "box": [1, 2, 3]}', ["line 1", "'box' is [1, 2, 3]", "four numbers"]),
         ('{"path": "a", "box": [1, 2, true, 4]}', ["line 1", "box[2] is True", "a number"]),
-        ('{"path": "a", "box": [1, 2, 1' + "0" * 380 + ", 4]}", ["line 1", "box[2] is 1000", "a number"]),
         ('{"path": "a", "box": [1, 2, 1' + "0" * 5000 + ", 4]}", ["line 1", "'1000", "400 digits"]),
         (f'{{{BOX}, "score": "high"}}', ["line 1", "'score' is 'high'"]),
-        ('{"path": "a", "box": [1, 2, "1_0", 4]}', ["line 1", "box[2] is '1_0'", "a number"]),
         (f'{{{BOX}, "label": [1]}}', ["line 1", "'label' is [1]", "text, a number, or null"]),
         (f'{{{BOX}, "id": false}}', ["line 1", "'id' is False"]),
         (
@@ -660,11 +652,9 @@ MALFORMED = {
         ('{"images": [],\n "annotations": [', ["line 2, column 18", "the end of the text"]),
         (b'{"images":\n "\xe9"}', ["line 2, column 3", r"b'\xe9'", "UTF-8"]),
         ("[" * 100_000, ["too deeply"]),
-        ('{"images": ' * 100_000, ["too deeply"]),
         ("7", ["found 7", "COCO"]),
         ('{"info": {}, "annotations": []}', ["images", "not among", "'info'"]),
         ('{"images": [],\n"images": []}', ["'images' 2 times", "once"]),
-        (coco_with(annotations__0__area=int("1" + "0" * 410)), ["line 1", "'1000"]),
         (coco_with(images={}), ["images", "{}", "a list"]),
         (coco_with(annotations__1=7), ["annotations[1]", "found 7", "an object"]),
         (coco_with(images__1__id=9), ["images[1].id", "'9'", "images[0]"]),
@@ -673,20 +663,14 @@ MALFORMED = {
             coco_with(images__0__id="7" * 9000, images__1__id="7" * 9000),
             ["images[1].id", "'7777", "...", "images[0]"],
         ),
-        (
-            coco_with(categories__0__id="7" * 9000, categories__1__id="7" * 9000),
-            ["categories[1].id", "'7777", "..."],
-        ),
         (coco_with(images__0__file_name=None), ["images[0].file_name", "missing"]),
         (coco_with(images__0__height=1.5), ["images[0].height", "found 1.5"]),
-        (coco_with(images__0__width=2**31), ["images[0].width", "2147483648"]),
         (coco_with(annotations__1__image_id=5), ["annotations[1].image_id", "found 5", "images"]),
         (coco_with(annotations__1__image_id=True), ["annotations[1].image_id", "found True"]),
         (coco_with(annotations__0__category_id=5), ["annotations[0].category_id", "found 5", "categories"]),
         (coco_with(annotations__0__bbox=None), ["annotations[0].bbox", "missing", "four numbers"]),
         (coco_with(annotations__0__bbox=[1, 2, 3]), ["annotations[0].bbox", "[1, 2, 3]"]),
         (coco_with(annotations__0__bbox=[1, 2, "x", 4]), ["annotations[0].bbox[2]", "'x'", "a number"]),
-        (coco_with(annotations__0__bbox=[1, 2, 10**380, 4]), ["annotations[0].bbox[2]", "1000"]),
         (coco_with(annotations__0__score="x"), ["annotations[0].score", "'x'"]),
         (coco_with(annotations__0__iscrowd="x"), ["annotations[0].iscrowd", "'x'"]),
         (coco_with(categories__1__name="cat"), ["categories[1].name", "'cat'", "categories[0]", "one class"]),
@@ -710,7 +694,6 @@ MALFORMED = {
         (VOC.replace(b">0.5<", b">high<"), ["line 10, object 2", "score is 'high'"]),
         (VOC.replace(b"<ymax>8</ymax>", b"<ymax>1<b>2</b>8</ymax>"), ["line 12, object 2", "ymax is '1 8'"]),
         (VOC.replace(b"<xmin>5", b"<xmin>5</xmin>\n<xmin>6"), ["line 13", "a second 'xmin'"]),
-        (VOC.replace(b"<name>cat", b"\n<bndbox></bndbox><name>cat"), ["line 13", "a second 'bndbox'", "one"]),
         (VOC.replace(b"</filename>", b"</filename><filename>c</filename>"), ["line 3", "second 'filename'"]),
         ('<!DOCTYPE annotation [<!ENTITY a "b">]><annotation/>', ["line 1", "DOCTYPE of 'annotation'"]),
         ('<!DOCTYPE x SYSTEM "http://localhost/x.dtd"><annotation/>', ["line 1", "DOCTYPE of 'x'"]),
@@ -718,11 +701,8 @@ MALFORMED = {
     "yolo": [
         ("0 .1 .2 .3 .4\n0 .1 .2 .3", ["line 2", "4 fields", "'0 .1 .2 .3'", "class cx cy w h"]),
         ("0 .1 .2 .3 .4 .5 .6", ["line 1", "7 fields", "polygon"]),
-        ("0 .1 .2 .3 .4 .5 x", ["line 1", "7 fields"]),
         ("cat .1 .2 .3 .4", ["line 1", "class is 'cat'", "whole number from 0"]),
         ("-1 .1 .2 .3 .4", ["line 1", "class is '-1'"]),
-        ("1.5 .1 .2 .3 .4", ["line 1", "class is '1.5'"]),
-        ("1_0 .1 .2 .3 .4", ["line 1", "class is '1_0'"]),
         ("0 .1 .2 wide .4", ["line 1", "w is 'wide'", "a number"]),
         ("0 .1 .2 .3 .4 \xff", ["line 1", "score is 'ÿ'"]),
         (b"\xff\xfe0\0", ["line 1", "UTF-16"]),
@@ -731,11 +711,9 @@ MALFORMED = {
         (b"", ["numpy.save"]),
         (b"path,x0", ["b'path,x0'", "numpy.save"]),
         (npy(np.zeros((2, 3))), ["shape (2, 3)", "(K, 4)"]),
-        (npy(np.zeros(4)), ["shape (4", "(K, 4)"]),
         (npy(np.float64(1)), ["shape ()"]),
         (npy(np.zeros((2, 4), dtype=bool)), ["'bool'", "integers or floats"]),
         (npy(np.zeros((2, 4), dtype=complex)), ["'complex128'"]),
-        (npy(np.array([["1"] * 4])), ["'<U1'"]),
         (npy(np.zeros(2, dtype=[("x", "<f8")])), ["('x', '<f8')"]),
         (npy(np.array([[None] * 4]), allow_pickle=True), ["Python objects", "'|O'", "unpickled"]),
         (npy(np.zeros((2, 4)))[:-1], ["191 bytes", "(2, 4)", "192"]),
@@ -748,7 +726,6 @@ MALFORMED = {
         (zipped([("a.npy", npy(np.zeros((1, 4)))), ("b.txt", b"x")]), ["'b.txt'", ".npy"]),
         (zipped([("a.npy", npy_header(shape="(2000000, 4)"))]), ["key 'a'", "(2000000, 4)"]),
         (zipped([("a.npy", npy(np.zeros((2, 4))))], zipfile.ZIP_BZIP2), ["key 'a'", "compression 12"]),
-        (zipped([("a.npy", npy(np.zeros((2, 4))))], zipfile.ZIP_LZMA), ["key 'a'", "compression 14"]),
         (zipped([("a.npy", npy(np.array([[None] * 4]), allow_pickle=True))]), ["key 'a'", "Python objects"]),
         (zipped([("a.npy", npy(np.zeros((9, 4))))]).replace(bytes(9), b"\1" * 9, 1), ["damaged .npz", "CRC"]),
     ],
@@ -938,41 +915,12 @@ def test_links_pipes_and_cycles_in_a_folder(put, tmp_path):
         read_boxes(tmp_path / "f")
 
 
-def test_many_links_up_are_many_cycles_that_end(put, tmp_path):
-    for i in range(101):
-        put(f"f/{i}/a.txt", b"")
-        (tmp_path / "f" / str(i) / "up").symlink_to("..")
-    assert len(read_boxes(tmp_path / "f").table.images) == 101
-
-
-@pytest.mark.slow
-def test_links_that_multiply(put, tmp_path):
-    # Once: seven folders with links to each other are a tree of 13,700 folders, and ten one of 9.8 million.
-    for i in range(10):
-        put(f"f/{i}/a.txt", YOLO)
-    for i in range(10):
-        for j in range(10):
-            (tmp_path / "f" / str(i) / f"to{j}").symlink_to(tmp_path / "f" / str(j))
-    with pytest.raises(BoxError, match=r"is found in more than 100 ways, by links; allowed: 100"):
-        read_boxes(tmp_path / "f")
-
-
 def test_a_link_to_the_names_of_classes_that_leads_nowhere(put, tmp_path):
     # Once: as if there were none, and classes go by their numbers.
     put("f/a.txt", YOLO)
     (tmp_path / "f" / "classes.txt").symlink_to("gone")
     with pytest.raises(BoxError, match=r"classes\.txt': cannot be read: No such file"):
         read_boxes(tmp_path / "f")
-
-
-def test_files_whose_names_are_no_utf8(put, tmp_path):
-    path = os.path.join(os.fsencode(put("f/a.txt", YOLO).parent), b"\xff.txt")
-    with open(path, "wb") as file:
-        file.write(b"0 0 0 1 1\n0 0 0 1")
-    assert r"\udcff.txt', line 2: found 4 fields" in message_of(tmp_path / "f")
-    os.truncate(path, 10)
-    table = read_boxes(tmp_path / "f").table
-    assert (list(table.images), table.ids[-1]) == ([b"a", b"\xff"], b"\xff.txt:1")
 
 
 def test_further_keys_of_many_boxes(put, monkeypatch):
@@ -1035,12 +983,6 @@ def test_nothing_is_opened_by_the_names_in_a_box_file(put, tmp_path, monkeypatch
         assert dict(zip(table.images, found, strict=True)).get(b"/etc/passwd", -1) == -1
 
 
-def test_entities_do_not_grow(put):
-    entities = "".join(f'<!ENTITY e{i + 1} "{f"&e{i};" * 10}">' for i in range(12))
-    content = f'<?xml version="1.0"?>\n<!DOCTYPE annotation [<!ENTITY e0 "x">{entities}]><annotation>&e12;</annotation>'
-    assert "line 2: found a DOCTYPE of 'annotation'" in message_of(put("b.xml", content))
-
-
 # ---- anything at all
 
 
@@ -1059,27 +1001,8 @@ def mutate(content, edits):
     return bytes(mutated)
 
 
-PIECES = st.one_of(
-    st.binary(min_size=1, max_size=4),
-    st.sampled_from(
-        [
-            b"null",
-            b"[",
-            b"{",
-            b'"',
-            b",",
-            b"\n",
-            b"\t",
-            b"<",
-            b"&a;",
-            b"-1",
-            b"1e999",
-            b"nan",
-            b"true",
-            b"\0",
-            b"\xff",
-        ]
-    ),
+PIECES = st.binary(min_size=1, max_size=4) | st.sampled_from(
+    [*b'null [ { " , < &a; -1 1e999 nan true \xff'.split(), b"\n", b"\t", b"\0"]
 )
 EDITS = st.lists(
     st.tuples(st.sampled_from(["insert", "replace", "delete", "cut"]), st.integers(0, 4000), PIECES),

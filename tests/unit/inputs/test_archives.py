@@ -209,13 +209,6 @@ def test_names_that_are_no_utf8(tmp_path):
     assert list(found_in(put(tmp_path / "a.zip", content))) == ["ü.jpg"]
 
 
-def test_a_member_that_is_there_again_counts_once_and_its_last_bytes(tmp_path):
-    members = [("a.jpg", b"old"), ("b.jpg", b"b"), ("./a.jpg", b"new")]
-    for archive in (put(tmp_path / "a.tar", tar_bytes(members)), put(tmp_path / "a.zip", zip_bytes(members))):
-        assert found_in(archive) == {"b.jpg": b"b", "a.jpg": b"new"}
-        assert list_images([archive]).n_repeated == 1
-
-
 # --- members that are no plain files --------------------------------------------------------------
 
 

@@ -51,34 +51,9 @@ def labelled(*inputs, labels="auto"):
 
 
 def test_a_folder_is_listed_with_its_sub_folders_in_natural_order(folder):
-    touch(
-        folder,
-        "img10.jpg",
-        "img2.jpg",
-        "IMG1.JPG",
-        "b/2.png",
-        "b/10.png",
-        "b/1.png",
-        "a20/x.webp",
-        "a3/x.webp",
-    )
-    assert listed(".") == [
-        "a3/x.webp",
-        "a20/x.webp",
-        "b/1.png",
-        "b/2.png",
-        "b/10.png",
-        "IMG1.JPG",
-        "img2.jpg",
-        "img10.jpg",
-    ]
-
-
-def test_the_order_does_not_depend_on_the_order_of_creation(tmp_path):
-    names = [f"{folder}/{i}.jpg" for folder in ("x1", "x02", "x10") for i in (3, 20, 100)]
-    touch(tmp_path / "up", *names)
-    touch(tmp_path / "down", *reversed(names))
-    assert listed(str(tmp_path / "up")) == listed(str(tmp_path / "down")) == names
+    names = ["a3/x.webp", "a20/x.webp", "b/1.png", "b/2.png", "b/10.png", "IMG1.JPG", "img2.jpg", "img10.jpg"]
+    touch(folder, *reversed(names))
+    assert listed(".") == names
 
 
 @given(
@@ -108,11 +83,6 @@ def test_hidden_names_and_other_files_are_left_out_and_the_latter_counted(folder
 def test_what_a_scan_leaves_out_can_be_named(folder):
     touch(folder, ".a.jpg", "scan_0001", ".hidden/b.jpg")
     assert listed(".a.jpg", "scan_0001", ".hidden") == [".a.jpg", "scan_0001", ".hidden/b.jpg"]
-
-
-def test_a_folder_with_the_name_of_an_image_is_a_folder(folder):
-    touch(folder, "album.jpg/1.jpg")
-    assert listed(".") == ["album.jpg/1.jpg"]
 
 
 @pytest.mark.slow
@@ -229,13 +199,6 @@ STRANGE = [
 ]
 
 
-def test_strange_names_survive(tmp_path):
-    touch(tmp_path, *STRANGE)
-    listing = list_images([str(tmp_path)])
-    assert sorted(listing.paths) == sorted(STRANGE)
-    assert all(os.path.exists(os.path.join(listing.root, path)) for path in listing.paths)
-
-
 def test_strange_names_survive_as_arguments_and_in_lists(folder):
     touch(folder, *STRANGE)
     assert list(list_images([os.fsdecode(name) for name in STRANGE]).paths) == STRANGE
@@ -254,13 +217,6 @@ def test_the_natural_order_is_what_it_was_defined_to_be(names):
         )
 
     assert sorted(names, key=natural_key) == sorted(names, key=oracle)
-
-
-@given(st.lists(st.integers(0, 10**30)), st.text("ab", max_size=2), st.text("cd.", max_size=2))
-def test_numbers_in_names_are_ordered_by_value(numbers, before, after):
-    names = [f"{before}{number}{after}".encode() for number in numbers]
-    expected = [f"{before}{number}{after}".encode() for number in sorted(numbers)]
-    assert sorted(names, key=natural_key) == expected
 
 
 @given(st.lists(st.binary(max_size=60)))
@@ -310,10 +266,6 @@ def test_paths_are_found_in_a_table(paths, others, n_hashes):
         assert PathTable(paths).positions_in(PathTable(others)).tolist() == expected
 
 
-def test_a_path_table_takes_text_that_was_no_utf8():
-    assert list(PathTable(["\udcff.jpg", b"\xfe"])) == [b"\xff.jpg", b"\xfe"]
-
-
 # --- lists ----------------------------------------------------------------------------------------
 
 
@@ -347,19 +299,6 @@ def test_a_missing_file_of_a_list_is_listed(folder):
     touch(folder, "a.jpg")
     Path("list").write_bytes(b"gone.jpg\na.jpg\ngone/too\n")
     assert listed("@list") == ["gone.jpg", "a.jpg", "gone/too"]
-
-
-def test_names_in_a_list_keep_their_spaces(folder):
-    touch(folder, " a .jpg ")
-    Path("list").write_bytes(b" a .jpg \n")
-    assert listed("@list") == [" a .jpg "]
-
-
-def test_paths_in_a_list_are_relative_to_the_working_directory(folder, monkeypatch):
-    touch(folder, "here/a.jpg")
-    Path("here/list").write_bytes(b"a.jpg\n")
-    monkeypatch.chdir("here")
-    assert os.path.join(os.fsdecode(list_images(["@list"]).root), "a.jpg") == str(folder / "here" / "a.jpg")
 
 
 def test_a_list_in_utf16_is_an_error(folder):
@@ -420,10 +359,8 @@ def test_the_folders_of_several_splits_are_the_same_classes(folder):
 
 def test_class_folders_as_inputs(folder):
     touch(folder, "t/cat/1.jpg", "t/dog/more/2.jpg", "t/dog/3.jpg")
-    assert labelled("t/cat", "t/dog") == (
-        {"cat/1.jpg": "cat", "dog/3.jpg": "dog", "dog/more/2.jpg": "dog"},
-        0,
-    )
+    expected = {"cat/1.jpg": "cat", "dog/3.jpg": "dog", "dog/more/2.jpg": "dog"}
+    assert labelled("t/cat", "t/dog") == (expected, 0)
 
 
 def test_files_of_a_list_are_labelled_by_the_folder_below_the_common_one(folder):

@@ -9,7 +9,6 @@ import re
 
 import numpy as np
 import pytest
-from conftest import write_image
 from extraction_runs import assert_same_descriptors, extract
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -126,13 +125,6 @@ def test_images_as_plain_bytes_with_ids_and_classes_as_text(tmp_path, name, scra
     assert listing.classes == (b"cat", b"eel")
     assert listing.labels.tolist() == [1, -1, 0]
     assert read_all(listing.storage, [2, 0, 1], scratch) == [b"c", b"a", b"b"]
-
-
-def test_files_without_classes_are_no_classes(tmp_path):
-    for name in ("1.parquet", "2.parquet"):
-        write(tmp_path / name, table_of({"image": [b"a"]}, [pa.binary()]))
-    listing = list_images([str(tmp_path / "1.parquet"), str(tmp_path / "2.parquet")])
-    assert (listing.classes, listing.n_unlabelled, listing.ids) == ((), 0, None)
 
 
 def test_which_column_has_the_images_and_which_the_classes(tmp_path):
@@ -399,24 +391,3 @@ def test_descriptors_are_those_of_the_same_images_in_a_folder(tmp_path, name):
         assert other.errors[9].startswith("null")
         assert other.errors[10].startswith("empty")
         assert other.labels.tolist() == [i % 3 for i in range(12)]
-
-
-def test_a_table_of_images_beside_a_folder_and_a_table_of_paths(tmp_path):
-    for i in range(4):
-        write_image(tmp_path / "folder" / f"{i}.png", 20, 24, seed=i)
-    images = write(tmp_path / "a.parquet", images_table([png(7), png(8)]))
-    (tmp_path / "m.csv").write_text("path,label\nfolder/3.png,cat\n")
-    extract([tmp_path / "folder", images, tmp_path / "m.csv"], tmp_path / "f.h5")
-    extract([tmp_path / "folder"], tmp_path / "folder.h5")
-    with FeatureFile(tmp_path / "f.h5") as file, FeatureFile(tmp_path / "folder.h5") as folder:
-        assert file.paths[3:] == ["folder/3.png", "a.parquet/00000000.png", "a.parquet/00000001.png"]
-        assert_same_descriptors(file.features[:4], folder.features)
-        assert [file.classes[label] if label >= 0 else "" for label in file.labels] == [
-            "",
-            "",
-            "",
-            "cat",
-            "dog",
-            "cat",
-        ]
-        assert not file.errors
