@@ -342,10 +342,10 @@ class Extractor:
         for i in np.unique(scale).tolist():
             rows, input_hw = described_rows[scale == i], _pair(input_hws[0, i])
             pixels = read_pixels(image, self._decode_settings, image_hw=image_hw, input_hw=input_hw)
-            own = ImageBoxes(boxes_px[rows], np.zeros(len(rows), dtype=bool), image_hw)
+            own = ImageBoxes(0, rows, boxes_px[rows], np.zeros(len(rows), dtype=bool), image_hw)
             for found in self._describer.describe_boxes(pixels[None], [own], projector):
                 found.wait()
-                result[rows[found.part]] = self._reduce(found.descriptors)
+                result[found.rows] = self._reduce(found.descriptors)
         return result
 
     def _read_sizes(self, images: list[ImageLike]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

@@ -6,7 +6,7 @@ with the flag and the region of each box.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -27,9 +27,8 @@ from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import Delivery, DeviceCopier, device_memory, float32_arithmetic
 from sppfeat.pooling.bin_tables import empty_tensor
 from sppfeat.pyramid import normalize_descriptors, pool_regions, spatial_pyramid_pool
-from sppfeat.store.schema import RowRegions
 
-__all__ = ["Described", "Describer", "ImageBoxes", "make_batch_describer"]
+__all__ = ["Describer", "ImageBoxes", "make_batch_describer"]
 
 _SLICE_VALUES = 16 << 20  # pooled values held at a time: 64 MB, whatever the number of boxes
 # Pooled values to scale at a time. On the CPU few enough to stay in its cache and to reuse the same memory: allocating
@@ -39,35 +38,21 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
 
 
 class ImageBoxes(NamedTuple):
-    """Boxes of one image to describe.
+    """Boxes to describe in one image, a row for each.
 
     Attributes:
+        image: number of the image.
+        rows: ``(K,)`` int64, the numbers of the rows.
         boxes_px: ``(K, 4)`` float64, ``xyxy`` edges in pixels of the image as displayed, each with an area inside it.
         mirrored: ``(K,)`` bool, True to pool from the mirrored image.
         image_hw: height and width of the image as displayed, in pixels.
     """
 
+    image: int
+    rows: npt.NDArray[np.int64]
     boxes_px: npt.NDArray[np.float64]
     mirrored: npt.NDArray[np.bool_]
     image_hw: tuple[int, int]
-
-
-class Described(NamedTuple):
-    """Descriptors of some boxes of one image of a batch.
-
-    Attributes:
-        position: index of the image in the batch.
-        part: range of the boxes within the image's boxes.
-        descriptors: ``(k, D)`` float32.
-        regions: flags and pooled regions of the boxes.
-        wait: blocks until the device has delivered the descriptors; call it before reading them.
-    """
-
-    position: int
-    part: slice
-    descriptors: npt.NDArray[np.float32]
-    regions: RowRegions
-    wait: Callable[[], None]
 
 
 class Describer:
@@ -128,7 +113,7 @@ class Describer:
 
     def describe_boxes(
         self, pixels: npt.NDArray[np.uint8], boxes: Sequence[ImageBoxes], projector: Projector
-    ) -> Iterator[Described]:
+    ) -> Iterator[DescribedRows]:
         """Compute the descriptors of boxes, in one forward pass, or two if mirrored images are needed.
 
         Args:
@@ -137,8 +122,8 @@ class Describer:
             projector: projects boxes to cells.
 
         Yields:
-            Descriptors of all boxes, image by image in order, in pieces of bounded size; the device may still be
-            computing them.
+            The rows of all boxes, image by image in order, in pieces of bounded size; the device may still be computing
+            their descriptors.
         """
         if not any(len(own.boxes_px) for own in boxes):
             return
@@ -148,7 +133,7 @@ class Describer:
         project = partial(projector.project, input_hw=pixels.shape[1:3], map_hws=map_hws)
         n_channels = sum(fmap.shape[1] for fmap in some_maps)
         step = max(1, _SLICE_VALUES // (n_channels * self._descriptor.n_bins))
-        for position, (boxes_px, mirrored, image_hw) in enumerate(boxes):
+        for position, (image, rows, boxes_px, mirrored, image_hw) in enumerate(boxes):
             for start in range(0, len(boxes_px), step):
                 part = slice(start, min(start + step, len(boxes_px)))
                 regions = project(boxes_px[part], mirrored[part], image_hw=image_hw)
@@ -159,7 +144,7 @@ class Describer:
                         others = project(boxes_px[part], ~mirrored[part], image_hw=image_hw).region
                         pooled = _average(pooled, self._pool(maps, position, others, ~mirrored[part]))
                     delivery = self._scale(pooled)
-                yield Described(position, part, delivery.values, regions, delivery.wait)
+                yield DescribedRows(image, rows[part], delivery.values, regions, delivery.wait)
 
     def make_batch(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Turn ``(N, H, W, 3)`` uint8 RGB into network input: ``(N, 3, H, W)``, normalized, on the device."""
@@ -284,12 +269,11 @@ def make_batch_describer(plan: Plan, describer: Describer, projector: Projector 
             for i, image in enumerate(images):
                 yield DescribedRows(image, rows[i], descriptors[i : i + 1], wait=wait)
             return
-        rows = [own[plan.boxes.scale[own] == scale] for own in rows]
-        boxes = [
-            ImageBoxes(plan.boxes.boxes_px[own], plan.boxes.mirrored[own], (height, width))
-            for own, (height, width) in zip(rows, plan.image_hw[images].tolist(), strict=True)
-        ]
-        for position, part, found, regions, wait in describer.describe_boxes(pixels, boxes, projector):
-            yield DescribedRows(images[position], rows[position][part], found, regions, wait)
+        boxes = []
+        for image, own in zip(images, rows, strict=True):
+            here, (height, width) = own[plan.boxes.scale[own] == scale], plan.image_hw[image].tolist()
+            mirrored = plan.boxes.mirrored[here]
+            boxes.append(ImageBoxes(image, here, plan.boxes.boxes_px[here], mirrored, (height, width)))
+        yield from describer.describe_boxes(pixels, boxes, projector)
 
     return describe

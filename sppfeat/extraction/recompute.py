@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -193,29 +192,22 @@ class _RowRecomputer:
             **DecodeSettings.of(self._config, height * width)._asdict(),
         )[None]
         if self._projector is None or self._mirrored is None:
-            descriptors, wait = self._describer.describe_images(pixels)
-            wait()
-            return descriptors[0], np.empty((0, 4), dtype=np.int32)
-        boxes = ImageBoxes(self._boxes[row : row + 1], self._mirrored[row : row + 1], (height, width))
-        found = next(self._describer.describe_boxes(pixels, [boxes], self._projector))
-        found.wait()
-        return found.descriptors[0], found.regions.region[0]
+            (descriptors, wait), regions = self._describer.describe_images(pixels), None
+        else:
+            one = np.array([row])
+            boxes = ImageBoxes(image, one, self._boxes[one], self._mirrored[one], (height, width))
+            described = self._describer.describe_boxes(pixels, [boxes], self._projector)
+            _, _, descriptors, regions, wait = next(described)
+        wait()
+        return descriptors[0], np.empty((0, 4), dtype=np.int32) if regions is None else regions.region[0]
 
 
 def _measure_difference(file: FeatureTable, row: int, descriptor: npt.NDArray[np.float32]) -> float:
     """Return the relative l2 difference between a stored row and its recomputed descriptor ``(D,)``."""
-    if file.reduction is None:
-        return _relative_difference(file.features[row], descriptor)
-    reduced, sensitivity = (
-        file.reduction.apply(descriptor[None]),
-        file.reduction.sensitivity(descriptor[None]),
-    )
-    return _relative_difference(file.features[row], reduced[0], least_norm=float(sensitivity[0]))
-
-
-def _relative_difference(
-    stored: npt.NDArray[np.floating[Any]], computed: npt.NDArray[np.float32], *, least_norm: float = 0.0
-) -> float:
+    stored, computed, least_norm = file.features[row], descriptor, 0.0
+    if file.reduction is not None:
+        computed = file.reduction.apply(descriptor[None])[0]
+        least_norm = float(file.reduction.sensitivity(descriptor[None])[0])
     finite = np.isfinite(stored)
     with np.errstate(over="ignore"):
         rounded = computed.astype(stored.dtype)
