@@ -45,6 +45,11 @@ class StoredFeatures(NamedTuple):
     offset: int | None
     is_virtual: bool
 
+    def text(self) -> str:
+        """Return a description for messages."""
+        place = "virtual" if self.is_virtual else f"at byte {self.offset}"
+        return f"{self.shape[0]} x {self.shape[1]} {self.dtype} {place}"
+
 
 def check_features(file: h5py.File, path: Path) -> StoredFeatures:
     """Check the attributes and ``/features`` of a feature file, but none of its other datasets.

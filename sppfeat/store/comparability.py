@@ -57,7 +57,8 @@ def file_differences(recorded: "FeatureTable", other: "FeatureTable") -> list[st
     names, reductions = _quoted_paths(recorded, other), (recorded.reduction, other.reduction)
     if recorded.reduction_fingerprint != other.reduction_fingerprint:
         said = [
-            "none" if r is None else f"{r.method} to {r.dimension}, {r.fingerprint[:8]}" for r in reductions
+            "none" if r is None else f"{r.spec.method} to {r.dimension}, {r.fingerprint[:8]}"
+            for r in reductions
         ]
         differences.append(
             f"reduction: {names[0]} has {said[0]}, {names[1]} {said[1]}; 'sppfeat reduce --from' applies the same"

@@ -120,10 +120,8 @@ class SourceFiles(Sequence[SourceFile]):
         if now.nbytes != source.nbytes:
             raise self._changed(i, f"it has {now.nbytes} bytes, and had {source.nbytes}")
         if now.mtime_ns != source.mtime_ns:
-            raise self._changed(
-                i,
-                f"it was written at {_format_time(now.mtime_ns)}, and was of {_format_time(source.mtime_ns)}",
-            )
+            then = [f"{np.datetime64(ns, 'ns')} UTC" for ns in (now.mtime_ns, source.mtime_ns)]
+            raise self._changed(i, f"it was written at {then[0]}, and was of {then[1]}")
 
     def _check_content(self, i: int) -> None:
         """Refuse a file that has the right size and time, but its descriptors elsewhere or another ``created``."""
@@ -136,9 +134,7 @@ class SourceFiles(Sequence[SourceFile]):
             raise self._changed(i, str(error)) from error
         expected = StoredFeatures((source.n_rows, self.dimension), self.dtype, source.offset, False)
         if found != expected:
-            raise self._changed(
-                i, f"its /features are {_format_features(found)}, and were {_format_features(expected)}"
-            )
+            raise self._changed(i, f"its /features are {found.text()}, and were {expected.text()}")
         if os.fsencode(created) != source.created:
             raise self._changed(
                 i, f"it was created {one_line(created)}, and was of {one_line(os.fsdecode(source.created))}"
@@ -185,13 +181,3 @@ def read_source_files(file: h5py.File, path: Path, stored: StoredFeatures) -> So
     files = tuple(SourceFile(*of_file) for of_file in zip(*columns, strict=True))
     folder = os.path.dirname(os.path.realpath(path))
     return SourceFiles(path, folder, files, stored.shape[1], stored.dtype)
-
-
-def _format_time(ns: int) -> str:
-    """Format a time stamp for messages."""
-    return f"{np.datetime64(ns, 'ns')} UTC"
-
-
-def _format_features(stored: StoredFeatures) -> str:
-    what = "virtual" if stored.is_virtual else f"at byte {stored.offset}"
-    return f"{stored.shape[0]} x {stored.shape[1]} {stored.dtype} {what}"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.machine import row_ranges
 from sppfeat.config.specs import ReductionSpec
-from sppfeat.config.values import whole_number
 from sppfeat.errors import ConfigError, SppfeatError
 from sppfeat.store.descriptor_columns import ColumnSelection, select_columns, take_rescaled
 from sppfeat.store.schema import ColumnBlock, check_dimension
@@ -23,7 +23,6 @@ from sppfeat.store.schema import ColumnBlock, check_dimension
 __all__ = ["FitRecord", "Reduction"]
 
 _BLOCK_NBYTES = 64 << 20  # of descriptors, projected at a time
-_MAX_BLOCKS = 1024  # of columns: all possible levels of 16 layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,6 @@ class FitRecord:
             projection.
 
     Raises:
-        ConfigError: a value is out of range.
         StoreError: the columns do not fit each other.
     """
 
@@ -52,18 +50,7 @@ class FitRecord:
     explained_variance: float | None
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.source_columns) <= _MAX_BLOCKS:
-            raise ConfigError(
-                f"there are {len(self.source_columns)} blocks of columns; allowed: 1 to {_MAX_BLOCKS}"
-            )
         check_dimension(self.source_columns, self.source_columns[-1].stop)
-        for name in ("source_normalize", "source_fingerprint"):
-            if not isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed: a text")
-        whole_number("fitted_rows", self.fitted_rows, 0)
-        share = self.explained_variance
-        if share is not None and (isinstance(share, bool) or not 0 <= share <= 1.001):  # rounding
-            raise ConfigError(f"explained_variance is {share!r}; allowed: 0 to 1")
 
     @cached_property
     def selection(self) -> ColumnSelection:
@@ -87,7 +74,7 @@ class FitRecord:
             values = json.loads(text)
             recorded = dict(values.pop("spec"))
             spec: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in recorded.items()}
-            columns = tuple(_column_block(block) for block in values.pop("source_columns"))
+            columns = tuple(ColumnBlock(*block) for block in values.pop("source_columns"))
             return cls(spec=ReductionSpec(**spec), source_columns=columns, **values)
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ConfigError(f"it is no record of a reduction: {error}") from error
@@ -129,11 +116,6 @@ class Reduction:
         return self.record.spec
 
     @property
-    def method(self) -> str:
-        """``pca`` or ``random``."""
-        return self.record.spec.method
-
-    @property
     def dimension(self) -> int:
         """Length of a reduced descriptor."""
         return self.record.spec.components
@@ -146,7 +128,7 @@ class Reduction:
     @property
     def columns(self) -> tuple[ColumnBlock, ...]:
         """The columns of a reduced descriptor: one block."""
-        return (ColumnBlock(self.method, 1, self.dimension, 0, self.dimension),)
+        return (ColumnBlock(self.spec.method, 1, self.dimension, 0, self.dimension),)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -180,16 +162,14 @@ class Reduction:
                 f"descriptors to reduce are of shape {descriptors.shape}; allowed: (n, {self.source_dimension})"
             )
         reduced = np.empty((len(descriptors), self.dimension), dtype=np.float32)
-        step = self.rows_at_once()
-        for start in range(0, len(descriptors), step):
-            part = slice(start, start + step)
-            with np.errstate(over="ignore", invalid="ignore"):
-                reduced[part] = self._project(descriptors[part])
+        row_nbytes = 4 * self.source_dimension
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in row_ranges(len(descriptors), row_nbytes=row_nbytes, nbytes=_BLOCK_NBYTES):
+                reduced[part] = self._components_of(descriptors[part])
+            if self.spec.normalize == "l2":
+                norm = np.linalg.norm(reduced.astype(np.float64), axis=1, keepdims=True)
+                reduced /= np.where(norm > 0, norm, 1).astype(np.float32)
         return reduced
-
-    def rows_at_once(self) -> int:
-        """Return the number of descriptors to reduce at a time."""
-        return max(1, _BLOCK_NBYTES // (4 * self.source_dimension))
 
     def sensitivity(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
         """Return ``(n,)`` scales against which rounding errors of reduced descriptors ``(n, D)`` are measured.
@@ -206,22 +186,7 @@ class Reduction:
         raw = np.linalg.norm(self._components_of(descriptors).astype(np.float64), axis=1)
         return np.asarray(moved / np.where(raw > 0, raw, 1))
 
-    def _project(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        reduced = self._components_of(descriptors)
-        if self.spec.normalize == "l2":
-            norm = np.linalg.norm(reduced.astype(np.float64), axis=1, keepdims=True)
-            reduced /= np.where(norm > 0, norm, 1).astype(np.float32)
-        return reduced
-
     def _components_of(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
         selected = take_rescaled(descriptors, self.record.selection, self.record.source_normalize)
         centered = np.subtract(selected, self.mean, dtype=np.float32)
         return np.asarray((centered @ self.components.T) * self.scale, dtype=np.float32)
-
-
-def _column_block(values: Any) -> ColumnBlock:
-    layer, *numbers = values
-    if not isinstance(layer, str):
-        raise ConfigError(f"a layer is {layer!r}; allowed: a text")
-    level, channels, start, stop = (whole_number("a number of columns", number, 0) for number in numbers)
-    return ColumnBlock(layer, level, channels, start, stop)

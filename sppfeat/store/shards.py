@@ -1,7 +1,6 @@
 """The shard files of one extraction, checked to be complete and to hold each image exactly once."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -81,19 +80,11 @@ def read_shard_files(
             one extraction exactly once.
     """
     found: list[ShardFile] = []
-    given: dict[tuple[int, int], Path] = {}
-    first = FeatureFile(paths[0])
-    with first:
+    with FeatureFile(paths[0]) as first:
         for path in paths:
             with FeatureFile(path) as file:
-                part = _read_shard(file)
-                same = given.setdefault(part.version.inode, file.path)
-                if same is not file.path:
-                    raise StoreError(
-                        f"{str(same)!r} and {str(file.path)!r} are the same file; allowed: each shard once"
-                    )
+                found.append(_read_shard(file))
                 _check_same_extraction(first, file)
-            found.append(part)
             on_progress(len(found))
     found.sort(key=lambda part: (part.shard.first_image, part.shard.stop_image))
     _check_tiling(found)
@@ -143,17 +134,14 @@ def _read_shard(file: FeatureFile) -> ShardFile:
 def _check_same_extraction(first: FeatureFile, other: FeatureFile) -> None:
     """Refuse two files that differ in settings, inputs or boxes."""
     names = repr(str(first.path)), repr(str(other.path))
-    differences = config_differences(first.config.to_dict(), other.config.to_dict(), names=names)
-    if not differences:
-        differences = [
-            f"{what}: {names[0]} has {_shorten(ours)}, {names[1]} {_shorten(theirs)}"
-            for (what, ours), (_, theirs) in zip(_shared_facts(first), _shared_facts(other), strict=True)
-            if ours != theirs
-        ]
     factors = first.norm_factors or (), other.norm_factors or ()
-    if not differences and not (
-        len(factors[0]) == len(factors[1])
-        and all(math.isclose(a, b, rel_tol=_SAME_FACTOR) for a, b in zip(*factors, strict=True))
+    differences = config_differences(first.config.to_dict(), other.config.to_dict(), names=names) or [
+        f"{what}: {names[0]} has {_shorten(ours)}, {names[1]} {_shorten(theirs)}"
+        for (what, ours), (_, theirs) in zip(_shared_facts(first), _shared_facts(other), strict=True)
+        if ours != theirs
+    ]
+    if not differences and (
+        len(factors[0]) != len(factors[1]) or not np.allclose(*factors, rtol=_SAME_FACTOR, atol=0)
     ):
         differences = [
             f"factors of the mean norm: {names[0]} has {_shorten(factors[0])}, {names[1]} {_shorten(factors[1])}; "
@@ -161,11 +149,10 @@ def _check_same_extraction(first: FeatureFile, other: FeatureFile) -> None:
         ]
     if differences:
         plans = {file.shard.plan for file in (first, other) if file.shard is not None}
-        hint = "; the inputs were not the same when they were cut: --overwrite makes one anew" * (
-            len(plans) > 1
-        )
+        hint = "; the inputs were not the same when they were cut: --overwrite makes one anew"
         raise StoreError(
-            f"{names[0]} and {names[1]} are not of one extraction: {'; '.join(differences)}{hint}"
+            f"{names[0]} and {names[1]} are not of one extraction: {'; '.join(differences)}"
+            f"{hint * (len(plans) > 1)}"
         )
 
 
@@ -247,8 +234,7 @@ def _name_missing(parts: Iterable[ShardFile]) -> str:
 
 def _check_complete(parts: Iterable[ShardFile]) -> None:
     left = [
-        f"{str(part.path)!r} ({part.pending} of "
-        f"{counted(part.shard.stop_image - part.shard.first_image, 'image')} pending)"
+        f"{str(part.path)!r} ({part.pending} of {counted(part.done + part.failed + part.pending, 'image')} pending)"
         for part in parts
         if part.pending
     ]

@@ -96,8 +96,8 @@ def test_what_the_inputs_called_the_images_stays(source, tmp_path):
 @pytest.mark.parametrize("n_rows", [1, 7, 1000])
 def test_the_rows_do_not_depend_on_the_blocks_they_are_written_in(source, tmp_path, monkeypatch, n_rows):
     whole = contents(reduced(source, tmp_path / "a.h5"))["features"]
-    monkeypatch.setattr("sppfeat.store.reduction.Reduction.rows_at_once", lambda self: n_rows)
-    monkeypatch.setattr("sppfeat.analysis.reduce._BLOCK_NBYTES", 4 * spectral().shape[1] * n_rows)
+    for module in ("store.reduction", "analysis.reduce"):
+        monkeypatch.setattr(f"sppfeat.{module}._BLOCK_NBYTES", 4 * spectral().shape[1] * n_rows)
     parts = contents(reduced(source, tmp_path / "b.h5"))["features"]
     assert np.array_equal(np.isnan(parts), np.isnan(whole))
     with FeatureFile(tmp_path / "a.h5") as file:

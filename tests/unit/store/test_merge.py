@@ -275,17 +275,10 @@ def test_shards_that_overlap(tmp_path, work, shards):
     refused("both have images 1 to 4", tmp_path / "m.h5", [*shards, copied])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("link", [None, os.symlink, os.link])
-def test_the_same_file_twice(tmp_path, shards, link):
-    twice = tmp_path / "twice.h5" if link else shards[2]
-    if link:
-        link(shards[2], twice)
-    refused(
-        "00003-of-00004.h5' and .* are the same file; allowed: each shard once",
-        tmp_path / "m.h5",
-        [*shards, twice],
-    )
+def test_the_same_file_twice(tmp_path, shards):
+    os.symlink(shards[2], tmp_path / "twice.h5")
+    for again in (shards[2], tmp_path / "twice.h5"):
+        refused("both have images 4 to 8: .*; allowed: each image once", tmp_path / "m.h5", [*shards, again])
 
 
 def test_incomplete_shards(tmp_path, work):
