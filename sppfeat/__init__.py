@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sppfeat.analysis.export.export import export
     from sppfeat.analysis.inspection import info, verify
     from sppfeat.analysis.probe import predict, probe
+    from sppfeat.analysis.reduce import reduce
     from sppfeat.analysis.report import report
     from sppfeat.analysis.search import search
     from sppfeat.analysis.show.contact_sheet import show_neighbors
@@ -34,6 +35,7 @@ __all__ = [
     "open",
     "predict",
     "probe",
+    "reduce",
     "report",
     "search",
     "show_embedding",
@@ -53,6 +55,7 @@ _LAZY = {
     "open": "sppfeat.store.reader:open_features",
     "predict": "sppfeat.analysis.probe",
     "probe": "sppfeat.analysis.probe",
+    "reduce": "sppfeat.analysis.reduce",
     "report": "sppfeat.analysis.report",
     "search": "sppfeat.analysis.search",
     "show_embedding": "sppfeat.analysis.show.embedding_picture",

@@ -1,5 +1,6 @@
 """``sppfeat reduce``: writes a feature file with fewer dimensions."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from sppfeat.cli.options import (
     overwrite_output_option,
     quiet_option,
     setting_option,
-    settings_from,
 )
 from sppfeat.cli.output import human_bytes, print_json, say
 from sppfeat.cli.selection_options import columns_options
@@ -30,18 +30,6 @@ if TYPE_CHECKING:
     from sppfeat.analysis.reduce import ReduceReport
 
 __all__ = ["reduce"]
-
-_FIT_OPTIONS = (
-    "method",
-    "components",
-    "whiten",
-    "normalize",
-    "seed",
-    "layers",
-    "levels",
-    "fit_rows",
-    "batch_size",
-)
 
 
 @click.command(short_help="Reduce descriptors to fewer dimensions: PCA, whitening, random projection.")
@@ -88,7 +76,16 @@ _FIT_OPTIONS = (
 @overwrite_output_option
 @json_option
 @quiet_option
-def reduce(file: Path, as_json: bool, **options: Any) -> None:
+def reduce(
+    file: Path,
+    output: Path,
+    origin: Path | None,
+    dtype: str,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **fit: Any,
+) -> None:
     """Reduce the descriptors of a feature file to fewer dimensions: PCA, whitening, random projection.
 
     The output is a feature file, too: with every image, row, box and label of FILE, with the reduced descriptors, and
@@ -97,79 +94,44 @@ def reduce(file: Path, as_json: bool, **options: Any) -> None:
     Rows are written in blocks, whatever the size of the file. What is more than 2 GB of rows is fitted incrementally,
     which is slower and slightly less exact: to fit on every K-th row (--fit-rows ::K) is often the better way.
     """
-    how = _fit_settings(options)
-    report = _reduce(file, how, options)
-    found = _result(file, options["origin"], options["output"], report)
-    if as_json:
-        print_json(found)
-    else:
-        say(_text(found))
+    import sppfeat
 
-
-def _fit_settings(options: dict[str, Any]) -> Path | ReductionSpec:
-    """Makes the settings of the fit from options, or the path of the file to take the reduction from."""
-    if options["origin"] is None:
-        return settings_from(ReductionSpec, options, layers=options["layers"] or None)
-    for flag in given_options(_FIT_OPTIONS):
-        raise ConfigError(f"{flag} would have no effect: --from reduces as that file was reduced")
-    origin: Path = options["origin"]
-    return origin
-
-
-def _reduce(file: Path, how: Path | ReductionSpec, options: dict[str, Any]) -> "ReduceReport":
-    from sppfeat.analysis.reduce import reduce_file
-
-    with Bar("reducing", 0, unit="row", shown=not options["quiet"]) as bar:
-        return reduce_file(
+    fit["batch_size"] = auto_to_none(fit["batch_size"])
+    if origin is not None:
+        for flag in given_options(fit):
+            raise ConfigError(f"{flag} would have no effect: --from reduces as that file was reduced")
+        fit = {}
+    with Bar("reducing", 0, unit="row", shown=not quiet) as bar:
+        report = sppfeat.reduce(
             file,
-            options["output"],
-            how,
-            dtype=options["dtype"],
-            batch_size=auto_to_none(options["batch_size"]),
-            overwrite=options["overwrite"],
-            on_fit=lambda done, rows: bar.move_to(done, rows, note="fit"),
-            on_rows=lambda done, rows: bar.move_to(done, rows, note="write"),
+            output,
+            like=origin,
+            dtype=dtype,
+            overwrite=overwrite,
+            on_progress=lambda stage, done, rows: bar.move_to(done, rows, note=stage),
+            **fit,
         )
+    if as_json:
+        found = {"file": str(file), "from": None if origin is None else str(origin), "output": str(output)}
+        seconds = {name: round(getattr(report, name), 3) for name in ("fit_seconds", "seconds")}
+        print_json({**found, **dataclasses.asdict(report), **seconds})
+    else:
+        say(_text(output, report))
 
 
-def _result(file: Path, origin: Path | None, output: Path, report: "ReduceReport") -> dict[str, Any]:
-    record, spec = report.reduction.record, report.reduction.spec
-    return {
-        "file": str(file),
-        "from": None if origin is None else str(origin),
-        "output": str(output),
-        "rows": report.rows,
-        "with_descriptor": report.with_descriptor,
-        "method": spec.method,
-        "whiten": spec.whiten,
-        "normalize": spec.normalize,
-        "source_dimension": report.reduction.source_dimension,
-        "selected": record.selection.width,
-        "dimension": spec.components,
-        "fitted_rows": record.fitted_rows,
-        "explained_variance": record.explained_variance,
-        "source_bytes": report.bytes[0],
-        "bytes": report.bytes[1],
-        "fit_seconds": round(report.fit_seconds, 3),
-        "seconds": round(report.seconds, 3),
-    }
-
-
-def _text(found: dict[str, Any]) -> str:
-    rows = counted(found["rows"], "row")
-    if found["with_descriptor"] < found["rows"]:
-        rows += f", {found['with_descriptor']} with a descriptor"
+def _text(output: Path, report: "ReduceReport") -> str:
+    rows = counted(report.rows, "row")
+    if report.with_descriptor < report.rows:
+        rows += f", {report.with_descriptor} with a descriptor"
     dimensions = dimensions_text(
-        found["method"],
-        selected=found["selected"],
-        source_dimension=found["source_dimension"],
-        dimension=found["dimension"],
+        report.method,
+        selected=report.selected,
+        source_dimension=report.source_dimension,
+        dimension=report.dimension,
     )
-    lines = [
-        f"{found['output']}: {rows}; {dimensions}; "
-        f"{human_bytes(found['source_bytes'])} -> {human_bytes(found['bytes'])}"
-    ]
-    if found["explained_variance"] is not None:
-        lines.append(variance_text(found["explained_variance"], found["fitted_rows"]))
-    lines.append(f"{found['seconds']:.1f} s, of which {found['fit_seconds']:.1f} s to fit")
+    sizes = f"{human_bytes(report.source_bytes)} -> {human_bytes(report.bytes)}"
+    lines = [f"{output}: {rows}; {dimensions}; {sizes}"]
+    if report.explained_variance is not None:
+        lines.append(variance_text(report.explained_variance, report.fitted_rows))
+    lines.append(f"{report.seconds:.1f} s, of which {report.fit_seconds:.1f} s to fit")
     return "\n".join(lines)

@@ -3,8 +3,7 @@
 import numpy as np
 from feature_files import BLOCKS, DIMENSION, config, fill, plan_of
 
-from sppfeat.analysis.reduce import reduce_file
-from sppfeat.config.specs import ReductionSpec
+from sppfeat.analysis.reduce import reduce
 from sppfeat.store.layout import create_file
 
 N = 60
@@ -38,6 +37,7 @@ def rounding(reduction, rows):
 
 def reduced(source, output, *, overwrite=False, dtype="float32", batch_size=None, **spec):
     """The output of reducing a file to four components, or as told."""
-    spec = ReductionSpec(**{"components": 4, **spec})
-    reduce_file(source, output, spec, overwrite=overwrite, dtype=dtype, batch_size=batch_size)
+    reduce(
+        source, output, overwrite=overwrite, dtype=dtype, batch_size=batch_size, **{"components": 4, **spec}
+    )
     return output

@@ -8,17 +8,15 @@ or networks, nor how the output is laid out.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sppfeat.analysis.reduce.projection import fit_reduction
 from sppfeat.config.specs import DTYPES, ReductionSpec
-from sppfeat.config.values import check_choice
+from sppfeat.config.values import StrPath, check_choice
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.locks import OutputLock
@@ -29,7 +27,7 @@ from sppfeat.store.reduced_file import create_reduced_file
 from sppfeat.store.reduction import Reduction
 from sppfeat.store.schema import Status
 
-__all__ = ["ReduceReport", "reduce_file"]
+__all__ = ["ReduceReport", "reduce"]
 
 _BLOCK_NBYTES = 64 << 20  # size of a block of rows, as float32
 
@@ -39,32 +37,52 @@ class ReduceReport:
     """Summary of a reduction.
 
     Attributes:
-        reduction: the reduction, fitted or taken from another file.
         rows: number of rows, the same in both files.
         with_descriptor: number of rows that have a descriptor.
-        bytes: sizes of the source and of the output, in bytes.
+        method, whiten, normalize: settings of the reduction, fitted or taken from another file.
+        source_dimension: length of the descriptors before.
+        selected: number of their columns that were reduced.
+        dimension: length of the reduced descriptors.
+        fitted_rows: number of rows that the reduction was fitted on.
+        explained_variance: share of the variance that the components hold, 0 to 1; None for a random projection.
+        source_bytes, bytes: sizes of the source and of the output.
         fit_seconds: duration of the fit; 0 if the reduction was taken from another file.
         seconds: total duration.
     """
 
-    reduction: Reduction
     rows: int
     with_descriptor: int
-    bytes: tuple[int, int]
+    method: str
+    whiten: bool
+    normalize: str
+    source_dimension: int
+    selected: int
+    dimension: int
+    fitted_rows: int
+    explained_variance: float | None
+    source_bytes: int
+    bytes: int
     fit_seconds: float
     seconds: float
 
 
-def reduce_file(
-    path: Path,
-    output: Path,
-    how: ReductionSpec | Path,
+def reduce(
+    features: StrPath,
+    output: StrPath,
     *,
-    dtype: str = "float32",
+    like: StrPath | None = None,
+    method: str = ReductionSpec.method,
+    components: int = ReductionSpec.components,
+    whiten: bool = ReductionSpec.whiten,
+    normalize: str = ReductionSpec.normalize,
+    seed: int = ReductionSpec.seed,
+    layers: Sequence[str] | None = None,
+    levels: Sequence[int] | None = None,
+    fit_rows: Sequence[str] = (),
     batch_size: int | None = None,
+    dtype: str = "float32",
     overwrite: bool = False,
-    on_fit: Callable[[int, int], None] = lambda done, rows: None,
-    on_rows: Callable[[int, int], None] = lambda done, rows: None,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> ReduceReport:
     """Writes a feature file with reduced descriptors and the same images, rows and labels.
 
@@ -72,49 +90,74 @@ def reduce_file(
     complete.
 
     Args:
-        path: the feature file to reduce; no images may be pending.
-        output: the file to write.
-        how: settings of a reduction to fit, or a reduced file whose reduction to apply.
-        dtype: type of the reduced descriptors.
+        features: path of the feature file to reduce; no images may be pending.
+        output: path of the file to write.
+        like: path of a reduced file, whose reduction to apply instead of fitting one; the settings of a fit, up to
+            ``batch_size``, are then ignored.
+        method: ``pca``, principal components, or ``random``, a Gaussian random projection.
+        components: length of the reduced descriptors.
+        whiten: bring every component to variance 1; only with ``pca``.
+        normalize: scaling of the reduced descriptors: ``none`` or ``l2``.
+        seed: seed of the order of rows, the randomized solver and the random projection.
+        layers, levels: columns to reduce; None for all.
+        fit_rows: conditions that select the rows to fit on; empty for all rows that have a descriptor.
         batch_size: rows per batch of the fit; see :func:`sppfeat.analysis.reduce.projection.fit_reduction`.
+        dtype: type of the reduced descriptors, ``float32`` or ``float16``.
         overwrite: replace an existing output.
-        on_fit: called with the number of rows fitted on so far and the total number of rows to fit on.
-        on_rows: called with the number of rows reduced so far and the total number of rows.
+        on_progress: called with ``"fit"`` or ``"write"``, and the numbers of rows done and in total.
 
     Raises:
         ConfigError: the output exists or is an input, the source is reduced already, its descriptors differ from those
-            that the reduction was fitted on, or the fit is impossible.
+            that the reduction was fitted on, a setting is not allowed, or the fit is impossible.
         StoreError: a file cannot be read or written, or images are pending.
     """
     started = time.monotonic()
     check_choice("dtype", dtype, DTYPES)
-    _check_paths(path, output, how, overwrite)
-    with OutputLock(output), FeatureFile(path) as file:
-        check_new_file(output, inputs=file.read_paths, overwrite=overwrite)
+    spec = ReductionSpec(
+        method=method,
+        components=components,
+        whiten=whiten,
+        normalize=normalize,
+        seed=seed,
+        layers=None if layers is None else tuple(layers),
+        levels=None if levels is None else tuple(levels),
+        fit_rows=tuple(fit_rows),
+    )
+    target = Path(output)
+    for name, other in (("the input", features), ("the file of --from", like)):
+        if other is not None and os.path.realpath(other) == os.path.realpath(target):
+            raise ConfigError(f"the output {str(target)!r} is {name}; give another file name")
+    check_new_file(target, overwrite=overwrite)
+    check_output(layout_of(target))  # fails now, not after the fit, if the name is too long
+    with OutputLock(target), FeatureFile(Path(features)) as file:
+        check_new_file(target, inputs=file.read_paths, overwrite=overwrite)
         _check_source(file)
-        reduction = (
-            fit_reduction(file, how, batch_size=batch_size, on_progress=on_fit)
-            if isinstance(how, ReductionSpec)
-            else _reduction_for(file, how)
-        )
-        fit_seconds = time.monotonic() - started if isinstance(how, ReductionSpec) else 0.0
-        with_descriptor = _write(output, file, reduction, dtype, on_rows)
+        fit_seconds = 0.0
+        if like is None:
+            reduction = fit_reduction(
+                file, spec, batch_size=batch_size, on_progress=lambda *rows: on_progress("fit", *rows)
+            )
+            fit_seconds = time.monotonic() - started
+        else:
+            reduction = _reduction_for(file, Path(like))
+        _write(target, file, reduction, dtype, lambda done: on_progress("write", done, file.n_rows))
+        applied, record = reduction.spec, reduction.record
         return ReduceReport(
-            reduction=reduction,
             rows=file.n_rows,
-            with_descriptor=with_descriptor,
-            bytes=(sum(os.stat(read).st_size for read in file.read_paths), os.stat(output).st_size),
+            with_descriptor=int(file.has_descriptor().sum()),
+            method=applied.method,
+            whiten=applied.whiten,
+            normalize=applied.normalize,
+            source_dimension=reduction.source_dimension,
+            selected=record.selection.width,
+            dimension=applied.components,
+            fitted_rows=record.fitted_rows,
+            explained_variance=record.explained_variance,
+            source_bytes=sum(os.stat(read).st_size for read in file.read_paths),
+            bytes=os.stat(target).st_size,
             fit_seconds=fit_seconds,
             seconds=time.monotonic() - started,
         )
-
-
-def _check_paths(path: Path, output: Path, how: ReductionSpec | Path, overwrite: bool) -> None:
-    for name, other in (("the input", path), ("the file of --from", how)):
-        if isinstance(other, Path) and os.path.realpath(other) == os.path.realpath(output):
-            raise ConfigError(f"the output {str(output)!r} is {name}; give another file name")
-    check_new_file(output, overwrite=overwrite)
-    check_output(layout_of(output))  # fails now, not after the fit, if the name is too long
 
 
 def _check_source(file: FeatureFile) -> None:
@@ -148,26 +191,18 @@ def _reduction_for(file: FeatureFile, origin: Path) -> Reduction:
 
 
 def _write(
-    output: Path, file: FeatureFile, reduction: Reduction, dtype: str, on_rows: Callable[[int, int], None]
-) -> int:
-    """Writes the reduced file; returns the number of its rows that have a descriptor."""
-    has_one = file.has_descriptor()
+    output: Path, file: FeatureFile, reduction: Reduction, dtype: str, on_rows: Callable[[int], None]
+) -> None:
+    has_one, limit = file.has_descriptor(), np.finfo(dtype).max
     with create_reduced_file(output, file, reduction, dtype=dtype) as writer:
         every = file.select(rows="status=any")
         for part, block in every.blocks(nbytes=_BLOCK_NBYTES):
-            reduced = reduction.apply(block)
+            rows, reduced = every.rows[part], reduction.apply(block)
             reduced[~has_one[part]] = np.nan
-            rows = every.rows[part]
-            _check_range(reduced, rows, dtype)
+            beyond = np.flatnonzero((np.isfinite(reduced) & (np.abs(reduced) > limit)).any(axis=1))
+            if len(beyond):
+                raise StoreError(
+                    f"row {rows[beyond[0]]} holds values beyond {dtype} (at most {limit:g}): use float32"
+                )
             writer.write_rows(rows, reduced)
-            on_rows(part.stop, file.n_rows)
-    return int(has_one.sum())
-
-
-def _check_range(reduced: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], dtype: str) -> None:
-    limit: Any = np.finfo(dtype).max
-    beyond = np.flatnonzero((np.isfinite(reduced) & (np.abs(reduced) > limit)).any(axis=1))
-    if len(beyond):
-        raise StoreError(
-            f"row {rows[beyond[0]]} holds values beyond {dtype} (at most {limit:g}): use float32"
-        )
+            on_rows(part.stop)

@@ -11,7 +11,7 @@ from pictured_files import CLASSES, FAILED, pictured_file
 from PIL import Image
 
 import sppfeat
-from sppfeat.analysis.reduce import reduce_file
+from sppfeat.analysis.reduce import reduce
 from sppfeat.analysis.search.queries import Query, describe_queries
 from sppfeat.analysis.show.classes import MOST_NAMED, count_labels, mark_classes
 from sppfeat.analysis.show.contact_sheet import draw_queries, draw_sheet, make_contact_sheet, sheet_text
@@ -23,7 +23,6 @@ from sppfeat.analysis.show.sampling import draw_classes, draw_rows, draw_stratif
 from sppfeat.analysis.show.sizes import Sizes, draw_sizes, measure_sizes
 from sppfeat.analysis.show.thumbnails import PictureSource, find_row_pictures, read_thumbnails
 from sppfeat.cli import main
-from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 
@@ -256,7 +255,7 @@ def test_no_sizes_can_be_drawn():
 
 
 def test_norms_of_reduced_rows_are_said_to_be_as_they_are(path, tmp_path):
-    reduce_file(path, tmp_path / "r.h5", ReductionSpec(components=2, normalize="l2"))
+    reduce(path, tmp_path / "r.h5", components=2, normalize="l2")
     with FeatureFile(tmp_path / "r.h5") as file:
         norms = measure_norms(file.select())
     assert norms.normalize == "l2"

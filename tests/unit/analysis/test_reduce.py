@@ -1,5 +1,6 @@
 """``sppfeat reduce`` and its library: what the output is, who can use it, and what is refused."""
 
+import dataclasses
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from json_fields import check_fields
 from reduced_files import HAVE, N, reduced, rounding, spectral, write_file
 
 from sppfeat import Extractor
-from sppfeat.analysis.reduce import reduce_file
+from sppfeat.analysis.reduce import reduce
 from sppfeat.cli import main
 from sppfeat.config.request import DescriptorChoice
 from sppfeat.errors import ConfigError, StoreError
@@ -120,7 +121,7 @@ def test_as_float16(source, tmp_path):
 def test_another_file_is_reduced_as_the_first_was(source, tmp_path):
     first = reduced(source, tmp_path / "r.h5", whiten=True)
     other = write_file(tmp_path / "g.h5", spectral(9, seed=1), failed=(2,), dtype="float16")
-    reduce_file(other, tmp_path / "s.h5", first)
+    reduce(other, tmp_path / "s.h5", like=first)
     with FeatureFile(first) as a, FeatureFile(tmp_path / "s.h5") as b, FeatureFile(source) as unreduced:
         rows = a.reduction.apply(spectral(9, seed=1).astype(np.float16))
         tolerance = rounding(a.reduction, spectral(9, seed=1))
@@ -132,7 +133,7 @@ def test_another_file_is_reduced_as_the_first_was(source, tmp_path):
         assert verify_file(b).problems == []
         (line,) = file_differences(a, unreduced)
     assert line.startswith(f"reduction: {str(first)!r} has pca to 4, ")
-    reduce_file(other, tmp_path / "t.h5", tmp_path / "s.h5")  # as a file that was reduced so
+    reduce(other, tmp_path / "t.h5", like=tmp_path / "s.h5")  # as a file that was reduced so
     assert (
         contents(tmp_path / "s.h5")["features"].tobytes() == contents(tmp_path / "t.h5")["features"].tobytes()
     )
@@ -148,14 +149,14 @@ def test_a_file_of_other_descriptors_is_refused(source, tmp_path):
     with pytest.raises(
         ConfigError, match=r"of other descriptors: pool: .* 'max', .* 'avg'; size: .* 224, .* 99"
     ):
-        reduce_file(other, tmp_path / "s.h5", first)
+        reduce(other, tmp_path / "s.h5", like=first)
     with h5py.File(source) as file:
         (tmp_path / "h.h5").write_bytes(Path(file.filename).read_bytes())
     with h5py.File(tmp_path / "h.h5", "r+") as file:
         file["columns/layer"][3] = "layer3x"
         file["columns/layer"][2] = "layer3x"
     with pytest.raises(ConfigError, match="other layers, levels or channels"):
-        reduce_file(tmp_path / "h.h5", tmp_path / "s.h5", first)
+        reduce(tmp_path / "h.h5", tmp_path / "s.h5", like=first)
     assert sorted(os.listdir(tmp_path)) == ["g.h5", "h.h5", "r.h5"]
 
 
@@ -273,8 +274,14 @@ def test_the_command_says_what_it_did(source, tmp_path):
 
 
 def test_the_json_has_the_fields_that_the_readme_says(source, tmp_path):
-    result = run(source, "-o", tmp_path / "r.h5", "--components", 3, "-q", "--json")
-    check_fields("reduce", json.loads(result.stdout))
+    found = json.loads(run(source, "-o", tmp_path / "r.h5", "--components", 3, "-q", "--json").stdout)
+    check_fields("reduce", found)
+    called = dataclasses.asdict(reduce(source, tmp_path / "s.h5", components=3))
+    assert {**called, "seconds": 0, "fit_seconds": 0}.items() <= {
+        **found,
+        "seconds": 0,
+        "fit_seconds": 0,
+    }.items()
 
 
 @pytest.mark.slow
@@ -349,11 +356,10 @@ def test_an_output_that_is_replaced_stays_until_the_new_one_is_whole(source, tmp
 @pytest.mark.slow
 def test_a_process_that_is_killed_leaves_no_output(source, tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        "from sppfeat.store.writer import FeatureWriter; from sppfeat.analysis.reduce import reduce_file\n"
-        "from sppfeat.config.specs import ReductionSpec\n"
+        "import os, signal, sys, sppfeat\n"
+        "from sppfeat.store.writer import FeatureWriter\n"
         "FeatureWriter.write_rows = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "reduce_file(Path(sys.argv[1]), Path(sys.argv[2]), ReductionSpec(method='random', components=2))"
+        "sppfeat.reduce(*sys.argv[1:], method='random', components=2)"
     )
     output = tmp_path / "r.h5"
     killed = subprocess.run([sys.executable, "-c", code, source, output], check=False)

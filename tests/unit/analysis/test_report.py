@@ -19,14 +19,14 @@ from PIL import Image
 from sharded_files import whole_images, write_shards, write_whole
 
 import sppfeat
-from sppfeat.analysis.reduce import reduce_file
+from sppfeat.analysis.reduce import reduce
 from sppfeat.analysis.report.problems import group_failures
 from sppfeat.analysis.report.provenance import describe_provenance, describe_settings
 from sppfeat.analysis.wording import network_text
 from sppfeat.cli import main
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import RegionSpec
-from sppfeat.config.specs import DescriptorSpec, InputSpec, ReductionSpec
+from sppfeat.config.specs import DescriptorSpec, InputSpec
 from sppfeat.store.layout import create_file
 from sppfeat.store.merge import merge_shards
 from sppfeat.store.reader import FeatureFile
@@ -294,7 +294,7 @@ def test_it_is_said_which_part_of_a_run_a_file_is_and_which_files_it_is_merged_o
 
 def test_a_reduced_file_says_how_it_was_made_before_and_then(path, tmp_path):
     reduced = tmp_path / "r.h5"
-    reduce_file(path, reduced, ReductionSpec(components=2, whiten=True))
+    reduce(path, reduced, components=2, whiten=True)
     with FeatureFile(reduced) as file:
         facts = gather_facts(file.select(), most_probed=0)
     steps = dict(facts.steps)

@@ -31,9 +31,8 @@ from sharded_files import (
 
 import sppfeat
 from sppfeat.analysis.export.export import export_features
-from sppfeat.analysis.reduce import reduce_file
+from sppfeat.analysis.reduce import reduce
 from sppfeat.cli import main
-from sppfeat.config.specs import ReductionSpec
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.shard_plan import ShardChoice
 from sppfeat.files.locks import OutputLock
@@ -303,7 +302,7 @@ def test_what_is_no_shard(tmp_path, work, shards):
     refused("whole.h5' is no shard: it has all images", tmp_path / "m.h5", [*shards, whole])
     merge_shards(tmp_path / "merged.h5", shards)
     refused("merged.h5' was made by 'sppfeat merge'", tmp_path / "m.h5", [tmp_path / "merged.h5"])
-    reduce_file(shards[3], tmp_path / "r.h5", ReductionSpec(method="random", components=2))
+    reduce(shards[3], tmp_path / "r.h5", method="random", components=2)
     refused("r.h5' has reduced descriptors", tmp_path / "m.h5", [*shards[:3], tmp_path / "r.h5"])
     (tmp_path / "text").write_text("no HDF5")
     refused("text': cannot be opened as HDF5", tmp_path / "m.h5", [*shards, tmp_path / "text"])
@@ -431,9 +430,7 @@ def test_outputs_that_exist(tmp_path, shards):
 def test_what_a_merged_file_is_made_of_is_no_output_of_those_who_read_it(tmp_path, shards):
     merge_shards(tmp_path / "m.h5", shards)
     with pytest.raises(ConfigError, match=r"is what is read"):
-        reduce_file(
-            tmp_path / "m.h5", shards[0], ReductionSpec(method="random", components=2), overwrite=True
-        )
+        reduce(tmp_path / "m.h5", shards[0], method="random", components=2, overwrite=True)
     with (
         FeatureFile(tmp_path / "m.h5") as file,
         pytest.raises(ConfigError, match=r"is what is read|another file"),
