@@ -148,11 +148,7 @@ def _joined_storage(segments: Sequence[Segment], files: FileStorage, kept: npt.N
 
 
 def _joined_ids(segments: Sequence[Segment], paths: PathTable, once: Once) -> PathTable | None:
-    """The ids of the listed images; an image that is named repeatedly has the first of its ids.
-
-    Raises:
-        ConfigError: two inputs give the same image different ids.
-    """
+    """The ids of the listed images; an image that is named repeatedly has the first of its ids."""
     if all(segment.ids is None for segment in segments):
         return None
     if len(segments) == 1 and once.n_repeated == 0:

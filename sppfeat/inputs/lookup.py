@@ -69,11 +69,7 @@ def _regular_file(path: bytes) -> os.stat_result | None:
 
 
 def _place_in(container: bytes, version: FileVersion | None, name: bytes) -> Place:
-    """Find an image in an archive or table.
-
-    Raises:
-        ImageError: the file does not contain the image, or it cannot be read there.
-    """
+    """Find an image in an archive or table."""
     segment, index = _held(container, version)
     number = index.position(name)
     if number < 0 or segment.storage is None:

@@ -68,9 +68,6 @@ def _read_folder(top: bytes) -> Iterator[Segment]:
     """Yield the images below a folder, or, if it has none, the images of the archives and tables below it.
 
     The search is recursive, in natural order, and skips hidden names.
-
-    Raises:
-        ConfigError: a folder cannot be listed, or is reached through links in more than 100 ways.
     """
     walk = _walk(top, has_image_suffix)
     images, containers = PathTable(walk), PathTable(())
@@ -83,14 +80,7 @@ def _read_folder(top: bytes) -> Iterator[Segment]:
 
 
 def read_container(path: bytes) -> Segment:
-    """Find the images of an archive or a table.
-
-    Args:
-        path: absolute path of a file for which :func:`sppfeat.inputs.containers.kind_of` gives a kind.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
+    """Find the images of an archive or a table, for which :func:`sppfeat.inputs.containers.kind_of` gives a kind."""
     # Imported only where needed, since few inputs are of these kinds.
     match kind_of(path):
         case ContainerKind.ARCHIVE:

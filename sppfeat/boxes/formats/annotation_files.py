@@ -78,8 +78,7 @@ class AnnotationFiles:
     ) -> float:
         """Return a number, or NaN for None if ``or_blank`` says how a missing one is written.
 
-        Raises:
-            BoxError: the value is no number; the message shows it after ``title``.
+        Anything else is an error that shows the value after ``title``.
         """
         if value is None and or_blank:
             return math.nan
@@ -89,19 +88,11 @@ class AnnotationFiles:
         return number
 
     def head(self, n_bytes: int) -> bytes:
-        """Read the first bytes of the file.
-
-        Raises:
-            BoxError: the file cannot be read.
-        """
+        """Read the first bytes of the file."""
         return self._read(self.name, n_bytes)
 
     def read(self, name: bytes | None = None) -> bytes:
-        """Read the file, or the file ``name`` of the folder, and remember its digest.
-
-        Raises:
-            BoxError: the file cannot be read, or is a folder.
-        """
+        """Read the file, or the file ``name`` of the folder, and remember its digest."""
         if name is None and self.is_folder:
             raise self.error("", "is a folder; allowed for this format: one file")
         name = self.name if name is None else name
@@ -110,11 +101,7 @@ class AnnotationFiles:
         return content
 
     def read_text(self, name: bytes | None = None) -> bytes:
-        """Read a text file and return its bytes without a byte order mark.
-
-        Raises:
-            BoxError: the file cannot be read, is in UTF-16, or contains a zero byte.
-        """
+        """Read a text file and return its bytes without a byte order mark; UTF-16 and zero bytes are refused."""
         content = self.read(name)
         if has_utf16_mark(content):
             raise self.error("line 1", "the text is in UTF-16; allowed: UTF-8", name)
@@ -127,10 +114,7 @@ class AnnotationFiles:
     def files(self, suffix: bytes) -> list[bytes]:
         """List the files with a suffix, relative to the folder, in natural order, without hidden files.
 
-        A single file is always listed, whatever its suffix.
-
-        Raises:
-            BoxError: a folder cannot be listed, or two files differ only by the case of the suffix.
+        A single file is always listed, whatever its suffix. Two files that differ only by its case are refused.
         """
         if not self.is_folder:
             return [self.name]
@@ -155,11 +139,7 @@ class AnnotationFiles:
         return names
 
     def files_of_format(self, suffix: bytes, kind: str, *, but: Collection[bytes] = ()) -> list[bytes]:
-        """List the files with a suffix as :meth:`files` does, except those named ``but`` in a folder.
-
-        Raises:
-            BoxError: there are none; the message says which ``kind`` is missing.
-        """
+        """List the files with a suffix as :meth:`files` does, except those named ``but`` in a folder; at least one."""
         names = [name for name in self.files(suffix) if not (self.is_folder and name in but)]
         if not names:
             what = f"{suffix.decode()} file{kind}"

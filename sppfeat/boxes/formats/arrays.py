@@ -23,12 +23,9 @@ _MOST_BOXES_PER_BYTE = 50
 
 
 def check_expansion(source: AnnotationFiles, where: str, n_boxes: int, n_bytes: int) -> None:
-    """Check the number of boxes in a compressed file, in which a box may take next to nothing.
+    """Check the number of boxes in a compressed file of ``n_bytes``, in which a box may take next to nothing.
 
     A box takes 150 bytes of memory. Windows on a grid, the most compressible boxes, reach 20 boxes per byte.
-
-    Raises:
-        BoxError: there are too many boxes for a file of ``n_bytes``.
     """
     if n_boxes > max(_MOST_BOXES, _MOST_BOXES_PER_BYTE * n_bytes):
         raise source.error(
@@ -46,11 +43,7 @@ def check_array(
     *,
     name: bytes | None = None,
 ) -> None:
-    """Check that an array of this shape and dtype can hold boxes; ``(0,)`` and ``(0, n)`` are allowed and hold none.
-
-    Raises:
-        BoxError: it cannot; the message names the file ``name`` and the place in it.
-    """
+    """Check that an array of this shape and dtype can hold boxes; ``(0,)`` and ``(0, n)`` are allowed and hold none."""
     is_empty = len(shape) in (1, 2) and shape[0] == 0
     holds_boxes = len(shape) == 2 and shape[0] >= 0 and shape[1] in (4, 5)
     is_number = dtype.kind in "iuf" and dtype.itemsize <= 8

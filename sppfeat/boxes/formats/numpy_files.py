@@ -97,11 +97,7 @@ def _read_array(
 def _read_header(
     source: AnnotationFiles, head: bytes, n_bytes: int, where: str, *, name: bytes | None = None
 ) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Read the header of an .npy, and check that it declares boxes and fits the size of the file.
-
-    Returns:
-        Shape, whether the order is Fortran's, dtype, and the offset of the first item.
-    """
+    """Read shape, Fortran order, dtype and offset of the items of an .npy, and check them against the file's size."""
 
     def error(found: str, allowed: str) -> BoxError:
         return source.error(where, f"found {found}; allowed: {allowed}", name)

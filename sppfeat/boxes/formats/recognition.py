@@ -23,11 +23,7 @@ _BLANK = b" \t\r\n\0" + codecs.BOM_UTF8 + codecs.BOM_UTF16  # with the zero byte
 
 
 def recognize_format(source: AnnotationFiles) -> str:
-    """Recognize the format of a box file or folder, one of ``BOX_FORMATS``.
-
-    Raises:
-        BoxError: the file cannot be read, or has no known format.
-    """
+    """Recognize the format of a box file or folder, one of ``BOX_FORMATS``; anything else is a BoxError."""
     if source.is_folder:
         return _recognize_folder(source)
     head = source.head(_HEAD_BYTES)

@@ -90,13 +90,7 @@ def read_jsonl(source: AnnotationFiles) -> BoxTable:
 
 
 class _Records:
-    """Adds the box of each record to a table.
-
-    Args:
-        source: the file.
-        is_json: True for the values of JSON objects, False for texts.
-        extra_names: names of further columns that are known already.
-    """
+    """Adds the box of each record to a table; ``is_json`` tells values of JSON objects from texts."""
 
     def __init__(self, source: AnnotationFiles, *, is_json: bool, extra_names: Sequence[str] = ()) -> None:
         self.builder = BoxTableBuilder(extra_names=extra_names)

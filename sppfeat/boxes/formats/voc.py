@@ -26,12 +26,7 @@ def read_voc(source: AnnotationFiles) -> BoxTable:
 
 
 class _Annotation:
-    """The annotation of an image.
-
-    Args:
-        source: the file or folder.
-        name: name of the annotation's file in it.
-    """
+    """The annotation of an image: the file ``name`` of a file or folder."""
 
     def __init__(self, source: AnnotationFiles, name: bytes) -> None:
         self._source = source

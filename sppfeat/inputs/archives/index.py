@@ -82,12 +82,7 @@ class ArchiveIndex:
     n_repeated: int = 0
 
     def segment(self, top: bytes, storage: Storage) -> Segment:
-        """Make a segment of the images.
-
-        Args:
-            top: absolute path or URL of the archive.
-            storage: fetches the images.
-        """
+        """Make a segment of the images of the archive at ``top``, an absolute path or URL."""
         return Segment(
             top=top,
             names=self.names,

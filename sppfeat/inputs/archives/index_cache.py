@@ -28,12 +28,7 @@ _SETTLED_NS = 2_000_000_000  # a younger file may change again without a new tim
 
 
 def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
-    """Load the index of an archive; None if the cache has no valid one of this version.
-
-    Args:
-        path: absolute path or URL of the archive.
-        version: current version of the archive.
-    """
+    """Load the index of the archive at an absolute path or URL; None if the cache has no valid one of this version."""
     kept_at = _file_of(path)
     if kept_at is None or not kept_at.exists():
         return None
@@ -45,12 +40,7 @@ def load_index(path: bytes, version: FileVersion) -> ArchiveIndex | None:
 
 
 def save_index(path: bytes, version: FileVersion, index: ArchiveIndex) -> None:
-    """Save an index for :func:`load_index`, if that saves time and the cache can be written to.
-
-    Args:
-        path, version: path and version of the archive.
-        index: index of all its images.
-    """
+    """Save an index for :func:`load_index`, if that saves time and the cache can be written to."""
     kept_at = _file_of(path)
     if kept_at is None or len(index.names) < _FEWEST_IMAGES:
         return

@@ -20,13 +20,7 @@ __all__ = ["MemberStorage", "find_members"]
 
 @dataclass(frozen=True)
 class MemberStorage:
-    """Images in a local archive.
-
-    Attributes:
-        path: absolute path of the archive.
-        version: version of the archive when it was listed; no image of another version is read.
-        members: byte ranges of the images.
-    """
+    """Images in the local archive at ``path``; none is read of another than the listed version."""
 
     path: bytes
     version: FileVersion
@@ -66,14 +60,7 @@ class MemberStorage:
 def find_members(
     path: bytes, fd: int, members: Members, images: npt.NDArray[np.int64]
 ) -> Iterator[Place | str]:
-    """Yield the place of each image in a file with the bytes of an archive, or the reason why it has none.
-
-    Args:
-        path: path of the file.
-        fd: its descriptor, open for reading.
-        members: byte ranges of all images.
-        images: ``(n,)`` int64, numbers of the images.
-    """
+    """Yield the place of each image in a file with the bytes of an archive, or the reason why it has none."""
     columns = (members.offset, members.nbytes, members.packing, members.unpacked_nbytes)
     for offset, nbytes, packing, unpacked in zip(
         *(column[images].tolist() for column in columns), strict=True

@@ -28,17 +28,10 @@ class _Link(NamedTuple):
 
 
 def index_tar(file: BinaryIO) -> ArchiveIndex:
-    """Find the images of a tar file.
-
-    Args:
-        file: the open file, seekable, at any position.
-
-    Returns:
-        The index, with classes and ids from the ``.cls`` and ``.json`` members of samples, if any.
+    """Find the images of an open tar file, with classes and ids from the ``.cls`` and ``.json`` members of samples.
 
     Raises:
         ConfigError: the file is not a tar file, is compressed, damaged or cut short; the message gives the position.
-        OSError: the file cannot be read.
     """
     members, texts, images = IndexBuilder(), SampleTexts(), array("q")
     links: dict[int, _Link] = {}

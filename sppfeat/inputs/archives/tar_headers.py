@@ -16,14 +16,10 @@ _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x
 
 
 def tar_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield the header of each member; the caller may read the file in between.
-
-    Args:
-        file: the open file, seekable, at any position.
+    """Yield the header of each member of an open tar file, which the caller may read in between.
 
     Raises:
         ConfigError: the file is not a tar file, is compressed, damaged or cut short; the message gives the position.
-        OSError: the file cannot be read.
     """
     nbytes = file.seek(0, os.SEEK_END)
     _check_start(file, nbytes)

@@ -37,17 +37,10 @@ _METHODS = {
 
 
 def index_zip(file: BinaryIO) -> ArchiveIndex:
-    """Find the images of a zip file.
-
-    Args:
-        file: the open file, seekable, at any position.
-
-    Returns:
-        The index, with the offsets of the headers before the members.
+    """Find the images of an open zip file, with the offsets of the headers before the members.
 
     Raises:
         ConfigError: the file is not a zip file, is damaged or cut short.
-        OSError: the file cannot be read.
     """
     nbytes = file.seek(0, os.SEEK_END)
     if nbytes == 0:

@@ -80,11 +80,7 @@ def _read_batches(content: Any) -> tuple[Any, list[Any]]:
 def _places(
     contents: ColumnPart, batch: Any, content: Any, table: TableFile
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Offset and size in bytes of each image of a batch, each ``(n,)`` int64.
-
-    Raises:
-        ConfigError: the images are compressed in the file.
-    """
+    """Offset and size in bytes of each image of a batch, each ``(n,)`` int64."""
     values = contents.of(batch)
     values.validate(full=True)  # checks that the bounds ascend and stay within the bytes
     is_null = values.is_null().to_numpy(zero_copy_only=False)
@@ -130,11 +126,7 @@ class ArrowStorage:
         images: npt.NDArray[np.int64],
         scratch: Path,  # noqa: ARG002
     ) -> AbstractContextManager[Sequence[Place | str]]:
-        """Return the places of images, which are parts of the file.
-
-        Raises:
-            StoreError: the file is missing, or has changed.
-        """
+        """Return the places of images; StoreError if the file is missing, or has changed."""
         try:
             version = FileVersion.of(self.path)
         except OSError as error:
@@ -151,11 +143,7 @@ class ArrowStorage:
 
 
 def read_arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableFile) -> Iterator[Rows]:
-    """Yield the rows of each ``pyarrow.RecordBatch``, numbered from 0.
-
-    Raises:
-        ConfigError: a value is neither text nor a number; or a row has no path in a table without images.
-    """
+    """Yield the rows of each ``pyarrow.RecordBatch``, numbered from 0."""
     first = 0
     for batch in batches:
 

@@ -128,14 +128,9 @@ def find_arrow_columns(schema: Any, table: TableFile, is_empty: Callable[[Column
 def _read_features(
     metadata: Mapping[bytes, bytes] | None, table: TableFile
 ) -> tuple[list[str], dict[str, tuple[bytes, ...]]]:
-    """Read the types of columns, as Hugging Face's ``datasets`` records them in the metadata of a schema.
+    """The columns of images, and the class names of columns of numbers, as Hugging Face's ``datasets`` records them.
 
-    Returns:
-        Names of the columns of images; and of each column of class numbers, the names of the classes. Both are empty if
-        other software wrote the file.
-
-    Raises:
-        ConfigError: class names are not text, or are repeated.
+    Both are empty if other software wrote the metadata of the schema.
     """
     try:
         said = json.loads((metadata or {}).get(_HUGGING_FACE, b"{}"))

@@ -85,12 +85,7 @@ def _chunk(group: Any, part: ColumnPart) -> Any:
 
 
 def _open_parquet(path: bytes) -> Any:
-    """Open a ``pyarrow.parquet.ParquetFile``, which the caller closes with ``force=True``.
-
-    Raises:
-        ConfigError: pyarrow is not installed.
-        OSError, ValueError: the file cannot be read, or is not a Parquet file.
-    """
+    """Open a ``pyarrow.parquet.ParquetFile``, which the caller closes with ``force=True``."""
     parquet = import_extra("pyarrow.parquet", extra="parquet", purpose=PURPOSE)
     # Opened by Python: pyarrow refuses names that are not UTF-8.
     file = open(path, "rb")  # noqa: SIM115
@@ -127,17 +122,10 @@ class ParquetStorage:
 
     @contextlib.contextmanager
     def fetch(self, images: npt.NDArray[np.int64], scratch: Path) -> Iterator[Sequence[Place | str]]:
-        """Copy images into a file in ``scratch``.
-
-        Args:
-            images: ``(n,)`` int64, numbers of rows, in any order; each part of the file is read once.
-            scratch: an existing folder.
-
-        Yields:
-            The place of each image, or the reason why it has none: it is null, or has no bytes.
+        """Copy images into a file in ``scratch``; each part of the input is read once, whatever their order.
 
         Raises:
-            StoreError: the file cannot be read or has changed, or ``scratch`` cannot be written to.
+            StoreError: the input cannot be read or has changed, or ``scratch`` cannot be written to.
         """
         rows, position = np.unique(images, return_inverse=True)
         with contextlib.ExitStack() as stack:
@@ -181,12 +169,7 @@ class ParquetStorage:
 
 
 class _Reader:
-    """Reads a column of bytes forward; to go back, it restarts the row group.
-
-    Args:
-        path: path of the file.
-        contents: the column.
-    """
+    """Reads a column of bytes of a file forward; to go back, it restarts the row group."""
 
     def __init__(self, path: bytes, contents: ColumnPart) -> None:
         self._file, self._contents = _open_parquet(path), contents
