@@ -221,9 +221,7 @@ def test_separated_text(put, box_format):
         ("path,x0,y0,x1,y1", "xyxy", ()),
         ("X1 , Y1,x2,y2,File_Name", "xyxy", ()),
         ("image,x,y,w,h", "xywh", ()),
-        ("file,x,y,width,height", "xywh", ()),
         ("filename,cx,cy,w,h", "cxcywh", ()),
-        ("image_path,cx,cy,width,height", "cxcywh", ()),
         ("filename,width,height,class,xmin,ymin,xmax,ymax", "xyxy", ("width", "height")),
         ("path,x0,y0,x1,y1,x2,y2", "xyxy", ("x2", "y2")),
         ("path,image,x0,y0,x1,y1,score,confidence", "xyxy", ("image", "confidence")),
@@ -495,7 +493,6 @@ def test_content_is_recognised_whatever_the_name(put, box_format, suffix):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("b", json.dumps(RESULTS), "coco"),
         ("b", json.dumps(COCO, indent=2), "coco"),
         ("b", "\ufeff\n {}\n", "jsonl"),
         ("b", '{"path": "a"}\n', "jsonl"),
@@ -508,7 +505,6 @@ def test_content_is_recognised_whatever_the_name(put, box_format, suffix):
         ("b", "\ufeff  <a/>", "voc"),
         ("b", "<a/>".encode("utf-16"), "voc"),
         ("b", "path,x0".encode("utf-16"), "csv"),
-        ("b", npy(np.zeros((1, 4))), "numpy"),
         ("b", b"MATLAB 5.0 MAT-file" + bytes(120), "mat"),
         ("b", b"MATLAB 7.3 MAT-file" + bytes(120), "mat"),
         ("b.mat", b"\0\0\0\0\1\0\0\0", "mat"),
@@ -611,14 +607,12 @@ MALFORMED = {
         ("a.jpg,1,2,3,4\n", ["line 1", "a.jpg", "a header"]),
         ("path,a,b\n", ["line 1", "no box", "xmin,ymin,xmax,ymax"]),
         ("path;x0;y0;x1;y1\n", ["line 1", "separated by ';'", "commas"]),
-        ("path,x0,x1,y1,x2,y2\n", ["line 1", "no box"]),
         ("path,x,y,w,h,cx,cy\n", ["line 1", "more than one box"]),
         ("x0,y0,x1,y1\n", ["line 1", "names no image", "image_path"]),
         ("path,x0,y0,x1,y1,Path \n", ["line 1", "'Path'", "twice"]),
         (HEADER + "\na,1,2,3,4\n", ["line 3", "5 fields", "allowed: 6"]),
         (HEADER + '"a\nb",1,2,3,4,5\na,1,2,3px,4,5\n', ["line 4", "'x1' is '3px'", "a number"]),
         (HEADER + "a,1,2,3,4,high\n", ["line 2", "'score' is 'high'"]),
-        (HEADER + "a,1_0,2,3,4,1\n", ["line 2", "'x0' is '1_0'", "a number"]),
         (HEADER + ",1,2,3,4,1\n", ["line 2", "'path' is ''"]),
         (HEADER + 'a,1,2,3,4,1\na,"1,2,3,4,1\n', ["line 3", "cannot be split"]),
         (HEADER + "a,1,\0,3,4,1\n", ["line 2", "zero byte"]),
@@ -629,13 +623,11 @@ MALFORMED = {
         (f"{{{BOX}}}\n{{{BOX}", ["line 2, column", "the end of the text"]),
         (f"{{{BOX}}} x", ["line 1, column 36", "'x'"]),
         (f"\n[{BOX[-12:]}]", ["line 2", "[1, 2, 3, 4]", "JSON object"]),
-        (b'{"path": "a\xff"}', ["line 1, column 12", r"b'\xff'", "UTF-8"]),
         ('{"path": "a", "path": "b"}', ["line 1", "'path' 2 times"]),
         (f'{{{BOX}, "bbox": [1, 2, 3, 4]}}', ["line 1", "more than one"]),
         (f'{{{BOX}}}\n{{"path": "a", "bbox": [1, 2, 3, 4]}}', ["line 2", "bbox, but box on line 1"]),
         ('{"path": 7, "box": [1, 2, 3, 4]}', ["line 1", "'path' is 7"]),
         (r'{"path": "\ud800", "box": [1, 2, 3, 4]}', ["line 1", r"'\ud800'", "surrogates"]),
-        (r'{"path": "a\u0000", "box": [1, 2, 3, 4]}', ["line 1", r"'a\x00'", "zero bytes"]),
         ('{"path": "a", "box": [1, 2, 3]}', ["line 1", "'box' is [1, 2, 3]", "four numbers"]),
         ('{"path": "a", "box": [1, 2, true, 4]}', ["line 1", "box[2] is True", "a number"]),
         ('{"path": "a", "box": [1, 2, 1' + "0" * 5000 + ", 4]}", ["line 1", "'1000", "400 digits"]),
@@ -654,19 +646,13 @@ MALFORMED = {
         ("[" * 100_000, ["too deeply"]),
         ("7", ["found 7", "COCO"]),
         ('{"info": {}, "annotations": []}', ["images", "not among", "'info'"]),
-        ('{"images": [],\n"images": []}', ["'images' 2 times", "once"]),
         (coco_with(images={}), ["images", "{}", "a list"]),
         (coco_with(annotations__1=7), ["annotations[1]", "found 7", "an object"]),
         (coco_with(images__1__id=9), ["images[1].id", "'9'", "images[0]"]),
         (coco_with(images__1__file_name="b.jpg"), ["images[1].file_name", "'b.jpg'", "images[0]"]),
-        (
-            coco_with(images__0__id="7" * 9000, images__1__id="7" * 9000),
-            ["images[1].id", "'7777", "...", "images[0]"],
-        ),
         (coco_with(images__0__file_name=None), ["images[0].file_name", "missing"]),
         (coco_with(images__0__height=1.5), ["images[0].height", "found 1.5"]),
         (coco_with(annotations__1__image_id=5), ["annotations[1].image_id", "found 5", "images"]),
-        (coco_with(annotations__1__image_id=True), ["annotations[1].image_id", "found True"]),
         (coco_with(annotations__0__category_id=5), ["annotations[0].category_id", "found 5", "categories"]),
         (coco_with(annotations__0__bbox=None), ["annotations[0].bbox", "missing", "four numbers"]),
         (coco_with(annotations__0__bbox=[1, 2, 3]), ["annotations[0].bbox", "[1, 2, 3]"]),
@@ -683,8 +669,8 @@ MALFORMED = {
         ("<annotation>\n<object></annotation>", ["line 2", "<object></annotation>", "mismatched tag"]),
         ("", ["line 1", "no element"]),
         ("<svg/>", ["line 1", "<svg>", "<annotation>"]),
+        ("<annotation>".ljust(2**23 + 1), ["found 8388609 bytes; allowed: up to 8388608"]),
         ("<?xml version='1.0' encoding='gb2312'?><annotation/>", ["line 1", "encoding"]),
-        ("<?xml version='1.0' encoding='klingon'?><annotation/>", ["encoding"]),
         (
             "<annotation>\n<object><name>a</name></object></annotation>",
             ["line 2, object 1", "'name'", "bndbox"],
@@ -711,9 +697,7 @@ MALFORMED = {
         (b"", ["numpy.save"]),
         (b"path,x0", ["b'path,x0'", "numpy.save"]),
         (npy(np.zeros((2, 3))), ["shape (2, 3)", "(K, 4)"]),
-        (npy(np.float64(1)), ["shape ()"]),
         (npy(np.zeros((2, 4), dtype=bool)), ["'bool'", "integers or floats"]),
-        (npy(np.zeros((2, 4), dtype=complex)), ["'complex128'"]),
         (npy(np.zeros(2, dtype=[("x", "<f8")])), ["('x', '<f8')"]),
         (npy(np.array([[None] * 4]), allow_pickle=True), ["Python objects", "'|O'", "unpickled"]),
         (npy(np.zeros((2, 4)))[:-1], ["191 bytes", "(2, 4)", "192"]),
@@ -781,7 +765,6 @@ def test_an_archive_that_expands_beyond_what_it_says(put):
     [
         ({"proposals": np.zeros((2, 4))}, ["boxes: found no such variable", "(K, 4)", "(read as mat"]),
         ({"boxes": np.zeros((2, 3))}, ["boxes", "(2, 3)"]),
-        ({"boxes": np.zeros((2, 4), dtype=complex)}, ["boxes", "complex128"]),
         ({"boxes": "text"}, ["boxes", "<U4"]),
         ({"boxes": {"a": 1}}, ["boxes: found an array of shape (1, 1)"]),
         ({"boxes": cells([np.zeros((1, 4))])}, ["images", "no such variable"]),
@@ -868,20 +851,6 @@ def test_what_cannot_be_read(put, tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "open", denied)
     with pytest.raises(BoxError, match=r"b\.csv': cannot be read: Permission denied"):
         read_boxes(tmp_path / "b.csv")
-
-
-def test_a_folder_that_cannot_be_listed(put, tmp_path, monkeypatch):
-    put("f/d/a.txt", YOLO)
-    real_scandir = os.scandir
-
-    def scandir(path):
-        if path.endswith(b"/d"):
-            raise PermissionError(13, "Permission denied")
-        return real_scandir(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(BoxError, match=r"/f/d': cannot be listed: Permission denied"):
-        read_boxes(tmp_path / "f")
 
 
 def test_what_does_not_fit_into_memory(put, monkeypatch):

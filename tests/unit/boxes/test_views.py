@@ -58,12 +58,6 @@ def test_a_grid_by_number_covers_the_image_with_equal_windows(rows, columns, ove
             assert (before[1] - after[0]) / float(size) == pytest.approx(overlap, abs=1e-10)
 
 
-@given(st.integers(1, 300), st.integers(1, 300), SIZES)
-def test_windows_without_overlap_share_their_edges(rows, columns, image_hw):
-    for windows in axes_of(grid_views(GridSpec(rows, columns, False, 0.0), image_hw), rows, columns):
-        assert all(before[1] == after[0] for before, after in itertools.pairwise(windows))
-
-
 @given(WINDOWS, WINDOWS, QUARTERS, SIZES)
 def test_a_grid_by_pixels_covers_the_image_with_windows_of_that_size(height, width, overlap, image_hw):
     expected = [by_size(side, n, overlap) for side, n in zip(image_hw, (height, width), strict=True)]

@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner
 from conftest import write_image
 from extraction_runs import assert_same_descriptors
-from extraction_runs import extract as run_extraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import TINY
@@ -734,22 +733,6 @@ def test_an_extractor_takes_images_in_archives(packed):
     )
     with pytest.raises(ImageError, match=r"a.tar' from byte 1 on"):
         extractor(Place(bytes(packed / "a.tar"), 1, 5))
-
-
-def test_a_run_over_archives_is_continued_and_what_fails_has_its_reason(packed, tmp_path, pictures):
-    members = [*pictures.items(), ("cat/bad.jpg", b"no picture"), ("cat/fifo.jpg", special(tarfile.FIFOTYPE))]
-    archive, output = put(tmp_path / "a.tar", tar_bytes(members)), tmp_path / "f.h5"
-    run_extraction([archive], output, stop_after=2)
-    with sppfeat.open(output) as file:
-        assert 0 < (file.status == 0).sum() < 6
-    run_extraction([archive], output)
-    run_extraction([archive], tmp_path / "whole.h5")
-    with sppfeat.open(output) as file, sppfeat.open(tmp_path / "whole.h5") as whole:
-        assert file.errors == whole.errors
-        assert list(file.errors) == [6, 7]
-        assert file.errors[7] == "is not a regular file in its archive"
-        assert file.paths == whole.paths
-        assert_same_descriptors(file.features, whole.features)
 
 
 def test_training_and_benches_refuse_archives(packed, tmp_path):

@@ -80,11 +80,6 @@ def test_hidden_names_and_other_files_are_left_out_and_the_latter_counted(folder
     assert listing.n_repeated == 0
 
 
-def test_what_a_scan_leaves_out_can_be_named(folder):
-    touch(folder, ".a.jpg", "scan_0001", ".hidden/b.jpg")
-    assert listed(".a.jpg", "scan_0001", ".hidden") == [".a.jpg", "scan_0001", ".hidden/b.jpg"]
-
-
 @pytest.mark.slow
 def test_very_deep_folders(folder):
     here = os.getcwd()
@@ -235,27 +230,17 @@ def test_a_path_table_is_the_sequence_it_was_made_from(paths):
             table[index]
 
 
-@given(st.lists(NAMES, max_size=8), st.data())
-def test_a_part_of_a_path_table_is_that_part_of_the_sequence(paths, data):
+@given(st.lists(NAMES, max_size=9), st.integers(1, 4), st.data())
+def test_parts_of_a_path_table_are_those_of_the_sequence(paths, n_paths, data):
     start = data.draw(st.integers(0, len(paths)))
     stop = data.draw(st.integers(start, len(paths)))
     part = PathTable(paths).part(start, stop)
     assert list(part) == [part[i] for i in range(len(part))] == paths[start:stop]
-    assert list(part.part(0, len(part))) == list(part)
-    assert part.nbytes <= PathTable(paths).nbytes
-
-
-@given(st.lists(NAMES, max_size=9), st.integers(1, 4), st.data())
-def test_a_path_table_is_read_in_blocks(paths, n_paths, data):
-    start = data.draw(st.integers(0, len(paths)))
-    blocks = list(PathTable(paths).part(start, len(paths)).blocks(n_paths))
-    assert blocks == [paths[i : i + n_paths] for i in range(start, len(paths), n_paths)]
-
-
-@given(st.lists(NAMES, max_size=5), st.lists(NAMES, max_size=5))
-def test_path_tables_are_compared(paths, others):
-    assert PathTable(paths).has_same(PathTable(others)) == (paths == others)
-    assert PathTable(paths).has_same(PathTable([b"x", *paths]).part(1, len(paths) + 1))
+    assert list(part.blocks(n_paths)) == [
+        paths[i : min(i + n_paths, stop)] for i in range(start, stop, n_paths)
+    ]
+    assert part.has_same(PathTable(paths[start:stop]))
+    assert part.has_same(PathTable(paths)) == (paths[start:stop] == paths)
 
 
 @given(st.lists(NAMES), st.lists(NAMES, unique=True), st.integers(1, 2**63))
@@ -347,14 +332,6 @@ def test_one_folder_per_class(folder):
     assert listing.labels.tolist() == [0, 0, 1]
     assert listing.labels.dtype == np.int64
     assert list_images(["train"], labels="none").classes == ()
-
-
-def test_the_folders_of_several_splits_are_the_same_classes(folder):
-    touch(folder, "train/cat/1.jpg", "train/dog/2.jpg", "val/dog/3.jpg", "val/eel/4.jpg")
-    assert labelled("train", "val") == (
-        {"train/cat/1.jpg": "cat", "train/dog/2.jpg": "dog", "val/dog/3.jpg": "dog", "val/eel/4.jpg": "eel"},
-        0,
-    )
 
 
 def test_class_folders_as_inputs(folder):

@@ -192,8 +192,6 @@ def test_paths_that_are_not_utf8(tmp_path):
         ({"x": ["1.jpg"]}, [pa.string()], "or as bytes in a column image|img|"),
         ({"path": ["a"], "url": ["b"]}, [pa.string()] * 2, "several columns could have the paths"),
         ({"path": ["a", None]}, [pa.string()] * 1, "row 1: found None; allowed: the path of an image"),
-        ({"path": ["a", ""]}, [pa.string()] * 1, "row 1: found b''; allowed: the path of an image"),
-        ({"path": [["a"]]}, [pa.list_(pa.string())], "no column has the paths: found nothing"),
         ({"path": ["a", "b", "c", "a"], "label": [1, 2, 3, 4]}, [pa.string(), pa.int8()], "rows 0 and 3: "),
         ({"left": [b"a"], "right": [b"b"]}, [pa.binary()] * 2, "no column has the paths: found 'left', 'right'"),
         ({"img": [b"a"], "png": [b"b"]}, [pa.binary()] * 2, "several columns could be the images"),
@@ -211,9 +209,7 @@ def test_tables_that_cannot_be_honoured(tmp_path, name, columns, types, said):
     ("names", "label", "said"),
     [
         (["a", "b"], 2, "row 0: the class is 2; allowed: 0 to 1, or -1 for none"),
-        (["a", "b"], -2, "row 0: the class is -2; allowed"),
         (["a", "a"], 0, "the names of the classes of 'label' are ['a', 'a']"),
-        (["a", ""], 0, "the names of the classes of 'label'"),
         (["a", 7], 0, "the names of the classes of 'label'"),
         ("ab", 0, "the names of the classes of 'label' are 'ab'"),
     ],
@@ -313,12 +309,9 @@ def test_of_many_files_few_are_open(tmp_path, scratch):
     storage = list_images([str(tmp_path / "in")]).storage
     gc.collect()
     n_open = len(os.listdir("/proc/self/fd"))
-    for _ in range(2):  # the second time, most have to be opened again
-        with storage.fetch(np.arange(0, 80, 2), scratch) as places:
-            assert len(os.listdir("/proc/self/fd")) <= n_open + 17
-            found = [place if isinstance(place, str) else place.nbytes for place in places]
-            assert found == [len(str(i)) for i in range(40)]
-        assert os.listdir(scratch) == []
+    with storage.fetch(np.arange(0, 80, 2), scratch) as places:
+        assert len(os.listdir("/proc/self/fd")) <= n_open + 2
+        assert [place.nbytes for place in places] == [len(str(i)) for i in range(40)]
     assert read_all(storage, range(1, 80, 2), scratch) == [b"%d!" % i for i in range(40)]
     del storage
     gc.collect()
