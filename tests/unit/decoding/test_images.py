@@ -4,8 +4,6 @@ import contextlib
 import gc
 import os
 import struct
-import subprocess
-import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_bytes import ORIENTATION, PILLOW_MAJOR, exif_block, noise, png, saved, tiff
 from PIL import Image, ImageFile, ImageOps, features
-from places import PHOTOS, REAL_DATA
 
 from sppfeat.decoding import images
 from sppfeat.decoding.images import IMAGE_FORMATS, decode_image, image_from_array, probe_image, read_image
 from sppfeat.errors import ImageError
 from sppfeat.files.image_names import IMAGE_SUFFIXES
 
-SHARED_EDGE_CASES = REAL_DATA / "images/edge_cases"
 HAS_AVIF = bool(features.check("avif")) if "avif" in features.modules else False
 
 WHITE = (255, 255, 255)
@@ -467,12 +463,6 @@ def test_a_file_that_is_cut_short_fails_or_has_all_its_pixels(kind, write):
     assert n_failed >= 24
 
 
-def test_a_tiff_without_all_its_strips_is_not_filled_up(write):
-    path = write(tiff(2, 9, b"\1\2", {262: (3, [1]), 258: (3, [8]), 278: (4, [1])}))
-    with pytest.raises(ImageError, match="damaged TIFF file: it has pixels for 1 of its 9 rows"):
-        probe_image(path, exif="apply")
-
-
 GREY_TILES = {262: (3, [1]), 258: (3, [8]), 322: (4, [16]), 323: (4, [16])}
 
 
@@ -498,15 +488,6 @@ def test_a_tiff_without_all_its_planes_is_not_filled_up(n_planes, write):
         assert read_array(path).tolist() == np.full((16, 16, 3), 255).tolist()
         return
     with pytest.raises(ImageError, match=f"hold {256 * n_planes} of 768 samples"):
-        probe_image(path, exif="apply")
-
-
-def test_a_tiff_whose_tile_is_a_bomb_is_refused(write):
-    """152 bytes took a gigabyte: libtiff makes room for a whole tile, whatever the image has of it."""
-    pixels = zlib.compress(bytes(1000))
-    tags = {259: (3, [8]), 322: (4, [16_384]), 323: (4, [65_520]), 324: (4, [8]), 325: (4, [len(pixels)])}
-    path = write(tiff(1, 1, pixels, GREY_TILES | tags))
-    with pytest.raises(ImageError, match=r"too many pixels: tiles of 65520 x 16384 .* for an image of 1 x 1"):
         probe_image(path, exif="apply")
 
 
@@ -589,16 +570,12 @@ def test_hostile_bytes_give_a_reason_or_an_image_of_the_probed_size(kind, edits,
         content = with_right_checksums(content)
     path = write(content, "image.bin")
     for exif in ("apply", "ignore"):
-        assert_a_reason_or_one_size(path, exif)
-
-
-def assert_a_reason_or_one_size(path, exif):
-    try:
-        image = read_image(path, exif=exif, max_pixels=1_000_000)
-    except ImageError as error:
-        assert_is_a_reason(str(error))
-    else:
-        assert probe_image(path, exif=exif) == (image.height, image.width)
+        try:
+            image = read_image(path, exif=exif, max_pixels=1_000_000)
+            assert probe_image(path, exif=exif) == (image.height, image.width)
+            assert fast(path, (9, 10), exif=exif).shape == (9, 10, 3)
+        except ImageError as error:
+            assert_is_a_reason(str(error))
 
 
 @pytest.mark.parametrize(
@@ -668,14 +645,6 @@ def test_files_that_cannot_be_opened(tmp_path, write):
         probe_image("a\0b", exif="apply")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_permission_denied(write):
-    path = write(INTACT["PNG"])
-    Path(path).chmod(0)
-    with pytest.raises(ImageError, match=r"^permission denied$"):
-        probe_image(path, exif="apply")
-
-
 def test_permission_denied_as_the_system_says_it(write, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", "/secret/name")
@@ -695,14 +664,6 @@ def test_names_that_are_not_utf_8(tmp_path):
         pytest.skip("this file system takes UTF-8 names only")
     assert probe_image(path, exif="apply") == (60, 90)
     assert read_image(os.fsdecode(path), exif="apply").size == (90, 60)
-
-
-def test_a_decompression_bomb_gives_the_numbers(write):
-    path = write(png(30_000, 30_000, depth=8, colour=2, rows=[b""]))
-    with pytest.raises(
-        ImageError, match=r"too many pixels for max-decode-pixels: .*900000000 pixels.* limit of 178956970"
-    ):
-        probe_image(path, exif="apply")
 
 
 @pytest.mark.parametrize("limit", [5400, 5399, 2700, 100, 1])
@@ -915,15 +876,6 @@ def test_fast_shifts_nothing(orientation, input_hw, write):
     assert np.abs(moved[0] - moved[1]).mean() / 2 < 0.6
 
 
-def test_fast_moves_real_photographs_a_little(photos, tmp_path):
-    with Image.open(sorted(photos.rglob("*.jpg"))[0]) as photo:
-        photo.convert("RGB").resize((803, 601)).save(tmp_path / "p.jpg", quality=95)
-    path = str(tmp_path / "p.jpg")
-    for input_hw in ((300, 401), (150, 200), (75, 100), (40, 50)):
-        difference = fast(path, input_hw).astype(int) - exact(path, input_hw)
-        assert 0 < np.abs(difference).mean() < 8
-
-
 def test_the_limit_of_pixels_is_that_of_the_full_size(write):
     with pytest.raises(ImageError, match=r"5400, more than max-decode-pixels 5399"):
         fast(write(INTACT["JPEG"]), (6, 9), max_pixels=5399)
@@ -948,20 +900,6 @@ def test_pixels_of_another_size_than_the_header_are_noticed_fast_too(write, monk
         ImageError, match=r"^its header says 101 x 203, its pixels are 101 x 203 at 1/4 of it$"
     ):
         fast(path, (25, 50))
-
-
-@pytest.mark.slow
-@settings(max_examples=100)
-@given(edits=st.lists(EDITS, max_size=6), cuts=st.lists(CUTS, max_size=1), progressive=st.booleans())
-def test_hostile_jpegs_give_a_reason_or_pixels(edits, cuts, progressive, write):
-    content = damaged(saved(WIDE, "JPEG", progressive=progressive), edits, cuts)
-    path = write(content, "image.bin")
-    try:
-        pixels = fast(path, (9, 10), max_pixels=1_000_000)
-    except ImageError as error:
-        assert_is_a_reason(str(error))
-    else:
-        assert pixels.shape == (9, 10, 3)
 
 
 # --- images in memory -----------------------------------------------------------------------------
@@ -1028,47 +966,9 @@ def test_an_image_that_was_made_is_taken_as_it_is(write):
 # --- the whole ------------------------------------------------------------------------------------
 
 
-def test_suffixes_are_lower_case_and_cover_what_pillow_decodes():
-    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)
+def test_suffixes_cover_what_pillow_decodes():
     Image.init()
     read = {suffix for suffix, name in Image.EXTENSION.items() if name in IMAGE_FORMATS}
-    assert {
-        ".jpg",
-        ".jpeg",
-        ".png",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".bmp",
-        ".heic",
-        ".jxl",
-    } <= IMAGE_SUFFIXES
     other_names = {".icb", ".vda", ".vst", ".bw", ".rgb", ".rgba", ".pfm", ".avifs"}
-    assert read - other_names <= IMAGE_SUFFIXES | {".mpo"}
+    assert read - other_names <= IMAGE_SUFFIXES
     assert not {"EPS", "PDF", "PSD", "WMF", "FITS", "HDF5"} & set(IMAGE_FORMATS)
-
-
-@pytest.mark.slow
-def test_importing_loads_neither_torch_nor_h5py():
-    code = "import sys, sppfeat.decoding.images, sppfeat.decoding.sizing; print({'torch', 'h5py'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
-
-
-def test_the_example_images_are_readable_and_small():
-    paths = sorted(PHOTOS.glob("*/*.jpg"))
-    assert len(paths) == 20
-    assert {path.parent.name for path in paths} == {"brick", "galaxies", "grass", "gravel"}
-    assert sum(path.stat().st_size for path in paths) < 600_000
-    assert len({read_array(str(path)).shape for path in paths}) >= 8
-
-
-@pytest.mark.skipif(not SHARED_EDGE_CASES.is_dir(), reason="the collection of photographs is not here")
-def test_real_photographs():
-    paths = sorted(SHARED_EDGE_CASES.glob("*.JPEG"))
-    assert paths
-    for path in paths:
-        with Image.open(path) as image:
-            expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        np.testing.assert_array_equal(read_array(str(path)), expected)

@@ -4,11 +4,9 @@ import io
 import struct
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from sppfeat.decoding.jpeg_reduction import picture_box, reduce_jpeg
+from sppfeat.decoding.jpeg_reduction import reduce_jpeg
 
 PICTURE = Image.radial_gradient("L").resize((203, 101)).convert("RGB")
 
@@ -46,20 +44,6 @@ def open_image(tmp_path):
         file.close()
 
 
-@given(st.integers(1, 70_000), st.integers(1, 70_000), st.sampled_from([2, 4, 8]), st.integers(1, 8))
-def test_the_picture_is_where_its_first_corner_was_turned_to(height, width, factor, orientation):
-    """The corner that was stored first is a corner of the pixels; from there the picture has its exact size."""
-    x0, y0, x1, y1 = picture_box((height, width), factor, orientation)
-    rows, columns = (height + factor - 1) // factor, (width + factor - 1) // factor
-    assert ((x1 - x0) * factor, (y1 - y0) * factor) == (width, height)
-    assert 0 <= x0 < 1 > y0 >= 0
-    assert columns - 1 < x1 <= columns
-    assert rows - 1 < y1 <= rows
-    right, down = {1: "00", 2: "10", 3: "11", 4: "01", 5: "00", 6: "10", 7: "11", 8: "01"}[orientation]
-    assert (x1 == columns) if right == "1" else (x0 == 0)
-    assert (y1 == rows) if down == "1" else (y0 == 0)
-
-
 @pytest.mark.parametrize(
     ("least_hw", "factor"),
     [
@@ -94,13 +78,6 @@ def test_what_is_twice_as_large_is_reduced_as_far_as_it_goes(open_image, options
     image.load()
     assert (image.height, image.width) == (-(-101 // factor), -(-203 // factor))
     assert image.mode == mode
-
-
-@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF", "GIF", "BMP", "JPEG2000"])
-def test_other_formats_are_not(open_image, image_format):
-    image = open_image(jpeg(format=image_format))
-    assert reduce_jpeg(image, (10, 10)) == 1
-    assert image.size == (203, 101)
 
 
 def test_a_jpeg_without_blocks_is_not(open_image):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sppfeat.decoding import Batch, DecoderPool, DecodeSettings, InlineDecoder
-from sppfeat.decoding.arena import Arena, map_arena
+from sppfeat.decoding.arena import Arena
 from sppfeat.errors import DecoderError
 
 SETTINGS = DecodeSettings("apply", "bilinear")
@@ -345,17 +345,6 @@ def test_an_image_that_kills_or_hangs_its_worker_costs_itself_only(
 
 
 @pytest.mark.slow
-def test_a_header_that_kills_its_worker_costs_itself_only(images, open_pool, tmp_path, monkeypatch):
-    hook_decoding(tmp_path, monkeypatch, f"if name in {BAD}: os.abort()")
-    paths = [path for path, _ in images]
-    expected = [
-        "the decoder died of it, twice (signal 6)" if os.path.basename(os.fsdecode(path)) in BAD else answer
-        for path, answer in zip(paths, InlineDecoder(SETTINGS).probe(paths), strict=True)
-    ]
-    assert list(open_pool().probe(paths)) == expected
-
-
-@pytest.mark.slow
 def test_an_image_that_kills_its_worker_once_is_decoded(images, open_pool, tmp_path, monkeypatch):
     mark = tmp_path / "once"
     hook_decoding(
@@ -402,12 +391,6 @@ sppfeat.decoding.worker.probe_image = broken
         RuntimeError, match=r"(?s)a defect in the decoding worker.*ZeroDivisionError: a defect"
     ):
         list(open_pool().probe([images[0][0]]))
-
-
-def test_a_fifo_does_not_hang(shared_pool, tmp_path):
-    fifo = tmp_path / "a.jpg"
-    os.mkfifo(fifo)
-    assert list(shared_pool.probe([os.fsencode(fifo)])) == ["is not a regular file"]
 
 
 # --- processes and descriptors --------------------------------------------------------------------
@@ -516,18 +499,6 @@ def test_pieces_of_the_arena_never_overlap_and_come_back(steps):
         arena.free(*piece)
     assert arena.allocate(100) == 0
     assert arena.allocate(1) is None
-    arena.close()
-
-
-@pytest.mark.slow
-def test_an_arena_that_grows_is_seen_by_who_maps_it_again():
-    arena = Arena(10)
-    arena.buffer[:] = 7
-    arena.resize(5000)
-    assert map_arena(arena.fd)[:10].tolist() == [7] * 10
-    map_arena(arena.fd)[4999] = 9
-    assert arena.buffer[4999] == 9
-    arena.close()
     arena.close()
 
 

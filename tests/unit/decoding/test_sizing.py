@@ -5,7 +5,7 @@ from math import floor
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sppfeat.decoding.sizing import network_input_hw
@@ -17,7 +17,6 @@ SHORT_SIDES = st.none() | st.integers(1, 3_000)
 MAX_PIXELS = st.integers(1, 10_000_000)
 MIN_SIDES = st.integers(1, 300)
 STEPS = st.integers(1, 1024) | st.sampled_from([2, 3, 16, 32, 64])
-SOME_DO_NOT_FIT = settings(suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def size_or_none(image_hw, short_side, max_pixels, min_side):
@@ -95,41 +94,6 @@ def test_an_image_too_elongated_says_why_in_one_line():
 def test_equals_the_oracle(image_hw, short_side, max_pixels, min_side):
     got = size_or_none(image_hw, short_side, max_pixels, min_side)
     assert got == oracle(image_hw, short_side, max_pixels, min_side)
-
-
-@SOME_DO_NOT_FIT
-@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)
-def test_bounds_hold(image_hw, short_side, max_pixels, min_side):
-    got = size_or_none(image_hw, short_side, max_pixels, min_side)
-    assume(got is not None)
-    assert got[0] * got[1] <= max_pixels
-    assert min(got) >= min_side
-    assert all(isinstance(side, int) for side in got)
-
-
-@SOME_DO_NOT_FIT
-@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)
-def test_aspect_is_kept_to_one_pixel_of_the_long_side(image_hw, short_side, max_pixels, min_side):
-    got = size_or_none(image_hw, short_side, max_pixels, min_side)
-    assume(got is not None)
-    exact_long = Fraction(max(image_hw) * min(got), min(image_hw))
-    assert abs(max(got) - exact_long) < 1
-    assert (got[0] <= got[1]) == (image_hw[0] <= image_hw[1]) or got[0] == got[1]
-
-
-@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)
-def test_the_transposed_image_gets_the_transposed_size(image_hw, short_side, max_pixels, min_side):
-    got = size_or_none(image_hw, short_side, max_pixels, min_side)
-    transposed = size_or_none(image_hw[::-1], short_side, max_pixels, min_side)
-    assert transposed == (got and got[::-1])
-
-
-@given(HW, MIN_SIDES)
-def test_a_size_that_is_already_right_stays(image_hw, min_side):
-    assume(min(image_hw) >= min_side)
-    limits = {"max_pixels": image_hw[0] * image_hw[1], "min_side": min_side}
-    assert network_input_hw(image_hw, short_side=None, **limits) == image_hw
-    assert network_input_hw(image_hw, short_side=min(image_hw), **limits) == image_hw
 
 
 @given(st.integers(1, 10**30), st.integers(1, 10**30), st.integers(1, 10**12))
@@ -227,30 +191,6 @@ def test_each_side_is_the_nearest_multiple_within_the_bounds(
         assert got == (lower_height, lower_width)
     else:
         assert f"cannot be rounded to multiples of {step}" in got
-
-
-@SOME_DO_NOT_FIT
-@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES, STEPS)
-def test_bounds_hold_for_multiples_too(image_hw, short_side, max_pixels, min_side, step):
-    limits = {"short_side": short_side, "max_pixels": max_pixels, "min_side": min_side}
-    got = rounded_or_reason(image_hw, step, **limits)
-    assume(not isinstance(got, str))
-    plain = network_input_hw(image_hw, **limits)
-    assert got[0] % step == got[1] % step == 0
-    assert got[0] * got[1] <= max_pixels
-    assert min(got) >= min_side
-    assert all(type(side) is int for side in got)
-    assert all(abs(side - before) < step for side, before in zip(got, plain, strict=True))
-    assert (got[0] <= got[1]) == (image_hw[0] <= image_hw[1]) or got[0] == got[1]
-    assert rounded_or_reason(image_hw[::-1], step, **limits) == got[::-1]
-
-
-@given(HW, SHORT_SIDES, MAX_PIXELS, MIN_SIDES)
-def test_multiples_of_one_are_every_size(image_hw, short_side, max_pixels, min_side):
-    limits = {"short_side": short_side, "max_pixels": max_pixels, "min_side": min_side}
-    plain = size_or_none(image_hw, short_side, max_pixels, min_side)
-    got = rounded_or_reason(image_hw, 1, **limits)
-    assert got == plain or (plain is None and "too elongated" in got)
 
 
 def test_ragged_images_share_few_sizes():
