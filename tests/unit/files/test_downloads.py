@@ -123,7 +123,7 @@ def test_a_folder_that_cannot_be_written_to(weight_server, tmp_path):
         download(url, path, sha256_prefix=SHA256)
     path = tmp_path / "taken.pth"
     path.mkdir()
-    with pytest.raises(WeightsError, match="Is a directory: "):
+    with pytest.raises(WeightsError, match="Is a directory"):
         download(url, path, sha256_prefix=SHA256)
     assert {found.name for found in tmp_path.iterdir()} == {"file", "taken.pth"}
 
@@ -150,12 +150,3 @@ def test_an_interrupted_download_leaves_nothing(weight_server, tmp_path):
         download(weight_server.url("w"), tmp_path / "w.pth", sha256_prefix=SHA256)
     released.set()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_nothing_goes_to_standard_output(weight_server, tmp_path, capsys):
-    weight_server.files["w"] = CONTENT
-    with download_bar() as on_progress:
-        download(weight_server.url("w"), tmp_path / "w.pth", sha256_prefix=SHA256, on_progress=on_progress)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "w.pth: 100%" in shown.err

@@ -92,59 +92,14 @@ def test_each_name_is_the_path_that_fits_it_best(names, paths):
     assert match(clear, paths) == [wanted[name] for name in clear]
 
 
-@given(NAMES, PATHS, st.randoms(use_true_random=False))
-def test_the_order_of_the_inputs_does_not_matter(names, paths, random):
-    def found(ordered):
-        try:
-            return [ordered[i] if i >= 0 else None for i in match(names, ordered)]
-        except BoxError:
-            return "not clear"
-
-    shuffled = list(paths)
-    random.shuffle(shuffled)
-    assert found(shuffled) == found(paths)
-
-
 @pytest.mark.parametrize(
-    "name",
-    [
-        "train/1.jpg",
-        "1.jpg",
-        "./train/1.jpg",
-        "../train/1.jpg",
-        "../../photos/train/1.jpg",
-        "train/../train/./1.jpg",
-        "train//1.jpg",
-        "photos/train/1.jpg",
-        "/data/photos/train/1.jpg",
-        "/data/photos/val/../train/1.jpg",
-        "1",
-        "train/1",
-        "/data/photos/train/1",
-        " 1.jpg\r",
-    ],
+    "name", ["train/../train/./1.jpg", "train//1.jpg", " 1.jpg\r", "/data/photos/val/../train/1"]
 )
-def test_a_path_or_its_last_parts(name):
+def test_a_path_or_its_last_parts_in_odd_spellings(name):
     assert match([name], ["train/0.jpg", "train/1.jpg"]) == [1]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "11.jpg",
-        "rain/1.jpg",
-        "val/1.jpg",
-        "/train/1.jpg",
-        "/1.jpg",
-        "1.png",
-        "1.JPG",
-        ".jpg",
-        "",
-        "..",
-        "/",
-        "1.",
-    ],
-)
+@pytest.mark.parametrize("name", ["11.jpg", "rain/1.jpg", "/1.jpg", "1.JPG", ".jpg", "", "..", "/", "1."])
 def test_what_is_no_input(name):
     assert match([name], ["train/1.jpg"]) == [-1]
 
@@ -181,27 +136,12 @@ def test_names_that_are_not_utf_8():
         match([b"\xff.jpg"], [b"a/\xff.jpg", b"b/\xff.jpg"])
 
 
-def test_the_path_below_the_root_goes_first():
-    assert match(["1.jpg", "a/1.jpg", "1"], ["a/1.jpg", "1.jpg", "b/a/1.jpg"]) == [1, 0, 1]
-    assert match(["/data/photos/1.jpg"], ["data/photos/1.jpg", "1.jpg"]) == [1]
-
-
 @pytest.mark.parametrize("paths", list(itertools.permutations(["a/1.jpg", "b/1.jpg", "2.jpg"])))
 def test_an_unclear_name_is_an_error_that_names_both(paths):
     with pytest.raises(BoxError) as raised:
         match(["2.jpg", "1.jpg"], paths)
     assert all(repr(name) in str(raised.value) for name in ("1.jpg", "a/1.jpg", "b/1.jpg"))
     assert match(["2.jpg", "b/1.jpg"], paths) == [paths.index("2.jpg"), paths.index("b/1.jpg")]
-
-
-def test_a_stem_of_two_images_is_unclear_and_its_suffix_resolves_it():
-    with pytest.raises(BoxError, match=r"'1\.jpg' or '1\.png'"):
-        match(["1"], ["1.jpg", "1.png"])
-    assert match(["1.png"], ["1.jpg", "1.png"]) == [1]
-
-
-def test_two_names_can_be_one_image():
-    assert match(["a/1.jpg", "1.jpg", "1"], ["a/1.jpg"]) == [0, 0, 0]
 
 
 # --- numbers, and one image ------------------------------------------------------------------------
@@ -216,19 +156,8 @@ def test_coco_ids():
         "img_9.jpg",
         "n10.jpg",
     ]
-    assert match(["42", "139", "000007", "0", "img_9", "9", "10", "4"], paths, "id") == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        -1,
-        -1,
-        -1,
-    ]
-
-
-def test_an_id_of_two_images_is_an_error():
+    ids = ["42", "139", "000007", "0", "img_9", "9", "10", "4"]
+    assert match(ids, paths, "id") == [0, 1, 2, 3, 4, -1, -1, -1]
     with pytest.raises(BoxError, match=r"'7'.*could be 'a/007\.jpg' or 'b/7\.jpg'"):
         match(["7"], ["a/007.jpg", "b/7.jpg"], "id")
 

@@ -111,6 +111,7 @@ def test_what_may_not_be_written_is_refused_before_anything_is_made(store, scrat
 def test_a_dry_run_asks_nobody(store, scratch):
     with local_output(URL, scratch=scratch, dry_run=True) as local:
         assert not local.path.exists()
+        local.publish()
     assert store.server.asked == []
     assert not scratch.exists()
 

@@ -52,11 +52,6 @@ def test_a_time_that_was_set_back_shows_in_the_time_of_the_metadata(path):
     assert FileVersion.of(path).ctime_ns >= before.ctime_ns
 
 
-def test_of_a_file_that_is_not_there_there_is_no_version(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        FileVersion.of(tmp_path / "nothing")
-
-
 def test_an_object_is_another_one_when_a_property_that_changes_with_it_does():
     found = {"name": "b/k", "size": 4, "ETag": '"a"', "StorageClass": "STANDARD"}
     version = FileVersion.of_object(found)
