@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from feature_files import BLOCKS, config
+from feature_files import BLOCKS, config, plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_fields import check_fields
@@ -92,7 +92,9 @@ def elsewhere(folder, work):
 @pytest.mark.slow
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("make", KINDS)
-def test_it_is_the_file_of_one_machine(tmp_path, make, copy):
+def test_it_is_the_file_of_one_machine(tmp_path, monkeypatch, make, copy):
+    if copy:  # in parts of a few entries
+        monkeypatch.setattr("sppfeat.store.hdf5._PART_NBYTES", 40)
     work = make()
     whole = write_whole(tmp_path / "whole.h5", work)
     merged = tmp_path / "merged.h5"
@@ -132,14 +134,6 @@ def test_whatever_way_the_shards_were_cut(tmp_path, data):
     assert_same_bytes(folder / "merged.h5", write_whole(folder / "whole.h5", work))
 
 
-def test_one_shard_that_is_all(tmp_path, work):
-    paths = write_shards(tmp_path, work, (0, 11))
-    merge_shards(tmp_path / "merged.h5", paths)
-    with FeatureFile(tmp_path / "merged.h5") as file:
-        np.testing.assert_array_equal(file.to_sklearn(rows="status=any")[0], np.asarray(file.features))
-        np.testing.assert_array_equal(file.has_descriptor().sum(), 9)
-
-
 @pytest.mark.slow
 def test_boxes_without_a_single_row(tmp_path):
     work = with_box_file(3)
@@ -163,17 +157,6 @@ def test_a_merged_file_can_be_continued_only_if_it_has_its_rows(tmp_path, shards
     merge_shards(tmp_path / "merged.h5", shards)
     with pytest.raises(StoreError, match=r"cannot be continued: its rows lie in other files"):
         FeatureWriter(tmp_path / "merged.h5")
-
-
-@pytest.mark.slow
-def test_texts_of_blocks_are_all_there(tmp_path, work, monkeypatch):
-    monkeypatch.setattr("sppfeat.store.hdf5._PART_NBYTES", 40)
-    for i, make in enumerate(KINDS):
-        folder = tmp_path / str(i)
-        folder.mkdir()
-        work = make()
-        merge_shards(folder / "merged.h5", write_shards(folder, work, BOUNDS))
-        assert_same_bytes(folder / "merged.h5", write_whole(folder / "whole.h5", work))
 
 
 def test_roots_may_differ(tmp_path, work):
@@ -300,6 +283,8 @@ def test_a_shard_that_is_being_written(tmp_path, shards):
 def test_what_is_no_shard(tmp_path, work, shards):
     whole = write_whole(tmp_path / "whole.h5", work)
     refused("whole.h5' is no shard: it has all images", tmp_path / "m.h5", [*shards, whole])
+    create_file(tmp_path / "empty.h5", plan_of([]), config(), BLOCKS)
+    refused("empty.h5' is no shard", tmp_path / "m.h5", [tmp_path / "empty.h5"])
     merge_shards(tmp_path / "merged.h5", shards)
     refused("merged.h5' was made by 'sppfeat merge'", tmp_path / "m.h5", [tmp_path / "merged.h5"])
     reduce(shards[3], tmp_path / "r.h5", method="random", components=2)
@@ -551,11 +536,3 @@ def test_verify_compares_with_the_sources(tmp_path, shards):
     assert result.exit_code == 1
     assert "1 image of the source '" in result.stdout
     assert "has another status than when they were merged" in result.stdout
-
-
-def test_an_empty_plan_is_no_shard(tmp_path):
-    from feature_files import plan_of
-
-    create_file(tmp_path / "f.h5", plan_of([]), config(), BLOCKS)
-    refused("is no shard", tmp_path / "m.h5", [tmp_path / "f.h5"])
-    assert sppfeat.open(tmp_path / "f.h5").shard is None
