@@ -26,12 +26,6 @@ class FeatureFile(FeatureTable):
 
     Nobody may truncate the file while it, or an array of it, is in use: the system kills a process that reads missing
     bytes through a memory map (SIGBUS). Replacing the file by another one is harmless.
-
-    Args:
-        path: path of the file.
-
-    Raises:
-        StoreError: see :class:`~sppfeat.store.feature_table.FeatureTable`.
     """
 
     def select(
@@ -69,19 +63,11 @@ class FeatureFile(FeatureTable):
         known = read_labels(self, labels)
         return Selection(self, select_rows(self, rows, known), chosen, known)
 
-    def to_sklearn(
-        self,
-        *,
-        labels: LabelSource = None,
-        levels: Iterable[int] | int | None = None,
-        layers: Iterable[str] | str | None = None,
-        rows: RowsLike = None,
-        bins: Mapping[int, Iterable[tuple[int, int]]] | None = None,
-    ) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
+    def to_sklearn(self, **selection: Any) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]:
         """Return ``X`` and ``y`` of the rows with a descriptor, or of a selection.
 
         Args:
-            labels, levels, layers, rows, bins: see :meth:`select`.
+            **selection: ``rows``, ``layers``, ``levels``, ``bins``, ``labels``; see :meth:`select`.
 
         Returns:
             ``X`` ``(n, d)``: a read-only view of the memory-mapped file if rows and columns are contiguous and nothing
@@ -94,41 +80,20 @@ class FeatureFile(FeatureTable):
             ConfigError: memory cannot hold the copy; or see :meth:`select`.
             LabelError: see :meth:`select`.
         """
-        return self.select(labels=labels, levels=levels, layers=layers, rows=rows, bins=bins).to_sklearn()
+        return self.select(**selection).to_sklearn()
 
     def iter_batches(
         self, batch_size: int = 1024, *, seed: int | None = None, **selection: Any
     ) -> Iterator[tuple[npt.NDArray[np.floating[Any]], npt.NDArray[Any] | None]]:
-        """Yield ``X`` and ``y`` of :meth:`to_sklearn`, ``batch_size`` rows at a time, for ``partial_fit``.
-
-        Args:
-            batch_size: rows per batch; the last batch may have fewer.
-            seed: seed for a random order; None for file order, in which a file sorted by class yields one class after
-                another.
-            **selection: see :meth:`select`.
-        """
+        """Yield ``X`` and ``y`` in batches; see :meth:`sppfeat.store.selection.Selection.iter_batches`."""
         return self.select(**selection).iter_batches(batch_size, seed=seed)
 
     def to_pandas(self, **selection: Any) -> Any:
-        """Return a ``pandas.DataFrame`` of everything but the descriptors, aligned with :meth:`to_sklearn`.
-
-        Args:
-            **selection: see :meth:`select`; ``rows="status=any"`` includes rows without a descriptor.
-
-        Returns:
-            One line per row, indexed by row index; see :func:`sppfeat.store.selection.row_table.to_pandas`.
-
-        Raises:
-            ConfigError: pandas is not installed; or see :meth:`select`.
-        """
+        """Return a table without descriptors; see :func:`sppfeat.store.selection.row_table.to_pandas`."""
         return self.select(**selection).to_pandas()
 
     def to_torch_dataset(self, **selection: Any) -> "FeatureDataset":
-        """Return a ``torch.utils.data.Dataset`` of pairs: descriptor ``(d,)`` float32, and class int64, -1 for none.
-
-        Args:
-            **selection: see :meth:`select`.
-        """
+        """Return a data set; see :meth:`sppfeat.store.selection.Selection.to_torch_dataset`."""
         return self.select(**selection).to_torch_dataset()
 
     @property

@@ -122,7 +122,7 @@ def _read_shard(file: FeatureFile) -> ShardFile:
         shard=shard,
         root=file.root,
         version=FileVersion.of(file.stored.stat()),
-        offset=file.stored.features.offset,
+        offset=file.stored_features.offset,
         created=file.attribute("created"),
         n_boxes=file.stored.shape("box_row")[0] if file.has_boxes else 0,
         done=status[Status.DONE],

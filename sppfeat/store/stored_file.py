@@ -4,9 +4,11 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig
+from sppfeat.config.values import StrPath
 from sppfeat.config.wording import one_line
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.paths import PathTable
@@ -25,42 +28,51 @@ from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["StoredFile"]
 
+_File = TypeVar("_File", bound="StoredFile")
+
 
 class StoredFile:
-    """The datasets, attributes and recorded settings of an open feature file.
-
-    The constructor opens and checks the file.
+    """The datasets, attributes and recorded settings of an open feature file; ``with`` closes it.
 
     Args:
         path: path of the file.
 
     Attributes:
         path: path of the file.
-        features: shape, type and position of the descriptors.
+        stored_features: shape, type and position of the descriptors.
 
     Raises:
-        StoreError: the file is missing, not HDF5, not a feature file, of a newer schema, or inconsistent.
+        StoreError: the file is missing, not HDF5, not a feature file, of a newer schema, or inconsistent. Properties
+            raise it, too, where what they read is invalid.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if not os.path.exists(path):  # Path.exists raises on a name that is too long
-            raise StoreError(_explain_missing(path))
-        if not path.is_file():
-            raise StoreError(f"not a file: {str(path)!r}")
-        with hdf5_errors(path, "cannot be opened as HDF5"):
-            if os.access(path, os.R_OK) and not h5py.is_hdf5(path):
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(os.fsdecode(path))
+        if not os.path.exists(self.path):  # Path.exists raises on a name that is too long
+            raise StoreError(_explain_missing(self.path))
+        if not self.path.is_file():
+            raise StoreError(f"not a file: {str(self.path)!r}")
+        with hdf5_errors(self.path, "cannot be opened as HDF5"):
+            if os.access(self.path, os.R_OK) and not h5py.is_hdf5(self.path):
                 raise OSError("it is something else; allowed: feature files, which 'sppfeat extract' writes")
-            self._file = h5py.File(path, "r")
+            self._file = h5py.File(self.path, "r")
         try:
             self._nbytes_then = self.nbytes
-            self.features = check_layout(self._file, path)
+            self.stored_features = check_layout(self._file, self.path)
         except BaseException:
             self._file.close()
             raise
 
+    def __enter__(self: _File) -> _File:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Close the file; memory maps of it stay valid."""
+        """Close the file; arrays already handed out, and memory maps of it, stay valid."""
         self._file.close()
 
     @property
@@ -72,43 +84,21 @@ class StoredFile:
         """Return ``os.stat_result`` of the open file, even if its name now belongs to another file."""
         return os.fstat(self._file.id.get_vfd_handle())
 
-    @property
-    def schema_version(self) -> int:
-        """Version of the file format."""
-        return int(self._file.attrs["schema_version"])
-
-    @property
-    def is_reduced(self) -> bool:
-        """True if the descriptors were reduced to fewer dimensions."""
-        return is_reduced(self._file)
-
     def attribute(self, name: str) -> str:
         """Return a text attribute of the file.
 
         Raises:
             StoreError: the file has no such attribute.
         """
-        value = self.find_attribute(name)
+        value = text_attribute(self._file, name, self.path)
         if value is None:
             raise StoreError(f"{str(self.path)!r} has no text attribute {name!r}")
         return value
 
-    def find_attribute(self, name: str) -> str | None:
-        """Return a text attribute of the file, or None if it has none."""
-        return text_attribute(self._file, name, self.path)
-
     def find_attributes(self, names: Iterable[str]) -> dict[str, bytes]:
         """Return those of the named text attributes that the file has, as bytes."""
-        found = {name: self.find_attribute(name) for name in names}
+        found = {name: text_attribute(self._file, name, self.path) for name in names}
         return {name: os.fsencode(text) for name, text in found.items() if text is not None}
-
-    def column_blocks(self) -> tuple[ColumnBlock, ...]:
-        """Return the blocks of columns of a descriptor."""
-        return read_column_blocks(self._file, self.path)
-
-    def source_files(self) -> SourceFiles | None:
-        """Return the recorded files that hold the descriptors; None if this file holds them itself."""
-        return read_source_files(self._file, self.path, self.features) if self.features.is_virtual else None
 
     def has(self, name: str) -> bool:
         """Return True if the file has an optional dataset, such as ``images/id``."""
@@ -133,7 +123,7 @@ class StoredFile:
         self._check_length(name)
         return read_in_parts(self._file, name, self.path)
 
-    def read_paths(self, name: str) -> PathTable:
+    def read_texts(self, name: str) -> PathTable:
         """Return a dataset of texts as a compact table, which spares 100 bytes per text."""
         return PathTable(chain.from_iterable(texts for _, texts in self.read_parts(name)))
 
@@ -152,12 +142,19 @@ class StoredFile:
             with os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb") as raw:
                 return np.memmap(raw, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
 
-    def config(self) -> ExtractConfig:
-        """Return the settings of the extraction.
+    @property
+    def schema_version(self) -> int:
+        """Version of the file format."""
+        return int(self._file.attrs["schema_version"])
 
-        Raises:
-            StoreError: the attribute holds no valid settings.
-        """
+    @cached_property
+    def columns(self) -> tuple[ColumnBlock, ...]:
+        """The blocks of columns of a descriptor: layer, level, channels and range of each."""
+        return read_column_blocks(self._file, self.path)
+
+    @cached_property
+    def config(self) -> ExtractConfig:
+        """Settings of the extraction, before any :attr:`reduction`."""
         where = f"{str(self.path)!r}: its attribute 'config'"
         try:
             return ExtractConfig.from_dict(json.loads(self.attribute("config")))
@@ -167,19 +164,15 @@ class StoredFile:
         except (ConfigError, RecursionError, ValueError, TypeError, ArithmeticError, LookupError) as error:
             raise StoreError(f"{where}: {one_line(str(error))}") from error
 
+    @property
     def norm_factors(self) -> tuple[float, ...] | None:
-        """Return the factor of each layer under ``meannorm``; None without it.
-
-        Raises:
-            StoreError: the factors are not positive numbers.
-        """
-        text = self.find_attribute("norm_factors")
+        """Factor of each layer under ``meannorm``, above 0; None without it."""
+        text = text_attribute(self._file, "norm_factors", self.path)
         if text is None:
             return None
         try:
-            recorded = json.loads(text)
-            factors = tuple(map(_positive_number, recorded)) if isinstance(recorded, list) else ()
-        except (RecursionError, ValueError, OverflowError):
+            factors = tuple(map(_positive_number, json.loads(text)))
+        except (RecursionError, ValueError, OverflowError, TypeError):
             factors = ()
         if not factors:
             raise StoreError(
@@ -188,12 +181,16 @@ class StoredFile:
             )
         return factors
 
-    def reduction(self) -> Reduction:
-        """Return the projection of a file with reduced descriptors.
+    @property
+    def is_reduced(self) -> bool:
+        """True if the descriptors were reduced to fewer dimensions: see :attr:`reduction`."""
+        return is_reduced(self._file)
 
-        Raises:
-            StoreError: its record or its arrays are invalid.
-        """
+    @cached_property
+    def reduction(self) -> Reduction | None:
+        """The projection that reduced the descriptors, which can reduce others; None for descriptors as extracted."""
+        if not self.is_reduced:
+            return None
         try:
             return Reduction(
                 record=FitRecord.from_json(self.attribute("reduction")),
@@ -204,19 +201,19 @@ class StoredFile:
         except ConfigError as error:
             raise StoreError(f"{str(self.path)!r}: its reduction: {one_line(str(error))}") from error
 
+    @property
     def shard(self) -> Shard | None:
-        """Return the shard of a larger extraction that the file holds; None for a whole extraction.
-
-        Raises:
-            StoreError: the attribute is invalid.
-        """
-        text = self.find_attribute("shard")
-        if text is None:
-            return None
+        """The shard of a larger extraction that the file holds; None for a whole extraction."""
+        text = text_attribute(self._file, "shard", self.path)
         try:
-            return Shard.from_json(text)
+            return None if text is None else Shard.from_json(text)
         except ConfigError as error:
             raise StoreError(f"{str(self.path)!r}: its attribute 'shard': {one_line(str(error))}") from error
+
+    def source_files(self) -> SourceFiles | None:
+        """Return the recorded files that hold the descriptors, unchecked; None if this file holds them itself."""
+        features = self.stored_features
+        return read_source_files(self._file, self.path, features) if features.is_virtual else None
 
     def _check_length(self, name: str) -> None:
         """Refuse a file that has become shorter since it was opened: HDF5 would read zeros."""
