@@ -78,11 +78,6 @@ class FeatureTable(StoredFile):
         return _reopen, (type(self), os.path.abspath(self.path), self._identity)
 
     @property
-    def stored(self) -> StoredFile:
-        """The file itself, as its base class has it."""
-        return self
-
-    @property
     def read_paths(self) -> list[Path]:
         """Paths of the file and of the files that hold its rows; no output may replace them."""
         sources = self.sources

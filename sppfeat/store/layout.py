@@ -99,23 +99,23 @@ class FileLayout:
     text_nbytes: int = 0
 
     @classmethod
-    def like(cls, stored: StoredFile, *, attributes: Iterable[str], **added: bool) -> "FileLayout":
+    def like(cls, file: StoredFile, *, attributes: Iterable[str], **added: bool) -> "FileLayout":
         """Return the layout of an open file that has its images, rows and columns.
 
         Args:
-            stored: the open file.
+            file: the open file.
             attributes: names of the attributes to copy, if the file has them.
             **added: arguments of :func:`columns_of` for datasets to add.
         """
-        own = columns_of(ids=stored.has("images/id"), boxes=stored.has("row_source"))
-        sizes = dict(zip("RD", stored.features.shape, strict=True))
+        own = columns_of(ids=file.has("images/id"), boxes=file.has("row_source"))
+        sizes = dict(zip("RD", file.stored_features.shape, strict=True))
         for name, (dims, _) in own.items():
-            sizes |= {d: n for d, n in zip(dims, stored.shape(name), strict=True) if isinstance(d, str)}
+            sizes |= {d: n for d, n in zip(dims, file.shape(name), strict=True) if isinstance(d, str)}
         return cls(
             columns={**own, **columns_of(ids=False, boxes=False, **added)},
             sizes=sizes,
-            dtype=stored.features.dtype.name,
-            attributes=stored.find_attributes(attributes),
+            dtype=file.stored_features.dtype.name,
+            attributes=file.find_attributes(attributes),
         )
 
     def datasets(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:

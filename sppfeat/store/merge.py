@@ -178,7 +178,7 @@ def _sources(parts: Sequence[ShardFile], output: Path) -> list[SourceFile]:
 
 def _layout(first: FeatureFile, parts: Sequence[ShardFile], sources: Sequence[SourceFile]) -> FileLayout:
     """Return the layout of the merged file: that of a shard, with the images, rows and views of all of them."""
-    layout = FileLayout.like(first.stored, attributes=_ATTRIBUTES, sources=bool(sources))
+    layout = FileLayout.like(first, attributes=_ATTRIBUTES, sources=bool(sources))
     whole = parts[0].shard
     sizes = {**layout.sizes, "N": whole.n_images, "R": whole.n_rows, "S": len(sources)}
     if first.has_boxes and not has_box_file(first.config):
@@ -201,7 +201,7 @@ def _entries(
         box_row = np.full(layout.sizes["X"], -1, dtype=np.int64)
     for name in layout.columns:
         if name not in joined and name != "box_row" and not name.startswith("sources/"):
-            yield name, ..., first.stored.read(name)
+            yield name, ..., first.read(name)
     n_views = 0
     for n, part in enumerate(parts, 1):
         first_view = n_views if box_row is None else 0
@@ -210,7 +210,7 @@ def _entries(
         with FeatureFile(part.path) as source:
             for name in sorted(joined):
                 start, shift = starts[str(layout.columns[name][0][0])], shifts.get(name)
-                for entries, values in source.stored.read_parts(name):
+                for entries, values in source.read_parts(name):
                     where = slice(start + entries.start, start + entries.stop)
                     yield name, where, values if shift is None else values + starts[shift]
             if box_row is not None:
@@ -225,7 +225,7 @@ def _entries(
 
 def _join_box_rows(box_row: npt.NDArray[np.int64], source: FeatureFile, part: ShardFile) -> None:
     """Fill in the rows of one shard's boxes, numbered in the merged file."""
-    for boxes, rows in source.stored.read_parts("box_row"):
+    for boxes, rows in source.read_parts("box_row"):
         own = np.flatnonzero(rows >= 0) + boxes.start
         if (box_row[own] >= 0).any():
             raise StoreError(

@@ -35,7 +35,7 @@ def create_reduced_file(
     Raises:
         StoreError: the disk has no space, or the folder is missing or not writable.
     """
-    layout = FileLayout.like(source.stored, attributes=_COPIED, reduction=True)
+    layout = FileLayout.like(source, attributes=_COPIED, reduction=True)
     layout = dataclasses.replace(
         layout,
         sizes={**layout.sizes, "D": reduction.dimension, "B": 1, "S": len(reduction.mean)},
@@ -54,7 +54,7 @@ def create_reduced_file(
 def _entries(source: FeatureFile, reduction: Reduction, layout: FileLayout) -> Iterator[Entries]:
     for name in layout.columns:
         if not name.startswith(("columns/", "reduction/")):
-            for entries, values in source.stored.read_parts(name):
+            for entries, values in source.read_parts(name):
                 yield name, entries, values
     for name in ("mean", "components", "scale"):
         yield f"reduction/{name}", ..., getattr(reduction, name)

@@ -121,10 +121,10 @@ def _read_shard(file: FeatureFile) -> ShardFile:
         path=file.path,
         shard=shard,
         root=file.root,
-        version=FileVersion.of(file.stored.stat()),
+        version=FileVersion.of(file.stat()),
         offset=file.stored_features.offset,
         created=file.attribute("created"),
-        n_boxes=file.stored.shape("box_row")[0] if file.has_boxes else 0,
+        n_boxes=file.shape("box_row")[0] if file.has_boxes else 0,
         done=status[Status.DONE],
         failed=status[Status.FAILED],
         pending=file.n_images - status[Status.DONE] - status[Status.FAILED],
@@ -172,10 +172,10 @@ def _shared_facts(file: FeatureFile) -> list[tuple[str, object]]:
         ("classes of boxes", tuple(file.row_classes)),
         (
             "columns of the box file",
-            tuple(file.stored.read("row_extra_names").tolist()) if file.has_boxes else None,
+            tuple(file.read("row_extra_names").tolist()) if file.has_boxes else None,
         ),
-        ("layers of /row_region", file.stored.shape("row_region")[1] if file.has_boxes else None),
-        ("boxes of the box file", file.stored.shape("box_row")[0] if has_box_file(file.config) else None),
+        ("layers of /row_region", file.shape("row_region")[1] if file.has_boxes else None),
+        ("boxes of the box file", file.shape("box_row")[0] if has_box_file(file.config) else None),
     ]
 
 

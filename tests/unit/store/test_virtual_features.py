@@ -110,7 +110,7 @@ def test_every_property_and_selection_is_that_of_the_whole_file(tmp_path, make):
     ):
         no_boxes = () if whole.has_boxes else ("row_", "box_")
         for name in PROPERTIES:
-            if name not in ("features", "nbytes", "read_paths", "stored") and not name.startswith(no_boxes):
+            if name not in ("features", "nbytes", "read_paths") and not name.startswith(no_boxes):
                 assert plain(getattr(file, name)) == plain(getattr(whole, name)), name
         for selection in (
             {},
