@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe.classifier import check_model_name, fit_classifier, save_classifier
+from sppfeat.analysis.probe.classifier import fit_classifier, save_classifier
 from sppfeat.analysis.probe.prediction import Predictions, predict
 from sppfeat.analysis.probe.results import ProbeResult
 from sppfeat.analysis.probe.validation import cross_validate
 from sppfeat.config.values import StrPath
+from sppfeat.errors import ConfigError
 from sppfeat.files.outputs import check_new_file, refuse_input
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import LabelSource, RowsLike
@@ -81,7 +82,10 @@ def probe(
     )
     model = None if save is None else Path(save)
     if model is not None:
-        check_model_name(model)
+        if model.suffix == ".skops":
+            raise ConfigError(
+                f"--save {str(model)!r}: classifiers are no longer .skops files; use {model.stem}.npz"
+            )
         tables = [labels] if isinstance(labels, str | os.PathLike) else []
         check_new_file(model, inputs=[features, *tables], overwrite=overwrite)
     with FeatureFile(Path(features)) as file:

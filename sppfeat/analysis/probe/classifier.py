@@ -5,7 +5,7 @@ import io
 import json
 import os
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from sppfeat.analysis.probe.ridge import Ridge
 from sppfeat.analysis.probe.rows import labeled_rows
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.wording import one_line
-from sppfeat.errors import ConfigError, StoreError
+from sppfeat.errors import StoreError
 from sppfeat.files.atomic import replace_file
 from sppfeat.store.schema import ColumnBlock
 from sppfeat.store.selection import Selection
 
 __all__ = [
     "Classifier",
-    "check_model_name",
     "fit_classifier",
     "load_classifier",
     "row_digests",
@@ -35,10 +34,9 @@ __all__ = [
 _FORMAT = "sppfeat classifier"
 _VERSION = 2  # version 1 was a scikit-learn pipeline in a .skops file
 _NBYTES = 8  # two sets of a million rows share a digest by chance once in twenty million times
-_AT_ONCE = 1 << 16  # rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Classifier:
     """A fitted classifier with a description of the rows that it accepts.
 
@@ -53,23 +51,13 @@ class Classifier:
         learned: ``(n,)`` uint64, the :func:`row_digests` of the rows it was fitted on.
     """
 
-    coef: npt.NDArray[np.float32] = field(compare=False)
-    intercept: npt.NDArray[np.float64] = field(compare=False)
+    coef: npt.NDArray[np.float32]
+    intercept: npt.NDArray[np.float64]
     classes: tuple[str, ...]
     config: ExtractConfig
     columns: tuple[ColumnBlock, ...]
     reduction: str | None
-    learned: npt.NDArray[np.uint64] = field(compare=False)
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the layers it was fitted on."""
-        return tuple(dict.fromkeys(block.layer for block in self.columns))
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """Pyramid levels it was fitted on."""
-        return tuple(dict.fromkeys(block.level for block in self.columns))
+    learned: npt.NDArray[np.uint64]
 
 
 def fit_classifier(selection: Selection, settings: ProbeSettings) -> Classifier:
@@ -105,34 +93,14 @@ def row_digests(selection: Selection, positions: npt.NDArray[np.int64]) -> npt.N
         ``(k,)`` uint64.
     """
     file = selection.file
-    root, paths, boxes = os.fsencode(file.root), file.path_table, file.boxes
-    rows, images = selection.rows[positions], selection.groups[positions]
-    digests = np.empty(len(rows), dtype=np.uint64)
-    for start in range(0, len(rows), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        sides = boxes[rows[part]].astype("<f8") + 0.0  # no negative zeros
-        digests[part] = [
-            int.from_bytes(_digest(os.path.join(root, paths[image]), box.tobytes()), "little")
-            for image, box in zip(images[part].tolist(), sides, strict=True)
-        ]
-    return digests
-
-
-def _digest(path: bytes, box: bytes) -> bytes:
-    # No separator, because all boxes have the same length.
-    return hashlib.blake2b(box + path, digest_size=_NBYTES).digest()
-
-
-def check_model_name(path: Path) -> None:
-    """Refuses the name of a file of earlier versions.
-
-    Raises:
-        ConfigError: the name ends with ``.skops``.
-    """
-    if path.suffix == ".skops":
-        raise ConfigError(
-            f"--save {str(path)!r}: classifiers are no longer .skops files; use {path.stem}.npz"
-        )
+    root, paths = os.fsencode(file.root), file.path_table
+    boxes = file.boxes[selection.rows[positions]].astype("<f8") + 0.0  # no negative zeros
+    # No separator between box and path, because all boxes have the same length.
+    digests = (
+        hashlib.blake2b(box.tobytes() + os.path.join(root, paths[image]), digest_size=_NBYTES).digest()
+        for box, image in zip(boxes, selection.groups[positions].tolist(), strict=True)
+    )
+    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
 def save_classifier(path: Path, classifier: Classifier, *, overwrite: bool = True) -> None:
@@ -172,15 +140,14 @@ def load_classifier(path: Path) -> Classifier:
         raise StoreError(f"no such file: {where}")
     try:
         with zipfile.ZipFile(path) as archive:
-            is_skops = "schema.json" in archive.namelist()
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if is_skops:
+            names = archive.namelist()
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed")  # and may unpack to any size
+        if "schema.json" in names:
             raise StoreError(
                 f"{where} was saved by an earlier version, as a .skops file; make a new one with "
                 f"'sppfeat probe FEATURES --save {path.stem}.npz'"
             )
-        if unpacked > path.stat().st_size:
-            raise ValueError(f"it is compressed: {unpacked} bytes in {path.stat().st_size}")
         with np.load(path, allow_pickle=False) as arrays:
             return _checked(arrays)
     except StoreError:
@@ -192,31 +159,24 @@ def load_classifier(path: Path) -> Classifier:
 
 
 def _checked(arrays: Any) -> Classifier:
-    """Rebuilds a classifier from the arrays of its file.
-
-    Raises:
-        Exception: of any type, if :func:`save_classifier` did not write the arrays.
-    """
+    """Rebuilds a classifier from its arrays; any exception means that :func:`save_classifier` did not write them."""
     about = json.loads(str(arrays["about"]))
     if about["format"] != _FORMAT or about["version"] != _VERSION:
-        raise ValueError(
-            f"it is {one_line(repr(about['format']))}, version {one_line(repr(about['version']))}"
-        )
+        raise ValueError(f"it is {about['format']!r}, version {about['version']!r}")
     coef, intercept, learned = arrays["coef"], arrays["intercept"], arrays["learned"]
     classes = tuple(about["classes"])
     columns = tuple(ColumnBlock(*block) for block in about["columns"])
     ends = [block.stop for block in columns]
-    if [block.start for block in columns] != [0, *ends[:-1]]:
-        raise ValueError("its columns are malformed")
-    if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
-        raise ValueError("its classes are malformed")
-    expected = [((len(classes), ends[-1]), np.float32), ((len(classes),), np.float64)]
-    if [(array.shape, array.dtype) for array in (coef, intercept)] != expected:
-        raise ValueError("its coefficients are of other classes or columns than it says")
-    if not np.isfinite(coef).all() or not np.isfinite(intercept).all():
-        raise ValueError("its coefficients are not finite")
-    if learned.ndim != 1 or learned.dtype != np.uint64:
-        raise ValueError("its digests of rows are malformed")
+    shapes = [(array.shape, array.dtype) for array in (coef, intercept, learned)]
+    expected = [
+        ((len(classes), ends[-1]), np.float32),
+        ((len(classes),), np.float64),
+        ((len(learned),), np.uint64),
+    ]
+    is_right = [block.start for block in columns] == [0, *ends[:-1]] and shapes == expected
+    is_right &= len(classes) > 1 and all(isinstance(name, str) for name in classes)
+    if not is_right or not np.isfinite(coef).all() or not np.isfinite(intercept).all():
+        raise ValueError("its arrays are not those of its classes and columns")
     return Classifier(
         coef=coef,
         intercept=intercept,

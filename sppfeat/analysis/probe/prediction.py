@@ -23,6 +23,7 @@ from sppfeat.files.tables import join_fields
 from sppfeat.store.comparability import descriptor_differences
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import LabelSource, RowsLike, Selection
+from sppfeat.store.selection.row_table import RowColumn, TextColumn, tabulate_rows
 
 __all__ = ["Predictions", "decision_blocks", "predict", "select_for"]
 
@@ -99,32 +100,35 @@ def predict(
         tables = [labels] if isinstance(labels, str | os.PathLike) else []
         check_new_file(path, inputs=[model, features, *tables], overwrite=overwrite)
     classifier = load_classifier(Path(model))
+    classes = classifier.classes
     with FeatureFile(Path(features)) as file, contextlib.ExitStack() as stack:
         if path is not None:
             refuse_input(path, file.read_paths)
         selection = select_for(classifier, file, rows=rows, labels=labels)
-        digests = row_digests(selection, np.arange(len(selection)))
         numbers, names = np.full(len(selection), -1), list[str]()
         if selection.labels.values is not None:
             numbers, names = class_numbers(selection)
-        names.append("")  # the last is that of -1, which stands for no class
-        true = np.array([_class_of(name, classifier.classes) for name in names])[numbers]
-        table = None
-        if output is not None:
-            target = stack.enter_context(_opened(output, overwrite=overwrite))
-            labels_of_rows = np.array(names, dtype=object)[numbers]
-            table = _Table(target, classifier, selection, labels_of_rows, with_scores=with_scores)
+        target = None if output is None else stack.enter_context(_opened(output, overwrite=overwrite))
+        every = [f"score:{name}" for name in classes] if with_scores else []
+        table = _row_columns(selection, TextColumn(names, numbers))
+        _write_lines(target, [[*table, "predicted", "score", *every]])
         predicted, best = np.empty(len(selection), dtype=np.int64), np.empty(len(selection))
         for part, scores in decision_blocks(classifier, selection):
             predicted[part], best[part] = np.argmax(scores, axis=1), scores.max(axis=1)
-            if table is not None:
-                table.add(part, predicted[part], scores)
+            columns = [_cells(column, part) for column in table.values()]
+            columns += [[classes[i] for i in predicted[part].tolist()], _cells(best, part)]
+            columns += [_cells(own, slice(None)) for own in scores.T[: len(every)]]
+            _write_lines(target, zip(*columns, strict=True))
             on_progress(part.stop, len(selection))
+        index = {name: number for number, name in enumerate(classes)}
+        # Of rows without a label, the number is -1, which takes the last.
+        true = np.array([*(index.get(name, _UNKNOWN) for name in names), _UNLABELED])[numbers]
+        digests = row_digests(selection, np.arange(len(selection)))
         return Predictions(
             rows=selection.rows,
             predicted=predicted,
             scores=best,
-            classes=classifier.classes,
+            classes=classes,
             n_without=file.n_rows - len(file.rows_with_descriptor()),
             n_learned=int(np.isin(digests, classifier.learned).sum()),
             n_known=int((true >= 0).sum()),
@@ -153,14 +157,18 @@ def select_for(
     if differences:
         raise StoreError(f"{str(file.path)!r} has other descriptors: {'; '.join(differences)}")
     there = [block[:3] for block in file.columns]
-    lacking = [block for block in classifier.columns if block[:3] not in there]
-    if lacking:
-        block = lacking[0]
-        raise StoreError(
-            f"{str(file.path)!r} has no layer {block.layer!r}, level {block.level}, of {block.channels} channels, "
-            "which the classifier takes"
-        )
-    selection = file.select(rows=rows, layers=classifier.layers, levels=classifier.levels, labels=labels)
+    for block in classifier.columns:
+        if block[:3] not in there:
+            raise StoreError(
+                f"{str(file.path)!r} has no layer {block.layer!r}, level {block.level}, of {block.channels} "
+                "channels, which the classifier takes"
+            )
+    selection = file.select(
+        rows=rows,
+        layers=dict.fromkeys(block.layer for block in classifier.columns),
+        levels=dict.fromkeys(block.level for block in classifier.columns),
+        labels=labels,
+    )
     if selection.columns.blocks != classifier.columns:
         raise StoreError(
             f"{str(file.path)!r} has its layers or levels in another order than the classifier takes them"
@@ -190,12 +198,11 @@ def decision_blocks(
     largest = float(np.max(np.linalg.norm(coef, axis=1) + np.abs(classifier.intercept)))
     # A classifier of zeros gives every row the value 0, which needs no decimals.
     decimals = math.floor(-math.log10(largest * np.finfo(np.float32).eps)) if largest > 0 else 0
-    layers = list(selection.columns.layer_ranges().values())
     # The selection measures blocks as float32, which is half of float64.
     nbytes = min(_BLOCK_NBYTES // 2, _BLOCK_ROWS * 4 * selection.dimension)
     for part, rows in selection.blocks(nbytes=nbytes):
         check_finite(rows, selection, np.arange(part.start, part.stop))
-        values = scale_layers(rows, layers) @ coef.T + classifier.intercept
+        values = scale_layers(rows, selection.columns) @ coef.T + classifier.intercept
         # Adding 0.0 turns the -0.0 of small negative numbers into 0.0.
         yield part, values.round(decimals) + 0.0
 
@@ -215,66 +222,21 @@ def _opened(output: StrPath | BinaryIO, *, overwrite: bool) -> Iterator[BinaryIO
             output.flush()
 
 
-def _class_of(name: str, classes: tuple[str, ...]) -> int:
-    """Index of a label in the classifier's classes, or one of the numbers above."""
-    if name == "":
-        return _UNLABELED
-    return classes.index(name) if name in classes else _UNKNOWN
+def _row_columns(selection: Selection, labels: TextColumn) -> dict[str, RowColumn]:
+    """Columns of the table that are known before the prediction."""
+    file = selection.file
+    found = {**tabulate_rows(file, selection.rows, selection.labels), "label": labels}
+    box = ("x0", "y0", "x1", "y1") if file.has_boxes else ()
+    return {name: found[name] for name in ("row", "path", "image_id", *box, "label") if name in found}
 
 
-class _Table:
-    """The CSV table of the predictions.
+def _cells(column: RowColumn, part: slice) -> list[str]:
+    if isinstance(column, TextColumn):
+        return [text or "" for text in column[part]]
+    return [str(value) if isinstance(value, int) else f"{value:.7g}" for value in column[part].tolist()]
 
-    Args:
-        target: binary file to write to; the header is written at once.
-        classifier, selection: see :func:`decision_blocks`.
-        labels: label of each row of the selection.
-        with_scores: write the scores of all classes.
-    """
 
-    def __init__(
-        self,
-        target: BinaryIO,
-        classifier: Classifier,
-        selection: Selection,
-        labels: npt.NDArray[np.object_],
-        *,
-        with_scores: bool,
-    ) -> None:
-        file = selection.file
-        self._target, self._classes, self._with_scores = target, classifier.classes, with_scores
-        self._rows, self._images, self._labels = selection.rows, selection.groups, labels
-        self._names = [table for table in (file.path_table, file.image_id_table) if table is not None]
-        self._boxes = file.boxes if file.has_boxes else np.empty((file.n_rows, 0))
-        every = [f"score:{name}" for name in classifier.classes] if with_scores else []
-        box = ["x0", "y0", "x1", "y1"] if file.has_boxes else []
-        names = ["path", "image_id"][: len(self._names)]
-        self._write([["row", *names, *box, "label", "predicted", "score", *every]])
-
-    def add(self, part: slice, predicted: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> None:
-        """Writes a line for each row in a range of the selection."""
-        rows = self._rows[part]
-        best, every = scores.max(axis=1), scores if self._with_scores else scores[:, :0]
-        columns = (rows, self._images[part], self._boxes[rows], self._labels[part], predicted, best, every)
-        self._write(
-            [
-                str(row),
-                *(os.fsdecode(table[image]) for table in self._names),
-                *map(_short, box),
-                label,
-                self._classes[number],
-                _short(score),
-                *map(_short, own),
-            ]
-            for row, image, box, label, number, score, own in zip(
-                *(column.tolist() for column in columns), strict=True
-            )
-        )
-
-    def _write(self, lines: Iterable[list[str]]) -> None:
+def _write_lines(target: BinaryIO | None, lines: Iterable[Iterable[str]]) -> None:
+    if target is not None:
         text = "".join(f"{join_fields(line)}\n" for line in lines)
-        self._target.write(text.encode("utf-8", "surrogateescape"))
-
-
-def _short(value: float) -> str:
-    return f"{value:.7g}"
+        target.write(text.encode("utf-8", "surrogateescape"))

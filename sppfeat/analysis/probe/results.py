@@ -1,27 +1,28 @@
 """Results of a probe: accuracies over folds, recall of each class, and pairs of classes that are confused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from sppfeat.analysis.probe.rows import ClassSize
-from sppfeat.config.machine import import_extra
 
-__all__ = [
-    "Ablated",
-    "ClassRecall",
-    "ConfusedPair",
-    "FoldScores",
-    "ProbeResult",
-    "Score",
-    "class_recalls",
-    "compare_folds",
-    "confused_pairs",
-    "score_folds",
-]
+__all__ = ["Ablated", "ClassRecall", "ConfusedPair", "ProbeResult", "Score"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of each fold, with mean and standard deviation over the folds of all repeats."""
+
+    mean: float
+    std: float
+    folds: tuple[float, ...]
+
+    @classmethod
+    def of(cls, folds: Iterable[float]) -> "Score":
+        """Makes the score from those of the folds."""
+        each = tuple(map(float, folds))
+        return cls(float(np.mean(each)), float(np.std(each)), each)
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,6 @@ class ConfusedPair:
     predicted: str
     count: int
     share: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """A score of each fold, with mean and standard deviation.
-
-    Attributes:
-        mean, std: mean and standard deviation over the folds of all repeats.
-        folds: score of each fold.
-    """
-
-    mean: float
-    std: float
-    folds: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -127,71 +114,3 @@ class ProbeResult:
     n_pending: int
     n_failed: int
     method: str
-
-
-class FoldScores(NamedTuple):
-    """Accuracies of a part of the descriptors; see :class:`ProbeResult`."""
-
-    accuracy: Score
-    class_accuracy: Score
-
-
-def score_folds(
-    true: Sequence[npt.NDArray[np.int64]], predicted: Sequence[npt.NDArray[np.int64]]
-) -> FoldScores:
-    """Scores the predictions of each fold.
-
-    Args:
-        true, predicted: for each fold the ``(k,)`` int64 classes of its test rows.
-    """
-    metrics, folds = _metrics(), list(zip(true, predicted, strict=True))
-    accuracies = [float(metrics.accuracy_score(t, p)) for t, p in folds]
-    recalls = [float(metrics.recall_score(t, p, labels=np.unique(t), average="macro")) for t, p in folds]
-    return FoldScores(_over_folds(accuracies), _over_folds(recalls))
-
-
-def compare_folds(score: Score, reference: Score) -> Score:
-    """Subtracts a reference from a score, fold by fold."""
-    return _over_folds([a - b for a, b in zip(score.folds, reference.folds, strict=True)])
-
-
-def class_recalls(
-    true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], names: tuple[str, ...], *, repeats: int
-) -> tuple[ClassRecall, ...]:
-    """Recall of each class.
-
-    Args:
-        true, predicted: ``(repeats * n,)`` classes of the test rows of all folds, as indices into ``names``.
-        names: names of the classes.
-        repeats: number of times that each row was tested.
-    """
-    recalls = _metrics().recall_score(true, predicted, labels=np.arange(len(names)), average=None)
-    tested = np.bincount(true, minlength=len(names)) // repeats
-    return tuple(map(ClassRecall, names, tested.tolist(), recalls.tolist()))
-
-
-def confused_pairs(
-    true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], names: tuple[str, ...]
-) -> tuple[ConfusedPair, ...]:
-    """All pairs of confused classes, by descending count, then by descending share.
-
-    Args:
-        true, predicted: ``(m,)`` classes of the test rows of all folds, as indices into ``names``.
-        names: names of the classes.
-    """
-    tested = np.bincount(true, minlength=len(names))
-    wrong = true != predicted
-    pairs, counts = np.unique(np.stack([true[wrong], predicted[wrong]]), axis=1, return_counts=True)
-    shares = counts / tested[pairs[0]]
-    order = np.lexsort((pairs[1], pairs[0], -shares, -counts))
-    return tuple(
-        ConfusedPair(names[pairs[0, i]], names[pairs[1, i]], int(counts[i]), float(shares[i])) for i in order
-    )
-
-
-def _metrics() -> Any:
-    return import_extra("sklearn.metrics", extra="sklearn", purpose="cross-validation")
-
-
-def _over_folds(folds: Sequence[float]) -> Score:
-    return Score(float(np.mean(folds)), float(np.std(folds)), tuple(folds))

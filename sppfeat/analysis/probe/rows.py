@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sppfeat.analysis.row_checks import check_described, check_finite
 from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import LabelError
+from sppfeat.store.descriptor_columns import ColumnSelection
 from sppfeat.store.selection import Selection
 
 __all__ = ["ClassSize", "LabeledRows", "class_numbers", "labeled_rows", "scale_layers", "scaled_blocks"]
@@ -150,22 +151,18 @@ def scaled_blocks(
     """
     for part, rows in selection.blocks(positions, nbytes=nbytes // 2):  # which counts rows as float32
         check_finite(rows, selection, positions[part])
-        yield part, scale_layers(rows, list(selection.columns.layer_ranges().values()))
+        yield part, scale_layers(rows, selection.columns)
 
 
-def scale_layers(rows: npt.NDArray[np.floating[Any]], layers: list[slice]) -> npt.NDArray[np.float64]:
-    """Scales each layer of rows to l2 norm ``1 / sqrt(len(layers))``, so that one C suits all files.
+def scale_layers(rows: npt.NDArray[np.floating[Any]], columns: ColumnSelection) -> npt.NDArray[np.float64]:
+    """Rows ``(b, d)`` float64 whose ``n`` layers have l2 norm ``1 / sqrt(n)``, so that one C suits all files.
 
-    Args:
-        rows: ``(b, d)`` float16 or float32, finite, whose squares neither overflow nor underflow in float64.
-        layers: columns of each layer.
-
-    Returns:
-        ``(b, d)`` float64; a layer of zeros stays zero.
+    A layer of zeros stays zero. The squares of float32 rows neither overflow nor underflow in float64.
     """
     scaled = rows.astype(np.float64)
-    for columns in layers:
-        part = scaled[:, columns]
+    layers = columns.layer_ranges().values()
+    for own in layers:
+        part = scaled[:, own]
         norm = np.sqrt(len(layers) * np.einsum("ij,ij->i", part, part))[:, None]
         part /= np.where(norm == 0, math.inf, norm)
     return scaled

@@ -9,14 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.analysis.choices import ProbeSettings
-from sppfeat.analysis.probe.results import (
-    Ablated,
-    ProbeResult,
-    class_recalls,
-    compare_folds,
-    confused_pairs,
-    score_folds,
-)
+from sppfeat.analysis.probe.results import Ablated, ClassRecall, ConfusedPair, ProbeResult, Score
 from sppfeat.analysis.probe.ridge import Ridge
 from sppfeat.analysis.probe.rows import LabeledRows, labeled_rows
 from sppfeat.config.machine import import_extra
@@ -25,14 +18,9 @@ from sppfeat.errors import LabelError
 from sppfeat.store.schema import Status
 from sppfeat.store.selection import Selection
 
-__all__ = ["DescriptorPart", "Fold", "cross_validate", "list_parts", "make_folds", "narrow"]
+__all__ = ["DescriptorPart", "cross_validate", "list_parts", "make_folds", "narrow"]
 
-
-class Fold(NamedTuple):
-    """Rows to train on and rows to test on, each ``(k,)`` int64 numbers of labeled rows, ascending."""
-
-    train: npt.NDArray[np.int64]
-    test: npt.NDArray[np.int64]
+_Index = npt.NDArray[np.int64]
 
 
 class DescriptorPart(NamedTuple):
@@ -68,43 +56,43 @@ def cross_validate(
         StoreError: a row holds NaN or infinities.
     """
     labeled = labeled_rows(selection, min_per_class=settings.least_per_class)
+    metrics = import_extra("sklearn.metrics", extra="sklearn", purpose="cross-validation")
     folds = make_folds(labeled, n_folds=settings.folds, repeats=settings.repeats, seed=settings.seed)
     parts = list_parts(selection)[: None if settings.ablation else 1]
-    true = [labeled.y[fold.test] for fold in folds]
-    predicted: list[list[npt.NDArray[np.int64]]] = []
-    method, n_done = "", 0
+    true = [labeled.y[test] for _, test in folds]
+    of_all, by_all, method, scores = np.concatenate(true), np.array([]), "", list[Ablated]()
     for part in parts:
-        ridge = Ridge(narrow(selection, part.layers, part.levels), labeled, settings)
-        method = method or ridge.method
-        predicted.append([])
-        for fold in folds:
-            predicted[-1].append(ridge.predict(fold.train, fold.test))
-            n_done += 1
-            on_progress(n_done, len(parts) * len(folds))
-    scores = [score_folds(true, of_part) for of_part in predicted]
-    of_all, by_all = np.concatenate(true), np.concatenate(predicted[0])
+        narrower = narrow(selection, part.layers, part.levels)
+        ridge = Ridge(narrower, labeled, settings)
+        predicted = []
+        for train, test in folds:
+            predicted.append(ridge.predict(train, test))
+            on_progress(len(scores) * len(folds) + len(predicted), len(parts) * len(folds))
+        accuracy = Score.of(map(metrics.accuracy_score, true, predicted))
+        recalls = [
+            metrics.recall_score(t, p, labels=np.unique(t), average="macro")
+            for t, p in zip(true, predicted, strict=True)
+        ]
+        if not scores:
+            by_all, method = np.concatenate(predicted), ridge.method
+        whole = scores[0].accuracy if scores else accuracy
+        difference = Score.of(np.subtract(accuracy.folds, whole.folds))
+        scores.append(Ablated(*part, narrower.dimension, accuracy, Score.of(recalls), difference))
+    n_classes = len(labeled.names)
+    recalls = metrics.recall_score(of_all, by_all, labels=np.arange(n_classes), average=None).tolist()
     status = selection.file.status
     return ProbeResult(
         n_rows=len(labeled.y),
-        n_classes=len(labeled.names),
+        n_classes=n_classes,
         n_images=len(np.unique(selection.groups[labeled.positions])),
         dimension=selection.dimension,
         grouped=labeled.groups is not None,
         chance=float(np.bincount(labeled.y).max() / len(labeled.y)),
         accuracy=scores[0].accuracy,
         class_accuracy=scores[0].class_accuracy,
-        classes=class_recalls(of_all, by_all, labeled.names, repeats=settings.repeats),
-        confusions=confused_pairs(of_all, by_all, labeled.names),
-        ablation=tuple(
-            Ablated(
-                *part,
-                narrow(selection, part.layers, part.levels).dimension,
-                *score,
-                compare_folds(score.accuracy, scores[0].accuracy),
-            )
-            for part, score in zip(parts, scores, strict=True)
-            if len(parts) > 1
-        ),
+        classes=tuple(map(ClassRecall, labeled.names, np.bincount(labeled.y).tolist(), recalls)),
+        confusions=_confused_pairs(of_all, by_all, labeled.names),
+        ablation=tuple(scores) if len(parts) > 1 else (),
         left_out=labeled.left_out,
         n_unlabelled=labeled.n_unlabeled,
         n_pending=int((status == Status.PENDING).sum()),
@@ -113,7 +101,18 @@ def cross_validate(
     )
 
 
-def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -> list[Fold]:
+def _confused_pairs(true: _Index, predicted: _Index, names: tuple[str, ...]) -> tuple[ConfusedPair, ...]:
+    """All pairs of confused classes, by descending count, then by descending share."""
+    tested, wrong = np.bincount(true), true != predicted
+    pairs, counts = np.unique(np.stack([true[wrong], predicted[wrong]]), axis=1, return_counts=True)
+    shares = counts / tested[pairs[0]]
+    return tuple(
+        ConfusedPair(names[pairs[0, i]], names[pairs[1, i]], int(counts[i]), float(shares[i]))
+        for i in np.lexsort((pairs[1], pairs[0], -shares, -counts))
+    )
+
+
+def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -> list[tuple[_Index, _Index]]:
     """Makes the folds of all repeats, stratified by class and grouped by image, one repeat after the other.
 
     Args:
@@ -122,34 +121,34 @@ def make_folds(labeled: LabeledRows, *, n_folds: int, repeats: int, seed: int) -
         repeats: number of shuffles, seeded with ``seed``, ``seed + 1``, ...
         seed: seed of the first shuffle.
 
+    Returns:
+        The rows to train on and the rows to test on, each ``(k,)`` numbers of labeled rows, ascending.
+
     Raises:
         LabelError: some fold would have no rows to test, or fewer than two classes to train on.
     """
     splits = import_extra("sklearn.model_selection", extra="sklearn", purpose="cross-validation")
     kind = splits.StratifiedKFold if labeled.groups is None else splits.StratifiedGroupKFold
     y = labeled.y
-    folds = []
+    folds: list[tuple[_Index, _Index]] = []
     for repeat in range(repeats):
         splitter = kind(n_folds, shuffle=True, random_state=seed + repeat)
         try:
             with warnings.catch_warnings():
                 # scikit-learn warns of classes with fewer rows than folds, but --min-per-class allows them.
                 warnings.simplefilter("ignore", UserWarning)
-                found = [
-                    Fold(train, test) for train, test in splitter.split(np.zeros(len(y)), y, labeled.groups)
-                ]
+                folds += splitter.split(np.zeros(len(y)), y, labeled.groups)
         except ValueError as error:
             raise LabelError(
                 f"{counted(len(y), 'row')} cannot be split into {n_folds} folds: {error}"
             ) from error
-        for number, fold in enumerate(found):
-            n_classes = len(np.unique(y[fold.train]))
-            if not len(fold.test) or n_classes < 2:
-                raise LabelError(
-                    f"fold {number} of {n_folds} would have {counted(len(fold.test), 'row')} to test and "
-                    f"{counted(n_classes, 'class')} to train on; needed: 1 and 2. Try fewer --folds"
-                )
-        folds += found
+    for number, (train, test) in enumerate(folds):
+        n_classes = len(np.unique(y[train]))
+        if not len(test) or n_classes < 2:
+            raise LabelError(
+                f"fold {number % n_folds} of {n_folds} would have {counted(len(test), 'row')} to test and "
+                f"{counted(n_classes, 'class')} to train on; needed: 1 and 2. Try fewer --folds"
+            )
     return folds
 
 

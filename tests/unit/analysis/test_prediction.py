@@ -19,8 +19,8 @@ from feature_files import name_images
 from labelled_files import box_file, image_file, separable
 
 import sppfeat
-from sppfeat.analysis.probe import prediction
 from sppfeat.analysis.probe.classifier import load_classifier
+from sppfeat.analysis.probe.prediction import decision_blocks
 from sppfeat.cli import main
 from sppfeat.errors import StoreError
 from sppfeat.store.reader import FeatureFile
@@ -270,11 +270,10 @@ def test_rows_that_are_not_finite_leave_no_table(model, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_no_table(features, model, tmp_path, monkeypatch, number):
     def stopped(*arguments):
+        yield from decision_blocks(*arguments)
         os.kill(os.getpid(), number)
-        return add(*arguments)
 
-    add = prediction._Table.add
-    monkeypatch.setattr(prediction._Table, "add", stopped)
+    monkeypatch.setattr("sppfeat.analysis.probe.prediction.decision_blocks", stopped)
     result = run("predict", model, features, "-o", tmp_path / "p.csv", "-q")
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
     assert os.listdir(tmp_path) == []

@@ -135,14 +135,14 @@ def test_folds_test_each_row_once_and_never_share_an_image(boxes, repeats):
     labeled = labeled_rows(boxes.select(), min_per_class=1)
     folds = make_folds(labeled, n_folds=4, repeats=repeats, seed=0)
     assert len(folds) == 4 * repeats
-    for fold in folds:
-        assert not set(boxes.groups[fold.train]) & set(boxes.groups[fold.test])
-        assert sorted([*fold.train, *fold.test]) == list(range(42))
+    for train, test in folds:
+        assert not set(boxes.groups[train]) & set(boxes.groups[test])
+        assert sorted([*train, *test]) == list(range(42))
     for repeat in range(repeats):
-        tested = np.concatenate([fold.test for fold in folds[4 * repeat : 4 * repeat + 4]])
+        tested = np.concatenate([test for _, test in folds[4 * repeat : 4 * repeat + 4]])
         assert sorted(tested.tolist()) == list(range(42))
     if repeats > 1:
-        assert folds[0].test.tolist() != folds[4].test.tolist()
+        assert folds[0][1].tolist() != folds[4][1].tolist()
 
 
 def test_repeats_are_further_shuffles(boxes):
