@@ -1,13 +1,14 @@
 """``sppfeat train``: trains a network that contains the pyramid."""
 
-import functools
-import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 
-from sppfeat.cli.bars import Bar, prepared
+from sppfeat.cli.bars import Bar, download_bar
 from sppfeat.cli.groups import EXIT_INTERRUPTED, EXIT_SOME_FAILED, leave
 from sppfeat.cli.options import (
     device_option,
@@ -15,35 +16,33 @@ from sppfeat.cli.options import (
     json_option,
     option,
     output_option,
-    pool_option,
-    setting_option,
     settings_from,
+    together,
     verbosity_options,
     weights_dir_option,
     workers_option,
 )
-from sppfeat.cli.output import joined_numbers, print_json, print_json_or_text, say
-from sppfeat.cli.signals import Stop, stop_on_signals
-from sppfeat.cli.train_texts import epoch_text, plan_text, result_text
+from sppfeat.cli.output import (
+    first_of,
+    joined_numbers,
+    labeled_lines,
+    print_json,
+    print_json_or_text,
+    say,
+)
+from sppfeat.cli.signals import stop_on_signals
 from sppfeat.cli.values import (
-    LEVELS,
     Parsed,
     auto_to_none,
     complete_backbones,
     complete_files,
     complete_weights,
-    whole_numbers,
 )
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import DEFAULT_BACKBONE
+from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
 from sppfeat.training.settings import (
-    DISTILL_MODES,
-    OPTIMIZERS,
-    TRAIN_LABELS,
-    TRAIN_PRECISIONS,
-    VIEWS,
-    WEIGHTS_DTYPES,
     DataSettings,
     NetworkSettings,
     Recipe,
@@ -51,26 +50,37 @@ from sppfeat.training.settings import (
     TrainRequest,
     TrainRun,
     TrainSettings,
-    parse_sizes,
+    flag_of,
 )
 
-if TYPE_CHECKING:
-    from sppfeat.training.run import Training
-    from sppfeat.training.trainer import Progress
+__all__ = ["epoch_text", "plan_text", "result_text", "train"]
 
-__all__ = ["train"]
-
-
-def _sizes_type(name: str) -> Parsed:
-    return Parsed("pixels,...", functools.partial(parse_sizes, name))
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    return () if text == "none" else whole_numbers(text)
-
-
-_WIDTHS = Parsed("n,...|none", _widths, refusal="{!r}; allowed: none, or numbers of units such as 512,512")
+_SHOWN = 5
 _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
+
+
+def _settings(kind: type[Any], *names: str) -> Callable[[Any], Any]:
+    """Declares the options of some fields of a settings dataclass, or of all of them, in this order."""
+    fields = {setting.name: setting for setting in dataclasses.fields(kind)}
+    return together(*(_setting(fields[name]) for name in names or fields))
+
+
+def _setting(setting: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
+    """Declares the option of a field of a settings dataclass."""
+    about, flag = setting.metadata, f"--{flag_of(setting)}"
+    default: Any = setting.default
+    more: dict[str, Any] = {"help": about["text"], "metavar": about["metavar"]}
+    if default is False:
+        more["is_flag"] = True
+    elif default is True:
+        flag, more["default"] = f"{flag}/--no-{flag_of(setting)}", True
+    elif about["parse"]:
+        more["type"] = Parsed(about["metavar"].lower(), about["parse"])
+        more["default"] = joined_numbers(default) or None
+    else:
+        kind = click.Choice(about["choices"]) if about["choices"] else type(default)
+        more |= {"type": float if default is None else kind, "default": default}
+    return option(flag, setting.name, **more)
 
 
 @click.command(short_help="Train a network with the pyramid in it, by labels or by other networks.")
@@ -83,13 +93,7 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
     metavar="INPUT",
     help="Images to validate on, in folders of the same classes; repeatable.",
 )
-@setting_option(DataSettings, "val_fraction", "Hold out this share of each class for validation.")
-@setting_option(
-    DataSettings,
-    "labels",
-    "Class labels from the first-level folders: if all images lie in two or more such folders; always.",
-    type=click.Choice(TRAIN_LABELS),
-)
+@_settings(DataSettings, "val_fraction", "labels")
 @option(
     "--backbone",
     default=DEFAULT_BACKBONE,
@@ -105,23 +109,7 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
 )
 @weights_dir_option
 @option("--layer", metavar="NODE", help="Layer that the pyramid pools. [default: the last feature map]")
-@option("--freeze", is_flag=True, help="Keep the backbone as it is and train what is behind the pyramid.")
-@option(
-    "--levels",
-    type=LEVELS,
-    metavar="N,N,...",
-    default=joined_numbers(NetworkSettings.levels),
-    help="The pyramid: n stands for n x n bins.",
-)
-@pool_option
-@option(
-    "--hidden",
-    type=_WIDTHS,
-    metavar="N,...|none",
-    default=joined_numbers(NetworkSettings.hidden),
-    help="Widths of the fully connected layers between pyramid and classifier: fc6, fc7.",
-)
-@setting_option(NetworkSettings, "dropout", "Behind each of them.")
+@_settings(NetworkSettings)
 @option(
     "--teacher",
     "teachers",
@@ -130,72 +118,16 @@ _TEACHER = Parsed("name[:layer,...][=weights]", TeacherChoice.parse)
     metavar="NAME[:LAYER,...][=NAME|FILE]",
     help="Learn from this backbone (these layers of it, with these weights) instead of labels; repeatable.",
 )
-@setting_option(
+@_settings(Recipe, "distill")
+@_settings(DataSettings, "sizes", "views", "round_to", "min_crop", "color", "flip", "val_sizes", "val_every")
+@_settings(
     Recipe,
-    "distill",
-    "What a teacher is asked for: its feature map, or the descriptor that is pooled from it.",
-    type=click.Choice(DISTILL_MODES),
-)
-@option(
-    "--sizes",
-    type=_sizes_type("sizes"),
-    metavar="PIXELS,...",
-    default=joined_numbers(DataSettings.sizes),
-    help="Sizes of the network input; each epoch has one of them, in turn.",
-)
-@setting_option(
-    DataSettings,
-    "views",
-    "crop: random crops, as squares; full: whole images at their own aspect ratio, in batches of equal shapes.",
-    type=click.Choice(VIEWS),
-)
-@setting_option(
-    DataSettings,
-    "round_to",
-    "With --views full: round both sides to multiples of K pixels; 1: not.",
-    metavar="K",
-)
-@setting_option(DataSettings, "min_crop", "Smallest area of a random crop.")
-@setting_option(
-    DataSettings, "color", "Strength of random changes of brightness, contrast and saturation; 0: none."
-)
-@option("--flip/--no-flip", default=DataSettings.flip, help="Mirror half of the images.")
-@option(
-    "--val-sizes",
-    type=_sizes_type("val-sizes"),
-    metavar="PIXELS,...",
-    help="Short sides at which validation images are run, whole. [default: those of --sizes]",
-)
-@setting_option(DataSettings, "val_every", "Epochs between validations.")
-@setting_option(Recipe, "epochs", "Passes over the images.")
-@setting_option(Recipe, "batch_size", "Images per step.")
-@setting_option(Recipe, "optimizer", "sgd has Nesterov momentum 0.9.", type=click.Choice(OPTIMIZERS))
-@option(
-    "--lr",
-    type=float,
-    help="Highest learning rate; falls to 0 along a cosine. [default: 0.0005, with --teacher 0.002; sgd: 20 x that]",
-)
-@setting_option(Recipe, "weight_decay", "Of weights, not of biases and scales.")
-@setting_option(Recipe, "warmup_epochs", "In which the learning rate rises.")
-@setting_option(Recipe, "label_smoothing", "Share spread over all classes.")
-@setting_option(
-    Recipe,
-    "ema",
-    "Decay per step of the running mean of the weights, which is what is validated and saved; 0: none.",
-)
-@setting_option(Recipe, "seed", "Of initial weights, split, order, augmentation and dropout.")
-@setting_option(
-    Recipe, "precision", "bf16: autocast, weights in float32.", type=click.Choice(TRAIN_PRECISIONS)
+    *("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "warmup_epochs"),
+    *("label_smoothing", "ema", "seed", "precision"),
 )
 @device_option
 @workers_option
-@setting_option(TrainRun, "weights_dtype", "Of the saved weights.", type=click.Choice(WEIGHTS_DTYPES))
-@setting_option(TrainRun, "checkpoint_minutes", "Between checkpoints, besides those after each epoch.")
-@option(
-    "--resume", is_flag=True, help="Continue the training in the output folder, from its last checkpoint."
-)
-@option("--overwrite", is_flag=True, help="Start anew, whatever is in the output folder.")
-@option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@_settings(TrainRun, "weights_dtype", "checkpoint_minutes", "resume", "overwrite", "dry_run")
 @json_option
 @verbosity_options
 def train(**options: Any) -> None:
@@ -213,11 +145,65 @@ def train(**options: Any) -> None:
     for name, reason in _without_effect(options):
         for flag in given_options([name]):
             raise ConfigError(f"{flag} would have no effect: it is for {reason}")
-    with stop_on_signals() as stop:
-        result = _train(options, stop)
-    if result and not result["finished"]:
+    from sppfeat.training.run import train as run_training
+
+    request = _request(options)
+    quiet, verbose, as_json, dry = (
+        options["quiet"],
+        options["verbose"],
+        options["as_json"],
+        request.run.dry_run,
+    )
+    settings = request.settings.canonical() if verbose else None
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        bars = [stack.enter_context(Bar("reading headers", 0, unit="img", shown=not quiet))]
+        on_download = stack.enter_context(download_bar())
+
+        def on_plan(plan: dict[str, Any]) -> None:
+            bars[0].close()
+            if not dry and not quiet:
+                say(plan_text(plan, settings))
+            bars.append(
+                stack.enter_context(Bar("training", plan["steps"], unit="step", shown=not (quiet or dry)))
+            )
+            bars[1].move_to(plan["steps_done"])
+
+        def on_step(n_done: int, loss: float) -> None:
+            stop.begin_batches()
+            bars[1].move_to(n_done, note=f"loss {loss:.4f}")
+
+        def on_epoch(entry: dict[str, Any]) -> None:
+            if not quiet:
+                bars[1].say(epoch_text(entry))
+
+        try:
+            found = run_training(
+                request,
+                on_probe=bars[0].move_to,
+                on_download=on_download,
+                on_plan=on_plan,
+                on_step=on_step,
+                on_epoch=on_epoch,
+                should_stop=stop.is_wanted,
+            )
+        except KeyboardInterrupt:
+            if len(bars) == 1:
+                raise
+            say("\nInterrupted: the same command with --resume continues from the last checkpoint.")
+            leave(EXIT_INTERRUPTED)
+    if dry:
+        found |= {"settings": settings} if settings else {}
+        print_json_or_text(found, lambda: plan_text(found["plan"], settings), as_json=as_json)
+        return
+    result = found["result"]
+    if not quiet:
+        say(result_text(result, verbose))
+    if as_json:
+        print_json(found)
+    if not result["finished"]:
         leave(EXIT_INTERRUPTED)
-    if result and result["left_out"]:
+    if result["left_out"]:
         leave(EXIT_SOME_FAILED)
 
 
@@ -240,77 +226,6 @@ def _without_effect(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, "--val and --val-fraction"
 
 
-def _train(options: dict[str, Any], stop: Stop) -> dict[str, Any] | None:
-    """Trains and returns the result; None after a dry run."""
-    from sppfeat.training.run import prepare_training
-
-    quiet, verbose, as_json = options["quiet"], options["verbose"], options["as_json"]
-    request = _request(options)
-    with prepared(
-        lambda on_probe, on_download: prepare_training(request, on_probe=on_probe, on_download=on_download),
-        "reading headers",
-        shown=not quiet,
-    ) as training:
-        plan = training.summary()
-        settings = request.settings.canonical() if verbose else None
-        if request.run.dry_run:
-            found = {"plan": plan, **({"settings": settings} if settings else {})}
-            print_json_or_text(found, lambda: plan_text(plan, settings), as_json=as_json)
-            return None
-        if not quiet:
-            say(plan_text(plan, settings))
-        started = time.monotonic()
-        finished = _run(training, stop, quiet)
-        result = _result(training, finished, time.monotonic() - started)
-    if not quiet:
-        say(result_text(result, verbose))
-    if as_json:
-        print_json({"plan": plan, "result": result})
-    return result
-
-
-def _run(training: "Training", stop: Stop, quiet: bool) -> bool:
-    """Trains with a bar and a line for each epoch; returns True if the training is finished."""
-    n_said = len(training.trainer.progress.history)
-    with Bar("training", training.trainer.n_steps, unit="step", shown=not quiet) as bar:
-
-        def say_epochs() -> None:
-            nonlocal n_said
-            history = training.trainer.progress.history
-            for entry in () if quiet else history[n_said:]:
-                bar.say(epoch_text(entry))
-            n_said = len(history)
-
-        def on_step(progress: "Progress") -> None:
-            stop.begin_batches()
-            say_epochs()
-            note = f"loss {progress.loss / max(1, progress.images):.4f}"
-            bar.move_to(training.trainer.n_steps_done, note=note)
-
-        bar.move_to(training.trainer.n_steps_done)
-        try:
-            finished = training.run(on_step=on_step, should_stop=stop.is_wanted, seconds=time.monotonic)
-        except KeyboardInterrupt:
-            say("\nInterrupted: the same command with --resume continues from the last checkpoint.")
-            leave(EXIT_INTERRUPTED)
-        say_epochs()
-    return finished
-
-
-def _result(training: "Training", finished: bool, seconds: float) -> dict[str, Any]:
-    history = training.trainer.progress.history
-    failures = [f"{path!r}: {reason}" for path, reason in training.left_out.items()]
-    failures += training.trainer.progress.failures
-    return {
-        "finished": finished,
-        "epochs": training.trainer.progress.epoch,
-        "seconds": round(seconds, 1),
-        "weights": str(training.folder.weights) if history else None,
-        "left_out": failures,
-        "last": history[-1] if history else None,
-    }
-
-
 def _request(options: dict[str, Any]) -> TrainRequest:
     settings = TrainSettings(
         backbone=BackboneChoice(
@@ -321,8 +236,61 @@ def _request(options: dict[str, Any]) -> TrainRequest:
         ),
         data=settings_from(DataSettings, options, val_sizes=options["val_sizes"] or ()),
         network=settings_from(NetworkSettings, options),
-        recipe=settings_from(Recipe, options, learning_rate=options["lr"]),
+        recipe=settings_from(Recipe, options),
         teachers=options["teachers"],
     )
     run = settings_from(TrainRun, options, workers=auto_to_none(options["workers"]))
     return settings_from(TrainRequest, options, settings=settings, run=run)
+
+
+def plan_text(plan: dict[str, Any], settings: dict[str, Any] | None) -> str:
+    """Formats a plan as lines of text, with the settings at the end if they are given."""
+    labels = counted(plan["classes"], "class") if plan["classes"] else "no labels"
+    images = f"{counted(plan['images'], 'image')}, {labels}; {plan['validation_images']} to validate on" + (
+        f"; {plan['left_out']} left out" if plan["left_out"] else ""
+    )
+    network = (
+        f"{plan['backbone']} ({plan['weights']}), layer {plan['layer']}, "
+        f"{plan['parameters'] / 1e6:.2f} million parameters in training"
+    )
+    done = f", {plan['epochs_done']} done" if plan["steps_done"] else ""
+    lines = [
+        ("train", images),
+        ("network", network),
+        *([("teachers", ", ".join(plan["teachers"]))] if plan["teachers"] else []),
+        ("steps", f"{plan['steps']} in {counted(plan['epochs'], 'epoch')}{done}"),
+        ("device", f"{plan['device']}, {plan['precision']}"),
+        ("output", plan["output"]),
+        *(("note", note) for note in plan["notes"]),
+    ]
+    text = labeled_lines(lines, width=12)
+    return text if settings is None else "\n".join([text, "settings:", json.dumps(settings, indent=2)])
+
+
+def epoch_text(entry: dict[str, Any]) -> str:
+    """Formats the log entry of an epoch as a line.
+
+    Example:
+        >>> entry = {"epoch": 3, "size": 224, "loss": 1.5, "images": 100, "seconds": 10.0, "learning_rate": 0.1}
+        >>> epoch_text({**entry, "validation": {"224": {"images": 20, "loss": 1.25, "top1": 0.5}}})
+        'epoch 3: size 224, loss 1.5000, 10.0 images/s; validation at 224: loss 1.2500, top1 50.0 %'
+    """
+    text = (
+        f"epoch {entry['epoch']}: size {entry['size']}, loss {entry['loss']:.4f}, "
+        f"{entry['images'] / max(entry['seconds'], 1e-9):.1f} images/s"
+    )
+    for size, scores in entry.get("validation", {}).items():
+        shares = [f"{name} {100 * v:.1f} %" for name, v in scores.items() if name not in ("images", "loss")]
+        text += f"; validation at {size}: loss {scores['loss']:.4f}, {', '.join(shares)}"
+    return text
+
+
+def result_text(result: dict[str, Any], verbose: bool) -> str:
+    """Formats the result of a training as lines of text, with all left-out images if ``verbose``."""
+    if result["finished"]:
+        came = f"Done: {counted(result['epochs'], 'epoch')}; weights in {result['weights']}"
+    else:
+        came = f"Stopped after {counted(result['epochs'], 'whole epoch')}: the same command with --resume continues."
+    left_out = [f"left out: {failure}" for failure in result["left_out"]]
+    shown = None if verbose else _SHOWN
+    return "\n".join([came, *first_of(left_out, shown, more="left out: {} more (-v shows all)")])

@@ -1,6 +1,7 @@
 """The files of a training: checkpoints to continue from, the weights, the log and the list of images."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -9,22 +10,58 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 
+from sppfeat._version import __version__
 from sppfeat.errors import StoreError, WeightsError
 from sppfeat.files.atomic import replace_file
 from sppfeat.files.locks import OutputLock
 from sppfeat.files.tables import join_fields
+from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.weights import read_tensors
-from sppfeat.training.examples import Examples
+from sppfeat.training.examples import Examples, ImageSets
+from sppfeat.training.settings import TrainSettings
 
-__all__ = ["TrainFolder"]
+__all__ = ["TrainFolder", "describe_training"]
 
 _FORMAT = "sppfeat-training"
 _VERSION = 1
 
+# Entries that may differ on resume: versions of packages, and the name of the initial weights, whose checksum counts.
+_FREE = ("made_by", "torch", "torchvision", "settings.backbone.weights")
+
+
+def describe_training(
+    settings: TrainSettings, backbone: Backbone, teachers: Mapping[str, Backbone], sets: ImageSets
+) -> dict[str, Any]:
+    """Records everything that the result of a training depends on, as plain values.
+
+    Args:
+        settings: settings of the training.
+        backbone: backbone of the student with its initial weights.
+        teachers: backbones of the teachers, by name.
+        sets: the images.
+    """
+    train, validation = sets.train, sets.validation
+    return {
+        "made_by": f"sppfeat {__version__} train",
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "settings": settings.canonical(),
+        "start_sha256": backbone.spec.weights_sha256,
+        "teachers_sha256": {name: teacher.spec.weights_sha256 for name, teacher in teachers.items()},
+        "classes": 0 if teachers else len(train.classes),
+        "images": len(train),
+        "images_sha256": _images_sha256(train),
+        "validation_images": len(validation) if validation else 0,
+        "validation_sha256": _images_sha256(validation) if validation else "",
+    }
+
 
 class TrainFolder:
     """The folder of a training; all its files stay complete, even if the process dies while writing.
+
+    Its methods raise StoreError if a file cannot be written; the previous one remains.
 
     Args:
         folder: path of the folder, which is created if needed; its parent must exist.
@@ -48,10 +85,9 @@ class TrainFolder:
         # os.path, because methods of Path raise if a name is too long or a folder must not be entered.
         if os.path.lexists(self.folder) and not os.path.isdir(self.folder):
             raise StoreError(f"the output {shown} is no folder")
-        if not os.path.isdir(self.folder.absolute().parent):
-            raise StoreError(
-                f"the folder of the output does not exist: {str(self.folder.absolute().parent)!r}"
-            )
+        parent = self.folder.absolute().parent
+        if not os.path.isdir(parent):
+            raise StoreError(f"the folder of the output does not exist: {str(parent)!r}")
         has_checkpoint = os.path.exists(self.checkpoint)
         if resume and not has_checkpoint:
             raise StoreError(f"there is no training to resume: {str(self.checkpoint)!r} does not exist")
@@ -81,11 +117,7 @@ class TrainFolder:
                     self.folder.rmdir()
 
     def clear(self) -> None:
-        """Removes the weights and the log of an earlier training, so that all files belong to the same one.
-
-        Raises:
-            StoreError: a file cannot be removed.
-        """
+        """Removes the weights and the log of an earlier training, so that all files belong to the same one."""
         for path in (self.weights, self.log):
             try:
                 path.unlink(missing_ok=True)
@@ -93,61 +125,56 @@ class TrainFolder:
                 raise StoreError(f"cannot remove {str(path)!r}: {error.strerror}") from error
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Writes a checkpoint, which replaces the previous one.
-
-        Raises:
-            StoreError: it cannot be written; the previous checkpoint remains.
-        """
+        """Writes a checkpoint, which replaces the previous one."""
         _save(self.checkpoint, {"format": _FORMAT, "version": _VERSION, **state})
 
-    def read_checkpoint(self) -> dict[str, Any]:
+    def read_checkpoint(self, provenance: dict[str, Any] | None = None) -> dict[str, Any]:
         """Reads the last checkpoint.
 
+        Args:
+            provenance: record of the training that resumes.
+
         Raises:
-            StoreError: it cannot be read, or has another format or version.
+            StoreError: it cannot be read, has another format or version, or is of another training; the message names
+                the differences.
         """
+        shown = repr(str(self.checkpoint))
         try:
             content = read_tensors(self.checkpoint)
         except WeightsError as error:
             raise StoreError(str(error)) from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise StoreError(f"{str(self.checkpoint)!r} is no checkpoint of a training")
+            raise StoreError(f"{shown} is no checkpoint of a training")
         if content.get("version") != _VERSION:
-            raise StoreError(
-                f"{str(self.checkpoint)!r} has version {content.get('version')!r}; this sppfeat reads {_VERSION}"
-            )
+            raise StoreError(f"{shown} has version {content.get('version')!r}; this sppfeat reads {_VERSION}")
+        if provenance is not None:
+            before, now = _flat(json.loads(content["provenance"])), _flat(provenance)
+            differing = [
+                f"{name} is {now.get(name)!r}, was {before.get(name)!r}"
+                for name in sorted({*before, *now})
+                if name not in _FREE and before.get(name) != now.get(name)
+            ]
+            if differing:
+                raise StoreError(f"{shown} is of another training: {'; '.join(differing)}")
         return content
 
     def write_weights(self, content: Mapping[str, Any]) -> None:
-        """Writes the weights file, which ``--weights`` takes.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
+        """Writes the weights file, which ``--weights`` takes."""
         _save(self.weights, dict(content))
 
     def write_log(self, history: Iterable[Mapping[str, Any]]) -> None:
-        """Writes the log: one line of JSON per epoch.
+        """Writes the log: one line of JSON per epoch."""
+        replace_file(self.log, "".join(f"{json.dumps(entry)}\n" for entry in history).encode())
 
-        Raises:
-            StoreError: it cannot be written.
-        """
-        lines = [json.dumps(entry) for entry in history]
-        replace_file(self.log, "".join(f"{line}\n" for line in lines).encode())
-
-    def write_images(self, sets: Mapping[str, Examples]) -> None:
-        """Writes the list of all images as CSV: ``set,class,path``.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
+    def write_images(self, sets: ImageSets) -> None:
+        """Writes the list of all images as CSV: ``set,class,path``."""
         lines = [join_fields(["set", "class", "path"])]
-        for name, examples in sets.items():
+        validation = {} if sets.validation is None else {"validation": sets.validation}
+        for name, examples in {"train": sets.train, **validation}.items():
             for image in examples.images.tolist():
                 label = examples.labels[image]
-                path = examples.name(image)
                 known = examples.classes[label] if label >= 0 else ""
-                lines.append(join_fields([name, known, path]))
+                lines.append(join_fields([name, known, examples.name(image)]))
         replace_file(self.images, "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
 
 
@@ -155,3 +182,20 @@ def _save(path: Path, content: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     replace_file(path, buffer.getbuffer())
+
+
+def _images_sha256(examples: Examples) -> str:
+    """SHA-256 of relative paths, sizes and labels, which does not change if the folder of the images moves."""
+    digest = hashlib.sha256()
+    for image in examples.images.tolist():
+        row = (examples.listing.paths[image], *examples.image_hw[image].tolist(), int(examples.labels[image]))
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        flat |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat

@@ -1,20 +1,32 @@
-"""The images of a training: paths, sizes and classes, and the split into training and held-out images."""
+"""The images of a training: listed, read, matched by class, split, and checked against the network."""
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sppfeat.config.specs import InputSpec
 from sppfeat.config.wording import counted
-from sppfeat.decoding import Decoder
+from sppfeat.decoding import Decoder, DecoderPool, DecodeSettings, InlineDecoder
 from sppfeat.errors import ConfigError
-from sppfeat.extraction.sizes import read_sizes
+from sppfeat.extraction.sizes import input_sizes, read_sizes
 from sppfeat.inputs import FileStorage, Listing, list_images
+from sppfeat.training.settings import DataSettings, TrainRequest
 
-__all__ = ["Examples", "read_examples", "split_examples", "with_classes"]
+__all__ = [
+    "Examples",
+    "ImageSets",
+    "full_input",
+    "read_examples",
+    "read_image_sets",
+    "split_examples",
+    "with_classes",
+]
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,66 @@ class Examples:
 
     def of(self, images: npt.NDArray[np.int64]) -> "Examples":
         """The same examples narrowed to ``(k,)`` images, given by their indices in the listing."""
-        return Examples(self.listing, self.image_hw, np.sort(images), self.labels, self.classes)
+        return replace(self, images=np.sort(images))
+
+
+class ImageSets(NamedTuple):
+    """The images of a training.
+
+    Attributes:
+        train: images to train on.
+        validation: images to validate on, or None.
+        left_out: reasons why other images are in neither set, by path.
+        notes: lines for the user about the inputs.
+    """
+
+    train: Examples
+    validation: Examples | None
+    left_out: dict[str, str]
+    notes: list[str]
+
+
+def read_image_sets(
+    request: TrainRequest, *, min_side: int, n_workers: int, on_probe: Callable[[int, int], None]
+) -> ImageSets:
+    """Lists the images of a training and reads their headers.
+
+    Args:
+        request: inputs and settings.
+        min_side: smallest side of an input that the networks accept, in pixels.
+        n_workers: number of processes that read headers; 0 to read them in this process.
+        on_probe: called with the number of headers read and the total number of headers.
+
+    Raises:
+        ConfigError: no image can be used, classes are missing or do not match, or a size is too small.
+    """
+    data, has_teachers = request.settings.data, bool(request.settings.teachers)
+    for name, sizes in (("sizes", data.sizes), ("val-sizes", data.val_sizes)):
+        if min(sizes) < min_side:
+            shown = ", ".join(map(str, sizes))
+            raise ConfigError(f"{name} are {shown}; allowed: {min_side} pixels or more here")
+    settings = DecodeSettings("apply", "bilinear")
+    decoder: Decoder = DecoderPool(settings, n_workers=n_workers) if n_workers else InlineDecoder(settings)
+    validation = None
+    with contextlib.closing(decoder):
+        labels = "none" if has_teachers else data.labels
+        train, left_out = read_examples(request.inputs, decoder, labels=labels, on_probe=on_probe)
+        if not has_teachers:
+            _check_classes(train)
+        if request.validation:
+            labels = "none" if has_teachers else "folder"  # even if there is only one class
+            validation, others = read_examples(request.validation, decoder, labels=labels, on_probe=on_probe)
+            left_out |= others
+            if not has_teachers:
+                validation = with_classes(validation, train.classes, what="validation")
+    notes = _notes(train, validation)
+    if data.views == "full":
+        train = _fitting(train, data, data.sizes, min_side, left_out)
+    if data.val_fraction:
+        train, validation = split_examples(train, data.val_fraction, seed=request.settings.recipe.seed)
+    if validation is not None:
+        validation = _fitting(validation, data, data.val_sizes, min_side, left_out)
+    return ImageSets(train, validation, left_out, notes)
 
 
 def read_examples(
@@ -90,11 +161,6 @@ def read_examples(
 def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[Examples, Examples]:
     """Splits images at random into training and held-out images, with the same share of each class.
 
-    Args:
-        examples: the images.
-        fraction: share of the images to hold out, 0 to 1.
-        seed: seed of the draw.
-
     Raises:
         ConfigError: a class would have no image to train on, or none would be held out.
     """
@@ -120,17 +186,12 @@ def split_examples(examples: Examples, fraction: float, *, seed: int) -> tuple[E
 
 
 def with_classes(examples: Examples, classes: Sequence[str], *, what: str) -> Examples:
-    """Renumbers the labels of images as indices into another list of classes.
-
-    Args:
-        examples: the images, labeled with their own classes.
-        classes: the new list of class names.
-        what: name of these images in the error message.
+    """Renumbers the labels of images as indices into another list of classes; ``what`` names the images in errors.
 
     Raises:
         ConfigError: an image has no class, or its class is not in ``classes``.
     """
-    index: Mapping[str, int] = {name: i for i, name in enumerate(classes)}
+    index = {name: i for i, name in enumerate(classes)}
     labels = examples.labels[examples.images]
     unknown = sorted({examples.classes[label] for label in np.unique(labels[labels >= 0])} - set(index))
     if unknown or (labels < 0).any():
@@ -139,6 +200,53 @@ def with_classes(examples: Examples, classes: Sequence[str], *, what: str) -> Ex
             f"the {what} has {found}; allowed: {counted(len(classes), 'class that is', 'classes that are')} trained"
         )
     renamed = np.array([*(index.get(name, -1) for name in examples.classes), -1], dtype=np.int64)
-    return Examples(
-        examples.listing, examples.image_hw, examples.images, renamed[examples.labels], tuple(classes)
-    )
+    return replace(examples, labels=renamed[examples.labels], classes=tuple(classes))
+
+
+def full_input(data: DataSettings, *, size: int, min_side: int) -> InputSpec:
+    """The input sizes of whole images, with a short side of ``size`` pixels."""
+    return InputSpec(size=size, round_to=data.round_to if data.views == "full" else 1, min_side=min_side)
+
+
+def _notes(train: Examples, validation: Examples | None) -> list[str]:
+    """Lines for the user about the inputs."""
+    repeated = [e.listing.n_repeated for e in (train, validation) if e is not None and e.listing.n_repeated]
+    notes = [
+        f"{counted(n, 'input is', 'inputs are')} named more than once: each is taken once" for n in repeated
+    ]
+    if validation is not None:
+        paths = {train.path(image) for image in train.images.tolist()}
+        n_shared = sum(validation.path(image) in paths for image in validation.images.tolist())
+        if n_shared:
+            shared = f"{n_shared} of {counted(len(validation), 'validation image')}"
+            notes.append(f"{shared} {'is' if n_shared == 1 else 'are'} trained on too")
+    return notes
+
+
+def _check_classes(examples: Examples) -> None:
+    labels = examples.labels[examples.images]
+    n_without = int((labels < 0).sum())
+    if len(np.unique(labels)) < 2 or n_without:
+        found = f"{n_without} of {len(labels)} images have none" if n_without else "there is one class only"
+        raise ConfigError(
+            f"class labels are needed, and {found}; allowed: two or more folders of images, one per class, "
+            "or --teacher, which needs no labels"
+        )
+
+
+def _fitting(
+    examples: Examples, data: DataSettings, sizes: Sequence[int], min_side: int, left_out: dict[str, str]
+) -> Examples:
+    """The images that can run whole at all sizes; adds the reasons why others cannot to ``left_out``."""
+    reasons: dict[int, str] = {}
+    for size in sizes:
+        spec = full_input(data, size=size, min_side=min_side)
+        reasons |= input_sizes(examples.image_hw[examples.images], spec)[1]
+    too_odd = {examples.name(int(examples.images[i])): reasons[i] for i in sorted(reasons)}
+    if len(too_odd) == len(examples):
+        path, reason = next(iter(too_odd.items()))
+        raise ConfigError(
+            f"none of the images ({len(examples)}) can be run whole, such as {path!r}: {reason}"
+        )
+    left_out |= too_odd
+    return examples.of(np.delete(examples.images, sorted(reasons)))

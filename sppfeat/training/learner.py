@@ -1,16 +1,16 @@
 """The interface of learners: the backbone, a learner that computes loss and scores, and the source of its targets."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from sppfeat.errors import SppfeatError
 from sppfeat.networks.backbones import Backbone
-from sppfeat.training.examples import Examples
+from sppfeat.training.batches import PixelBatch
 
-__all__ = ["BatchResult", "Body", "Learner", "TargetSource", "TrainingTask"]
+__all__ = ["BatchResult", "Body", "Learner", "TargetSource", "evaluate"]
 
 
 class Body(nn.Module):
@@ -75,24 +75,43 @@ class TargetSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TrainingTask:
-    """A learner with its targets and its images.
+def evaluate(
+    learner: Learner,
+    targets: TargetSource,
+    batches: Iterable[PixelBatch],
+    *,
+    to_device: Callable[[Tensor], Tensor],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Runs a learner on some images in evaluation mode.
 
-    Attributes:
-        learner: the learner, on the device.
-        targets: targets of the images in ``train``.
-        validation_targets: targets of the images in ``validation``.
-        train: images to train on.
-        validation: held-out images, or None.
-        resample: name of the Pillow filter for resizing.
-        min_side: smallest side of an input that the networks accept, in pixels.
+    Args:
+        learner: the learner.
+        targets: source of the learner's targets.
+        batches: pixels of the images.
+        to_device: copies pixels to the learner's device.
+        should_stop: called after each batch.
+
+    Returns:
+        ``images`` (number of images), ``loss`` (mean over the images), and the measures of ``targets.judge``; None if
+        it was stopped.
+
+    Raises:
+        SppfeatError: no image could be read.
     """
-
-    learner: Learner
-    targets: TargetSource
-    validation_targets: TargetSource
-    train: Examples
-    validation: Examples | None
-    resample: str
-    min_side: int
+    learner.eval()
+    images, scores, loss = [], [], 0.0
+    with torch.no_grad():
+        for batch in batches:
+            if len(batch.images):
+                pixels = to_device(batch.pixels)
+                answer = learner(pixels, targets(batch.images, pixels))
+                images.append(batch.images)
+                scores.append(answer.scores.float().cpu())
+                loss += float(answer.loss) * len(batch.images)
+            if should_stop():
+                return None
+    if not images:
+        raise SppfeatError("no image to validate on could be read")
+    every = torch.cat(images)
+    return {"images": len(every), "loss": loss / len(every), **targets.judge(every, torch.cat(scores))}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,21 +18,73 @@ from sppfeat.files.downloads import OnDownload
 from sppfeat.networks.acceleration import bfloat16_note
 from sppfeat.networks.backbones import Backbone
 from sppfeat.networks.devices import choose_device, device_name
-from sppfeat.training.checkpoints import TrainFolder
+from sppfeat.training.checkpoints import TrainFolder, describe_training
 from sppfeat.training.classification import ClassLearner, ClassTargets, PyramidClassifier
 from sppfeat.training.distillation import TeacherAdapter, TeacherLearner, TeacherTargets
-from sppfeat.training.evaluation import check_smallest_batch
-from sppfeat.training.image_sets import ImageSets, read_image_sets
-from sppfeat.training.learner import Body, Learner, TrainingTask
-from sppfeat.training.provenance import check_same, describe_training
+from sppfeat.training.examples import ImageSets, read_image_sets
+from sppfeat.training.learner import Body, Learner
 from sppfeat.training.settings import TrainRequest, TrainSettings
-from sppfeat.training.trainer import Progress, Trainer
+from sppfeat.training.trainer import Progress, Trainer, TrainingTask
 
-__all__ = ["Training", "prepare_training"]
+__all__ = ["Training", "prepare_training", "train"]
 
 _SAMPLES = 512  # number of images to estimate the teachers' means and deviations from
 _MAX_AUTO_WORKERS = 8
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+def train(
+    request: TrainRequest,
+    *,
+    on_probe: Callable[[int, int], None] = lambda done, total: None,
+    on_download: OnDownload = lambda name, done, total: None,
+    on_plan: Callable[[dict[str, Any]], None] = lambda plan: None,
+    on_step: Callable[[int, float], None] = lambda done, loss: None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Trains a network that contains a spatial pyramid; after an interruption, ``resume`` continues it.
+
+    Args:
+        request: images, settings and output folder.
+        on_probe, on_download: see :func:`prepare_training`.
+        on_plan: called with the plan before the first step.
+        on_step: called after each step with the number of steps done and the mean loss of the epoch so far.
+        on_epoch: called with the log entry of each epoch.
+        should_stop: called after each step; True ends the training early, with a checkpoint to resume from.
+
+    Returns:
+        ``plan``; and ``result`` unless it is a dry run, with ``finished``, the number of ``epochs``, ``seconds``, the
+        path of the ``weights``, lines about images ``left_out``, and the ``last`` log entry.
+
+    Raises:
+        ConfigError: settings contradict each other, or do not fit the images or this machine.
+        WeightsError: weights cannot be loaded.
+        StoreError: the folder already holds a training, or another one than the one to resume, or cannot be written to.
+        SppfeatError: no image can be read, or the loss is no longer a number.
+    """
+    with prepare_training(request, on_probe=on_probe, on_download=on_download) as training:
+        plan = training.summary()
+        on_plan(plan)
+        if request.run.dry_run:
+            return {"plan": plan}
+        started, trainer = time.monotonic(), training.trainer
+        finished = training.run(
+            on_step=lambda progress: on_step(trainer.n_steps_done, progress.loss / max(1, progress.images)),
+            on_epoch=on_epoch,
+            should_stop=should_stop,
+        )
+        history = trainer.progress.history
+        left_out = [f"{path!r}: {reason}" for path, reason in training.sets.left_out.items()]
+        result = {
+            "finished": finished,
+            "epochs": trainer.progress.epoch,
+            "seconds": round(time.monotonic() - started, 1),
+            "weights": str(training.folder.weights) if history else None,
+            "left_out": left_out + trainer.progress.failures,
+            "last": history[-1] if history else None,
+        }
+        return {"plan": plan, "result": result}
 
 
 @dataclass(frozen=True)
@@ -46,8 +99,7 @@ class Training:
         backbone: backbone of the student with its initial weights.
         provenance: record of everything that the weights depend on, saved with them.
         device: the device to train on.
-        notes: lines for the user.
-        left_out: reasons why images are left out, by path.
+        sets: the images, and those left out.
     """
 
     request: TrainRequest
@@ -57,19 +109,23 @@ class Training:
     backbone: Backbone
     provenance: dict[str, Any]
     device: torch.device
-    notes: list[str]
-    left_out: dict[str, str]
+    sets: ImageSets
 
     def summary(self) -> dict[str, Any]:
         """The plan of the training, as plain values."""
-        task, settings = self.task, self.request.settings
-        n_parameters = sum(p.numel() for p in task.learner.parameters() if p.requires_grad)
+        sets, settings = self.sets, self.request.settings
+        n_parameters = sum(p.numel() for p in self.task.learner.parameters() if p.requires_grad)
+        notes = []
+        if settings.recipe.precision == "bf16" and (note := bfloat16_note(self.device, "bf16")):
+            notes.append(note)
+        if settings.network.freeze and settings.backbone.weights == "none":
+            notes.append("--freeze with --weights none: the backbone that is kept as it is has random values")
         return {
             "output": str(self.folder.folder),
-            "images": len(task.train),
-            "validation_images": len(task.validation) if task.validation else 0,
-            "left_out": len(self.left_out),
-            "classes": 0 if settings.teachers else len(task.train.classes),
+            "images": len(sets.train),
+            "validation_images": len(sets.validation) if sets.validation else 0,
+            "left_out": len(sets.left_out),
+            "classes": 0 if settings.teachers else len(sets.train.classes),
             "backbone": settings.backbone.name,
             "weights": self.backbone.weights_path or self.backbone.spec.weights,
             "layer": self.backbone.spec.layers[0],
@@ -81,35 +137,31 @@ class Training:
             "steps_done": self.trainer.n_steps_done,
             "device": device_name(self.device),
             "precision": settings.recipe.precision,
-            "notes": self.notes,
+            "notes": notes + sets.notes,
         }
 
     def run(
         self,
         *,
         on_step: Callable[[Progress], None] = lambda progress: None,
+        on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
         should_stop: Callable[[], bool] = lambda: False,
-        seconds: Callable[[], float],
+        seconds: Callable[[], float] = time.monotonic,
     ) -> bool:
         """Trains; writes checkpoints every few minutes and after each epoch, weights and log after each epoch.
 
         Args:
-            on_step: called after each step.
-            should_stop: called after each step; True ends the run early, with a checkpoint to resume from.
+            on_step, on_epoch, should_stop: see :func:`train`; ``on_step`` gets the progress.
             seconds: a clock that returns seconds, for the time between checkpoints.
 
         Returns:
             True if the training is finished, False if it was stopped.
-
-        Raises:
-            SppfeatError: a file cannot be written, no image can be read, or the loss is no longer a number.
         """
         if not self.request.run.resume:
             # Written before the old files are removed, so that from now on there is always something to resume.
             self._write_checkpoint()
             self.folder.clear()
-            validation = {"validation": self.task.validation} if self.task.validation else {}
-            self.folder.write_images({"train": self.task.train, **validation})
+            self.folder.write_images(self.sets)
         every = 60 * self.request.run.checkpoint_minutes
         last = seconds()
 
@@ -129,8 +181,9 @@ class Training:
             last = seconds()
             if not is_whole:
                 return False
-            if should_stop() and self.trainer.progress.epoch < self.request.settings.recipe.epochs:
-                return False
+            on_epoch(self.trainer.progress.history[-1])
+            if should_stop():
+                return self.trainer.progress.epoch == self.request.settings.recipe.epochs
         return True
 
     def write_weights(self) -> None:
@@ -165,90 +218,37 @@ def prepare_training(
             unknown).
 
     Raises:
-        ConfigError: settings contradict each other, or do not fit the images or this machine.
-        WeightsError: weights cannot be loaded.
-        StoreError: the folder already holds a training, or another one than the one to resume, or cannot be written to.
+        ConfigError, WeightsError, StoreError: see :func:`train`.
     """
     settings, run = request.settings, request.run
     folder = TrainFolder(request.output)
     with contextlib.nullcontext() if run.dry_run else folder.hold():
         folder.check(resume=run.resume, overwrite=run.overwrite)
         device = choose_device(run.device, settings.recipe.precision)
-        backbone, teachers = _load_networks(request, on_download)
+        chosen = dataclasses.replace(settings.backbone, weights_dir=run.weights_dir)
+        backbone = load_chosen_backbone(chosen, fold=False, on_download=on_download)
+        teachers = {
+            choice.name: load_chosen_backbone(
+                BackboneChoice(**vars(choice), weights_dir=run.weights_dir), on_download=on_download
+            )
+            for choice in settings.teachers
+        }
         n_workers = min(_MAX_AUTO_WORKERS, available_cores()) if run.workers is None else run.workers
-        sets = read_image_sets(
-            request,
-            min_side=max(network.min_side for network in (backbone, *teachers.values())),
-            n_workers=n_workers,
-            on_probe=on_probe,
-        )
+        min_side = max(network.min_side for network in (backbone, *teachers.values()))
+        sets = read_image_sets(request, min_side=min_side, n_workers=n_workers, on_probe=on_probe)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(settings.recipe.seed)
-            task = _make_task(settings, backbone, teachers, sets, device)
-            provenance = describe_training(settings, backbone, teachers, sets.train, sets.validation)
-            yield Training(
-                request=request,
-                folder=folder,
-                trainer=_trainer(request, folder, task, provenance, device=device, n_workers=n_workers),
-                task=task,
-                backbone=backbone,
-                provenance=provenance,
-                device=device,
-                notes=[*_notes(settings, device), *sets.notes],
-                left_out=sets.left_out,
-            )
-
-
-def _load_networks(request: TrainRequest, on_download: OnDownload) -> tuple[Backbone, dict[str, Backbone]]:
-    """Loads the student, and the teachers by name."""
-    folder = request.run.weights_dir
-    chosen = dataclasses.replace(request.settings.backbone, weights_dir=folder)
-    backbone = load_chosen_backbone(chosen, fold=False, on_download=on_download)
-    teachers = {
-        choice.name: load_chosen_backbone(
-            BackboneChoice(
-                name=choice.name, weights=choice.weights, layers=choice.layers, weights_dir=folder
-            ),
-            on_download=on_download,
-        )
-        for choice in request.settings.teachers
-    }
-    return backbone, teachers
-
-
-def _trainer(
-    request: TrainRequest,
-    folder: TrainFolder,
-    task: TrainingTask,
-    provenance: dict[str, Any],
-    *,
-    device: torch.device,
-    n_workers: int,
-) -> Trainer:
-    """Makes the trainer, at the beginning or in the state of the last checkpoint."""
-    settings, run = request.settings, request.run
-    check_smallest_batch(settings, task, device)
-    if run.resume:
-        state = folder.read_checkpoint()
-        check_same(json.loads(state["provenance"]), provenance, source=str(folder.checkpoint))
-        trainer = Trainer(settings, task, device=device, n_workers=n_workers)
-        trainer.restore(state)
-        return trainer
-    if isinstance(task.targets, TeacherTargets) and not run.dry_run:
-        n_batches = -(-_SAMPLES // settings.recipe.batch_size)
-        trainer = Trainer(settings, task, device=device, n_workers=n_workers)
-        task.targets.standardize(trainer.samples(n_batches))
-    return Trainer(settings, task, device=device, n_workers=n_workers)
-
-
-def _notes(settings: TrainSettings, device: torch.device) -> list[str]:
-    """Lines for the user about the settings."""
-    notes = []
-    if settings.recipe.precision == "bf16" and (note := bfloat16_note(device, "bf16")):
-        notes.append(note)
-    if settings.network.freeze and settings.backbone.weights == "none":
-        notes.append("--freeze with --weights none: the backbone that is kept as it is has random values")
-    return notes
+            task = _make_task(settings, backbone, teachers, sets, device, min_side)
+            provenance = describe_training(settings, backbone, teachers, sets)
+            trainer = Trainer(settings, task, device=device, n_workers=n_workers)
+            trainer.check_smallest_batch()
+            if run.resume:
+                trainer.restore(folder.read_checkpoint(provenance))
+            elif isinstance(task.targets, TeacherTargets) and not run.dry_run:
+                task.targets.standardize(trainer.samples(-(-_SAMPLES // settings.recipe.batch_size)))
+                # A new one, because the running mean of the weights holds a copy of the adapters.
+                trainer = Trainer(settings, task, device=device, n_workers=n_workers)
+            yield Training(request, folder, trainer, task, backbone, provenance, device, sets)
 
 
 def _make_task(
@@ -257,11 +257,11 @@ def _make_task(
     teachers: dict[str, Backbone],
     sets: ImageSets,
     device: torch.device,
+    min_side: int,
 ) -> TrainingTask:
     """Makes the student, the layers after it, and its targets, on the device."""
     body, n_channels = Body(backbone), backbone.channels[0]
     train, validation = sets.train, sets.validation
-    held_out = train if validation is None else validation
     learner: Learner
     if teachers:
         adapters = [
@@ -278,19 +278,12 @@ def _make_task(
         on_validation = targets
     else:
         classifier = PyramidClassifier(n_channels, settings.network, len(train.classes))
-        recipe = settings.recipe
-        learner = ClassLearner(
-            body, classifier, label_smoothing=recipe.label_smoothing, freeze=settings.network.freeze
-        )
-        targets, on_validation = (ClassTargets(e.labels, device) for e in (train, held_out))
+        smoothing, freeze = settings.recipe.label_smoothing, settings.network.freeze
+        learner = ClassLearner(body, classifier, label_smoothing=smoothing, freeze=freeze)
+        targets, on_validation = (ClassTargets(e.labels, device) for e in (train, validation or train))
+    learner = learner.to(device).to(memory_format=torch.channels_last)
     return TrainingTask(
-        learner=learner.to(device).to(memory_format=torch.channels_last),
-        targets=targets,
-        validation_targets=on_validation,
-        train=train,
-        validation=validation,
-        resample=backbone.spec.interpolation,
-        min_side=max(network.min_side for network in (backbone, *teachers.values())),
+        learner, targets, on_validation, train, validation, backbone.spec.interpolation, min_side
     )
 
 

@@ -1,14 +1,15 @@
 """Settings of a training: images, network, optimization and run; checked here, and recorded in its checkpoints.
 
-Imports neither torch nor numpy, because the command line reads its defaults here.
+A field declares all of a setting: its default, its help text, and the values that are allowed. The command line makes
+its options from the fields; this module imports neither torch nor numpy, because ``--help`` reads it.
 """
 
 import dataclasses
-import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sppfeat.config.request import BackboneChoice
 from sppfeat.config.specs import DEFAULT_LEVELS, POOL_MODES, parse_levels
@@ -16,12 +17,6 @@ from sppfeat.config.values import StrPath, check_choice, set_fields, whole_numbe
 from sppfeat.errors import ConfigError
 
 __all__ = [
-    "DISTILL_MODES",
-    "OPTIMIZERS",
-    "TRAIN_LABELS",
-    "TRAIN_PRECISIONS",
-    "VIEWS",
-    "WEIGHTS_DTYPES",
     "DataSettings",
     "NetworkSettings",
     "Recipe",
@@ -29,20 +24,65 @@ __all__ = [
     "TrainRequest",
     "TrainRun",
     "TrainSettings",
+    "flag_of",
     "parse_sizes",
 ]
-
-TRAIN_LABELS = ("auto", "folder")
-VIEWS = ("crop", "full")
-DISTILL_MODES = ("map", "descriptor")
-OPTIMIZERS = ("adamw", "sgd")
-TRAIN_PRECISIONS = ("fp32", "tf32", "bf16")
-WEIGHTS_DTYPES = ("float32", "float16")
 
 _MAX_SIDE = 4096
 _LEARNING_RATES = {"adamw": 5e-4, "sgd": 0.01}
 _TEACHER_RATES = {"adamw": 2e-3, "sgd": 0.04}
 _MAX_SEED = 2**63 - 1  # torch's limit
+
+
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    choices: Sequence[str] = (),
+    least: float | None = None,
+    most: float | None = None,
+    parse: Callable[[Any], Any] | None = None,
+    metavar: str | None = None,
+    flag: str | None = None,
+) -> Any:
+    """Declares a field.
+
+    Args:
+        default: its default.
+        text: its help text.
+        choices, least, most: the allowed values.
+        parse: converts a value, or its text, to the one to keep; raises ConfigError.
+        metavar: name of its value in --help.
+        flag: name of its option without ``--``, if it is not that of the field.
+    """
+    about = {"text": text, "choices": choices, "least": least, "most": most, "parse": parse}
+    return field(default=default, metadata={**about, "metavar": metavar, "flag": flag})
+
+
+def flag_of(setting: "dataclasses.Field[Any]") -> str:
+    """Name of the option of a field, without ``--``, which error messages use, too."""
+    return setting.metadata.get("flag") or setting.name.replace("_", "-")
+
+
+def _check_fields(settings: Any) -> None:
+    """Checks all fields of settings, and sets each to the one form that is compared and recorded."""
+    for setting in dataclasses.fields(settings):
+        name, value, about = flag_of(setting), getattr(settings, setting.name), setting.metadata
+        if about.get("choices"):
+            check_choice(name, value, about["choices"])
+        elif about.get("parse"):
+            set_fields(settings, **{setting.name: about["parse"](value)})
+        elif about.get("least") is not None and value is not None:
+            is_whole = int in (setting.type, *get_args(setting.type))
+            number = whole_number if is_whole else _number
+            set_fields(settings, **{setting.name: number(name, value, about["least"], about["most"])})
+
+
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    """Checks the range of a value and converts it to float, so that 0 and 0.0 are the same setting."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ConfigError(f"{name} is {value!r}; allowed: {least:g} to {most:g}")
+    return float(value)
 
 
 def parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
@@ -66,75 +106,84 @@ def parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
     return checked
 
 
+def _parse_hidden(widths: Any) -> tuple[int, ...]:
+    """Parses widths from text such as ``"512,512"`` or ``"none"``, or checks a sequence of integers."""
+    try:
+        numbers = (
+            [] if widths == "none" else map(int, widths.split(",")) if isinstance(widths, str) else widths
+        )
+        return tuple(whole_number("hidden", n, 1, 65_536, unit=" units") for n in numbers)
+    except ValueError as error:
+        raise ConfigError(f"{widths!r}; allowed: none, or numbers of units such as 512,512") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Settings of the images: classes, validation, sizes and random changes.
+    """Settings of the images: classes, validation, sizes in pixels, and random changes."""
 
-    Attributes:
-        labels: source of the classes; see :func:`sppfeat.inputs.list_images`.
-        val_fraction: share of each class (or of all images if there are no classes) to hold out for validation.
-        sizes: short sides of the network input, in pixels; epochs use them in turn.
-        views: ``crop`` (random crops, resized to squares) or ``full`` (whole images at their own aspect ratio, in
-            batches of equal shapes).
-        min_crop: smallest area of a random crop, as a share of the image.
-        color: strength of random changes of brightness, contrast and saturation; 0 for none.
-        flip: mirror a random half of the images.
-        round_to: with ``full``, round sides to multiples of this number of pixels, so that there are few shapes.
-        val_sizes: short sides for whole validation images, in pixels; ``sizes`` if empty.
-        val_every: number of epochs between validations; the last epoch always has one.
-    """
-
-    labels: str = "auto"
-    val_fraction: float = 0.0
-    sizes: tuple[int, ...] = (224,)
-    views: str = "crop"
-    min_crop: float = 0.2
-    color: float = 0.3
-    flip: bool = True
-    round_to: int = 32
-    val_sizes: tuple[int, ...] = ()
-    val_every: int = 1
+    val_fraction: float = _setting(
+        0.0, "Hold out this share of each class for validation.", least=0, most=0.9
+    )
+    labels: str = _setting(
+        "auto",
+        "Class labels from the first-level folders: if all images lie in two or more such folders; always.",
+        choices=("auto", "folder"),
+    )
+    sizes: tuple[int, ...] = _setting(
+        (224,),
+        "Sizes of the network input; each epoch has one of them, in turn.",
+        parse=lambda sizes: parse_sizes("sizes", sizes),
+        metavar="PIXELS,...",
+    )
+    views: str = _setting(
+        "crop",
+        "crop: random crops, as squares; full: whole images at their own aspect ratio, in batches of equal shapes.",
+        choices=("crop", "full"),
+    )
+    round_to: int = _setting(
+        32,
+        "With --views full: round both sides to multiples of K pixels; 1: not.",
+        least=1,
+        most=1024,
+        metavar="K",
+    )
+    min_crop: float = _setting(0.2, "Smallest area of a random crop.", least=0.01, most=1)
+    color: float = _setting(
+        0.3, "Strength of random changes of brightness, contrast and saturation; 0: none.", least=0, most=1
+    )
+    flip: bool = _setting(True, "Mirror half of the images.")
+    val_sizes: tuple[int, ...] = _setting(
+        (),
+        "Short sides at which validation images are run, whole. [default: those of --sizes]",
+        parse=lambda sizes: parse_sizes("val-sizes", sizes) if sizes else (),
+        metavar="PIXELS,...",
+    )
+    val_every: int = _setting(1, "Epochs between validations.", least=1)
 
     def __post_init__(self) -> None:
-        check_choice("labels", self.labels, TRAIN_LABELS)
-        check_choice("views", self.views, VIEWS)
-        set_fields(self, sizes=parse_sizes("sizes", self.sizes))
-        val_sizes = parse_sizes("val-sizes", self.val_sizes) if self.val_sizes else self.sizes
-        set_fields(self, val_sizes=val_sizes, round_to=whole_number("round-to", self.round_to, 1, 1024))
-        set_fields(
-            self,
-            val_every=whole_number("val-every", self.val_every, 1),
-            val_fraction=_number("val-fraction", self.val_fraction, 0, 0.9),
-            min_crop=_number("min-crop", self.min_crop, 0.01, 1),
-            color=_number("color", self.color, 0, 1),
-        )
+        _check_fields(self)
+        set_fields(self, val_sizes=self.val_sizes or self.sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """Settings of the layers after the backbone: the pyramid and the classifier.
+    """Settings of the layers after the backbone: the pyramid and the classifier."""
 
-    Attributes:
-        levels: levels of the pyramid; level ``n`` has ``n x n`` bins.
-        pool: pooling within a bin, ``max`` or ``avg``.
-        hidden: widths of the fully connected layers between the pyramid and the classifier (fc6, fc7, ...).
-        dropout: share of the hidden values to drop in training.
-        freeze: train only the layers after the backbone.
-    """
-
-    levels: tuple[int, ...] = DEFAULT_LEVELS
-    pool: str = "max"
-    hidden: tuple[int, ...] = (512, 512)
-    dropout: float = 0.5
-    freeze: bool = False
+    freeze: bool = _setting(False, "Keep the backbone as it is and train what is behind the pyramid.")
+    levels: tuple[int, ...] = _setting(
+        DEFAULT_LEVELS, "The pyramid: n stands for n x n bins.", parse=parse_levels, metavar="N,N,..."
+    )
+    pool: str = _setting("max", "What is taken of each bin.", choices=POOL_MODES)
+    hidden: tuple[int, ...] = _setting(
+        (512, 512),
+        "Widths of the fully connected layers between pyramid and classifier: fc6, fc7.",
+        parse=_parse_hidden,
+        metavar="N,...|none",
+    )
+    dropout: float = _setting(0.5, "Behind each of them.", least=0, most=0.95)
 
     def __post_init__(self) -> None:
-        set_fields(self, levels=parse_levels(self.levels))
-        check_choice("pool", self.pool, POOL_MODES)
-        set_fields(
-            self, hidden=tuple(whole_number("hidden", n, 1, 65_536, unit=" units") for n in self.hidden)
-        )
-        set_fields(self, dropout=_number("dropout", self.dropout, 0, 0.95))
+        _check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,53 +232,42 @@ class TeacherChoice:
 class Recipe:
     """Settings of the optimization.
 
-    Attributes:
-        epochs: number of passes over the training images.
-        batch_size: number of images per step.
-        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
-        learning_rate: peak learning rate, reached after the warm-up, from which it falls to 0 along a cosine; if None,
-            a default that depends on the optimizer.
-        weight_decay: decay of weights; biases and normalizations are exempt.
-        warmup_epochs: number of epochs in which the learning rate rises linearly from a hundredth of its peak.
-        label_smoothing: share of the target that is spread over all classes.
-        ema: decay per step of the exponential moving average of the parameters, which is validated and saved; at most
-            ``(1 + n) / (10 + n)`` in step ``n``; 0 for no average.
-        distill: target from a teacher: its feature ``map``, or the ``descriptor`` pooled from it.
-        seed: seed of initial values, order, augmentation and dropout.
-        precision: ``fp32``, ``tf32``, or ``bf16`` (autocast, with parameters in float32).
+    The learning rate rises linearly from a hundredth of its peak in the warm-up, and falls to 0 along a cosine. The
+    running mean of the weights (``ema``) decays by at most ``(1 + n) / (10 + n)`` in step ``n``.
     """
 
-    epochs: int = 30
-    batch_size: int = 64
-    optimizer: str = "adamw"
-    learning_rate: float | None = None
-    weight_decay: float = 0.02
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.1
-    ema: float = 0.99
-    distill: str = "map"
-    seed: int = 0
-    precision: str = "fp32"
+    distill: str = _setting(
+        "map",
+        "What a teacher is asked for: its feature map, or the descriptor that is pooled from it.",
+        choices=("map", "descriptor"),
+    )
+    epochs: int = _setting(30, "Passes over the images.", least=1)
+    batch_size: int = _setting(64, "Images per step.", least=1)
+    optimizer: str = _setting("adamw", "sgd has Nesterov momentum 0.9.", choices=("adamw", "sgd"))
+    learning_rate: float | None = _setting(
+        None,
+        "Highest learning rate; falls to 0 along a cosine. [default: 0.0005, with --teacher 0.002; sgd: 20 x that]",
+        least=1e-9,
+        most=100,
+        flag="lr",
+    )
+    weight_decay: float = _setting(0.02, "Of weights, not of biases and scales.", least=0, most=10)
+    warmup_epochs: float = _setting(1.0, "In which the learning rate rises.")
+    label_smoothing: float = _setting(0.1, "Share spread over all classes.", least=0, most=0.9)
+    ema: float = _setting(
+        0.99,
+        "Decay per step of the running mean of the weights, which is what is validated and saved; 0: none.",
+        least=0,
+        most=0.999999,
+    )
+    seed: int = _setting(
+        0, "Of initial weights, split, order, augmentation and dropout.", least=0, most=_MAX_SEED
+    )
+    precision: str = _setting("fp32", "bf16: autocast, weights in float32.", choices=("fp32", "tf32", "bf16"))
 
     def __post_init__(self) -> None:
-        set_fields(
-            self,
-            epochs=whole_number("epochs", self.epochs, 1),
-            batch_size=whole_number("batch-size", self.batch_size, 1),
-            seed=whole_number("seed", self.seed, 0, _MAX_SEED),
-        )
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("distill", self.distill, DISTILL_MODES)
-        check_choice("precision", self.precision, TRAIN_PRECISIONS)
-        if self.learning_rate is not None:
-            set_fields(self, learning_rate=_number("lr", self.learning_rate, 1e-9, 100))
-        set_fields(
-            self,
-            weight_decay=_number("weight-decay", self.weight_decay, 0, 10),
-            warmup_epochs=_number("warmup-epochs", self.warmup_epochs, 0, self.epochs),
-            label_smoothing=_number("label-smoothing", self.label_smoothing, 0, 0.9),
-            ema=_number("ema", self.ema, 0, 0.999999),
-        )
+        _check_fields(self)
+        set_fields(self, warmup_epochs=_number("warmup-epochs", self.warmup_epochs, 0, self.epochs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,40 +309,28 @@ class TrainSettings:
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         return values
 
-    def fingerprint(self) -> str:
-        """SHA-256 of :meth:`canonical`."""
-        return hashlib.sha256(json.dumps(self.canonical(), sort_keys=True).encode()).hexdigest()
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRun:
     """Settings of a run, which affect the result of the training only by rounding.
 
-    Attributes:
-        device: device to train on, ``auto`` or a torch device, as for ``extract``.
-        weights_dir: folder to search first for named weights; None to search only the usual places.
-        workers: number of processes that decode and augment; None to choose by the number of cores; 0 to use none.
-        weights_dtype: number type of the saved weights.
-        resume: continue the training in the folder.
-        overwrite: start again, even if the folder holds a training.
-        checkpoint_minutes: minutes between checkpoints, in addition to those after each epoch.
-        dry_run: only plan; write nothing and take no lock.
+    ``device`` is as for ``extract``, ``weights_dir`` a folder to search first for named weights, ``workers`` the number
+    of processes that decode (None: by the number of cores; 0: none).
     """
 
     device: str = "auto"
     weights_dir: StrPath | None = None
-    workers: int | None = None
-    weights_dtype: str = "float32"
-    resume: bool = False
-    overwrite: bool = False
-    checkpoint_minutes: float = 5.0
-    dry_run: bool = False
+    workers: int | None = _setting(None, "", least=0)
+    weights_dtype: str = _setting("float32", "Of the saved weights.", choices=("float32", "float16"))
+    checkpoint_minutes: float = _setting(
+        5.0, "Between checkpoints, besides those after each epoch.", least=0, most=10_000
+    )
+    resume: bool = _setting(False, "Continue the training in the output folder, from its last checkpoint.")
+    overwrite: bool = _setting(False, "Start anew, whatever is in the output folder.")
+    dry_run: bool = _setting(False, "Print the plan and stop.")
 
     def __post_init__(self) -> None:
-        check_choice("weights-dtype", self.weights_dtype, WEIGHTS_DTYPES)
-        _number("checkpoint-minutes", self.checkpoint_minutes, 0, 10_000)
-        if self.workers is not None:
-            whole_number("workers", self.workers, 0)
+        _check_fields(self)
         if self.resume and self.overwrite:
             raise ConfigError("resume and overwrite contradict each other")
 
@@ -332,10 +358,3 @@ class TrainRequest:
             raise ConfigError(
                 "val and val-fraction: validation images are either given or held out, not both"
             )
-
-
-def _number(name: str, value: Any, least: float, most: float) -> float:
-    """Checks the range of a value and converts it to float, so that 0 and 0.0 are the same setting."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise ConfigError(f"{name} is {value!r}; allowed: {least:g} to {most:g}")
-    return float(value)

@@ -1,36 +1,59 @@
 """The training loop: batches, steps and validation; interruptions do not change the result."""
 
 import contextlib
+import copy
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sppfeat.errors import DecoderError, SppfeatError
+from sppfeat.errors import ConfigError, DecoderError, SppfeatError
 from sppfeat.networks.devices import device_memory, float32_arithmetic
-from sppfeat.training.epochs import epoch_batches, n_batches, size_of_epoch, whole_image_batches
-from sppfeat.training.evaluation import evaluate
+from sppfeat.training.batches import (
+    PixelBatch,
+    TrainBatch,
+    epoch_batches,
+    load_batches,
+    whole_image_batches,
+)
 from sppfeat.training.examples import Examples
-from sppfeat.training.learner import Learner, TrainingTask
-from sppfeat.training.loader import PixelBatch, load_batches
+from sppfeat.training.learner import Learner, TargetSource, evaluate
 from sppfeat.training.settings import TrainSettings
 
-__all__ = ["Progress", "Trainer"]
+__all__ = ["Progress", "Trainer", "TrainingTask"]
 
 _LOWEST_RATE = 0.01  # share of the peak learning rate at which the warm-up begins
 _EVALUATION_BATCH = 16
 
 
-class _Stopped(Exception):  # noqa: N818 - no error
-    """A request to stop in the middle of a validation."""
+class TrainingTask(NamedTuple):
+    """A learner with its targets and its images.
+
+    Attributes:
+        learner: the learner, on the device.
+        targets: targets of the images in ``train``.
+        validation_targets: targets of the images in ``validation``.
+        train: images to train on.
+        validation: held-out images, or None.
+        resample: name of the Pillow filter for resizing.
+        min_side: smallest side of an input that the networks accept, in pixels.
+    """
+
+    learner: Learner
+    targets: TargetSource
+    validation_targets: TargetSource
+    train: Examples
+    validation: Examples | None
+    resample: str
+    min_side: int
 
 
 @dataclass
@@ -77,8 +100,9 @@ class Trainer:
         self._settings, self._task, self._device, self._n_workers = settings, task, device, n_workers
         recipe = settings.recipe
         self._optimizer = _optimizer(task.learner, settings)
-        counts = {size: self._count(size) for size in settings.data.sizes}
-        self._n_batches = [counts[size_of_epoch(settings.data.sizes, e)] for e in range(recipe.epochs)]
+        sizes = settings.data.sizes
+        counts = [len(self._plan_epoch(i)) for i in range(len(sizes))]
+        self._n_batches = [counts[epoch % len(sizes)] for epoch in range(recipe.epochs)]
         self.n_steps = sum(self._n_batches)
         warmup = round(self.n_steps * recipe.warmup_epochs / recipe.epochs)
         self._schedule = _schedule(self._optimizer, warmup, self.n_steps)
@@ -135,32 +159,53 @@ class Trainer:
         Raises:
             SppfeatError: no image could be read, a process that reads them died, or the loss is no longer a number.
         """
+        progress = self.progress
         try:
-            is_whole = self._run_batches(on_step, should_stop)
-            if is_whole:
-                self.progress.history.append(self._entry(should_stop))
-        except _Stopped:
-            return False
+            entry = self._entry(should_stop) if self._run_batches(on_step, should_stop) else None
         except DecoderError:
             if should_stop():  # the signal that stops this process may have killed its workers
                 return False
             raise
-        if is_whole:
-            self.progress.epoch += 1
-            self.progress.batch, self.progress.images = 0, 0
-            self.progress.loss, self.progress.seconds = 0.0, 0.0
-        return is_whole
+        if entry is None:
+            return False
+        self.progress = Progress(
+            progress.epoch + 1, failures=progress.failures, history=[*progress.history, entry]
+        )
+        return True
+
+    def check_smallest_batch(self) -> None:
+        """Tries the smallest batch in training mode; batch normalization fails on a map of one cell of one image.
+
+        Raises:
+            ConfigError: the network cannot run on this batch in training mode.
+        """
+        plans = [self._plan_epoch(epoch) for epoch in range(len(self._settings.data.sizes))]
+        batch = min(
+            (batch for plan in plans for batch in plan),
+            key=lambda batch: (min(2, len(batch.images)), math.prod(batch.input_hw)),
+        )
+        n, (height, width) = len(batch.images), batch.input_hw
+        # A copy, because training mode changes the running means of normalizations.
+        learner = copy.deepcopy(self._task.learner).train()
+        pixels = torch.zeros((min(2, n), 3, height, width), dtype=torch.uint8, device=self._device)
+        try:
+            with torch.no_grad(), device_memory(self._device):
+                learner.body(pixels)
+        except (ValueError, RuntimeError) as error:  # raised by torch, or by the network's own code
+            raise ConfigError(
+                f"{self._settings.backbone.name} cannot be trained on a batch of {n} of {height} x {width} pixels, "
+                f"which would come: {error}"
+            ) from error
 
     def _run_batches(self, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
         """Runs the remaining batches of an epoch; returns False if it was stopped."""
         progress, recipe = self.progress, self._settings.recipe
         self._task.learner.train()
         started = time.monotonic()
-        for batch in self._batches():
+        for batch in self._noted(self._load_epoch()):
             if len(batch.images):
                 progress.loss += self._step(batch) * len(batch.images)
                 progress.images += len(batch.images)
-            self._note_failures(batch)
             self._schedule.step()
             progress.batch += 1
             now = time.monotonic()
@@ -175,7 +220,7 @@ class Trainer:
 
     def samples(self, n: int) -> Iterator[Tensor]:
         """Yields the pixels ``(b, 3, H, W)`` uint8 of the first ``n`` batches of the training."""
-        batches = self._batches(n_workers=0)
+        batches = self._load_epoch(n_workers=0)
         for _ in range(n):
             batch = next(batches, None)
             if batch is None:
@@ -183,37 +228,42 @@ class Trainer:
             if len(batch.images):
                 yield self._to_device(batch.pixels)
 
-    def _validate(self, images: Examples, size: int, should_stop: Callable[[], bool]) -> dict[str, float]:
-        """Evaluates the result on whole images with a short side of ``size`` pixels."""
-        task, data = self._task, self._settings.data
+    def _validate(
+        self, images: Examples, size: int, should_stop: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Evaluates the result on whole images with a short side of ``size`` pixels; None if it was stopped."""
+        task = self._task
+        data = dataclasses.replace(self._settings.data, flip=False, color=0.0)
         batches = whole_image_batches(
             images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=task.min_side
         )
-        plain = dataclasses.replace(data, views="full", flip=False, color=0.0)
         loaded = load_batches(
-            batches, images, plain, resample=task.resample, seed=(0,), n_workers=self._n_workers
+            batches,
+            images,
+            dataclasses.replace(data, views="full"),
+            resample=task.resample,
+            seed=(0,),
+            n_workers=self._n_workers,
         )
-        watched = self._watched(loaded, should_stop)
-        with self._arithmetic():
-            return evaluate(self.result, task.validation_targets, watched, to_device=self._to_device)
+        with device_memory(self._device), self._arithmetic(), self._autocast():
+            return evaluate(
+                self.result,
+                task.validation_targets,
+                self._noted(loaded),
+                to_device=self._to_device,
+                should_stop=should_stop,
+            )
 
-    def _watched(
-        self, batches: Iterable[PixelBatch], should_stop: Callable[[], bool]
-    ) -> Iterator[PixelBatch]:
-        """Yields the batches, notes failures, and raises ``_Stopped`` on a request to stop."""
+    def _noted(self, batches: Iterable[PixelBatch]) -> Iterator[PixelBatch]:
+        """Yields the batches, and notes the images that could not be read."""
         for batch in batches:
-            self._note_failures(batch)
+            self.progress.failures += sorted(set(batch.failures.values()) - set(self.progress.failures))
             yield batch
-            if should_stop():
-                raise _Stopped
-
-    def _note_failures(self, batch: PixelBatch) -> None:
-        self.progress.failures += sorted(set(batch.failures.values()) - set(self.progress.failures))
 
     def _step(self, batch: PixelBatch) -> float:
         pixels = self._to_device(batch.pixels)
         self._optimizer.zero_grad(set_to_none=True)
-        with device_memory(self._device), float32_arithmetic(self._settings.recipe.precision):
+        with device_memory(self._device), self._arithmetic():
             with self._autocast():
                 answer = self._task.learner(pixels, self._task.targets(batch.images, pixels))
             loss = float(answer.loss.detach())
@@ -228,12 +278,12 @@ class Trainer:
             self._average.update_parameters(self._task.learner)
         return loss
 
-    def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
-        """Makes the log entry of the epoch that has just ended, with its validation."""
+    def _entry(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Makes the log entry of the epoch that has just ended, with its validation; None if that was stopped."""
         progress, data = self.progress, self._settings.data
         entry: dict[str, Any] = {
             "epoch": progress.epoch + 1,
-            "size": size_of_epoch(data.sizes, progress.epoch),
+            "size": data.sizes[progress.epoch % len(data.sizes)],
             "learning_rate": self._schedule.get_last_lr()[0],
             "images": progress.images,
             "loss": progress.loss / progress.images,
@@ -242,43 +292,44 @@ class Trainer:
         is_last = progress.epoch + 1 == self._settings.recipe.epochs
         is_due = is_last or (progress.epoch + 1) % data.val_every == 0
         if (images := self._task.validation) is not None and is_due:
-            entry["validation"] = {
-                str(size): self._validate(images, size, should_stop) for size in data.val_sizes
-            }
+            entry["validation"] = validation = {}
+            for size in data.val_sizes:
+                scores = self._validate(images, size, should_stop)
+                if scores is None:
+                    return None
+                validation[str(size)] = scores
         return entry
 
-    def _batches(self, n_workers: int | None = None) -> Iterator[PixelBatch]:
-        """Yields the remaining batches of this epoch."""
-        task, seed, epoch = self._task, self._settings.recipe.seed, self.progress.epoch
-        settings = {"batch_size": self._settings.recipe.batch_size, "seed": seed, "min_side": task.min_side}
-        return load_batches(
-            epoch_batches(task.train, self._settings.data, epoch=epoch, **settings),
-            task.train,
-            self._settings.data,
-            first=self.progress.batch,
-            resample=task.resample,
-            seed=(seed, 2, epoch),
-            n_workers=self._n_workers if n_workers is None else n_workers,
-            pin_memory=self._device.type == "cuda",
-        )
-
-    def _count(self, size: int) -> int:
-        return n_batches(
+    def _plan_epoch(self, epoch: int) -> list[TrainBatch]:
+        recipe = self._settings.recipe
+        return epoch_batches(
             self._task.train,
             self._settings.data,
-            size=size,
-            batch_size=self._settings.recipe.batch_size,
+            epoch=epoch,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
             min_side=self._task.min_side,
+        )
+
+    def _load_epoch(self, n_workers: int | None = None) -> Iterator[PixelBatch]:
+        """Yields the remaining batches of this epoch."""
+        epoch = self.progress.epoch
+        return load_batches(
+            self._plan_epoch(epoch),
+            self._task.train,
+            self._settings.data,
+            first=self.progress.batch,
+            resample=self._task.resample,
+            seed=(self._settings.recipe.seed, 2, epoch),
+            n_workers=self._n_workers if n_workers is None else n_workers,
+            pin_memory=self._device.type == "cuda",
         )
 
     def _to_device(self, pixels: Tensor) -> Tensor:
         return pixels.to(self._device, non_blocking=True)
 
-    @contextlib.contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        precision = self._settings.recipe.precision
-        with device_memory(self._device), float32_arithmetic(precision), self._autocast():
-            yield
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        return float32_arithmetic(self._settings.recipe.precision)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         is_half = self._settings.recipe.precision == "bf16"

@@ -10,7 +10,7 @@ from sppfeat.errors import StoreError
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
 from sppfeat.training.checkpoints import TrainFolder
-from sppfeat.training.examples import Examples
+from sppfeat.training.examples import Examples, ImageSets
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_only_one_training_holds_a_folder_and_an_empty_one_is_removed(folder, tm
 def test_names_that_are_not_utf_8_are_listed_as_they_are(folder):
     listing = Listing.of_files(b"/t", PathTable([b"a/\xff\r1.png", b"b/2.png"]), np.array([0, -1]), (b"a",))
     examples = Examples(listing, np.ones((2, 2), np.int32), np.arange(2), listing.labels, ("a",))
-    folder.write_images({"train": examples.of(np.array([0])), "validation": examples.of(np.array([1]))})
+    folder.write_images(ImageSets(examples.of(np.array([0])), examples.of(np.array([1])), {}, []))
     with open(folder.images, newline="", errors="surrogateescape") as file:
         rows = list(csv.reader(file))
     assert rows == [

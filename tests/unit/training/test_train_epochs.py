@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sppfeat.decoding.sizing import network_input_hw
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing
-from sppfeat.training.epochs import epoch_batches, n_batches, size_of_epoch, whole_image_batches
+from sppfeat.training.batches import epoch_batches, whole_image_batches
 from sppfeat.training.examples import Examples
 from sppfeat.training.settings import DataSettings
 
@@ -41,7 +41,6 @@ def test_full_views_have_every_image_once_in_batches_of_equal_shapes(hw, batch_s
     counts = Counter(batch.input_hw for batch in batches)
     sizes = Counter(batch.input_hw for batch in batches for _ in batch.images)
     assert counts == {shape: -(-n // batch_size) for shape, n in sizes.items()}
-    assert len(batches) == n_batches(examples, data, size=size, **settings)
 
 
 @given(hw=SIDES, batch_size=st.integers(1, 50), epoch=st.integers(0, 3))
@@ -55,7 +54,6 @@ def test_crops_come_in_full_batches_of_squares_of_the_size_of_the_epoch(hw, batc
     used = [i for batch in batches for i in batch.images.tolist()]
     assert len(set(used)) == len(used) >= len(examples) - batch_size + 1
     assert set(used) <= set(examples.images.tolist())
-    assert len(batches) == n_batches(examples, data, size=side, **settings)
 
 
 def test_the_order_is_of_seed_and_epoch():
@@ -69,10 +67,6 @@ def test_the_order_is_of_seed_and_epoch():
 
         assert order(epoch=2, seed=1) == order(epoch=2, seed=1)
         assert len({order(epoch=e, seed=s) for e in range(3) for s in range(3)}) == 9
-
-
-def test_sizes_take_turns():
-    assert [size_of_epoch((180, 224), epoch) for epoch in range(4)] == [180, 224, 180, 224]
 
 
 def test_images_are_validated_on_whole_and_unrounded_unless_they_are_trained_on_rounded():

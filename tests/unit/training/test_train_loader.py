@@ -11,10 +11,9 @@ from PIL import Image
 from sppfeat.decoding import DecodeSettings, InlineDecoder
 from sppfeat.decoding.images import decode_image
 from sppfeat.errors import DecoderError
-from sppfeat.training import loader as loading
-from sppfeat.training.epochs import epoch_batches
+from sppfeat.training import batches as loading
+from sppfeat.training.batches import epoch_batches, load_batches
 from sppfeat.training.examples import read_examples
-from sppfeat.training.loader import load_batches
 from sppfeat.training.settings import DataSettings
 
 SIZES = [(40, 60), (60, 40), (48, 48), (1, 90), (90, 1)]

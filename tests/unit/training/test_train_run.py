@@ -223,7 +223,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(classes, tmp_path):
     (classes / "blue/pixels.png").write_bytes(whole[: len(whole) // 2])
     training, finished = train([classes], tmp_path / "run")
     assert finished
-    assert [path.endswith("blue/header.png") for path in training.left_out] == [True]
+    assert [path.endswith("blue/header.png") for path in training.sets.left_out] == [True]
     assert ["blue/pixels.png" in failure for failure in training.trainer.progress.failures] == [True]
 
 

@@ -1,4 +1,7 @@
-"""Batches of pixels to train on: images decoded, cropped, mirrored and recolored in worker processes."""
+"""Batches of pixels to train on: planned per epoch, decoded, cropped, mirrored and recolored in worker processes.
+
+The batches of an epoch depend on seed and epoch number alone, not on earlier epochs.
+"""
 
 import contextlib
 import signal
@@ -8,6 +11,7 @@ from multiprocessing import active_children
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,14 +22,27 @@ from sppfeat.config.values import DEFAULT_MAX_DECODE_PIXELS
 from sppfeat.decoding.images import read_image, resize_image
 from sppfeat.decoding.worker_process import describe_exit
 from sppfeat.errors import DecoderError, ImageError
-from sppfeat.training.epochs import TrainBatch
-from sppfeat.training.examples import Examples
+from sppfeat.extraction.plan import schedule
+from sppfeat.extraction.sizes import input_sizes
+from sppfeat.training.examples import Examples, full_input
 from sppfeat.training.settings import DataSettings
 
-__all__ = ["PixelBatch", "load_batches"]
+__all__ = ["PixelBatch", "TrainBatch", "epoch_batches", "load_batches", "whole_image_batches"]
 
 _RATIO = (3 / 4, 4 / 3)  # range of aspect ratios of random crops, as is usual for ImageNet
 _BATCHES_AHEAD = 4  # per worker
+
+
+class TrainBatch(NamedTuple):
+    """Images that are run together.
+
+    Attributes:
+        images: ``(n,)`` int64, indices of the images in the listing.
+        input_hw: height and width of the network input, in pixels.
+    """
+
+    images: npt.NDArray[np.int64]
+    input_hw: tuple[int, int]
 
 
 class PixelBatch(NamedTuple):
@@ -40,6 +57,61 @@ class PixelBatch(NamedTuple):
     images: Tensor
     pixels: Tensor
     failures: dict[int, str]
+
+
+def epoch_batches(
+    examples: Examples, data: DataSettings, *, epoch: int, batch_size: int, seed: int, min_side: int
+) -> list[TrainBatch]:
+    """Makes the batches of an epoch, in random order.
+
+    With ``crop``, all batches are full, and each epoch leaves out the remaining images. With ``full``, the images of a
+    batch have equal shapes, and no image is left out.
+
+    Args:
+        examples: the images.
+        data: sizes and views.
+        epoch: number of the epoch, from 0.
+        batch_size: maximum number of images per batch.
+        seed: seed of the order.
+        min_side: smallest side that the network accepts, in pixels.
+    """
+    generator = np.random.default_rng([seed, 1, epoch])
+    order = generator.permutation(examples.images)
+    # As in He et al., TPAMI 2015, section 2.3, each epoch has a single size, and the sizes take turns.
+    size = data.sizes[epoch % len(data.sizes)]
+    if data.views == "crop":
+        n_full = max(1, len(order) // batch_size)
+        parts = [order[i * batch_size : (i + 1) * batch_size] for i in range(n_full)]
+        return [TrainBatch(part, (size, size)) for part in parts]
+    batches = whole_image_batches(
+        examples, data, size=size, batch_size=batch_size, min_side=min_side, order=order
+    )
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def whole_image_batches(
+    examples: Examples,
+    data: DataSettings,
+    *,
+    size: int,
+    batch_size: int,
+    min_side: int,
+    order: npt.NDArray[np.int64] | None = None,
+) -> list[TrainBatch]:
+    """Makes batches of whole images; a batch has one shape, and the largest shape comes first.
+
+    Args:
+        examples: the images; those too elongated for the network are left out.
+        data: views and rounding.
+        size: short side in pixels.
+        batch_size: maximum number of images per batch.
+        min_side: smallest side that the network accepts, in pixels.
+        order: ``(n,)`` int64, the images in the order to take them; that of ``examples`` if None.
+    """
+    images = examples.images if order is None else order
+    input_hw, _ = input_sizes(examples.image_hw[images], full_input(data, size=size, min_side=min_side))
+    batches = schedule(input_hw, np.arange(len(images)), batch_size=batch_size, batch_pixels=0)
+    return [TrainBatch(images[batch.images], batch.input_hw) for batch in batches]
 
 
 def load_batches(
