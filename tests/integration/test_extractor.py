@@ -30,6 +30,7 @@ def test_one_image_gives_a_vector_and_many_a_matrix_in_their_order(extractor, fo
         assert one.shape == (extractor.dimension,)
         assert same(one, row)
     assert same(extractor(paths[::-1]), many[::-1])
+    assert extractor([]).shape == (0, extractor.dimension)
 
 
 def test_paths_pictures_and_arrays_are_the_same_image(extractor, folder):
@@ -39,38 +40,6 @@ def test_paths_pictures_and_arrays_are_the_same_image(extractor, folder):
     for image in (str(path), picture, np.asarray(picture)):
         assert same(extractor(image), expected)
     assert same(extractor([np.asarray(picture), path])[0], expected)
-
-
-@pytest.mark.slow
-def test_it_equals_what_the_command_writes(extractor, folder, tmp_path):
-    from click.testing import CliRunner
-
-    from sppfeat.cli import main
-
-    args = [
-        "--backbone",
-        "squeezenet1_1",
-        "--weights",
-        "none",
-        "--seed",
-        "3",
-        "--size",
-        "48",
-        "--levels",
-        "1,2",
-    ]
-    result = CliRunner().invoke(main, ["extract", str(folder), "-o", str(tmp_path / "f.h5"), *args, "-q"])
-    assert result.exit_code == 0, result.output
-    with sppfeat.open(tmp_path / "f.h5") as file:
-        assert file.config == extractor.config
-        assert file.columns == extractor.columns
-        rows = extractor([folder / path for path in file.paths])
-        assert all(same(a, b) for a, b in zip(rows, file.features, strict=True))
-
-
-def test_the_whole_image_as_a_box_is_the_whole_image(extractor, folder):
-    path = folder / "dog" / "img0.png"  # 40 x 60
-    assert same(extractor(path, [[0, 0, 60, 40]])[0], extractor(path))
 
 
 def test_boxes_pool_the_cells_that_the_geometry_says(folder):
@@ -123,10 +92,6 @@ def test_a_network_of_ones_own(folder):
     assert rows.shape == (12, 8 * 10)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     assert module.training
-
-
-def test_nothing_in_nothing_out(extractor):
-    assert extractor([]).shape == (0, extractor.dimension)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

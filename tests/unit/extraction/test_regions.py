@@ -87,21 +87,10 @@ def test_the_own_size_of_the_image_is_one_scale():
     assert choose_scales(rows, sizes_of([(10, 10), (0, 0)]), (None,)).boxes.scale.tolist() == [0, -1, -1]
 
 
-def test_a_box_is_judged_by_its_part_inside():
-    # Inside are 224 x 224 of a short side of 448: 448 is right. As drawn, it would be 100 times larger: 100.
-    rows = rows_of([[(224, 224, 22400, 22400)]], [(448, 448)])
-    assert choose_scales(rows, sizes_of([(448, 448)]), (100, 448)).boxes.scale.tolist() == [1]
-
-
 def test_views_keep_their_scale():
     image_hw = sizes_of([(300, 400), (0, 0)])
     rows = rows_of_views(lambda hw: views_of(hw, (224, 256)), image_hw)
     assert choose_scales(rows, image_hw, (224, 256)).boxes.scale.tolist() == rows.boxes.scale.tolist()
-
-
-def test_very_small_boxes_take_the_largest_scale():
-    rows = rows_of([[(5, 5, 5 + 1e-9, 5 + 1e-9), (0, 0, 5e-324, 5e-324)]], [(10, 10)])
-    assert choose_scales(rows, sizes_of([(10, 10)]), (100, 448, 1200)).boxes.scale.tolist() == [2, 2]
 
 
 # --- the projector --------------------------------------------------------------------------------
@@ -116,7 +105,7 @@ def test_very_small_boxes_take_the_largest_scale():
 )
 def test_regions_are_those_of_each_box_alone(cases, hw, input_hw, rule, margin):
     margin = float(margin) if rule == "sppnet" else 0.0
-    cases = [(clip(box, hw), mirrored) for box, mirrored in cases if clip(box, hw)]
+    cases = [(box, mirrored) for box, mirrored in cases if clip(box, hw)]
     boxes_px = np.array([box for box, _ in cases], dtype=np.float64).reshape(-1, 4)
     mirrored = np.array([own for _, own in cases], dtype=bool)
     found = Projector(GEOMETRIES, rule, margin).project(
@@ -125,11 +114,14 @@ def test_regions_are_those_of_each_box_alone(cases, hw, input_hw, rule, margin):
     assert found.region.shape == (len(cases), 2, 4)
     assert found.region.dtype == np.int32
     assert found.flag.shape == (len(cases),)
-    expected = [region_of(box, own, hw, input_hw, rule, margin) for box, own in cases]
+    expected = [region_of(clip(box, hw), own, hw, input_hw, rule, margin) for box, own in cases]
     assert [tuple(cells) for cells in found.region.reshape(-1, 8).tolist()] == expected
     for flag, (box, own) in zip(found.flag.tolist(), cases, strict=True):
-        box_in = one(box_in_input(box, own, hw, input_hw))
-        assert (flag == RowFlag.SUB_CELL) == any(
+        box_in = one(box_in_input(clip(box, hw), own, hw, input_hw))
+        assert bool(flag & RowFlag.CLIPPED) == any(
+            abs(a - b) > 0.01 for a, b in zip(box, clip(box, hw), strict=True)
+        )
+        assert bool(flag & RowFlag.SUB_CELL) == any(
             bool(sub_cell_boxes(box_in, geometry, rule=rule, margin=margin)[0]) for geometry in GEOMETRIES
         )
 
@@ -233,38 +225,26 @@ def test_each_region_is_kept_once_and_every_box_leads_to_its_own(images, short_s
     ]
 
 
-def test_boxes_of_other_images_and_without_area_are_rows_of_their_own():
-    boxes = [[(0, 0, 50, 50), (0, 0, 50, 50), (5, 5, 5, 5), (5, 5, 5, 5), (math.nan,) * 4]] * 2
-    _, _, found = dropped(rows_of(boxes, [(60, 80)] * 2), [(60, 80)] * 2, (60,))
-    assert found.ranges.tolist() == [[0, 4], [4, 8]]
-    assert found.boxes.source.tolist() == [0, 2, 3, 4, 5, 7, 8, 9]
-    assert found.boxes.box_row.tolist() == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7]
-    assert found.boxes.flag.tolist() == [0, *[RowFlag.DEGENERATE] * 3] * 2
-
-
-def test_rows_of_an_image_without_size_or_without_input_size_stay():
-    # 1 x 4000 has no valid input: 16 x 64000 pixels are too many.
-    image_hw = [(0, 0), (1, 4000), (60, 80), (60, 80)]
-    boxes = [(0, 0, 1, 1), (0, 0, 1, 1)]
-    _, input_hw, found = dropped(rows_of([boxes, boxes, boxes, []], image_hw), image_hw, (60,))
-    assert (input_hw[:2] == 0).all()
-    assert found.ranges.tolist() == [[0, 2], [2, 4], [4, 5], [5, 5]]
-    assert found.boxes.box_row.tolist() == [0, 1, 2, 3, 4, 4]
+HW, NO_SIZE, NO_INPUT = (60, 80), (0, 0), (1, 4000)  # 16 x 64000 pixels of input are too many
+SAME, EMPTY = (0, 0, 1, 1), (5, 5, 5, 5)
 
 
 @pytest.mark.parametrize(
-    ("boxes", "image_hw"),
+    ("boxes", "image_hw", "ends", "box_row"),
     [
-        ([[(5, 5, 5, 5)]], [(60, 80)]),
-        ([[(0, 0, 5, 5)]], [(0, 0)]),
-        ([[]], [(60, 80)]),
-        ([], []),
+        # Boxes of other images, and boxes without area, are rows of their own.
+        ([[SAME, SAME, EMPTY, EMPTY]] * 2, [HW] * 2, [3, 6], [0, 0, 1, 2, 3, 3, 4, 5]),
+        # Rows of an image without size or without input size stay.
+        ([[SAME] * 2] * 3, [NO_SIZE, NO_INPUT, HW], [2, 4, 5], [0, 1, 2, 3, 4, 4]),
+        # No row has a region.
+        ([[EMPTY], []], [HW] * 2, [1, 1], [0]),
+        ([], [], [], []),
     ],
 )
-def test_no_row_that_has_a_region(boxes, image_hw):
+def test_which_boxes_share_a_row(boxes, image_hw, ends, box_row):
     _, _, found = dropped(rows_of(boxes, image_hw), image_hw, (60,))
-    assert found.ranges.tolist() == rows_of(boxes, image_hw).ranges.tolist()
-    assert found.boxes.box_row.tolist() == list(range(len(found.boxes)))
+    assert found.ranges[:, 1].tolist() == ends
+    assert found.boxes.box_row.tolist() == box_row
 
 
 # --- of a backbone --------------------------------------------------------------------------------
@@ -286,9 +266,8 @@ def test_map_sizes_are_those_of_the_maps(backbone, height, width):
     assert next(backbone.network.parameters()).device.type == "cpu"
 
 
-def test_the_projector_of_a_backbone(backbone):
+def test_only_views_of_the_whole_image_pool_the_whole_map(backbone):
     spec = RegionSpec(boxes="file", convention=BoxConvention(), projection="paper")
-    projector = Projector.of(backbone, spec)
-    assert projector.geometries == (backbone.geometry(0), backbone.geometry(1))
-    assert (projector.rule, projector.margin, projector.whole_is_map) == ("paper", 0.0, False)
+    geometries = (backbone.geometry(0), backbone.geometry(1))
+    assert Projector.of(backbone, spec) == Projector(geometries, "paper", 0.0, whole_is_map=False)
     assert Projector.of(backbone, RegionSpec(boxes="multiview")).whole_is_map
