@@ -5,9 +5,9 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeGuard, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ from sppfeat.networks.backbones import Backbone, load_backbone, wrap_module
 from sppfeat.networks.devices import BATCH_PIXELS, choose_device
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reduction import Reduction
-from sppfeat.store.schema import ColumnBlock, whole_image_boxes
+from sppfeat.store.schema import ColumnBlock
 
 __all__ = ["Extractor", "ImageLike", "NetworkInput"]
 
@@ -203,9 +203,8 @@ class Extractor:
         reduction: Reduction | None = None,
     ) -> None:
         self.config = config
-        self.columns: tuple[ColumnBlock, ...] = (
-            descriptor_columns(config, backbone) if reduction is None else reduction.columns
-        )
+        columns = descriptor_columns(config, backbone) if reduction is None else reduction.columns
+        self.columns: tuple[ColumnBlock, ...] = columns
         self._reduction = reduction
         self._batch_size = run.batch_size
         self._decode_settings = DecodeSettings.of(config, run.max_decode_pixels)
@@ -246,12 +245,15 @@ class Extractor:
             ImageError: an image cannot be read; the message names it.
             BoxError: boxes are malformed, or their number of arrays differs from the number of images.
         """
-        many = [images] if _is_one_image(images) else list(cast("Sequence[ImageLike]", images))
+        is_one = isinstance(images, str | os.PathLike | Place | Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim in (2, 3) and images.dtype == np.uint8
+        )
+        many: list[Any] = [images] if is_one else list(cast("Sequence[ImageLike]", images))
         if boxes is None:
             rows = self._describe_whole(many)
-            return rows[0] if _is_one_image(images) else rows
+            return rows[0] if is_one else rows
         projector = self.projector(projection=projection, margin=margin)
-        if _is_one_image(images):
+        if is_one:
             return self._describe_boxes(images, boxes, projector)
         if len(boxes) != len(many):
             raise BoxError(
@@ -272,10 +274,8 @@ class Extractor:
         Raises:
             ImageError: the image cannot be read, or cannot be resized to a valid network input.
         """
-        image_hws, input_hws = self._read_sizes([image])
-        image_hw, input_hw = _pair(image_hws[0]), _pair(input_hws[0, scale])
-        pixels = read_pixels(image, self._decode_settings, image_hw=image_hw, input_hw=input_hw)
-        return NetworkInput(image_hw, pixels)
+        (image_hw,), input_hws = self._read_sizes([image])
+        return NetworkInput(image_hw, self._read_pixels(image, image_hw, input_hws[0, scale]))
 
     def feature_maps(self, pixels: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
         """Compute the feature maps of an image, before pooling.
@@ -311,9 +311,9 @@ class Extractor:
         image_hws, input_hws = self._read_sizes(images)
         # An image is run at the scale that a box covering all of it would get.
         uses = np.zeros(input_hws.shape[:2], dtype=bool)
-        for i, whole in enumerate(whole_image_boxes(image_hws)):
-            scale = best_scales(whole[None], _pair(image_hws[i]), self.config.input.short_sides)
-            uses[i, scale] = True
+        for i, (height, width) in enumerate(image_hws):
+            whole = np.array([[0.0, 0.0, width, height]])
+            uses[i, best_scales(whole, (height, width), self.config.input.short_sides)] = True
         result = np.empty((len(images), self.dimension), dtype=np.float32)
         for batch in schedule(
             input_hws,
@@ -322,9 +322,8 @@ class Extractor:
             batch_pixels=BATCH_PIXELS[self._describer.device.type],
             uses=uses,
         ):
-            read = partial(read_pixels, settings=self._decode_settings, input_hw=batch.input_hw)
-            pixels = np.stack([read(images[i], image_hw=_pair(image_hws[i])) for i in batch.images])
-            descriptors, wait = self._describer.describe_images(pixels)
+            pixels = [self._read_pixels(images[i], image_hws[i], batch.input_hw) for i in batch.images]
+            descriptors, wait = self._describer.describe_images(np.stack(pixels))
             wait()
             result[batch.images] = self._reduce(descriptors)
         return result
@@ -333,42 +332,35 @@ class Extractor:
         boxes_px = np.asarray(boxes, dtype=np.float64)
         if boxes_px.ndim != 2 or boxes_px.shape[1] != 4:
             raise BoxError(f"boxes of one image are a (K, 4) array, not one of shape {boxes_px.shape}")
-        image_hws, input_hws = self._read_sizes([image])
-        image_hw = _pair(image_hws[0])
-        clipped, flag = clip_boxes(boxes_px, np.repeat(image_hws, len(boxes_px), axis=0))
+        (image_hw,), input_hws = self._read_sizes([image])
+        clipped, flag = clip_boxes(boxes_px, np.full((len(boxes_px), 2), image_hw, dtype=np.int32))
         described_rows = np.flatnonzero((flag & RowFlag.DEGENERATE) == 0)
         scale = best_scales(clipped[described_rows], image_hw, self.config.input.short_sides)
         result = np.full((len(boxes_px), self.dimension), np.nan, dtype=np.float32)
         for i in np.unique(scale).tolist():
-            rows, input_hw = described_rows[scale == i], _pair(input_hws[0, i])
-            pixels = read_pixels(image, self._decode_settings, image_hw=image_hw, input_hw=input_hw)
+            rows, pixels = described_rows[scale == i], self._read_pixels(image, image_hw, input_hws[0, i])
             own = ImageBoxes(0, rows, boxes_px[rows], np.zeros(len(rows), dtype=bool), image_hw)
             for found in self._describer.describe_boxes(pixels[None], [own], projector):
                 found.wait()
                 result[found.rows] = self._reduce(found.descriptors)
         return result
 
-    def _read_sizes(self, images: list[ImageLike]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Return the sizes of images as displayed, ``(N, 2)``, and of their network inputs, ``(N, S, 2)``."""
-        sizes = [read_size(image, self._decode_settings) for image in images]
-        image_hws = np.array(sizes, dtype=np.int32).reshape(-1, 2)
-        input_hws, errors = input_sizes(image_hws, self.config.input)
+    def _read_sizes(self, images: list[ImageLike]) -> tuple[list[tuple[int, int]], npt.NDArray[np.int32]]:
+        """Return height and width of each image as displayed, and the sizes of the network inputs, ``(N, S, 2)``."""
+        image_hws = [read_size(image, self._decode_settings) for image in images]
+        input_hws, errors = input_sizes(np.array(image_hws, np.int32).reshape(-1, 2), self.config.input)
         for i, reason in errors.items():
             raise ImageError(f"{name_image(images[i], i)}: {reason}")
         return image_hws, input_hws
 
+    def _read_pixels(
+        self, image: ImageLike, image_hw: tuple[int, int], input_hw: Sequence[int] | npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.uint8]:
+        height, width = map(int, input_hw)
+        return read_pixels(image, self._decode_settings, image_hw=image_hw, input_hw=(height, width))
+
     def _reduce(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return descriptors if self._reduction is None else self._reduction.apply(descriptors)
-
-
-def _pair(hw: npt.NDArray[np.int32]) -> tuple[int, int]:
-    return int(hw[0]), int(hw[1])
-
-
-def _is_one_image(images: ImageLike | Sequence[ImageLike]) -> TypeGuard[ImageLike]:
-    return isinstance(images, str | os.PathLike | Place | Image.Image) or (
-        isinstance(images, np.ndarray) and images.ndim in (2, 3) and images.dtype == np.uint8
-    )
 
 
 def _parse_size(size: int | str) -> int | None:

@@ -37,13 +37,7 @@ def load_recorded_backbone(
     weights_dir: StrPath | None = None,
     on_download: OnDownload = lambda name, done, total: None,
 ) -> Backbone:
-    """Load the backbone that made a file, with exactly the recorded weights.
-
-    Args:
-        file: an open file.
-        weights: weights file or name; None: as recorded.
-        weights_dir: folder to search for named weights before torch's hub cache.
-        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
+    """Load the backbone that made a file, with exactly the recorded weights; see :meth:`sppfeat.Extractor.from_file`.
 
     Raises:
         StoreError: the network was a caller's own, its weights are missing or have changed, or the file's columns do
@@ -106,20 +100,9 @@ def recompute_rows(
     device: str = "auto",
     on_download: OnDownload = lambda name, done, total: None,
 ) -> RowComparison:
-    """Recompute randomly chosen rows, one image at a time, and compare them with the file.
+    """Recompute randomly chosen rows, one image at a time, and compare them with the file; see :func:`sppfeat.verify`.
 
-    Args:
-        file: an open file.
-        n_rows: number of rows to draw; all rows with a descriptor if there are fewer.
-        seed: seed of the random choice.
-        root: folder of the images; None: as recorded.
-        weights: weights file or name; None: as recorded.
-        weights_dir: folder to search for named weights before torch's hub cache.
-        device: device to compute on.
-        on_download: called during a download with file name, bytes done, and bytes in total (None if unknown).
-
-    Returns:
-        The comparison.
+    All rows with a descriptor are compared if there are fewer than ``n_rows``.
 
     Raises:
         SppfeatError: the backbone cannot be rebuilt, or its weights are not the recorded ones.
