@@ -18,7 +18,6 @@ from sppfeat.files.cells import TEXT_RULE, encode_text, shorten
 __all__ = [
     "TableFile",
     "TableSource",
-    "decode_lines",
     "encode_json_text",
     "has_utf16_mark",
     "join_fields",
@@ -42,12 +41,7 @@ class TableSource(Protocol):
 
 @dataclass(frozen=True)
 class TableFile:
-    """A file that contains a table.
-
-    Attributes:
-        path: path of the file.
-        error_class: class of the errors that name it.
-    """
+    """A file that contains a table, and the class of the errors that name it."""
 
     path: bytes
     error_class: type[SppfeatError] = ConfigError
@@ -63,50 +57,26 @@ class TableFile:
         return self.error_class(f"{name}, {where}: {what}" if where else f"{name}: {what}")
 
     @contextlib.contextmanager
-    def read_errors(self) -> Iterator[None]:
-        """Convert any OSError in the context to an error that names this file.
-
-        Raises:
-            SppfeatError: in place of an OSError.
-        """
-        try:
-            yield
-        except OSError as error:
-            raise self.error("", f"cannot be read: {reason_of(error)}") from error
-
-    @contextlib.contextmanager
     def open_text(self) -> Iterator[BinaryIO]:
         """Open the file for reading, and skip its byte order mark if it has one.
 
         Raises:
-            SppfeatError: the file cannot be read, or is in UTF-16.
+            SppfeatError: the file cannot be read, now or in the context, or is in UTF-16.
         """
-        with self.read_errors(), open(self.path, "rb") as file:
-            head = file.read(len(codecs.BOM_UTF8))
-            if has_utf16_mark(head):
-                raise self.error("", "is in UTF-16; allowed: UTF-8")
-            if head != codecs.BOM_UTF8:
-                file.seek(0)
-            yield file
+        try:
+            with open(self.path, "rb") as file:
+                head = file.read(len(codecs.BOM_UTF8))
+                if has_utf16_mark(head):
+                    raise self.error("", "is in UTF-16; allowed: UTF-8")
+                if head != codecs.BOM_UTF8:
+                    file.seek(0)
+                yield file
+        except OSError as error:
+            raise self.error("", f"cannot be read: {reason_of(error)}") from error
 
     def rows(self, file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-        """Yield the nonblank rows of a separated table, each with the number of its first line.
-
-        Tabs separate the fields if the file's name ends in ``.tsv``; commas do otherwise.
-
-        Args:
-            file: the open file, which is closed with the rows.
-
-        Raises:
-            SppfeatError: a row cannot be split.
-        """
-
-        def not_split(line: int, reason: str) -> SppfeatError:
-            return self.error(f"line {line}", f"cannot be split into fields: {reason}")
-
-        delimiter = "\t" if os.path.splitext(self.path)[1].lower() == b".tsv" else ","
-        with decode_lines(file) as lines:
-            yield from split_rows(lines, delimiter, error=not_split)
+        """Yield the rows of a separated table, as :func:`split_rows` does: by tabs if the name ends in ``.tsv``."""
+        return split_rows(self, file, "\t" if os.path.splitext(self.path)[1].lower() == b".tsv" else ",")
 
 
 def has_utf16_mark(content: bytes) -> bool:
@@ -114,38 +84,35 @@ def has_utf16_mark(content: bytes) -> bool:
     return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
-def decode_lines(file: BinaryIO) -> io.TextIOWrapper:
-    """Decode the lines of an open file, which is closed with the result.
+def split_rows(source: TableSource, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the nonblank rows of separated text, each with the number of its first line.
 
-    Bytes that are not UTF-8, as paths may have, survive. No newline is translated, since it may be within quotes.
-    """
-    return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-
-
-def split_rows(
-    lines: Iterable[str], delimiter: str, *, error: Callable[[int, str], SppfeatError]
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the nonblank rows, each with the number of its first line.
+    Bytes that are not UTF-8, as paths may have, survive.
 
     Args:
-        lines: decoded lines, without a byte order mark.
+        source: source of the text, which makes the errors.
+        file: the open text, without a byte order mark; it is closed with the rows.
         delimiter: separates the fields.
-        error: makes an error from a line number and a message.
 
     Raises:
         SppfeatError: a row cannot be split.
     """
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
-        line = rows.line_num + 1
-        try:
-            row = next(rows, None)
-        except csv.Error as reason:
-            raise error(line, str(reason)) from reason
-        if row is None:
-            return
-        if len(row) > 1 or (row and row[0].strip()):
-            yield line, row
+    # No newline is translated, since it may be within quotes.
+    with io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
+        rows = csv.reader(lines, delimiter=delimiter, strict=True)
+        while True:
+            line = rows.line_num + 1
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                allowed = "fields as csv quotes them"
+                raise source.error(
+                    f"line {line}", f"cannot be split into fields: {error}; allowed: {allowed}"
+                ) from error
+            if row is None:
+                return
+            if len(row) > 1 or (row and row[0].strip()):
+                yield line, row
 
 
 def join_fields(fields: Iterable[str | None], delimiter: str = ",") -> str:

@@ -13,7 +13,7 @@ from sppfeat.config.regions import default_convention
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
 from sppfeat.files.columns import COLUMN_SETS, LIST_KEYS, BoxColumns, find_box_columns
-from sppfeat.files.tables import decode_lines, encode_json_text, json_objects, split_rows
+from sppfeat.files.tables import encode_json_text, json_objects, split_rows
 
 __all__ = ["read_jsonl", "read_separated"]
 
@@ -23,14 +23,7 @@ _MOST_CELLS = 10**7  # cells of all extra columns (20 bytes each), unless the fi
 
 def read_separated(source: AnnotationFiles, box_format: str) -> BoxTable:
     """Read the boxes of a file in the format ``csv`` or ``tsv``."""
-
-    def not_split(line: int, reason: str) -> BoxError:
-        return source.error(
-            f"line {line}", f"found a row that cannot be split: {reason}; allowed: fields as csv quotes them"
-        )
-
-    text = decode_lines(io.BytesIO(source.read_text()))
-    rows = split_rows(text, "," if box_format == "csv" else "\t", error=not_split)
+    rows = split_rows(source, io.BytesIO(source.read_text()), "," if box_format == "csv" else "\t")
     line, header = next(rows, (1, []))
     if header and all(parse_number(name) is not None for name in header[-4:]):
         raise source.unexpected(f"line {line}", header, "a header, the names of the columns")

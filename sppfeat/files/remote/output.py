@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +27,6 @@ _ATOMIC_SCHEMES = ("abfs", "abfss", "adl", "az", "gcs", "gs", "hf", "oss", "s3",
 _PARTS_AT_ONCE = 4
 
 
-@dataclass
 class LocalOutput:
     """The local file of an output while it is being made.
 
@@ -38,12 +36,10 @@ class LocalOutput:
         notes: remarks for the user.
     """
 
-    path: Path
-    url: str | None = None
-    notes: list[str] = field(default_factory=list)
-    _remote: "_RemoteObject | None" = None
-    _fetched: FileVersion | None = None
-    _overwrites: bool = False
+    def __init__(self, path: Path, url: str | None = None) -> None:
+        self.path = path
+        self.url = url
+        self.notes: list[str] = []
 
     def publish(self) -> None:
         """Upload the complete file and remove the local one; an unchanged file is not uploaded again.
@@ -54,22 +50,6 @@ class LocalOutput:
             SourceError: the file cannot be uploaded; it stays here, and running the same command again uploads it.
             StoreError: another writer has written to the URL in the meantime.
         """
-        if self._remote is None:
-            return
-        if not _is_version(self.path, self._fetched):
-            file = self.path
-            if self._overwrites:  # renamed to the only file that --overwrite continues
-                file = replacement_of(self.path)
-                put_in_place(self.path, file)
-                self.path.touch()
-            try:
-                self._remote.check_unchanged()
-                self._remote.upload(file)
-            except (SourceError, StoreError) as error:
-                raise type(error)(
-                    f"{error}; the file is complete in {str(file)!r}: the same command again uploads it"
-                ) from error
-        _remove(self.path)
 
 
 @contextlib.contextmanager
@@ -112,128 +92,131 @@ def local_output(
         _ = service.fs  # so that a missing package is reported
         yield LocalOutput(path, url)
         return
-    remote = _RemoteObject(url, service)
+    local = _Upload(path, url, service)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with OutputLock(path.with_name(f"{path.name}.upload")):
-        local = LocalOutput(path, url, _remote=remote, _overwrites=overwrite and continues)
-        _make_ready(local, remote, overwrite=overwrite, continues=continues)
+        local.make_ready(overwrite=overwrite, continues=continues)
         try:
             yield local
         finally:
-            if local._fetched is not None and _is_version(path, local._fetched):
-                _remove(path)  # unchanged since it was fetched
+            local.remove_unchanged()
 
 
-def _make_ready(local: LocalOutput, remote: "_RemoteObject", *, overwrite: bool, continues: bool) -> None:
-    """Prepare the scratch folder so that a run finds the same files as next to a local output."""
-    path, where, found = local.path, shown(remote.url), remote.found
-    record = _record_of(path)
-    if found is not None and not overwrite and not continues:
-        raise StoreError(f"{where} exists; --overwrite replaces it")
-    if not continues:
-        _remove(path)
-    if _is_placeholder(path) and not (overwrite and found):
-        path.unlink()
-    if path.exists() and not _is_placeholder(path):
-        if found is not None and not overwrite and _began_with(record) != found:
-            raise StoreError(
-                f"{where} was written by somebody else since the run was interrupted that {str(path)!r} is of; "
-                "--overwrite replaces it, and without that file it is continued"
-            )
-        local.notes.append(f"continues {str(path)!r}, which will be uploaded to {where} when it is complete")
-    elif found is None:
-        local.notes.append(f"{where} is made in {str(path)!r}, and uploaded when it is complete")
-    elif overwrite and continues:
-        # As for a local output, the new file grows next to the old one, here next to an empty placeholder, and is
-        # continued there.
-        path.touch()
-        local.notes.append(f"{where} exists and will be replaced; made in {str(replacement_of(path))!r}")
-    elif not overwrite:
-        local.notes.append(f"{where} exists: it is fetched, to be continued")
-        with written_aside(path, layout_of(path)) as layout:
-            remote.download(layout)
-            remote.check_unchanged()
-        local._fetched = FileVersion.of(path)
-    replace_file(record, json.dumps({"url": remote.url, "found": found}).encode())
+class _Upload(LocalOutput):
+    """An output that will be uploaded; raises the errors of :func:`local_output`."""
 
-
-class _RemoteObject:
-    """The object that an output will replace or make.
-
-    Attributes:
-        url: its URL.
-        found: digest that changes with the content of the object there at the beginning; None if there was none.
-
-    Raises:
-        ConfigError: this kind of URL cannot be written to, or the URL is a bucket.
-        SourceError: the service cannot be reached, or refuses.
-        StoreError: the URL is a folder.
-    """
-
-    def __init__(self, url: str, service: Service) -> None:
-        self.url = url
+    def __init__(self, path: Path, url: str, service: Service) -> None:
+        super().__init__(path, url)
         self._service = service
-        self._path = service.path(url)
-        self._check_writable()
-        self.found = self._version()
+        self._where, self._target = shown(url), service.path(url)
+        self._check_writable(url)
+        self._found = self._version()  # digest of the object there at the beginning
+        self._fetched: FileVersion | None = None
+        self._overwrites = False
+        self._record = path.with_name(f"{path.name}.remote.json")  # keeps the digest of an interrupted run
 
-    def check_unchanged(self) -> None:
-        """Raise StoreError if the object is another one than at the beginning."""
-        if self._version() != self.found:
-            raise StoreError(f"{shown(self.url)} was written by somebody else since this was begun")
+    def make_ready(self, *, overwrite: bool, continues: bool) -> None:
+        """Prepare the scratch folder so that a run finds the same files as next to a local output."""
+        path, where, found = self.path, self._where, self._found
+        self._overwrites = overwrite and continues
+        if found is not None and not overwrite and not continues:
+            raise StoreError(f"{where} exists; --overwrite replaces it")
+        if not continues:
+            self._remove()
+        if _is_placeholder(path) and not (overwrite and found):
+            path.unlink()
+        if path.exists() and not _is_placeholder(path):
+            if found is not None and not overwrite and self._began_with() != found:
+                raise StoreError(
+                    f"{where} was written by somebody else since the run was interrupted that {str(path)!r} is of; "
+                    "--overwrite replaces it, and without that file it is continued"
+                )
+            self.notes.append(
+                f"continues {str(path)!r}, which will be uploaded to {where} when it is complete"
+            )
+        elif found is None:
+            self.notes.append(f"{where} is made in {str(path)!r}, and uploaded when it is complete")
+        elif self._overwrites:
+            # As for a local output, the new file grows next to the old one, here next to an empty placeholder, and
+            # is continued there.
+            path.touch()
+            self.notes.append(f"{where} exists and will be replaced; made in {str(replacement_of(path))!r}")
+        elif not overwrite:
+            self.notes.append(f"{where} exists: it is fetched, to be continued")
+            with written_aside(path, layout_of(path)) as layout:
+                with self._errors("read"):
+                    self._service.ask("get_file", self._target, str(layout))
+                self._check_unchanged()
+            self._fetched = FileVersion.of(path)
+        replace_file(self._record, json.dumps({"url": self.url, "found": found}).encode())
 
-    def download(self, file: Path) -> None:
-        """Download the object into a file; raise SourceError if all attempts failed."""
-        with self._errors("read"):
-            self._service.ask("get_file", self._path, str(file))
+    def publish(self) -> None:
+        if not self._is_unchanged():
+            file = self.path
+            if self._overwrites:  # renamed to the only file that --overwrite continues
+                file = replacement_of(self.path)
+                put_in_place(self.path, file)
+                self.path.touch()
+            try:
+                self._check_unchanged()
+                self._upload(file)
+            except (SourceError, StoreError) as error:
+                raise type(error)(
+                    f"{error}; the file is complete in {str(file)!r}: the same command again uploads it"
+                ) from error
+        self._remove()
 
-    def upload(self, file: Path) -> None:
-        """Upload a file; the object there stays until the new one is complete.
+    def remove_unchanged(self) -> None:
+        """Remove the file if it was fetched and is still as it was."""
+        if self._fetched is not None and self._is_unchanged():
+            self._remove()
 
-        Raises:
-            SourceError: all attempts failed, or the upload was cancelled.
-        """
-        service, size = self._service, os.stat(file).st_size
-        is_atomic = service.scheme in _ATOMIC_SCHEMES
-        target = self._path if is_atomic else f"{self._path}.sppfeat-part"
-        options = {"max_concurrency": _PARTS_AT_ONCE} if service.is_s3 else {}
+    def _upload(self, file: Path) -> None:
+        """Upload a file; the object there stays until the new one is complete."""
+        fs, size = self._service.fs, os.stat(file).st_size
+        is_atomic = self._service.scheme in _ATOMIC_SCHEMES
+        target = self._target if is_atomic else f"{self._target}.sppfeat-part"
+        options = {"max_concurrency": _PARTS_AT_ONCE} if self._service.is_s3 else {}
 
         def put(pause: Pause) -> None:
             callback = watched(lambda *_: pause(0))
-            retried(
-                partial(service.fs.put_file, str(file), target, callback=callback, **options), pause=pause
-            )
+            retried(partial(fs.put_file, str(file), target, callback=callback, **options), pause=pause)
 
         with self._errors("write"):
-            service.run([put])
+            self._service.run([put])
             if not is_atomic:
-                service.fs.mv(target, self._path)
-            found = service.ask("info", self._path).get("size")
+                fs.mv(target, self._target)
+            found = self._service.ask("info", self._target).get("size")
         if found not in (None, size):
-            raise SourceError(f"cannot write {shown(self.url)}: of {size} bytes {found} are there")
+            raise SourceError(f"cannot write {self._where}: of {size} bytes {found} are there")
 
     def _version(self) -> str | None:
+        """Return a digest that changes with the object's content; None if there is no object."""
         with self._errors("look for"):
             try:
-                found = self._service.ask("info", self._path)
+                found = self._service.ask("info", self._target)
             except Exception as error:
                 if judge(error)[0] is FailureKind.MISSING:
                     return None
                 raise
         if found["type"] == "directory":
             raise StoreError(
-                f"the output {shown(self.url)} is a folder; give a file name such as 'features.h5' in it"
+                f"the output {self._where} is a folder; give a file name such as 'features.h5' in it"
             )
         return object_digest(found)
 
-    def _check_writable(self) -> None:
+    def _check_unchanged(self) -> None:
+        if self._version() != self._found:
+            raise StoreError(f"{self._where} was written by somebody else since this was begun")
+
+    def _check_writable(self, url: str) -> None:
         """Check that the object can be written, as far as possible without writing it."""
-        service, where = self._service, shown(self.url)
+        service, where = self._service, self._where
         if service.scheme in ("http", "https"):
             raise ConfigError(f"nothing can be written to {where}; allowed: an object store, such as s3://")
         if not service.is_s3:
             return
-        bucket, key = service.s3_bucket_and_key(self.url)
+        bucket, key = service.s3_bucket_and_key(url)
         if not key:
             raise ConfigError(f"the output {where} is a bucket; give an object in it, such as '/features.h5'")
         target = {"Bucket": bucket, "Key": key}
@@ -248,7 +231,28 @@ class _RemoteObject:
         except SourceError:
             raise
         except Exception as error:
-            raise SourceError(f"cannot {verb} {shown(self.url)}: {judge(error)[1]}") from error
+            raise SourceError(f"cannot {verb} {self._where}: {judge(error)[1]}") from error
+
+    def _is_unchanged(self) -> bool:
+        """Return True if the file is as it was fetched, or as missing as it was."""
+        try:
+            now = FileVersion.of(self.path)
+        except OSError:
+            return self._fetched is None
+        return self._fetched is not None and now.is_file_of(self._fetched)
+
+    def _began_with(self) -> str | None:
+        """Return the digest of the object that was at the URL when a file was begun; empty if unknown."""
+        try:
+            return str(found) if (found := json.loads(self._record.read_bytes())["found"]) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def _remove(self) -> None:
+        """Remove the files of the scratch folder."""
+        remove_leftovers(self.path)
+        for left in (self.path, replacement_of(self.path), self._record):
+            left.unlink(missing_ok=True)
 
 
 def _scratch_path(url: str, scratch: StrPath | None) -> Path:
@@ -259,34 +263,5 @@ def _scratch_path(url: str, scratch: StrPath | None) -> Path:
     return Path(scratch) / f"{hashlib.sha256(os.fsencode(url)).hexdigest()[:16]}-{name}"
 
 
-def _record_of(path: Path) -> Path:
-    """Return the path of the record about the object that was at the URL when a run began."""
-    return path.with_name(f"{path.name}.remote.json")
-
-
-def _began_with(record: Path) -> str | None:
-    """Return the digest of the object that was at the URL when a file was begun; empty if unknown."""
-    try:
-        return str(found) if (found := json.loads(record.read_bytes())["found"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
 def _is_placeholder(path: Path) -> bool:
     return path.exists() and path.stat().st_size == 0
-
-
-def _is_version(path: Path, version: FileVersion | None) -> bool:
-    """Return True if a file still has a version; with None, if it is still missing."""
-    try:
-        found = FileVersion.of(path)
-    except OSError:
-        return version is None
-    return version is not None and found.is_file_of(version)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file of the scratch folder and the temporary files next to it."""
-    remove_leftovers(path)
-    for left in (path, replacement_of(path), _record_of(path)):
-        left.unlink(missing_ok=True)

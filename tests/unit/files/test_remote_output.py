@@ -168,7 +168,7 @@ def test_an_upload_that_fails_leaves_nothing_there_and_the_file_here(store, scra
 def test_an_upload_that_is_interrupted_leaves_nothing_there(store, scratch, small_parts):
     with local_output(URL, scratch=scratch) as local:
         local.path.write_bytes(bytes(5500))
-        store.server.on_request = lambda line: "partNumber=3" in line and local._remote._service.cancel()
+        store.server.on_request = lambda line: "partNumber=3" in line and local._service.cancel()
         with pytest.raises(SourceError, match="cancelled"):
             local.publish()
     assert store.keys() == {}
@@ -178,9 +178,9 @@ def test_an_upload_that_is_interrupted_leaves_nothing_there(store, scratch, smal
 def test_a_file_that_arrives_shorter_is_not_removed_here(store, scratch, monkeypatch):
     with local_output(URL, scratch=scratch) as local:
         local.path.write_bytes(b"the features")
-        true_ask = type(local._remote._service).ask
+        true_ask = type(local._service).ask
         monkeypatch.setattr(
-            type(local._remote._service),
+            type(local._service),
             "ask",
             lambda self, method, *rest: {**true_ask(self, method, *rest), "size": 3},
         )
