@@ -15,9 +15,6 @@ sklearn = pytest.importorskip("sklearn")
 
 from sklearn.base import clone  # noqa: E402
 from sklearn.exceptions import NotFittedError  # noqa: E402
-from sklearn.model_selection import GridSearchCV  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.svm import LinearSVC  # noqa: E402
 from sklearn.utils import estimator_checks  # noqa: E402
 
 from sppfeat.sklearn import SPPFeatures  # noqa: E402
@@ -123,23 +120,6 @@ def test_settings_and_images_that_are_wrong_are_named(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(ImageError, match=r"text\.jpg"):
         SPPFeatures(**SETTINGS).fit_transform([tmp_path / "text.jpg"])
-
-
-def test_a_search_in_a_pipeline_with_memory_fits_on_kept_descriptors(paths, tmp_path, monkeypatch):
-    described = []
-    call = sppfeat.Extractor.__call__
-
-    def counted(self, images, *args, **kwargs):
-        described.append(len(images))
-        return call(self, images, *args, **kwargs)
-
-    monkeypatch.setattr(sppfeat.Extractor, "__call__", counted)
-    model = make_pipeline(SPPFeatures(**SETTINGS, normalize="l2"), LinearSVC(), memory=str(tmp_path))
-    labels = ["cat" in path for path in paths]
-    search = GridSearchCV(model, {"linearsvc__C": [0.1, 1, 10]}, cv=2, refit=False, error_score="raise")
-    search.fit(paths, labels)
-    assert len(search.cv_results_["params"]) == 3
-    assert described == [6] * (2 + 6)  # each half once to fit on, and for each C to score on
 
 
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
