@@ -13,9 +13,9 @@ from sppfeat.errors import ConfigError
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.archives.index import ArchiveIndex
 from sppfeat.inputs.archives.index_cache import load_index, save_index
-from sppfeat.inputs.archives.storage import MemberStorage
 from sppfeat.inputs.archives.tar import index_tar
 from sppfeat.inputs.archives.zip import index_zip
+from sppfeat.inputs.members import MemberStorage
 from sppfeat.inputs.segments import Segment
 
 __all__ = ["index_archive", "read_archive"]

@@ -10,55 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
+from sppfeat.inputs.members import FIRST_REFUSAL, STORED_MEMBER, Members
 from sppfeat.inputs.segments import OwnLabels, Segment
 from sppfeat.inputs.storage import Storage
 
 __all__ = [
-    "DEFLATED_MEMBER",
-    "HEADER_NBYTES",
     "ArchiveIndex",
     "IndexBuilder",
-    "Members",
     "clean_name",
     "encode_name",
     "is_hidden",
 ]
-
-STORED_MEMBER, DEFLATED_MEMBER, _FIRST_REFUSAL = 0, 1, 2
-
-HEADER_NBYTES = 30
-"""Size of the fixed part of the header before each member of a zip file, in bytes."""
-
-
-@dataclass(frozen=True)
-class Members:
-    """The byte ranges of members in their archive.
-
-    Attributes:
-        offset: ``(n,)`` int64, offset of the first byte of each member; with ``has_headers``, of the header before
-            it.
-        nbytes: ``(n,)`` int64, size of each member in the archive in bytes, without that header.
-        packing: ``(n,)`` uint8: ``STORED_MEMBER``, ``DEFLATED_MEMBER``, or, from 2 on, a refusal.
-        unpacked_nbytes: ``(n,)`` int64, size of each member in bytes once it is unpacked.
-        refusals: reasons why members cannot be read in place; packing 2 stands for the first.
-        has_headers: True if a header of variable length precedes each member, as in zip files.
-    """
-
-    offset: npt.NDArray[np.int64]
-    nbytes: npt.NDArray[np.int64]
-    packing: npt.NDArray[np.uint8]
-    unpacked_nbytes: npt.NDArray[np.int64]
-    refusals: tuple[str, ...]
-    has_headers: bool
-
-    def refusal(self, packing: int) -> str | None:
-        """Return the reason why members of this packing cannot be read in place; None if they can."""
-        return self.refusals[packing - _FIRST_REFUSAL] if packing >= _FIRST_REFUSAL else None
-
-    @property
-    def memory_nbytes(self) -> int:
-        """Memory of the columns, in bytes."""
-        return sum(column.nbytes for column in (self.offset, self.nbytes, self.packing, self.unpacked_nbytes))
 
 
 @dataclass(frozen=True)
@@ -120,7 +82,7 @@ class IndexBuilder:
 
     def refuse(self, name: bytes, reason: str) -> None:
         """Add a member that cannot be read in place, with one of a few reasons."""
-        self.add(name, 0, 0, self._packing_of.setdefault(reason, _FIRST_REFUSAL + len(self._packing_of)))
+        self.add(name, 0, 0, self._packing_of.setdefault(reason, FIRST_REFUSAL + len(self._packing_of)))
 
     def copy(self, source: int, target: int) -> None:
         """Give one member the bytes of another."""

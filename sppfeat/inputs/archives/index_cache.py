@@ -15,7 +15,8 @@ from sppfeat.errors import StoreError
 from sppfeat.files.atomic import whole_file
 from sppfeat.files.paths import PathTable
 from sppfeat.files.versions import FileVersion
-from sppfeat.inputs.archives.index import ArchiveIndex, Members
+from sppfeat.inputs.archives.index import ArchiveIndex
+from sppfeat.inputs.members import Members
 from sppfeat.inputs.segments import OwnLabels
 
 __all__ = ["load_index", "save_index"]

@@ -18,9 +18,8 @@ from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.transfers import Fetcher, open_object
 from sppfeat.files.versions import FileVersion
 from sppfeat.inputs.archives import index_archive
-from sppfeat.inputs.archives.index import Members
 from sppfeat.inputs.archives.index_cache import load_index, save_index
-from sppfeat.inputs.archives.storage import find_members
+from sppfeat.inputs.members import Members, find_members
 from sppfeat.inputs.segments import Segment
 
 __all__ = ["RemoteMemberStorage", "read_remote_archive"]

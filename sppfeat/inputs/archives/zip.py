@@ -7,14 +7,8 @@ from typing import BinaryIO
 
 from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import has_image_suffix
-from sppfeat.inputs.archives.index import (
-    DEFLATED_MEMBER,
-    HEADER_NBYTES,
-    ArchiveIndex,
-    IndexBuilder,
-    clean_name,
-    is_hidden,
-)
+from sppfeat.inputs.archives.index import ArchiveIndex, IndexBuilder, clean_name, is_hidden
+from sppfeat.inputs.members import DEFLATED_MEMBER, HEADER_NBYTES
 
 __all__ = ["MOST_UNPACKED_NBYTES", "index_zip"]
 

@@ -3,10 +3,7 @@
 import contextlib
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,16 +11,16 @@ import numpy.typing as npt
 
 from sppfeat.config.machine import import_extra
 from sppfeat.config.wording import one_line
-from sppfeat.errors import ConfigError, SppfeatError, StoreError
-from sppfeat.files.byte_ranges import Place
+from sppfeat.errors import ConfigError, SppfeatError
 from sppfeat.files.cells import ErrorAt, encode_paths, encode_values, shorten
 from sppfeat.files.tables import TableFile
 from sppfeat.files.versions import FileVersion
+from sppfeat.inputs.members import FIRST_REFUSAL, STORED_MEMBER, Members, MemberStorage
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.tables import Rows, make_image_segment, make_path_segment
 from sppfeat.inputs.tables.arrow_schema import ArrowColumns, ColumnPart, find_arrow_columns
 
-__all__ = ["PURPOSE", "ArrowStorage", "arrow_errors", "read_arrow", "read_arrow_rows"]
+__all__ = ["PURPOSE", "arrow_errors", "read_arrow", "read_arrow_rows"]
 
 PURPOSE = "reading a table of images"
 """What pyarrow is needed for, for the message when it is not installed."""
@@ -63,7 +60,10 @@ def read_arrow(path: bytes) -> Segment:
         places = [_places(columns.contents, batch, content, table) for batch in batches]
         nothing = np.empty(0, dtype=np.int64)
         offset, sizes = (np.concatenate([nothing, *(place[i] for place in places)]) for i in (0, 1))
-        storage = ArrowStorage(path, version, offset, sizes)
+        packing = np.where(sizes > 0, STORED_MEMBER, FIRST_REFUSAL + (sizes == 0)).astype(np.uint8)
+        reasons = ("null in its table", "empty: no bytes in its table")
+        members = Members(offset, sizes, packing, sizes, reasons, has_headers=False)
+        storage = MemberStorage(path, version, members, is_table=True)
         return make_image_segment(rows, table, classes=columns.classes, storage=storage)
 
 
@@ -96,50 +96,6 @@ def _places(
     if not 0 <= start <= start + image_buffer.size <= content.size:
         raise table.error("", "is compressed; allowed: images that are in the file as they are, or Parquet")
     return start + bounds[:-1], sizes
-
-
-@dataclass(frozen=True)
-class ArrowStorage:
-    """Images in a local Arrow file.
-
-    Attributes:
-        path: absolute path of the file.
-        version: version of the file when it was listed.
-        offset: ``(n,)`` int64, offset of the first byte of each image.
-        sizes: ``(n,)`` int64, size of each image in bytes; -1 for null.
-    """
-
-    path: bytes
-    version: FileVersion
-    offset: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
-
-    is_local = True
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the storage, in bytes."""
-        return self.offset.nbytes + self.sizes.nbytes
-
-    def fetch(
-        self,
-        images: npt.NDArray[np.int64],
-        scratch: Path,  # noqa: ARG002
-    ) -> AbstractContextManager[Sequence[Place | str]]:
-        """Return the places of images; StoreError if the file is missing, or has changed."""
-        try:
-            version = FileVersion.of(self.path)
-        except OSError as error:
-            raise StoreError(f"{os.fsdecode(self.path)!r} cannot be read: {error.strerror}") from error
-        if not version.has_content_of(self.version):
-            raise StoreError(f"{os.fsdecode(self.path)!r} has changed since it was listed")
-        found = zip(self.offset[images].tolist(), self.sizes[images].tolist(), strict=True)
-        return contextlib.nullcontext([self._place(offset, nbytes) for offset, nbytes in found])
-
-    def _place(self, offset: int, nbytes: int) -> Place | str:
-        if nbytes == _NULL:
-            return "null in its table"
-        return Place(self.path, offset, nbytes) if nbytes else "empty: no bytes in its table"
 
 
 def read_arrow_rows(batches: Iterable[Any], columns: ArrowColumns, table: TableFile) -> Iterator[Rows]:

@@ -29,10 +29,10 @@ from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import DEFLATED, Place
 from sppfeat.inputs import archives, list_images
 from sppfeat.inputs.archives import index_cache
-from sppfeat.inputs.archives.storage import find_members
 from sppfeat.inputs.archives.tar import index_tar
 from sppfeat.inputs.archives.zip import index_zip
 from sppfeat.inputs.lookup import find_image
+from sppfeat.inputs.members import find_members
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 PACKINGS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
