@@ -19,7 +19,7 @@ from sppfeat.extraction.row_sink import RowSink
 from sppfeat.extraction.sizes import FoundSizes, input_sizes
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs import Listing, Storage
-from sppfeat.inputs.roots import below, is_below
+from sppfeat.inputs.names import below, is_below
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import RowRegions, Status, scale_indices
 from sppfeat.store.tables import Annotations, FileTables, RowBoxes

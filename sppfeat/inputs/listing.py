@@ -14,8 +14,8 @@ from sppfeat.errors import ConfigError
 from sppfeat.files.image_names import IMAGE_SUFFIXES
 from sppfeat.files.paths import PathTable
 from sppfeat.inputs.labels import label_images
+from sppfeat.inputs.names import SCHEME, below, is_url
 from sppfeat.inputs.read import read_inputs
-from sppfeat.inputs.roots import below, common_root
 from sppfeat.inputs.segments import Once, Segment, find_repeated
 from sppfeat.inputs.storage import FileStorage, JoinedStorage, Storage
 
@@ -97,7 +97,7 @@ def list_images(
                 else "empty"
             )
         )
-    root = common_root(segments)
+    root = _common_root(segments)
     paths = _joined_paths(segments, root)
     once = find_repeated(segments, paths)
     own, n_unlabelled = label_images(segments, paths, once=once, mode=labels, root=root)
@@ -113,6 +113,31 @@ def list_images(
         n_other_files=n_other_files,
         n_repeated=once.n_repeated + sum(segment.n_repeated for segment in segments),
     )
+
+
+def _common_root(segments: Sequence[Segment]) -> bytes:
+    """Find the deepest folder or URL above all images.
+
+    Raises:
+        ConfigError: local and remote inputs are mixed, or remote ones have no common URL.
+    """
+    tops: set[bytes] = set()
+    for segment in segments:
+        if segment.top is None:
+            tops |= {os.path.dirname(name) for name in segment.names}
+        elif len(segment.names):
+            tops.add(segment.above or segment.top)
+    schemes = {top.partition(SCHEME)[0] if is_url(top) else b"" for top in tops}
+    if schemes == {b""}:
+        return os.path.commonpath(tops)
+    if len(schemes) > 1:
+        kinds = ", ".join(f"{scheme.decode()}://" if scheme else "this machine" for scheme in sorted(schemes))
+        raise ConfigError(
+            f"the inputs lie in several places, {kinds}, and have no common root; allowed: one, and an output for each"
+        )
+    (scheme,) = schemes
+    parts = {top.partition(SCHEME)[2] for top in tops}
+    return scheme + SCHEME + os.path.commonpath(parts)
 
 
 def _joined_paths(segments: Sequence[Segment], root: bytes) -> PathTable:

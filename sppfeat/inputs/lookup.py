@@ -14,10 +14,9 @@ from sppfeat.errors import ConfigError, ImageError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.paths import PathIndex
 from sppfeat.files.versions import FileVersion
-from sppfeat.inputs.containers import is_archive, kind_of
+from sppfeat.inputs.names import is_archive, is_url, kind_of
 from sppfeat.inputs.read import read_container
 from sppfeat.inputs.remote import read_remote
-from sppfeat.inputs.roots import is_url
 from sppfeat.inputs.segments import Segment
 from sppfeat.inputs.storage import Storage, local_places
 

@@ -11,9 +11,15 @@ from sppfeat.files.folders import MOST_WAYS, FolderWalk, folder_identity
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable
 from sppfeat.files.tables import has_utf16_mark
-from sppfeat.inputs.containers import ContainerKind, decompress_command, is_container, kind_of
+from sppfeat.inputs.names import (
+    ContainerKind,
+    decompress_command,
+    is_container,
+    is_url,
+    kind_of,
+    make_absolute,
+)
 from sppfeat.inputs.remote import read_remote
-from sppfeat.inputs.roots import is_url, make_absolute
 from sppfeat.inputs.segments import Segment
 
 __all__ = ["is_list", "read_container", "read_inputs", "read_list"]
@@ -80,7 +86,7 @@ def _read_folder(top: bytes) -> Iterator[Segment]:
 
 
 def read_container(path: bytes) -> Segment:
-    """Find the images of an archive or a table, for which :func:`sppfeat.inputs.containers.kind_of` gives a kind."""
+    """Find the images of an archive or a table, for which :func:`sppfeat.inputs.names.kind_of` gives a kind."""
     # Imported only where needed, since few inputs are of these kinds.
     match kind_of(path):
         case ContainerKind.ARCHIVE:

@@ -23,8 +23,7 @@ from sppfeat.files.remote import check_url, shown
 from sppfeat.files.remote.listing import is_folder, objects_below
 from sppfeat.files.remote.service import Service
 from sppfeat.files.remote.transfers import UNKNOWN_SIZE, Fetcher
-from sppfeat.inputs.containers import is_archive, is_container, kind_of
-from sppfeat.inputs.roots import is_url
+from sppfeat.inputs.names import is_archive, is_container, is_url, kind_of
 from sppfeat.inputs.segments import Segment
 
 __all__ = ["RemoteStorage", "find_objects", "read_remote"]

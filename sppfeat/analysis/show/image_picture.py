@@ -36,7 +36,7 @@ from sppfeat.errors import ConfigError, ImageError
 from sppfeat.extractor import Extractor
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs.lookup import find_image
-from sppfeat.inputs.roots import is_url
+from sppfeat.inputs.names import is_url
 from sppfeat.store.reader import FeatureFile
 
 if TYPE_CHECKING:

@@ -22,7 +22,16 @@ __all__ = ["index_archive", "read_archive"]
 
 
 def index_archive(name: bytes, file: BinaryIO) -> ArchiveIndex:
-    """Find the images of an open tar or zip file, which the suffix of its name tells; see :func:`read_archive`."""
+    """Find the images of a tar or zip file.
+
+    Args:
+        name: name of the archive, which ends in ``.tar`` or ``.zip``.
+        file: the open archive, seekable, at any position.
+
+    Raises:
+        ConfigError: the file is not such an archive, is compressed as a whole, damaged or cut short.
+        OSError: the file cannot be read.
+    """
     return (index_tar if name.lower().endswith(b".tar") else index_zip)(file)
 
 

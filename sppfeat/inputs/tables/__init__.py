@@ -19,8 +19,8 @@ from sppfeat.files.classes import NO_CLASS
 from sppfeat.files.image_names import has_image_suffix
 from sppfeat.files.paths import PathTable, PathTableBuilder, possibly_repeated
 from sppfeat.files.tables import TableFile
+from sppfeat.inputs.names import is_url, make_absolute
 from sppfeat.inputs.remote import find_objects
-from sppfeat.inputs.roots import is_url, make_absolute
 from sppfeat.inputs.segments import LabelBuilder, OwnLabels, Segment
 from sppfeat.inputs.storage import Storage
 
