@@ -10,7 +10,6 @@ import datetime
 import errno
 import io
 import json
-import math
 import os
 import shutil
 import traceback
@@ -56,7 +55,6 @@ __all__ = [
 
 FILE_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 _STRING: np.dtype[Any] = h5py.string_dtype("utf-8")
-_TEXT_NBYTES = 34  # of each text: its place, and its overhead in HDF5's heap
 _AT_ONCE = 1 << 14  # entries to handle at a time
 # Values for a dataset of a new file: its name, the entries to write, and one value for each.
 Entries = tuple[str, Any, Any]
@@ -88,7 +86,6 @@ class FileLayout:
         dtype: type of the descriptors, ``float32`` or ``float16``.
         attributes: text attributes besides those of every file.
         sources: files that hold the descriptors, if ``/features`` is to be virtual; else empty.
-        text_nbytes: total length of the texts, as far as known.
     """
 
     columns: Mapping[str, tuple[tuple[str | int, ...], str]]
@@ -96,7 +93,6 @@ class FileLayout:
     dtype: str
     attributes: Mapping[str, str | bytes]
     sources: Sequence[SourceFile] = ()
-    text_nbytes: int = 0
 
     @classmethod
     def like(cls, file: StoredFile, *, attributes: Iterable[str], **added: bool) -> "FileLayout":
@@ -118,25 +114,9 @@ class FileLayout:
             attributes=file.find_attributes(attributes),
         )
 
-    def datasets(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Return the shape and stored type of every dataset but virtual ``/features``."""
-        features = {} if self.sources else {"features": (("R", "D"), FILE_DTYPES[self.dtype].str)}
-        return {
-            name: (self.shape(dims), _stored_dtype(dtype))
-            for name, (dims, dtype) in {**features, **self.columns}.items()
-        }
-
     def shape(self, dims: Iterable[str | int]) -> tuple[int, ...]:
         """Return the lengths of dimensions of the schema."""
         return tuple(self.sizes[side] if isinstance(side, str) else side for side in dims)
-
-    @property
-    def nbytes(self) -> int:
-        """Approximate size of the file in bytes."""
-        return self.text_nbytes + sum(
-            math.prod(shape) * (_TEXT_NBYTES if dtype.kind == "O" else dtype.itemsize)
-            for shape, dtype in self.datasets().values()
-        )
 
 
 def feature_nbytes(tables: FileTables, blocks: Sequence[ColumnBlock], dtype: str) -> int:
@@ -164,7 +144,7 @@ def create_file(
     Raises:
         StoreError: the disk has no space, or the folder is missing or not writable.
     """
-    boxes, texts = tables.boxes, [tables.paths, tables.ids or PathTable(())]
+    boxes = tables.boxes
     sizes = {
         "R": tables.n_rows,
         "D": blocks[-1].stop,
@@ -174,7 +154,6 @@ def create_file(
     }
     if boxes is not None:
         said = boxes.annotations
-        texts += [said.ids, *said.extra]
         sizes |= {
             "L": len(config.backbone.layers),
             "X": len(boxes.box_row),
@@ -186,7 +165,6 @@ def create_file(
         sizes=sizes,
         dtype=config.descriptor.dtype,
         attributes=_attributes(tables, config, provenance or Provenance()),
-        text_nbytes=sum(table.nbytes for table in texts),
     )
     with create_layout(path, layout, _entries(tables, config, blocks)):
         pass  # nothing to add: the writer fills the file under its final name
@@ -211,17 +189,18 @@ def create_layout(path: Path, layout: FileLayout, entries: Iterable[Entries]) ->
     with contextlib.ExitStack() as stack:
         try:
             part = stack.enter_context(written_aside(real, layout_of(real)))
-            _check_space(path, real.parent, layout.nbytes)
             with _new_hdf5(part) as file:
                 _write_attributes(file, layout)
                 if layout.sources:
                     _create_virtual(file, layout)
-                for name, (shape, dtype) in layout.datasets().items():
-                    _allocate(file, name, shape, dtype)
+                else:
+                    _allocate(file, "features", layout.shape("RD"), FILE_DTYPES[layout.dtype])
+                for name, (dims, dtype) in layout.columns.items():
+                    _allocate(file, name, layout.shape(dims), _stored_dtype(dtype))
                 for name, where, values in entries:
                     if len(values) and file[name].size:
                         file[name][where] = values
-            _reserve_and_sync(part)
+            _reserve_and_sync(part, path)
         except OSError as error:
             raise StoreError(f"cannot create {str(path)!r}: {reason_of(error)}") from error
         yield part
@@ -364,21 +343,20 @@ def _create_virtual(file: h5py.File, layout: FileLayout) -> None:
     file.create_virtual_dataset("features", features, fillvalue=np.nan)
 
 
-def _check_space(path: Path, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise StoreError(
-            f"{str(path)!r} needs {needed / 1e9:.2f} GB and {str(folder)!r} has {free / 1e9:.2f} GB free; "
-            "fewer levels, --dtype float16 or another folder would do"
-        )
-
-
-def _reserve_and_sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+def _reserve_and_sync(part: Path, output: Path) -> None:
+    """Reserve the space of a file whose descriptors take none yet, and sync it."""
+    fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
     try:
+        found = os.fstat(fd)
+        free = shutil.disk_usage(part.parent).free + 512 * found.st_blocks
+        if found.st_size > free:
+            raise StoreError(
+                f"{str(output)!r} needs {found.st_size / 1e9:.2f} GB and {str(part.parent)!r} has {free / 1e9:.2f} GB "
+                "free; fewer levels, --dtype float16 or another folder would do"
+            )
         if hasattr(os, "posix_fallocate"):
             try:
-                os.posix_fallocate(fd, 0, os.fstat(fd).st_size)
+                os.posix_fallocate(fd, 0, found.st_size)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                     raise

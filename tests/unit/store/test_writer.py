@@ -243,30 +243,16 @@ def test_an_interrupted_creation_cleans_up(tmp_path, monkeypatch):
     assert leftovers(tmp_path) == []
 
 
-def test_the_space_asked_for_is_the_space_taken(tmp_path, monkeypatch):
-    """Of the leftover of a killed creation too: it is removed before the space is counted."""
-    asked = []
-    usage = namedtuple("usage", "free")
+def test_too_little_space_is_said_before_any_is_reserved(tmp_path, monkeypatch):
     plan = plan_of([f"class_{i % 7}/some_image_of_a_class_{i:06d}.jpg" for i in range(3000)])
-    (tmp_path / "f.h5.sppfeat-layout").write_bytes(b"left over")
-
-    def disk_usage(folder):
-        asked.append(leftovers(tmp_path))
-        return usage(10**12)
-
-    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    create_file(tmp_path / "f.h5", plan, config(), BLOCKS)
-    assert asked == [[]]
-    assert feature_nbytes(plan, BLOCKS, "float32") == 3000 * DIMENSION * 4
-    size = (tmp_path / "f.h5").stat().st_size
-    for free, fits in ((0.97 * size, False), (1.1 * size, True)):
-        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: usage(int(free)))
-        with (
-            contextlib.nullcontext()
-            if fits
-            else pytest.raises(StoreError, match=r"needs 0.00 GB and .* has 0.00 GB free; fewer levels")
-        ):
-            create_file(tmp_path / "g.h5", plan, config(), BLOCKS)
+    nbytes = feature_nbytes(plan, BLOCKS, "float32")
+    assert nbytes == 3000 * DIMENSION * 4
+    (tmp_path / "f.h5.sppfeat-layout").write_bytes(bytes(10**6))
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(0.9 * nbytes))
+    with pytest.raises(StoreError, match=r"needs 0.00 GB and .* has 0.00 GB free; fewer levels"):
+        create_file(tmp_path / "f.h5", plan, config(), BLOCKS)
+    assert leftovers(tmp_path) == []
 
 
 def test_an_output_that_is_a_link_stays_one(tmp_path):
