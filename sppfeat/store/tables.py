@@ -33,25 +33,14 @@ class Annotations:
     extra_names: tuple[str, ...]
     extra: tuple[PathTable, ...]
 
-    def take(self, rows: npt.NDArray[np.int64]) -> "Annotations":
-        """Return the annotations of rows ``(K,)``."""
-        numbers = rows.tolist()
+    def take(self, rows: npt.NDArray[np.int64] | slice) -> "Annotations":
+        """Return the annotations of rows ``(K,)``, or of a range."""
         return dataclasses.replace(
             self,
             label=self.label[rows],
             score=self.score[rows],
-            ids=PathTable(self.ids[i] for i in numbers),
-            extra=tuple(PathTable(column[i] for i in numbers) for column in self.extra),
-        )
-
-    def part(self, start: int, stop: int) -> "Annotations":
-        """Return the annotations of rows ``start`` to ``stop``."""
-        return dataclasses.replace(
-            self,
-            label=self.label[start:stop],
-            score=self.score[start:stop],
-            ids=self.ids.part(start, stop),
-            extra=tuple(column.part(start, stop) for column in self.extra),
+            ids=_take_texts(self.ids, rows),
+            extra=tuple(_take_texts(column, rows) for column in self.extra),
         )
 
     def followed_by(self, other: "Annotations") -> "Annotations":
@@ -104,8 +93,8 @@ class RowBoxes:
         """``(R,)`` bool: True for boxes that have no area inside their image, and so no descriptor."""
         return np.asarray((self.flag & RowFlag.DEGENERATE) != 0)
 
-    def take(self, rows: npt.NDArray[np.int64]) -> "RowBoxes":
-        """Return rows ``(K,)``, with ``box_row`` unchanged."""
+    def take(self, rows: npt.NDArray[np.int64] | slice) -> "RowBoxes":
+        """Return rows ``(K,)`` or a range, with ``box_row`` unchanged."""
         return dataclasses.replace(
             self,
             boxes_px=self.boxes_px[rows],
@@ -118,15 +107,7 @@ class RowBoxes:
 
     def part(self, start: int, stop: int) -> "RowBoxes":
         """Return rows ``start`` to ``stop``, with ``box_row`` unchanged."""
-        return dataclasses.replace(
-            self,
-            boxes_px=self.boxes_px[start:stop],
-            flag=self.flag[start:stop],
-            scale=self.scale[start:stop],
-            mirrored=self.mirrored[start:stop],
-            source=self.source[start:stop],
-            annotations=self.annotations.part(start, stop),
-        )
+        return self.take(slice(start, stop))
 
     def numbered_from(self, first_row: int, *, has_views: bool) -> "RowBoxes":
         """Turn these rows of a larger table into a table of their own, with rows numbered from 0.
@@ -202,3 +183,9 @@ class FileTables:
         if first == stop:
             return 0, 0
         return int(self.rows[first, 0]), int(self.rows[stop - 1, 1])
+
+
+def _take_texts(texts: PathTable, rows: npt.NDArray[np.int64] | slice) -> PathTable:
+    if isinstance(rows, slice):
+        return texts.part(rows.start, rows.stop)
+    return PathTable(texts[i] for i in rows.tolist())

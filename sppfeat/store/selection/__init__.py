@@ -16,31 +16,16 @@ import numpy.typing as npt
 from sppfeat.config.machine import check_copy, row_ranges
 from sppfeat.config.wording import counted
 from sppfeat.errors import ConfigError
-from sppfeat.store.descriptor_columns import (
-    ColumnSelection,
-    needs_rescaling,
-    rescale,
-    take_rescaled,
-)
+from sppfeat.store.descriptor_columns import ColumnSelection, needs_rescaling, rescale
 from sppfeat.store.feature_table import FeatureTable
-from sppfeat.store.selection.conditions import CONDITIONS, RowsLike, parse_conditions, select_rows
+from sppfeat.store.selection.conditions import RowsLike, select_rows
 from sppfeat.store.selection.labels import Labels, LabelSource, read_labels
 from sppfeat.store.selection.row_table import to_pandas
-from sppfeat.store.virtual_features import VirtualFeatures
 
 if TYPE_CHECKING:
     from sppfeat.store.torch_dataset import FeatureDataset
 
-__all__ = [
-    "CONDITIONS",
-    "LabelSource",
-    "Labels",
-    "RowsLike",
-    "Selection",
-    "parse_conditions",
-    "read_labels",
-    "select_rows",
-]
+__all__ = ["LabelSource", "Labels", "RowsLike", "Selection", "read_labels", "select_rows"]
 
 _COPIED_NBYTES = 64 << 20  # of whole descriptors, cut and rescaled at a time
 
@@ -162,17 +147,24 @@ class Selection:
             ``(k, d)``; a view if rows and columns are contiguous and nothing is rescaled.
         """
         rows = self.rows[positions]
-        features, normalize = self.file.features, self._normalize
-        is_one_range = len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
-        if is_one_range and self.columns.one_range and not needs_rescaling(self.columns, normalize):
-            return np.asanyarray(features[rows[0] : rows[-1] + 1, self.columns.one_range])
-        return self._copy(rows)
+        features, columns, normalize = self.file.features, self.columns.one_range, self._normalize
+        is_whole = columns is not None and not needs_rescaling(self.columns, normalize)
+        if is_whole and len(rows) and (np.diff(rows) == 1).all():
+            return np.asanyarray(features[rows[0] : rows[-1] + 1, columns])
+        check_copy(self.file.path, (len(rows), self.dimension), self.file.dtype.itemsize)
+        if is_whole:
+            return np.asanyarray(features[rows, columns])
+        taken = np.empty((len(rows), self.dimension), dtype=self.file.dtype)
+        row_nbytes = self.columns.dimension * self.file.dtype.itemsize
+        for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
+            # Contiguous columns are read from disk alone.
+            block = features[rows[part], columns] if columns else self.columns.take(features[rows[part]])
+            taken[part] = rescale(block, self.columns, normalize)
+            self.file.drop_pages()
+        return taken
 
     def blocks(
-        self,
-        positions: npt.NDArray[np.int64] | None = None,
-        *,
-        nbytes: int = _COPIED_NBYTES,
+        self, positions: npt.NDArray[np.int64] | None = None, *, nbytes: int = _COPIED_NBYTES
     ) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
         """Yield the rows of :meth:`take` in blocks, holding one block in memory.
 
@@ -188,9 +180,8 @@ class Selection:
         if positions is None:
             positions = np.arange(len(self.rows))
         for part in row_ranges(len(positions), row_nbytes=4 * self.dimension, nbytes=nbytes):
-            # Copy first: reading through a view of a few columns would read whole descriptors from disk.
-            whole = self.columns.is_everything
-            yield part, self.take(positions[part]) if whole else self._copy(self.rows[positions[part]])
+            # Copy a few columns at once: reading through a view of them would read whole descriptors from disk.
+            yield part, np.ascontiguousarray(self.take(positions[part]))
             self.file.drop_pages()
 
     def of_descriptors(self, descriptors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
@@ -212,29 +203,7 @@ class Selection:
         dtype = self.file.dtype
         with np.errstate(over="ignore"):  # float16 overflows to infinity, as when a file is written
             whole = descriptors.astype(dtype, copy=False)
-            return take_rescaled(whole, self.columns, self._normalize).astype(dtype, copy=False)
-
-    def _copy(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
-        """Return a copy of the selected columns of rows ``(k,)`` of the file."""
-        features = self.file.features
-        check_copy(self.file.path, (len(rows), self.dimension), features.dtype.itemsize)
-        if self.columns.is_everything:
-            return np.asanyarray(features[rows])
-        taken = np.empty((len(rows), self.dimension), dtype=features.dtype)
-        row_nbytes = features.shape[1] * features.dtype.itemsize
-        for part in row_ranges(len(rows), row_nbytes=row_nbytes, nbytes=_COPIED_NBYTES):
-            taken[part] = rescale(self._cut(features, rows[part]), self.columns, self._normalize)
-            if part.stop < len(rows):
-                self.file.drop_pages()
-        return taken
-
-    def _cut(
-        self, features: npt.NDArray[np.floating[Any]] | VirtualFeatures, rows: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.floating[Any]]:
-        """Return the selected columns of some rows; contiguous columns are read from disk alone."""
-        if self.columns.one_range is not None:
-            return np.asanyarray(features[rows, self.columns.one_range])
-        return self.columns.take(features[rows])
+            return rescale(self.columns.take(whole), self.columns, self._normalize).astype(dtype, copy=False)
 
     @property
     def _normalize(self) -> str:

@@ -15,42 +15,21 @@ from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.schema import Status
 from sppfeat.store.selection.labels import Labels
 
-__all__ = ["CONDITIONS", "RowsLike", "parse_conditions", "select_rows"]
+__all__ = ["RowsLike", "select_rows"]
 
 RowsLike: TypeAlias = "str | Sequence[str] | slice | Sequence[int] | npt.NDArray[Any] | None"
 
-CONDITIONS = "A:B, N,N,..., label=NAME, image=PATH, status=done|failed|pending|any, flag=ok|clipped|sub-cell|degenerate"
+_CONDITIONS = "A:B, N,N,..., label=NAME, image=PATH, status=done|failed|pending|any, flag=ok|clipped|sub-cell|degenerate"
 
-_SLICE = re.compile(r"(-?[0-9]*):(-?[0-9]*)(?::([0-9]+))?")
-_NUMBERS = re.compile(r"[0-9]+(?:,[0-9]+)*")
+# Numbers of at most 18 digits, so that they fit into int64.
+_SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::([0-9]{1,18}))?")
+_NUMBERS = re.compile(r"[0-9]{1,18}(?:,[0-9]{1,18})*")
 _WILD = re.compile(r"[*?\[]")
 _STATUS = {status.name.lower(): status for status in Status}
 _FLAG = {"clipped": RowFlag.CLIPPED, "sub-cell": RowFlag.SUB_CELL, "degenerate": RowFlag.DEGENERATE}
+_CHOICES = {"label": None, "image": None, "status": (*_STATUS, "any"), "flag": ("ok", *_FLAG)}
 _SHOWN = 10
 _ANY = "; status=any takes such rows, too"
-_KEYS = ("label", "image", "status", "flag")
-
-
-def parse_conditions(texts: Iterable[str]) -> dict[str, list[str]]:
-    """Group textual conditions by kind: ``label``, ``image``, ``status``, ``flag`` or ``number``.
-
-    Raises:
-        ConfigError: a text is not a condition, or more than one selects by row index.
-    """
-    conditions: dict[str, list[str]] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if _SLICE.fullmatch(text) or _NUMBERS.fullmatch(text):
-            key, value = "number", text
-        elif not equals or key not in _KEYS or not value:
-            raise ConfigError(f"rows are {text!r}; allowed: {CONDITIONS}")
-        for name, choices in (("status", (*_STATUS, "any")), ("flag", ("ok", *_FLAG))):
-            if key == name and value not in choices:
-                raise ConfigError(f"rows are {text!r}; allowed: {name}={'|'.join(choices)}")
-        conditions.setdefault(key, []).append(value)
-    if len(conditions.get("number", ())) > 1:
-        raise ConfigError(f"rows are {' and '.join(conditions['number'])}; allowed: numbers or a range once")
-    return conditions
 
 
 def select_rows(file: FeatureTable, rows: RowsLike, labels: Labels) -> npt.NDArray[np.int64]:
@@ -76,7 +55,7 @@ def select_rows(file: FeatureTable, rows: RowsLike, labels: Labels) -> npt.NDArr
     if isinstance(rows, slice):
         return np.flatnonzero(_in_range(file.n_rows, rows) & file.has_descriptor())
     if len(rows) and all(isinstance(row, str) for row in rows):
-        return _select_by_conditions(file, parse_conditions(map(str, rows)), labels)
+        return _select_by_conditions(file, _parse_conditions(map(str, rows)), labels)
     numbers = np.asarray(rows)
     if numbers.dtype == bool:
         if numbers.shape != (file.n_rows,):
@@ -85,6 +64,23 @@ def select_rows(file: FeatureTable, rows: RowsLike, labels: Labels) -> npt.NDArr
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise ConfigError(f"rows are {numbers.dtype} of shape {numbers.shape}; allowed: whole numbers, (n,)")
     return _existing(file, numbers.astype(np.int64), needs_descriptor=True)
+
+
+def _parse_conditions(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Group textual conditions by kind: ``label``, ``image``, ``status``, ``flag`` or ``number``."""
+    conditions: dict[str, list[str]] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if _SLICE.fullmatch(text) or _NUMBERS.fullmatch(text):
+            key, value = "number", text
+        elif key not in _CHOICES or not value:
+            raise ConfigError(f"rows are {one_line(repr(text))}; allowed: {_CONDITIONS}")
+        elif (choices := _CHOICES[key]) and value not in choices:
+            raise ConfigError(f"rows are {text!r}; allowed: {key}={'|'.join(choices)}")
+        conditions.setdefault(key, []).append(value)
+    if len(conditions.get("number", ())) > 1:
+        raise ConfigError(f"rows are {' and '.join(conditions['number'])}; allowed: numbers or a range once")
+    return conditions
 
 
 def _select_by_conditions(
@@ -105,26 +101,14 @@ def _select_by_conditions(
     if "number" not in conditions:
         return np.flatnonzero(wanted)
     (text,) = conditions["number"]
-    match = _SLICE.fullmatch(text)
-    if match:
-        start, stop, step = (_whole_number(part) if part else None for part in match.groups())
+    if match := _SLICE.fullmatch(text):
+        start, stop, step = (int(part) if part else None for part in match.groups())
         if step == 0:
             raise ConfigError(f"rows are {text!r}; allowed: a step of 1 or more")
         return np.flatnonzero(wanted & _in_range(file.n_rows, slice(start, stop, step)))
-    numbers = _existing(file, _parse_numbers(text), needs_descriptor=statuses is None, otherwise=_ANY)
+    numbers = np.array(text.split(","), dtype=np.int64)
+    numbers = _existing(file, numbers, needs_descriptor=statuses is None, otherwise=_ANY)
     return numbers[wanted[numbers]]
-
-
-def _parse_numbers(text: str) -> npt.NDArray[np.int64]:
-    return np.array([_whole_number(number) for number in text.split(",")], dtype=np.int64)
-
-
-def _whole_number(text: str) -> int:
-    """Return a whole number, clamped to int64: Python refuses to parse thousands of digits."""
-    digits = text.lstrip("-").lstrip("0") or "0"
-    limit = int(np.iinfo(np.int64).max)
-    number = min(int(digits), limit) if len(digits) < 20 else limit
-    return -number if text.startswith("-") else number
 
 
 def _in_range(n_rows: int, rows: slice) -> npt.NDArray[np.bool_]:
@@ -169,11 +153,9 @@ def _matching_images(file: FeatureTable, patterns: Sequence[str]) -> npt.NDArray
 
 def _fitting(pattern: str, names: Sequence[str], what: str, *, end: str | None = None) -> list[int]:
     """Return the indices of the names that equal a pattern, match its wildcards, or end with ``end``."""
-    fits = re.compile(fnmatch.translate(pattern)).match if _WILD.search(pattern) else None
+    fits = re.compile(fnmatch.translate(pattern)).match if _WILD.search(pattern) else pattern.__eq__
     found = [
-        i
-        for i, name in enumerate(names)
-        if name == pattern or (fits and fits(name)) or (end and name.endswith(end))
+        i for i, name in enumerate(names) if fits(name) or name == pattern or (end and name.endswith(end))
     ]
     if not found:
         shown = first_few(map(repr, names), _SHOWN)

@@ -1,7 +1,7 @@
 """Class labels of rows, from the feature file itself, a table, a mapping or an array."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,7 +24,6 @@ __all__ = ["LabelSource", "Labels", "read_labels"]
 LabelSource: TypeAlias = "StrPath | Mapping[str, str] | Sequence[Any] | npt.NDArray[Any] | None"
 
 _ROW = "row"
-_MAX_FILE = 1 << 32  # bytes of a table; enough for a hundred million lines
 
 
 @dataclass(frozen=True)
@@ -99,19 +98,21 @@ def _labels_of_array(file: FeatureTable, values: npt.NDArray[Any]) -> Labels:
         )
     if len(values) != file.n_rows:
         values = values[file.image_index]
-    if values.dtype.kind not in "USO":
-        return Labels(values, ())
-    return _labels_of_names([_class_name(value) for value in values.tolist()])
+    return (
+        _labels_of_names(map(_class_name, values.tolist()))
+        if values.dtype.kind in "USO"
+        else Labels(values, ())
+    )
 
 
 def _class_name(value: Any) -> str | None:
     """Return an array element as a class name; None for None and for the missing values NaN, NaT and NA."""
     if isinstance(value, str | bytes):
         return os.fsdecode(value)
-    try:
-        return str(value) if value is not None and value == value else None
-    except TypeError:  # NA is neither equal nor unequal
-        return None
+    is_missing = (
+        value is None or type(value).__name__ == "NAType" or value != value
+    )  # NA compares with nothing
+    return None if is_missing else str(value)
 
 
 def _labels_of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], where: str) -> Labels:
@@ -138,7 +139,7 @@ def _labels_of_images(file: FeatureTable, labeled: list[tuple[bytes, str]], wher
     return _labels_of_names(of_row, n_unknown=int((image_of < 0).sum()))
 
 
-def _labels_of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labels:
+def _labels_of_names(names: Iterable[str | None], *, n_unknown: int = 0) -> Labels:
     """Return labels for a class name per row; None and empty names have no class."""
     classes = ClassNumbers[str]()
     numbers = np.array([*classes.numbers(name or "" for name in names)], dtype=np.int64)
@@ -148,39 +149,26 @@ def _labels_of_names(names: Sequence[str | None], *, n_unknown: int = 0) -> Labe
 
 
 def _read_table(file: FeatureTable, path: Path) -> Labels:
-    _check_file(path)
+    if not os.path.isfile(path):
+        raise ConfigError(
+            f"labels are {str(path)!r}, where there is no file; allowed: 'box', 'image', or a table (.csv, .tsv)"
+        )
     table = TableFile(os.fsencode(path), LabelError)
-    labeled: list[tuple[bytes, str]] = []
+    of_image: list[tuple[bytes, str]] = []
+    of_row: list[str | None] = [None] * file.n_rows
     with table.open_text() as text:
         lines = table.rows(text)
         line, header = next(lines, (1, []))
         label, image, row = _find_columns(table, line, header)
-        of_row: list[str | None] = [None] * (file.n_rows if row is not None else 0)
         for line, fields in lines:
             if len(fields) != len(header):
-                raise table.error(
-                    f"line {line}",
-                    f"found {counted(len(fields), 'field')}; allowed: {len(header)}, as in the header",
-                )
+                found = counted(len(fields), "field")
+                raise table.error(f"line {line}", f"found {found}; allowed: {len(header)}, as in the header")
             if row is not None:
                 of_row[_row_number(table, line, fields[row], of_row)] = fields[label]
             elif image is not None:
-                labeled.append((os.fsencode(fields[image]), fields[label]))
-    return _labels_of_names(of_row) if row is not None else _labels_of_images(file, labeled, repr(str(path)))
-
-
-def _check_file(path: Path) -> None:
-    try:
-        if not path.is_file():
-            raise ConfigError(
-                f"labels are {str(path)!r}, where there is no file; allowed: 'box', 'image', or a table (.csv, .tsv)"
-            )
-        nbytes = path.stat().st_size
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LabelError(f"{str(path)!r}: cannot be read: {reason}") from error
-    if nbytes > _MAX_FILE:
-        raise LabelError(f"{str(path)!r} has {nbytes} bytes; allowed: {_MAX_FILE}")
+                of_image.append((os.fsencode(fields[image]), fields[label]))
+    return _labels_of_names(of_row) if row is not None else _labels_of_images(file, of_image, repr(str(path)))
 
 
 def _find_columns(table: TableFile, line: int, header: Sequence[str]) -> tuple[int, int | None, int | None]:
