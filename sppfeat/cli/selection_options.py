@@ -4,26 +4,14 @@ Their parameters are called ``rows``, ``layers``, ``levels`` and ``labels``, lik
 :meth:`sppfeat.store.reader.FeatureFile.select`; an option that is not given is None.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from sppfeat.cli.options import option, settings_from, together
+from sppfeat.cli.options import option, together
 from sppfeat.cli.values import LEVELS, complete_files
 
-if TYPE_CHECKING:
-    from sppfeat.store.reader import FeatureFile
-    from sppfeat.store.selection import Selection
-
-__all__ = [
-    "SelectionChoice",
-    "columns_options",
-    "labels_from_option",
-    "rows_option",
-    "selection_choice",
-    "selection_options",
-]
+__all__ = ["columns_options", "labels_from_option", "rows_option", "selection_options"]
 
 
 def _given(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Any:  # noqa: ARG001
@@ -63,39 +51,3 @@ columns_options = together(
 
 
 selection_options = together(rows_option, columns_options, labels_from_option)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectionChoice:
-    """The rows, columns and labels of a feature file that the options choose.
-
-    Attributes:
-        rows: conditions on rows; None for all rows with a descriptor.
-        layers: names of layers to select; None for all.
-        levels: levels to select; None for all.
-        labels: source of other labels: a file, ``box`` or ``image``; None for the labels of the feature file.
-    """
-
-    rows: tuple[str, ...] | None = None
-    layers: tuple[str, ...] | None = None
-    levels: tuple[int, ...] | None = None
-    labels: str | None = None
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Files that the selection reads, which no output may replace."""
-        return () if self.labels is None else (self.labels,)
-
-    def of(self, file: "FeatureFile") -> "Selection":
-        """Makes the selection of an open file.
-
-        Raises:
-            ConfigError: the file lacks the chosen rows, layers, levels or classes.
-            LabelError: the labels are malformed, or belong to other images.
-        """
-        return file.select(rows=self.rows, layers=self.layers, levels=self.levels, labels=self.labels)
-
-
-def selection_choice(options: dict[str, Any]) -> SelectionChoice:
-    """Makes the choice from the options of a command, which may lack some of them."""
-    return settings_from(SelectionChoice, options)

@@ -19,7 +19,10 @@ __all__ = ["RowsLike", "select_rows"]
 
 RowsLike: TypeAlias = "str | Sequence[str] | slice | Sequence[int] | npt.NDArray[Any] | None"
 
-_CONDITIONS = "A:B, N,N,..., label=NAME, image=PATH, status=done|failed|pending|any, flag=ok|clipped|sub-cell|degenerate"
+_CONDITIONS = (
+    "A:B, N,N,..., label=NAME, image=PATH, status=done|failed|pending|any, "
+    "flag=ok|clipped|sub-cell|degenerate"
+)
 
 # Numbers of at most 18 digits, so that they fit into int64.
 _SLICE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?(?::([0-9]{1,18}))?")
