@@ -105,7 +105,7 @@ class InlineDecoder:
         self._settings = settings
 
     def probe(self, places: Iterable[bytes | Place | str]) -> Iterator[tuple[int, int] | str]:
-        """Yields height and width of each image as displayed, in pixels, or the reason why it cannot be read."""
+        """Yields what :meth:`Decoder.probe` does."""
         for place in places:
             try:
                 yield probe_image(

@@ -127,11 +127,7 @@ def _pillow_settings(max_pixels: int) -> Iterator[None]:
 
 
 def _check_tiles(image: ImageFile.ImageFile, max_pixels: int) -> None:
-    """Refuses a TIFF with huge tiles, or with missing strips or tiles, which Pillow would leave black.
-
-    Raises:
-        ImageError: ``image`` is such a TIFF.
-    """
+    """Refuses a TIFF with huge tiles, or with missing strips or tiles, which Pillow would leave black."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
     width, height, tile_width, tile_height = (int(image.tag_v2.get(tag, 0)) for tag in (256, 257, 322, 323))
@@ -232,12 +228,7 @@ def _formats_of_this_pillow() -> tuple[str, ...]:
 
 
 def _why_unidentified(file: BinaryIO, *, has_avif: bool) -> str:
-    """The reason why Pillow did not recognize a file as an image, from its first bytes.
-
-    Args:
-        file: The file, seekable.
-        has_avif: True if this Pillow has a decoder for AVIF.
-    """
+    """The reason why Pillow did not recognize a file as an image, from its first bytes."""
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(64)

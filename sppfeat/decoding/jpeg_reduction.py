@@ -33,8 +33,8 @@ def reduce_jpeg(image: ImageFile.ImageFile, least_hw: tuple[int, int]) -> int:
         least_hw: Lower bound on ``side / factor``, as height and width of the image as stored, in pixels.
 
     Returns:
-        The factor of the reduction: 2, 4 or 8; or 1 if nothing was changed, because the image is not a JPEG, is too
-            small, or is of a kind that has no reduced sizes.
+        The factor 2, 4 or 8; or 1 if nothing was changed, because the image is not a JPEG, is too small, or is of a
+            kind that has no reduced sizes.
     """
     height, width = least_hw
     before = image.width

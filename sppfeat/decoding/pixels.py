@@ -52,9 +52,7 @@ def displayed_hw(image: Image.Image, orientation: int, exif: str) -> tuple[int, 
 def read_orientation(image: Image.Image, file: BinaryIO | None = None) -> int:
     """The EXIF orientation of an image, 1 to 8; 1 if there is none or it cannot be understood.
 
-    Args:
-        image: the image as Pillow opened it.
-        file: the file that it is read from; needed to find the orientation of a PNG that stores it after the pixels.
+    ``file`` is what a PNG is read from, which may store its orientation after the pixels.
     """
     try:
         if image.format == "PNG" and file is not None and "exif" not in image.info:
@@ -82,14 +80,7 @@ def _late_png_exif(file: BinaryIO) -> bytes | None:
 
 
 def turn_upright(rgb: Image.Image, image: Image.Image, orientation: int, exif: str) -> Image.Image:
-    """Turns decoded pixels upright, unless ``exif`` is ``"ignore"``.
-
-    Args:
-        rgb: the decoded pixels.
-        image: the opened image that they were decoded from.
-        orientation: EXIF orientation, 1 to 8.
-        exif: ``"apply"`` or ``"ignore"`` the orientation.
-    """
+    """Turns pixels decoded from an opened image by its EXIF orientation, unless ``exif`` is ``"ignore"``."""
     turned_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile)  # while it decodes
     if turned_by_pillow == (exif == "apply") or orientation == 1:
         return rgb
@@ -97,11 +88,7 @@ def turn_upright(rgb: Image.Image, image: Image.Image, orientation: int, exif: s
 
 
 def check_pixels(image: Image.Image) -> None:
-    """Refuses pixels without a defined black and white.
-
-    Raises:
-        ImageError: the pixels are floats, or signed or 32-bit integers.
-    """
+    """Refuses floats, and signed or 32-bit integers, which have no defined black and white, with an ImageError."""
     if image.mode == "F":
         raise ImageError("32-bit float pixels have no defined range; convert it to 8 or 16 bits")
     if image.mode == "I" and image.format != "PPM":  # which Pillow scales to 0..65535

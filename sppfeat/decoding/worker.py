@@ -53,12 +53,7 @@ class Crash(NamedTuple):
 
 
 def main(connection_fd: int, arena_fd: int) -> None:
-    """Answers jobs in the order in which they come.
-
-    Args:
-        connection_fd: descriptor of the pipe to the parent.
-        arena_fd: descriptor of the shared block.
-    """
+    """Answers jobs in order, given the descriptors of the pipe to the parent and of the arena."""
     connection: Connection[Any, Any] = Connection(connection_fd)
     arena = map_arena(arena_fd)
     try:

@@ -47,12 +47,8 @@ class Job:
 class WorkerProcess:
     """A worker process and its unanswered jobs, oldest first; it is working on the oldest.
 
-    Args:
-        arena_fd: descriptor of the arena, which the process maps.
-
     Attributes:
-        jobs: jobs sent and not yet answered.
-        cost: total cost of these jobs.
+        jobs, cost: jobs sent and not yet answered, and their total cost.
         is_ready: True once the process has started.
         silent_seconds: time that the parent has waited since the last answer.
         connection: the parent's end of the pipe.

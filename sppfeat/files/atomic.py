@@ -17,11 +17,7 @@ _LONGEST_NAME = 240  # bytes of a file name; file systems allow 255
 
 
 def put_in_place(source: Path, target: Path) -> None:
-    """Rename a complete file to its final name, atomically and durably, replacing any file of that name.
-
-    Args:
-        source: the complete file, already synced.
-        target: its final path, in the same folder.
+    """Rename a complete, synced file to its final name, atomically and durably, replacing any file of that name.
 
     Raises:
         StoreError: permission is denied, or the target is a mount point.
@@ -43,12 +39,8 @@ def put_in_place(source: Path, target: Path) -> None:
 def written_aside(target: Path, aside: Path) -> Iterator[Path]:
     """Provide a path to write to, and rename it to ``target`` at the end of the context; remove it after an error.
 
-    Args:
-        target: final path. A symbolic link is replaced itself; its target stays.
-        aside: path to write to, in the same folder; an existing file is removed first.
-
-    Yields:
-        ``aside``; the caller writes the file and syncs it.
+    An existing file at ``aside``, in the same folder, is removed first. The caller writes the file and syncs it. If the
+    target is a symbolic link, the link is replaced and its target stays.
 
     Raises:
         OSError: an existing file at ``aside`` cannot be removed.
@@ -102,21 +94,14 @@ def whole_files(paths: Sequence[Path], *, overwrite: bool = True) -> Iterator[li
 
 
 def replace_file(path: Path, content: bytes | memoryview, *, overwrite: bool = True) -> None:
-    """Write a file atomically; see :func:`whole_file`.
-
-    Raises:
-        StoreError: the file cannot be written.
-    """
+    """Write a file atomically; see :func:`whole_file`."""
     with whole_file(path, overwrite=overwrite) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def write_errors(output: str) -> Iterator[None]:
-    """Convert any OSError in the context to an error that names the output.
-
-    Args:
-        output: name of the output, for the message.
+    """Convert any OSError in the context to a StoreError that names the output.
 
     Raises:
         BrokenPipeError: the reader of a pipeline is gone; callers need not report it.

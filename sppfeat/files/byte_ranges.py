@@ -88,11 +88,7 @@ class PartOfFile(io.RawIOBase):
 
 
 def unpack(packed: bytes, place: Place) -> bytes:
-    """Inflate the bytes of a member of an archive, up to the size that the archive records.
-
-    Args:
-        packed: the deflated bytes.
-        place: the place of these bytes, with their size when inflated.
+    """Inflate the bytes of a member of an archive, up to the size that its place records.
 
     Raises:
         ImageError: the bytes are damaged, or inflate to another size.

@@ -83,14 +83,10 @@ class ImageColumns(NamedTuple):
 
 
 def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColumns:
-    """Find the columns of a table of images; ``has_boxes`` if further columns look like boxes.
-
-    Args:
-        names: names of the columns, in their order.
-        error: makes an error from a message.
+    """Find the columns of a table of images, by their names in order.
 
     Raises:
-        SppfeatError: the table has no column of paths, or several; or two columns share a name that is looked for.
+        SppfeatError: from ``error``: the table has no column of paths, or several; or two columns share a name.
     """
     return ImageColumns(
         path=find_path_column(names, error=error),
@@ -101,11 +97,7 @@ def find_image_columns(names: Sequence[str], *, error: _MakeError) -> ImageColum
 
 
 def find_path_column(names: Sequence[str], *, error: _MakeError) -> int:
-    """Find the column of the paths of images.
-
-    Raises:
-        SppfeatError: the table has no such column, or several.
-    """
+    """Find the column of the paths of images; raise the error if there is none, or several."""
     candidates = [name for name in PATH_NAMES if name in _plain(names)]
     column = find_unique_column(names, candidates, error=error) if len(candidates) == 1 else None
     if column is not None:

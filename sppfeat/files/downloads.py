@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 20
 def download(
     url: str, path: Path, *, sha256_prefix: str, on_progress: OnDownload = lambda name, done, total: None
 ) -> str:
-    """Download a file, which takes its name once it is complete and its checksum is right.
+    """Download a file, which takes its name once it is complete and its checksum is right; return its SHA-256.
 
     Until then it is ``<path>.<random>.partial``, so that several processes may fetch it at once; after a failure or
     an interruption it is removed. An existing file at ``path`` stays until it is replaced.
@@ -36,11 +36,7 @@ def download(
         url: URL of the file.
         path: path to save it to; its folder is made.
         sha256_prefix: expected beginning of its SHA-256, in hexadecimal.
-        on_progress: called with the file's name, the bytes done and the total (None if unknown): when the server has
-            answered, after each piece, and at the end with a known total.
-
-    Returns:
-        The SHA-256 of the file, in hexadecimal.
+        on_progress: called when the server has answered, after each piece, and at the end with a known total.
 
     Raises:
         WeightsError: the file cannot be fetched or written, is cut off, or has another checksum.

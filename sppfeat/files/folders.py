@@ -32,10 +32,8 @@ class FolderWalk:
     Args:
         top: path of the folder.
         is_wanted: chooses files by their names.
-        unlistable: makes the error for a folder that cannot be listed, from its path below the top (empty for the top
-            itself) and the reason.
-        found_often: makes the error for a folder that is reached through links in more than ``MOST_WAYS`` ways, from
-            its path.
+        unlistable: makes the error for a folder that cannot be listed, from its path below the top and the reason.
+        found_often: makes the error for a folder that links reach in more than ``MOST_WAYS`` ways, from its path.
 
     Attributes:
         n_other_files: files skipped so far.

@@ -23,15 +23,12 @@ def open_locked(
     *,
     on_no_locks: Callable[[OSError], None] = lambda _: None,
 ) -> int:
-    """Open a file, creating it if it is missing, and lock it until it is closed.
+    """Open a file, creating it if it is missing, and lock it until it is closed; return its descriptor.
 
     Args:
         path: path of the file.
         how: operation of ``flock``.
         on_no_locks: called if the file system cannot lock; the file is opened all the same.
-
-    Returns:
-        The file descriptor.
 
     Raises:
         BlockingIOError: another process holds the lock.
@@ -103,9 +100,6 @@ class ShardLock(contextlib.ExitStack):
     Args:
         output: the output file.
         shard: name of the shard.
-
-    Raises:
-        StoreError: another process holds the shard or the whole output.
     """
 
     def __init__(self, output: Path, shard: str) -> None:
@@ -128,11 +122,7 @@ def _lock_beside(
 ) -> Callable[[], None]:
     """Lock a separate file next to an output, and return the function that releases the lock.
 
-    Args:
-        output: the output file.
-        suffix: suffix of the lock file, appended to the name of the output.
-        how: operation of ``flock``.
-        what: part of the output that another process may be writing, for messages.
+    ``how`` is the operation of ``flock``; ``what`` is the part of the output, for messages.
     """
     path = _beside(output, suffix)
 

@@ -53,7 +53,7 @@ def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: boo
 
     Raises:
         ConfigError: the output is one of the inputs.
-        StoreError: the output exists and may not be replaced, is not a regular file, or its folder is missing.
+        StoreError: as :func:`check_output` does, and if the output exists and may not be replaced.
     """
     check_output(path)
     if not os.path.exists(path):
@@ -64,11 +64,7 @@ def check_new_file(path: Path, *, inputs: Sequence[StrPath] = (), overwrite: boo
 
 
 def refuse_input(path: Path, inputs: Sequence[StrPath]) -> None:
-    """Check that an output is none of the inputs.
-
-    Raises:
-        ConfigError: it is the same file as one of them, even under another name.
-    """
+    """Raise ConfigError if an output is the same file as one of the inputs, even under another name."""
     if not os.path.exists(path):
         return
     if any(os.path.exists(source) and os.path.samefile(path, source) for source in inputs):

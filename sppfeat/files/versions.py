@@ -9,19 +9,8 @@ __all__ = ["FileVersion", "object_digest"]
 
 # The names of these properties in all file systems.
 _CHANGING_PROPERTIES = (
-    "ETag",
-    "LastModified",
-    "VersionId",
-    "content_md5",
-    "created",
-    "etag",
-    "generation",
-    "last_modified",
-    "md5Hash",
-    "modified",
-    "mtime",
-    "size",
-    "updated",
+    *("ETag", "LastModified", "VersionId", "content_md5", "created", "etag", "generation", "last_modified"),
+    *("md5Hash", "modified", "mtime", "size", "updated"),
 )
 
 
@@ -44,24 +33,13 @@ class FileVersion(NamedTuple):
 
     @classmethod
     def of(cls, file: str | bytes | os.PathLike[str] | int | os.stat_result) -> "FileVersion":
-        """Return the version of a file.
-
-        Args:
-            file: a path, a file descriptor, or a result of ``os.stat``.
-
-        Raises:
-            OSError: the file is missing, or its state cannot be read.
-        """
+        """Return the version of a file: of a path, a descriptor or a result of ``os.stat``; raise OSError if there is none."""
         status = file if isinstance(file, os.stat_result) else os.stat(file)
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, (status.st_dev, status.st_ino))
 
     @classmethod
     def of_object(cls, properties: Mapping[str, Any]) -> "FileVersion":
-        """Return the version of a remote object.
-
-        Args:
-            properties: the object's properties as fsspec reports them, ``size`` included.
-        """
+        """Return the version of a remote object, from its properties as fsspec reports them."""
         size = properties.get("size")
         return cls(-1 if size is None else int(size), int(object_digest(properties)[:15], 16))
 
@@ -75,10 +53,6 @@ class FileVersion(NamedTuple):
 
 
 def object_digest(properties: Mapping[str, Any]) -> str:
-    """Return a digest of the properties of a remote object that change with its content, in hexadecimal.
-
-    Args:
-        properties: the object's properties as fsspec reports them; their names depend on the file system.
-    """
+    """Return a digest, in hexadecimal, of those properties of a remote object that change with its content."""
     found = [(name, str(properties[name])) for name in _CHANGING_PROPERTIES if name in properties]
     return hashlib.sha256(repr(found).encode()).hexdigest()
