@@ -33,7 +33,7 @@ class FileVersion(NamedTuple):
 
     @classmethod
     def of(cls, file: str | bytes | os.PathLike[str] | int | os.stat_result) -> "FileVersion":
-        """Return the version of a file: of a path, a descriptor or a result of ``os.stat``; raise OSError if there is none."""
+        """Return the version of a path, a descriptor or a result of ``os.stat``; raise OSError if there is no file."""
         status = file if isinstance(file, os.stat_result) else os.stat(file)
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, (status.st_dev, status.st_ino))
 
