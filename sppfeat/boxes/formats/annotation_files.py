@@ -6,8 +6,10 @@ import math
 import os
 import stat
 from collections.abc import Collection
+from functools import cached_property
 
 from sppfeat.config.values import StrPath
+from sppfeat.config.wording import reason_of
 from sppfeat.errors import BoxError
 from sppfeat.files.cells import NUMBER_RULE, parse_number, shorten
 from sppfeat.files.folders import MOST_WAYS, FolderWalk
@@ -36,12 +38,13 @@ class AnnotationFiles:
     def __init__(self, path: StrPath) -> None:
         self.path = os.fspath(path)
         self._digests: dict[bytes, bytes] = {}
-        self._names: list[bytes] | None = None
         try:
             raw = os.fsencode(self.path)
             mode = os.stat(raw).st_mode
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-            raise BoxError(f"cannot read the box file {self.path!r}: {_reason(error)}") from error
+            raise BoxError(
+                f"cannot read the box file {self.path!r}: {getattr(error, 'strerror', None) or error}"
+            ) from error
         self.is_folder = stat.S_ISDIR(mode)
         if not self.is_folder and not stat.S_ISREG(mode):
             raise BoxError(f"cannot read boxes from {self.path!r}: it is neither a file nor a folder")
@@ -118,16 +121,6 @@ class AnnotationFiles:
         """
         if not self.is_folder:
             return [self.name]
-        if self._names is None:
-            walk = FolderWalk(
-                self._folder,
-                lambda name: _suffix(name) in FOLDER_SUFFIXES,
-                unlistable=lambda name, error: self.error("", f"cannot be listed: {_reason(error)}", name),
-                found_often=lambda name: self.error(
-                    "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}", name
-                ),
-            )
-            self._names = list(walk)
         names = [name for name in self._names if _suffix(name) == suffix]
         stems: dict[bytes, bytes] = {}
         for name in names:
@@ -137,6 +130,18 @@ class AnnotationFiles:
                     "", f"is of the same image as {os.fsdecode(other)!r}; allowed: one file an image", name
                 )
         return names
+
+    @cached_property
+    def _names(self) -> list[bytes]:
+        walk = FolderWalk(
+            self._folder,
+            lambda name: _suffix(name) in FOLDER_SUFFIXES,
+            unlistable=lambda name, error: self.error("", f"cannot be listed: {reason_of(error)}", name),
+            found_often=lambda name: self.error(
+                "", f"is found in more than {MOST_WAYS} ways, by links; allowed: {MOST_WAYS}", name
+            ),
+        )
+        return list(walk)
 
     def files_of_format(self, suffix: bytes, kind: str, *, but: Collection[bytes] = ()) -> list[bytes]:
         """List the files with a suffix as :meth:`files` does, except those named ``but`` in a folder; at least one."""
@@ -168,7 +173,7 @@ class AnnotationFiles:
                     raise self.error("", "is neither a file nor a folder; allowed: a file", name)
                 return file.read(n_bytes)
         except OSError as error:
-            raise self.error("", f"cannot be read: {_reason(error)}", name) from error
+            raise self.error("", f"cannot be read: {reason_of(error)}", name) from error
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -177,7 +182,3 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _suffix(name: bytes) -> bytes:
     return os.path.splitext(name)[1].lower()
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -68,7 +68,7 @@ def _load(source: AnnotationFiles) -> dict[str, Any]:
             # A text of no bytes would become as many blanks as its shape declares.
             check_expansion(source, "boxes", sum(sizes) // 4, len(content))
             variables: dict[str, Any] = scipy.io.loadmat(file, variable_names=_VARIABLES, appendmat=False)
-    except BoxError:
+    except (BoxError, MemoryError):
         raise
     except Exception as error:  # scipy has no error of its own, and raises nearly anything on a damaged file
         raise source.error(

@@ -77,11 +77,11 @@ def _read_archive(source: AnnotationFiles, content: bytes) -> dict[bytes, npt.ND
 def _damage_reported(source: AnnotationFiles, where: str) -> Iterator[None]:
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # zipfile raises nearly anything on a damaged file
-        raise source.error(
-            where,
-            f"found a damaged .npz: {shorten(str(error) or type(error).__name__)}; allowed: a whole one",
-        ) from error
+        reason = shorten(str(error) or type(error).__name__)
+        raise source.error(where, f"found a damaged .npz: {reason}; allowed: a whole one") from error
 
 
 def _read_array(
