@@ -94,7 +94,8 @@ class _Records:
         """Add the box of a record, with the value of each column."""
         image = values[columns.image]
         if not isinstance(image, str) or not image:
-            raise self._error(columns, columns.image, line, image, "the name of an image, as text")
+            allowed = "the name of an image, as text" if self._is_json else "the name of an image"
+            raise self._error(columns, columns.image, line, image, allowed)
         if len(columns.coordinates) == 1:
             box = self._listed_box(columns, line, values)
         else:

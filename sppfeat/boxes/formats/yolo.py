@@ -68,7 +68,8 @@ def _parse_line(
     """Return the class, the four numbers and the score of a box."""
     if len(fields) not in (5, 6):
         polygon = " (this is a polygon, of a label file for segmentation)" if _is_polygon(fields) else ""
-        found = f"found {len(fields)} fields, {_show(b' '.join(fields))}{polygon}"
+        shown = shorten(b" ".join(fields).decode("utf-8", "replace"))
+        found = f"found {len(fields)} fields, {shown}{polygon}"
         raise source.error(where, f"{found}; allowed: class cx cy w h, and score", name)
     label = parse_whole(fields[0])
     if label is None or (classes is not None and label >= len(classes)):
