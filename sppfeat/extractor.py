@@ -30,7 +30,7 @@ from sppfeat.extraction.plan import schedule
 from sppfeat.extraction.recompute import load_recorded_backbone
 from sppfeat.extraction.regions import Projector, best_scales
 from sppfeat.extraction.setup import adopt_mean_norm, configure, descriptor_columns
-from sppfeat.extraction.single_images import name_image, read_pixels, read_size
+from sppfeat.extraction.single_images import name_image, naming, read_pixels, read_size
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.byte_ranges import Place
 from sppfeat.files.downloads import OnDownload
@@ -315,13 +315,8 @@ class Extractor:
             whole = np.array([[0.0, 0.0, width, height]])
             uses[i, best_scales(whole, (height, width), self.config.input.short_sides)] = True
         result = np.empty((len(images), self.dimension), dtype=np.float32)
-        for batch in schedule(
-            input_hws,
-            np.arange(len(images)),
-            batch_size=self._batch_size,
-            batch_pixels=BATCH_PIXELS[self._describer.device.type],
-            uses=uses,
-        ):
+        most, every = BATCH_PIXELS[self._describer.device.type], np.arange(len(images))
+        for batch in schedule(input_hws, every, batch_size=self._batch_size, batch_pixels=most, uses=uses):
             pixels = [self._read_pixels(images[i], image_hws[i], batch.input_hw) for i in batch.images]
             descriptors, wait = self._describer.describe_images(np.stack(pixels))
             wait()
@@ -347,17 +342,19 @@ class Extractor:
 
     def _read_sizes(self, images: list[ImageLike]) -> tuple[list[tuple[int, int]], npt.NDArray[np.int32]]:
         """Return height and width of each image as displayed, and the sizes of the network inputs, ``(N, S, 2)``."""
-        image_hws = [read_size(image, self._decode_settings) for image in images]
+        image_hws = []
+        for image in images:
+            with naming(image):
+                image_hws.append(read_size(image, self._decode_settings))
         input_hws, errors = input_sizes(np.array(image_hws, np.int32).reshape(-1, 2), self.config.input)
         for i, reason in errors.items():
             raise ImageError(f"{name_image(images[i], i)}: {reason}")
         return image_hws, input_hws
 
-    def _read_pixels(
-        self, image: ImageLike, image_hw: tuple[int, int], input_hw: Sequence[int] | npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.uint8]:
+    def _read_pixels(self, image: Any, image_hw: tuple[int, int], input_hw: Any) -> npt.NDArray[np.uint8]:
         height, width = map(int, input_hw)
-        return read_pixels(image, self._decode_settings, image_hw=image_hw, input_hw=(height, width))
+        with naming(image):
+            return read_pixels(image, self._decode_settings, image_hw=image_hw, input_hw=(height, width))
 
     def _reduce(self, descriptors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return descriptors if self._reduction is None else self._reduction.apply(descriptors)

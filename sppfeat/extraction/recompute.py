@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from sppfeat.config.values import StrPath
 from sppfeat.decoding import DecodeSettings
-from sppfeat.decoding.images import decode_image
 from sppfeat.errors import ImageError, StoreError
 from sppfeat.extraction.describe import Describer, ImageBoxes
 from sppfeat.extraction.regions import Projector
 from sppfeat.extraction.setup import descriptor_columns
+from sppfeat.extraction.single_images import read_pixels
 from sppfeat.extraction.sizes import input_sizes
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs.lookup import find_image
@@ -167,13 +167,9 @@ class _RowRecomputer:
         height, width = self._image_hw[image].tolist()
         sizes, _ = input_sizes(np.array([[height, width]], dtype=np.int32), self._config.input)
         in_h, in_w = sizes[0, 0 if self._scale is None else self._scale[row]].tolist()
-        pixels = decode_image(
-            find_image(self._folder, self._paths[image]),
-            image_hw=(height, width),
-            input_hw=(in_h, in_w),
-            # The run accepted this image, whatever its limit.
-            **DecodeSettings.of(self._config, height * width)._asdict(),
-        )[None]
+        place = find_image(self._folder, self._paths[image])
+        settings = DecodeSettings.of(self._config, height * width)  # the run accepted it, whatever its limit
+        pixels = read_pixels(place, settings, image_hw=(height, width), input_hw=(in_h, in_w))[None]
         if self._projector is None or self._mirrored is None:
             (descriptors, wait), regions = self._describer.describe_images(pixels), None
         else:

@@ -7,7 +7,7 @@ RGB or ``(H, W)`` gray.
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +19,19 @@ from sppfeat.errors import ImageError
 from sppfeat.files.byte_ranges import Place
 from sppfeat.inputs.lookup import find_image
 
-__all__ = ["name_image", "read_pixels", "read_size"]
+__all__ = ["name_image", "naming", "read_pixels", "read_size"]
 
 
 def read_size(image: Any, settings: DecodeSettings) -> tuple[int, int]:
     """Return the height and width of an image as displayed, in pixels.
 
     Raises:
-        ImageError: the image cannot be read; the message names a file.
+        ImageError: the image cannot be read.
     """
-    if not isinstance(image, str | os.PathLike | Place):
-        upright = image_from_array(image, exif=settings.exif)
-        return upright.height, upright.width
-    with _naming(image):
+    if _is_file(image):
         return probe_image(_place_of(image), exif=settings.exif, max_pixels=settings.max_pixels)
+    upright = image_from_array(image, exif=settings.exif)
+    return upright.height, upright.width
 
 
 def read_pixels(
@@ -41,13 +40,12 @@ def read_pixels(
     """Return an image as displayed, resized to ``input_hw``: ``(H, W, 3)`` uint8 RGB.
 
     Raises:
-        ImageError: the image cannot be read, or its size is no longer ``image_hw``; the message names a file.
+        ImageError: the image cannot be read, or its size is no longer ``image_hw``.
     """
-    if not isinstance(image, str | os.PathLike | Place):
-        upright = image_from_array(image, exif=settings.exif)
-        return resize_image(upright, input_hw=input_hw, resample=settings.resample)
-    with _naming(image):
+    if _is_file(image):
         return decode_image(_place_of(image), image_hw=image_hw, input_hw=input_hw, **settings._asdict())
+    upright = image_from_array(image, exif=settings.exif)
+    return resize_image(upright, input_hw=input_hw, resample=settings.resample)
 
 
 def name_image(image: object, position: int = 0) -> str:
@@ -58,11 +56,18 @@ def name_image(image: object, position: int = 0) -> str:
 
 
 @contextlib.contextmanager
-def _naming(image: StrPath | Place) -> Iterator[None]:
+def naming(image: Any) -> Iterator[None]:
+    """Name the image in the message of an ImageError, if it is a file."""
     try:
         yield
     except ImageError as error:
+        if not _is_file(image):
+            raise
         raise ImageError(f"{name_image(image)}: {error}") from error
+
+
+def _is_file(image: Any) -> TypeGuard[StrPath | Place]:
+    return isinstance(image, str | os.PathLike | Place)
 
 
 def _place_of(image: StrPath | Place) -> Place:
