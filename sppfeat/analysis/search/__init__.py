@@ -5,21 +5,51 @@ distances, paths, labels and boxes. The search itself must not know images or ne
 descriptors of images, with the settings recorded in the file, and loads torch only when there is an image to describe.
 """
 
+import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sppfeat.analysis.choices import DEFAULT_METRIC, DEFAULT_NEIGHBORS
-from sppfeat.analysis.search.hits import Hit, make_hits
-from sppfeat.analysis.search.neighbors import nearest_rows
+from sppfeat.analysis.search.neighbors import Neighbors, nearest_rows
 from sppfeat.analysis.search.queries import Query, describe_queries, read_queries
 from sppfeat.config.distribution import RunOptions
 from sppfeat.config.values import StrPath
 from sppfeat.files.downloads import OnDownload
 from sppfeat.store.reader import FeatureFile
-from sppfeat.store.selection import LabelSource, RowsLike
+from sppfeat.store.selection import LabelSource, RowsLike, Selection
 
 __all__ = ["Found", "Hit", "Query", "search"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A row that a search found.
+
+    Attributes:
+        rank: 1 for the nearest row.
+        distance: distance between the descriptors of row and query, in the metric of the search.
+        row: row number in the file.
+        image: path of the image relative to the file's root.
+        path: path of the image including the root, with which it can be opened.
+        image_id: id of the image in the inputs; None if it has none.
+        label: class of the row in the selection's labels; None if it has none.
+        box: ``x0, y0, x1, y1`` in pixels of the image as displayed, edges, half-open; None if rows are whole images.
+        score: score of the box; None if it has none, or if rows are whole images.
+        id: id of the box in its box file; None if it has none, or if rows are whole images.
+    """
+
+    rank: int
+    distance: float
+    row: int
+    image: str
+    path: str
+    image_id: str | None
+    label: str | None
+    box: tuple[float, float, float, float] | None
+    score: float | None
+    id: str | None
 
 
 @dataclass(frozen=True)
@@ -102,4 +132,37 @@ def search(
             one_per_image=one_per_image,
             on_progress=lambda done: on_progress("searching", done, n_rows),
         )
-        return [Found(*pair) for pair in zip(asked, make_hits(found, selection, root=root), strict=True)]
+        return [Found(*pair) for pair in zip(asked, _hits_of(found, selection, root=root), strict=True)]
+
+
+def _hits_of(neighbors: Neighbors, selection: Selection, *, root: StrPath | None) -> list[list[Hit]]:
+    file, labels = selection.file, selection.labels
+    folder = file.root if root is None else os.fspath(root)
+    image_index, image_ids = file.image_index, file.image_id_table
+    boxes, scores, ids = (file.boxes, file.row_score, file.row_id) if file.has_boxes else (None, None, None)
+
+    def hit(rank: int, row: int, distance: float) -> Hit:
+        image = int(image_index[row])
+        path = file.path_of(image)
+        score = math.nan if scores is None else float(scores[row])
+        return Hit(
+            rank=rank,
+            distance=distance,
+            row=row,
+            image=path,
+            path=os.path.join(folder, path),
+            image_id=None if image_ids is None else os.fsdecode(image_ids[image]) or None,
+            label=labels.name_of(row),
+            box=None if boxes is None else tuple(boxes[row].tolist()),
+            score=None if math.isnan(score) else score,
+            id=None if ids is None else ids[row] or None,
+        )
+
+    return [
+        [
+            hit(rank, row, distance)
+            for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
+            if row >= 0
+        ]
+        for rows, distances in zip(neighbors.rows.tolist(), neighbors.distances.tolist(), strict=True)
+    ]

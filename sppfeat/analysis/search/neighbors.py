@@ -25,6 +25,7 @@ __all__ = ["Neighbors", "exact_distances", "nearest_rows", "to_points"]
 
 _BLOCK_NBYTES = 16 << 20  # size of a block of rows, as float32
 _SCORES = 1 << 22  # maximum of queries times rows to compare at once
+_SPARE = 16  # rows to compare beyond those that are needed
 _ROUNDOFF = 2.0**-53  # of float64
 
 _Points = npt.NDArray[np.float64]
@@ -83,12 +84,15 @@ def nearest_rows(
     if k < 1:
         raise ConfigError(f"k is {k}; allowed: 1 or more neighbours")
     queries = _checked(queries, selection.dimension)
-    excluded = _excluded(selection, len(queries), exclude, one_per_image)
-    search = _Search(queries, metric, min(k, len(selection)), excluded, one_per_image=one_per_image)
+    excluded = _excluded(selection, len(queries), exclude)
+    if one_per_image:
+        excluded = np.where(excluded >= 0, selection.file.image_index[excluded], -1)
+    k_found = min(k, len(selection))
+    search = _Search(queries, metric, k_found, excluded, one_per_image=one_per_image)
     for block, n_rows in _blocks(selection, metric, block_nbytes):
         search.add(block)
         on_progress(n_rows)
-    missing = ((0, 0), (0, k - search.k))
+    missing = ((0, 0), (0, k - k_found))
     return Neighbors(
         np.pad(search.rows, missing, constant_values=-1),
         np.pad(search.distances, missing, constant_values=np.inf),
@@ -138,25 +142,20 @@ def _checked(queries: npt.NDArray[np.floating[Any]], dimension: int) -> npt.NDAr
         raise ConfigError(f"queries have shape {queries.shape}; allowed: (q, {dimension})")
     with np.errstate(over="ignore"):
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-    for i, query in enumerate(queries):
-        if not np.isfinite(query).all():
-            raise ConfigError(f"query {i} holds NaN or infinities, which are near to nothing")
+    bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
+    if len(bad):
+        raise ConfigError(f"query {bad[0]} holds NaN or infinities, which are near to nothing")
     return queries
 
 
-def _excluded(
-    selection: Selection, n_queries: int, exclude: npt.ArrayLike | None, one_per_image: bool
-) -> _Index:
-    """Excluded row ``(q,)`` of each query, or -1; with ``one_per_image`` the excluded image."""
+def _excluded(selection: Selection, n_queries: int, exclude: npt.ArrayLike | None) -> _Index:
     rows = np.full(n_queries, -1) if exclude is None else np.asarray(exclude)
     if rows.shape != (n_queries,):
         raise ConfigError(f"exclude has shape {rows.shape}; allowed: ({n_queries},), a row for each query")
     outside = rows[(rows < -1) | (rows >= selection.file.n_rows)]
     if len(outside):
         raise ConfigError(f"exclude names row {outside[0]}; allowed: -1 to {selection.file.n_rows - 1}")
-    if not one_per_image:
-        return rows
-    return np.where(rows >= 0, selection.file.image_index[rows], -1)
+    return rows
 
 
 def _blocks(selection: Selection, metric: str, nbytes: int) -> Iterator[tuple[_Block, int]]:
@@ -178,15 +177,7 @@ def _squared_norms(points: _Points, metric: str) -> npt.NDArray[np.float64]:
 
 
 class _Search:
-    """The nearest rows found so far.
-
-    Args:
-        queries: ``(q, d)`` float32.
-        metric: ``"cosine"`` or ``"l2"``.
-        k: number of neighbors per query.
-        excluded: ``(q,)`` excluded row, or image with ``one_per_image``, or -1.
-        one_per_image: keep only the nearest row of each image.
-    """
+    """The nearest rows found so far; the arguments are those of :func:`nearest_rows`, checked."""
 
     def __init__(
         self,
@@ -197,52 +188,49 @@ class _Search:
         *,
         one_per_image: bool,
     ) -> None:
-        self.k = k
+        self._queries, self._metric, self._k = queries, metric, k
+        self._excluded, self._one_per_image = excluded, one_per_image
         self.rows = np.full((len(queries), k), -1)
         self.distances = np.full((len(queries), k), np.inf)
         self._images = np.full((len(queries), k), -1)
-        self._queries, self._metric = queries, metric
-        self._excluded, self._one_per_image = excluded, one_per_image
         # Bounds the errors of products and norms of d terms each: see Higham, Accuracy and Stability of Numerical
         # Algorithms, section 3.1.
         self._error = 4 * (queries.shape[1] + 16) * _ROUNDOFF
 
     def add(self, block: _Block) -> None:
         """Looks for nearer rows in a block."""
-        if not len(block.rows) or not self.k:
+        if not len(block.rows) or not self._k:
             return
         step = max(1, _SCORES // len(block.rows))
         for start in range(0, len(self._queries), step):
             points = to_points(self._queries[start : start + step], self._metric)
             totals = _squared_norms(points, self._metric)[:, None] + block.squares
-            squares = totals - 2 * (points @ block.points.T)
-            totals *= self._error
+            lower_bounds = totals * (1 - self._error) - 2 * (points @ block.points.T)
             for i, point in enumerate(points):
-                self._merge(start + i, point, block, squares[i] - totals[i], squares[i] + totals[i])
+                self._search_block(start + i, point, block, lower_bounds[i])
 
-    def _merge(
-        self,
-        query: int,
-        point: _Points,
-        block: _Block,
-        lower: npt.NDArray[np.float64],
-        upper: npt.NDArray[np.float64],
+    def _search_block(
+        self, query: int, point: _Points, block: _Block, lower: npt.NDArray[np.float64]
     ) -> None:
-        """Keeps the nearest rows of a block, given bounds ``(b,)`` of their squared distances."""
+        """Looks for nearer rows in a block, given lower bounds ``(b,)`` of their squared distances."""
         of_row = block.images if self._one_per_image else block.rows
+        found = np.flatnonzero((lower <= self._limit(query)) & (of_row != self._excluded[query]))
+        found = found[np.argsort(lower[found], kind="stable")]
+        step = _SPARE + 2 * self._k
+        for start in range(0, len(found), step):
+            some = found[start : start + step]
+            if lower[some[0]] > self._limit(query):
+                break
+            self._merge(query, point, block, some)
+
+    def _limit(self, query: int) -> float:
+        """Largest squared distance between points at which a row can still be among the nearest to a query."""
         farthest = float(self.distances[query, -1])
-        limit = (2 * farthest if self._metric == "cosine" else farthest**2) * (1 + self._error)
-        found = np.flatnonzero((lower <= limit) & (of_row != self._excluded[query]))
-        if len(found) > self.k:
-            nearest = upper[found]
-            if self._one_per_image:
-                order = np.argsort(block.images[found], kind="stable")
-                _, starts = np.unique(block.images[found][order], return_index=True)
-                nearest = np.minimum.reduceat(nearest[order], starts)
-            if len(nearest) > self.k:
-                found = found[lower[found] <= np.partition(nearest, self.k - 1)[self.k - 1]]
-        if not len(found):
-            return
+        square = 2 * farthest if self._metric == "cosine" else farthest**2
+        return float(square * (1 + self._error))
+
+    def _merge(self, query: int, point: _Points, block: _Block, found: _Index) -> None:
+        """Computes the distances of some rows of a block and keeps the nearest."""
         distances = exact_distances(point, block.points[found], self._metric)
         rows = np.concatenate((self.rows[query], block.rows[found]))
         images = np.concatenate((self._images[query], block.images[found]))
@@ -252,7 +240,7 @@ class _Search:
         if self._one_per_image:
             _, first = np.unique(images[order], return_index=True)
             order = order[np.sort(first)]
-        order = order[: self.k]
+        order = order[: self._k]
         self.rows[query, : len(order)] = rows[order]
         self._images[query, : len(order)] = images[order]
         self.distances[query, : len(order)] = distances[order]

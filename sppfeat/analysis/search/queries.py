@@ -3,9 +3,9 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,11 @@ from sppfeat.config.regions import RowFlag
 from sppfeat.config.wording import one_line
 from sppfeat.decoding.images import probe_image
 from sppfeat.errors import BoxError, ConfigError, ImageError
-from sppfeat.files.byte_ranges import Place
 from sppfeat.files.downloads import OnDownload
 from sppfeat.inputs import is_list, read_list
 from sppfeat.inputs.lookup import find_image
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.selection import Selection, select_rows
-
-if TYPE_CHECKING:
-    from sppfeat.extractor import Extractor
 
 __all__ = ["Query", "describe_queries", "parse_query", "read_queries"]
 
@@ -85,42 +81,30 @@ def parse_query(text: str) -> Query:
     """
     missing = _why_missing(text)
     if missing is None:
-        return Query(text, path=_file(text))
-    row = _ROW.fullmatch(text)
-    if row:
+        return Query(text, path=text)
+    if row := _ROW.fullmatch(text):
         return Query(text, row=int(row[1]))
     path, _, numbers = text.rpartition("#")
-    if path and _why_missing(path) is None:
-        return Query(text, path=_file(path), box=_parse_box(numbers, text))
-    raise ConfigError(f"query {one_line(repr(text))}: {one_line(missing)}; allowed: {_ALLOWED}")
+    if not path or _why_missing(path) is not None:
+        raise ConfigError(f"query {one_line(repr(text))}: {one_line(missing)}; allowed: {_ALLOWED}")
+    try:
+        x0, y0, x1, y1 = map(float, numbers.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"query {one_line(repr(text))}: its box is {one_line(repr(numbers))}; allowed: x0,y0,x1,y1, in pixels"
+        ) from error
+    return Query(text, path=path, box=(x0, y0, x1, y1))
 
 
 def _why_missing(path: str) -> str | None:
+    """The reason why there is no file; None if there is one, perhaps in an archive."""
+    if os.path.isdir(path):
+        raise ConfigError(f"query {one_line(repr(path))} is a folder; allowed: {_ALLOWED}")
     try:
-        _find(path)
+        find_image(b"", os.fsencode(path))
     except ImageError as error:
         return str(error)
     return None
-
-
-def _find(path: str) -> Place:
-    return find_image(b"", os.fsencode(path))
-
-
-def _file(path: str) -> str:
-    if os.path.isdir(path):
-        raise ConfigError(f"query {one_line(repr(path))} is a folder; allowed: {_ALLOWED}")
-    return path
-
-
-def _parse_box(text: str, query: str) -> tuple[float, float, float, float]:
-    try:
-        x0, y0, x1, y1 = map(float, text.split(","))
-    except ValueError as error:
-        raise ConfigError(
-            f"query {one_line(repr(query))}: its box is {one_line(repr(text))}; allowed: x0,y0,x1,y1, in pixels"
-        ) from error
-    return x0, y0, x1, y1
 
 
 def describe_queries(
@@ -163,26 +147,31 @@ def describe_queries(
     rows = [i for i, query in enumerate(queries) if query.row is not None]
     numbers = np.array([queries[i].row for i in rows], dtype=np.int64)
     of_rows = dataclasses.replace(selection, rows=select_rows(file, numbers, selection.labels))
-    boxes_of: dict[str, list[int]] = {}
+    asked_of: dict[str, list[int]] = {}
     for i, query in enumerate(queries):
         if query.path is not None:
-            boxes_of.setdefault(query.path, []).append(i)
-    for path, asked in boxes_of.items():
+            asked_of.setdefault(query.path, []).append(i)
+    for path, asked in asked_of.items():
         _check_image(path, [queries[i] for i in asked], file)
     result = np.empty((len(queries), selection.dimension), dtype=file.dtype)
     result[rows] = of_rows.X
     on_progress(len(rows))
-    if boxes_of:
+    if asked_of:
         from sppfeat.extractor import Extractor  # imported late, because it loads torch
 
         extractor = Extractor.from_file(
             file, weights=weights, weights_dir=weights_dir, device=device, on_download=on_download
         )
         n_described = len(rows)
-        for some, descriptors in _described(extractor, queries, boxes_of):
-            result[some] = selection.of_descriptors(descriptors)
-            n_described += len(some)
-            on_progress(n_described)
+        whole = [i for asked in asked_of.values() for i in asked if queries[i].box is None]
+        for some in [whole[start : start + _N_IMAGES] for start in range(0, len(whole), _N_IMAGES)]:
+            result[some] = selection.of_descriptors(extractor([str(queries[i].path) for i in some]))
+            on_progress(n_described := n_described + len(some))
+        for path, asked in asked_of.items():
+            if boxed := [i for i in asked if queries[i].box is not None]:
+                boxes = np.array([queries[i].box for i in boxed])
+                result[boxed] = selection.of_descriptors(extractor(path, boxes))
+                on_progress(n_described := n_described + len(boxed))
     for query, descriptor in zip(queries, result, strict=True):
         if not np.isfinite(descriptor).all():
             raise ConfigError(
@@ -193,9 +182,11 @@ def describe_queries(
 
 def _check_image(path: str, queries: Sequence[Query], file: FeatureTable) -> None:
     """Reads the header of an image and checks that its boxes have an area."""
-    exif, most = file.config.input.exif, RunOptions.max_decode_pixels
     try:
-        height, width = probe_image(_find(path), exif=exif, max_pixels=most)
+        place = find_image(b"", os.fsencode(path))
+        height, width = probe_image(
+            place, exif=file.config.input.exif, max_pixels=RunOptions.max_decode_pixels
+        )
     except ImageError as error:
         raise ImageError(f"query {one_line(repr(queries[0].text))}: {error}") from error
     for query in queries:
@@ -207,17 +198,3 @@ def _check_image(path: str, queries: Sequence[Query], file: FeatureTable) -> Non
                 f"query {one_line(repr(query.text))}: the box has no area in its image of {width} x {height} pixels; "
                 "allowed: x0 < x1, y0 < y1"
             )
-
-
-def _described(
-    extractor: "Extractor", queries: Sequence[Query], asked_of: dict[str, list[int]]
-) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
-    """Yields positions of some queries and their descriptors ``(m, D)`` in all columns."""
-    whole = [i for asked in asked_of.values() for i in asked if queries[i].box is None]
-    for start in range(0, len(whole), _N_IMAGES):
-        some = whole[start : start + _N_IMAGES]
-        yield some, extractor([str(queries[i].path) for i in some])
-    for path, asked in asked_of.items():
-        boxed = [i for i in asked if queries[i].box is not None]
-        if boxed:
-            yield boxed, extractor(path, np.array([queries[i].box for i in boxed]))

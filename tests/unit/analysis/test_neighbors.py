@@ -163,15 +163,6 @@ def test_ties_come_in_the_order_of_the_rows():
     assert (found.distances == 1).all()
 
 
-def test_nearly_the_same_rows_keep_their_distance():
-    base = np.random.default_rng(0).random(512, dtype=np.float32)
-    rows = np.stack([base * np.float32(1 + 1e-6 * i) for i in range(20)])
-    found = nearest_rows(OfRows(rows), base[None], 20, metric="l2")
-    for i, row in enumerate(rows):
-        assert found.distances[0, i] == pytest.approx(plain_distance(row, base, "l2"), rel=1e-12)
-    assert found.rows[0].tolist() == list(range(20))
-
-
 @pytest.mark.parametrize("metric", METRICS)
 def test_what_is_not_finite_is_nobodys_neighbour(metric):
     rows = descriptors(N)

@@ -87,12 +87,6 @@ def test_rows_of_which_squares_overflow_are_refused(tmp_path, batch_size):
         projection.fit_reduction(file, ReductionSpec(components=4), batch_size=batch_size)
 
 
-def test_float16_rows(tmp_path):
-    found = fit(write_file(tmp_path / "f.h5", spectral(), dtype="float16"), components=2)
-    expected = plain(spectral()[HAVE].astype(np.float16), 2)
-    assert np.linalg.svd(found.components @ expected.components_.T, compute_uv=False).min() > 0.9999
-
-
 def test_a_random_projection_is_the_librarys(path):
     from sklearn.random_projection import GaussianRandomProjection
 

@@ -16,7 +16,6 @@ from json_fields import check_fields
 from sppfeat.analysis.search.neighbors import nearest_rows
 from sppfeat.analysis.search.queries import Query, describe_queries, parse_query, read_queries
 from sppfeat.cli import main
-from sppfeat.errors import ConfigError
 from sppfeat.store.reader import FeatureFile
 
 SETTINGS = ["--size", "48", "--levels", "1,2", "--normalize", "l2", "--device", "cpu", "--workers", "0", "-q"]
@@ -242,11 +241,6 @@ def test_nan_in_a_query(whole, tmp_path):
     assert result.exit_code == 2
     assert "query 'row:2': its descriptor holds NaN" in result.stderr
     assert 2 not in [hit["row"] for hit in hits(copy, "row:1")[0]["hits"]]
-
-
-def test_no_queries_in_the_library():
-    with pytest.raises(ConfigError, match="no queries"):
-        read_queries([])
 
 
 def test_the_readme_lists_the_fields_of_the_json(boxed):
