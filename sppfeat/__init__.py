@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sppfeat.analysis.report import report
     from sppfeat.analysis.search import search
     from sppfeat.analysis.show.contact_sheet import show_neighbors
-    from sppfeat.analysis.show.embedding_picture import show_embedding
+    from sppfeat.analysis.show.embedding import show_embedding
     from sppfeat.analysis.show.image_picture import show_image
     from sppfeat.analysis.show.norms import show_norms
     from sppfeat.analysis.show.sizes import show_sizes
@@ -58,7 +58,7 @@ _LAZY = {
     "reduce": "sppfeat.analysis.reduce",
     "report": "sppfeat.analysis.report",
     "search": "sppfeat.analysis.search",
-    "show_embedding": "sppfeat.analysis.show.embedding_picture",
+    "show_embedding": "sppfeat.analysis.show.embedding",
     "show_image": "sppfeat.analysis.show.image_picture",
     "show_neighbors": "sppfeat.analysis.show.contact_sheet",
     "show_norms": "sppfeat.analysis.show.norms",

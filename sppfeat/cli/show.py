@@ -176,7 +176,7 @@ def embedding(file: Path, output: Path, **options: Any) -> None:
     Classes have a colour and a shape; of more than 20 the most frequent ones, and the others are grey. Needs
     scikit-learn, too: pip install 'sppfeat[sklearn]'.
     """
-    from sppfeat.analysis.show.embedding_picture import show_embedding
+    from sppfeat.analysis.show.embedding import show_embedding
 
     _say_picture(show_embedding(file, output, **options))
 

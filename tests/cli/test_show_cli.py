@@ -63,9 +63,8 @@ def test_a_picture_is_written_and_its_numbers_are_those_that_are_pooled(photo, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
-def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path, suffix):
-    output = tmp_path / f"out{suffix}"
+def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path):
+    output = tmp_path / "out.svg"
     result = show(photo, "-o", output, *SMALL)
     assert result.exit_code == 0
     assert re.fullmatch(rf"\d+ x \d+ pixels \(width x height\): {output}\n", result.stderr)
@@ -74,8 +73,7 @@ def test_it_says_what_it_wrote_and_does_not_replace_it_unasked(photo, tmp_path, 
     result = show(photo, "-o", output, *SMALL)
     assert result.exit_code == 1
     assert "exists; --overwrite" in result.stderr
-    if suffix == ".svg":
-        assert show(photo, "-o", output, *SMALL, "--overwrite").exit_code == 0
+    assert show(photo, "-o", output, *SMALL, "--overwrite").exit_code == 0
     assert output.read_bytes() == before
 
 

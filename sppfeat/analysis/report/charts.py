@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sppfeat.analysis.report.facts import ReportFacts
 from sppfeat.analysis.show.classes import ClassMark
-from sppfeat.analysis.show.embedding_picture import draw_embedding
+from sppfeat.analysis.show.embedding import draw_embedding
 from sppfeat.analysis.show.figure import draw_png
 from sppfeat.analysis.show.norms import draw_norms
 from sppfeat.analysis.show.sizes import draw_sizes

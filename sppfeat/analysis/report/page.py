@@ -14,7 +14,7 @@ from sppfeat.analysis.report.facts import ReportFacts
 from sppfeat.analysis.report.problems import find_warnings
 from sppfeat.analysis.show.classes import mark_classes
 from sppfeat.analysis.show.contact_sheet import SheetLine
-from sppfeat.analysis.show.embedding_picture import caption, mark_text
+from sppfeat.analysis.show.embedding import caption, mark_text
 from sppfeat.analysis.show.norms import norms_text
 from sppfeat.analysis.show.sizes import sizes_text
 from sppfeat.analysis.wording import rounded

@@ -21,8 +21,7 @@ from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import scale_indices, whole_image_boxes
 
 __all__ = [
-    "LayerActivations",
-    "PooledBox",
+    "PooledLayer",
     "PooledLevel",
     "View",
     "pool_region",
@@ -83,25 +82,38 @@ class PooledLevel:
 
 
 @dataclass(frozen=True)
-class LayerActivations:
-    """One layer's map and its pooled levels.
+class PooledLayer:
+    """One layer of a network, pooled over a box of an image or over the whole image.
 
     Attributes:
-        layer: name of the layer.
-        map: ``(C, H, W)`` float32, the feature map.
+        view: the view that was requested.
+        image_hw: height and width of the image as displayed, in pixels.
+        pixels: ``(H, W, 3)`` uint8 RGB, the network input; mirrored if the view is.
+        box_in: part of the box inside the image: ``x0, y0, x1, y1`` in pixels of the network input, edges.
+        flag: properties of the box, bits of :class:`sppfeat.config.regions.RowFlag`.
+        name: name of the layer.
+        map: ``(C, H', W')`` float32, the feature map.
         geometry: stride and offset of the map's cells in pixels of the network input; None if receptive-field
             arithmetic does not apply to the network.
         region: the pooled region, ``x0, y0, x1, y1`` in cells, half-open.
         levels: levels of the pyramid.
-        input_hw: height and width of the network input, in pixels.
     """
 
-    layer: str
+    view: View
+    image_hw: tuple[int, int]
+    pixels: npt.NDArray[np.uint8]
+    box_in: tuple[float, float, float, float]
+    flag: int
+    name: str
     map: npt.NDArray[np.float32]
     geometry: FeatureGeometry | None
     region: tuple[int, int, int, int]
     levels: tuple[PooledLevel, ...]
-    input_hw: tuple[int, int]
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width of the network input, in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
 
     @property
     def map_hw(self) -> tuple[int, int]:
@@ -121,32 +133,6 @@ class LayerActivations:
         return cell_boxes(torch.from_numpy(array.reshape(-1, 4)), geometry).numpy().reshape(array.shape)
 
 
-@dataclass(frozen=True)
-class PooledBox:
-    """One box of an image, or the whole image, with its pooled layers.
-
-    Attributes:
-        image_hw: height and width of the image as displayed, in pixels.
-        pixels: ``(H, W, 3)`` uint8 RGB, the network input; mirrored if the view is.
-        view: the view that was requested.
-        box_in: part of the box inside the image: ``x0, y0, x1, y1`` in pixels of the network input, edges.
-        flag: properties of the box, bits of :class:`sppfeat.config.regions.RowFlag`.
-        layers: layers of the network.
-    """
-
-    image_hw: tuple[int, int]
-    pixels: npt.NDArray[np.uint8]
-    view: View
-    box_in: tuple[float, float, float, float]
-    flag: int
-    layers: tuple[LayerActivations, ...]
-
-    @property
-    def input_hw(self) -> tuple[int, int]:
-        """Height and width of the network input, in pixels."""
-        return self.pixels.shape[0], self.pixels.shape[1]
-
-
 def pooled_boxes(
     extractor: Extractor,
     image: ImageLike,
@@ -154,7 +140,7 @@ def pooled_boxes(
     *,
     projection: str | None = None,
     margin: float | None = None,
-) -> list[PooledBox]:
+) -> list[tuple[PooledLayer, ...]]:
     """Pools boxes of an image; runs the network once for each scale and mirroring.
 
     Args:
@@ -162,6 +148,9 @@ def pooled_boxes(
         image: a path, a Pillow image, or an array.
         views: regions of the image to pool.
         projection, margin: conversion of boxes to cells; if None, the one of the extractor's file, or the default.
+
+    Returns:
+        For each view, the layers of the network.
 
     Raises:
         BoxError: a box has no area inside the image, or is not finite.
@@ -188,7 +177,7 @@ def pooled_boxes(
             if view.mirrored:
                 resized = resized._replace(pixels=np.ascontiguousarray(resized.pixels[:, ::-1]))
             runs[key] = (resized, extractor.feature_maps(resized.pixels))
-        pooled.append(_pooled_box(extractor, view, clipped, *runs[key], projector))
+        pooled.append(_pool(extractor, view, clipped, *runs[key], projector))
     return pooled
 
 
@@ -232,39 +221,41 @@ def _clip(view: View, image_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
     return clipped
 
 
-def _pooled_box(
+def _pool(
     extractor: Extractor,
     view: View,
     clipped: npt.NDArray[np.float64],
     resized: NetworkInput,
     maps: list[Tensor],
     projector: Projector | None,
-) -> PooledBox:
-    input_hw = (resized.pixels.shape[0], resized.pixels.shape[1])
+) -> tuple[PooledLayer, ...]:
+    image_hw, pixels = resized
+    input_hw = (pixels.shape[0], pixels.shape[1])
     map_hws = [(fmap.shape[2], fmap.shape[3]) for fmap in maps]
-    flag = int(RowFlag.OK)
-    if view.box_px is None or projector is None:
-        box_in = (0.0, 0.0, float(input_hw[1]), float(input_hw[0]))
-        regions = [(0, 0, width, height) for height, width in map_hws]
-    else:
-        found = projector.project(
-            np.array([view.box_px], dtype=np.float64),
-            np.array([view.mirrored]),
-            image_hw=resized.image_hw,
-            input_hw=input_hw,
-            map_hws=map_hws,
-        )
+    flag, regions = int(RowFlag.OK), [(0, 0, width, height) for height, width in map_hws]
+    x0, y0, x1, y1 = scale_boxes(torch.from_numpy(clipped), image_hw, input_hw)[0].tolist()
+    if view.box_px is not None and projector is not None:
+        boxes_px, mirrored = np.array([view.box_px], dtype=np.float64), np.array([view.mirrored])
+        found = projector.project(boxes_px, mirrored, image_hw=image_hw, input_hw=input_hw, map_hws=map_hws)
         flag = int(found.flag[0])
         regions = [(x0, y0, x1, y1) for x0, y0, x1, y1 in found.region[0].tolist()]
-        x0, y0, x1, y1 = scale_boxes(torch.from_numpy(clipped), resized.image_hw, input_hw)[0].tolist()
-        box_in = (input_hw[1] - x1, y0, input_hw[1] - x0, y1) if view.mirrored else (x0, y0, x1, y1)
+    box_in = (input_hw[1] - x1, y0, input_hw[1] - x0, y1) if view.mirrored else (x0, y0, x1, y1)
     config = extractor.config
-    layers = []
-    for i, (name, fmap, region) in enumerate(zip(config.backbone.layers, maps, regions, strict=True)):
-        levels = pool_region(fmap, region, config.descriptor.levels, config.descriptor.pool)
-        geometry = None if projector is None else projector.geometries[i]
-        layers.append(LayerActivations(name, fmap[0].numpy(), geometry, region, levels, input_hw))
-    return PooledBox(resized.image_hw, resized.pixels, view, box_in, flag, tuple(layers))
+    return tuple(
+        PooledLayer(
+            view=view,
+            image_hw=image_hw,
+            pixels=pixels,
+            box_in=box_in,
+            flag=flag,
+            name=config.backbone.layers[i],
+            map=maps[i][0].numpy(),
+            geometry=None if projector is None else projector.geometries[i],
+            region=region,
+            levels=pool_region(maps[i], region, config.descriptor.levels, config.descriptor.pool),
+        )
+        for i, region in enumerate(regions)
+    )
 
 
 def pool_region(

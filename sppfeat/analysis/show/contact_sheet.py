@@ -60,6 +60,7 @@ class Neighbor:
         row: row number in the file.
         distance: distance from the query, in the metric of the sheet.
         name: path of the row's image.
+        file_name: name of the image without folders.
         label: class of the row; ``""`` if it has none.
         is_same: True if row and query have the same class; None if one of them has no class.
     """
@@ -67,13 +68,9 @@ class Neighbor:
     row: int
     distance: float
     name: str
+    file_name: str
     label: str
     is_same: bool | None
-
-    @property
-    def file_name(self) -> str:
-        """Name of its image without folders."""
-        return self.name.rpartition("/")[2] or self.name
 
 
 @dataclass(frozen=True)
@@ -83,19 +80,16 @@ class SheetLine:
     Attributes:
         query: the query.
         name: path of the query's image.
+        file_name: name of the image without folders.
         label: class of the query; ``""`` if it has none.
         neighbors: the nearest rows, nearest first.
     """
 
     query: Query
     name: str
+    file_name: str
     label: str
     neighbors: tuple[Neighbor, ...]
-
-    @property
-    def file_name(self) -> str:
-        """Name of its image without folders."""
-        return self.name.rpartition("/")[2] or self.name
 
 
 @dataclass(frozen=True)
@@ -235,11 +229,7 @@ def make_contact_sheet(
         selection: the rows to search.
         queries: images, boxes or rows.
         descriptors: ``(q, d)``, the :func:`~sppfeat.analysis.search.queries.describe_queries` of these queries.
-        k: number of neighbors per query.
-        metric, one_per_image, on_progress: see :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
-
-    Raises:
-        ConfigError: there is no such metric.
+        k, metric, one_per_image, on_progress: see :func:`~sppfeat.analysis.search.neighbors.nearest_rows`.
     """
     found = nearest_rows(
         selection,
@@ -255,15 +245,19 @@ def make_contact_sheet(
     lines = []
     for query, rows, distances in zip(queries, found.rows, found.distances, strict=True):
         of_query = "" if query.row is None else labels.name_of(query.row) or ""
-        name = query.path if query.row is None else file.path_of(int(images[query.row]))
         neighbors = []
         for row, distance in zip(rows.tolist(), distances.tolist(), strict=True):
             if row >= 0:
-                label = labels.name_of(row) or ""
+                label, name = labels.name_of(row) or "", file.path_of(int(images[row]))
                 is_same = label == of_query if label and of_query else None
-                neighbors.append(Neighbor(row, distance, file.path_of(int(images[row])), label, is_same))
-        lines.append(SheetLine(query, name or query.text, of_query, tuple(neighbors)))
+                neighbors.append(Neighbor(row, distance, name, _without_folders(name), label, is_same))
+        name = (query.path or query.text) if query.row is None else file.path_of(int(images[query.row]))
+        lines.append(SheetLine(query, name, _without_folders(name), of_query, tuple(neighbors)))
     return ContactSheet(tuple(lines), k, metric)
+
+
+def _without_folders(name: str) -> str:
+    return name.rpartition("/")[2] or name
 
 
 def sheet_text(sheet: ContactSheet) -> str:

@@ -1,26 +1,111 @@
-"""Embeddings: descriptors as points in the plane."""
+"""Embeddings: descriptors as points in the plane, with thumbnails placed so that they hide few points."""
 
 import dataclasses
+import os
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED
+from sppfeat.analysis.choices import DEFAULT_EMBEDDING, EMBEDDINGS, MOST_EMBEDDED, MOST_PICTURED
 from sppfeat.analysis.row_checks import check_described
+from sppfeat.analysis.show.classes import ClassMark, mark_classes
+from sppfeat.analysis.show.figure import Picture, check_picture_path, new_figure, write_picture
 from sppfeat.analysis.show.sampling import draw_rows
+from sppfeat.analysis.show.thumbnails import Thumbnail, find_row_pictures, read_thumbnails, unread_note
+from sppfeat.analysis.wording import nonfinite_text, sample_text
 from sppfeat.config.machine import import_extra
-from sppfeat.config.values import check_choice
+from sppfeat.config.values import StrPath, check_choice
+from sppfeat.config.wording import counted, one_line
 from sppfeat.errors import ConfigError
+from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import Selection
 
-__all__ = ["Embedding", "embed_rows"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Embedding",
+    "caption",
+    "choose_pictured",
+    "draw_embedding",
+    "embed_rows",
+    "mark_text",
+    "place_pictures",
+    "show_embedding",
+]
 
 _N_REDUCED = 50  # principal components that t-SNE and UMAP get, as is usual
 _PERPLEXITY = 30.0
 _N_NEIGHBORS = 15
 _FEWEST_NEIGHBORED = 5  # minimum number of rows for t-SNE and UMAP, which fail with fewer
+_NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+_SIDE = 6.0  # inches
+_PICTURE_SHARE = 0.085  # side of a thumbnail with its frame, as a share of the plot's side
+_PICTURE_FILL = 0.88  # side of the thumbnail itself, as a share of that
+_MARGIN = 0.09
+_LONGEST_NAME = 28
+_GAP = 0.012  # between a point and its thumbnail, as a share of the plot's side
+# Distances of a thumbnail from its point: multiples of the smallest that leaves it visible.
+_RINGS = (1.0, 1.7)
+_DIRECTIONS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
+
+
+def show_embedding(
+    file: StrPath,
+    output: StrPath,
+    *,
+    method: str = DEFAULT_EMBEDDING,
+    most: int = MOST_EMBEDDED,
+    pictures: int = MOST_PICTURED,
+    root: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    **selection: Any,
+) -> Picture:
+    """Draws rows as points of a plane, colored by class, some of them as pictures of their image or box.
+
+    Args:
+        file: the feature file.
+        output: the picture to write: .png, .svg or .pdf.
+        method, most, seed: see :func:`embed_rows`.
+        pictures: maximum number of rows with a picture.
+        root: folder that now holds the images; the recorded one if None.
+        overwrite: replace the output if it exists.
+        **selection: rows, layers, levels and labels; see :meth:`sppfeat.store.reader.FeatureFile.select`.
+
+    Returns:
+        The picture's path, its caption, the :class:`Embedding`, and a note if images
+        cannot be read.
+
+    Raises:
+        ConfigError: the output is no picture or an input, the method is unknown, there are too few rows, a row has no
+            descriptor, or a package is not installed.
+        StoreError: the file cannot be read, or the output exists or cannot be written.
+    """
+    path, labels = Path(output), selection.get("labels")
+    check_picture_path(
+        path, inputs=[file, *([labels] if isinstance(labels, str) else [])], overwrite=overwrite
+    )
+    with FeatureFile(file) as features:
+        embedding = embed_rows(features.select(**selection), method=method, most=most, seed=seed)
+        if not len(embedding.selection):
+            raise ConfigError(f"{str(file)!r}: no row to draw; allowed: rows that have a descriptor")
+        pictured = choose_pictured(embedding, most=pictures, seed=seed)
+        found = find_row_pictures(features, list(pictured), root=root)
+        thumbnails = read_thumbnails(found, exif=features.config.input.exif)
+        marks = mark_classes(embedding.selection)
+    write_picture(
+        lambda: draw_embedding(embedding, marks, pictured, thumbnails, title=caption(embedding)),
+        path,
+        overwrite=overwrite,
+    )
+    return Picture(path, (caption(embedding),), embedding, unread_note(thumbnails))
 
 
 @dataclass(frozen=True)
@@ -64,7 +149,6 @@ def embed_rows(
     """
     check_choice("method", method, EMBEDDINGS)
     check_described(selection)
-    decomposition = import_extra("sklearn.decomposition", extra="sklearn", purpose="an embedding")
     drawn = draw_rows(selection, most, seed=seed)
     rows = drawn.take(np.arange(len(drawn))).astype(np.float32)
     selection.file.drop_pages()
@@ -80,41 +164,207 @@ def embed_rows(
     peak = float(np.abs(rows).max(initial=0)) or 1.0
     rows /= np.float32(peak)
     n_components = min(2 if method == "pca" else _N_REDUCED, *rows.shape)
-    points, explained = _principal(decomposition, rows, n_components, seed)
+    explained: tuple[float, float] | None
+    points, explained = _principal(rows, n_components, seed)
     if method == "pca":
-        return Embedding(method, drawn, points[:, :2] * peak, explained, len(selection), n_nonfinite)
-    spread = float(np.abs(points).max(initial=0))
-    if not spread:  # with equal rows, t-SNE divides by zero and crashes the process (SIGSEGV)
-        return Embedding(method, drawn, points[:, :2], None, len(selection), n_nonfinite)
-    points = (_tsne if method == "tsne" else _umap)(points / spread, seed)
-    return Embedding(method, drawn, points, None, len(selection), n_nonfinite)
+        points = points[:, :2] * peak
+    else:
+        explained, spread = None, float(np.abs(points).max(initial=0))
+        # With equal rows, t-SNE divides by zero and crashes the process (SIGSEGV).
+        points = _neighborhoods(method, points / spread, seed) if spread else points[:, :2]
+    return Embedding(method, drawn, points, explained, len(selection), n_nonfinite)
 
 
 def _principal(
-    decomposition: object, rows: npt.NDArray[np.float32], n_components: int, seed: int
+    rows: npt.NDArray[np.float32], n_components: int, seed: int
 ) -> tuple[npt.NDArray[np.float64], tuple[float, float]]:
     """Principal components ``(n, k)`` with ``k >= 2``, and the first two components' shares of the variance."""
+    decomposition = import_extra("sklearn.decomposition", extra="sklearn", purpose="an embedding")
     points = np.zeros((len(rows), max(2, n_components)))
     if len(rows) < 2 or not np.ptp(rows, axis=0).any():  # nothing varies
         return points, (0.0, 0.0)
-    pca = decomposition.PCA(n_components, svd_solver="auto", random_state=seed)  # type: ignore[attr-defined]
+    pca = decomposition.PCA(n_components, svd_solver="auto", random_state=seed)
     with np.errstate(invalid="ignore"):  # shares of a variance that underflows
         points[:, :n_components] = pca.fit_transform(rows)
     shares = [*np.nan_to_num(pca.explained_variance_ratio_).tolist(), 0.0]
     return points, (shares[0], shares[1])
 
 
-def _tsne(points: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
-    manifold = import_extra("sklearn.manifold", extra="sklearn", purpose="an embedding by t-SNE")
-    perplexity = min(_PERPLEXITY, (len(points) - 1) / 3)
-    tsne = manifold.TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
-    return np.asarray(tsne.fit_transform(points), dtype=np.float64)
-
-
-def _umap(points: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
-    umap = import_extra("umap", extra="umap", purpose="an embedding by UMAP")
-    n_neighbors = min(_N_NEIGHBORS, len(points) - 1)
+def _neighborhoods(method: str, points: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
+    """The points as t-SNE or UMAP places them."""
+    if method == "tsne":
+        manifold = import_extra("sklearn.manifold", extra="sklearn", purpose="an embedding by t-SNE")
+        perplexity = min(_PERPLEXITY, (len(points) - 1) / 3)
+        placer = manifold.TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    else:
+        umap = import_extra("umap", extra="umap", purpose="an embedding by UMAP")
+        n_neighbors = min(_N_NEIGHBORS, len(points) - 1)
+        placer = umap.UMAP(n_components=2, n_neighbors=n_neighbors, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about using only one thread because of the seed
-        reducer = umap.UMAP(n_components=2, n_neighbors=n_neighbors, random_state=seed)
-        return np.asarray(reducer.fit_transform(points), dtype=np.float64)
+        return np.asarray(placer.fit_transform(points), dtype=np.float64)
+
+
+def choose_pictured(embedding: Embedding, *, most: int, seed: int = 0) -> dict[int, tuple[float, float]]:
+    """Chooses at most this many rows to picture, and places their thumbnails.
+
+    Returns:
+        Center ``x, y`` of each thumbnail, 0 to 1 from the left and lower edges of the plot, by row number.
+    """
+    low, high = _limits(embedding.points)
+    places = (embedding.points - low) / (high - low)
+    rows = embedding.selection.rows
+    return {int(rows[i]): center for i, center in place_pictures(places, most=most, seed=seed).items()}
+
+
+def draw_embedding(
+    embedding: Embedding,
+    marks: Sequence[ClassMark],
+    pictured: Mapping[int, tuple[float, float]],
+    thumbnails: Mapping[int, Thumbnail],
+    *,
+    title: str = "",
+    side: float = _SIDE,
+) -> "Figure":
+    """Draws points and thumbnails, with a legend beside them if there is a title; inside ``drawing``.
+
+    Args:
+        embedding: the embedding, with at least one point.
+        marks: marks of the classes of its rows.
+        pictured: centers of the thumbnails by row number, from :func:`choose_pictured`.
+        thumbnails: thumbnails of these rows, by row number.
+        title: title of the picture.
+        side: height of the figure in inches.
+    """
+    has_legend = bool(title) and embedding.selection.y is not None
+    figure = new_figure(side * (1.25 if has_legend else 1), side)
+    axes = figure.add_subplot(box_aspect=1, title=title)
+    _draw_points(axes, embedding, marks)
+    low, high = _limits(embedding.points)
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    positions = {row: i for i, row in enumerate(embedding.selection.rows.tolist())}
+    colors = {i: mark.color for mark in marks for i in mark.positions.tolist()}
+    for row, center in pictured.items():
+        pixels, i = thumbnails[row].pixels, positions[row]
+        if pixels is not None:
+            _draw_picture(axes, embedding.points[i], center, pixels, colors[i])
+    if embedding.explained is None:
+        name = _NAMES[embedding.method]
+        axes.set(xticks=[], yticks=[], xlabel=f"{name} 1 (no scale)", ylabel=f"{name} 2 (no scale)")
+    else:
+        first, second = (f"{100 * share:.1f} % of the variance" for share in embedding.explained)
+        axes.set(xlabel=f"first principal component: {first}", ylabel=f"second principal component: {second}")
+    if has_legend:
+        handles: Any = figure.legend(loc="outside right upper").legend_handles
+        for handle in handles:
+            handle.set_sizes([22])
+    return figure
+
+
+def caption(embedding: Embedding) -> str:
+    """Caption of an embedding: its method, the number of rows, and the number they were drawn from."""
+    n_nonfinite = embedding.n_nonfinite
+    rows = sample_text(len(embedding.selection), n_nonfinite=n_nonfinite, n_rows=embedding.n_rows)
+    return f"{_NAMES[embedding.method]} of {rows}{nonfinite_text(n_nonfinite)}"
+
+
+def mark_text(mark: ClassMark) -> str:
+    """Legend text of a mark."""
+    if mark.name is None:
+        return f"{counted(mark.n_classes, 'more class')} ({len(mark.positions)})"
+    name = one_line(mark.name, longest=_LONGEST_NAME) or "no label"
+    return f"{name} ({len(mark.positions)})"
+
+
+def place_pictures(
+    points: npt.NDArray[np.float64], *, side: float = _PICTURE_SHARE, most: int, seed: int = 0
+) -> dict[int, tuple[float, float]]:
+    """Draws points at random and places a picture on or near each, where it hides the fewest other points.
+
+    Pictures do not overlap and lie within the plot; a point without such a place gets no picture.
+
+    Args:
+        points: ``(n, 2)``, 0 to 1 from the left and lower edges of a plot.
+        side: side of a picture, in the same unit.
+        most: maximum number of pictures.
+        seed: seed of the draw.
+
+    Returns:
+        Center ``x, y`` of each picture, by the index of its point.
+    """
+    reach = side / 2 + _GAP
+    offsets = np.array([(0, 0), *((dx * r, dy * r) for r in _RINGS for dx, dy in _DIRECTIONS)]) * reach
+    placed: dict[int, tuple[float, float]] = {}
+    for i in np.random.default_rng(seed).permutation(len(points)).tolist():
+        if len(placed) == most:
+            break
+        tried = points[i] + offsets
+        fits = (np.abs(tried - 0.5) <= 0.5 - side / 2).all(axis=1)
+        for center in placed.values():
+            fits &= np.abs(tried - center).max(axis=1) >= side
+        if fits.any():
+            hides = np.abs(points - tried[fits][:, None]).max(axis=2) <= side / 2
+            hides[:, i] = False
+            x, y = tried[fits][hides.sum(axis=1).argmin()].tolist()
+            placed[i] = (x, y)
+    return placed
+
+
+def _limits(points: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Lower and upper limits of the axes, ``(2,)`` each."""
+    if not len(points):
+        return np.zeros(2), np.ones(2)
+    low, high = points.min(axis=0), points.max(axis=0)
+    extent = np.where(high > low, high - low, 1.0)
+    return low - extent * _MARGIN, high + extent * _MARGIN
+
+
+def _draw_points(axes: "Axes", embedding: Embedding, marks: Sequence[ClassMark]) -> None:
+    n = len(embedding.points)
+    for order, mark in enumerate(marks):
+        text = mark_text(mark)
+        x, y = embedding.points[mark.positions].T
+        axes.scatter(
+            x,
+            y,
+            s=(6 if mark.shape == "." else 14) * (0.5 if n > 1000 else 1),
+            c=mark.color,
+            marker=mark.shape,
+            linewidths=0.25,
+            edgecolors=(0.2, 0.2, 0.2, 0.6),
+            label=f" {text}" if text.startswith("_") else text,  # matplotlib hides labels that begin with it
+            # Points without a named class lie below all others.
+            zorder=3 - order / 100,
+            rasterized=n > 5000,
+        )
+
+
+def _draw_picture(
+    axes: "Axes",
+    point: npt.NDArray[np.float64],
+    center: tuple[float, float],
+    pixels: npt.NDArray[np.uint8],
+    color: str,
+) -> None:
+    """Draws a thumbnail in a frame, and a line to its point."""
+    from matplotlib.patches import Rectangle
+
+    height, width = (
+        np.array(pixels.shape[:2]) / max(pixels.shape[:2]) * _PICTURE_SHARE * _PICTURE_FILL
+    ).tolist()
+    (x, y), inside = center, axes.transAxes
+    line = {"arrowstyle": "-", "color": color, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", point.tolist(), center, textcoords="axes fraction", arrowprops=line, zorder=4)
+    extent = (x - width / 2, x + width / 2, y - height / 2, y + height / 2)
+    axes.imshow(pixels, extent=extent, transform=inside, aspect="auto", interpolation="antialiased", zorder=5)
+    frame = Rectangle(
+        (extent[0], extent[2]),
+        width,
+        height,
+        transform=inside,
+        fill=False,
+        edgecolor=color,
+        linewidth=1.2,
+        zorder=6,
+    )
+    axes.add_patch(frame)

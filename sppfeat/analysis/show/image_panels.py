@@ -1,12 +1,11 @@
 """The panels of a picture of one image: the network input, its map, bins, pooled values and maxima."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sppfeat.analysis.show.activations import LayerActivations, PooledBox, PooledLevel, strength
+from sppfeat.analysis.show.activations import PooledLayer, PooledLevel, strength
 from sppfeat.analysis.show.figure import COLORS, HEAT
 
 if TYPE_CHECKING:
@@ -14,13 +13,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAXIMA",
-    "LayerPanels",
     "draw_bins",
     "draw_map",
     "draw_maxima",
     "draw_overview",
     "draw_pooled",
+    "map_limits",
     "panel_size",
+    "pooled_limits",
+    "window_of",
 ]
 
 MAXIMA = "magma_r"
@@ -37,65 +38,26 @@ _ALIKE = 1e-4  # relative difference below which values get the same color
 _LEAST_BIN_POINTS = 2.5  # outlines of smaller bins would merge into gray
 
 
-@dataclass(frozen=True)
-class LayerPanels:
-    """The panels of one layer of one box.
+def window_of(layer: PooledLayer) -> npt.NDArray[np.float64]:
+    """``(4,)``, the visible part of the network input as ``x0, y0, x1, y1`` in pixels: region, box and a margin."""
+    region_in, stride = layer.cells_in(layer.region), _stride(layer)
+    first, last = np.minimum(region_in[:2], layer.box_in[:2]), np.maximum(region_in[2:], layer.box_in[2:])
+    around = np.maximum(_AROUND, (_LEAST_CELLS - (last - first) / stride) / 2) * stride
+    return _inside(layer, np.concatenate((first - around, last + around)))
 
-    Attributes:
-        box: the box.
-        layer: one of its pooled layers.
-        channel: the only channel to draw; None for the l2 norm over all channels.
-    """
 
-    box: PooledBox
-    layer: LayerActivations
-    channel: int | None
+def map_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float]:
+    """Smallest and largest strength of the visible cells."""
+    x0, y0 = layer.cells_in((0, 0, 1, 1))[:2]
+    left, top, right, bottom = (window_of(layer) - (x0, y0, x0, y0)) / np.tile(_stride(layer), 2)
+    rows = slice(max(0, int(top)), int(np.ceil(bottom)))
+    columns = slice(max(0, int(left)), int(np.ceil(right)))
+    return _limits(strength(layer.map, channel)[rows, columns])
 
-    @property
-    def region_in(self) -> npt.NDArray[np.float64]:
-        """``(4,)`` float64, the region as ``x0, y0, x1, y1`` in pixels of the network input."""
-        return self.layer.cells_in(self.layer.region)
 
-    @property
-    def map_in(self) -> npt.NDArray[np.float64]:
-        """``(4,)`` float64, the whole map as ``x0, y0, x1, y1`` in pixels of the network input."""
-        return self.layer.cells_in((0, 0, self.layer.map_hw[1], self.layer.map_hw[0]))
-
-    @property
-    def stride(self) -> npt.NDArray[np.float64]:
-        """``(2,)`` float64, pixels of the network input from one cell to the next, along x and y."""
-        cell = self.layer.cells_in((0, 0, 1, 1))
-        return cell[2:] - cell[:2]
-
-    @property
-    def window(self) -> npt.NDArray[np.float64]:
-        """``(4,)``, the visible part of the network input as ``x0, y0, x1, y1`` in pixels: region, box and a margin."""
-        first = np.minimum(self.region_in[:2], self.box.box_in[:2])
-        last = np.maximum(self.region_in[2:], self.box.box_in[2:])
-        around = np.maximum(_AROUND, (_LEAST_CELLS - (last - first) / self.stride) / 2) * self.stride
-        return self.inside(np.concatenate((first - around, last + around)))
-
-    @property
-    def map_limits(self) -> tuple[float, float]:
-        """Smallest and largest strength of the visible cells."""
-        x0, y0, x1, y1 = ((self.window - np.tile(self.map_in[:2], 2)) / np.tile(self.stride, 2)).tolist()
-        rows, columns = slice(max(0, int(y0)), int(np.ceil(y1))), slice(max(0, int(x0)), int(np.ceil(x1)))
-        return _limits(strength(self.layer.map, self.channel)[rows, columns])
-
-    @property
-    def pooled_limits(self) -> tuple[float, float]:
-        """Smallest and largest strength of the bins of all levels."""
-        return _limits(np.concatenate([level.strength(self.channel).ravel() for level in self.layer.levels]))
-
-    @property
-    def points_per_pixel(self) -> float:
-        """Points of the page (1/72 inch) per pixel of the network input, in a panel that shows the window."""
-        return 72 * panel_size(self.window)[0] / float(self.window[2] - self.window[0])
-
-    def inside(self, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Clips boxes ``(..., 4)`` to the network input."""
-        height, width = self.box.input_hw
-        return np.clip(boxes, 0, [width, height, width, height])
+def pooled_limits(layer: PooledLayer, channel: int | None) -> tuple[float, float]:
+    """Smallest and largest strength of the bins of all levels."""
+    return _limits(np.concatenate([level.strength(channel).ravel() for level in layer.levels]))
 
 
 def panel_size(window: Any) -> tuple[float, float]:
@@ -105,51 +67,52 @@ def panel_size(window: Any) -> tuple[float, float]:
     return float(width * scale), float(height * scale)
 
 
-def draw_overview(axes: "Axes", panels: LayerPanels) -> None:
+def draw_overview(axes: "Axes", layer: PooledLayer) -> None:
     """Draws the whole network input, with the box (dashed) and the region (solid)."""
-    height, width = panels.box.input_hw
-    _show(axes, panels.box.pixels, (0, 0, width, height), (0, 0, width, height))
-    _outline(axes, panels.region_in, _REGION_COLOR, "solid")
-    _outline_box(axes, panels)
+    whole = (0, 0, layer.input_hw[1], layer.input_hw[0])
+    _show(axes, layer.pixels, whole, whole)
+    _outline(axes, layer.cells_in(layer.region), _REGION_COLOR, "solid")
+    _outline_box(axes, layer)
 
 
-def draw_map(axes: "Axes", panels: LayerPanels) -> None:
+def draw_map(axes: "Axes", layer: PooledLayer, channel: int | None) -> None:
     """Draws the strength of each cell of the map, and the region."""
-    _show_gray(axes, panels)
-    values = strength(panels.layer.map, panels.channel)
-    _show(axes, values, panels.map_in, panels.window, HEAT, panels.map_limits)
-    _outline(axes, panels.region_in, _REGION_COLOR, "solid")
-    _outline_box(axes, panels)
+    _show_gray(axes, layer)
+    limits = map_limits(layer, channel)
+    _show(axes, strength(layer.map, channel), _map_in(layer), window_of(layer), HEAT, limits)
+    _outline(axes, layer.cells_in(layer.region), _REGION_COLOR, "solid")
+    _outline_box(axes, layer)
 
 
-def draw_pooled(axes: "Axes", panels: LayerPanels, level: PooledLevel) -> None:
+def draw_pooled(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: int | None) -> None:
     """Draws the strength of each bin's pooled vector; bins get equal parts of the region, so that none is hidden."""
-    _show_gray(axes, panels)
-    values, extent = level.strength(panels.channel), panels.inside(panels.region_in)
-    _show(axes, values, extent, panels.window, HEAT, panels.pooled_limits)
+    _show_gray(axes, layer)
+    values, limits = level.strength(channel), pooled_limits(layer, channel)
+    extent = _inside(layer, layer.cells_in(layer.region))
+    _show(axes, values, extent, window_of(layer), HEAT, limits)
     n, (x0, y0, x1, y1) = level.level, extent
     texts = [[f"{v:.0f}" if 100 <= abs(v) < 1e6 else f"{v:.3g}" for v in row] for row in values.tolist()]
-    letters_hw = np.array((y1 - y0, x1 - x0)) / n * panels.points_per_pixel / _LETTER_POINTS
+    letters_hw = np.array((y1 - y0, x1 - x0)) / n * _points_per_pixel(layer) / _LETTER_POINTS
     if letters_hw[0] < 1 or letters_hw[1] < 1 + max(len(text) for row in texts for text in row):
         return  # the numbers would cover each other
     for i, j in np.ndindex(n, n):
-        color = "black" if values[i, j] > sum(panels.pooled_limits) / 2 else "white"
+        color = "black" if values[i, j] > sum(limits) / 2 else "white"
         x, y = x0 + (j + 0.5) * (x1 - x0) / n, y0 + (i + 0.5) * (y1 - y0) / n
         axes.text(x, y, texts[i][j], color=color, size=7, ha="center", va="center", clip_on=True, zorder=3)
 
 
-def draw_maxima(axes: "Axes", panels: LayerPanels, level: PooledLevel) -> None:
+def draw_maxima(axes: "Axes", layer: PooledLayer, level: PooledLevel, channel: int | None) -> None:
     """Draws the picture in gray and, if the level holds maxima, the number of maxima found in each cell."""
-    _show_gray(axes, panels)
+    _show_gray(axes, layer)
     if level.cells is not None:
-        counts = level.count_maxima(panels.layer.map_hw, panels.channel).astype(np.float64)
-        share = np.ma.masked_equal(counts / max(1.0, counts.max()), 0)
+        counts = level.count_maxima(layer.map_hw, channel)
+        share = np.ma.masked_equal(counts / max(1, counts.max()), 0)
         alpha = np.where(counts > 0, 0.45 + 0.55 * share.filled(0), 0)
-        _show(axes, share, panels.map_in, panels.window, MAXIMA, (0, 1), alpha)
-    _outline_box(axes, panels)
+        _show(axes, share, _map_in(layer), window_of(layer), MAXIMA, (0, 1), alpha)
+    _outline_box(axes, layer)
 
 
-def draw_bins(axes: "Axes", panels: LayerPanels, position: int) -> None:
+def draw_bins(axes: "Axes", layer: PooledLayer, position: int) -> None:
     """Draws the bins of the level at a position, each with all its cells; cells of several bins are darker.
 
     Draws nothing if the bins are too small to tell apart.
@@ -157,19 +120,40 @@ def draw_bins(axes: "Axes", panels: LayerPanels, position: int) -> None:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    level = panels.layer.levels[position]
-    color = _LEVEL_COLORS[position % len(_LEVEL_COLORS)]
-    boxes = panels.inside(panels.layer.cells_in(level.bins).reshape(-1, 4))
-    boxes += np.tile(panels.stride * _INSET, 2) * [1, 1, -1, -1]
+    color, stride = _LEVEL_COLORS[position % len(_LEVEL_COLORS)], _stride(layer)
+    boxes = _inside(layer, layer.cells_in(layer.levels[position].bins).reshape(-1, 4))
+    boxes += np.tile(stride * _INSET, 2) * [1, 1, -1, -1]
     bins = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.tolist()]
-    bin_points = panels.points_per_pixel * float((boxes[:, 2:] - boxes[:, :2]).min())
+    bin_points = _points_per_pixel(layer) * float((boxes[:, 2:] - boxes[:, :2]).min())
     if bin_points < _LEAST_BIN_POINTS:
         return
-    line_width = min(1.1, 0.2 + 0.13 * panels.points_per_pixel * float(panels.stride.min()), bin_points / 12)
+    width = min(1.1, 0.2 + 0.13 * _points_per_pixel(layer) * float(stride.min()), bin_points / 12)
     axes.add_collection(PatchCollection(bins, facecolor=color, alpha=0.1, linewidth=0))
-    for line, line_color in ((line_width * 2, (0, 0, 0, 0.55)), (line_width, color)):
-        outlines = PatchCollection(bins, facecolor="none", edgecolor=line_color, linewidth=line, zorder=3)
-        axes.add_collection(outlines)
+    for linewidth, edgecolor in ((width * 2, (0, 0, 0, 0.55)), (width, color)):
+        look: dict[str, Any] = {"facecolor": "none", "edgecolor": edgecolor, "linewidth": linewidth}
+        axes.add_collection(PatchCollection(bins, zorder=3, **look))
+
+
+def _stride(layer: PooledLayer) -> npt.NDArray[np.float64]:
+    """``(2,)`` float64, pixels of the network input from one cell to the next, along x and y."""
+    cell = layer.cells_in((0, 0, 1, 1))
+    return cell[2:] - cell[:2]
+
+
+def _map_in(layer: PooledLayer) -> npt.NDArray[np.float64]:
+    return layer.cells_in((0, 0, layer.map_hw[1], layer.map_hw[0]))
+
+
+def _inside(layer: PooledLayer, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Clips boxes ``(..., 4)`` to the network input."""
+    height, width = layer.input_hw
+    return np.clip(boxes, 0, [width, height, width, height])
+
+
+def _points_per_pixel(layer: PooledLayer) -> float:
+    """Points of the page (1/72 inch) per pixel of the network input, in a panel that shows the window."""
+    window = window_of(layer)
+    return 72 * panel_size(window)[0] / float(window[2] - window[0])
 
 
 def _show(
@@ -197,11 +181,11 @@ def _show(
     axes.spines[:].set_visible(False)
 
 
-def _show_gray(axes: "Axes", panels: LayerPanels) -> None:
+def _show_gray(axes: "Axes", layer: PooledLayer) -> None:
     """Shows the window of the picture in light gray."""
-    height, width = panels.box.input_hw
-    gray = panels.box.pixels @ np.array([0.299, 0.587, 0.114])
-    _show(axes, 255 - (255 - gray) * _LIGHTENED, (0, 0, width, height), panels.window)
+    gray = layer.pixels @ np.array([0.299, 0.587, 0.114])
+    whole = (0, 0, layer.input_hw[1], layer.input_hw[0])
+    _show(axes, 255 - (255 - gray) * _LIGHTENED, whole, window_of(layer))
 
 
 def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
@@ -213,9 +197,9 @@ def _limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return low, high
 
 
-def _outline_box(axes: "Axes", panels: LayerPanels) -> None:
-    if panels.box.view.box_px is not None:
-        _outline(axes, np.array(panels.box.box_in), _BOX_COLOR, (0, (3, 2)))
+def _outline_box(axes: "Axes", layer: PooledLayer) -> None:
+    if layer.view.box_px is not None:
+        _outline(axes, np.array(layer.box_in), _BOX_COLOR, (0, (3, 2)))
 
 
 def _outline(axes: "Axes", box: npt.NDArray[np.float64], color: str, style: Any) -> None:

@@ -10,13 +10,7 @@ __all__ = ["draw_classes", "draw_rows", "draw_stratified"]
 
 
 def draw_rows(selection: Selection, most: int, *, seed: int = 0) -> Selection:
-    """Draws at most ``most`` rows, each with the same probability; keeps their order.
-
-    Args:
-        selection: rows to draw from.
-        most: maximum number of rows; all are taken if there are fewer.
-        seed: seed of the draw.
-    """
+    """Draws at most ``most`` rows, each with the same probability; keeps their order."""
     if len(selection) <= most:
         return selection
     drawn = np.random.default_rng(seed).choice(len(selection), size=most, replace=False)
@@ -24,13 +18,7 @@ def draw_rows(selection: Selection, most: int, *, seed: int = 0) -> Selection:
 
 
 def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Selection:
-    """Draws at most ``most`` rows, from each class in proportion to its size; keeps their order.
-
-    Args:
-        selection: rows to draw from; without labels each row has the same probability.
-        most: maximum number of rows; all are taken if there are fewer.
-        seed: seed of the draw.
-    """
+    """Draws at most ``most`` rows, from each class in proportion to its size; keeps their order."""
     y = selection.y
     if y is None or len(selection) <= most:
         return draw_rows(selection, most, seed=seed)
@@ -46,14 +34,7 @@ def draw_stratified(selection: Selection, most: int, *, seed: int = 0) -> Select
 
 
 def draw_classes(selection: Selection, most: int, *, least: int = 1, seed: int = 0) -> Selection:
-    """Draws at most ``most`` classes, each with the same probability, and takes all of their rows; keeps their order.
-
-    Args:
-        selection: rows to draw from; all are taken if there are no labels, or at most ``most`` classes.
-        most: maximum number of classes.
-        least: minimum number of rows of a class that may be drawn.
-        seed: seed of the draw.
-    """
+    """Draws at most ``most`` classes of ``least`` rows or more, and takes all of their rows; keeps their order."""
     y = selection.y
     if y is None:
         return selection

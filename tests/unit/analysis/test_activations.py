@@ -39,7 +39,7 @@ def pooled(extractor, picture):
 
 def descriptor_of(box):
     """What a descriptor has: layer by layer, level by level."""
-    return np.concatenate([level.values.ravel() for layer in box.layers for level in layer.levels])
+    return np.concatenate([level.values.ravel() for layer in box for level in layer.levels])
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def test_values_are_those_of_the_descriptor_bit_for_bit(extractor, picture, pool
 
 def test_bins_and_maxima_are_those_of_plain_loops(pooled):
     for box in pooled:
-        for layer in box.layers:
+        for layer in box:
             for level in layer.levels:
                 check_level(level, layer)
 
@@ -110,15 +110,8 @@ def test_means_came_from_no_cell():
     assert one.count_maxima((6, 7)).sum() == 0
 
 
-def test_strength_is_the_norm_over_the_channels_or_the_value_of_one():
-    fmap = torch.tensor([3.0, -4.0]).reshape(1, 2, 1, 1)
-    (level,) = pool_region(fmap, (0, 0, 1, 1), (2,), "max")
-    assert level.strength().tolist() == [[5.0, 5.0], [5.0, 5.0]]
-    assert level.strength(1).tolist() == [[-4.0, -4.0], [-4.0, -4.0]]
-
-
 def test_cells_lie_around_their_centres(pooled):
-    for layer, stride, offset in zip(pooled[0].layers, (8, 16), (7, 15), strict=True):
+    for layer, stride, offset in zip(pooled[0], (8, 16), (7, 15), strict=True):
         assert (layer.geometry.stride, layer.geometry.offset) == (stride, offset)
         for x, y in np.ndindex(layer.map_hw[1], layer.map_hw[0]):
             x0, y0, x1, y1 = layer.cells_in([x, y, x + 1, y + 1])
@@ -128,14 +121,14 @@ def test_cells_lie_around_their_centres(pooled):
 
 
 def test_boxes_are_clipped_scaled_and_flagged(pooled):
-    inside, clipped, _ = pooled
+    inside, clipped, _ = (layers[0] for layers in pooled)
     in_h, in_w = inside.input_hw
     assert inside.image_hw == (90, 130)
     assert (in_h, in_w) == inside.pixels.shape[:2] == (160, 231)
     assert np.allclose(inside.box_in, np.array(BOXES[0]) * ([in_w / 130, in_h / 90] * 2))
     assert clipped.box_in[0] == 0
     assert clipped.box_in[3] == in_h
-    assert [box.flag for box in pooled] == [0, 1, 4]
+    assert [layers[0].flag for layers in pooled] == [0, 1, 4]
 
 
 @pytest.mark.parametrize("box", [(5, 5, 5, 20), (200, 0, 300, 50), (9, 9, 1, 1), (0, 0, np.nan, 9)])
@@ -162,9 +155,9 @@ class Mixing(nn.Module):
 def test_cells_without_geometry_are_spread_evenly_and_take_no_boxes(picture):
     extractor = sppfeat.Extractor(Mixing(), layer="last", size=64, device="cpu")
     (whole,) = pooled_boxes(extractor, picture)
-    layer = whole.layers[0]
+    (layer,) = whole
     assert layer.geometry is None
-    (height, width), (in_h, in_w) = layer.map_hw, whole.input_hw
+    (height, width), (in_h, in_w) = layer.map_hw, layer.input_hw
     assert layer.region == (0, 0, width, height)
     edges = layer.cells_in([[0, 0, width, height], [1, 0, 2, 1]])
     assert np.allclose(edges, [[0, 0, in_w, in_h], [in_w / width, 0, 2 * in_w / width, in_h / height]])
@@ -203,8 +196,8 @@ def test_rows_of_a_file_are_pooled_as_they_were(images, tmp_path, boxes, setting
             expected = file.features[row]
             assert np.linalg.norm(descriptor_of(box) - expected) <= 1e-5 * np.linalg.norm(expected)
             if boxes:
-                assert box.layers[0].region == tuple(file.row_region[row, 0])
-                assert min(box.input_hw) == file.row_scale[row]
+                assert box[0].region == tuple(file.row_region[row, 0])
+                assert min(box[0].input_hw) == file.row_scale[row]
 
 
 def test_rows_that_cannot_be_shown_say_so(images, tmp_path):

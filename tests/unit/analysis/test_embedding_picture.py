@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sppfeat.analysis.show.embedding_picture import place_pictures
+from sppfeat.analysis.show.embedding import place_pictures
 
 SIDE = 0.085
 

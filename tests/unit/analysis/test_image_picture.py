@@ -13,7 +13,7 @@ from sppfeat.errors import ConfigError
 pytest.importorskip("matplotlib")
 
 from sppfeat.analysis.show.figure import drawing, new_figure
-from sppfeat.analysis.show.image_panels import LayerPanels, draw_bins, draw_maxima, draw_pooled
+from sppfeat.analysis.show.image_panels import draw_bins, draw_maxima, draw_pooled, window_of
 from sppfeat.analysis.show.image_picture import draw_image
 
 WHOLE = ((),)
@@ -49,12 +49,14 @@ def picture(height=80, width=110):
 
 
 def pool(network, boxes=BOXES, image=None):
-    return pooled_boxes(network, image or picture(), [View(box or None) for box in boxes])
+    """The layers of all boxes."""
+    pooled = pooled_boxes(network, image or picture(), [View(box or None) for box in boxes])
+    return list(itertools.chain.from_iterable(pooled))
 
 
-def drawn(boxes, **settings):
+def drawn(layers, **settings):
     with drawing():
-        figure = draw_image(boxes, title="a $title$.png", note="a network", **settings)
+        figure = draw_image(layers, title="a $title$.png", note="a network", **settings)
         figure.draw_without_rendering()
     return figure
 
@@ -87,68 +89,59 @@ def test_there_is_a_panel_for_everything_and_no_text_covers_another(networks, bo
         assert not (a.x0 + 1 < b.x1 and b.x0 + 1 < a.x1 and a.y0 + 1 < b.y1 and b.y0 + 1 < a.y1)
 
 
-def axes_of(panels):
-    """Empty axes of the shape of the panels' window."""
-    x0, y0, x1, y1 = panels.window
+def axes_of(layer):
+    """Empty axes that show the window of a layer."""
+    x0, y0, x1, y1 = window_of(layer)
     return new_figure(3, 3).add_subplot(xlim=(x0, x1), ylim=(y1, y0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("box", [0, 1, 2])
-def test_the_bins_that_are_drawn_are_those_that_are_pooled(networks, box):
-    pooled = pool(networks())[box]
-    for layer in pooled.layers:
-        panels = LayerPanels(pooled, layer, None)
-        stride = panels.stride[0]
+def test_the_bins_that_are_drawn_are_those_that_are_pooled(networks):
+    for layer in pool(networks()):
+        stride = np.ptp(layer.cells_in((0, 0, 1, 1))[::2])
         for position, level in enumerate(layer.levels):
-            axes = axes_of(panels)
-            draw_bins(axes, panels, position)
+            axes = axes_of(layer)
+            draw_bins(axes, layer, position)
             paths = axes.collections[0].get_paths()
             assert len(paths) == level.level**2
-            in_h, in_w = pooled.input_hw
+            in_h, in_w = layer.input_hw
             for path, cells in zip(paths, level.bins.reshape(-1, 4), strict=True):
-                found = path.get_extents().extents
                 expected = np.clip(layer.cells_in(cells), 0, [in_w, in_h, in_w, in_h])
                 # A little inside the cells, never outside.
-                inset = (found - expected) * [1, 1, -1, -1]
+                inset = (path.get_extents().extents - expected) * [1, 1, -1, -1]
                 assert (inset > 0).all()
                 assert (inset < stride / 5).all()
 
 
 def test_heat_and_maxima_are_where_their_cells_are(networks):
-    pooled = pool(networks())[0]
-    panels = LayerPanels(pooled, pooled.layers[1], None)
-    level = panels.layer.levels[1]
-    axes = axes_of(panels)
-    draw_pooled(axes, panels, level)
-    heat = axes.images[-1]
-    assert np.allclose(heat.get_array(), level.strength())
-    x0, x1, y1, y0 = heat.get_extent()
-    assert np.allclose((x0, y0, x1, y1), panels.region_in)
-    axes = axes_of(panels)
-    draw_maxima(axes, panels, level)
-    counts = level.count_maxima(panels.layer.map_hw)
-    assert np.allclose(axes.images[-1].get_array().filled(0), counts / counts.max())
-    x0, x1, y1, y0 = axes.images[-1].get_extent()
-    height, width = panels.layer.map_hw
-    assert np.allclose((x0, y0, x1, y1), panels.layer.cells_in([0, 0, width, height]))
+    layer = pool(networks())[1]
+    level, counts = layer.levels[1], layer.levels[1].count_maxima(layer.map_hw)
+    height, width = layer.map_hw
+    for draw, values, cells in (
+        (draw_pooled, level.strength(), layer.region),
+        (draw_maxima, counts / counts.max(), (0, 0, width, height)),
+    ):
+        axes = axes_of(layer)
+        draw(axes, layer, level, None)
+        assert np.allclose(axes.images[-1].get_array().filled(0), values)
+        x0, x1, y1, y0 = axes.images[-1].get_extent()
+        assert np.allclose((x0, y0, x1, y1), layer.cells_in(cells))
 
 
 @pytest.mark.slow
 def test_values_without_range_or_that_are_not_finite_can_be_drawn(networks):
-    pooled = pool(networks((1, 2), layer=("features.12",)), WHOLE)
+    layers = pool(networks((1, 2), layer=("features.12",)), WHOLE)
     for value in (0.0, 1e30, np.nan, np.inf):
-        for layer in pooled[0].layers:
-            layer.map[...] = value
-            for level in layer.levels:
-                level.values[...] = value
-        drawn(pooled)
+        layers[0].map[...] = value
+        for level in layers[0].levels:
+            level.values[...] = value
+        drawn(layers)
 
 
 @pytest.mark.slow
 def test_one_channel_is_shown_by_its_values(networks):
-    pooled = pool(networks((1, 2)), WHOLE)
-    figure = drawn(pooled, channel=5)
+    layers = pool(networks((1, 2)), WHOLE)
+    figure = drawn(layers, channel=5)
     assert any(axes.get_xlabel() == "pooled: channel 5" for axes in figure.axes)
     with pytest.raises(ConfigError, match="channel is 128; allowed: 0 to 127, those of layer"):
-        drawn(pooled, channel=128)
+        drawn(layers, channel=128)

@@ -15,8 +15,7 @@ from sppfeat.analysis.reduce import reduce
 from sppfeat.analysis.search.queries import Query, describe_queries
 from sppfeat.analysis.show.classes import MOST_NAMED, count_labels, mark_classes
 from sppfeat.analysis.show.contact_sheet import draw_queries, draw_sheet, make_contact_sheet, sheet_text
-from sppfeat.analysis.show.embedding import embed_rows
-from sppfeat.analysis.show.embedding_picture import draw_embedding
+from sppfeat.analysis.show.embedding import draw_embedding, embed_rows
 from sppfeat.analysis.show.figure import drawing
 from sppfeat.analysis.show.norms import measure_norms, norms_text
 from sppfeat.analysis.show.sampling import draw_classes, draw_rows, draw_stratified
@@ -54,10 +53,9 @@ def show(*args):
 
 def test_drawn_rows_are_some_of_them_in_their_order(selection):
     drawn = draw_rows(selection, 7, seed=3).rows
-    assert len(drawn) == 7
     assert set(drawn) < set(selection.rows)
     assert (np.diff(drawn) > 0).all()
-    assert (draw_rows(selection, 7, seed=3).rows == drawn).all()
+    assert len(drawn) == 7 == len(set(drawn))
     assert (draw_rows(selection, 7, seed=4).rows != drawn).any()
     assert draw_rows(selection, 23) is selection
 
@@ -99,24 +97,12 @@ def test_principal_components_are_those_of_numpy(selection):
     np.testing.assert_allclose(embedding.explained, (singular**2 / (singular**2).sum())[:2], rtol=1e-4)
 
 
-def test_an_embedding_says_of_how_many_rows_it_is(selection):
-    embedding = embed_rows(selection, most=9)
-    assert embedding.points.shape == (9, 2)
-    assert len(embedding.selection) == 9
-    assert embedding.n_rows == 23
-
-
 def test_neighbourhoods_are_kept_by_tsne(selection):
     embedding = embed_rows(selection, method="tsne")
     assert embedding.explained is None
     distances = np.linalg.norm(embedding.points[:, None] - embedding.points, axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (selection.y[distances.argmin(axis=1)] == selection.y).mean() > 0.8
-
-
-def test_the_same_seed_gives_the_same_tsne(selection):
-    first, again = (embed_rows(selection, method="tsne", seed=3).points for _ in range(2))
-    assert (first == again).all()
 
 
 @pytest.mark.parametrize("rows", [[], [3], [3, 5]])
@@ -149,19 +135,11 @@ def test_rows_with_nan_are_left_out_and_counted(selection, monkeypatch):
     assert measure_norms(selection).n_nonfinite == 2
 
 
-def test_huge_and_equal_rows_give_finite_points(selection, monkeypatch):
-    for scale in (0.0, 1e38):
-        Rows(selection, np.full((23, 15), scale, np.float32)).changed(monkeypatch)
-        embedding = embed_rows(selection)
-        assert (embedding.points == 0).all()
-        assert embedding.explained == (0.0, 0.0)
-
-
-@pytest.mark.parametrize("width", [0, 1e-30, 1e-6])
+@pytest.mark.parametrize(("scale", "width"), [(1, 0), (1, 1e-30), (1, 1e-6), (1e38, 0)])
 @pytest.mark.parametrize("method", ["pca", "tsne"])
-def test_rows_that_hardly_differ_have_finite_points(selection, monkeypatch, method, width):
-    rows = np.ones((23, 15), np.float32)
-    rows[:, 3] = width * np.arange(23)
+def test_rows_that_hardly_differ_have_finite_points(selection, monkeypatch, method, scale, width):
+    rows = np.full((23, 15), scale, np.float32)
+    rows[:, 3] += width * np.arange(23)
     Rows(selection, rows).changed(monkeypatch)
     embedding = embed_rows(selection, method=method)  # t-SNE itself ended the process
     assert embedding.points.shape == (23, 2)
@@ -370,13 +348,18 @@ def test_pictures_are_whole_files_with_the_same_bytes(path, tmp_path, command, s
 
 @pytest.mark.slow
 def test_queries_may_be_rows_and_no_file_is_written_for_wrong_ones(path, tmp_path):
-    output = tmp_path / "o.png"
-    assert show("neighbours", path, "row:0", "row:5", "-o", output, "-k", "3").exit_code == 0
+    output, photo = tmp_path / "o.png", tmp_path / "photo.png"
+    result = show("neighbours", path, "row:0", "row:5", "-o", output, "-k", "3", "--root", tmp_path)
+    assert result.exit_code == 0
+    assert "note: 8 of 8 images cannot be read; the first of them: no such file" in result.stderr
     with Image.open(output) as picture:
         assert picture.width > picture.height
-    for query in ("row:4", "row:99", "no-such.png"):
-        result = show("neighbours", path, query, "-o", tmp_path / "p.png")
+    write_image(photo, 40, 40, seed=0)
+    before = photo.read_bytes()
+    for query, picture in (("row:4", "p.png"), ("no-such.png", "p.png"), (photo, "photo.png")):
+        result = show("neighbours", path, query, "-o", tmp_path / picture, "--overwrite")
         assert result.exit_code == 2, result.output
+    assert photo.read_bytes() == before
     assert not (tmp_path / "p.png").exists()
 
 
@@ -392,39 +375,15 @@ def test_wrong_outputs_are_refused(path, tmp_path, command):
     same = tmp_path / "same.png"
     same.symlink_to(path)
     result = show(command, path, "-o", same, "--overwrite")
-    assert result.exit_code == 2
-    assert "is what is read" in result.stderr
-    few = ["--random", "1", "-k", "1"] if command == "neighbours" else []
-    assert show(command, path, "-o", there, "--overwrite", *few).exit_code == 0
-    assert there.read_bytes().startswith(b"\x89PNG")
+    assert (result.exit_code, "is what is read" in result.stderr) == (2, True)
+    assert path.read_bytes().startswith(b"\x89HDF")
 
 
-def test_a_photograph_that_is_searched_for_is_not_replaced(path, tmp_path):
-    photo = tmp_path / "photo.png"
-    write_image(photo, 40, 40, seed=0)
-    before = photo.read_bytes()
-    result = show("neighbours", path, photo, "-o", photo, "--overwrite")
-    assert (result.exit_code, photo.read_bytes()) == (2, before)
-    assert "is what is read" in result.stderr
-
-
-def test_what_is_not_there_is_said(path, tmp_path):
-    result = show("embedding", path, "-o", tmp_path / "o.png", "--root", tmp_path, "--most", "10")
-    assert result.exit_code == 0
-    assert "images cannot be read; the first of them: no such file" in result.stderr
-    assert "10 of 23 rows, drawn at random" in result.stderr
-    assert show("embedding", tmp_path / "no.h5", "-o", tmp_path / "p.png").exit_code == 1
-    assert show("embedding", path, "-o", tmp_path / "p.png", "--rows", "label=no").exit_code == 2
-
-
-def test_rows_without_descriptor_are_refused(path, file, tmp_path):
+def test_rows_without_descriptor_are_refused(file):
     everything = file.select(rows=["status=any"])
     for function in (embed_rows, measure_norms, lambda selection: draw_queries(selection, 3)):
         with pytest.raises(ConfigError, match="1 of 24 rows has no descriptor, the first is row 4"):
             function(everything)
-    for command in ("embedding", "neighbours", "norms"):
-        assert show(command, path, "-o", tmp_path / "o.png", "--rows", "status=any").exit_code == 2
-    assert not list(tmp_path.iterdir())
 
 
 def test_queries_that_are_no_rows_are_pictured_by_their_text(selection):
