@@ -126,6 +126,9 @@ class DecoderPool:
             return None
         begun = _BatchInFlight(batch, offset)
         for i, (place, image_hw) in enumerate(zip(batch.places, batch.image_hw, strict=True)):
+            if isinstance(place, str):
+                begun.answer_for(i)(place)
+                continue
             job = DecodeJob(
                 place_of(place), self._settings, image_hw, batch.input_hw, offset + i * begun.image_nbytes
             )

@@ -155,6 +155,15 @@ def test_headers_and_pixels_in_turns(images, shared_pool):
 
 
 @pytest.mark.parametrize("kind", ["inline", "pool"])
+def test_an_image_that_is_not_available_fails_with_the_reason_given(images, shared_pool, kind):
+    decoder = InlineDecoder(SETTINGS) if kind == "inline" else shared_pool
+    places, sizes = ["permission denied", images[-2][0]], [(9, 9), images[-2][1]]
+    (batch,) = decoder.decode([Batch([4, 5], places, sizes, (8, 8))])
+    assert (list(batch.images), batch.failures) == ([5], {4: "permission denied"})
+    assert list(decoder.probe(places)) == ["permission denied", images[-2][1]]
+
+
+@pytest.mark.parametrize("kind", ["inline", "pool"])
 def test_nothing_to_do(shared_pool, kind):
     decoder = InlineDecoder(SETTINGS) if kind == "inline" else shared_pool
     assert list(decoder.decode([])) == []
