@@ -10,7 +10,7 @@ import numpy as np
 from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig, config_differences
 from sppfeat.config.values import StrPath
-from sppfeat.config.wording import counted, first_few, one_line
+from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import StoreError
 from sppfeat.files.locks import is_being_written
 from sppfeat.files.versions import FileVersion
@@ -132,27 +132,30 @@ def _read_shard(file: FeatureFile) -> ShardFile:
 
 
 def _check_same_extraction(first: FeatureFile, other: FeatureFile) -> None:
-    """Refuse two files that differ in settings, inputs or boxes."""
+    """Refuse two files that differ in settings or inputs; everything else follows from these."""
     names = repr(str(first.path)), repr(str(other.path))
     factors = first.norm_factors or (), other.norm_factors or ()
+    plans = {file.shard.plan for file in (first, other) if file.shard is not None}
+    hint = "; the inputs were not the same when they were cut: --overwrite makes one anew" * (len(plans) > 1)
     differences = config_differences(first.config.to_dict(), other.config.to_dict(), names=names) or [
-        f"{what}: {names[0]} has {_shorten(ours)}, {names[1]} {_shorten(theirs)}"
+        f"{what}: {names[0]} has {ours}, {names[1]} {theirs}"
         for (what, ours), (_, theirs) in zip(_shared_facts(first), _shared_facts(other), strict=True)
         if ours != theirs
     ]
     if not differences and (
         len(factors[0]) != len(factors[1]) or not np.allclose(*factors, rtol=_SAME_FACTOR, atol=0)
     ):
+        said = [
+            f"{len(of_file)}: {first_few(map(str, of_file), _SHOWN)}" if of_file else "none"
+            for of_file in factors
+        ]
         differences = [
-            f"factors of the mean norm: {names[0]} has {_shorten(factors[0])}, {names[1]} {_shorten(factors[1])}; "
-            "'sppfeat extract --normalize-from' gives all shards those of one"
+            f"factors of the mean norm: {names[0]} has {said[0]}, {names[1]} {said[1]}; 'sppfeat extract "
+            "--normalize-from' gives all shards those of one"
         ]
     if differences:
-        plans = {file.shard.plan for file in (first, other) if file.shard is not None}
-        hint = "; the inputs were not the same when they were cut: --overwrite makes one anew"
         raise StoreError(
-            f"{names[0]} and {names[1]} are not of one extraction: {'; '.join(differences)}"
-            f"{hint * (len(plans) > 1)}"
+            f"{names[0]} and {names[1]} are not of one extraction: {'; '.join(differences)}{hint}"
         )
 
 
@@ -160,34 +163,16 @@ def _shared_facts(file: FeatureFile) -> list[tuple[str, object]]:
     """Return the names and values of facts, besides the settings, that all shards of an extraction share."""
     shard = file.shard
     return [
-        ("weights (sha256)", file.attribute("weights_sha256")),
-        ("fingerprint", file.attribute("fingerprint")),
         ("images of all shards", shard and shard.n_images),
         ("rows of all shards", shard and shard.n_rows),
         ("plan (inputs and labels)", shard and shard.plan[:12]),
-        ("classes", tuple(file.classes)),
         ("names for images (images/id)", file.image_id_table is not None),
-        ("type of the descriptors", file.dtype.name),
-        ("columns", file.columns),
-        ("classes of boxes", tuple(file.row_classes)),
-        (
-            "columns of the box file",
-            tuple(file.read("row_extra_names").tolist()) if file.has_boxes else None,
-        ),
-        ("layers of /row_region", file.shape("row_region")[1] if file.has_boxes else None),
-        ("boxes of the box file", file.shape("box_row")[0] if has_box_file(file.config) else None),
     ]
 
 
 def has_box_file(config: ExtractConfig) -> bool:
     """Return True if rows are boxes of a box file, not views; boxes of a file keep their indices in every shard."""
     return config.regions is not None and config.regions.boxes == "file"
-
-
-def _shorten(value: object) -> str:
-    if isinstance(value, tuple):
-        return f"{len(value)}: {one_line(first_few(map(str, value), _SHOWN))}" if value else "none"
-    return one_line(str(value))
 
 
 def _check_tiling(parts: Sequence[ShardFile]) -> None:
@@ -209,14 +194,6 @@ def _check_tiling(parts: Sequence[ShardFile]) -> None:
     if gaps:
         raise StoreError(
             f"images {first_few(gaps, _SHOWN)} of {n_images} are in none of the files{_name_missing(parts)}"
-        )
-    rows = [part.shard for part in parts if part.shard.first_image < part.shard.stop_image]
-    ends = [0, *(shard.stop_row for shard in rows)]
-    if ends[-1] != parts[0].shard.n_rows or any(
-        s.first_row != end for s, end in zip(rows, ends, strict=False)
-    ):
-        raise StoreError(
-            f"the files contradict each other: their rows are not those of {parts[0].shard.n_rows}"
         )
 
 

@@ -317,7 +317,7 @@ def test_shards_of_other_work(tmp_path, work, shards):
         other("b", whole_images(12)),
     )
     refused(
-        said.format("c") + "plan .*classes: .* has 2: b'cat'|2: cat, ",
+        said.format("c") + "plan .*--overwrite makes one anew",
         output,
         other("c", whole_images(classes=(b"cat", b"dog"))),
     )
@@ -331,9 +331,6 @@ def test_shards_of_other_work(tmp_path, work, shards):
         output,
         other("e", work, factors=(1.0, 2.0)),
     )
-    with h5py.File(shards[1], "r+") as file:
-        file.attrs["weights_sha256"] = "1" * 64
-    refused("not of one extraction: weights", output, shards)
 
 
 @pytest.mark.slow
@@ -369,8 +366,6 @@ def test_records_that_do_not_fit_their_files(tmp_path, work, shards):
         assert verify_file(file).problems == [
             "the attribute 'shard' says 4 images and 3 rows, the file has 3 and 3"
         ]
-    changed(first_row=2, stop_row=5)
-    refused("the files contradict each other: their rows are not those of 11", tmp_path / "m.h5", shards)
     changed(index="one")
     refused("attribute 'shard': not the record of a shard", tmp_path / "m.h5", shards)
     with FeatureFile(shards[1]) as file:
