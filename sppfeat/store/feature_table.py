@@ -59,7 +59,7 @@ class FeatureTable(StoredFile):
         super().__init__(path)
         try:
             self._identity = (self.attribute("fingerprint"), self.stored_features.shape)
-            self.sources = self.source_files()
+            self.sources = self.virtual_features()
             if self.sources is not None:
                 self.sources.check()
         except BaseException:
@@ -82,7 +82,9 @@ class FeatureTable(StoredFile):
         """Paths of the file and of the files that hold its rows; no output may replace them."""
         sources = self.sources
         return (
-            [self.path, *(Path(sources.path_of(i)) for i in range(len(sources)))] if sources else [self.path]
+            [self.path, *(Path(sources.path_of(i)) for i in range(len(sources.files)))]
+            if sources
+            else [self.path]
         )
 
     @property
@@ -111,7 +113,7 @@ class FeatureTable(StoredFile):
 
         If the rows of a merged file are stored in other files, an object that is indexed by rows and columns.
         """
-        return self.map("features") if self.sources is None else VirtualFeatures(self.sources)
+        return self.map("features") if self.sources is None else self.sources
 
     def drop_pages(self) -> None:
         """Release the memory pages of the mapped :attr:`features`."""

@@ -29,7 +29,6 @@ from sppfeat.errors import StoreError
 from sppfeat.files.atomic import written_aside
 from sppfeat.files.outputs import layout_of
 from sppfeat.files.paths import PathTable
-from sppfeat.store.merge_sources import SourceFile
 from sppfeat.store.schema import (
     FORMAT,
     REDUCED_SCHEMA_VERSION,
@@ -41,6 +40,7 @@ from sppfeat.store.schema import (
 )
 from sppfeat.store.stored_file import StoredFile
 from sppfeat.store.tables import FileTables, RowBoxes
+from sppfeat.store.virtual_features import SourceFile
 
 __all__ = [
     "FILE_DTYPES",

@@ -22,9 +22,9 @@ from sppfeat.errors import ConfigError, StoreError
 from sppfeat.files.paths import PathTable
 from sppfeat.store.check import check_layout, is_reduced, read_column_blocks
 from sppfeat.store.hdf5 import hdf5_errors, read_dataset, read_in_parts, text_attribute
-from sppfeat.store.merge_sources import SourceFiles, read_source_files
 from sppfeat.store.reduction import FitRecord, Reduction
 from sppfeat.store.schema import ColumnBlock
+from sppfeat.store.virtual_features import VirtualFeatures, read_virtual_features
 
 __all__ = ["StoredFile"]
 
@@ -210,10 +210,10 @@ class StoredFile:
         except ConfigError as error:
             raise StoreError(f"{str(self.path)!r}: its attribute 'shard': {one_line(str(error))}") from error
 
-    def source_files(self) -> SourceFiles | None:
-        """Return the recorded files that hold the descriptors, unchecked; None if this file holds them itself."""
+    def virtual_features(self) -> VirtualFeatures | None:
+        """Return the descriptors that other files hold, which are not opened; None if this file holds them itself."""
         features = self.stored_features
-        return read_source_files(self._file, self.path, features) if features.is_virtual else None
+        return read_virtual_features(self._file, self.path, features) if features.is_virtual else None
 
     def _check_length(self, name: str) -> None:
         """Refuse a file that has become shorter since it was opened: HDF5 would read zeros."""

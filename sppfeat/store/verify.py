@@ -10,9 +10,9 @@ from sppfeat.config.machine import row_ranges
 from sppfeat.config.regions import RowFlag
 from sppfeat.config.wording import counted, first_few
 from sppfeat.errors import SppfeatError, StoreError
-from sppfeat.store.merge_sources import SourceFiles
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.schema import NATIVE_SCALE, NO_SCALE, Status
+from sppfeat.store.virtual_features import VirtualFeatures
 
 __all__ = ["VerifyReport", "verify_file"]
 
@@ -175,10 +175,10 @@ def _setting_problems(file: FeatureFile) -> Iterator[str]:
             yield f"/row_region has {counted(n_layers, 'layer')}, the attribute 'config' {len(config.backbone.layers)}"
 
 
-def _source_problems(file: FeatureFile, sources: SourceFiles) -> Iterator[str]:
+def _source_problems(file: FeatureFile, sources: VirtualFeatures) -> Iterator[str]:
     """Yield differences between the sources of a merged file and the files that were merged."""
     status = file.status
-    for i, source in enumerate(sources):
+    for i, source in enumerate(sources.files):
         path = sources.path_of(i)
         try:
             with FeatureFile(path) as part:

@@ -1,14 +1,53 @@
-"""The descriptors of several files as one read-only array, indexed by rows and columns."""
+"""The descriptors of a merged file, which lie in the files that it was made of."""
 
-from typing import Any
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
 from sppfeat.config.machine import check_copy
-from sppfeat.store.merge_sources import SourceFiles
+from sppfeat.config.wording import one_line
+from sppfeat.errors import StoreError
+from sppfeat.files.versions import FileVersion
+from sppfeat.store.check import StoredFeatures, check_features
+from sppfeat.store.hdf5 import hdf5_errors, read_dataset, text_attribute
 
-__all__ = ["VirtualFeatures"]
+__all__ = ["SourceFile", "VirtualFeatures", "read_virtual_features", "recorded_path"]
+
+
+class SourceFile(NamedTuple):
+    """A file that holds rows of a merged file, as ``/sources/*`` records it at the merge.
+
+    Attributes:
+        path: path in the form of :func:`recorded_path`.
+        first_image, stop_image: half-open range of its images in the merged file.
+        first_row, stop_row: half-open range of its rows in the merged file.
+        nbytes: size of the file.
+        mtime_ns: modification time, in nanoseconds since 1970.
+        offset: position of the first byte of its ``/features``.
+        created: value of its attribute ``created``.
+    """
+
+    path: bytes
+    first_image: int
+    stop_image: int
+    first_row: int
+    stop_row: int
+    nbytes: int
+    mtime_ns: int
+    offset: int
+    created: bytes
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.stop_row - self.first_row
 
 
 class VirtualFeatures:
@@ -18,9 +57,13 @@ class VirtualFeatures:
     slice or indices ``(k,)`` in any order, and ``columns`` a slice. ``np.asarray`` copies everything.
 
     Args:
-        sources: the files; each is checked when its rows are requested.
+        merged: path of the merged file; the paths of its sources start at its folder.
+        files: the sources, in the order of their rows; each is checked when its rows are requested.
+        dimension: length of a descriptor.
+        dtype: type of the descriptors, float32 or float16.
 
     Attributes:
+        files: the sources.
         shape: ``(R, D)``.
         dtype: float32 or float16.
 
@@ -31,11 +74,21 @@ class VirtualFeatures:
 
     ndim = 2
 
-    def __init__(self, sources: SourceFiles) -> None:
-        self._sources = sources
-        self._stops: npt.NDArray[np.int64] = np.array([source.stop_row for source in sources], dtype=np.int64)
-        self.shape: tuple[int, int] = (int(self._stops[-1]), sources.dimension)
-        self.dtype: np.dtype[np.floating[Any]] = sources.dtype
+    def __init__(
+        self,
+        merged: Path,
+        files: tuple[SourceFile, ...],
+        *,
+        dimension: int,
+        dtype: np.dtype[np.floating[Any]],
+    ) -> None:
+        self._merged = merged
+        self._folder = os.path.dirname(os.path.realpath(merged))
+        self.files = files
+        self._stops: npt.NDArray[np.int64] = np.array([source.stop_row for source in files], dtype=np.int64)
+        self.shape = (files[-1].stop_row, dimension)
+        self.dtype = dtype
+        self._known: dict[int, FileVersion] = {}  # sources whose content was checked
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -61,20 +114,122 @@ class VirtualFeatures:
             raise ValueError("a copy is needed: the rows lie in several files")
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
+    def path_of(self, i: int) -> str:
+        """Return the path of source ``i``."""
+        return os.path.normpath(os.path.join(self._folder, os.fsdecode(self.files[i].path)))
+
+    def check(self) -> None:
+        """Check that every source still has the size and modification time that it had at the merge.
+
+        Raises:
+            StoreError: a source is missing or has changed.
+        """
+        for i in range(len(self.files)):
+            with self._naming_source(i):
+                self._check_stat(i, os.stat(self.path_of(i)))
+
+    def map(self, i: int) -> npt.NDArray[np.floating[Any]]:
+        """Return the rows of source ``i``, ``(n, D)``, memory-mapped and read-only.
+
+        Raises:
+            StoreError: the source is missing or has changed since the merge.
+        """
+        source, path = self.files[i], self.path_of(i)
+        with self._naming_source(i):
+            # O_NONBLOCK: if a pipe has taken its place, opening it would block until somebody writes.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with os.fdopen(fd, "rb") as raw:
+                found = os.fstat(fd)
+                self._check_stat(i, found)
+                known = self._known.get(i)
+                if known is None or not known.is_file_of(FileVersion.of(found)):
+                    self._check_content(i)
+                    self._known[i] = FileVersion.of(found)
+                shape = (source.n_rows, self.shape[1])
+                return np.memmap(raw, dtype=self.dtype, mode="r", offset=source.offset, shape=shape)
+
+    def _check_stat(self, i: int, found: os.stat_result) -> None:
+        source, now = self.files[i], FileVersion.of(found)
+        if not stat.S_ISREG(found.st_mode):
+            raise self._changed(i, "it is not a regular file any more")
+        if now.nbytes != source.nbytes:
+            raise self._changed(i, f"it has {now.nbytes} bytes, and had {source.nbytes}")
+        if now.mtime_ns != source.mtime_ns:
+            then = [f"{np.datetime64(ns, 'ns')} UTC" for ns in (now.mtime_ns, source.mtime_ns)]
+            raise self._changed(i, f"it was written at {then[0]}, and was of {then[1]}")
+
+    def _check_content(self, i: int) -> None:
+        """Refuse a file that has the right size and time, but its descriptors elsewhere or another ``created``."""
+        source, path = self.files[i], Path(self.path_of(i))
+        try:
+            with hdf5_errors(path, "cannot be opened as HDF5"), h5py.File(path, "r") as file:
+                found = check_features(file, path)
+                created = text_attribute(file, "created", path) or ""
+        except StoreError as error:
+            raise self._changed(i, str(error)) from error
+        expected = StoredFeatures((source.n_rows, self.shape[1]), self.dtype, source.offset, False)
+        if found != expected:
+            raise self._changed(i, f"its /features are {found.text()}, and were {expected.text()}")
+        if os.fsencode(created) != source.created:
+            raise self._changed(
+                i, f"it was created {one_line(created)}, and was of {one_line(os.fsdecode(source.created))}"
+            )
+
+    def _changed(self, i: int, reason: str) -> StoreError:
+        return StoreError(
+            f"{str(self._merged)!r}: its source {self.path_of(i)!r} is not what was merged: {reason}; "
+            "'sppfeat merge --overwrite' takes the sources as they are now"
+        )
+
+    @contextlib.contextmanager
+    def _naming_source(self, i: int) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # a path with a NUL
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StoreError(
+                f"{str(self._merged)!r}: its source {self.path_of(i)!r} cannot be read: {reason}; 'sppfeat merge "
+                "--overwrite' merges files that lie elsewhere now"
+            ) from error
+
     def _gather(self, rows: npt.NDArray[np.int64], columns: slice) -> npt.NDArray[np.floating[Any]]:
         """Return some columns of rows ``(k,)`` in any order."""
         shape = (len(rows), len(range(*columns.indices(self.shape[1]))))
-        check_copy(self._sources.merged, shape, self.dtype.itemsize)
+        check_copy(self._merged, shape, self.dtype.itemsize)
         taken = np.empty(shape, dtype=self.dtype)
         source = np.searchsorted(self._stops, rows, side="right")
         order = np.argsort(source, kind="stable")
         starts = np.flatnonzero(np.diff(source[order], prepend=-1))
         for positions in np.split(order, starts[1:]) if len(rows) else ():
             i = int(source[positions[0]])
-            local = rows[positions] - self._sources[i].first_row
+            local = rows[positions] - self.files[i].first_row
             # Mapped anew each time: a kept map holds a file open, and there may be thousands of sources.
-            taken[_as_slice(positions)] = self._sources.map(i)[_as_slice(local), columns]
+            taken[_as_slice(positions)] = self.map(i)[_as_slice(local), columns]
         return taken
+
+
+def recorded_path(source: str, output: str) -> bytes:
+    """Return a source's path in the form that a merged file records.
+
+    Args:
+        source, output: absolute paths without links.
+
+    Returns:
+        A path relative to the output's folder if the source is anywhere below that folder or its parent, so that both
+        can be moved together; else the absolute path.
+    """
+    folder = os.path.dirname(output)
+    beside = os.path.dirname(folder)
+    near = folder if beside == os.path.dirname(beside) else beside  # the parent / does not count as near
+    is_near = source.startswith(os.path.join(near, ""))
+    return os.fsencode(os.path.relpath(source, folder) if is_near else source)
+
+
+def read_virtual_features(file: h5py.File, path: Path, stored: StoredFeatures) -> VirtualFeatures:
+    """Return the descriptors of a checked merged file, without opening the files that hold them."""
+    columns = [read_dataset(file, f"sources/{name}", path).tolist() for name in SourceFile._fields]
+    files = tuple(SourceFile(*of_file) for of_file in zip(*columns, strict=True))
+    return VirtualFeatures(path, files, dimension=stored.shape[1], dtype=stored.dtype)
 
 
 def _as_slice(numbers: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:

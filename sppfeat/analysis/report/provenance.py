@@ -9,8 +9,8 @@ from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.store.feature_table import FeatureTable
-from sppfeat.store.merge_sources import SourceFiles
 from sppfeat.store.reduction import Reduction
+from sppfeat.store.virtual_features import VirtualFeatures
 
 __all__ = ["describe_provenance", "describe_settings", "reduction_text"]
 
@@ -85,8 +85,8 @@ def _range_text(what: str, first: int, stop: int) -> str:
     return f"{what}s {first:,} to {stop - 1:,}" if stop > first else f"no {what}"
 
 
-def _describe_sources(sources: SourceFiles) -> list[tuple[str, str]]:
-    n = len(sources)
+def _describe_sources(sources: VirtualFeatures) -> list[tuple[str, str]]:
+    n = len(sources.files)
     found = [("merged of", f"{counted(n, 'file', thousands=',')}, in which the descriptors lie")]
     for i, source in enumerate(sources.files[:_MOST_SOURCES]):
         rows = _range_text("row", source.first_row, source.first_row + source.n_rows)

@@ -39,10 +39,11 @@ def is_made_of_parts(output: Path) -> bool:
     """Return True if a file refers to rows in its folder of part files, even if these are missing."""
     try:
         with contextlib.closing(StoredFile(output)) as file:
-            sources = file.source_files() or ()
+            features = file.virtual_features()
     except StoreError:  # not a feature file; reading it reports that
         return False
     here, folder = os.fsencode(output.parent), os.fsencode(parts_folder(output))
+    sources = [] if features is None else features.files
     folders = {os.path.realpath(os.path.join(here, os.path.dirname(source.path))) for source in sources}
     return folders == {os.path.realpath(folder)}
 

@@ -229,7 +229,7 @@ def test_links_lead_to_the_files(tmp_path, work):
     for link in links:
         link.unlink()
     with FeatureFile(tmp_path / "links/merged.h5") as file:
-        assert [source.path for source in file.sources] == [os.fsencode(path.name) for path in paths]
+        assert [source.path for source in file.sources.files] == [os.fsencode(path.name) for path in paths]
         assert len(np.asarray(file.features)) == 11
 
 
@@ -480,7 +480,7 @@ def test_lists_of_shards(tmp_path, shards):
     rest = "".join(f"{path}\n" for path in shards[2:])
     run(tmp_path / "m.h5", f"@{tmp_path / 'list'}", "-", input=rest)
     with FeatureFile(tmp_path / "m.h5") as file:
-        assert len(file.sources) == 4
+        assert len(file.sources.files) == 4
     assert "cannot read the list" in run(tmp_path / "n.h5", "@gone", code=2).stderr
     (tmp_path / "empty").touch()
     assert "no shards to merge" in run(tmp_path / "n.h5", f"@{tmp_path / 'empty'}", code=2).stderr

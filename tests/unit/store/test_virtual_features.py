@@ -20,9 +20,9 @@ from sppfeat.cli import main
 from sppfeat.errors import ConfigError, StoreError
 from sppfeat.extraction.resume import copy_rows
 from sppfeat.store.merge import merge_shards
-from sppfeat.store.merge_sources import SourceFiles, recorded_path
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.verify import verify_file
+from sppfeat.store.virtual_features import VirtualFeatures, recorded_path
 
 N, D = 11, 15
 BOUNDS = (0, 1, 4, 8, 11)
@@ -161,7 +161,7 @@ def test_sources_are_opened_when_their_rows_are_read_and_not_kept_open(tmp_path,
         rows = [file.features[i] for i in range(12)]
         same(np.stack(rows), work.descriptors)
         assert len(os.listdir("/proc/self/fd")) == n_open
-    monkeypatch.setattr(SourceFiles, "map", None)
+    monkeypatch.setattr(VirtualFeatures, "map", None)
     with FeatureFile(tmp_path / "merged.h5") as file:
         assert len(file.features) == 12
 
