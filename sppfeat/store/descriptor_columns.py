@@ -54,11 +54,6 @@ class ColumnSelection:
         """Number of selected columns."""
         return sum(part.width for part in self.parts)
 
-    @property
-    def is_everything(self) -> bool:
-        """True if all columns are selected."""
-        return self.width == self.dimension
-
     @cached_property
     def one_range(self) -> slice | None:
         """The columns as one range of the descriptor; None if they are not contiguous."""
@@ -94,12 +89,11 @@ class ColumnSelection:
 
     def layer_ranges(self) -> dict[str, slice]:
         """Return the range of each layer's columns within the selection."""
+        stops = [0, *itertools.accumulate(part.width for part in self.parts)]
         ranges: dict[str, slice] = {}
-        start = 0
-        for part in self.parts:
-            layer, stop = part.block.layer, start + part.width
+        for part, start, stop in zip(self.parts, stops, stops[1:], strict=False):
+            layer = part.block.layer
             ranges[layer] = slice(ranges[layer].start if layer in ranges else start, stop)
-            start = stop
         return ranges
 
     def names(self) -> Iterator[str]:
@@ -112,18 +106,14 @@ class ColumnSelection:
         """
         for block, bins in self.parts:
             n = block.level
-            places = (
-                [f":{i // n}:{i % n}" for i in (range(n * n) if bins is None else bins)] if n > 1 else [""]
-            )
-            for channel in range(block.channels):
-                for place in places:
-                    yield f"{block.layer}:{n}:{channel}{place}"
+            numbers = range(n * n) if bins is None else bins
+            places = [f":{i // n}:{i % n}" for i in numbers] if n > 1 else [""]
+            for channel, place in itertools.product(range(block.channels), places):
+                yield f"{block.layer}:{n}:{channel}{place}"
 
     def take(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return these columns of whole descriptors ``(n, D)`` as ``(n, width)``: a view if contiguous, else a copy."""
-        if self.one_range is not None:
-            return rows[:, self.one_range]
-        return rows[:, self.numbers]
+        return rows[:, self.numbers if self.one_range is None else self.one_range]
 
 
 def select_columns(
@@ -164,10 +154,13 @@ def select_columns(
         raise ConfigError(
             f"no layer of {wanted_layers} has a level of {wanted_levels}; nothing would be left"
         )
-    n_whole = {layer: sum(b.stop - b.start for b in blocks if b.layer == layer) for layer in there_layers}
-    n_taken = {layer: sum(p.width for p in parts if p.block.layer == layer) for layer in wanted_layers}
-    incomplete = frozenset(layer for layer, n in n_taken.items() if n < n_whole[layer])
-    return ColumnSelection(parts, blocks[-1].stop, incomplete)
+    taken = {part.block: part for part in parts}
+    incomplete = {
+        block.layer
+        for block in blocks
+        if block.layer in wanted_layers and (block not in taken or taken[block].bins is not None)
+    }
+    return ColumnSelection(parts, blocks[-1].stop, frozenset(incomplete))
 
 
 def needs_rescaling(columns: ColumnSelection, normalize: str) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import gzip
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,7 @@ from sppfeat.files.outputs import check_new_file
 from sppfeat.store.reader import FeatureFile
 from sppfeat.store.selection import LabelSource, RowsLike, Selection
 
-__all__ = ["ExportResult", "export", "export_features"]
+__all__ = ["ExportResult", "export"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class ExportResult:
 
 
 def export(
-    file: StrPath,
+    source: StrPath | Selection,
     output: StrPath | BinaryIO,
     *,
     export_format: str | None = None,
@@ -71,15 +71,15 @@ def export(
     vectors in memory. The README lists the content of each format.
 
     Args:
-        file: path of the feature file.
+        source: path of the feature file; or a selection of an open one, from ``file.select(...)``.
         output: path of the output, which appears when it is complete; or a binary stream, for formats of text, which
             then leave out the table beside them.
         export_format: ``npz``, ``npy``, ``parquet``, ``svmlight``, ``mat``, ``csv`` or ``tsv``; if None, given by the
             suffix of the path.
         dtype: ``float32``, ``float16`` or ``float64``. If None, the type in the file, except that float16 becomes
             ``float32`` if the format has no float16 (``mat``) or few of its readers support it (``parquet``).
-        rows, layers, levels, labels: selection; see :meth:`sppfeat.store.reader.FeatureFile.select`. All rows with a
-            descriptor if None.
+        rows, layers, levels, labels: selection from a file, all rows with a descriptor if None; see
+            :meth:`sppfeat.store.reader.FeatureFile.select`.
         overwrite: replace an existing file.
         on_progress: called with the number of rows written so far, and of all rows.
 
@@ -90,69 +90,57 @@ def export(
         StoreError: the feature file cannot be read; the output exists or cannot be written.
         BrokenPipeError: the reader of the stream has closed it.
     """
-    _format(output, export_format)
-    with FeatureFile(file) as features:
-        selection = features.select(rows=rows, layers=layers, levels=levels, labels=labels)
-        return export_features(
-            selection,
-            output,
-            export_format=export_format,
-            dtype=dtype,
-            overwrite=overwrite,
-            inputs=[labels] if isinstance(labels, str | os.PathLike) else [],
-            on_progress=on_progress,
+    name = _format(output, export_format)
+    with contextlib.ExitStack() as opened:
+        if isinstance(source, Selection):
+            selection = source
+        else:
+            features = opened.enter_context(FeatureFile(source))
+            selection = features.select(rows=rows, layers=layers, levels=levels, labels=labels)
+        file = selection.file
+        kind = dtype_of(name, dtype, file.dtype.name)
+        contents = Contents(selection, np.dtype(kind).newbyteorder("<"), on_progress)
+        inputs = [*file.read_paths, *([labels] if isinstance(labels, str | os.PathLike) else [])]
+        outputs = _write(contents, name, output, inputs=inputs, overwrite=overwrite)
+        return ExportResult(
+            paths=tuple(map(str, outputs)),
+            format=name,
+            rows=len(selection),
+            dimension=selection.dimension,
+            dtype=kind,
+            rows_without_descriptor=int((~contents.has_descriptor).sum()),
+            rows_labelled=len(selection) - len(contents.unlabeled),
+            bytes=sum(new.stat().st_size for new in outputs),
+            stored_dtype=file.dtype.name,
+            unknown_names=selection.labels.n_unknown,
         )
 
 
-def export_features(
-    selection: Selection,
-    output: StrPath | BinaryIO,
-    *,
-    export_format: str | None = None,
-    dtype: str | None = None,
-    overwrite: bool = False,
-    inputs: Sequence[StrPath] = (),
-    on_progress: Callable[[int, int], None] = lambda n_done, n_rows: None,
-) -> ExportResult:
-    """Writes a selection of an open file; the other arguments and errors are those of :func:`export`.
-
-    Args:
-        selection: rows and columns, from ``file.select(...)``; determines the order.
-        inputs: other files that were read, such as a table of labels, which must not be replaced.
-    """
-    name = _format(output, export_format)
-    file = selection.file
-    kind = dtype_of(name, dtype, file.dtype.name)
-    contents = Contents(selection, np.dtype(kind).newbyteorder("<"), on_progress)
+def _write(
+    contents: Contents, name: str, output: StrPath | BinaryIO, *, inputs: Sequence[StrPath], overwrite: bool
+) -> list[Path]:
+    """Writes all files of an export, or a stream; returns the paths of the files."""
     module, _, function = EXPORT_FORMATS[name].writer.partition(":")
     write = getattr(import_module(f"sppfeat.analysis.export.{module}"), function)
-    outputs: list[Path] = []
-    if isinstance(output, str | os.PathLike):
-        outputs = [Path(new) for new in paths_of(os.fsdecode(output), name)]
-        for new in outputs:
-            check_new_file(new, inputs=[*file.read_paths, *inputs], overwrite=overwrite)
-        with (
-            whole_files(outputs, overwrite=overwrite) as files,
-            write_errors(str(output)),
-            _packed(files, outputs[0]) as packed,
-        ):
-            write(contents, packed)
-    else:
+    if not isinstance(output, str | os.PathLike):
         with write_errors(str(getattr(output, "name", "the stream"))):
             write(contents, [output])
             output.flush()
-    return ExportResult(
-        paths=tuple(map(str, outputs)),
-        format=name,
-        rows=len(selection),
-        dimension=selection.dimension,
-        dtype=kind,
-        rows_without_descriptor=int((~contents.has_descriptor).sum()),
-        rows_labelled=len(selection) - len(contents.unlabeled),
-        bytes=sum(new.stat().st_size for new in outputs),
-        stored_dtype=file.dtype.name,
-        unknown_names=selection.labels.n_unknown,
-    )
+        return []
+    outputs = [Path(new) for new in paths_of(os.fsdecode(output), name)]
+    for new in outputs:
+        check_new_file(new, inputs=inputs, overwrite=overwrite)
+    with (
+        whole_files(outputs, overwrite=overwrite) as files,
+        write_errors(str(output)),
+        contextlib.ExitStack() as packed,
+    ):
+        if outputs[0].suffix.lower() == ".gz":
+            # No name and time in the gzip header, so that the same export gives the same bytes.
+            plain = gzip.GzipFile(filename="", fileobj=files[0], mode="wb", compresslevel=6, mtime=0)
+            files[0] = cast(BinaryIO, packed.enter_context(plain))
+        write(contents, files)
+    return outputs
 
 
 def _format(output: Any, name: str | None) -> str:
@@ -164,14 +152,3 @@ def _format(output: Any, name: str | None) -> str:
         found = "is not given" if name is None else f"is {name}"
         raise ConfigError(f"for standard output the format {found}; allowed: --format {'|'.join(texts)}")
     return name
-
-
-@contextlib.contextmanager
-def _packed(files: list[BinaryIO], output: Path) -> Iterator[list[BinaryIO]]:
-    """Compresses the first file if its name says so."""
-    if output.suffix.lower() != ".gz":
-        yield files
-        return
-    # No name and time in the gzip header, so that the same export gives the same bytes.
-    with gzip.GzipFile(filename="", fileobj=files[0], mode="wb", compresslevel=6, mtime=0) as packed:
-        yield [cast(BinaryIO, packed), *files[1:]]

@@ -30,7 +30,7 @@ from sharded_files import (
 )
 
 import sppfeat
-from sppfeat.analysis.export.export import export_features
+from sppfeat.analysis.export.export import export
 from sppfeat.analysis.reduce import reduce
 from sppfeat.cli import main
 from sppfeat.errors import ConfigError, StoreError
@@ -415,7 +415,7 @@ def test_what_a_merged_file_is_made_of_is_no_output_of_those_who_read_it(tmp_pat
         FeatureFile(tmp_path / "m.h5") as file,
         pytest.raises(ConfigError, match=r"is what is read|another file"),
     ):
-        export_features(file.select(), shards[0], export_format="npy", overwrite=True)
+        export(file.select(), shards[0], export_format="npy", overwrite=True)
     before = shards[0].read_bytes()
     merged, model = str(tmp_path / "m.h5"), str(tmp_path / "m.npz")
     probe = ["probe", merged, "--folds", "2", "--no-ablation", "--save"]
