@@ -152,19 +152,6 @@ def test_the_whole_image_is_the_whole_map_only_where_that_is_said(rule, mirrored
     assert plain[0] == alone[0].tolist()
 
 
-def test_sub_cell_is_said_of_any_layer():
-    geometries = (FeatureGeometry(2.0, 0.0), FeatureGeometry(64.0, 0.0))
-    boxes = np.array([[30, 30, 36, 36], [0, 0, 128, 128], [-1, 0, 0.5, 0.5]])
-    found = Projector(geometries, "paper", 0.0).project(
-        boxes,
-        np.zeros(3, dtype=bool),
-        image_hw=(128, 128),
-        input_hw=(128, 128),
-        map_hws=[(64, 64), (2, 2)],
-    )
-    assert found.flag.tolist() == [RowFlag.SUB_CELL, RowFlag.OK, RowFlag.SUB_CELL | RowFlag.CLIPPED]
-
-
 # --- boxes that are the same region ---------------------------------------------------------------
 
 
