@@ -140,7 +140,7 @@ def test_every_option_reaches_the_file(folder, boxes, tmp_path):
             "a margin goes with --projection sppnet",
         ),
         (
-            ["--boxes", "BOXES", "--box-ends", "inclusive", "--box-units", "normalized"],
+            ["--boxes", "BOXES", "--box-ends=inclusive", "--box-units=normalized"],
             "box-units normalized has no",
         ),
         (["--head", "fc6"], "'spp_s16' has no fc6 or fc7; the models that have them: vgg*, alexnet"),

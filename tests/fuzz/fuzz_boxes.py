@@ -13,7 +13,6 @@ process ("deadly signal": a parser in C underneath, which the stack behind it na
 scipy reads them, and its reader is not hardened.
 """
 
-import csv
 import io
 import os
 import resource
@@ -23,10 +22,14 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+_TESTS = Path(__file__).parent.parent
+sys.path += [str(_TESTS / "support"), str(_TESTS / "unit/boxes")]
 
 _MOST_SECONDS = 2.0
 _SMALL_BYTES = 10_000
@@ -44,112 +47,36 @@ class _Target(NamedTuple):
     wrap: Callable[[bytes], bytes] = bytes
 
 
-# ---- small valid files
+# ---- small files, valid and malformed
 
 
-def _rows(dialect: str) -> list[bytes]:
-    texts = []
-    for header in ("path,xmin,ymin,xmax,ymax,label,score,id,source", "image,x,y,w,h", "file,cx,cy,w,h,class"):
-        text = io.StringIO()
-        writer = csv.writer(text, dialect)
-        names = header.split(",")
-        writer.writerows(
-            [
-                names,
-                ["a.jpg", *range(1, len(names))],
-                ["b/2.jpg", "", "nan", "-1e3"] + [""] * (len(names) - 4),
-            ]
-        )
-        texts.append(text.getvalue().encode())
-    return [*texts, b"\xef\xbb\xbf" + texts[0], texts[0].replace(b"a.jpg", b'"a ""1""\r\n.jpg"')]
+def _contents(box_format: str, most: int = 4096) -> list[bytes]:
+    """The files of that format in the unit tests of the readers."""
+    from test_formats import FILES, MALFORMED  # not before the readers are instrumented
 
-
-def _jsonl() -> list[bytes]:
-    return [
-        b"""{"image": "b/2.jpg", "bbox": [1, 2, 3.5, 40], "class": "cat", "score": 0.5, "id": 7, "source": "hand"}
-
-{"image": "a.jpg", "bbox": [-1, null, Infinity, NaN], "class": 3, "score": null, "flags": {"a": [1]}}
-""",
-        b'{"path": "a.jpg", "x0": 1, "y0": 2, "x1": 3, "y1": "4", "box_id": "x"}\n',
-    ]
-
-
-def _coco() -> list[bytes]:
-    return [
-        b"""{"images": [{"id": 9, "file_name": "b/2.jpg", "height": 480, "width": 640},
-{"id": "x", "file_name": "a.jpg"}],
-"annotations": [{"id": 70, "image_id": 9, "bbox": [1, 2, 3, 4.5], "category_id": 1, "iscrowd": 0,
-"segmentation": [[1]]},
-{"image_id": "x", "bbox": [0, 0, 1, 1], "score": 0.25}],
-"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}""",
-        b"""[{"image_id": 42, "bbox": [1, 2, 3, 4], "category_id": 18, "score": 0.5},
-{"image_id": "000042", "bbox": [5, 6, 7, 8]}]""",
-        b'[{"file_name": "a.jpg", "bbox": [1, 2, 3, 4], "id": 1}]',
-    ]
-
-
-def _voc() -> list[bytes]:
-    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3.5</xmax><ymax>4</ymax></bndbox>"
-    text = (
-        "<annotation><filename>a.jpg</filename><size><width>500</width><height>375</height></size><object><name>dog"
-        f"</name><pose>Left</pose><difficult>0</difficult><score>.5</score>{box}</object><object>{box}</object>"
-        "</annotation>"
-    )
-    declared = f'<?xml version="1.0" encoding="ISO-8859-1"?>\n<!-- a -->{text}'
-    entities = (
-        f'<!DOCTYPE annotation [<!ENTITY a "b"><!ENTITY c SYSTEM "/etc/passwd">]>{text.replace("dog", "&a;")}'
-    )
-    return [text.encode(), declared.encode(), entities.encode(), text.encode("utf-16")]
-
-
-def _yolo() -> list[bytes]:
-    return [
-        b"15 0.5 0.5 0.25 1\r\n\r\n3 0.1\t0.2 0.3 0.4 0.75\n",
-        b"0 0 0 1 1",
-        b"0 .1 .2 .3 .4 .5 .6 .1 .2\n",
-    ]
+    malformed = (content for content, _ in MALFORMED[box_format])
+    texts = [text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text for text in malformed]
+    return [FILES[box_format][1], *(text for text in texts if len(text) <= most)]
 
 
 def _npy() -> list[bytes]:
-    arrays = [np.ones((2, 4), dtype) for dtype in ("<f8", ">i2", "u1", "f2")]
-    arrays += [np.asfortranarray(np.ones((3, 5))), np.empty((0, 4)), np.empty(0), np.ones((2, 4), bool)]
-    contents = []
-    for array in arrays:
-        file = io.BytesIO()
-        np.save(file, array)
-        contents.append(file.getvalue())
-    return contents
+    from test_formats import npy
 
-
-def _npz() -> list[bytes]:
-    contents = []
-    for save in (np.savez, np.savez_compressed):
-        file = io.BytesIO()
-        save(file, **{"a.jpg": np.ones((2, 4)), "b/2": np.ones((1, 5), dtype="u1"), "none": np.empty((0, 4))})
-        contents.append(file.getvalue())
-    return contents
+    return [npy(np.ones((2, 4), dtype)) for dtype in ("<f8", ">i2", "u1", "f2", bool)]
 
 
 def _folder() -> list[bytes]:
-    return [
-        _FILE_MARK
-        + b"a.txt\n0 0 0 1 1\n"
-        + _FILE_MARK
-        + b"b/2.txt\n1 .5 .5 1 1\n"
-        + _FILE_MARK
-        + b"classes.txt\ncat\ndog\n",
-        _FILE_MARK
-        + b"a.xml\n"
-        + _voc()[0]
-        + _FILE_MARK
-        + b"c.XML\n"
-        + _voc()[0].replace(b"a.jpg", b"b/2.jpg"),
-        _FILE_MARK + b"a.npy\n" + _npy()[0] + _FILE_MARK + b"b.npy\n" + _npy()[1],
-    ]
+    voc = _contents("voc")[0]
+    folders = (
+        {b"a.txt": b"0 0 0 1 1", b"b/2.txt": b"1 .5 .5 1 1", b"classes.txt": b"cat\ndog"},
+        {b"a.xml": voc, b"c.XML": voc.replace(b"b.jpg", b"b/2.jpg")},
+        {b"a.npy": _npy()[0], b"b.npy": _npy()[1]},
+    )
+    return [b"".join(_FILE_MARK + name + b"\n" + text for name, text in files.items()) for files in folders]
 
 
 def _any_seeds() -> list[bytes]:
-    return [*_rows("excel"), *_jsonl(), *_coco(), *_voc(), *_yolo(), *_npz()]
+    return [_contents(box_format)[0] for box_format in ("csv", "jsonl", "coco", "voc", "yolo", "numpy")]
 
 
 def _deflated(content: bytes) -> bytes:
@@ -180,13 +107,13 @@ _DESCRS = (
 )
 
 _TARGETS: Mapping[str, _Target] = {
-    "csv": _Target("csv", lambda: _rows("excel"), _ROWS),
-    "tsv": _Target("tsv", lambda: _rows("excel-tab"), _ROWS),
-    "jsonl": _Target("jsonl", _jsonl, _JSON + _NAMES),
-    "coco": _Target("coco", _coco, _JSON + _NAMES),
-    "voc": _Target("voc", _voc, _XML + _NUMBERS),
-    "yolo": _Target("yolo", _yolo, _NUMBERS),
-    "numpy": _Target("numpy", lambda: _npy() + _npz(), _DESCRS),
+    "csv": _Target("csv", partial(_contents, "csv"), _ROWS),
+    "tsv": _Target("tsv", partial(_contents, "tsv"), _ROWS),
+    "jsonl": _Target("jsonl", partial(_contents, "jsonl"), _JSON + _NAMES),
+    "coco": _Target("coco", partial(_contents, "coco"), _JSON + _NAMES),
+    "voc": _Target("voc", partial(_contents, "voc"), _XML + _NUMBERS),
+    "yolo": _Target("yolo", partial(_contents, "yolo"), _NUMBERS),
+    "numpy": _Target("numpy", partial(_contents, "numpy"), _DESCRS),
     "npz": _Target("numpy", _npy, _DESCRS, _deflated),
     "folder": _Target(None, _folder, (_FILE_MARK, b"a.txt\n", b"a.xml\n", b"a.npy\n", *_NUMBERS)),
     "recognised": _Target(

@@ -119,11 +119,9 @@ def _with_convention(boxes, convention, hw):
     [
         ({}, [10, 20, 40, 60]),
         ({"origin": 1}, [11, 21, 41, 61]),
-        ({"ends": "inclusive"}, [10, 20, 39, 59]),
         ({"origin": 1, "ends": "inclusive"}, [11, 21, 40, 60]),  # VOC
         ({"origin": 1, "ends": "inclusive", "order": "yx"}, [21, 11, 60, 40]),  # Selective Search
         ({"coords": "xywh"}, [10, 20, 30, 40]),  # COCO
-        ({"coords": "xywh", "order": "yx"}, [20, 10, 40, 30]),
         ({"coords": "cxcywh"}, [25, 40, 30, 40]),
         ({"coords": "cxcywh", "units": "normalized"}, [0.125, 0.4, 0.15, 0.4]),  # YOLO
         ({"units": "normalized", "order": "yx"}, [0.2, 0.05, 0.6, 0.2]),  # TensorFlow
@@ -183,24 +181,16 @@ def test_boxes_are_clipped_as_each_by_itself(cases):
     ("box", "expected", "flag"),
     [
         ([0, 0, 40, 30], [0, 0, 40, 30], RowFlag.OK),  # the whole image
-        ([-0.0, -0.0, 40, 30], [0, 0, 40, 30], RowFlag.OK),
         ([-0.005, 0, 40, 30.005], [0, 0, 40, 30], RowFlag.OK),  # by a rounding
         ([-0.005, 0, 40, 30.015], [0, 0, 40, 30], RowFlag.CLIPPED),
         ([39.995, 0, 40.005, 30], [39.995, 0, 40, 30], RowFlag.OK),
         ([40, 0, 40.005, 30], None, RowFlag.DEGENERATE),
-        ([0, 0, 40.125, 30], [0, 0, 40, 30], RowFlag.CLIPPED),
         ([-1e300, -1e300, 1e300, 1e300], [0, 0, 40, 30], RowFlag.CLIPPED),
         ([39.5, 29.5, 60, 60], [39.5, 29.5, 40, 30], RowFlag.CLIPPED),
         ([40, 0, 60, 30], None, RowFlag.DEGENERATE),  # touches the border from outside
-        ([-20, 0, 0, 30], None, RowFlag.DEGENERATE),
-        ([50, 50, 60, 60], None, RowFlag.DEGENERATE),
         ([5, 5, 5, 20], None, RowFlag.DEGENERATE),  # no width
         ([20, 5, 10, 20], None, RowFlag.DEGENERATE),  # reversed
-        ([5, 20, 10, 5], None, RowFlag.DEGENERATE),
-        ([60, 60, -10, -10], None, RowFlag.DEGENERATE),  # reversed around the whole image
         ([math.nan, 0, 10, 10], None, RowFlag.DEGENERATE),
-        ([0, 0, math.inf, 10], None, RowFlag.DEGENERATE),
-        ([-math.inf, -math.inf, math.inf, math.inf], None, RowFlag.DEGENERATE),
     ],
 )
 def test_one_box_is_clipped_by_hand(box, expected, flag):
