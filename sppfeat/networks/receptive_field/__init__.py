@@ -1,24 +1,25 @@
 """Stride and offset of a feature map, by receptive-field arithmetic through the network.
 
 A network goes in. The stride and offset of its maps come out, or the reason why they cannot be known. The network
-runs without values: its input is a tensor that has a shape and records, for each axis, whether it is the image's y,
-its x, or neither. Every operator that the network calls, written as a module, a function or a method, arrives here as
-one of PyTorch's elementary operators. It has a rule, or is refused with an error that names node and operator, so the
-arithmetic never guesses. The package must not know particular networks, and reads no weights.
+runs without values: its input is a tensor that has a shape and records where in the image each of its values lies.
+Every operator that the network calls, written as a module, a function or a method, arrives here as one of PyTorch's
+elementary operators. It moves positions as it moves values, or has a rule, or is refused with an error that names node
+and operator, so the arithmetic never guesses. The package must not know particular networks, and reads no weights.
 
 Along one spatial axis, cell ``i`` of a window operator (convolution, pooling) with kernel
 ``k``, stride ``s``, padding ``p`` and dilation ``d`` is centered at cell ``s * i - p + d * (k - 1) / 2``
 of the operator's input. Composing these gives a map's stride and offset in pixels.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
 from sppfeat.errors import ConfigError
-from sppfeat.networks.receptive_field.axes import axes_of, first_loss, is_map
-from sppfeat.networks.receptive_field.trace import Tracked, eval_mode, layout_of, output_keys, walk
+from sppfeat.networks.receptive_field.positions import are_known, line_along, spread_along
+from sppfeat.networks.receptive_field.trace import Tracked, eval_mode, output_keys, walk
 
 __all__ = ["FeatureGeometry", "LayerGeometry", "layer_geometries", "receptive_field"]
 
@@ -133,7 +134,7 @@ def layer_geometries(
     first, second = _walk_twice(module_or_graph, layers, input_hw, all_nodes=layers is None)
     found: dict[str, LayerGeometry] = {}
     for name, value in first.items():
-        if isinstance(value, Tracked) and is_map(layout_of(value)):
+        if isinstance(value, Tracked) and _is_map(value):
             geometry, reason = _agreed_geometry([value, second[name]], input_hw)
             _, channels, height, width = value.shape
             found[name] = LayerGeometry(channels, (height, width), geometry, reason)
@@ -163,7 +164,8 @@ def _walk_twice(
         except UntraceableError as error:
             untraceable = str(error)
         first = walk(module, input_hw)
-        if any(_has_geometry(value) for value in first.values()):  # which the second walk may refute
+        values = [value for value in first.values() if isinstance(value, Tracked)]
+        if any(_is_map(value) and not value.lost for value in values):  # which the second walk may refute
             second = walk(module, (height + _SECOND_SIZE, width + _SECOND_SIZE))
         else:
             second = first
@@ -176,22 +178,40 @@ def _walk_twice(
     return {layer: first[layer] for layer in layers or first}, second
 
 
-def _has_geometry(value: Any) -> bool:
-    return isinstance(value, Tracked) and is_map(value.roles) and not first_loss(value.roles)
+def _is_map(value: Tracked) -> bool:
+    """True for a feature map ``(N, C, H, W)``: y varies along H alone, x along W alone."""
+    return value.dim() == 4 and all(
+        are_known(places)
+        and not any(spread_along(places, dim) for dim in range(4) if dim != axis)
+        and (spread_along(places, axis) or value.shape[axis] == 1)
+        for axis, places in zip((2, 3), value.places, strict=True)
+    )
 
 
-def _agreed_geometry(values: Sequence[Any], input_hw: tuple[int, int]) -> tuple[FeatureGeometry | None, str]:
+def _agreed_geometry(
+    values: Sequence[Tracked], input_hw: tuple[int, int]
+) -> tuple[FeatureGeometry | None, str]:
     found = []
     for value in values:
-        layout = layout_of(value)
-        reason = first_loss(layout)
-        if reason or not is_map(layout):
-            return None, reason or "its axes are not (N, C, H, W) with H and W from the image"
-        (y,), (x,) = axes_of(layout[2]), axes_of(layout[3])
-        stride = y.stride if y.stride == x.stride else (y.stride, x.stride)
-        offset = y.offset if y.offset == x.offset else (y.offset, x.offset)
-        found.append(FeatureGeometry(stride, offset))
+        if value.lost:
+            return None, value.lost
+        for axis, name, places in zip((2, 3), "yx", value.places, strict=True):
+            if spread_along(places, 1) and spread_along(places, axis):
+                return None, f"its channels disagree along {name}"
+        if not _is_map(value):
+            return None, "its axes are not (N, C, H, W) with H and W from the image"
+        lines = [line_along(places, axis) for axis, places in zip((2, 3), value.places, strict=True)]
+        if lines[0] is None or lines[1] is None:
+            return None, "its cells are not evenly spaced"
+        (y, y_step), (x, x_step) = ((float(part.flatten()[0]) for part in line) for line in lines if line)
+        if math.isnan(y_step + x_step):
+            return None, "the map is one cell wide or high here; use a larger input_hw"
+        found.append(FeatureGeometry(_pair(y_step, x_step), _pair(y, x)))
     if found[0] != found[1]:
         second = tuple(side + _SECOND_SIZE for side in input_hw)
         return None, f"it depends on the input's size: {found[0]} at {input_hw}, {found[1]} at {second}"
     return found[0], ""
+
+
+def _pair(y: float, x: float) -> float | tuple[float, float]:
+    return y if y == x else (y, x)

@@ -1,33 +1,31 @@
-"""The walk through a network: it runs on an image without values, and tensors carry the roles of their axes along."""
+"""The walk through a network: it runs on an image without values, and tensors carry the positions of their values.
+
+The traversal of nested arguments is private to torch, and only this module uses it.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sppfeat.errors import ConfigError
-from sppfeat.networks.receptive_field.axes import (
-    Axis,
-    Layout,
-    first_loss,
-    lose,
-    plain,
-    uniform,
-    unnamed,
-)
-from sppfeat.networks.receptive_field.calls import (
+from sppfeat.networks.receptive_field.positions import (
     Call,
-    Operand,
-    bind_arguments,
-    run_on_meta,
-    tree_leaves,
-    tree_map,
+    find_rule,
+    has_lost,
+    has_rule,
+    is_move,
+    line_along,
+    nowhere,
+    same,
 )
-from sppfeat.networks.receptive_field.rules import has_rule, output_layout
 
-__all__ = ["Tracked", "eval_mode", "layout_of", "output_keys", "walk"]
+__all__ = ["Tracked", "eval_mode", "output_keys", "walk"]
+
+Places: TypeAlias = tuple[Tensor, Tensor]
 
 
 class Trace:
@@ -37,33 +35,35 @@ class Trace:
 
 
 class Tracked(torch.Tensor):
-    """A tensor without values that carries the roles of its axes; operators on it follow the rules.
+    """A tensor without values that carries the positions of its values; operators on it follow the rules.
 
     Attributes:
         meta_value: the tensor on the ``meta`` device that it wraps.
-        roles: its layout.
+        places: positions of its values along the image's y and x.
+        lost: the reason why positions are lost; empty if they are not. Places may still tell the order of the axes.
         walk: the trace that it belongs to.
     """
 
     meta_value: Tensor
-    roles: Layout
+    places: Places
+    lost: str
     walk: Trace
 
     @staticmethod
-    def __new__(cls, value: Tensor, layout: Layout, trace: Trace) -> "Tracked":
+    def __new__(cls, value: Tensor, places: Places, lost: str, trace: Trace) -> "Tracked":
         """Makes a tracked tensor with the value's shape."""
         # "cpu", so that tensors that the network creates on the input's device have values that its code can read.
         device = torch.device("cpu")
         self: Tracked = torch.Tensor._make_wrapper_subclass(
             cls, value.shape, value.stride(), value.storage_offset(), dtype=value.dtype, device=device
         )
-        self.meta_value, self.roles, self.walk = value, layout, trace
+        self.meta_value, self.places, self.lost, self.walk = value, places, lost, trace
         return self
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return f"<feature map of shape {tuple(self.shape)}, axes {self.roles}>"
+        return f"<values without numbers of shape {tuple(self.shape)}>"
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -81,34 +81,112 @@ class Tracked(torch.Tensor):
                 return parts
         tracked = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tracked)]
         trace = tracked[0].walk
-        result = run_on_meta(func, *tree_map(_without_values, (tuple(args), dict(kwargs))))
-        bound = bind_arguments(func, args, kwargs)
-        where = f"node {trace.node!r}, {func}"
-        _refuse_foreign_writes(func, bound, where=where)
-        operands = tree_map(_as_operand, bound)
+        result = _run_on_meta(func, *tree_map(_without_values, (tuple(args), dict(kwargs))))
         outputs = [item for item in tree_leaves(result) if isinstance(item, Tensor)]
-        layouts = iter([output_layout(Call(func, operands, tuple(out.shape), where)) for out in outputs])
+        where = f"node {trace.node!r}, {func}"
+        bound = _bind_arguments(func, args, kwargs)
+        _refuse_foreign_writes(func, bound, where=where)
+        lost = next((item.lost for item in tracked if item.lost), "")
+        if is_move(func):
+            places = _move(func, args, kwargs, outputs)
+        else:
+            places, reason = _compute(func, bound, outputs, is_lenient=bool(lost))
+            lost = lost or (f"{where}: {reason}" if reason else "")
         owners = {id(item.meta_value): item for item in tracked}
+        found = iter(places)
 
         def wrap(item: Any) -> Any:
             if not isinstance(item, Tensor):
                 return item
-            layout, owner = next(layouts), owners.get(id(item))
+            place, owner = next(found), owners.get(id(item))
             if owner is None:
-                return Tracked(item, layout, trace)
-            _check_write(owner, item, layout, where=where)
+                return Tracked(item, place, lost, trace)
+            _write(owner, item, place, lost, where=where)
             return owner
 
         return tree_map(wrap, result)
 
 
-def layout_of(value: Tensor) -> Layout:
-    """The layout of a tensor; one that is not tracked has no positions."""
-    return value.roles if isinstance(value, Tracked) else uniform(value.shape)
+def _move(func: Any, args: Any, kwargs: Any, outputs: list[Tensor]) -> list[Places]:
+    """Moves positions as an operator moves values."""
+    name = func.overloadpacket.__name__
+    moved = []
+    for axis in (0, 1):
+
+        def to_positions(item: Any, axis: int = axis) -> Any:
+            if isinstance(item, Tracked):
+                return item.places[axis]
+            return nowhere(item.shape) if isinstance(item, Tensor) and name == "stack" else item
+
+        own_args, own_kwargs = tree_map(to_positions, (tuple(args), dict(kwargs)))
+        if (
+            "view" in name or "reshape" in name
+        ):  # positions that are repeated in memory have no view of every shape
+            moved.append([own_args[0].reshape(outputs[0].shape)])
+        else:
+            moved.append(tree_leaves(func(*own_args, **own_kwargs)))
+    return list(zip(*moved, strict=True))
 
 
-def _as_operand(item: Any) -> Any:
-    return Operand(layout_of(item), tuple(item.shape)) if isinstance(item, Tensor) else item
+def _compute(
+    func: Any, bound: dict[str, Any], outputs: list[Tensor], *, is_lenient: bool
+) -> tuple[list[Places], str]:
+    """Positions of what an operator computes, and the reason if it loses some; empty if it does not."""
+    rule, reason = find_rule(func)
+    shape = tuple(outputs[0].shape)
+
+    def call_along(axis: int) -> Call:
+        def to_positions(item: Any) -> Any:
+            if isinstance(item, Tracked):
+                return item.places[axis]
+            return nowhere(item.shape) if isinstance(item, Tensor) else item
+
+        return Call(tree_map(to_positions, bound), shape, is_lenient)
+
+    calls, problem = [call_along(0), call_along(1)], ""
+    y, x = map(rule, calls)
+    for axis, name, found in ((0, "y", y), (1, "x", x)):
+        if not is_lenient and not problem and has_lost(found):
+            centers = [_centers(positions, axis) for positions in calls[axis].positions]
+            problem = reason
+            if reason == "branches disagree":
+                problem += f" along {name}: " + " and ".join(f"{name} = {text}" for text in centers if text)
+    if problem:
+        y, x = (rule(call._replace(is_lenient=True)) for call in calls)
+    nan = float("nan")
+    return [
+        # An output of another shape is a statistic, not a map.
+        (y, x) if out.shape == shape else (nowhere(out.shape, nan), nowhere(out.shape, nan))
+        for out in outputs
+    ], problem
+
+
+def _centers(positions: Tensor, axis: int) -> str:
+    line = line_along(positions, axis - 2) if positions.dim() > 1 else None
+    if line is None or not bool(line.first.isfinite().all()):
+        return ""
+    return f"{line.first.flatten()[0]:g} + {line.step.flatten()[0]:g} i"
+
+
+def _bind_arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a call by their names in the operator's schema, defaults included."""
+    schema = func._schema.arguments
+    bound = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    bound.update(zip((argument.name for argument in schema), args, strict=False))
+    return {**bound, **kwargs}
+
+
+def _run_on_meta(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Runs an operator on tensors on the ``meta`` device, which have shapes but no values."""
+    if kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": torch.device("meta")}
+    # PyTorch finds the shapes of these operators through decompositions in Python, which took half the time of a
+    # walk.
+    if torch.Tag.pointwise in func.tags and func.overloadpacket.__name__.endswith("_"):
+        return args[0]
+    if func is torch.ops.aten.native_batch_norm.default:
+        return torch.empty_like(args[0]), torch.empty(0, device="meta"), torch.empty(0, device="meta")
+    return func(*args, **kwargs)
 
 
 def _without_values(item: Any) -> Any:
@@ -119,12 +197,18 @@ def _without_values(item: Any) -> Any:
     return item
 
 
-def _check_write(owner: Tracked, value: Tensor, layout: Layout, *, where: str) -> None:
-    """Refuses an operator that changes, in place, what a tensor is; its views would have to change with it."""
+def _write(owner: Tracked, value: Tensor, places: Places, lost: str, *, where: str) -> None:
+    """Writes the positions of what an operator changed in place, which its views share."""
     if owner.shape != value.shape:
         raise ConfigError(f"{where}: changes a tensor's shape in place")
-    if owner.roles != layout and value.numel():
-        raise ConfigError(first_loss(layout) or f"{where}: written in place into a tensor of another kind")
+    for own, new in zip(owner.places, places, strict=True):
+        if lost and not owner.lost:
+            new = nowhere(new.shape, float("nan"))
+        if not same(own, new):
+            if any(stride == 0 and size > 1 for size, stride in zip(own.shape, own.stride(), strict=True)):
+                raise ConfigError(lost or f"{where}: written in place into a tensor of another kind")
+            own.copy_(new)
+    owner.lost = owner.lost or lost
 
 
 def _refuse_foreign_writes(func: Any, bound: Mapping[str, Any], *, where: str) -> None:
@@ -175,8 +259,9 @@ def walk(module: nn.Module, input_hw: tuple[int, int]) -> dict[str, Any]:
     trace = Trace()
     floating = (p.dtype for p in module.parameters() if p.dtype.is_floating_point)
     image = torch.empty(2, 3, *input_hw, dtype=next(floating, torch.float32), device="meta")
-    axes = [(Axis(size, name, 1.0, 0.0, ""),) for size, name in zip(input_hw, "yx", strict=True)]
-    batch = Tracked(image, (plain(2), plain(3), *axes), trace)
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in input_hw)
+    places = rows[:, None].expand(image.shape), columns.expand(image.shape)
+    batch = Tracked(image, places, "", trace)
     run = _Walker(module, trace).run if isinstance(module, fx.GraphModule) else module
     try:
         with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -211,19 +296,4 @@ class _Walker(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         self.trace.node = str(n.target) if n.op == "call_module" else n.name
-        value = super().run_node(n)
-        inputs = [self.env[node] for node in n.all_input_nodes]
-        _keep_axes_names(value, [v for v in inputs if isinstance(v, Tracked)])
-        return value
-
-
-def _keep_axes_names(value: Any, inputs: Sequence[Tracked]) -> None:
-    """Keeps the order of the axes after a node without a rule, if the node keeps the shape.
-
-    So channels and map size can be listed after swin's attention blocks. The geometry stays lost.
-    """
-    if isinstance(value, Tracked) and (reason := unnamed(layout_of(value))):
-        for source in inputs:
-            if source.shape == value.shape and not unnamed(source.roles):
-                value.roles = tuple(lose(dim, reason) for dim in source.roles)
-                return
+        return super().run_node(n)

@@ -187,6 +187,12 @@ class Call(nn.Module):
 ONE = FeatureGeometry(2.0, 1.0)
 
 
+def write_into_zeros(x, _):
+    y = torch.zeros_like(x)
+    y[:, :4] = x[:, :4]
+    return x + y
+
+
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
@@ -216,6 +222,7 @@ ONE = FeatureGeometry(2.0, 1.0)
         (lambda x, _: x * (x.norm(dim=(2, 3), keepdim=True) + 1e-6).reciprocal(), ONE),
         (lambda x, _: x + F.interpolate(F.adaptive_max_pool2d(x, 1), size=x.shape[2:]), ONE),
         (lambda x, _: x * x.mean(2, keepdim=True), ONE),
+        (write_into_zeros, ONE),
     ],
 )
 def test_functions(function, expected):
@@ -223,10 +230,10 @@ def test_functions(function, expected):
     assert receptive_field(network) == expected
 
 
-def write_into_zeros(x, _):
-    y = torch.zeros_like(x)
-    y[:, :4] = x[:, :4]
-    return x + y
+def write_over(x, _):
+    y = x[:, :, 1:] * 2
+    y[:, :4] = x[:, :4, :-1]
+    return y
 
 
 def write_into_constant(x, _):
@@ -241,7 +248,7 @@ def write_into_constant(x, _):
     [
         (lambda x, _: x[:, :, 1:] + x[:, :, :-1], "branches disagree along y: y = 3 .* and y = 1"),
         (lambda x, _: torch.cat([F.avg_pool2d(x, 2, 2), x[:, :, ::2, ::2][:, :, :55, :55]], 1), "disagree"),
-        (lambda x, _: x + F.avg_pool2d(x, x.shape[2]), "different spatial sizes"),
+        (lambda x, _: x + F.avg_pool2d(x, x.shape[2]), "branches disagree"),
         (lambda x, _: F.interpolate(x, scale_factor=2), "upsample_nearest2d.*resampling"),
         (lambda x, net: net.up(x), "'up'.*transposed convolution"),
         (lambda x, _: F.pixel_shuffle(x, 2), "pixel_shuffle.*no receptive-field rule"),
@@ -254,13 +261,13 @@ def write_into_constant(x, _):
         (lambda x, _: F.adaptive_avg_pool2d(x, 1), "not .* from the image"),
         (lambda x, _: x.mean(1), "not a feature map"),
         (lambda x, _: x.flatten(1), "not a feature map"),
-        (lambda x, _: x.view(2, 8, 3, -1, x.shape[3])[:, :, 0], "axis of 111 cells is cut up"),
-        (lambda x, _: torch.cat([x, x], 2), "joined along a spatial axis"),
+        (lambda x, _: x.view(2, 8, 3, -1, x.shape[3])[:, :, 0], "257 x 257 pixels at node 'view'"),
+        (lambda x, _: torch.cat([x, x], 2), "not evenly spaced"),
         (lambda x, _: x.transpose(2, 3) @ x, "no receptive-field rule"),
         (lambda x, _: x.softmax(3), "normalises over the map"),
         (lambda x, _: F.pad(x, (x.shape[3] % 2, 0)), "depends on the input's size"),
         (lambda x, _: x[:, :, -20:], "depends on the input's size"),
-        (write_into_zeros, "written in place"),
+        (write_over, "branches disagree"),
         (write_into_constant, "written into a tensor that is not followed"),
         (lambda x, net: net.linear(x), "cannot be followed.* at node 'linear'"),
     ],
