@@ -4,7 +4,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -45,13 +45,7 @@ def has_image_suffix(name: bytes) -> bool:
     return os.path.splitext(name)[1].lower().decode("latin-1") in IMAGE_SUFFIXES
 
 
-class _Found(NamedTuple):
-    rank: int = 0
-    image: int = -1
-    rival: int | None = None  # another image of the same rank
-
-
-_NOTHING = _Found()
+_Match = tuple[int, tuple[int, ...]]  # rank, and the images of that rank: two of them stand for any number
 
 
 def match_images(
@@ -81,22 +75,32 @@ def match_images(
     by_number = kind == "id"
     # First the best path of each key, then the best key of each name: many names and many paths can share a key.
     keys = [list(_keys_of_name(name, by_number)) for name in names]
-    best = {key: _NOTHING for of_name in keys for key, _ in of_name}
+    best: dict[bytes, _Match] = {key: (0, ()) for of_name in keys for key, _ in of_name}
     deepest = max((key.count(b"/") for key in best), default=0)
     for image, path in enumerate(paths):
         for key, rank in _keys_of_path(path, root, deepest, by_number):
             if key in best:
-                best[key] = _better(best[key], rank, image)
+                best[key] = _better(best[key], (rank, (image,)))
     image_of = np.full(len(keys), -1, dtype=np.int64)
     for position, of_name in enumerate(keys):
-        found = _best_of((best[key], own) for key, own in of_name)
-        if found.rival is not None:
+        found = [(own + best[key][0], best[key][1]) for key, own in of_name if best[key][1]]
+        _, images = reduce(_better, found, (0, ()))
+        if len(images) > 1:
+            one, other = (_show(paths[image]) for image in images)
             raise BoxError(
-                f"an image is named {_show(names[position])}, which could be "
-                f"{_show(paths[found.image])} or {_show(paths[found.rival])}: name it by more of its path"
+                f"an image is named {_show(names[position])}, which could be {one} or {other}: name it by more of "
+                "its path"
             )
-        image_of[position] = found.image
+        if images:
+            image_of[position] = images[0]
     return image_of
+
+
+def _better(one: _Match, other: _Match) -> _Match:
+    """Return the match of higher rank; matches of the same rank are joined."""
+    if one[0] != other[0]:
+        return max(one, other)
+    return one[0], tuple(dict.fromkeys(one[1] + other[1]))[:2]
 
 
 def count_same_file_names(names: Sequence[bytes], paths: Iterable[bytes]) -> int:
@@ -153,25 +157,6 @@ def _clean(name: bytes) -> bytes:
 def _number(stem: bytes) -> bytes:
     match = _NUMBERED.fullmatch(stem)
     return match[1] if match else stem
-
-
-def _better(found: _Found, rank: int, image: int) -> _Found:
-    if rank > found.rank:
-        return _Found(rank, image)
-    if rank == found.rank and rank and image != found.image:
-        return found._replace(rival=image)
-    return found
-
-
-def _best_of(candidates: Iterable[tuple[_Found, int]]) -> _Found:
-    """Return the best match among those of a name's keys; each comes with the rank of its key."""
-    best = _NOTHING
-    for found, own in candidates:
-        if found.rank:
-            best = _better(best, found.rank + own, found.image)
-            if found.rival is not None:
-                best = _better(best, found.rank + own, found.rival)
-    return best
 
 
 def _show(name: bytes) -> str:

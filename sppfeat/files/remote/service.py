@@ -172,4 +172,7 @@ def _own_options(scheme: str) -> dict[str, Any]:
     options: dict[str, Any] = {
         name: {**ours, **conf.get(scheme, {}).get(name, {})} for name, ours in own.items()
     }
-    return {**options, "use_listings_cache": False} if scheme in ("s3", "s3a") else options
+    if scheme in ("s3", "s3a"):
+        # One request of a known length per object, instead of two, or of parts that may belong to two versions.
+        options.update(use_listings_cache=False, max_concurrency=1)
+    return options

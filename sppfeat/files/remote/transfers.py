@@ -129,9 +129,7 @@ class Fetcher:
 
         check(size, 0)
         fs, path = self._service.fs, self._service.path(url)
-        # One request of a known length, instead of two, or of parts that may belong to two versions.
-        options = {"max_concurrency": 1} if self._service.is_s3 else {}
-        fs.get_file(path, str(file), callback=watched(check), **options)
+        fs.get_file(path, str(file), callback=watched(check))
         n_bytes = os.stat(file).st_size
         if n_bytes < size and n_bytes < (
             fs.info(path).get("size") or 0
