@@ -5,6 +5,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,10 @@ def has_image_suffix(name: bytes) -> bool:
     return os.path.splitext(name)[1].lower().decode("latin-1") in IMAGE_SUFFIXES
 
 
-_Match = tuple[int, tuple[int, ...]]  # rank, and the images of that rank: two of them stand for any number
+_Match: TypeAlias = tuple[int, tuple[int, ...]]
+"""A rank, and the images of that rank; two of them stand for any number."""
+
+_NOTHING: _Match = (0, ())
 
 
 def match_images(
@@ -75,7 +79,7 @@ def match_images(
     by_number = kind == "id"
     # First the best path of each key, then the best key of each name: many names and many paths can share a key.
     keys = [list(_keys_of_name(name, by_number)) for name in names]
-    best: dict[bytes, _Match] = {key: (0, ()) for of_name in keys for key, _ in of_name}
+    best: dict[bytes, _Match] = {key: _NOTHING for of_name in keys for key, _ in of_name}
     deepest = max((key.count(b"/") for key in best), default=0)
     for image, path in enumerate(paths):
         for key, rank in _keys_of_path(path, root, deepest, by_number):
@@ -84,7 +88,7 @@ def match_images(
     image_of = np.full(len(keys), -1, dtype=np.int64)
     for position, of_name in enumerate(keys):
         found = [(own + best[key][0], best[key][1]) for key, own in of_name if best[key][1]]
-        _, images = reduce(_better, found, (0, ()))
+        _, images = reduce(_better, found, _NOTHING)
         if len(images) > 1:
             one, other = (_show(paths[image]) for image in images)
             raise BoxError(

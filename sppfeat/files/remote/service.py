@@ -160,19 +160,21 @@ class Service:
 
 def _own_options(scheme: str) -> dict[str, Any]:
     """Return the package's settings for a scheme; the user's settings for fsspec take precedence."""
-    own: dict[str, dict[str, Any]] = {}
+    own: dict[str, Any] = {}
     if scheme in ("s3", "s3a"):
-        own = {"config_kwargs": {"max_pool_connections": N_TRANSFERS, "retries": {"total_max_attempts": 1}}}
+        own = {
+            "use_listings_cache": False,
+            # One request of a known length per object, instead of two, or of parts that may belong to two versions.
+            "max_concurrency": 1,
+            "config_kwargs": {"max_pool_connections": N_TRANSFERS, "retries": {"total_max_attempts": 1}},
+        }
     elif scheme in ("http", "https"):
         aiohttp = import_extra("aiohttp", extra="remote", purpose=f"reading {scheme}:// URLs")
         # aiohttp's default of five minutes for a whole file is too short for a large one.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENT_SECONDS, sock_read=_SILENT_SECONDS)
         own = {"client_kwargs": {"timeout": timeout}}
-    conf = import_extra("fsspec.config", extra="remote", purpose="reading URLs").conf
-    options: dict[str, Any] = {
-        name: {**ours, **conf.get(scheme, {}).get(name, {})} for name, ours in own.items()
+    theirs = import_extra("fsspec.config", extra="remote", purpose="reading URLs").conf.get(scheme, {})
+    return {
+        name: {**value, **theirs.get(name, {})} if isinstance(value, dict) else theirs.get(name, value)
+        for name, value in own.items()
     }
-    if scheme in ("s3", "s3a"):
-        # One request of a known length per object, instead of two, or of parts that may belong to two versions.
-        options.update(use_listings_cache=False, max_concurrency=1)
-    return options
