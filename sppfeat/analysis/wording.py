@@ -13,13 +13,7 @@ _SHOWN_DIGITS = 8  # hexadecimal digits to show of a checksum
 
 
 def dimensions_text(method: str, *, selected: int, source_dimension: int, dimension: int) -> str:
-    """Method and dimensions of a reduction.
-
-    Args:
-        method: name of the method.
-        selected: number of columns that were reduced.
-        source_dimension: number of columns before the reduction.
-        dimension: number of components.
+    """Method of a reduction, and numbers of columns: the selected ones, all of the source, and the components.
 
     Example:
         >>> dimensions_text("pca", selected=512, source_dimension=2688, dimension=256)
@@ -30,11 +24,7 @@ def dimensions_text(method: str, *, selected: int, source_dimension: int, dimens
 
 
 def variance_text(share: float, n_rows: int) -> str:
-    """Share of the variance that a reduction keeps.
-
-    Args:
-        share: 0 to 1.
-        n_rows: number of rows that the reduction was fitted on.
+    """Share of the variance, 0 to 1, that a reduction keeps, and number of rows that it was fitted on.
 
     Example:
         >>> variance_text(0.75514, 3030)
@@ -45,22 +35,16 @@ def variance_text(share: float, n_rows: int) -> str:
 
 def network_text(spec: BackboneSpec) -> str:
     """Name of a network and the origin of its weights."""
-    if spec.weights == "none":
-        return f"{spec.name}, untrained, with random values (seed {spec.seed})"
-    if spec.weights == "module":
-        return f"{spec.name}, weights of a network of one's own"
-    if spec.weights == "file":
-        return f"{spec.name}, weights of a file (SHA-256 {spec.weights_sha256[:_SHOWN_DIGITS]}...)"
-    return f"{spec.name}, weights {spec.weights}"
+    origins = {
+        "none": f"untrained, with random values (seed {spec.seed})",
+        "module": "weights of a network of one's own",
+        "file": f"weights of a file (SHA-256 {spec.weights_sha256[:_SHOWN_DIGITS]}...)",
+    }
+    return f"{spec.name}, {origins.get(spec.weights, f'weights {spec.weights}')}"
 
 
 def sample_text(n_shown: int, *, n_nonfinite: int, n_rows: int) -> str:
-    """Number of rows shown, and number of rows that they were drawn from.
-
-    Args:
-        n_shown: number of rows shown, all of them finite.
-        n_nonfinite: number of drawn rows that are not shown, because they hold NaN or infinities.
-        n_rows: number of rows before the draw.
+    """Number of rows shown, and of those that they were drawn from; nonfinite ones were drawn, but are not shown.
 
     Example:
         >>> sample_text(1990, n_nonfinite=10, n_rows=5000), sample_text(1990, n_nonfinite=10, n_rows=2000)

@@ -3,16 +3,14 @@
 import os
 
 from sppfeat.analysis.wording import dimensions_text, network_text, variance_text
-from sppfeat.config.distribution import Shard
 from sppfeat.config.extract_config import ExtractConfig
 from sppfeat.config.regions import RegionSpec
 from sppfeat.config.specs import BackboneSpec, DescriptorSpec, InputSpec
 from sppfeat.config.wording import counted
 from sppfeat.store.feature_table import FeatureTable
 from sppfeat.store.reduction import Reduction
-from sppfeat.store.virtual_features import VirtualFeatures
 
-__all__ = ["describe_provenance", "describe_settings", "reduction_text"]
+__all__ = ["describe_provenance", "describe_settings"]
 
 _MOST_SOURCES = 20  # maximum number of source files to name
 _NORMALIZE = {
@@ -24,13 +22,13 @@ _NORMALIZE = {
 
 def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
     """Lists the known facts about the origin of a file, as names and values."""
-    config = file.config
+    config, ids = file.config, file.image_id_table
     found = [
         ("file", str(file.path.absolute())),
         ("made", file.attribute("created")),
         ("by", f"sppfeat {file.attribute('sppfeat_version')}, schema {file.schema_version}"),
         ("images under", file.root),
-        ("ids of images", _ids_text(file)),
+        ("ids of images", f"as the inputs had them, the first: {os.fsdecode(ids[0])}" if ids else ""),
         ("network", network_text(config.backbone)),
         ("file of weights", file.attribute("weights_path")),
         ("SHA-256 of weights", config.backbone.weights_sha256),
@@ -42,17 +40,31 @@ def describe_provenance(file: FeatureTable) -> list[tuple[str, str]]:
         ]
     if file.norm_factors:
         found.append(("factors of the mean norm", ", ".join(f"{factor:.6g}" for factor in file.norm_factors)))
-    if file.shard is not None:
-        found.append(("part of a run", _shard_text(file.shard)))
+    if (shard := file.shard) is not None:
+        images = _range_text("image", shard.first_image, shard.stop_image)
+        rows = _range_text("row", shard.first_row, shard.stop_row)
+        text = f"shard {shard.index} of {shard.count}: {images} of {shard.n_images:,}, {rows} of {shard.n_rows:,}"
+        found.append(("part of a run", text))
     if file.sources is not None:
-        found += _describe_sources(file.sources)
-    if file.reduction is not None:
-        found += _describe_reduction(file.reduction)
+        n = len(file.sources.files)
+        found.append(("merged of", f"{counted(n, 'file', thousands=',')}, in which the descriptors lie"))
+        for i, source in enumerate(file.sources.files[:_MOST_SOURCES]):
+            rows = _range_text("row", source.first_row, source.stop_row)
+            found.append((f"file {i + 1} of {n}", f"{file.sources.path_of(i)}: {rows}"))
+        if n > _MOST_SOURCES:
+            found.append(("and more", f"{n - _MOST_SOURCES:,}; sppfeat info --json names all"))
+    if (reduction := file.reduction) is not None:
+        found += [
+            ("reduced", _reduction_text(reduction)),
+            ("fitted on rows", ", ".join(reduction.spec.fit_rows)),
+            ("fitted on the file with fingerprint", reduction.record.source_fingerprint),
+            ("fingerprint of the reduction", reduction.fingerprint),
+        ]
     found.append(("fingerprint of the settings", file.attribute("fingerprint")))
     return [(name, value) for name, value in found if value]
 
 
-def reduction_text(reduction: Reduction) -> str:
+def _reduction_text(reduction: Reduction) -> str:
     """Dimensions of a reduction, and the share of the variance that it keeps."""
     record, spec = reduction.record, reduction.spec
     text = dimensions_text(
@@ -68,42 +80,9 @@ def reduction_text(reduction: Reduction) -> str:
     return text
 
 
-def _ids_text(file: FeatureTable) -> str:
-    ids = file.image_id_table
-    return f"as the inputs had them, the first: {os.fsdecode(ids[0])}" if ids else ""
-
-
-def _shard_text(shard: Shard) -> str:
-    return (
-        f"shard {shard.index} of {shard.count}: {_range_text('image', shard.first_image, shard.stop_image)} of "
-        f"{shard.n_images:,}, {_range_text('row', shard.first_row, shard.stop_row)} of {shard.n_rows:,}"
-    )
-
-
 def _range_text(what: str, first: int, stop: int) -> str:
     """Text of a half-open range, counted from 0: its first and last members."""
     return f"{what}s {first:,} to {stop - 1:,}" if stop > first else f"no {what}"
-
-
-def _describe_sources(sources: VirtualFeatures) -> list[tuple[str, str]]:
-    n = len(sources.files)
-    found = [("merged of", f"{counted(n, 'file', thousands=',')}, in which the descriptors lie")]
-    for i, source in enumerate(sources.files[:_MOST_SOURCES]):
-        rows = _range_text("row", source.first_row, source.first_row + source.n_rows)
-        found.append((f"file {i + 1} of {n}", f"{sources.path_of(i)}: {rows}"))
-    if n > _MOST_SOURCES:
-        found.append(("and more", f"{n - _MOST_SOURCES:,}; sppfeat info --json names all"))
-    return found
-
-
-def _describe_reduction(reduction: Reduction) -> list[tuple[str, str]]:
-    conditions = ", ".join(reduction.spec.fit_rows)
-    return [
-        ("reduced", reduction_text(reduction)),
-        ("fitted on rows", conditions),
-        ("fitted on the file with fingerprint", reduction.record.source_fingerprint),
-        ("fingerprint of the reduction", reduction.fingerprint),
-    ]
 
 
 def describe_settings(
@@ -122,7 +101,7 @@ def describe_settings(
     steps.append(("Pooling", _pooling(config.descriptor, config.backbone, dimension)))
     steps.append(("Scaling", f"Values are {_scaling(config.descriptor)}."))
     if reduction is not None:
-        steps.append(("Reduction", f"Descriptors are reduced: {reduction_text(reduction)}."))
+        steps.append(("Reduction", f"Descriptors are reduced: {_reduction_text(reduction)}."))
     steps.append(("Numbers", f"Computed in {config.precision}, stored as {config.descriptor.dtype}."))
     return steps
 

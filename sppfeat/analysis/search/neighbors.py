@@ -165,7 +165,7 @@ def _blocks(selection: Selection, metric: str, nbytes: int) -> Iterator[tuple[_B
     rows, positions = rows[has_one], positions[has_one]
     images = selection.file.image_index[rows]
     for part, taken in selection.blocks(positions, nbytes=nbytes):
-        bad = find_nonfinite(taken, taken.sum(axis=1, dtype=np.float64))
+        bad = find_nonfinite(taken)
         good = np.delete(np.arange(len(taken)), bad)
         points = to_points(taken[good] if len(bad) else taken, metric)
         yield _Block(rows[part][good], images[part][good], points, _squared_norms(points, metric)), part.stop
