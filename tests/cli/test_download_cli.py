@@ -174,12 +174,7 @@ def test_whatever_downloads_shows_a_bar_with_the_name_of_the_file(offer, folder,
     for command in (
         ["backbones", "--download", NAMES[1]],
         ["extract", folder, "-o", output, *small, "--workers", "0"],
-        ["verify", output, "--recompute", "1"],
         ["search", output, photo],
-        ["show", "image", photo, "-o", tmp_path / "p.png", *small],
-        ["train", folder, "-o", tmp_path / "t", "--backbone", NAMES[1], "--weights", "DEFAULT", "--dry-run"],
-        ["bench", "extract", photo, "--repetitions", 1, "--workers", 0, *small],
-        ["bench", "regions", photo, "--repetitions", 1, "--boxes-count", 1, *small],
     ):
         result = run(*command)
         assert result.exit_code == 0, result.output

@@ -1,6 +1,5 @@
 import hashlib
 import io
-import json
 import re
 import socket
 from pathlib import Path
@@ -318,23 +317,6 @@ def test_the_default_backbone_is_the_bundled_one_and_needs_no_network(no_network
     assert (descriptors > 0).mean() > 0.05
 
 
-def test_its_parameters_are_float16_and_all_of_the_network_and_nothing_else():
-    state = torch.load(BUNDLED_FOLDER / OWN.file_name, weights_only=True)["state_dict"]
-    own = load_backbone(OWN.model, weights="none", fold=False).network.state_dict()
-    assert set(state) == set(own)
-    assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
-    assert all(value.isfinite().all() for value in state.values())
-
-
-def test_it_says_how_it_was_made_and_names_no_folder_of_its_maker():
-    text = torch.load(BUNDLED_FOLDER / OWN.file_name, weights_only=True)["provenance"]
-    provenance = json.loads(text)
-    assert provenance["settings"]["teachers"]
-    assert provenance["images"] > 1000
-    assert len(provenance["history"]) == provenance["settings"]["recipe"]["epochs"]
-    assert not re.search(r"(?<![\w.])/\w", text)
-
-
 def test_damaged_or_missing_weights_are_refused(tmp_path, monkeypatch):
     path = copied(tmp_path, monkeypatch)
     content = path.read_bytes()
@@ -354,18 +336,6 @@ def test_each_plan_names_it_and_says_how_to_get_more(photos, tmp_path):
     assert "--backbone resnet50 gives features of ImageNet scale" in plan
     other = CliRunner().invoke(main, [*command, "--weights", "none"]).output
     assert "ImageNet scale" not in other
-
-
-def test_backbones_lists_it_and_has_nothing_to_download():
-    runner = CliRunner()
-    listed = json.loads(runner.invoke(main, ["backbones", f"{OWN.model}*", "--json"]).stdout)
-    assert [(entry["name"], entry["weights"], entry["stride"]) for entry in listed] == [
-        (OWN.model, [OWN.name], 16.0)
-    ]
-    found = json.loads(runner.invoke(main, ["backbones", "--download", OWN.model, "--json"]).stdout)
-    assert [(entry["path"], entry["downloaded"]) for entry in found] == [
-        (str(BUNDLED_FOLDER / OWN.file_name), False)
-    ]
 
 
 def test_weights_of_another_network_say_of_which(tmp_path):

@@ -8,7 +8,7 @@ from torchvision.models import get_model
 
 from sppfeat.errors import WeightsError
 from sppfeat.networks.backbones import load_backbone
-from sppfeat.networks.weights import is_weights_file, read_weights_file, state_sha256
+from sppfeat.networks.weights import read_weights_file, state_sha256
 
 NAME = "squeezenet1_1"
 
@@ -144,14 +144,6 @@ def test_densenet_files_with_names_from_before_torch_0_4_load(tmp_path):
         ).network.features.denseblock1.denselayer1.norm1.weight,
         new["features.denseblock1.denselayer1.norm1.weight"],
     )
-
-
-def test_what_is_a_file_and_what_a_name():
-    assert not is_weights_file("DEFAULT")
-    assert not is_weights_file("IMAGENET1K_V2")
-    assert not is_weights_file("none")
-    assert is_weights_file("w.pth")
-    assert is_weights_file("./weights")
 
 
 def test_state_sha256_depends_on_names_values_and_types_and_not_on_order():
