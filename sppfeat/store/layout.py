@@ -12,7 +12,6 @@ import io
 import json
 import os
 import shutil
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,10 +196,11 @@ def create_layout(path: Path, layout: FileLayout, entries: Iterable[Entries]) ->
                     _allocate(file, "features", layout.shape("RD"), FILE_DTYPES[layout.dtype])
                 for name, (dims, dtype) in layout.columns.items():
                     _allocate(file, name, layout.shape(dims), _stored_dtype(dtype))
+                _check_space(path, real.parent, file.id.get_filesize())
                 for name, where, values in entries:
                     if len(values) and file[name].size:
                         file[name][where] = values
-            _reserve_and_sync(part, path)
+            _reserve_and_sync(part)
         except OSError as error:
             raise StoreError(f"cannot create {str(path)!r}: {reason_of(error)}") from error
         yield part
@@ -215,22 +215,11 @@ def block_entries(blocks: Sequence[ColumnBlock]) -> Iterator[Entries]:
 
 @contextlib.contextmanager
 def _new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Create an HDF5 file and close it when the context ends; a full disk raises a single OSError.
-
-    After an error, h5py prints a traceback for every object that it cannot close, when the last reference goes away.
-    The references are dropped here, where those tracebacks can be discarded.
-    """
+    """Create an HDF5 file; on a full disk raise OSError, and drop what h5py prints for every object it cannot close."""
     with contextlib.redirect_stderr(io.StringIO()):
         try:
-            file = h5py.File(path, "w", libver="earliest")
-            try:
+            with h5py.File(path, "w", libver="earliest") as file:
                 yield file
-            except BaseException as error:
-                with contextlib.suppress(OSError, RuntimeError):
-                    traceback.clear_frames(error.__traceback__)
-                    file.close()
-                raise
-            file.close()
         except RuntimeError as error:  # from h5py, when the disk is full
             raise OSError(str(error)) from error
 
@@ -318,11 +307,11 @@ def _stored_dtype(dtype: str) -> np.dtype[Any]:
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Create a contiguous dataset that is allocated but not written: numbers read as zeros, texts as empty."""
+    """Create a contiguous dataset; numbers get their place at once and read as zeros, texts when they are written."""
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
-    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    if dtype.kind != "O":  # references to texts must be valid
+    if dtype.kind != "O":
+        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)
@@ -343,20 +332,21 @@ def _create_virtual(file: h5py.File, layout: FileLayout) -> None:
     file.create_virtual_dataset("features", features, fillvalue=np.nan)
 
 
-def _reserve_and_sync(part: Path, output: Path) -> None:
-    """Reserve the space of a file whose descriptors take none yet, and sync it."""
-    fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+def _check_space(path: Path, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StoreError(
+            f"{str(path)!r} needs {needed / 1e9:.2f} GB and {str(folder)!r} has {free / 1e9:.2f} GB free; "
+            "fewer levels, --dtype float16 or another folder would do"
+        )
+
+
+def _reserve_and_sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        found = os.fstat(fd)
-        free = shutil.disk_usage(part.parent).free + 512 * found.st_blocks
-        if found.st_size > free:
-            raise StoreError(
-                f"{str(output)!r} needs {found.st_size / 1e9:.2f} GB and {str(part.parent)!r} has {free / 1e9:.2f} GB "
-                "free; fewer levels, --dtype float16 or another folder would do"
-            )
         if hasattr(os, "posix_fallocate"):
             try:
-                os.posix_fallocate(fd, 0, found.st_size)
+                os.posix_fallocate(fd, 0, os.fstat(fd).st_size)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                     raise
