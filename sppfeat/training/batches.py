@@ -7,6 +7,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import active_children
 from typing import NamedTuple
 
@@ -68,8 +69,7 @@ def epoch_batches(
     batch have equal shapes, and no image is left out.
 
     Args:
-        examples: the images.
-        data: sizes and views.
+        examples, data: the images; sizes and views.
         epoch: number of the epoch, from 0.
         batch_size: maximum number of images per batch.
         seed: seed of the order.
@@ -130,9 +130,7 @@ def load_batches(
     The pixels of an image depend on ``seed`` and its position in the batches, not on the worker that reads it.
 
     Args:
-        batches: images and input sizes.
-        examples: paths of the images.
-        data: views and random changes.
+        batches, examples, data: images and input sizes; paths; views and random changes.
         resample: name of the Pillow filter for resizing.
         seed: seed of this epoch.
         n_workers: number of worker processes; 0 to read in this process.
@@ -156,21 +154,17 @@ def load_batches(
     with _child_handler_kept():
         loaded = iter(loader)
     workers = [process for process in active_children() if process not in others]
-    while True:
-        try:
-            batch = next(loaded)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            dead = [process.exitcode for process in workers if process.exitcode is not None]
-            if not dead:
-                raise
-            raise DecoderError(
-                f"a process that reads images died ({describe_exit(dead[0])}): an image may crash its decoder "
-                "('extract' of the same images would name it), or memory, shared memory included, may be short "
-                "(fewer --workers need less)"
-            ) from error
-        yield batch
+    try:
+        yield from loaded
+    except RuntimeError as error:
+        dead = [process.exitcode for process in workers if process.exitcode is not None]
+        if not dead:
+            raise
+        raise DecoderError(
+            f"a process that reads images died ({describe_exit(dead[0])}): an image may crash its decoder "
+            "('extract' of the same images would name it), or memory, shared memory included, may be short "
+            "(fewer --workers need less)"
+        ) from error
 
 
 def _ignore_signals(worker: int) -> None:  # noqa: ARG001
@@ -191,44 +185,40 @@ def _child_handler_kept() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
+@dataclass(frozen=True)
 class _Batches(Dataset[PixelBatch]):
-    def __init__(
-        self,
-        batches: Sequence[TrainBatch],
-        examples: Examples,
-        data: DataSettings,
-        resample: str,
-        seed: tuple[int, ...],
-    ) -> None:
-        self._batches, self._examples, self._data = batches, examples, data
-        self._resample, self._seed = resample, seed
+    batches: Sequence[TrainBatch]
+    examples: Examples
+    data: DataSettings
+    resample: str
+    seed: tuple[int, ...]
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self.batches)
 
     def __getitem__(self, place: int) -> PixelBatch:
-        images, input_hw = self._batches[place]
+        images, input_hw = self.batches[place]
         pixels, read, failures = [], [], {}
         with torch.random.fork_rng(devices=[]):
-            seed = np.random.SeedSequence([*self._seed, place]).generate_state(1, np.uint64)
+            seed = np.random.SeedSequence([*self.seed, place]).generate_state(1, np.uint64)
             torch.manual_seed(int(seed[0] >> np.uint64(1)))
-            change = _augmentation(self._data, input_hw, self._resample)
+            change = _augmentation(self.data, input_hw, self.resample)
             for image in images.tolist():
                 try:
                     pixels.append(change(self._picture(image, input_hw)))
                     read.append(image)
                 except ImageError as error:
-                    failures[image] = f"{self._examples.name(image)!r}: {error}"
+                    failures[image] = f"{self.examples.name(image)!r}: {error}"
         stacked = torch.stack(pixels) if pixels else torch.empty((0, 3, *input_hw), dtype=torch.uint8)
         return PixelBatch(torch.tensor(read, dtype=torch.int64), stacked, failures)
 
     def _picture(self, image: int, input_hw: tuple[int, int]) -> Image.Image:
         """An image at the size of its file; with ``full``, at the size of the network input."""
-        path = self._examples.path(image)
+        path = self.examples.path(image)
         picture = read_image(path, exif="apply", max_pixels=DEFAULT_MAX_DECODE_PIXELS)
-        if self._data.views == "crop":
+        if self.data.views == "crop":
             return picture
-        return Image.fromarray(resize_image(picture, input_hw=input_hw, resample=self._resample))
+        return Image.fromarray(resize_image(picture, input_hw=input_hw, resample=self.resample))
 
 
 def _augmentation(data: DataSettings, input_hw: tuple[int, int], resample: str) -> v2.Compose:

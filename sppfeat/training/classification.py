@@ -53,11 +53,7 @@ class PyramidClassifier(nn.Module):
 class ClassLearner(Learner):
     """Learns class labels by cross-entropy, with the pyramid between backbone and classifier.
 
-    Args:
-        body: the backbone.
-        classifier: the layers after the body.
-        label_smoothing: see :class:`torch.nn.CrossEntropyLoss`; applied only in training.
-        freeze: do not train the body, nor update the statistics of its normalizations.
+    ``label_smoothing`` applies only in training; ``freeze`` keeps the body, and the statistics of its normalizations.
     """
 
     def __init__(
@@ -84,12 +80,7 @@ class ClassLearner(Learner):
 
 
 class ClassTargets:
-    """Class labels as targets.
-
-    Args:
-        labels: ``(N,)`` int64, labels of all images of the listing.
-        device: device to put the targets on.
-    """
+    """Class labels, ``(N,)`` int64 for all images of the listing, as targets on a device."""
 
     def __init__(self, labels: npt.NDArray[np.int64], device: torch.device) -> None:
         self._labels, self._device = torch.from_numpy(labels), device

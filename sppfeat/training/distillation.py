@@ -12,9 +12,8 @@ from sppfeat.training.settings import NetworkSettings
 
 __all__ = ["TeacherAdapter", "TeacherLearner", "TeacherTargets"]
 
-_LEAST_STD = (
-    0.1  # smallest standard deviation of a channel, as a share of the root mean square over all channels
-)
+# Smallest standard deviation of a channel, as a share of the root mean square over all channels.
+_LEAST_STD = 0.1
 
 
 class TeacherAdapter(nn.Module):
@@ -75,12 +74,7 @@ class TeacherAdapter(nn.Module):
 
 
 class TeacherLearner(Learner):
-    """Learns the maps or descriptors of teachers for the same pixels: mean squared error of standardized values.
-
-    Args:
-        body: the student.
-        adapters: one for each layer of each teacher.
-    """
+    """Learns the maps or descriptors of teachers for the same pixels: mean squared error of standardized values."""
 
     def __init__(self, body: Body, adapters: Sequence[TeacherAdapter]) -> None:
         super().__init__()
@@ -98,12 +92,9 @@ class TeacherLearner(Learner):
 
 
 class TeacherTargets:
-    """Maps or descriptors of teachers as targets.
+    """Maps or descriptors of teachers, in evaluation mode on the device, as targets.
 
-    Args:
-        teachers: the teachers, in evaluation mode, on the device.
-        adapters: adapters of the learner, one for each layer of each teacher; they hold the means and deviations.
-        names: names of the layers of all teachers, which name the measures.
+    Each layer of each teacher has an adapter of the learner, which holds its means and deviations, and a name.
     """
 
     def __init__(
@@ -148,6 +139,5 @@ class TeacherTargets:
 
 def _averaged(feature_map: Tensor, cells: tuple[int, int]) -> Tensor:
     """Averages a map ``(N, C, H, W)`` down to a number of cells along each axis."""
-    if feature_map.shape[-2:] == cells:
-        return feature_map
-    return nn.functional.adaptive_avg_pool2d(feature_map, cells)
+    is_there = feature_map.shape[-2:] == cells
+    return feature_map if is_there else nn.functional.adaptive_avg_pool2d(feature_map, cells)

@@ -129,12 +129,7 @@ def read_examples(
     labels: str,
     on_probe: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Examples, dict[str, str]]:
-    """Lists the images of some inputs and reads their headers.
-
-    Args:
-        inputs, labels: see :func:`sppfeat.inputs.list_images`.
-        decoder: reads the headers.
-        on_probe: called with the number of headers read and the total number of headers.
+    """Lists the images of some inputs (see :func:`sppfeat.inputs.list_images`) and reads their headers.
 
     Returns:
         The readable images, and the reasons why others cannot be read, by path.

@@ -45,15 +45,9 @@ def _setting(
     metavar: str | None = None,
     flag: str | None = None,
 ) -> Any:
-    """Declares a field.
+    """Declares a field: help text and allowed values; ``parse`` converts a value or its text, or refuses it.
 
-    Args:
-        default: its default.
-        text: its help text.
-        choices, least, most: the allowed values.
-        parse: converts a value, or its text, to the one to keep; raises ConfigError.
-        metavar: name of its value in --help.
-        flag: name of its option without ``--``, if it is not that of the field.
+    ``metavar`` names the value in --help, ``flag`` its option without ``--`` if that is not the name of the field.
     """
     about = {"text": text, "choices": choices, "least": least, "most": most, "parse": parse}
     return field(default=default, metadata={**about, "metavar": metavar, "flag": flag})
@@ -86,10 +80,7 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
 
 
 def parse_sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    """Parses sizes from text such as ``"180,224"``, or checks a sequence of integers.
-
-    Raises:
-        ConfigError: there is no size, a size is repeated, or a size is not a valid number of pixels.
+    """Parses sizes in pixels from text such as ``"180,224"``, or checks a sequence of integers.
 
     Example:
         >>> parse_sizes("sizes", "180,224")

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -83,8 +84,7 @@ class Trainer:
     """Trains a learner; its state after a step depends only on settings and images.
 
     Args:
-        settings: settings of the training.
-        task: learner, targets and images.
+        settings, task: settings of the training; learner, targets and images.
         device: the device to train on.
         n_workers: number of processes that decode; 0 to decode in this process.
 
@@ -147,14 +147,9 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self._device)
 
     def run_epoch(self, *, on_step: Callable[["Progress"], None], should_stop: Callable[[], bool]) -> bool:
-        """Runs the remaining steps of the current epoch, then validates.
+        """Runs the remaining steps of the current epoch, then validates; returns True if the epoch was finished.
 
-        Args:
-            on_step: called after each step.
-            should_stop: called after each step; True ends the epoch early, to be continued later.
-
-        Returns:
-            True if the epoch was finished.
+        ``on_step`` and ``should_stop`` are called after each step; True ends the epoch early, to be continued later.
 
         Raises:
             SppfeatError: no image could be read, a process that reads them died, or the loss is no longer a number.
@@ -220,39 +215,24 @@ class Trainer:
 
     def samples(self, n: int) -> Iterator[Tensor]:
         """Yields the pixels ``(b, 3, H, W)`` uint8 of the first ``n`` batches of the training."""
-        batches = self._load_epoch(n_workers=0)
-        for _ in range(n):
-            batch = next(batches, None)
-            if batch is None:
-                return
-            if len(batch.images):
-                yield self._to_device(batch.pixels)
+        batches = itertools.islice(self._load_epoch(n_workers=0), n)
+        return (self._to_device(batch.pixels) for batch in batches if len(batch.images))
 
     def _validate(
         self, images: Examples, size: int, should_stop: Callable[[], bool]
     ) -> dict[str, float] | None:
         """Evaluates the result on whole images with a short side of ``size`` pixels; None if it was stopped."""
-        task = self._task
-        data = dataclasses.replace(self._settings.data, flip=False, color=0.0)
+        task, data = self._task, self._settings.data
         batches = whole_image_batches(
             images, data, size=size, batch_size=_EVALUATION_BATCH, min_side=task.min_side
         )
+        plain = dataclasses.replace(data, views="full", flip=False, color=0.0)
         loaded = load_batches(
-            batches,
-            images,
-            dataclasses.replace(data, views="full"),
-            resample=task.resample,
-            seed=(0,),
-            n_workers=self._n_workers,
+            batches, images, plain, resample=task.resample, seed=(0,), n_workers=self._n_workers
         )
+        learner, targets, noted = self.result, task.validation_targets, self._noted(loaded)
         with device_memory(self._device), self._arithmetic(), self._autocast():
-            return evaluate(
-                self.result,
-                task.validation_targets,
-                self._noted(loaded),
-                to_device=self._to_device,
-                should_stop=should_stop,
-            )
+            return evaluate(learner, targets, noted, to_device=self._to_device, should_stop=should_stop)
 
     def _noted(self, batches: Iterable[PixelBatch]) -> Iterator[PixelBatch]:
         """Yields the batches, and notes the images that could not be read."""

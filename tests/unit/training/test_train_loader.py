@@ -96,13 +96,6 @@ def test_images_that_are_gone_or_broken_are_named_and_the_others_kept(examples):
             assert len(batch.pixels) == len(batch.images)
 
 
-def test_a_batch_of_which_nothing_can_be_read_is_empty(examples):
-    for i in range(10):
-        os.unlink(examples.name(i))
-    _, batches = load(examples)
-    assert [tuple(batch.pixels.shape) for batch in batches] == [(0, 3, 32, 32)] * len(batches)
-
-
 @pytest.mark.slow
 def test_a_worker_that_dies_is_told_of_once_and_between_batches(examples, monkeypatch):
     monkeypatch.setattr(loading, "read_image", lambda path, **settings: os.kill(os.getpid(), signal.SIGSEGV))
